@@ -1,0 +1,1 @@
+"""Aggregators, one a file: how reports become one set of tensors."""

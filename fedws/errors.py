@@ -1,0 +1,81 @@
+"""Every error that fedws raises on purpose.
+
+    FedwsError
+    ├── UsageError          a setting that cannot work: one line for the person who typed it
+    │   └── UnknownName     no piece of that name; the message names the nearest
+    ├── LinkError           something between two nodes
+    │   ├── Unreachable     nobody answered at that address
+    │   ├── LinkLost        the other node was there and is gone, or silent
+    │   ├── ProtocolError   the other node sent bytes that are not the protocol's
+    │   └── Refused         the other node said no, with a reason
+    ├── TaskError           an order that this worker cannot carry out; answered with a Failure
+    ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
+    └── RunFailed           the run ended without reaching its last round
+
+Foreign errors (of sockets, of websockets, of pydantic) become one of these in the one file that meets them.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedwsError(Exception):
+    """The root of the tree; its text is one line, fit for a person."""
+
+
+class UsageError(FedwsError):
+    """A setting that cannot work."""
+
+
+class UnknownName(UsageError):
+    """No piece of that kind has that name.
+
+    >>> print(UnknownName("strategy", "fedavgg", ["fedavg", "fedsgd"]))
+    unknown strategy 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        have = f"There are {', '.join(known)}" if known else "There are none"
+        super().__init__(f"unknown {kind} {name!r}: {guess}{have}")
+
+
+class LinkError(FedwsError):
+    """Something went wrong between two nodes."""
+
+
+class Unreachable(LinkError):
+    """Nobody answered at an address."""
+
+
+class LinkLost(LinkError):
+    """The link was open and is closed, or its other end fell silent."""
+
+
+class ProtocolError(LinkError):
+    """The other end sent bytes that are not the protocol's."""
+
+
+class Refused(LinkError):
+    """The other node refused the link, and said why.
+
+    ``kind`` is one of the refusal kinds of :class:`fedws.messages.Refusal`.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class TaskError(FedwsError):
+    """An order that this worker cannot carry out."""
+
+
+class RejectedUpdate(FedwsError):
+    """A report whose tensors do not fit the model being aggregated."""
+
+
+class RunFailed(FedwsError):
+    """The run ended without reaching its last round."""

@@ -1,0 +1,179 @@
+"""Every protocol of the system, on one page.
+
+Pieces that a plan or a peer names (strategies, tasks, models, ...) are made by a *factory* that the registry
+finds by name. A factory takes what the run gives it as positional arguments, listed here per kind, and its own
+options as keyword-only arguments with types and defaults; ``NAME:value,key=value`` fills those in.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from fedws.messages import Event, Json, Message, Order, Report
+from fedws.tensors import Tensors
+
+if TYPE_CHECKING:
+    from fedws.learning import Workspace
+
+S = TypeVar("S")
+A = TypeVar("A")
+A_co = TypeVar("A_co", covariant=True)
+
+# --------------------------------------------------------------------------- algorithms
+
+
+class Strategy(Protocol[S]):
+    """The coordinator's half of an algorithm: pure. Events in, orders out; no sockets, no clocks."""
+
+    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[S, Sequence[Order]]:
+        """Begin with the initial model and the workers that are there."""
+
+    def react(self, state: S, event: Event) -> tuple[S, Sequence[Order]]:
+        """Take one event; never computes more than a mean."""
+
+    def model(self, state: S) -> Tensors:
+        """The federated model as it stands."""
+
+    def version(self, state: S) -> int:
+        """How many rounds (or model versions) are complete."""
+
+    def failure(self, state: S) -> str:
+        """Why the run cannot go on; empty while it can."""
+
+    def worker_model(self, state: S, report: Report) -> Tensors | None:
+        """A worker's own model, for scoring; None where the algorithm has none. ``state`` is from before."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a round-based algorithm asks of a worker; the round's helper adds ids and seed."""
+
+    task: str
+    settings: Json
+    tensors: Tensors
+
+
+class RoundAlgorithm(Protocol):
+    """A round-based algorithm: :class:`fedws.rounds.Rounds` makes a :class:`Strategy` of it.
+
+    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    """
+
+    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+        """What to ask of ``worker`` in ``round`` (counted from 1)."""
+
+    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+        """The next model, from the aggregate of the reports of ``round``."""
+
+    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
+        """The worker's own model; ``model`` is the one its order carried."""
+
+
+class Task(Protocol):
+    """The worker's half: carries out one order on this worker's data. Raises TaskError when it cannot."""
+
+    def __call__(self, order: Order, workspace: "Workspace") -> Report:
+        """Carry out ``order``."""
+
+
+class Aggregator(Protocol[A]):
+    """Reports to one set of tensors, streaming, with its state explicit.
+
+    Factory: ``(*, options)``, registered as ``aggregator``.
+    """
+
+    def empty(self) -> A:
+        """The state before the first report."""
+
+    def add(self, sum: A, report: Report) -> A:
+        """Take in one report; may reuse its own accumulator. Raises RejectedUpdate when it does not fit."""
+
+    def result(self, sum: A) -> Tensors:
+        """The aggregate; at least one report must have been added."""
+
+
+# --------------------------------------------------------------------------- learning
+
+
+class Dataset(Protocol):
+    """Samples with labels, as a torch map-style dataset: ``data[i]`` is ``(input, target)``.
+
+    Factory: ``(root: Path, train: bool, *, options)``, registered as ``dataset``. Two attributes are used when they
+    are there: ``targets``, an int64 tensor of the labels (needed for partitions by label and for the printed counts),
+    and ``batch(indices: Tensor) -> (inputs, targets)``, a faster way than one sample at a time.
+    """
+
+    def __len__(self) -> int:
+        """How many samples."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """One sample: input and target."""
+
+
+DatasetFactory = Callable[[Path, bool], Dataset]
+ModelFactory = Callable[[], torch.nn.Module]
+"""``(*, options) -> Module``, registered as ``model``."""
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Mean loss of a batch: ``(outputs, targets) -> scalar``. Factory ``(*, options)``, registered as ``loss``."""
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter], float], torch.optim.Optimizer]
+"""``(parameters, lr, *, options) -> Optimizer``, registered as ``optimizer``."""
+
+
+class Partition(Protocol):
+    """Splits samples among workers. Factory and function in one: ``(targets, shares, *, options)``,
+
+    registered as ``partition``. ``targets`` is int64 of shape [n]; the result is ``shares`` disjoint index arrays
+    that together hold every sample once.
+    """
+
+    def __call__(self, targets: np.ndarray, shares: int) -> list[np.ndarray]:
+        """Split."""
+
+
+# --------------------------------------------------------------------------- transport
+
+
+class Channel(Protocol):
+    """One link, as whole messages. Any method raises LinkLost once the link is down."""
+
+    sent: int
+    """Payload bytes sent so far."""
+    received: int
+    """Payload bytes received so far."""
+
+    async def send(self, message: Message) -> None:
+        """Send one message; returns when it is handed to the transport."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises ProtocolError, after which the link must be closed."""
+
+    async def close(self, reason: str = "") -> None:
+        """Close the link, telling the other end why."""
+
+
+Handler = Callable[[Channel], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a link."""
+
+    message: int = 2**30
+    """Largest message in bytes, header and body; checked before anything is allocated."""
+    silence: float = 60.0
+    """Seconds without a sign of life after which the other end counts as lost."""
+
+
+class Transport(Protocol):
+    """A way to carry messages, chosen by URL scheme. Registered as ``transport`` under that scheme."""
+
+    def connect(self, url: str, limits: Limits) -> Awaitable[Channel]:
+        """Dial once. Raises Unreachable, or UsageError when the URL is none."""
+
+    def serve(self, url: str, handle: Handler, limits: Limits) -> AbstractAsyncContextManager[str]:
+        """Listen while the context lasts; gives the URL being served. Raises UsageError when it cannot."""

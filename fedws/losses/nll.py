@@ -1,0 +1,12 @@
+"""Negative log-likelihood, for models that end in log_softmax."""
+
+from torch.nn import functional
+
+from fedws.interfaces import Loss
+from fedws.registry import register
+
+
+@register("loss", "nll")
+def nll() -> Loss:
+    """Mean of ``-outputs[i, targets[i]]``; outputs are log-probabilities [n, classes], targets int64 [n]."""
+    return functional.nll_loss

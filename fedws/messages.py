@@ -1,0 +1,128 @@
+"""What nodes say to each other, and what a strategy hears.
+
+A message is frozen data. Those that cross the wire are listed in :data:`MESSAGES`; ``docs/protocol.md``
+gives each its fields on the wire. An event is what a strategy reacts to: an answer, or a worker that came or
+went.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, SkipValidation
+
+from fedws.tensors import Tensors
+
+Json = dict[str, Any]
+"""Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
+
+_CHECKED = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """The first message on a link, from the side that drives: who is calling, for which run, and for whom."""
+
+    __pydantic_config__ = _CHECKED
+    run: str
+    node: str
+    """The id of the node that the caller means to reach."""
+    protocol: int
+    """The protocol version, :data:`fedws.wire.VERSION`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome:
+    """The answer to a Hello: who this is and what it holds, in numbers only."""
+
+    __pydantic_config__ = _CHECKED
+    node: str
+    role: Literal["worker", "evaluator"]
+    dataset: str
+    samples: int
+    labels: list[int] = field(default_factory=list)
+    """The labels that this node declares to hold, ascending; empty when its data has none."""
+    cuda: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """The other answer to a Hello. ``kind``: ``busy``, ``node`` (another id lives here) or ``protocol``."""
+
+    __pydantic_config__ = _CHECKED
+    kind: Literal["busy", "node", "protocol"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a coordinator asks of one node. Ends in exactly one :class:`Report` or :class:`Failure`."""
+
+    __pydantic_config__ = _CHECKED
+    id: str
+    worker: str
+    round: int
+    task: str
+    """A registered task, as ``fedavg.fit`` or ``evaluate``."""
+    seed: int = 0
+    """For shuffling and initialising, 64 bits; see :func:`fedws.learning.order_seed`. Never for privacy noise."""
+    settings: Json = field(default_factory=dict)
+    tensors: SkipValidation[Tensors] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The good answer to an order."""
+
+    __pydantic_config__ = _CHECKED
+    order: str
+    worker: str
+    round: int
+    samples: int
+    """How many samples the worker holds: the weight of its report, where weights are used."""
+    metrics: Json = field(default_factory=dict)
+    tensors: SkipValidation[Tensors] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The other answer to an order.
+
+    ``kind``: ``refused`` (the worker would not), ``failed`` (it could not), ``rejected`` (its report did not
+    fit) or ``lost`` (the link went down or fell silent; made on the coordinator's side).
+    """
+
+    __pydantic_config__ = _CHECKED
+    order: str
+    worker: str
+    round: int
+    kind: Literal["refused", "failed", "rejected", "lost"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Event: a worker is linked and ready."""
+
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Event: a worker's link is gone. Its open orders have been answered with failures before."""
+
+    worker: str
+    reason: str
+
+
+Message = Hello | Welcome | Refusal | Order | Report | Failure
+Event = Report | Failure | Joined | Left
+
+MESSAGES: dict[str, type[Message]] = {
+    "hello": Hello,
+    "welcome": Welcome,
+    "refusal": Refusal,
+    "order": Order,
+    "report": Report,
+    "failure": Failure,
+}
+"""Every message by its type name on the wire."""

@@ -1,0 +1,26 @@
+"""The network of the MNIST demo: two convolutions, two dense layers, 431,080 parameters."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedws.registry import register
+
+
+@register("model", "mnist_cnn")
+class MnistCnn(nn.Module):
+    """Images [n, 1, 28, 28] to log-probabilities of ten digits [n, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(4 * 4 * 50, 500)
+        self.fc2 = nn.Linear(500, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.fc1(x.flatten(1)))
+        return functional.log_softmax(self.fc2(x), dim=1)

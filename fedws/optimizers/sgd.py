@@ -1,0 +1,20 @@
+"""Stochastic gradient descent."""
+
+from collections.abc import Iterable
+
+import torch
+
+from fedws.registry import register
+
+
+@register("optimizer", "sgd")
+def sgd(
+    parameters: Iterable[torch.nn.Parameter],
+    lr: float,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Plain SGD, as the demo uses, unless momentum or weight decay are given."""
+    return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

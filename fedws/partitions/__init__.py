@@ -1,0 +1,1 @@
+"""Partitions, one a file: how samples are split among workers."""

@@ -1,0 +1,183 @@
+"""All settings of a run, in one frozen value that is checked once and written beside the results."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedws.errors import UsageError
+
+NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NodeId = Annotated[str, Field(pattern=NODE_ID)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or not scheme or not rest:
+        raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+DEFAULT_WORKERS = {
+    "alice": "ws://localhost:8777",
+    "bob": "ws://localhost:8778",
+    "charlie": "ws://localhost:8779",
+}
+DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
+
+
+class Training(BaseModel):
+    """What one order to train says; crosses the wire as an order's settings and is checked again there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    loss: str = "nll"
+    optimizer: str = "sgd"
+    dataset: str = "mnist"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
+    batch_size: Count = 32
+    batches: Count = 10
+    """At most so many batches in one order."""
+    epochs: Count = 1
+    cuda: bool = False
+
+    def at(self, round: int) -> Self:
+        """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
+
+        >>> Training(model="mnist_cnn", lr=0.1).at(2).lr
+        0.098
+        """
+        lr = self.lr
+        for _ in range(round - 1):
+            lr = max(self.lr_decay * lr, 0.01 * self.lr)
+        return self.model_copy(update={"lr": lr})
+
+
+class Scoring(BaseModel):
+    """What one order to evaluate says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    loss: str
+    dataset: str
+    batch_size: Count = 128
+    cuda: bool = False
+
+
+class Plan(BaseModel):
+    """All settings of a run. Field names are the flags' names and the keys of ``plan.toml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: Annotated[dict[NodeId, Url], Field(min_length=1)] = DEFAULT_WORKERS
+    evaluator: Annotated[dict[NodeId, Url], Field(max_length=1)] = DEFAULT_EVALUATOR
+    strategy: str = "fedavg"
+    aggregator: str = "mean"
+    weighted: bool = False
+    training_rounds: Count = 40
+    evaluate_every: Count = 10
+    score_workers: Annotated[int, Field(ge=0)] = 10
+    dataset: str = "mnist"
+    model: str = ""
+    """Empty: the data set's own model."""
+    loss: str = "nll"
+    optimizer: str = "sgd"
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    batch_size: Count = 32
+    federate_after_n_batches: Count = 10
+    test_batch_size: Count = 128
+    cuda: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    silence: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    max_message: Annotated[int, Field(ge=1024)] = 2**30
+    threads: Count = 1
+    plugin: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        both = set(self.workers) & set(self.evaluator)
+        if both:
+            raise ValueError(f"{both.pop()} is named both as a worker and as the evaluator")
+        urls = [*self.workers.values(), *self.evaluator.values()]
+        for url in urls:
+            if urls.count(url) > 1:
+                raise ValueError(f"{url} is named for two nodes")
+        return self
+
+    def training(self) -> Training:
+        """The training half of the plan."""
+        return Training(
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            dataset=self.dataset,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            batches=self.federate_after_n_batches,
+            cuda=self.cuda,
+        )
+
+    def scoring(self) -> Scoring:
+        """The evaluating half of the plan."""
+        return Scoring(
+            model=self.model,
+            loss=self.loss,
+            dataset=self.dataset,
+            batch_size=self.test_batch_size,
+            cuda=self.cuda,
+        )
+
+    def scored(self, round: int) -> bool:
+        """Whether a round (from 1) is evaluated: every ``evaluate_every``-th from the first on, and the last.
+
+        >>> [r for r in range(1, 41) if Plan().scored(r)]
+        [1, 11, 21, 31, 40]
+        """
+        return bool(self.evaluator) and (
+            (round - 1) % self.evaluate_every == 0 or round == self.training_rounds
+        )
+
+
+def make(settings: Mapping[str, Any]) -> Plan:
+    """A checked plan. Raises UsageError with one line that names the first setting that is wrong.
+
+    >>> make({"training_rounds": 0})
+    Traceback (most recent call last):
+    fedws.errors.UsageError: training_rounds: Input should be greater than or equal to 1, not 0
+    """
+    try:
+        return Plan.model_validate(dict(settings))
+    except ValidationError as error:
+        raise UsageError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{place}: {first['input']!r} is no node id (letters, digits, '.', '_' and '-', at most 64)"
+    if first["type"] == "value_error" or isinstance(first["input"], dict):
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message}, not {first['input']!r}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The settings that a plan file gives. Raises UsageError when it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--plan {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--plan {path}: {error}") from None

@@ -1,0 +1,194 @@
+"""Finds the pieces of fedws by name: strategies, tasks, models, data sets and the rest.
+
+A piece is one of three: a file that ships in the kind's folder (the file's name is the piece's name), an
+installed entry point of the group ``fedws.KIND``, or something registered by a local file that this node's owner
+named with ``--plugin``. Nothing is enumerated by hand. A name that comes from a peer is only ever looked up here;
+it can select what this side already has, never load anything else.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedws.errors import UnknownName, UsageError
+
+KINDS = {
+    "strategy": "algorithms",
+    "task": "algorithms",
+    "aggregator": "aggregators",
+    "transport": "transport",
+    "model": "models",
+    "dataset": "data",
+    "partition": "partitions",
+    "loss": "losses",
+    "optimizer": "optimizers",
+}
+"""Every kind of piece, and the folder its shipped files are in."""
+
+_pieces: dict[tuple[str, str], Any] = {}
+T = TypeVar("T")
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Decorator: make the decorated factory (or task, or transport) known as ``name``.
+
+    The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file.
+    Raises UsageError for an unknown kind and for a name that is taken.
+    """
+    if kind not in KINDS:
+        raise UnknownName("kind of piece", kind, KINDS)
+
+    def keep(piece: T) -> T:
+        known = _pieces.get((kind, name))
+        shipped = _stem(name) in _shipped(kind) and _module(kind, name) != getattr(piece, "__module__", None)
+        if shipped or (known is not None and _origin(known) != _origin(piece)):
+            raise UsageError(f"there is a {kind} called {name} already")
+        _pieces[kind, name] = piece
+        return piece
+
+    return keep
+
+
+def find(kind: str, name: str) -> Any:
+    """The piece of that name, imported if need be. Raises UnknownName, which names the nearest."""
+    if (kind, name) not in _pieces:
+        if _stem(name) in _shipped(kind):
+            importlib.import_module(_module(kind, name))
+        elif name in _installed(kind):
+            _pieces[kind, name] = _installed(kind)[name].load()
+    if (kind, name) not in _pieces:
+        raise UnknownName(kind, name, names(kind))
+    return _pieces[kind, name]
+
+
+def names(kind: str) -> list[str]:
+    """The names of all pieces of a kind, sorted: shipped, installed and plugged in."""
+    if kind == "task":  # several to a file, so the files must be read
+        for stem in _shipped(kind):
+            importlib.import_module(_module(kind, stem))
+        shipped: list[str] = []
+    else:
+        shipped = _shipped(kind)
+    return sorted({*shipped, *_installed(kind), *(name for other, name in _pieces if other == kind)})
+
+
+def build(kind: str, spec: str, *given: Any) -> Any:
+    """Make a piece from ``NAME[:value][,key=value...]`` and what the run gives it.
+
+    Raises UnknownName, and UsageError when an option is unknown or its value is not of the option's type.
+    """
+    wanted = Spec.parse(spec)
+    factory = find(kind, wanted.name)
+    return factory(*given, **options(kind, factory, wanted))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A piece's name and its options as text.
+
+    >>> Spec.parse("dirichlet:0.5,seed=3")
+    Spec(name='dirichlet', value='0.5', options={'seed': '3'})
+    >>> Spec.parse("fedbuff:k=2")
+    Spec(name='fedbuff', value=None, options={'k': '2'})
+    """
+
+    name: str
+    value: str | None
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read ``NAME[:value][,key=value...]``. Raises UsageError."""
+        head, *rest = text.split(",")
+        name, colon, first = head.partition(":")
+        value = None
+        if colon and "=" in first:
+            rest.insert(0, first)
+        elif colon:
+            value = first
+        found: dict[str, str] = {}
+        for part in rest:
+            key, equals, setting = part.partition("=")
+            if not equals or not key.strip():
+                raise UsageError(f"{text!r}: {part!r} is not key=value; the form is NAME[:value][,key=value...]")
+            found[key.strip().replace("-", "_")] = setting.strip()
+        return cls(name.strip(), value, found)
+
+
+def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any]:
+    """The spec's options, typed by the factory's keyword-only parameters; ``value`` is the first of them."""
+    parameters = inspect.signature(factory).parameters.values()
+    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    texts = dict(spec.options)
+    if spec.value is not None:
+        if not known:
+            raise UsageError(f"{kind} {spec.name} takes no value")
+        if known[0] in texts:
+            raise UsageError(f"{kind} {spec.name}: {known[0]} is given twice")
+        texts[known[0]] = spec.value
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    result = {}
+    for key, text in texts.items():
+        if key not in known:
+            raise UnknownName(f"option of {kind} {spec.name}", key, known)
+        try:
+            result[key] = TypeAdapter(hints.get(key, str)).validate_python(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            raise UsageError(f"{kind} {spec.name}: {key}: {problem}, not {text!r}") from None
+    return result
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a local Python file that registers pieces. Raises UsageError when it cannot be."""
+    file = Path(path).expanduser().resolve()
+    name = f"fedws_plugin_{file.stem}"
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(file):
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise UsageError(f"--plugin {path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+
+
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _module(kind: str, name: str) -> str:
+    return f"fedws.{KINDS[kind]}.{_stem(name)}"
+
+
+def _origin(piece: Any) -> tuple[str, str]:
+    """Where a piece was written; two imports of one file, as module and as plugin, agree."""
+    code = inspect.unwrap(piece)
+    return inspect.getsourcefile(code) or "", getattr(piece, "__qualname__", type(piece).__qualname__)
+
+
+@cache
+def _shipped(kind: str) -> list[str]:
+    folder = Path(__file__).parent / KINDS[kind]
+    return [module.name for module in pkgutil.iter_modules([str(folder)])]
+
+
+@cache
+def _installed(kind: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=f"fedws.{kind}")}

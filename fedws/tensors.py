@@ -1,0 +1,65 @@
+"""Named tensors: what a model is, everywhere in fedws."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+Tensors = Mapping[str, torch.Tensor]
+"""A state dict: parameters and buffers by name. Never mutated in place."""
+
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+        "float32": torch.float32,
+        "float64": torch.float64,
+        "int8": torch.int8,
+        "int16": torch.int16,
+        "int32": torch.int32,
+        "int64": torch.int64,
+        "uint8": torch.uint8,
+        "bool": torch.bool,
+    }
+)
+"""The dtypes that may cross the wire, by their name there."""
+
+NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
+
+
+def size(tensors: Tensors) -> int:
+    """Bytes of all tensors together.
+
+    >>> size({"w": torch.zeros(2, 3), "n": torch.tensor(1)})
+    32
+    """
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def detached(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """The same values on the CPU, outside any graph and in memory of their own."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def difference(tensors: Tensors, like: Tensors) -> str:
+    """Where names, shapes or dtypes differ from ``like``, in words; empty when nowhere.
+
+    >>> difference({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
+    'w has shape [2], not [3]'
+    >>> difference({"w": torch.zeros(2)}, {"v": torch.zeros(2)})
+    'v is missing'
+    >>> difference({"w": torch.zeros(2)}, {"w": torch.ones(2)})
+    ''
+    """
+    for name, wanted in like.items():
+        if name not in tensors:
+            return f"{name} is missing"
+        got = tensors[name]
+        if got.shape != wanted.shape:
+            return f"{name} has shape {list(got.shape)}, not {list(wanted.shape)}"
+        if got.dtype != wanted.dtype:
+            return f"{name} is {NAMES.get(got.dtype, got.dtype)}, not {NAMES.get(wanted.dtype, wanted.dtype)}"
+    for name in tensors:
+        if name not in like:
+            return f"{name} is not known here"
+    return ""

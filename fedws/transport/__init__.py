@@ -1,0 +1,1 @@
+"""Transports, one a file, each called as the URL scheme it serves."""

@@ -1,0 +1,254 @@
+"""Messages to bytes and back: the format of ``docs/protocol.md``, pure, without I/O.
+
+    magic "FDWS" | version, u32 | length of the header, u32 | header, msgpack | pad to 64 | body
+
+All integers are little-endian. The body holds the raw bytes of each tensor, each at a multiple of 64; the header
+says their names, dtypes, shapes and lengths. A message travels as fragments of at most 1 MiB, cut anywhere.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import msgpack
+import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
+
+from fedws.errors import ProtocolError, UsageError
+from fedws.messages import MESSAGES, Message
+from fedws.tensors import DTYPES, NAMES, Tensors
+
+MAGIC = b"FDWS"
+VERSION = 1
+ALIGNMENT = 64
+FRAGMENT = 2**20
+"""Largest fragment in bytes."""
+MAX_HEADER = 2**19
+MAX_TENSORS = 10_000
+MAX_NAME = 256
+MAX_DIMENSIONS = 16
+
+_PREFIX = struct.Struct("<4sII")
+_TYPES = {kind: name for name, kind in MESSAGES.items()}
+_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in MESSAGES.items()}
+_Size = Annotated[int, Field(ge=0, lt=2**48)]
+
+
+class _Entry(BaseModel):
+    """One row of a header's table of tensors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
+    dtype: str
+    shape: Annotated[list[_Size], Field(max_length=MAX_DIMENSIONS)]
+    length: _Size
+
+
+class _Header(BaseModel):
+    """A header. Transfer id, digest and offset are there for resumable transfers; version 1 sends whole messages."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: str
+    fields: dict[str, Any]
+    tensors: Annotated[list[_Entry], Field(max_length=MAX_TENSORS)]
+    transfer: Annotated[str, Field(max_length=64)]
+    digest: Annotated[str, Field(max_length=128)] | None
+    offset: Literal[0]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A message as bytes: views of its tensors wherever these are contiguous on the CPU, so nothing is copied."""
+
+    head: bytes
+    body: list[memoryview]
+    size: int
+    """Bytes of head and body together."""
+
+    def fragments(self) -> Iterator[memoryview | bytes]:
+        """The message in pieces of at most 1 MiB; short neighbours travel together."""
+        small = bytearray(self.head)
+        for buffer in self.body:
+            if len(small) + len(buffer) <= FRAGMENT:
+                small += buffer
+                continue
+            # Fill the started fragment, then cut the rest of a large buffer where it lies.
+            start = FRAGMENT - len(small) if small else 0
+            if small:
+                yield bytes(small) + buffer[:start]
+                small.clear()
+            while len(buffer) - start > FRAGMENT:
+                yield buffer[start : start + FRAGMENT]
+                start += FRAGMENT
+            small += buffer[start:]
+        if small:
+            yield bytes(small)
+
+
+def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
+    """A message as bytes. Raises UsageError when it is larger than ``limit`` or holds a dtype that cannot travel."""
+    tensors: Tensors = getattr(message, "tensors", {})
+    table, body, position = [], [], 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NAMES:
+            raise UsageError(f"tensor {name}: {tensor.dtype} cannot travel; these can: {', '.join(DTYPES)}")
+        pad = -position % ALIGNMENT
+        if pad:
+            body.append(memoryview(bytes(pad)))
+        data = _bytes(tensor)
+        body.append(data)
+        position += pad + len(data)
+        table.append(
+            {
+                "name": name,
+                "dtype": NAMES[tensor.dtype],
+                "shape": list(tensor.shape),
+                "length": len(data),
+            }
+        )
+    header = msgpack.packb(
+        {
+            "type": _TYPES[type(message)],
+            "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
+            "tensors": table,
+            "transfer": transfer,
+            "digest": None,
+            "offset": 0,
+        }
+    )
+    head = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    head += bytes(-len(head) % ALIGNMENT)
+    if len(header) > MAX_HEADER or len(table) > MAX_TENSORS or len(head) + position > limit:
+        raise UsageError(f"a message of {len(head) + position} bytes in {len(table)} tensors is above the limit")
+    return Encoded(head, body, len(head) + position)
+
+
+class Decoder:
+    """Bytes of one message in, in pieces cut anywhere; the message out. Any wrong byte raises ProtocolError.
+
+    >>> from fedws.messages import Hello
+    >>> decoder = Decoder()
+    >>> for piece in encode(Hello(run="r", node="alice", protocol=1)).fragments():
+    ...     decoder.feed(piece)
+    >>> decoder.message()
+    Hello(run='r', node='alice', protocol=1)
+    """
+
+    def __init__(self, limit: int = 2**30) -> None:
+        self._limit = limit
+        self._head = bytearray()
+        self._header: _Header | None = None
+        self._body: Any = None  # numpy view of self._buffer
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._filled = 0
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take the next bytes. The body's memory is allocated once, when the header has been checked."""
+        if self._header is None:
+            data = self._feed_head(memoryview(data))
+        if not len(data):
+            return
+        end = self._filled + len(data)
+        if end > len(self._body):
+            raise ProtocolError(f"message is longer than the {len(self._body)} bytes of body it declares")
+        self._body[self._filled : end] = memoryview(data)
+        self._filled = end
+
+    def message(self) -> Message:
+        """The message, once all its bytes are there; its tensors view the buffer they were received into."""
+        if self._header is None or self._filled < len(self._body):
+            raise ProtocolError("message ends before the length it declares")
+        found = dict(self._header.fields)
+        kind = MESSAGES[self._header.type]
+        if any(f.name == "tensors" for f in fields(kind)):
+            found["tensors"] = self._tensors(self._header.tensors)
+        elif self._header.tensors or "tensors" in found:
+            raise ProtocolError(f"a {self._header.type} carries no tensors")
+        try:
+            return _ADAPTERS[self._header.type].validate_python(ArgsKwargs((), found))  # type: ignore[no-any-return]
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ProtocolError(f"{self._header.type}: {place}: {first['msg']}") from None
+
+    def _feed_head(self, data: memoryview) -> memoryview:
+        """Collect prefix and header; gives the bytes after them (none while they are incomplete)."""
+        head = self._head
+        taken = max(0, min(_PREFIX.size - len(head), len(data)))
+        head += data[:taken]
+        if bytes(head[: len(MAGIC)]) != MAGIC[: len(head)]:
+            raise ProtocolError("not a fedws message")
+        if len(head) < _PREFIX.size:
+            return data[taken:]
+        _, version, length = _PREFIX.unpack_from(head)
+        if version != VERSION:
+            raise ProtocolError(f"protocol version {version}; this node speaks version {VERSION}")
+        if length > MAX_HEADER:
+            raise ProtocolError(f"header of {length} bytes; at most {MAX_HEADER}")
+        wanted = _PREFIX.size + length
+        wanted += -wanted % ALIGNMENT
+        more = min(wanted - len(head), len(data) - taken)
+        head += data[taken : taken + more]
+        if len(head) == wanted:
+            self._header = _header(bytes(head[_PREFIX.size : _PREFIX.size + length]))
+            size = _body_size(self._header.tensors)
+            if wanted + size > self._limit:
+                raise ProtocolError(f"message of {wanted + size} bytes; at most {self._limit}")
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+            self._body = self._buffer.numpy()
+        return data[taken + more :]
+
+    def _tensors(self, table: list[_Entry]) -> dict[str, torch.Tensor]:
+        tensors = {}
+        position = 0
+        for entry in table:
+            position += -position % ALIGNMENT
+            piece = self._buffer[position : position + entry.length]
+            if entry.dtype == "bool" and bool((piece > 1).any()):
+                raise ProtocolError(f"tensor {entry.name}: a bool is 0 or 1")
+            tensors[entry.name] = piece.view(DTYPES[entry.dtype]).reshape(entry.shape)
+            position += entry.length
+        return tensors
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())
+
+
+def _header(data: bytes) -> _Header:
+    try:
+        header = _Header.model_validate(msgpack.unpackb(data, strict_map_key=True, ext_hook=_no_extension))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ProtocolError(f"header: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"header is not msgpack: {error}") from None
+    if header.type not in MESSAGES:
+        raise ProtocolError(f"unknown message type {header.type[:40]!r}")
+    return header
+
+
+def _no_extension(code: int, data: bytes) -> None:
+    raise ValueError(f"extension type {code}")
+
+
+def _body_size(table: list[_Entry]) -> int:
+    """Bytes of the body that a table describes, after checking that its rows are possible."""
+    position = 0
+    names = set()
+    for entry in table:
+        if entry.dtype not in DTYPES:
+            raise ProtocolError(f"tensor {entry.name}: unknown dtype {entry.dtype[:40]!r}")
+        if entry.length != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:
+            raise ProtocolError(f"tensor {entry.name}: {entry.length} bytes do not make shape {entry.shape}")
+        if entry.name in names:
+            raise ProtocolError(f"tensor {entry.name} is there twice")
+        names.add(entry.name)
+        position += -position % ALIGNMENT + entry.length
+    return position
