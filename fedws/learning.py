@@ -139,7 +139,7 @@ def train(module: torch.nn.Module, work: Workspace, settings: Training, seed: in
                     raise Stopped("told to stop")
                 optimizer.zero_grad()
                 loss = loss_of(module(inputs.to(place)), targets.to(place))
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 total += loss.detach().cpu().double() * len(targets)
                 samples += len(targets)

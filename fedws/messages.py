@@ -8,21 +8,16 @@ went.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import ConfigDict, SkipValidation
-
 from fedws.tensors import Tensors
 
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
-
-_CHECKED = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hello:
     """The first message on a link, from the side that drives: who is calling, for which run, and for whom."""
 
-    __pydantic_config__ = _CHECKED
     run: str
     node: str
     """The id of the node that the caller means to reach."""
@@ -34,7 +29,6 @@ class Hello:
 class Welcome:
     """The answer to a Hello: who this is and what it holds, in numbers only."""
 
-    __pydantic_config__ = _CHECKED
     node: str
     role: Literal["worker", "evaluator"]
     dataset: str
@@ -48,7 +42,6 @@ class Welcome:
 class Refusal:
     """The other answer to a Hello. ``kind``: ``busy``, ``node`` (another id lives here) or ``protocol``."""
 
-    __pydantic_config__ = _CHECKED
     kind: Literal["busy", "node", "protocol"]
     reason: str
 
@@ -57,7 +50,6 @@ class Refusal:
 class Order:
     """What a coordinator asks of one node. Ends in exactly one :class:`Report` or :class:`Failure`."""
 
-    __pydantic_config__ = _CHECKED
     id: str
     worker: str
     round: int
@@ -66,21 +58,20 @@ class Order:
     seed: int = 0
     """For shuffling and initialising, 64 bits; see :func:`fedws.learning.order_seed`. Never for privacy noise."""
     settings: Json = field(default_factory=dict)
-    tensors: SkipValidation[Tensors] = field(default_factory=dict, repr=False)
+    tensors: Tensors = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The good answer to an order."""
 
-    __pydantic_config__ = _CHECKED
     order: str
     worker: str
     round: int
     samples: int
     """How many samples the worker holds: the weight of its report, where weights are used."""
     metrics: Json = field(default_factory=dict)
-    tensors: SkipValidation[Tensors] = field(default_factory=dict, repr=False)
+    tensors: Tensors = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +82,6 @@ class Failure:
     fit) or ``lost`` (the link went down or fell silent; made on the coordinator's side).
     """
 
-    __pydantic_config__ = _CHECKED
     order: str
     worker: str
     round: int

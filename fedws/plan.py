@@ -141,9 +141,7 @@ class Plan(BaseModel):
         >>> [r for r in range(1, 41) if Plan().scored(r)]
         [1, 11, 21, 31, 40]
         """
-        return bool(self.evaluator) and (
-            (round - 1) % self.evaluate_every == 0 or round == self.training_rounds
-        )
+        return bool(self.evaluator) and ((round - 1) % self.evaluate_every == 0 or round == self.training_rounds)
 
 
 def make(settings: Mapping[str, Any]) -> Plan:

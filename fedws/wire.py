@@ -6,16 +6,17 @@ All integers are little-endian. The body holds the raw bytes of each tensor, eac
 says their names, dtypes, shapes and lengths. A message travels as fragments of at most 1 MiB, cut anywhere.
 """
 
+import dataclasses
 import math
 import struct
+import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
 import msgpack
 import torch
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ArgsKwargs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fedws.errors import ProtocolError, UsageError
 from fedws.messages import MESSAGES, Message
@@ -33,7 +34,6 @@ MAX_DIMENSIONS = 16
 
 _PREFIX = struct.Struct("<4sII")
 _TYPES = {kind: name for name, kind in MESSAGES.items()}
-_ADAPTERS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in MESSAGES.items()}
 _Size = Annotated[int, Field(ge=0, lt=2**48)]
 
 
@@ -59,6 +59,23 @@ class _Header(BaseModel):
     transfer: Annotated[str, Field(max_length=64)]
     digest: Annotated[str, Field(max_length=128)] | None
     offset: Literal[0]
+
+
+def _schema(kind: type[Message]) -> type[BaseModel]:
+    """The fields of a message as a strict schema: unknown, missing or wrongly typed ones are refused."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    known: dict[str, Any] = {f.name: (hints[f.name], _default(f)) for f in fields(kind) if f.name != "tensors"}
+    return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **known)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return Field(default_factory=field.default_factory)
+    return ... if field.default is MISSING else field.default
+
+
+_SCHEMAS = {name: _schema(kind) for name, kind in MESSAGES.items()}
+_WITH_TENSORS = {name for name, kind in MESSAGES.items() if any(f.name == "tensors" for f in fields(kind))}
 
 
 @dataclass(frozen=True)
@@ -163,18 +180,18 @@ class Decoder:
         """The message, once all its bytes are there; its tensors view the buffer they were received into."""
         if self._header is None or self._filled < len(self._body):
             raise ProtocolError("message ends before the length it declares")
-        found = dict(self._header.fields)
-        kind = MESSAGES[self._header.type]
-        if any(f.name == "tensors" for f in fields(kind)):
-            found["tensors"] = self._tensors(self._header.tensors)
-        elif self._header.tensors or "tensors" in found:
-            raise ProtocolError(f"a {self._header.type} carries no tensors")
+        name = self._header.type
         try:
-            return _ADAPTERS[self._header.type].validate_python(ArgsKwargs((), found))  # type: ignore[no-any-return]
+            found = dict(_SCHEMAS[name].model_validate(self._header.fields))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise ProtocolError(f"{self._header.type}: {place}: {first['msg']}") from None
+            raise ProtocolError(f"{name}: {place}: {first['msg']}") from None
+        if name in _WITH_TENSORS:
+            found["tensors"] = self._tensors(self._header.tensors)
+        elif self._header.tensors:
+            raise ProtocolError(f"a {name} carries no tensors")
+        return MESSAGES[name](**found)
 
     def _feed_head(self, data: memoryview) -> memoryview:
         """Collect prefix and header; gives the bytes after them (none while they are incomplete)."""
@@ -218,7 +235,7 @@ class Decoder:
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return memoryview(flat.numpy())  # type: ignore[arg-type]
 
 
 def _header(data: bytes) -> _Header:
