@@ -68,7 +68,6 @@ class Trained:
     loss: float
     """Mean training loss over the samples used."""
     samples: int
-    batches: int
     device: str
 
 
@@ -123,29 +122,43 @@ def train(module: torch.nn.Module, work: Workspace, settings: Training, seed: in
     The order of samples is ``torch.randperm`` of a generator seeded with ``seed``, one draw an epoch. Raises
     TaskError for an unknown loss or optimizer, Stopped when told to stop.
     """
-    if not len(work.data):
-        raise TaskError(f"{work.node} holds no samples")
     place = device(settings.cuda)
     module.to(place).train()
     loss_of: Loss = _piece("loss", settings.loss)
     optimizer: torch.optim.Optimizer = _piece("optimizer", settings.optimizer, module.parameters(), settings.lr)
-    total, samples, done = torch.zeros((), dtype=torch.float64), 0, 0
+    total, samples = torch.zeros((), dtype=torch.float64), 0
     with seeded(seed) as generator:
-        for _ in range(settings.epochs):
-            shuffled = torch.randperm(len(work.data), generator=generator)
-            shuffled = shuffled[: (settings.batches - done) * settings.batch_size]
-            for inputs, targets in batches(work.data, shuffled, settings.batch_size):
-                if work.stop.is_set():
-                    raise Stopped("told to stop")
-                optimizer.zero_grad()
-                loss = loss_of(module(inputs.to(place)), targets.to(place))
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += loss.detach().cpu().double() * len(targets)
-                samples += len(targets)
-                done += 1
+        for inputs, targets in _shuffled(work, settings, generator):
+            optimizer.zero_grad()
+            loss = loss_of(module(inputs.to(place)), targets.to(place))
+            loss.backward()
+            optimizer.step()
+            total += loss.detach().cpu().double() * len(targets)
+            samples += len(targets)
     module.to("cpu")
-    return Trained(float(total) / samples, samples, done, place.type)
+    return Trained(float(total) / samples, samples, place.type)
+
+
+def gradient(module: torch.nn.Module, work: Workspace, settings: Training, seed: int) -> Trained:
+    """Leave in ``module`` the gradient of the mean loss over the samples that :func:`train` would have used.
+
+    Raises as :func:`train`.
+    """
+    place = device(settings.cuda)
+    module.to(place).train()
+    loss_of: Loss = _piece("loss", settings.loss)
+    total, samples = torch.zeros((), dtype=torch.float64), 0
+    with seeded(seed) as generator:
+        for inputs, targets in _shuffled(work, settings, generator):
+            loss = loss_of(module(inputs.to(place)), targets.to(place)) * len(targets)
+            loss.backward()
+            total += loss.detach().cpu().double()
+            samples += len(targets)
+    module.to("cpu")
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            parameter.grad.div_(samples)
+    return Trained(float(total) / samples, samples, place.type)
 
 
 @torch.inference_mode()
@@ -176,6 +189,20 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     if histogram is None:
         return Score(samples, float(total) / samples)
     return Score(samples, float(total) / samples, correct, histogram.tolist())
+
+
+def _shuffled(work: Workspace, settings: Training, generator: torch.Generator) -> Iterator[tuple[Any, Any]]:
+    """The batches of a training, in the order that ``generator`` draws."""
+    if not len(work.data):
+        raise TaskError(f"{work.node} holds no samples")
+    left = settings.batches
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(work.data), generator=generator)[: left * settings.batch_size]
+        for inputs, targets in batches(work.data, order, settings.batch_size):
+            if work.stop.is_set():
+                raise Stopped("told to stop")
+            left -= 1
+            yield inputs, targets
 
 
 def _piece(kind: str, spec: str, *given: Any) -> Any:

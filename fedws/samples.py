@@ -88,7 +88,7 @@ def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
 
 def batches(data: Dataset, order: torch.Tensor, size: int) -> Iterator[tuple[Any, Any]]:
     """The samples in the given order, ``size`` at a time; the last batch may be shorter."""
-    for indices in order.split(size):  # type: ignore[no-untyped-call]
+    for indices in order.split(size):
         yield batch(data, indices)
 
 

@@ -1,0 +1,58 @@
+"""Federated averaging: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of
+
+Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every worker in every round (C = 1).
+"""
+
+from dataclasses import KW_ONLY, dataclass
+
+from fedws.interfaces import Ask
+from fedws.learning import Workspace, train
+from fedws.messages import Order, Report
+from fedws.plan import Training
+from fedws.registry import register
+from fedws.tensors import Tensors, detached
+
+# ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
+
+
+@register("task", "fedavg.fit")
+def fit(order: Order, workspace: Workspace) -> Report:
+    """Train the order's model on local data; the report holds the trained model, buffers included."""
+    settings = workspace.settings(order, Training)
+    module = workspace.module(settings.model, order.tensors)
+    trained = train(module, workspace, settings, order.seed)
+    return Report(
+        order=order.id,
+        worker=workspace.node,
+        round=order.round,
+        samples=len(workspace.data),
+        metrics={"loss": trained.loss, "samples": trained.samples, "device": trained.device},
+        tensors=detached(module.state_dict()),
+    )
+
+
+# ------------------------------------------------------------------ on the coordinator
+
+
+@register("strategy", "fedavg")
+@dataclass(frozen=True)
+class FedAvg:
+    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weighted``."""
+
+    training: Training
+    _: KW_ONLY
+    epochs: int = 1
+    """Local epochs (E of the paper), within the limit of ``--federate_after_n_batches``."""
+
+    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+        """Train ``model`` with this round's learning rate."""
+        settings = self.training.at(round).model_copy(update={"epochs": self.epochs})
+        return Ask("fedavg.fit", settings.model_dump(), model)
+
+    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+        """The mean is the next model."""
+        return aggregated
+
+    def worker_model(self, model: Tensors, report: Report) -> Tensors:
+        """What the worker trained."""
+        return report.tensors

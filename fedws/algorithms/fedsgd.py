@@ -1,0 +1,65 @@
+"""Federated SGD: one gradient step a round on the mean gradient. McMahan et al. (AISTATS 2017), section 2:
+
+``w <- w - lr * sum_k (n_k / n) grad F_k(w)``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from fedws.interfaces import Ask
+from fedws.learning import Workspace, gradient
+from fedws.messages import Order, Report
+from fedws.plan import Training
+from fedws.registry import register
+from fedws.tensors import Tensors, detached
+
+_GRADIENT = "gradient:"
+"""Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""
+
+# ------------------------------------------------------------------ on the worker
+
+
+@register("task", "fedsgd.gradient")
+def local_gradient(order: Order, workspace: Workspace) -> Report:
+    """The gradient of the mean loss over at most ``batches`` local batches, drawn by the order's seed."""
+    settings = workspace.settings(order, Training)
+    module = workspace.module(settings.model, order.tensors)
+    trained = gradient(module, workspace, settings, order.seed)
+    gradients = {_GRADIENT + name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+    return Report(
+        order=order.id,
+        worker=workspace.node,
+        round=order.round,
+        samples=len(workspace.data),
+        metrics={"loss": trained.loss, "samples": trained.samples, "device": trained.device},
+        tensors=detached({**gradients, **dict(module.named_buffers())}),
+    )
+
+
+# ------------------------------------------------------------------ on the coordinator
+
+
+@register("strategy", "fedsgd")
+@dataclass(frozen=True)
+class FedSGD:
+    """One step of plain gradient descent on the aggregated gradient."""
+
+    training: Training
+
+    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+        """Ask for the gradient at ``model``."""
+        return Ask("fedsgd.gradient", self.training.at(round).model_dump(), model)
+
+    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+        """``w - lr * gradient`` for parameters; buffers as aggregated; what has neither stays as it is."""
+        return {name: self._next(name, value, aggregated, round) for name, value in model.items()}
+
+    def worker_model(self, model: Tensors, report: Report) -> Tensors:
+        """The model that this worker's gradient alone would have made."""
+        return self.step(model, report.tensors, report.round)
+
+    def _next(self, name: str, value: torch.Tensor, aggregated: Tensors, round: int) -> torch.Tensor:
+        if _GRADIENT + name in aggregated:
+            return value - self.training.at(round).lr * aggregated[_GRADIENT + name]
+        return aggregated.get(name, value)

@@ -1,0 +1,164 @@
+"""``ws://host:port``: messages over a websocket, in binary fragments. The only file that knows ``websockets``."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+
+from fedws import wire
+from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.interfaces import Channel, Handler, Limits
+from fedws.messages import Message
+from fedws.registry import register
+
+_log = logging.getLogger("fedws.websockets")
+_CLOSED_FOR_A_REASON = 4000  # the first close code that is free for applications
+_MAX_REASON = 123  # bytes, RFC 6455, section 5.5
+
+
+class WsChannel:
+    """One websocket; see :class:`fedws.interfaces.Channel`. Bytes are counted with their frame headers."""
+
+    def __init__(self, socket: ClientConnection | ServerConnection, limits: Limits) -> None:
+        self._socket = socket
+        self._limits = limits
+        self._client = isinstance(socket, ClientConnection)
+        self.sent = 0
+        self.received = 0
+
+    async def send(self, message: Message) -> None:
+        """Send one message in fragments of at most 1 MiB, as views of its tensors."""
+        encoded = wire.encode(message, self._limits.message)
+        try:
+            await self._socket.send(self._counted(encoded))
+        except ConnectionClosed as closed:
+            raise _lost(closed) from None
+
+    async def receive(self) -> Message:
+        """The next message; its tensors lie in the one buffer that its fragments were received into."""
+        decoder = wire.Decoder(self._limits.message)
+        try:
+            async for fragment in self._socket.recv_streaming():
+                if isinstance(fragment, str):
+                    raise ProtocolError("a text frame; messages are binary")
+                decoder.feed(fragment)
+                self.received += _framed(len(fragment), masked=not self._client)
+        except ConnectionClosed as closed:
+            raise _lost(closed) from None
+        return decoder.message()
+
+    async def close(self, reason: str = "") -> None:
+        """Close the link; the other end reads the reason."""
+        code = _CLOSED_FOR_A_REASON if reason else 1000
+        await self._socket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+
+    def _counted(self, encoded: wire.Encoded) -> Iterator[memoryview | bytes]:
+        for fragment in encoded.fragments():
+            self.sent += _framed(len(fragment), masked=self._client)
+            yield fragment
+        self.sent += _framed(0, masked=self._client)  # the library ends a message with an empty frame
+
+
+@register("transport", "ws")
+class Ws:
+    """See :class:`fedws.interfaces.Transport`."""
+
+    async def connect(self, url: str, limits: Limits) -> Channel:
+        """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
+        _address(url)
+        try:
+            return WsChannel(await connect(url, proxy=None, **_settings(limits)), limits)
+        except (InvalidURI, ValueError) as error:
+            raise UsageError(f"{url} is no address: {error}") from None
+        except (OSError, WebSocketException, TimeoutError) as error:
+            raise Unreachable(_why(error)) from None
+
+    @contextlib.asynccontextmanager
+    async def serve(self, url: str, handle: Handler, limits: Limits) -> AsyncIterator[str]:
+        """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
+        host, port = _address(url)
+
+        async def handler(connection: ServerConnection) -> None:
+            await handle(WsChannel(connection, limits))
+
+        try:
+            server = await serve(handler, _interfaces(host, port), port, **_settings(limits))  # type: ignore[arg-type]
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise UsageError(f"port {port} on {host} is in use; choose another with --port") from None
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        try:
+            port = next(iter(server.sockets)).getsockname()[1]
+            yield f"ws://{f'[{host}]' if ':' in host else host}:{port}"
+        finally:
+            server.close(code=1001, reason="the node ends")
+            await server.wait_closed()
+
+
+def _settings(limits: Limits) -> dict[str, Any]:
+    """The library's own limits and timers, all derived from ours; compression costs 90 times on weights."""
+    return {
+        "compression": None,
+        "max_size": (limits.message, wire.FRAGMENT),
+        "max_queue": 8,
+        "write_limit": wire.FRAGMENT,
+        "open_timeout": limits.silence / 6,
+        "close_timeout": limits.silence / 6,
+        "ping_interval": limits.silence / 3,
+        "ping_timeout": 2 * limits.silence / 3,
+        "logger": _log,
+    }
+
+
+def _address(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        if parts.hostname and parts.port is not None:
+            return parts.hostname, parts.port
+    except ValueError:
+        pass
+    raise UsageError(f"{url!r} is no address; one looks like ws://host:8777")
+
+
+def _interfaces(host: str, port: int) -> list[str]:
+    """``localhost`` is both loopback addresses, where the machine has both; a free port is one of IPv4."""
+    if host != "localhost" or port == 0:
+        return ["127.0.0.1" if host == "localhost" else host]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return ["127.0.0.1", "::1"]
+    return ["127.0.0.1"]
+
+
+def _framed(length: int, *, masked: bool) -> int:
+    """Bytes of a frame with its header (RFC 6455, section 5.2)."""
+    return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
+
+
+def _lost(closed: ConnectionClosed) -> LinkLost:
+    frame = closed.rcvd or closed.sent
+    if frame is not None and frame.reason:
+        return LinkLost(frame.reason)
+    if frame is not None and frame.code in (1000, 1001):
+        return LinkLost("closed by the other side")
+    return LinkLost("connection lost")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "connection refused"
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer"
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    if isinstance(error, WebSocketException):
+        return f"no websocket there: {error}"
+    return str(error)

@@ -1,0 +1,87 @@
+"""The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from fedws import registry, samples
+from fedws.errors import TaskError, UnknownName
+from fedws.interfaces import Dataset, Task
+from fedws.learning import Stopped, Workspace
+from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.wire import VERSION
+
+
+class Worker:
+    """A named node with data.
+
+    ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``role`` is what it
+    tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        dataset: str,
+        data: Dataset,
+        *,
+        labels: Sequence[int] | None = None,
+        tasks: Mapping[str, Task] | None = None,
+        evaluator: bool = False,
+    ) -> None:
+        self.node = node
+        self._tasks = tasks
+        self._stop = threading.Event()
+        self._workspace = Workspace(node, dataset, data, self._stop)
+        held = samples.labels(data)
+        if labels is None:
+            labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
+        self._welcome = Welcome(
+            node=node,
+            role="evaluator" if evaluator else "worker",
+            dataset=dataset,
+            samples=len(data),
+            labels=sorted(labels),
+            cuda=torch.cuda.is_available(),
+        )
+
+    def greet(self, hello: Hello) -> Welcome | Refusal:
+        """The answer to who is calling; a Refusal when the caller means another node or speaks another protocol."""
+        if hello.protocol != VERSION:
+            return Refusal(kind="protocol", reason=f"{self.node} speaks protocol {VERSION}, not {hello.protocol}")
+        if hello.node != self.node:
+            return Refusal(kind="node", reason=f"this is {self.node}, not {hello.node}")
+        return self._welcome
+
+    def answer(self, order: Order) -> Report | Failure:
+        """Carry out an order; whatever goes wrong becomes a Failure with its reason."""
+        try:
+            return self._task(order.task)(order, self._workspace)
+        except (TaskError, UnknownName) as error:
+            return self._failure(order, "refused", str(error))
+        except Stopped as error:
+            return self._failure(order, "failed", str(error))
+        except Exception as error:  # a user's model or data may raise anything; the node must live on
+            text = " ".join(str(error).split())[:300]
+            return self._failure(order, "failed", f"{type(error).__name__}: {text}")
+
+    def stop(self) -> None:
+        """Make the task that is running end soon; :meth:`resume` before the next one."""
+        self._stop.set()
+
+    def resume(self) -> None:
+        """Be ready for tasks again."""
+        self._stop.clear()
+
+    def _task(self, name: str) -> Task:
+        if self._tasks is None:
+            task: Task = registry.find("task", name)
+            return task
+        if name not in self._tasks:
+            raise UnknownName("task", name, self._tasks)
+        return self._tasks[name]
+
+    def _failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
+        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
