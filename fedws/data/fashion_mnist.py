@@ -1,0 +1,33 @@
+"""Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28 x 28, in MNIST's format (Xiao, Rasul, Vollgraf, 2017)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from fedws import idx
+from fedws.datadir import ensure
+from fedws.registry import register
+from fedws.samples import Images
+
+
+@register("dataset", "fashion_mnist")
+class FashionMnist(Images):
+    """The images under ``root/FashionMNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
+
+    title: ClassVar = "FashionMNIST"
+    model: ClassVar = "mnist_cnn"
+
+    def __init__(self, root: Path, train: bool) -> None:
+        folder = root / "FashionMNIST" / "raw"
+        ensure(root, "FashionMNIST", self.title, lambda: idx.present(folder, train), _fetch)
+        pixels, labels = idx.images(folder, train)
+        targets = torch.from_numpy(labels.astype("int64"))
+        # mean and standard deviation of the training set's pixels / 255
+        super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.2860,), std=(0.3530,))
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import FashionMNIST  # takes seconds to import, and knows the mirrors and checksums
+
+    FashionMNIST(str(root), download=True)

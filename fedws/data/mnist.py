@@ -1,0 +1,33 @@
+"""MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 (LeCun, Cortes, Burges)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from fedws import idx
+from fedws.datadir import ensure
+from fedws.registry import register
+from fedws.samples import Images
+
+
+@register("dataset", "mnist")
+class Mnist(Images):
+    """The images under ``root/MNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
+
+    title: ClassVar = "MNIST"
+    model: ClassVar = "mnist_cnn"
+
+    def __init__(self, root: Path, train: bool) -> None:
+        folder = root / "MNIST" / "raw"
+        ensure(root, "MNIST", self.title, lambda: idx.present(folder, train), _fetch)
+        pixels, labels = idx.images(folder, train)
+        targets = torch.from_numpy(labels.astype("int64"))
+        # mean and standard deviation of the training set's pixels / 255
+        super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.1307,), std=(0.3081,))
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import MNIST  # takes seconds to import, and knows the mirrors and checksums
+
+    MNIST(str(root), download=True)
