@@ -1,0 +1,46 @@
+"""Which labels a worker holds, as short text: ``0-3`` or ``0,5`` or ``0-2,7``."""
+
+import re
+from collections.abc import Iterable
+
+from fedws.errors import UsageError
+
+DEFAULTS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
+"""What the workers of the demo hold; any other worker holds all labels unless told otherwise."""
+
+
+def parse(text: str, classes: int = 10) -> tuple[int, ...]:
+    """The labels that a text names, sorted, each once. Raises UsageError when one is not below ``classes``.
+
+    >>> parse("0-2,7")
+    (0, 1, 2, 7)
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        matched = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
+        if matched is None:
+            raise UsageError(
+                f"--digits {text}: {part!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
+            )
+        first, last = int(matched[1]), int(matched[2] or matched[1])
+        if first > last:
+            raise UsageError(f"--digits {text}: the range {part.strip()} runs backwards")
+        if last >= classes:
+            raise UsageError(f"--digits {text}: {last} is out of range; the data set has 0-{classes - 1}")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def short(labels: Iterable[int]) -> str:
+    """The text for a set of labels: what :func:`parse` reads.
+
+    >>> short([0, 1, 2, 7]), short([4, 5]), short([0, 5]), short([4])
+    ('0-2,7', '4-5', '0,5', '4')
+    """
+    runs: list[list[int]] = []
+    for label in sorted(set(labels)):
+        if runs and runs[-1][-1] == label - 1:
+            runs[-1].append(label)
+        else:
+            runs.append([label])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -1,0 +1,22 @@
+"""Mean squared error, for regression."""
+
+import torch
+from torch.nn import functional
+
+from fedws.errors import TaskError
+from fedws.interfaces import Loss
+from fedws.registry import register
+
+
+@register("loss", "mse")
+def mse() -> Loss:
+    """Mean of ``(outputs - targets) ** 2`` over all values; outputs [n, 1] also go with targets [n]."""
+    return _mse
+
+
+def _mse(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if outputs.dim() == targets.dim() + 1 and outputs.shape[-1] == 1:
+        outputs = outputs.squeeze(-1)
+    if outputs.shape != targets.shape:  # torch would broadcast, and the loss be of pairs that do not belong together
+        raise TaskError(f"mse: outputs have shape {list(outputs.shape)}, targets {list(targets.shape)}")
+    return functional.mse_loss(outputs, targets.to(outputs.dtype))

@@ -1,0 +1,26 @@
+"""Multinomial logistic regression: one dense layer."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedws.errors import UsageError
+from fedws.registry import register
+
+LARGEST = 100_000_000
+"""Weights; a peer may name the sizes, so they are checked before anything is allocated."""
+
+
+@register("model", "linear")
+class Linear(nn.Module):
+    """Samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs]."""
+
+    def __init__(self, *, inputs: int = 784, outputs: int = 10) -> None:
+        super().__init__()
+        if inputs < 1 or outputs < 1 or inputs * outputs > LARGEST:
+            raise UsageError(f"linear: {inputs} x {outputs} weights; it takes at least 1 and at most {LARGEST:,}")
+        self.dense = nn.Linear(inputs, outputs)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        return functional.log_softmax(self.dense(samples.flatten(1)), dim=1)

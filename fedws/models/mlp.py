@@ -1,0 +1,30 @@
+"""The "2NN" of McMahan et al. 2017 (arXiv:1602.05629), section 3: two hidden layers of 200, 199,210 parameters."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedws.errors import UsageError
+from fedws.registry import register
+
+LARGEST = 10_000
+"""Width of a layer; a peer may name it, so it is checked before anything is allocated."""
+
+
+@register("model", "mlp")
+class Mlp(nn.Module):
+    """Samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs]."""
+
+    def __init__(self, *, hidden: int = 200, inputs: int = 784, outputs: int = 10) -> None:
+        super().__init__()
+        if not all(1 <= width <= LARGEST for width in (hidden, inputs, outputs)):
+            raise UsageError(f"mlp: hidden, inputs and outputs must be 1 to {LARGEST:,}")
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        self.fc3 = nn.Linear(hidden, outputs)
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        x = functional.relu(self.fc1(samples.flatten(1)))
+        x = functional.relu(self.fc2(x))
+        return functional.log_softmax(self.fc3(x), dim=1)
