@@ -1,0 +1,255 @@
+"""A run's learning curves as one picture, ``curves.png``: how well the models do, and what they predict."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedws.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+Groups = Mapping[str, Sequence[int]]
+Series = dict[str, list[tuple[int, float]]]
+
+FEDERATED = "federated"
+INK, FAINT = "#1a1a1a", "#b8b8b8"
+# Okabe and Ito's colours, which people with any kind of colour vision tell apart; with two line styles they name
+# twice as many workers. Of more workers the best and the worst are named.
+COLOURS, MARKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
+STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """The records of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
+    path = run / "metrics.jsonl"
+    try:
+        *whole, last = path.read_bytes().split(b"\n")  # what stands before a line feed was written whole
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{run} holds no metrics.jsonl; name the directory of a run") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    records = []
+    for number, line in enumerate([*whole, last], 1):
+        try:
+            records += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError):
+            if number <= len(whole):
+                raise UsageError(f"{path}: line {number} is no record") from None
+    return records
+
+
+def series(records: Sequence[Record], key: str = "accuracy") -> Series:
+    """The finite values of ``key`` that each model scored, as points (round, value). The last score of a round counts.
+
+    >>> series([{"kind": "score", "round": 1, "model": "bob", "accuracy": 0.5}])
+    {'bob': [(1, 0.5)]}
+    """
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        value = record.get(key)
+        if record.get("kind") == "score" and value is not None and math.isfinite(value):
+            found.setdefault(record["model"], {})[record["round"]] = value
+    return {model: sorted(points.items()) for model, points in found.items()}
+
+
+def share_groups(groups: Groups) -> list[tuple[int, ...]]:
+    """The distinct sets of labels that workers hold, each ascending, in the order of the workers."""
+    return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in groups.values() if labels))
+
+
+def shares(records: Sequence[Record], groups: Groups) -> dict[str, dict[int, list[float]]]:
+    """For each model and scored round, which part of its predictions (0 to 1) fell into each share group.
+
+    >>> score = {"kind": "score", "round": 1, "model": "bob", "histogram": [1, 1, 6]}
+    >>> shares([score], {"alice": [0, 1], "bob": [2]})
+    {'bob': {1: [0.25, 0.75]}}
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    for record in records:
+        counts = record.get("histogram") if record.get("kind") == "score" else None
+        if counts and sum(counts) > 0:
+            parts = [sum(counts[n] for n in group if n < len(counts)) / sum(counts) for group in share_groups(groups)]
+            found.setdefault(record["model"], {})[record["round"]] = parts
+    return {model: dict(sorted(rounds.items())) for model, rounds in found.items()}
+
+
+def span(labels: Sequence[int]) -> str:
+    """Labels as a person writes them.
+
+    >>> span([0, 1, 2, 3]), span([7, 1, 2, 9])
+    ('0-3', '1-2, 7, 9')
+    """
+    runs: list[list[int]] = []
+    for label in sorted(set(labels)):
+        if not runs or label != runs[-1][-1] + 1:
+            runs.append([])
+        runs[-1].append(label)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "") -> None:
+    """Draw what the records tell into a PNG at ``path``, which is whole whenever it is there.
+
+    ``groups`` gives the labels that each worker declared to hold. Accuracy by round is drawn; where models do
+    not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
+    labels, a second half shows what each model predicts.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
+        try:
+            _picture(Figure(dpi=100), records, groups, title).savefig(temporary, format="png")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _picture(figure: "Figure", records: Sequence[Record], groups: Groups, title: str) -> "Figure":
+    parts, distinct = shares(records, groups), share_groups(groups)
+    workers = [worker for worker in groups if worker in parts]
+    both = len(distinct) > 1 and bool(workers)
+    figure.set_size_inches((16, 9) if both else (11, 7))
+    figure.text(0.02, 0.975, _short(title, 110 if both else 72), size=15, weight="bold", va="top", parse_math=False)
+    left = figure.add_axes((0.05, 0.085, 0.34, 0.78) if both else (0.075, 0.105, 0.68, 0.75))
+    if values := series(records):
+        _lines(left, _percent(values), list(groups), "{:.2f} %", "Accuracy on the test data (%)")
+    elif values := series(records, "loss"):
+        _lines(left, values, list(groups), "{:#.4g}", "Loss on the test data")
+    else:
+        timed = sorted((r["round"], r["seconds"]) for r in records if r.get("kind") == "round")
+        what = "Seconds per round" if timed else "Nothing was recorded"
+        _lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
+    if both and len(groups) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):
+        _stacks(figure, parts, workers, groups)
+    elif both:
+        where = {worker: distinct.index(tuple(sorted(set(groups[worker])))) for worker in workers if groups[worker]}
+        own = {worker: [(r, part[i]) for r, part in parts[worker].items()] for worker, i in where.items()}
+        right = figure.add_axes((0.57, 0.085, 0.27, 0.78))
+        _lines(right, _percent(own), list(groups), "{:.0f} %", "Predictions that are labels the worker holds (%)")
+    return figure
+
+
+def _lines(axes: "Axes", values: Series, order: Sequence[str], form: str, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    workers = [m for m in order if m in values] + [m for m in values if m not in order and m != FEDERATED]
+    ranked = sorted(workers, key=lambda m: values[m][-1][1])
+    named = {FEDERATED, *(workers if len(workers) <= 2 * len(COLOURS) else (ranked[0], ranked[-1]))}
+    crowd = f"; of {len(workers)} workers the highest and the lowest are named" if len(workers) > len(named) else ""
+    axes.set(title=title, xlabel=f"round{crowd}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6")
+    rounds = sorted({r for points in values.values() for r, _ in points}) or [1]
+    room = max(0.03 * (rounds[-1] - rounds[0]), 0.5)
+    ticks = [int(t) for t in MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]).tick_values(rounds[0], rounds[-1])]
+    if len(rounds) <= 10 and all(b - a >= 2 * room for a, b in pairwise(rounds)):
+        ticks = rounds
+    axes.set_xticks([rounds[0], *(t for t in ticks if rounds[0] + 2 * room <= t <= rounds[-1])])
+    every = [v for points in values.values() for _, v in points] or [1.0]
+    if "%" in form:
+        axes.set_ylim(-2, 102)
+    elif min(every) > 0 and max(every) > 50 * min(every):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(min(0.0, 1.08 * min(every)), max(0.0, 1.08 * max(every)) or 1)
+    shown = []
+    for model in [*workers, *([FEDERATED] if FEDERATED in values else [])]:
+        look = _look(None if model == FEDERATED else workers.index(model), model in named)
+        size = 7.0 if len(rounds) <= 15 else 4.0 if len(rounds) <= 60 else 0.0
+        axes.plot(*zip(*values[model], strict=True), **look, markersize=size)
+        last, value = values[model][-1]
+        text = f"{_short(model, 12)}  {form.format(value)}" + (f" at {last}" if last != rounds[-1] else "")
+        shown += [(text, look, last, value)] if model in named else []
+    axes.set_xlim(rounds[0] - room, rounds[-1] + room)
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [to_axes.transform((x, y)) for _, _, x, y in shown]
+    places = spread([float(y) for _, y in ends], 20 / axes.bbox.height)
+    for (text, look, _, _), (x, y), place in zip(shown, ends, places, strict=True):
+        aside: Any = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([x, 1.025], [y, place], color=look["color"], linewidth=0.8, linestyle=":", **aside)
+        axes.plot([1.025, 1.045, 1.065], [place] * 3, **look, markersize=7, markevery=[1], **aside)
+        axes.text(1.08, place, text, va="center", weight="bold" if look["color"] == INK else "normal", **aside)
+
+
+def _look(index: int | None, named: bool) -> dict[str, Any]:
+    if index is None:
+        return {"color": INK, "linewidth": 3.2, "marker": "o", "zorder": 10}
+    if not named:
+        return {"color": FAINT, "linewidth": 1.0, "zorder": 2}
+    dashes = "-" if index % (2 * len(COLOURS)) < len(COLOURS) else (0, (4, 2))
+    kind = index % len(COLOURS)
+    return {"color": COLOURS[kind], "marker": MARKS[kind], "linewidth": 1.7, "linestyle": dashes, "zorder": 4}
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Places near those wanted, in the same order, at least ``gap`` apart and none above 1.
+
+    >>> spread([0.5, 0.5, 1.0, 1.0], 0.25)
+    [0.25, 0.5, 0.75, 1.0]
+    """
+    order, places = sorted(range(len(wanted)), key=lambda i: wanted[i]), list(wanted)
+    for below, i in pairwise(order):
+        places[i] = max(places[i], places[below] + gap)
+    ceiling = 1.0
+    for i in reversed(order):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    return places
+
+
+def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], groups: Groups) -> None:
+    from matplotlib.patches import Patch
+
+    distinct = share_groups(groups)
+    holders = [next(i for i, w in enumerate(groups) if set(groups[w]) == set(group)) for group in distinct]
+    colours = [COLOURS[i] for i in holders]
+    models = [*workers, *([FEDERATED] if FEDERATED in parts else [])]
+    rounds = sorted({r for model in models for r in parts[model]})
+    ticks = sorted({round(i * (len(rounds) - 1) / 5) for i in range(6)})
+    rows = -(-len(models) // 2)
+    grid = figure.add_gridspec(rows, 2, left=0.59, right=0.955, bottom=0.085, top=0.785, hspace=0.4, wspace=0.32)
+    figure.text(0.59, 0.877, "What each model predicts (% of its predictions)", size=12)
+    keys = [Patch(color=c, label=f"labels {_short(span(g), 12)}") for c, g in zip(colours, distinct, strict=True)]
+    keys.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="the worker's own"))
+    figure.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.585, 0.875), ncols=4, frameon=False, handlelength=1)
+    for place, model in enumerate(models):
+        axes = figure.add_subplot(grid[place // 2, place % 2])
+        own = tuple(sorted(set(groups.get(model, ()))))
+        axes.set_title(f"{_short(model, 12)}, holds {_short(span(own), 12)}" if own else model, size=11, pad=5)
+        axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
+        axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])
+        axes.tick_params(labelleft=place % 2 == 0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("round" if place + 2 >= len(models) else "")
+        edges, floor = [n - 0.5 for n in range(len(rounds) + 1)], [0.0] * len(rounds)
+        for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # its own at the bottom
+            held = distinct[group] == own
+            heights = [100 * parts[model][r][group] if r in parts[model] else 0 for r in rounds]
+            top = [low + height for low, height in zip(floor, heights, strict=True)]
+            axes.stairs(top, edges, baseline=floor, fill=True, color=colours[group], alpha=1 if held else 0.45)
+            if held and len(rounds) <= 100:
+                axes.stairs(top, edges, color=INK, linewidth=1.8, zorder=5)
+            if heights[-1] * axes.bbox.height > 100 * 13:
+                middle = (top[-1] + floor[-1]) / 2
+                axes.text(1.03, middle / 100, f"{heights[-1]:.0f} %", va="center", size=10, transform=axes.transAxes)
+            floor = top
+        axes.vlines(edges[1:-1] if len(rounds) <= 20 else [], 0, 100, color="white", linewidth=2, zorder=4)
+
+
+def _percent(values: Series) -> Series:
+    return {model: [(r, 100 * value) for r, value in points] for model, points in values.items()}
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[-(length // 2 - 1) :]}"

@@ -1,0 +1,67 @@
+"""A run's records as TensorBoard events; the only file that imports tensorboardX.
+
+tensorboardX's ``SummaryWriter`` hands events to a thread through a bounded queue. When the disk is full that
+thread dies and the next scalar waits for ever, and its ``flush`` leaves behind what is still in the queue. So
+:class:`Events` uses the synchronous writer beneath it: no thread, no queue, and nothing left to lose.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from fedws.errors import UsageError
+
+SCORED = ("accuracy", "loss")
+
+
+class Events:
+    """One events file in a directory, which is made when it is missing.
+
+    A record is on disk when :meth:`add` returns, so a process that is killed loses none. A disk that fails raises
+    OSError. A resumed run writes a file of its own beside the first; TensorBoard shows them as one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # tensorboardX names a file by the second and truncates one of the same name.
+            self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
+        except OSError as error:
+            raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
+        self._open = True
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Write a record of ``metrics.jsonl``; kinds other than ``score`` and ``round`` have nothing to show."""
+        if found := scalars(record):
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in found.items()])
+            self._writer.write_event(Event(wall_time=time.time(), step=record["round"], summary=summary))
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file. A second time does nothing."""
+        if self._open:
+            self._open = False
+            self._writer.close()
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a record shows in TensorBoard, by tag.
+
+    >>> scalars({"kind": "score", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None, "samples": 100})
+    {'accuracy/alice': 0.25}
+    >>> scalars({"kind": "round", "round": 1, "seconds": 0.5, "answered": 3})
+    {'round/seconds': 0.5, 'round/answered': 3.0}
+    """
+    if record.get("kind") == "score":
+        named = {f"{key}/{record['model']}": record.get(key) for key in SCORED}
+    elif record.get("kind") == "round":
+        named = {f"round/{key}": value for key, value in record.items() if key != "round"}
+    else:
+        named = {}
+    numbers = {tag: v for tag, v in named.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return {tag: float(value) for tag, value in numbers.items()}

@@ -1,0 +1,153 @@
+"""TensorBoard events: what is written, when it is on disk, and that nothing keeps a process alive."""
+
+import errno
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from fedws.errors import UsageError
+from fedws.tensorboard import Events, scalars
+
+SCORE = {
+    "kind": "score",
+    "round": 11,
+    "model": "alice",
+    "accuracy": 0.25,
+    "loss": 1.5,
+    "correct": 2500,
+    "samples": 10000,
+    "histogram": [1000] * 10,
+}
+ROUND = {"kind": "round", "round": 12, "seconds": 0.5, "bytes_sent": 4096, "bytes_received": 2048, "answered": 3}
+
+
+def frames(path: Path) -> list[Any]:
+    """The events of a file, each frame's two checksums checked."""
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        body = data[12 : 12 + length]
+        assert struct.unpack("<I", data[8:12]) == (masked_crc32c(data[:8]),)
+        assert struct.unpack("<I", data[12 + length : 16 + length]) == (masked_crc32c(body),)
+        found.append(Event.FromString(body))
+        data = data[16 + length :]
+    return found
+
+
+def written(directory: Path) -> list[tuple[int, str, float]]:
+    """Every scalar in a directory as (step, tag, value)."""
+    events = [event for path in sorted(directory.glob("*tfevents*")) for event in frames(path)]
+    return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+
+
+def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> None:
+    events = Events(tmp_path / "made" / "events")
+    events.add(SCORE)
+    events.add(ROUND)
+    try:
+        assert written(tmp_path / "made" / "events") == [
+            (11, "accuracy/alice", 0.25),
+            (11, "loss/alice", 1.5),
+            (12, "round/seconds", 0.5),
+            (12, "round/bytes_sent", 4096),
+            (12, "round/bytes_received", 2048),
+            (12, "round/answered", 3),
+        ]
+    finally:
+        events.close()
+
+
+def test_the_file_opens_as_tensorboard_expects(tmp_path: Path) -> None:
+    Events(tmp_path).close()
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("events.out.tfevents.")
+    assert [event.file_version for event in frames(path)] == ["brain.Event:2"]
+
+
+def test_closing_twice_is_safe_and_starts_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    events = Events(tmp_path)
+    events.add(ROUND)
+    assert threading.active_count() == before
+    events.close()
+    events.close()
+
+
+def test_two_writers_in_one_second_keep_both_files(tmp_path: Path) -> None:
+    for _ in range(2):
+        events = Events(tmp_path)
+        events.add(ROUND)
+        events.close()
+    assert [tag for _, tag, _ in written(tmp_path)].count("round/seconds") == 2
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{}, {"kind": "note", "round": 1, "seconds": 1.0}, {"kind": "score", "round": 1, "model": "a", "accuracy": None}],
+)
+def test_a_record_with_nothing_to_show_writes_nothing(tmp_path: Path, record: dict[str, Any]) -> None:
+    events = Events(tmp_path)
+    events.add(record)
+    events.close()
+    assert written(tmp_path) == []
+
+
+def test_only_numbers_are_scalars() -> None:
+    assert scalars({**ROUND, "resumed": True, "note": "x"}) == scalars(ROUND)
+    assert scalars({**SCORE, "accuracy": None}) == {"loss/alice": 1.5}
+
+
+def test_a_directory_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write events there") as caught:
+        Events(tmp_path / "file")
+    assert "\n" not in str(caught.value)
+
+
+START = f"""
+import os, pathlib, resource, signal, sys
+from fedws.tensorboard import Events
+events, record = Events(pathlib.Path(sys.argv[1])), {ROUND}
+events.add(record)
+"""
+FULL = """
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
+try:
+    while True:
+        events.add(record)
+except OSError as error:
+    os._exit(error.errno)
+"""
+
+
+def run(source: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", START + source, str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_killed_process_loses_no_record(tmp_path: Path) -> None:
+    done = run("os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (12, "round/seconds", 0.5) in written(tmp_path)
+
+
+def test_a_process_that_forgets_to_close_ends(tmp_path: Path) -> None:
+    done = run("", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (12, "round/seconds", 0.5) in written(tmp_path)
+
+
+def test_a_full_disk_raises_and_does_not_hang(tmp_path: Path) -> None:
+    done = run(FULL, tmp_path)
+    assert done.returncode == errno.EFBIG, done.stderr
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size <= 900
