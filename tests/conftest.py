@@ -1,0 +1,60 @@
+"""Fixtures of all tests: real data where this machine has it, and a count of what was skipped."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support import REPOSITORY, require
+
+torch.set_num_threads(1)
+
+MNIST = tuple(f"MNIST/raw/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
+CIFAR10 = tuple(
+    f"cifar-10-batches-py/{name}"
+    for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6)))
+)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """A folder with the real MNIST, as torchvision lays it out."""
+    return _root("mnist", MNIST)
+
+
+@pytest.fixture(scope="session")
+def cifar_root() -> Path:
+    """A folder with the real CIFAR-10, as torchvision lays it out."""
+    return _root("cifar10", CIFAR10)
+
+
+def _root(name: str, files: tuple[str, ...]) -> Path:
+    """``$FEDWS_DATA`` when it has the files; else a temporary folder, kept for the next session, made from shared/."""
+    given = os.environ.get("FEDWS_DATA")
+    if given and all((Path(given) / file).is_file() for file in files):
+        return Path(given).absolute()
+    prepare = REPOSITORY.parent / "shared" / "data" / "prepare.py"
+    require(prepare.is_file(), f"{name} is not here (neither in FEDWS_DATA nor in ../shared/data)")
+    root = Path(tempfile.gettempdir()) / f"fedws-tests-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run([sys.executable, str(prepare), str(root), name], check=True, timeout=120)
+    return root
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end how many tests were skipped, and why, also when none was."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(_reason(report) for report in skipped)
+    told = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+    terminalreporter.write_line(f"skipped {len(skipped)}" + (f": {told}" if told else ""))
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The reason alone; pytest gives it as (file, line, "Skipped: reason")."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return text.removeprefix("Skipped: ")

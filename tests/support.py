@@ -1,0 +1,34 @@
+"""What tests share: asking for what a machine may lack, and small files to read."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test unless the condition holds; with FEDWS_REQUIRE_ALL=1, as in CI, fail it."""
+    if condition:
+        return
+    if os.environ.get("FEDWS_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason} (FEDWS_REQUIRE_ALL=1)", pytrace=False)
+    pytest.skip(reason)
+
+
+def idx_bytes(values: np.ndarray) -> bytes:
+    """An idx file that holds these unsigned bytes."""
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, train: int = 40, test: int = 20) -> None:
+    """A small data set in MNIST's format: random pixels, labels 0 to 9 in turn."""
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for part, samples in (("train", train), ("t10k", test)):
+        pixels = random.integers(0, 256, (samples, 28, 28))
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(pixels))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(samples) % 10))

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedws import holding
+from fedws.samples import Images, Part, batch, batches, labels, select
+
+
+@pytest.fixture(scope="module")
+def mnist(mnist_root: Path) -> Images:
+    data = holding.load("mnist", str(mnist_root), train=True)
+    assert isinstance(data, Images)
+    return data
+
+
+class Plain:
+    """The least that a data set can be."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((2,), float(index)), index * 10
+
+
+def test_inputs_are_those_of_torchvision_to_the_bit(mnist: Images) -> None:
+    from torchvision import transforms
+
+    like = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    indices = torch.arange(0, 60000, 97)
+    wanted = torch.stack([like(mnist.pixels[i].permute(1, 2, 0).numpy()) for i in indices])
+    inputs, targets = mnist.batch(indices)
+    assert inputs.dtype == torch.float32 and torch.equal(inputs, wanted)
+    assert torch.equal(targets, mnist.targets[indices])
+    # every value that a pixel can have
+    every = Images(
+        torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16), torch.zeros(1).long(), (0.1307,), (0.3081,)
+    )
+    assert torch.equal(every[0][0], like(np.arange(256, dtype=np.uint8).reshape(16, 16, 1)))
+
+
+def test_a_batch_leaves_the_pixels_alone(mnist: Images) -> None:
+    before = mnist.pixels[:3].clone()
+    mnist.batch(torch.arange(3))
+    assert torch.equal(mnist.pixels[:3], before)
+
+
+def test_items_are_rows_of_a_batch(mnist: Images) -> None:
+    image, target = mnist[7]
+    inputs, targets = mnist.batch(torch.tensor([3, 7]))
+    assert torch.equal(image, inputs[1]) and target == int(targets[1])
+
+
+def test_selected_images_are_a_copy_of_their_own(mnist: Images) -> None:
+    chosen = select(mnist, torch.tensor([5, 2]))
+    assert isinstance(chosen, Images)
+    assert chosen.pixels.untyped_storage().nbytes() == 2 * 28 * 28
+    assert torch.equal(chosen.batch(torch.tensor([0, 1]))[0], mnist.batch(torch.tensor([5, 2]))[0])
+    assert repr(chosen) == "Images(2 of 1 x 28 x 28)"
+
+
+def test_a_part_of_any_data_set() -> None:
+    part = select(Plain(), torch.tensor([4, 1, 2]))
+    assert isinstance(part, Part) and len(part) == 3
+    assert part[0][1] == 40 and labels(part) is None
+    inputs, targets = batch(part, torch.tensor([1, 2]))
+    assert targets.tolist() == [10, 20] and inputs[0].tolist() == [1.0, 1.0]
+    twice = select(part, torch.tensor([2]))
+    assert twice[0][1] == 20
+
+
+def test_a_part_has_the_targets_of_the_whole() -> None:
+    whole = Plain()
+    whole.targets = [0, 10, 20, 30, 40]  # type: ignore[attr-defined]
+    found = labels(Part(whole, torch.tensor([3, 0])))
+    assert found is not None and found.tolist() == [30, 0]
+
+
+def test_batches_cover_the_order_given() -> None:
+    found = [targets.tolist() for _, targets in batches(Plain(), torch.tensor([4, 3, 2, 1, 0]), 2)]
+    assert found == [[40, 30], [20, 10], [0]]
