@@ -1,0 +1,77 @@
+"""The product's side: the two scripts as a user starts them, on free ports of the loopback."""
+
+import json
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import Child, Crew
+
+WORKERS = ("alice", "bob", "charlie")
+EVALUATOR = "testing"
+PATIENCE = 120.0
+"""Seconds that a start may take."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports
+
+
+class Job:
+    """Worker processes, an evaluator if one is wanted, and a coordinator; made when all workers serve.
+
+    Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
+    ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        data_dir: Path,
+        *,
+        evaluator: bool,
+        flags: Sequence[str] = (),
+        coordinator_flags: Sequence[str] = (),
+    ) -> None:
+        self._crew = crew
+        self._flags = list(flags)
+        self._folder = tempfile.TemporaryDirectory(prefix="fedws-bench-")
+        crew.callback(self._folder.cleanup)
+        names = [*WORKERS, EVALUATOR] if evaluator else list(WORKERS)
+        self.addresses = {}
+        self.nodes: dict[str, Child] = {}
+        for name, port in zip(names, free_ports(len(names)), strict=True):
+            self.addresses[name] = f"ws://127.0.0.1:{port}"
+            more = ["--testing"] if name == EVALUATOR else []
+            place = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)]
+            self.nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *place, *more, *self._flags)
+        for child in self.nodes.values():
+            child.wait_for("serving", PATIENCE)
+        self._coordinator_flags = list(coordinator_flags)
+
+    def coordinate(self) -> Child:
+        """Start the coordinator."""
+        workers = [f"{name}={url}" for name, url in self.addresses.items() if name != EVALUATOR]
+        scoring = f"{EVALUATOR}={self.addresses[EVALUATOR]}" if EVALUATOR in self.addresses else "none"
+        links = ["--workers", *workers, "--evaluator", scoring]
+        place = ["--run-dir", str(self.run_dir), "--seed", "1"]
+        return self._crew.start(
+            "coordinator", "run_websocket_client.py", *links, *place, *self._flags, *self._coordinator_flags
+        )
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the coordinator leaves its results."""
+        return Path(self._folder.name) / "run"
+
+    def records(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of one kind of the run's ``metrics.jsonl``, in order."""
+        lines = (self.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [record for record in map(json.loads, lines) if record["kind"] == kind]
