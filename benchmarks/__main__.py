@@ -1,0 +1,53 @@
+"""``python -m benchmarks [NAME ...]``: run these benchmarks, or all; see each one's own file."""
+
+import argparse
+import importlib
+import platform
+import signal
+import sys
+from types import FrameType
+
+import psutil
+
+from benchmarks.settings import Settings
+from fedws.datadir import resolve
+
+NAMES = ("floor", "round", "start")
+
+
+def main() -> int:
+    """Run what is named, one after another."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none means all")
+    parser.add_argument("--pairs", type=int, help="how many pairs of runs (each benchmark has its own default)")
+    parser.add_argument("--data-dir", help="folder that holds MNIST/raw; else $FEDWS_DATA")
+    parser.add_argument("--quick", action="store_true", help="short runs, to see that it works; no figures")
+    given = parser.parse_args()
+    for name in given.names:
+        if name not in NAMES:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(NAMES)}")
+    if given.pairs is not None and given.pairs < 1:
+        parser.error("--pairs must be at least 1")
+    signal.signal(signal.SIGTERM, _end)  # so that the processes of a benchmark end with it
+    settings = Settings(resolve(given.data_dir), given.pairs, given.quick)
+    print(f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}")
+    failed = 0
+    for name in given.names or NAMES:
+        print()
+        try:
+            importlib.import_module(f"benchmarks.{name}").main(settings)
+        except RuntimeError as error:
+            print(f"\n{name} failed: {error}", file=sys.stderr)
+            failed = 1
+        except KeyboardInterrupt:
+            print("\nstopped; every process has been ended", file=sys.stderr)
+            return 130
+    return failed
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
