@@ -1,1 +1,80 @@
-"""x"""
+"""Federated learning across named devices over websockets.
+
+The names below are the public ones; everything else may change. They are imported when first used, so that
+``import fedws`` and ``fedws --help`` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedws.coordinator.run import Result as Result
+    from fedws.coordinator.run import run as run
+    from fedws.coordinator.run import run_sync as run_sync
+    from fedws.errors import FedwsError as FedwsError
+    from fedws.errors import RunFailed as RunFailed
+    from fedws.errors import TaskError as TaskError
+    from fedws.errors import UsageError as UsageError
+    from fedws.interfaces import Ask as Ask
+    from fedws.interfaces import Dataset as Dataset
+    from fedws.interfaces import Limits as Limits
+    from fedws.learning import Score as Score
+    from fedws.learning import Workspace as Workspace
+    from fedws.learning import score as score
+    from fedws.learning import train as train
+    from fedws.messages import Failure as Failure
+    from fedws.messages import Order as Order
+    from fedws.messages import Report as Report
+    from fedws.plan import Plan as Plan
+    from fedws.plan import Scoring as Scoring
+    from fedws.plan import Training as Training
+    from fedws.registry import load_plugin as load_plugin
+    from fedws.registry import register as register
+    from fedws.samples import Images as Images
+    from fedws.service import serving as serving
+    from fedws.tensors import Tensors as Tensors
+    from fedws.worker import Worker as Worker
+
+_HOME = {
+    "Ask": "interfaces",
+    "Dataset": "interfaces",
+    "Failure": "messages",
+    "FedwsError": "errors",
+    "Images": "samples",
+    "Limits": "interfaces",
+    "Order": "messages",
+    "Plan": "plan",
+    "Report": "messages",
+    "Result": "coordinator.run",
+    "RunFailed": "errors",
+    "Score": "learning",
+    "Scoring": "plan",
+    "TaskError": "errors",
+    "Tensors": "tensors",
+    "Training": "plan",
+    "UsageError": "errors",
+    "Worker": "worker",
+    "Workspace": "learning",
+    "load_plugin": "registry",
+    "register": "registry",
+    "run": "coordinator.run",
+    "run_sync": "coordinator.run",
+    "score": "learning",
+    "serving": "service",
+    "train": "learning",
+}
+
+__all__ = sorted(_HOME)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fedws' has no attribute {name!r}")
+    value = getattr(import_module(f"fedws.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedws import digits
 from fedws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,20 +80,6 @@ def shares(records: Sequence[Record], groups: Groups) -> dict[str, dict[int, lis
             parts = [sum(counts[n] for n in group if n < len(counts)) / sum(counts) for group in share_groups(groups)]
             found.setdefault(record["model"], {})[record["round"]] = parts
     return {model: dict(sorted(rounds.items())) for model, rounds in found.items()}
-
-
-def span(labels: Sequence[int]) -> str:
-    """Labels as a person writes them.
-
-    >>> span([0, 1, 2, 3]), span([7, 1, 2, 9])
-    ('0-3', '1-2, 7, 9')
-    """
-    runs: list[list[int]] = []
-    for label in sorted(set(labels)):
-        if not runs or label != runs[-1][-1] + 1:
-            runs.append([])
-        runs[-1].append(label)
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "") -> None:
@@ -220,13 +207,15 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
     rows = -(-len(models) // 2)
     grid = figure.add_gridspec(rows, 2, left=0.59, right=0.955, bottom=0.085, top=0.785, hspace=0.4, wspace=0.32)
     figure.text(0.59, 0.877, "What each model predicts (% of its predictions)", size=12)
-    keys = [Patch(color=c, label=f"labels {_short(span(g), 12)}") for c, g in zip(colours, distinct, strict=True)]
+    keys = [
+        Patch(color=c, label=f"labels {_short(digits.short(g), 12)}") for c, g in zip(colours, distinct, strict=True)
+    ]
     keys.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="the worker's own"))
     figure.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.585, 0.875), ncols=4, frameon=False, handlelength=1)
     for place, model in enumerate(models):
         axes = figure.add_subplot(grid[place // 2, place % 2])
         own = tuple(sorted(set(groups.get(model, ()))))
-        axes.set_title(f"{_short(model, 12)}, holds {_short(span(own), 12)}" if own else model, size=11, pad=5)
+        axes.set_title(f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model, size=11, pad=5)
         axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
         axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])
         axes.tick_params(labelleft=place % 2 == 0)

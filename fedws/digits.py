@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fedws.errors import UsageError
 
 DEFAULTS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
-"""What the workers of the demo hold; any other worker holds all labels unless told otherwise."""
+"""What the workers of the demo hold; any other worker is told."""
 
 
 def parse(text: str, classes: int = 10) -> tuple[int, ...]:

@@ -172,6 +172,9 @@ class Limits:
 class Transport(Protocol):
     """A way to carry messages, chosen by URL scheme. Registered as ``transport`` under that scheme."""
 
+    def check(self, url: str) -> None:
+        """Raises UsageError when the URL can be no address of this transport."""
+
     def connect(self, url: str, limits: Limits) -> Awaitable[Channel]:
         """Dial once. Raises Unreachable, or UsageError when the URL is none."""
 

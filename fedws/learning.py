@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from fedws import registry
 from fedws.errors import FedwsError, TaskError
@@ -36,6 +37,8 @@ class Workspace:
     """The name under which this node's data set is registered."""
     data: Dataset
     stop: threading.Event = field(default_factory=threading.Event)
+    threads: int = 1
+    """How many threads may score batches at once."""
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:
         """The order's settings, checked. Raises TaskError."""
@@ -75,12 +78,17 @@ class Trained:
 class Score:
     """How good a model is on a node's data. ``accuracy``, ``correct`` and ``histogram`` are for classifiers only."""
 
-    samples: int
+    samples: Annotated[int, Field(ge=1)]
     loss: float
     """The true mean over samples."""
     correct: int | None = None
     histogram: list[int] | None = None
     """How often each label was predicted."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of correct predictions, 0 to 1; None for a model that does not classify."""
+        return None if self.correct is None else self.correct / self.samples
 
 
 def order_seed(run_seed: int, worker: str, round: int) -> int:
@@ -161,34 +169,54 @@ def gradient(module: torch.nn.Module, work: Workspace, settings: Training, seed:
     return Trained(float(total) / samples, samples, place.type)
 
 
-@torch.inference_mode()
 def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, Stopped when told to stop.
 
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
-    shape [n] are a classifier's: the class of the largest output is the prediction.
+    shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
+    batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
     """
     place = device(settings.cuda)
     module.to(place).eval()
     loss_of: Loss = _piece("loss", settings.loss)
-    total, samples, correct = torch.zeros((), dtype=torch.float64), 0, 0
-    histogram: torch.Tensor | None = None
-    for inputs, targets in batches(work.data, torch.arange(len(work.data)), settings.batch_size):
-        if work.stop.is_set():
-            raise Stopped("told to stop")
-        outputs, targets = module(inputs.to(place)), targets.to(place)
-        total += loss_of(outputs, targets).cpu().double() * len(targets)
-        samples += len(targets)
-        if outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point():
-            predicted = outputs.argmax(dim=1)
-            correct += int((predicted == targets).sum())
-            counts = torch.bincount(predicted, minlength=outputs.shape[1])
-            histogram = counts if histogram is None else histogram + counts
-    if not samples:
+    source = enumerate(batches(work.data, torch.arange(len(work.data)), settings.batch_size))
+    turn = threading.Lock()
+    done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
+
+    @torch.inference_mode()
+    def drain() -> None:
+        while True:
+            with turn:  # a user's data set need not bear several readers
+                found = next(source, None)
+            if found is None:
+                return
+            number, (inputs, targets) = found
+            if work.stop.is_set():
+                raise Stopped("told to stop")
+            outputs, targets = module(inputs.to(place)), targets.to(place)
+            loss = loss_of(outputs, targets).cpu().double() * len(targets)
+            done[number] = loss, len(targets), _confusion(outputs, targets)
+
+    with ThreadPoolExecutor(work.threads) as pool:
+        for result in [pool.submit(drain) for _ in range(work.threads)]:
+            result.result()
+    if not done:
         raise TaskError(f"{work.node} holds no samples")
-    if histogram is None:
-        return Score(samples, float(total) / samples)
-    return Score(samples, float(total) / samples, correct, histogram.tolist())
+    losses, counts, confusions = zip(*(done[number] for number in sorted(done)), strict=True)
+    samples, loss = sum(counts), float(sum(losses)) / sum(counts)
+    if any(confusion is None for confusion in confusions):
+        return Score(samples, loss)
+    correct, *histogram = sum(confusions).tolist()
+    return Score(samples, loss, correct, histogram)
+
+
+def _confusion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
+    """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
+    if outputs.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+        return None
+    predicted = outputs.argmax(dim=1)
+    correct = (predicted == targets).sum().reshape(1)
+    return torch.cat([correct, torch.bincount(predicted, minlength=outputs.shape[1])]).cpu()
 
 
 def _shuffled(work: Workspace, settings: Training, generator: torch.Generator) -> Iterator[tuple[Any, Any]]:

@@ -106,6 +106,8 @@ class Plan(BaseModel):
         both = set(self.workers) & set(self.evaluator)
         if both:
             raise ValueError(f"{both.pop()} is named both as a worker and as the evaluator")
+        if "federated" in self.workers:
+            raise ValueError("federated is the name of the federated model; no worker can have it")
         urls = [*self.workers.values(), *self.evaluator.values()]
         for url in urls:
             if urls.count(url) > 1:

@@ -19,6 +19,7 @@ class Worker:
 
     ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``role`` is what it
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
+    ``threads`` score batches at once.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class Worker:
         labels: Sequence[int] | None = None,
         tasks: Mapping[str, Task] | None = None,
         evaluator: bool = False,
+        threads: int = 1,
     ) -> None:
         self.node = node
         self._tasks = tasks
         self._stop = threading.Event()
-        self._workspace = Workspace(node, dataset, data, self._stop)
+        self._workspace = Workspace(node, dataset, data, self._stop, threads)
         held = samples.labels(data)
         if labels is None:
             labels = [] if held is None or held.is_floating_point() else held.unique().tolist()

@@ -71,6 +71,10 @@ class WsChannel:
 class Ws:
     """See :class:`fedws.interfaces.Transport`."""
 
+    def check(self, url: str) -> None:
+        """Raises UsageError unless the URL has a host and a port."""
+        _address(url)
+
     async def connect(self, url: str, limits: Limits) -> Channel:
         """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
         _address(url)

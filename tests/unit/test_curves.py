@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedws.curves import FEDERATED, draw, read, series, share_groups, shares, span, spread
+from fedws.curves import FEDERATED, draw, read, series, share_groups, shares, spread
 from fedws.errors import UsageError
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
@@ -69,13 +69,6 @@ def test_shares_of_the_test_images() -> None:
 
 def test_groups_are_the_distinct_sets_in_the_order_of_the_workers() -> None:
     assert share_groups({"a": [6, 4, 5], "b": [0, 1], "c": [4, 5, 6], "d": []}) == [(4, 5, 6), (0, 1)]
-
-
-@pytest.mark.parametrize(
-    ("labels", "text"), [([], ""), ([6], "6"), ([4, 5], "4-5"), ([9, 7, 8], "7-9"), ([0, 2, 4, 5], "0, 2, 4-5")]
-)
-def test_span(labels: list[int], text: str) -> None:
-    assert span(labels) == text
 
 
 def test_spread_keeps_order_and_distance() -> None:

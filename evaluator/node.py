@@ -1,0 +1,20 @@
+"""The one task of an evaluator, and the node that carries it out."""
+
+from dataclasses import asdict
+
+import fedws
+
+
+def evaluate(order: fedws.Order, workspace: fedws.Workspace) -> fedws.Report:
+    """Score the order's model on this node's data; the metrics are the fields of :class:`fedws.Score`."""
+    settings = workspace.settings(order, fedws.Scoring)
+    module = workspace.module(settings.model, order.tensors)
+    score = fedws.score(module, workspace, settings)
+    return fedws.Report(
+        order=order.id, worker=workspace.node, round=order.round, samples=score.samples, metrics=asdict(score)
+    )
+
+
+def evaluator(node: str, dataset: str, data: fedws.Dataset, threads: int = 1) -> fedws.Worker:
+    """A node that scores models on ``data``, with so many threads, and does nothing else."""
+    return fedws.Worker(node, dataset, data, tasks={"evaluate": evaluate}, evaluator=True, threads=threads)

@@ -1,0 +1,64 @@
+"""What every command does around its work: log lines, signals, errors as one line, the event loop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from fedws.errors import FedwsError, UsageError
+
+T = TypeVar("T")
+
+FORMAT = "%(asctime)s | %(message)s"
+INTERRUPTED = 130  # what shells report for a command that Ctrl+C ended
+
+
+class Handler(logging.Handler):
+    """Log lines on standard output, above a progress line if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; a reader that has gone away is no error."""
+        from tqdm import tqdm
+
+        with contextlib.suppress(BrokenPipeError):
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log lines as the demo's: a time stamp, a bar, the text."""
+    handler = Handler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    log = logging.getLogger("fedws")
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # The library's own reports of bad peers are tracebacks; ours are one line.
+    logging.getLogger("fedws.websockets").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+
+
+def guarded(command: str, work: Callable[[], int]) -> int:
+    """Run a command's work; every error of ours is one line, Ctrl+C and SIGTERM end it quietly."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return work()
+    except FedwsError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"{command}: stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where the platform has it."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)

@@ -1,0 +1,67 @@
+"""``fedws demo``: four nodes as processes, a whole run over them, the result; and every process has ended."""
+
+import argparse
+import sys
+
+from fedws.cli.nodes import add_handed_on, handed_on
+from fedws.cli.parser import Parser
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags."""
+    flags = Parser(prog=prog, description="Federated learning on MNIST across four processes of this machine.")
+    add_handed_on(flags)
+    flags.add_argument("--training-rounds", metavar="N", type=int, default=40, help="(40)")
+    flags.add_argument("--seed", metavar="N", type=int, default=1, help="the run's seed (1)")
+    flags.add_argument("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
+    from fedws.cli import run
+    from fedws.cli.processes import Nodes
+
+    arguments.dataset = _dataset(arguments)
+    lines: list[str] = []
+
+    def say(node: str, line: str) -> None:
+        lines.append(f"{node}: {line}")
+
+    print("starting alice, bob, charlie and testing ...", flush=True)
+    with Nodes(handed_on(arguments), say, free_ports=True) as nodes:
+        try:
+            nodes.wait_serving()
+        except BaseException:
+            print("\n".join(lines[-8:]), file=sys.stderr)
+            raise
+        for line in lines:
+            if "len(datasets" in line or "is serving at" in line:
+                print(line)
+        urls = [f"{node}={url}" for node, url in nodes.urls.items()]
+        flags = ["--workers", *urls[:-1], "--evaluator", urls[-1], "--dataset", arguments.dataset]
+        flags += ["--training-rounds", str(arguments.training_rounds), "--seed", str(arguments.seed)]
+        flags += ["--run-dir", arguments.run_dir] if arguments.run_dir else []
+        for plugin in arguments.plugin or ():
+            flags += ["--plugin", plugin]
+        status = run.main(run.parser("fedws demo").parse_args(flags))
+    print("alice, bob, charlie and testing have ended")
+    return status
+
+
+def _dataset(arguments: argparse.Namespace) -> str:
+    """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
+    from fedws import holding, registry
+    from fedws.errors import UsageError
+
+    for plugin in arguments.plugin or ():
+        registry.load_plugin(plugin)
+    if arguments.dataset is not None:
+        holding.load(arguments.dataset, arguments.data_dir, train=True)
+        return str(arguments.dataset)
+    try:
+        holding.load("mnist", arguments.data_dir, train=True)
+    except UsageError as error:
+        print(f"{error.args[0].partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
+        return "digits"
+    return "mnist"

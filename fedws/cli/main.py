@@ -1,0 +1,73 @@
+"""The command ``fedws`` and the two scripts: picks the command, then imports what it needs."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+
+from fedws.cli.parser import Parser
+
+COMMANDS = {
+    "worker": "serve one worker (--testing: the evaluator)",
+    "evaluator": "serve the evaluator: fedws worker --testing",
+    "run": "coordinate a run over workers that are being served",
+    "nodes": "start alice, bob, charlie and testing here; Ctrl+C ends all",
+    "demo": "the four nodes and a run, and all ends",
+    "plot": "draw a run's curves.png again",
+}
+
+
+def console() -> None:
+    """The console command."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; gives its exit status."""
+    try:
+        top = _top()
+        name = top.parse_args(list(argv[:1])).command
+        if name is None:
+            top.print_help()
+            return 2
+        if name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            top.error(f"there is no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        return command(name, f"fedws {name}", argv[1:])
+    except KeyboardInterrupt:
+        return 130
+
+
+def command(name: str, prog: str, argv: Sequence[str]) -> int:
+    """Run the command ``name`` under the name ``prog``."""
+    try:
+        from fedws.cli import demo, nodes, plot, run, worker
+
+        if name in ("worker", "evaluator"):
+            flags, work = worker.parser(prog, testing=name == "evaluator"), worker.main
+        else:
+            module = {"run": run, "nodes": nodes, "demo": demo, "plot": plot}[name]
+            flags, work = module.parser(prog), module.main
+        arguments = flags.parse_args(argv)
+        from fedws.cli.console import guarded
+
+        return guarded(prog, lambda: work(arguments))
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return 130
+
+
+def _top() -> Parser:
+    import fedws
+
+    listing = "\n".join(f"  {name:11}{text}" for name, text in COMMANDS.items())
+    top = Parser(
+        prog="fedws",
+        usage="fedws COMMAND [flags]",
+        description=f"Federated learning across named devices over websockets.\n\ncommands:\n{listing}",
+        epilog="fedws COMMAND --help tells a command's flags.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"fedws {fedws.__version__}")
+    top.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    return top

@@ -1,0 +1,46 @@
+"""``fedws nodes``: the four default nodes on this machine, until Ctrl+C."""
+
+import argparse
+
+from fedws.cli.parser import Parser
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags, handed on to every node."""
+    flags = Parser(prog=prog, description="Start alice, bob, charlie and testing on this machine; Ctrl+C ends all.")
+    flags.add_argument("--host", metavar="HOST", help="address to listen on; 0.0.0.0 for all (localhost)")
+    add_handed_on(flags)
+    return flags
+
+
+def add_handed_on(flags: argparse.ArgumentParser) -> None:
+    """The flags that nodes started together share."""
+    flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist or cifar10")
+    flags.add_argument("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA or the user's cache)")
+    flags.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+
+
+def handed_on(arguments: argparse.Namespace) -> list[str]:
+    """Those flags as a node's command line."""
+    found = []
+    for name in ("host", "dataset", "data_dir"):
+        value = getattr(arguments, name, None)
+        if value is not None:
+            found += [f"--{name}", value]
+    for plugin in arguments.plugin or ():
+        found += ["--plugin", plugin]
+    return found
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Start the nodes, show what they print, end them all when one ends or Ctrl+C comes."""
+    from fedws.cli.processes import Nodes
+
+    def say(node: str, line: str) -> None:
+        print(f"{node:8}{line}", flush=True)
+
+    with Nodes(handed_on(arguments), say, free_ports=False) as nodes:
+        nodes.wait_serving()
+        print("all four nodes are serving; Ctrl+C ends them", flush=True)
+        print(f"{nodes.wait_ended()} has ended, and so all end", flush=True)
+    return 1

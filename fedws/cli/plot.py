@@ -1,0 +1,34 @@
+"""``fedws plot RUN``: draw a run's curves again from its record."""
+
+import argparse
+import json
+from pathlib import Path
+
+from fedws.cli.parser import Parser
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags."""
+    flags = Parser(prog=prog, description="Draw curves.png again from the metrics.jsonl of a run.")
+    flags.add_argument("run", metavar="RUN", type=Path, help="the run's directory")
+    flags.add_argument("--output", metavar="FILE.png", type=Path, help="(RUN/curves.png)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Draw, and say where."""
+    from fedws import curves
+    from fedws.errors import UsageError
+
+    records = curves.read(arguments.run)
+    try:
+        groups = json.loads((arguments.run / "workers.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        groups = {}
+    path = arguments.output or arguments.run / "curves.png"
+    try:
+        curves.draw(records, groups, path, arguments.run.name)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
+    print(path)
+    return 0

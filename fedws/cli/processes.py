@@ -1,0 +1,93 @@
+"""The four default nodes as processes of this machine: started together, watched, always ended."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from fedws.errors import RunFailed
+
+IDS = ("alice", "bob", "charlie", "testing")
+_SERVING = " is serving at "
+
+
+class Nodes:
+    """Processes of alice, bob, charlie and testing while the context lasts.
+
+    ``flags`` are added to each one's command line; ``say`` gets each line that a node prints, with its id. The nodes
+    end with this process, however it ends: they watch their standard input.
+    """
+
+    def __init__(self, flags: Sequence[str], say: Callable[[str, str], None], *, free_ports: bool) -> None:
+        self._flags = [*flags, *(["--port", "0"] if free_ports else [])]
+        self._say = say
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._readers: list[threading.Thread] = []
+        self._news: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self.urls: dict[str, str] = {}
+        """Where each node serves, once :meth:`wait_serving` returns."""
+
+    def __enter__(self) -> Self:
+        for node in IDS:
+            role = ["--testing"] if node == "testing" else []
+            command = [sys.executable, "-m", "fedws", "worker", "--id", node, *role, "--until-eof", *self._flags]
+            self._processes[node] = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            reader = threading.Thread(target=self._read, args=(node,), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+        return self
+
+    def wait_serving(self, seconds: float = 600.0) -> None:
+        """Wait until every node serves. Raises RunFailed, with the node's last line, when one ends instead."""
+        while len(self.urls) < len(IDS):
+            try:
+                node, url = self._news.get(timeout=seconds)
+            except Empty:
+                waiting = ", ".join(set(IDS) - set(self.urls))
+                raise RunFailed(f"no word from {waiting} in {seconds:g} s") from None
+            if not url:
+                raise RunFailed(f"{node} has ended")
+            self.urls[node] = url
+        self.urls = {node: self.urls[node] for node in IDS}
+
+    def wait_ended(self) -> str:
+        """Wait until a node ends; gives its id."""
+        while True:
+            node, url = self._news.get()
+            if not url:
+                return node
+
+    def _read(self, node: str) -> None:
+        stream = self._processes[node].stdout
+        assert stream is not None
+        for line in stream:
+            self._say(node, line.rstrip("\n"))
+            if line.startswith(node + _SERVING):
+                self._news.put((node, line.partition(_SERVING)[2].strip()))
+        self._news.put((node, ""))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            with contextlib.suppress(OSError):
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for reader in self._readers:
+            reader.join()
+        for process in self._processes.values():
+            for stream in (process.stdin, process.stdout):
+                if stream is not None:
+                    with contextlib.suppress(OSError):
+                        stream.close()

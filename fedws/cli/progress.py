@@ -1,0 +1,38 @@
+"""The live progress line of a run, on a terminal only."""
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from fedws.runlog import Record
+from fedws.scores import FEDERATED
+
+
+class Progress:
+    """Shows rounds, the last federated accuracy and the time left; nothing where standard error is no terminal."""
+
+    def __init__(self, rounds: int) -> None:
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            form = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}"
+            self._bar = tqdm(total=rounds, desc="Round", bar_format=form, leave=False, dynamic_ncols=True)
+
+    def show(self, record: Record) -> None:
+        """Take one record of the run."""
+        if self._bar is None:
+            return
+        if record["kind"] == "round":
+            self._bar.update()
+        elif record["model"] == FEDERATED and record["accuracy"] is not None:
+            self._bar.set_postfix_str(f"accuracy {100 * record['accuracy']:.2f}%")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

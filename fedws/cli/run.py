@@ -1,0 +1,104 @@
+"""``fedws run``: the coordinator of one run."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fedws.cli.parser import Parser, add_common
+from fedws.errors import UsageError
+
+_OWN = {"plan", "run_dir", "save_model", "verbose", "data_dir"}
+"""Flags that are not settings of the plan."""
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags. Those not given keep the plan file's value, or else the default."""
+    flags = Parser(
+        prog=prog,
+        description="Coordinate one run of federated learning over workers that are being served.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = flags.add_argument
+    add("--workers", nargs="+", metavar="ID=URL", help="(alice, bob, charlie at ws://localhost:8777, 8778, 8779)")
+    add("--evaluator", metavar="ID=URL", help="or none (testing=ws://localhost:8780)")
+    add("--strategy", metavar="NAME", help="fedavg (default), fedsgd; pieces are named NAME[:value][,key=value...]")
+    add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
+    add("--weighted", action="store_true", help="weigh workers by their samples")
+    add("--training-rounds", metavar="N", type=int, help="(40)")
+    add("--evaluate-every", metavar="N", type=int, help="score when (round - 1) %% N == 0, and the last round (10)")
+    add("--score-workers", metavar="N", type=int, help="score the models of at most N workers (10)")
+    add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
+    add("--loss", metavar="NAME", help="(nll)")
+    add("--optimizer", metavar="NAME", help="(sgd)")
+    add("--lr", metavar="X", type=float, help="learning rate of round 1; 2 %% less each round (0.1)")
+    add("--batch-size", metavar="N", type=int, help="(32)")
+    add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
+    add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains in a round (10)")
+    add("--cuda", action="store_true", help="nodes use their GPU, where they have one")
+    add("--seed", metavar="N", type=int, help="the run's seed (1)")
+    add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
+    add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
+    add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")
+    add_common(flags, threads="torch's threads in the coordinator (1)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run, then say what came of it and where it is."""
+    from fedws.cli.console import run_loop, set_up_logging
+    from fedws.cli.progress import Progress
+    from fedws.coordinator.run import run_plan
+    from fedws.plan import make
+
+    given = vars(arguments)
+    set_up_logging(given.get("verbose", False))
+    plan = make(settings(given))
+    directory = Path(given["run_dir"]) if "run_dir" in given else None
+    with Progress(plan.training_rounds) as progress:
+        result = run_loop(run_plan(plan, directory, [progress.show]))
+    if result.accuracy is not None:
+        print(f"Federated accuracy after round {plan.training_rounds}: {100 * result.accuracy:.2f}%")
+    for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
+        print(f"{name:6}{result.directory / file}")
+    if given.get("save_model"):
+        print(f"{'saved':6}{save(result.model, plan.model or 'model')}")
+    return 0
+
+
+def settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The plan's settings: the plan file's, then the flags'. Raises UsageError."""
+    from fedws.plan import read
+
+    found = read(Path(given["plan"])) if "plan" in given else {}
+    found.update({key: value for key, value in given.items() if key not in _OWN})
+    if "workers" in given:
+        found["workers"] = pairs("--workers", given["workers"])
+    if "evaluator" in given:
+        found["evaluator"] = {} if given["evaluator"] == "none" else pairs("--evaluator", [given["evaluator"]])
+    return found
+
+
+def pairs(flag: str, texts: list[str]) -> dict[str, str]:
+    """``ID=URL ...`` as a mapping. Raises UsageError for a text of another form and for an id given twice.
+
+    >>> pairs("--workers", ["alice=ws://a:1", "bob=ws://b:1"])
+    {'alice': 'ws://a:1', 'bob': 'ws://b:1'}
+    """
+    found: dict[str, str] = {}
+    for text in ",".join(texts).split(","):
+        node, equals, url = text.partition("=")
+        if not equals:
+            raise UsageError(f"{flag}: {text!r} is not ID=URL, as alice=ws://localhost:8777")
+        if node in found:
+            raise UsageError(f"{flag}: {node} is named twice; every node has an id of its own")
+        found[node] = url
+    return found
+
+
+def save(model: Any, name: str) -> Path:
+    """Save a state dict in the working directory, as the demo did; ``torch.load(..., weights_only=True)`` reads it."""
+    import torch
+
+    path = Path(f"{name.partition(':')[0]}.pt")
+    torch.save(dict(model), path)
+    return path

@@ -1,0 +1,97 @@
+"""``fedws worker`` and ``fedws evaluator``: one node with its data, served over a websocket."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+
+from fedws.cli.parser import Parser, add_common
+from fedws.errors import UsageError
+
+PORTS = {"alice": 8777, "bob": 8778, "charlie": 8779, "testing": 8780}
+
+
+def parser(prog: str, *, testing: bool = False) -> Parser:
+    """The command's flags; ``testing`` is the default of ``--testing``."""
+    flags = Parser(prog=prog, description="Serve one node of a federation: a worker, or with --testing the evaluator.")
+    flags.add_argument("--id", required=True, help="the node's name, as alice")
+    flags.add_argument(
+        "-p", "--port", type=int, help="port to listen on, 0 for a free one (alice 8777 ... testing 8780)"
+    )
+    flags.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all (localhost)")
+    flags.add_argument("--testing", action="store_true", default=testing, help="be the evaluator: hold the test set")
+    flags.add_argument(
+        "--digits", metavar="0-3", help="the labels to hold, as 0-3 or 0,5 (known for alice, bob, charlie)"
+    )
+    flags.add_argument("--partition", metavar="NAME", help="split the data set: iid, dirichlet:0.5, shards:2")
+    flags.add_argument("--share", metavar="K/N", help="with --partition: hold share K (from 0) of N")
+    flags.add_argument("--seed", metavar="N", type=int, default=1, help="seed of the partition (1)")
+    flags.add_argument(
+        "--nice", metavar="N", type=int, help="give way to other programs (a worker 10, the evaluator 0)"
+    )
+    flags.add_argument("--notebook", metavar="NAME", help="accepted for old command lines; does nothing")
+    flags.add_argument("--until-eof", action="store_true", help="end when standard input closes")
+    add_common(flags, threads="threads that train (1) or score (one per core)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Load the data, say what is held, serve until told to end."""
+    from fedws.cli.console import run_loop, set_up_logging
+
+    set_up_logging(arguments.verbose)
+    if arguments.notebook is not None:
+        print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
+    port = arguments.port if arguments.port is not None else PORTS.get(arguments.id)
+    if port is None:
+        raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
+    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    return run_loop(_serve(arguments, f"ws://{host}:{port}"))
+
+
+async def _serve(arguments: argparse.Namespace, url: str) -> int:
+    import torch
+
+    from evaluator import evaluator
+    from fedws import registry
+    from fedws.cli import held
+    from fedws.interfaces import Limits
+    from fedws.service import serving
+    from fedws.worker import Worker
+
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, done.set)
+    threads = _threads(arguments)
+    # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
+    # busy neighbours costs many times the work.
+    torch.set_num_threads(1 if arguments.testing else threads)
+    if hasattr(os, "nice"):
+        os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.testing else 10))
+    for plugin in arguments.plugin or ():
+        registry.load_plugin(plugin)
+    dataset = arguments.dataset or "mnist"
+    data, labels = held.take(arguments, dataset)
+    if arguments.testing:
+        node = evaluator(arguments.id, dataset, data, threads)
+    else:
+        node = Worker(arguments.id, dataset, data, labels=labels)
+    limits = Limits(arguments.max_message or Limits.message, arguments.silence or Limits.silence)
+    async with serving(node, url, limits) as address:
+        held.tell(arguments, dataset, data)
+        print(f"{arguments.id} is serving at {address}", flush=True)
+        if arguments.until_eof:
+            loop.add_reader(sys.stdin.fileno(), done.set)
+        await done.wait()
+    return 0
+
+
+def _threads(arguments: argparse.Namespace) -> int:
+    if arguments.threads is not None and arguments.threads < 1:
+        raise UsageError(f"--threads {arguments.threads}: at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(arguments.threads or (cores if arguments.testing else 1))

@@ -1,0 +1,33 @@
+"""The lines that tell of a model's score, word for word those of the demo that fedws succeeds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedws import digits
+
+FEDERATED = "federated"
+"""The name of the federated model among the scored ones."""
+
+
+def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
+    """What a ``score`` record says, in one line or two.
+
+    ``groups`` are sets of labels; the share of the predictions that fall into each is cut to whole percents.
+
+    >>> record = {"model": "alice", "loss": 2.3, "correct": 3, "samples": 8, "histogram": [5, 2, 1]}
+    >>> print(*score_lines(record, [[0, 1], [2]]), sep="\\n")
+    Model update alice: Percentage numbers 0-1: 87%, 2: 12%
+    Model update alice: Average loss: 2.3000, Accuracy: 3/8 (37.50%)
+    """
+    name = "Federated model" if record["model"] == FEDERATED else f"Model update {record['model']}"
+    if record["correct"] is None:
+        return [f"{name}: Average loss: {record['loss']:.4f}"]
+    histogram, samples = record["histogram"], record["samples"]
+    shares = (f"{digits.short(group)}: {100 * _count(histogram, group) // samples}%" for group in groups)
+    result = f"Accuracy: {record['correct']}/{samples} ({100 * record['correct'] / samples:.2f}%)"
+    lines = [f"{name}: Percentage numbers {', '.join(shares)}"] if groups else []
+    return [*lines, f"{name}: Average loss: {record['loss']:.4f}, {result}"]
+
+
+def _count(histogram: Sequence[int], group: Sequence[int]) -> int:
+    return sum(histogram[label] for label in group if label < len(histogram))

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Starts the coordinator: the websocket client that dials the workers and drives the run."""
+
+import sys
+
+from fedws.cli.main import command
+
+if __name__ == "__main__":
+    sys.exit(command("run", "run_websocket_client.py", sys.argv[1:]))

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Starts a worker, or with --testing the evaluator: the websocket server that a coordinator dials."""
+
+import sys
+
+from fedws.cli.main import command
+
+if __name__ == "__main__":
+    sys.exit(command("worker", "run_websocket_server.py", sys.argv[1:]))
