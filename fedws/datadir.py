@@ -101,7 +101,8 @@ def _publish(part: Path, folder: Path) -> None:
 def _reason(error: Exception) -> str:
     """What an error says in its last line, without the wrapping that urllib adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return re.sub(r"^<urlopen error (.*)>$", r"\1", lines[-1]).removeprefix("[Errno -2] ")
+    text = re.sub(r"^<urlopen error (.*)>$", r"\1", lines[-1])
+    return re.sub(r"^\[Errno -?\d+\] ", "", text)
 
 
 def _advice() -> str:
