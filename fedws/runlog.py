@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 import tomli_w
 
-from fedws.errors import UsageError
+from fedws.errors import RunFailed, UsageError
 from fedws.plan import Plan
 from fedws.tensors import Tensors
 
@@ -97,8 +97,11 @@ class RunLog:
         """Write one line of metrics and show it to the observers."""
         record = {"kind": kind, **fields}
         self.records.append(record)
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise RunFailed(f"the record in {self.directory} cannot be written: {error.strerror or error}") from None
         for observe in self.observers:
             observe(record)
 

@@ -67,11 +67,11 @@ class Service:
 
     async def _serve(self, channel: Channel) -> None:
         """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work."""
-        orders: asyncio.Queue[Order] = asyncio.Queue()
+        orders: asyncio.Queue[Order] = asyncio.Queue(1)  # more stay with the sender
 
         async def read() -> None:
             while True:
-                orders.put_nowait(self._order(await channel.receive()))
+                await orders.put(self._order(await channel.receive()))
 
         async def answer() -> None:
             while True:

@@ -45,6 +45,8 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Run, then say what came of it and where it is."""
+    import torch
+
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import run_plan
@@ -53,6 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
     plan = make(settings(given))
+    torch.set_num_threads(plan.threads)
     directory = Path(given["run_dir"]) if "run_dir" in given else None
     with Progress(plan.training_rounds) as progress:
         result = run_loop(run_plan(plan, directory, [progress.show]))

@@ -36,7 +36,7 @@ class Driver(Generic[S]):
         self._began = 0.0
         self._bytes = (0, 0)
         self._answers = {Report: 0, Failure: 0}
-        self._version = 0
+        self.version = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
         self.model: Tensors | None = None
         """The federated model after the last complete round; None before the first."""
@@ -69,10 +69,10 @@ class Driver(Generic[S]):
             await self._think(self._keep_worker_model, state, event)
         state, orders = await self._think(self._strategy.react, state, event)
         version = self._strategy.version(state)
-        if version == self._version:
+        if version == self.version:
             self._issue(orders)
             return state
-        self.model, self._version = self._strategy.model(state), version
+        self.model, self.version = self._strategy.model(state), version
         self._close_round(version)
         self._begin_round()
         self._issue(orders)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedws import curves, holding, learning, registry
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.link import Link, dial
 from fedws.coordinator.scoring import Scorer
-from fedws.errors import RunFailed
+from fedws.errors import FedwsError, RunFailed
 from fedws.interfaces import Limits, Strategy
 from fedws.plan import Plan, make
 from fedws.rounds import Rounds
@@ -78,7 +76,6 @@ async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequenc
         registry.load_plugin(plugin)
     if not plan.model:
         plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
-    torch.set_num_threads(plan.threads)
     for url in [*plan.workers.values(), *plan.evaluator.values()]:
         transport(url).check(url)
     strategy, initial = prepare(plan)
@@ -107,6 +104,10 @@ async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequenc
             model = await driver.run(initial)
             if scorer is not None:
                 await scorer.finish()
+        except BaseException as error:
+            reason = str(error) if isinstance(error, FedwsError) else "stopped"
+            runlog.lines.say(f"Ended after round {driver.version} of {plan.training_rounds}: {reason}")
+            raise
         finally:
             if driver.model is not None:
                 runlog.save(driver.model)
