@@ -162,7 +162,8 @@ def make(settings: Mapping[str, Any]) -> Plan:
 def explain(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
+    place = ".".join(part if part.isprintable() else repr(part) for part in parts)
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{place}: there is no such setting"
