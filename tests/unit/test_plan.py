@@ -1,0 +1,204 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedws.errors import UsageError
+from fedws.plan import Plan, Scoring, Training, explain, make, read
+
+WORKERS = {"alice": "ws://localhost:8777", "bob": "ws://localhost:8778"}
+INT = "Input should be a valid integer"
+FLOAT = "Input should be a valid number"
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"training_rounds": 0}, "training_rounds: Input should be greater than or equal to 1, not 0"),
+    ({"training_rounds": "many"}, f"training_rounds: {INT}, unable to parse string as an integer, not 'many'"),
+    ({"training_rounds": 1.5}, f"training_rounds: {INT}, got a number with a fractional part, not 1.5"),
+    ({"training_rounds": None}, f"training_rounds: {INT}, not None"),
+    ({"evaluate_every": -1}, "evaluate_every: Input should be greater than or equal to 1, not -1"),
+    ({"score_workers": -1}, "score_workers: Input should be greater than or equal to 0, not -1"),
+    ({"lr": 0}, "lr: Input should be greater than 0, not 0"),
+    ({"lr": math.inf}, "lr: Input should be a finite number, not inf"),
+    ({"lr": math.nan}, "lr: Input should be a finite number, not nan"),
+    ({"lr": "fast"}, f"lr: {FLOAT}, unable to parse string as a number, not 'fast'"),
+    ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1, not 0"),
+    ({"test_batch_size": 0}, "test_batch_size: Input should be greater than or equal to 1, not 0"),
+    ({"federate_after_n_batches": 0}, "federate_after_n_batches: Input should be greater than or equal to 1, not 0"),
+    ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
+    ({"seed": 2**63}, f"seed: Input should be less than {2**63}, not {2**63}"),
+    ({"silence": 0}, "silence: Input should be greater than 0, not 0"),
+    ({"silence": math.inf}, "silence: Input should be a finite number, not inf"),
+    ({"max_message": 1023}, "max_message: Input should be greater than or equal to 1024, not 1023"),
+    ({"threads": 0}, "threads: Input should be greater than or equal to 1, not 0"),
+    ({"cuda": "perhaps"}, "cuda: Input should be a valid boolean, unable to interpret input, not 'perhaps'"),
+    ({"strategy": 1}, "strategy: Input should be a valid string, not 1"),
+    ({"plugin": "mine.py"}, "plugin: Input should be a valid tuple, not 'mine.py'"),
+    ({"no_such": 1}, "no_such: there is no such setting"),
+    ({"two\nlines": 1}, r"'two\nlines': there is no such setting"),
+    ({"workers": {}}, "workers: Dictionary should have at least 1 item after validation, not 0"),
+    ({"workers": None}, "workers: Input should be a valid dictionary, not None"),
+    ({"workers": {"a b": "ws://h:1"}}, "'a b' is no node id (letters, digits, '.', '_' and '-', at most 64)"),
+    ({"workers": {"": "ws://h:1"}}, "'' is no node id (letters, digits, '.', '_' and '-', at most 64)"),
+    ({"workers": {"../x": "ws://h:1"}}, "'../x' is no node id (letters, digits, '.', '_' and '-', at most 64)"),
+    ({"workers": {"a\n": "ws://h:1"}}, r"'a\n' is no node id (letters, digits, '.', '_' and '-', at most 64)"),
+    ({"workers": {"a" * 65: "ws://h:1"}}, "is no node id (letters, digits, '.', '_' and '-', at most 64)"),
+    ({"workers": {"alice": "localhost"}}, "workers.alice: 'localhost' is no address; one looks like ws://host:8777"),
+    ({"workers": {"alice": "://h:1"}}, "workers.alice: '://h:1' is no address; one looks like ws://host:8777"),
+    ({"workers": {"alice": "ws://"}}, "workers.alice: 'ws://' is no address; one looks like ws://host:8777"),
+    ({"workers": {"alice": 8777}}, "workers.alice: Input should be a valid string, not 8777"),
+    (
+        {"workers": {"alice": "ws://h:1"}, "evaluator": {"alice": "ws://h:2"}},
+        "alice is named both as a worker and as the evaluator",
+    ),
+    ({"workers": {"federated": "ws://h:1"}}, "federated is the name of the federated model; no worker can have it"),
+    ({"workers": {"a": "ws://h:1", "b": "ws://h:1"}}, "ws://h:1 is named for two nodes"),
+    ({"workers": {"a": "ws://h:1"}, "evaluator": {"e": "ws://h:1"}}, "ws://h:1 is named for two nodes"),
+    ({"evaluator": {"e": "ws://h:1", "f": "ws://h:2"}}, "evaluator: Dictionary should have at most 1 item"),
+]
+
+
+@pytest.mark.parametrize(("settings", "text"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_bad_setting_gives_one_line_that_names_it(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(settings)
+    assert text in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
+    tried = {name for settings, _ in WRONG for name in settings}
+    free = {"aggregator", "dataset", "model", "loss", "optimizer", "weighted"}  # names, looked up elsewhere, and a flag
+    assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines"}) | free
+
+
+def test_nothing_given_is_the_demo() -> None:
+    plan = make({})
+    assert plan.workers == {
+        "alice": "ws://localhost:8777",
+        "bob": "ws://localhost:8778",
+        "charlie": "ws://localhost:8779",
+    }
+    assert plan.evaluator == {"testing": "ws://localhost:8780"}
+    assert (plan.batch_size, plan.test_batch_size, plan.training_rounds) == (32, 128, 40)
+    assert (plan.federate_after_n_batches, plan.lr, plan.seed, plan.cuda) == (10, 0.1, 1, False)
+    assert (plan.strategy, plan.weighted, plan.loss, plan.dataset) == ("fedavg", False, "nll", "mnist")
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    plan = make({})
+    for name in Plan.model_fields:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(plan, name, getattr(plan, name))
+
+
+def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
+    plan = make(
+        {
+            "model": "mlp:20",
+            "loss": "mse",
+            "optimizer": "adam",
+            "dataset": "digits",
+            "lr": 0.5,
+            "batch_size": 3,
+            "federate_after_n_batches": 4,
+            "test_batch_size": 5,
+            "cuda": True,
+        }
+    )
+    assert plan.training() == Training(
+        model="mlp:20", loss="mse", optimizer="adam", dataset="digits", lr=0.5, batch_size=3, batches=4, cuda=True
+    )
+    assert plan.scoring() == Scoring(model="mlp:20", loss="mse", dataset="digits", batch_size=5, cuda=True)
+
+
+def test_the_rounds_of_the_reference_are_scored() -> None:
+    assert [round for round in range(1, 41) if make({}).scored(round)] == [1, 11, 21, 31, 40]
+
+
+@given(rounds=st.integers(1, 60), every=st.integers(1, 70))
+def test_first_and_last_round_are_scored_whatever_the_step(rounds: int, every: int) -> None:
+    plan = make({"training_rounds": rounds, "evaluate_every": every})
+    scored = [round for round in range(1, rounds + 1) if plan.scored(round)]
+    assert scored[0] == 1 and scored[-1] == rounds
+    assert scored == sorted({*range(1, rounds + 1, every), rounds})
+
+
+def test_nothing_is_scored_without_an_evaluator() -> None:
+    plan = make({"evaluator": {}})
+    assert not any(plan.scored(round) for round in range(1, 41))
+
+
+@given(
+    lr=st.floats(1e-6, 1e3),
+    decay=st.floats(0.0, 1.0, exclude_min=True),
+    round=st.integers(1, 600),
+)
+def test_the_learning_rate_falls_by_repeated_multiplication_to_one_percent(lr: float, decay: float, round: int) -> None:
+    wanted = lr
+    for _ in range(round - 1):
+        wanted *= decay
+        if wanted < lr * 0.01:
+            wanted = lr * 0.01
+    assert Training(model="m", lr=lr, lr_decay=decay).at(round).lr == wanted
+
+
+def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
+    training = Training(model="m", lr=0.1)
+    assert training.at(1) == training
+    assert training.at(40).lr == pytest.approx(0.1 * 0.98**39)
+    assert training.at(229).lr == pytest.approx(0.001) == training.at(1000).lr
+    assert training.at(228).lr > 0.001
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({}, "model: Field required"),
+        ({"model": "m", "lr": "0.1"}, "lr: Input should be a valid number, not '0.1'"),
+        ({"model": "m", "batches": 1.0}, "batches: Input should be a valid integer, not 1.0"),
+        ({"model": "m", "batches": True}, "batches: Input should be a valid integer, not True"),
+        ({"model": "m", "lr_decay": 1.5}, "lr_decay: Input should be less than or equal to 1, not 1.5"),
+        ({"model": "m", "lr_decay": math.nan}, "lr_decay: "),
+        ({"model": "m", "cuda": 1}, "cuda: Input should be a valid boolean, not 1"),
+        ({"model": "m", "run": "rm"}, "run: there is no such setting"),
+    ],
+)
+def test_settings_that_crossed_the_wire_are_taken_to_the_letter(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Training.model_validate(settings)
+    assert explain(caught.value).startswith(text)
+
+
+def test_a_plan_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text('lr = 0.5\n[workers]\nalice = "ws://h:1"\n', encoding="utf-8")
+    assert read(path) == {"lr": 0.5, "workers": {"alice": "ws://h:1"}}
+    assert make(read(path)).workers == {"alice": "ws://h:1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"lr = ", "Invalid value"),
+        (b"lr = 1\nlr = 2", "Cannot overwrite a value"),
+        (b"\xff\xfe", "'utf-8' codec can't decode"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_plan_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, text: str) -> None:
+    path = tmp_path / "plan.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"--plan {path}: ") and text in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_directory_is_no_plan_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Is a directory"):
+        read(tmp_path)
