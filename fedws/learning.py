@@ -225,6 +225,8 @@ def _shuffled(work: Workspace, settings: Training, generator: torch.Generator) -
         raise TaskError(f"{work.node} holds no samples")
     left = settings.batches
     for _ in range(settings.epochs):
+        if not left:
+            return
         order = torch.randperm(len(work.data), generator=generator)[: left * settings.batch_size]
         for inputs, targets in batches(work.data, order, settings.batch_size):
             if work.stop.is_set():

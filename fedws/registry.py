@@ -86,11 +86,15 @@ def names(kind: str) -> list[str]:
 def build(kind: str, spec: str, *given: Any) -> Any:
     """Make a piece from ``NAME[:value][,key=value...]`` and what the run gives it.
 
-    Raises UnknownName, and UsageError when an option is unknown or its value is not of the option's type.
+    Raises UnknownName, and UsageError when an option is unknown, or its value is not one that the piece takes.
     """
     wanted = Spec.parse(spec)
     factory = find(kind, wanted.name)
-    return factory(*given, **options(kind, factory, wanted))
+    chosen = options(kind, factory, wanted)
+    try:
+        return factory(*given, **chosen)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{kind} {spec}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any
         if known[0] in texts:
             raise UsageError(f"{kind} {spec.name}: {known[0]} is given twice")
         texts[known[0]] = spec.value
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     result = {}
     for key, text in texts.items():
         if key not in known:

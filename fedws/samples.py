@@ -88,8 +88,8 @@ def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
 
 def batches(data: Dataset, order: torch.Tensor, size: int) -> Iterator[tuple[Any, Any]]:
     """The samples in the given order, ``size`` at a time; the last batch may be shorter."""
-    for indices in order.split(size):
-        yield batch(data, indices)
+    for start in range(0, len(order), size):
+        yield batch(data, order[start : start + size])
 
 
 def labels(data: Dataset) -> torch.Tensor | None:
