@@ -51,7 +51,7 @@ def product(data_dir: Path, rounds: int, models: int, what: str) -> tuple[Run, f
         client.finish(LIMIT)
         scores = client.matches(SCORE)
         if len(scores) != models:
-            raise RuntimeError(f"{len(scores)} scores were printed, not {models}")
+            raise RuntimeError(client.complaint(f"printed {len(scores)} scores, not {models}"))
         last, right = scores[-1]
         run = watch.end(last - begun)
         return run, begun - next(iter(job.nodes.values())).started, int(right[1])

@@ -85,7 +85,7 @@ class Child:
                 if found := re.search(pattern, line):
                     return at, found
             if not fresh:
-                raise RuntimeError(self._complaint(f"said nothing like {pattern!r} in {timeout:g} s"))
+                raise RuntimeError(self.complaint(f"said nothing like {pattern!r} in {timeout:g} s"))
 
     def matches(self, pattern: str) -> list[tuple[float, re.Match[str]]]:
         """Every line that matches so far, and when it came."""
@@ -98,9 +98,9 @@ class Child:
         try:
             code = self.process.wait(GRACE)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(self._complaint(f"did not end in {timeout:g} s")) from None
+            raise RuntimeError(self.complaint(f"did not end in {timeout:g} s")) from None
         if code:
-            raise RuntimeError(self._complaint(f"ended with code {code}"))
+            raise RuntimeError(self.complaint(f"ended with code {code}"))
         return self._ended
 
     def stop(self) -> None:
@@ -121,7 +121,8 @@ class Child:
             self.process.wait()
         self._reader.join(GRACE)
 
-    def _complaint(self, what: str) -> str:
+    def complaint(self, what: str) -> str:
+        """What went wrong, with the last lines that the process said."""
         said = "\n".join(f"    {line}" for _, line in self.lines[-15:])
         return f"{self.name} {what}; its last lines:\n{said}"
 

@@ -97,7 +97,7 @@ def product(data_dir: Path, model: Model, rounds: int, what: str) -> tuple[Run, 
         after = loopback()
         records = job.records("round")
         if len(records) != rounds:
-            raise RuntimeError(f"{len(records)} rounds are recorded, not {rounds}")
+            raise RuntimeError(client.complaint(f"recorded {len(records)} rounds, not {rounds}"))
         run = watch.end(statistics.median(record["seconds"] for record in records[1:]))
         recorded = sum(record["bytes_sent"] + record["bytes_received"] for record in records)
         for child in children.values():
