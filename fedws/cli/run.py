@@ -47,6 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run, then say what came of it and where it is."""
     import torch
 
+    from fedws import holding
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import run_plan
@@ -64,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):
-        print(f"{'saved':6}{save(result.model, plan.model or 'model')}")
+        print(f"{'saved':6}{save(result.model, plan.model or holding.model(plan.dataset))}")
     return 0
 
 
