@@ -1,0 +1,196 @@
+"""Commands of fedws as processes: started, listened to line by line, always ended.
+
+A process that imports torch takes seconds to start, so most tests run their commands in copies of one process that
+has imported everything (multiprocessing's fork server); :meth:`Processes.start` starts one the ordinary way.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from tests.support import REPOSITORY
+
+PATIENCE = 120.0
+"""Seconds to wait for what takes one or two: nobody waits so long unless the test fails."""
+NODES = ("alice", "bob", "charlie", "testing")
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.preload"])
+
+
+class Command:
+    """A running command: its lines as they come, its signals, its end."""
+
+    def __init__(self, pid: int, wait: Callable[[float], int | None], out: int, err: int) -> None:
+        self.pid = pid
+        self._wait = wait
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self._open = 2
+        self._news = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((out, self.lines), (err, self.errors))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def line(self, pattern: str, *, error: bool = False) -> re.Match[str]:
+        """Wait for a line of output that contains ``pattern``; a process that ends without it fails the test."""
+        lines, seen, until = self.errors if error else self.lines, 0, time.monotonic() + PATIENCE
+        with self._news:
+            while True:
+                for text in lines[seen:]:
+                    if found := re.search(pattern, text):
+                        return found
+                seen = len(lines)
+                if not self._open:
+                    raise AssertionError(f"ended without a line {pattern!r}:\n{self.everything}")
+                if not self._news.wait(until - time.monotonic()):
+                    raise AssertionError(f"no line {pattern!r} in {PATIENCE:g} s:\n{self.everything}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to this process alone."""
+        os.kill(self.pid, number)
+
+    def end(self, seconds: float = PATIENCE) -> int:
+        """Wait for the process to end by itself; gives its exit status."""
+        status = self._wait(seconds)
+        assert status is not None, f"still running after {seconds:g} s:\n{self.everything}"
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def kill(self) -> None:
+        """End it and its children now, whatever they do."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._wait(0) is None:
+                parent = psutil.Process(self.pid)
+                family = [*parent.children(recursive=True), parent]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.end()
+
+    @property
+    def everything(self) -> str:
+        """All that it printed so far, for a failed test to show."""
+        return "\n".join([*self.lines, "-- on standard error --", *self.errors])
+
+    def _read(self, stream: int, lines: list[str]) -> None:
+        with open(stream, encoding="utf-8", errors="replace") as source:
+            for text in source:
+                with self._news:
+                    lines.append(text.rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._open -= 1
+            self._news.notify_all()
+
+
+class Processes:
+    """The processes of one test (or module), in one working directory; :meth:`close` ends those that are left."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+        self._commands: list[Command] = []
+
+    def start(self, *command: str) -> Command:
+        """Start ``python COMMAND``, as ``start("-m", "fedws", "nodes")``; a script is one of the repository's."""
+        first, *rest = command
+        if first.endswith(".py"):
+            first = str(REPOSITORY / first)
+        process = subprocess.Popen(
+            [sys.executable, first, *rest],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+
+        def wait(seconds: float) -> int | None:
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return None
+
+        pipes = [os.dup(stream.fileno()) for stream in (process.stdout, process.stderr)]
+        process.stdout.close()
+        process.stderr.close()
+        return self._kept(Command(process.pid, wait, *pipes))
+
+    def fork(self, *argv: str) -> Command:
+        """Run ``fedws ARGV`` in a process that has its imports behind it."""
+        pipes = [_forks.Pipe(duplex=False) for _ in range(2)]
+        process = _forks.Process(
+            target=_command, args=(argv, self.folder, self.environment, *(writer for _, writer in pipes)), daemon=False
+        )
+        process.start()
+        ends = [os.dup(reader.fileno()) for reader, _ in pipes]
+        for reader, writer in pipes:
+            reader.close()
+            writer.close()
+
+        def wait(seconds: float) -> int | None:
+            process.join(seconds)
+            return process.exitcode
+
+        assert process.pid is not None
+        return self._kept(Command(process.pid, wait, *ends))
+
+    def nodes(self, *flags: str, nodes: Sequence[str] = NODES) -> dict[str, str]:
+        """Serve these nodes at free ports, each with the flags; gives their addresses."""
+        return serving({node: self.fork("worker", *identity(node), *flags) for node in nodes})
+
+    def close(self) -> None:
+        """End what still runs."""
+        for command in self._commands:
+            command.kill()
+
+    def _kept(self, command: Command) -> Command:
+        self._commands.append(command)
+        return command
+
+
+def identity(node: str) -> list[str]:
+    """The flags that make a worker or the evaluator of that name, at a free port."""
+    return ["--id", node, "--port", "0", *(["--testing"] if node == "testing" else [])]
+
+
+def serving(commands: Mapping[str, Command]) -> dict[str, str]:
+    """Wait until all of them serve; gives their addresses."""
+    return {node: command.line(rf"^{node} is serving at (ws://\S+)$")[1] for node, command in commands.items()}
+
+
+def dialling(urls: Mapping[str, str]) -> list[str]:
+    """The coordinator's flags for these nodes, of which ``testing`` is the evaluator."""
+    workers = [f"{node}={url}" for node, url in urls.items() if node != "testing"]
+    return ["--workers", *workers, "--evaluator", f"testing={urls['testing']}" if "testing" in urls else "none"]
+
+
+def _command(argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: object, err: object) -> None:
+    """In the new process: become ``fedws ARGV``."""
+    for number, pipe in ((1, out), (2, err)):
+        os.dup2(pipe.fileno(), number)  # type: ignore[attr-defined]
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.argv = ["fedws", *argv]
+    from fedws.cli.main import console
+
+    console()
