@@ -1,0 +1,379 @@
+"""docs/protocol.md says what the code does: its tables, numbers and every byte of its examples."""
+
+import dataclasses
+import inspect
+import json
+import re
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+
+from evaluator.node import evaluate
+from fedws import learning, registry, wire
+from fedws.algorithms.fedsgd import local_gradient
+from fedws.errors import ProtocolError
+from fedws.interfaces import Limits
+from fedws.learning import Score, Workspace
+from fedws.messages import MESSAGES, Json, Message, Order, Refusal, Report
+from fedws.plan import NODE_ID, Scoring, Training
+from fedws.samples import Images
+from fedws.tensors import DTYPES
+from fedws.transport import ws
+from fedws.worker import Worker
+from tests.support import REPOSITORY
+
+TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")
+NEEDED = "must be there"
+TYPES: dict[Any, str] = {
+    str: "string",
+    int: "integer",
+    float: "float",
+    bool: "boolean",
+    list[int]: "array of integers",
+    Json: "map",
+}
+RANGES: dict[str, tuple[list[float], list[float]]] = {
+    "any": ([], []),
+    "≥ 1": ([1, 2**62], [0, -1]),
+    "> 0, finite": ([1e-300, 1e300], [0.0, -1.0, float("inf"), float("nan")]),
+    "> 0, ≤ 1": ([1e-300, 1.0], [0.0, 1.001, float("nan")]),
+}
+"""What a range takes and what it does not."""
+
+# ------------------------------------------------------------------ reading the document
+
+
+def section(title: str) -> str:
+    """The text under the heading that begins so, up to the next heading."""
+    found = re.findall(rf"^#+ {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(found) == 1, f"{len(found)} headings begin with {title!r}"
+    return str(found[0])
+
+
+def tables(text: str) -> Iterator[list[dict[str, str]]]:
+    """The tables of a text, as rows by column; marks of code are taken off."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        yield [{key: _bare(cell) for key, cell in zip(head, row, strict=True)} for row in rows]
+
+
+def table(text: str, first: str) -> list[dict[str, str]]:
+    """The one table of a text whose first column has that head."""
+    (found,) = (rows for rows in tables(text) if next(iter(rows[0])) == first)
+    return found
+
+
+def _bare(cell: str) -> str:
+    return cell[1:-1] if re.fullmatch(r"`[^`]*`", cell) else cell
+
+
+def examples() -> list[tuple[dict[str, Any], str]]:
+    """Every example: its content, and its hexadecimal dump."""
+    return [
+        (json.loads(content), dump)
+        for content, dump in re.findall(r"```json\n(.*?)```\n\n```hex\n(.*?)```", TEXT, re.S)
+    ]
+
+
+def parse_message(content: dict[str, Any]) -> Message:
+    """The message that an example's content describes."""
+    tensors = {
+        entry["name"]: torch.tensor(entry["values"], dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        for entry in content["tensors"]
+    }
+    fields: dict[str, Any] = content["fields"] | ({"tensors": tensors} if tensors else {})
+    return MESSAGES[content["type"]](**fields)
+
+
+def hexdump(data: bytes) -> str:
+    """Sixteen bytes a line: offset, hexadecimal, text."""
+    lines = []
+    for start in range(0, len(data), 16):
+        piece = data[start : start + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 and byte != 96 else "." for byte in piece)
+        lines.append(f"{start:04x}  {piece.hex(' '):47}  {text}")
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ section 2: the format
+
+
+def test_the_numbers() -> None:
+    limits = {row["limit"]: int(row["value"]) for row in table(section("Limits"), "limit")}
+    assert list(limits.values()) == [
+        wire.MAX_HEADER,
+        wire.MAX_TENSORS,
+        wire.MAX_NAME,
+        wire.MAX_DIMENSIONS,
+        wire.ALIGNMENT,
+        wire.FRAGMENT,
+        Limits().message,
+    ]
+    assert f"at most {wire.FRAGMENT:,} bytes (1 MiB)" in TEXT and f"at most {Limits().message:,} bytes (1 GiB)" in TEXT
+    assert f"magic: {wire.MAGIC.hex(' ')}" in TEXT and f"version: {wire.VERSION}" in TEXT
+    assert NODE_ID == r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "the first section words it"
+
+
+def test_timers_follow_from_silence() -> None:
+    settings = ws._settings(Limits())
+    assert Limits().silence == 60 and "60 s by default" in TEXT
+    assert (settings["ping_interval"], settings["ping_timeout"]) == (20, 40)
+    assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
+    assert settings["compression"] is None and settings["max_size"] == (2**30, 2**20)
+    assert ws._CLOSED_FOR_A_REASON == 4000 and ws._MAX_REASON == 123
+
+
+def test_dtypes() -> None:
+    rows = table(section("The table of tensors"), "dtype")
+    assert {row["dtype"]: int(row["bytes"]) for row in rows} == {n: d.itemsize for n, d in DTYPES.items()}
+
+
+@pytest.mark.parametrize(("title", "model"), [("The header", wire._Header), ("The table of tensors", wire._Entry)])
+def test_header_keys(title: str, model: type[BaseModel]) -> None:
+    rows = table(section(title), "key")
+    assert [row["key"] for row in rows] == list(model.model_fields)
+    assert all(field.is_required() for field in model.model_fields.values())
+    assert model.model_config["extra"] == "forbid"
+
+
+def test_message_types() -> None:
+    (row,) = (row for row in table(section("The header"), "key") if row["key"] == "type")
+    assert re.findall("`([a-z]+)`", row["value"]) == list(MESSAGES)
+
+
+# ------------------------------------------------------------------ section 3: the messages
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_fields(name: str) -> None:
+    kind = MESSAGES[name]
+    hints = typing.get_type_hints(kind)
+    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "tensors"}
+    rows = table(section(f"`{name}`"), "field")
+    assert [row["field"] for row in rows] == list(known)
+    for row in rows:
+        hint = hints[row["field"]]
+        choices = [*typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
+        assert (re.findall("`?([a-z]+)`?(?:, | or |$)", row["type"]) if choices else row["type"]) == (
+            choices or TYPES[hint]
+        )
+        field = known[row["field"]]
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        assert row["when absent"] == (NEEDED if default is dataclasses.MISSING else json.dumps(default))
+    has_tensors = any(f.name == "tensors" for f in dataclasses.fields(kind))
+    assert ("carries tensors" in re.findall(rf"^### `{name}`.*$", TEXT, re.MULTILINE)[0]) == has_tensors
+
+
+def test_refusals() -> None:
+    kinds = [row["refusal's `kind`"] for row in table(section("4. The handshake"), "check")]
+    assert sorted(kinds) == sorted(typing.get_args(typing.get_type_hints(Refusal)["kind"]))
+
+
+# ------------------------------------------------------------------ sections 7 to 9: what tasks do
+
+
+@pytest.mark.parametrize(("title", "model"), [("Settings of", Training), ("`evaluate`", Scoring)])
+def test_settings(title: str, model: type[BaseModel]) -> None:
+    rows = table(section(title), "setting")
+    assert [row["setting"] for row in rows] == list(model.model_fields)
+    base = {name: "x" for name, field in model.model_fields.items() if field.is_required()}
+    for row in rows:
+        name, field = row["setting"], model.model_fields[row["setting"]]
+        assert row["type"] == TYPES[field.annotation]
+        text = field.default if isinstance(field.default, str) else json.dumps(field.default, default=repr)
+        assert row["when absent"] == (NEEDED if field.is_required() else text)
+        good, bad = RANGES[row["range"]]
+        for value in good:
+            model.model_validate({**base, name: value})
+        for value in bad:
+            with pytest.raises(ValidationError):
+                model.model_validate({**base, name: value})
+    with pytest.raises(ValidationError):
+        model.model_validate({**base, "other": 1})
+
+
+def test_metrics() -> None:
+    metrics = {row["report"] for row in table(section("`fedavg.fit`"), "report")}
+    assert {re.sub("[`]", "", m) for m in metrics} >= {f"metric {name}" for name in fitted().metrics}
+    scored = [row["report"].replace("`", "") for row in table(section("`evaluate`"), "report")]
+    assert [m.removeprefix("metric ") for m in scored if m.startswith("metric ")] == [
+        field.name for field in dataclasses.fields(Score)
+    ]
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "mnist_cnn"])
+def test_models(model: str) -> None:
+    assert shapes(model) == {name: list(t.shape) for name, t in registry.build("model", model).state_dict().items()}
+
+
+def test_batch_norm_model() -> None:
+    found = shapes("cifar_cnn")
+    for name in [name for name in found if name.startswith("features.")]:
+        norm = f"features.{int(name.split('.')[1]) + 1}"
+        channels = found[name][:1]
+        found |= {f"{norm}.{part}": channels for part in ("weight", "bias", "running_mean", "running_var")}
+        found[f"{norm}.num_batches_tracked"] = []
+    assert found == {name: list(t.shape) for name, t in registry.build("model", "cifar_cnn").state_dict().items()}
+
+
+def shapes(model: str) -> dict[str, list[int]]:
+    """Names and shapes that the document gives a model."""
+    (paragraph,) = re.findall(rf"^\*\*`{model}`\*\*.*?\n\n", TEXT, re.MULTILINE | re.DOTALL)
+    return {name: json.loads(shape) for name, shape in re.findall(r"`([a-z0-9_.]+)`\s(\[[0-9, ]*\])", paragraph)}
+
+
+@pytest.mark.parametrize("kind", ["model", "loss", "optimizer"])
+def test_pieces_and_their_options(kind: str) -> None:
+    text = section("8. Models")
+    if kind == "model":
+        told = dict(re.findall(r"^\*\*`(\w+)`\*\*(.*?)\.", text, re.MULTILINE | re.DOTALL))
+    else:
+        told = {row[kind].split(",")[0].strip("`"): row[kind] for row in table(text, kind)}
+    assert sorted(told) == registry.names(kind)
+    for name, options in told.items():
+        parameters = inspect.signature(registry.find(kind, name)).parameters.values()
+        assert dict(re.findall(r"`(\w+)` \(([^)]*)\)", options)) == {
+            parameter.name: str(parameter.default)
+            for parameter in parameters
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+
+def test_normalisation_of_digits() -> None:
+    from fedws.data.digits import Digits
+
+    (row,) = (row for row in table(section("8. Models"), "dataset") if row["dataset"] == "digits")
+    data = Digits(REPOSITORY, train=False)
+    assert isinstance(data, Images)
+    assert [float(row["mean"]), float(row["std"])] == pytest.approx([float(data.mean), float(data.std)])
+
+
+def test_seed() -> None:
+    assert f"the seed\n{learning.order_seed(1, 'alice', 1)}." in TEXT
+
+
+# ------------------------------------------------------------------ section 10: the example
+
+
+class TwoPoints:
+    """The example's samples."""
+
+    targets = torch.tensor([0, 1])
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.eye(2)[index], index
+
+
+def example(kind: type[Message]) -> Any:
+    """The one message of that kind among the examples."""
+    (found,) = (message for content, _ in examples() if isinstance(message := parse_message(content), kind))
+    return found
+
+
+def fitted() -> Report:
+    """What a worker answers to the example's order."""
+    answer = Worker("alice", "two_points", TwoPoints()).answer(example(Order))
+    assert isinstance(answer, Report), answer
+    return answer
+
+
+def test_there_is_an_example_of_every_message() -> None:
+    assert [content["type"] for content, _ in examples()] == list(MESSAGES)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_example_bytes(name: str) -> None:
+    ((content, dump),) = ((c, d) for c, d in examples() if c["type"] == name)
+    message = parse_message(content)
+    data = b"".join(bytes(piece) for piece in wire.encode(message).fragments())
+    assert dump.rstrip("\n") == hexdump(data)
+    shown = b"".join(bytes.fromhex(line[6:53]) for line in dump.splitlines())
+    assert shown == data
+    decoder = wire.Decoder()
+    for byte in shown:
+        decoder.feed(bytes([byte]))
+    assert repr(decoder.message()) == repr(message)
+    tensors = getattr(decoder.message(), "tensors", {})
+    assert all(torch.equal(tensors[key], value) for key, value in getattr(message, "tensors", {}).items())
+
+
+def test_the_example_is_what_a_worker_answers() -> None:
+    worker = Worker("alice", "two_points", TwoPoints())
+    assert worker.greet(example(MESSAGES["hello"])) == example(MESSAGES["welcome"])
+    answer, told = fitted(), example(Report)
+    assert dataclasses.replace(answer, tensors={}, metrics={}) == dataclasses.replace(told, tensors={}, metrics={})
+    assert answer.metrics == {**told.metrics, "loss": pytest.approx(told.metrics["loss"])}
+    assert answer.tensors.keys() == told.tensors.keys()
+    for name, tensor in answer.tensors.items():
+        torch.testing.assert_close(tensor, told.tensors[name])
+
+
+def test_the_example_for_fedsgd() -> None:
+    report = local_gradient(example(Order), Workspace("alice", "two_points", TwoPoints()))
+    assert list(report.tensors) == ["gradient:dense.weight", "gradient:dense.bias"]
+    torch.testing.assert_close(report.tensors["gradient:dense.weight"], torch.tensor([[-0.25, 0.25], [0.25, -0.25]]))
+    torch.testing.assert_close(report.tensors["gradient:dense.bias"], torch.zeros(2))
+
+
+def test_an_evaluator_reports_no_tensors() -> None:
+    order = dataclasses.replace(
+        example(Order),
+        task="evaluate",
+        settings={"model": "linear:inputs=2,outputs=2", "loss": "nll", "dataset": "two_points"},
+    )
+    report = evaluate(order, Workspace("testing", "two_points", TwoPoints()))
+    assert not report.tensors and report.metrics["histogram"] == [2, 0]
+
+
+# ------------------------------------------------------------------ what must be refused
+
+
+def _raw(header: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(header)
+    head = wire.MAGIC + wire.VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    return head + bytes(-len(head) % wire.ALIGNMENT)
+
+
+_HELLO: dict[str, Any] = {
+    "type": "hello",
+    "fields": {"run": "r", "node": "alice", "protocol": 1},
+    "tensors": [],
+    "transfer": "",
+    "digest": None,
+    "offset": 0,
+}
+
+
+@pytest.mark.parametrize("change", [{"transfer": "t" * 64}, {"digest": "d" * 128}])
+def test_what_version_1_takes_without_looking(change: Json) -> None:
+    decoder = wire.Decoder()
+    decoder.feed(_raw({**_HELLO, **change}))
+    assert decoder.message() == parse_message(_HELLO)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset": 64},
+        {"transfer": "t" * 65},
+        {"digest": "d" * 129},
+        {"other": 1},
+        {"type": "other"},
+        {"fields": {**_HELLO["fields"], "other": 1}},
+        {"fields": {**_HELLO["fields"], "run": b"r"}},
+        {"fields": {**_HELLO["fields"], "protocol": 1.0}},
+    ],
+)
+def test_what_version_1_refuses(change: Json) -> None:
+    decoder = wire.Decoder()
+    with pytest.raises(ProtocolError):
+        decoder.feed(_raw({**_HELLO, **change}))
+        decoder.message()
