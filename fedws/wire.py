@@ -12,11 +12,11 @@ import struct
 import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgpack
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
 
 from fedws.errors import ProtocolError, UsageError
 from fedws.messages import MESSAGES, Message
@@ -54,11 +54,11 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: str
-    fields: dict[str, Any]
+    fields: dict[str, JsonValue]
     tensors: Annotated[list[_Entry], Field(max_length=MAX_TENSORS)]
     transfer: Annotated[str, Field(max_length=64)]
     digest: Annotated[str, Field(max_length=128)] | None
-    offset: Literal[0]
+    offset: Annotated[int, Field(ge=0, le=0)]
 
 
 def _schema(kind: type[Message]) -> type[BaseModel]:
@@ -108,7 +108,7 @@ class Encoded:
 
 
 def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
-    """A message as bytes. Raises UsageError when it is larger than ``limit`` or holds a dtype that cannot travel."""
+    """A message as bytes. Raises UsageError when it is larger than ``limit`` or holds what cannot travel."""
     tensors: Tensors = getattr(message, "tensors", {})
     table, body, position = [], [], 0
     for name, tensor in tensors.items():
@@ -128,19 +128,21 @@ def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
                 "length": len(data),
             }
         )
-    header = msgpack.packb(
-        {
-            "type": _TYPES[type(message)],
-            "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
-            "tensors": table,
-            "transfer": transfer,
-            "digest": None,
-            "offset": 0,
-        }
-    )
-    head = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    header = {
+        "type": _TYPES[type(message)],
+        "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
+        "tensors": table,
+        "transfer": transfer,
+        "digest": None,
+        "offset": 0,
+    }
+    try:
+        packed = msgpack.packb(header)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"a {header['type']} cannot travel: {error}") from None
+    head = _PREFIX.pack(MAGIC, VERSION, len(packed)) + packed
     head += bytes(-len(head) % ALIGNMENT)
-    if len(header) > MAX_HEADER or len(table) > MAX_TENSORS or len(head) + position > limit:
+    if len(packed) > MAX_HEADER or len(table) > MAX_TENSORS or len(head) + position > limit:
         raise UsageError(f"a message of {len(head) + position} bytes in {len(table)} tensors is above the limit")
     return Encoded(head, body, len(head) + position)
 
@@ -184,9 +186,7 @@ class Decoder:
         try:
             found = dict(_SCHEMAS[name].model_validate(self._header.fields))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ProtocolError(f"{name}: {place}: {first['msg']}") from None
+            raise ProtocolError(f"{name}: {_problem(error)}") from None
         if name in _WITH_TENSORS:
             found["tensors"] = self._tensors(self._header.tensors)
         elif self._header.tensors:
@@ -227,28 +227,35 @@ class Decoder:
             position += -position % ALIGNMENT
             piece = self._buffer[position : position + entry.length]
             if entry.dtype == "bool" and bool((piece > 1).any()):
-                raise ProtocolError(f"tensor {entry.name}: a bool is 0 or 1")
+                raise ProtocolError(f"tensor {entry.name!r}: a bool is 0 or 1")
             tensors[entry.name] = piece.view(DTYPES[entry.dtype]).reshape(entry.shape)
             position += entry.length
         return tensors
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())  # type: ignore[arg-type]
+    whole = tensor.detach().cpu().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 def _header(data: bytes) -> _Header:
     try:
         header = _Header.model_validate(msgpack.unpackb(data, strict_map_key=True, ext_hook=_no_extension))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ProtocolError(f"header: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ProtocolError(f"header: {_problem(error)}") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"header is not msgpack: {error}") from None
     if header.type not in MESSAGES:
         raise ProtocolError(f"unknown message type {header.type[:40]!r}")
     return header
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line of bounded length however a peer names its fields."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))[:80]
+    return f"{place if place.isprintable() else repr(place)}: {first['msg']}"
 
 
 def _no_extension(code: int, data: bytes) -> None:
@@ -261,11 +268,13 @@ def _body_size(table: list[_Entry]) -> int:
     names = set()
     for entry in table:
         if entry.dtype not in DTYPES:
-            raise ProtocolError(f"tensor {entry.name}: unknown dtype {entry.dtype[:40]!r}")
+            raise ProtocolError(f"tensor {entry.name!r}: unknown dtype {entry.dtype[:40]!r}")
         if entry.length != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:
-            raise ProtocolError(f"tensor {entry.name}: {entry.length} bytes do not make shape {entry.shape}")
+            raise ProtocolError(f"tensor {entry.name!r}: {entry.length} bytes do not make shape {entry.shape}")
+        if math.prod(size or 1 for size in entry.shape) >= 2**48:  # strides count dimensions of size 0 as 1
+            raise ProtocolError(f"tensor {entry.name!r}: no tensor has shape {entry.shape}")
         if entry.name in names:
-            raise ProtocolError(f"tensor {entry.name} is there twice")
+            raise ProtocolError(f"tensor {entry.name!r} is there twice")
         names.add(entry.name)
         position += -position % ALIGNMENT + entry.length
     return position
