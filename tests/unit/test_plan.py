@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -61,16 +61,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "text"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
-def test_a_bad_setting_gives_one_line_that_names_it(settings: dict[str, Any], text: str) -> None:
+@pytest.mark.parametrize(("values", "text"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_bad_setting_gives_one_line_that_names_it(values: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        make(settings)
+        make(values)
     assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
-    tried = {name for settings, _ in WRONG for name in settings}
+    tried = {name for values, _ in WRONG for name in values}
     free = {"aggregator", "dataset", "model", "loss", "optimizer", "weighted"}  # names, looked up elsewhere, and a flag
     assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines"}) | free
 
@@ -119,6 +119,7 @@ def test_the_rounds_of_the_reference_are_scored() -> None:
     assert [round for round in range(1, 41) if make({}).scored(round)] == [1, 11, 21, 31, 40]
 
 
+@settings(deadline=None)
 @given(rounds=st.integers(1, 60), every=st.integers(1, 70))
 def test_first_and_last_round_are_scored_whatever_the_step(rounds: int, every: int) -> None:
     plan = make({"training_rounds": rounds, "evaluate_every": every})
@@ -132,6 +133,7 @@ def test_nothing_is_scored_without_an_evaluator() -> None:
     assert not any(plan.scored(round) for round in range(1, 41))
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-6, 1e3),
     decay=st.floats(0.0, 1.0, exclude_min=True),
@@ -155,7 +157,7 @@ def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "text"),
+    ("values", "text"),
     [
         ({}, "model: Field required"),
         ({"model": "m", "lr": "0.1"}, "lr: Input should be a valid number, not '0.1'"),
@@ -167,9 +169,9 @@ def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
         ({"model": "m", "run": "rm"}, "run: there is no such setting"),
     ],
 )
-def test_settings_that_crossed_the_wire_are_taken_to_the_letter(settings: dict[str, Any], text: str) -> None:
+def test_settings_that_crossed_the_wire_are_taken_to_the_letter(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        Training.model_validate(settings)
+        Training.model_validate(values)
     assert explain(caught.value).startswith(text)
 
 
