@@ -25,6 +25,10 @@ class Service:
         self._run = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
+    def close(self) -> None:
+        """End the node's thread; no link is served any more."""
+        self._thread.shutdown()
+
     async def handle(self, channel: Channel) -> None:
         """Serve one link until it closes."""
         try:
@@ -111,8 +115,9 @@ class Service:
 async def serving(worker: Worker, url: str, limits: Limits | None = None) -> AsyncIterator[str]:
     """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen."""
     limits = limits or Limits()
-    async with transport(url).serve(url, Service(worker, limits).handle, limits) as address:
-        yield address
+    with contextlib.closing(Service(worker, limits)) as service:
+        async with transport(url).serve(url, service.handle, limits) as address:
+            yield address
 
 
 def transport(url: str) -> Transport:
