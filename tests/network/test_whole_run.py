@@ -1,0 +1,184 @@
+"""A whole run over sockets on loopback, in one process: its result, its lines, and that nothing is left of it."""
+
+import asyncio
+import json
+import logging
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+import fedws
+from fedws.algorithms.fedavg import fit
+from fedws.coordinator.run import run_plan
+from fedws.messages import Order, Report
+from tests.nodes import WORKERS, Gate, federation, happens
+
+
+def assert_same(model: fedws.Tensors, wanted: fedws.Tensors) -> None:
+    """Equal names and bits."""
+    assert model.keys() == wanted.keys()
+    assert all(torch.equal(model[name], value) for name, value in wanted.items())
+
+
+def in_turn(*order: str) -> dict[str, Any]:
+    """Tasks that answer one after the other, in this order, in every round."""
+    done = {(worker, round): threading.Event() for worker in order for round in (1, 2)}
+
+    def task(before: str | None, worker: str) -> Any:
+        def answer(order: Order, workspace: fedws.Workspace) -> Report:
+            if before is not None:
+                assert done[before, order.round].wait(60)
+            report = fit(order, workspace)
+            done[worker, order.round].set()
+            return report
+
+        return answer
+
+    return {worker: task(before, worker) for before, worker in zip([None, *order], order, strict=False)}
+
+
+async def test_every_transport_and_every_order_of_arrival_give_the_same_model(tmp_path: Path) -> None:
+    results = []
+    for number, (scheme, order) in enumerate(
+        [("ws", WORKERS), ("ws", WORKERS[::-1]), ("memory", ("bob", "alice", "charlie"))]
+    ):
+        async with federation(scheme, tasks=in_turn(*order)) as settings:
+            results.append(await fedws.run(run_dir=tmp_path / str(number), **settings))
+    first, *others = results
+    assert int(first.model["calls"]) == 10, "two rounds of five batches: buffers travel too"
+    for other in others:
+        assert_same(other.model, first.model)
+        scores = [[record for record in result.metrics if record["kind"] == "score"] for result in (first, other)]
+        assert len(scores[0]) == 8
+        assert scores[0] == scores[1]
+
+
+async def test_run_plan_is_run(tmp_path: Path) -> None:
+    async with federation("memory") as settings:
+        seen: list[Any] = []
+        result = await run_plan(fedws.Plan(**settings), tmp_path / "a", [seen.append])
+        again = await fedws.run(run_dir=tmp_path / "b", **settings)
+    assert_same(result.model, again.model)
+    assert seen == result.metrics
+    assert seen == [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    federated = [record["accuracy"] for record in seen if record.get("model") == "federated"]
+    assert result.accuracy == federated[-1]
+
+
+async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "fedws"):
+        async with federation() as settings:
+            result = await fedws.run(run_dir=tmp_path / "run", **settings, score_workers=2)
+    said = [record.getMessage() for record in caplog.records if record.name == "fedws"]
+    told = [line for line in said if not re.match("(alice|bob|charlie|testing): run ", line)]
+    wanted = []
+    for round in (1, 2):
+        wanted += [f"Training round {round}/2", "Evaluating models"]
+        for score in result.metrics:
+            if score["kind"] != "score" or score["round"] != round:
+                continue
+            name = "Federated model" if score["model"] == "federated" else f"Model update {score['model']}"
+            histogram = score["histogram"]
+            parts = [100 * sum(histogram[first:last]) // 120 for first, last in ((0, 4), (4, 7), (7, 10))]
+            wanted += [
+                f"{name}: Percentage numbers 0-3: {parts[0]}%, 4-6: {parts[1]}%, 7-9: {parts[2]}%",
+                f"{name}: Average loss: {score['loss']:.4f}, "
+                f"Accuracy: {score['correct']}/120 ({100 * score['correct'] / 120:.2f}%)",
+            ]
+    assert len(wanted) == 2 * (2 + 3 * 2), "two workers' models and the federated one"
+    assert told == wanted
+    logged = (tmp_path / "run" / "run.log").read_text().splitlines()
+    assert [line.partition(" | ")[2] for line in logged if line.partition(" | ")[2] in wanted] == wanted
+
+
+async def test_messages_cost_little_beside_the_models(tmp_path: Path) -> None:
+    """The demo's model, 1,724,320 bytes; what is trained does not matter here."""
+
+    def same(order: Order, workspace: fedws.Workspace) -> Report:
+        return Report(order=order.id, worker=workspace.node, round=order.round, samples=1, tensors=order.tensors)
+
+    async with federation(tasks=dict.fromkeys(WORKERS, same), nodes=WORKERS) as settings:
+        result = await fedws.run(run_dir=tmp_path / "run", **settings, model="mnist_cnn")
+    rounds = [record for record in result.metrics if record["kind"] == "round"]
+    assert len(rounds) == 2
+    for record in rounds:
+        assert 1 < (record["bytes_sent"] + record["bytes_received"]) / (2 * 3 * 1_724_320) <= 1.002
+
+
+async def test_run_sync_where_a_loop_runs_already(tmp_path: Path) -> None:
+    """As in a notebook: the nodes are elsewhere, here in a loop of another thread."""
+    served, ended = threading.Event(), threading.Event()
+    found: dict[str, Any] = {}
+
+    async def serve() -> None:
+        async with federation() as settings:
+            found.update(settings)
+            served.set()
+            await happens(ended)
+
+    elsewhere = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
+    try:
+        await happens(served)
+        result = fedws.run_sync(run_dir=tmp_path / "run", **found)
+    finally:
+        ended.set()
+        await elsewhere
+    assert [record["round"] for record in result.metrics if record["kind"] == "round"] == [1, 2]
+    assert result.accuracy is not None
+
+
+def test_run_sync_where_no_loop_runs(tmp_path: Path) -> None:
+    with pytest.raises(fedws.RunFailed, match=r"alice at memory://nobody could not be reached in 0\.2 s"):
+        fedws.run_sync(
+            run_dir=tmp_path / "run",
+            workers={"alice": "memory://nobody"},
+            evaluator={},
+            dataset="points",
+            silence=0.2,
+        )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("ending", ["done", "cancelled", "failed"])
+async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
+    """No task, no thread of the run's, no open file or socket."""
+    process = psutil.Process()
+    gate = Gate(held=() if ending == "done" else (2,))
+    async with federation(tasks={"bob": gate}) as settings:  # one run before, for what is made once
+        gate.opened.set()
+        await fedws.run(run_dir=tmp_path / "before", **settings)
+    gate.opened.clear()
+    gate.entered.clear()
+    await asyncio.to_thread(int)
+    tasks, threads, files = asyncio.all_tasks(), set(threading.enumerate()), process.num_fds()
+    async with federation(tasks={"bob": gate}) as settings:
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
+        if ending == "done":
+            await run
+        elif ending == "cancelled":
+            await happens(gate.entered)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        else:
+            await happens(gate.entered)
+            gate.task = broken
+            gate.opened.set()
+            with pytest.raises(fedws.RunFailed, match=r"^round 2: bob: ValueError: spilled$"):
+                await run
+    assert asyncio.all_tasks() == tasks
+    assert process.num_fds() == files
+    left = {thread.name for thread in threading.enumerate() if thread not in threads}
+    assert {name for name in left if not name.startswith("asyncio_")} == set(), "the loop's own threads may stay"
+    assert not (tmp_path / "run" / "awaiting_scores").exists()
+    assert (tmp_path / "run" / "model.safetensors").exists(), "round 1 was complete"
+
+
+def broken(order: Order, workspace: fedws.Workspace) -> Report:
+    """A task that raises what nobody expects."""
+    raise ValueError("spilled")

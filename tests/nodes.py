@@ -1,0 +1,192 @@
+"""A small federation inside the test's own process: three workers and an evaluator on points in space."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.functional import log_softmax
+
+import fedws
+from evaluator import evaluator
+from fedws.algorithms.fedavg import fit
+from fedws.interfaces import Limits, Task
+from fedws.learning import Stopped
+from fedws.messages import Order, Report
+
+PATIENCE = 60.0
+"""Seconds that a test waits for what comes at once."""
+WORKERS = ("alice", "bob", "charlie")
+Serve = Callable[..., Any]
+
+
+@fedws.register("dataset", "points")
+class Points:
+    """Twelve points in four dimensions for each of ten labels; about half of them can be told apart."""
+
+    title: ClassVar = "Points"
+    model: ClassVar = "points_linear"
+
+    def __init__(self, root: Path, train: bool) -> None:
+        random = torch.Generator().manual_seed(1 if train else 2)
+        self.targets = torch.arange(120) % 10
+        self._points = torch.randn(120, 4, generator=random) + self.targets[:, None] / 2
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self._points[index], self.targets[index]
+
+
+@fedws.register("model", "points_linear")
+class PointsLinear(nn.Module):
+    """One dense layer, and a buffer that counts."""
+
+    calls: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(4, 10)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        if self.training:
+            self.calls.add_(1)
+        return log_softmax(self.dense(points), dim=1)
+
+
+@dataclass
+class Gate:
+    """A task that waits, in its thread, until the test opens it or the node tells it to stop.
+
+    ``held`` are the rounds that wait; all others pass.
+    """
+
+    task: Task = fit
+    held: Sequence[int] = (1,)
+    entered: threading.Event = field(default_factory=threading.Event)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+        """Wait, then do the task's work."""
+        if order.round in self.held:
+            self.entered.set()
+            while not self.opened.wait(0.02):
+                if workspace.stop.is_set():
+                    self.stopped.set()
+                    raise Stopped("told to stop")
+        return self.task(order, workspace)
+
+
+async def happens(event: threading.Event) -> None:
+    """Wait for what another thread does."""
+    assert await asyncio.to_thread(event.wait, PATIENCE), "did not happen"
+
+
+def worker(node: str = "alice", task: Task = fit) -> fedws.Worker:
+    """A worker on all points; ``task`` is what it does when it is to train."""
+    data = Points(Path(), True)
+    return fedws.Worker(node, "points", data, labels=HELD.get(node), tasks={"fedavg.fit": task})
+
+
+HELD: Mapping[str, Sequence[int]] = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
+
+
+def evaluating(task: Task | None = None) -> fedws.Worker:
+    """The evaluator; ``task`` instead of its own."""
+    node = evaluator("testing", "points", Points(Path(), False))
+    if task is not None:
+        node._tasks = {"evaluate": task}
+    return node
+
+
+def address(scheme: str, node: str) -> str:
+    """Where to serve a node: at a free port, or under its name."""
+    return f"memory://{node}" if scheme == "memory" else "ws://localhost:0"
+
+
+@contextlib.asynccontextmanager
+async def federation(
+    scheme: str = "ws",
+    *,
+    tasks: Mapping[str, Task] | None = None,
+    score: Task | None = None,
+    limits: Limits | None = None,
+    nodes: Sequence[str] = (*WORKERS, "testing"),
+) -> AsyncIterator[dict[str, Any]]:
+    """Serve the nodes; gives the settings of a short run over them. ``tasks`` are what workers do, by id."""
+    urls = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for node in nodes:
+            served = evaluating(score) if node == "testing" else worker(node, (tasks or {}).get(node, fit))
+            urls[node] = await stack.enter_async_context(fedws.serving(served, address(scheme, node), limits))
+        yield settings(urls)
+
+
+def settings(urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """A run of two rounds over these nodes, both scored; no score is skipped, since at most eight models wait."""
+    found: dict[str, Any] = {
+        "workers": {node: url for node, url in urls.items() if node != "testing"},
+        "evaluator": {node: url for node, url in urls.items() if node == "testing"},
+        "dataset": "points",
+        "training_rounds": 2,
+        "evaluate_every": 1,
+        "batch_size": 8,
+        "federate_after_n_batches": 5,
+    }
+    return {**found, **more}
+
+
+def changed(report: Report, **fields: Any) -> Report:
+    """A report that says something else."""
+    return replace(report, **fields)
+
+
+class Proxy:
+    """Passes bytes on between a node and whoever dials it, until the test freezes it: then nobody hears of anybody."""
+
+    def __init__(self, url: str) -> None:
+        self._port = int(url.rpartition(":")[2])
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._pipes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = f"ws://localhost:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def freeze(self) -> None:
+        """Let nothing through from now on; nobody is told."""
+        self._flows.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        for source, target in ((reader, far_writer), (far_reader, writer)):
+            self._pipes.add(asyncio.create_task(self._pipe(source, target)))
+
+    async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(2**16):
+                await self._flows.wait()
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            pass
+        finally:
+            target.close()
