@@ -52,7 +52,8 @@ class Net(torch.nn.Module):
             parameter.data = piece.view_as(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Log-probabilities, in the memory layout that fedws' model uses: without it this took twice the time."""
+        x = x.to(memory_format=torch.channels_last)
         x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
         return functional.log_softmax(self.fc2(functional.relu(self.fc1(x.flatten(1)))), dim=1)

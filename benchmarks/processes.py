@@ -35,7 +35,8 @@ class Child:
         self._news = threading.Condition()
         self._ended = 0.0
         self.started = time.monotonic()
-        # A session of its own: Ctrl+C reaches the benchmark, which then ends its processes in order.
+        # A group of its own: Ctrl+C reaches the benchmark, which then ends its processes in order. The same session,
+        # since Linux shares the processors evenly between sessions, whatever the priorities of their processes.
         self.process = subprocess.Popen(
             list(command),
             cwd=ROOT,
@@ -45,7 +46,7 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

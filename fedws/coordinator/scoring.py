@@ -65,11 +65,8 @@ class Scorer:
         kept, self._kept = self._kept, {}
         waiting = deque((model, kept[model]) for model in [*order, FEDERATED] if model in kept)
         self._rounds.append(_Round(round, self._runlog.lines.hold(), waiting))
-        excess = sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(waiting))
-        for entry in self._rounds:
-            while excess > 0 and entry.waiting:
-                self._skip(entry, "the evaluator is too slow")
-                excess -= 1
+        for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(waiting))):
+            self._skip_oldest()
         self._news.set()
 
     async def finish(self) -> None:
@@ -134,6 +131,11 @@ class Scorer:
         record = {"round": entry.round, "model": model, "accuracy": score.accuracy, **asdict(score)}
         self._runlog.record("score", **record)
         entry.lines += score_lines(record, self.groups)
+
+    def _skip_oldest(self) -> None:
+        """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""
+        behind = [entry for entry in self._rounds if len(entry.waiting) > 1] or [e for e in self._rounds if e.waiting]
+        self._skip(behind[0], "the evaluator is too slow")
 
     def _skip(self, entry: _Round, reason: str) -> None:
         model, path = entry.waiting.popleft()

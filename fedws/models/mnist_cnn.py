@@ -20,7 +20,9 @@ class MnistCnn(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Log-probabilities."""
-        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
+        # Pooling in torch's default layout takes a third of the time on CPUs; in this one it hardly shows.
+        x = images.to(memory_format=torch.channels_last)
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
         x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
         x = functional.relu(self.fc1(x.flatten(1)))
         return functional.log_softmax(self.fc2(x), dim=1)
