@@ -79,7 +79,12 @@ class Service:
 
         async def answer() -> None:
             while True:
-                await channel.send(await self._work(await orders.get()))
+                order = await orders.get()
+                report = await self._work(order)
+                try:
+                    await channel.send(report)
+                except UsageError as error:  # a task may report what cannot travel; nothing of it was sent
+                    await channel.send(self._worker.failure(order, "failed", str(error)))
 
         tasks = [asyncio.create_task(read()), asyncio.create_task(answer())]
         try:

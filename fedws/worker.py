@@ -62,12 +62,12 @@ class Worker:
         try:
             return self._task(order.task)(order, self._workspace)
         except (TaskError, UnknownName) as error:
-            return self._failure(order, "refused", str(error))
+            return self.failure(order, "refused", str(error))
         except Stopped as error:
-            return self._failure(order, "failed", str(error))
+            return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
             text = " ".join(str(error).split())[:300]
-            return self._failure(order, "failed", f"{type(error).__name__}: {text}")
+            return self.failure(order, "failed", f"{type(error).__name__}: {text}")
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""
@@ -85,5 +85,6 @@ class Worker:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
 
-    def _failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
+    def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
+        """The answer to an order that was not carried out."""
         return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
