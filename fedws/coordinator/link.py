@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Literal
 
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, RunFailed, Unreachable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, RunFailed, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.service import transport
@@ -30,13 +30,15 @@ class Link:
                 raise ProtocolError(f"{type(answer).__name__.lower()} where the answer to order {order.id} was due")
         except ProtocolError as error:
             await self.channel.close(str(error))
-            return self._lost(order, f"broke the protocol: {error}")
+            return self._failure(order, "lost", f"broke the protocol: {error}")
         except LinkLost as error:
-            return self._lost(order, f"link lost: {error}")
+            return self._failure(order, "lost", f"link lost: {error}")
+        except UsageError as error:  # the order is above --max-message, or its model has tensors that cannot travel
+            return self._failure(order, "failed", f"its order cannot be sent: {error}")
         return answer
 
-    def _lost(self, order: Order, reason: str) -> Failure:
-        return Failure(order=order.id, worker=self.node, round=order.round, kind="lost", reason=reason)
+    def _failure(self, order: Order, kind: Literal["lost", "failed"], reason: str) -> Failure:
+        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
 
 
 async def dial(node: str, url: str, run: str, role: Literal["worker", "evaluator"], limits: Limits) -> Link:
