@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import safetensors.torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from fedws.coordinator.link import Link
 from fedws.errors import FedwsError
@@ -19,7 +20,18 @@ from fedws.runlog import RunLog, write_tensors
 from fedws.scores import FEDERATED, score_lines
 from fedws.tensors import Tensors
 
-_SCORE = TypeAdapter(Score)
+
+def _possible(score: Score) -> Score:
+    """A score that could be one: a classifier's has both a count and a histogram, of as many samples."""
+    counts = score.histogram or []
+    if (score.correct is None) != (score.histogram is None) or not 0 <= (score.correct or 0) <= score.samples:
+        raise ValueError(f"{score.correct} correct of {score.samples}, with the histogram {score.histogram}")
+    if score.histogram is not None and (min(counts, default=0) < 0 or sum(counts) != score.samples):
+        raise ValueError(f"a histogram {counts} of {score.samples} samples")
+    return score
+
+
+_SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
 MOST_WAITING = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
 
