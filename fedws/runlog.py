@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import time
 from collections import deque
@@ -97,8 +98,10 @@ class RunLog:
         """Write one line of metrics and show it to the observers."""
         record = {"kind": kind, **fields}
         self.records.append(record)
+        # JSON has no NaN and no Infinity, which a loss may be
+        known = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
         try:
-            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.write(json.dumps(known, allow_nan=False) + "\n")
             self._metrics.flush()
         except OSError as error:
             raise RunFailed(f"the record in {self.directory} cannot be written: {error.strerror or error}") from None
