@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ from torch.nn.functional import log_softmax
 
 import fedws
 from evaluator import evaluator
+from fedws import registry
 from fedws.algorithms.fedavg import fit
 from fedws.interfaces import Limits, Task
 from fedws.learning import Stopped
@@ -25,7 +26,6 @@ WORKERS = ("alice", "bob", "charlie")
 Serve = Callable[..., Any]
 
 
-@fedws.register("dataset", "points")
 class Points:
     """Twelve points in four dimensions for each of ten labels; about half of them can be told apart."""
 
@@ -44,7 +44,6 @@ class Points:
         return self._points[index], self.targets[index]
 
 
-@fedws.register("model", "points_linear")
 class PointsLinear(nn.Module):
     """One dense layer, and a buffer that counts."""
 
@@ -60,6 +59,17 @@ class PointsLinear(nn.Module):
         if self.training:
             self.calls.add_(1)
         return log_softmax(self.dense(points), dim=1)
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[None]:
+    """The data set and the model are known while the context lasts, and leave no trace for other tests."""
+    fedws.register("dataset", "points")(Points)
+    fedws.register("model", "points_linear")(PointsLinear)
+    try:
+        yield
+    finally:
+        del registry._pieces["dataset", "points"], registry._pieces["model", "points_linear"]
 
 
 @dataclass

@@ -1,0 +1,298 @@
+"""Nodes that answer late, wrongly or not at all: what it costs, and what is said of it."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fedws
+from evaluator.node import evaluate
+from fedws.algorithms.fedavg import fit
+from fedws.algorithms.fedsgd import local_gradient
+from fedws.interfaces import Task
+from fedws.messages import Order, Report
+from tests.nodes import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the coordinator said of rounds and scores, and in which order."""
+    begin = ("Training round", "Evaluating", "Scores missing", "Model update", "Federated", "Waiting")
+    return [text for text in caplog.messages if text.startswith(begin) and "Percentage" not in text]
+
+
+@pytest.fixture(autouse=True)
+def _every_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fedws")
+
+
+# ------------------------------------------------------------------ the evaluator
+
+
+async def test_an_absent_evaluator_costs_scores_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with federation("memory", nodes=WORKERS) as settings:
+        settings = {**settings, "evaluator": {"testing": "memory://nowhere"}, "silence": 0.5}
+        result = await fedws.run(run_dir=tmp_path / "run", **settings)
+    reason = "testing at memory://nowhere could not be reached in 0.5 s: nobody serves memory://nowhere"
+    missing = ", ".join(f"{model} ({reason})" for model in (*WORKERS, "federated"))
+    waiting, *others = told(caplog)
+    assert waiting.startswith("Waiting for testing at memory://nowhere (nobody serves")
+    assert others == [
+        "Training round 1/2",
+        "Evaluating models",
+        f"Scores missing in round 1: {missing}",
+        "Training round 2/2",
+        "Evaluating models",
+        f"Scores missing in round 2: {missing}",
+    ]
+    assert [record["kind"] for record in result.metrics] == ["round", "round"]
+    assert result.accuracy is None
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rounds go on while nothing is scored, no more than eight models wait, and the lines still come in order."""
+    rounds = 6
+    gate = Gate(task=evaluate)
+    waiting: list[int] = []
+    run_dir = tmp_path / "run"
+
+    def look(record: Mapping[str, Any]) -> None:
+        if record["kind"] == "round":
+            files = [path.name for path in (run_dir / "awaiting_scores").glob("*.safetensors")]
+            waiting.append(sum(not name.startswith(f"{record['round']}-") for name in files))
+            if record["round"] == rounds:
+                gate.opened.set()
+
+    def after(order: Order, workspace: fedws.Workspace) -> Report:
+        assert order.round == 1 or gate.entered.wait(PATIENCE), "the first score has begun"
+        return fit(order, workspace)
+
+    async with federation(score=gate, tasks={"alice": after}) as settings:
+        result = await fedws.run(run_dir=run_dir, observers=[look], **{**settings, "training_rounds": rounds})
+    assert len(waiting) == rounds, "all rounds ended before the first score"
+    assert max(waiting) == 8
+    lines = told(caplog)
+    heads = [line for line in lines if not line.startswith(("Model", "Federated", "Scores"))]
+    numbers = range(1, rounds + 1)
+    assert heads == [text for r in numbers for text in (f"Training round {r}/{rounds}", "Evaluating models")]
+    scored = [(record["round"], record["model"]) for record in result.metrics if record["kind"] == "score"]
+    assert scored[0] == (1, "alice")
+    assert len(scored) == 1 + 8, "what was being scored, and what waited"
+    assert {(r, "federated") for r in numbers} < set(scored), "workers' models are given up first"
+    skipped = [line for line in lines if line.startswith("Scores missing")]
+    assert skipped[2] == "Scores missing in round 3: " + ", ".join(
+        f"{model} (the evaluator is too slow)" for model in WORKERS
+    )
+    assert len(skipped) == len({line.partition(":")[0] for line in skipped}), "one line says all of a round"
+
+
+async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(task=evaluate, held=(2,))
+    async with federation(nodes=WORKERS) as settings:
+        async with fedws.serving(evaluating(gate), "ws://localhost:0") as url:
+            settings["evaluator"] = {"testing": url}
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
+            await happens(gate.entered)
+        result = await run
+    models = [record["model"] for record in result.metrics if record["kind"] == "score"]
+    assert models == [*WORKERS, "federated"], "round 1"
+    lost = "link lost: the node ends"
+    missing = [f"alice ({lost})", *(f"{model} (testing: {lost})" for model in ("bob", "charlie", "federated"))]
+    assert told(caplog)[-1] == f"Scores missing in round 2: {', '.join(missing)}"
+
+
+GOOD = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10}
+NONSENSE: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "texts": {"samples": "many", "loss": "little"},
+    "no samples": {**GOOD, "samples": 0},
+    "negative": {**GOOD, "samples": -120},
+    "more correct than samples": {**GOOD, "correct": 121},
+    "negative correct": {**GOOD, "correct": -1},
+    "correct without histogram": {"samples": 120, "loss": 1.0, "correct": 12},
+    "histogram of texts": {**GOOD, "histogram": ["12"] * 3 + ["x"]},
+    "histogram of negatives": {**GOOD, "histogram": [-1, 121]},
+    "histogram of others": {**GOOD, "histogram": [120, 120]},
+    "a nested list": {**GOOD, "loss": [[1.0]]},
+    "a fraction": {**GOOD, "correct": 0.5},
+}
+
+
+async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each model gets another nonsense; the run ends well, and says of each what was wrong."""
+    nonsense = iter(NONSENSE.values())
+
+    def score(order: Order, workspace: fedws.Workspace) -> Report:
+        return Report(order=order.id, worker="testing", round=order.round, samples=1, metrics=next(nonsense))
+
+    async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
+        settings = {**settings, "score_workers": 1}
+        for number in range(len(NONSENSE) // 4):
+            result = await fedws.run(run_dir=tmp_path / str(number), **settings)
+            assert [record for record in result.metrics if record["kind"] == "score"] == []
+            assert result.accuracy is None
+    lines = [line for line in told(caplog) if line.startswith("Scores missing")]
+    assert len(lines) == len(NONSENSE) // 2
+    assert all(line.count("(no score: ") == 2 for line in lines), lines
+
+
+async def test_a_loss_that_is_no_number_is_recorded_as_one_can_read(tmp_path: Path) -> None:
+    """Training may diverge; metrics.jsonl stays JSON that every reader takes."""
+
+    def diverged(order: Order, workspace: fedws.Workspace) -> Report:
+        score = {**asdict(fedws.Score(120, float("nan"), 12, [120] + [0] * 9))}
+        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=score)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    async with federation("memory", score=diverged, nodes=("alice", "testing")) as settings:
+        result = await fedws.run(run_dir=tmp_path / "run", **settings)
+    assert result.accuracy == 0.1
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+# ------------------------------------------------------------------ workers
+
+
+async def test_a_lost_worker_ends_the_run_by_name(tmp_path: Path) -> None:
+    """In round 2; what round 1 made is kept."""
+    gate = Gate(held=(2,))
+    async with federation(nodes=("alice", "charlie", "testing")) as settings:
+        async with fedws.serving(worker("bob", gate), "ws://localhost:0") as url:
+            settings["workers"]["bob"] = url
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
+            await happens(gate.entered)
+        with pytest.raises(fedws.RunFailed) as failed:
+            await run
+    assert str(failed.value) == "round 2: bob: link lost: the node ends"
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in records if record["kind"] == "round"] == [1]
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+async def test_a_worker_that_is_gone_between_rounds_ends_the_run_by_name(tmp_path: Path) -> None:
+    """Its answer is in and the others' are not when its link goes down."""
+    gate = Gate(held=(1,))
+    async with federation(nodes=("alice", "testing"), tasks={"alice": gate}) as settings:
+        async with fedws.serving(worker("bob"), "ws://localhost:0") as url:
+            settings["workers"]["bob"] = url
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
+            await happens(gate.entered)
+        gate.opened.set()
+        with pytest.raises(fedws.RunFailed, match=r"bob: link lost: the node ends$"):
+            await run
+
+
+def reporting(**tensors: torch.Tensor) -> Any:
+    """A task whose report is honest but for these tensors."""
+
+    def task(order: Order, workspace: fedws.Workspace) -> Report:
+        report = fit(order, workspace)
+        return changed(report, tensors={**report.tensors, **tensors})
+
+    return task
+
+
+def nothing(order: Order, workspace: fedws.Workspace) -> Report:
+    """A report without tensors."""
+    return changed(fit(order, workspace), tensors={})
+
+
+UNFIT = {
+    "another shape": reporting(**{"dense.bias": torch.zeros(11)}),
+    "a shape that would broadcast": reporting(**{"dense.bias": torch.zeros(1)}),
+    "another dtype": reporting(**{"dense.bias": torch.zeros(10, dtype=torch.float64)}),
+    "one too many": reporting(extra=torch.zeros(1)),
+    "none": nothing,
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+async def test_tensors_that_do_not_fit_end_the_run_by_name(name: str, tmp_path: Path) -> None:
+    """Whose report came first does not matter; here it is the one that does not fit."""
+    gate = Gate()
+
+    def first(order: Order, workspace: fedws.Workspace) -> Report:
+        report: Report = UNFIT[name](order, workspace)
+        return report
+
+    tasks: dict[str, Task] = {"alice": gate, "bob": first, "charlie": gate}
+    async with federation("memory", tasks=tasks) as settings:
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
+        await happens(gate.entered)
+        asyncio.get_running_loop().call_later(0.3, gate.opened.set)  # early only makes the test easier to pass
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: bob: its report was rejected: "):
+            await run
+
+
+@pytest.mark.parametrize("name", UNFIT)
+async def test_tensors_of_the_only_worker_that_do_not_fit_end_the_run(name: str, tmp_path: Path) -> None:
+    async with federation("memory", tasks={"alice": UNFIT[name]}, nodes=("alice", "testing")) as settings:
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: alice: its report was rejected: "):
+            await fedws.run(run_dir=tmp_path / "run", **settings)
+
+
+@pytest.mark.parametrize("shape", [(11,), (1,)])
+async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, ...], tmp_path: Path) -> None:
+    def unfit(order: Order, workspace: fedws.Workspace) -> Report:
+        report = local_gradient(order, workspace)
+        return changed(report, tensors={**report.tensors, "gradient:dense.bias": torch.zeros(shape)})
+
+    node = fedws.Worker("alice", "points", worker()._workspace.data, tasks={"fedsgd.gradient": unfit})
+    async with federation("memory", nodes=("testing",)) as settings, fedws.serving(node, "memory://alice"):
+        settings = {**settings, "workers": {"alice": "memory://alice"}, "strategy": "fedsgd"}
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: alice: its report was rejected: "):
+            await fedws.run(run_dir=tmp_path / "run", **settings)
+
+
+@pytest.mark.parametrize("field", ["order", "worker"])
+async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_path: Path) -> None:
+    def wrong(order: Order, workspace: fedws.Workspace) -> Report:
+        return changed(fit(order, workspace), **{field: "other"})
+
+    async with federation(tasks={"bob": wrong}) as settings:
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "run", **settings)
+    assert str(failed.value) == ("round 1: bob: broke the protocol: report where the answer to order 1/bob was due")
+
+
+async def test_a_report_that_cannot_travel_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    """The task gives what the wire has no form for; the worker lives on."""
+    odd = reporting(**{"dense.bias": torch.zeros(10, dtype=torch.complex64)})
+    async with federation(tasks={"bob": odd}) as settings:
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: bob: .*complex64 cannot travel"):
+            await fedws.run(run_dir=tmp_path / "a", **settings)
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: bob: .*complex64 cannot travel"):
+            await fedws.run(run_dir=tmp_path / "b", **settings)
+
+
+async def test_a_model_of_other_shapes_is_refused_in_words(tmp_path: Path) -> None:
+    async with federation("memory", nodes=("alice",)) as settings:
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "run", **{**settings, "model": "mlp"})
+    assert str(failed.value).startswith("round 1: alice: ")
+
+
+async def test_a_message_above_the_limit_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    """Whichever side sets the limit, and for the evaluator too."""
+    async with federation(nodes=("alice", "testing")) as settings:
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: alice: its order cannot be sent: .* above the limit"):
+            await fedws.run(run_dir=tmp_path / "a", **settings, model="mnist_cnn", max_message=2**20)
+    async with (
+        federation(nodes=("testing",)) as settings,
+        fedws.serving(worker(), "ws://localhost:0", fedws.Limits(message=2**20)) as url,
+    ):
+        settings = {**settings, "workers": {"alice": url}, "model": "mnist_cnn"}
+        with pytest.raises(fedws.RunFailed, match=r"^round 1: alice: link lost: .* 1048576"):
+            await fedws.run(run_dir=tmp_path / "b", **settings)
