@@ -123,10 +123,14 @@ class RunLog:
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:
-    """Write a safetensors file through a temporary name; gives the path."""
+    """Write a safetensors file through a temporary name; gives the path. Raises RunFailed when it cannot be written."""
     part = path.with_name(path.name + ".part")
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
-    return part.replace(path)
+    try:
+        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        return part.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise RunFailed(f"{path} cannot be written: {error}") from None
 
 
 def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:

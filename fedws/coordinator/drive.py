@@ -95,8 +95,13 @@ class Driver(Generic[S]):
             self._open[order.id] = asyncio.create_task(self._carry(order))
 
     async def _carry(self, order: Order) -> None:
-        """One order to its one answer."""
-        answer = await self._links[order.worker].ask(order)
+        """One order to its one answer, whatever happens."""
+        answer: Report | Failure
+        try:
+            answer = await self._links[order.worker].ask(order)
+        except Exception as error:  # a bug here must end the run, not leave it waiting
+            reason = f"{type(error).__name__}: {error}"
+            answer = Failure(order=order.id, worker=order.worker, round=order.round, kind="failed", reason=reason)
         self._events.put_nowait(answer)
         if isinstance(answer, Failure) and answer.kind == "lost":
             self._events.put_nowait(Left(worker=order.worker, reason=answer.reason))

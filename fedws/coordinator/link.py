@@ -26,7 +26,8 @@ class Link:
         try:
             await self.channel.send(order)
             answer = await self.channel.receive()
-            if not isinstance(answer, Report | Failure) or (answer.order, answer.worker) != (order.id, self.node):
+            due = order.id, self.node, order.round
+            if not isinstance(answer, Report | Failure) or (answer.order, answer.worker, answer.round) != due:
                 raise ProtocolError(f"{type(answer).__name__.lower()} where the answer to order {order.id} was due")
         except ProtocolError as error:
             await self.channel.close(str(error))

@@ -119,15 +119,20 @@ class Scorer:
 
     async def _score(self, link: Link, entry: _Round) -> None:
         model, path = entry.waiting.popleft()
+        try:
+            tensors = await asyncio.to_thread(safetensors.torch.load_file, path)
+            path.unlink()
+        except (OSError, safetensors.SafetensorError) as error:
+            entry.missing.append(f"{model} ({error})")
+            return
         order = Order(
             id=f"{entry.round}/{model}",
             worker=link.node,
             round=entry.round,
             task="evaluate",
             settings=self._settings.model_dump(),
-            tensors=await asyncio.to_thread(safetensors.torch.load_file, path),
+            tensors=tensors,
         )
-        path.unlink()
         answer = await link.ask(order)
         if isinstance(answer, Report):
             try:
@@ -151,7 +156,7 @@ class Scorer:
 
     def _skip(self, entry: _Round, reason: str) -> None:
         model, path = entry.waiting.popleft()
-        path.unlink()
+        path.unlink(missing_ok=True)
         entry.missing.append(f"{model} ({reason})")
 
     def _end(self, entry: _Round, reason: str) -> None:
