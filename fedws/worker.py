@@ -60,7 +60,10 @@ class Worker:
     def answer(self, order: Order) -> Report | Failure:
         """Carry out an order; whatever goes wrong becomes a Failure with its reason."""
         try:
-            return self._task(order.task)(order, self._workspace)
+            report = self._task(order.task)(order, self._workspace)
+            if not isinstance(report, Report):
+                raise TypeError(f"task {order.task} gave {type(report).__name__}, no Report")
+            return report
         except (TaskError, UnknownName) as error:
             return self.failure(order, "refused", str(error))
         except Stopped as error:
@@ -87,4 +90,5 @@ class Worker:
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""
-        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
+        line = " ".join(reason.split())[:500]  # it may quote the order, which may be of any size
+        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=line)
