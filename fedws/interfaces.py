@@ -68,7 +68,7 @@ class RoundAlgorithm(Protocol):
         """What to ask of ``worker`` in ``round`` (counted from 1)."""
 
     def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
-        """The next model, from the aggregate of the reports of ``round``."""
+        """The next model, from the aggregate of the reports of ``round``. Raises RejectedUpdate if they do not fit."""
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
         """The worker's own model; ``model`` is the one its order carried."""

@@ -8,7 +8,7 @@ from fedws.errors import RejectedUpdate
 from fedws.interfaces import Aggregator, RoundAlgorithm
 from fedws.learning import order_seed
 from fedws.messages import Event, Failure, Order, Report
-from fedws.tensors import Tensors
+from fedws.tensors import Tensors, difference
 
 A = TypeVar("A")
 
@@ -59,7 +59,13 @@ class Rounds(Generic[A]):
         state = replace(state, sum=sum, waiting=waiting)
         if waiting:
             return state, ()
-        model = self._algorithm.step(state.model, self._aggregator.result(sum), state.round)
+        try:
+            model = self._algorithm.step(state.model, self._aggregator.result(sum), state.round)
+            problem = difference(model, state.model)
+        except RejectedUpdate as error:
+            problem = str(error)
+        if problem:
+            return replace(state, reason=f"round {state.round}: the reports do not fit the model: {problem}"), ()
         state = replace(state, model=model, round=state.round + 1, sum=self._aggregator.empty())
         return self._ask(state) if state.round <= self._rounds else (state, ())
 
@@ -76,8 +82,11 @@ class Rounds(Generic[A]):
         return state.reason
 
     def worker_model(self, state: RoundState[A], report: Report) -> Tensors | None:
-        """The worker's own model of this round."""
-        return self._algorithm.worker_model(state.model, report)
+        """The worker's own model of this round; None also when its report does not fit."""
+        try:
+            return self._algorithm.worker_model(state.model, report)
+        except RejectedUpdate:
+            return None
 
     def _ask(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         orders = []

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, gradient
 from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.registry import register
-from fedws.tensors import Tensors, detached
+from fedws.tensors import Tensors, detached, difference
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""
@@ -60,6 +61,10 @@ class FedSGD:
         return self.step(model, report.tensors, report.round)
 
     def _next(self, name: str, value: torch.Tensor, aggregated: Tensors, round: int) -> torch.Tensor:
-        if _GRADIENT + name in aggregated:
-            return value - self.training.at(round).lr * aggregated[_GRADIENT + name]
-        return aggregated.get(name, value)
+        slope = aggregated.get(_GRADIENT + name)
+        if slope is None:
+            return aggregated.get(name, value)
+        problem = difference({name: slope}, {name: value})
+        if problem:  # torch would broadcast it, or raise an error of its own
+            raise RejectedUpdate(f"the gradient of {problem}")
+        return value - self.training.at(round).lr * slope
