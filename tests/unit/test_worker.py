@@ -1,0 +1,237 @@
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from fedws import registry
+from fedws.errors import RejectedUpdate, TaskError, UsageError
+from fedws.learning import Stopped, Workspace
+from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.wire import VERSION, encode
+from fedws.worker import Worker
+
+
+class Points:
+    def __init__(self, targets: Any = None) -> None:
+        if targets is not None:
+            self.targets = targets
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(2), 0
+
+
+def order(task: str = "t", **settings: Any) -> Order:
+    return Order(id="3/alice", worker="alice", round=3, task=task, settings=settings)
+
+
+def good(order: Order, workspace: Workspace) -> Report:
+    return Report(order=order.id, worker=workspace.node, round=order.round, samples=len(workspace.data))
+
+
+def worker(task: Any = good, **options: Any) -> Worker:
+    return Worker("alice", "points", Points(), tasks={"t": task}, **options)
+
+
+# --------------------------------------------------------------------------- greeting
+
+
+def hello(node: str = "alice", protocol: int = VERSION) -> Hello:
+    return Hello(run="r", node=node, protocol=protocol)
+
+
+def test_a_caller_who_means_this_node_is_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert worker().greet(hello()) == Welcome(
+        node="alice", role="worker", dataset="points", samples=4, labels=[], cuda=False
+    )
+    greeting = worker(evaluator=True).greet(hello())
+    assert isinstance(greeting, Welcome) and greeting.role == "evaluator"
+
+
+def test_a_gpu_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    greeting = worker().greet(hello())
+    assert isinstance(greeting, Welcome) and greeting.cuda
+
+
+def test_a_caller_who_means_another_node_is_refused() -> None:
+    assert worker().greet(hello("bob")) == Refusal(kind="node", reason="this is alice, not bob")
+
+
+@pytest.mark.parametrize("protocol", [0, VERSION + 1, -1, 2**64 - 1])
+def test_a_caller_of_another_protocol_is_refused(protocol: int) -> None:
+    wanted = Refusal(kind="protocol", reason=f"alice speaks protocol 1, not {protocol}")
+    assert worker().greet(hello(protocol=protocol)) == wanted
+    assert worker().greet(hello("bob", protocol)) == wanted, "the protocol first: what else it says may mean nothing"
+
+
+@pytest.mark.parametrize(
+    ("targets", "labels"),
+    [
+        (None, []),
+        (torch.tensor([3, 1, 1, 0]), [0, 1, 3]),
+        ([7, 7, 2, 2], [2, 7]),
+        (torch.tensor([0.5, 1.5, 0.5, 2.0]), []),
+        (torch.tensor([1, 0], dtype=torch.uint8), [0, 1]),
+    ],
+)
+def test_labels_are_those_of_the_data(targets: Any, labels: list[int]) -> None:
+    greeting = Worker("alice", "points", Points(targets)).greet(hello())
+    assert isinstance(greeting, Welcome) and greeting.labels == labels
+    assert encode(greeting)
+
+
+def test_declared_labels_go_before_those_of_the_data() -> None:
+    for declared in ([9, 4], [], (5,)):
+        greeting = Worker("alice", "points", Points(torch.arange(4)), labels=declared).greet(hello())
+        assert isinstance(greeting, Welcome) and greeting.labels == sorted(declared)
+
+
+# --------------------------------------------------------------------------- answering
+
+
+def test_a_report_is_given_as_the_task_made_it() -> None:
+    assert worker().answer(order()) == Report(order="3/alice", worker="alice", round=3, samples=4)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "reason"),
+    [
+        (TaskError("not for me"), "refused", "not for me"),
+        (Stopped("told to stop"), "failed", "told to stop"),
+        (ValueError("bad\n  value\n"), "failed", "ValueError: bad value"),
+        (UsageError("odd"), "failed", "UsageError: odd"),
+        (RejectedUpdate("odd"), "failed", "RejectedUpdate: odd"),
+        (KeyError("x"), "failed", "KeyError: 'x'"),
+        (MemoryError(), "failed", "MemoryError:"),
+        (RecursionError("deep"), "failed", "RecursionError: deep"),
+        (StopIteration(), "failed", "StopIteration:"),
+        (AssertionError(), "failed", "AssertionError:"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "failed", "OutOfMemoryError: CUDA out of memory"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_whatever_a_task_raises_becomes_a_failure(raised: Exception, kind: str, reason: str) -> None:
+    def task(order: Order, workspace: Workspace) -> Report:
+        raise raised
+
+    node = worker(task)
+    answer = node.answer(order())
+    assert isinstance(answer, Failure) and (answer.kind, answer.reason) == (kind, reason)
+    assert (answer.order, answer.worker, answer.round) == ("3/alice", "alice", 3)
+
+
+@pytest.mark.parametrize("raised", [TaskError, ValueError, Stopped])
+def test_a_reason_is_one_line_that_can_be_sent(raised: type[Exception]) -> None:
+    def task(order: Order, workspace: Workspace) -> Report:
+        raise raised("a\nb\0" * 300_000)
+
+    answer = worker(task).answer(order())
+    assert isinstance(answer, Failure) and len(answer.reason) < 1000 and "\n" not in answer.reason
+    assert encode(answer)
+
+
+def test_an_order_with_a_monstrous_name_can_be_answered() -> None:
+    for name in ("x" * 400_000, "\0" * 400_000):
+        for node in (worker(), Worker("alice", "points", Points())):
+            answer = node.answer(order(name))
+            assert isinstance(answer, Failure) and answer.kind == "refused" and encode(answer)
+
+
+def test_settings_of_monstrous_size_can_be_answered() -> None:
+    node = Worker("alice", "points", Points())
+    for settings in ({"model": "\0" * 100_000}, {"model": "m", "lr": "\0" * 100_000}, {"\0" * 100_000: 1}):
+        answer = node.answer(order("fedavg.fit", **settings))
+        assert isinstance(answer, Failure) and answer.kind == "refused" and encode(answer)
+
+
+@pytest.mark.parametrize("made", [None, {"loss": 1.0}, Failure])
+def test_a_task_that_makes_no_report_has_failed(made: Any) -> None:
+    answer = worker(lambda order, workspace: made).answer(order())
+    assert isinstance(answer, Failure) and answer.kind == "failed" and "Report" in answer.reason
+
+
+def test_the_node_lives_on_after_a_failure() -> None:
+    calls = []
+
+    def task(order: Order, workspace: Workspace) -> Report:
+        calls.append(order)
+        if len(calls) == 1:
+            raise ValueError
+        return good(order, workspace)
+
+    node = worker(task)
+    assert isinstance(node.answer(order()), Failure) and isinstance(node.answer(order()), Report)
+
+
+def test_ctrl_c_is_no_failure() -> None:
+    def task(order: Order, workspace: Workspace) -> Report:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        worker(task).answer(order())
+
+
+# --------------------------------------------------------------------------- tasks
+
+
+def test_a_node_with_a_table_does_what_is_in_it_and_nothing_else() -> None:
+    answer = worker().answer(order("fedavg.fit"))
+    assert isinstance(answer, Failure) and answer.kind == "refused"
+    assert answer.reason == "unknown task 'fedavg.fit': There are t"
+
+
+def test_a_node_without_a_table_does_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_pieces", {**registry._pieces, ("task", "fedavg.mine"): good})
+    node = Worker("alice", "points", Points())
+    assert isinstance(node.answer(order("fedavg.mine")), Report)
+    answer = node.answer(order("fedavg.fitt"))
+    assert isinstance(answer, Failure) and answer.kind == "refused"
+    assert answer.reason.startswith("unknown task 'fedavg.fitt': did you mean fedavg.fit")
+
+
+@pytest.mark.parametrize("name", ["os.system", "builtins.eval", "fedws.cli.main", "mlp", "", "__init__", "../x"])
+def test_no_name_of_a_peer_selects_anything_but_a_task(name: str) -> None:
+    answer = Worker("alice", "points", Points()).answer(order(name))
+    assert isinstance(answer, Failure) and answer.kind == "refused" and answer.reason.startswith("unknown task")
+
+
+def test_tasks_work_on_the_nodes_own_data() -> None:
+    seen: list[Workspace] = []
+
+    def task(order: Order, workspace: Workspace) -> Report:
+        seen.append(workspace)
+        return good(order, workspace)
+
+    data = Points()
+    Worker("alice", "points", data, tasks={"t": task}, threads=3).answer(order())
+    assert (seen[0].node, seen[0].dataset, seen[0].data, seen[0].threads) == ("alice", "points", data, 3)
+
+
+# --------------------------------------------------------------------------- stopping
+
+
+def test_a_running_task_sees_that_it_is_told_to_stop() -> None:
+    began, told = threading.Event(), threading.Event()
+
+    def task(order: Order, workspace: Workspace) -> Report:
+        began.set()
+        assert told.wait(60)
+        if workspace.stop.is_set():
+            raise Stopped("told to stop")
+        return good(order, workspace)
+
+    node, answers = worker(task), list[Report | Failure]()
+    thread = threading.Thread(target=lambda: answers.append(node.answer(order())))
+    thread.start()
+    assert began.wait(60)
+    node.stop()
+    told.set()
+    thread.join()
+    assert isinstance(answers[0], Failure) and answers[0].reason == "told to stop"
+    node.resume()
+    assert isinstance(node.answer(order()), Report)
