@@ -1,0 +1,163 @@
+"""One whole federated training against the paper's pseudocode, written out with torch alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedws import registry
+from fedws.aggregators.mean import Mean
+from fedws.algorithms.fedavg import FedAvg, fit
+from fedws.errors import TaskError, UsageError
+from fedws.learning import Workspace, initial, order_seed
+from fedws.messages import Order, Report
+from fedws.plan import Training
+from fedws.rounds import Rounds
+from fedws.tensors import Tensors
+
+SIZES = {"alice": 40, "bob": 24}
+
+
+class Points:
+    def __init__(self, samples: int) -> None:
+        self.inputs = torch.randn(samples, 2, generator=torch.Generator().manual_seed(samples))
+        self.targets = (self.inputs.sum(1) > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.inputs[index], self.targets[index]
+
+
+def tiny() -> nn.Module:
+    """Parameters, a frozen one, and batch norm's three buffers."""
+    module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2), nn.LogSoftmax(dim=1))
+    module[3].bias.requires_grad_(False)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
+
+
+def training(**options: Any) -> Training:
+    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+
+
+def start() -> dict[str, torch.Tensor]:
+    return {key: value.detach() for key, value in initial("tiny", 1).state_dict().items()}
+
+
+def client_update(model: Tensors, worker: str, round: int, lr: float, epochs: int) -> dict[str, torch.Tensor]:
+    """The paper's ClientUpdate(k, w), at most 3 batches of 8."""
+    module, data = tiny().train(), Points(SIZES[worker])
+    module.load_state_dict(dict(model))
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    shuffle, left = torch.Generator().manual_seed(order_seed(7, worker, round)), 3
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:left]:
+            left -= 1
+            loss = functional.nll_loss(module(data.inputs[chosen]), data.targets[chosen])
+            for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.data.sub_(slope, alpha=lr)
+    return {key: value.detach() for key, value in module.state_dict().items()}
+
+
+def federated(rounds: int, weighted: bool, epochs: int) -> Tensors:
+    """The paper's server: the mean of the workers' models, n_k / n where weighted; counters take the maximum."""
+    model: Tensors = start()
+    for round in range(1, rounds + 1):
+        lr = 0.5 * 0.98 ** (round - 1)
+        models = {worker: client_update(model, worker, round, lr, epochs) for worker in SIZES}
+        total = sum(SIZES.values()) if weighted else len(SIZES)
+        model = {
+            key: sum(
+                (SIZES[worker] if weighted else 1) * models[worker][key].double() for worker in SIZES
+            ).div(total).float()  # type: ignore[union-attr]
+            if value.is_floating_point()
+            else torch.stack([models[worker][key] for worker in SIZES]).amax(0)
+            for key, value in model.items()
+        }  # fmt: skip
+    return model
+
+
+def run(strategy: Rounds[Any]) -> Tensors:
+    """All rounds, with the real task on the workers' data; answers come in reverse order."""
+    state, orders = strategy.start(start(), list(SIZES))
+    while orders:
+        open_orders, orders = orders, ()
+        for order in reversed(open_orders):
+            workspace = Workspace(order.worker, "points", Points(SIZES[order.worker]))
+            state, orders = strategy.react(state, fit(order, workspace))
+    return strategy.model(state)
+
+
+@pytest.mark.parametrize(("weighted", "epochs"), [(False, 1), (True, 1), (False, 2)])
+def test_a_training_is_the_papers(weighted: bool, epochs: int) -> None:
+    algorithm = FedAvg(training(), epochs=epochs)
+    found = run(Rounds(algorithm, Mean(weighted=weighted), 3, seed=7))
+    wanted = federated(3, weighted, epochs)
+    assert list(found) == list(wanted)
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-6)
+    assert int(found["1.num_batches_tracked"]) == 9 and not torch.equal(found["0.weight"], start()["0.weight"])
+
+
+def test_the_order_carries_model_and_settings_of_its_round() -> None:
+    model = start()
+    ask = FedAvg(training(lr=0.1), epochs=4).order(model, "alice", 3)
+    assert ask.task == "fedavg.fit" and ask.tensors is model
+    assert ask.settings == {**training(lr=0.1).model_dump(), "epochs": 4, "lr": 0.98 * (0.98 * 0.1)}
+
+
+def test_epochs_are_an_option() -> None:
+    assert registry.build("strategy", "fedavg", training()).epochs == 1
+    assert registry.build("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
+    with pytest.raises(UsageError, match="epochs"):
+        registry.build("strategy", "fedavg:epochs=many", training())
+
+
+def fitted(**settings: Any) -> Report:
+    ask = FedAvg(training()).order(start(), "alice", 1)
+    order = Order(
+        id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
+        tensors=ask.tensors,
+    )  # fmt: skip
+    return fit(order, Workspace("alice", "points", Points(40)))
+
+
+def test_the_report_says_what_was_done() -> None:
+    report = fitted()
+    assert (report.order, report.worker, report.round, report.samples) == ("1/alice", "alice", 1, 40)
+    assert report.metrics == {"loss": report.metrics["loss"], "samples": 24, "device": "cpu"}
+    assert 0 < report.metrics["loss"] < 5
+    assert list(report.tensors) == list(start())
+    assert all(not tensor.requires_grad for tensor in report.tensors.values())
+
+
+def test_what_is_frozen_stays_and_what_counts_counts() -> None:
+    tensors = fitted().tensors
+    assert torch.equal(tensors["3.bias"], start()["3.bias"]) and int(tensors["1.num_batches_tracked"]) == 3
+    assert not torch.equal(tensors["1.running_mean"], start()["1.running_mean"])
+
+
+def test_the_model_of_the_order_is_not_trained_in_place() -> None:
+    before = start()
+    fitted()
+    assert all(torch.equal(value, before[key]) for key, value in start().items())
+
+
+@pytest.mark.parametrize("settings", [{"dataset": "mnist"}, {"model": "mlp"}, {"loss": "nil"}, {"epochs": 0}, {"x": 1}])
+def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(TaskError):
+        fitted(**settings)
+
+
+def test_the_mean_is_the_next_model_and_a_report_the_workers_own() -> None:
+    algorithm, report, model = FedAvg(training()), fitted(), start()
+    assert algorithm.step(model, report.tensors, 1) is report.tensors
+    assert algorithm.worker_model(model, report) is report.tensors
