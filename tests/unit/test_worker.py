@@ -186,7 +186,7 @@ def test_a_node_with_a_table_does_what_is_in_it_and_nothing_else() -> None:
 
 
 def test_a_node_without_a_table_does_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_pieces", {**registry._pieces, ("task", "fedavg.mine"): good})
+    monkeypatch.setitem(registry._pieces, ("task", "fedavg.mine"), good)
     node = Worker("alice", "points", Points())
     assert isinstance(node.answer(order("fedavg.mine")), Report)
     answer = node.answer(order("fedavg.fitt"))
