@@ -12,7 +12,7 @@ import psutil
 from benchmarks.settings import Settings
 from fedws.datadir import resolve
 
-NAMES = ("floor", "round", "start")
+NAMES = ("curve", "floor", "round", "start")
 
 
 def main() -> int:
