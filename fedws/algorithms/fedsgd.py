@@ -27,7 +27,8 @@ def local_gradient(order: Order, workspace: Workspace) -> Report:
     settings = workspace.settings(order, Training)
     module = workspace.module(settings.model, order.tensors)
     trained = gradient(module, workspace, settings, order.seed)
-    gradients = {_GRADIENT + name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+    parameters = module.named_parameters(remove_duplicate=False)  # tied weights, too, under each of their names
+    gradients = {_GRADIENT + name: value.grad for name, value in parameters if value.grad is not None}
     return Report(
         order=order.id,
         worker=workspace.node,

@@ -21,7 +21,7 @@ from fedws.runlog import Record, RunLog, new_directory
 from fedws.scores import FEDERATED
 from fedws.service import transport
 from fedws.tensorboard import Events
-from fedws.tensors import Tensors
+from fedws.tensors import Tensors, detached
 
 Observer = Callable[[Record], None]
 
@@ -125,7 +125,7 @@ def prepare(plan: Plan) -> tuple[Strategy[Any], Tensors]:
     algorithm = registry.build("strategy", plan.strategy, plan.training())
     if hasattr(algorithm, "step"):
         algorithm = Rounds(algorithm, aggregator, plan.training_rounds, plan.seed)
-    return algorithm, {key: value.detach() for key, value in module.state_dict().items()}
+    return algorithm, detached(module.state_dict())
 
 
 async def _dial_all(plan: Plan, run: str, limits: Limits, stack: contextlib.AsyncExitStack) -> dict[str, Link]:

@@ -43,10 +43,18 @@ def tiny() -> nn.Module:
     return module
 
 
+def tied() -> nn.Module:
+    """Two layers with the same weights, which a state dict has under two names."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2), nn.LogSoftmax(dim=1))
+    module[2].weight = module[0].weight
+    return module
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
     monkeypatch.setitem(registry._pieces, ("model", "plain"), plain)
+    monkeypatch.setitem(registry._pieces, ("model", "tied"), tied)
 
 
 def training(**options: Any) -> Training:
@@ -140,6 +148,12 @@ def test_a_training_with_batch_norm_keeps_dtypes_and_counts() -> None:
     }
     assert int(found["1.num_batches_tracked"]) == 2 * 5  # alice's five batches are more than bob's three
     assert all(torch.isfinite(value).all() for value in found.values())
+
+
+def test_tied_weights_learn_and_stay_tied() -> None:
+    found = run(Rounds(FedSGD(training(model="tied")), Mean(), 2, seed=7), "tied")
+    assert torch.equal(found["0.weight"], found["2.weight"])
+    assert not torch.equal(found["0.weight"], start("tied")["0.weight"])
 
 
 def test_a_workers_own_model_is_one_step_from_its_own_gradient() -> None:
