@@ -49,7 +49,7 @@ class Mean:
             raise RejectedUpdate("a report without tensors")
         if not sum.like:
             like = {name: tensor.to("meta") for name, tensor in report.tensors.items()}
-            sum = Sum({name: _zero(tensor) for name, tensor in report.tensors.items()}, like, 0)
+            return Sum({name: _first(tensor, weight) for name, tensor in report.tensors.items()}, like, weight)
         problem = difference(report.tensors, sum.like)
         if problem:
             raise RejectedUpdate(problem)
@@ -73,10 +73,14 @@ class Mean:
         return result
 
 
-def _zero(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_floating_point():
-        return torch.zeros(tensor.shape, dtype=torch.float64)
-    return tensor.clone()
+def _first(tensor: torch.Tensor, weight: int) -> torch.Tensor:
+    """The total of one report, in memory of its own."""
+    if not tensor.is_floating_point():
+        return tensor.clone(memory_format=torch.contiguous_format)
+    total = torch.empty(tensor.shape, dtype=torch.float64)
+    for part, first in zip(_chunks(total), _chunks(tensor), strict=True):
+        torch.mul(first.double(), weight, out=part)
+    return total
 
 
 def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
