@@ -59,6 +59,7 @@ async def _serve(arguments: argparse.Namespace, url: str) -> int:
     from fedws import registry
     from fedws.cli import held
     from fedws.interfaces import Limits
+    from fedws.plan import make
     from fedws.service import serving
     from fedws.worker import Worker
 
@@ -72,6 +73,9 @@ async def _serve(arguments: argparse.Namespace, url: str) -> int:
     torch.set_num_threads(1 if arguments.testing else threads)
     if hasattr(os, "nice"):
         os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.testing else 10))
+    # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
+    bounds = {key: value for key in ("max_message", "silence") if (value := getattr(arguments, key)) is not None}
+    plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
     dataset = arguments.dataset or "mnist"
@@ -80,8 +84,7 @@ async def _serve(arguments: argparse.Namespace, url: str) -> int:
         node = evaluator(arguments.id, dataset, data, threads)
     else:
         node = Worker(arguments.id, dataset, data, labels=labels)
-    limits = Limits(arguments.max_message or Limits.message, arguments.silence or Limits.silence)
-    async with serving(node, url, limits) as address:
+    async with serving(node, url, Limits(plan.max_message, plan.silence)) as address:
         held.tell(arguments, dataset, data)
         print(f"{arguments.id} is serving at {address}", flush=True)
         if arguments.until_eof:
