@@ -2,6 +2,7 @@
 
 import matplotlib.figure
 import safetensors.torch
+import sklearn.datasets
 import tensorboardX
 import torch
 import torchvision
@@ -20,4 +21,5 @@ import fedws.data.digits
 import fedws.data.mnist
 import fedws.models.mnist_cnn
 
-__all__ = ["evaluator", "fedws", "matplotlib", "safetensors", "tensorboardX", "torch", "torchvision", "tqdm", "uvloop"]
+__all__ = ["evaluator", "fedws", "matplotlib", "safetensors", "sklearn", "tensorboardX", "torch", "torchvision"]
+__all__ += ["tqdm", "uvloop"]

@@ -1,0 +1,233 @@
+"""Bad input of every kind: one clear line on standard error, an exit status that is not 0, nothing half-done."""
+
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+
+import pytest
+import safetensors.torch
+
+from tests.processes import Command, Processes, dialling
+from tests.support import write_idx
+
+NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
+    """One folder for all; a test that leaves something there is found out."""
+    started = Processes(tmp_path_factory.mktemp("bad"), {**NO_NETWORK, "FEDWS_DATA": "data", "HOME": "home"})
+    yield started
+    started.close()
+
+
+def assert_one_line(command: Command, pattern: str, status: int | None = None) -> None:
+    """It has ended with one line that says what was wrong."""
+    ended = command.end(30)
+    assert ended != 0 if status is None else ended == status, command.everything
+    assert len(command.errors) == 1, command.everything
+    assert re.search(pattern, command.errors[0]), command.everything
+    assert "Traceback" not in command.everything
+
+
+def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
+    """A usage error, and no file more than before."""
+    before = sorted(processes.folder.rglob("*"))
+    assert_one_line(processes.fork(*argv.split()), pattern, 2)
+    assert sorted(processes.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern"),
+    [
+        ("rnu", "there is no command 'rnu'; did you mean run?"),
+        ("run --training-round 3", "there is no --training-round here; did you mean --training-rounds?"),
+        ("run --training_rouns=3", "there is no --training-rouns=3 here; did you mean --training-rounds?"),
+        ("run --training_rounds 0", "training_rounds: .* greater than or equal to 1, not 0"),
+        ("run --training-rounds many", "--training-rounds: invalid int value: 'many'"),
+        ("run --lr 0", "lr: .* greater than 0, not 0"),
+        ("run --lr nan", "lr: .*, not nan"),
+        ("run --batch_size -3", "batch_size: .*, not -3"),
+        ("run --test_batch_size 0", "test_batch_size: .*, not 0"),
+        ("run --federate_after_n_batches 0", "federate_after_n_batches: .*, not 0"),
+        ("run --seed -1", "seed: .*, not -1"),
+        ("run --silence 0", "silence: .*, not 0"),
+        ("run --max-message 10", "max_message: .*, not 10"),
+        ("run --threads 0", "threads: .*, not 0"),
+        ("run --model mnist_cn", "unknown model 'mnist_cn': did you mean mnist_cnn"),
+        ("run --model mlp:hiden=3", "unknown option of model mlp 'hiden': did you mean hidden"),
+        ("run --model mlp:many", "model mlp: hidden: .*, not 'many'"),
+        ("run --dataset mnis", "unknown dataset 'mnis': did you mean mnist"),
+        ("run --strategy fedavgg", "unknown strategy 'fedavgg': did you mean fedavg"),
+        ("run --aggregator meen", "unknown aggregator 'meen': did you mean mean"),
+        ("run --loss cross_entrpy", "unknown loss 'cross_entrpy': did you mean cross_entropy"),
+        ("run --optimizer sdg", "unknown optimizer 'sdg': did you mean sgd"),
+        ("run --workers alice", "--workers: 'alice' is not ID=URL, as alice=ws://localhost:8777"),
+        ("run --workers alice=nowhere", "'nowhere' is no address; one looks like ws://host:8777"),
+        ("run --workers alice=ws://localhost", "'ws://localhost' is no address; one looks like ws://host:8777"),
+        ("run --workers alice=ws://localhost:99999", "'ws://localhost:99999' is no address"),
+        ("run --workers alice=http://localhost:1", "http://localhost:1: nobody serves http://; there are memory, ws"),
+        ("run --workers =ws://localhost:1", "'' is no node id"),
+        ("run --workers a!=ws://localhost:1", "'a!' is no node id"),
+        ("run --workers a=ws://h:1 a=ws://h:2", "--workers: a is named twice"),
+        ("run --workers a=ws://h:1,b=ws://h:1", "ws://h:1 is named for two nodes"),
+        ("run --workers federated=ws://h:1", "federated is the name of the federated model"),
+        ("run --evaluator alice=ws://h:1", "alice is named both as a worker and as the evaluator"),
+        ("run --evaluator testing", "--evaluator: 'testing' is not ID=URL"),
+        ("run --plugin none.py", "--plugin none.py: there is no such Python file"),
+        ("run --plan none.toml", "--plan none.toml: No such file or directory"),
+        ("run --run-dir /proc/fedws", "--run-dir /proc/fedws cannot be written: "),
+        ("run extra", "there is no extra here"),
+        ("worker", "--id"),
+        ("worker --id alice --prot 1", "there is no --prot here; did you mean --port?"),
+        ("worker --id alice -p 99999", "--port 99999 is no port"),
+        ("worker --id alice --port http", "--port: invalid int value: 'http'"),
+        ("worker --id dave", "--port is needed: dave has no port of its own"),
+        ("worker --id dave --port 0 --dataset digits", "which samples does dave hold.*--digits.*--partition"),
+        ("worker --id not/a/name --port 0 --dataset digits --digits 1", "'not/a/name' is no node id"),
+        ("worker --id alice --port 0 --dataset digit", "unknown dataset 'digit': did you mean digits"),
+        ("worker --id alice --port 0 --dataset digits --digits 7-12", "--digits 7-12: 12 is out of range; .* 0-9"),
+        ("worker --id alice --port 0 --dataset digits --digits 3-1", "--digits 3-1: the range 3-1 runs backwards"),
+        ("worker --id alice --port 0 --dataset digits --digits two", "--digits two: 'two' is neither a digit nor"),
+        (
+            "worker --id alice --port 0 --dataset digits --partition iid --share 3/3",
+            "--share 3/3: .* 3 must be below 3",
+        ),
+        ("worker --id alice --port 0 --dataset digits --partition iid --share 1", "--share 1: the form is K/N"),
+        ("worker --id alice --port 0 --dataset digits --partition iid", "--partition and --share go together"),
+        ("worker --id alice --port 0 --dataset digits --partition idd --share 0/3", "unknown partition 'idd': .*iid"),
+        ("worker --id a --port 0 --dataset digits --digits 1 --partition iid --share 0/3", "exclude each other"),
+        ("worker --id a --port 0 --dataset digits --partition dirichlet:x --share 0/3", "partition dirichlet: .*'x'"),
+        ("worker --id alice --port 0 --dataset digits --threads 0", "--threads 0: at least 1"),
+        ("worker --id alice --port 0 --dataset digits --silence 0", "silence: .* greater than 0, not (0|-3)"),
+        ("worker --id alice --port 0 --dataset digits --silence -3", "silence: .* greater than 0, not (0|-3)"),
+        ("worker --id alice --port 0 --dataset digits --max-message 0", "max_message: .*, not 0"),
+        ("worker --id alice --port 0 --dataset digits --host no.such.host.invalid", "no.such.host.invalid"),
+        ("worker --id alice --port 0 --plugin none.py", "--plugin none.py: there is no such Python file"),
+        ("evaluator --id testing --port 0 --dataset digit", "unknown dataset 'digit': did you mean digits"),
+        ("demo --training-rounds 0 --dataset digits", "training_rounds: .*, not 0"),
+        ("demo --dataset digit", "unknown dataset 'digit': did you mean digits"),
+        ("plot none", "none holds no metrics.jsonl; name the directory of a run"),
+        ("plot", "RUN"),
+    ],
+)
+def test_a_mistake_is_one_line(processes: Processes, argv: str, pattern: str) -> None:
+    assert_bad(processes, argv, pattern)
+
+
+PLANS = {
+    "wrong key": ("training_round = 3", "training_round: there is no such setting"),
+    "wrong type": ('training_rounds = "many"', "training_rounds: .*, not 'many'"),
+    "wrong table": ("workers = 3", "workers: "),
+    "wrong address": ('[workers]\nalice = "nowhere"', "workers.alice: 'nowhere' is no address"),
+    "syntax": ("training_rounds = = 3", "--plan plan.toml: .*line 1"),
+    "no text": ("\udcff\udcfe", "--plan plan.toml: "),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_bad_plan_file_is_one_line(processes: Processes, name: str) -> None:
+    text, pattern = PLANS[name]
+    (processes.folder / "plan.toml").write_bytes(text.encode(errors="surrogateescape"))
+    assert_bad(processes, "run --plan plan.toml", pattern)
+
+
+def test_a_used_run_directory_is_kept_as_it_is(processes: Processes) -> None:
+    (processes.folder / "used").mkdir()
+    (processes.folder / "used" / "mine.txt").write_text("mine")
+    assert_bad(processes, "run --dataset digits --run-dir used", "--run-dir used is not empty")
+    assert_bad(processes, "run --dataset digits --run-dir used/mine.txt", "--run-dir used/mine.txt cannot be written")
+    assert_bad(processes, "run --dataset digits --run-dir used/mine.txt/run", "mine.txt/run cannot be written")
+    assert (processes.folder / "used" / "mine.txt").read_text() == "mine"
+
+
+def test_a_plugin_that_fails_is_one_line(processes: Processes) -> None:
+    (processes.folder / "fails.py").write_text("import nothing_of_that_name\n")
+    assert_bad(processes, "run --plugin fails.py", "--plugin fails.py: ModuleNotFoundError: No module named")
+    (processes.folder / "wrong.py").write_text("def wrong(:\n")
+    assert_bad(processes, "worker --id alice --port 0 --plugin wrong.py", "--plugin wrong.py: SyntaxError")
+
+
+def test_a_port_in_use_is_one_line(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        pattern = f"port {port} on localhost is in use; choose another with --port"
+        assert_bad(processes, f"worker --id alice --port {port} --dataset digits", pattern)
+
+
+def test_a_data_set_that_is_missing_or_empty_is_one_line(processes: Processes) -> None:
+    """With no network to fetch it from, nothing is left of the attempt."""
+    missing = processes.fork("worker", "--id", "alice", "--port", "0", "--data-dir", "missing")
+    assert missing.end() == 2, missing.everything
+    *told, last = missing.errors
+    assert told == [f"downloading MNIST to {processes.folder / 'missing'}"]
+    assert re.search(r"MNIST is not in \S+missing and cannot be downloaded \(.*--data-dir.*--dataset digits", last)
+    shutil.rmtree(processes.folder / "missing")
+    write_idx(processes.folder / "empty" / "MNIST" / "raw", train=0)
+    assert_bad(processes, "worker --id alice --port 0 --data-dir empty", "")
+    for file in (processes.folder / "empty" / "MNIST" / "raw").iterdir():
+        file.write_bytes(b"")
+    assert_bad(processes, "worker --id alice --port 0 --data-dir empty", "")
+    (processes.folder / "file").write_text("")
+    assert_bad(processes, "worker --id alice --port 0 --data-dir file", "file cannot be used for MNIST: ")
+
+
+def test_a_worker_that_cannot_be_reached_is_waited_for_then_named(processes: Processes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"ws://localhost:{free.getsockname()[1]}"
+    flags = ["--workers", f"dora={url}", "--evaluator", "none", "--dataset", "digits"]
+    run = processes.fork("run", *flags, "--silence", "2", "--run-dir", "never")
+    assert_one_line(run, f"fedws run: dora at {url} could not be reached in 2 s: connection refused$", 1)
+    assert [line.partition(" | ")[2] for line in run.lines] == [
+        f"Waiting for dora at {url} (connection refused), at most 2 s"
+    ]
+    assert not (processes.folder / "never").exists()
+    again = processes.fork("run", *flags, "--silence", "0.2")
+    assert_one_line(again, "dora at", 1)
+    assert not list(processes.folder.glob("runs/*"))
+
+
+def test_an_address_of_something_else_is_one_line(processes: Processes) -> None:
+    """A port that accepts and says nothing, and one that is no websocket."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"ws://localhost:{mute.getsockname()[1]}"
+        run = processes.fork("run", "--workers", f"dora={url}", "--evaluator", "none", "--silence", "1.5")
+        assert_one_line(run, f"dora at {url} could not be reached in 1.5 s: no answer", 1)
+    assert not list(processes.folder.glob("runs/*"))
+
+
+PLUGIN = """
+import torch
+import fedws
+
+@fedws.register("model", "shaped")
+def shaped():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, {classes}), torch.nn.LogSoftmax(1))
+"""
+
+
+def test_nodes_that_do_not_fit_the_run_are_one_line(processes: Processes) -> None:
+    """Two with one id, an evaluator as a worker, other data, and a model of one name and two shapes."""
+    for name, classes in (("theirs", 10), ("ours", 11)):
+        (processes.folder / f"{name}.py").write_text(PLUGIN.format(classes=classes))
+    urls = processes.nodes("--dataset", "digits", "--plugin", "theirs.py", nodes=("alice", "testing"))
+    more = processes.nodes("--dataset", "digits", "--plugin", "theirs.py", nodes=("alice",))
+    flags = ("--evaluator", "none", "--dataset", "digits", "--run-dir", "never")
+    cases = [
+        ((f"alice={urls['alice']}", f"bob={more['alice']}"), f"bob at {more['alice']}: this is alice, not bob"),
+        ((f"testing={urls['testing']}",), f"testing at {urls['testing']}: it is an evaluator, not a worker"),
+    ]
+    for workers, text in cases:
+        assert_one_line(processes.fork("run", "--workers", *workers, *flags), f"fedws run: {re.escape(text)}$", 1)
+        assert not (processes.folder / "never").exists()
+    other = processes.fork("run", *dialling({"alice": urls["alice"]}), "--dataset", "mnist", "--run-dir", "never")
+    assert_one_line(other, f"alice at {urls['alice']} holds digits, not mnist; see --dataset", 1)
+    assert not (processes.folder / "never").exists()
+    shaped = processes.fork("run", "--model", "shaped", "--plugin", "ours.py", *dialling(urls), *flags[2:])
+    text = r"round 1: alice: model shaped is another one on alice: 1.bias has shape \[11\], not \[10\]"
+    assert_one_line(shaped, text.replace("1.bias", r"1\.\w+").replace(r"\[11\], not \[10\]", r".*11.*, not .*10.*"), 1)
+    good = processes.fork("run", "--model", "shaped", "--plugin", "theirs.py", *dialling(urls), "--dataset", "digits",
+                          "--training-rounds", "1", "--run-dir", "good")  # fmt: skip
+    assert good.end() == 0, good.everything
+    assert len(safetensors.torch.load_file(processes.folder / "good" / "model.safetensors")) == 2
