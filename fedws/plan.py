@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fedws.errors import UsageError
 
@@ -21,7 +21,17 @@ def _url(text: str) -> str:
     return text
 
 
+def _paths(files: Any) -> Any:
+    files = [files] if isinstance(files, str | Path) else files
+    return (
+        tuple(str(file) if isinstance(file, Path) else file for file in files)
+        if isinstance(files, list | tuple)
+        else files
+    )
+
+
 Url = Annotated[str, AfterValidator(_url)]
+Files = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 DEFAULT_WORKERS = {
     "alice": "ws://localhost:8777",
@@ -99,7 +109,7 @@ class Plan(BaseModel):
     silence: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
     max_message: Annotated[int, Field(ge=1024)] = 2**30
     threads: Count = 1
-    plugin: tuple[str, ...] = ()
+    plugin: Files = ()
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -9,7 +9,7 @@ nodes = dict(text.split("=", 1) for text in sys.argv[1:]) or fedws.Plan().worker
 result = fedws.run_sync(
     evaluator={"testing": nodes.pop("testing")},
     workers=nodes,
-    plugin=[str(Path(__file__).with_name("pieces.py"))],
+    plugin=Path(__file__).with_name("pieces.py"),
     dataset="small_digits",
     model="small_net:hidden=64",
     loss="smoothed",
@@ -17,6 +17,6 @@ result = fedws.run_sync(
     strategy="fedavg",
     training_rounds=30,
 )
-for score in (record for record in result.metrics if record["kind"] == "score" and record["model"] == "federated"):
+for score in result.scores("federated"):
     print(f"round {score['round']:2}: accuracy {score['accuracy']:.2%}, loss {score['loss']:.3f}")
 print(f"the trained model and the whole record are in {result.directory}")

@@ -36,11 +36,15 @@ class Result:
     """Every line of ``metrics.jsonl``, in its order."""
     directory: Path
 
+    def scores(self, model: str = FEDERATED) -> list[Record]:
+        """The scores of the federated model, or of a worker's own, by round."""
+        return [record for record in self.metrics if record["kind"] == "score" and record["model"] == model]
+
     @property
     def accuracy(self) -> float | None:
         """The federated model's last accuracy, 0 to 1; None when it was never scored or does not classify."""
-        scores = [r for r in self.metrics if r["kind"] == "score" and r["model"] == FEDERATED]
-        return max(scores, key=lambda r: r["round"])["accuracy"] if scores else None
+        scores = self.scores()
+        return scores[-1]["accuracy"] if scores else None
 
 
 async def run(*, run_dir: str | Path | None = None, observers: Sequence[Observer] = (), **settings: Any) -> Result:

@@ -36,7 +36,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"threads": 0}, "threads: Input should be greater than or equal to 1, not 0"),
     ({"cuda": "perhaps"}, "cuda: Input should be a valid boolean, unable to interpret input, not 'perhaps'"),
     ({"strategy": 1}, "strategy: Input should be a valid string, not 1"),
-    ({"plugin": "mine.py"}, "plugin: Input should be a valid tuple, not 'mine.py'"),
+    ({"plugin": 5}, "plugin: Input should be a valid tuple, not 5"),
     ({"no_such": 1}, "no_such: there is no such setting"),
     ({"two\nlines": 1}, r"'two\nlines': there is no such setting"),
     ({"workers": {}}, "workers: Dictionary should have at least 1 item after validation, not 0"),
