@@ -71,7 +71,7 @@ class RoundAlgorithm(Protocol):
         """The next model, from the aggregate of the reports of ``round``. Raises RejectedUpdate if they do not fit."""
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
-        """The worker's own model; ``model`` is the one its order carried."""
+        """The worker's own model; ``model`` is the one its order carried. Raises RejectedUpdate if it does not fit."""
 
 
 class Task(Protocol):

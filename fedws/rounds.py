@@ -52,6 +52,10 @@ class Rounds(Generic[A]):
         if isinstance(event, Failure):
             return replace(state, reason=f"round {event.round}: {event.worker}: {event.reason}"), ()
         try:
+            own = self._algorithm.worker_model(state.model, event)  # what comes first need not be what fits
+            problem = "" if own is None else difference(own, state.model)
+            if problem:
+                raise RejectedUpdate(problem)
             sum = self._aggregator.add(state.sum, event)
         except RejectedUpdate as error:
             return replace(state, reason=f"round {event.round}: {event.worker}: its report was rejected: {error}"), ()

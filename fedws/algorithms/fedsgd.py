@@ -55,6 +55,9 @@ class FedSGD:
 
     def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
         """``w - lr * gradient`` for parameters; buffers as aggregated; what has neither stays as it is."""
+        for name in aggregated:
+            if name.removeprefix(_GRADIENT) not in model:
+                raise RejectedUpdate(f"{name} is not known here")
         return {name: self._next(name, value, aggregated, round) for name, value in model.items()}
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors:

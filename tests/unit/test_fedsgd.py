@@ -168,6 +168,12 @@ def test_a_gradient_of_another_shape_is_rejected_and_not_broadcast(slope: torch.
         FedSGD(training()).step(start(), {"gradient:0.weight": slope}, 1)
 
 
+def test_a_gradient_of_nothing_is_rejected() -> None:
+    for name in ("gradient:9.weight", "9.weight"):
+        with pytest.raises(RejectedUpdate, match=f"{name} is not known here"):
+            FedSGD(training()).step(start(), {name: torch.ones(1)}, 1)
+
+
 def test_the_seed_chooses_the_samples() -> None:
     one, same, other = (reported(seed, batches=1).tensors["gradient:0.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)

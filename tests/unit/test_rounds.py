@@ -13,7 +13,7 @@ from fedws.interfaces import Ask
 from fedws.learning import order_seed
 from fedws.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.rounds import Rounds, RoundState
-from fedws.tensors import Tensors
+from fedws.tensors import Tensors, difference
 
 START = {"w": torch.zeros(2)}
 WORKERS = ("alice", "bob")
@@ -30,7 +30,7 @@ class Adding:
     def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
         if aggregated["w"].isnan().any():
             raise RejectedUpdate("no number")
-        return {"w": model["w"] + aggregated["w"]} if len(aggregated) == 1 else aggregated
+        return aggregated if difference(aggregated, model) else {"w": model["w"] + aggregated["w"]}
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
         return self.step(model, report.tensors, report.round)
@@ -187,7 +187,7 @@ def test_a_report_unlike_the_others_ends_the_run_and_names_the_worker() -> None:
     assert strategy.version(state) == 0 and strategy.model(state) is START
 
 
-@pytest.mark.parametrize(
+UNFIT = pytest.mark.parametrize(
     ("tensors", "text"),
     [
         ({"x": torch.ones(1)}, "x is not known here"),
@@ -196,8 +196,27 @@ def test_a_report_unlike_the_others_ends_the_run_and_names_the_worker() -> None:
         ({"w": torch.full((2,), torch.nan)}, "no number"),
     ],
 )
-def test_reports_that_are_alike_but_of_another_model_end_the_run(tensors: dict[str, Any], text: str) -> None:
+
+
+@UNFIT
+@pytest.mark.parametrize("place", [0, 1])
+def test_who_sends_another_model_is_named_whoever_comes_first(tensors: dict[str, Any], text: str, place: int) -> None:
     strategy = rounds()
+    state, orders = strategy.start(START, WORKERS)
+    answers = [report(orders[0], **tensors), report(orders[1])]
+    state, more = take(strategy, state, [answers[place], answers[1 - place]])
+    assert not more and strategy.failure(state) == f"round 1: alice: its report was rejected: {text}"
+    assert strategy.version(state) == 0 and strategy.model(state) is START
+
+
+@UNFIT
+def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: dict[str, Any], text: str) -> None:
+    @dataclass(frozen=True)
+    class Silent(Adding):
+        def worker_model(self, model: Tensors, report: Report) -> None:
+            return None
+
+    strategy = Rounds(Silent(), Mean(), 2, seed=7)
     state, orders = strategy.start(START, WORKERS)
     state, more = take(strategy, state, [report(order, **tensors) for order in orders])
     assert not more and strategy.failure(state) == f"round 1: the reports do not fit the model: {text}"
