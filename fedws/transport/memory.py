@@ -84,8 +84,15 @@ class Memory:
         far._limits = theirs
 
         async def serve() -> None:
-            await handle(far)
-            await far.close()
+            reason = "the node ends"  # as long as the handler has not returned
+            try:
+                await handle(far)
+                reason = ""
+            except Exception:
+                reason = "an error in the node"
+                raise
+            finally:
+                await far.close(reason)
 
         task = asyncio.create_task(serve())
         tasks.add(task)

@@ -14,13 +14,14 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 
 from fedws import wire
-from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.errors import LinkError, LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.interfaces import Channel, Handler, Limits
 from fedws.messages import Message
 from fedws.registry import register
 
 _log = logging.getLogger("fedws.websockets")
 _CLOSED_FOR_A_REASON = 4000  # the first close code that is free for applications
+_BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
 
 
@@ -31,6 +32,7 @@ class WsChannel:
         self._socket = socket
         self._limits = limits
         self._client = isinstance(socket, ClientConnection)
+        self._lost: LinkError | None = None
         self.sent = 0
         self.received = 0
 
@@ -44,6 +46,8 @@ class WsChannel:
 
     async def receive(self) -> Message:
         """The next message; its tensors lie in the one buffer that its fragments were received into."""
+        if self._lost is not None:  # the library would not say so twice
+            raise self._lost
         decoder = wire.Decoder(self._limits.message)
         try:
             async for fragment in self._socket.recv_streaming():
@@ -52,7 +56,8 @@ class WsChannel:
                 decoder.feed(fragment)
                 self.received += _framed(len(fragment), masked=not self._client)
         except ConnectionClosed as closed:
-            raise _lost(closed) from None
+            self._lost = _lost(closed)
+            raise self._lost from None
         return decoder.message()
 
     async def close(self, reason: str = "") -> None:
@@ -147,7 +152,9 @@ def _framed(length: int, *, masked: bool) -> int:
     return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
 
 
-def _lost(closed: ConnectionClosed) -> LinkLost:
+def _lost(closed: ConnectionClosed) -> LinkError:
+    if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
+        return ProtocolError(closed.sent.reason or "no websocket message")
     frame = closed.rcvd or closed.sent
     if frame is not None and frame.reason:
         return LinkLost(frame.reason)
