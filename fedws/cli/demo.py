@@ -21,7 +21,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
     from fedws.cli import run
     from fedws.cli.processes import Nodes
+    from fedws.plan import make
 
+    make({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
     arguments.dataset = _dataset(arguments)
     lines: list[str] = []
 
