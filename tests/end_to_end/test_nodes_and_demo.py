@@ -1,0 +1,166 @@
+"""``fedws nodes``, ``fedws demo``, ``fedws plot`` and the helps: the commands that one types first."""
+
+import os
+import re
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import safetensors.torch
+from filelock import FileLock
+
+from tests.end_to_end.test_stopping import SECONDS
+from tests.processes import NODES, Command, Processes
+from tests.support import require
+
+NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+
+
+def children(command: Command) -> list[psutil.Process]:
+    """The nodes that a command has started."""
+    found = psutil.Process(command.pid).children(recursive=True)
+    return [process for process in found if "worker" in process.cmdline()]
+
+
+def assert_gone(nodes: list[psutil.Process]) -> None:
+    """All of them end by themselves."""
+    _, alive = psutil.wait_procs(nodes, timeout=SECONDS)
+    for process in alive:
+        process.kill()
+    assert alive == []
+
+
+def test_demo_with_mnist(processes: Processes, mnist_root: Path) -> None:
+    processes.environment["FEDWS_DATA"] = str(mnist_root)
+    demo = processes.start("-m", "fedws", "demo", "--training-rounds", "2", "--run-dir", "run")
+    demo.line("Training round 1/2$")
+    nodes = children(demo)
+    assert len(nodes) == 4
+    assert demo.end() == 0, demo.everything
+    assert demo.errors == []
+    assert_gone(nodes)
+    assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
+    assert any(re.fullmatch(r"Federated accuracy after round 2: \d+\.\d\d%", line) for line in demo.lines)
+    counts = {"alice": 24754, "bob": 17181, "charlie": 18065, "testing": 10000}
+    for node, count in counts.items():
+        key = "mnist_testing" if node == "testing" else "mnist"
+        assert f"{node}: len(datasets[{key}]): {count}" in demo.lines
+    assert len(safetensors.torch.load_file(processes.folder / "run" / "model.safetensors")) == 8
+    picture = processes.folder / "run" / "curves.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    plot = processes.fork("plot", "run")
+    assert (plot.end(), plot.lines, plot.errors) == (0, ["run/curves.png"], [])
+    assert picture.read_bytes()[:8] == before[:8] == b"\x89PNG\r\n\x1a\n"
+    plot = processes.fork("plot", "run", "--output", "other.png")
+    assert (plot.end(), plot.lines) == (0, ["other.png"])
+    assert (processes.folder / "other.png").read_bytes() == picture.read_bytes()
+
+
+def test_demo_without_data_and_network(processes: Processes) -> None:
+    """It takes the digits that come with scikit-learn, says so in one line, and is killed in another test."""
+    home = processes.folder / "home"
+    home.mkdir()
+    for name in ("FEDWS_DATA", "XDG_CACHE_HOME"):
+        processes.environment.pop(name, None)
+    processes.environment.update({**NO_NETWORK, "HOME": str(home)})
+    demo = processes.start("-m", "fedws", "demo", "--training-rounds", "2", "--run-dir", "run")
+    assert demo.end() == 0, demo.everything
+    told = [line for line in demo.lines if "scikit-learn" in line]
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"MNIST is not in \S+ and cannot be downloaded \(.*\): taking the 1,797 real digits of scikit-learn instead",
+        told[0],
+    )
+    assert [line for line in demo.errors if not line.startswith("downloading MNIST to ")] == []
+    assert "Traceback" not in demo.everything
+    assert (processes.folder / "run" / "model.safetensors").exists()
+    assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
+
+
+@pytest.fixture
+def default_ports() -> Iterator[None]:
+    """The ports 8777 to 8780, for this session of tests alone."""
+    with FileLock(Path(tempfile.gettempdir()) / f"fedws-tests-{os.getuid()}-ports.lock"):
+        for port in range(8777, 8781):
+            with socket.socket() as probe:
+                require(probe.connect_ex(("127.0.0.1", port)), f"port {port} is in use")
+        yield
+
+
+@pytest.mark.parametrize("how", ["Ctrl+C", "kill -9", "a node ends"])
+def test_nodes_end_together(processes: Processes, how: str, default_ports: None) -> None:
+    """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
+    command = processes.fork("nodes", "--dataset", "digits")
+    command.line("^all four nodes are serving; Ctrl\\+C ends them$")
+    nodes = children(command)
+    assert len(nodes) == 4
+    for node in NODES:
+        assert any(re.fullmatch(rf"{node:8}{node} is serving at ws://localhost:87\d\d", line) for line in command.lines)
+    if how == "kill -9":
+        command.send(signal.SIGKILL)
+        command.end(SECONDS)
+    elif how == "a node ends":
+        nodes[1].terminate()
+        assert command.end(SECONDS) == 1
+        assert re.fullmatch(r"(alice|bob|charlie|testing) has ended, and so all end", command.lines[-1])
+    else:
+        for process in (*nodes, psutil.Process(command.pid)):
+            process.send_signal(signal.SIGINT)
+        assert command.end(SECONDS) in (130, 1)
+        assert [line for line in command.errors if line != "fedws nodes: stopped"] == []
+    assert "Traceback" not in command.everything
+    assert_gone(nodes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_demo_stopped_while_it_runs(processes: Processes, number: signal.Signals) -> None:
+    demo = processes.fork("demo", "--dataset", "digits", "--training-rounds", "100000", "--run-dir", "run")
+    demo.line("Training round 3/100000$")
+    nodes = children(demo)
+    assert len(nodes) == 4
+    demo.send(number)
+    status = demo.end(SECONDS)
+    assert_gone(nodes)
+    assert "Traceback" not in demo.everything
+    if number == signal.SIGTERM:
+        assert (status, demo.errors) == (130, ["fedws demo: stopped"])
+        assert (processes.folder / "run" / "model.safetensors").exists()
+
+
+def test_helps_are_quick_and_complete(processes: Processes) -> None:
+    """They come without torch, which alone takes seconds; every flag of the demo is told of."""
+    traced = ("-X", "importtime", "-m", "fedws")
+    commands = [processes.start(*traced, *argv, "--help") for argv in ((), ("run",), ("worker",))]
+    for command in commands:
+        assert command.end() == 0, command.everything
+        imported = {line.rpartition("|")[2].strip() for line in command.errors}
+        assert "fedws.cli.main" in imported
+        assert not imported & {"torch", "pydantic", "numpy", "websockets", "matplotlib"}
+    top, run, worker = commands
+    for name in ("worker", "evaluator", "run", "nodes", "demo", "plot"):
+        assert any(line.startswith(f"  {name} ") for line in top.lines)
+    text = "\n".join(run.lines)
+    of_run = ["batch-size", "test-batch-size", "training-rounds", "federate-after-n-batches", "lr", "cuda", "seed"]
+    for flag in [*of_run, "save-model", "verbose", "workers", "evaluator", "strategy", "run-dir", "plan", "silence"]:
+        assert f"--{flag}" in text
+    text = "\n".join(worker.lines)
+    for flag in ("id", "port", "host", "testing", "verbose", "notebook", "digits", "partition", "share"):
+        assert f"--{flag}" in text
+    assert "'-' and '_' are the same in every flag." in text
+
+
+def test_version(processes: Processes) -> None:
+    command = processes.fork("--version")
+    assert command.end() == 0
+    assert re.fullmatch(r"fedws \d+\.\d+\.\d+", command.lines[0])
+
+
+def test_no_command_is_the_help(processes: Processes) -> None:
+    command = processes.fork()
+    assert command.end() == 2
+    assert any("Ctrl+C ends all" in line for line in command.lines)
