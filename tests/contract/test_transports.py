@@ -418,7 +418,7 @@ HOSTILE: dict[str, list[bytes | str]] = {
     "two messages in one": [HELLO, HELLO],
     "another version": [HELLO[:4] + b"\2" + HELLO[5:]],
     "a header too long": [HELLO[:8] + b"\xff\xff\xff\xff" + HELLO[12:]],
-    "a fragment too long": [HELLO + bytes(FRAGMENT)],
+    "a message in one fragment too long": [b"".join(encode(order(w=torch.ones(2**19))).fragments())],
     "many fragments of nothing": [b""] * 50,
 }
 
@@ -459,3 +459,20 @@ async def test_a_message_in_small_pieces_is_a_message(scheme: str) -> None:
         pieces = [HELLO[start : start + 7] for start in range(0, len(HELLO), 7)]
         await soon(raw(scheme, url, pieces))
         assert await soon(found.get()) == hello()
+
+
+@pytest.mark.parametrize("code", [1002, 1009, 1011, 4000])
+async def test_a_peer_that_finds_fault_with_us_is_lost_and_not_at_fault(code: int) -> None:
+    raised: asyncio.Queue[Exception] = asyncio.Queue()
+
+    async def handle(channel: Channel) -> None:
+        try:
+            await channel.receive()
+        except Exception as error:
+            raised.put_nowait(error)
+
+    async with made("ws").serve(ADDRESS["ws"], handle, LIMITS) as url:
+        async with websockets.connect(url, compression=None, proxy=None) as socket:
+            await socket.close(code, "what was that")
+        error = await soon(raised.get())
+    assert type(error) is LinkLost and str(error) == "what was that"

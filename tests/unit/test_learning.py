@@ -99,17 +99,20 @@ def test_any_seed_of_64_bits_decides_both_generators(seed: int) -> None:
 
 
 def test_seeded_blocks_of_two_threads_take_turns() -> None:
-    entered, wanted, found = threading.Event(), torch.Generator().manual_seed(2), []
+    begun, done = threading.Event(), threading.Event()
+    wanted, found = torch.Generator().manual_seed(2), []
 
     def other() -> None:
-        entered.set()
+        begun.set()
         with seeded(2):
             found.append(torch.rand(3))
+        done.set()
 
     with seeded(1):
         thread = threading.Thread(target=other)
         thread.start()
-        entered.wait()
+        assert begun.wait(60)
+        assert not done.wait(0.05)
         one = torch.rand(3)
     thread.join()
     assert torch.equal(one, torch.rand(3, generator=torch.Generator().manual_seed(1)))
@@ -296,6 +299,46 @@ def test_a_score_is_the_true_mean_over_samples(size: int, threads: int) -> None:
 def test_a_score_is_the_same_to_the_bit_with_any_number_of_threads(size: int) -> None:
     scores = [score(net(), space(333, threads=threads), scoring(batch_size=size)) for threads in (1, 2, 3)]
     assert scores[0] == scores[1] == scores[2]
+
+
+class Constant(Points):
+    """Inputs are the numbers of the samples; the answers are all the same."""
+
+    def __init__(self, samples: int, answer: float) -> None:
+        super().__init__(samples)
+        self.inputs, self.answers = torch.arange(samples).float(), torch.full((samples,), answer)
+
+
+class Zero(nn.Module):
+    """Nothing, for any input."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(inputs)
+
+
+def test_a_mean_of_many_batches_does_not_drift() -> None:
+    """Losses are added in float64: 1,000 times 0.01 in float32 is 9.9998."""
+    found = score(Zero(), Workspace("a", "points", Constant(1000, 0.1)), scoring(loss="mse", batch_size=1))
+    assert found.loss == pytest.approx(float(torch.tensor(0.1) ** 2), rel=1e-12)
+
+
+def test_losses_are_added_in_the_order_of_the_batches_whoever_is_first() -> None:
+    """The first batch, done after two others, has so large a loss that each of them vanishes beside it, not both."""
+    others = threading.Barrier(2)
+
+    class Slow(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            number = int(inputs[0])
+            if number in (0, 2):
+                others.wait(60)
+            if number == 0:
+                others.wait(60)
+            if number == 3:
+                others.wait(60)
+            return torch.full_like(inputs, 2.0**27 if number == 0 else 1.5**0.5)
+
+    found = score(Slow(), Workspace("a", "points", Constant(4, 0.0), threads=2), scoring(loss="mse", batch_size=1))
+    assert found.loss == 2.0**54 / 4
 
 
 def test_scoring_changes_nothing() -> None:
