@@ -71,7 +71,7 @@ class RunLog:
         self.lines = Lines(log.info)
         self.records: list[Record] = []
         self.observers: list[Callable[[Record], None]] = []
-        self._made = not directory.exists()
+        self._made = [path for path in (directory, *directory.parents) if not path.exists()]
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
@@ -113,13 +113,13 @@ class RunLog:
         return write_tensors(self.directory / "model.safetensors", model)
 
     def close(self) -> None:
-        """End the record; a directory in which nothing began is removed again, if it was made here."""
+        """End the record; a directory in which nothing began is removed again, as far as it was made here."""
         if self._handler is not None:
             log.removeHandler(self._handler)
             self._handler.close()
             self._metrics.close()
-        elif self._made:
-            self.directory.rmdir()
+        for path in self._made if self._handler is None else ():
+            path.rmdir()
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:

@@ -35,7 +35,7 @@ class Service:
             async with asyncio.timeout(self._limits.silence / 6):
                 hello = await channel.receive()
                 if not isinstance(hello, Hello):
-                    raise ProtocolError(f"a {type(hello).__name__.lower()} before hello")
+                    raise ProtocolError(f"{type(hello).__name__.lower()} before hello")
         except TimeoutError:
             return await channel.close("no hello in time")
         except ProtocolError as error:
@@ -61,7 +61,7 @@ class Service:
             await channel.send(greeting)
             await self._serve(channel)
         except LinkError as error:
-            reason = f"over: {error}"
+            reason = f"ended: {error}"
             if isinstance(error, ProtocolError):
                 await channel.close(str(error))
         finally:
@@ -110,7 +110,7 @@ class Service:
 
     def _order(self, message: Message) -> Order:
         if not isinstance(message, Order):
-            raise ProtocolError(f"a {type(message).__name__.lower()} where an order was due")
+            raise ProtocolError(f"{type(message).__name__.lower()} where an order was due")
         if message.worker != self._worker.node:
             raise ProtocolError(f"an order for {message.worker[:64]}; this is {self._worker.node}")
         return message

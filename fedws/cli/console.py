@@ -36,8 +36,10 @@ def set_up_logging(verbose: bool) -> None:
     log.addHandler(handler)
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # The library's own reports of bad peers are tracebacks; ours are one line.
-    logging.getLogger("fedws.websockets").setLevel(logging.DEBUG if verbose else logging.CRITICAL)
+    if verbose:
+        import fedws.transport.ws  # noqa: F401  # sets the level that is raised here
+
+        logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:

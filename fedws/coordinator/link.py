@@ -65,12 +65,13 @@ async def dial(node: str, url: str, run: str, role: Literal["worker", "evaluator
             reason = str(error)
         except LinkError as error:
             raise RunFailed(f"{node} at {url}: {error}") from None
-        if clock() + pause >= until:
+        left = until - clock()
+        if left < 0.1:
             raise RunFailed(f"{node} at {url} could not be reached in {limits.silence:g} s: {reason}")
         if not said:
             log.info("Waiting for %s at %s (%s), at most %g s", node, url, reason, limits.silence)
             said = True
-        await asyncio.sleep(pause)
+        await asyncio.sleep(min(pause, left - 0.05))  # a last try just before the end
         pause = min(2 * pause, 2.0)
 
 
@@ -82,7 +83,7 @@ async def _once(node: str, url: str, run: str, role: str, limits: Limits) -> Lin
         if isinstance(answer, Refusal):
             raise Refused(answer.kind, answer.reason)
         if not isinstance(answer, Welcome):
-            raise ProtocolError(f"a {type(answer).__name__.lower()} where a welcome was due")
+            raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
         if answer.role != role:
             raise Refused("node", f"it is {_article(answer.role)}, not {_article(role)}")
     except BaseException:

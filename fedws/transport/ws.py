@@ -20,6 +20,7 @@ from fedws.messages import Message
 from fedws.registry import register
 
 _log = logging.getLogger("fedws.websockets")
+_log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 _CLOSED_FOR_A_REASON = 4000  # the first close code that is free for applications
 _BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
