@@ -79,3 +79,12 @@ class RejectedUpdate(FedwsError):
 
 class RunFailed(FedwsError):
     """The run ended without reaching its last round."""
+
+
+def printable(text: str, length: int = 500) -> str:
+    """A peer's text as one line that is safe in a log and on a terminal, cut to ``length``.
+
+    >>> printable("gone\\n\\x1b[2J")
+    'gone??[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])

@@ -182,9 +182,12 @@ def _module(kind: str, name: str) -> str:
 
 
 def _origin(piece: Any) -> tuple[str, str]:
-    """Where a piece was written; two imports of one file, as module and as plugin, agree."""
-    code = inspect.unwrap(piece)
-    return inspect.getsourcefile(code) or "", getattr(piece, "__qualname__", type(piece).__qualname__)
+    """Where a piece was written; two imports of one file, as module and as plugin, agree, and so do a cell's runs."""
+    try:
+        place = inspect.getsourcefile(inspect.unwrap(piece)) or ""
+    except (TypeError, OSError):  # typed in at a prompt or in a notebook
+        place = getattr(piece, "__module__", "")
+    return place, getattr(piece, "__qualname__", type(piece).__qualname__)
 
 
 @cache

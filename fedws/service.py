@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from fedws import registry
-from fedws.errors import LinkError, LinkLost, ProtocolError, UsageError
+from fedws.errors import LinkError, LinkLost, ProtocolError, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report
 from fedws.worker import Worker
@@ -52,9 +52,9 @@ class Service:
         if self._run and not isinstance(greeting, Refusal):
             greeting = Refusal(kind="busy", reason=f"{self._worker.node} is busy with run {self._run}")
         if isinstance(greeting, Refusal):
-            log.warning("%s: refused run %s: %s", self._worker.node, hello.run[:64], greeting.reason)
+            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
             return await channel.send(greeting)
-        self._run = hello.run[:64]
+        self._run = printable(hello.run, 64)
         log.info("%s: run %s begins", self._worker.node, self._run)
         reason = "ended"
         try:
@@ -112,7 +112,7 @@ class Service:
         if not isinstance(message, Order):
             raise ProtocolError(f"{type(message).__name__.lower()} where an order was due")
         if message.worker != self._worker.node:
-            raise ProtocolError(f"an order for {message.worker[:64]}; this is {self._worker.node}")
+            raise ProtocolError(f"an order for {printable(message.worker, 64)}; this is {self._worker.node}")
         return message
 
 

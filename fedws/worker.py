@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from fedws import registry, samples
-from fedws.errors import TaskError, UnknownName
+from fedws.errors import TaskError, UnknownName, printable
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Stopped, Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
@@ -54,7 +54,7 @@ class Worker:
         if hello.protocol != VERSION:
             return Refusal(kind="protocol", reason=f"{self.node} speaks protocol {VERSION}, not {hello.protocol}")
         if hello.node != self.node:
-            return Refusal(kind="node", reason=f"this is {self.node}, not {hello.node}")
+            return Refusal(kind="node", reason=f"this is {self.node}, not {printable(hello.node, 64)}")
         return self._welcome
 
     def answer(self, order: Order) -> Report | Failure:

@@ -1,6 +1,7 @@
 """The loop that runs any strategy over links: orders out, answers in, one record a round."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
@@ -107,16 +108,16 @@ class Driver(Generic[S]):
             self._events.put_nowait(Left(worker=order.worker, reason=answer.reason))
 
     def _begin_round(self) -> None:
-        self._began = asyncio.get_running_loop().time()
+        self._began = time.perf_counter()
         self._answers = {Report: 0, Failure: 0}
         self._bytes = self._transferred()
 
-    def _close_round(self, round: int) -> None:
+    def _close_round(self, number: int) -> None:
         sent, received = self._transferred()
         self._runlog.record(
             "round",
-            round=round,
-            seconds=asyncio.get_running_loop().time() - self._began,
+            round=number,
+            seconds=round(time.perf_counter() - self._began, 6),
             bytes_sent=sent - self._bytes[0],
             bytes_received=received - self._bytes[1],
             answered=self._answers[Report],

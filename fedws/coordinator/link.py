@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Literal
 
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, RunFailed, Unreachable, UsageError
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, RunFailed, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.service import transport
@@ -36,7 +37,7 @@ class Link:
             return self._failure(order, "lost", f"link lost: {error}")
         except UsageError as error:  # the order is above --max-message, or its model has tensors that cannot travel
             return self._failure(order, "failed", f"its order cannot be sent: {error}")
-        return answer
+        return replace(answer, reason=printable(answer.reason)) if isinstance(answer, Failure) else answer
 
     def _failure(self, order: Order, kind: Literal["lost", "failed"], reason: str) -> Failure:
         return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
@@ -81,7 +82,7 @@ async def _once(node: str, url: str, run: str, role: str, limits: Limits) -> Lin
         await channel.send(Hello(run=run, node=node, protocol=VERSION))
         answer = await channel.receive()
         if isinstance(answer, Refusal):
-            raise Refused(answer.kind, answer.reason)
+            raise Refused(answer.kind, printable(answer.reason))
         if not isinstance(answer, Welcome):
             raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
         if answer.role != role:

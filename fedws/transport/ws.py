@@ -14,7 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
 
 from fedws import wire
-from fedws.errors import LinkError, LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.errors import LinkError, LinkLost, ProtocolError, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Handler, Limits
 from fedws.messages import Message
 from fedws.registry import register
@@ -158,7 +158,7 @@ def _lost(closed: ConnectionClosed) -> LinkError:
         return ProtocolError(closed.sent.reason or "no websocket message")
     frame = closed.rcvd or closed.sent
     if frame is not None and frame.reason:
-        return LinkLost(frame.reason)
+        return LinkLost(printable(frame.reason))
     if frame is not None and frame.code in (1000, 1001):
         return LinkLost("closed by the other side")
     return LinkLost("connection lost")

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from fedws import errors
-from fedws.errors import FedwsError, Refused, UnknownName, UsageError
+from fedws.errors import FedwsError, Refused, UnknownName, UsageError, printable
 
 ALL = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 
@@ -53,3 +53,9 @@ def test_a_name_with_control_characters_stays_one_harmless_line(name: str) -> No
 def test_a_refusal_keeps_its_kind_and_says_its_reason() -> None:
     error = Refused("busy", "alice is busy with run 1")
     assert (error.kind, str(error)) == ("busy", "alice is busy with run 1")
+
+
+def test_a_peer_text_becomes_one_harmless_line() -> None:
+    assert printable("gone\r\n\x1b[31mred") == "gone???[31mred"
+    assert printable("é and 漢字 stay") == "é and 漢字 stay"
+    assert len(printable("x" * 10_000)) == 500

@@ -335,3 +335,10 @@ def test_a_broken_plugin_can_be_mended_and_loaded_again(plugin: Callable[..., Pa
             load_plugin(path)
     load_plugin(plugin(MODEL.format("mine")))
     assert build("model", "mine") == 3
+
+
+def test_a_cell_that_is_run_again_registers_again() -> None:
+    cell = 'import fedws\n@fedws.register("model", "typed_in_a_cell")\nclass Net: pass\n'
+    for _ in range(2):
+        exec(compile(cell, "<cell>", "exec"), {"__name__": "__main__"})
+    assert registry.find("model", "typed_in_a_cell").__name__ == "Net"
