@@ -1,14 +1,26 @@
 """Which samples a node takes, by its flags, and the lines that say so."""
 
 import argparse
+from dataclasses import dataclass
 
 from fedws import digits, holding, registry, samples, shares
 from fedws.errors import UsageError
 from fedws.interfaces import Dataset
 
 
-def take(arguments: argparse.Namespace, dataset: str) -> tuple[Dataset, tuple[int, ...] | None]:
-    """The node's samples, and the labels it declares (None: those of its samples). Raises UsageError."""
+@dataclass(frozen=True)
+class Held:
+    """What a node holds."""
+
+    data: Dataset
+    labels: tuple[int, ...] | None
+    """The labels it declares; None: those of its samples."""
+    classes: int
+    """How many labels the whole data set has, counted from 0; 0 when it has none."""
+
+
+def take(arguments: argparse.Namespace, dataset: str) -> Held:
+    """The node's samples. Raises UsageError."""
     node = arguments.id
     if (arguments.partition is None) != (arguments.share is None):
         raise UsageError("--partition and --share go together, as --partition iid --share 0/3")
@@ -21,26 +33,32 @@ def take(arguments: argparse.Namespace, dataset: str) -> tuple[Dataset, tuple[in
             "say --digits 0-3, or --partition iid --share 0/3"
         )
     data = holding.load(dataset, arguments.data_dir, train=not arguments.testing)
+    known = samples.labels(data)
+    classes = 0 if known is None or known.is_floating_point() else holding.classes(data, dataset)
     if arguments.partition is not None:
         share, of = shares.parse(arguments.share)
-        return holding.of_share(data, dataset, _seeded(arguments.partition, arguments.seed), share, of), None
+        part = holding.of_share(data, dataset, _seeded(arguments.partition, arguments.seed), share, of)
+        return Held(part, None, classes)
     if arguments.testing and not arguments.digits:
-        return data, None
+        return Held(data, None, classes)
     wanted = chosen if isinstance(chosen, tuple) else digits.parse(str(chosen), holding.classes(data, dataset))
-    return holding.of_labels(data, dataset, wanted), wanted
+    return Held(holding.of_labels(data, dataset, wanted), wanted, classes)
 
 
-def tell(arguments: argparse.Namespace, dataset: str, data: Dataset) -> None:
+def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     """Print how many samples of each label are held, as the demo did."""
     which = "test" if arguments.testing else "train"
     print(f"{holding.title(dataset)} dataset ({which} set), available numbers on {arguments.id}:")
-    held = samples.labels(data)
-    if held is not None and not held.is_floating_point():
-        for label in range(max(10, int(held.max()) + 1)):
-            print(f"      {label}: {int((held == label).sum())}")
+    for label in range(held.classes):
+        print(f"      {label}: {_count(held.data, label)}")
     key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
-    print(f"datasets: {{'{key}': {data!r}}}")
-    print(f"len(datasets[{key}]): {len(data)}", flush=True)
+    print(f"datasets: {{'{key}': {held.data!r}}}")
+    print(f"len(datasets[{key}]): {len(held.data)}", flush=True)
+
+
+def _count(data: Dataset, label: int) -> int:
+    labels = samples.labels(data)
+    return 0 if labels is None else int((labels == label).sum())
 
 
 def _seeded(partition: str, seed: int) -> str:

@@ -2,9 +2,11 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
-import sys
+import threading
+from collections.abc import Callable
 
 from fedws.cli.parser import Parser, add_common
 from fedws.errors import UsageError
@@ -57,7 +59,7 @@ async def _serve(arguments: argparse.Namespace, url: str) -> int:
 
     from evaluator import evaluator
     from fedws import registry
-    from fedws.cli import held
+    from fedws.cli.held import take, tell
     from fedws.interfaces import Limits
     from fedws.plan import make
     from fedws.service import serving
@@ -79,18 +81,28 @@ async def _serve(arguments: argparse.Namespace, url: str) -> int:
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
     dataset = arguments.dataset or "mnist"
-    data, labels = held.take(arguments, dataset)
+    held = take(arguments, dataset)
     if arguments.testing:
-        node = evaluator(arguments.id, dataset, data, threads)
+        node = evaluator(arguments.id, dataset, held.data, threads)
     else:
-        node = Worker(arguments.id, dataset, data, labels=labels)
+        node = Worker(arguments.id, dataset, held.data, labels=held.labels)
     async with serving(node, url, Limits(plan.max_message, plan.silence)) as address:
-        held.tell(arguments, dataset, data)
+        tell(arguments, dataset, held)
         print(f"{arguments.id} is serving at {address}", flush=True)
         if arguments.until_eof:
-            loop.add_reader(sys.stdin.fileno(), done.set)
+            # A thread, since event loops cannot watch files and /dev/null.
+            threading.Thread(target=_read_out, args=(lambda: loop.call_soon_threadsafe(done.set),), daemon=True).start()
         await done.wait()
     return 0
+
+
+def _read_out(then: Callable[[], object]) -> None:
+    """Read standard input to its end, then call ``then``, unless the node has ended meanwhile."""
+    with contextlib.suppress(OSError):  # closed from the start
+        while os.read(0, 4096):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        then()
 
 
 def _threads(arguments: argparse.Namespace) -> int:
