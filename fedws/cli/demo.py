@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace) -> int:
         lines.append(f"{node}: {line}")
 
     print("starting alice, bob, charlie and testing ...", flush=True)
-    with Nodes(handed_on(arguments), say, free_ports=True) as nodes:
+    with Nodes(handed_on(arguments), say, first_port=0) as nodes:
         try:
             nodes.wait_serving()
         except BaseException:

@@ -9,6 +9,9 @@ def parser(prog: str) -> Parser:
     """The command's flags, handed on to every node."""
     flags = Parser(prog=prog, description="Start alice, bob, charlie and testing on this machine; Ctrl+C ends all.")
     flags.add_argument("--host", metavar="HOST", help="address to listen on; 0.0.0.0 for all (localhost)")
+    flags.add_argument(
+        "--first-port", metavar="N", type=int, default=8777, help="ports N to N + 3 are taken; 0: any free ones (8777)"
+    )
     add_handed_on(flags)
     return flags
 
@@ -39,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     def say(node: str, line: str) -> None:
         print(f"{node:8}{line}", flush=True)
 
-    with Nodes(handed_on(arguments), say, free_ports=False) as nodes:
+    with Nodes(handed_on(arguments), say, arguments.first_port) as nodes:
         nodes.wait_serving()
         print("all four nodes are serving; Ctrl+C ends them", flush=True)
         print(f"{nodes.wait_ended()} has ended, and so all end", flush=True)

@@ -18,12 +18,14 @@ _SERVING = " is serving at "
 class Nodes:
     """Processes of alice, bob, charlie and testing while the context lasts.
 
-    ``flags`` are added to each one's command line; ``say`` gets each line that a node prints, with its id. The nodes
-    end with this process, however it ends: they watch their standard input.
+    ``flags`` are added to each one's command line; ``say`` gets each line that a node prints, with its id. Their ports
+    follow each other from ``first_port`` on; 0 takes free ones. The nodes end with this process, however it
+    ends: they watch their standard input.
     """
 
-    def __init__(self, flags: Sequence[str], say: Callable[[str, str], None], *, free_ports: bool) -> None:
-        self._flags = [*flags, *(["--port", "0"] if free_ports else [])]
+    def __init__(self, flags: Sequence[str], say: Callable[[str, str], None], first_port: int) -> None:
+        self._flags = flags
+        self._ports = {node: first_port and first_port + number for number, node in enumerate(IDS)}
         self._say = say
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
@@ -34,7 +36,8 @@ class Nodes:
     def __enter__(self) -> Self:
         for node in IDS:
             role = ["--testing"] if node == "testing" else []
-            command = [sys.executable, "-m", "fedws", "worker", "--id", node, *role, "--until-eof", *self._flags]
+            own = ["--id", node, "--port", str(self._ports[node]), *role, "--until-eof"]
+            command = [sys.executable, "-m", "fedws", "worker", *own, *self._flags]
             self._processes[node] = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             )

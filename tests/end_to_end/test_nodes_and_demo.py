@@ -1,21 +1,15 @@
 """``fedws nodes``, ``fedws demo``, ``fedws plot`` and the helps: the commands that one types first."""
 
-import os
 import re
 import signal
-import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import safetensors.torch
-from filelock import FileLock
 
 from tests.end_to_end.test_stopping import SECONDS
 from tests.processes import NODES, Command, Processes
-from tests.support import require
 
 NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
 
@@ -82,25 +76,15 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
     assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
 
 
-@pytest.fixture
-def default_ports() -> Iterator[None]:
-    """The ports 8777 to 8780, for this session of tests alone."""
-    with FileLock(Path(tempfile.gettempdir()) / f"fedws-tests-{os.getuid()}-ports.lock"):
-        for port in range(8777, 8781):
-            with socket.socket() as probe:
-                require(probe.connect_ex(("127.0.0.1", port)), f"port {port} is in use")
-        yield
-
-
 @pytest.mark.parametrize("how", ["Ctrl+C", "kill -9", "a node ends"])
-def test_nodes_end_together(processes: Processes, how: str, default_ports: None) -> None:
+def test_nodes_end_together(processes: Processes, how: str) -> None:
     """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
-    command = processes.fork("nodes", "--dataset", "digits")
+    command = processes.fork("nodes", "--dataset", "digits", "--first-port", "0")
     command.line("^all four nodes are serving; Ctrl\\+C ends them$")
     nodes = children(command)
     assert len(nodes) == 4
     for node in NODES:
-        assert any(re.fullmatch(rf"{node:8}{node} is serving at ws://localhost:87\d\d", line) for line in command.lines)
+        assert any(re.fullmatch(rf"{node:8}{node} is serving at ws://localhost:\d+", line) for line in command.lines)
     if how == "kill -9":
         command.send(signal.SIGKILL)
         command.end(SECONDS)
