@@ -14,6 +14,7 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
+	@echo "fedws is installed in .venv: now 'make demo', or '. .venv/bin/activate' and 'fedws --help'"
 
 demo: setup
 	@$(BIN)/fedws demo --seed $(SEED)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedws import digits
 from fedws.errors import UsageError
+from fedws.scores import FEDERATED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,6 @@ Record = Mapping[str, Any]
 Groups = Mapping[str, Sequence[int]]
 Series = dict[str, list[tuple[int, float]]]
 
-FEDERATED = "federated"
 INK, FAINT = "#1a1a1a", "#b8b8b8"
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; with two line styles they name
 # twice as many workers. Of more workers the best and the worst are named.

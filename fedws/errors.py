@@ -11,6 +11,7 @@
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
     ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
     └── RunFailed           the run ended without reaching its last round
+        └── WrongNode       who answers at an address is not the node that was meant
 
 Foreign errors (of sockets, of websockets, of pydantic) become one of these in the one file that meets them.
 """
@@ -79,6 +80,10 @@ class RejectedUpdate(FedwsError):
 
 class RunFailed(FedwsError):
     """The run ended without reaching its last round."""
+
+
+class WrongNode(RunFailed):
+    """Who answers at an address is not the node that was meant, or holds other data."""
 
 
 def printable(text: str, length: int = 500) -> str:

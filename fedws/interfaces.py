@@ -142,9 +142,9 @@ class Channel(Protocol):
     """One link, as whole messages. Any method raises LinkLost once the link is down."""
 
     sent: int
-    """Payload bytes sent so far."""
+    """Bytes sent so far, with what the transport adds to a message."""
     received: int
-    """Payload bytes received so far."""
+    """Bytes received so far, likewise."""
 
     async def send(self, message: Message) -> None:
         """Send one message; returns when it is handed to the transport."""

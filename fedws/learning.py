@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -21,7 +21,7 @@ from fedws.tensors import Tensors, difference
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
-_generator = threading.Lock()  # torch's default generator is one per process
+_generator = threading.RLock()  # torch's default generator is one per process
 
 
 class Stopped(FedwsError):
@@ -124,11 +124,18 @@ def device(cuda: bool) -> torch.device:
     return torch.device("cuda" if cuda and torch.cuda.is_available() else "cpu")
 
 
-def train(module: torch.nn.Module, work: Workspace, settings: Training, seed: int) -> Trained:
+def train(
+    module: torch.nn.Module,
+    work: Workspace,
+    settings: Training,
+    seed: int,
+    penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
+) -> Trained:
     """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``batches`` batches in all.
 
-    The order of samples is ``torch.randperm`` of a generator seeded with ``seed``, one draw an epoch. Raises
-    TaskError for an unknown loss or optimizer, Stopped when told to stop.
+    ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
+    generator seeded with ``seed``, one draw an epoch. Raises TaskError for an unknown loss or optimizer, Stopped when
+    told to stop.
     """
     place = device(settings.cuda)
     module.to(place).train()
@@ -139,6 +146,8 @@ def train(module: torch.nn.Module, work: Workspace, settings: Training, seed: in
         for inputs, targets in _shuffled(work, settings, generator):
             optimizer.zero_grad()
             loss = loss_of(module(inputs.to(place)), targets.to(place))
+            if penalty is not None:
+                loss = loss + penalty(module)
             loss.backward()
             optimizer.step()
             total += loss.detach().cpu().double() * len(targets)

@@ -1,5 +1,6 @@
 """A run's record: its directory with plan, log, metrics, TensorBoard events, model and curves."""
 
+import contextlib
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import safetensors.torch
 import tomli_w
 
+from fedws import curves
 from fedws.errors import RunFailed, UsageError
 from fedws.plan import Plan
 from fedws.tensors import Tensors
@@ -63,6 +65,11 @@ class Lines:
             self._first += 1
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A full disk is told once, by the metrics that cannot be written either; not here for every line."""
+
+
 class RunLog:
     """Writes the record of one run. ``directory`` must be new or empty; it is made here."""
 
@@ -76,8 +83,10 @@ class RunLog:
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
                 raise UsageError(f"--run-dir {directory} is not empty; name a new or an empty directory")
-            (directory / "metrics.jsonl").touch()
-            (directory / "metrics.jsonl").unlink()
+            (directory / "run.log").open("x").close()  # the directory is taken, also while workers are awaited
+        except FileExistsError as error:
+            what = "is a file" if directory.is_file() else "was taken by another run just now"
+            raise UsageError(f"--run-dir {directory} {what}; name a new or an empty directory") from error
         except OSError as error:
             raise UsageError(f"--run-dir {directory} cannot be written: {error.strerror or error}") from None
         self._metrics: Any = None
@@ -87,7 +96,7 @@ class RunLog:
         """Begin the record, when every worker is there: ``groups`` are the labels each of them declares."""
         (self.directory / "plan.toml").write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
         (self.directory / "workers.json").write_text(json.dumps(groups) + "\n", encoding="utf-8")
-        self._handler = logging.FileHandler(self.directory / "run.log", encoding="utf-8")
+        self._handler = _LogFile(self.directory / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(FORMAT))
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
@@ -108,18 +117,28 @@ class RunLog:
         for observe in self.observers:
             observe(record)
 
-    def save(self, model: Tensors) -> Path:
-        """Write ``model.safetensors`` whole or not at all."""
-        return write_tensors(self.directory / "model.safetensors", model)
+    def finish(self, model: Tensors | None, plan: Plan, groups: Mapping[str, Sequence[int]]) -> None:
+        """Write what stands at the end: the model, if there is one, and the curves. Raises RunFailed."""
+        if model is None:
+            return
+        write_tensors(self.directory / "model.safetensors", model)
+        try:
+            curves.draw(self.records, groups, self.directory / "curves.png", title(plan.model_dump()))
+        except OSError as error:
+            raise RunFailed(f"{self.directory / 'curves.png'} cannot be written: {error.strerror or error}") from None
 
     def close(self) -> None:
         """End the record; a directory in which nothing began is removed again, as far as it was made here."""
         if self._handler is not None:
             log.removeHandler(self._handler)
-            self._handler.close()
-            self._metrics.close()
-        for path in self._made if self._handler is None else ():
-            path.rmdir()
+            with contextlib.suppress(OSError):  # a full disk, which has been told
+                self._handler.close()
+                self._metrics.close()
+        else:
+            with contextlib.suppress(OSError):  # another run may have come to use the parent
+                (self.directory / "run.log").unlink()
+                for path in self._made:
+                    path.rmdir()
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:
@@ -131,6 +150,11 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise RunFailed(f"{path} cannot be written: {error}") from None
+
+
+def title(plan: Mapping[str, Any]) -> str:
+    """What a run's curves are called: its strategy, data set and model."""
+    return ", ".join(str(plan[name]) for name in ("strategy", "dataset", "model") if plan.get(name))
 
 
 def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:

@@ -22,7 +22,8 @@ class Service:
     def __init__(self, worker: Worker, limits: Limits) -> None:
         self._worker = worker
         self._limits = limits
-        self._run = ""
+        self._run: str | None = None
+        self._turned_away = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
@@ -49,10 +50,12 @@ class Service:
 
     async def _greet(self, channel: Channel, hello: Hello) -> None:
         greeting = self._worker.greet(hello)
-        if self._run and not isinstance(greeting, Refusal):
+        if self._run is not None and not isinstance(greeting, Refusal):
             greeting = Refusal(kind="busy", reason=f"{self._worker.node} is busy with run {self._run}")
         if isinstance(greeting, Refusal):
-            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
+            if hello.run != self._turned_away:  # it may go on asking
+                log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
+            self._turned_away = hello.run
             return await channel.send(greeting)
         self._run = printable(hello.run, 64)
         log.info("%s: run %s begins", self._worker.node, self._run)
@@ -66,7 +69,7 @@ class Service:
                 await channel.close(str(error))
         finally:
             log.info("%s: run %s %s", self._worker.node, self._run, reason)
-            self._run = ""
+            self._run = None
         return None
 
     async def _serve(self, channel: Channel) -> None:

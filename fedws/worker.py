@@ -1,6 +1,8 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
+import logging
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -13,11 +15,15 @@ from fedws.learning import Stopped, Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.wire import VERSION
 
+log = logging.getLogger("fedws")
+MOST_LABELS = 1000
+"""More distinct labels than this are not declared; they are no classes to be told apart in a log."""
+
 
 class Worker:
     """A named node with data.
 
-    ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``role`` is what it
+    ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
     ``threads`` score batches at once.
     """
@@ -40,6 +46,7 @@ class Worker:
         held = samples.labels(data)
         if labels is None:
             labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
+            labels = labels if len(labels) <= MOST_LABELS else []
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -69,8 +76,10 @@ class Worker:
         except Stopped as error:
             return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            text = " ".join(str(error).split())[:300]
-            return self.failure(order, "failed", f"{type(error).__name__}: {text}")
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("%s: %s failed: %s (%s, line %s)", self.node, order.task, text, place.filename, place.lineno)
+            return self.failure(order, "failed", text)
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""

@@ -45,9 +45,9 @@ class Command:
         for reader in self._readers:
             reader.start()
 
-    def line(self, pattern: str, after: int = 0) -> re.Match[str]:
+    def line(self, pattern: str, after: int = 0, *, error: bool = False) -> re.Match[str]:
         """Wait for a line, after so many, that contains ``pattern``; an end without it fails the test."""
-        lines, seen, until = self.lines, after, time.monotonic() + PATIENCE
+        lines, seen, until = self.errors if error else self.lines, after, time.monotonic() + PATIENCE
         with self._news:
             while True:
                 for text in lines[seen:]:

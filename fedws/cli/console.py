@@ -12,7 +12,6 @@ from fedws.errors import FedwsError, UsageError
 
 T = TypeVar("T")
 
-FORMAT = "%(asctime)s | %(message)s"
 INTERRUPTED = 130  # what shells report for a command that Ctrl+C ended
 
 
@@ -20,16 +19,18 @@ class Handler(logging.Handler):
     """Log lines on standard output, above a progress line if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; a reader that has gone away is no error."""
+        """Write one line; a reader that has gone away, or a full disk, is no error."""
         from tqdm import tqdm
 
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
 
 
 def set_up_logging(verbose: bool) -> None:
     """Log lines as the demo's: a time stamp, a bar, the text."""
+    from fedws.runlog import FORMAT
+
     handler = Handler()
     handler.setFormatter(logging.Formatter(FORMAT))
     log = logging.getLogger("fedws")
@@ -44,12 +45,16 @@ def set_up_logging(verbose: bool) -> None:
 
 def guarded(command: str, work: Callable[[], int]) -> int:
     """Run a command's work; every error of ours is one line, Ctrl+C and SIGTERM end it quietly."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return work()
     except FedwsError as error:
         print(f"{command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # a full disk, most likely
+        print(f"{command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{command}: stopped", file=sys.stderr)
         return INTERRUPTED

@@ -26,12 +26,13 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
         raise UsageError("--partition and --share go together, as --partition iid --share 0/3")
     if arguments.digits is not None and arguments.partition is not None:
         raise UsageError("--digits and --partition exclude each other")
-    chosen = arguments.digits or (None if arguments.partition else digits.DEFAULTS.get(node))
-    if not (arguments.testing or chosen or arguments.partition):
+    given = arguments.digits is not None or arguments.partition is not None
+    if not (arguments.testing or given or node in digits.DEFAULTS):
         raise UsageError(
             f"which samples does {node} hold? Only {', '.join(digits.DEFAULTS)} have digits of their own: "
             "say --digits 0-3, or --partition iid --share 0/3"
         )
+    _check_words(arguments)  # before minutes of loading
     data = holding.load(dataset, arguments.data_dir, train=not arguments.testing)
     known = samples.labels(data)
     classes = 0 if known is None or known.is_floating_point() else holding.classes(data, dataset)
@@ -39,17 +40,29 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
         share, of = shares.parse(arguments.share)
         part = holding.of_share(data, dataset, _seeded(arguments.partition, arguments.seed), share, of)
         return Held(part, None, classes)
-    if arguments.testing and not arguments.digits:
+    if arguments.testing and arguments.digits is None:
         return Held(data, None, classes)
-    wanted = chosen if isinstance(chosen, tuple) else digits.parse(str(chosen), holding.classes(data, dataset))
+    if arguments.digits is None:
+        wanted = digits.DEFAULTS[node]
+    else:
+        wanted = digits.parse(arguments.digits, holding.classes(data, dataset))
     return Held(holding.of_labels(data, dataset, wanted), wanted, classes)
+
+
+def _check_words(arguments: argparse.Namespace) -> None:
+    """What can be said of the flags without the data. Raises UsageError or UnknownName."""
+    if arguments.digits is not None:
+        digits.parse(arguments.digits, classes=10**9)
+    if arguments.partition is not None:
+        shares.parse(arguments.share)
+        registry.find("partition", registry.Spec.parse(arguments.partition).name)
 
 
 def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     """Print how many samples of each label are held, as the demo did."""
     which = "test" if arguments.testing else "train"
     print(f"{holding.title(dataset)} dataset ({which} set), available numbers on {arguments.id}:")
-    for label in range(held.classes):
+    for label in range(min(held.classes, 1000)):
         print(f"      {label}: {_count(held.data, label)}")
     key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
     print(f"datasets: {{'{key}': {held.data!r}}}")

@@ -18,7 +18,7 @@ def parser(prog: str) -> Parser:
 
 def add_handed_on(flags: argparse.ArgumentParser) -> None:
     """The flags that nodes started together share."""
-    flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist or cifar10")
+    flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
     flags.add_argument("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA or the user's cache)")
     flags.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
 

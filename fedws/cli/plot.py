@@ -27,8 +27,19 @@ def main(arguments: argparse.Namespace) -> int:
         groups = {}
     path = arguments.output or arguments.run / "curves.png"
     try:
-        curves.draw(records, groups, path, arguments.run.name)
+        curves.draw(records, groups, path, _title(arguments.run))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
     print(path)
     return 0
+
+
+def _title(run: Path) -> str:
+    from fedws.errors import UsageError
+    from fedws.plan import read
+    from fedws.runlog import title
+
+    try:
+        return title(read(run / "plan.toml"))
+    except UsageError:
+        return run.name

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from fedws.errors import RunFailed
+from fedws.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 
-IDS = ("alice", "bob", "charlie", "testing")
+IDS = (*DEFAULT_WORKERS, *DEFAULT_EVALUATOR)
 _SERVING = " is serving at "
 
 
@@ -30,12 +31,13 @@ class Nodes:
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
         self._news: SimpleQueue[tuple[str, str]] = SimpleQueue()
+        self._last: dict[str, str] = {}
         self.urls: dict[str, str] = {}
         """Where each node serves, once :meth:`wait_serving` returns."""
 
     def __enter__(self) -> Self:
         for node in IDS:
-            role = ["--testing"] if node == "testing" else []
+            role = ["--testing"] if node in DEFAULT_EVALUATOR else []
             own = ["--id", node, "--port", str(self._ports[node]), *role, "--until-eof"]
             command = [sys.executable, "-m", "fedws", "worker", *own, *self._flags]
             self._processes[node] = subprocess.Popen(  # noqa: S603
@@ -55,7 +57,7 @@ class Nodes:
                 waiting = ", ".join(set(IDS) - set(self.urls))
                 raise RunFailed(f"no word from {waiting} in {seconds:g} s") from None
             if not url:
-                raise RunFailed(f"{node} has ended")
+                raise RunFailed(f"{node} has ended: {self._last.get(node, 'it said nothing')}")
             self.urls[node] = url
         self.urls = {node: self.urls[node] for node in IDS}
 
@@ -70,6 +72,7 @@ class Nodes:
         stream = self._processes[node].stdout
         assert stream is not None
         for line in stream:
+            self._last[node] = line.rstrip("\n")
             self._say(node, line.rstrip("\n"))
             if line.startswith(node + _SERVING):
                 self._news.put((node, line.partition(_SERVING)[2].strip()))

@@ -23,7 +23,7 @@ def parser(prog: str) -> Parser:
     add("--evaluator", metavar="ID=URL", help="or none (testing=ws://localhost:8780)")
     add("--strategy", metavar="NAME", help="fedavg (default), fedsgd; pieces are named NAME[:value][,key=value...]")
     add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
-    add("--weighted", action="store_true", help="weigh workers by their samples")
+    add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--training-rounds", metavar="N", type=int, help="(40)")
     add("--evaluate-every", metavar="N", type=int, help="score when (round - 1) %% N == 0, and the last round (10)")
     add("--score-workers", metavar="N", type=int, help="score the models of at most N workers (10)")
@@ -34,7 +34,7 @@ def parser(prog: str) -> Parser:
     add("--batch-size", metavar="N", type=int, help="(32)")
     add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
     add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains in a round (10)")
-    add("--cuda", action="store_true", help="nodes use their GPU, where they have one")
+    add("--cuda", action=argparse.BooleanOptionalAction, help="nodes use their GPU, where they have one")
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
     add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
@@ -62,6 +62,8 @@ def main(arguments: argparse.Namespace) -> int:
         result = run_loop(run_plan(plan, directory, [progress.show]))
     if result.accuracy is not None:
         print(f"Federated accuracy after round {plan.training_rounds}: {100 * result.accuracy:.2f}%")
+    elif plan.evaluator:
+        print("The federated model was not scored; the log says why")
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):
@@ -104,5 +106,8 @@ def save(model: Any, name: str) -> Path:
     import torch
 
     path = Path(f"{name.partition(':')[0]}.pt")
-    torch.save(dict(model), path)
+    try:
+        torch.save(dict(model), path)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"--save-model: {path} cannot be written: {str(error).splitlines()[0]}") from None
     return path

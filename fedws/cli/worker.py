@@ -7,16 +7,25 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from fedws.cli.parser import Parser, add_common
 from fedws.errors import UsageError
 
-PORTS = {"alice": 8777, "bob": 8778, "charlie": 8779, "testing": 8780}
+if TYPE_CHECKING:
+    from fedws.cli.held import Held
+    from fedws.plan import Plan
+    from fedws.worker import Worker
+
+INTERRUPTED = 130
+_WORKER = "Serve one node of a federation: a worker, or with --testing the evaluator."
+_EVALUATOR = "Serve the evaluator: the node that holds the test set and scores the models."
 
 
 def parser(prog: str, *, testing: bool = False) -> Parser:
     """The command's flags; ``testing`` is the default of ``--testing``."""
-    flags = Parser(prog=prog, description="Serve one node of a federation: a worker, or with --testing the evaluator.")
+    flags = Parser(prog=prog, description=_EVALUATOR if testing else _WORKER)
     flags.add_argument("--id", required=True, help="the node's name, as alice")
     flags.add_argument(
         "-p", "--port", type=int, help="port to listen on, 0 for a free one (alice 8777 ... testing 8780)"
@@ -41,53 +50,74 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
+    from fedws.cli.held import take, tell
+    from fedws.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS, make
 
     set_up_logging(arguments.verbose)
     if arguments.notebook is not None:
         print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
-    port = arguments.port if arguments.port is not None else PORTS.get(arguments.id)
+    own = (DEFAULT_WORKERS | DEFAULT_EVALUATOR).get(arguments.id)
+    port = arguments.port if arguments.port is not None or own is None else urlsplit(own).port
     if port is None:
         raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
     if not 0 <= port < 65536:
         raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
-    host = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-    return run_loop(_serve(arguments, f"ws://{host}:{port}"))
-
-
-async def _serve(arguments: argparse.Namespace, url: str) -> int:
-    import torch
-
-    from evaluator import evaluator
-    from fedws import registry
-    from fedws.cli.held import take, tell
-    from fedws.interfaces import Limits
-    from fedws.plan import make
-    from fedws.service import serving
-    from fedws.worker import Worker
-
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, done.set)
-    threads = _threads(arguments)
-    # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
-    # busy neighbours costs many times the work.
-    torch.set_num_threads(1 if arguments.testing else threads)
-    if hasattr(os, "nice"):
-        os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.testing else 10))
+    url = f"ws://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in ("max_message", "silence") if (value := getattr(arguments, key)) is not None}
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
+    _prepare(arguments)
+    dataset = arguments.dataset or "mnist"
+    held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
+    node = _node(arguments, dataset, held)
+    return run_loop(_serve(arguments, node, plan, url, lambda: tell(arguments, dataset, held)))
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """Priority, threads and plugins of this process."""
+    import torch
+
+    from fedws import registry
+
+    if hasattr(os, "nice"):
+        try:
+            os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.testing else 10))
+        except OSError as error:
+            raise UsageError(f"--nice {arguments.nice}: {error.strerror}") from None
+    # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
+    # busy neighbours costs many times the work.
+    torch.set_num_threads(1 if arguments.testing else _threads(arguments))
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
-    dataset = arguments.dataset or "mnist"
-    held = take(arguments, dataset)
+
+
+def _node(arguments: argparse.Namespace, dataset: str, held: "Held") -> "Worker":
+    from evaluator import evaluator
+    from fedws.worker import Worker
+
     if arguments.testing:
-        node = evaluator(arguments.id, dataset, held.data, threads)
-    else:
-        node = Worker(arguments.id, dataset, held.data, labels=held.labels)
+        return evaluator(arguments.id, dataset, held.data, _threads(arguments))
+    return Worker(arguments.id, dataset, held.data, labels=held.labels)
+
+
+async def _serve(
+    arguments: argparse.Namespace, node: "Worker", plan: "Plan", url: str, tell: Callable[[], None]
+) -> int:
+    from fedws.interfaces import Limits
+    from fedws.service import serving
+
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if done.is_set():  # asked twice: a task that does not look up is not waited for
+            os._exit(INTERRUPTED)
+        done.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
     async with serving(node, url, Limits(plan.max_message, plan.silence)) as address:
-        tell(arguments, dataset, held)
+        tell()
         print(f"{arguments.id} is serving at {address}", flush=True)
         if arguments.until_eof:
             # A thread, since event loops cannot watch files and /dev/null.

@@ -12,7 +12,7 @@ from fedws.errors import RunFailed
 from fedws.interfaces import Strategy
 from fedws.messages import Event, Failure, Left, Order, Report
 from fedws.plan import Plan
-from fedws.runlog import RunLog
+from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
 from fedws.tensors import Tensors
 
@@ -50,8 +50,7 @@ class Driver(Generic[S]):
             state, orders = await self._think(self._strategy.start, initial, list(self._links))
             self._issue(orders)
             while self._open:
-                event = await self._events.get()
-                state = await self._take(state, event)
+                state = await self._take(state, await self._next_event())
                 if self._strategy.failure(state):
                     raise RunFailed(self._strategy.failure(state))
             return self._strategy.model(state)
@@ -61,14 +60,26 @@ class Driver(Generic[S]):
             await asyncio.gather(*self._open.values(), return_exceptions=True)
             self._thread.shutdown()
 
+    async def _next_event(self) -> Event:
+        """The next answer, however long a worker may train; but who is awaited is said."""
+        while True:
+            try:
+                async with asyncio.timeout(self._plan.silence):
+                    return await self._events.get()
+            except TimeoutError:
+                log.info(
+                    "Waiting for the answer of %s", ", ".join(sorted(task.get_name() for task in self._open.values()))
+                )
+
     async def _take(self, state: S, event: Event) -> S:
         """Feed one event to the strategy, send what it orders, and keep the record when a round closes."""
         if isinstance(event, Report | Failure):
             self._open.pop(event.order, None)
             self._answers[type(event)] += 1
-        if isinstance(event, Report):
-            await self._think(self._keep_worker_model, state, event)
+        before = state
         state, orders = await self._think(self._strategy.react, state, event)
+        if isinstance(event, Report) and not self._strategy.failure(state):
+            await self._think(self._keep_worker_model, before, event)
         version = self._strategy.version(state)
         if version == self.version:
             self._issue(orders)
@@ -93,7 +104,7 @@ class Driver(Generic[S]):
 
     def _issue(self, orders: Sequence[Order]) -> None:
         for order in orders:
-            self._open[order.id] = asyncio.create_task(self._carry(order))
+            self._open[order.id] = asyncio.create_task(self._carry(order), name=order.worker)
 
     async def _carry(self, order: Order) -> None:
         """One order to its one answer, whatever happens."""

@@ -5,7 +5,17 @@ import logging
 from dataclasses import replace
 from typing import Literal
 
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, RunFailed, Unreachable, UsageError, printable
+from fedws.errors import (
+    LinkError,
+    LinkLost,
+    ProtocolError,
+    Refused,
+    RunFailed,
+    Unreachable,
+    UsageError,
+    WrongNode,
+    printable,
+)
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.service import transport
@@ -43,11 +53,13 @@ class Link:
         return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
 
 
-async def dial(node: str, url: str, run: str, role: Literal["worker", "evaluator"], limits: Limits) -> Link:
+async def dial(
+    node: str, url: str, run: str, role: Literal["worker", "evaluator"], dataset: str, limits: Limits
+) -> Link:
     """Dial until the node welcomes the run, for at most ``limits.silence`` seconds; the first wait is said.
 
-    Raises RunFailed, naming node and address, when the time is over or the node is not the one meant; UsageError
-    when the address is none.
+    Raises RunFailed, naming node and address, when the time is over; WrongNode when it is not the one that was meant or
+    does not hold ``dataset``; UsageError when the address is none.
     """
     clock = asyncio.get_running_loop().time
     until = clock() + limits.silence
@@ -55,13 +67,13 @@ async def dial(node: str, url: str, run: str, role: Literal["worker", "evaluator
     while True:
         try:
             async with asyncio.timeout_at(until):
-                return await _once(node, url, run, role, limits)
+                return await _once(node, url, run, role, dataset, limits)
         except TimeoutError:
             reason = "no answer"
         except Refused as refused:
             reason = str(refused)
             if refused.kind != "busy":
-                raise RunFailed(f"{node} at {url}: {reason}") from None
+                raise WrongNode(f"{node} at {url}: {reason}") from None
         except Unreachable as error:
             reason = str(error)
         except LinkError as error:
@@ -76,7 +88,7 @@ async def dial(node: str, url: str, run: str, role: Literal["worker", "evaluator
         pause = min(2 * pause, 2.0)
 
 
-async def _once(node: str, url: str, run: str, role: str, limits: Limits) -> Link:
+async def _once(node: str, url: str, run: str, role: str, dataset: str, limits: Limits) -> Link:
     channel = await transport(url).connect(url, limits)
     try:
         await channel.send(Hello(run=run, node=node, protocol=VERSION))
@@ -87,8 +99,10 @@ async def _once(node: str, url: str, run: str, role: str, limits: Limits) -> Lin
             raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
         if answer.role != role:
             raise Refused("node", f"it is {_article(answer.role)}, not {_article(role)}")
+        if answer.dataset != dataset:
+            raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {dataset}; see --dataset")
     except BaseException:
-        await channel.close("not the node that was meant")
+        await channel.close("the coordinator did not go on")
         raise
     return Link(node, channel, answer)
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from fedws import curves, holding, learning, registry
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.link import Link, dial
 from fedws.coordinator.scoring import Scorer
-from fedws.errors import FedwsError, RunFailed
+from fedws.errors import FedwsError
 from fedws.interfaces import Limits, Strategy
 from fedws.plan import Plan, make
 from fedws.rounds import Rounds
@@ -70,8 +71,20 @@ def run_sync(**settings: Any) -> Result:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(run(**settings))
+    stop: SimpleQueue[Callable[[], object]] = SimpleQueue()
+
+    async def stoppable() -> Result:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(run(**settings))
+        stop.put(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await task
+
     with ThreadPoolExecutor(1, thread_name_prefix="fedws") as thread:
-        return thread.submit(asyncio.run, run(**settings)).result()
+        result = thread.submit(asyncio.run, stoppable())
+        try:
+            return result.result()
+        except KeyboardInterrupt:  # of a notebook
+            stop.get()()
+            raise
 
 
 async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequence[Observer] = ()) -> Result:
@@ -91,12 +104,12 @@ async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequenc
         scorer = None
         if plan.evaluator:
             ((node, url),) = plan.evaluator.items()
-            scorer = Scorer(lambda: dial(node, url, name, "evaluator", limits), plan.scoring(), runlog)
+            scorer = Scorer(lambda: dial(node, url, name, "evaluator", plan.dataset, limits), plan.scoring(), runlog)
             stack.push_async_callback(scorer.stop)
         links = await _dial_all(plan, name, limits, stack)
         groups = {worker: link.welcome.labels for worker, link in links.items()}
         if scorer is not None:
-            scorer.groups = _distinct(list(groups.values()))
+            scorer.groups = curves.share_groups(groups)
         runlog.open(plan, groups)
         if plan.cuda:
             _say_who_has_no_gpu(links, runlog)
@@ -111,11 +124,10 @@ async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequenc
         except BaseException as error:
             reason = str(error) if isinstance(error, FedwsError) else "stopped"
             runlog.lines.say(f"Ended after round {driver.version} of {plan.training_rounds}: {reason}")
+            with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
+                runlog.finish(driver.model, plan, groups)
             raise
-        finally:
-            if driver.model is not None:
-                runlog.save(driver.model)
-                curves.draw(runlog.records, groups, runlog.directory / "curves.png", plan.strategy)
+        runlog.finish(model, plan, groups)
     return Result(model, runlog.records, runlog.directory)
 
 
@@ -140,7 +152,7 @@ async def _dial_all(plan: Plan, run: str, limits: Limits, stack: contextlib.Asyn
                 worker: group.create_task(_worker(worker, url, run, plan, limits, stack))
                 for worker, url in plan.workers.items()
             }
-    except* RunFailed as failed:
+    except* FedwsError as failed:
         raise failed.exceptions[0] from None
     return {worker: task.result() for worker, task in tasks.items()}
 
@@ -148,10 +160,8 @@ async def _dial_all(plan: Plan, run: str, limits: Limits, stack: contextlib.Asyn
 async def _worker(
     worker: str, url: str, run: str, plan: Plan, limits: Limits, stack: contextlib.AsyncExitStack
 ) -> Link:
-    link = await dial(worker, url, run, "worker", limits)
+    link = await dial(worker, url, run, "worker", plan.dataset, limits)
     stack.push_async_callback(link.channel.close)
-    if link.welcome.dataset != plan.dataset:
-        raise RunFailed(f"{worker} at {url} holds {link.welcome.dataset}, not {plan.dataset}; see --dataset")
     return link
 
 
@@ -159,7 +169,3 @@ def _say_who_has_no_gpu(links: dict[str, Link], runlog: RunLog) -> None:
     without = [worker for worker, link in links.items() if not link.welcome.cuda]
     if without:
         runlog.lines.say(f"--cuda: no GPU on {', '.join(without)}, which compute on the CPU")
-
-
-def _distinct(groups: list[list[int]]) -> list[list[int]]:
-    return [group for place, group in enumerate(groups) if group and group not in groups[:place]]

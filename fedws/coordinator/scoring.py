@@ -12,7 +12,7 @@ import safetensors.torch
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from fedws.coordinator.link import Link
-from fedws.errors import FedwsError
+from fedws.errors import FedwsError, WrongNode
 from fedws.learning import Score
 from fedws.messages import Order, Report
 from fedws.plan import Scoring, explain
@@ -45,8 +45,8 @@ class _Round:
     waiting: deque[tuple[str, Path]]
     """Name and file of each."""
     lines: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """Which models were not scored, each with its reason."""
+    missing: dict[str, list[str]] = field(default_factory=dict)
+    """Which models were not scored, by reason."""
 
 
 class Scorer:
@@ -73,7 +73,12 @@ class Scorer:
         self._kept[model] = write_tensors(self._folder / f"{round}-{model}.safetensors", tensors)
 
     def close_round(self, round: int, order: Sequence[str]) -> None:
-        """All models of the round are kept: score the workers' in the given order, the federated one last."""
+        """All models of the round are kept: score the workers' in the given order, the federated one last.
+
+        Raises what ended the scoring, as WrongNode.
+        """
+        if self._task.done():
+            self._task.result()
         kept, self._kept = self._kept, {}
         waiting = deque((model, kept[model]) for model in [*order, FEDERATED] if model in kept)
         self._rounds.append(_Round(round, self._runlog.lines.hold(), waiting))
@@ -99,8 +104,10 @@ class Scorer:
         link: Link | None = None
         try:
             link = await evaluator()
-            if link.welcome.dataset != self._settings.dataset:
-                self._gone = f"{link.node} holds {link.welcome.dataset}, not {self._settings.dataset}"
+            if self._settings.cuda and not link.welcome.cuda:
+                self._runlog.lines.say(f"--cuda: no GPU on {link.node}, which computes on the CPU")
+        except WrongNode:  # a mistake in the plan; the next closing round raises it
+            raise
         except FedwsError as error:
             self._gone = str(error)
         try:
@@ -123,7 +130,7 @@ class Scorer:
             tensors = await asyncio.to_thread(safetensors.torch.load_file, path)
             path.unlink()
         except (OSError, safetensors.SafetensorError) as error:
-            entry.missing.append(f"{model} ({error})")
+            entry.missing.setdefault(str(error), []).append(model)
             return
         order = Order(
             id=f"{entry.round}/{model}",
@@ -138,9 +145,9 @@ class Scorer:
             try:
                 self._record(entry, model, _SCORE.validate_python(answer.metrics))
             except ValidationError as error:
-                entry.missing.append(f"{model} (no score: {explain(error)})")
+                entry.missing.setdefault(f"no score: {explain(error)}", []).append(model)
             return
-        entry.missing.append(f"{model} ({answer.reason})")
+        entry.missing.setdefault(answer.reason, []).append(model)
         if answer.kind == "lost":
             self._gone = f"{link.node}: {answer.reason}"
 
@@ -157,13 +164,14 @@ class Scorer:
     def _skip(self, entry: _Round, reason: str) -> None:
         model, path = entry.waiting.popleft()
         path.unlink(missing_ok=True)
-        entry.missing.append(f"{model} ({reason})")
+        entry.missing.setdefault(reason, []).append(model)
 
     def _end(self, entry: _Round, reason: str) -> None:
         while entry.waiting:
             self._skip(entry, reason)
         lines = entry.lines
         if entry.missing:
-            lines = [*lines, f"Scores missing in round {entry.round}: {', '.join(entry.missing)}"]
+            missing = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in entry.missing.items())
+            lines = [*lines, f"Scores missing in round {entry.round}: {missing}"]
         entry.say("Evaluating models", *lines)
         self._rounds.remove(entry)

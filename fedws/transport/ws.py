@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -165,8 +166,10 @@ def _lost(closed: ConnectionClosed) -> LinkError:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-        return "connection refused"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    if "Connect call failed" in str(error):  # of several addresses of one host
+        return "connection refused" if f"Errno {errno.ECONNREFUSED}" in str(error) else "cannot be reached"
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer"
     if isinstance(error, socket.gaierror):

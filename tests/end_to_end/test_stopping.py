@@ -8,6 +8,7 @@ import time
 import psutil
 import pytest
 import safetensors.torch
+from filelock import FileLock
 
 from fedws import curves
 from tests.processes import PATIENCE, Command, Processes, dialling
@@ -151,3 +152,29 @@ def let_compute(command: Command, seconds: float) -> None:
     while sum(process.cpu_times()[:2]) < seconds and not command.lines and time.monotonic() < until:
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(0.01)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_worker_that_waits_for_a_download_can_be_stopped(processes: Processes, number: signal.Signals) -> None:
+    root = processes.folder / "data"
+    root.mkdir()
+    with FileLock(root / ".MNIST.lock"):
+        worker = processes.fork("worker", "--id", "alice", "--port", "0", "--data-dir", str(root))
+        worker.line("^waiting for another node", error=True)
+        worker.send(number)
+        assert worker.end(SECONDS) == 130, worker.everything
+    assert "Traceback" not in worker.everything
+
+
+def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Processes) -> None:
+    (processes.folder / "stuck.py").write_text(PLUGIN.replace("time.sleep(0.3)", "time.sleep(3600)"))
+    flags = ["--dataset", "digits", "--plugin", "stuck.py"]
+    worker = processes.fork("worker", "--id", "alice", "--port", "0", *flags)
+    url = worker.line(r"is serving at (\S+)")[1]
+    run = processes.fork("run", "--workers", f"alice={url}", "--evaluator", "none", "--loss", "slow", *flags)
+    worker.line("^training$")
+    worker.send(signal.SIGTERM)
+    run.line("^.*Ended after round 0")
+    worker.send(signal.SIGTERM)
+    assert worker.end(SECONDS) == 130, worker.everything
+    assert run.end(SECONDS) == 1

@@ -39,7 +39,7 @@ async def test_an_absent_evaluator_costs_scores_only(tmp_path: Path, caplog: pyt
         settings = {**settings, "evaluator": {"testing": "memory://nowhere"}, "silence": 0.5}
         result = await fedws.run(run_dir=tmp_path / "run", **settings)
     reason = "testing at memory://nowhere could not be reached in 0.5 s: nobody serves memory://nowhere"
-    missing = ", ".join(f"{model} ({reason})" for model in (*WORKERS, "federated"))
+    missing = f"{', '.join((*WORKERS, 'federated'))} ({reason})"
     waiting, *others = told(caplog)
     assert waiting.startswith("Waiting for testing at memory://nowhere (nobody serves")
     assert others == [
@@ -86,9 +86,7 @@ async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog
     assert len(scored) == 1 + 8, "what was being scored, and what waited"
     assert {(r, "federated") for r in numbers} < set(scored), "workers' models are given up first"
     skipped = [line for line in lines if line.startswith("Scores missing")]
-    assert skipped[2] == "Scores missing in round 3: " + ", ".join(
-        f"{model} (the evaluator is too slow)" for model in WORKERS
-    )
+    assert skipped[2] == f"Scores missing in round 3: {', '.join(WORKERS)} (the evaluator is too slow)"
     assert len(skipped) == len({line.partition(":")[0] for line in skipped}), "one line says all of a round"
 
 
@@ -105,8 +103,8 @@ async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
     models = [record["model"] for record in result.metrics if record["kind"] == "score"]
     assert models == [*WORKERS, "federated"], "round 1"
     lost = "link lost: the node ends"
-    missing = [f"alice ({lost})", *(f"{model} (testing: {lost})" for model in ("bob", "charlie", "federated"))]
-    assert told(caplog)[-1] == f"Scores missing in round 2: {', '.join(missing)}"
+    missing = f"alice ({lost}); bob, charlie, federated (testing: {lost})"
+    assert told(caplog)[-1] == f"Scores missing in round 2: {missing}"
 
 
 GOOD = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10}

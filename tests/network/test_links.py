@@ -210,7 +210,7 @@ async def test_a_silent_peer_is_let_go() -> None:
 async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "fedws")
     async with fedws.serving(worker(), "ws://localhost:0") as url:
-        link = await dial("alice", url, "the-first", "worker", Limits())
+        link = await dial("alice", url, "the-first", "worker", "points", Limits())
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, silence=1.5))
         busy = "alice is busy with run the-first"
@@ -238,7 +238,7 @@ async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
 
 
 async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
-    """The evaluator is no worker; a worker that is no evaluator costs the scores alone."""
+    """The evaluator is no worker, and a worker no evaluator: a mistake in the plan, which no run should hide."""
     async with (
         fedws.serving(worker(), "ws://localhost:0") as alice,
         fedws.serving(worker("bob"), "ws://localhost:0") as bob,
@@ -248,10 +248,17 @@ async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "a", **{**flags, "workers": {"alice": alice, "testing": score}})
         assert str(failed.value) == f"testing at {score}: it is an evaluator, not a worker"
-        result = await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}})
-    assert result.accuracy is None
-    log = (tmp_path / "b" / "run.log").read_text()
-    assert f"bob at {bob}: it is a worker, not an evaluator" in log
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}})
+    assert str(failed.value) == f"bob at {bob}: it is a worker, not an evaluator"
+
+
+async def test_a_run_without_a_name_keeps_a_worker_busy_too() -> None:
+    async with fedws.serving(worker(), "ws://localhost:0") as url:
+        link = await dial("alice", url, "", "worker", "points", Limits())
+        with pytest.raises(fedws.RunFailed, match="alice is busy"):
+            await dial("alice", url, "", "worker", "points", Limits(silence=0.5))
+        await link.channel.close()
 
 
 async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
@@ -259,7 +266,7 @@ async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
     async with fedws.serving(other, "ws://localhost:0") as url:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}))
-    assert str(failed.value) == f"alice at {url} holds other_points, not points; see --dataset"
+    assert str(failed.value) == f"alice at {url}: it holds other_points, not points; see --dataset"
 
 
 async def test_pings_are_answered_while_a_worker_trains() -> None:

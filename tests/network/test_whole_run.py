@@ -1,6 +1,7 @@
 """A whole run over sockets on loopback, in one process: its result, its lines, and that nothing is left of it."""
 
 import asyncio
+import importlib
 import json
 import logging
 import re
@@ -182,3 +183,66 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
 def broken(order: Order, workspace: fedws.Workspace) -> Report:
     """A task that raises what nobody expects."""
     raise ValueError("spilled")
+
+
+async def test_a_failure_of_the_scoring_ends_the_run_at_the_next_scored_round(tmp_path: Path) -> None:
+    """Not after the last one, and not by blaming the evaluator."""
+
+    def observer(record: Any) -> None:
+        if record["kind"] == "score":
+            raise OSError(28, "No space left on device")
+
+    async with federation("memory") as settings:
+        settings = {**settings, "training_rounds": 1000, "evaluate_every": 1}
+        with pytest.raises(OSError, match="No space left"):
+            await fedws.run(run_dir=tmp_path / "run", observers=[observer], **settings)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 500
+
+
+async def test_who_is_awaited_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gate, said = Gate(), threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() == "Waiting for the answer of bob":
+                said.set()
+
+    caplog.set_level(logging.INFO, "fedws")
+    listener = Listener()
+    logging.getLogger("fedws").addHandler(listener)
+    try:
+        async with federation("memory", tasks={"bob": gate}) as settings:
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **{**settings, "silence": 0.3}))
+            await happens(said)
+            gate.opened.set()
+            await run
+    finally:
+        logging.getLogger("fedws").removeHandler(listener)
+
+
+def test_run_sync_in_a_notebook_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes while the caller waits; the run in its thread is stopped, not waited for."""
+    began, real = threading.Event(), asyncio.run
+
+    async def endless(**settings: Any) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    class Interrupted:
+        def __init__(self, future: Any) -> None:
+            self.future = future
+
+        def result(self) -> None:
+            assert began.wait(60)
+            raise KeyboardInterrupt
+
+    module = importlib.import_module("fedws.coordinator.run")
+    monkeypatch.setattr(module, "run", endless)
+    submit = module.ThreadPoolExecutor.submit
+    monkeypatch.setattr(module.ThreadPoolExecutor, "submit", lambda *given: Interrupted(submit(*given)))
+
+    async def cell() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            fedws.run_sync()
+
+    real(cell())

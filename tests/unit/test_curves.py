@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from fedws.curves import FEDERATED, draw, read, series, share_groups, shares, spread
+from fedws.curves import draw, read, series, share_groups, shares, spread
 from fedws.errors import UsageError
+from fedws.scores import FEDERATED
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
 TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -108,7 +108,10 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file", "file/run", "file/run/deeper"])
 def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(UsageError, match=r"^--run-dir .*file.* cannot be written: (File exists|Not a directory)$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^--run-dir .*file.* (is a file; name a new .*|cannot be written: Not a directory)$",
+    ):
         RunLog(tmp_path / name)
     assert (tmp_path / "file").read_text() == "precious"
 
@@ -117,7 +120,7 @@ def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: py
     def full(self: Path, *given: Any, **options: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
         RunLog(tmp_path)
 
@@ -227,7 +230,7 @@ def test_a_full_disk_ends_the_run_in_words(record: RunLog, monkeypatch: pytest.M
 
 def test_a_model_is_saved_as_it_is(record: RunLog) -> None:
     model = {"w": torch.arange(6.0).reshape(2, 3).t(), "n": torch.tensor(3), "h": torch.ones(2).bfloat16()}
-    path = record.save(model)
+    path = write_tensors(record.directory / "model.safetensors", model)
     assert path == record.directory / "model.safetensors"
     found = safetensors.torch.load_file(path)
     assert set(found) == set(model)
@@ -237,14 +240,16 @@ def test_a_model_is_saved_as_it_is(record: RunLog) -> None:
 def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
     """As those of a report do."""
     buffer = torch.arange(10.0)
-    found = safetensors.torch.load_file(record.save({"a": buffer[:4], "b": buffer[4:]}))
+    found = safetensors.torch.load_file(
+        write_tensors(record.directory / "model.safetensors", {"a": buffer[:4], "b": buffer[4:]})
+    )
     assert found["a"].tolist() == [0, 1, 2, 3] and found["b"].tolist() == [4, 5, 6, 7, 8, 9]
 
 
 def test_saving_replaces_the_model_before_and_leaves_nothing_else(record: RunLog) -> None:
     before = {path.name for path in record.directory.iterdir()}
     for value in (1.0, 2.0):
-        record.save({"w": torch.tensor(value)})
+        write_tensors(record.directory / "model.safetensors", {"w": torch.tensor(value)})
     assert {path.name for path in record.directory.iterdir()} == before | {"model.safetensors"}
     assert safetensors.torch.load_file(record.directory / "model.safetensors")["w"] == 2
 
@@ -275,3 +280,22 @@ def test_a_model_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "replace", watch)
     write_tensors(path, {"w": torch.tensor(1.0)})
     assert written == [("model.safetensors.part", False, {"w": torch.tensor(1.0)})]
+
+
+def test_of_two_runs_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
+    first = RunLog(tmp_path / "runs" / "a")
+    with pytest.raises(UsageError, match="not empty"):
+        RunLog(tmp_path / "runs" / "a")
+    other = RunLog(tmp_path / "runs" / "b")
+    first.close()
+    assert (tmp_path / "runs" / "b").exists(), "the parent is still somebody's"
+    other.close()
+
+
+def test_a_full_disk_is_one_reason(record: RunLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(RunFailed, match=r"model.safetensors cannot be written: .*No space left on device"):
+        record.finish({"w": torch.zeros(1)}, Plan(), {})
