@@ -224,14 +224,15 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
         edges, floor = [n - 0.5 for n in range(len(rounds) + 1)], [0.0] * len(rounds)
         for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # its own at the bottom
             held = distinct[group] == own
-            heights = [100 * parts[model][r][group] if r in parts[model] else 0 for r in rounds]
-            top = [low + height for low, height in zip(floor, heights, strict=True)]
-            axes.stairs(top, edges, baseline=floor, fill=True, color=colours[group], alpha=1 if held else 0.45)
+            heights = [100 * parts[model][r][group] if r in parts[model] else math.nan for r in rounds]
+            top = [low + height for low, height in zip(floor, heights, strict=True)]  # a gap where there is no score
+            low = [0.0 if math.isnan(value) else value for value in floor]
+            axes.stairs(top, edges, baseline=low, fill=True, color=colours[group], alpha=1 if held else 0.45)
             if held and len(rounds) <= 100:
                 axes.stairs(top, edges, color=INK, linewidth=1.8, zorder=5)
             if heights[-1] * axes.bbox.height > 100 * 13:
                 middle = (top[-1] + floor[-1]) / 2
-                axes.text(1.03, middle / 100, f"{heights[-1]:.0f} %", va="center", size=10, transform=axes.transAxes)
+                axes.text(1.03, middle / 100, f"{int(heights[-1])} %", va="center", size=10, transform=axes.transAxes)
             floor = top
         axes.vlines(edges[1:-1] if len(rounds) <= 20 else [], 0, 100, color="white", linewidth=2, zorder=4)
 

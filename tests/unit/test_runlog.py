@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.errors import RunFailed, UsageError
-from fedws.plan import make
+from fedws.plan import Plan, make
 from fedws.runlog import Lines, RunLog, log, new_directory, write_tensors
 
 # --------------------------------------------------------------------------- lines
