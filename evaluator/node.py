@@ -9,10 +9,7 @@ def evaluate(order: fedws.Order, workspace: fedws.Workspace) -> fedws.Report:
     """Score the order's model on this node's data; the metrics are the fields of :class:`fedws.Score`."""
     settings = workspace.settings(order, fedws.Scoring)
     module = workspace.module(settings.model, order.tensors)
-    score = fedws.score(module, workspace, settings)
-    return fedws.Report(
-        order=order.id, worker=workspace.node, round=order.round, samples=score.samples, metrics=asdict(score)
-    )
+    return workspace.report(order, asdict(fedws.score(module, workspace, settings)))
 
 
 def evaluator(node: str, dataset: str, data: fedws.Dataset, threads: int = 1) -> fedws.Worker:

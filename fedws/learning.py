@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from fedws import registry
 from fedws.errors import FedwsError, TaskError
 from fedws.interfaces import Dataset, Loss
-from fedws.messages import Order
+from fedws.messages import Json, Order, Report
 from fedws.plan import Scoring, Training, explain
 from fedws.samples import batches
 from fedws.tensors import Tensors, difference
@@ -62,6 +62,17 @@ class Workspace:
             raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
         module.load_state_dict(dict(tensors))
         return module
+
+    def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
+        """The good answer to ``order``, from this node and its samples."""
+        return Report(
+            order=order.id,
+            worker=self.node,
+            round=order.round,
+            samples=len(self.data),
+            metrics=metrics,
+            tensors=tensors or {},
+        )
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,6 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
 
-def size(tensors: Tensors) -> int:
-    """Bytes of all tensors together.
-
-    >>> size({"w": torch.zeros(2, 3), "n": torch.tensor(1)})
-    32
-    """
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
 def detached(tensors: Tensors) -> dict[str, torch.Tensor]:
     """The same values on the CPU, outside any graph and in memory of their own."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

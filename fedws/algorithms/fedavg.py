@@ -3,7 +3,7 @@
 Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every worker in every round (C = 1).
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass
 
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
@@ -21,14 +21,7 @@ def fit(order: Order, workspace: Workspace) -> Report:
     settings = workspace.settings(order, Training)
     module = workspace.module(settings.model, order.tensors)
     trained = train(module, workspace, settings, order.seed)
-    return Report(
-        order=order.id,
-        worker=workspace.node,
-        round=order.round,
-        samples=len(workspace.data),
-        metrics={"loss": trained.loss, "samples": trained.samples, "device": trained.device},
-        tensors=detached(module.state_dict()),
-    )
+    return workspace.report(order, asdict(trained), detached(module.state_dict()))
 
 
 # ------------------------------------------------------------------ on the coordinator

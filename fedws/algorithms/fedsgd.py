@@ -3,7 +3,7 @@
 ``w <- w - lr * sum_k (n_k / n) grad F_k(w)``.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -29,14 +29,7 @@ def local_gradient(order: Order, workspace: Workspace) -> Report:
     trained = gradient(module, workspace, settings, order.seed)
     parameters = module.named_parameters(remove_duplicate=False)  # tied weights, too, under each of their names
     gradients = {_GRADIENT + name: value.grad for name, value in parameters if value.grad is not None}
-    return Report(
-        order=order.id,
-        worker=workspace.node,
-        round=order.round,
-        samples=len(workspace.data),
-        metrics={"loss": trained.loss, "samples": trained.samples, "device": trained.device},
-        tensors=detached({**gradients, **dict(module.named_buffers())}),
-    )
+    return workspace.report(order, asdict(trained), detached({**gradients, **dict(module.named_buffers())}))
 
 
 # ------------------------------------------------------------------ on the coordinator

@@ -14,7 +14,7 @@ from fedws.aggregators import mean
 from fedws.aggregators.mean import Mean, Sum
 from fedws.errors import RejectedUpdate
 from fedws.messages import Report
-from fedws.tensors import Tensors, difference, size
+from fedws.tensors import Tensors, difference
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -248,7 +248,7 @@ def test_the_sum_is_one_model_however_many_reports_come() -> None:
     for _ in range(20):
         state = aggregator.add(state, report(w=torch.ones(100), n=torch.ones(7).long()))
     assert {name: tensor.data_ptr() for name, tensor in state.totals.items()} == places
-    assert size(state.totals) == 100 * 8 + 7 * 8 and state.weight == 21
+    assert sum(tensor.nbytes for tensor in state.totals.values()) == 100 * 8 + 7 * 8 and state.weight == 21
 
 
 def test_weights_are_switched_on_by_name() -> None:

@@ -1,20 +1,11 @@
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fedws.tensors import DTYPES, NAMES, detached, difference, size
+from fedws.tensors import DTYPES, NAMES, detached, difference
 
 
 def test_every_dtype_has_one_name() -> None:
     assert {NAMES[dtype]: dtype for dtype in DTYPES.values()} == dict(DTYPES)
     assert all(str(dtype) == f"torch.{name}" for name, dtype in DTYPES.items())
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 3), max_size=3)), max_size=4))
-def test_size_counts_bytes(found: list[tuple[str, list[int]]]) -> None:
-    tensors = {str(place): torch.zeros(shape, dtype=DTYPES[name]) for place, (name, shape) in enumerate(found)}
-    assert size(tensors) == sum(len(tensor.reshape(-1).view(torch.uint8)) for tensor in tensors.values())
 
 
 def test_detached_shares_nothing_and_has_no_history() -> None:
