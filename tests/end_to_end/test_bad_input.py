@@ -137,7 +137,7 @@ def test_a_used_run_directory_is_kept_as_it_is(processes: Processes) -> None:
     (processes.folder / "used").mkdir()
     (processes.folder / "used" / "mine.txt").write_text("mine")
     assert_bad(processes, "run --dataset digits --run-dir used", "--run-dir used is not empty")
-    assert_bad(processes, "run --dataset digits --run-dir used/mine.txt", "--run-dir used/mine.txt cannot be written")
+    assert_bad(processes, "run --dataset digits --run-dir used/mine.txt", "--run-dir used/mine.txt is a file")
     assert_bad(processes, "run --dataset digits --run-dir used/mine.txt/run", "mine.txt/run cannot be written")
     assert (processes.folder / "used" / "mine.txt").read_text() == "mine"
 
@@ -222,7 +222,7 @@ def test_nodes_that_do_not_fit_the_run_are_one_line(processes: Processes) -> Non
         assert_one_line(processes.fork("run", "--workers", *workers, *flags), f"fedws run: {re.escape(text)}$", 1)
         assert not (processes.folder / "never").exists()
     other = processes.fork("run", *dialling({"alice": urls["alice"]}), "--dataset", "mnist", "--run-dir", "never")
-    assert_one_line(other, f"alice at {urls['alice']} holds digits, not mnist; see --dataset", 1)
+    assert_one_line(other, f"alice at {urls['alice']}: it holds digits, not mnist; see --dataset", 1)
     assert not (processes.folder / "never").exists()
     shaped = processes.fork("run", "--model", "shaped", "--plugin", "ours.py", *dialling(urls), *flags[2:])
     text = r"round 1: alice: model shaped is another one on alice: 1.bias has shape \[11\], not \[10\]"
