@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -30,8 +31,14 @@ A_co = TypeVar("A_co", covariant=True)
 class Strategy(Protocol[S]):
     """The coordinator's half of an algorithm: pure. Events in, orders out; no sockets, no clocks."""
 
+    quorum: int
+    """The fewest workers with which it can go on."""
+
     def start(self, model: Tensors, workers: Sequence[str]) -> tuple[S, Sequence[Order]]:
-        """Begin with the initial model and the workers that are there."""
+        """Begin with the initial model and the workers that are there; others may join."""
+
+    def resume(self, state: S, workers: Sequence[str]) -> tuple[S, Sequence[Order]]:
+        """Go on from a stored state with the workers that are there; its open orders will not be answered."""
 
     def react(self, state: S, event: Event) -> tuple[S, Sequence[Order]]:
         """Take one event; never computes more than a mean."""
@@ -45,8 +52,20 @@ class Strategy(Protocol[S]):
     def failure(self, state: S) -> str:
         """Why the run cannot go on; empty while it can."""
 
+    def awaited(self, state: S) -> Sequence[str]:
+        """The workers that are away and without whom it cannot go on; empty while enough are there."""
+
+    def said(self, state: S) -> Sequence[str]:
+        """What a person should read of the last reaction: log lines."""
+
+    def record(self, state: S) -> Json:
+        """What the record says of the last complete version, beside its number."""
+
     def worker_model(self, state: S, report: Report) -> Tensors | None:
-        """A worker's own model, for scoring; None where the algorithm has none. ``state`` is from before."""
+        """A worker's own model, for scoring; None where the algorithm has none, or the report does not count.
+
+        ``state`` is from before the report.
+        """
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,29 @@ class Aggregator(Protocol[A]):
 
     def result(self, sum: A) -> Tensors:
         """The aggregate; at least one report must have been added."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a chooser knows of a worker that could be asked."""
+
+    worker: str
+    samples: int = 0
+    """How many samples it holds; 0 where that is not known."""
+    seconds: float = 0.0
+    """How long its answers take, the newest counting most; 0 before the first."""
+    waited: int = 0
+    """Rounds since it was last asked, or since the run began."""
+
+
+class Chooser(Protocol):
+    """Who is asked in a round: the cohort. Factory: ``(*, options)``, registered as ``chooser``."""
+
+    def size(self, workers: int) -> int:
+        """How many make a cohort, of so many workers in the plan."""
+
+    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+        """All candidates' names, whom to ask first in front. ``random`` is seeded by run seed and round."""
 
 
 # --------------------------------------------------------------------------- learning
@@ -166,7 +208,14 @@ class Limits:
     message: int = 2**30
     """Largest message in bytes, header and body; checked before anything is allocated."""
     silence: float = 60.0
-    """Seconds without a sign of life after which the other end counts as lost."""
+    """Seconds without a sign of life or progress after which the other end counts as lost."""
+    heartbeat: float = 0.0
+    """Seconds between the pings that keep an idle or busy link alive; 0: a third of ``silence``."""
+
+    @property
+    def beat(self) -> float:
+        """The heartbeat that is meant, in seconds."""
+        return self.heartbeat or self.silence / 3
 
 
 class Transport(Protocol):

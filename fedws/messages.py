@@ -55,6 +55,8 @@ class Order:
     round: int
     task: str
     """A registered task, as ``fedavg.fit`` or ``evaluate``."""
+    base: int = 0
+    """The round whose state of this worker (control variates, error feedback) the task starts from; 0: from none."""
     seed: int = 0
     """For shuffling and initialising, 64 bits; see :func:`fedws.learning.order_seed`. Never for privacy noise."""
     settings: Json = field(default_factory=dict)
@@ -94,6 +96,8 @@ class Joined:
     """Event: a worker is linked and ready."""
 
     worker: str
+    samples: int = 0
+    """How many samples it says that it holds; 0 where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +108,27 @@ class Left:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Event: how long a worker took from its last order to the answer; comes before that answer."""
+
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """Event: the time for the model's next version is up, ``--deadline`` seconds after its first order or after
+
+    the last Deadline.
+    """
+
+    version: int
+    """The complete versions as the time began; a Deadline of an earlier version says nothing."""
+
+
 Message = Hello | Welcome | Refusal | Order | Report | Failure
-Event = Report | Failure | Joined | Left
+Event = Report | Failure | Joined | Left | Measured | Deadline
 
 MESSAGES: dict[str, type[Message]] = {
     "hello": Hello,

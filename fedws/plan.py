@@ -1,9 +1,10 @@
 """All settings of a run, in one frozen value that is checked once and written beside the results."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -92,6 +93,12 @@ class Plan(BaseModel):
     strategy: str = "fedavg"
     aggregator: str = "mean"
     weighted: bool = False
+    chooser: str = "all"
+    quorum: Annotated[int, Field(ge=0)] = 0
+    """Reports that make a round; 0: every one of its cohort (of an asynchronous strategy: a single worker)."""
+    over_select: Annotated[float, Field(ge=0, le=10)] = 0.0
+    deadline: Annotated[float, Field(gt=0)] = math.inf
+    """Seconds after which a round closes with the reports that are there, if they are a quorum."""
     training_rounds: Count = 40
     evaluate_every: Count = 10
     score_workers: Annotated[int, Field(ge=0)] = 10
@@ -107,6 +114,10 @@ class Plan(BaseModel):
     cuda: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     silence: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
+    heartbeat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds between pings; 0: a third of ``silence``."""
+    wait: Literal["silence", "forever"] = "silence"
+    """How long a run waits for its first cohort or a lost quorum."""
     max_message: Annotated[int, Field(ge=1024)] = 2**30
     threads: Count = 1
     plugin: Files = ()
@@ -122,6 +133,10 @@ class Plan(BaseModel):
         for url in urls:
             if urls.count(url) > 1:
                 raise ValueError(f"{url} is named for two nodes")
+        if self.quorum > len(self.workers):
+            raise ValueError(f"--quorum {self.quorum} is above the number of workers, {len(self.workers)}")
+        if self.heartbeat > self.silence / 2:
+            raise ValueError(f"--heartbeat {self.heartbeat:g} is above half of --silence {self.silence:g}")
         return self
 
     def training(self) -> Training:

@@ -27,6 +27,7 @@ KINDS = {
     "strategy": "algorithms",
     "task": "algorithms",
     "aggregator": "aggregators",
+    "chooser": "choosers",
     "transport": "transport",
     "model": "models",
     "dataset": "data",

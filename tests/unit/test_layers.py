@@ -16,16 +16,16 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors",
     "messages plan interfaces",
-    "wire registry learning rounds samples scores holding datadir idx digits shares curves tensorboard",
-    "algorithms/ aggregators/ transport/ models/ data/ partitions/ losses/ optimizers/",
+    "wire registry learning roster rounds asynchronous keepsake samples scores holding datadir idx digits shares curves tensorboard",
+    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/",
     "worker",
-    "service runlog coordinator/",
+    "service runlog checkpoint coordinator/ simulation/",
     "cli/ __main__",
 )
 PIECES = 4
 """The layer whose files do not know each other, also within a folder."""
 
-ASYNC = ("fedws/transport/", "fedws/service.py", "fedws/coordinator/", "evaluator/", "fedws/cli/")
+ASYNC = ("fedws/transport/", "fedws/service.py", "fedws/coordinator/", "fedws/simulation/", "evaluator/", "fedws/cli/")
 """Where asyncio may be imported: where links are, and where programs begin."""
 ONCE = ("websockets", "matplotlib", "tensorboardX", "uvloop", "msgpack")
 """Libraries that one file knows, so that replacing one is a change of one file."""
