@@ -93,6 +93,34 @@ class RoundAlgorithm(Protocol):
         """The worker's own model; ``model`` is the one its order carried. Raises RejectedUpdate if it does not fit."""
 
 
+B = TypeVar("B")
+
+
+class AsynchronousAlgorithm(Protocol[B]):
+    """An algorithm without rounds: :class:`fedws.asynchronous.Asynchronous` makes a :class:`Strategy` of it.
+
+    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    """
+
+    k: int
+    """How many reports make a version of the model."""
+
+    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+        """What to ask of ``worker``; ``round`` counts from 1, by as many reports as there are workers."""
+
+    def empty(self) -> B:
+        """The buffer before the first report of a version: a part of the state, so plain data."""
+
+    def add(self, model: Tensors, buffer: B, report: Report, staleness: int) -> B:
+        """Take in a report, whose order is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
+
+    def step(self, model: Tensors, buffer: B) -> Tensors:
+        """The next version, from ``k`` reports. Raises RejectedUpdate if they do not fit."""
+
+    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
+        """The worker's own model; ``model`` is the newest. Raises RejectedUpdate if it does not fit."""
+
+
 class Task(Protocol):
     """The worker's half: carries out one order on this worker's data. Raises TaskError when it cannot."""
 

@@ -184,6 +184,26 @@ def make(settings: Mapping[str, Any]) -> Plan:
         raise UsageError(explain(error)) from None
 
 
+MAY_CHANGE = frozenset({"silence", "heartbeat", "wait", "max_message", "plugin"})
+"""Settings that do not show in a run's result, so that they may be others when it goes on; addresses may be, too."""
+
+
+def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
+    """The plan of a run that goes on, with ``settings`` as they are now. Raises UsageError, saying what differs."""
+    plan = make({**stored.model_dump(), **settings})
+    for name in Plan.model_fields:
+        new, old = getattr(plan, name), getattr(stored, name)
+        if name in ("workers", "evaluator"):
+            new, old = list(new), list(old)
+        if name not in MAY_CHANGE and new != old:
+            raise UsageError(f"{what}: its {name} is {_told(old)}, not {_told(new)}")
+    return plan
+
+
+def _told(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, list) else repr(value)
+
+
 def explain(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]

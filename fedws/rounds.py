@@ -1,14 +1,16 @@
 """Collects the answers of a round: makes a Strategy of any round-based algorithm."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Generic, TypeVar
 
 from fedws.errors import RejectedUpdate
-from fedws.interfaces import Aggregator, RoundAlgorithm
-from fedws.learning import order_seed
-from fedws.messages import Event, Failure, Order, Report
-from fedws.tensors import Tensors, difference
+from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
+from fedws.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.roster import Roster, Terms, excluded, rejected, unusable
+from fedws.tensors import Tensors, difference, unfit
 
 A = TypeVar("A")
 
@@ -18,60 +20,67 @@ class RoundState(Generic[A]):
     """Where a round-based run stands."""
 
     model: Tensors
-    workers: tuple[str, ...]
+    roster: Roster
     round: int
     """The round being collected, from 1; one past the last when the run is done."""
-    waiting: tuple[str, ...]
-    """Ids of the orders not yet answered."""
+    cohort: tuple[str, ...]
+    """Who is asked in this round; empty while too few are there to begin it."""
+    size: int
+    """So many reports close the round at once: the cohort without those selected over."""
+    reported: tuple[str, ...]
     sum: A
+    late: int = 0
+    """Answers that came after their round was closed, and were dropped; since the last record."""
+    record: Json = field(default_factory=dict)
     reason: str = ""
     """Why the run cannot go on."""
 
 
 class Rounds(Generic[A]):
-    """A :class:`fedws.interfaces.Strategy`: every worker is asked each round, and every answer is needed.
+    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.RoundAlgorithm`.
 
-    Reports are aggregated as they arrive. An answer to an order that is not open is dropped. A failure ends the
-    run, naming the worker.
+    A round closes when the cohort's size is reached, or when every order is answered or its time is up and a quorum
+    has reported. With fewer, those missing are asked again as soon as they can be. Reports are aggregated as they
+    arrive; an answer to an order of a closed round is dropped here, and counted.
     """
 
-    def __init__(self, algorithm: RoundAlgorithm, aggregator: Aggregator[A], rounds: int, seed: int) -> None:
+    def __init__(self, algorithm: RoundAlgorithm, aggregator: Aggregator[A], chooser: Chooser, terms: Terms) -> None:
         self._algorithm = algorithm
         self._aggregator = aggregator
-        self._rounds = rounds
-        self._seed = seed
+        self._chooser = chooser
+        self._terms = terms
+        self.quorum = terms.quorum
+
+    # ------------------------------------------------------------------ what the run sees
 
     def start(self, model: Tensors, workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
-        """Ask every worker for round 1."""
-        return self._ask(RoundState(model, tuple(workers), 1, (), self._aggregator.empty()))
+        """Ask the first cohort."""
+        roster = Roster.of(self._terms.workers, workers)
+        return self._begin(RoundState(model, roster, 1, (), 0, (), self._aggregator.empty()))
+
+    def resume(self, state: RoundState[A], workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
+        """Ask the cohort of the round that was going on, all over."""
+        roster = state.roster.again(workers)
+        if state.round > self._terms.rounds:
+            return replace(state, roster=roster), ()
+        if state.cohort:
+            roster = roster.say(self._title(state.round))
+        return self._go_on(replace(state, roster=roster, reported=(), sum=self._aggregator.empty()))
 
     def react(self, state: RoundState[A], event: Event) -> tuple[RoundState[A], Sequence[Order]]:
-        """Take an answer; when it is the round's last, step and ask for the next round."""
-        if not isinstance(event, Report | Failure) or event.order not in state.waiting or state.reason:
+        """Take an event; when it closes the round, step and begin the next."""
+        if state.reason or state.round > self._terms.rounds:
             return state, ()
-        if isinstance(event, Failure):
-            return replace(state, reason=f"round {event.round}: {event.worker}: {event.reason}"), ()
-        try:
-            own = self._algorithm.worker_model(state.model, event)  # what comes first need not be what fits
-            problem = "" if own is None else difference(own, state.model)
-            if problem:
-                raise RejectedUpdate(problem)
-            sum = self._aggregator.add(state.sum, event)
-        except RejectedUpdate as error:
-            return replace(state, reason=f"round {event.round}: {event.worker}: its report was rejected: {error}"), ()
-        waiting = tuple(order for order in state.waiting if order != event.order)
-        state = replace(state, sum=sum, waiting=waiting)
-        if waiting:
+        if isinstance(event, Deadline):
+            return self._time_is_up(state) if event.version == state.round - 1 else (state, ())
+        roster, asked = state.roster.hear(event)
+        if roster is state.roster:
             return state, ()
-        try:
-            model = self._algorithm.step(state.model, self._aggregator.result(sum), state.round)
-            problem = difference(model, state.model)
-        except RejectedUpdate as error:
-            problem = str(error)
-        if problem:
-            return replace(state, reason=f"round {state.round}: the reports do not fit the model: {problem}"), ()
-        state = replace(state, model=model, round=state.round + 1, sum=self._aggregator.empty())
-        return self._ask(state) if state.round <= self._rounds else (state, ())
+        state = replace(state, roster=roster)
+        if isinstance(event, Report | Failure) and asked is not None:
+            late = asked.round < state.round
+            state = replace(state, late=state.late + 1) if late else self._count(state, event)
+        return self._go_on(state)
 
     def model(self, state: RoundState[A]) -> Tensors:
         """The model after the last complete round."""
@@ -85,26 +94,126 @@ class Rounds(Generic[A]):
         """Why the run cannot go on; empty while it can."""
         return state.reason
 
-    def worker_model(self, state: RoundState[A], report: Report) -> Tensors | None:
-        """The worker's own model of this round; None also when its report does not fit."""
-        try:
-            return self._algorithm.worker_model(state.model, report)
-        except RejectedUpdate:
-            return None
+    def awaited(self, state: RoundState[A]) -> Sequence[str]:
+        """Who is away, while those who are there cannot make a quorum."""
+        if state.reason or state.round > self._terms.rounds:
+            return ()
+        away = state.roster.away()
+        can = [worker for worker in state.roster.present() if worker not in state.reported]
+        if len(state.reported) + len(can) >= self.quorum:
+            return ()
+        return [worker for worker in away if worker not in state.reported]
 
-    def _ask(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
-        orders = []
-        for worker in state.workers:
+    def said(self, state: RoundState[A]) -> Sequence[str]:
+        """The log lines of the last reaction."""
+        return state.roster.said
+
+    def record(self, state: RoundState[A]) -> Json:
+        """Who was asked in the last complete round, and how many answers came too late."""
+        return state.record
+
+    def worker_model(self, state: RoundState[A], report: Report) -> Tensors | None:
+        """The worker's own model of this round; None also when its report does not count."""
+        asked = state.roster.open.get(report.order)
+        if asked is None or asked.round != state.round or unusable(self._algorithm, state.model, report):
+            return None
+        return self._algorithm.worker_model(state.model, report)
+
+    # ------------------------------------------------------------------ a round
+
+    def _begin(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+        """Choose the next cohort, as soon as a quorum can be asked."""
+        candidates = state.roster.candidates(state.round)
+        if len(candidates) < self.quorum:
+            return state, ()
+        size = min(self._chooser.size(len(self._terms.workers)), len(candidates))
+        most = math.ceil((1 + self._terms.over_select) * size)
+        cohort = tuple(self._rank(state))[:most]
+        roster = state.roster.say(self._title(state.round))
+        return self._ask(replace(state, roster=roster, cohort=cohort, size=size), cohort)
+
+    def _rank(self, state: RoundState[A]) -> Sequence[str]:
+        random = Random(f"{self._terms.seed}/{state.round}")
+        return self._chooser.rank(state.roster.candidates(state.round), random)
+
+    def _count(self, state: RoundState[A], answer: Report | Failure) -> RoundState[A]:
+        """Take an answer of this round."""
+        if isinstance(answer, Report):
+            problem = unusable(self._algorithm, state.model, answer)
+            try:
+                sum = state.sum if problem else self._aggregator.add(state.sum, answer)
+            except RejectedUpdate as error:
+                problem = str(error)
+            if not problem:
+                reported = (*state.reported, answer.worker)
+                return replace(state, sum=sum, reported=reported, roster=state.roster.accept(answer))
+            answer = rejected(answer, problem)
+        return replace(state, roster=state.roster.fail(answer))
+
+    def _go_on(self, state: RoundState[A], time_is_up: bool = False) -> tuple[RoundState[A], Sequence[Order]]:
+        """Close the round if it can be closed, or ask again where that is needed and possible."""
+        lacking = state.roster.lacking(self.quorum)
+        if lacking:
+            return replace(state, reason=f"round {state.round}: {lacking}"), ()
+        if not state.cohort:
+            return self._begin(state)
+        working = [asked.worker for asked in state.roster.open.values() if asked.round == state.round]
+        enough = len(state.reported) >= self.quorum
+        if len(state.reported) >= state.size or (enough and (time_is_up or not working)):
+            return self._close(state)
+        if len(state.reported) + len(working) >= self.quorum:
+            return state, ()
+        state = self._recruit(state)
+        idle = set(state.roster.idle())
+        missing = [worker for worker in state.cohort if worker in idle and worker not in state.reported]
+        return self._ask(state, missing)
+
+    def _recruit(self, state: RoundState[A]) -> RoundState[A]:
+        """Put others beside those who are away or excluded, where the cohort could not make a quorum without."""
+        cohort = tuple(worker for worker in state.cohort if not state.roster.members[worker].excluded)
+        present = set(state.roster.present())
+        can = [worker for worker in cohort if worker in present or worker in state.reported]
+        others = [worker for worker in self._rank(state) if worker not in cohort]
+        return replace(state, cohort=(*cohort, *others[: max(0, self.quorum - len(can))]))
+
+    def _time_is_up(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+        missing = [worker for worker in state.cohort if worker not in state.reported]
+        here = f"Round {state.round}: {len(state.reported)} of {len(state.cohort)} reports at the deadline"
+        line = f"{here}; missing: {', '.join(missing)}" if state.cohort else ""
+        roster = replace(state.roster, said=(line,) if line else ())
+        return self._go_on(replace(state, roster=roster), time_is_up=True)
+
+    def _ask(self, state: RoundState[A], workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
+        orders, roster = [], state.roster
+        for worker in workers:
             ask = self._algorithm.order(state.model, worker, state.round)
-            orders.append(
-                Order(
-                    id=f"{state.round}/{worker}",
-                    worker=worker,
-                    round=state.round,
-                    task=ask.task,
-                    seed=order_seed(self._seed, worker, state.round),
-                    settings=ask.settings,
-                    tensors=ask.tensors,
-                )
-            )
-        return replace(state, waiting=tuple(order.id for order in orders)), orders
+            roster, order = roster.order(worker, state.round, state.round - 1, self._terms.seed, ask)
+            orders.append(order)
+        return replace(state, roster=roster), orders
+
+    def _close(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+        """Step to the next model, and begin the next round."""
+        try:
+            model = self._algorithm.step(state.model, self._aggregator.result(state.sum), state.round)
+            problem = difference(model, state.model) or unfit(model)
+        except RejectedUpdate as error:
+            problem = str(error)
+        if problem:
+            return replace(state, reason=f"round {state.round}: the reports do not fit the model: {problem}"), ()
+        missing = [worker for worker in state.cohort if worker not in state.reported]
+        record = {"cohort": list(state.cohort), "missing": missing, "late": state.late}
+        out = excluded(state.roster)
+        state = replace(
+            state,
+            model=model,
+            round=state.round + 1,
+            cohort=(),
+            reported=(),
+            sum=self._aggregator.empty(),
+            late=0,
+            record={**record, "excluded": out} if out else record,
+        )
+        return self._begin(state) if state.round <= self._terms.rounds else (state, ())
+
+    def _title(self, round: int) -> str:
+        return f"Training round {round}/{self._terms.rounds}"

@@ -4,18 +4,19 @@ import contextlib
 import json
 import logging
 import math
+import os
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import tomli_w
 
 from fedws import curves
-from fedws.errors import RunFailed, UsageError
+from fedws.errors import RunFailed
 from fedws.plan import Plan
 from fedws.tensors import Tensors
 
@@ -24,6 +25,14 @@ log = logging.getLogger("fedws")
 Record = Mapping[str, Any]
 """One line of ``metrics.jsonl``."""
 FORMAT = "%(asctime)s | %(message)s"
+
+
+@dataclass
+class _Entry:
+    """Lines that wait, or (``None``) are not known yet."""
+
+    texts: Sequence[str] | None = None
+    round: int = 0
 
 
 class Lines:
@@ -39,30 +48,34 @@ class Lines:
 
     def __init__(self, emit: Callable[[str], None]) -> None:
         self._emit = emit
-        self._queue: deque[list[str] | None] = deque()
-        self._first = 0  # number of the queue's first entry
+        self._queue: deque[_Entry] = deque()
 
     def say(self, *texts: str) -> None:
         """Emit lines, once all that is held before them has been said."""
-        self._queue.append(list(texts))
-        self._flush()
+        if texts:
+            self._queue.append(_Entry(texts=texts))
+            self._flush()
 
-    def hold(self) -> Callable[..., None]:
-        """Keep a place; the function given back takes the lines that belong there, once."""
-        place = self._first + len(self._queue)
-        self._queue.append(None)
+    def hold(self, round: int = 0) -> Callable[..., None]:
+        """Keep a place, for the scores of a round; the function given back takes the lines that belong there, once."""
+        entry = _Entry(round=round)
+        self._queue.append(entry)
 
         def fill(*texts: str) -> None:
-            self._queue[place - self._first] = list(texts)
+            entry.texts = texts
             self._flush()
 
         return fill
 
+    def waiting(self) -> list[int | list[str]]:
+        """What was not said yet: rounds whose scores are awaited, and the lines behind them."""
+        return [entry.round if entry.texts is None else list(entry.texts) for entry in self._queue]
+
     def _flush(self) -> None:
-        while self._queue and self._queue[0] is not None:
-            for text in self._queue.popleft() or ():
+        while self._queue and (texts := self._queue[0].texts) is not None:
+            self._queue.popleft()
+            for text in texts:
                 self._emit(text)
-            self._first += 1
 
 
 class _LogFile(logging.FileHandler):
@@ -71,31 +84,20 @@ class _LogFile(logging.FileHandler):
 
 
 class RunLog:
-    """Writes the record of one run. ``directory`` must be new or empty; it is made here."""
+    """Writes what happens in one run into its directory: log lines and records."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.lines = Lines(log.info)
         self.records: list[Record] = []
         self.observers: list[Callable[[Record], None]] = []
-        self._made = [path for path in (directory, *directory.parents) if not path.exists()]
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if any(directory.iterdir()):
-                raise UsageError(f"--run-dir {directory} is not empty; name a new or an empty directory")
-            (directory / "run.log").open("x").close()  # the directory is taken, also while workers are awaited
-        except FileExistsError as error:
-            what = "is a file" if directory.is_file() else "was taken by another run just now"
-            raise UsageError(f"--run-dir {directory} {what}; name a new or an empty directory") from error
-        except OSError as error:
-            raise UsageError(f"--run-dir {directory} cannot be written: {error.strerror or error}") from None
+        self.groups: dict[str, list[int]] = {}
+        """The labels that each worker declares."""
         self._metrics: Any = None
         self._handler: logging.Handler | None = None
 
-    def open(self, plan: Plan, groups: Mapping[str, Sequence[int]]) -> None:
-        """Begin the record, when every worker is there: ``groups`` are the labels each of them declares."""
-        (self.directory / "plan.toml").write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
-        (self.directory / "workers.json").write_text(json.dumps(groups) + "\n", encoding="utf-8")
+    def open(self) -> None:
+        """Begin the record, or go on with it."""
         self._handler = _LogFile(self.directory / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(FORMAT))
         log.addHandler(self._handler)
@@ -103,8 +105,30 @@ class RunLog:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
 
+    def place(self) -> dict[str, Any]:
+        """Where the record stands, for a checkpoint: bytes of the log, and what was not said yet."""
+        return {"log": (self.directory / "run.log").stat().st_size, "waiting": self.lines.waiting()}
+
+    def cut_back(self, version: int, place: Mapping[str, Any]) -> None:
+        """Before :meth:`open`: forget all lines after ``place`` and all records after ``version``. Raises RunFailed."""
+        path = self.directory / "metrics.jsonl"
+        try:
+            log_file = self.directory / "run.log"
+            os.truncate(log_file, min(place["log"], log_file.stat().st_size))
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+            self.records = [record for line in lines if (record := _parsed(line)) and record["round"] <= version]
+            write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        except OSError as error:
+            raise RunFailed(f"the record in {self.directory} cannot be cut back: {error.strerror or error}") from None
+
+    def know(self, groups: dict[str, list[int]]) -> None:
+        """Take and write the labels that each worker declares."""
+        if groups != self.groups:
+            self.groups = groups
+            write_text(self.directory / "workers.json", json.dumps(groups) + "\n")
+
     def record(self, kind: str, **fields: Any) -> None:
-        """Write one line of metrics and show it to the observers."""
+        """Write one line of metrics and show it to the observers. Raises RunFailed."""
         record = {"kind": kind, **fields}
         self.records.append(record)
         # JSON has no NaN and no Infinity, which a loss may be
@@ -117,28 +141,32 @@ class RunLog:
         for observe in self.observers:
             observe(record)
 
-    def finish(self, model: Tensors | None, plan: Plan, groups: Mapping[str, Sequence[int]]) -> None:
+    def finish(self, model: Tensors | None, plan: Plan) -> None:
         """Write what stands at the end: the model, if there is one, and the curves. Raises RunFailed."""
         if model is None:
             return
         write_tensors(self.directory / "model.safetensors", model)
         try:
-            curves.draw(self.records, groups, self.directory / "curves.png", title(plan.model_dump()))
+            curves.draw(self.records, self.groups, self.directory / "curves.png", title(plan.model_dump()))
         except OSError as error:
             raise RunFailed(f"{self.directory / 'curves.png'} cannot be written: {error.strerror or error}") from None
 
     def close(self) -> None:
-        """End the record; a directory in which nothing began is removed again, as far as it was made here."""
+        """End the record."""
         if self._handler is not None:
             log.removeHandler(self._handler)
             with contextlib.suppress(OSError):  # a full disk, which has been told
                 self._handler.close()
                 self._metrics.close()
-        else:
-            with contextlib.suppress(OSError):  # another run may have come to use the parent
-                (self.directory / "run.log").unlink()
-                for path in self._made:
-                    path.rmdir()
+
+
+def _parsed(line: str) -> Record | None:
+    """A record, or None for a line that was not written whole."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("round"), int) else None
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:
@@ -150,6 +178,13 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
     except (OSError, safetensors.SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise RunFailed(f"{path} cannot be written: {error}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def title(plan: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ thread dies and the next scalar waits for ever, and its ``flush`` leaves behind 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,21 @@ class Events:
     """One events file in a directory, which is made when it is missing.
 
     A record is on disk when :meth:`add` returns, so a process that is killed loses none. A disk that fails raises
-    OSError. A resumed run writes a file of its own beside the first; TensorBoard shows them as one.
+    OSError. ``records`` are those of a run that goes on: they are written anew, in place of what earlier files hold.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, records: Iterable[Mapping[str, Any]] = ()) -> None:
         try:
+            for old in directory.glob("events.out.tfevents.*"):
+                old.unlink()
             directory.mkdir(parents=True, exist_ok=True)
             # tensorboardX names a file by the second and truncates one of the same name.
             self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
         except OSError as error:
             raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
         self._open = True
+        for record in records:
+            self.add(record)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write a record of ``metrics.jsonl``; kinds other than ``score`` and ``round`` have nothing to show."""

@@ -24,7 +24,7 @@ class Progress:
         if self._bar is None:
             return
         if record["kind"] == "round":
-            self._bar.update()
+            self._bar.update(record["round"] - self._bar.n)  # a run that goes on begins later
         elif record["model"] == FEDERATED and record["accuracy"] is not None:
             self._bar.set_postfix_str(f"accuracy {100 * record['accuracy']:.2f}%")
 

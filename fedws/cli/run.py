@@ -7,7 +7,7 @@ from typing import Any
 from fedws.cli.parser import Parser, add_common
 from fedws.errors import UsageError
 
-_OWN = {"plan", "run_dir", "save_model", "verbose", "data_dir"}
+_OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
 """Flags that are not settings of the plan."""
 
 
@@ -21,10 +21,19 @@ def parser(prog: str) -> Parser:
     add = flags.add_argument
     add("--workers", nargs="+", metavar="ID=URL", help="(alice, bob, charlie at ws://localhost:8777, 8778, 8779)")
     add("--evaluator", metavar="ID=URL", help="or none (testing=ws://localhost:8780)")
-    add("--strategy", metavar="NAME", help="fedavg (default), fedsgd; pieces are named NAME[:value][,key=value...]")
+    add(
+        "--strategy",
+        metavar="NAME",
+        help="fedavg (default), fedsgd, fedasync, fedbuff; as NAME[:value][,key=value...]",
+    )
     add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
-    add("--training-rounds", metavar="N", type=int, help="(40)")
+    add("--training-rounds", metavar="N", type=int, help="rounds, or versions of an asynchronous model (40)")
+    add("--chooser", metavar="NAME", help="who is asked: all (default), random:per_round=N, data_size, speed")
+    add("--quorum", metavar="N", type=int, help="reports that make a round (all that are asked)")
+    add("--over-select", metavar="P", type=float, help="ask (1 + P) times as many, close when enough have answered (0)")
+    add("--deadline", metavar="S", type=float, help="seconds after which a round closes with a quorum (none)")
+    add("--wait", metavar="WORD", help="for the first cohort or a lost quorum: silence seconds (default), or forever")
     add("--evaluate-every", metavar="N", type=int, help="score when (round - 1) %% N == 0, and the last round (10)")
     add("--score-workers", metavar="N", type=int, help="score the models of at most N workers (10)")
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
@@ -38,6 +47,7 @@ def parser(prog: str) -> Parser:
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
     add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
+    add("--resume", metavar="RUN", help="go on with the run in that directory, from its newest checkpoint")
     add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")
     add_common(flags, threads="torch's threads in the coordinator (1)")
     return flags
@@ -50,16 +60,28 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws import holding
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
-    from fedws.coordinator.run import run_plan
+    from fedws.coordinator.run import resume_run, run_plan
     from fedws.plan import make
+    from fedws.rundir import stored_settings
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
-    plan = make(settings(given))
-    torch.set_num_threads(plan.threads)
-    directory = Path(given["run_dir"]) if "run_dir" in given else None
-    with Progress(plan.training_rounds) as progress:
-        result = run_loop(run_plan(plan, directory, [progress.show]))
+    if "resume" in given:
+        for flag in ("run_dir", "plan"):
+            if flag in given:
+                raise UsageError(f"--resume goes on with a run's own plan and directory; leave --{flag} out")
+        directory = Path(given["resume"])
+        wanted = settings(given)
+        plan = make({**stored_settings(directory), **wanted})
+        torch.set_num_threads(plan.threads)
+        with Progress(plan.training_rounds) as progress:
+            result = run_loop(resume_run(directory, wanted, [progress.show]))
+    else:
+        plan = make(settings(given))
+        torch.set_num_threads(plan.threads)
+        new = Path(given["run_dir"]) if "run_dir" in given else None
+        with Progress(plan.training_rounds) as progress:
+            result = run_loop(run_plan(plan, new, [progress.show]))
     if result.accuracy is not None:
         print(f"Federated accuracy after round {plan.training_rounds}: {100 * result.accuracy:.2f}%")
     elif plan.evaluator:

@@ -1,16 +1,17 @@
-"""The loop that runs any strategy over links: orders out, answers in, one record a round."""
+"""The loop that runs any strategy over links: orders out, answers in, a checkpoint and a record for each version."""
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from fedws.coordinator.link import Link
+from fedws.checkpoint import Checkpoint, Checkpoints
+from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import RunFailed
 from fedws.interfaces import Strategy
-from fedws.messages import Event, Failure, Left, Order, Report
+from fedws.messages import Deadline, Event, Failure, Joined, Order, Report
 from fedws.plan import Plan
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
@@ -21,126 +22,155 @@ T = TypeVar("T")
 
 
 class Driver(Generic[S]):
-    """Drives ``strategy`` over the workers' links until it has no open order."""
+    """Drives ``strategy`` over a fleet until it has made its last version of the model, or cannot go on."""
 
     def __init__(
-        self, plan: Plan, strategy: Strategy[S], links: Mapping[str, Link], scorer: Scorer | None, runlog: RunLog
+        self,
+        plan: Plan,
+        strategy: Strategy[S],
+        fleet: Fleet,
+        scorer: Scorer | None,
+        runlog: RunLog,
+        checkpoints: Checkpoints,
     ) -> None:
         self._plan = plan
         self._strategy = strategy
-        self._links = links
+        self._fleet = fleet
         self._scorer = scorer
         self._runlog = runlog
-        self._scored_workers = set(list(links)[: plan.score_workers])
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._open: dict[str, asyncio.Task[None]] = {}
+        self._checkpoints = checkpoints
+        self._scored_workers = set(list(fleet.links)[: plan.score_workers])
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
         self._began = 0.0
         self._bytes = (0, 0)
         self._answers = {Report: 0, Failure: 0}
+        self._deadline = math.inf
+        self._lost = math.inf
+        """When the quorum is given up; both by the loop's clock."""
         self.version = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
         self.model: Tensors | None = None
-        """The federated model after the last complete round; None before the first."""
+        """The newest version of the model; None before the first."""
 
-    async def run(self, initial: Tensors) -> Tensors:
-        """Run to the end; gives the final model. Raises RunFailed with the strategy's reason."""
+    async def run(self, initial: Tensors, here: Sequence[str], stored: Checkpoint | None = None) -> Tensors:
+        """Run to the end, from ``stored`` or from the start; gives the model.
+
+        Raises RunFailed with the strategy's reason, or naming who was awaited.
+        """
         try:
-            self._runlog.lines.say(self._title(1))
-            self._begin_round()
-            state, orders = await self._think(self._strategy.start, initial, list(self._links))
-            self._issue(orders)
-            while self._open:
-                state = await self._take(state, await self._next_event())
+            self._begin_version()
+            if stored is None:
+                state, orders = await self._think(self._strategy.start, initial, here)
+                await self._save(state)
+            else:
+                state, orders = await self._think(self._strategy.resume, stored.state, here)
+                self.version = self._strategy.version(state)
+                self.model = self._strategy.model(state) if self.version else None
+            self._go_on(state, orders)
+            while self.version < self._plan.training_rounds:
                 if self._strategy.failure(state):
                     raise RunFailed(self._strategy.failure(state))
+                state = await self._take(state, await self._next(state))
             return self._strategy.model(state)
         finally:
-            for task in self._open.values():
-                task.cancel()
-            await asyncio.gather(*self._open.values(), return_exceptions=True)
             self._thread.shutdown()
 
-    async def _next_event(self) -> Event:
-        """The next answer, however long a worker may train; but who is awaited is said."""
+    async def _next(self, state: S) -> Event:
+        """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
+        loop, silence = asyncio.get_running_loop(), self._plan.silence
+        awaited = self._strategy.awaited(state)
+        if not awaited:
+            self._lost = math.inf
+        elif self._lost == math.inf:
+            self._lost = loop.time() + silence
+            bound = "" if self._plan.wait == "forever" else f", at most {silence:g} s"
+            self._runlog.lines.say(f"Waiting for {', '.join(awaited)}{bound}")
         while True:
+            told = loop.time() + silence
+            bounds = [told, self._deadline] + ([self._lost] if self._plan.wait != "forever" else [])
             try:
-                async with asyncio.timeout(self._plan.silence):
-                    return await self._events.get()
+                async with asyncio.timeout_at(min(bounds)):
+                    return await self._fleet.next()
             except TimeoutError:
-                log.info(
-                    "Waiting for the answer of %s", ", ".join(sorted(task.get_name() for task in self._open.values()))
-                )
+                now = loop.time()
+            if now >= self._deadline:
+                self._deadline += self._plan.deadline
+                return Deadline(version=self.version)
+            if now >= self._lost and self._plan.wait != "forever":
+                raise RunFailed(self._fleet.unreached(set(awaited)))
+            if self._fleet.waiting:
+                log.info("Waiting for the answer of %s", ", ".join(self._fleet.waiting))
 
-    async def _take(self, state: S, event: Event) -> S:
-        """Feed one event to the strategy, send what it orders, and keep the record when a round closes."""
+    async def _take(self, before: S, event: Event) -> S:
+        """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
         if isinstance(event, Report | Failure):
-            self._open.pop(event.order, None)
             self._answers[type(event)] += 1
-        before = state
-        state, orders = await self._think(self._strategy.react, state, event)
-        if isinstance(event, Report) and not self._strategy.failure(state):
+        elif isinstance(event, Joined):
+            self._runlog.know(self._fleet.groups)
+        state, orders = await self._think(self._strategy.react, before, event)
+        if isinstance(event, Report):
             await self._think(self._keep_worker_model, before, event)
         version = self._strategy.version(state)
         if version == self.version:
-            self._issue(orders)
+            if state is not before:
+                self._go_on(state, orders)
             return state
         self.model, self.version = self._strategy.model(state), version
-        self._close_round(version)
-        self._begin_round()
+        record = self._record(self._strategy.record(state))
+        self._begin_version()
         self._issue(orders)
         if self._scorer is not None and self._plan.scored(version):
             await self._think(self._scorer.keep, version, FEDERATED, self.model)
-            self._scorer.close_round(version, list(self._links))
-        if version < self._plan.training_rounds:
-            self._runlog.lines.say(self._title(version + 1))
+            self._scorer.close_round(version, list(self._fleet.links))
+        self._runlog.record("round", **record)
+        await self._save(state)
+        self._runlog.lines.say(*self._strategy.said(state))
         return state
 
-    def _keep_worker_model(self, state: S, report: Report) -> None:
-        if self._scorer is None or not self._plan.scored(report.round) or report.worker not in self._scored_workers:
-            return
-        model = self._strategy.worker_model(state, report)
-        if model is not None:
-            self._scorer.keep(report.round, report.worker, model)
+    def _go_on(self, state: S, orders: Sequence[Order]) -> None:
+        self._runlog.lines.say(*self._strategy.said(state))
+        self._issue(orders)
 
     def _issue(self, orders: Sequence[Order]) -> None:
         for order in orders:
-            self._open[order.id] = asyncio.create_task(self._carry(order), name=order.worker)
+            self._fleet.give(order)
+        if orders and self._deadline == math.inf:
+            self._deadline = asyncio.get_running_loop().time() + self._plan.deadline
 
-    async def _carry(self, order: Order) -> None:
-        """One order to its one answer, whatever happens."""
-        answer: Report | Failure
-        try:
-            answer = await self._links[order.worker].ask(order)
-        except Exception as error:  # a bug here must end the run, not leave it waiting
-            reason = f"{type(error).__name__}: {error}"
-            answer = Failure(order=order.id, worker=order.worker, round=order.round, kind="failed", reason=reason)
-        self._events.put_nowait(answer)
-        if isinstance(answer, Failure) and answer.kind == "lost":
-            self._events.put_nowait(Left(worker=order.worker, reason=answer.reason))
+    def _keep_worker_model(self, state: S, report: Report) -> None:
+        version = self._strategy.version(state) + 1
+        if self._scorer is None or not self._plan.scored(version) or report.worker not in self._scored_workers:
+            return
+        model = self._strategy.worker_model(state, report)
+        if model is not None:
+            self._scorer.keep(version, report.worker, model)
 
-    def _begin_round(self) -> None:
-        self._began = time.perf_counter()
+    async def _save(self, state: S) -> None:
+        """Store the state: what was complete before this call survives whatever happens to this process."""
+        extra = {"plan": self._plan.model_dump(), **self._runlog.place()}
+        await self._think(self._checkpoints.save, self.version, state, extra)
+
+    def _begin_version(self) -> None:
+        self._began = clock()
         self._answers = {Report: 0, Failure: 0}
-        self._bytes = self._transferred()
+        self._bytes = self._fleet.transferred
+        self._deadline = math.inf
 
-    def _close_round(self, number: int) -> None:
-        sent, received = self._transferred()
-        self._runlog.record(
-            "round",
-            round=number,
-            seconds=round(time.perf_counter() - self._began, 6),
-            bytes_sent=sent - self._bytes[0],
-            bytes_received=received - self._bytes[1],
-            answered=self._answers[Report],
-            failed=self._answers[Failure],
-        )
-
-    def _transferred(self) -> tuple[int, int]:
-        channels = [link.channel for link in self._links.values()]
-        return sum(channel.sent for channel in channels), sum(channel.received for channel in channels)
-
-    def _title(self, round: int) -> str:
-        return f"Training round {round}/{self._plan.training_rounds}"
+    def _record(self, told: dict[str, Any]) -> dict[str, Any]:
+        """What the record says of the version that is complete; a line says whose reports made an asynchronous one."""
+        if "updates" in told:
+            of = ", ".join(f"{update['worker']} (staleness {update['staleness']})" for update in told["updates"])
+            self._runlog.lines.say(f"Model version {self.version}/{self._plan.training_rounds}: {of}")
+        sent, received = self._fleet.transferred
+        return {
+            "round": self.version,
+            "version": self.version,
+            "seconds": round(clock() - self._began, 6),
+            "bytes_sent": sent - self._bytes[0],
+            "bytes_received": received - self._bytes[1],
+            "answered": self._answers[Report],
+            "failed": self._answers[Failure],
+            **told,
+        }
 
     async def _think(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run the strategy in a thread of its own, in order, so that links go on while it adds."""

@@ -1,110 +1,185 @@
-"""One link from the coordinator to a node: dialled with patience, then orders out and answers in."""
+"""The coordinator's end of one node: dialled as long as the run lasts, orders out, answers in."""
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 from typing import Literal
 
-from fedws.errors import (
-    LinkError,
-    LinkLost,
-    ProtocolError,
-    Refused,
-    RunFailed,
-    Unreachable,
-    UsageError,
-    WrongNode,
-    printable,
-)
+from fedws.errors import LinkError, ProtocolError, Refused, RunFailed, Unreachable, UsageError, WrongNode, printable
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
 from fedws.service import transport
 from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
+Answer = Report | Failure
+FIRST_PAUSE = 0.1
+"""Seconds before the second dial; each further pause is twice as long, up to a twelfth of ``silence``."""
 
 
 class Link:
-    """An open link to a node that has welcomed this run."""
+    """One node of a run. While :meth:`keep` runs it is dialled again whenever its link is down."""
 
-    def __init__(self, node: str, channel: Channel, welcome: Welcome) -> None:
+    def __init__(
+        self,
+        node: str,
+        url: str,
+        role: Literal["worker", "evaluator"],
+        run: str,
+        dataset: str,
+        limits: Limits,
+        seed: int,
+    ) -> None:
         self.node = node
-        self.channel = channel
-        self.welcome = welcome
+        self.url = url
+        self.welcome: Welcome | None = None
+        """What the node said of itself last; None before it was reached."""
+        self.trouble = "not dialled yet"
+        """Why there is no link; empty while there is one."""
+        self.up = asyncio.Event()
+        """Set while there is a link."""
+        self.away_since = asyncio.get_running_loop().time()
+        """By the loop's clock, while there is no link."""
+        self._role = role
+        self._run = run
+        self._dataset = dataset
+        self._limits = limits
+        self._random = Random(f"{seed}/{node}")
+        self._channel: Channel | None = None
+        self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
+        self._before = (0, 0)
 
-    async def ask(self, order: Order) -> Report | Failure:
-        """Send an order and wait for its answer; a lost link is an answer too, a Failure of kind ``lost``."""
+    @property
+    def transferred(self) -> tuple[int, int]:
+        """Bytes sent and received so far, over all links to this node."""
+        sent, received = self._before
+        return (
+            (sent, received)
+            if self._channel is None
+            else (sent + self._channel.sent, received + self._channel.received)
+        )
+
+    async def keep(self, post: Callable[[Event], None]) -> None:
+        """Dial, read answers, and when the link is lost dial again, until cancelled.
+
+        ``post`` gets Joined and Left; open orders are answered before Left. Raises WrongNode when, at the first
+        contact, it is not the node that was meant; RunFailed when it does not speak the protocol; UsageError when the
+        address is none.
+        """
+        while True:
+            self._channel, self.welcome = await self._dial()
+            self.trouble = ""
+            self.up.set()
+            post(Joined(worker=self.node, samples=self.welcome.samples))
+            reason = "the coordinator ends"
+            try:
+                while True:
+                    self._answered(await self._channel.receive())
+            except ProtocolError as error:
+                reason = f"broke the protocol: {error}"
+                await self._channel.close(str(error))
+            except LinkError as error:
+                reason = f"link lost: {error}"
+            finally:
+                await self._down(reason)
+            post(Left(worker=self.node, reason=reason))
+
+    async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
+        """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link."""
+        if self._channel is None:
+            return then(_failure(order, "lost", self.trouble))
+        self._open[order.id] = order, then
         try:
-            await self.channel.send(order)
-            answer = await self.channel.receive()
-            due = order.id, self.node, order.round
-            if not isinstance(answer, Report | Failure) or (answer.order, answer.worker, answer.round) != due:
-                raise ProtocolError(f"{type(answer).__name__.lower()} where the answer to order {order.id} was due")
-        except ProtocolError as error:
-            await self.channel.close(str(error))
-            return self._failure(order, "lost", f"broke the protocol: {error}")
-        except LinkLost as error:
-            return self._failure(order, "lost", f"link lost: {error}")
-        except UsageError as error:  # the order is above --max-message, or its model has tensors that cannot travel
-            return self._failure(order, "failed", f"its order cannot be sent: {error}")
-        return replace(answer, reason=printable(answer.reason)) if isinstance(answer, Failure) else answer
+            await self._channel.send(order)
+        except UsageError as error:  # it is above --max-message, or its model has tensors that cannot travel
+            self._resolve(order.id, _failure(order, "failed", f"its order cannot be sent: {error}"))
+        except LinkError:
+            pass  # the reader sees it too, and answers all that is open
+        except Exception as error:  # a bug here must end the order, not leave it waiting
+            self._resolve(order.id, _failure(order, "failed", f"{type(error).__name__}: {error}"))
+        return None
 
-    def _failure(self, order: Order, kind: Literal["lost", "failed"], reason: str) -> Failure:
-        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=reason)
+    async def ask(self, order: Order) -> Answer:
+        """:meth:`give`, and wait for the answer."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        await self.give(order, lambda found: None if answer.done() else answer.set_result(found))
+        return await answer
 
+    def _answered(self, message: Message) -> None:
+        if not isinstance(message, Report | Failure):
+            raise ProtocolError(f"{type(message).__name__.lower()} where an answer was due")
+        order, _ = self._open.get(message.order, (None, None))
+        if order is None or (message.worker, message.round) != (self.node, order.round):
+            raise ProtocolError(f"an answer to {printable(message.order, 64)}, which is no open order")
+        if isinstance(message, Failure):  # kinds that only this side may give are no node's to claim
+            kind = message.kind if message.kind == "refused" else "failed"
+            message = replace(message, kind=kind, reason=printable(message.reason))
+        self._resolve(message.order, message)
 
-async def dial(
-    node: str, url: str, run: str, role: Literal["worker", "evaluator"], dataset: str, limits: Limits
-) -> Link:
-    """Dial until the node welcomes the run, for at most ``limits.silence`` seconds; the first wait is said.
+    def _resolve(self, order: str, answer: Answer) -> None:
+        _, then = self._open.pop(order, (None, None))
+        if then is not None:
+            then(answer)
 
-    Raises RunFailed, naming node and address, when the time is over; WrongNode when it is not the one that was meant or
-    does not hold ``dataset``; UsageError when the address is none.
-    """
-    clock = asyncio.get_running_loop().time
-    until = clock() + limits.silence
-    pause, said = 0.1, False
-    while True:
+    async def _down(self, reason: str) -> None:
+        channel, self._channel = self._channel, None
+        assert channel is not None
+        self._before = (self._before[0] + channel.sent, self._before[1] + channel.received)
+        self.up.clear()
+        self.trouble = reason
+        self.away_since = asyncio.get_running_loop().time()
+        for order, _ in list(self._open.values()):
+            self._resolve(order.id, _failure(order, "lost", reason))
+        await channel.close()
+
+    async def _dial(self) -> tuple[Channel, Welcome]:
+        """Dial until the node welcomes the run; at the first contact, the wait is said."""
+        pause, said = FIRST_PAUSE, self.welcome is not None
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.silence):
+                    return await self._once()
+            except TimeoutError:
+                self.trouble = "no answer"
+            except Refused as refused:
+                self.trouble = str(refused)
+                if refused.kind != "busy" and self.welcome is None:
+                    raise WrongNode(f"{self.node} at {self.url}: {refused}") from None
+            except ProtocolError as error:
+                self.trouble = f"broke the protocol: {error}"
+                if self.welcome is None:
+                    raise RunFailed(f"{self.node} at {self.url}: {error}") from None
+            except (Unreachable, LinkError) as error:
+                self.trouble = str(error)
+            if not said:
+                log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
+                said = True
+            await asyncio.sleep(pause * self._random.uniform(0.5, 1))
+            pause = min(2 * pause, max(FIRST_PAUSE, self._limits.silence / 12))
+
+    async def _once(self) -> tuple[Channel, Welcome]:
+        channel = await transport(self.url).connect(self.url, self._limits)
         try:
-            async with asyncio.timeout_at(until):
-                return await _once(node, url, run, role, dataset, limits)
-        except TimeoutError:
-            reason = "no answer"
-        except Refused as refused:
-            reason = str(refused)
-            if refused.kind != "busy":
-                raise WrongNode(f"{node} at {url}: {reason}") from None
-        except Unreachable as error:
-            reason = str(error)
-        except LinkError as error:
-            raise RunFailed(f"{node} at {url}: {error}") from None
-        left = until - clock()
-        if left < 0.1:
-            raise RunFailed(f"{node} at {url} could not be reached in {limits.silence:g} s: {reason}")
-        if not said:
-            log.info("Waiting for %s at %s (%s), at most %g s", node, url, reason, limits.silence)
-            said = True
-        await asyncio.sleep(min(pause, left - 0.05))  # a last try just before the end
-        pause = min(2 * pause, 2.0)
+            await channel.send(Hello(run=self._run, node=self.node, protocol=VERSION))
+            answer = await channel.receive()
+            if isinstance(answer, Refusal):
+                raise Refused(answer.kind, printable(answer.reason))
+            if not isinstance(answer, Welcome):
+                raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
+            if answer.role != self._role:
+                raise Refused("node", f"it is {_article(answer.role)}, not {_article(self._role)}")
+            if answer.dataset != self._dataset:
+                raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {self._dataset}; see --dataset")
+        except BaseException:
+            await channel.close("the coordinator did not go on")
+            raise
+        return channel, answer
 
 
-async def _once(node: str, url: str, run: str, role: str, dataset: str, limits: Limits) -> Link:
-    channel = await transport(url).connect(url, limits)
-    try:
-        await channel.send(Hello(run=run, node=node, protocol=VERSION))
-        answer = await channel.receive()
-        if isinstance(answer, Refusal):
-            raise Refused(answer.kind, printable(answer.reason))
-        if not isinstance(answer, Welcome):
-            raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
-        if answer.role != role:
-            raise Refused("node", f"it is {_article(answer.role)}, not {_article(role)}")
-        if answer.dataset != dataset:
-            raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {dataset}; see --dataset")
-    except BaseException:
-        await channel.close("the coordinator did not go on")
-        raise
-    return Link(node, channel, answer)
+def _failure(order: Order, kind: Literal["lost", "failed"], reason: str) -> Failure:
+    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason)
 
 
 def _article(role: str) -> str:

@@ -2,23 +2,33 @@
 
 import asyncio
 import contextlib
+import json
+import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
-from fedws import curves, holding, learning, registry
+import safetensors.torch
+
+from fedws import holding, learning, registry
+from fedws.asynchronous import Asynchronous
+from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.drive import Driver
-from fedws.coordinator.link import Link, dial
+from fedws.coordinator.fleet import Fleet
+from fedws.coordinator.link import Link
 from fedws.coordinator.scoring import Scorer
-from fedws.errors import FedwsError
+from fedws.errors import FedwsError, UsageError
 from fedws.interfaces import Limits, Strategy
-from fedws.plan import Plan, make
+from fedws.plan import Plan, going_on, make
+from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.runlog import Record, RunLog, new_directory
+from fedws.rundir import RunDirectory, stored_settings
+from fedws.runlog import Record, RunLog, log, new_directory
 from fedws.scores import FEDERATED
 from fedws.service import transport
 from fedws.tensorboard import Events
@@ -89,83 +99,135 @@ def run_sync(**settings: Any) -> Result:
 
 async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequence[Observer] = ()) -> Result:
     """:func:`run` for a plan that is made already."""
-    for plugin in plan.plugin:
-        registry.load_plugin(plugin)
-    if not plan.model:
-        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
-    for url in [*plan.workers.values(), *plan.evaluator.values()]:
-        transport(url).check(url)
-    strategy, initial = prepare(plan)
-    runlog = RunLog(directory or new_directory(plan.strategy))
-    limits = Limits(plan.max_message, plan.silence)
-    name = secrets.token_hex(4)
+    plan, strategy, initial = prepare(plan)
+    with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
+        return await _run(plan, strategy, initial, held, None, observers)
+
+
+async def resume_run(
+    directory: Path, given: Mapping[str, Any] = MappingProxyType({}), observers: Sequence[Observer] = ()
+) -> Result:
+    """Go on with a run from its newest checkpoint; at once over if it had come to its end.
+
+    ``given`` are settings that must be those of the run, but for :data:`fedws.plan.MAY_CHANGE`. Raises as :func:`run`;
+    UsageError when the directory holds no run that can go on, or one of another plan.
+    """
+    with contextlib.closing(RunDirectory.old(directory)) as held:
+        if held.finished:
+            return _finished(directory)
+        stored, remark = Checkpoints(directory / "checkpoints").load()
+        if remark:
+            log.warning("%s", remark)
+        plan = going_on(make(stored.extra["plan"]), {**stored_settings(directory), **given}, f"--resume {directory}")
+        plan, strategy, initial = prepare(plan)
+        return await _run(plan, strategy, initial, held, stored, observers)
+
+
+async def _run(
+    plan: Plan,
+    strategy: Strategy[Any],
+    initial: Tensors,
+    held: RunDirectory,
+    stored: Checkpoint | None,
+    observers: Sequence[Observer],
+) -> Result:
+    runlog, checkpoints = RunLog(held.path), Checkpoints(held.path / "checkpoints")
+    name = held.run if stored is not None else secrets.token_hex(4)
+    if stored is not None:
+        runlog.cut_back(stored.number, stored.extra)
+
+    def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
+        limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
+        return Link(node, url, role, name, plan.dataset, limits, plan.seed)
+
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(runlog.close)
         scorer = None
-        if plan.evaluator:
-            ((node, url),) = plan.evaluator.items()
-            scorer = Scorer(lambda: dial(node, url, name, "evaluator", plan.dataset, limits), plan.scoring(), runlog)
+        for node, url in plan.evaluator.items():
+            scorer = Scorer(link(node, url, "evaluator"), plan.scoring(), plan.silence, runlog)
             stack.push_async_callback(scorer.stop)
-        links = await _dial_all(plan, name, limits, stack)
-        groups = {worker: link.welcome.labels for worker, link in links.items()}
-        if scorer is not None:
-            scorer.groups = curves.share_groups(groups)
-        runlog.open(plan, groups)
-        if plan.cuda:
-            _say_who_has_no_gpu(links, runlog)
-        events = Events(runlog.directory)
+        links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
+        fleet = await stack.enter_async_context(Fleet(links, plan.silence, for_ever=plan.wait == "forever"))
+        here = await fleet.gather(strategy.quorum)
+        held.begin(name, plan)
+        runlog.open()
+        runlog.know(fleet.groups)
+        events = Events(runlog.directory, runlog.records)
         stack.callback(events.close)
         runlog.observers += [events.add, *observers]
-        driver = Driver(plan, strategy, links, scorer, runlog)
+        if stored is not None:
+            if scorer is not None:
+                scorer.restore(stored.number, stored.extra["waiting"], list(links))
+            runlog.lines.say(f"Going on after round {stored.number} of {plan.training_rounds}")
+        if plan.cuda:
+            _say_who_has_no_gpu(links, runlog)
+        driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints)
         try:
-            model = await driver.run(initial)
+            model = await driver.run(initial, here, stored)
             if scorer is not None:
                 await scorer.finish()
         except BaseException as error:
             reason = str(error) if isinstance(error, FedwsError) else "stopped"
             runlog.lines.say(f"Ended after round {driver.version} of {plan.training_rounds}: {reason}")
             with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
-                runlog.finish(driver.model, plan, groups)
+                runlog.finish(driver.model, plan)
             raise
-        runlog.finish(model, plan, groups)
+        runlog.finish(model, plan)
+        held.finish()
+        checkpoints.clear()
     return Result(model, runlog.records, runlog.directory)
 
 
-def prepare(plan: Plan) -> tuple[Strategy[Any], Tensors]:
-    """The strategy and the initial model; every piece that the plan names is looked up here, before any dialling."""
+def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
+    """The whole plan, its strategy and the initial model; every piece that it names is looked up here, before dialling.
+
+    Raises UsageError for what does not fit together.
+    """
+    for plugin in plan.plugin:
+        registry.load_plugin(plugin)
+    if not plan.model:
+        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
+    for url in [*plan.workers.values(), *plan.evaluator.values()]:
+        transport(url).check(url)
     module = learning.initial(plan.model, plan.seed)
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
+    return plan, _strategy(plan), detached(module.state_dict())
+
+
+def _strategy(plan: Plan) -> Strategy[Any]:
+    workers = tuple(plan.workers)
     aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
+    chooser = registry.build("chooser", plan.chooser)
     algorithm = registry.build("strategy", plan.strategy, plan.training())
+    if hasattr(algorithm, "k"):
+        for name, default in (("chooser", "all"), ("deadline", math.inf), ("over_select", 0.0)):
+            if getattr(plan, name) != default:
+                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} has none")
+        return Asynchronous(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or 1))
     if hasattr(algorithm, "step"):
-        algorithm = Rounds(algorithm, aggregator, plan.training_rounds, plan.seed)
-    return algorithm, detached(module.state_dict())
+        size = chooser.size(len(workers))
+        if plan.quorum > size:
+            raise UsageError(
+                f"--quorum {plan.quorum} is above the cohort of {size} that --chooser {plan.chooser} makes"
+            )
+        if plan.over_select and size == len(workers):
+            raise UsageError("--over-select needs a --chooser that leaves some out, as random:per_round=2")
+        terms = Terms(workers, plan.training_rounds, plan.seed, plan.quorum or size, plan.over_select)
+        return Rounds(algorithm, aggregator, chooser, terms)
+    strategy: Strategy[Any] = algorithm
+    return strategy
 
 
-async def _dial_all(plan: Plan, run: str, limits: Limits, stack: contextlib.AsyncExitStack) -> dict[str, Link]:
-    """Dial all workers at once; the first that cannot be had ends the attempt for all."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                worker: group.create_task(_worker(worker, url, run, plan, limits, stack))
-                for worker, url in plan.workers.items()
-            }
-    except* FedwsError as failed:
-        raise failed.exceptions[0] from None
-    return {worker: task.result() for worker, task in tasks.items()}
+def _finished(directory: Path) -> Result:
+    """What a run left that had come to its end."""
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    model = safetensors.torch.load_file(directory / "model.safetensors")
+    return Result(model, [json.loads(line) for line in lines], directory)
 
 
-async def _worker(
-    worker: str, url: str, run: str, plan: Plan, limits: Limits, stack: contextlib.AsyncExitStack
-) -> Link:
-    link = await dial(worker, url, run, "worker", plan.dataset, limits)
-    stack.push_async_callback(link.channel.close)
-    return link
-
-
-def _say_who_has_no_gpu(links: dict[str, Link], runlog: RunLog) -> None:
-    without = [worker for worker, link in links.items() if not link.welcome.cuda]
+def _say_who_has_no_gpu(links: Mapping[str, Link], runlog: RunLog) -> None:
+    without = [worker for worker, link in links.items() if link.welcome is not None and not link.welcome.cuda]
     if without:
         runlog.lines.say(f"--cuda: no GPU on {', '.join(without)}, which compute on the CPU")

@@ -1,9 +1,9 @@
 """Has models scored by the evaluator while the next rounds train."""
 
 import asyncio
-import shutil
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,8 @@ from typing import Annotated
 import safetensors.torch
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
+from fedws import curves
 from fedws.coordinator.link import Link
-from fedws.errors import FedwsError, WrongNode
 from fedws.learning import Score
 from fedws.messages import Order, Report
 from fedws.plan import Scoring, explain
@@ -32,6 +32,8 @@ def _possible(score: Score) -> Score:
 
 
 _SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
+MOST_LOSSES = 5
+"""Losses of the evaluator in one round after which a model goes without a score; it may be what ends the node."""
 MOST_WAITING = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
 
@@ -45,6 +47,8 @@ class _Round:
     waiting: deque[tuple[str, Path]]
     """Name and file of each."""
     lines: list[str] = field(default_factory=list)
+    losses: int = 0
+    """How often the evaluator was lost while it scored one of them."""
     missing: dict[str, list[str]] = field(default_factory=dict)
     """Which models were not scored, by reason."""
 
@@ -52,20 +56,40 @@ class _Round:
 class Scorer:
     """Keeps models as files until the evaluator has scored them, and writes each round's scores in order.
 
-    An evaluator that is lost or cannot score costs scores, never a round: what is missing is said in one line.
+    An evaluator that is away or cannot score costs scores, never a round: what is missing is said in one line.
     """
 
-    def __init__(self, evaluator: Callable[[], Awaitable[Link]], settings: Scoring, runlog: RunLog) -> None:
+    def __init__(self, link: Link, settings: Scoring, silence: float, runlog: RunLog) -> None:
+        self._link = link
         self._settings = settings
+        self._silence = silence
         self._runlog = runlog
         self._folder = runlog.directory / "awaiting_scores"
         self._kept: dict[str, Path] = {}
         self._rounds: deque[_Round] = deque()
         self._news = asyncio.Event()
         self._last = False
-        self._gone = ""
-        self.groups: Sequence[Sequence[int]] = ()
-        self._task = asyncio.create_task(self._score_all(evaluator))
+        self._warned = False
+        self._keeping = asyncio.create_task(link.keep(lambda event: None))
+        self._task = asyncio.create_task(self._score_all())
+
+    def restore(self, version: int, waiting: Sequence[int | list[str]], order: Sequence[str]) -> None:
+        """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come."""
+        known = {(record["round"], record["model"]): record for record in self._runlog.records if "model" in record}
+        files: dict[int, dict[str, Path]] = {}
+        for path in self._folder.glob("*.safetensors*") if self._folder.is_dir() else ():
+            number, _, model = path.name.removesuffix(".safetensors").partition("-")
+            if path.suffix == ".part" or int(number) > version or (int(number), model) in known:
+                path.unlink()
+            else:
+                files.setdefault(int(number), {})[model] = path
+        for entry in waiting:
+            if isinstance(entry, list):
+                self._runlog.lines.say(*entry)
+                continue
+            models = [model for model in [*order, FEDERATED] if (entry, model) in known]
+            lines = [line for model in models for line in score_lines(known[entry, model], self._groups)]
+            self._wait(entry, files.get(entry, {}), order, lines)
 
     def keep(self, round: int, model: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
@@ -80,8 +104,11 @@ class Scorer:
         if self._task.done():
             self._task.result()
         kept, self._kept = self._kept, {}
-        waiting = deque((model, kept[model]) for model in [*order, FEDERATED] if model in kept)
-        self._rounds.append(_Round(round, self._runlog.lines.hold(), waiting))
+        self._wait(round, kept, order, [])
+
+    def _wait(self, round: int, files: Mapping[str, Path], order: Sequence[str], lines: list[str]) -> None:
+        waiting = deque((model, files[model]) for model in [*order, FEDERATED] if model in files)
+        self._rounds.append(_Round(round, self._runlog.lines.hold(round), waiting, lines))
         for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(waiting))):
             self._skip_oldest()
         self._news.set()
@@ -93,82 +120,95 @@ class Scorer:
         await self._task
 
     async def stop(self) -> None:
-        """Give up on the scores that are missing, and say so."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """Give up on the scores that are missing, and say so; their models stay for a run that goes on."""
+        tasks = [self._task, self._keeping]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for entry in list(self._rounds):
-            self._end(entry, "the run was stopped")
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._end(entry, "the run was stopped", keep=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
-    async def _score_all(self, evaluator: Callable[[], Awaitable[Link]]) -> None:
-        link: Link | None = None
-        try:
-            link = await evaluator()
-            if self._settings.cuda and not link.welcome.cuda:
-                self._runlog.lines.say(f"--cuda: no GPU on {link.node}, which computes on the CPU")
-        except WrongNode:  # a mistake in the plan; the next closing round raises it
-            raise
-        except FedwsError as error:
-            self._gone = str(error)
-        try:
-            while self._rounds or not self._last:
-                if not self._rounds:
-                    self._news.clear()
-                    await self._news.wait()
-                    continue
-                entry = self._rounds[0]
-                while entry.waiting and link is not None and not self._gone:
-                    await self._score(link, entry)
-                self._end(entry, self._gone)
-        finally:
-            if link is not None:
-                await link.channel.close()
+    @property
+    def _groups(self) -> Sequence[Sequence[int]]:
+        return curves.share_groups(self._runlog.groups)
 
-    async def _score(self, link: Link, entry: _Round) -> None:
+    async def _score_all(self) -> None:
+        while self._rounds or not self._last:
+            if not self._rounds:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            entry = self._rounds[0]
+            while entry.waiting and await self._linked():
+                await self._score(entry)
+            self._end(entry, f"{self._link.node}: {self._link.trouble}")
+
+    async def _linked(self) -> bool:
+        """Wait for the evaluator, until it has been away for ``silence`` seconds. Raises what ended its link."""
+        if not self._link.up.is_set():
+            up = asyncio.create_task(self._link.up.wait())
+            left = self._link.away_since + self._silence - asyncio.get_running_loop().time()
+            await asyncio.wait([up, self._keeping], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
+            if self._keeping.done():  # a mistake in the plan; the next closing round raises it
+                self._keeping.result()
+        welcome = self._link.welcome
+        if self._settings.cuda and welcome is not None and not welcome.cuda and not self._warned:
+            self._warned = True
+            self._runlog.lines.say(f"--cuda: no GPU on {self._link.node}, which computes on the CPU")
+        return self._link.up.is_set()
+
+    async def _score(self, entry: _Round) -> None:
         model, path = entry.waiting.popleft()
         try:
             tensors = await asyncio.to_thread(safetensors.torch.load_file, path)
-            path.unlink()
         except (OSError, safetensors.SafetensorError) as error:
             entry.missing.setdefault(str(error), []).append(model)
             return
         order = Order(
-            id=f"{entry.round}/{model}",
-            worker=link.node,
+            id=f"{entry.round}/{model}/{entry.losses}",
+            worker=self._link.node,
             round=entry.round,
             task="evaluate",
             settings=self._settings.model_dump(),
             tensors=tensors,
         )
-        answer = await link.ask(order)
+        answer = await self._link.ask(order)
         if isinstance(answer, Report):
             try:
                 self._record(entry, model, _SCORE.validate_python(answer.metrics))
             except ValidationError as error:
                 entry.missing.setdefault(f"no score: {explain(error)}", []).append(model)
+        elif answer.kind == "lost" and entry.losses < MOST_LOSSES:
+            entry.losses += 1
+            entry.waiting.appendleft((model, path))  # it is asked again when it is back
             return
-        entry.missing.setdefault(answer.reason, []).append(model)
-        if answer.kind == "lost":
-            self._gone = f"{link.node}: {answer.reason}"
+        else:
+            entry.missing.setdefault(answer.reason, []).append(model)
+        path.unlink(missing_ok=True)
 
     def _record(self, entry: _Round, model: str, score: Score) -> None:
-        record = {"round": entry.round, "model": model, "accuracy": score.accuracy, **asdict(score)}
+        record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}
+        record |= asdict(score)
         self._runlog.record("score", **record)
-        entry.lines += score_lines(record, self.groups)
+        entry.lines += score_lines(record, self._groups)
 
     def _skip_oldest(self) -> None:
         """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""
         behind = [entry for entry in self._rounds if len(entry.waiting) > 1] or [e for e in self._rounds if e.waiting]
         self._skip(behind[0], "the evaluator is too slow")
 
-    def _skip(self, entry: _Round, reason: str) -> None:
+    def _skip(self, entry: _Round, reason: str, *, keep: bool = False) -> None:
         model, path = entry.waiting.popleft()
-        path.unlink(missing_ok=True)
+        if not keep:
+            path.unlink(missing_ok=True)
         entry.missing.setdefault(reason, []).append(model)
 
-    def _end(self, entry: _Round, reason: str) -> None:
+    def _end(self, entry: _Round, reason: str, *, keep: bool = False) -> None:
         while entry.waiting:
-            self._skip(entry, reason)
+            self._skip(entry, reason, keep=keep)
         lines = entry.lines
         if entry.missing:
             missing = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in entry.missing.items())

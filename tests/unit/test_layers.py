@@ -19,7 +19,7 @@ LAYERS = (
     "wire registry learning roster rounds asynchronous keepsake samples scores holding datadir idx digits shares curves tensorboard",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/",
     "worker",
-    "service runlog checkpoint coordinator/ simulation/",
+    "service runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
 )
 PIECES = 4

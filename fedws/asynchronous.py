@@ -1,0 +1,154 @@
+"""Takes every answer as it comes: makes a Strategy of any asynchronous algorithm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
+
+from fedws.errors import RejectedUpdate
+from fedws.interfaces import AsynchronousAlgorithm
+from fedws.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.roster import Asked, Roster, Terms, excluded, rejected, unusable
+from fedws.tensors import Tensors, difference, unfit
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class AsynchronousState(Generic[B]):
+    """Where an asynchronous run stands."""
+
+    model: Tensors
+    version: int
+    roster: Roster
+    buffer: B
+    updates: tuple[Json, ...] = ()
+    """Worker and staleness of each report in the buffer."""
+    reports: int = 0
+    """Reports taken since the run began."""
+    record: Json = field(default_factory=dict)
+    reason: str = ""
+    """Why the run cannot go on."""
+
+
+class Asynchronous(Generic[B]):
+    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.AsynchronousAlgorithm`.
+
+    There is no barrier: a worker gets its next order, with the newest model, as soon as its answer is in. The
+    staleness of a report is the number of versions made since its order.
+    """
+
+    def __init__(self, algorithm: AsynchronousAlgorithm[B], terms: Terms) -> None:
+        self._algorithm = algorithm
+        self._terms = terms
+        self.quorum = terms.quorum
+
+    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[AsynchronousState[B], Sequence[Order]]:
+        """Ask everybody."""
+        roster = Roster.of(self._terms.workers, workers)
+        return self._ask(AsynchronousState(model, 0, roster, self._algorithm.empty()))
+
+    def resume(
+        self, state: AsynchronousState[B], workers: Sequence[str]
+    ) -> tuple[AsynchronousState[B], Sequence[Order]]:
+        """Ask everybody for the order that was lost."""
+        return self._ask(replace(state, roster=state.roster.again(workers)))
+
+    def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[Order]]:
+        """Take an event; a report may make the next version of the model."""
+        if self._ended(state) or isinstance(event, Deadline):
+            return state, ()
+        roster, asked = state.roster.hear(event)
+        if roster is state.roster:
+            return state, ()
+        state = replace(state, roster=roster)
+        if isinstance(event, Failure) and asked is not None:
+            state = replace(state, roster=roster.fail(event))
+        elif isinstance(event, Report) and asked is not None:
+            state = self._take(state, event, asked)
+        lacking = state.roster.lacking(self.quorum)
+        if lacking and not state.reason:
+            state = replace(state, reason=f"version {state.version + 1}: {lacking}")
+        return self._ask(state)
+
+    def model(self, state: AsynchronousState[B]) -> Tensors:
+        """The newest version."""
+        return state.model
+
+    def version(self, state: AsynchronousState[B]) -> int:
+        """How many versions were made."""
+        return state.version
+
+    def failure(self, state: AsynchronousState[B]) -> str:
+        """Why the run cannot go on; empty while it can."""
+        return state.reason
+
+    def awaited(self, state: AsynchronousState[B]) -> Sequence[str]:
+        """Who is away, while too few are there."""
+        enough = self._ended(state) or len(state.roster.present()) >= self.quorum
+        return () if enough else state.roster.away()
+
+    def said(self, state: AsynchronousState[B]) -> Sequence[str]:
+        """The log lines of the last reaction."""
+        return state.roster.said
+
+    def record(self, state: AsynchronousState[B]) -> Json:
+        """Of which reports the last version was made: worker and staleness of each."""
+        return state.record
+
+    def worker_model(self, state: AsynchronousState[B], report: Report) -> Tensors | None:
+        """The worker's own model; None also when its report does not count."""
+        if report.order not in state.roster.open or unusable(self._algorithm, state.model, report):
+            return None
+        return self._algorithm.worker_model(state.model, report)
+
+    def _take(self, state: AsynchronousState[B], report: Report, asked: Asked) -> AsynchronousState[B]:
+        """Add a report to the buffer; when it is full, make a version."""
+        staleness = state.version - asked.version
+        problem = unusable(self._algorithm, state.model, report)
+        try:
+            buffer = state.buffer if problem else self._algorithm.add(state.model, state.buffer, report, staleness)
+        except RejectedUpdate as error:
+            problem = str(error)
+        if problem:
+            return replace(state, roster=state.roster.fail(rejected(report, problem)))
+        updates = (*state.updates, {"worker": report.worker, "staleness": staleness})
+        roster = state.roster.accept(report)
+        state = replace(state, roster=roster, buffer=buffer, updates=updates, reports=state.reports + 1)
+        return state if len(updates) < self._algorithm.k else self._step(state)
+
+    def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B]:
+        try:
+            model = self._algorithm.step(state.model, state.buffer)
+            problem = difference(model, state.model) or unfit(model)
+        except RejectedUpdate as error:
+            problem = str(error)
+        if problem:
+            return replace(state, reason=f"version {state.version + 1}: the reports do not fit the model: {problem}")
+        out = excluded(state.roster)
+        record: Json = {"updates": list(state.updates), **({"excluded": out} if out else {})}
+        return replace(
+            state,
+            model=model,
+            version=state.version + 1,
+            buffer=self._algorithm.empty(),
+            updates=(),
+            record=record,
+        )
+
+    def _ask(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[Order]]:
+        """Give everybody an order who has none."""
+        if self._ended(state):
+            return state, ()
+        orders, roster = [], state.roster
+        round = 1 + state.reports // len(self._terms.workers)
+        for worker in roster.idle():
+            member = roster.members[worker]
+            # asked again until its report is taken: the same order with the same seed
+            number = member.round if member.round > member.base else member.round + 1
+            ask = self._algorithm.order(state.model, worker, round)
+            roster, order = roster.order(worker, number, state.version, self._terms.seed, ask)
+            orders.append(order)
+        return replace(state, roster=roster), orders
+
+    def _ended(self, state: AsynchronousState[B]) -> bool:
+        return bool(state.reason) or state.version >= self._terms.rounds

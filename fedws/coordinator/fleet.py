@@ -1,0 +1,109 @@
+"""The workers of a run together: their links, their open orders, and what is heard of them."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from fedws.coordinator.link import Answer, Link
+from fedws.errors import RunFailed
+from fedws.messages import Event, Joined, Left, Measured, Order
+
+
+def clock() -> float:
+    """Seconds, finer than a loop's clock needs to be; an event loop in virtual time has a clock of its own."""
+    loop = asyncio.get_running_loop()
+    return float(loop.time()) if getattr(loop, "virtual", False) else time.perf_counter()
+
+
+class Fleet:
+    """Keeps the links of all workers while the context lasts, and queues what happens on them."""
+
+    def __init__(self, links: Mapping[str, Link], silence: float, *, for_ever: bool = False) -> None:
+        self.links = links
+        self._silence = silence
+        self._for_ever = for_ever
+        self._queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
+        self._keeping: list[asyncio.Task[None]] = []
+        self._asked: dict[str, tuple[str, float, asyncio.Task[None]]] = {}
+
+    @property
+    def waiting(self) -> list[str]:
+        """Who has an order open."""
+        return sorted({worker for worker, _, _ in self._asked.values()})
+
+    @property
+    def transferred(self) -> tuple[int, int]:
+        """Bytes sent and received so far."""
+        sent, received = zip(*(link.transferred for link in self.links.values()), strict=True)
+        return sum(sent), sum(received)
+
+    @property
+    def groups(self) -> dict[str, list[int]]:
+        """The labels that each worker declared; none for one that was never there."""
+        return {worker: link.welcome.labels if link.welcome else [] for worker, link in self.links.items()}
+
+    async def __aenter__(self) -> Self:
+        for worker, link in self.links.items():
+            task = asyncio.create_task(link.keep(self._queue.put_nowait), name=worker)
+            task.add_done_callback(self._ended)
+            self._keeping.append(task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [*self._keeping, *(task for _, _, task in self._asked.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def gather(self, quorum: int) -> list[str]:
+        """Wait until all are there, at most ``silence`` seconds; then ``quorum`` are enough.
+
+        Raises RunFailed, naming who was awaited, when there are fewer; with ``for_ever`` it waits on.
+        """
+        here: set[str] = set()
+        until: float | None = asyncio.get_running_loop().time() + self._silence
+        while len(here) < len(self.links) and (until is not None or len(here) < quorum):
+            try:
+                async with asyncio.timeout_at(until):
+                    event = await self.next()
+            except TimeoutError:
+                if len(here) < quorum and not self._for_ever:
+                    raise RunFailed(self.unreached(set(self.links) - here)) from None
+                until = None
+                continue
+            if isinstance(event, Joined):
+                here.add(event.worker)
+            elif isinstance(event, Left):
+                here.discard(event.worker)
+        return [worker for worker in self.links if worker in here]
+
+    def unreached(self, workers: set[str]) -> str:
+        """That workers were awaited in vain, where, and why."""
+        where = (f"{link.node} at {link.url} ({link.trouble})" for link in self.links.values() if link.node in workers)
+        return f"waited {self._silence:g} s in vain for {', '.join(where)}"
+
+    def give(self, order: Order) -> None:
+        """Send an order; its answer becomes an event, after a Measured that says how long it took."""
+        task = asyncio.create_task(self.links[order.worker].give(order, self._answered))
+        self._asked[order.id] = order.worker, clock(), task
+
+    async def next(self) -> Event:
+        """The next event. Raises what ended the keeping of a link, as WrongNode."""
+        event = await self._queue.get()
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def _answered(self, answer: Answer) -> None:
+        _, began, _ = self._asked.pop(answer.order)
+        self._queue.put_nowait(Measured(worker=answer.worker, seconds=clock() - began))
+        self._queue.put_nowait(answer)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._queue.put_nowait(error)

@@ -1,0 +1,198 @@
+"""Who is there, what each was asked, and whom the run does without: what all strategies keep of their workers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from fedws.errors import RejectedUpdate
+from fedws.interfaces import Ask, Candidate
+from fedws.learning import order_seed
+from fedws.messages import Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.tensors import Tensors, difference, unfit
+
+STRIKES = 3
+"""Refused, failed or rejected answers in a row that exclude a worker."""
+LOSSES = 10
+"""Links lost in a row, each while an order was open, that exclude a worker: it may be the order that ends it."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the plan says to any strategy."""
+
+    workers: tuple[str, ...]
+    """All of the plan, there or not."""
+    rounds: int
+    seed: int
+    quorum: int
+    over_select: float = 0.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An order that is not answered yet."""
+
+    worker: str
+    round: int
+    version: int
+    """Of the model that it carries."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of one worker."""
+
+    here: bool = False
+    round: int = 0
+    """The last round that it was asked in; for an asynchronous strategy, how many orders it had."""
+    attempt: int = 0
+    """How often it was asked in that round."""
+    base: int = 0
+    """The last round of which its report was taken."""
+    strikes: int = 0
+    losses: int = 0
+    excluded: str = ""
+    """Why it is not asked any more."""
+    samples: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The workers of a run and their open orders; every method gives a new one."""
+
+    members: dict[str, Member]
+    open: dict[str, Asked] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    """Log lines of the last event."""
+
+    @classmethod
+    def of(cls, workers: Sequence[str], here: Sequence[str]) -> "Roster":
+        """The workers of the plan, and those of them that are there."""
+        return cls({worker: Member(here=worker in here) for worker in workers})
+
+    def again(self, here: Sequence[str]) -> "Roster":
+        """After a restart of the coordinator: no order is open, and those are there that are there now."""
+        members = {worker: replace(member, here=worker in here) for worker, member in self.members.items()}
+        return Roster(members)
+
+    def idle(self) -> list[str]:
+        """Who can be asked: there, not excluded, and with no order open."""
+        busy = {asked.worker for asked in self.open.values()}
+        return [worker for worker in self.present() if worker not in busy]
+
+    def present(self) -> list[str]:
+        """Who is there and not excluded."""
+        return [worker for worker, member in self.members.items() if member.here and not member.excluded]
+
+    def away(self) -> list[str]:
+        """Who is not there, and not excluded."""
+        return [worker for worker, member in self.members.items() if not member.here and not member.excluded]
+
+    def lacking(self, quorum: int) -> str:
+        """Why ``quorum`` workers will never be there; empty while they may come."""
+        excluded = {worker: member.excluded for worker, member in self.members.items() if member.excluded}
+        if len(self.members) - len(excluded) >= quorum:
+            return ""
+        reasons = "; ".join(f"{worker}: {reason}" for worker, reason in excluded.items())
+        return f"too few workers are left for a quorum of {quorum}: {reasons}"
+
+    def candidates(self, round: int) -> list[Candidate]:
+        """What a chooser is told of those who are idle before ``round``."""
+        known = {worker: self.members[worker] for worker in self.idle()}
+        return [Candidate(name, it.samples, it.seconds, max(0, round - 1 - it.round)) for name, it in known.items()]
+
+    def hear(self, event: Event) -> tuple["Roster", Asked | None]:
+        """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped."""
+        if isinstance(event, Report | Failure):
+            asked = self.open.get(event.order)
+            if asked is None or asked.worker != event.worker:
+                return self, None
+            rest = {order: other for order, other in self.open.items() if order != event.order}
+            return replace(self, open=rest, said=()), asked
+        member = None if not hasattr(event, "worker") else self.members.get(event.worker)
+        if member is None:
+            return self, None
+        roster = replace(self, said=())
+        if isinstance(event, Joined):
+            roster = roster.with_(event.worker, here=True, samples=event.samples or member.samples)
+            return (roster if member.here else roster.say(f"{event.worker} has joined")), None
+        if isinstance(event, Left):
+            return roster.with_(event.worker, here=False).say(f"{event.worker} has left: {event.reason}"), None
+        if isinstance(event, Measured):
+            seconds = (member.seconds + event.seconds) / 2 if member.seconds else event.seconds
+            return roster.with_(event.worker, seconds=seconds), None
+        return self, None
+
+    def order(self, worker: str, round: int, version: int, seed: int, ask: Ask) -> tuple["Roster", Order]:
+        """Ask a worker; ``seed`` is the run's. Asked again in a round, the order differs in its id alone."""
+        member = self.members[worker]
+        attempt = member.attempt + 1 if member.round == round else 1
+        order = Order(
+            id=f"{round}/{worker}" if attempt == 1 else f"{round}/{worker}/{attempt}",
+            worker=worker,
+            round=round,
+            task=ask.task,
+            base=member.base,
+            seed=order_seed(seed, worker, round),
+            settings=ask.settings,
+            tensors=ask.tensors,
+        )
+        roster = self.with_(worker, round=round, attempt=attempt)
+        return replace(roster, open={**self.open, order.id: Asked(worker, round, version)}), order
+
+    def accept(self, report: Report) -> "Roster":
+        """Its report counts."""
+        return self.with_(report.worker, base=report.round, samples=report.samples, strikes=0, losses=0)
+
+    def fail(self, failure: Failure) -> "Roster":
+        """Its order failed: too often in a row, and it is excluded."""
+        member = self.members[failure.worker]
+        lost = failure.kind == "lost"
+        strikes, losses = (member.strikes, member.losses + 1) if lost else (member.strikes + 1, member.losses)
+        roster = self.with_(failure.worker, strikes=strikes, losses=losses)
+        if strikes < STRIKES and losses < LOSSES:
+            return roster if lost else roster.say(f"{failure.worker} {_did(failure)}")
+        count = f"{losses} times" if lost else "three times"
+        why = f"{_did(failure)}, {count} in a row"
+        return roster.with_(failure.worker, excluded=why).say(f"{failure.worker} is excluded: it {why}")
+
+    def say(self, line: str) -> "Roster":
+        """Add a log line."""
+        return replace(self, said=(*self.said, line))
+
+    def with_(self, worker: str, **changes: object) -> "Roster":
+        """The same, with one member changed."""
+        member = replace(self.members[worker], **changes)  # type: ignore[arg-type]
+        return replace(self, members={**self.members, worker: member})
+
+
+class _Judge(Protocol):
+    def worker_model(self, model: Tensors, report: Report) -> Tensors | None: ...
+
+
+def unusable(algorithm: _Judge, model: Tensors, report: Report) -> str:
+    """Why a report can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
+    problem = unfit(report.tensors)
+    if problem:
+        return problem
+    try:
+        own = algorithm.worker_model(model, report)
+    except RejectedUpdate as error:
+        return str(error)
+    return "" if own is None else difference(own, model)
+
+
+def rejected(report: Report, problem: str) -> Failure:
+    """What a report becomes that cannot be used."""
+    return Failure(order=report.order, worker=report.worker, round=report.round, kind="rejected", reason=problem)
+
+
+def excluded(roster: Roster) -> Mapping[str, str]:
+    """Who is excluded, and why."""
+    return {worker: member.excluded for worker, member in roster.members.items() if member.excluded}
+
+
+def _did(failure: Failure) -> str:
+    did = {"refused": "refused its order", "failed": "failed", "rejected": "sent a report that was rejected"}
+    return f"{did.get(failure.kind, 'was lost')}: {failure.reason}"

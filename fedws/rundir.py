@@ -1,0 +1,128 @@
+"""The directory of a run: one coordinator's at a time, and the place from which the run can go on."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import filelock
+import tomli_w
+
+from fedws.errors import UsageError
+from fedws.plan import Plan, read
+from fedws.runlog import write_text
+
+FORMAT = 1
+"""Of ``run.json`` and what it goes with; a newer one is not read."""
+_LOCK = ".lock"
+
+
+class RunDirectory:
+    """A directory that this process holds until :meth:`close`."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock, made: Sequence[Path]) -> None:
+        self.path = path
+        self._lock = lock
+        self._made = made
+        self._story: dict[str, Any] = {}
+
+    @classmethod
+    def new(cls, path: Path) -> Self:
+        """Take a new or empty directory. Raises UsageError."""
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(f"--run-dir {path} is not empty; name a new or an empty directory")
+            found = cls(path, _locked(path, "--run-dir"), made)
+            (path / "run.log").open("x").close()  # it is somebody's now, also while workers are awaited
+        except FileExistsError as error:
+            what = "is a file" if path.is_file() else "was taken by another run just now"
+            raise UsageError(f"--run-dir {path} {what}; name a new or an empty directory") from error
+        except OSError as error:
+            raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
+        return found
+
+    @classmethod
+    def old(cls, path: Path) -> Self:
+        """Take the directory of a run that is to go on. Raises UsageError when there is none, or it cannot."""
+        story = _story(path)
+        found = cls(path, _locked(path, "--resume"), [])
+        found._story = story
+        return found
+
+    @property
+    def run(self) -> str:
+        """The run's name on the links."""
+        return str(self._story["run"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return bool(self._story.get("finished"))
+
+    def begin(self, run: str, plan: Plan) -> None:
+        """Write what a run begins with."""
+        self.write_plan(plan)
+        self._tell({"format": FORMAT, "run": run, "finished": False})
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write ``plan.toml``."""
+        write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
+
+    def finish(self) -> None:
+        """Write that the run has come to its end."""
+        self._tell({**self._story, "finished": True})
+
+    def close(self) -> None:
+        """Give the directory back; one in which nothing began is removed again, as far as it was made here."""
+        with contextlib.suppress(OSError):
+            (self.path / _LOCK).unlink(missing_ok=True)
+        self._lock.release()
+        if not self._story:
+            with contextlib.suppress(OSError):  # another run may have come to use the parent
+                (self.path / "run.log").unlink()
+                for folder in self._made:
+                    folder.rmdir()
+
+    def _tell(self, story: dict[str, Any]) -> None:
+        self._story = story
+        write_text(self.path / "run.json", json.dumps(story) + "\n")
+
+
+def stored_settings(path: Path) -> dict[str, Any]:
+    """What the plan of a run that is to go on says now. Raises UsageError when there is no such run."""
+    _story(path)
+    try:
+        return read(path / "plan.toml")
+    except UsageError as error:
+        raise UsageError(f"--resume {path}: {str(error).removeprefix('--plan ')}") from None
+
+
+def _story(path: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Raises UsageError."""
+    if not path.is_dir():
+        raise UsageError(f"--resume {path}: there is no such directory")
+    try:
+        story = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        number = int(story["format"])
+    except FileNotFoundError:
+        what = "is empty" if not any(path.iterdir()) else "holds no run that had begun (no run.json)"
+        raise UsageError(f"--resume {path}: the directory {what}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
+    if number > FORMAT:
+        raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {FORMAT})")
+    return dict(story)
+
+
+def _locked(path: Path, flag: str) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise UsageError(f"{flag} {path} is in use by another coordinator") from None
+    except OSError as error:
+        raise UsageError(f"{flag} {path} cannot be written: {error.strerror or error}") from None
+    return lock
