@@ -1,0 +1,47 @@
+"""Some of the workers, those who hold more samples more often."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from random import Random
+
+from fedws.interfaces import Candidate
+from fedws.plan import Count
+from fedws.registry import register
+
+_MOST = 2**40
+"""More samples than these are not believed: a count is what a peer says."""
+
+
+@register("chooser", "data_size")
+@dataclass(frozen=True)
+class DataSize:
+    """``per_round`` workers, drawn without replacement with a probability in proportion to the samples they hold.
+
+    A worker that has not said how many counts as the mean of those who have. Nobody's wait has a bound: a worker that
+    holds a thousandth of the samples is asked about every thousandth time. To be used with an unweighted mean, or
+    samples count twice: Li et al., "On the Convergence of FedAvg on Non-IID Data", 2020 (arXiv:1907.02189), scheme I,
+    which differs in that it draws with replacement.
+    """
+
+    _: KW_ONLY
+    per_round: Count = 10
+
+    def size(self, workers: int) -> int:
+        """``per_round``, or all if they are fewer."""
+        return min(self.per_round, workers)
+
+    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+        """In the order of draws, each in proportion to the samples among those not drawn yet.
+
+        Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, Algorithm A: the greatest
+        ``u ** (1 / weight)`` first, with ``u`` uniform; which is the smallest of ``-log(u) / weight``.
+        """
+        known = [min(candidate.samples, _MOST) for candidate in candidates if candidate.samples > 0]
+        mean = sum(known) / len(known) if known else 1.0
+
+        def draw(candidate: Candidate) -> float:
+            weight = min(candidate.samples, _MOST) if candidate.samples > 0 else mean
+            return random.expovariate(1.0) / weight
+
+        drawn = {candidate.worker: draw(candidate) for candidate in candidates}
+        return sorted(drawn, key=drawn.__getitem__)
