@@ -1,5 +1,6 @@
 """Named tensors: what a model is, everywhere in fedws."""
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -53,4 +54,28 @@ def difference(tensors: Tensors, like: Tensors) -> str:
     for name in tensors:
         if name not in like:
             return f"{name} is not known here"
+    return ""
+
+
+def unfit(tensors: Tensors) -> str:
+    """The first tensor that holds a value which is no finite number, in words; empty when there is none.
+
+    Integers and booleans are always finite. One pass, without a mask in memory: the least and the greatest value are
+    NaN where any is, and one of them is infinite where any is; unlike a sum they cannot overflow.
+
+    >>> unfit({"w": torch.tensor([1.0, math.nan])})
+    'w holds NaN'
+    >>> unfit({"w": torch.tensor([1.0, -math.inf])})
+    'w holds Inf'
+    >>> unfit({"w": torch.tensor([1.0, -2.0])})
+    ''
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        ends = [float(end) for end in tensor.detach().aminmax()]
+        if any(map(math.isnan, ends)):
+            return f"{name} holds NaN"
+        if any(map(math.isinf, ends)):
+            return f"{name} holds Inf"
     return ""

@@ -1,6 +1,13 @@
-import torch
+import math
 
-from fedws.tensors import DTYPES, NAMES, detached, difference
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedws.tensors import DTYPES, NAMES, detached, difference, unfit
+
+FLOATING = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 
 
 def test_every_dtype_has_one_name() -> None:
@@ -41,3 +48,62 @@ def test_difference_names_the_first_thing_that_differs() -> None:
 def test_values_and_strides_make_no_difference() -> None:
     one = {"w": torch.ones(3, 3).t()[:2]}
     assert difference(one, {"w": torch.zeros(2, 3)}) == ""
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@settings(deadline=None)
+@given(data=st.data())
+def test_unfit_finds_what_is_not_finite_wherever_it_is(dtype: torch.dtype, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, 300))  # more and less than a vector register
+    values = torch.linspace(-3, 3, length).to(dtype)
+    odd = data.draw(st.dictionaries(st.integers(0, length - 1), st.sampled_from([math.nan, math.inf, -math.inf])))
+    for place, value in odd.items():
+        values[place] = value
+    wanted = "NaN" if any(map(math.isnan, odd.values())) else "Inf" if odd else ""
+    assert unfit({"fine": torch.ones(2), "w": values, "last": torch.ones(())}) == (wanted and f"w holds {wanted}")
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_finite_values_are_fine_though_their_sum_is_not(dtype: torch.dtype, sign: int) -> None:
+    most = torch.full((1000,), sign * torch.finfo(dtype).max, dtype=dtype)
+    assert not torch.isfinite(most.sum()) and unfit({"w": most}) == ""
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+@pytest.mark.parametrize(("value", "text"), [(math.nan, "w holds NaN"), (math.inf, "w holds Inf"), (0.5, "")])
+def test_scalars_and_what_lies_scattered_are_looked_at(dtype: torch.dtype, value: float, text: str) -> None:
+    assert unfit({"w": torch.tensor(value, dtype=dtype)}) == text
+    whole = torch.zeros(70, 30, dtype=dtype)
+    whole[60, 20] = value
+    for view in (whole.t(), whole[::2, ::2], whole[60].expand(5, 30), whole.reshape(7, 10, 30).movedim(2, 0)):
+        assert unfit({"w": view}) == text
+    assert unfit({"w": whole.t()[:, ::7]}) == "", "what is not in the view is not looked at"
+
+
+def test_infinities_of_both_signs_are_no_nan() -> None:
+    assert unfit({"w": torch.tensor([math.inf, -math.inf])}) == "w holds Inf"
+
+
+def test_the_first_that_is_unfit_is_named() -> None:
+    tensors = {"a": torch.ones(3), "b": torch.tensor([math.inf]), "c": torch.tensor([math.nan])}
+    assert unfit(tensors) == "b holds Inf"
+    assert unfit(dict(reversed(tensors.items()))) == "c holds NaN"
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_nothing_at_all_is_fine(dtype: torch.dtype) -> None:
+    assert unfit({"w": torch.zeros(0, 3, dtype=dtype)}) == "" == unfit({})
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES.values() if not dtype.is_floating_point], ids=str)
+def test_whole_numbers_and_flags_are_fine(dtype: torch.dtype) -> None:
+    ends = [False, True] if dtype == torch.bool else [torch.iinfo(dtype).min, torch.iinfo(dtype).max]
+    assert unfit({"w": torch.tensor(ends, dtype=dtype), "n": torch.tensor(1, dtype=dtype)}) == ""
+
+
+def test_a_parameter_is_looked_at_and_nothing_is_changed() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, math.nan]))
+    before = weight.detach().clone()
+    assert unfit({"w": weight}) == "w holds NaN"
+    assert torch.allclose(weight.detach(), before, equal_nan=True)
