@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -34,6 +35,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"silence": math.inf}, "silence: Input should be a finite number, not inf"),
     ({"max_message": 1023}, "max_message: Input should be greater than or equal to 1024, not 1023"),
     ({"threads": 0}, "threads: Input should be greater than or equal to 1, not 0"),
+    ({"quorum": 5}, "--quorum 5 is above the number of workers, 3"),
+    ({"quorum": 3, "workers": WORKERS}, "--quorum 3 is above the number of workers, 2"),
+    ({"quorum": -1}, "quorum: Input should be greater than or equal to 0, not -1"),
+    ({"over_select": -0.1}, "over_select: Input should be greater than or equal to 0, not -0.1"),
+    ({"over_select": math.inf}, "over_select: Input should be less than or equal to 10, not inf"),
+    ({"over_select": math.nan}, "over_select: Input should be less than or equal to 10, not nan"),
+    ({"deadline": 0}, "deadline: Input should be greater than 0, not 0"),
+    ({"deadline": -1.5}, "deadline: Input should be greater than 0, not -1.5"),
+    ({"deadline": math.nan}, "deadline: Input should be greater than 0, not nan"),
+    ({"heartbeat": -1}, "heartbeat: Input should be greater than or equal to 0, not -1"),
+    ({"heartbeat": math.inf}, "heartbeat: Input should be a finite number, not inf"),
+    ({"heartbeat": 31}, "--heartbeat 31 is above half of --silence 60"),
+    ({"heartbeat": 0.3, "silence": 0.5}, "--heartbeat 0.3 is above half of --silence 0.5"),
+    ({"wait": "never"}, "wait: Input should be 'silence' or 'forever', not 'never'"),
+    ({"wait": 60}, "wait: Input should be 'silence' or 'forever', not 60"),
+    ({"chooser": 1}, "chooser: Input should be a valid string, not 1"),
     ({"cuda": "perhaps"}, "cuda: Input should be a valid boolean, unable to interpret input, not 'perhaps'"),
     ({"strategy": 1}, "strategy: Input should be a valid string, not 1"),
     ({"plugin": 5}, "plugin: Input should be a valid tuple, not 5"),
@@ -86,6 +103,37 @@ def test_nothing_given_is_the_demo() -> None:
     assert (plan.batch_size, plan.test_batch_size, plan.training_rounds) == (32, 128, 40)
     assert (plan.federate_after_n_batches, plan.lr, plan.seed, plan.cuda) == (10, 0.1, 1, False)
     assert (plan.strategy, plan.weighted, plan.loss, plan.dataset) == ("fedavg", False, "nll", "mnist")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"quorum": 3},
+        {"over_select": 10},
+        {"deadline": math.inf},
+        {"deadline": 0.001},
+        {"heartbeat": 30},
+        {"heartbeat": 0, "silence": 0.001},
+        {"wait": "forever"},
+        {"chooser": "speed:2,patience=4"},
+        {"plugin": ("a.py", "b.py"), "evaluator": {}, "seed": 2**63 - 1, "lr": 1e-300},
+    ],
+    ids=str,
+)
+def test_what_is_just_good_comes_back_from_a_plan_file(tmp_path: Path, values: dict[str, Any]) -> None:
+    plan = make(values)
+    assert {name: getattr(plan, name) for name in values} == values
+    path = tmp_path / "plan.toml"
+    path.write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
+    assert make(read(path)) == plan
+
+
+def test_a_round_has_no_deadline_unless_one_is_given() -> None:
+    plan = make({})
+    assert (plan.chooser, plan.quorum, plan.over_select, plan.deadline) == ("all", 0, 0.0, math.inf)
+    assert (plan.heartbeat, plan.wait) == (0.0, "silence")
+    assert make({"deadline": "inf"}) == make({"deadline": "Infinity"}) == plan, "as a flag gives it"
 
 
 def test_a_plan_cannot_be_changed() -> None:
