@@ -127,7 +127,7 @@ class Rounds(Generic[A]):
         if len(candidates) < self.quorum:
             return state, ()
         size = min(self._chooser.size(len(self._terms.workers)), len(candidates))
-        most = math.ceil((1 + self._terms.over_select) * size)
+        most = size + math.ceil(round(self._terms.over_select * size, 9))  # 1.1 times 50 is above 55
         cohort = tuple(self._rank(state))[:most]
         roster = state.roster.say(self._title(state.round))
         return self._ask(replace(state, roster=roster, cohort=cohort, size=size), cohort)

@@ -10,7 +10,7 @@ import filelock
 import tomli_w
 
 from fedws.errors import UsageError
-from fedws.plan import Plan, read
+from fedws.plan import Plan, make, read
 from fedws.runlog import write_text
 
 FORMAT = 1
@@ -58,6 +58,11 @@ class RunDirectory:
         return str(self._story["run"])
 
     @property
+    def plan(self) -> Plan:
+        """The plan that it began with."""
+        return make(self._story["plan"])
+
+    @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
         return bool(self._story.get("finished"))
@@ -65,7 +70,7 @@ class RunDirectory:
     def begin(self, run: str, plan: Plan) -> None:
         """Write what a run begins with."""
         self.write_plan(plan)
-        self._tell({"format": FORMAT, "run": run, "finished": False})
+        self._tell({"format": FORMAT, "run": run, "finished": False, "plan": plan.model_dump()})
 
     def write_plan(self, plan: Plan) -> None:
         """Write ``plan.toml``."""

@@ -146,8 +146,7 @@ class Driver(Generic[S]):
 
     async def _save(self, state: S) -> None:
         """Store the state: what was complete before this call survives whatever happens to this process."""
-        extra = {"plan": self._plan.model_dump(), **self._runlog.place()}
-        await self._think(self._checkpoints.save, self.version, state, extra)
+        await self._think(self._checkpoints.save, self.version, state, self._runlog.place())
 
     def _begin_version(self) -> None:
         self._began = clock()

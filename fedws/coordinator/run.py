@@ -115,11 +115,11 @@ async def resume_run(
     with contextlib.closing(RunDirectory.old(directory)) as held:
         if held.finished:
             return _finished(directory)
+        plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
+        plan, strategy, initial = prepare(plan)
         stored, remark = Checkpoints(directory / "checkpoints").load()
         if remark:
             log.warning("%s", remark)
-        plan = going_on(make(stored.extra["plan"]), {**stored_settings(directory), **given}, f"--resume {directory}")
-        plan, strategy, initial = prepare(plan)
         return await _run(plan, strategy, initial, held, stored, observers)
 
 
