@@ -34,6 +34,7 @@ KINDS = {
     "partition": "partitions",
     "loss": "losses",
     "optimizer": "optimizers",
+    "speed": "speeds",
 }
 """Every kind of piece, and the folder its shipped files are in."""
 

@@ -17,7 +17,7 @@ LAYERS = (
     "errors tensors",
     "messages plan interfaces",
     "wire registry learning roster rounds asynchronous keepsake samples scores holding datadir idx digits shares curves tensorboard",
-    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/",
+    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
     "worker",
     "service runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",

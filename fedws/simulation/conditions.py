@@ -1,0 +1,66 @@
+"""What a simulated fleet is like, in one value that is checked once."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedws.errors import UsageError
+from fedws.plan import explain
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+HOUR = 3600.0
+
+
+class Conditions(BaseModel):
+    """Field names are the flags' names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workers: Annotated[int, Field(ge=1, le=100_000)] = 30
+    partition: str = "iid"
+    """A registered partition, or ``digits``: the labels of alice, bob and charlie in turn, each dealt evenly."""
+    speeds: str = "pareto"
+    """A registered speed: the distribution of how many times slower than the base a device is."""
+    seconds_per_sample: Positive = 0.1
+    """What a device with slowness 1 takes to train on one sample."""
+    bandwidth: NotNegative = 0.0
+    """Megabits a second, each way; 0: transfers take no time."""
+    dropout: NotNegative = 0.0
+    """How often a device leaves, per hour that it is there."""
+    pause: Positive = 10.0
+    """Minutes that it stays away, in the mean."""
+    hours: Positive = 168.0
+    """Virtual time after which a run ends."""
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """An accuracy, 0 to 1."""
+    stop_at_target: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds after which a run ends."""
+        return self.hours * HOUR
+
+    @property
+    def stay(self) -> float:
+        """Seconds that a device stays, in the mean; infinite without drop-outs."""
+        return HOUR / self.dropout if self.dropout else math.inf
+
+
+def make(settings: Mapping[str, Any]) -> Conditions:
+    """Checked conditions. Raises UsageError with one line that names the first setting that is wrong.
+
+    >>> make({"workers": 0})
+    Traceback (most recent call last):
+    fedws.errors.UsageError: workers: Input should be greater than or equal to 1, not 0
+    """
+    try:
+        found = Conditions.model_validate(dict(settings))
+    except ValidationError as error:
+        raise UsageError(explain(error)) from None
+    if found.stop_at_target and found.target is None:
+        raise UsageError("--stop-at-target needs a --target")
+    return found

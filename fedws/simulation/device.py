@@ -1,0 +1,116 @@
+"""A simulated device: a worker whose training is real, and whose slowness and absences are drawn."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedws.interfaces import Channel, Limits
+from fedws.messages import Failure, Message, Order, Report, Welcome
+from fedws.service import Service, transport
+from fedws.simulation.journal import Journal
+from fedws.worker import Worker
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a device takes."""
+
+    sample: float
+    """Seconds to train on one sample."""
+    bandwidth: float = 0.0
+    """Bytes a second, each way; 0: messages take no time."""
+
+    def work(self, report: Report) -> float:
+        """Seconds for the work that a report tells of: its metric ``samples``, or else all that the worker holds."""
+        samples = report.metrics.get("samples", report.samples)
+        return self.sample * (samples if isinstance(samples, int) else report.samples)
+
+    def transfer(self, message: Order | Report) -> float:
+        """Seconds that a message's tensors take on their way."""
+        size = sum(tensor.nbytes for tensor in message.tensors.values())
+        return size / self.bandwidth if self.bandwidth else 0.0
+
+
+class Device:
+    """One worker of a fleet, at ``memory://ID``.
+
+    ``absences`` gives, in turn, for how many seconds it is there and then away. As it leaves its links close, what it
+    was working on is lost, and nobody answers at its address until it is back.
+    """
+
+    def __init__(self, worker: Worker, pace: Pace, absences: Iterator[tuple[float, float]], journal: Journal) -> None:
+        self.node = worker.node
+        self.url = f"memory://{worker.node}"
+        self._worker = worker
+        self._pace = pace
+        self._absences = absences
+        self._journal = journal
+
+    async def live(self, limits: Limits) -> None:
+        """Come and go until cancelled, or until ``absences`` has no more."""
+        with contextlib.closing(Service(self._worker, limits)) as service:
+            for there, away in self._absences:
+                links: list[SlowChannel] = []
+
+                async def handle(channel: Channel, links: list[SlowChannel] = links) -> None:
+                    links.append(SlowChannel(channel, self.node, self._pace, self._journal))
+                    await service.handle(links[-1])
+
+                async with transport(self.url).serve(self.url, handle, limits):
+                    await asyncio.sleep(there)
+                    lost = [order for link in links for order in link.open]
+                    self._journal.tell("left", worker=self.node, lost=lost)
+                await asyncio.sleep(away)
+
+
+class SlowChannel:
+    """A device's end of a link; see :class:`fedws.interfaces.Channel`. Transfers and work take their time."""
+
+    def __init__(self, channel: Channel, node: str, pace: Pace, journal: Journal) -> None:
+        self.open: dict[str, float] = {}
+        """The orders that are not answered yet, and when each came, in virtual seconds."""
+        self.sent = 0
+        self.received = 0
+        self._channel = channel
+        self._node = node
+        self._pace = pace
+        self._journal = journal
+
+    async def receive(self) -> Message:
+        """The next message; an order after the time that it takes on its way."""
+        message = await self._channel.receive()
+        self.received = self._channel.received
+        if isinstance(message, Order):
+            self.open[message.id] = asyncio.get_running_loop().time()
+            self._tell("order", message.id, round=message.round, task=message.task)
+            await asyncio.sleep(self._pace.transfer(message))
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send one message; a report after the time for its work and its way.
+
+        The work itself was done when the order came. That it took time shows in the report's coming late only, and
+        that is all that can be seen from outside.
+        """
+        if isinstance(message, Report):
+            await asyncio.sleep(self._pace.work(message) + self._pace.transfer(message))
+            self._tell("answer", message.order, seconds=self._since(message.order), samples=message.samples)
+        elif isinstance(message, Failure):
+            self._since(message.order)
+            self._tell("failure", message.order, kind=message.kind, reason=message.reason)
+        elif isinstance(message, Welcome):
+            self._journal.tell("joined", worker=self._node)
+        await self._channel.send(message)
+        self.sent = self._channel.sent
+
+    async def close(self, reason: str = "") -> None:
+        """Close the link."""
+        await self._channel.close(reason)
+
+    def _since(self, order: str) -> float:
+        now = asyncio.get_running_loop().time()
+        return round(now - self.open.pop(order, now), 6)
+
+    def _tell(self, event: str, order: str, **fields: object) -> None:
+        self._journal.tell(event, worker=self._node, order=order, **fields)

@@ -1,0 +1,131 @@
+"""One strategy's run over a simulated fleet, in a virtual time of its own."""
+
+import asyncio
+import calendar
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedws.coordinator.run import run_plan
+from fedws.errors import RunFailed
+from fedws.interfaces import Limits
+from fedws.plan import Plan
+from fedws.runlog import Record, log
+from fedws.scores import FEDERATED
+from fedws.service import serving
+from fedws.simulation import clock
+from fedws.simulation.device import Device
+from fedws.simulation.fleet import Fleet
+from fedws.simulation.journal import Journal
+from fedws.worker import Worker
+
+EVENTS = "events.jsonl"
+Observer = Callable[[Record, float], None]
+"""Called with every record of the run, and the virtual seconds."""
+
+
+@dataclass
+class Outcome:
+    """What came of a run, in virtual time."""
+
+    strategy: str
+    scores: list[tuple[float, float]] = field(default_factory=list)
+    """When the federated model was scored, in seconds, and its accuracy, 0 to 1."""
+    versions: int = 0
+    seconds: float = 0.0
+    """When it ended."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Events by kind, as in ``events.jsonl``."""
+    failure: str = ""
+    """Why it could not go on; empty when it came to its end, to the time limit or to the target."""
+
+    def reached(self, target: float) -> float | None:
+        """The seconds until the accuracy was at least ``target``; None when it never was."""
+        return next((when for when, accuracy in self.scores if accuracy >= target), None)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The last one; None when there is none."""
+        return self.scores[-1][1] if self.scores else None
+
+
+def run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer] = ()) -> Outcome:
+    """Run ``plan`` over the fleet and keep its record in ``directory``; ``evaluator`` scores in no time.
+
+    Raises UsageError for a plan that cannot work, and :class:`fedws.simulation.clock.Deadlock`.
+    """
+    return clock.run(_run(plan, directory, fleet, evaluator, observers))
+
+
+async def _run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer]) -> Outcome:
+    loop, limits, conditions = asyncio.get_running_loop(), Limits(plan.max_message, plan.silence), fleet.conditions
+    journal, outcome = Journal(directory / EVENTS), Outcome(plan.strategy)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_stamps(loop.time))
+        await stack.enter_async_context(_living(fleet.devices(journal), limits))
+        await stack.enter_async_context(serving(evaluator, f"memory://{evaluator.node}", limits))
+        stack.callback(journal.close)  # before the devices are put away
+        bound = asyncio.timeout(conditions.seconds)
+
+        def watch(record: Record) -> None:
+            _note(record, journal, outcome, loop.time())
+            for observe in observers:
+                observe(record, loop.time())
+            if conditions.stop_at_target and outcome.reached(conditions.target or 0) is not None:
+                bound.reschedule(loop.time())  # the time is up
+
+        try:
+            async with bound:
+                await run_plan(plan, directory, [watch])
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        except RunFailed as error:
+            outcome.failure = str(error)
+        outcome.seconds, outcome.counts = loop.time(), dict(journal.counts)
+    return outcome
+
+
+def _note(record: Record, journal: Journal, outcome: Outcome, now: float) -> None:
+    if record["kind"] == "round":
+        outcome.versions = record["version"]
+        journal.tell("version", **{name: record[name] for name in ("version", "answered", "failed")})
+    elif record["kind"] == "score" and record["model"] == FEDERATED:
+        journal.tell("score", **{name: record[name] for name in ("version", "accuracy", "loss")})
+        if record["accuracy"] is not None:
+            outcome.scores.append((now, record["accuracy"]))
+
+
+@contextlib.asynccontextmanager
+async def _living(devices: Sequence[Device], limits: Limits) -> AsyncIterator[None]:
+    """The devices come and go while the context lasts. Raises what ended one of them."""
+    tasks = [asyncio.create_task(device.live(limits), name=device.node) for device in devices]
+    await asyncio.sleep(0)  # now all are served
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+@contextlib.contextmanager
+def _stamps(now: Callable[[], float]) -> Iterator[None]:
+    """Log lines tell virtual time, from 1970-01-01 00:00:00 on, while the context lasts."""
+    epoch = -calendar.timegm(time.localtime(0))  # whatever the time zone that a formatter puts it in
+
+    def stamp(record: logging.LogRecord) -> bool:
+        record.created = epoch + now()
+        record.msecs = int(1000 * (record.created % 1))
+        return True
+
+    log.addFilter(stamp)
+    try:
+        yield
+    finally:
+        log.removeFilter(stamp)

@@ -1,0 +1,1 @@
+"""Speeds, one a file: how many times slower than the fastest the devices of a simulated fleet are."""

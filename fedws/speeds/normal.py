@@ -1,0 +1,20 @@
+"""Most devices are about equally slow: the bell curve, without its part that is not above 0."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedws.registry import register
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@register("speed", "normal")
+def normal(devices: int, random: np.random.Generator, *, mean: Positive = 2.0, sd: NotNegative = 0.5) -> np.ndarray:
+    """Draw from N(mean, sd^2), and again whatever is not above 0."""
+    found = random.normal(mean, sd, devices)
+    while (low := found <= 0).any():  # at most half of the curve, since its mean is above 0
+        found[low] = random.normal(mean, sd, int(low.sum()))
+    return found

@@ -1,0 +1,19 @@
+"""Every slowness between two bounds has the same chance; with equal bounds, all devices are equal."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedws.errors import UsageError
+from fedws.registry import register
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@register("speed", "uniform")
+def uniform(devices: int, random: np.random.Generator, *, low: Positive = 1.0, high: Positive = 4.0) -> np.ndarray:
+    """Draw from [low, high). Raises UsageError when ``high`` is below ``low``."""
+    if high < low:
+        raise UsageError(f"uniform: high must not be below low, {low:g}, as {high:g} is")
+    return random.uniform(low, high, devices)

@@ -1,0 +1,14 @@
+"""Slowness in whole steps, each rarer than the one before: Zipf's law, ``P(slowness = k)`` proportional to k ** -a."""
+
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from fedws.registry import register
+
+
+@register("speed", "zipf")
+def zipf(devices: int, random: np.random.Generator, *, a: Annotated[float, Field(ge=1.05, le=100)] = 2.0) -> np.ndarray:
+    """Draw from 1, 2, 3, ...; the smaller ``a``, the longer the tail."""
+    return random.zipf(a, devices).astype(np.float64)
