@@ -1,0 +1,298 @@
+"""Checkpoints: a run's state on the disk, whole at any moment, so that a run that was killed can go on.
+
+A checkpoint is one safetensors file. Its metadata holds the number and, as JSON, the state and what goes with it; a
+tensor is named by its place in there, ``state.model['w']``. Dataclasses are named too, and looked up among the modules
+that are imported already; nothing is run to find them.
+
+The checksum stands at the same place in every format: the CRC-32 of the whole file with zeros for the checksum itself,
+as 8 hexadecimal digits. Nothing is read from a file before its checksum is right.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import inspect
+import json
+import math
+import os
+import re
+import struct
+import sys
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fedws.errors import RunFailed, UsageError
+from fedws.messages import Json
+from fedws.tensors import DTYPES, NAMES
+
+FORMAT = "1"
+_NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
+_ZEROS = b"0" * 8
+_PLACE = slice(37, 45)
+"""Where the checksum stands in a file: behind the header's length and ``{"__metadata__":{"checksum":"``."""
+_CHUNK = 2**20  # bytes that are summed, then written: they are still in the processor's cache
+_DEEPEST = 100  # levels of a state: one that holds itself would overflow the stack
+
+_CODES = dict(zip(DTYPES, ["F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "BOOL"], strict=True))
+_DTYPES = {code: DTYPES[name] for name, code in _CODES.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved."""
+
+    number: int
+    state: Any
+    extra: Json
+
+
+class Checkpoints:
+    """A run's two newest checkpoints, in a directory that the first save makes; for one process at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def save(self, number: int, state: Any, extra: Json) -> None:
+        """Write a checkpoint; when this returns it is on the disk, whatever happens to machine or process next.
+
+        ``state`` and ``extra`` are made of frozen dataclasses, mappings with string keys, lists, tuples, tensors on the
+        CPU (or on ``meta``: shape and dtype only), strings, numbers, booleans and None. All come back as they are, but
+        that every mapping becomes a dict, and every tensor has memory of its own, row by row; what is one tensor in
+        several places is one again. Raises TypeError, naming the place, for anything else; RunFailed when the file
+        cannot be written, which leaves the checkpoints before as they were.
+        """
+        path = self.directory / f"checkpoint-{number:06}.safetensors"
+        part = path.with_name(f"{path.name}.part")
+        try:
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                _sync(self.directory.parent)
+            before = self._files()
+            _write(part, number, state, extra)
+            part.replace(path)
+            _sync(self.directory)
+            older = sorted(other for other in before if other < number)
+            for other in before.keys() - {number, *older[-1:]}:
+                before[other].unlink()
+        except OSError as error:
+            raise RunFailed(f"{path} cannot be written: {error.strerror or error}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def load(self) -> tuple[Checkpoint, str]:
+        """The newest whole checkpoint, and a remark, empty unless a newer one had to be passed over.
+
+        The classes of the state must be imported: make the strategy first. Raises UsageError when there is no
+        checkpoint, or when a whole one is not for this code; RunFailed when none is whole or one cannot be read.
+        """
+        remark = ""
+        for number, path in sorted(self._files().items(), reverse=True):
+            try:
+                found = _read(path)
+            except OSError as error:
+                raise RunFailed(f"{path} cannot be read: {error.strerror or error}") from None
+            if found is not None:
+                return found, remark and f"{remark}; going on from {number}"
+            remark += f"{remark and ', '}checkpoint {number} is damaged or cut short"
+        if remark:
+            raise RunFailed(f"there is no whole checkpoint in {self.directory}: {remark}")
+        raise UsageError(f"there is no checkpoint in {self.directory}")
+
+    def clear(self) -> None:
+        """Remove all checkpoints, and the directory if nothing else is in it. Raises RunFailed when that cannot be."""
+        for _, path in sorted(self._files().items()):  # the newest last, which is what load would want
+            try:
+                path.unlink()
+            except OSError as error:
+                raise RunFailed(f"{path} cannot be removed: {error.strerror or error}") from None
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+    def _files(self) -> dict[int, Path]:
+        """The checkpoints that are there, by number. What a save that was killed has left is removed."""
+        for left in self.directory.glob("checkpoint-*.part"):
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                left.unlink()
+        named = ((_NAME.fullmatch(path.name), path) for path in self.directory.glob("checkpoint-*"))
+        return {int(match[1]): path for match, path in named if match}
+
+
+def _write(path: Path, number: int, state: Any, extra: Json) -> None:
+    """Write a file and wait until it is on the disk. No tensor is copied, unless its elements lie apart."""
+    pack = _Packer()
+    about = {
+        "checksum": _ZEROS.decode(),
+        "format": FORMAT,
+        "number": str(number),
+        "state": json.dumps(pack(state, "state")),
+        "extra": json.dumps(pack(extra, "extra")),
+    }
+    # Wider elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
+    tensors = dict(sorted(pack.tensors.items(), key=lambda item: -item[1].itemsize))
+    table, end = {}, 0
+    for name, tensor in tensors.items():
+        offsets = [end, end := end + tensor.nbytes]
+        table[name] = {"dtype": _CODES[NAMES[tensor.dtype]], "shape": list(tensor.shape), "data_offsets": offsets}
+    header = json.dumps({"__metadata__": about, **table}, separators=(",", ":")).encode("ascii")
+    header += b" " * (-len(header) % 8)
+    head = len(header).to_bytes(8, "little") + header
+    checksum = zlib.crc32(head)
+    with path.open("wb") as file:
+        file.write(head)
+        for tensor in tensors.values():
+            data = _bytes(tensor)
+            for start in range(0, len(data), _CHUNK):
+                piece = data[start : start + _CHUNK]
+                checksum = zlib.crc32(piece, checksum)
+                file.write(piece)
+        file.seek(_PLACE.start)
+        file.write(b"%08x" % checksum)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint in a file; None when the file is not whole. Raises UsageError when it is not for this code."""
+    with path.open("rb") as file:
+        if not _whole(file):
+            return None
+        file.seek(0)
+        table = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        about = table.pop("__metadata__")
+        if about["format"] != FORMAT:
+            raise UsageError(f"{path} was written by a newer fedws (format {about['format']}; this one reads {FORMAT})")
+        tensors = {}
+        for name, entry in table.items():  # their bytes lie in this order
+            tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
+            if file.readinto(_bytes(tensors[name])) != tensors[name].nbytes:
+                return None
+    state, extra = (_unpack(json.loads(about[what]), tensors) for what in ("state", "extra"))
+    return Checkpoint(int(about["number"]), state, extra)
+
+
+def _whole(file: BinaryIO) -> bool:
+    """Whether the checksum is right."""
+    first = file.read(_PLACE.stop)
+    checksum = zlib.crc32(first[: _PLACE.start] + _ZEROS)
+    while piece := file.read(_CHUNK):
+        checksum = zlib.crc32(piece, checksum)
+    return first[_PLACE] == b"%08x" % checksum
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes, row by row: a view where they lie so."""
+    whole = tensor.resolve_neg().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _sync(directory: Path) -> None:
+    """Wait until a directory's entries are on the disk."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(handle)
+
+
+class _Packer:
+    """A state as JSON. An object in it is a mark, ``{kind: what}``; a state's own dicts become lists of pairs."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        """By the first place where each was met."""
+        self._places: dict[int, str] = {}
+
+    def __call__(self, value: Any, place: str, depth: int = 0) -> Any:
+        """JSON of ``value``, which stands at ``place``. Raises TypeError."""
+        if depth > _DEEPEST:
+            raise TypeError(f"{place[:100]}... is nested deeper than {_DEEPEST} levels")
+        kind, depth = type(value), depth + 1
+        if value is None or kind is bool or (kind is str and (value.isascii() or value.isprintable())):
+            return value
+        if kind is str:  # halves of a character, maybe, which JSON would join where two meet
+            return {"str": value.encode("utf-8", "surrogatepass").hex()}
+        if kind is int:
+            return value if -(2**63) <= value < 2**63 else {"int": hex(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {"float": struct.pack(">d", value).hex()}
+        if kind in (list, tuple):
+            items = [self(item, f"{place}[{index}]", depth) for index, item in enumerate(value)]
+            return items if kind is list else {"tuple": items}
+        if kind is torch.Tensor:
+            return self._tensor(value, place)
+        if dataclasses.is_dataclass(kind):
+            name = f"{kind.__module__}:{kind.__qualname__}"
+            if _class(name) is not kind or kind.__new__ is not object.__new__:
+                raise TypeError(f"{place} is a {name}: not a frozen dataclass that can be found by this name")
+            values = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(kind))
+            return {"class": [name, {key: self(inner, f"{place}.{key}", depth) for key, inner in values}]}
+        if isinstance(value, Mapping):
+            for key in value:
+                if type(key) is not str:
+                    raise TypeError(f"{place} has the key {key!r}; a checkpoint holds string keys only")
+            return {"dict": [[self(key, place), self(value[key], f"{place}[{key!r}]", depth)] for key in value]}
+        raise TypeError(f"{place} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold")
+
+    def _tensor(self, tensor: torch.Tensor, place: str) -> Any:
+        known = tensor.dtype in NAMES and tensor.layout is torch.strided and tensor.device.type in ("cpu", "meta")
+        if not known or tensor.requires_grad:
+            what = f"{tensor.dtype}, {tensor.layout}, {tensor.device}, requires_grad={tensor.requires_grad}"
+            raise TypeError(f"{place} is a tensor that a checkpoint cannot hold: {what}")
+        if tensor.is_meta:
+            return {"meta": [NAMES[tensor.dtype], list(tensor.shape)]}
+        name = self._places.setdefault(id(tensor), place)
+        self.tensors[name] = tensor  # also keeps it, so that no other gets its id
+        return {"tensor": name}
+
+
+def _unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """What was packed. Raises UsageError for a class that is not there or has other fields."""
+    if isinstance(packed, list):
+        return [_unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    ((kind, what),) = packed.items()
+    match kind:
+        case "str":
+            return bytes.fromhex(what).decode("utf-8", "surrogatepass")
+        case "int":
+            return int(what, 16)
+        case "float":
+            return struct.unpack(">d", bytes.fromhex(what))[0]
+        case "tuple":
+            return tuple(_unpack(item, tensors) for item in what)
+        case "dict":
+            return {_unpack(key, tensors): _unpack(value, tensors) for key, value in what}
+        case "tensor":
+            return tensors[what]
+        case "meta":
+            return torch.empty(what[1], dtype=DTYPES[what[0]], device="meta")
+    name, values = what
+    cls = _class(name)
+    if cls is None or {field.name for field in dataclasses.fields(cls)} != set(values):
+        what = "is not known here" if cls is None else "has other fields here"
+        raise UsageError(f"the checkpoint holds a {name}, which {what}: only the code that wrote it can go on from it")
+    made = object.__new__(cls)  # not made anew: what its __init__ would do has been done
+    for key, value in values.items():
+        object.__setattr__(made, key, _unpack(value, tensors))
+    return made
+
+
+def _class(name: str) -> Any:
+    """The frozen dataclass of that name, ``module:qualname``, in what is imported already; None when there is none."""
+    module, _, qualname = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = inspect.getattr_static(found, part, None)  # runs no __getattr__, which might import
+    made = vars(found).get("__dataclass_params__") if isinstance(found, type) else None  # its own, not its parent's
+    return found if made is not None and made.frozen else None
