@@ -9,17 +9,11 @@ as 8 hexadecimal digits. Nothing is read from a file before its checksum is righ
 """
 
 import contextlib
-import dataclasses
 import errno
-import inspect
 import json
-import math
 import os
 import re
-import struct
-import sys
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +22,7 @@ import torch
 
 from fedws.errors import RunFailed, UsageError
 from fedws.messages import Json
+from fedws.packing import Packer, unpack
 from fedws.tensors import DTYPES, NAMES
 
 FORMAT = "1"
@@ -36,7 +31,6 @@ _ZEROS = b"0" * 8
 _PLACE = slice(37, 45)
 """Where the checksum stands in a file: behind the header's length and ``{"__metadata__":{"checksum":"``."""
 _CHUNK = 2**20  # bytes that are summed, then written: they are still in the processor's cache
-_DEEPEST = 100  # levels of a state: one that holds itself would overflow the stack
 
 _CODES = dict(zip(DTYPES, ["F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "BOOL"], strict=True))
 _DTYPES = {code: DTYPES[name] for name, code in _CODES.items()}
@@ -125,7 +119,7 @@ class Checkpoints:
 
 def _write(path: Path, number: int, state: Any, extra: Json) -> None:
     """Write a file and wait until it is on the disk. No tensor is copied, unless its elements lie apart."""
-    pack = _Packer()
+    pack = Packer()
     about = {
         "checksum": _ZEROS.decode(),
         "format": FORMAT,
@@ -172,7 +166,7 @@ def _read(path: Path) -> Checkpoint | None:
             tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
             if file.readinto(_bytes(tensors[name])) != tensors[name].nbytes:
                 return None
-    state, extra = (_unpack(json.loads(about[what]), tensors) for what in ("state", "extra"))
+    state, extra = (unpack(json.loads(about[what]), tensors) for what in ("state", "extra"))
     return Checkpoint(int(about["number"]), state, extra)
 
 
@@ -202,97 +196,3 @@ def _sync(directory: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-class _Packer:
-    """A state as JSON. An object in it is a mark, ``{kind: what}``; a state's own dicts become lists of pairs."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        """By the first place where each was met."""
-        self._places: dict[int, str] = {}
-
-    def __call__(self, value: Any, place: str, depth: int = 0) -> Any:
-        """JSON of ``value``, which stands at ``place``. Raises TypeError."""
-        if depth > _DEEPEST:
-            raise TypeError(f"{place[:100]}... is nested deeper than {_DEEPEST} levels")
-        kind, depth = type(value), depth + 1
-        if value is None or kind is bool or (kind is str and (value.isascii() or value.isprintable())):
-            return value
-        if kind is str:  # halves of a character, maybe, which JSON would join where two meet
-            return {"str": value.encode("utf-8", "surrogatepass").hex()}
-        if kind is int:
-            return value if -(2**63) <= value < 2**63 else {"int": hex(value)}
-        if kind is float:
-            return value if math.isfinite(value) else {"float": struct.pack(">d", value).hex()}
-        if kind in (list, tuple):
-            items = [self(item, f"{place}[{index}]", depth) for index, item in enumerate(value)]
-            return items if kind is list else {"tuple": items}
-        if kind is torch.Tensor:
-            return self._tensor(value, place)
-        if dataclasses.is_dataclass(kind):
-            name = f"{kind.__module__}:{kind.__qualname__}"
-            if _class(name) is not kind or kind.__new__ is not object.__new__:
-                raise TypeError(f"{place} is a {name}: not a frozen dataclass that can be found by this name")
-            values = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(kind))
-            return {"class": [name, {key: self(inner, f"{place}.{key}", depth) for key, inner in values}]}
-        if isinstance(value, Mapping):
-            for key in value:
-                if type(key) is not str:
-                    raise TypeError(f"{place} has the key {key!r}; a checkpoint holds string keys only")
-            return {"dict": [[self(key, place), self(value[key], f"{place}[{key!r}]", depth)] for key in value]}
-        raise TypeError(f"{place} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold")
-
-    def _tensor(self, tensor: torch.Tensor, place: str) -> Any:
-        known = tensor.dtype in NAMES and tensor.layout is torch.strided and tensor.device.type in ("cpu", "meta")
-        if not known or tensor.requires_grad:
-            what = f"{tensor.dtype}, {tensor.layout}, {tensor.device}, requires_grad={tensor.requires_grad}"
-            raise TypeError(f"{place} is a tensor that a checkpoint cannot hold: {what}")
-        if tensor.is_meta:
-            return {"meta": [NAMES[tensor.dtype], list(tensor.shape)]}
-        name = self._places.setdefault(id(tensor), place)
-        self.tensors[name] = tensor  # also keeps it, so that no other gets its id
-        return {"tensor": name}
-
-
-def _unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """What was packed. Raises UsageError for a class that is not there or has other fields."""
-    if isinstance(packed, list):
-        return [_unpack(item, tensors) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    ((kind, what),) = packed.items()
-    match kind:
-        case "str":
-            return bytes.fromhex(what).decode("utf-8", "surrogatepass")
-        case "int":
-            return int(what, 16)
-        case "float":
-            return struct.unpack(">d", bytes.fromhex(what))[0]
-        case "tuple":
-            return tuple(_unpack(item, tensors) for item in what)
-        case "dict":
-            return {_unpack(key, tensors): _unpack(value, tensors) for key, value in what}
-        case "tensor":
-            return tensors[what]
-        case "meta":
-            return torch.empty(what[1], dtype=DTYPES[what[0]], device="meta")
-    name, values = what
-    cls = _class(name)
-    if cls is None or {field.name for field in dataclasses.fields(cls)} != set(values):
-        what = "is not known here" if cls is None else "has other fields here"
-        raise UsageError(f"the checkpoint holds a {name}, which {what}: only the code that wrote it can go on from it")
-    made = object.__new__(cls)  # not made anew: what its __init__ would do has been done
-    for key, value in values.items():
-        object.__setattr__(made, key, _unpack(value, tensors))
-    return made
-
-
-def _class(name: str) -> Any:
-    """The frozen dataclass of that name, ``module:qualname``, in what is imported already; None when there is none."""
-    module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = inspect.getattr_static(found, part, None)  # runs no __getattr__, which might import
-    made = vars(found).get("__dataclass_params__") if isinstance(found, type) else None  # its own, not its parent's
-    return found if made is not None and made.frozen else None

@@ -25,7 +25,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws import checkpoint
+from fedws import checkpoint, packing
 from fedws.aggregators.mean import Mean, Sum
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.errors import RunFailed, UsageError
@@ -368,9 +368,9 @@ def test_a_name_is_looked_up_without_running_anything(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec("def __getattr__(name): raise SystemExit(name)", module.__dict__)
     for name in ("of_a_checkpoint:Kept", "of_a_checkpoint:Kept.Inner", "os:system", "builtins:object", "x:y", ":", ""):
-        assert checkpoint._class(name) is None
-    assert checkpoint._class(f"{__name__}:Slotted.Inner") is Slotted.Inner
-    assert checkpoint._class(f"{__name__}:Thawed") is None
+        assert packing._class(name) is None
+    assert packing._class(f"{__name__}:Slotted.Inner") is Slotted.Inner
+    assert packing._class(f"{__name__}:Thawed") is None
 
 
 @pytest.mark.parametrize(
