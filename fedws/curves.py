@@ -4,7 +4,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ INK, FAINT = "#1a1a1a", "#b8b8b8"
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; with two line styles they name
 # twice as many workers. Of more workers the best and the worst are named.
 COLOURS, MARKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
+UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
 
 
@@ -89,6 +90,17 @@ def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "")
     not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
     labels, a second half shows what each model predicts.
     """
+    _write(path, lambda figure: _picture(figure, records, groups, title))
+
+
+def draw_over_time(
+    values: Mapping[str, Sequence[tuple[float, float]]], path: Path, title: str = "", target: float | None = None
+) -> None:
+    """Draw accuracies (0 to 1) of several runs over time (seconds) into a PNG, with a line at the ``target``."""
+    _write(path, lambda figure: _over_time(figure, values, title, target))
+
+
+def _write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -96,7 +108,7 @@ def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "")
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         try:
-            _picture(Figure(dpi=100), records, groups, title).savefig(temporary, format="png")
+            picture(Figure(dpi=100)).savefig(temporary, format="png")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -177,6 +189,29 @@ def _look(index: int | None, named: bool) -> dict[str, Any]:
     dashes = "-" if index % (2 * len(COLOURS)) < len(COLOURS) else (0, (4, 2))
     kind = index % len(COLOURS)
     return {"color": COLOURS[kind], "marker": MARKS[kind], "linewidth": 1.7, "linestyle": dashes, "zorder": 4}
+
+
+def _over_time(
+    figure: "Figure", values: Mapping[str, Sequence[tuple[float, float]]], title: str, target: float | None
+) -> "Figure":
+    figure.set_size_inches((11, 7))
+    figure.text(0.02, 0.975, _short(title, 72), size=15, weight="bold", va="top", parse_math=False)
+    axes = figure.add_axes((0.075, 0.105, 0.64, 0.75))
+    last = max((when for points in values.values() for when, _ in points), default=0.0)
+    unit, seconds = next((unit for unit in UNITS if last >= 2 * unit[1]), UNITS[-1])
+    axes.set(title="Accuracy on the test data (%)", xlabel=f"virtual time ({unit})", ylim=(-2, 102))
+    axes.set_xlim(0, 1.03 * last / seconds or 1.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6")
+    for index, (name, points) in enumerate(values.items()):
+        x, y = [when / seconds for when, _ in points], [100 * value for _, value in points]
+        end = f"  {y[-1]:.2f} %" if y else "  not scored"
+        size = 4.0 if len(points) <= 60 else 0.0
+        axes.plot(x, y, **_look(index, True), markersize=size, label=f"{_short(name, 18)}{end}")
+    if target is not None:
+        axes.axhline(100 * target, color=INK, linewidth=1.2, linestyle=":", label=f"target  {100 * target:g} %")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.01), frameon=False)
+    return figure
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

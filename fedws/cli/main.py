@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "coordinate a run over workers that are being served",
     "nodes": "start alice, bob, charlie and testing here; Ctrl+C ends all",
     "demo": "the four nodes and a run, and all ends",
+    "simulate": "strategies over a simulated fleet of devices, in virtual time",
     "plot": "draw a run's curves.png again",
 }
 
@@ -44,12 +45,12 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        from fedws.cli import demo, nodes, plot, run, worker
+        from fedws.cli import demo, nodes, plot, run, simulate, worker
 
         if name in ("worker", "evaluator"):
             flags, work = worker.parser(prog, testing=name == "evaluator"), worker.main
         else:
-            module = {"run": run, "nodes": nodes, "demo": demo, "plot": plot}[name]
+            module = {"run": run, "nodes": nodes, "demo": demo, "simulate": simulate, "plot": plot}[name]
             flags, work = module.parser(prog), module.main
         arguments = flags.parse_args(argv)
         from fedws.cli.console import guarded

@@ -59,8 +59,9 @@ class Device:
 
                 async with transport(self.url).serve(self.url, handle, limits):
                     await asyncio.sleep(there)
-                    lost = [order for link in links for order in link.open]
-                    self._journal.tell("left", worker=self.node, lost=lost)
+                    for order in [order for link in links for order in link.open]:
+                        self._journal.tell("lost", worker=self.node, order=order)
+                    self._journal.tell("left", worker=self.node)
                 await asyncio.sleep(away)
 
 

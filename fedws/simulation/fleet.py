@@ -23,20 +23,25 @@ SPEEDS, ABSENCES = 1, 2
 
 @dataclass(frozen=True)
 class Fleet:
-    """Workers with their slowness. Every strategy meets the same ones, and they come and go at the same times."""
+    """Devices that share one data set in memory. Every run meets the same, and they come and go at the same times."""
 
     conditions: Conditions
-    workers: tuple[Worker, ...]
-    slowness: tuple[float, ...]
-    """How many times the seconds per sample each takes."""
+    dataset: str
+    data: Dataset
+    parts: dict[str, np.ndarray]
+    """The indices of each worker's samples."""
+    slowness: dict[str, float]
+    """How many times the seconds per sample each worker takes."""
 
     def devices(self, journal: Journal) -> list[Device]:
-        """The devices, from the beginning of virtual time."""
+        """The devices, as they are when virtual time begins."""
         bandwidth = self.conditions.bandwidth * 1e6 / 8
-        return [
-            Device(worker, Pace(slow * self.conditions.seconds_per_sample, bandwidth), self._absences(number), journal)
-            for number, (worker, slow) in enumerate(zip(self.workers, self.slowness, strict=True))
-        ]
+        found = []
+        for number, (node, part) in enumerate(self.parts.items()):
+            worker = Worker(node, self.dataset, samples.Part(self.data, torch.from_numpy(part)))
+            pace = Pace(self.slowness[node] * self.conditions.seconds_per_sample, bandwidth)
+            found.append(Device(worker, pace, self._absences(number), journal))
+        return found
 
     def _absences(self, number: int) -> Iterator[tuple[float, float]]:
         """Exponential stays and pauses, which depend on the seed and the device alone."""
@@ -47,19 +52,21 @@ class Fleet:
         return ((random.exponential(stay), random.exponential(pause)) for _ in itertools.count())
 
 
-def make(conditions: Conditions, dataset: str, data: Dataset) -> Fleet:
-    """Deal ``data`` among workers ``w01``, ``w02``, ... and draw their slowness. Raises UsageError.
+def names(workers: int) -> list[str]:
+    """What the workers are called.
 
-    The workers share the data set; each has the indices of its own samples.
+    >>> names(10)[:2]
+    ['w01', 'w02']
     """
-    random = np.random.default_rng([conditions.seed, SPEEDS])
+    return [f"w{number:0{len(str(workers))}}" for number in range(1, workers + 1)]
+
+
+def make(conditions: Conditions, dataset: str, data: Dataset) -> Fleet:
+    """Deal ``data`` among the workers and draw their slowness. Raises UsageError."""
+    nodes, random = names(conditions.workers), np.random.default_rng([conditions.seed, SPEEDS])
     slowness = registry.build("speed", conditions.speeds, conditions.workers, random)
-    width = len(str(conditions.workers))
-    workers = tuple(
-        Worker(f"w{number:0{width}}", dataset, samples.Part(data, torch.from_numpy(part)))
-        for number, part in enumerate(_dealt(conditions, dataset, data), 1)
-    )
-    return Fleet(conditions, workers, tuple(float(slow) for slow in slowness))
+    parts = dict(zip(nodes, _dealt(conditions, dataset, data), strict=True))
+    return Fleet(conditions, dataset, data, parts, dict(zip(nodes, map(float, slowness), strict=True)))
 
 
 def _dealt(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarray]:

@@ -1,0 +1,138 @@
+"""``fedws simulate``: strategies over a simulated fleet of devices, in virtual time."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedws.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from fedws.simulation.conditions import Conditions
+
+_OWN = {"strategy", "data_dir", "run_dir", "verbose"}
+"""Flags that are no settings, neither of the fleet nor of a plan."""
+SILENCE = 600.0
+"""Seconds; longer than on a real network, since each sign of life would be computed."""
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags. Those not given have the defaults of the plan and of the conditions."""
+    flags = Parser(
+        prog=prog,
+        description="Run strategies over a fleet of simulated devices, in virtual time: training is real, speeds, "
+        "drop-outs and the clock are not. The same seed gives the same events.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = flags.add_argument
+    add("--strategy", metavar="NAME", action="append", help="fedavg (default), fedasync, fedbuff:k=10, ...; repeatable")
+    add("--workers", metavar="N", type=int, help="devices (30)")
+    add("--partition", metavar="NAME", help="iid (default), dirichlet:0.5, shards:2, or digits: as alice, bob, charlie")
+    add("--speeds", metavar="NAME", help="slowness: pareto:1.5 (default), uniform:1,high=4, normal:2,sd=0.5, zipf:2")
+    add("--seconds-per-sample", metavar="S", type=float, help="what training takes a device of slowness 1 (0.1)")
+    add("--bandwidth", metavar="MBIT", type=float, help="of each device, each way, in Mbit/s (without bound)")
+    add("--dropout", metavar="RATE", type=float, help="how often a device leaves, per hour (0)")
+    add("--pause", metavar="MIN", type=float, help="minutes that it stays away, in the mean (10)")
+    add("--hours", metavar="H", type=float, help="virtual time after which a run ends (168)")
+    add("--target", metavar="X", type=float, help="tell the virtual time to this accuracy, as 0.9")
+    add("--stop-at-target", action="store_true", help="end a run there")
+    add("--training-rounds", metavar="N", type=int, help="rounds, or versions that take as many reports (40)")
+    add("--evaluate-every", metavar="N", type=int, help="score every N-th round, from the first, and the last (10)")
+    add("--chooser", metavar="NAME", help="who is asked in a round: all (default), random:per_round=N, ...")
+    add("--quorum", metavar="N", type=int, help="reports that make a round (all that are asked)")
+    add("--over-select", metavar="P", type=float, help="ask (1 + P) times as many, close when enough have answered (0)")
+    add("--deadline", metavar="S", type=float, help="virtual seconds after which a round closes with a quorum (none)")
+    add("--aggregator", metavar="NAME", help="(mean)")
+    add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
+    add("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
+    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
+    add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
+    add("--loss", metavar="NAME", help="(nll)")
+    add("--optimizer", metavar="NAME", help="(sgd)")
+    add("--lr", metavar="X", type=float, help="learning rate of round 1; 2 %% less each round (0.1)")
+    add("--batch-size", metavar="N", type=int, help="(32)")
+    add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
+    add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains for an order (10)")
+    add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
+    add("--seed", metavar="N", type=int, help="of everything (1)")
+    add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
+    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add("--run-dir", metavar="D", help="a new or empty directory, with one within for each run (runs/<time>-simulate)")
+    add("-v", "--verbose", action="store_true", help="also print the log of each run")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Simulate one strategy after the other, then tell and draw what came of them."""
+    import os
+
+    import torch
+    from tqdm import tqdm
+
+    from evaluator import evaluator
+    from fedws import curves, holding
+    from fedws.cli.console import set_up_logging
+    from fedws.cli.progress import Progress
+    from fedws.runlog import Record
+    from fedws.simulation import fleet, report
+    from fedws.simulation.plans import EVALUATOR, plans
+    from fedws.simulation.run import run
+
+    given = vars(arguments)
+    if given.get("verbose"):
+        set_up_logging(verbose=False)
+    conditions, settings = _settings(given)
+    wanted = plans(given.get("strategy", ["fedavg"]), settings, fleet.names(conditions.workers))
+    dataset, data_dir = wanted[0].dataset, given.get("data_dir")
+    torch.set_num_threads(wanted[0].threads)
+    devices = fleet.make(conditions, dataset, holding.load(dataset, data_dir, train=True))
+    node = evaluator(EVALUATOR, dataset, holding.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
+    directory = _directory(given.get("run_dir"))
+
+    def tell(record: Record, now: float) -> None:
+        if record["kind"] == "score":
+            accuracy = report.percent(record["accuracy"])
+            tqdm.write(f"{report.clock(now):>10}  version {record['version']:<6} {accuracy:>9}")
+
+    outcomes = []
+    for plan in wanted:
+        print(f"{plan.strategy}: {len(plan.workers)} devices, {plan.training_rounds} versions", flush=True)
+        with Progress(plan.training_rounds) as progress:
+            path = directory / re.sub(r"[^A-Za-z0-9.=]+", "-", plan.strategy)
+            outcomes.append(run(plan, path, devices, node, [lambda record, _: progress.show(record), tell]))
+        report.write(directory / "simulation.json", devices, outcomes)
+    print("\n".join(report.table(outcomes, conditions.target)))
+    title = f"{conditions.workers} devices, {conditions.partition}, {conditions.speeds}, {dataset}"
+    values = {outcome.strategy: outcome.scores for outcome in outcomes}
+    curves.draw_over_time(values, directory / "accuracy.png", title, conditions.target)
+    print(f"plot  {directory / 'accuracy.png'}")
+    failures = [f"{outcome.strategy}: {outcome.failure}" for outcome in outcomes if outcome.failure]
+    print("\n".join(failures), end="\n" if failures else "")
+    return 1 if failures else 0
+
+
+def _settings(given: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:
+    """The fleet's conditions, and the settings of the plans. Raises UsageError."""
+    from fedws.simulation.conditions import Conditions, make
+
+    conditions = make({key: value for key, value in given.items() if key in Conditions.model_fields})
+    settings = {"silence": SILENCE, "seed": conditions.seed}
+    own = _OWN | set(Conditions.model_fields)
+    return conditions, settings | {key: value for key, value in given.items() if key not in own}
+
+
+def _directory(wanted: str | None) -> Path:
+    """A directory for the simulation, made here. Raises UsageError when it is not empty or cannot be made."""
+    from fedws.errors import UsageError
+    from fedws.runlog import new_directory
+
+    path = new_directory("simulate") if wanted is None else Path(wanted)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UsageError(f"--run-dir {path} is not empty; name a new or an empty directory")
+    except FileExistsError:
+        raise UsageError(f"--run-dir {path} is a file; name a new or an empty directory") from None
+    except OSError as error:
+        raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
+    return path

@@ -1,0 +1,51 @@
+"""The plan of each strategy over a simulated fleet."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedws import holding, registry
+from fedws.coordinator.run import prepare
+from fedws.errors import UsageError
+from fedws.plan import Plan, make
+
+EVALUATOR = "testing"
+ROUNDS_ONLY = ("chooser", "quorum", "over_select", "deadline")
+"""Settings that a strategy without rounds does not have."""
+
+
+def plans(strategies: Sequence[str], settings: Mapping[str, Any], workers: Sequence[str]) -> list[Plan]:
+    """A plan for each strategy over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
+
+    ``training_rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of
+    every ``k`` reports, gets as many versions as take as many reports; so all have as much work done for them.
+    """
+    for strategy in strategies:
+        if strategies.count(strategy) > 1:
+            raise UsageError(f"--strategy {strategy} is given twice")
+    nodes = {
+        "workers": {worker: f"memory://{worker}" for worker in workers},
+        "evaluator": {EVALUATOR: f"memory://{EVALUATOR}"},
+    }
+    # nobody scores workers' own models; a fleet that is away comes back, and the time limit bounds the wait
+    return [
+        _plan({**settings, **nodes, "score_workers": 0, "wait": "forever", "strategy": name}) for name in strategies
+    ]
+
+
+def _plan(settings: dict[str, Any]) -> Plan:
+    plan = make(settings)
+    for plugin in plan.plugin:
+        registry.load_plugin(plugin)
+    if not plan.model:
+        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
+    k = getattr(registry.build("strategy", plan.strategy, plan.training()), "k", None)
+    if k is not None:
+        cohort = registry.build("chooser", plan.chooser).size(len(plan.workers))
+        versions = {name: _versions(getattr(plan, name), cohort, k) for name in ("training_rounds", "evaluate_every")}
+        plan = make({name: value for name, value in (plan.model_dump() | versions).items() if name not in ROUNDS_ONLY})
+    return prepare(plan)[0]
+
+
+def _versions(rounds: int, cohort: int, k: int) -> int:
+    return max(1, math.ceil(rounds * cohort / k))
