@@ -135,7 +135,7 @@ def test_run_directory_has_what_is_promised(ran: Ran) -> None:
     names = {path.name for path in ran.directory.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    promised = {"plan.toml", "workers.json", "run.log", "metrics.jsonl", "model.safetensors", "curves.png"}
+    promised = {"plan.toml", "run.json", "workers.json", "run.log", "metrics.jsonl", "model.safetensors", "curves.png"}
     assert names - events == promised
     assert (ran.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     logged = (ran.directory / "run.log").read_text().splitlines()
@@ -147,12 +147,14 @@ def test_metrics_have_the_promised_keys(ran: Ran) -> None:
     rounds, scores = records(ran.directory, "round"), records(ran.directory, "score")
     assert [record["round"] for record in rounds] == [1, 2, 3, 4]
     for record in rounds:
-        assert set(record) == {"kind", "round", "seconds", "bytes_sent", "bytes_received", "answered", "failed"}
-        assert (record["answered"], record["failed"]) == (3, 0)
+        counts = {"seconds", "bytes_sent", "bytes_received", "answered", "failed", "late"}
+        assert set(record) == {"kind", "round", "version", "cohort", "missing", *counts}
+        assert (record["answered"], record["failed"], record["late"], record["missing"]) == (3, 0, 0, [])
+        assert record["version"] == record["round"] and record["cohort"] == ["alice", "bob", "charlie"]
     models = ["alice", "bob", "charlie", "federated"]
     assert [(score["round"], score["model"]) for score in scores] == [(r, model) for r in (1, 4) for model in models]
     for score in scores:
-        keys = {"kind", "round", "model", "accuracy", "loss", "correct", "samples", "histogram"}
+        keys = {"kind", "round", "version", "model", "accuracy", "loss", "correct", "samples", "histogram"}
         assert set(score) == keys
         assert isinstance(score["accuracy"], float) and 0 <= score["accuracy"] <= 1
         assert score["accuracy"] == score["correct"] / 10_000  # type: ignore[operator]
