@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -47,9 +48,9 @@ class RunDirectory:
     @classmethod
     def old(cls, path: Path) -> Self:
         """Take the directory of a run that is to go on. Raises UsageError when there is none, or it cannot."""
-        story = _story(path)
+        _story(path)  # a directory that is no run's gets no lock
         found = cls(path, _locked(path, "--resume"), [])
-        found._story = story
+        found._story = _story(path)
         return found
 
     @property
@@ -70,7 +71,9 @@ class RunDirectory:
     def begin(self, run: str, plan: Plan) -> None:
         """Write what a run begins with."""
         self.write_plan(plan)
-        self._tell({"format": FORMAT, "run": run, "finished": False, "plan": plan.model_dump()})
+        # without what is infinite, as a deadline by default, which JSON has not
+        settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
+        self._tell({"format": FORMAT, "run": run, "finished": False, "plan": settings})
 
     def write_plan(self, plan: Plan) -> None:
         """Write ``plan.toml``."""
@@ -111,14 +114,16 @@ def _story(path: Path) -> dict[str, Any]:
         raise UsageError(f"--resume {path}: there is no such directory")
     try:
         story = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        number = int(story["format"])
     except FileNotFoundError:
         what = "is empty" if not any(path.iterdir()) else "holds no run that had begun (no run.json)"
         raise UsageError(f"--resume {path}: the directory {what}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
-    if number > FORMAT:
+    number = story.get("format") if isinstance(story, dict) else None
+    if isinstance(number, int) and number > FORMAT:
         raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {FORMAT})")
+    if number != FORMAT or not {"run", "finished", "plan"} <= story.keys():
+        raise UsageError(f"--resume {path}: run.json is not one of fedws")
     return dict(story)
 
 

@@ -32,7 +32,7 @@ class _Entry:
     """Lines that wait, or (``None``) are not known yet."""
 
     texts: Sequence[str] | None = None
-    round: int = 0
+    about: Any = None
 
 
 class Lines:
@@ -56,9 +56,12 @@ class Lines:
             self._queue.append(_Entry(texts=texts))
             self._flush()
 
-    def hold(self, round: int = 0) -> Callable[..., None]:
-        """Keep a place, for the scores of a round; the function given back takes the lines that belong there, once."""
-        entry = _Entry(round=round)
+    def hold(self, about: Any = None) -> Callable[..., None]:
+        """Keep a place; the function given back takes the lines that belong there, once.
+
+        ``about`` is for whoever would keep that place again, see :meth:`waiting`.
+        """
+        entry = _Entry(about=about)
         self._queue.append(entry)
 
         def fill(*texts: str) -> None:
@@ -67,9 +70,9 @@ class Lines:
 
         return fill
 
-    def waiting(self) -> list[int | list[str]]:
-        """What was not said yet: rounds whose scores are awaited, and the lines behind them."""
-        return [entry.round if entry.texts is None else list(entry.texts) for entry in self._queue]
+    def waiting(self) -> list[dict[str, Any]]:
+        """What was not said yet, in its order: ``{"about": ...}`` for a place that is kept, ``{"lines": [...]}``."""
+        return [{"about": it.about} if it.texts is None else {"lines": list(it.texts)} for it in self._queue]
 
     def _flush(self) -> None:
         while self._queue and (texts := self._queue[0].texts) is not None:
@@ -111,9 +114,10 @@ class RunLog:
 
     def cut_back(self, version: int, place: Mapping[str, Any]) -> None:
         """Before :meth:`open`: forget all lines after ``place`` and all records after ``version``. Raises RunFailed."""
-        path = self.directory / "metrics.jsonl"
+        path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
+        with contextlib.suppress(OSError, ValueError):  # they will be told again
+            self.groups = dict(json.loads((self.directory / "workers.json").read_text(encoding="utf-8")))
         try:
-            log_file = self.directory / "run.log"
             os.truncate(log_file, min(place["log"], log_file.stat().st_size))
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
             self.records = [record for line in lines if (record := _parsed(line)) and record["round"] <= version]
@@ -121,8 +125,9 @@ class RunLog:
         except OSError as error:
             raise RunFailed(f"the record in {self.directory} cannot be cut back: {error.strerror or error}") from None
 
-    def know(self, groups: dict[str, list[int]]) -> None:
-        """Take and write the labels that each worker declares."""
+    def know(self, groups: Mapping[str, list[int]]) -> None:
+        """Take and write the labels that each worker declares; of one that is not there, what it declared before."""
+        groups = {worker: labels or self.groups.get(worker, []) for worker, labels in groups.items()}
         if groups != self.groups:
             self.groups = groups
             write_text(self.directory / "workers.json", json.dumps(groups) + "\n")

@@ -1,11 +1,13 @@
 """``fedws run``: the coordinator of one run."""
 
 import argparse
+import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedws.cli.parser import Parser, add_common
-from fedws.errors import UsageError
+from fedws.errors import RunFailed, UsageError
 
 _OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
 """Flags that are not settings of the plan."""
@@ -63,6 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.plan import make
     from fedws.rundir import stored_settings
+    from fedws.runlog import new_directory
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
@@ -70,18 +73,21 @@ def main(arguments: argparse.Namespace) -> int:
         for flag in ("run_dir", "plan"):
             if flag in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave --{flag} out")
-        directory = Path(given["resume"])
-        wanted = settings(given)
+        directory, wanted = Path(given["resume"]), settings(given)
         plan = make({**stored_settings(directory), **wanted})
-        torch.set_num_threads(plan.threads)
-        with Progress(plan.training_rounds) as progress:
-            result = run_loop(resume_run(directory, wanted, [progress.show]))
+        work = partial(resume_run, directory, wanted)
     else:
         plan = make(settings(given))
-        torch.set_num_threads(plan.threads)
-        new = Path(given["run_dir"]) if "run_dir" in given else None
+        directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
+        work = partial(run_plan, plan, directory)
+    torch.set_num_threads(plan.threads)
+    try:
         with Progress(plan.training_rounds) as progress:
-            result = run_loop(run_plan(plan, new, [progress.show]))
+            result = run_loop(work([progress.show]))
+    except (RunFailed, OSError, KeyboardInterrupt):
+        if any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
+            print(f"go on with: fedws run --resume {shlex.quote(str(directory))}")
+        raise
     if result.accuracy is not None:
         print(f"Federated accuracy after round {plan.training_rounds}: {100 * result.accuracy:.2f}%")
     elif plan.evaluator:

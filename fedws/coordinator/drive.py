@@ -58,14 +58,17 @@ class Driver(Generic[S]):
         """
         try:
             self._begin_version()
+            lines: Sequence[str] = ()
             if stored is None:
                 state, orders = await self._think(self._strategy.start, initial, here)
                 await self._save(state)
             else:
+                self.version = self._strategy.version(stored.state)
+                self.model = self._strategy.model(stored.state) if self.version else None
+                lines = self._strategy.said(stored.state)  # said after the checkpoint, and so cut off
                 state, orders = await self._think(self._strategy.resume, stored.state, here)
-                self.version = self._strategy.version(state)
-                self.model = self._strategy.model(state) if self.version else None
-            self._go_on(state, orders)
+            self._runlog.lines.say(*dict.fromkeys([*lines, *self._strategy.said(state)]))
+            self._issue(orders)
             while self.version < self._plan.training_rounds:
                 if self._strategy.failure(state):
                     raise RunFailed(self._strategy.failure(state))

@@ -8,7 +8,7 @@ from typing import Self
 
 from fedws.coordinator.link import Answer, Link
 from fedws.errors import RunFailed
-from fedws.messages import Event, Joined, Left, Measured, Order
+from fedws.messages import Event, Joined, Left, Measured, Order, Report
 
 
 def clock() -> float:
@@ -87,7 +87,7 @@ class Fleet:
         return f"waited {self._silence:g} s in vain for {', '.join(where)}"
 
     def give(self, order: Order) -> None:
-        """Send an order; its answer becomes an event, after a Measured that says how long it took."""
+        """Send an order; its answer becomes an event, a Report after a Measured that says how long it took."""
         task = asyncio.create_task(self.links[order.worker].give(order, self._answered))
         self._asked[order.id] = order.worker, clock(), task
 
@@ -100,7 +100,8 @@ class Fleet:
 
     def _answered(self, answer: Answer) -> None:
         _, began, _ = self._asked.pop(answer.order)
-        self._queue.put_nowait(Measured(worker=answer.worker, seconds=clock() - began))
+        if isinstance(answer, Report):  # to fail, or to be lost, is not to be fast
+            self._queue.put_nowait(Measured(worker=answer.worker, seconds=clock() - began))
         self._queue.put_nowait(answer)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

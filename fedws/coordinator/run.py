@@ -28,7 +28,7 @@ from fedws.plan import Plan, going_on, make
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.rundir import RunDirectory, stored_settings
-from fedws.runlog import Record, RunLog, log, new_directory
+from fedws.runlog import Record, RunLog, new_directory
 from fedws.scores import FEDERATED
 from fedws.service import transport
 from fedws.tensorboard import Events
@@ -58,16 +58,30 @@ class Result:
         return scores[-1]["accuracy"] if scores else None
 
 
-async def run(*, run_dir: str | Path | None = None, observers: Sequence[Observer] = (), **settings: Any) -> Result:
+async def run(
+    *,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    observers: Sequence[Observer] = (),
+    **settings: Any,
+) -> Result:
     """Run federated learning over named nodes that are being served, and keep its record in ``run_dir``.
 
     ``settings`` are the fields of :class:`fedws.Plan`, named as the flags: ``workers={"alice": "ws://host:8777"}``,
     ``evaluator={...}`` (empty for none), ``strategy="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
     ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
 
+    With ``resume``, the directory of a run that did not come to its end, go on with that one from its newest
+    checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.plan.MAY_CHANGE`
+    and addresses. One that had come to its end is over at once.
+
     Raises UsageError for a setting that cannot work, and RunFailed, naming node and reason, when the run cannot go
     on; the rounds that were complete by then are in the record.
     """
+    if resume is not None:
+        if run_dir is not None:
+            raise UsageError("a run goes on in its own directory; leave run_dir out")
+        return await resume_run(Path(resume), settings, observers)
     return await run_plan(make(settings), Path(run_dir) if run_dir is not None else None, observers)
 
 
@@ -101,26 +115,19 @@ async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequenc
     """:func:`run` for a plan that is made already."""
     plan, strategy, initial = prepare(plan)
     with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
-        return await _run(plan, strategy, initial, held, None, observers)
+        return await _run(plan, strategy, initial, held, (None, ""), observers)
 
 
 async def resume_run(
     directory: Path, given: Mapping[str, Any] = MappingProxyType({}), observers: Sequence[Observer] = ()
 ) -> Result:
-    """Go on with a run from its newest checkpoint; at once over if it had come to its end.
-
-    ``given`` are settings that must be those of the run, but for :data:`fedws.plan.MAY_CHANGE`. Raises as :func:`run`;
-    UsageError when the directory holds no run that can go on, or one of another plan.
-    """
+    """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
         if held.finished:
             return _finished(directory)
         plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
         plan, strategy, initial = prepare(plan)
-        stored, remark = Checkpoints(directory / "checkpoints").load()
-        if remark:
-            log.warning("%s", remark)
-        return await _run(plan, strategy, initial, held, stored, observers)
+        return await _run(plan, strategy, initial, held, Checkpoints(directory / "checkpoints").load(), observers)
 
 
 async def _run(
@@ -128,10 +135,10 @@ async def _run(
     strategy: Strategy[Any],
     initial: Tensors,
     held: RunDirectory,
-    stored: Checkpoint | None,
+    found: tuple[Checkpoint | None, str],
     observers: Sequence[Observer],
 ) -> Result:
-    runlog, checkpoints = RunLog(held.path), Checkpoints(held.path / "checkpoints")
+    (stored, remark), runlog, checkpoints = found, RunLog(held.path), Checkpoints(held.path / "checkpoints")
     name = held.run if stored is not None else secrets.token_hex(4)
     if stored is not None:
         runlog.cut_back(stored.number, stored.extra)
@@ -148,7 +155,9 @@ async def _run(
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
         fleet = await stack.enter_async_context(Fleet(links, plan.silence, for_ever=plan.wait == "forever"))
-        here = await fleet.gather(strategy.quorum)
+        here: list[str] = []
+        if stored is None or stored.number < plan.training_rounds:  # else only scores are missing
+            here = await fleet.gather(strategy.quorum)
         held.begin(name, plan)
         runlog.open()
         runlog.know(fleet.groups)
@@ -157,8 +166,8 @@ async def _run(
         runlog.observers += [events.add, *observers]
         if stored is not None:
             if scorer is not None:
-                scorer.restore(stored.number, stored.extra["waiting"], list(links))
-            runlog.lines.say(f"Going on after round {stored.number} of {plan.training_rounds}")
+                scorer.restore(stored.number, stored.extra["waiting"])
+            runlog.lines.say(*filter(None, [remark]), f"Going on after round {stored.number} of {plan.training_rounds}")
         if plan.cuda:
             _say_who_has_no_gpu(links, runlog)
         driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints)

@@ -2,21 +2,22 @@
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import safetensors.torch
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from fedws import curves
-from fedws.coordinator.link import Link
+from fedws.coordinator.link import Answer, Link
 from fedws.learning import Score
 from fedws.messages import Order, Report
 from fedws.plan import Scoring, explain
-from fedws.runlog import RunLog, write_tensors
+from fedws.runlog import Record, RunLog, write_tensors
 from fedws.scores import FEDERATED, score_lines
 from fedws.tensors import Tensors
 
@@ -46,11 +47,11 @@ class _Round:
     say: Callable[..., None]
     waiting: deque[tuple[str, Path]]
     """Name and file of each."""
-    lines: list[str] = field(default_factory=list)
+    lines: list[str]
+    missing: dict[str, list[str]]
+    """Which models were not scored, by reason."""
     losses: int = 0
     """How often the evaluator was lost while it scored one of them."""
-    missing: dict[str, list[str]] = field(default_factory=dict)
-    """Which models were not scored, by reason."""
 
 
 class Scorer:
@@ -73,8 +74,11 @@ class Scorer:
         self._keeping = asyncio.create_task(link.keep(lambda event: None))
         self._task = asyncio.create_task(self._score_all())
 
-    def restore(self, version: int, waiting: Sequence[int | list[str]], order: Sequence[str]) -> None:
-        """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come."""
+    def restore(self, version: int, waiting: Sequence[Mapping[str, Any]]) -> None:
+        """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come.
+
+        ``waiting`` is what :meth:`fedws.runlog.Lines.waiting` gave then.
+        """
         known = {(record["round"], record["model"]): record for record in self._runlog.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}
         for path in self._folder.glob("*.safetensors*") if self._folder.is_dir() else ():
@@ -84,12 +88,14 @@ class Scorer:
             else:
                 files.setdefault(int(number), {})[model] = path
         for entry in waiting:
-            if isinstance(entry, list):
-                self._runlog.lines.say(*entry)
+            if "lines" in entry:
+                self._runlog.lines.say(*entry["lines"])
                 continue
-            models = [model for model in [*order, FEDERATED] if (entry, model) in known]
-            lines = [line for model in models for line in score_lines(known[entry, model], self._groups)]
-            self._wait(entry, files.get(entry, {}), order, lines)
+            round, *models = entry["about"]
+            there, scores = files.get(round, {}), [known[round, it] for it in models if (round, it) in known]
+            gone = [model for model in models if model not in there and (round, model) not in known]
+            missing = {"given up before the run went on": gone} if gone else {}
+            self._wait(round, models, there, [line for score in scores for line in self._told(score)], missing)
 
     def keep(self, round: int, model: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
@@ -104,11 +110,19 @@ class Scorer:
         if self._task.done():
             self._task.result()
         kept, self._kept = self._kept, {}
-        self._wait(round, kept, order, [])
+        self._wait(round, [model for model in [*order, FEDERATED] if model in kept], kept, [], {})
 
-    def _wait(self, round: int, files: Mapping[str, Path], order: Sequence[str], lines: list[str]) -> None:
-        waiting = deque((model, files[model]) for model in [*order, FEDERATED] if model in files)
-        self._rounds.append(_Round(round, self._runlog.lines.hold(round), waiting, lines))
+    def _wait(
+        self,
+        round: int,
+        models: Sequence[str],
+        files: Mapping[str, Path],
+        lines: list[str],
+        missing: dict[str, list[str]],
+    ) -> None:
+        waiting = deque((model, files[model]) for model in models if model in files)
+        place = self._runlog.lines.hold([round, *models])
+        self._rounds.append(_Round(round, place, waiting, lines, missing))
         for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(waiting))):
             self._skip_oldest()
         self._news.set()
@@ -142,7 +156,8 @@ class Scorer:
                 continue
             entry = self._rounds[0]
             while entry.waiting and await self._linked():
-                await self._score(entry)
+                if entry.waiting:  # else the last was given up meanwhile
+                    await self._score(entry)
             self._end(entry, f"{self._link.node}: {self._link.trouble}")
 
     async def _linked(self) -> bool:
@@ -150,8 +165,10 @@ class Scorer:
         if not self._link.up.is_set():
             up = asyncio.create_task(self._link.up.wait())
             left = self._link.away_since + self._silence - asyncio.get_running_loop().time()
-            await asyncio.wait([up, self._keeping], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
-            up.cancel()
+            try:
+                await asyncio.wait([up, self._keeping], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                up.cancel()
             if self._keeping.done():  # a mistake in the plan; the next closing round raises it
                 self._keeping.result()
         welcome = self._link.welcome
@@ -163,19 +180,13 @@ class Scorer:
     async def _score(self, entry: _Round) -> None:
         model, path = entry.waiting.popleft()
         try:
-            tensors = await asyncio.to_thread(safetensors.torch.load_file, path)
+            answer = await self._ask(entry, model, path)
+        except asyncio.CancelledError:
+            entry.waiting.appendleft((model, path))
+            raise
         except (OSError, safetensors.SafetensorError) as error:
             entry.missing.setdefault(str(error), []).append(model)
             return
-        order = Order(
-            id=f"{entry.round}/{model}/{entry.losses}",
-            worker=self._link.node,
-            round=entry.round,
-            task="evaluate",
-            settings=self._settings.model_dump(),
-            tensors=tensors,
-        )
-        answer = await self._link.ask(order)
         if isinstance(answer, Report):
             try:
                 self._record(entry, model, _SCORE.validate_python(answer.metrics))
@@ -189,11 +200,26 @@ class Scorer:
             entry.missing.setdefault(answer.reason, []).append(model)
         path.unlink(missing_ok=True)
 
+    async def _ask(self, entry: _Round, model: str, path: Path) -> Answer:
+        order = Order(
+            id=f"{entry.round}/{model}/{entry.losses}",
+            worker=self._link.node,
+            round=entry.round,
+            task="evaluate",
+            settings=self._settings.model_dump(),
+            tensors=await asyncio.to_thread(safetensors.torch.load_file, path),
+        )
+        return await self._link.ask(order)
+
     def _record(self, entry: _Round, model: str, score: Score) -> None:
         record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}
         record |= asdict(score)
         self._runlog.record("score", **record)
-        entry.lines += score_lines(record, self._groups)
+        entry.lines += self._told(record)
+
+    def _told(self, record: Record) -> list[str]:
+        """The lines of a score; in one that was read again, JSON left a loss out that is no number."""
+        return score_lines({**record, "loss": math.nan if record["loss"] is None else record["loss"]}, self._groups)
 
     def _skip_oldest(self) -> None:
         """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""

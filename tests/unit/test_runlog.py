@@ -2,7 +2,6 @@ import json
 import logging
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.errors import RunFailed, UsageError
-from fedws.plan import Plan, make
+from fedws.errors import RunFailed
+from fedws.plan import Plan
 from fedws.runlog import Lines, RunLog, log, new_directory, write_tensors
 
 # --------------------------------------------------------------------------- lines
@@ -56,7 +55,20 @@ def test_a_place_may_be_filled_with_nothing() -> None:
     assert said == ["after"]
 
 
-# --------------------------------------------------------------------------- the directory
+def test_what_was_not_said_is_known_in_its_order() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.say("a")
+    first, _ = lines.hold([1, "alice"]), lines.hold([2])
+    lines.say("b", "c")
+    wanted: list[Any] = [{"about": [1, "alice"]}, {"about": [2]}, {"lines": ["b", "c"]}]
+    assert lines.waiting() == wanted
+    first("scores")
+    assert lines.waiting() == wanted[1:]
+    assert said == ["a", "scores"]
+
+
+# --------------------------------------------------------------------------- the record's begin and end
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +82,8 @@ def level() -> Iterator[None]:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Iterator[RunLog]:
-    found = RunLog(tmp_path / "a" / "run")
-    found.open(make({"seed": 5, "plugin": ("mine.py",)}), {"alice": [0, 1], "bob": []})
+    found = RunLog(tmp_path)
+    found.open()
     yield found
     found.close()
 
@@ -85,62 +97,28 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-def test_a_record_begins_with_plan_and_workers(record: RunLog) -> None:
-    assert make(tomllib.loads((record.directory / "plan.toml").read_text())) == make(
-        {"seed": 5, "plugin": ("mine.py",)}
-    )
-    assert strict((record.directory / "workers.json").read_text()) == {"alice": [0, 1], "bob": []}
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
 
 
-def test_a_directory_that_is_there_and_empty_may_be_used(tmp_path: Path) -> None:
+def test_a_record_that_was_not_opened_leaves_nothing(tmp_path: Path) -> None:
     RunLog(tmp_path).close()
-    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+    assert names(tmp_path) == set()
 
 
-def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_text("precious")
-    with pytest.raises(UsageError) as caught:
-        RunLog(tmp_path)
-    assert str(caught.value) == f"--run-dir {tmp_path} is not empty; name a new or an empty directory"
-    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+def test_a_record_is_open_from_its_first_moment(record: RunLog) -> None:
+    assert names(record.directory) == {"run.log", "metrics.jsonl"}
 
 
-@pytest.mark.parametrize("name", ["file", "file/run", "file/run/deeper"])
-def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(
-        UsageError,
-        match=r"^--run-dir .*file.* (is a file; name a new .*|cannot be written: Not a directory)$",
-    ):
-        RunLog(tmp_path / name)
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, *given: Any, **options: Any) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
-        RunLog(tmp_path)
-
-
-def test_a_directory_in_which_nothing_began_is_removed_again(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    record = RunLog(directory)
-    assert directory.is_dir()
-    record.close()
-    assert not directory.exists()
-
-
-def test_a_directory_in_which_something_began_stays(record: RunLog) -> None:
-    record.close()
-    assert {path.name for path in record.directory.iterdir()} == {
-        "plan.toml",
-        "workers.json",
-        "run.log",
-        "metrics.jsonl",
-    }
+def test_the_labels_of_workers_are_written_when_they_become_known(record: RunLog) -> None:
+    path = record.directory / "workers.json"
+    record.know({"alice": [0, 1], "bob": []})
+    assert strict(path.read_text()) == record.groups == {"alice": [0, 1], "bob": []}
+    path.unlink()
+    record.know({"alice": [0, 1], "bob": []})
+    assert not path.exists(), "nothing new"
+    record.know({"alice": [], "bob": [2]})
+    assert strict(path.read_text()) == record.groups == {"alice": [0, 1], "bob": [2]}, "who is away is not forgotten"
 
 
 def test_a_new_directory_is_named_after_time_and_strategy(tmp_path: Path) -> None:
@@ -174,7 +152,7 @@ def test_every_line_is_in_the_file_with_its_time(record: RunLog) -> None:
 def test_the_file_has_every_line_also_where_nobody_set_up_logging(tmp_path: Path) -> None:
     log.setLevel(logging.ERROR)
     record = RunLog(tmp_path)
-    record.open(make({}), {})
+    record.open()
     record.lines.say("Training round 1/2")
     record.close()
     assert "Training round 1/2" in (tmp_path / "run.log").read_text()
@@ -190,7 +168,7 @@ _values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | 
 @given(fields=st.dictionaries(st.sampled_from(["loss", "model", "round", "histogram"]), _values))
 def test_every_line_of_metrics_is_json(tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]) -> None:
     record = RunLog(tmp_path_factory.mktemp("run"))
-    record.open(make({}), {})
+    record.open()
     try:
         record.record("score", **fields)
         text = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
@@ -247,10 +225,10 @@ def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
 
 
 def test_saving_replaces_the_model_before_and_leaves_nothing_else(record: RunLog) -> None:
-    before = {path.name for path in record.directory.iterdir()}
+    before = names(record.directory)
     for value in (1.0, 2.0):
         write_tensors(record.directory / "model.safetensors", {"w": torch.tensor(value)})
-    assert {path.name for path in record.directory.iterdir()} == before | {"model.safetensors"}
+    assert names(record.directory) == before | {"model.safetensors"}
     assert safetensors.torch.load_file(record.directory / "model.safetensors")["w"] == 2
 
 
@@ -282,20 +260,108 @@ def test_a_model_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.
     assert written == [("model.safetensors.part", False, {"w": torch.tensor(1.0)})]
 
 
-def test_of_two_runs_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
-    first = RunLog(tmp_path / "runs" / "a")
-    with pytest.raises(UsageError, match="not empty"):
-        RunLog(tmp_path / "runs" / "a")
-    other = RunLog(tmp_path / "runs" / "b")
-    first.close()
-    assert (tmp_path / "runs" / "b").exists(), "the parent is still somebody's"
-    other.close()
-
-
 def test_a_full_disk_is_one_reason(record: RunLog, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(RunFailed, match=r"model.safetensors cannot be written: .*No space left on device"):
-        record.finish({"w": torch.zeros(1)}, Plan(), {})
+        record.finish({"w": torch.zeros(1)}, Plan())
+
+
+def test_where_no_version_was_made_no_model_is_left(record: RunLog) -> None:
+    record.finish(None, Plan())
+    assert names(record.directory) == {"run.log", "metrics.jsonl"}
+
+
+# --------------------------------------------------------------------------- going on
+
+
+def told(directory: Path) -> list[str]:
+    """The lines of the log, without their times."""
+    text = (directory / "run.log").read_text(encoding="utf-8")
+    assert not text or text.endswith("\n")
+    return [line.split(" | ", 1)[1] for line in text.splitlines()]
+
+
+def written(directory: Path) -> list[Any]:
+    return [strict(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
+    """A record that has gone on after its checkpoint of round 2, and the place that the checkpoint named."""
+    record = RunLog(tmp_path)
+    record.open()
+    record.know({"alice": [0, 1]})
+    record.lines.say("Training round 1", "Training round 2 \N{SNOWMAN}")
+    for round in (1, 2):
+        record.record("round", round=round, seconds=0.25)
+    scores = record.lines.hold([2, "federated"])
+    record.lines.say("behind the scores")
+    place = record.place()
+    record.record("score", round=2, model="federated", loss=math.nan)
+    record.record("round", round=3)
+    scores("scores of round 2")
+    record.close()
+    return record, place
+
+
+def go_on(record: RunLog, place: dict[str, Any]) -> RunLog:
+    again = RunLog(record.directory)
+    again.cut_back(2, json.loads(json.dumps(place)))
+    return again
+
+
+def test_what_came_after_the_checkpoint_is_cut_off(stopped: tuple[RunLog, dict[str, Any]]) -> None:
+    """But for scores of rounds up to it, which would not come again."""
+    record, place = stopped
+    assert told(record.directory)[2:] == ["scores of round 2", "behind the scores"]
+    again = go_on(*stopped)
+    assert place["waiting"] == [{"about": [2, "federated"]}, {"lines": ["behind the scores"]}]
+    assert told(record.directory) == ["Training round 1", "Training round 2 \N{SNOWMAN}"]
+    assert again.records == written(record.directory)
+    assert [(found["kind"], found["round"]) for found in again.records] == [("round", 1), ("round", 2), ("score", 2)]
+    assert again.groups == {"alice": [0, 1]}
+    again.open()
+    again.lines.say("Going on")
+    again.record("round", round=3)
+    again.close()
+    assert told(record.directory)[-1] == "Going on"
+    assert [found["round"] for found in written(record.directory)] == [1, 2, 2, 3]
+
+
+def test_cutting_back_twice_is_cutting_back_once(stopped: tuple[RunLog, dict[str, Any]]) -> None:
+    first = go_on(*stopped)
+    before = told(first.directory), written(first.directory)
+    assert go_on(*stopped).records == first.records
+    assert (told(first.directory), written(first.directory)) == before
+
+
+@pytest.mark.parametrize("rest", ['{"kind": "round", "rou', "\x00\x00\x00", '{"kind": "round"}\n', "7\n", '"text"\n'])
+def test_a_record_that_is_not_whole_is_left_out(stopped: tuple[RunLog, dict[str, Any]], rest: str) -> None:
+    record, _ = stopped
+    with (record.directory / "metrics.jsonl").open("a") as file:
+        file.write(rest)
+    assert [found["round"] for found in go_on(*stopped).records] == [1, 2, 2]
+    assert len(written(record.directory)) == 3
+
+
+def test_a_log_that_lost_its_end_is_not_made_longer(stopped: tuple[RunLog, dict[str, Any]]) -> None:
+    """As after a power failure, where the checkpoint was on the disk and the log was not."""
+    record, place = stopped
+    with (record.directory / "run.log").open("r+b") as file:
+        file.truncate(place["log"] - 30)
+    go_on(record, place)
+    assert (record.directory / "run.log").stat().st_size == place["log"] - 30
+
+
+def test_a_record_that_cannot_be_cut_back_is_said(
+    stopped: tuple[RunLog, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("os.truncate", full)
+    with pytest.raises(RunFailed, match=r"^the record in .* cannot be cut back: Read-only file system$"):
+        go_on(*stopped)

@@ -81,12 +81,30 @@ def test_closing_twice_is_safe_and_starts_no_thread(tmp_path: Path) -> None:
     events.close()
 
 
-def test_two_writers_in_one_second_keep_both_files(tmp_path: Path) -> None:
-    for _ in range(2):
-        events = Events(tmp_path)
-        events.add(ROUND)
+def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
+    """TensorBoard would draw what an earlier file holds of rounds that come again."""
+    (tmp_path / "run.log").write_text("precious")
+    first = Events(tmp_path)
+    for round in (1, 2, 3):
+        first.add({**ROUND, "round": round})
+    first.close()
+    kept = [{**ROUND, "round": 1}, {**SCORE, "round": 1}, {"kind": "note", "round": 1}]
+    second = Events(tmp_path, kept)
+    second.add({**ROUND, "round": 2, "seconds": 0.75})
+    second.close()
+    second.close()
+    rounds = [(step, value) for step, tag, value in written(tmp_path) if tag == "round/seconds"]
+    assert rounds == [(1, 0.5), (2, 0.75)]
+    assert (1, "accuracy/alice", 0.25) in written(tmp_path)
+    assert len(list(tmp_path.glob("*tfevents*"))) == 1
+    assert (tmp_path / "run.log").read_text() == "precious"
+
+
+def test_two_writers_in_one_second_have_files_of_their_own(tmp_path: Path) -> None:
+    for folder in ("a", "a", "b"):
+        events = Events(tmp_path / folder, [ROUND])
         events.close()
-    assert [tag for _, tag, _ in written(tmp_path)].count("round/seconds") == 2
+        assert [tag for _, tag, _ in written(tmp_path / folder)].count("round/seconds") == 1
 
 
 @pytest.mark.parametrize(

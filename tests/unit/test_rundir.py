@@ -1,0 +1,208 @@
+"""A run's directory: whose it is, what stands in it of the run, and which ones a run can go on in."""
+
+import json
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedws.errors import UsageError
+from fedws.plan import Plan, make
+from fedws.rundir import FORMAT, RunDirectory, stored_settings
+
+PLAN = make({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
+
+
+def names(directory: Path) -> set[str]:
+    """What is there."""
+    return {path.name for path in directory.iterdir()}
+
+
+def begun(path: Path, plan: Plan = PLAN) -> Path:
+    """A directory in which a run has begun, and that nobody holds."""
+    held = RunDirectory.new(path)
+    held.begin("cafe", plan)
+    held.close()
+    return path
+
+
+# --------------------------------------------------------------------------- of a new run
+
+
+def test_a_directory_that_is_there_and_empty_may_be_used(tmp_path: Path) -> None:
+    RunDirectory.new(tmp_path).close()
+    assert names(tmp_path) == set()
+
+
+def test_a_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("precious")
+    with pytest.raises(UsageError) as caught:
+        RunDirectory.new(tmp_path)
+    assert str(caught.value) == f"--run-dir {tmp_path} is not empty; name a new or an empty directory"
+    assert names(tmp_path) == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "file/run/deeper"])
+def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(
+        UsageError,
+        match=r"^--run-dir .*file.* (is a file; name a new .*|cannot be written: Not a directory)$",
+    ):
+        RunDirectory.new(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *given: Any, **options: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
+        RunDirectory.new(tmp_path)
+
+
+def test_a_directory_in_which_nothing_began_is_removed_again(tmp_path: Path) -> None:
+    held = RunDirectory.new(tmp_path / "runs" / "a")
+    assert held.path.is_dir()
+    held.close()
+    assert names(tmp_path) == set(), "with its parent, which was made for it"
+
+
+def test_a_directory_in_which_something_began_stays(tmp_path: Path) -> None:
+    assert names(begun(tmp_path / "a")) == {"run.log", "run.json", "plan.toml"}
+
+
+def test_of_two_runs_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
+    first = RunDirectory.new(tmp_path / "runs" / "a")
+    with pytest.raises(UsageError, match="is not empty"):
+        RunDirectory.new(tmp_path / "runs" / "a")
+    other = RunDirectory.new(tmp_path / "runs" / "b")
+    first.close()
+    assert names(tmp_path / "runs") == {"b"}, "the parent is still somebody's"
+    other.close()
+
+
+def test_of_two_runs_that_see_it_empty_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = RunDirectory.new(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", lambda self: iter(()))
+        with pytest.raises(UsageError) as caught:
+            RunDirectory.new(tmp_path)
+    assert str(caught.value) == f"--run-dir {tmp_path} is in use by another coordinator"
+    assert names(tmp_path) == {"run.log", ".lock"}
+    first.close()
+
+
+# --------------------------------------------------------------------------- what stands in it
+
+
+def test_a_run_begins_with_its_plan(tmp_path: Path) -> None:
+    held = RunDirectory.new(tmp_path)
+    held.begin("cafe", PLAN)
+    assert make(tomllib.loads((tmp_path / "plan.toml").read_text())) == PLAN
+    assert make(stored_settings(tmp_path)) == PLAN
+    assert (held.run, held.plan, held.finished) == ("cafe", PLAN, False)
+    held.close()
+
+
+def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
+    held = RunDirectory.old(begun(tmp_path))
+    assert (held.run, held.plan, held.finished) == ("cafe", PLAN, False)
+    held.finish()
+    assert held.finished
+    held.close()
+    again = RunDirectory.old(tmp_path)
+    assert (again.run, again.plan, again.finished) == ("cafe", PLAN, True)
+    again.close()
+    assert names(tmp_path) == {"run.log", "run.json", "plan.toml"}
+
+
+@pytest.mark.parametrize("deadline", [math.inf, 2.5])
+def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: float) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    plan = PLAN.model_copy(update={"deadline": deadline})
+    story = json.loads((begun(tmp_path, plan) / "run.json").read_text(), parse_constant=refuse)
+    assert (story["format"], story["run"], story["finished"]) == (FORMAT, "cafe", False)
+    held = RunDirectory.old(tmp_path)
+    assert held.plan == plan
+    held.close()
+
+
+# --------------------------------------------------------------------------- of a run that goes on
+
+
+FOREIGN = "run.json is not one of fedws"
+NEWER = f"it is of a newer fedws (format {FORMAT + 1}; this one reads {FORMAT})"
+REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
+    "missing": (None, "there is no such directory"),
+    "empty": ({}, "the directory is empty"),
+    "foreign": ({"mine.txt": "mine"}, "the directory holds no run that had begun (no run.json)"),
+    "another program's": ({"run.json": '{"name": "another program"}'}, FOREIGN),
+    "another program's format": ({"run.json": '{"format": 1, "name": "another program"}'}, FOREIGN),
+    "a list": ({"run.json": '["format", 1]'}, FOREIGN),
+    "no JSON": ({"run.json": "no"}, "run.json cannot be read: Expecting value: line 1 column 1 (char 0)"),
+    "newer": ({"run.json": f'{{"format": {FORMAT + 1}}}'}, NEWER),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_directory_of_no_run_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    path, (files, reason) = tmp_path / "run", REFUSED[name]
+    if files is not None:
+        path.mkdir()
+        for file, text in files.items():
+            (path / file).write_text(text)
+    for look in (RunDirectory.old, stored_settings):
+        with pytest.raises(UsageError) as caught:
+            look(path)
+        assert str(caught.value) == f"--resume {path}: {reason}"
+    assert files is None or names(path) == set(files)
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file: there is no such directory$"):
+        RunDirectory.old(tmp_path / "file")
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    first = RunDirectory.old(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        RunDirectory.old(tmp_path)
+    assert str(caught.value) == f"--resume {tmp_path} is in use by another coordinator"
+    first.close()
+    RunDirectory.old(tmp_path).close()
+
+
+def test_a_run_that_ends_while_another_coordinator_comes_is_seen_to_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its first look and its lock."""
+    begun(tmp_path)
+
+    def locked(path: Path, flag: str) -> Any:
+        monkeypatch.undo()
+        first = RunDirectory.old(tmp_path)
+        first.finish()
+        first.close()
+        return RunDirectory.old(tmp_path)._lock
+
+    monkeypatch.setattr("fedws.rundir._locked", locked)
+    held = RunDirectory.old(tmp_path)
+    assert held.finished
+    held.close()
+
+
+def test_a_plan_that_somebody_has_spoilt_is_said(tmp_path: Path) -> None:
+    (begun(tmp_path) / "plan.toml").write_text("seed = = 3")
+    with pytest.raises(UsageError, match=rf"^--resume {tmp_path}: {tmp_path}/plan.toml: .*line 1"):
+        stored_settings(tmp_path)
+    (tmp_path / "plan.toml").unlink()
+    with pytest.raises(UsageError, match=r"plan.toml: No such file or directory$"):
+        stored_settings(tmp_path)
