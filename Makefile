@@ -1,10 +1,11 @@
 # make demo   the whole job on this machine: four nodes, forty rounds, the result
 # make test   every test;  make lint  the linters and the type checker;  make bench  the figures
+# make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
 PYTHON ?= python3.11
 BIN := .venv/bin
 SEED ?= 1
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test chaos lint bench clean
 
 setup: .venv/ready
 
@@ -21,6 +22,9 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+chaos: setup
+	@$(BIN)/python -m tests.chaos --seed $(SEED)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,78 @@
+"""``python -m tests.chaos --seed 3``: forty rounds of MNIST under faults, with full quorum and with a quorum of 2."""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import faults, harness
+from tests.conftest import MNIST, _root
+from tests.processes import Processes
+
+WORKERS = ("alice", "bob", "charlie")
+
+
+def main() -> int:
+    """One run, or one of each."""
+    flags = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    add = flags.add_argument
+    add("--seed", type=int, default=1, help="of the faults (1)")
+    add("--rounds", type=int, default=40, help="(40)")
+    add("--faults", type=int, default=45, help="how many (45)")
+    add("--silence", type=float, default=2.5, help="seconds after which a node counts as lost (2.5)")
+    add("--full", action="store_true", help="only with full quorum")
+    add("--quorum", type=int, default=0, help="only with this quorum")
+    add("--bound", type=float, default=1800, help="seconds for one run (1800)")
+    given = flags.parse_args()
+    quorums = ([0] if given.full else []) + ([given.quorum] if given.quorum else []) or [0, 2]
+    try:
+        data = _root("mnist", MNIST)
+    except pytest.skip.Exception as missing:
+        print(missing)
+        return 2
+    return max([_one(given, quorum, data) for quorum in quorums])
+
+
+def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
+    folder = Path(tempfile.mkdtemp(prefix="fedws-chaos-"))
+    drawn = faults.draw(given.seed, given.rounds, WORKERS, count=given.faults, silence=given.silence, span=0.5)
+    settings = harness.Settings(
+        given.rounds,
+        WORKERS,
+        drawn,
+        quorum,
+        given.silence,
+        ["--dataset", "mnist"],
+        ["--dataset", "mnist"],
+        bound=given.bound,
+    )
+    processes = Processes(folder, {"FEDWS_DATA": str(data)})
+    chaos = harness.Chaos(folder, lambda *argv: processes.start("-m", "fedws", *argv), settings, _say)
+    who = f"quorum {quorum}" if quorum else "full quorum"
+    _say(f"chaos: seed {given.seed}, {who}, {given.rounds} rounds, {len(drawn)} faults, silence {given.silence:g} s")
+    began, failure = time.monotonic(), ""
+    try:
+        asyncio.run(chaos.run())
+    except harness.Failed as failed:
+        failure = f"FAILED: {failed}\nwhat is left: {folder}"
+    finally:
+        processes.close()
+    _say(harness.report(chaos))
+    _say(failure or f"every promise held ({time.monotonic() - began:.0f} s, {os.cpu_count()} cores)")
+    if not failure:
+        shutil.rmtree(folder)
+    return 1 if failure else 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""What goes wrong in a run, drawn from a seed: which fault, of whom, when, and for how long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from tests.chaos.proxy import WAYS, Way
+
+What = Literal["kill", "stop", "hold", "throttle", "rst", "fin"]
+Whom = Literal["worker", "evaluator", "coordinator"]
+
+COORDINATOR = "coordinator"
+EVALUATOR = "testing"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault, and how often it is drawn."""
+
+    what: What
+    whom: Whom
+    long: bool = False
+    """Beyond the silence after which a node counts as lost."""
+    weight: int = 1
+
+    def __str__(self) -> str:
+        lasting = (" beyond" if self.long else " within") + " silence" if self.what in ("stop", "hold") else ""
+        link = "link of " if self.what not in ("kill", "stop") else ""
+        return f"{self.what} {link}{self.whom}{lasting}"
+
+
+KINDS = (
+    Kind("kill", "worker", weight=4),
+    Kind("kill", "evaluator", weight=2),
+    Kind("kill", "coordinator", weight=4),
+    Kind("stop", "worker", weight=2),
+    Kind("stop", "worker", long=True, weight=2),
+    Kind("stop", "evaluator"),
+    Kind("stop", "evaluator", long=True),
+    Kind("stop", "coordinator"),
+    Kind("stop", "coordinator", long=True, weight=2),
+    Kind("rst", "worker", weight=2),
+    Kind("fin", "worker", weight=2),
+    Kind("hold", "worker"),
+    Kind("hold", "worker", long=True, weight=2),
+    Kind("throttle", "worker", weight=2),
+    Kind("rst", "evaluator"),
+    Kind("fin", "evaluator"),
+    Kind("hold", "evaluator", long=True),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault."""
+
+    kind: Kind
+    target: str
+    round: int
+    """After this round's line"""
+    after: float
+    """and so many seconds."""
+    seconds: float = 0.0
+    """How long it lasts: until what was killed is started again, what was stopped goes on, what was held flows."""
+    again: float | None = None
+    """So many seconds after what was killed was started again, it is killed again."""
+    bytes: int = 0
+    """A link is cut when so many more bytes have passed."""
+    rate: float = float("inf")
+    """Bytes a second of what is slowed down."""
+    ways: tuple[Way, ...] = WAYS
+    """Which bytes are held."""
+
+    def __str__(self) -> str:
+        of = f"{self.kind.what} {self.target}"
+        lasting = {
+            "kill": f"back after {self.seconds:.1f} s"
+            + ("" if self.again is None else f", killed again {self.again:.1f} s after that"),
+            "stop": f"for {self.seconds:.1f} s",
+            "hold": f"{' and '.join(self.ways)}, for {self.seconds:.1f} s",
+            "throttle": f"to {self.rate:.0f} bytes/s for {self.seconds:.1f} s",
+        }
+        return f"{of}, {lasting.get(self.kind.what, f'after {self.bytes} bytes')}"
+
+
+def draw(
+    seed: int,
+    rounds: int,
+    workers: Sequence[str],
+    *,
+    count: int,
+    silence: float,
+    span: float,
+    kinds: Sequence[Kind] = KINDS,
+) -> list[Fault]:
+    """``count`` faults over the rounds, in their order: every kind once, if there are enough, then by weight.
+
+    ``span`` is about how long a round takes, in seconds.
+    """
+    random = Random(f"chaos/{seed}")
+    drawn = random.sample(kinds, min(count, len(kinds)))
+    drawn += random.choices(kinds, [kind.weight for kind in kinds], k=count - len(drawn))
+    random.shuffle(drawn)
+    # The last round is a phase of its own: after it scores are awaited and the end is written.
+    when = [rounds if index == 0 else random.randint(1, rounds) for index in range(count)]
+    faults = [_fault(random, kind, round, workers, silence, span) for kind, round in zip(drawn, when, strict=True)]
+    return sorted(faults, key=lambda fault: (fault.round, fault.after))
+
+
+def _fault(random: Random, kind: Kind, round: int, workers: Sequence[str], silence: float, span: float) -> Fault:
+    target = {"worker": random.choice(workers), "evaluator": EVALUATOR, "coordinator": COORDINATOR}[kind.whom]
+    seconds = random.uniform(0.05, 0.6) * silence
+    if kind.long:
+        seconds = random.uniform(1.3, 2) * silence
+    elif kind.what == "throttle":
+        seconds = random.uniform(0.5, 2) * silence
+    return Fault(
+        kind,
+        target,
+        round,
+        after=random.uniform(0, 1.5) * span,
+        seconds=seconds,
+        again=random.uniform(0, 3) if kind.what == "kill" and random.random() < 0.3 else None,
+        bytes=random.choice((0, random.randrange(1, 200), random.randrange(200, 4_000_000))),
+        rate=10 ** random.uniform(2.5, 6),
+        ways=random.choice((WAYS, WAYS[:1], WAYS[1:])),
+    )

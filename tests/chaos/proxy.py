@@ -1,0 +1,166 @@
+"""A misbehaving network: passes bytes between a node and whoever dials it, and holds, slows or cuts them when told.
+
+A reset that reaches one side goes on to the other as a reset, and an end as an end, so that nothing is kinder here than
+without it.
+"""
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Literal
+
+Way = Literal["there", "back"]
+"""To the node, and from it."""
+Cut = Literal["rst", "fin"]
+WAYS: tuple[Way, ...] = ("there", "back")
+CHUNK = 2**16
+STEP = 0.05
+"""Seconds between two pieces of what is slowed down."""
+
+
+@dataclass(eq=False)
+class _Link:
+    """One connection through the proxy: the end at the coordinator and the one at the node."""
+
+    near: asyncio.StreamWriter
+    far: asyncio.StreamWriter
+    over: bool = False
+    """Cut: what still comes is dropped."""
+
+    def cut(self, how: Cut) -> None:
+        self.over = True
+        for writer in (self.near, self.far):
+            if how == "rst":
+                with contextlib.suppress(OSError):  # it is closed already
+                    writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+            elif not writer.transport.is_closing():
+                writer.write_eof()
+
+
+@dataclass(eq=False)
+class _Fuse:
+    bytes: int
+    how: Cut
+    burnt: asyncio.Future[int]
+
+
+@dataclass
+class Proxy:
+    """Listens at :attr:`url` while its context lasts, and dials ``port`` for everyone who comes."""
+
+    port: int
+    """The node's."""
+    rate: float = float("inf")
+    """Bytes a second, each way."""
+    passed: int = 0
+    """Bytes so far, both ways."""
+    _open: dict[Way, asyncio.Event] = field(default_factory=lambda: {way: asyncio.Event() for way in WAYS})
+    _links: set[_Link] = field(default_factory=set)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _fuses: list[_Fuse] = field(default_factory=list)
+
+    async def __aenter__(self) -> "Proxy":
+        self.release()
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def links(self) -> int:
+        """How many connections pass bytes."""
+        return sum(not link.over for link in self._links)
+
+    def hold(self, ways: Sequence[Way] = WAYS) -> None:
+        """Let nothing through from now on, nor the news that a side has gone; nobody is told."""
+        for way in ways:
+            self._open[way].clear()
+
+    def release(self, ways: Sequence[Way] = WAYS) -> None:
+        """Let all through, beginning with what was held."""
+        for way in ways:
+            self._open[way].set()
+
+    def cut(self, how: Cut) -> int:
+        """Cut every link now, by a reset or by an orderly end; gives how many there were."""
+        links = [link for link in self._links if not link.over]
+        for link in links:
+            link.cut(how)
+        return len(links)
+
+    def cut_after(self, bytes: int, how: Cut) -> asyncio.Future[int]:
+        """Cut when exactly so many more bytes have passed; the future gives how many links there were."""
+        self._fuses.append(_Fuse(bytes, how, asyncio.get_running_loop().create_future()))
+        return self._fuses[-1].burnt
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        writers = [writer]
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+            writers.append(far_writer)
+            link = _Link(writer, far_writer)
+            self._links.add(link)
+            try:
+                async with asyncio.TaskGroup() as pipes:
+                    pipes.create_task(self._pipe(link, "there", reader, far_writer))
+                    pipes.create_task(self._pipe(link, "back", far_reader, writer))
+            finally:
+                self._links.discard(link)
+        except OSError:  # nobody is there: no kinder than a closed port
+            _Link(writer, writer).cut("rst")
+        except asyncio.CancelledError:  # the proxy ends
+            pass
+        finally:
+            for each in writers:
+                each.transport.abort()
+            for each in writers:
+                with contextlib.suppress(OSError):
+                    await each.wait_closed()
+            self._tasks.discard(task)
+
+    async def _pipe(self, link: _Link, way: Way, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(CHUNK):
+                rest = memoryview(data)
+                while rest and not link.over:
+                    rest = rest[await self._pass(link, way, rest, target) :]
+            await self._open[way].wait()
+            if not link.over:
+                target.write_eof()
+        except OSError:  # one side has reset it
+            link.cut("rst")
+
+    async def _pass(self, link: _Link, way: Way, data: memoryview, target: asyncio.StreamWriter) -> int:
+        """Pass on a piece, as large as may pass at once; gives its size."""
+        most = [len(data), *(fuse.bytes for fuse in self._fuses)]
+        if self.rate != float("inf"):
+            most.append(int(self.rate * STEP))
+        size = max(1, min(most))
+        await asyncio.sleep(size / self.rate)
+        await self._open[way].wait()
+        if link.over:
+            return size
+        target.write(data[:size])
+        await target.drain()
+        self.passed += size
+        for fuse in list(self._fuses):
+            fuse.bytes -= size
+            if fuse.bytes <= 0:
+                self._fuses.remove(fuse)
+                cut = self.cut(fuse.how)
+                if not fuse.burnt.done():
+                    fuse.burnt.set_result(cut)
+        return size
