@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from fedws import registry
 from fedws.errors import FedwsError, TaskError
 from fedws.interfaces import Dataset, Loss
+from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
 from fedws.plan import Scoring, Training, explain
 from fedws.samples import batches
@@ -39,6 +40,8 @@ class Workspace:
     stop: threading.Event = field(default_factory=threading.Event)
     threads: int = 1
     """How many threads may score batches at once."""
+    keepsake: Keepsake = field(default_factory=Keepsake)
+    """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:
         """The order's settings, checked. Raises TaskError."""
@@ -62,6 +65,17 @@ class Workspace:
             raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
         module.load_state_dict(dict(tensors))
         return module
+
+    def recall(self, order: Order) -> Tensors | None:
+        """The state that ``order`` starts from, as kept when the order of round ``order.base`` was answered.
+
+        None when it starts from none. Raises TaskError when the state is not here any more.
+        """
+        return self.keepsake.recall(order)
+
+    def keep(self, order: Order, tensors: Tensors) -> None:
+        """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
+        self.keepsake.keep(order, tensors)
 
     def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
         """The good answer to ``order``, from this node and its samples."""

@@ -64,6 +64,10 @@ class Worker:
             return Refusal(kind="node", reason=f"this is {self.node}, not {printable(hello.node, 64)}")
         return self._welcome
 
+    def begin(self, run: str) -> None:
+        """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
+        self._workspace.keepsake.begin(run)
+
     def answer(self, order: Order) -> Report | Failure:
         """Carry out an order; whatever goes wrong becomes a Failure with its reason."""
         try:

@@ -4,7 +4,21 @@ import typing
 import pytest
 import torch
 
-from fedws.messages import MESSAGES, Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.messages import (
+    MESSAGES,
+    Deadline,
+    Event,
+    Failure,
+    Hello,
+    Joined,
+    Left,
+    Measured,
+    Message,
+    Order,
+    Refusal,
+    Report,
+    Welcome,
+)
 
 EXAMPLES: list[Message | Event] = [
     Hello(run="r", node="alice", protocol=1),
@@ -15,6 +29,8 @@ EXAMPLES: list[Message | Event] = [
     Failure(order="1/alice", worker="alice", round=1, kind="failed", reason="no"),
     Joined(worker="alice"),
     Left(worker="alice", reason="gone"),
+    Measured(worker="alice", seconds=0.5),
+    Deadline(version=1),
 ]
 
 
@@ -42,6 +58,10 @@ def test_two_messages_share_no_default() -> None:
     one, other = (Order(id="1", worker="a", round=1, task="t") for _ in range(2))
     one.settings["lr"] = 1
     assert other.settings == {} and one.tensors is not other.tensors
+
+
+def test_an_order_starts_from_no_state_unless_it_says_so() -> None:
+    assert Order(id="1", worker="a", round=1, task="t").base == 0
 
 
 def test_weights_are_not_printed() -> None:

@@ -212,6 +212,31 @@ def test_tasks_work_on_the_nodes_own_data() -> None:
     assert (seen[0].node, seen[0].dataset, seen[0].data, seen[0].threads) == ("alice", "points", data, 3)
 
 
+def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
+    """Between orders, links and failures; what it is, test_keepsake tells."""
+
+    def task(order: Order, workspace: Workspace) -> Report:
+        before = workspace.recall(order)
+        workspace.keep(order, {"n": torch.ones(1) if before is None else before["n"] + 1})
+        if order.settings:
+            raise ValueError("after it was kept")
+        return workspace.report(order, {"n": 0.0 if before is None else float(before["n"])})
+
+    def answer(round: int, base: int, **settings: Any) -> Any:
+        found = node.answer(Order(id="x", worker="alice", round=round, task="t", base=base, settings=settings))
+        return found.metrics["n"] if isinstance(found, Report) else (found.kind, found.reason)
+
+    node = worker(task)
+    for run in ("one", "other"):
+        node.begin(run)
+        assert answer(1, 0) == 0
+        node.begin(run)
+        assert answer(2, 1, fail=True) == ("failed", "ValueError: after it was kept")
+        assert answer(2, 1) == 1 and answer(4, 2) == 2
+    node.begin("one")
+    assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")
+
+
 # --------------------------------------------------------------------------- stopping
 
 
