@@ -5,15 +5,64 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from fedws import registry
-from fedws.errors import LinkError, LinkLost, ProtocolError, UsageError, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
-from fedws.messages import Failure, Hello, Message, Order, Refusal, Report
+from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
+TAKEN_OVER = "taken over by the same run"
+"""Why a link is closed when its run calls again: whoever reads it must leave the node to the newer link."""
+
+
+class _Turns:
+    """Whose turn it is at a node: one run's at a time, and of its links the newest one's."""
+
+    def __init__(self, node: str, patience: float) -> None:
+        self._node = node
+        self._patience = patience
+        self._run = ""
+        self._since = datetime.now()
+        self._links = 0  # of the run; the last one frees the node
+        self._newest = asyncio.Event()
+        self._free = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def take(self, run: str) -> AsyncIterator[asyncio.Event]:
+        """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
+
+        Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
+        another run, or still with what it did for an older link, and LinkLost when a newer one came meanwhile.
+        """
+        if self._links and (run != self._run or not run):  # without an id it may be any run
+            raise self._busy()
+        self._run = run
+        self._newest.set()
+        self._newest = taken = asyncio.Event()
+        self._links += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._free.acquire()
+        except TimeoutError:
+            raise (LinkLost(TAKEN_OVER) if taken.is_set() else self._busy()) from None
+        else:
+            try:
+                if taken.is_set():
+                    raise LinkLost(TAKEN_OVER)
+                self._since = datetime.now()
+                yield taken
+            finally:
+                self._free.release()
+        finally:
+            self._links -= 1
+
+    def _busy(self) -> Refused:
+        since = self._since.strftime("%Y-%m-%d %H:%M:%S")
+        return Refused("busy", f"{self._node} is busy with run {printable(self._run, 64)} since {since}")
 
 
 class Service:
@@ -22,7 +71,7 @@ class Service:
     def __init__(self, worker: Worker, limits: Limits) -> None:
         self._worker = worker
         self._limits = limits
-        self._run: str | None = None
+        self._turns = _Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
@@ -50,30 +99,41 @@ class Service:
 
     async def _greet(self, channel: Channel, hello: Hello) -> None:
         greeting = self._worker.greet(hello)
-        if self._run is not None and not isinstance(greeting, Refusal):
-            greeting = Refusal(kind="busy", reason=f"{self._worker.node} is busy with run {self._run}")
-        if isinstance(greeting, Refusal):
-            if hello.run != self._turned_away:  # it may go on asking
-                log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
-            self._turned_away = hello.run
-            return await channel.send(greeting)
-        self._run = printable(hello.run, 64)
-        log.info("%s: run %s begins", self._worker.node, self._run)
-        reason = "ended"
         try:
-            await channel.send(greeting)
-            await self._serve(channel)
+            if isinstance(greeting, Welcome):
+                async with self._turns.take(hello.run) as taken:
+                    closing = await self._run(channel, hello.run, greeting, taken)
+                return await closing
+        except Refused as refused:
+            greeting = Refusal(kind="busy", reason=str(refused))
+        except LinkLost as lost:
+            return await channel.close(str(lost))
+        if hello.run != self._turned_away:  # it may go on asking
+            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
+        self._turned_away = hello.run
+        return await channel.send(greeting)
+
+    async def _run(self, channel: Channel, run: str, welcome: Welcome, taken: asyncio.Event) -> asyncio.Task[None]:
+        """Serve a link until its work has ended; gives the closing of the link, which may take longer."""
+        name, reason = printable(run, 64), "ended"
+        log.info("%s: run %s begins", self._worker.node, name)
+        try:
+            self._worker.begin(run)
+            await channel.send(welcome)
+            error, closing = await self._serve(channel, taken)
+            reason = f"ended: {error}"
+            return closing
         except LinkError as error:
             reason = f"ended: {error}"
-            if isinstance(error, ProtocolError):
-                await channel.close(str(error))
+            raise
         finally:
-            log.info("%s: run %s %s", self._worker.node, self._run, reason)
-            self._run = None
-        return None
+            log.info("%s: run %s %s", self._worker.node, name, reason)
 
-    async def _serve(self, channel: Channel) -> None:
-        """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work."""
+    async def _serve(self, channel: Channel, taken: asyncio.Event) -> tuple[LinkError, asyncio.Task[None]]:
+        """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
+
+        Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
+        """
         orders: asyncio.Queue[Order] = asyncio.Queue(1)  # more stay with the sender
 
         async def read() -> None:
@@ -89,16 +149,21 @@ class Service:
                 except UsageError as error:  # a task may report what cannot travel; nothing of it was sent
                     await channel.send(self._worker.failure(order, "failed", str(error)))
 
-        tasks = [asyncio.create_task(read()), asyncio.create_task(answer())]
+        async def give_way() -> None:
+            await taken.wait()
+            raise LinkLost(TAKEN_OVER)
+
+        tasks = [asyncio.create_task(end()) for end in (read, answer, give_way)]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            error = next(error for task in tasks if task in ended and (error := task.exception()))
+            if not isinstance(error, LinkError):
+                raise error
+            return error, asyncio.create_task(channel.close(str(error)))
         finally:
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _work(self, order: Order) -> Report | Failure:
         """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""

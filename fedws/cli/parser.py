@@ -54,5 +54,6 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     parser.add_argument(
         "--silence", metavar="S", type=float, help="seconds without a sign of life after which a node is lost (60)"
     )
+    parser.add_argument("--heartbeat", metavar="S", type=float, help="seconds between pings (a third of --silence)")
     parser.add_argument("--max-message", metavar="BYTES", type=int, help="largest message taken (1073741824)")
     parser.add_argument("-v", "--verbose", action="store_true", help="also say what the links do")

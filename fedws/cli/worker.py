@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedws.worker import Worker
 
 INTERRUPTED = 130
+_BOUNDS = ("max_message", "silence", "heartbeat")
 _WORKER = "Serve one node of a federation: a worker, or with --testing the evaluator."
 _EVALUATOR = "Serve the evaluator: the node that holds the test set and scores the models."
 
@@ -64,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
     url = f"ws://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
-    bounds = {key: value for key in ("max_message", "silence") if (value := getattr(arguments, key)) is not None}
+    bounds = {key: value for key in _BOUNDS if (value := getattr(arguments, key)) is not None}
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
     _prepare(arguments)
     dataset = arguments.dataset or "mnist"
@@ -116,7 +117,7 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    async with serving(node, url, Limits(plan.max_message, plan.silence)) as address:
+    async with serving(node, url, Limits(plan.max_message, plan.silence, plan.heartbeat)) as address:
         tell()
         print(f"{arguments.id} is serving at {address}", flush=True)
         if arguments.until_eof:

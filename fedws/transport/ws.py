@@ -6,13 +6,17 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidURI, WebSocketException
+from websockets.frames import DATA_OPCODES, Frame
+from websockets.protocol import Event, State
 
 from fedws import wire
 from fedws.errors import LinkError, LinkLost, ProtocolError, Unreachable, UsageError, printable
@@ -25,13 +29,108 @@ _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceba
 _CLOSED_FOR_A_REASON = 4000  # the first close code that is free for applications
 _BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
+_LOOKS = 30  # a link is looked at so many times while it may be silent
+SLOWEST = 1024
+"""Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
+
+
+class _Watched(Connection):
+    """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close.
+
+    Time is counted in looks at it, so that no peer is blamed while this process itself stood still.
+    """
+
+    lost = ""
+    """Why the other end was given up; empty while it is not."""
+    _heard = 0  # bytes received
+    _control = 0  # of these, bytes of pings and pongs
+    _messages = 0  # whole messages received
+    _inside = False  # between two frames of one message
+    _timer: asyncio.TimerHandle | None = None
+
+    def watch(self, silence: float) -> None:
+        """Begin, with the seconds that the other end may be silent."""
+        self._silence = silence
+        self._seen = self._heard, self._messages
+        self._quiet = self._closing = 0  # looks
+        self._progress: deque[int] = deque(maxlen=_LOOKS + 1)
+        self._wait(self._look)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes, also of a frame that is not whole yet."""
+        self._heard += len(data)
+        super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        """Tell messages from pings."""
+        if isinstance(event, Frame):
+            if event.opcode in DATA_OPCODES:
+                self._inside = not event.fin
+                self._messages += event.fin
+            else:
+                self._control += _framed(len(event.data), masked=isinstance(self, ServerConnection))
+        super().process_event(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the watch."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self, then: Any) -> None:
+        self._timer = self.loop.call_later(self._silence / _LOOKS, then)
+
+    def _look(self) -> None:
+        if self.state is not State.OPEN:
+            self._closing += 1
+            if self._closing >= _LOOKS // 6:  # the library may wait for ever, to be rid of what it wanted to send
+                return self.transport.abort()
+            return self._wait(self._look)
+        self.lost = self._fault()
+        if not self.lost:
+            return self._wait(self._look)
+        # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
+        with contextlib.suppress(OSError, RuntimeError):
+            self.protocol.fail(_CLOSED_FOR_A_REASON, self.lost)
+            self.send_data()
+        return self._wait(self.transport.abort)
+
+    def _fault(self) -> str:
+        """What the other end has done wrong up to this look."""
+        (heard, messages), self._seen = self._seen, (self._heard, self._messages)
+        if self.recv_messages.paused:  # it is we who do not read
+            self._quiet = 0
+            self._progress.clear()
+            return ""
+        self._quiet = self._quiet + 1 if heard == self._heard else 0
+        under_way = self._inside or self.protocol.reader.buffer
+        if not under_way or messages != self._messages:
+            self._progress.clear()
+        if under_way:
+            self._progress.append(self._heard - self._control)
+        if self._quiet > _LOOKS:
+            return f"silent for {self._silence:g} s"
+        if not self._quiet and len(self._progress) > _LOOKS:
+            arrived = self._progress[-1] - self._progress[0]
+            if arrived < SLOWEST * self._silence:
+                return f"too slow: {arrived} bytes of a message in {self._silence:g} s"
+        return ""
+
+
+class _Client(_Watched, ClientConnection):
+    pass
+
+
+class _Server(_Watched, ServerConnection):
+    pass
 
 
 class WsChannel:
     """One websocket; see :class:`fedws.interfaces.Channel`. Bytes are counted with their frame headers."""
 
-    def __init__(self, socket: ClientConnection | ServerConnection, limits: Limits) -> None:
+    def __init__(self, socket: _Watched, limits: Limits) -> None:
         self._socket = socket
+        socket.watch(limits.silence)
         self._limits = limits
         self._client = isinstance(socket, ClientConnection)
         self._lost: LinkError | None = None
@@ -44,7 +143,7 @@ class WsChannel:
         try:
             await self._socket.send(self._counted(encoded))
         except ConnectionClosed as closed:
-            raise _lost(closed) from None
+            raise _lost(closed, self._socket.lost) from None
 
     async def receive(self) -> Message:
         """The next message; its tensors lie in the one buffer that its fragments were received into."""
@@ -58,7 +157,7 @@ class WsChannel:
                 decoder.feed(fragment)
                 self.received += _framed(len(fragment), masked=not self._client)
         except ConnectionClosed as closed:
-            self._lost = _lost(closed)
+            self._lost = _lost(closed, self._socket.lost)
             raise self._lost from None
         return decoder.message()
 
@@ -86,7 +185,9 @@ class Ws:
         """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
         _address(url)
         try:
-            return WsChannel(await connect(url, proxy=None, **_settings(limits)), limits)
+            socket = await connect(url, proxy=None, create_connection=_Client, **_settings(limits))
+            assert isinstance(socket, _Client)
+            return WsChannel(socket, limits)
         except (InvalidURI, ValueError) as error:
             raise UsageError(f"{url} is no address: {error}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
@@ -98,10 +199,12 @@ class Ws:
         host, port = _address(url)
 
         async def handler(connection: ServerConnection) -> None:
+            assert isinstance(connection, _Server)
             await handle(WsChannel(connection, limits))
 
+        settings = {"create_connection": _Server, **_settings(limits)}
         try:
-            server = await serve(handler, _interfaces(host, port), port, **_settings(limits))  # type: ignore[arg-type]
+            server = await serve(handler, _interfaces(host, port), port, **settings)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise UsageError(f"port {port} on {host} is in use; choose another with --port") from None
@@ -115,7 +218,10 @@ class Ws:
 
 
 def _settings(limits: Limits) -> dict[str, Any]:
-    """The library's own limits and timers, all derived from ours; compression costs 90 times on weights."""
+    """The library's own limits and timers, all derived from ours; compression costs 90 times on weights.
+
+    It pings but waits for no pong, which on a slow link would come after all that is being sent: that is watched here.
+    """
     return {
         "compression": None,
         "max_size": (limits.message, wire.FRAGMENT),
@@ -123,8 +229,8 @@ def _settings(limits: Limits) -> dict[str, Any]:
         "write_limit": wire.FRAGMENT,
         "open_timeout": limits.silence / 6,
         "close_timeout": limits.silence / 6,
-        "ping_interval": limits.silence / 3,
-        "ping_timeout": 2 * limits.silence / 3,
+        "ping_interval": limits.beat,
+        "ping_timeout": None,
         "logger": _log,
     }
 
@@ -154,7 +260,9 @@ def _framed(length: int, *, masked: bool) -> int:
     return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
 
 
-def _lost(closed: ConnectionClosed) -> LinkError:
+def _lost(closed: ConnectionClosed, given_up: str) -> LinkError:
+    if given_up:
+        return LinkLost(given_up)
     if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
         return ProtocolError(closed.sent.reason or "no websocket message")
     frame = closed.rcvd or closed.sent

@@ -129,6 +129,16 @@ async def test_a_large_message_arrives_whole(scheme: str, size: int) -> None:
 
 
 @every
+async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
+    """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_progress.py."""
+    async with linked(scheme, Limits(silence=0.3)) as (near, far):
+        waiting = asyncio.create_task(far.receive())
+        await asyncio.sleep(0.9)
+        await near.send(hello())
+        assert await soon(waiting) == hello()
+
+
+@every
 async def test_links_do_not_mix(scheme: str) -> None:
     async with made(scheme).serve(ADDRESS[scheme], echo, LIMITS) as url:
         channels = [await soon(made(scheme).connect(url, LIMITS)) for _ in range(8)]

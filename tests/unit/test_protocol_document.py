@@ -6,6 +6,7 @@ import json
 import re
 import typing
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import msgpack
@@ -14,9 +15,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import learning, registry, wire
+from fedws import keepsake, learning, registry, service, wire
 from fedws.algorithms.fedsgd import local_gradient
-from fedws.errors import ProtocolError
+from fedws.errors import ProtocolError, TaskError
 from fedws.interfaces import Limits
 from fedws.learning import Score, Workspace
 from fedws.messages import MESSAGES, Json, Message, Order, Refusal, Report
@@ -122,8 +123,11 @@ def test_the_numbers() -> None:
 def test_timers_follow_from_silence() -> None:
     settings = ws._settings(Limits())
     assert Limits().silence == 60 and "60 s by default" in TEXT
-    assert (settings["ping_interval"], settings["ping_timeout"]) == (20, 40)
+    assert (settings["ping_interval"], settings["ping_timeout"]) == (20, None), "what is watched is not a pong"
+    assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
+    assert f"{ws.SLOWEST:,} bytes a second" in TEXT and f"({60 * ws.SLOWEST:,} bytes in 60 s)" in TEXT
+    assert ws._LOOKS % 6 == 0, "a sixth of silence is a number of looks"
     assert settings["compression"] is None and settings["max_size"] == (2**30, 2**20)
     assert ws._CLOSED_FOR_A_REASON == 4000 and ws._MAX_REASON == 123
 
@@ -172,6 +176,22 @@ def test_fields(name: str) -> None:
 def test_refusals() -> None:
     kinds = [row["refusal's `kind`"] for row in table(section("4. The handshake"), "check")]
     assert sorted(kinds) == sorted(typing.get_args(typing.get_type_hints(Refusal)["kind"]))
+
+
+def test_what_the_busy_say() -> None:
+    turns = service._Turns("alice", 10)
+    turns._run, turns._since = "77d1e0aa", datetime(2026, 11, 21, 9, 10, 3)
+    assert str(turns._busy()) == example(Refusal).reason
+    assert " ".join(section("4. The handshake").split()).count(example(Refusal).reason) == 1
+    assert section("4. The handshake").count(service.TAKEN_OVER) == 2
+
+
+def test_what_is_kept_between_orders() -> None:
+    text = " ".join(section("State between orders").split())
+    assert keepsake.STATES == 3 and "**three rounds**" in text
+    with pytest.raises(TaskError) as lost:
+        keepsake.Keepsake().recall(Order(id="4/alice", worker="alice", round=4, task="t", base=3))
+    assert str(lost.value) in text
 
 
 # ------------------------------------------------------------------ sections 7 to 9: what tasks do
