@@ -10,13 +10,13 @@ from typing import Literal
 from fedws.errors import LinkError, ProtocolError, Refused, RunFailed, Unreachable, UsageError, WrongNode, printable
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
-from fedws.service import transport
+from fedws.service import TAKEN_OVER, transport
 from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
 Answer = Report | Failure
 FIRST_PAUSE = 0.1
-"""Seconds before the second dial; each further pause is twice as long, up to a twelfth of ``silence``."""
+"""Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``silence``."""
 
 
 class Link:
@@ -50,6 +50,7 @@ class Link:
         self._channel: Channel | None = None
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
         self._before = (0, 0)
+        self._pause = FIRST_PAUSE
 
     @property
     def transferred(self) -> tuple[int, int]:
@@ -65,8 +66,8 @@ class Link:
         """Dial, read answers, and when the link is lost dial again, until cancelled.
 
         ``post`` gets Joined and Left; open orders are answered before Left. Raises WrongNode when, at the first
-        contact, it is not the node that was meant; RunFailed when it does not speak the protocol; UsageError when the
-        address is none.
+        contact, it is not the node that was meant; RunFailed when it does not speak the protocol then, or when another
+        coordinator goes on with this run; UsageError when the address is none.
         """
         while True:
             self._channel, self.welcome = await self._dial()
@@ -82,9 +83,12 @@ class Link:
                 await self._channel.close(str(error))
             except LinkError as error:
                 reason = f"link lost: {error}"
+                if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
+                    raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             finally:
                 await self._down(reason)
             post(Left(worker=self.node, reason=reason))
+            await self._rest()
 
     async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
         """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link."""
@@ -116,6 +120,7 @@ class Link:
         if isinstance(message, Failure):  # kinds that only this side may give are no node's to claim
             kind = message.kind if message.kind == "refused" else "failed"
             message = replace(message, kind=kind, reason=printable(message.reason))
+        self._pause = FIRST_PAUSE  # the link has been good for something
         self._resolve(message.order, message)
 
     def _resolve(self, order: str, answer: Answer) -> None:
@@ -136,7 +141,7 @@ class Link:
 
     async def _dial(self) -> tuple[Channel, Welcome]:
         """Dial until the node welcomes the run; at the first contact, the wait is said."""
-        pause, said = FIRST_PAUSE, self.welcome is not None
+        said = self.welcome is not None
         while True:
             try:
                 async with asyncio.timeout(self._limits.silence):
@@ -156,8 +161,12 @@ class Link:
             if not said:
                 log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
                 said = True
-            await asyncio.sleep(pause * self._random.uniform(0.5, 1))
-            pause = min(2 * pause, max(FIRST_PAUSE, self._limits.silence / 12))
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """A pause before a dial, longer each time that the one before came to nothing."""
+        pause, self._pause = self._pause, min(2 * self._pause, max(FIRST_PAUSE, self._limits.silence / 12))
+        await asyncio.sleep(pause * self._random.uniform(0.5, 1))
 
     async def _once(self) -> tuple[Channel, Welcome]:
         channel = await transport(self.url).connect(self.url, self._limits)
