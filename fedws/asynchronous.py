@@ -136,8 +136,8 @@ class Asynchronous(Generic[B]):
         )
 
     def _ask(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[Order]]:
-        """Give everybody an order who has none."""
-        if self._ended(state):
+        """Give everybody an order who has none, as long as a quorum is there."""
+        if self._ended(state) or len(state.roster.present()) < self.quorum:
             return state, ()
         orders, roster = [], state.roster
         round = 1 + state.reports // len(self._terms.workers)

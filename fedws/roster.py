@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedws.errors import RejectedUpdate
+from fedws.errors import RejectedUpdate, printable
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
 from fedws.messages import Event, Failure, Joined, Left, Measured, Order, Report
@@ -109,7 +109,9 @@ class Roster:
             if asked is None or asked.worker != event.worker:
                 return self, None
             rest = {order: other for order, other in self.open.items() if order != event.order}
-            return replace(self, open=rest, said=()), asked
+            roster = replace(self, open=rest, said=())
+            lost = isinstance(event, Failure) and event.kind == "lost"  # its Left comes next; nobody is asked before
+            return (roster.with_(event.worker, here=False) if lost else roster), asked
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None
@@ -180,12 +182,15 @@ def unusable(algorithm: _Judge, model: Tensors, report: Report) -> str:
         own = algorithm.worker_model(model, report)
     except RejectedUpdate as error:
         return str(error)
-    return "" if own is None else difference(own, model)
+    if own is None:
+        return ""
+    return difference(own, model) or ("" if own is report.tensors else unfit(own))  # a finite step may overflow
 
 
 def rejected(report: Report, problem: str) -> Failure:
     """What a report becomes that cannot be used."""
-    return Failure(order=report.order, worker=report.worker, round=report.round, kind="rejected", reason=problem)
+    reason = printable(problem)  # it may quote a tensor's name, which is a peer's text
+    return Failure(order=report.order, worker=report.worker, round=report.round, kind="rejected", reason=reason)
 
 
 def excluded(roster: Roster) -> Mapping[str, str]:

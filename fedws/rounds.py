@@ -61,7 +61,7 @@ class Rounds(Generic[A]):
     def resume(self, state: RoundState[A], workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
         """Ask the cohort of the round that was going on, all over."""
         roster = state.roster.again(workers)
-        if state.round > self._terms.rounds:
+        if state.reason or state.round > self._terms.rounds:
             return replace(state, roster=roster), ()
         if state.cohort:
             roster = roster.say(self._title(state.round))
@@ -170,11 +170,10 @@ class Rounds(Generic[A]):
 
     def _recruit(self, state: RoundState[A]) -> RoundState[A]:
         """Put others beside those who are away or excluded, where the cohort could not make a quorum without."""
-        cohort = tuple(worker for worker in state.cohort if not state.roster.members[worker].excluded)
         present = set(state.roster.present())
-        can = [worker for worker in cohort if worker in present or worker in state.reported]
-        others = [worker for worker in self._rank(state) if worker not in cohort]
-        return replace(state, cohort=(*cohort, *others[: max(0, self.quorum - len(can))]))
+        can = [worker for worker in state.cohort if worker in present or worker in state.reported]
+        others = [worker for worker in self._rank(state) if worker not in state.cohort]
+        return replace(state, cohort=(*state.cohort, *others[: max(0, self.quorum - len(can))]))
 
     def _time_is_up(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         missing = [worker for worker in state.cohort if worker not in state.reported]
