@@ -28,9 +28,11 @@ def main() -> int:
     add("--silence", type=float, default=2.5, help="seconds after which a node counts as lost (2.5)")
     add("--full", action="store_true", help="only with full quorum")
     add("--quorum", type=int, default=0, help="only with this quorum")
+    add("--strategy", default="", help="another than fedavg; the weights are compared for fedavg alone")
     add("--bound", type=float, default=1800, help="seconds for one run (1800)")
     given = flags.parse_args()
-    quorums = ([0] if given.full else []) + ([given.quorum] if given.quorum else []) or [0, 2]
+    quorums = ([0] if given.full else []) + ([given.quorum] if given.quorum else [])
+    quorums = quorums or ([0] if given.strategy else [0, 2])
     try:
         data = _root("mnist", MNIST)
     except pytest.skip.Exception as missing:
@@ -42,19 +44,21 @@ def main() -> int:
 def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fedws-chaos-"))
     drawn = faults.draw(given.seed, given.rounds, WORKERS, count=given.faults, silence=given.silence, span=0.5)
+    mnist = ["--dataset", "mnist"]
     settings = harness.Settings(
         given.rounds,
         WORKERS,
         drawn,
         quorum,
-        given.silence,
-        ["--dataset", "mnist"],
-        ["--dataset", "mnist"],
+        compare=not (quorum or given.strategy),
+        silence=given.silence,
+        node_flags=mnist,
+        run_flags=[*mnist, *(["--strategy", given.strategy] if given.strategy else [])],
         bound=given.bound,
     )
     processes = Processes(folder, {"FEDWS_DATA": str(data)})
     chaos = harness.Chaos(folder, lambda *argv: processes.start("-m", "fedws", *argv), settings, _say)
-    who = f"quorum {quorum}" if quorum else "full quorum"
+    who = f"quorum {quorum}" if quorum else given.strategy or "full quorum"
     _say(f"chaos: seed {given.seed}, {who}, {given.rounds} rounds, {len(drawn)} faults, silence {given.silence:g} s")
     began, failure = time.monotonic(), ""
     try:

@@ -23,8 +23,12 @@ class Kind:
     long: bool = False
     """Beyond the silence after which a node counts as lost."""
     weight: int = 1
+    amid: str = ""
+    """A file of the run: the fault comes when it is there, which may be a while after its time."""
 
     def __str__(self) -> str:
+        if self.amid:
+            return f"{self.what} {self.whom} as it writes {self.amid}"
         lasting = (" beyond" if self.long else " within") + " silence" if self.what in ("stop", "hold") else ""
         link = "link of " if self.what not in ("kill", "stop") else ""
         return f"{self.what} {link}{self.whom}{lasting}"
@@ -34,6 +38,9 @@ KINDS = (
     Kind("kill", "worker", weight=4),
     Kind("kill", "evaluator", weight=2),
     Kind("kill", "coordinator", weight=4),
+    Kind("kill", "coordinator", amid="checkpoints/*.part"),
+    Kind("kill", "coordinator", amid="awaiting_scores/*.part"),
+    Kind("kill", "coordinator", amid="model.safetensors"),
     Kind("stop", "worker", weight=2),
     Kind("stop", "worker", long=True, weight=2),
     Kind("stop", "evaluator"),
@@ -81,7 +88,8 @@ class Fault:
             "hold": f"{' and '.join(self.ways)}, for {self.seconds:.1f} s",
             "throttle": f"to {self.rate:.0f} bytes/s for {self.seconds:.1f} s",
         }
-        return f"{of}, {lasting.get(self.kind.what, f'after {self.bytes} bytes')}"
+        amid = f" as it writes {self.kind.amid}" if self.kind.amid else ""
+        return f"{of}{amid}, {lasting.get(self.kind.what, f'after {self.bytes} bytes')}"
 
 
 def draw(
