@@ -51,11 +51,11 @@ def order(name: str) -> Order:
             "federate_after_n_batches": 4,
         }
     )
-    strategy, initial = prepare(plan)
+    _, strategy, initial = prepare(plan)
     if name == "evaluate":
         settings = plan.scoring().model_dump()
         return Order(id="1/alice", worker="alice", round=1, task=name, settings=settings, tensors=initial)
-    _, orders = strategy.start(initial, ["alice", "bob"])
+    _, orders = strategy.start(initial, list(plan.workers))
     return next(order for order in orders if order.task == name)
 
 
@@ -162,6 +162,8 @@ def test_a_report_holds_no_data_of_the_node(name: str) -> None:
         {"loss": "no_such_loss"},
         {"loss": "nll:k=1"},
         {"cuda": 1},
+        {"mu": -1.0},
+        {"mu": float("inf")},
         {"command": "rm"},
     ],
     ids=str,
@@ -201,7 +203,7 @@ def test_tensors_of_another_model_are_refused(name: str, spoilt: str) -> None:
 def test_settings_without_end_do_no_harm(name: str) -> None:
     """Numbers that only a hostile coordinator sends: refused, failed or borne, and the node lives on."""
     node = worker()
-    for key, value in (("batch_size", 2**64 - 1), ("batches", 2**64 - 1), ("lr", 1e300)):
+    for key, value in (("batch_size", 2**64 - 1), ("batches", 2**64 - 1), ("lr", 1e300), ("mu", 1e300)):
         asked = order(name)
         if key in asked.settings:
             found = answer(dataclasses.replace(asked, settings={**asked.settings, key: value}), node)

@@ -10,10 +10,12 @@ from torch.nn import functional
 from fedws import registry
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg, fit
+from fedws.choosers.all import All
 from fedws.errors import TaskError, UsageError
 from fedws.learning import Workspace, initial, order_seed
 from fedws.messages import Order, Report
 from fedws.plan import Training
+from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.tensors import Tensors
 
@@ -99,7 +101,8 @@ def run(strategy: Rounds[Any]) -> Tensors:
 @pytest.mark.parametrize(("weighted", "epochs"), [(False, 1), (True, 1), (False, 2)])
 def test_a_training_is_the_papers(weighted: bool, epochs: int) -> None:
     algorithm = FedAvg(training(), epochs=epochs)
-    found = run(Rounds(algorithm, Mean(weighted=weighted), 3, seed=7))
+    terms = Terms(tuple(SIZES), rounds=3, seed=7, quorum=len(SIZES))
+    found = run(Rounds(algorithm, Mean(weighted=weighted), All(), terms))
     wanted = federated(3, weighted, epochs)
     assert list(found) == list(wanted)
     for key, value in wanted.items():

@@ -10,10 +10,12 @@ from torch.nn import functional
 from fedws import registry
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedsgd import FedSGD, local_gradient
+from fedws.choosers.all import All
 from fedws.errors import RejectedUpdate, TaskError
 from fedws.learning import Workspace, initial
 from fedws.messages import Order, Report
 from fedws.plan import Training
+from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.tensors import Tensors
 
@@ -65,7 +67,9 @@ def start(model: str = "tiny") -> dict[str, torch.Tensor]:
     return {key: value.detach() for key, value in initial(model, 1).state_dict().items()}
 
 
-def run(strategy: Rounds[Any], model: str) -> Tensors:
+def run(model: str, rounds: int, weighted: bool = False) -> Tensors:
+    terms = Terms(tuple(SIZES), rounds, seed=7, quorum=len(SIZES))
+    strategy = Rounds(FedSGD(training(model=model)), Mean(weighted=weighted), All(), terms)
     state, orders = strategy.start(start(model), list(SIZES))
     while orders:
         open_orders, orders = orders, ()
@@ -77,7 +81,7 @@ def run(strategy: Rounds[Any], model: str) -> Tensors:
 
 def test_weighted_training_is_gradient_descent_on_the_union_of_the_data() -> None:
     """What the paper's equation says, and why it is the baseline."""
-    found = run(Rounds(FedSGD(training(model="plain")), Mean(weighted=True), 4, seed=7), "plain")
+    found = run("plain", 4, weighted=True)
     inputs = torch.cat([Points(size).inputs for size in SIZES.values()]).double()
     targets = torch.cat([Points(size).targets for size in SIZES.values()])
     module = plain().double()
@@ -141,7 +145,7 @@ def test_a_step_moves_parameters_takes_buffers_and_leaves_the_frozen() -> None:
 
 
 def test_a_training_with_batch_norm_keeps_dtypes_and_counts() -> None:
-    found = run(Rounds(FedSGD(training()), Mean(), 2, seed=7), "tiny")
+    found = run("tiny", 2)
     like = start()
     assert {key: (value.dtype, value.shape) for key, value in found.items()} == {
         key: (value.dtype, value.shape) for key, value in like.items()
@@ -151,7 +155,7 @@ def test_a_training_with_batch_norm_keeps_dtypes_and_counts() -> None:
 
 
 def test_tied_weights_learn_and_stay_tied() -> None:
-    found = run(Rounds(FedSGD(training(model="tied")), Mean(), 2, seed=7), "tied")
+    found = run("tied", 2)
     assert torch.equal(found["0.weight"], found["2.weight"])
     assert not torch.equal(found["0.weight"], start("tied")["0.weight"])
 
