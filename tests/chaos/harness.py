@@ -137,23 +137,28 @@ class Node(Program):
         super().__init__(name, launch)
         self._patience = patience
         self.proxy = Proxy(0)
-        self.holds = 0
-        """How many faults hold its link just now."""
+        self.held = False
+        """Whether a fault holds its link just now."""
+        self.starting = False
         self._flags = flags
 
     async def serve(self) -> None:
         """Start it, at its own port if it has one already and nobody has taken that meanwhile."""
         testing = ["--testing"] if self.name == EVALUATOR else []
+        self.starting = True
         for port in dict.fromkeys((self.proxy.port, 0)):
             self.start("worker", "--id", self.name, "--port", str(port), *testing, *self._flags)
             try:
                 found = await self.line(rf"^{self.name} is serving at ws://.*:(\d+)$", self._patience)
             except Failed:
-                if port and any("is in use" in line for line in self.command.errors):
-                    continue
-                raise
-            self.proxy.port = int(found[1])
-            return
+                if not port or not any("is in use" in line for line in self.command.errors):
+                    raise
+                self.command.errors.clear()  # it may be the port of somebody's outgoing connection now
+                self.killed.add(self.command)
+            else:
+                self.proxy.port = int(found[1])
+                self.starting = False
+                return
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,8 @@ class Outcome:
     """Seconds from a fault to the log line that says that the worker has left, by kind."""
     resumed: list[float] = field(default_factory=list)
     """Seconds from the start of ``--resume`` to its first round's line."""
+    last: float = 0.0
+    """When the last round began or the run was over, by the clock of log lines."""
     problems: list[str] = field(default_factory=list)
     """Promises that were broken."""
 
@@ -220,6 +227,7 @@ class Chaos:
         except Failed as failed:
             raise Failed(f"{failed}\n{self.tails()}") from None
         finally:
+            self._measure()
             self._keep_logs()
             for program in self._programs():
                 for command in program.incarnations:
@@ -247,6 +255,7 @@ class Chaos:
             proxies = {name: node.proxy.url for name, node in self.nodes.items()}
             self.coordinator.start("run", *self._run_flags(proxies), "--run-dir", "run")
             await self._drive()
+            self.outcome.last = time.time()
             self.outcome.seconds = time.monotonic() - began
             await self._end_faults()
             await self._end_nodes()
@@ -272,7 +281,8 @@ class Chaos:
             status, command = self.coordinator.status, self.coordinator.command
             for text in command.lines[seen[command] :]:
                 seen[command] += 1
-                self._progress = time.monotonic()
+                if "| Waiting for " not in text:
+                    self._progress = time.monotonic()
                 if found := ROUND.search(text):
                     self.round = max(self.round, int(found[1]))
             while waiting and waiting[0].round <= self.round:
@@ -287,7 +297,7 @@ class Chaos:
             if time.monotonic() - self._progress > self.settings.patience:
                 raise Failed(f"hangs: nothing has happened for {self.settings.patience:g} s, in round {self.round}")
             for node in self.nodes.values():
-                if node.status is not None and node.command not in node.killed:
+                if node.status is not None and not node.starting and node.command not in node.killed:
                     raise Failed(f"{node.name} ended by itself with status {node.status}")
             await asyncio.sleep(LOOK)
         if status != 0:
@@ -359,14 +369,14 @@ class Chaos:
 
     async def _hold(self, fault: Fault) -> None:
         node = self.nodes[fault.target]
-        if node.holds:
+        if node.held:
             return
         async with self._lasting(fault):
-            node.holds += 1
+            node.held = True
             node.proxy.hold(fault.ways)
             await asyncio.sleep(fault.seconds)
             node.proxy.release()
-            node.holds -= 1
+            node.held = False
 
     async def _throttle(self, fault: Fault) -> None:
         node = self.nodes[fault.target]
@@ -408,9 +418,9 @@ class Chaos:
                 if program.status is None:
                     family += psutil.Process(program.command.pid).children(recursive=True)
         for node in self.nodes.values():
-            node.send(signal.SIGTERM)
+            node.send(signal.SIGKILL if node.starting else signal.SIGTERM)
         until = time.monotonic() + self.settings.patience
-        while running := [node for node in self.nodes.values() if node.status is None]:
+        while running := [node for node in self.nodes.values() if node.status is None or node.command._open]:
             if time.monotonic() > until:
                 raise Failed(f"{', '.join(node.name for node in running)} did not end when told to")
             await asyncio.sleep(LOOK)
@@ -439,7 +449,6 @@ class Chaos:
         outcome.partial = sum(bool(record.get("missing")) for record in records)
         if self.settings.compare:
             self._compare(scores)
-        self._measure()
 
     def _compare(self, scores: Sequence[dict[str, Any]]) -> None:
         """The weights are those of the run without faults, and so is every score that there is."""
@@ -460,6 +469,8 @@ class Chaos:
 
     def _measure(self) -> None:
         lines = [_stamped(command) for command in self.coordinator.incarnations]
+        rounds = [at for told in lines for at, text in told if ROUND.search(text)]
+        self.outcome.last = max([self.outcome.last, *rounds])
         for began, told in list(zip(self.coordinator.began, lines, strict=True))[1:]:
             first = next((at for at, text in told if ROUND.search(text)), None)
             if first is not None:
@@ -495,10 +506,11 @@ def report(chaos: Chaos) -> str:
     """The outcome, for a person."""
     outcome, silence = chaos.outcome, chaos.settings.silence
     injected = Counter(str(done.fault.kind) for done in outcome.injected)
+    survived = Counter(str(done.fault.kind) for done in outcome.injected if done.at < outcome.last)
     kills = ", ".join(f"{name} {count}" for name, count in sorted(outcome.kills.items())) or "none"
     rows = [
         f"{len(outcome.injected)} of {len(chaos.settings.faults)} faults injected; the others had nothing to hit",
-        *(f"  {count:3} {kind}" for kind, count in sorted(injected.items())),
+        *(f"  {count:3} {kind}, {survived[kind]} survived" for kind, count in sorted(injected.items())),
         f"killed and started again: {kills}",
     ]
     for kind, seconds in sorted(outcome.detected.items()):
