@@ -79,6 +79,8 @@ class Driver(Generic[S]):
 
     async def _next(self, state: S) -> Event:
         """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
+        if self._fleet.heard:  # before anything is said of waiting
+            return await self._fleet.next()
         loop, silence = asyncio.get_running_loop(), self._plan.silence
         awaited = self._strategy.awaited(state)
         if not awaited:

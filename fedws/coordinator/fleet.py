@@ -34,6 +34,11 @@ class Fleet:
         return sorted({worker for worker, _, _ in self._asked.values()})
 
     @property
+    def heard(self) -> bool:
+        """Whether there is an event already."""
+        return not self._queue.empty()
+
+    @property
     def transferred(self) -> tuple[int, int]:
         """Bytes sent and received so far."""
         sent, received = zip(*(link.transferred for link in self.links.values()), strict=True)

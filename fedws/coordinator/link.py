@@ -70,24 +70,25 @@ class Link:
         coordinator goes on with this run; UsageError when the address is none.
         """
         while True:
-            self._channel, self.welcome = await self._dial()
-            self.trouble = ""
+            channel, self.welcome = await self._dial()
+            self._channel, self.trouble = channel, ""
             self.up.set()
             post(Joined(worker=self.node, samples=self.welcome.samples))
-            reason = "the coordinator ends"
+            reason, told = "the coordinator ends", ""
             try:
                 while True:
-                    self._answered(await self._channel.receive())
+                    self._answered(await channel.receive())
             except ProtocolError as error:
-                reason = f"broke the protocol: {error}"
-                await self._channel.close(str(error))
+                told = str(error)
+                reason = f"broke the protocol: {told}"
             except LinkError as error:
                 reason = f"link lost: {error}"
                 if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             finally:
-                await self._down(reason)
-            post(Left(worker=self.node, reason=reason))
+                self._down(channel, reason)
+                post(Left(worker=self.node, reason=reason))
+                await channel.close(told)  # which may take long
             await self._rest()
 
     async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
@@ -128,16 +129,14 @@ class Link:
         if then is not None:
             then(answer)
 
-    async def _down(self, reason: str) -> None:
-        channel, self._channel = self._channel, None
-        assert channel is not None
+    def _down(self, channel: Channel, reason: str) -> None:
+        self._channel = None
         self._before = (self._before[0] + channel.sent, self._before[1] + channel.received)
         self.up.clear()
         self.trouble = reason
         self.away_since = asyncio.get_running_loop().time()
         for order, _ in list(self._open.values()):
             self._resolve(order.id, _failure(order, "lost", reason))
-        await channel.close()
 
     async def _dial(self) -> tuple[Channel, Welcome]:
         """Dial until the node welcomes the run; at the first contact, the wait is said."""

@@ -155,7 +155,7 @@ async def _run(
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
         fleet = await stack.enter_async_context(Fleet(links, plan.silence, for_ever=plan.wait == "forever"))
-        here: list[str] = []
+        here = list(links)
         if stored is None or stored.number < plan.training_rounds:  # else only scores are missing
             here = await fleet.gather(strategy.quorum)
         held.begin(name, plan)
@@ -168,6 +168,8 @@ async def _run(
             if scorer is not None:
                 scorer.restore(stored.number, stored.extra["waiting"])
             runlog.lines.say(*filter(None, [remark]), f"Going on after round {stored.number} of {plan.training_rounds}")
+        if away := [worker for worker in links if worker not in here]:
+            runlog.lines.say(f"Beginning without {', '.join(away)}")
         if plan.cuda:
             _say_who_has_no_gpu(links, runlog)
         driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints)

@@ -752,7 +752,8 @@ async def test_a_node_that_another_coordinator_took_over_is_left_to_it() -> None
         with pytest.raises(RunFailed) as caught:
             await heard.task
     assert str(caught.value) == f"alice at memory://alice: {TAKEN_OVER}"
-    assert heard.all[1:] == [failed("lost", f"link lost: {TAKEN_OVER}")]
+    why = f"link lost: {TAKEN_OVER}"
+    assert heard.all[1:] == [failed("lost", why), Left(worker="alice", reason=why)]
     assert len(peer.dialled) == 1
 
 
