@@ -91,7 +91,7 @@ class _Watched(Connection):
             return self._wait(self._look)
         # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
         with contextlib.suppress(OSError, RuntimeError):
-            self.protocol.fail(_CLOSED_FOR_A_REASON, self.lost)
+            self.protocol.fail(_CLOSED_FOR_A_REASON, f"given up: {self.lost}")
             self.send_data()
         return self._wait(self.transport.abort)
 
