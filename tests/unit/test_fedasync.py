@@ -1,0 +1,290 @@
+"""FedAsync against the paper's pseudocode: the mixing in plain Python, a whole training in torch alone."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedws import registry
+from fedws.algorithms.fedasync import FedAsync, fit
+from fedws.asynchronous import Asynchronous
+from fedws.errors import TaskError, UsageError
+from fedws.learning import Workspace, initial, order_seed
+from fedws.messages import Order, Report
+from fedws.plan import Training
+from fedws.roster import Terms
+from fedws.tensors import Tensors
+
+SIZES = {"alice": 40, "bob": 24}
+
+
+class Points:
+    def __init__(self, samples: int) -> None:
+        self.inputs = torch.randn(samples, 2, generator=torch.Generator().manual_seed(samples))
+        self.targets = (self.inputs.sum(1) > 0).long()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.inputs[index], self.targets[index]
+
+
+def tiny() -> nn.Module:
+    """Parameters, a frozen one, and batch norm's three buffers."""
+    module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2), nn.LogSoftmax(dim=1))
+    module[3].bias.requires_grad_(False)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
+
+
+def training(**options: Any) -> Training:
+    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+
+
+def start() -> dict[str, torch.Tensor]:
+    return {key: value.detach() for key, value in initial("tiny", 1).state_dict().items()}
+
+
+def report(order: Order, tensors: Tensors) -> Report:
+    return Report(order=order.id, worker=order.worker, round=order.round, samples=1, tensors=tensors)
+
+
+def running(algorithm: Any, versions: int) -> Asynchronous[Any]:
+    return Asynchronous(algorithm, Terms(tuple(SIZES), versions, seed=7, quorum=1))
+
+
+ORDER = Order(id="1/alice", worker="alice", round=1, task="fedasync.fit")
+
+# --------------------------------------------------------------------------- s(staleness), section 5.2
+
+
+@pytest.mark.parametrize("staleness", range(20))
+def test_a_constant_weighs_all_alike(staleness: int) -> None:
+    assert FedAsync(training(), staleness="constant").damping(staleness) == 1
+
+
+@pytest.mark.parametrize("staleness", range(20))
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 2.0])
+def test_a_polynomial_falls_as_it_says(staleness: int, exponent: float) -> None:
+    found = FedAsync(training(), exponent=exponent).damping(staleness)
+    assert found == pytest.approx(np.float64(staleness + 1) ** -exponent)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "wanted"), [(0, 1), (3, 1), (4, 1), (5, 1 / 11), (6, 1 / 21), (14, 1 / 101)]
+)  # fmt: skip
+def test_a_hinge_is_one_up_to_its_bound(staleness: int, wanted: float) -> None:
+    assert FedAsync(training(), staleness="hinge").damping(staleness) == pytest.approx(wanted)
+
+
+def test_a_hinge_has_a_slope_and_a_bound() -> None:
+    hinge = FedAsync(training(), staleness="hinge", slope=2, bound=1.5)
+    assert [hinge.damping(staleness) for staleness in (0, 1, 2, 3)] == [1, 1, 1 / 2, 1 / 4]
+
+
+def test_the_papers_settings_are_the_defaults() -> None:
+    found = registry.build("strategy", "fedasync", training())
+    assert found == FedAsync(training(), a=0.6, staleness="polynomial", exponent=0.5, slope=10, bound=4, mu=0.005)
+    assert found.k == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "0",
+        "1.1",
+        "nan",
+        "staleness=linear",
+        "exponent=-1",
+        "exponent=inf",
+        "slope=0",
+        "bound=-1",
+        "mu=-1",
+        "k=2",
+        "mu=",
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: str) -> None:
+    with pytest.raises(UsageError):
+        registry.build("strategy", f"fedasync:{options}", training())
+    found = registry.build("strategy", "fedasync:0.9,staleness=hinge,bound=2", training())
+    assert (found.a, found.staleness, found.bound) == (0.9, "hinge", 2)
+
+
+# --------------------------------------------------------------------------- the mixture
+
+
+@pytest.mark.parametrize("kind", ["constant", "polynomial", "hinge"])
+@pytest.mark.parametrize("staleness", [0, 1, 4, 5, 9])
+def test_a_report_is_mixed_into_the_model(kind: Any, staleness: int) -> None:
+    algorithm = FedAsync(training(), a=0.7, staleness=kind)
+    old, new = np.array([[1.0, -2.0, 0.5], [3.0, 5.0, -0.25]], dtype=np.float32)
+    s = {"constant": 1, "polynomial": (staleness + 1) ** -0.5, "hinge": 1 / (10 * max(0, staleness - 4) + 1)}[kind]
+    model = {"w": torch.from_numpy(old)}
+    tensors = {"w": torch.from_numpy(new)}
+    found = algorithm.step(model, algorithm.add(model, algorithm.empty(), report(ORDER, tensors), staleness))
+    np.testing.assert_allclose(found["w"].numpy(), (1 - 0.7 * s) * old + 0.7 * s * new, rtol=1e-6, atol=1e-6)
+    assert torch.equal(model["w"], torch.tensor([1.0, -2.0, 0.5])), "the model is not mixed in place"
+
+
+def test_with_a_of_one_a_fresh_report_is_the_model() -> None:
+    algorithm, model, tensors = FedAsync(training(), a=1), {"w": torch.rand(50)}, {"w": torch.rand(50)}
+    assert torch.equal(algorithm.add(model, {}, report(ORDER, tensors), 0)["w"], tensors["w"])
+
+
+def test_the_weight_is_always_that_of_the_report_alone() -> None:
+    """Elsewhere ``a *= s(staleness)`` with every report; after twenty stale ones nothing is mixed in any more."""
+    strategy, model = running(FedAsync(training()), 100), {"w": torch.zeros(1)}
+    state, orders = strategy.start(model, list(SIZES))
+    open_orders = {order.worker: order for order in orders}
+    x = 0.0
+    for turn in range(40):
+        worker = "bob" if turn % 10 == 9 else "alice"
+        stale = {"bob": 9, "alice": 1 if turn % 10 == 0 and turn else 0}[worker]
+        value = float(turn + 1)
+        state, more = strategy.react(state, report(open_orders[worker], {"w": torch.full((1,), value)}))
+        open_orders |= {order.worker: order for order in more}
+        assert strategy.record(state)["updates"] == [{"worker": worker, "staleness": stale}]
+        weight = 0.6 / np.sqrt(stale + 1)
+        x = (1 - weight) * x + weight * value
+        assert float(strategy.model(state)["w"]) == pytest.approx(x, rel=1e-5)
+    assert x > 30 and model["w"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype_stays_what_it_is(dtype: torch.dtype) -> None:
+    model = {"w": torch.zeros(3, dtype=dtype)}
+    found = FedAsync(training(), a=0.5).add(model, {}, report(ORDER, {"w": torch.ones(3, dtype=dtype)}), 0)
+    assert found["w"].dtype == dtype and found["w"].tolist() == [0.5] * 3
+
+
+def test_integers_and_booleans_take_the_maximum() -> None:
+    model = {"n": torch.tensor([5, 1]), "b": torch.tensor([True, False])}
+    tensors = {"n": torch.tensor([3, 4]), "b": torch.tensor([False, False])}
+    found = FedAsync(training()).add(model, {}, report(ORDER, tensors), 3)
+    assert found["n"].tolist() == [5, 4] and found["b"].tolist() == [True, False]
+
+
+# --------------------------------------------------------------------------- a whole training
+
+
+def client_update(model: Tensors, worker: str, number: int, lr: float, mu: float) -> dict[str, torch.Tensor]:
+    """The paper's worker: at most 3 batches of 8 on the loss with its proximal term, by plain gradient descent."""
+    module, data = tiny().train(), Points(SIZES[worker])
+    module.load_state_dict(dict(model))
+    anchor = copy.deepcopy(module)
+    shuffle = torch.Generator().manual_seed(order_seed(7, worker, number))
+    for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:3]:
+        loss = functional.nll_loss(module(data.inputs[chosen]), data.targets[chosen])
+        pairs = [(w, v.detach()) for w, v in zip(module.parameters(), anchor.parameters(), strict=True)]
+        trained = [pair for pair in pairs if pair[0].requires_grad]
+        slopes = torch.autograd.grad(loss, [w for w, _ in trained])
+        for (w, v), slope in zip(trained, slopes, strict=True):
+            w.data.sub_(slope + mu * (w.data - v), alpha=lr)
+    return {key: value.detach() for key, value in module.state_dict().items()}
+
+
+TURNS = ["alice", "alice", "bob", "alice", "bob", "bob", "alice", "alice", "bob"]
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.005, 3.0])
+def test_a_training_is_the_papers(mu: float) -> None:
+    strategy = running(FedAsync(training(), mu=mu), len(TURNS))
+    state, orders = strategy.start(start(), list(SIZES))
+    open_orders = {order.worker: order for order in orders}
+
+    model: dict[str, torch.Tensor] = start()
+    sent = dict.fromkeys(SIZES, (model, 0, 1, 0.5))  # model, its version, the order's number and learning rate
+    for version, worker in enumerate(TURNS):
+        state, more = strategy.react(state, fit(open_orders[worker], workspace(worker)))
+        open_orders |= {order.worker: order for order in more}
+
+        old, tau, number, lr = sent[worker]
+        new = client_update(old, worker, number, lr, mu)
+        weight = 0.6 * (version - tau + 1) ** -0.5
+        model = {
+            key: (1 - weight) * value + weight * new[key]
+            if value.is_floating_point()
+            else torch.maximum(value, new[key])
+            for key, value in model.items()
+        }
+        sent[worker] = model, version + 1, number + 1, 0.5 * 0.98 ** ((version + 1) // 2)
+
+    found = strategy.model(state)
+    assert list(found) == list(model) and strategy.version(state) == len(TURNS)
+    for key, value in model.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(found["0.weight"], start()["0.weight"])
+
+
+def workspace(worker: str) -> Workspace:
+    return Workspace(worker, "points", Points(SIZES[worker]))
+
+
+# --------------------------------------------------------------------------- the task
+
+
+def fitted(seed: int = 5, mu: float = 0.005, **settings: Any) -> Report:
+    ask = FedAsync(training(), mu=mu).order(start(), "alice", 1)
+    order = Order(
+        id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
+        tensors=ask.tensors,
+    )  # fmt: skip
+    return fit(order, workspace("alice"))
+
+
+def test_the_order_carries_model_and_settings_of_its_round() -> None:
+    model = start()
+    ask = FedAsync(training(lr=0.1), mu=0.2).order(model, "alice", 3)
+    assert ask.task == "fedasync.fit" and ask.tensors is model
+    assert ask.settings == {**training(lr=0.1).model_dump(), "lr": 0.98 * (0.98 * 0.1), "mu": 0.2}
+
+
+def test_the_report_says_what_was_done() -> None:
+    found = fitted()
+    assert (found.order, found.worker, found.round, found.samples) == ("1/alice", "alice", 1, 40)
+    assert found.metrics["samples"] == 24 and 0 < found.metrics["loss"] < 5
+    assert list(found.tensors) == list(start()) and int(found.tensors["1.num_batches_tracked"]) == 3
+    assert all(not tensor.requires_grad for tensor in found.tensors.values())
+
+
+def test_the_proximal_term_holds_the_model_near_where_it_began() -> None:
+    def moved(mu: float) -> float:
+        found = fitted(mu=mu, lr=0.01).tensors
+        return sum(float((found[name] - start()[name]).square().sum()) for name in ("0.weight", "0.bias", "3.weight"))
+
+    assert moved(0) > moved(30) > 0
+
+
+def test_it_can_be_switched_off() -> None:
+    ask = Order(
+        id="1/alice",
+        worker="alice",
+        round=1,
+        task="fedavg.fit",
+        seed=5,
+        settings=training().model_dump(),
+        tensors=start(),
+    )
+    plain = registry.find("task", "fedavg.fit")(ask, workspace("alice"))
+    assert all(torch.equal(value, plain.tensors[key]) for key, value in fitted(mu=0).tensors.items())
+
+
+@pytest.mark.parametrize("settings", [{"mu": -1.0}, {"mu": float("nan")}, {"mu": None}, {"dataset": "mnist"}, {"x": 1}])
+def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(TaskError):
+        fitted(**settings)
+
+
+def test_a_report_is_the_workers_own_model() -> None:
+    found = fitted()
+    assert FedAsync(training()).worker_model(start(), found) is found.tensors
