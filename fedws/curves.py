@@ -210,7 +210,7 @@ def _over_time(
         axes.plot(x, y, **_look(index, True), markersize=size, label=f"{_short(name, 18)}{end}")
     if target is not None:
         axes.axhline(100 * target, color=INK, linewidth=1.2, linestyle=":", label=f"target  {100 * target:g} %")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.01), frameon=False)
+    axes.legend(handles=axes.get_lines(), loc="upper left", bbox_to_anchor=(1.01, 1.01), frameon=False)
     return figure
 
 

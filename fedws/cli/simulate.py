@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,12 @@ def parser(prog: str) -> Parser:
     add("--training-rounds", metavar="N", type=int, help="rounds, or versions that take as many reports (40)")
     add("--evaluate-every", metavar="N", type=int, help="score every N-th round, from the first, and the last (10)")
     add("--chooser", metavar="NAME", help="who is asked in a round: all (default), random:per_round=N, ...")
-    add("--quorum", metavar="N", type=int, help="reports that make a round (all that are asked)")
+    add(
+        "--quorum",
+        metavar="N",
+        type=int,
+        help="reports that make a round (all; with --dropout, as many as are there in the mean)",
+    )
     add("--over-select", metavar="P", type=float, help="ask (1 + P) times as many, close when enough have answered (0)")
     add("--deadline", metavar="S", type=float, help="virtual seconds after which a round closes with a quorum (none)")
     add("--aggregator", metavar="NAME", help="(mean)")
@@ -82,7 +88,8 @@ def main(arguments: argparse.Namespace) -> int:
     if given.get("verbose"):
         set_up_logging(verbose=False)
     conditions, settings = _settings(given)
-    wanted = plans(given.get("strategy", ["fedavg"]), settings, fleet.names(conditions.workers))
+    strategies, workers = given.get("strategy", ["fedavg"]), fleet.names(conditions.workers)
+    wanted = plans(strategies, settings, workers, conditions.present)
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
     devices = fleet.make(conditions, dataset, holding.load(dataset, data_dir, train=True))
@@ -106,8 +113,9 @@ def main(arguments: argparse.Namespace) -> int:
     values = {outcome.strategy: outcome.scores for outcome in outcomes}
     curves.draw_over_time(values, directory / "accuracy.png", title, conditions.target)
     print(f"plot  {directory / 'accuracy.png'}")
-    failures = [f"{outcome.strategy}: {outcome.failure}" for outcome in outcomes if outcome.failure]
-    print("\n".join(failures), end="\n" if failures else "")
+    failures = [outcome for outcome in outcomes if outcome.failure]
+    for outcome in failures:
+        print(f"fedws simulate: {outcome.strategy}: {outcome.failure}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -44,10 +44,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def select(self, timeout: float | None) -> list[Any]:
         """Wait, which is to say: go to the time of the first timer. Raises Deadlock when there is none."""
         if timeout is None:
-            raise Deadlock(f"deadlock at virtual second {self._now:g}: {self._waiting()} and no timer is set")
+            raise self._deadlock()
         if timeout > 0:
             # Not `+= timeout`, which may miss the timer by a rounding error, and is at most a day.
-            self._now = self._scheduled[0].when()  # type: ignore[attr-defined]
+            first: float = self._scheduled[0].when()  # type: ignore[attr-defined]
+            if math.isinf(first):  # a sleep for ever is none that ends
+                raise self._deadlock()
+            self._now = first
             # BaseEventLoop runs what is due before time() + resolution: make that the next float, so nothing early.
             self._clock_resolution = math.ulp(self._now)
         return []
@@ -61,10 +64,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
             done.set_exception(error)
         return done
 
-    def _waiting(self) -> str:
-        tasks = sorted(task.get_name() for task in asyncio.all_tasks(self) if not task.done())
+    def _deadlock(self) -> Deadlock:
+        tasks = sorted(task.get_name() for task in asyncio.all_tasks(self))
         named = ", ".join(tasks[:MOST_NAMED]) + (f" and {len(tasks) - MOST_NAMED} more" if tasks[MOST_NAMED:] else "")
-        return f"{named or 'the caller'} {'wait' if len(tasks) > 1 else 'waits'}"
+        waiting = f"{named} wait and no timer is set" if tasks else "no task is there and no timer is set"
+        return Deadlock(f"deadlock at virtual second {self._now:g}: {waiting}")
 
     def _process_events(self, events: list[Any]) -> None:
         """There are none: :meth:`select` finds no file ready, ever."""

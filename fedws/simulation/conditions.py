@@ -49,6 +49,11 @@ class Conditions(BaseModel):
         """Seconds that a device stays, in the mean; infinite without drop-outs."""
         return HOUR / self.dropout if self.dropout else math.inf
 
+    @property
+    def present(self) -> float:
+        """Which part of the fleet is there, in the mean: 0 to 1."""
+        return 1.0 if math.isinf(self.stay) else self.stay / (self.stay + 60 * self.pause)
+
 
 def make(settings: Mapping[str, Any]) -> Conditions:
     """Checked conditions. Raises UsageError with one line that names the first setting that is wrong.

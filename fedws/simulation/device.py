@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Message, Order, Report, Welcome
 from fedws.service import Service, transport
 from fedws.simulation.journal import Journal
+from fedws.simulation.shared import Shared
 from fedws.worker import Worker
 
 
@@ -20,6 +21,16 @@ class Pace:
     """Seconds to train on one sample."""
     bandwidth: float = 0.0
     """Bytes a second, each way; 0: messages take no time."""
+
+    def foretold(self, order: Order, held: int) -> float:
+        """Seconds that an order's settings say its work will take on ``held`` samples; 0 where they do not say."""
+        left, size, epochs = (order.settings.get(name) for name in ("batches", "batch_size", "epochs"))
+        if not (isinstance(left, int) and isinstance(size, int) and isinstance(epochs, int) and size > 0 and held > 0):
+            return 0.0
+        each = -(-held // size)  # batches of an epoch, the last of which may be short
+        whole = min(epochs, left // each)
+        rest = min(left - whole * each, each) if whole < epochs else 0
+        return self.sample * (whole * held + min(rest * size, held))
 
     def work(self, report: Report) -> float:
         """Seconds for the work that a report tells of: its metric ``samples``, or else all that the worker holds."""
@@ -39,13 +50,21 @@ class Device:
     was working on is lost, and nobody answers at its address until it is back.
     """
 
-    def __init__(self, worker: Worker, pace: Pace, absences: Iterator[tuple[float, float]], journal: Journal) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        pace: Pace,
+        absences: Iterator[tuple[float, float]],
+        journal: Journal,
+        shared: Shared | None = None,
+    ) -> None:
         self.node = worker.node
         self.url = f"memory://{worker.node}"
         self._worker = worker
         self._pace = pace
         self._absences = absences
         self._journal = journal
+        self._shared = shared or Shared()
 
     async def live(self, limits: Limits) -> None:
         """Come and go until cancelled, or until ``absences`` has no more."""
@@ -54,8 +73,12 @@ class Device:
                 links: list[SlowChannel] = []
 
                 async def handle(channel: Channel, links: list[SlowChannel] = links) -> None:
-                    links.append(SlowChannel(channel, self.node, self._pace, self._journal))
-                    await service.handle(links[-1])
+                    link = SlowChannel(channel, self.node, self._pace, self._journal, self._shared)
+                    links.append(link)
+                    try:
+                        await service.handle(link)
+                    finally:
+                        links.remove(link)
 
                 async with transport(self.url).serve(self.url, handle, limits):
                     await asyncio.sleep(there)
@@ -66,9 +89,13 @@ class Device:
 
 
 class SlowChannel:
-    """A device's end of a link; see :class:`fedws.interfaces.Channel`. Transfers and work take their time."""
+    """A device's end of a link; see :class:`fedws.interfaces.Channel`. Transfers and work take their time.
 
-    def __init__(self, channel: Channel, node: str, pace: Pace, journal: Journal) -> None:
+    The time for work passes before the device sees the order, as far as that tells how much work it is; so what is
+    lost on the way, or is still going on when the run ends, is never computed. The rest passes before its report goes.
+    """
+
+    def __init__(self, channel: Channel, node: str, pace: Pace, journal: Journal, shared: Shared) -> None:
         self.open: dict[str, float] = {}
         """The orders that are not answered yet, and when each came, in virtual seconds."""
         self.sent = 0
@@ -77,30 +104,33 @@ class SlowChannel:
         self._node = node
         self._pace = pace
         self._journal = journal
+        self._shared = shared
+        self._held = 0
+        self._passed: dict[str, float] = {}
 
     async def receive(self) -> Message:
-        """The next message; an order after the time that it takes on its way."""
+        """The next message; an order after the time for its way and its work."""
         message = await self._channel.receive()
         self.received = self._channel.received
         if isinstance(message, Order):
+            message = replace(message, tensors=self._shared.of(message.tensors))
             self.open[message.id] = asyncio.get_running_loop().time()
+            self._passed[message.id] = self._pace.foretold(message, self._held)
             self._tell("order", message.id, round=message.round, task=message.task)
-            await asyncio.sleep(self._pace.transfer(message))
+            await asyncio.sleep(self._pace.transfer(message) + self._passed[message.id])
         return message
 
     async def send(self, message: Message) -> None:
-        """Send one message; a report after the time for its work and its way.
-
-        The work itself was done when the order came. That it took time shows in the report's coming late only, and
-        that is all that can be seen from outside.
-        """
+        """Send one message; a report after the time for its way, and for work that its order did not tell of."""
         if isinstance(message, Report):
-            await asyncio.sleep(self._pace.work(message) + self._pace.transfer(message))
+            more = max(0.0, self._pace.work(message) - self._passed.pop(message.order, 0.0))
+            await asyncio.sleep(more + self._pace.transfer(message))
             self._tell("answer", message.order, seconds=self._since(message.order), samples=message.samples)
         elif isinstance(message, Failure):
             self._since(message.order)
             self._tell("failure", message.order, kind=message.kind, reason=message.reason)
         elif isinstance(message, Welcome):
+            self._held = message.samples
             self._journal.tell("joined", worker=self._node)
         await self._channel.send(message)
         self.sent = self._channel.sent

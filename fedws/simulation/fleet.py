@@ -15,6 +15,7 @@ from fedws.interfaces import Dataset
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace
 from fedws.simulation.journal import Journal
+from fedws.simulation.shared import Shared
 from fedws.worker import Worker
 
 SPEEDS, ABSENCES = 1, 2
@@ -36,11 +37,11 @@ class Fleet:
     def devices(self, journal: Journal) -> list[Device]:
         """The devices, as they are when virtual time begins."""
         bandwidth = self.conditions.bandwidth * 1e6 / 8
-        found = []
+        found, shared = [], Shared()
         for number, (node, part) in enumerate(self.parts.items()):
             worker = Worker(node, self.dataset, samples.Part(self.data, torch.from_numpy(part)))
             pace = Pace(self.slowness[node] * self.conditions.seconds_per_sample, bandwidth)
-            found.append(Device(worker, pace, self._absences(number), journal))
+            found.append(Device(worker, pace, self._absences(number), journal, shared))
         return found
 
     def _absences(self, number: int) -> Iterator[tuple[float, float]]:

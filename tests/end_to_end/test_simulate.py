@@ -1,0 +1,90 @@
+"""``fedws simulate`` as a process: its result, its record, its mistakes, its end."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Processes
+
+SHORT = ("simulate", "--workers", "4", "--dataset", "digits", "--model", "linear", "--lr", "0.01", "--run-dir", "sim")
+
+
+def test_strategies_over_one_fleet(processes: Processes, tmp_path: Path) -> None:
+    flags = ("--training_rounds", "6", "--evaluate-every", "2", "--dropout", "5", "--target", "0.5", "--seed", "3")
+    command = processes.fork(*SHORT, *flags, "--strategy", "fedavg", "--strategy", "fedbuff:k=2")
+    assert command.end() == 0, command.everything
+    assert command.errors == []
+    header, *rows, plot = command.lines[-4:]
+    assert header.split() == ["strategy", "to", "50", "%", "ended", "accuracy", "versions", "orders", "lost", "left"]
+    assert [row.split()[0] for row in rows] == ["fedavg", "fedbuff:k=2"]
+    assert all(len(line) <= 80 for line in command.lines)
+    assert plot == "plot  sim/accuracy.png" and (tmp_path / "sim" / "accuracy.png").is_file()
+    found = json.loads((tmp_path / "sim" / "simulation.json").read_text(encoding="utf-8"))
+    assert found["conditions"]["seed"] == 3
+    assert [outcome["versions"] for outcome in found["outcomes"]] == [6, 12]
+    assert all(outcome["scores"][-1][1] > 0.5 for outcome in found["outcomes"])
+    for strategy in ("fedavg", "fedbuff-k=2"):
+        lines = (tmp_path / "sim" / strategy / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        assert json.loads(lines[0]) == {"t": 0.0, "event": "joined", "worker": "w1"}
+        assert (tmp_path / "sim" / strategy / "model.safetensors").is_file()
+
+
+def test_another_process_tells_the_same_events(processes: Processes, tmp_path: Path) -> None:
+    flags = ("--training-rounds", "3", "--evaluate-every", "1", "--dropout", "20", "--strategy", "fedasync")
+    told = []
+    for number, salt in enumerate(("1", "2")):
+        processes.environment["PYTHONHASHSEED"] = salt  # sets of texts have another order
+        command = processes.start("-m", "fedws", *SHORT[:-1], str(number), *flags)
+        assert command.end() == 0, command.everything
+        told.append((tmp_path / str(number) / "fedasync" / "events.jsonl").read_bytes())
+    assert told[0] == told[1] and told[0].count(b"\n") > 30
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--workers", "0"), "workers: Input should be greater than or equal to 1, not 0"),
+        (("--workers", "many"), "argument --workers: invalid int value: 'many'"),
+        (("--speed", "zipf"), "there is no --speed here; did you mean --speeds?"),
+        (("--speeds", "zipff"), "unknown speed 'zipff': did you mean zipf?"),
+        (("--speeds", "pareto:-1"), "speed pareto: alpha: Input should be greater than or equal to 0.1"),
+        (("--partition", "shards:0"), "samples cannot be cut into 0 parts"),
+        (("--strategy", "fedavgg"), "unknown strategy 'fedavgg': did you mean fedavg"),
+        (("--strategy", "fedavg", "--strategy", "fedavg"), "--strategy fedavg is given twice"),
+        (("--stop-at-target",), "--stop-at-target needs a --target"),
+        (("--hours", "0"), "hours: Input should be greater than 0"),
+        (("--dropout", "nan"), "dropout: Input should be"),
+        (("--quorum", "5"), "--quorum 5 is above the number of workers, 4"),
+        (("--dataset", "digitz"), "unknown dataset 'digitz': did you mean digits?"),
+        (("--workers", "2000"), "1442 samples are too few for 2000 shares of at least 1"),
+        (("--run-dir", "taken"), "--run-dir taken is not empty; name a new or an empty directory"),
+        (("--run-dir", "taken/file"), "--run-dir taken/file is a file; name a new or an empty directory"),
+        (("--plugin", "none.py"), "--plugin none.py: there is no such Python file"),
+    ],
+)
+def test_a_mistake_is_one_line(processes: Processes, tmp_path: Path, flags: tuple[str, ...], text: str) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    command = processes.fork(*SHORT, *flags)
+    assert command.end() == 2, command.everything
+    assert len(command.errors) == 1 and command.errors[0].startswith(f"fedws simulate: {text}"), command.everything
+    assert not (tmp_path / "sim").exists()
+
+
+def test_ctrl_c_ends_it(processes: Processes) -> None:
+    command = processes.fork(*SHORT, "--training-rounds", "100000", "--evaluate-every", "1")
+    command.line("version 2 ")
+    command.send(signal.SIGINT)
+    assert command.end() == 130
+    assert command.errors == ["fedws simulate: stopped"]
+
+
+def test_a_strategy_that_cannot_go_on_does_not_end_the_others(processes: Processes) -> None:
+    flags = ("--loss", "mse", "--training-rounds", "2", "--strategy", "fedavg", "--strategy", "fedasync")
+    command = processes.fork(*SHORT, *flags)
+    assert command.end() == 1
+    assert [line.split(": ")[1] for line in command.errors] == ["fedavg", "fedasync"]
+    assert all("refused its order: mse" in line for line in command.errors)
+    assert command.lines[-1] == "plot  sim/accuracy.png"
