@@ -1,6 +1,7 @@
 """The algorithm that CONTRIBUTING shows whole is one: it registers, its worker trains, its coordinator steps."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,15 @@ from fedws.worker import Worker
 from tests.support import REPOSITORY
 
 
-def test_the_algorithm_of_contributing_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_pieces", dict(registry._pieces))
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """What the example registers is gone afterwards; what else was imported meanwhile stays known."""
+    yield
+    for piece in (("strategy", "fedprox"), ("task", "fedprox.fit")):
+        registry._pieces.pop(piece, None)
+
+
+def test_the_algorithm_of_contributing_works(tmp_path: Path) -> None:
     found = re.search(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     (tmp_path / "fedprox.py").write_text(found[1], encoding="utf-8")

@@ -173,7 +173,7 @@ def test_a_message_is_laid_out_as_the_protocol_says() -> None:
     assert (magic, version) == (b"FDWS", 1)
     assert msgpack.unpackb(data[12 : 12 + length]) == {
         "type": "order",
-        "fields": {"id": "1/alice", "worker": "alice", "round": 1, "task": "t", "seed": 0, "settings": {}},
+        "fields": {"id": "1/alice", "worker": "alice", "round": 1, "task": "t", "base": 0, "seed": 0, "settings": {}},
         "tensors": [
             {"name": "a", "dtype": "uint8", "shape": [3], "length": 3},
             {"name": "b", "dtype": "int32", "shape": [], "length": 4},
