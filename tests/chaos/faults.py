@@ -7,7 +7,7 @@ from typing import Literal
 
 from tests.chaos.proxy import WAYS, Way
 
-What = Literal["kill", "stop", "hold", "throttle", "rst", "fin"]
+What = Literal["kill", "lose", "stop", "hold", "throttle", "rst", "fin"]
 Whom = Literal["worker", "evaluator", "coordinator"]
 
 COORDINATOR = "coordinator"
@@ -16,7 +16,7 @@ EVALUATOR = "testing"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault, and how often it is drawn."""
+    """A kind of fault, and how often it is drawn. What is lost is killed, and its links tell nobody."""
 
     what: What
     whom: Whom
@@ -30,7 +30,7 @@ class Kind:
         if self.amid:
             return f"{self.what} {self.whom} as it writes {self.amid}"
         lasting = (" beyond" if self.long else " within") + " silence" if self.what in ("stop", "hold") else ""
-        link = "link of " if self.what not in ("kill", "stop") else ""
+        link = "link of " if self.what not in ("kill", "lose", "stop") else ""
         return f"{self.what} {link}{self.whom}{lasting}"
 
 
@@ -41,6 +41,9 @@ KINDS = (
     Kind("kill", "coordinator", amid="checkpoints/*.part"),
     Kind("kill", "coordinator", amid="awaiting_scores/*.part"),
     Kind("kill", "coordinator", amid="model.safetensors"),
+    Kind("lose", "worker", weight=2),
+    Kind("lose", "evaluator"),
+    Kind("lose", "coordinator", weight=2),
     Kind("stop", "worker", weight=2),
     Kind("stop", "worker", long=True, weight=2),
     Kind("stop", "evaluator"),
@@ -81,9 +84,10 @@ class Fault:
 
     def __str__(self) -> str:
         of = f"{self.kind.what} {self.target}"
+        again = "" if self.again is None else f", killed again {self.again:.1f} s after that"
         lasting = {
-            "kill": f"back after {self.seconds:.1f} s"
-            + ("" if self.again is None else f", killed again {self.again:.1f} s after that"),
+            "kill": f"back after {self.seconds:.1f} s{again}",
+            "lose": f"back after {self.seconds:.1f} s{again}",
             "stop": f"for {self.seconds:.1f} s",
             "hold": f"{' and '.join(self.ways)}, for {self.seconds:.1f} s",
             "throttle": f"to {self.rate:.0f} bytes/s for {self.seconds:.1f} s",
@@ -129,7 +133,7 @@ def _fault(random: Random, kind: Kind, round: int, workers: Sequence[str], silen
         round,
         after=random.uniform(0, 1.5) * span,
         seconds=seconds,
-        again=random.uniform(0, 3) if kind.what == "kill" and random.random() < 0.3 else None,
+        again=random.uniform(0, 3) if kind.what in ("kill", "lose") and random.random() < 0.3 else None,
         bytes=random.choice((0, random.randrange(1, 200), random.randrange(200, 4_000_000))),
         rate=10 ** random.uniform(2.5, 6),
         ways=random.choice((WAYS, WAYS[:1], WAYS[1:])),

@@ -32,6 +32,7 @@ AMID = 0.001
 """Seconds between two looks whether a file is there."""
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
+GOES_ON = re.compile(r"Going on after round (\d+) of")
 LEFT_BEHIND = ("checkpoints", "awaiting_scores", ".lock", "*.part")
 """What is in no directory of a run that has ended."""
 
@@ -307,7 +308,13 @@ class Chaos:
 
     async def _inflict(self, fault: Fault) -> None:
         await asyncio.sleep(fault.after)
-        inflict = {"kill": self._kill, "stop": self._stop, "hold": self._hold, "throttle": self._throttle}
+        inflict = {
+            "kill": self._kill,
+            "lose": self._kill,
+            "stop": self._stop,
+            "hold": self._hold,
+            "throttle": self._throttle,
+        }
         await inflict.get(fault.kind.what, self._cut)(fault)
 
     @contextlib.asynccontextmanager
@@ -329,16 +336,19 @@ class Chaos:
         program = self._program(fault)
         while fault.kind.amid and not any((self.folder / "run").glob(fault.kind.amid)):
             await asyncio.sleep(AMID)
-        if program.command in program.killed or not program.send(signal.SIGKILL):
+        if program.status is not None:
             return
+        for node in self.nodes.values():
+            if fault.kind.what == "lose" and fault.target in (node.name, COORDINATOR):
+                node.proxy.lose()
+        program.send(signal.SIGKILL)
         async with self._lasting(fault):
             await self._again(program, fault.seconds)
             if fault.again is None:
                 return
             await asyncio.sleep(fault.again)
-            if program.command in program.killed or not program.send(signal.SIGKILL):
-                return
-            await self._again(program, fault.seconds)
+            if program.send(signal.SIGKILL):
+                await self._again(program, fault.seconds)
 
     async def _again(self, program: Program, pause: float) -> None:
         """Start again, after a pause, what was killed."""
@@ -436,6 +446,7 @@ class Chaos:
     def _judge(self) -> None:
         outcome, run, rounds = self.outcome, self.folder / "run", self.settings.rounds
         outcome.problems += record_problems(run, rounds)
+        outcome.problems += lost_rounds([command.lines for command in self.coordinator.incarnations])
         records = _records(run)
         for program in self._programs():
             for command in program.incarnations:
@@ -476,7 +487,7 @@ class Chaos:
             if first is not None:
                 self.outcome.resumed.append(first - began)
         for number, (fault, at) in enumerate((done.fault, done.at) for done in self.outcome.injected):
-            if fault.kind.whom != "worker" or not (fault.kind.what == "kill" or fault.kind.long):
+            if fault.kind.whom != "worker" or not (fault.kind.what in ("kill", "lose") or fault.kind.long):
                 continue
             # Until the next thing happens to it or to the coordinator, which may be what the line tells of.
             later = [
@@ -539,6 +550,22 @@ def record_problems(run: Path, rounds: int) -> list[str]:
     if titles != list(range(1, rounds + 1)):
         problems.append(f"the rounds in run.log are {titles}")
     problems += [f"{path} is left behind" for pattern in LEFT_BEHIND for path in run.glob(pattern)]
+    return problems
+
+
+def lost_rounds(printed: Sequence[Sequence[str]]) -> list[str]:
+    """What each start of the coordinator forgot of the one before: a round whose successor had begun was complete.
+
+    >>> lost_rounds([["Training round 7/9"], ["Going on after round 5 of 9"]])
+    ['after round 7 had begun the run went on after round 5']
+    """
+    problems, begun = [], 0
+    for lines in printed:
+        for line in lines:
+            if (found := GOES_ON.search(line)) and int(found[1]) < begun - 1:
+                problems.append(f"after round {begun} had begun the run went on after round {found[1]}")
+            if found := ROUND.search(line):
+                begun = max(begun, int(found[1]))
     return problems
 
 

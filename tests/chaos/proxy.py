@@ -28,7 +28,7 @@ class _Link:
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     over: bool = False
-    """Cut: what still comes is dropped."""
+    """Cut or lost: what still comes is dropped."""
 
     def cut(self, how: Cut) -> None:
         self.over = True
@@ -98,6 +98,13 @@ class Proxy:
             link.cut(how)
         return len(links)
 
+    def lose(self) -> int:
+        """Pass nothing on any more over the links that there are, as when a machine is gone: nobody is told."""
+        links = [link for link in self._links if not link.over]
+        for link in links:
+            link.over = True
+        return len(links)
+
     def cut_after(self, bytes: int, how: Cut) -> asyncio.Future[int]:
         """Cut when exactly so many more bytes have passed; the future gives how many links there were."""
         self._fuses.append(_Fuse(bytes, how, asyncio.get_running_loop().create_future()))
@@ -141,7 +148,8 @@ class Proxy:
             if not link.over:
                 target.write_eof()
         except OSError:  # one side has reset it
-            link.cut("rst")
+            if not link.over:
+                link.cut("rst")
 
     async def _pass(self, link: _Link, way: Way, data: memoryview, target: asyncio.StreamWriter) -> int:
         """Pass on a piece, as large as may pass at once; gives its size."""

@@ -186,6 +186,21 @@ async def test_an_orderly_cut_ends_both_sides_and_drops_the_rest(far: Far) -> No
         assert far.heard == b"x"
 
 
+async def test_a_lost_link_tells_nobody(far: Far) -> None:
+    async with far.dialled() as (_, writer):
+        writer.write(b"x")
+        await until(lambda: far.heard)
+        assert far.proxy.lose() == 1
+        writer.write(b"more")
+        reset(writer)
+        async with far.dialled() as (_, other):
+            other.write(b"y")
+            other.write_eof()
+            await until(lambda: far.ended)
+            assert far.ended == [None], "that is the second one"
+        assert bytes(far.heard) == b"xy"
+
+
 @pytest.mark.parametrize("how", ["rst", "fin"])
 async def test_a_cut_comes_after_exactly_so_many_bytes(far: Far, how: str) -> None:
     burnt = far.proxy.cut_after(100_003, "rst" if how == "rst" else "fin")
