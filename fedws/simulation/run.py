@@ -68,13 +68,13 @@ async def _run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, obs
         await stack.enter_async_context(_living(fleet.devices(journal), limits))
         await stack.enter_async_context(serving(evaluator, f"memory://{evaluator.node}", limits))
         stack.callback(journal.close)  # before the devices are put away
-        bound = asyncio.timeout(conditions.seconds)
+        bound, wanted = asyncio.timeout(conditions.seconds), conditions.target if conditions.stop_at_target else None
 
         def watch(record: Record) -> None:
             _note(record, journal, outcome, loop.time())
             for observe in observers:
                 observe(record, loop.time())
-            if conditions.stop_at_target and outcome.reached(conditions.target or 0) is not None:
+            if wanted is not None and not bound.expired() and outcome.reached(wanted) is not None:
                 bound.reschedule(loop.time())  # the time is up
 
         try:

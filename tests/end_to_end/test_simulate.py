@@ -73,6 +73,13 @@ def test_a_mistake_is_one_line(processes: Processes, tmp_path: Path, flags: tupl
     assert not (tmp_path / "sim").exists()
 
 
+def test_verbose_prints_the_log_in_virtual_time(processes: Processes) -> None:
+    command = processes.fork(*SHORT, "--training-rounds", "1", "--verbose")
+    assert command.end() == 0, command.everything
+    assert any(line.startswith("1970-01-01 00:00:00,000 | Training round 1/1") for line in command.lines)
+    assert sum("Evaluating models" in line for line in command.lines) == 1
+
+
 def test_ctrl_c_ends_it(processes: Processes) -> None:
     command = processes.fork(*SHORT, "--training-rounds", "100000", "--evaluate-every", "1")
     command.line("version 2 ")

@@ -99,6 +99,25 @@ def test_a_round_takes_as_long_as_its_slowest_device(tmp_path: Path) -> None:
     assert seconds == pytest.approx([slowest] * 3)
 
 
+def test_a_deadline_is_kept_to_the_second(tmp_path: Path) -> None:
+    plan, devices = prepared(dropout=0, rounds=3)
+    slowest = max(devices.slowness[node] * len(part) for node, part in devices.parts.items())
+    plan = plan.model_copy(update={"deadline": slowest / 2, "quorum": 1})
+    outcome = run(plan, tmp_path / "run", devices, evaluating())
+    first = next(event for event in events(tmp_path / "run") if event["event"] == "version")
+    assert first["t"] == round(slowest / 2, 6) and first["answered"] == 4
+    assert outcome.versions == 3 and outcome.seconds <= 3 * slowest / 2
+
+
+def test_a_target_that_several_scores_reach_at_once_ends_the_run_once(tmp_path: Path) -> None:
+    """All devices are equal, so an asynchronous strategy makes several versions at the same moment."""
+    equal: dict[str, Any] = {"dropout": 0, "speeds": "uniform:1,high=1", "target": 0.01, "stop_at_target": True}
+    plan, devices = prepared("fedasync", rounds=4, **equal)
+    plan = plan.model_copy(update={"evaluate_every": 1})
+    outcome = run(plan, tmp_path / "run", devices, evaluating())
+    assert outcome.seconds == outcome.scores[0][0] == 24 and not outcome.failure
+
+
 def test_without_a_barrier_versions_come_sooner(tmp_path: Path) -> None:
     rounds = simulate(tmp_path / "rounds", "fedavg", dropout=0)
     versions = simulate(tmp_path / "versions", "fedbuff:k=5", dropout=0)
