@@ -12,7 +12,16 @@ import psutil
 from benchmarks.settings import Settings
 from fedws.datadir import resolve
 
-NAMES = ("curve", "floor", "round", "start")
+NAMES = ("checkpoint", "curve", "floor", "memory", "round", "start", "stragglers", "stragglers-real")
+
+
+def module(name: str) -> str:
+    """The module of a benchmark.
+
+    >>> module("stragglers-real")
+    'benchmarks.stragglers_real'
+    """
+    return f"benchmarks.{name.replace('-', '_')}"
 
 
 def main() -> int:
@@ -35,7 +44,7 @@ def main() -> int:
     for name in given.names or NAMES:
         print()
         try:
-            importlib.import_module(f"benchmarks.{name}").main(settings)
+            importlib.import_module(module(name)).main(settings)
         except RuntimeError as error:
             print(f"\n{name} failed: {error}", file=sys.stderr)
             failed = 1

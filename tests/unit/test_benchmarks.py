@@ -1,18 +1,24 @@
 import importlib
+import json
+import math
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks import load, tables
-from benchmarks.__main__ import NAMES
+from benchmarks import load, memory, stragglers, stragglers_real, tables
+from benchmarks.__main__ import NAMES, module
+from benchmarks.feed import feed
 from benchmarks.job import free_ports
 from benchmarks.load import Reading, busy, others
 from benchmarks.pairs import Pair, Run, Summary, summaries, verdict
 from benchmarks.processes import Child, Crew
 from benchmarks.round import Traffic, loopback, traffics
+from benchmarks.slow import paced
+from fedws import Order, Report, Workspace
 
 QUIET, NOISY = 0.02, 0.5
 
@@ -155,7 +161,56 @@ def test_a_signal_waits_until_a_process_can_be_ended(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_benchmark_can_be_run_by_name(name: str) -> None:
-    assert callable(importlib.import_module(f"benchmarks.{name}").main)
+    assert callable(importlib.import_module(module(name)).main)
+
+
+def test_a_slope_is_held_against_its_target() -> None:
+    flat, steep = [10**7, 10**7 + 1000, 10**7 + 2000], [0, 10**8, 2 * 10**8]
+    assert memory.verdict((10, 20, 30), flat).startswith("100 bytes a worker, 0.0001 of a model")
+    assert memory.verdict((10, 20, 30), flat).endswith("within it")
+    assert memory.verdict((10, 20, 30), steep).endswith("above it")
+
+
+def test_a_strategy_is_fed_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    feed(3, 2)
+    before, after = (int(line.removeprefix("bytes ")) for line in capsys.readouterr().out.splitlines())
+    assert 0 < before <= after
+
+
+def test_no_checkpoint_is_stored_where_the_plugin_says_so(tmp_path: Path) -> None:
+    code = "import sys, pathlib, benchmarks.unsaved as it; it.Checkpoints(pathlib.Path(sys.argv[1])).save(1, {}, {})"
+    with Crew() as crew:
+        crew.start("unsaved", "-c", code, str(tmp_path)).finish(60)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_asynchronous_strategy_is_the_one_that_counts() -> None:
+    times = {"fedavg": [6.0, 9.0, 8.0], "fedbuff": [2.0, 3.0, math.inf], "fedasync": [4.0, 3.0, 4.0]}
+    assert stragglers.sooner(times, "fedbuff") == [3, 3, 0]
+    assert (
+        stragglers.verdict(times, True)
+        == "the best asynchronous one is 3.0 times sooner; target: at least 3; within it"
+    )
+    assert stragglers.verdict(times, False).endswith("no target")
+    assert stragglers.report(times).splitlines()[3].split() == ["fedbuff", "3", "2", "inf", "3.0", "0.0", "3.0"]
+
+
+def test_the_time_to_a_target_is_that_of_the_versions_up_to_it(tmp_path: Path) -> None:
+    records = [{"kind": "round", "version": version, "seconds": 1.5} for version in (1, 2, 3, 4)]
+    scores = [{"kind": "score", "version": version, "accuracy": version / 4} for version in (1, 2, 3)]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records + scores), encoding="utf-8")
+    assert stragglers_real.reached(path, 0.5) == 3.0
+
+
+def test_a_paced_task_takes_its_time_and_can_be_told_to_stop() -> None:
+    report, order = Report(order="1/a", worker="a", round=1, samples=1), Order(id="1/a", worker="a", round=1, task="t")
+    workspace, begun = Workspace("a", "mnist", []), time.monotonic()
+    assert paced(lambda order, workspace: report, 0.1)(order, workspace) is report
+    assert time.monotonic() - begun >= 0.1
+    workspace.stop.set()
+    assert paced(lambda order, workspace: report, 100)(order, workspace) is report
+    assert time.monotonic() - begun < 50
 
 
 def _gone(pid: int) -> bool:

@@ -1,0 +1,17 @@
+"""A plugin for the cost of checkpoints: a coordinator that stores none.
+
+--plugin benchmarks/unsaved.py
+"""
+
+from typing import Any
+from unittest.mock import patch
+
+from fedws.checkpoint import Checkpoints
+from fedws.messages import Json
+
+
+def save(self: Checkpoints, number: int, state: Any, extra: Json) -> None:
+    """Store nothing."""
+
+
+patch.object(Checkpoints, "save", save).start()  # for as long as the process lives; fails where there is no such method
