@@ -70,9 +70,9 @@ def main(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
     if "resume" in given:
-        for flag in ("run_dir", "plan"):
-            if flag in given:
-                raise UsageError(f"--resume goes on with a run's own plan and directory; leave --{flag} out")
+        for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
+            if name in given:
+                raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
         plan = make({**stored_settings(directory), **wanted})
         work = partial(resume_run, directory, wanted)

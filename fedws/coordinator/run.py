@@ -123,11 +123,13 @@ async def resume_run(
 ) -> Result:
     """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
+        checkpoints = Checkpoints(directory / "checkpoints")
         if held.finished:
+            checkpoints.clear()  # it may have been killed just before it did
             return _finished(directory)
         plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
         plan, strategy, initial = prepare(plan)
-        return await _run(plan, strategy, initial, held, Checkpoints(directory / "checkpoints").load(), observers)
+        return await _run(plan, strategy, initial, held, checkpoints.load(), observers)
 
 
 async def _run(

@@ -111,6 +111,8 @@ class Scorer:
             self._task.result()
         kept, self._kept = self._kept, {}
         self._wait(round, [model for model in [*order, FEDERATED] if model in kept], kept, [], {})
+        for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(kept))):
+            self._skip_oldest()
 
     def _wait(
         self,
@@ -123,8 +125,6 @@ class Scorer:
         waiting = deque((model, files[model]) for model in models if model in files)
         place = self._runlog.lines.hold([round, *models])
         self._rounds.append(_Round(round, place, waiting, lines, missing))
-        for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(waiting))):
-            self._skip_oldest()
         self._news.set()
 
     async def finish(self) -> None:
@@ -132,6 +132,7 @@ class Scorer:
         self._last = True
         self._news.set()
         await self._task
+        self._tidy()
 
     async def stop(self) -> None:
         """Give up on the scores that are missing, and say so; their models stay for a run that goes on."""
@@ -141,6 +142,9 @@ class Scorer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for entry in list(self._rounds):
             self._end(entry, "the run was stopped", keep=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 

@@ -31,6 +31,9 @@ def slow():
 """
 
 
+GO_ON = "go on with: fedws run --resume "
+
+
 def assert_stopped(command: Command, prog: str) -> None:
     """It ends soon, in one line and without a traceback."""
     assert command.end(SECONDS) == 130, command.everything
@@ -66,13 +69,13 @@ def test_a_run_stopped_while_it_trains_keeps_finished_rounds(processes: Processe
     run.line(r"Training round 3/99$")
     run.send(number)
     assert_stopped(run, "fedws run")
+    assert run.lines[-1] == f"{GO_ON}run"
     directory = processes.folder / "run"
     rounds = [record["round"] for record in curves.read(directory) if record["kind"] == "round"]
     assert len(rounds) >= 2
     assert rounds == list(range(1, len(rounds) + 1))
     assert safetensors.torch.load_file(directory / "model.safetensors")
     assert (directory / "curves.png").exists()
-    assert not (directory / "awaiting_scores").exists()
     again = processes.fork("run", *flags[:-1], "again", "--training-rounds", "1")
     assert again.end() == 0, "the workers are free again\n" + again.everything
     for node in nodes.values():
@@ -81,26 +84,29 @@ def test_a_run_stopped_while_it_trains_keeps_finished_rounds(processes: Processe
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_worker_stopped_while_it_trains_ends_the_run_by_name(processes: Processes, number: signal.Signals) -> None:
+def test_a_worker_stopped_while_it_trains_is_awaited_by_name(processes: Processes, number: signal.Signals) -> None:
     nodes = slow_nodes(processes, "alice", "bob")
-    flags = [*dialling(urls_of(nodes)), "--dataset", "digits", "--plugin", "slow.py", "--run-dir", "run"]
-    run = processes.fork("run", *flags, "--loss", "slow")
+    urls = urls_of(nodes)
+    flags = [*dialling(urls), "--dataset", "digits", "--plugin", "slow.py", "--run-dir", "run"]
+    run = processes.fork("run", *flags, "--loss", "slow", "--silence", "2")
     nodes["bob"].line("^training$")
     nodes["bob"].send(number)
     assert_ended(nodes["bob"])
     assert run.end(SECONDS) == 1
-    assert run.errors == ["fedws run: round 1: bob: link lost: the node ends"]
+    assert run.errors == [f"fedws run: waited 2 s in vain for bob at {urls['bob']} (connection refused)"]
+    run.line(r"\| bob has left: link lost: the node ends$")
+    assert run.lines[-1] == f"{GO_ON}run"
 
 
-def test_a_worker_that_is_killed_ends_the_run_by_name_and_a_killed_run_frees_the_worker(processes: Processes) -> None:
+def test_a_worker_that_is_killed_is_awaited_by_name_and_a_killed_run_frees_the_worker(processes: Processes) -> None:
     nodes = slow_nodes(processes, "alice", "bob")
     urls = urls_of(nodes)
     flags = ["--dataset", "digits", "--plugin", "slow.py", "--loss", "slow"]
-    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one")
+    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one", "--silence", "2")
     nodes["bob"].line("^training$")
     nodes["bob"].send(signal.SIGKILL)
     assert run.end(SECONDS) == 1
-    assert run.errors == ["fedws run: round 1: bob: link lost: connection lost"]
+    assert run.errors == [f"fedws run: waited 2 s in vain for bob at {urls['bob']} (connection refused)"]
     alone = dialling({"alice": urls["alice"]})
     run = processes.fork("run", *alone, *flags, "--run-dir", "two")
     run.line("Training round 1/40$")
@@ -118,6 +124,7 @@ def test_a_run_stopped_while_it_waits_leaves_nothing(processes: Processes, numbe
     run.line("Waiting for alice")
     run.send(number)
     assert_stopped(run, "fedws run")
+    assert not [text for text in run.lines if text.startswith(GO_ON)], "there is nothing to go on with"
     assert not list(processes.folder.rglob("*-fedavg"))
 
 
@@ -168,7 +175,7 @@ def test_a_worker_that_waits_for_a_download_can_be_stopped(processes: Processes,
 
 def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Processes) -> None:
     (processes.folder / "stuck.py").write_text(PLUGIN.replace("time.sleep(0.3)", "time.sleep(3600)"))
-    flags = ["--dataset", "digits", "--plugin", "stuck.py"]
+    flags = ["--dataset", "digits", "--plugin", "stuck.py", "--silence", "2"]
     worker = processes.fork("worker", "--id", "alice", "--port", "0", *flags)
     url = worker.line(r"is serving at (\S+)")[1]
     run = processes.fork("run", "--workers", f"alice={url}", "--evaluator", "none", "--loss", "slow", *flags)

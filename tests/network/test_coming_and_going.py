@@ -17,20 +17,23 @@ from fedws.messages import Message, Report
 from fedws.service import Service, transport
 from fedws.worker import Worker
 from tests.network.test_links import now, virtual
-from tests.nodes import WORKERS, Gate, evaluating, federation, settings, worker
+from tests.nodes import HELD, WORKERS, Gate, Points, evaluating, federation, settings
 
+DATA = Points(Path(), True)
 ROUND = 10.0
 """Virtual seconds that a round takes: a worker's training."""
 
 
 @contextlib.asynccontextmanager
-async def there(*nodes: str, seconds: Callable[[Report], float] = lambda report: ROUND) -> AsyncIterator[None]:
-    """These nodes are served, and workers' reports take so long."""
+async def there(
+    *nodes: str, seconds: Callable[[Report], float] = lambda report: ROUND, scoring: float = 0.0
+) -> AsyncIterator[None]:
+    """These nodes are served, and their reports take so long."""
     async with contextlib.AsyncExitStack() as stack:
         for name in nodes:
-            node = evaluating() if name == "testing" else worker(name)
+            node = evaluating() if name == "testing" else Worker(name, "points", DATA, labels=HELD[name])
             service = stack.enter_context(contextlib.closing(Service(node, Limits())))
-            takes = (lambda report: 0.0) if name == "testing" else seconds
+            takes = (lambda report: scoring) if name == "testing" else seconds
 
             async def handle(channel: Channel, service: Service = service, takes: Any = takes) -> None:
                 send = channel.send
