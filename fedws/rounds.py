@@ -123,10 +123,10 @@ class Rounds(Generic[A]):
 
     def _begin(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         """Choose the next cohort, as soon as a quorum can be asked."""
-        candidates = state.roster.candidates(state.round)
-        if len(candidates) < self.quorum:
+        idle = len(state.roster.idle())
+        if idle < self.quorum:
             return state, ()
-        size = min(self._chooser.size(len(self._terms.workers)), len(candidates))
+        size = min(self._chooser.size(len(self._terms.workers)), idle)
         most = size + math.ceil(round(self._terms.over_select * size, 9))  # 1.1 times 50 is above 55
         cohort = tuple(self._rank(state))[:most]
         roster = state.roster.say(self._title(state.round))

@@ -148,6 +148,7 @@ class Service:
                     await channel.send(report)
                 except UsageError as error:  # a task may report what cannot travel; nothing of it was sent
                     await channel.send(self._worker.failure(order, "failed", str(error)))
+                del order, report  # models, which an idle node need not hold
 
         async def give_way() -> None:
             await taken.wait()
