@@ -87,6 +87,11 @@ class Program:
         """Of the newest incarnation; None while it runs."""
         return self.command._wait(0)
 
+    @property
+    def down(self) -> bool:
+        """Whether it has ended, or is about to because it was killed."""
+        return self.status is not None or self.command in self.killed
+
     def start(self, *argv: str) -> Command:
         self.began.append(time.time())
         self.incarnations.append(self._launch(*argv))
@@ -336,7 +341,7 @@ class Chaos:
         program = self._program(fault)
         while fault.kind.amid and not any((self.folder / "run").glob(fault.kind.amid)):
             await asyncio.sleep(AMID)
-        if program.status is not None:
+        if program.down:
             return
         for node in self.nodes.values():
             if fault.kind.what == "lose" and fault.target in (node.name, COORDINATOR):
@@ -347,14 +352,15 @@ class Chaos:
             if fault.again is None:
                 return
             await asyncio.sleep(fault.again)
-            if program.send(signal.SIGKILL):
+            if not program.down:
+                program.send(signal.SIGKILL)
                 await self._again(program, fault.seconds)
 
     async def _again(self, program: Program, pause: float) -> None:
         """Start again, after a pause, what was killed."""
         self.outcome.kills[program.name] += 1
         command = program.command
-        while (status := program.status) is None:
+        while (status := command._wait(0)) is None:
             await asyncio.sleep(LOOK)
         if status != -signal.SIGKILL:  # it was faster, and has ended by itself: others judge how
             program.killed.remove(command)
