@@ -363,7 +363,7 @@ class Chaos:
         while (status := command._wait(0)) is None:
             await asyncio.sleep(LOOK)
         if status != -signal.SIGKILL:  # it was faster, and has ended by itself: others judge how
-            program.killed.remove(command)
+            program.killed.discard(command)
             return
         await asyncio.sleep(pause)
         if isinstance(program, Node):
