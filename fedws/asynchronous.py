@@ -1,14 +1,14 @@
 """Takes every answer as it comes: makes a Strategy of any asynchronous algorithm."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.messages import Deadline, Event, Failure, Json, Order, Report
-from fedws.roster import Asked, Roster, Terms, excluded, rejected, unusable
-from fedws.tensors import Tensors, difference, unfit
+from fedws.roster import Asked, Roster, Terms, excluded, made, rejected, unusable
+from fedws.tensors import Tensors
 
 B = TypeVar("B")
 
@@ -30,6 +30,11 @@ class AsynchronousState(Generic[B]):
     """Why the run cannot go on."""
 
 
+def without_rounds(algorithm: object) -> bool:
+    """Whether an algorithm is one for :class:`Asynchronous`."""
+    return hasattr(algorithm, "add")
+
+
 class Asynchronous(Generic[B]):
     """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.AsynchronousAlgorithm`.
 
@@ -42,13 +47,13 @@ class Asynchronous(Generic[B]):
         self._terms = terms
         self.quorum = terms.quorum
 
-    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[AsynchronousState[B], Sequence[Order]]:
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[AsynchronousState[B], Sequence[Order]]:
         """Ask everybody."""
         roster = Roster.of(self._terms.workers, workers)
         return self._ask(AsynchronousState(model, 0, roster, self._algorithm.empty()))
 
     def resume(
-        self, state: AsynchronousState[B], workers: Sequence[str]
+        self, state: AsynchronousState[B], workers: Collection[str]
     ) -> tuple[AsynchronousState[B], Sequence[Order]]:
         """Ask everybody for the order that was lost."""
         return self._ask(replace(state, roster=state.roster.again(workers)))
@@ -112,27 +117,34 @@ class Asynchronous(Generic[B]):
         if problem:
             return replace(state, roster=state.roster.fail(rejected(report, problem)))
         updates = (*state.updates, {"worker": report.worker, "staleness": staleness})
-        roster = state.roster.accept(report)
-        state = replace(state, roster=roster, buffer=buffer, updates=updates, reports=state.reports + 1)
-        return state if len(updates) < self._algorithm.k else self._step(state)
+        new = replace(state, buffer=buffer, updates=updates, reports=state.reports + 1)
+        accepted = replace(new, roster=state.roster.accept(report))
+        if len(updates) < self._algorithm.k:
+            return accepted
+        stepped = self._step(accepted)
+        if isinstance(
+            stepped, str
+        ):  # finite reports may add up to what is not: they are dropped, and the last rejected
+            roster = state.roster.fail(rejected(report, stepped))
+            return replace(new, roster=roster, buffer=self._algorithm.empty(), updates=())
+        return stepped
 
-    def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B]:
-        try:
-            model = self._algorithm.step(state.model, state.buffer)
-            problem = difference(model, state.model) or unfit(model)
-        except RejectedUpdate as error:
-            problem = str(error)
+    def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
+        """Make a version, or say why that cannot be."""
+        model, problem = made(lambda: self._algorithm.step(state.model, state.buffer), state.model)
         if problem:
-            return replace(state, reason=f"version {state.version + 1}: the reports do not fit the model: {problem}")
-        out = excluded(state.roster)
-        record: Json = {"updates": list(state.updates), **({"excluded": out} if out else {})}
+            return problem
+        roster, failed = state.roster.counted()
+        record: Json = {"updates": list(state.updates), "answered": len(state.updates), "failed": failed}
+        out = excluded(roster)
         return replace(
             state,
             model=model,
             version=state.version + 1,
+            roster=roster,
             buffer=self._algorithm.empty(),
             updates=(),
-            record=record,
+            record={**record, "excluded": out} if out else record,
         )
 
     def _ask(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[Order]]:

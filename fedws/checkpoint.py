@@ -79,6 +79,10 @@ class Checkpoints:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
 
+    def any(self) -> bool:
+        """Whether there is one, whole or not."""
+        return bool(self._files())
+
     def load(self) -> tuple[Checkpoint, str]:
         """The newest whole checkpoint, and a remark, empty unless a newer one had to be passed over.
 

@@ -5,7 +5,7 @@ finds by name. A factory takes what the run gives it as positional arguments, li
 options as keyword-only arguments with types and defaults; ``NAME:value,key=value`` fills those in.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +34,13 @@ class Strategy(Protocol[S]):
     quorum: int
     """The fewest workers with which it can go on."""
 
-    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[S, Sequence[Order]]:
-        """Begin with the initial model and the workers that are there; others may join."""
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[S, Sequence[Order]]:
+        """Begin with the initial model and the workers that are there; others may join.
 
-    def resume(self, state: S, workers: Sequence[str]) -> tuple[S, Sequence[Order]]:
+        A mapping of workers says how many samples each of them holds.
+        """
+
+    def resume(self, state: S, workers: Collection[str]) -> tuple[S, Sequence[Order]]:
         """Go on from a stored state with the workers that are there; its open orders will not be answered."""
 
     def react(self, state: S, event: Event) -> tuple[S, Sequence[Order]]:

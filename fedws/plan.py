@@ -188,6 +188,10 @@ MAY_CHANGE = frozenset({"silence", "heartbeat", "wait", "max_message", "plugin"}
 """Settings that do not show in a run's result, so that they may be others when it goes on; addresses may be, too."""
 
 
+FOR_ROUNDS = ("chooser", "deadline", "over_select", "aggregator", "weighted")
+"""Settings that say nothing to a strategy without rounds."""
+
+
 def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
     """The plan of a run that goes on, with ``settings`` as they are now. Raises UsageError, saying what differs."""
     plan = make({**stored.model_dump(), **settings})

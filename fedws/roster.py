@@ -1,6 +1,6 @@
 """Who is there, what each was asked, and whom the run does without: what all strategies keep of their workers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,8 +12,6 @@ from fedws.tensors import Tensors, difference, unfit
 
 STRIKES = 3
 """Refused, failed or rejected answers in a row that exclude a worker."""
-LOSSES = 10
-"""Links lost in a row, each while an order was open, that exclude a worker: it may be the order that ends it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Member:
     base: int = 0
     """The last round of which its report was taken."""
     strikes: int = 0
-    losses: int = 0
+    """Orders in a row that it refused, failed, or answered with what was rejected."""
     excluded: str = ""
     """Why it is not asked any more."""
     samples: int = 0
@@ -63,18 +61,22 @@ class Roster:
 
     members: dict[str, Member]
     open: dict[str, Asked] = field(default_factory=dict)
+    failures: int = 0
+    """Orders that failed, for whatever reason, since they were last counted."""
     said: tuple[str, ...] = ()
     """Log lines of the last event."""
 
     @classmethod
-    def of(cls, workers: Sequence[str], here: Sequence[str]) -> "Roster":
-        """The workers of the plan, and those of them that are there."""
-        return cls({worker: Member(here=worker in here) for worker in workers})
+    def of(cls, workers: Sequence[str], here: Collection[str]) -> "Roster":
+        """The workers of the plan, and those of them that are there; a mapping says how many samples each holds."""
+        return cls({worker: _seen(Member(), worker, here) for worker in workers})
 
-    def again(self, here: Sequence[str]) -> "Roster":
+    def again(self, here: Collection[str]) -> "Roster":
         """After a restart of the coordinator: no order is open, and those are there that are there now."""
-        members = {worker: replace(member, here=worker in here) for worker, member in self.members.items()}
-        return Roster(members)
+        roster = Roster({worker: _seen(member, worker, here) for worker, member in self.members.items()})
+        for worker, reason in excluded(roster).items():
+            roster = roster.say(f"{worker} stays excluded: it {reason}")
+        return roster
 
     def idle(self) -> list[str]:
         """Who can be asked: there, not excluded, and with no order open."""
@@ -145,19 +147,23 @@ class Roster:
 
     def accept(self, report: Report) -> "Roster":
         """Its report counts."""
-        return self.with_(report.worker, base=report.round, samples=report.samples, strikes=0, losses=0)
+        return self.with_(report.worker, base=report.round, samples=report.samples, strikes=0)
 
     def fail(self, failure: Failure) -> "Roster":
-        """Its order failed: too often in a row, and it is excluded."""
-        member = self.members[failure.worker]
-        lost = failure.kind == "lost"
-        strikes, losses = (member.strikes, member.losses + 1) if lost else (member.strikes + 1, member.losses)
-        roster = self.with_(failure.worker, strikes=strikes, losses=losses)
-        if strikes < STRIKES and losses < LOSSES:
-            return roster if lost else roster.say(f"{failure.worker} {_did(failure)}")
-        count = f"{losses} times" if lost else "three times"
-        why = f"{_did(failure)}, {count} in a row"
+        """Its order failed. If it was not lost, that is a strike, and the third in a row excludes."""
+        roster = replace(self, failures=self.failures + 1)
+        if failure.kind == "lost":
+            return roster
+        strikes = self.members[failure.worker].strikes + 1
+        roster = roster.with_(failure.worker, strikes=strikes)
+        if strikes < STRIKES:
+            return roster.say(f"{failure.worker} {_did(failure)}")
+        why = f"{_did(failure)}, three times in a row"
         return roster.with_(failure.worker, excluded=why).say(f"{failure.worker} is excluded: it {why}")
+
+    def counted(self) -> tuple["Roster", int]:
+        """How many orders failed since this was last asked."""
+        return replace(self, failures=0), self.failures
 
     def say(self, line: str) -> "Roster":
         """Add a log line."""
@@ -198,6 +204,20 @@ def excluded(roster: Roster) -> Mapping[str, str]:
     return {worker: member.excluded for worker, member in roster.members.items() if member.excluded}
 
 
+def made(step: Callable[[], Tensors], like: Tensors) -> tuple[Tensors, str]:
+    """The next model and what is wrong with it, if anything."""
+    try:
+        model = step()
+    except RejectedUpdate as error:
+        return like, str(error)
+    return model, difference(model, like) or unfit(model)
+
+
+def _seen(member: Member, worker: str, here: Collection[str]) -> Member:
+    samples = here.get(worker, 0) if isinstance(here, Mapping) else 0
+    return replace(member, here=worker in here, samples=samples or member.samples)
+
+
 def _did(failure: Failure) -> str:
-    did = {"refused": "refused its order", "failed": "failed", "rejected": "sent a report that was rejected"}
-    return f"{did.get(failure.kind, 'was lost')}: {failure.reason}"
+    did = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
+    return f"{did.get(failure.kind, 'failed')}: {failure.reason}"

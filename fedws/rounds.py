@@ -1,7 +1,7 @@
 """Collects the answers of a round: makes a Strategy of any round-based algorithm."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, TypeVar
@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.messages import Deadline, Event, Failure, Json, Order, Report
-from fedws.roster import Roster, Terms, excluded, rejected, unusable
-from fedws.tensors import Tensors, difference, unfit
+from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
+from fedws.tensors import Tensors
 
 A = TypeVar("A")
 
@@ -29,8 +29,12 @@ class RoundState(Generic[A]):
     """So many reports close the round at once: the cohort without those selected over."""
     reported: tuple[str, ...]
     sum: A
+    due: bool = False
+    """Whether the round's time is up: it closes with a quorum."""
+    overdue: tuple[str, ...] = ()
+    """Ids of its orders that were open then; they stay good, but nobody relies on them."""
     late: int = 0
-    """Answers that came after their round was closed, and were dropped; since the last record."""
+    """Reports that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)
     reason: str = ""
     """Why the run cannot go on."""
@@ -53,19 +57,20 @@ class Rounds(Generic[A]):
 
     # ------------------------------------------------------------------ what the run sees
 
-    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
         """Ask the first cohort."""
         roster = Roster.of(self._terms.workers, workers)
         return self._begin(RoundState(model, roster, 1, (), 0, (), self._aggregator.empty()))
 
-    def resume(self, state: RoundState[A], workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
+    def resume(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
         """Ask the cohort of the round that was going on, all over."""
         roster = state.roster.again(workers)
         if state.reason or state.round > self._terms.rounds:
             return replace(state, roster=roster), ()
         if state.cohort:
             roster = roster.say(self._title(state.round))
-        return self._go_on(replace(state, roster=roster, reported=(), sum=self._aggregator.empty()))
+        state = replace(state, roster=roster, reported=(), sum=self._aggregator.empty(), due=False, overdue=())
+        return self._go_on(state)
 
     def react(self, state: RoundState[A], event: Event) -> tuple[RoundState[A], Sequence[Order]]:
         """Take an event; when it closes the round, step and begin the next."""
@@ -78,7 +83,7 @@ class Rounds(Generic[A]):
             return state, ()
         state = replace(state, roster=roster)
         if isinstance(event, Report | Failure) and asked is not None:
-            late = asked.round < state.round
+            late = isinstance(event, Report) and asked.round < state.round
             state = replace(state, late=state.late + 1) if late else self._count(state, event)
         return self._go_on(state)
 
@@ -150,16 +155,17 @@ class Rounds(Generic[A]):
             answer = rejected(answer, problem)
         return replace(state, roster=state.roster.fail(answer))
 
-    def _go_on(self, state: RoundState[A], time_is_up: bool = False) -> tuple[RoundState[A], Sequence[Order]]:
+    def _go_on(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         """Close the round if it can be closed, or ask again where that is needed and possible."""
         lacking = state.roster.lacking(self.quorum)
         if lacking:
             return replace(state, reason=f"round {state.round}: {lacking}"), ()
         if not state.cohort:
             return self._begin(state)
-        working = [asked.worker for asked in state.roster.open.values() if asked.round == state.round]
+        orders = [order for order, asked in state.roster.open.items() if asked.round == state.round]
+        working = [order for order in orders if order not in state.overdue]
         enough = len(state.reported) >= self.quorum
-        if len(state.reported) >= state.size or (enough and (time_is_up or not working)):
+        if len(state.reported) >= state.size or (enough and (state.due or not working)):
             return self._close(state)
         if len(state.reported) + len(working) >= self.quorum:
             return state, ()
@@ -169,20 +175,23 @@ class Rounds(Generic[A]):
         return self._ask(state, missing)
 
     def _recruit(self, state: RoundState[A]) -> RoundState[A]:
-        """Put others beside those who are away or excluded, where the cohort could not make a quorum without."""
-        present = set(state.roster.present())
-        can = [worker for worker in state.cohort if worker in present or worker in state.reported]
+        """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
+        open = {asked.worker for order, asked in state.roster.open.items() if order in state.overdue}
+        able = set(state.roster.present()) - open | set(state.reported)
         others = [worker for worker in self._rank(state) if worker not in state.cohort]
-        return replace(state, cohort=(*state.cohort, *others[: max(0, self.quorum - len(can))]))
+        lacking = self.quorum - sum(worker in able for worker in state.cohort)
+        return replace(state, cohort=(*state.cohort, *others[: max(0, lacking)]))
 
     def _time_is_up(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+        if not state.cohort:
+            return state, ()
         missing = [worker for worker in state.cohort if worker not in state.reported]
         here = f"Round {state.round}: {len(state.reported)} of {len(state.cohort)} reports at the deadline"
-        line = f"{here}; missing: {', '.join(missing)}" if state.cohort else ""
-        roster = replace(state.roster, said=(line,) if line else ())
-        return self._go_on(replace(state, roster=roster), time_is_up=True)
+        roster = replace(state.roster, said=(f"{here}; missing: {', '.join(missing)}",))
+        overdue = tuple(order for order, asked in roster.open.items() if asked.round == state.round)
+        return self._go_on(replace(state, roster=roster, due=True, overdue=overdue))
 
-    def _ask(self, state: RoundState[A], workers: Sequence[str]) -> tuple[RoundState[A], Sequence[Order]]:
+    def _ask(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
         orders, roster = [], state.roster
         for worker in workers:
             ask = self._algorithm.order(state.model, worker, state.round)
@@ -192,23 +201,25 @@ class Rounds(Generic[A]):
 
     def _close(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         """Step to the next model, and begin the next round."""
-        try:
-            model = self._algorithm.step(state.model, self._aggregator.result(state.sum), state.round)
-            problem = difference(model, state.model) or unfit(model)
-        except RejectedUpdate as error:
-            problem = str(error)
+        aggregated = self._aggregator.result(state.sum)
+        model, problem = made(lambda: self._algorithm.step(state.model, aggregated, state.round), state.model)
         if problem:
             return replace(state, reason=f"round {state.round}: the reports do not fit the model: {problem}"), ()
         missing = [worker for worker in state.cohort if worker not in state.reported]
-        record = {"cohort": list(state.cohort), "missing": missing, "late": state.late}
-        out = excluded(state.roster)
+        roster, failed = state.roster.counted()
+        record: Json = {"cohort": list(state.cohort), "missing": missing}
+        record |= {"answered": len(state.reported), "failed": failed, "late": state.late}
+        out = excluded(roster)
         state = replace(
             state,
             model=model,
+            roster=roster,
             round=state.round + 1,
             cohort=(),
             reported=(),
             sum=self._aggregator.empty(),
+            due=False,
+            overdue=(),
             late=0,
             record={**record, "excluded": out} if out else record,
         )

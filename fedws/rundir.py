@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,8 @@ class RunDirectory:
         self._lock = lock
         self._made = made
         self._story: dict[str, Any] = {}
+        self.kept = False
+        """Whether the directory stays when it is given back."""
 
     @classmethod
     def new(cls, path: Path) -> Self:
@@ -51,33 +54,31 @@ class RunDirectory:
         _story(path)  # a directory that is no run's gets no lock
         found = cls(path, _locked(path, "--resume"), [])
         found._story = _story(path)
+        found.kept = True
         return found
-
-    @property
-    def run(self) -> str:
-        """The run's name on the links."""
-        return str(self._story["run"])
 
     @property
     def plan(self) -> Plan:
         """The plan that it began with."""
-        return make(self._story["plan"])
+        return make(dict(self._story["plan"]))
 
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
         return bool(self._story.get("finished"))
 
-    def begin(self, run: str, plan: Plan) -> None:
-        """Write what a run begins with."""
-        self.write_plan(plan)
+    def begin(self, plan: Plan) -> str:
+        """Write what a run begins with, or goes on with; gives the run's name on the links."""
+        run = self._story.get("run") or secrets.token_hex(8)  # to know it is to be let in
+        write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
         # without what is infinite, as a deadline by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
         self._tell({"format": FORMAT, "run": run, "finished": False, "plan": settings})
+        return str(run)
 
-    def write_plan(self, plan: Plan) -> None:
-        """Write ``plan.toml``."""
-        write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
+    def keep(self) -> None:
+        """From now on there is something to go on with, whatever ends the run."""
+        self.kept = True
 
     def finish(self) -> None:
         """Write that the run has come to its end."""
@@ -88,9 +89,10 @@ class RunDirectory:
         with contextlib.suppress(OSError):
             (self.path / _LOCK).unlink(missing_ok=True)
         self._lock.release()
-        if not self._story:
+        if not self.kept:
             with contextlib.suppress(OSError):  # another run may have come to use the parent
-                (self.path / "run.log").unlink()
+                for name in ("plan.toml", "run.json", "run.log"):
+                    (self.path / name).unlink(missing_ok=True)
                 for folder in self._made:
                     folder.rmdir()
 

@@ -24,6 +24,8 @@ log = logging.getLogger("fedws")
 
 Record = Mapping[str, Any]
 """One line of ``metrics.jsonl``."""
+NOTHING: Mapping[str, Any] = {"log": 0, "waiting": []}
+"""The place of a record that has not begun."""
 FORMAT = "%(asctime)s | %(message)s"
 
 
@@ -112,6 +114,13 @@ class RunLog:
         """Where the record stands, for a checkpoint: bytes of the log, and what was not said yet."""
         return {"log": (self.directory / "run.log").stat().st_size, "waiting": self.lines.waiting()}
 
+    def sync(self) -> None:
+        """Have all records on the disk, whatever happens to the machine next. Raises RunFailed."""
+        try:
+            os.fsync(self._metrics.fileno())
+        except OSError as error:
+            raise RunFailed(f"the record in {self.directory} cannot be written: {error.strerror or error}") from None
+
     def cut_back(self, version: int, place: Mapping[str, Any]) -> None:
         """Before :meth:`open`: forget all lines after ``place`` and all records after ``version``. Raises RunFailed."""
         path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
@@ -188,7 +197,10 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     part.replace(path)
 
 

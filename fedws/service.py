@@ -15,6 +15,8 @@ from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welc
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
+SHOWN = 8
+"""Characters of a run's id that are told: who knows all of it may take the run over."""
 TAKEN_OVER = "taken over by the same run"
 """Why a link is closed when its run calls again: whoever reads it must leave the node to the newer link."""
 
@@ -62,7 +64,7 @@ class _Turns:
 
     def _busy(self) -> Refused:
         since = self._since.strftime("%Y-%m-%d %H:%M:%S")
-        return Refused("busy", f"{self._node} is busy with run {printable(self._run, 64)} since {since}")
+        return Refused("busy", f"{self._node} is busy with run {printable(self._run, SHOWN)} since {since}")
 
 
 class Service:
@@ -109,13 +111,13 @@ class Service:
         except LinkLost as lost:
             return await channel.close(str(lost))
         if hello.run != self._turned_away:  # it may go on asking
-            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, 64), greeting.reason)
+            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, SHOWN), greeting.reason)
         self._turned_away = hello.run
         return await channel.send(greeting)
 
     async def _run(self, channel: Channel, run: str, welcome: Welcome, taken: asyncio.Event) -> asyncio.Task[None]:
         """Serve a link until its work has ended; gives the closing of the link, which may take longer."""
-        name, reason = printable(run, 64), "ended"
+        name, reason = printable(run, SHOWN), "ended"
         log.info("%s: run %s begins", self._worker.node, name)
         try:
             self._worker.begin(run)

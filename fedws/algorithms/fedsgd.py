@@ -4,12 +4,13 @@
 """
 
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import torch
 
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask
-from fedws.learning import Workspace, gradient
+from fedws.learning import Workspace, gradient, initial
 from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.registry import register
@@ -17,6 +18,21 @@ from fedws.tensors import Tensors, detached, difference
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""
+
+# ------------------------------------------------------------------ what travels
+
+
+def _parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """What is trained; tied weights, too, under each of their names."""
+    return {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+
+
+def _names(module: torch.nn.Module) -> list[str]:
+    """A report holds the gradient of each parameter that is trained, and the buffers that are part of the model."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    buffers = [name for name in module.state_dict() if name not in parameters]
+    return [_GRADIENT + name for name in _parameters(module)] + buffers
+
 
 # ------------------------------------------------------------------ on the worker
 
@@ -27,9 +43,10 @@ def local_gradient(order: Order, workspace: Workspace) -> Report:
     settings = workspace.settings(order, Training)
     module = workspace.module(settings.model, order.tensors)
     trained = gradient(module, workspace, settings, order.seed)
-    parameters = module.named_parameters(remove_duplicate=False)  # tied weights, too, under each of their names
-    gradients = {_GRADIENT + name: value.grad for name, value in parameters if value.grad is not None}
-    return workspace.report(order, asdict(trained), detached({**gradients, **dict(module.named_buffers())}))
+    found = dict(module.state_dict())
+    for name, value in _parameters(module).items():
+        found[_GRADIENT + name] = torch.zeros_like(value) if value.grad is None else value.grad
+    return workspace.report(order, asdict(trained), detached({name: found[name] for name in _names(module)}))
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -47,10 +64,11 @@ class FedSGD:
         return Ask("fedsgd.gradient", self.training.at(round).model_dump(), model)
 
     def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
-        """``w - lr * gradient`` for parameters; buffers as aggregated; what has neither stays as it is."""
-        for name in aggregated:
-            if name.removeprefix(_GRADIENT) not in model:
-                raise RejectedUpdate(f"{name} is not known here")
+        """``w - lr * gradient`` for parameters; buffers as aggregated; what is not trained stays as it is."""
+        names = _asked(self.training.model)
+        if names != aggregated.keys():  # a weight in the place of its gradient would be taken for a buffer
+            odd = sorted(names ^ aggregated.keys())[0]
+            raise RejectedUpdate(f"{odd} is {'missing' if odd in names else 'not known here'}")
         return {name: self._next(name, value, aggregated, round) for name, value in model.items()}
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors:
@@ -65,3 +83,9 @@ class FedSGD:
         if problem:  # torch would broadcast it, or raise an error of its own
             raise RejectedUpdate(f"the gradient of {problem}")
         return value - self.training.at(round).lr * slope
+
+
+@cache
+def _asked(model: str) -> frozenset[str]:
+    """The names of what a report on ``model`` must hold."""
+    return frozenset(_names(initial(model, seed=0)))

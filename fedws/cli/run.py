@@ -89,7 +89,8 @@ def main(arguments: argparse.Namespace) -> int:
             print(f"go on with: fedws run --resume {shlex.quote(str(directory))}")
         raise
     if result.accuracy is not None:
-        print(f"Federated accuracy after round {plan.training_rounds}: {100 * result.accuracy:.2f}%")
+        last = result.scores()[-1]["round"]
+        print(f"Federated accuracy after round {last}: {100 * result.accuracy:.2f}%")
     elif plan.evaluator:
         print("The federated model was not scored; the log says why")
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +11,7 @@ from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import RunFailed
 from fedws.interfaces import Strategy
-from fedws.messages import Deadline, Event, Failure, Joined, Order, Report
+from fedws.messages import Deadline, Event, Joined, Order, Report
 from fedws.plan import Plan
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
@@ -43,15 +43,16 @@ class Driver(Generic[S]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
         self._began = 0.0
         self._bytes = (0, 0)
-        self._answers = {Report: 0, Failure: 0}
         self._deadline = math.inf
         self._lost = math.inf
-        """When the quorum is given up; both by the loop's clock."""
+        """When the quorum is given up."""
+        self._told = math.inf
+        """When it is said who is awaited; all by the loop's clock."""
         self.version = 0
         self.model: Tensors | None = None
         """The newest version of the model; None before the first."""
 
-    async def run(self, initial: Tensors, here: Sequence[str], stored: Checkpoint | None = None) -> Tensors:
+    async def run(self, initial: Tensors, here: Collection[str], stored: Checkpoint | None = None) -> Tensors:
         """Run to the end, from ``stored`` or from the start; gives the model.
 
         Raises RunFailed with the strategy's reason, or naming who was awaited.
@@ -79,9 +80,9 @@ class Driver(Generic[S]):
 
     async def _next(self, state: S) -> Event:
         """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
-        if self._fleet.heard:  # before anything is said of waiting
-            return await self._fleet.next()
         loop, silence = asyncio.get_running_loop(), self._plan.silence
+        if self._fleet.heard and loop.time() < self._deadline:  # before anything is said of waiting
+            return await self._fleet.next()
         awaited = self._strategy.awaited(state)
         if not awaited:
             self._lost = math.inf
@@ -90,26 +91,28 @@ class Driver(Generic[S]):
             bound = "" if self._plan.wait == "forever" else f", at most {silence:g} s"
             self._runlog.lines.say(f"Waiting for {', '.join(awaited)}{bound}")
         while True:
-            told = loop.time() + silence
-            bounds = [told, self._deadline] + ([self._lost] if self._plan.wait != "forever" else [])
+            until = min(self._told, self._deadline, self._lost if self._plan.wait != "forever" else math.inf)
             try:
-                async with asyncio.timeout_at(min(bounds)):
+                async with asyncio.timeout_at(until):
                     return await self._fleet.next()
             except TimeoutError:
                 now = loop.time()
+            stood = now - until
+            if stood > silence / 30:  # this process was stopped: that time is nobody's
+                self._told, self._deadline, self._lost = (at + stood for at in (self._told, self._deadline, self._lost))
             if now >= self._deadline:
                 self._deadline += self._plan.deadline
                 return Deadline(version=self.version)
             if now >= self._lost and self._plan.wait != "forever":
                 raise RunFailed(self._fleet.unreached(set(awaited)))
-            if self._fleet.waiting:
-                log.info("Waiting for the answer of %s", ", ".join(self._fleet.waiting))
+            if now >= self._told:
+                self._told = now + silence
+                if self._fleet.waiting:
+                    log.info("Waiting for the answer of %s", ", ".join(self._fleet.waiting))
 
     async def _take(self, before: S, event: Event) -> S:
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
-        if isinstance(event, Report | Failure):
-            self._answers[type(event)] += 1
-        elif isinstance(event, Joined):
+        if isinstance(event, Joined):
             self._runlog.know(self._fleet.groups)
         state, orders = await self._think(self._strategy.react, before, event)
         if isinstance(event, Report):
@@ -151,13 +154,15 @@ class Driver(Generic[S]):
 
     async def _save(self, state: S) -> None:
         """Store the state: what was complete before this call survives whatever happens to this process."""
-        await self._think(self._checkpoints.save, self.version, state, self._runlog.place())
+        place = self._runlog.place()
+        await self._think(self._runlog.sync)
+        await self._think(self._checkpoints.save, self.version, state, place)
 
     def _begin_version(self) -> None:
         self._began = clock()
-        self._answers = {Report: 0, Failure: 0}
         self._bytes = self._fleet.transferred
         self._deadline = math.inf
+        self._told = asyncio.get_running_loop().time() + self._plan.silence
 
     def _record(self, told: dict[str, Any]) -> dict[str, Any]:
         """What the record says of the version that is complete; a line says whose reports made an asynchronous one."""
@@ -171,8 +176,6 @@ class Driver(Generic[S]):
             "seconds": round(clock() - self._began, 6),
             "bytes_sent": sent - self._bytes[0],
             "bytes_received": received - self._bytes[1],
-            "answered": self._answers[Report],
-            "failed": self._answers[Failure],
             **told,
         }
 

@@ -59,17 +59,22 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all links: the workers are free."""
         tasks = [*self._keeping, *(task for _, _, task in self._asked.values())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def gather(self, quorum: int) -> list[str]:
+    async def gather(self, quorum: int) -> dict[str, int]:
         """Wait until all are there, at most ``silence`` seconds; then ``quorum`` are enough.
 
-        Raises RunFailed, naming who was awaited, when there are fewer; with ``for_ever`` it waits on.
+        Gives who is there, and how many samples each holds. Raises RunFailed, naming who was awaited, when there are
+        fewer; with ``for_ever`` it waits on.
         """
-        here: set[str] = set()
+        here: dict[str, int] = {}
         until: float | None = asyncio.get_running_loop().time() + self._silence
         while len(here) < len(self.links) and (until is not None or len(here) < quorum):
             try:
@@ -77,14 +82,16 @@ class Fleet:
                     event = await self.next()
             except TimeoutError:
                 if len(here) < quorum and not self._for_ever:
-                    raise RunFailed(self.unreached(set(self.links) - here)) from None
+                    raise RunFailed(self.unreached(self.links.keys() - here)) from None
                 until = None
                 continue
             if isinstance(event, Joined):
-                here.add(event.worker)
+                here[event.worker] = event.samples
             elif isinstance(event, Left):
-                here.discard(event.worker)
-        return [worker for worker in self.links if worker in here]
+                here.pop(event.worker, None)
+        for link in self.links.values():  # from now on a wrong node is one that is away
+            link.strict = False
+        return {worker: here[worker] for worker in self.links if worker in here}
 
     def unreached(self, workers: set[str]) -> str:
         """That workers were awaited in vain, where, and why."""

@@ -42,6 +42,8 @@ class Link:
         """Set while there is a link."""
         self.away_since = asyncio.get_running_loop().time()
         """By the loop's clock, while there is no link."""
+        self.strict = role == "worker"
+        """Whether a wrong node at the first contact is a mistake in the plan, which ends the run."""
         self._role = role
         self._run = run
         self._dataset = dataset
@@ -65,9 +67,9 @@ class Link:
     async def keep(self, post: Callable[[Event], None]) -> None:
         """Dial, read answers, and when the link is lost dial again, until cancelled.
 
-        ``post`` gets Joined and Left; open orders are answered before Left. Raises WrongNode when, at the first
-        contact, it is not the node that was meant; RunFailed when it does not speak the protocol then, or when another
-        coordinator goes on with this run; UsageError when the address is none.
+        ``post`` gets Joined and Left; open orders are answered before Left. At the first contact, and while ``strict``,
+        raises WrongNode when it is not the node that was meant, RunFailed when it does not speak the protocol. Raises
+        RunFailed when another coordinator goes on with this run; UsageError when the address is none.
         """
         while True:
             channel, self.welcome = await self._dial()
@@ -149,11 +151,11 @@ class Link:
                 self.trouble = "no answer"
             except Refused as refused:
                 self.trouble = str(refused)
-                if refused.kind != "busy" and self.welcome is None:
+                if refused.kind != "busy" and self.strict and self.welcome is None:
                     raise WrongNode(f"{self.node} at {self.url}: {refused}") from None
             except ProtocolError as error:
                 self.trouble = f"broke the protocol: {error}"
-                if self.welcome is None:
+                if self.strict and self.welcome is None:
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             except (Unreachable, LinkError) as error:
                 self.trouble = str(error)

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import json
-import math
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import Any, Literal
 import safetensors.torch
 
 from fedws import holding, learning, registry
-from fedws.asynchronous import Asynchronous
+from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -24,11 +22,11 @@ from fedws.coordinator.link import Link
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import FedwsError, UsageError
 from fedws.interfaces import Limits, Strategy
-from fedws.plan import Plan, going_on, make
+from fedws.plan import FOR_ROUNDS, Plan, going_on, make
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.rundir import RunDirectory, stored_settings
-from fedws.runlog import Record, RunLog, new_directory
+from fedws.runlog import NOTHING, Record, RunLog, new_directory
 from fedws.scores import FEDERATED
 from fedws.service import transport
 from fedws.tensorboard import Events
@@ -124,12 +122,13 @@ async def resume_run(
     """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
         checkpoints = Checkpoints(directory / "checkpoints")
+        plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
         if held.finished:
             checkpoints.clear()  # it may have been killed just before it did
             return _finished(directory)
-        plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
         plan, strategy, initial = prepare(plan)
-        return await _run(plan, strategy, initial, held, checkpoints.load(), observers)
+        found = checkpoints.load() if checkpoints.any() else (None, "")  # it was killed before its first order
+        return await _run(plan, strategy, initial, held, found, observers)
 
 
 async def _run(
@@ -141,9 +140,9 @@ async def _run(
     observers: Sequence[Observer],
 ) -> Result:
     (stored, remark), runlog, checkpoints = found, RunLog(held.path), Checkpoints(held.path / "checkpoints")
-    name = held.run if stored is not None else secrets.token_hex(4)
-    if stored is not None:
-        runlog.cut_back(stored.number, stored.extra)
+    name = held.begin(plan)
+    if held.kept:
+        runlog.cut_back(*((stored.number, stored.extra) if stored is not None else (0, NOTHING)))
 
     def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
         limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
@@ -157,10 +156,10 @@ async def _run(
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
         fleet = await stack.enter_async_context(Fleet(links, plan.silence, for_ever=plan.wait == "forever"))
-        here = list(links)
+        here: Mapping[str, int] = dict.fromkeys(links, 0)
         if stored is None or stored.number < plan.training_rounds:  # else only scores are missing
             here = await fleet.gather(strategy.quorum)
-        held.begin(name, plan)
+        held.keep()
         runlog.open()
         runlog.know(fleet.groups)
         events = Events(runlog.directory, runlog.records)
@@ -177,10 +176,11 @@ async def _run(
         driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints)
         try:
             model = await driver.run(initial, here, stored)
+            await fleet.close()
             if scorer is not None:
                 await scorer.finish()
         except BaseException as error:
-            reason = str(error) if isinstance(error, FedwsError) else "stopped"
+            reason = str(error) if isinstance(error, FedwsError | OSError) else "stopped"
             runlog.lines.say(f"Ended after round {driver.version} of {plan.training_rounds}: {reason}")
             with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
                 runlog.finish(driver.model, plan)
@@ -214,9 +214,9 @@ def _strategy(plan: Plan) -> Strategy[Any]:
     aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
     chooser = registry.build("chooser", plan.chooser)
     algorithm = registry.build("strategy", plan.strategy, plan.training())
-    if hasattr(algorithm, "k"):
-        for name, default in (("chooser", "all"), ("deadline", math.inf), ("over_select", 0.0)):
-            if getattr(plan, name) != default:
+    if without_rounds(algorithm):
+        for name in FOR_ROUNDS:
+            if getattr(plan, name) != Plan.model_fields[name].default:
                 raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} has none")
         return Asynchronous(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or 1))
     if hasattr(algorithm, "step"):

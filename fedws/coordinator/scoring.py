@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +15,11 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from fedws import curves
 from fedws.coordinator.link import Answer, Link
+from fedws.errors import RunFailed
 from fedws.learning import Score
 from fedws.messages import Order, Report
 from fedws.plan import Scoring, explain
-from fedws.runlog import Record, RunLog, write_tensors
+from fedws.runlog import Record, RunLog, log, write_tensors
 from fedws.scores import FEDERATED, score_lines
 from fedws.tensors import Tensors
 
@@ -33,6 +35,7 @@ def _possible(score: Score) -> Score:
 
 
 _SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
+_FILE = re.compile(r"(\d+)-(.+)\.safetensors")
 MOST_LOSSES = 5
 """Losses of the evaluator in one round after which a model goes without a score; it may be what ends the node."""
 MOST_WAITING = 8
@@ -82,11 +85,11 @@ class Scorer:
         known = {(record["round"], record["model"]): record for record in self._runlog.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}
         for path in self._folder.glob("*.safetensors*") if self._folder.is_dir() else ():
-            number, _, model = path.name.removesuffix(".safetensors").partition("-")
-            if path.suffix == ".part" or int(number) > version or (int(number), model) in known:
+            match = _FILE.fullmatch(path.name)
+            if match is None or int(match[1]) > version or (int(match[1]), match[2]) in known:
                 path.unlink()
             else:
-                files.setdefault(int(number), {})[model] = path
+                files.setdefault(int(match[1]), {})[match[2]] = path
         for entry in waiting:
             if "lines" in entry:
                 self._runlog.lines.say(*entry["lines"])
@@ -99,13 +102,16 @@ class Scorer:
 
     def keep(self, round: int, model: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
-        self._folder.mkdir(exist_ok=True)
+        try:
+            self._folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
         self._kept[model] = write_tensors(self._folder / f"{round}-{model}.safetensors", tensors)
 
     def close_round(self, round: int, order: Sequence[str]) -> None:
         """All models of the round are kept: score the workers' in the given order, the federated one last.
 
-        Raises what ended the scoring, as WrongNode.
+        Raises what ended the scoring, as a full disk.
         """
         if self._task.done():
             self._task.result()
@@ -128,10 +134,12 @@ class Scorer:
         self._news.set()
 
     async def finish(self) -> None:
-        """Wait until every round that was closed has its scores, or the evaluator is gone."""
+        """Wait until every round that was closed has its scores, or the evaluator is gone; it is said for whom."""
         self._last = True
         self._news.set()
-        await self._task
+        while not (await asyncio.wait([self._task], timeout=self._silence))[0]:
+            log.info("Waiting for the scores of %s", self._link.node)
+        self._task.result()
         self._tidy()
 
     async def stop(self) -> None:
@@ -173,7 +181,7 @@ class Scorer:
                 await asyncio.wait([up, self._keeping], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 up.cancel()
-            if self._keeping.done():  # a mistake in the plan; the next closing round raises it
+            if self._keeping.done():
                 self._keeping.result()
         welcome = self._link.welcome
         if self._settings.cuda and welcome is not None and not welcome.cuda and not self._warned:

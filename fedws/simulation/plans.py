@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedws import holding, registry
+from fedws.asynchronous import without_rounds
 from fedws.coordinator.run import prepare
 from fedws.errors import UsageError
-from fedws.plan import Plan, make
+from fedws.plan import FOR_ROUNDS, Plan, make
 
 EVALUATOR = "testing"
-ROUNDS_ONLY = ("chooser", "quorum", "over_select", "deadline")
-"""Settings that a strategy without rounds does not have."""
+ROUNDS_ONLY = (*FOR_ROUNDS, "quorum")
+"""Settings that are not handed to a strategy without rounds; a quorum of rounds is another than one of versions."""
 
 
 def plans(
@@ -43,9 +44,11 @@ def _plan(settings: dict[str, Any], present: float) -> Plan:
     if not plan.model:
         plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
     everybody, cohort = len(plan.workers), registry.build("chooser", plan.chooser).size(len(plan.workers))
-    k = getattr(registry.build("strategy", plan.strategy, plan.training()), "k", None)
-    if k is not None:
-        versions = {name: _versions(getattr(plan, name), cohort, k) for name in ("training_rounds", "evaluate_every")}
+    algorithm = registry.build("strategy", plan.strategy, plan.training())
+    if without_rounds(algorithm):
+        versions = {
+            name: _versions(getattr(plan, name), cohort, algorithm.k) for name in ("training_rounds", "evaluate_every")
+        }
         plan = make({name: value for name, value in (plan.model_dump() | versions).items() if name not in ROUNDS_ONLY})
     elif not plan.quorum and present < 1:
         plan = make(plan.model_dump() | {"quorum": min(cohort, max(1, math.floor(present * everybody)))})

@@ -489,8 +489,8 @@ class World(Run):
         """Orders that workers have and have not answered."""
         self.born: dict[str, int] = {}
         """The version at which an order was made."""
-        self.count: dict[str, tuple[int, int]] = dict.fromkeys(case.workers, (0, 0))
-        """Strikes and losses in a row."""
+        self.count: dict[str, int] = dict.fromkeys(case.workers, 0)
+        """Strikes in a row."""
         self.late = 0
         self.updates: list[dict[str, Any]] = []
         self.crashes = 0
@@ -522,7 +522,7 @@ class World(Run):
         found, bad = self.queue.pop(0)
         order = self.open.get(found.order) if isinstance(found, Report | Failure) else None
         version, state = self.strategy.version(self.state), self.state
-        late = order is not None and has_rounds(self.case.name) and order.round <= version
+        late = isinstance(found, Report) and order is not None and has_rounds(self.case.name) and order.round <= version
         if order is not None and late:
             self.late += 1
         elif order is not None and not self.over:
@@ -600,23 +600,20 @@ class World(Run):
             self.given[order.id] = order
             if order.worker not in self.linked:
                 self.fail(order, "lost")
-        struck = {worker for worker, (strikes, losses) in self.count.items() if strikes >= 3 or losses >= 10}
-        assert self.excluded == struck, "three strikes, or ten lost links, and nothing else"
+        struck = {worker for worker, strikes in self.count.items() if strikes >= 3}
+        assert self.excluded == struck, "three strikes, and nothing else"
 
     def _answered(self, order: Order, found: Report | Failure, bad: bool) -> None:
         del self.given[order.id]
         self.queue += [(Measured(worker=order.worker, seconds=1.0), False), (found, bad)]
 
     def _expect(self, order: Order, found: Event, bad: bool) -> None:
-        strikes, losses = self.count[order.worker]
         if isinstance(found, Report) and not bad:
-            self.count[order.worker] = 0, 0
+            self.count[order.worker] = 0
             staleness = self.strategy.version(self.state) - self.born[order.id]
             self.updates.append({"worker": order.worker, "staleness": staleness})
-        elif isinstance(found, Failure) and found.kind == "lost":
-            self.count[order.worker] = strikes, losses + 1
-        else:
-            self.count[order.worker] = strikes + 1, losses
+        elif isinstance(found, Report) or found.kind != "lost":
+            self.count[order.worker] += 1
 
     def _closed(self, orders: Sequence[Order]) -> None:
         """A version was made: what it says of itself."""

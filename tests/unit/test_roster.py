@@ -11,7 +11,7 @@ from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
 from fedws.messages import Deadline, Failure, Joined, Left, Measured, Order, Report
-from fedws.roster import LOSSES, STRIKES, Asked, Roster, excluded, rejected, unusable
+from fedws.roster import STRIKES, Asked, Roster, excluded, rejected, unusable
 from fedws.tensors import Tensors
 
 THREE = ("alice", "bob", "charlie")
@@ -175,22 +175,26 @@ def test_three_failures_in_a_row_exclude(kind: Kind) -> None:
     assert roster.away() == [], "nobody waits for it"
 
 
-def test_lost_links_are_counted_apart_and_said_by_left_alone() -> None:
-    roster = failing(Roster.of(THREE, THREE), "lost", LOSSES - 1)
+def test_a_lost_link_is_no_strike_however_often() -> None:
+    roster = failing(Roster.of(THREE, THREE), "lost", 50)
     assert roster.said == () and excluded(roster) == {}
-    roster = failing(roster, "failed", STRIKES - 1)
-    assert excluded(roster) == {}
-    roster = failing(roster, "lost", 1)
-    assert excluded(roster) == {"bob": "was lost: no power, 10 times in a row"}
+    roster = failing(failing(roster, "failed", STRIKES - 1), "lost", 1)
+    assert excluded(roster) == {} and roster.failures == 50 + STRIKES
+    assert roster.counted()[1] == 50 + STRIKES and roster.counted()[0].failures == 0
 
 
-def test_a_report_that_is_taken_ends_both_rows() -> None:
-    roster = failing(failing(Roster.of(THREE, THREE), "lost", LOSSES - 1), "failed", STRIKES - 1)
+def test_a_report_that_is_taken_ends_the_row() -> None:
+    roster = failing(Roster.of(THREE, THREE), "failed", STRIKES - 1)
     roster, order = ordered(roster)
     roster, _ = roster.hear(report(order))
     roster = roster.accept(report(order))
-    roster = failing(failing(roster, "lost", LOSSES - 1), "failed", STRIKES - 1)
-    assert excluded(roster) == {}
+    assert excluded(failing(roster, "failed", STRIKES - 1)) == {}
+
+
+def test_a_mapping_of_who_is_there_tells_what_each_holds() -> None:
+    roster = Roster.of(THREE, {"alice": 5, "bob": 0})
+    assert [(it.worker, it.samples) for it in roster.candidates(1)] == [("alice", 5), ("bob", 0)]
+    assert [it.samples for it in roster.again({"alice": 0, "charlie": 9}).candidates(1)] == [5, 9]
 
 
 def test_too_few_for_a_quorum_are_named_with_their_reasons() -> None:
