@@ -378,16 +378,14 @@ def test_who_is_lost_is_waited_for_and_asked_for_the_same_again(name: str) -> No
 
 
 @every
-def test_whose_link_never_holds_is_given_up_in_the_end(name: str) -> None:
-    """It may be the order itself that ends the worker."""
+def test_whose_link_does_not_hold_is_asked_as_often_as_it_joins(name: str) -> None:
     run = Run(Case(name, 1))
-    for number in range(1, 11):
+    for _ in range(30):
         (order,) = run.open.values()
         run.take(failed(order, "lost"))
-        assert bool(run.strategy.failure(run.state)) == (number == 10)
         run.take(Left(worker="alice", reason="the cable was cut"))
         run.take(Joined(worker="alice"))
-    assert "alice" in run.strategy.failure(run.state) and "10 times" in run.strategy.failure(run.state)
+    assert run.finish(Random(1), quick).ended and not run.excluded
 
 
 NAN, INF = math.nan, math.inf

@@ -348,16 +348,19 @@ def test_a_report_that_does_not_fit_is_rejected(tensors: dict[str, Any], text: s
 
 
 @pytest.mark.parametrize(("value", "text"), [(1000.0, "it is full"), (3e38, "w holds Inf")])
-def test_a_version_that_cannot_be_made_ends_the_run(value: float, text: str) -> None:
+def test_reports_of_which_no_version_can_be_made_are_dropped_and_the_last_is_rejected(value: float, text: str) -> None:
     class Silent(Adding):
         def worker_model(self, model: Tensors, report: Report) -> None:
             return None
 
     table = Table(algorithm=Silent(2))
     table.reports("alice", value=value if value > 1e30 else 0)
-    assert table.reports("alice", value=value) == []
-    assert table.failure == f"version 1: the reports do not fit the model: {text}"
-    assert table.version == 0 and table.model == [0, 0] and table.awaited == []
+    assert len(table.reports("alice", value=value)) == 1, "it is asked again"
+    assert list(table.strategy.said(table.state)) == [f"alice sent a report that was rejected: {text}"]
+    assert (table.version, table.model, table.failure) == (0, [0, 0], "")
+    table.reports("bob", value=2)
+    table.reports("charlie", value=2)
+    assert table.version == 1 and table.model == [4, 4], "nothing of what was dropped is in it"
 
 
 def test_a_workers_own_model_is_asked_of_the_algorithm_once() -> None:

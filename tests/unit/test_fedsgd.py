@@ -169,13 +169,20 @@ def test_a_workers_own_model_is_one_step_from_its_own_gradient() -> None:
 @pytest.mark.parametrize("slope", [torch.ones(1), torch.ones(4, 1), torch.ones(3), torch.ones(4, 2).double()])
 def test_a_gradient_of_another_shape_is_rejected_and_not_broadcast(slope: torch.Tensor) -> None:
     with pytest.raises(RejectedUpdate, match=r"the gradient of 0\.weight"):
-        FedSGD(training()).step(start(), {"gradient:0.weight": slope}, 1)
+        FedSGD(training()).step(start(), {**reported().tensors, "gradient:0.weight": slope}, 1)
 
 
-def test_a_gradient_of_nothing_is_rejected() -> None:
-    for name in ("gradient:9.weight", "9.weight"):
-        with pytest.raises(RejectedUpdate, match=f"{name} is not known here"):
-            FedSGD(training()).step(start(), {name: torch.ones(1)}, 1)
+@pytest.mark.parametrize("name", ["gradient:9.weight", "9.weight", "0.weight"])
+def test_what_is_no_gradient_of_a_parameter_is_rejected(name: str) -> None:
+    """Not least a weight itself, which would otherwise be taken as it is."""
+    with pytest.raises(RejectedUpdate, match=f"{name} is not known here"):
+        FedSGD(training()).step(start(), {**reported().tensors, name: torch.ones(4, 2)}, 1)
+
+
+def test_a_report_that_leaves_a_gradient_out_is_rejected_whoever_comes_first() -> None:
+    tensors = {name: tensor for name, tensor in reported().tensors.items() if name != "gradient:0.weight"}
+    with pytest.raises(RejectedUpdate, match=r"gradient:0\.weight is missing"):
+        FedSGD(training()).step(start(), tensors, 1)
 
 
 def test_the_seed_chooses_the_samples() -> None:

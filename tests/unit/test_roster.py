@@ -107,7 +107,8 @@ def test_after_a_restart_no_order_is_open_and_the_rest_is_known() -> None:
     roster = failing(Roster.of(THREE, THREE), "failed", STRIKES)
     roster, _ = ordered(roster, "alice")
     again = roster.again(["bob", "charlie"])
-    assert again.open == {} and again.present() == ["charlie"] and again.away() == ["alice"] and again.said == ()
+    assert again.open == {} and again.present() == ["charlie"] and again.away() == ["alice"]
+    assert again.said == ("bob stays excluded: it failed: no power, three times in a row",)
     assert excluded(again) == excluded(roster)
     _, order = ordered(again, "alice")
     assert order.id == "1/alice/2"

@@ -23,7 +23,8 @@ def names(directory: Path) -> set[str]:
 def begun(path: Path, plan: Plan = PLAN) -> Path:
     """A directory in which a run has begun, and that nobody holds."""
     held = RunDirectory.new(path)
-    held.begin("cafe", plan)
+    held.begin(plan)
+    held.keep()
     held.close()
     return path
 
@@ -101,21 +102,24 @@ def test_of_two_runs_that_see_it_empty_one_gets_it(tmp_path: Path, monkeypatch: 
 
 def test_a_run_begins_with_its_plan(tmp_path: Path) -> None:
     held = RunDirectory.new(tmp_path)
-    held.begin("cafe", PLAN)
+    run = held.begin(PLAN)
+    assert len(run) == 16 and int(run, 16) >= 0, "who knows it is let in, so nobody guesses it"
     assert make(tomllib.loads((tmp_path / "plan.toml").read_text())) == PLAN
     assert make(stored_settings(tmp_path)) == PLAN
-    assert (held.run, held.plan, held.finished) == ("cafe", PLAN, False)
+    assert (held.plan, held.finished) == (PLAN, False)
     held.close()
+    assert names(tmp_path) == set(), "nothing is left of what never was more than a plan"
 
 
 def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
-    held = RunDirectory.old(begun(tmp_path))
-    assert (held.run, held.plan, held.finished) == ("cafe", PLAN, False)
+    run = json.loads((begun(tmp_path) / "run.json").read_text())["run"]
+    held = RunDirectory.old(tmp_path)
+    assert (held.plan, held.finished) == (PLAN, False) and held.begin(PLAN) == run
     held.finish()
     assert held.finished
     held.close()
     again = RunDirectory.old(tmp_path)
-    assert (again.run, again.plan, again.finished) == ("cafe", PLAN, True)
+    assert (again.plan, again.finished) == (PLAN, True)
     again.close()
     assert names(tmp_path) == {"run.log", "run.json", "plan.toml"}
 
@@ -127,7 +131,7 @@ def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: flo
 
     plan = PLAN.model_copy(update={"deadline": deadline})
     story = json.loads((begun(tmp_path, plan) / "run.json").read_text(), parse_constant=refuse)
-    assert (story["format"], story["run"], story["finished"]) == (FORMAT, "cafe", False)
+    assert (story["format"], story["finished"]) == (FORMAT, False)
     held = RunDirectory.old(tmp_path)
     assert held.plan == plan
     held.close()
