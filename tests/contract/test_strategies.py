@@ -610,7 +610,7 @@ class World(Run):
             self.count[order.worker] = 0
             staleness = self.strategy.version(self.state) - self.born[order.id]
             self.updates.append({"worker": order.worker, "staleness": staleness})
-        elif isinstance(found, Report) or found.kind != "lost":
+        elif not (isinstance(found, Failure) and found.kind == "lost"):
             self.count[order.worker] += 1
 
     def _closed(self, orders: Sequence[Order]) -> None:

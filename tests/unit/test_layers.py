@@ -16,7 +16,8 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors",
     "messages plan interfaces",
-    "wire registry learning roster rounds asynchronous keepsake packing samples scores holding datadir idx digits shares curves tensorboard",
+    "wire registry learning keepsake roster rounds asynchronous packing "
+    "samples scores holding datadir idx digits shares curves tensorboard",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
     "worker",
     "service runlog rundir checkpoint coordinator/ simulation/",
