@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.messages import Deadline, Event, Failure, Json, Order, Report
-from fedws.roster import Asked, Roster, Terms, excluded, made, rejected, unusable
+from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
 from fedws.tensors import Tensors
 
 B = TypeVar("B")
@@ -25,6 +25,8 @@ class AsynchronousState(Generic[B]):
     """Worker and staleness of each report in the buffer."""
     reports: int = 0
     """Reports taken since the run began."""
+    spoilt: int = 0
+    """Times in a row that the buffer was full and no version could be made."""
     record: Json = field(default_factory=dict)
     reason: str = ""
     """Why the run cannot go on."""
@@ -122,12 +124,14 @@ class Asynchronous(Generic[B]):
         if len(updates) < self._algorithm.k:
             return accepted
         stepped = self._step(accepted)
-        if isinstance(
-            stepped, str
-        ):  # finite reports may add up to what is not: they are dropped, and the last rejected
-            roster = state.roster.fail(rejected(report, stepped))
-            return replace(new, roster=roster, buffer=self._algorithm.empty(), updates=())
-        return stepped
+        if not isinstance(stepped, str):
+            return stepped
+        # finite reports may add up to what is not: they are dropped, and the last is rejected
+        roster, spoilt = state.roster.fail(rejected(report, stepped)), state.spoilt + 1
+        never = spoilt >= STRIKES * len(self._terms.workers)  # those before the last get no strike for it
+        reason = f"version {state.version + 1}: the reports do not fit the model: {stepped}" if never else ""
+        buffer = self._algorithm.empty()
+        return replace(new, roster=roster, buffer=buffer, updates=(), spoilt=spoilt, reason=reason)
 
     def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
         """Make a version, or say why that cannot be."""
@@ -144,6 +148,7 @@ class Asynchronous(Generic[B]):
             roster=roster,
             buffer=self._algorithm.empty(),
             updates=(),
+            spoilt=0,
             record={**record, "excluded": out} if out else record,
         )
 

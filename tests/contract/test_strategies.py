@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws import registry
+from fedws.asynchronous import without_rounds
 from fedws.coordinator.run import prepare
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
@@ -36,7 +37,7 @@ SHORT = {"fedbuff": "fedbuff:k=4"}
 
 
 def has_rounds(name: str) -> bool:
-    return not hasattr(registry.find("strategy", name), "k")
+    return not without_rounds(registry.find("strategy", name))
 
 
 class Case:
@@ -489,7 +490,8 @@ class World(Run):
         """The version at which an order was made."""
         self.count: dict[str, int] = dict.fromkeys(case.workers, 0)
         """Strikes in a row."""
-        self.late = 0
+        self.late = self.failed = 0
+        """Reports that came too late, and orders that failed, since the last version."""
         self.updates: list[dict[str, Any]] = []
         self.crashes = 0
         self.first = frozenset(linked)
@@ -525,13 +527,14 @@ class World(Run):
             self.late += 1
         elif order is not None and not self.over:
             self._expect(order, found, bad)
-        if bad and order is not None:
+        rejected = bad and order is not None and not late
+        if rejected and order is not None:
             assert isinstance(found, Report)
             own = self.strategy.worker_model(state, found)
             assert own is None or difference(own, self.initial) == ""
             other = self.strategy.react(copy.deepcopy(state), failed(order, "rejected"))
         orders = self.take(found)
-        if bad and order is not None:
+        if rejected:
             assert [told(order) for order in other[1]] == [told(order) for order in orders]
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
         if self.strategy.version(self.state) > version:
@@ -548,7 +551,8 @@ class World(Run):
     def crash(self) -> None:
         """The coordinator goes on from its last checkpoint; what was under way is lost, and said again by nobody."""
         self.crashes += 1
-        state, asked, self.excluded, self.count, self.late, self.updates = copy.deepcopy(self.stored)
+        state, asked, self.excluded, self.count = copy.deepcopy(self.stored)
+        self.late, self.failed, self.updates = 0, 0, []
         self.orders = self.orders[:asked]
         self.given, self.queue = {}, []
         self.linked = set(self.case.workers) if self.crashes % 2 else self.linked
@@ -610,13 +614,15 @@ class World(Run):
             self.count[order.worker] = 0
             staleness = self.strategy.version(self.state) - self.born[order.id]
             self.updates.append({"worker": order.worker, "staleness": staleness})
-        elif not (isinstance(found, Failure) and found.kind == "lost"):
-            self.count[order.worker] += 1
+        else:
+            self.failed += 1
+            self.count[order.worker] += not (isinstance(found, Failure) and found.kind == "lost")
 
     def _closed(self, orders: Sequence[Order]) -> None:
         """A version was made: what it says of itself."""
         version, record = self.strategy.version(self.state), self.strategy.record(self.state)
         assert set(record.get("excluded", {})) == self.excluded
+        assert (record["answered"], record["failed"]) == (len(self.updates), self.failed)
         if has_rounds(self.case.name):
             asked = {order.worker for order in self.orders if order.round == version}
             reported = {update["worker"] for update in self.updates}
@@ -626,12 +632,11 @@ class World(Run):
             assert len(reported) == len(self.updates) >= self.strategy.quorum
         else:
             assert record["updates"] == self.updates
-        self.late, self.updates = 0, []
+        self.late, self.failed, self.updates = 0, 0, []
         self._keep()
 
     def _keep(self) -> None:
-        kept = (self.state, len(self.orders), self.excluded, self.count, self.late, self.updates)
-        self.stored = copy.deepcopy(kept)
+        self.stored = copy.deepcopy((self.state, len(self.orders), self.excluded, self.count))
 
 
 MOVES = ["answer"] * 6 + ["refused", "failed", "rejected", "spoil", "spoil", "cut", "cut", "link", "link"]

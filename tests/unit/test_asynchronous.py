@@ -258,6 +258,8 @@ def test_what_failed_is_asked_again_at_once_until_the_third_time(kind: Kind) -> 
     table.reports("alice")
     assert list(table.strategy.record(table.state)["excluded"]) == ["bob"]
     assert table.joins("bob") == []
+    record = table.strategy.record(table.state)
+    assert (record["answered"], record["failed"]) == (1, 2), "one was before the version before"
 
 
 def test_a_report_that_counts_ends_the_row() -> None:
@@ -347,20 +349,53 @@ def test_a_report_that_does_not_fit_is_rejected(tensors: dict[str, Any], text: s
     assert list(table.strategy.record(table.state)["excluded"]) == ["bob"]
 
 
-@pytest.mark.parametrize(("value", "text"), [(1000.0, "it is full"), (3e38, "w holds Inf")])
-def test_reports_of_which_no_version_can_be_made_are_dropped_and_the_last_is_rejected(value: float, text: str) -> None:
-    class Silent(Adding):
-        def worker_model(self, model: Tensors, report: Report) -> None:
-            return None
+SPOILT = pytest.mark.parametrize(("values", "text"), [((0.0, 1000.0), "it is full"), ((3e38, 3e38), "w holds Inf")])
+"""Two reports that fit the model each, and make no version together."""
 
-    table = Table(algorithm=Silent(2))
-    table.reports("alice", value=value if value > 1e30 else 0)
-    assert len(table.reports("alice", value=value)) == 1, "it is asked again"
-    assert list(table.strategy.said(table.state)) == [f"alice sent a report that was rejected: {text}"]
+
+@SPOILT
+def test_reports_that_make_no_version_are_dropped_and_the_last_is_rejected(
+    values: tuple[float, float], text: str
+) -> None:
+    table = Table(k=2)
+    table.reports("alice", value=values[0])
+    assert table.reports("bob", value=values[1]) == ["1/bob/2"]
+    assert list(table.strategy.said(table.state)) == [f"bob sent a report that was rejected: {text}"]
     assert (table.version, table.model, table.failure) == (0, [0, 0], "")
-    table.reports("bob", value=2)
-    table.reports("charlie", value=2)
-    assert table.version == 1 and table.model == [4, 4], "nothing of what was dropped is in it"
+    table.reports("bob", "charlie", value=3)
+    assert table.model == [6, 6], "nothing of what was dropped is in it"
+    assert table.updates == [("bob", 0), ("charlie", 0)]
+
+
+def test_who_alone_spoils_every_version_is_excluded() -> None:
+    table = Table(k=1)
+    for _ in range(3):
+        table.reports("bob", value=1000)
+    assert "bob" not in table.open and not table.failure
+    table.reports("alice")
+    assert list(table.strategy.record(table.state)["excluded"]) == ["bob"] and table.model == [1, 1]
+
+
+@SPOILT
+def test_a_run_that_never_makes_a_version_ends(values: tuple[float, float], text: str) -> None:
+    """Alice's first report is taken each time, so her strikes are never three in a row."""
+    table = Table(k=2)
+    for number in range(9):
+        assert not table.failure, number
+        table.reports("alice", value=values[0])
+        table.reports("alice", value=values[1])
+    assert table.failure == f"version 1: the reports do not fit the model: {text}"
+    assert table.version == 0 and table.model == [0, 0] and table.awaited == []
+
+
+def test_a_version_ends_the_row_of_those_that_could_not_be_made() -> None:
+    table = Table(k=2)
+    for _ in range(4):
+        for _ in range(8):
+            table.reports("alice", value=3e38)
+            table.reports("alice", value=3e38)
+        table.reports("bob", "bob")
+    assert not table.failure and table.version == 4
 
 
 def test_a_workers_own_model_is_asked_of_the_algorithm_once() -> None:
