@@ -1,0 +1,224 @@
+"""Whole runs whose workers misbehave by a drawn script, in virtual time: each ends with a model or with a reason."""
+
+import asyncio
+import contextlib
+import dataclasses
+import importlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fedws
+from fedws import registry
+from fedws.errors import LinkLost
+from fedws.interfaces import Channel, Limits, Strategy
+from fedws.messages import Event, Failure, Hello, Order, Report, Welcome
+from fedws.service import transport
+from fedws.simulation import clock
+from fedws.tensors import Tensors, unfit
+from fedws.worker import Worker
+from tests.nodes import WORKERS, Points
+
+NAMES = registry.names("strategy")
+DATA = Points(Path(), True)
+SILENCE = 12.0
+"""Virtual seconds, as all times here."""
+ENDLESS = 100_000.0
+every = pytest.mark.parametrize("name", NAMES)
+
+Act = tuple[str, float]
+"""What a worker does with its next order, after so many seconds."""
+ACTS = ["report", "report", "refuse", "fail", "NaN", "shape", "nothing", "twice", "mix up", "garble"]
+ACTS += ["close before", "close after", "absent"]
+act = st.tuples(st.sampled_from(ACTS), st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0, 30.0]))
+
+
+class Node:
+    """A worker at ``memory://NAME`` that follows a script, and then does all that it is asked."""
+
+    def __init__(self, name: str, script: Sequence[Act] = ()) -> None:
+        self.name = name
+        self._worker = Worker(name, "points", DATA)
+        self._script = list(script)
+
+    async def handle(self, channel: Channel) -> None:
+        with contextlib.suppress(LinkLost):
+            await self._serve(channel)
+
+    async def _serve(self, channel: Channel) -> None:
+        assert isinstance(await channel.receive(), Hello)
+        if self._next() == "absent":
+            self._script.pop(0)
+            return
+        await channel.send(Welcome(node=self.name, role="worker", dataset="points", samples=len(DATA)))
+        while True:
+            if self._next() in ("close before", "absent"):
+                _, seconds = self._script.pop(0)
+                await asyncio.sleep(seconds)
+                return
+            order = await channel.receive()
+            assert isinstance(order, Order)
+            what, seconds = self._script.pop(0) if self._script else ("report", 1.0)
+            await asyncio.sleep(seconds)
+            if what == "close after":
+                return
+            await self._answer(channel, order, what)
+
+    async def _answer(self, channel: Channel, order: Order, what: str) -> None:
+        report = self._worker.answer(order)
+        assert isinstance(report, Report), report
+        match what:
+            case "refuse" | "fail":
+                kind: Any = {"refuse": "refused", "fail": "failed"}[what]
+                await channel.send(self._worker.failure(order, kind, "not today"))
+                return
+            case "garble":
+                await channel.send_raw([b"FDWS, or so"])  # type: ignore[attr-defined]
+            case "mix up":
+                await channel.send(dataclasses.replace(report, order="1/mallory"))
+            case "twice":
+                await channel.send(report)
+            case "NaN" | "shape" | "nothing":
+                report = dataclasses.replace(report, tensors=SPOILS[what](report.tensors))
+        await channel.send(report)
+
+    def _next(self) -> str:
+        return self._script[0][0] if self._script else ""
+
+
+STRIKES = ("refuse", "fail", "NaN", "shape", "nothing")
+"""The acts that exclude a worker. Links are lost fewer times, and for a shorter time, than a run bears."""
+SPOILS: dict[str, Any] = {
+    "NaN": lambda tensors: {name: value * float("nan") for name, value in tensors.items()},
+    "shape": lambda tensors: {name: value[None] for name, value in tensors.items()},
+    "nothing": lambda tensors: {},
+}
+
+
+class Watched:
+    """A strategy that is looked at: every order has one answer, and nothing else has."""
+
+    def __init__(self, strategy: Strategy[Any]) -> None:
+        self._strategy = strategy
+        self.asked: dict[str, Order] = {}
+        self.answered: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[Any, Sequence[Order]]:
+        state, orders = self._strategy.start(model, workers)
+        self._given(orders)
+        return state, orders
+
+    def react(self, state: Any, event: Event) -> tuple[Any, Sequence[Order]]:
+        if isinstance(event, Report | Failure):
+            assert event.order in self.asked and event.order not in self.answered
+            assert self.asked[event.order].worker == event.worker
+            self.answered.add(event.order)
+        state, orders = self._strategy.react(state, event)
+        self._given(orders)
+        return state, orders
+
+    def _given(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            assert order.id not in self.asked and order.worker not in self.open()
+            self.asked[order.id] = order
+
+    def open(self) -> list[str]:
+        return [order.worker for order in self.asked.values() if order.id not in self.answered]
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[list[Watched]]:
+    """The strategies of runs that begin meanwhile."""
+    module: Any = importlib.import_module("fedws.coordinator.run")
+    made, watched = module._strategy, []
+
+    def strategy(plan: fedws.Plan) -> Watched:
+        watched.append(Watched(made(plan)))
+        return watched[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_strategy", strategy)
+        patch.setattr("fedws.curves.draw", lambda *_: None)  # the picture takes longer than the run
+        yield watched
+
+
+def run(scripts: Sequence[Sequence[Act]], **more: Any) -> tuple[fedws.Result | None, str, Watched]:
+    """A run over one node for each script: its result, or why there is none."""
+
+    async def main(directory: Path) -> fedws.Result:
+        async with contextlib.AsyncExitStack() as stack:
+            nodes = [Node(name, script) for name, script in zip(WORKERS, scripts, strict=False)]
+            for node in nodes:
+                url = f"memory://{node.name}"
+                await stack.enter_async_context(transport(url).serve(url, node.handle, Limits()))
+            await stack.enter_async_context(asyncio.timeout(ENDLESS))
+            return await fedws.run(
+                run_dir=directory,
+                workers={node.name: f"memory://{node.name}" for node in nodes},
+                evaluator={},
+                dataset="points",
+                batch_size=8,
+                federate_after_n_batches=2,
+                silence=SILENCE,
+                **more,
+            )
+
+    with tempfile.TemporaryDirectory() as folder, watching() as watched:
+        try:
+            return clock.run(main(Path(folder) / "run")), "", watched[0]
+        except fedws.RunFailed as failed:
+            return None, str(failed), watched[0]
+
+
+@cache
+def undisturbed(name: str, workers: int, rounds: int) -> Tensors:
+    result, _, _ = run([()] * workers, strategy=name, training_rounds=rounds)
+    assert result is not None
+    return result.model
+
+
+def has_rounds(name: str) -> bool:
+    return not hasattr(registry.find("strategy", name), "k")
+
+
+@every
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), scripts=st.lists(st.lists(act, max_size=8), min_size=1, max_size=3))
+def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scripts: list[list[Act]]) -> None:
+    workers, rounds = len(scripts), data.draw(st.integers(1, 3), "rounds")
+    more: dict[str, Any] = {"quorum": data.draw(st.integers(0, workers), "quorum")}
+    if has_rounds(name):
+        more["deadline"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
+        if data.draw(st.booleans(), "not all"):
+            size = data.draw(st.integers(max(1, more["quorum"]), workers), "cohort")
+            more |= {"chooser": f"random:per_round={size}", "over_select": 1.0 if size < workers else 0.0}
+    spec = "fedbuff:k=2" if name == "fedbuff" else name
+    result, reason, watched = run(scripts, strategy=spec, training_rounds=rounds, **more)
+    if result is None:
+        assert "too few workers are left for a quorum" in reason and reason.isprintable()
+        strikes = [sum(what in STRIKES for what, _ in script) for script in scripts]
+        assert any(strikes[place] >= 3 and WORKERS[place] in reason for place in range(workers)), "nobody else can"
+    else:
+        assert unfit(result.model) == ""
+        assert [record["round"] for record in result.metrics] == list(range(1, rounds + 1))
+        if has_rounds(name) and "chooser" not in more and more["quorum"] in (0, workers):
+            wanted = undisturbed(name, workers, rounds)
+            assert all(torch.equal(value, wanted[key]) for key, value in result.model.items())
+    assert len(watched.open()) == len(set(watched.open())), "at the end, no worker has two orders"
+
+
+@every
+def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
+    result, _, watched = run([()] * 3, strategy=name, training_rounds=2)
+    assert result is not None
+    assert watched.open() == [] or not has_rounds(name)
