@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import fedws
 from fedws import registry
+from fedws.asynchronous import without_rounds
 from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.messages import Event, Failure, Hello, Order, Report, Welcome
@@ -187,17 +188,14 @@ def undisturbed(name: str, workers: int, rounds: int) -> Tensors:
     return result.model
 
 
-def has_rounds(name: str) -> bool:
-    return not hasattr(registry.find("strategy", name), "k")
-
-
 @every
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), scripts=st.lists(st.lists(act, max_size=8), min_size=1, max_size=3))
 def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scripts: list[list[Act]]) -> None:
     workers, rounds = len(scripts), data.draw(st.integers(1, 3), "rounds")
     more: dict[str, Any] = {"quorum": data.draw(st.integers(0, workers), "quorum")}
-    if has_rounds(name):
+    has_rounds = not without_rounds(registry.find("strategy", name))
+    if has_rounds:
         more["deadline"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
         if data.draw(st.booleans(), "not all"):
             size = data.draw(st.integers(max(1, more["quorum"]), workers), "cohort")
@@ -211,7 +209,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
     else:
         assert unfit(result.model) == ""
         assert [record["round"] for record in result.metrics] == list(range(1, rounds + 1))
-        if has_rounds(name) and "chooser" not in more and more["quorum"] in (0, workers):
+        if has_rounds and "chooser" not in more and more["quorum"] in (0, workers):
             wanted = undisturbed(name, workers, rounds)
             assert all(torch.equal(value, wanted[key]) for key, value in result.model.items())
     assert len(watched.open()) == len(set(watched.open())), "at the end, no worker has two orders"
@@ -221,4 +219,4 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
 def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
     result, _, watched = run([()] * 3, strategy=name, training_rounds=2)
     assert result is not None
-    assert watched.open() == [] or not has_rounds(name)
+    assert watched.open() == [] or without_rounds(registry.find("strategy", name))
