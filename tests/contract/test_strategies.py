@@ -31,7 +31,7 @@ from tests.nodes import Points, registered
 NAMES = registry.names("strategy")
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
-CALM = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+CALM = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
 SHORT = {"fedbuff": "fedbuff:k=4"}
 """Of a strategy whose default takes too many reports for a short run."""
 

@@ -564,6 +564,14 @@ def test_others_are_put_beside_those_who_are_overdue() -> None:
     assert table.reports("dora") == ["2/dora", "2/charlie"], "an overdue order stays good"
 
 
+def test_after_the_deadline_the_quorum_is_enough_whoever_makes_it() -> None:
+    table = Table(FIVE, quorum=2, chooser=Some(3))
+    assert table.deadline() == ["1/bob", "1/alice"]
+    assert table.reports("emil") == []
+    assert table.reports("dora") == ["2/emil", "2/dora"], "though bob and alice have just begun"
+    assert table.record == told(["emil", "dora", "charlie", "bob", "alice"], ["charlie", "bob", "alice"], 2)
+
+
 def test_choosers_know_who_has_waited() -> None:
     table = Table(FIVE, chooser=Some(2, by_wait=True), rounds=9)
     asked = [table.asked, *(table.reports(*table.open) for _ in range(4))]
@@ -709,6 +717,15 @@ def test_reports_of_a_round_that_is_stored_half_done_are_asked_again() -> None:
     assert [order.id for order in orders] == ["1/alice/2", "1/bob/2", "1/charlie/2"]
     table.reports(*THREE, value=2)
     assert table.version == 1 and table.model == [2, 2]
+
+
+def test_the_time_of_a_round_that_is_stored_begins_again() -> None:
+    table = Table(quorum=2)
+    table.deadline()
+    table.state, orders = table.strategy.resume(table.state, THREE)
+    table.open = {order.worker: order for order in orders}
+    assert table.reports("alice", "bob") == [] and table.version == 0
+    assert len(table.reports("charlie")) == 3 and table.version == 1
 
 
 def test_a_stored_run_goes_on_with_those_who_are_there() -> None:
