@@ -339,7 +339,7 @@ class Chaos:
 
     async def _kill(self, fault: Fault) -> None:
         program = self._program(fault)
-        while fault.kind.amid and not any((self.folder / "run").glob(fault.kind.amid)):
+        while fault.kind.amid and not self._there(fault.kind.amid):
             await asyncio.sleep(AMID)
         if program.down:
             return
@@ -355,6 +355,11 @@ class Chaos:
             if not program.down:
                 program.send(signal.SIGKILL)
                 await self._again(program, fault.seconds)
+
+    def _there(self, pattern: str) -> bool:
+        with contextlib.suppress(OSError):  # a directory has gone meanwhile
+            return any((self.folder / "run").glob(pattern))
+        return False
 
     async def _again(self, program: Program, pause: float) -> None:
         """Start again, after a pause, what was killed."""

@@ -53,8 +53,8 @@ async def test_a_run_survives(quorum: int, kinds: tuple[str, ...], tmp_path: Pat
         node_flags=digits,
         run_flags=[*digits, "--evaluate-every", "4", "--federate-after-n-batches", "4"],
         rate=2e7,
-        patience=40,
-        bound=110,
+        patience=60,
+        bound=200,
     )
     processes = Processes(tmp_path, {})
     try:
