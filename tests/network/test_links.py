@@ -254,7 +254,7 @@ async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
 
 
 async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
-    """The evaluator is no worker, and a worker no evaluator: a mistake in the plan, which no run should hide."""
+    """The evaluator is no worker, which ends the run; a worker is no evaluator, which costs the scores."""
     async with (
         fedws.serving(worker(), "ws://localhost:0") as alice,
         fedws.serving(worker("bob"), "ws://localhost:0") as bob,
@@ -264,9 +264,9 @@ async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "a", **{**flags, "workers": {"alice": alice, "testing": score}})
         assert str(failed.value) == f"testing at {score}: it is an evaluator, not a worker"
-        with pytest.raises(fedws.RunFailed) as failed:
-            await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}})
-    assert str(failed.value) == f"bob at {bob}: it is a worker, not an evaluator"
+        await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}, "silence": 0.5})
+    text = (tmp_path / "b" / "run.log").read_text()
+    assert "Scores missing in round 1: alice, federated (bob: it is a worker, not an evaluator)" in text
 
 
 async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
@@ -555,7 +555,11 @@ async def test_a_lost_link_is_dialled_again_and_the_events_come_in_order() -> No
 @virtual
 async def test_who_welcomes_every_run_and_is_gone_is_not_dialled_without_end() -> None:
     """As what stands before a node that is down may do."""
-    peer = Peer(Peer.welcomes)
+
+    async def goes(peer: Peer, channel: Channel) -> None:
+        await (peer.welcomes if len(peer.dialled) < 100 else peer.stays)(channel)
+
+    peer = Peer(goes)
     async with peer.served(), Heard() as heard:
         await asyncio.sleep(60)
         assert [type(event) for event in heard.all] == [Joined, Left] * len(peer.dialled)
@@ -717,14 +721,19 @@ async def test_who_is_not_the_node_that_was_meant_ends_the_run(name: str) -> Non
         assert not heard.all
 
 
+@pytest.mark.parametrize("contact", ["second", "first, of a run that is going on"])
 @pytest.mark.parametrize("name", WRONG)
 @virtual
-async def test_after_the_first_contact_it_is_dialled_on(name: str) -> None:
+async def test_later_it_is_dialled_on(name: str, contact: str) -> None:
     """An address may be given to another device for a while."""
     message, _, reason = WRONG[name]
     peer = Peer(Peer.welcomes, says(message), says(message), Peer.stays)
     async with peer.served(), Heard() as heard:
-        assert [type(await heard.next()) for _ in range(2)] == [Joined, Left]
+        if contact == "second":
+            assert [type(await heard.next()) for _ in range(2)] == [Joined, Left]
+        else:
+            peer.script[0] = says(message)
+            heard.link.strict = False
         while len(peer.dialled) < 3:
             await asyncio.sleep(0.01)
         assert heard.link.trouble.removeprefix("broke the protocol: ") == reason
@@ -757,6 +766,17 @@ async def test_a_node_that_another_coordinator_took_over_is_left_to_it() -> None
     assert len(peer.dialled) == 1
 
 
+async def test_two_coordinators_of_one_run_do_not_take_a_worker_from_each_other() -> None:
+    """The same over sockets, with a worker that is none of the test's making."""
+    async with fedws.serving(worker(), "ws://localhost:0") as url, Heard(url) as first:
+        assert await asyncio.wait_for(first.next(), PATIENCE) == replace(JOINED, samples=120)
+        async with Heard(url) as second:
+            assert isinstance(await asyncio.wait_for(second.next(), PATIENCE), Joined)
+            with pytest.raises(RunFailed, match=rf"^alice at {url}: {TAKEN_OVER}$"):
+                await asyncio.wait_for(first.task, PATIENCE)
+            assert not second.link.trouble
+
+
 # --------------------------------------------------------------------------- the fleet
 
 
@@ -778,7 +798,7 @@ async def test_a_cohort_is_gathered_as_soon_as_all_are_there() -> None:
         gathering = asyncio.create_task(gathered.gather(1))
         await asyncio.sleep(30)
         async with there["charlie"].served():
-            assert await gathering == ["alice", "bob", "charlie"], "in the plan's order"
+            assert list((await gathering).items()) == [("alice", 120), ("bob", 120), ("charlie", 120)], "as in the plan"
             assert now() < 36
             assert gathered.groups == {node: [0, 1] for node in ("alice", "bob", "charlie")}
 
@@ -787,7 +807,7 @@ async def test_a_cohort_is_gathered_as_soon_as_all_are_there() -> None:
 async def test_after_silence_a_quorum_is_enough() -> None:
     there = peers("alice", "charlie")
     async with there["alice"].served(), there["charlie"].served(), fleet("alice", "bob", "charlie") as gathered:
-        assert await gathered.gather(2) == ["alice", "charlie"]
+        assert await gathered.gather(2) == {"alice": 120, "charlie": 120}
         assert now() == 60
         assert gathered.groups == {"alice": [0, 1], "bob": [], "charlie": [0, 1]}
 
@@ -813,8 +833,28 @@ async def test_a_run_may_wait_for_ever_for_a_quorum() -> None:
         gathering = asyncio.create_task(gathered.gather(2))
         await asyncio.sleep(10_000)
         async with there["bob"].served():
-            assert await gathering == ["alice", "bob"], "and no longer than for that"
+            assert (await gathering).keys() == {"alice", "bob"}, "and no longer than for that"
             assert now() < 10_006
+
+
+@virtual
+async def test_a_wrong_node_that_comes_after_the_gathering_is_away() -> None:
+    there = peers("alice")
+    wrong = Peer(says(refusal("node")), node="bob")
+    async with there["alice"].served(), fleet("alice", "bob") as gathered:
+        await gathered.gather(1)
+        async with wrong.served():
+            await asyncio.sleep(60)
+            assert not gathered.heard
+            assert "this is bob?, not alice" in gathered.unreached({"bob"})
+
+
+@virtual
+async def test_an_evaluator_s_wrong_node_is_one_that_is_away() -> None:
+    peer = Peer(says(refusal("node")))
+    async with peer.served(), Heard(role="evaluator") as heard:
+        await asyncio.sleep(60)
+        assert not heard.task.done() and heard.link.trouble == "this is bob?, not alice"
 
 
 @virtual
@@ -838,7 +878,7 @@ async def test_an_answer_is_an_event_after_the_time_that_it_took() -> None:
 
     peer = Peer(later)
     async with peer.served(), fleet("alice") as gathered:
-        assert await gathered.gather(1) == ["alice"]
+        assert await gathered.gather(1) == {"alice": 120}
         gathered.give(asked())
         assert gathered.waiting == ["alice"]
         assert await gathered.next() == Measured(worker="alice", seconds=2.5)

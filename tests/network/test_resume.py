@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 
 import fedws
@@ -56,10 +57,10 @@ def plan(**more: Any) -> dict[str, Any]:
 
 
 def log(run: Path) -> list[str]:
-    """The lines of its log, without their times, those of nodes in this process, and those that tell of going on."""
+    """The lines of its log, without their times, those of nodes, and those that tell of going on or of waiting."""
     lines = [line.partition(" | ")[2] for line in (run / "run.log").read_text().splitlines()]
     assert all(lines)
-    return [line for line in lines if not re.match(r"\w+: run \w+ (begins|ended)|Going on after round ", line)]
+    return [line for line in lines if not re.match(r"\w+: run \w+ (begins|ended)|Going on after |Waiting for ", line)]
 
 
 def records(run: Path) -> tuple[list[Any], list[Any]]:
@@ -115,16 +116,6 @@ class Copies:
 
         return watched
 
-    @property
-    def begun(self) -> dict[str, Path]:
-        """Those from which a run can go on: it has its first checkpoint, or has ended."""
-        ended = [name for name, path in self.all.items() if '"finished": true' in (path / "run.json").read_text()]
-        return {
-            name: path
-            for name, path in self.all.items()
-            if name in ended or list((path / "checkpoints").glob("*.safetensors"))
-        }
-
     def copy(self, label: str) -> None:
         if not (self.run / "run.json").exists():
             return
@@ -153,8 +144,8 @@ async def test_wherever_it_was_killed_it_ends_as_if_nothing_had_been(
 ) -> None:
     async with there(*ALL, scoring=SCORING):
         whole, copies = await whole_and_copies(tmp_path, monkeypatch, chooser=chooser)
-        assert len(copies.begun) > 50
-        for name, path in list(copies.begun.items())[::every]:
+        assert len(copies.all) > 50
+        for name, path in list(copies.all.items())[::every]:
             try:
                 assert_as_if_nothing_had_been(await fedws.run(resume=path), whole)
             except BaseException as error:
@@ -163,10 +154,9 @@ async def test_wherever_it_was_killed_it_ends_as_if_nothing_had_been(
 
 
 @virtual
-async def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(
+async def test_plan_and_checkpoint_are_there_before_the_first_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody had been asked for anything by then."""
     seen: list[set[str]] = []
 
     def look(order: Order, workspace: fedws.Workspace) -> Report:
@@ -174,11 +164,22 @@ async def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(
         return fit(order, workspace)
 
     async with fedws.serving(worker("alice", look), "memory://alice"):
-        _, copies = await whole_and_copies(tmp_path, monkeypatch, nodes=["alice"])
+        await whole_and_copies(tmp_path, monkeypatch, nodes=["alice"])
     assert {"plan.toml", "run.json", "checkpoint-000000.safetensors"} <= seen[0]
-    early = next(path for name, path in copies.all.items() if name not in copies.begun)
-    with pytest.raises(fedws.UsageError, match=rf"^there is no checkpoint in {re.escape(str(early))}/checkpoints$"):
-        await fedws.run(resume=early)
+
+
+@virtual
+async def test_a_run_that_was_killed_while_it_waited_goes_on(tmp_path: Path) -> None:
+    async with there("alice", "bob", "testing"):
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **plan(wait="forever")))
+        await asyncio.sleep(1000)
+        killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        assert not (tmp_path / "run").exists(), "one that was stopped, and had not begun, leaves nothing"
+        async with there("charlie"):
+            result = await fedws.run(resume=killed)
+            assert_as_if_nothing_had_been(result, await fedws.run(run_dir=tmp_path / "whole", **plan(wait="forever")))
 
 
 @virtual
@@ -186,16 +187,16 @@ async def test_a_run_may_be_killed_again_and_again(tmp_path: Path, monkeypatch: 
     """Each time just after its next checkpoint, and once more before."""
     async with there(*ALL, scoring=SCORING):
         whole, copies = await whole_and_copies(tmp_path, monkeypatch)
-        run = next(iter(copies.begun.values()))
+        run = next(iter(copies.all.values()))
         for number in range(8):
             with monkeypatch.context() as patch:
                 again = Copies(run, tmp_path / str(number), patch)
                 await fedws.run(resume=run)
-            moments = [path for name, path in again.all.items() if "after replace checkpoint-" in name]
+            moments = [path for name, path in again.all.items() if f"after replace checkpoint-{number:06}" in name]
             if not moments:
                 break
             run = moments[0]
-        assert number == 4
+        assert number == 5
         assert_as_if_nothing_had_been(await fedws.run(resume=run), whole)
 
 
@@ -231,7 +232,15 @@ async def test_whenever_it_was_stopped_it_ends_as_if_nothing_had_been(tmp_path: 
 
             await stopped(run, nth)
             assert json.loads((run / "run.json").read_text())["finished"] is False
-            assert "Ended after round " in log(run)[-1] or "stopped" in "".join(log(run))
+            assert any(re.fullmatch(r"Ended after round \d of 4: stopped", text) for text in log(run))
+            kept = [path.stem.split("-") for path in (run / "awaiting_scores").glob("*.safetensors")]
+            told = [text for text in log(run) if text.endswith("(the run was stopped)")]
+            closed = [str(record["round"]) for record in records(run)[0]]
+            assert all(
+                any(text.startswith(f"Scores missing in round {round}: ") and model in text for text in told)
+                for round, model in kept
+                if round in closed
+            ), "what waits for a score when the run is stopped is said, also what is being scored"
             result = await fedws.run(resume=run, observers=[heard.append])
             assert_as_if_nothing_had_been(result, whole)
             assert heard == result.metrics[len(result.metrics) - len(heard) :]
@@ -258,11 +267,7 @@ async def test_what_nobody_expects_around_a_checkpoint(
         with pytest.raises(Killed):
             await fedws.run(run_dir=tmp_path / "run", **plan())
         monkeypatch.setattr(Checkpoints, "save", save)
-        if (number, moment) == (0, "before"):
-            with pytest.raises(fedws.UsageError, match="there is no checkpoint"):
-                await fedws.run(resume=tmp_path / "run")
-        else:
-            assert_as_if_nothing_had_been(await fedws.run(resume=tmp_path / "run"), whole)
+        assert_as_if_nothing_had_been(await fedws.run(resume=tmp_path / "run"), whole)
 
 
 async def test_over_sockets_and_with_threads(tmp_path: Path) -> None:
@@ -311,8 +316,7 @@ async def test_a_checkpoint_that_cannot_be_written_ends_the_run_after_that_round
         assert str(failed.value) == f"{path} cannot be written: No space left on device"
         assert f"Ended after round {number} of 4: {failed.value}" in log(run)
         assert [record["round"] for record in records(run)[0]] == list(range(1, number + 1))
-        if number:
-            assert_as_if_nothing_had_been(await fedws.run(resume=run), whole)
+        assert_as_if_nothing_had_been(await fedws.run(resume=run), whole)
 
 
 @virtual
@@ -340,8 +344,6 @@ async def test_where_only_scores_are_missing_no_worker_is_needed(tmp_path: Path)
             whole = await fedws.run(run_dir=tmp_path / "whole", **plan())
             await stopped(tmp_path / "run", lambda record: (record["round"], record.get("model")) == (3, "federated"))
         result = await fedws.run(resume=tmp_path / "run")
-    text = (tmp_path / "run" / "run.log").read_text()
-    (tmp_path / "run" / "run.log").write_text("".join(re.sub(r".*Waiting for \w+ at memory.*\n", "", text)))
     assert_as_if_nothing_had_been(result, whole)
     assert result.accuracy == whole.accuracy is not None
 
@@ -457,7 +459,8 @@ async def test_a_score_that_is_no_number_is_told_again(tmp_path: Path, monkeypat
 
     async with there(*WORKERS), fedws.serving(evaluating(diverged), "memory://testing"):
         whole, copies = await whole_and_copies(tmp_path, monkeypatch)
-        scored = [path for path in copies.begun.values() if '"model"' in (path / "metrics.jsonl").read_text()]
+        begun = [path for path in copies.all.values() if (path / "metrics.jsonl").exists()]
+        scored = [path for path in begun if '"model"' in (path / "metrics.jsonl").read_text()]
         for path in scored[::6]:
             await fedws.run(resume=path)
             assert log(path) == log(whole.directory)
@@ -471,7 +474,7 @@ async def test_a_score_that_was_given_up_is_said_to_be_missing_after_all(
     """The evaluator never comes: models are given up between two checkpoints, and the line that said so is cut off."""
     async with there(*WORKERS):
         _, copies = await whole_and_copies(tmp_path, monkeypatch, silence=1.0, evaluate_every=1)
-        for path in list(copies.begun.values())[5::5]:
+        for path in list(copies.all.values())[5::5]:
             await fedws.run(resume=path)
             missing = [text for text in log(path) if text.startswith("Scores missing")]
             rounds = [(text.split(":")[0], set(re.findall("alice|bob|federated", text))) for text in missing]
@@ -488,7 +491,7 @@ async def test_every_version_is_told_once_and_in_order(
     speed = {"alice": 7.0, "bob": 11.0, "charlie": 13.0}
     async with there(*ALL, seconds=lambda report: speed[report.worker], scoring=SCORING):
         _, copies = await whole_and_copies(tmp_path, monkeypatch, strategy=strategy)
-        for path in list(copies.begun.values())[::8]:
+        for path in list(copies.all.values())[::8]:
             result = await fedws.run(resume=path)
             assert [record["version"] for record in result.metrics if record["kind"] == "round"] == [1, 2, 3, 4]
             scored = Counter((record["round"], record["model"]) for record in result.metrics if "model" in record)
@@ -517,9 +520,7 @@ def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.Result, Pat
     _, run = killed
     settings, text = OTHER[name]
     if where == "plan.toml":
-        held = rundir.RunDirectory.old(run)
-        held.write_plan(fedws.Plan(**{**held.plan.model_dump(), **settings}))
-        held.close()
+        (run / "plan.toml").write_text(tomli_w.dumps({**rundir.stored_settings(run), **settings}))
     with pytest.raises(fedws.UsageError) as caught:
         clock.run(resumed(run, **(settings if where == "given" else {})))
     assert str(caught.value) == f"--resume {run}: {text}"

@@ -111,6 +111,19 @@ def test_a_run_begins_with_its_plan(tmp_path: Path) -> None:
     assert names(tmp_path) == set(), "nothing is left of what never was more than a plan"
 
 
+def test_every_run_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+    first, other = RunDirectory.new(tmp_path / "a"), RunDirectory.new(tmp_path / "b")
+    runs = [first.begin(PLAN), other.begin(PLAN)]
+    assert runs[0] != runs[1]
+    first.keep()
+    first.close()
+    other.close()
+    again = RunDirectory.old(tmp_path / "a")
+    changed = PLAN.model_copy(update={"silence": 5.0})
+    assert (again.begin(changed), again.plan) == (runs[0], changed)
+    again.close()
+
+
 def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
     run = json.loads((begun(tmp_path) / "run.json").read_text())["run"]
     held = RunDirectory.old(tmp_path)
