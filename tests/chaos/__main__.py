@@ -30,6 +30,7 @@ def main() -> int:
     add("--quorum", type=int, default=0, help="only with this quorum")
     add("--strategy", default="", help="another than fedavg; the weights are compared for fedavg alone")
     add("--bound", type=float, default=1800, help="seconds for one run (1800)")
+    add("--keep", action="store_true", help="leave the runs and all that was printed, also where all is well")
     given = flags.parse_args()
     quorums = ([0] if given.full else []) + ([given.quorum] if given.quorum else [])
     quorums = quorums or ([0] if given.strategy else [0, 2])
@@ -69,7 +70,9 @@ def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
         processes.close()
     _say(harness.report(chaos))
     _say(failure or f"every promise held ({time.monotonic() - began:.0f} s, {os.cpu_count()} cores)")
-    if not failure:
+    if given.keep:
+        _say(f"what is left: {folder}")
+    elif not failure:
         shutil.rmtree(folder)
     return 1 if failure else 0
 

@@ -11,7 +11,7 @@ from tests.chaos import faults, harness
 from tests.processes import Processes
 
 WORKERS = ("alice", "bob")
-ROUNDS = 6
+ROUNDS = 8
 SILENCE = 2.0
 KINDS = {str(kind): kind for kind in faults.KINDS}
 FULL = (
@@ -38,10 +38,11 @@ QUORUM = (
 )
 
 
-@pytest.mark.parametrize(("quorum", "kinds"), [(0, FULL), (1, QUORUM)], ids=["full", "quorum"])
-async def test_a_run_survives(quorum: int, kinds: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("quorum", "kinds", "seed"), [(0, FULL, 45), (1, QUORUM, 210)], ids=["full", "quorum"])
+async def test_a_run_survives(quorum: int, kinds: tuple[str, ...], seed: int, tmp_path: Path) -> None:
+    """The seeds draw faults that are spread over the rounds."""
     wanted = [KINDS[kind] for kind in kinds]
-    drawn = faults.draw(1, ROUNDS, WORKERS, count=len(kinds), silence=SILENCE, span=0.3, kinds=wanted)
+    drawn = faults.draw(seed, ROUNDS, WORKERS, count=len(kinds), silence=SILENCE, span=0.3, kinds=wanted)
     digits = ["--dataset", "digits"]
     settings = harness.Settings(
         ROUNDS,
