@@ -88,7 +88,8 @@ class Link:
                 if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             finally:
-                self._down(channel, reason)
+                # who breaks the protocol would do it again: that is no link that was lost
+                self._down(channel, reason, "failed" if told else "lost")
                 post(Left(worker=self.node, reason=reason))
                 await channel.close(told)  # which may take long
             await self._rest()
@@ -131,14 +132,14 @@ class Link:
         if then is not None:
             then(answer)
 
-    def _down(self, channel: Channel, reason: str) -> None:
+    def _down(self, channel: Channel, reason: str, kind: Literal["lost", "failed"]) -> None:
         self._channel = None
         self._before = (self._before[0] + channel.sent, self._before[1] + channel.received)
         self.up.clear()
         self.trouble = reason
         self.away_since = asyncio.get_running_loop().time()
         for order, _ in list(self._open.values()):
-            self._resolve(order.id, _failure(order, "lost", reason))
+            self._resolve(order.id, _failure(order, kind, reason))
 
     async def _dial(self) -> tuple[Channel, Welcome]:
         """Dial until the node welcomes the run; at the first contact, the wait is said."""
