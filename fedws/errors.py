@@ -6,6 +6,7 @@
     ├── LinkError           something between two nodes
     │   ├── Unreachable     nobody answered at that address
     │   ├── LinkLost        the other node was there and is gone, or silent
+    │   │   └── NotTaken    it closed the link since it does not take such a message, as one above its limit
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
@@ -53,6 +54,10 @@ class Unreachable(LinkError):
 
 class LinkLost(LinkError):
     """The link was open and is closed, or its other end fell silent."""
+
+
+class NotTaken(LinkLost):
+    """The other end closed the link since it does not take what was sent."""
 
 
 class ProtocolError(LinkError):

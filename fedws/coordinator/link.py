@@ -7,7 +7,17 @@ from dataclasses import replace
 from random import Random
 from typing import Literal
 
-from fedws.errors import LinkError, ProtocolError, Refused, RunFailed, Unreachable, UsageError, WrongNode, printable
+from fedws.errors import (
+    LinkError,
+    NotTaken,
+    ProtocolError,
+    Refused,
+    RunFailed,
+    Unreachable,
+    UsageError,
+    WrongNode,
+    printable,
+)
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
 from fedws.service import TAKEN_OVER, transport
@@ -15,6 +25,9 @@ from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
 Answer = Report | Failure
+Kind = Literal["lost", "failed"]
+_LOST: Kind = "lost"
+_FAILED: Kind = "failed"  # what would happen again is not laid on the link
 FIRST_PAUSE = 0.1
 """Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``silence``."""
 
@@ -76,20 +89,20 @@ class Link:
             self._channel, self.trouble = channel, ""
             self.up.set()
             post(Joined(worker=self.node, samples=self.welcome.samples))
-            reason, told = "the coordinator ends", ""
+            reason, told, kind = "the coordinator ends", "", _LOST
             try:
                 while True:
                     self._answered(await channel.receive())
             except ProtocolError as error:
                 told = str(error)
-                reason = f"broke the protocol: {told}"
+                reason, kind = f"broke the protocol: {told}", _FAILED
             except LinkError as error:
                 reason = f"link lost: {error}"
+                kind = _FAILED if isinstance(error, NotTaken) else _LOST
                 if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             finally:
-                # who breaks the protocol would do it again: that is no link that was lost
-                self._down(channel, reason, "failed" if told else "lost")
+                self._down(channel, reason, kind)
                 post(Left(worker=self.node, reason=reason))
                 await channel.close(told)  # which may take long
             await self._rest()
@@ -132,7 +145,7 @@ class Link:
         if then is not None:
             then(answer)
 
-    def _down(self, channel: Channel, reason: str, kind: Literal["lost", "failed"]) -> None:
+    def _down(self, channel: Channel, reason: str, kind: Kind) -> None:
         self._channel = None
         self._before = (self._before[0] + channel.sent, self._before[1] + channel.received)
         self.up.clear()
@@ -189,7 +202,7 @@ class Link:
         return channel, answer
 
 
-def _failure(order: Order, kind: Literal["lost", "failed"], reason: str) -> Failure:
+def _failure(order: Order, kind: Kind, reason: str) -> Failure:
     return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason)
 
 

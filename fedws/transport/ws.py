@@ -19,7 +19,7 @@ from websockets.frames import DATA_OPCODES, Frame
 from websockets.protocol import Event, State
 
 from fedws import wire
-from fedws.errors import LinkError, LinkLost, ProtocolError, Unreachable, UsageError, printable
+from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Handler, Limits
 from fedws.messages import Message
 from fedws.registry import register
@@ -266,6 +266,8 @@ def _lost(closed: ConnectionClosed, given_up: str) -> LinkError:
     if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
         return ProtocolError(closed.sent.reason or "no websocket message")
     frame = closed.rcvd or closed.sent
+    if closed.rcvd is not None and closed.rcvd.code in _BROKEN:
+        return NotTaken(printable(closed.rcvd.reason) or "it does not take such a message")
     if frame is not None and frame.reason:
         return LinkLost(printable(frame.reason))
     if frame is not None and frame.code in (1000, 1001):
