@@ -10,7 +10,7 @@ import torch
 import websockets
 
 from fedws import registry
-from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.errors import LinkLost, NotTaken, ProtocolError, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Hello, Order
 from fedws.service import transport
@@ -485,4 +485,4 @@ async def test_a_peer_that_finds_fault_with_us_is_lost_and_not_at_fault(code: in
         async with websockets.connect(url, compression=None, proxy=None) as socket:
             await socket.close(code, "what was that")
         error = await soon(raised.get())
-    assert type(error) is LinkLost and str(error) == "what was that"
+    assert type(error) is (NotTaken if code in (1002, 1009) else LinkLost) and str(error) == "what was that"
