@@ -610,7 +610,7 @@ NOT_DUE: dict[str, tuple[Message, str]] = {
 @pytest.mark.parametrize("name", NOT_DUE)
 @virtual
 async def test_an_answer_that_is_not_due_breaks_the_link(name: str) -> None:
-    """The node is told why, its order is lost, and it is dialled again."""
+    """The node is told why, its order has failed, since that would happen again, and it is dialled again."""
     message, reason = NOT_DUE[name]
     peer = Peer(answers(message), Peer.stays)
     async with peer.served(), Heard() as heard:
@@ -618,7 +618,7 @@ async def test_an_answer_that_is_not_due_breaks_the_link(name: str) -> None:
         await heard.give(asked())
         events = [await heard.next() for _ in range(3)]
     why = f"broke the protocol: {reason}"
-    assert events == [failed("lost", why), Left(worker="alice", reason=why), JOINED]
+    assert events == [failed("failed", why), Left(worker="alice", reason=why), JOINED]
     assert peer.reasons[0] == reason
 
 
