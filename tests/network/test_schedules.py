@@ -94,7 +94,7 @@ class Node:
         return self._script[0][0] if self._script else ""
 
 
-STRIKES = ("refuse", "fail", "NaN", "shape", "nothing")
+STRIKES = ("refuse", "fail", "NaN", "shape", "nothing", "twice", "mix up", "garble")
 """The acts that exclude a worker. Links are lost fewer times, and for a shorter time, than a run bears."""
 SPOILS: dict[str, Any] = {
     "NaN": lambda tensors: {name: value * float("nan") for name, value in tensors.items()},
