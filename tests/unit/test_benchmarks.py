@@ -4,6 +4,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,9 +19,18 @@ from benchmarks.pairs import Pair, Run, Summary, summaries, verdict
 from benchmarks.processes import Child, Crew
 from benchmarks.round import Traffic, loopback, traffics
 from benchmarks.slow import paced
-from fedws import Order, Report, Workspace
+from fedws import Order, Report, Workspace, registry
 
 QUIET, NOISY = 0.02, 0.5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forgotten() -> Iterator[None]:
+    """The pieces that the benchmarks register are no others' when these tests are over."""
+    yield
+    for name, piece in list(registry._pieces.items()):
+        if piece.__module__.startswith("benchmarks."):
+            del registry._pieces[name]
 
 
 def pair(ours: float, theirs: float, others: float = QUIET) -> Pair:
