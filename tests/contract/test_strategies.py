@@ -493,6 +493,8 @@ class World(Run):
         self.late = self.failed = 0
         """Reports that came too late, and orders that failed, since the last version."""
         self.updates: list[dict[str, Any]] = []
+        self.overdue: set[str] | None = None
+        """The orders that were open when the time of the round was up; None before."""
         self.crashes = 0
         self.first = frozenset(linked)
         super().__init__(case, linked)
@@ -539,20 +541,24 @@ class World(Run):
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
         if self.strategy.version(self.state) > version:
             self._closed(orders)
+        assert self.overdue is None or self.over or len(self.updates) < self.strategy.quorum, "its time was up before"
 
     def time_is_up(self, version: int) -> None:
         before, now = self.state, self.strategy.version(self.state)
+        if version == now and has_rounds(self.case.name):
+            self.overdue = set(self.open)
         orders = self.take(Deadline(version=version))
         if version < now:
             assert self.state is before and not orders, "its time was up when the version was made"
         if self.strategy.version(self.state) > now:
             self._closed(orders)
+        assert self.overdue is None or self.over or len(self.updates) < self.strategy.quorum, "a quorum was enough"
 
     def crash(self) -> None:
         """The coordinator goes on from its last checkpoint; what was under way is lost, and said again by nobody."""
         self.crashes += 1
         state, asked, self.excluded, self.count = copy.deepcopy(self.stored)
-        self.late, self.failed, self.updates = 0, 0, []
+        self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
         self.orders = self.orders[:asked]
         self.given, self.queue = {}, []
         self.linked = set(self.case.workers) if self.crashes % 2 else self.linked
@@ -596,6 +602,10 @@ class World(Run):
     # -------------------------------------------------------------- what is expected
 
     def _hold(self, orders: Sequence[Order]) -> None:
+        round = self.strategy.version(self.state) + 1
+        if has_rounds(self.case.name) and orders and any(order.round == round for order in self.orders):
+            working = [id for id, order in self.open.items() if order.round == round and id not in (self.overdue or ())]
+            assert len(self.updates) + len(working) < self.strategy.quorum, "nobody else is asked without need"
         super()._hold(orders)
         for order in orders:
             self.born[order.id] = self.strategy.version(self.state)
@@ -632,17 +642,29 @@ class World(Run):
             assert len(reported) == len(self.updates) >= self.strategy.quorum
         else:
             assert record["updates"] == self.updates
-        self.late, self.failed, self.updates = 0, 0, []
+        self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
         self._keep()
 
     def _keep(self) -> None:
         self.stored = copy.deepcopy((self.state, len(self.orders), self.excluded, self.count))
 
 
-MOVES = ["answer"] * 6 + ["refused", "failed", "rejected", "spoil", "spoil", "cut", "cut", "link", "link"]
-MOVES += ["deadline", "deadline", "old deadline", "again", "probe", "crash"]
-move = st.tuples(st.sampled_from(MOVES), st.integers(0, 39), st.booleans())
-moves = st.integers(0, 60).flatmap(lambda number: st.lists(move, min_size=number, max_size=number))
+FEW = ["answer", "answer", "refused", "spoil", "cut", "link", "deadline", "old deadline", "again", "probe", "crash"]
+MOODS = {
+    "any": ["answer", "answer", "failed", "rejected", *FEW],
+    "rude": ["refused", "failed", "rejected", "spoil", "spoil", *FEW],
+    "flaky": ["cut", "cut", "cut", "link", "link", "link", *FEW],
+    "slow": ["answer", "answer", "answer", "answer", "deadline", "deadline", "deadline", *FEW],
+}
+"""What the adversary likes to do, each as often as it stands there."""
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> list[tuple[str, int, bool]]:
+    """Moves, each with a number that says whose, and whether all is heard at once."""
+    move = st.tuples(st.sampled_from(MOODS[draw(st.sampled_from(sorted(MOODS)))]), st.integers(0, 39), st.booleans())
+    length = draw(st.integers(0, 60))
+    return draw(st.lists(move, min_size=length, max_size=length))
 
 
 @st.composite
@@ -662,7 +684,7 @@ def cases(draw: st.DrawFn, name: str) -> Case:
 
 @every
 @settings(CALM, max_examples=100)
-@given(data=st.data(), script=moves)
+@given(data=st.data(), script=scripts())
 def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: list[tuple[str, int, bool]]) -> None:
     """Whatever the adversary does, and whenever that is heard: with a model, or with a reason that is true."""
     case = data.draw(cases(name), "case")
