@@ -537,6 +537,7 @@ def report(chaos: Chaos) -> str:
     ]
     for kind, seconds in sorted(outcome.detected.items()):
         rows.append(f"from '{kind}' to the line that it has left: {_spread(seconds)}; silence {silence:g} s")
+    rows += ["  (lines of a run wait for the scores of the round before them)"] if outcome.detected else []
     rows.append(f"from --resume to its first round: {_spread(outcome.resumed)}")
     free = "" if outcome.fault_free is None else f", {outcome.fault_free:.1f} s without faults"
     due = f" of {outcome.due}" if outcome.due else ""
