@@ -95,6 +95,8 @@ class Checkpoints:
                 found = _read(path)
             except OSError as error:
                 raise RunFailed(f"{path} cannot be read: {error.strerror or error}") from None
+            except (LookupError, TypeError, ValueError, RuntimeError) as error:  # its checksum is right all the same
+                raise UsageError(f"{path} is no checkpoint of this fedws ({type(error).__name__}: {error})") from None
             if found is not None:
                 return found, remark and f"{remark}; going on from {number}"
             remark += f"{remark and ', '}checkpoint {number} is damaged or cut short"

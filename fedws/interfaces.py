@@ -105,8 +105,9 @@ class AsynchronousAlgorithm(Protocol[B]):
     Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
     """
 
-    k: int
-    """How many reports make a version of the model."""
+    @property
+    def k(self) -> int:
+        """How many reports make a version of the model."""
 
     def order(self, model: Tensors, worker: str, round: int) -> Ask:
         """What to ask of ``worker``; ``round`` counts from 1, by as many reports as there are workers."""

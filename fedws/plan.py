@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fedws.errors import UsageError
+from fedws.ranges import NotNegative, Positive
 
 NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NodeId = Annotated[str, Field(pattern=NODE_ID)]
@@ -51,7 +52,7 @@ class Training(BaseModel):
     loss: str = "nll"
     optimizer: str = "sgd"
     dataset: str = "mnist"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    lr: Positive = 0.1
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
     batch_size: Count = 32
     batches: Count = 10
@@ -107,14 +108,14 @@ class Plan(BaseModel):
     """Empty: the data set's own model."""
     loss: str = "nll"
     optimizer: str = "sgd"
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.1
+    lr: Positive = 0.1
     batch_size: Count = 32
     federate_after_n_batches: Count = 10
     test_batch_size: Count = 128
     cuda: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    silence: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
-    heartbeat: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    silence: Positive = 60.0
+    heartbeat: NotNegative = 0.0
     """Seconds between pings; 0: a third of ``silence``."""
     wait: Literal["silence", "forever"] = "silence"
     """How long a run waits for its first cohort or a lost quorum."""

@@ -161,6 +161,11 @@ class Roster:
         why = f"{_did(failure)}, three times in a row"
         return roster.with_(failure.worker, excluded=why).say(f"{failure.worker} is excluded: it {why}")
 
+    def failed(self, worker: str, round: int) -> bool:
+        """Whether its last order was one of ``round``, and failed without being lost."""
+        member = self.members[worker]
+        return member.round == round and member.strikes > 0
+
     def counted(self) -> tuple["Roster", int]:
         """How many orders failed since this was last asked."""
         return replace(self, failures=0), self.failures

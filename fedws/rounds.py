@@ -83,8 +83,10 @@ class Rounds(Generic[A]):
             return state, ()
         state = replace(state, roster=roster)
         if isinstance(event, Report | Failure) and asked is not None:
-            late = isinstance(event, Report) and asked.round < state.round
-            state = replace(state, late=state.late + 1) if late else self._count(state, event)
+            if isinstance(event, Report) and asked.round < state.round:
+                state = self._drop(state, event)
+            else:
+                state = self._count(state, event)
         return self._go_on(state)
 
     def model(self, state: RoundState[A]) -> Tensors:
@@ -155,6 +157,12 @@ class Rounds(Generic[A]):
             answer = rejected(answer, problem)
         return replace(state, roster=state.roster.fail(answer))
 
+    def _drop(self, state: RoundState[A], report: Report) -> RoundState[A]:
+        """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""
+        good = not unusable(self._algorithm, state.model, report)
+        roster = state.roster.with_(report.worker, strikes=0) if good else state.roster
+        return replace(state, roster=roster, late=state.late + 1)
+
     def _go_on(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
         """Close the round if it can be closed, or ask again where that is needed and possible."""
         lacking = state.roster.lacking(self.quorum)
@@ -171,6 +179,8 @@ class Rounds(Generic[A]):
             return state, ()
         state = self._recruit(state)
         idle = set(state.roster.idle())
+        if working:  # who has just refused or failed is given until then
+            idle -= {worker for worker in idle if state.roster.failed(worker, state.round)}
         missing = [worker for worker in state.cohort if worker in idle and worker not in state.reported]
         return self._ask(state, missing)
 

@@ -34,16 +34,12 @@ class RunDirectory:
     @classmethod
     def new(cls, path: Path) -> Self:
         """Take a new or empty directory. Raises UsageError."""
-        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        made = empty(path)
+        found = cls(path, _locked(path, "--run-dir"), made)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UsageError(f"--run-dir {path} is not empty; name a new or an empty directory")
-            found = cls(path, _locked(path, "--run-dir"), made)
             (path / "run.log").open("x").close()  # it is somebody's now, also while workers are awaited
-        except FileExistsError as error:
-            what = "is a file" if path.is_file() else "was taken by another run just now"
-            raise UsageError(f"--run-dir {path} {what}; name a new or an empty directory") from error
+        except FileExistsError:
+            raise _not_new(path, "was taken by another run just now") from None
         except OSError as error:
             raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
         return found
@@ -99,6 +95,24 @@ class RunDirectory:
     def _tell(self, story: dict[str, Any]) -> None:
         self._story = story
         write_text(self.path / "run.json", json.dumps(story) + "\n")
+
+
+def empty(path: Path) -> list[Path]:
+    """Make a directory, unless it is there and empty; gives those that were made. Raises UsageError."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise _not_new(path, "is not empty")
+    except FileExistsError:
+        raise _not_new(path, "is a file") from None
+    except OSError as error:
+        raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
+    return made
+
+
+def _not_new(path: Path, what: str) -> UsageError:
+    return UsageError(f"--run-dir {path} {what}; name a new or an empty directory")
 
 
 def stored_settings(path: Path) -> dict[str, Any]:

@@ -13,11 +13,9 @@ from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
 from fedws.plan import Training
+from fedws.ranges import NotNegative, Positive
 from fedws.registry import register
 from fedws.tensors import Tensors, detached
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 # ------------------------------------------------------------------ on the worker
 

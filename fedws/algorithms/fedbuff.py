@@ -15,6 +15,7 @@ from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
 from fedws.plan import Training
+from fedws.ranges import Positive
 from fedws.registry import register
 from fedws.tensors import Tensors, detached, difference
 
@@ -44,7 +45,7 @@ class FedBuff:
     _: KW_ONLY
     k: Annotated[int, Field(ge=1)] = 10
     """Reports in a version (K of the paper)."""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    lr: Positive = 1.0
     """Server learning rate (eta_g of the paper)."""
 
     def order(self, model: Tensors, worker: str, round: int) -> Ask:

@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         flags += ["--run-dir", arguments.run_dir] if arguments.run_dir else []
         for plugin in arguments.plugin or ():
             flags += ["--plugin", plugin]
-        status = run.main(run.parser("fedws demo").parse_args(flags))
+        status = run.main(run.parser("fedws demo").parse_args(flags), nodes_stay=False)
     print("alice, bob, charlie and testing have ended")
     return status
 

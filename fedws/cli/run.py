@@ -55,8 +55,8 @@ def parser(prog: str) -> Parser:
     return flags
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run, then say what came of it and where it is."""
+def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
+    """Run, then say what came of it and where it is; if it fails, how it goes on, where its nodes stay."""
     import torch
 
     from fedws import holding
@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace) -> int:
         with Progress(plan.training_rounds) as progress:
             result = run_loop(work([progress.show]))
     except (RunFailed, OSError, KeyboardInterrupt):
-        if any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
+        if nodes_stay and any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
             print(f"go on with: fedws run --resume {shlex.quote(str(directory))}")
         raise
     if result.accuracy is not None:

@@ -79,7 +79,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws import curves, holding
     from fedws.cli.console import set_up_logging
     from fedws.cli.progress import Progress
-    from fedws.runlog import Record
+    from fedws.rundir import empty
+    from fedws.runlog import Record, new_directory
     from fedws.simulation import fleet, report
     from fedws.simulation.plans import EVALUATOR, plans
     from fedws.simulation.run import run
@@ -94,7 +95,8 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(wanted[0].threads)
     devices = fleet.make(conditions, dataset, holding.load(dataset, data_dir, train=True))
     node = evaluator(EVALUATOR, dataset, holding.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
-    directory = _directory(given.get("run_dir"))
+    directory = Path(given["run_dir"]) if "run_dir" in given else new_directory("simulate")
+    empty(directory)
 
     def tell(record: Record, now: float) -> None:
         if record["kind"] == "score":
@@ -127,20 +129,3 @@ def _settings(given: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:
     settings = {"silence": SILENCE, "seed": conditions.seed}
     own = _OWN | set(Conditions.model_fields)
     return conditions, settings | {key: value for key, value in given.items() if key not in own}
-
-
-def _directory(wanted: str | None) -> Path:
-    """A directory for the simulation, made here. Raises UsageError when it is not empty or cannot be made."""
-    from fedws.errors import UsageError
-    from fedws.runlog import new_directory
-
-    path = new_directory("simulate") if wanted is None else Path(wanted)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise UsageError(f"--run-dir {path} is not empty; name a new or an empty directory")
-    except FileExistsError:
-        raise UsageError(f"--run-dir {path} is a file; name a new or an empty directory") from None
-    except OSError as error:
-        raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
-    return path

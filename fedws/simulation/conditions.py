@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedws.errors import UsageError
 from fedws.plan import explain
+from fedws.ranges import NotNegative, Positive
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 HOUR = 3600.0
 
 

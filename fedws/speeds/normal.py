@@ -1,14 +1,9 @@
 """Most devices are about equally slow: the bell curve, without its part that is not above 0."""
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 
+from fedws.ranges import NotNegative, Positive
 from fedws.registry import register
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @register("speed", "normal")

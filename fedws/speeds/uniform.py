@@ -1,14 +1,10 @@
 """Every slowness between two bounds has the same chance; with equal bounds, all devices are equal."""
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 
 from fedws.errors import UsageError
+from fedws.ranges import Positive
 from fedws.registry import register
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @register("speed", "uniform")

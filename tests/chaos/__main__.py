@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import faults, harness
+from tests.chaos.outcome import report
+from tests.chaos.programs import Failed
 from tests.conftest import MNIST, _root
 from tests.processes import Processes
 
@@ -64,11 +66,11 @@ def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
     began, failure = time.monotonic(), ""
     try:
         asyncio.run(chaos.run())
-    except harness.Failed as failed:
+    except Failed as failed:
         failure = f"FAILED: {failed}\nwhat is left: {folder}"
     finally:
         processes.close()
-    _say(harness.report(chaos))
+    _say(report(chaos.outcome, len(drawn), given.silence))
     _say(failure or f"every promise held ({time.monotonic() - began:.0f} s, {os.cpu_count()} cores)")
     if given.keep:
         _say(f"what is left: {folder}")

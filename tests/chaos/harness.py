@@ -6,42 +6,27 @@ with the ends of all logs. Only processes started here are ended, each by its id
 
 import asyncio
 import contextlib
-import json
 import re
 import signal
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-import safetensors.torch
-import torch
 
 from tests.chaos.faults import COORDINATOR, EVALUATOR, Fault
-from tests.chaos.proxy import Proxy
+from tests.chaos.judgement import ROUND, lost_rounds, record_problems, records, same
+from tests.chaos.outcome import Done, Outcome
+from tests.chaos.programs import LOOK, Failed, Killed, Launch, Node, Program
 from tests.processes import Command
 
-LOOK = 0.01
-"""Seconds between two looks at what the processes print."""
 AMID = 0.001
 """Seconds between two looks whether a file is there."""
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
-ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
-GOES_ON = re.compile(r"Going on after round (\d+) of")
-LEFT_BEHIND = ("checkpoints", "awaiting_scores", ".lock", "*.part")
-"""What is in no directory of a run that has ended."""
-
-Launch = Callable[..., Command]
-"""``launch("run", "--resume", "run")`` starts that command of fedws."""
-
-
-class Failed(Exception):
-    """The run broke a promise."""
 
 
 @dataclass(frozen=True)
@@ -64,144 +49,6 @@ class Settings:
     """Seconds without a new round, a line or a fault after which it hangs."""
     bound: float = 1800.0
     """Seconds for everything."""
-
-
-class Program:
-    """One command of fedws, as often as it is started."""
-
-    def __init__(self, name: str, launch: Launch) -> None:
-        self.name = name
-        self.incarnations: list[Command] = []
-        self.began: list[float] = []
-        """When each was started, by the clock of log lines."""
-        self.killed: set[Command] = set()
-        self.stopped = False
-        self._launch = launch
-
-    @property
-    def command(self) -> Command:
-        return self.incarnations[-1]
-
-    @property
-    def status(self) -> int | None:
-        """Of the newest incarnation; None while it runs."""
-        return self.command._wait(0)
-
-    @property
-    def down(self) -> bool:
-        """Whether it has ended, or is about to because it was killed."""
-        return self.status is not None or self.command in self.killed
-
-    def start(self, *argv: str) -> Command:
-        self.began.append(time.time())
-        self.incarnations.append(self._launch(*argv))
-        return self.command
-
-    def send(self, number: signal.Signals, to: Command | None = None) -> bool:
-        """Send a signal, unless it has ended; gives whether it was sent."""
-        to = to or self.command
-        if to._wait(0) is not None:
-            return False
-        if number == signal.SIGKILL:
-            self.killed.add(to)
-        to.send(number)
-        return True
-
-    async def line(self, pattern: str, seconds: float) -> re.Match[str]:
-        """Wait for a line of the newest incarnation. Raises Failed when it ends without, or Killed."""
-        command, seen, until = self.command, 0, time.monotonic() + seconds
-        while True:
-            over = command._open == 0
-            for text in command.lines[seen:]:
-                if found := re.search(pattern, text):
-                    return found
-                seen += 1
-            if over:
-                raise Killed if command in self.killed else Failed(f"{self.name} ended without a line {pattern!r}")
-            if time.monotonic() > until:
-                raise Failed(f"{self.name} has no line {pattern!r} after {seconds:g} s")
-            await asyncio.sleep(LOOK)
-
-    def tail(self, lines: int) -> str:
-        """The last lines of every incarnation."""
-        parts = []
-        for number, command in enumerate(self.incarnations, 1):
-            how = "killed" if command in self.killed else f"status {command._wait(0)}"
-            told = [*command.lines[-lines:], *(f"(error) {line}" for line in command.errors[-lines:])]
-            parts.append("\n".join([f"--- {self.name}, start {number}, pid {command.pid}, {how}", *told]))
-        return "\n".join(parts[-3:])
-
-
-class Killed(Exception):
-    """A process was killed while it was awaited."""
-
-
-class Node(Program):
-    """A node behind its proxy."""
-
-    def __init__(self, name: str, launch: Launch, flags: Sequence[str], patience: float) -> None:
-        super().__init__(name, launch)
-        self._patience = patience
-        self.proxy = Proxy(0)
-        self.held = False
-        """Whether a fault holds its link just now."""
-        self.starting = False
-        self._flags = flags
-
-    async def serve(self) -> None:
-        """Start it, at its own port if it has one already and nobody has taken that meanwhile."""
-        testing = ["--testing"] if self.name == EVALUATOR else []
-        self.starting = True
-        for port in dict.fromkeys((self.proxy.port, 0)):
-            self.start("worker", "--id", self.name, "--port", str(port), *testing, *self._flags)
-            try:
-                found = await self.line(rf"^{self.name} is serving at ws://.*:(\d+)$", self._patience)
-            except Failed:
-                if not port or not any("is in use" in line for line in self.command.errors):
-                    raise
-                self.command.errors.clear()  # it may be the port of somebody's outgoing connection now
-                self.killed.add(self.command)
-            else:
-                self.proxy.port = int(found[1])
-                self.starting = False
-                return
-
-
-@dataclass(frozen=True)
-class Done:
-    """A fault that was injected."""
-
-    fault: Fault
-    at: float
-    """By the clock of log lines."""
-
-
-@dataclass
-class Outcome:
-    """What came of a run under faults."""
-
-    injected: list[Done] = field(default_factory=list)
-    kills: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    fault_free: float | None = None
-    """Seconds of the run without faults; None where there was none."""
-    accuracy: float | None = None
-    equal: bool | None = None
-    """Whether the weights are those of the run without faults; None where nobody asks."""
-    scores: int = 0
-    """Models scored"""
-    due: int = 0
-    """of so many."""
-    partial: int = 0
-    """Rounds that closed without a worker."""
-    detected: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds from a fault to the log line that says that the worker has left, by kind."""
-    resumed: list[float] = field(default_factory=list)
-    """Seconds from the start of ``--resume`` to its first round's line."""
-    last: float = 0.0
-    """When the last round began or the run was over, by the clock of log lines."""
-    problems: list[str] = field(default_factory=list)
-    """Promises that were broken."""
 
 
 class Chaos:
@@ -458,17 +305,17 @@ class Chaos:
         outcome, run, rounds = self.outcome, self.folder / "run", self.settings.rounds
         outcome.problems += record_problems(run, rounds)
         outcome.problems += lost_rounds([command.lines for command in self.coordinator.incarnations])
-        records = _records(run)
+        told = records(run)
         for program in self._programs():
             for command in program.incarnations:
                 if command not in program.killed and command._wait(0) not in (0, None):
                     outcome.problems.append(f"{program.name} ended with status {command._wait(0)}")
                 outcome.problems += [f"{program.name}: {line}" for line in command.errors]
-        scores = [record for record in records if record["kind"] == "score"]
+        scores = [record for record in told if record["kind"] == "score"]
         federated = [score for score in scores if score["model"] == "federated"]
         outcome.accuracy = federated[-1]["accuracy"] if federated else None
         outcome.scores = len(scores)
-        outcome.partial = sum(bool(record.get("missing")) for record in records)
+        outcome.partial = sum(bool(record.get("missing")) for record in told)
         if self.settings.compare:
             self._compare(scores)
 
@@ -480,7 +327,7 @@ class Chaos:
             self.outcome.problems.append("the weights are not those of the run without faults")
         wanted = {
             (record["round"], record["model"]): (record["correct"], record["histogram"])
-            for record in _records(reference)
+            for record in records(reference)
             if record["kind"] == "score"
         }
         self.outcome.due = len(wanted)
@@ -524,86 +371,6 @@ class Chaos:
                 (folder / f"{program.name}-{number}.txt").write_text(command.everything)
 
 
-def report(chaos: Chaos) -> str:
-    """The outcome, for a person."""
-    outcome, silence = chaos.outcome, chaos.settings.silence
-    injected = Counter(str(done.fault.kind) for done in outcome.injected)
-    survived = Counter(str(done.fault.kind) for done in outcome.injected if done.at < outcome.last)
-    kills = ", ".join(f"{name} {count}" for name, count in sorted(outcome.kills.items())) or "none"
-    rows = [
-        f"{len(outcome.injected)} of {len(chaos.settings.faults)} faults injected; the others had nothing to hit",
-        *(f"  {count:3} {kind}, {survived[kind]} survived" for kind, count in sorted(injected.items())),
-        f"killed and started again: {kills}",
-    ]
-    for kind, seconds in sorted(outcome.detected.items()):
-        rows.append(f"from '{kind}' to the line that it has left: {_spread(seconds)}; silence {silence:g} s")
-    rows += ["  (lines of a run wait for the scores of the round before them)"] if outcome.detected else []
-    rows.append(f"from --resume to its first round: {_spread(outcome.resumed)}")
-    free = "" if outcome.fault_free is None else f", {outcome.fault_free:.1f} s without faults"
-    due = f" of {outcome.due}" if outcome.due else ""
-    scored = f"{outcome.scores}{due} models scored"
-    rows.append(f"{outcome.seconds:.1f} s{free}; {scored}; {outcome.partial} rounds without some worker")
-    accuracy = "none" if outcome.accuracy is None else f"{100 * outcome.accuracy:.2f} %"
-    equal = {None: "", True: "; weights equal, bit for bit", False: "; weights DIFFER"}[outcome.equal]
-    rows.append(f"accuracy {accuracy}{equal}")
-    return "\n".join(rows)
-
-
-def record_problems(run: Path, rounds: int) -> list[str]:
-    """What is wrong with the record of a run that has come to its end."""
-    problems = []
-    records = _records(run)
-    numbers = [record["round"] for record in records if record["kind"] == "round"]
-    if numbers != list(range(1, rounds + 1)):
-        problems.append(f"the rounds on record are {numbers}")
-    scores = Counter((record["round"], record["model"]) for record in records if record["kind"] == "score")
-    problems += [f"{place} was scored {count} times" for place, count in scores.items() if count > 1]
-    titles = [int(found[1]) for line in (run / "run.log").read_text().splitlines() if (found := ROUND.search(line))]
-    if titles != list(range(1, rounds + 1)):
-        problems.append(f"the rounds in run.log are {titles}")
-    problems += [f"{path} is left behind" for pattern in LEFT_BEHIND for path in run.glob(pattern)]
-    return problems
-
-
-def lost_rounds(printed: Sequence[Sequence[str]]) -> list[str]:
-    """What each start of the coordinator forgot of the one before: a round whose successor had begun was complete.
-
-    >>> lost_rounds([["Training round 7/9"], ["Going on after round 5 of 9"]])
-    ['after round 7 had begun the run went on after round 5']
-    """
-    problems, begun = [], 0
-    for lines in printed:
-        for line in lines:
-            if (found := GOES_ON.search(line)) and int(found[1]) < begun - 1:
-                problems.append(f"after round {begun} had begun the run went on after round {found[1]}")
-            if found := ROUND.search(line):
-                begun = max(begun, int(found[1]))
-    return problems
-
-
-def same(one: Path, other: Path) -> bool:
-    """Equal names, dtypes, shapes and bits."""
-    models = [safetensors.torch.load_file(path) for path in (one, other)]
-    return models[0].keys() == models[1].keys() and all(
-        (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(_bits(a), _bits(b))
-        for a, b in ((models[0][name], models[1][name]) for name in models[0])
-    )
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
-
-
-def _records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def _stamped(command: Command) -> list[tuple[float, str]]:
     found = (STAMPED.fullmatch(line) for line in command.lines)
     return [(datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), match[2]) for match in found if match]
-
-
-def _spread(seconds: Sequence[float]) -> str:
-    if not seconds:
-        return "never seen"
-    return f"median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f} s ({len(seconds)})"

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -484,6 +485,23 @@ def test_a_newer_format_is_said_and_not_passed_over(two: Path, monkeypatch: pyte
     with pytest.raises(UsageError) as caught:
         Checkpoints(two).load()
     assert str(caught.value) == f"{path_of(two, 13)} was written by a newer fedws (format 2; this one reads 1)"
+
+
+@pytest.mark.parametrize("change", [{"w": {"dtype": "F128", "shape": [2]}}, {"state": "{"}, {"state": None}])
+def test_a_foreign_file_whose_checksum_is_right_is_said(two: Path, change: dict[str, Any]) -> None:
+    path = path_of(two, 12)
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + size])
+    about = header["__metadata__"]
+    (header if "w" in change else about).update(change)
+    about["checksum"] = "00000000"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    data = len(text).to_bytes(8, "little") + text + whole[8 + size :]
+    checksum = b"%08x" % zlib.crc32(data)
+    path.write_bytes(data[: checkpoint._PLACE.start] + checksum + data[checkpoint._PLACE.stop :])
+    with pytest.raises(UsageError, match=r"checkpoint-000012.safetensors is no checkpoint of this fedws \(\w+: .*\)$"):
+        Checkpoints(two).load()
 
 
 def test_a_file_that_may_not_be_read_is_said(two: Path) -> None:

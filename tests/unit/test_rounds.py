@@ -391,16 +391,32 @@ def test_with_a_quorum_a_failure_is_asked_again_in_the_next_round(kind: Kind) ->
 
 
 @pytest.mark.parametrize("kind", ["refused", "failed", "rejected"])
-def test_where_the_quorum_needs_it_a_failure_is_asked_again_at_once(kind: Kind) -> None:
+def test_where_the_quorum_needs_it_a_failure_is_asked_again_when_all_have_answered(kind: Kind) -> None:
     table = Table()
     first = table.open["bob"]
-    assert table.fails("bob", kind=kind) == ["1/bob/2"]
+    assert table.fails("bob", kind=kind) == [] and table.reports("alice") == [], "it has as long as the others take"
+    assert table.reports("charlie") == ["1/bob/2"]
     again = table.open["bob"]
     assert replace(again, id=first.id) == first, "the same order but for its id"
     assert table.drops(report(first, 50)), "it was answered"
-    assert table.fails("bob", kind=kind) == ["1/bob/3"]
-    table.reports(*THREE)
+    assert table.fails("bob", kind=kind) == ["1/bob/3"], "nobody else is at work"
+    table.reports("bob")
     assert table.version == 1 and table.model == [1, 1] and not table.failure
+
+
+def test_at_the_deadline_a_failure_is_asked_again_though_others_are_at_work() -> None:
+    table = Table()
+    table.fails("bob")
+    table.reports("alice")
+    assert table.deadline() == ["1/bob/2"]
+
+
+def test_one_that_was_lost_after_a_failure_is_asked_again_when_all_have_answered() -> None:
+    table = Table()
+    table.fails("bob")
+    table.leaves("bob")
+    assert table.joins("bob") == [] and table.reports("alice") == []
+    assert table.reports("charlie") == ["1/bob/2"]
 
 
 def test_what_failed_is_said_and_the_third_time_in_a_row_excludes() -> None:
@@ -432,6 +448,35 @@ def test_a_report_that_counts_ends_the_row() -> None:
         assert table.reports("alice", "charlie")[1] == f"{table.version + 1}/bob"
 
 
+def test_a_good_report_that_comes_too_late_ends_the_row() -> None:
+    table = Table(TWO, quorum=1, rounds=9)
+    for _ in range(2):
+        table.fails("bob")
+        table.reports("alice")
+    table.reports("alice")
+    table.deadline()
+    table.reports("bob")
+    table.reports("alice")
+    for _ in range(2):
+        table.fails("bob")
+        assert "excluded" not in table.record
+        table.reports("alice")
+    assert "bob" in table.open
+
+
+def test_a_bad_report_that_comes_too_late_does_not() -> None:
+    table = Table(TWO, quorum=1, rounds=9)
+    for _ in range(2):
+        table.fails("bob")
+        table.reports("alice")
+    table.reports("alice")
+    table.deadline()
+    table.reports("bob", value=math.nan)
+    table.reports("alice")
+    table.fails("bob")
+    assert table.said[0].startswith("bob is excluded")
+
+
 def test_too_few_left_end_the_run_and_are_named() -> None:
     table = Table(TWO, quorum=2)
     table.reports(*TWO)
@@ -451,9 +496,10 @@ def test_one_excluded_within_a_round_stands_in_its_record() -> None:
     table = Table(FIVE, quorum=2, chooser=Some(2))
     assert table.asked == ["1/emil", "1/dora"]
     table.fails("emil")
+    assert table.reports("dora") == ["1/emil/2"]
     table.fails("emil")
     assert table.fails("emil") == ["1/charlie"]
-    table.reports("dora", "charlie")
+    table.reports("charlie")
     assert table.record["cohort"] == ["emil", "dora", "charlie"] and table.record["missing"] == ["emil"]
 
 
@@ -558,7 +604,6 @@ def test_awaited_are_those_whose_report_is_not_there() -> None:
 
 def test_others_are_put_beside_those_who_are_overdue() -> None:
     table = Table(FIVE, chooser=Some(2))
-    assert table.fails("emil") == ["1/emil/2"], "it is asked again, and nobody else"
     assert table.deadline() == ["1/charlie", "1/bob"] and set(table.open) == {"emil", "dora", "charlie", "bob"}
     table.reports("charlie")
     assert table.reports("dora") == ["2/dora", "2/charlie"], "an overdue order stays good"
@@ -658,7 +703,7 @@ def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: 
 
     table = Table(TWO, algorithm=Silent())
     if "holds" in text:
-        assert table.reports("alice", **tensors) == ["1/alice/2"], "what is no number is seen by itself"
+        assert table.reports("bob") == [] and table.reports("alice", **tensors) == ["1/alice/2"], "seen by itself"
         return
     assert table.reports(*TWO, **tensors) == []
     assert table.failure == f"round 1: the reports do not fit the model: {text}"

@@ -1,0 +1,75 @@
+"""What came of a run under faults, in numbers and for a person."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.faults import Fault
+
+
+@dataclass(frozen=True)
+class Done:
+    """A fault that was injected."""
+
+    fault: Fault
+    at: float
+    """By the clock of log lines."""
+
+
+@dataclass
+class Outcome:
+    """What came of a run under faults."""
+
+    injected: list[Done] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    fault_free: float | None = None
+    """Seconds of the run without faults; None where there was none."""
+    accuracy: float | None = None
+    equal: bool | None = None
+    """Whether the weights are those of the run without faults; None where nobody asks."""
+    scores: int = 0
+    """Models scored"""
+    due: int = 0
+    """of so many."""
+    partial: int = 0
+    """Rounds that closed without a worker."""
+    detected: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds from a fault to the log line that says that the worker has left, by kind."""
+    resumed: list[float] = field(default_factory=list)
+    """Seconds from the start of ``--resume`` to its first round's line."""
+    last: float = 0.0
+    """When the last round began or the run was over, by the clock of log lines."""
+    problems: list[str] = field(default_factory=list)
+    """Promises that were broken."""
+
+
+def report(outcome: Outcome, drawn: int, silence: float) -> str:
+    """The outcome, for a person; ``drawn`` faults were to be injected."""
+    injected = Counter(str(done.fault.kind) for done in outcome.injected)
+    survived = Counter(str(done.fault.kind) for done in outcome.injected if done.at < outcome.last)
+    kills = ", ".join(f"{name} {count}" for name, count in sorted(outcome.kills.items())) or "none"
+    rows = [
+        f"{len(outcome.injected)} of {drawn} faults injected; the others had nothing to hit",
+        *(f"  {count:3} {kind}, {survived[kind]} survived" for kind, count in sorted(injected.items())),
+        f"killed and started again: {kills}",
+    ]
+    for kind, seconds in sorted(outcome.detected.items()):
+        rows.append(f"from '{kind}' to the line that it has left: {_spread(seconds)}; silence {silence:g} s")
+    rows += ["  (lines of a run wait for the scores of the round before them)"] if outcome.detected else []
+    rows.append(f"from --resume to its first round: {_spread(outcome.resumed)}")
+    free = "" if outcome.fault_free is None else f", {outcome.fault_free:.1f} s without faults"
+    due = f" of {outcome.due}" if outcome.due else ""
+    scored = f"{outcome.scores}{due} models scored"
+    rows.append(f"{outcome.seconds:.1f} s{free}; {scored}; {outcome.partial} rounds without some worker")
+    accuracy = "none" if outcome.accuracy is None else f"{100 * outcome.accuracy:.2f} %"
+    equal = {None: "", True: "; weights equal, bit for bit", False: "; weights DIFFER"}[outcome.equal]
+    rows.append(f"accuracy {accuracy}{equal}")
+    return "\n".join(rows)
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "never seen"
+    return f"median {statistics.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f} s ({len(seconds)})"

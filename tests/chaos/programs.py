@@ -1,0 +1,122 @@
+"""The processes of a run under faults, as often as each is started."""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from tests.chaos.faults import EVALUATOR
+from tests.chaos.proxy import Proxy
+from tests.processes import Command
+
+LOOK = 0.01
+"""Seconds between two looks at what the processes print."""
+
+Launch = Callable[..., Command]
+"""``launch("run", "--resume", "run")`` starts that command of fedws."""
+
+
+class Failed(Exception):
+    """The run broke a promise."""
+
+
+class Killed(Exception):
+    """A process was killed while it was awaited."""
+
+
+class Program:
+    """One command of fedws, as often as it is started."""
+
+    def __init__(self, name: str, launch: Launch) -> None:
+        self.name = name
+        self.incarnations: list[Command] = []
+        self.began: list[float] = []
+        """When each was started, by the clock of log lines."""
+        self.killed: set[Command] = set()
+        self.stopped = False
+        self._launch = launch
+
+    @property
+    def command(self) -> Command:
+        return self.incarnations[-1]
+
+    @property
+    def status(self) -> int | None:
+        """Of the newest incarnation; None while it runs."""
+        return self.command._wait(0)
+
+    @property
+    def down(self) -> bool:
+        """Whether it has ended, or is about to because it was killed."""
+        return self.status is not None or self.command in self.killed
+
+    def start(self, *argv: str) -> Command:
+        self.began.append(time.time())
+        self.incarnations.append(self._launch(*argv))
+        return self.command
+
+    def send(self, number: signal.Signals, to: Command | None = None) -> bool:
+        """Send a signal, unless it has ended; gives whether it was sent."""
+        to = to or self.command
+        if to._wait(0) is not None:
+            return False
+        if number == signal.SIGKILL:
+            self.killed.add(to)
+        to.send(number)
+        return True
+
+    async def line(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Wait for a line of the newest incarnation. Raises Failed when it ends without, or Killed."""
+        command, seen, until = self.command, 0, time.monotonic() + seconds
+        while True:
+            over = command._open == 0
+            for text in command.lines[seen:]:
+                if found := re.search(pattern, text):
+                    return found
+                seen += 1
+            if over:
+                raise Killed if command in self.killed else Failed(f"{self.name} ended without a line {pattern!r}")
+            if time.monotonic() > until:
+                raise Failed(f"{self.name} has no line {pattern!r} after {seconds:g} s")
+            await asyncio.sleep(LOOK)
+
+    def tail(self, lines: int) -> str:
+        """The last lines of every incarnation."""
+        parts = []
+        for number, command in enumerate(self.incarnations, 1):
+            how = "killed" if command in self.killed else f"status {command._wait(0)}"
+            told = [*command.lines[-lines:], *(f"(error) {line}" for line in command.errors[-lines:])]
+            parts.append("\n".join([f"--- {self.name}, start {number}, pid {command.pid}, {how}", *told]))
+        return "\n".join(parts[-3:])
+
+
+class Node(Program):
+    """A node behind its proxy."""
+
+    def __init__(self, name: str, launch: Launch, flags: Sequence[str], patience: float) -> None:
+        super().__init__(name, launch)
+        self._patience = patience
+        self.proxy = Proxy(0)
+        self.held = False
+        """Whether a fault holds its link just now."""
+        self.starting = False
+        self._flags = flags
+
+    async def serve(self) -> None:
+        """Start it, at its own port if it has one already and nobody has taken that meanwhile."""
+        testing = ["--testing"] if self.name == EVALUATOR else []
+        self.starting = True
+        for port in dict.fromkeys((self.proxy.port, 0)):
+            self.start("worker", "--id", self.name, "--port", str(port), *testing, *self._flags)
+            try:
+                found = await self.line(rf"^{self.name} is serving at ws://.*:(\d+)$", self._patience)
+            except Failed:
+                if not port or not any("is in use" in line for line in self.command.errors):
+                    raise
+                self.command.errors.clear()  # it may be the port of somebody's outgoing connection now
+                self.killed.add(self.command)
+            else:
+                self.proxy.port = int(found[1])
+                self.starting = False
+                return
