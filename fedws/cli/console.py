@@ -44,9 +44,15 @@ def set_up_logging(verbose: bool) -> None:
 
 
 def guarded(command: str, work: Callable[[], int]) -> int:
-    """Run a command's work; every error of ours is one line, Ctrl+C and SIGTERM end it quietly."""
+    """Run a command's work; every error of ours is one line, Ctrl+C and SIGTERM end it quietly.
+
+    So does the end of its terminal, unless it was started with ``nohup``.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts a job in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return work()
     except FedwsError as error:

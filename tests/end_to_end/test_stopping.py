@@ -185,3 +185,32 @@ def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Proces
     worker.send(signal.SIGTERM)
     assert worker.end(SECONDS) == 130, worker.everything
     assert run.end(SECONDS) == 1
+
+
+BACKGROUND = """
+import signal, sys
+for number in ({ignored}):
+    signal.signal(number, signal.SIG_IGN)
+from fedws.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_job_in_the_background_is_ended_like_any_other(processes: Processes) -> None:
+    """A shell starts it with SIGINT ignored."""
+    code = BACKGROUND.format(ignored="signal.SIGINT, signal.SIGQUIT")
+    nodes = processes.start("-c", code, "nodes", "--dataset", "digits", "--first-port", "0")
+    nodes.line("all four nodes are serving")
+    nodes.send(signal.SIGTERM)
+    assert_stopped(nodes, "fedws nodes")
+
+
+def test_nohup_outlives_its_terminal(processes: Processes) -> None:
+    code = BACKGROUND.format(ignored="signal.SIGHUP,")
+    node = processes.start("-c", code, "worker", "--id", "alice", "--dataset", "digits", "--port", "0")
+    url = node.line(r"is serving at (\S+)")[1]
+    node.send(signal.SIGHUP)
+    run = processes.fork("run", *dialling({"alice": url}), "--dataset", "digits", "--training-rounds", "1")
+    assert run.end() == 0, run.everything
+    node.send(signal.SIGTERM)
+    assert_ended(node)
