@@ -1,6 +1,7 @@
 """Nodes that answer late, wrongly or not at all: what it costs, and what is said of it."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -233,7 +234,17 @@ async def test_tensors_that_do_not_fit_end_the_run_by_name(name: str, tmp_path: 
     """Whose report came first does not matter; here it is the one that does not fit."""
     gate, (unfit, problem) = Gate(), UNFIT[name]
     tasks: dict[str, Task] = {"alice": gate, "bob": unfit, "charlie": gate}
-    async with federation("memory", tasks=tasks) as settings:
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage().startswith("bob sent a report that was rejected"):
+                gate.opened.set()
+
+    listener = Listener()
+    logging.getLogger("fedws").addHandler(listener)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(logging.getLogger("fedws").removeHandler, listener)
+        settings = await stack.enter_async_context(federation("memory", tasks=tasks))
         run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
         await happens(gate.entered)
         rejected = rf"sent a report that was rejected: {re.escape(problem)}"
