@@ -527,6 +527,8 @@ class World(Run):
         late = isinstance(found, Report) and order is not None and has_rounds(self.case.name) and order.round <= version
         if order is not None and late:
             self.late += 1
+            if not bad and not self.over:
+                self.count[order.worker] = 0
         elif order is not None and not self.over:
             self._expect(order, found, bad)
         rejected = bad and order is not None and not late
