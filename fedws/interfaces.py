@@ -17,6 +17,7 @@ import torch
 
 from fedws.messages import Event, Json, Message, Order, Report
 from fedws.tensors import Tensors
+from fedws.tls import Tls
 
 if TYPE_CHECKING:
     from fedws.learning import Workspace
@@ -212,9 +213,15 @@ class Partition(Protocol):
 # --------------------------------------------------------------------------- transport
 
 
+HANDSHAKE = 2**16
+"""Largest message in bytes, until the other end has proved who it is."""
+
+
 class Channel(Protocol):
     """One link, as whole messages. Any method raises LinkLost once the link is down."""
 
+    peer: str
+    """The node's id in the other end's certificate; empty where it has shown none."""
     sent: int
     """Bytes sent so far, with what the transport adds to a message."""
     received: int
@@ -225,6 +232,13 @@ class Channel(Protocol):
 
     async def receive(self) -> Message:
         """The next message. Raises ProtocolError, after which the link must be closed."""
+
+    def admit(self) -> None:
+        """The other end has proved who it is: messages up to ``Limits.message`` may come, in any time.
+
+        Before, they are at most :data:`HANDSHAKE` bytes, and a link that was dialled from outside lives no longer than
+        a sixth of ``silence``.
+        """
 
     async def close(self, reason: str = "") -> None:
         """Close the link, telling the other end why."""
@@ -253,11 +267,19 @@ class Limits:
 class Transport(Protocol):
     """A way to carry messages, chosen by URL scheme. Registered as ``transport`` under that scheme."""
 
-    def check(self, url: str) -> None:
-        """Raises UsageError when the URL can be no address of this transport."""
+    private: bool
+    """Whether its links stay within this process, where nobody has to be kept out."""
 
-    def connect(self, url: str, limits: Limits) -> Awaitable[Channel]:
-        """Dial once. Raises Unreachable, or UsageError when the URL is none."""
+    def check(self, url: str, tls: Tls | None = None) -> None:
+        """Raises UsageError when the URL can be no address of this transport, or does not go with ``tls``."""
 
-    def serve(self, url: str, handle: Handler, limits: Limits) -> AbstractAsyncContextManager[str]:
+    def connect(self, url: str, limits: Limits, node: str = "", tls: Tls | None = None) -> Awaitable[Channel]:
+        """Dial once. Raises Unreachable, or UsageError when the URL is none.
+
+        A transport that is encrypted takes nobody but who shows a certificate of ``node``.
+        """
+
+    def serve(
+        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None
+    ) -> AbstractAsyncContextManager[str]:
         """Listen while the context lasts; gives the URL being served. Raises UsageError when it cannot."""

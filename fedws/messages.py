@@ -6,9 +6,15 @@ went.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from fedws.tensors import Tensors
+
+Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A nonce or a proof: 32 bytes as hexadecimal digits."""
+Name = Annotated[str, Field(max_length=64)]
 
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
@@ -18,16 +24,36 @@ Json = dict[str, Any]
 class Hello:
     """The first message on a link, from the side that drives: who is calling, for which run, and for whom."""
 
-    run: str
-    node: str
+    run: Name
+    node: Name
     """The id of the node that the caller means to reach."""
     protocol: int
     """The protocol version, :data:`fedws.wire.VERSION`."""
+    coordinator: Name = "coordinator"
+    """The id of the caller."""
+    nonce: Secret | Literal[""] = ""
+    """Empty where the caller takes part without a network key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Challenge:
+    """The answer to a Hello of a node with a network key; see :mod:`fedws.handshake`."""
+
+    node: Name
+    nonce: Secret
+    proof: Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """The answer to a Challenge; the node's Welcome or Refusal comes next."""
+
+    proof: Secret
 
 
 @dataclass(frozen=True, kw_only=True)
 class Welcome:
-    """The answer to a Hello: who this is and what it holds, in numbers only."""
+    """The good end of a handshake: who this is and what it holds, in numbers only."""
 
     node: str
     role: Literal["worker", "evaluator"]
@@ -40,9 +66,12 @@ class Welcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The other answer to a Hello. ``kind``: ``busy``, ``node`` (another id lives here) or ``protocol``."""
+    """The other end of a handshake. ``kind``: ``busy``, ``node`` (another id lives here), ``protocol``, ``key`` or
 
-    kind: Literal["busy", "node", "protocol"]
+    ``policy``.
+    """
+
+    kind: Literal["busy", "node", "protocol", "key", "policy"]
     reason: str
 
 
@@ -127,11 +156,13 @@ class Deadline:
     """The complete versions as the time began; a Deadline of an earlier version says nothing."""
 
 
-Message = Hello | Welcome | Refusal | Order | Report | Failure
+Message = Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
 Event = Report | Failure | Joined | Left | Measured | Deadline
 
 MESSAGES: dict[str, type[Message]] = {
     "hello": Hello,
+    "challenge": Challenge,
+    "proof": Proof,
     "welcome": Welcome,
     "refusal": Refusal,
     "order": Order,

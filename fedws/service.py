@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+import math
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from urllib.parse import urlsplit
 
-from fedws import registry
+from fedws import handshake, registry
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
-from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.security import INSECURE, Security, default
+from fedws.wire import VERSION
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
@@ -70,11 +75,13 @@ class _Turns:
 class Service:
     """Runs a :class:`Worker` behind links: handshake, then orders one after the other, each with its answer."""
 
-    def __init__(self, worker: Worker, limits: Limits) -> None:
+    def __init__(self, worker: Worker, limits: Limits, security: Security = INSECURE) -> None:
         self._worker = worker
         self._limits = limits
+        self._security = security
         self._turns = _Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
+        self._complaints = Complaints(worker.node)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
@@ -85,13 +92,16 @@ class Service:
         """Serve one link until it closes."""
         try:
             async with asyncio.timeout(self._limits.silence / 6):
-                hello = await channel.receive()
-                if not isinstance(hello, Hello):
-                    raise ProtocolError(f"{type(hello).__name__.lower()} before hello")
+                hello = await self._meet(channel)
         except TimeoutError:
             return await channel.close("no hello in time")
+        except Refused as refused:
+            self._complaints.hear(f"a peer was turned away: {refused}")
+            with contextlib.suppress(LinkError):
+                await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
+            return await channel.close()
         except ProtocolError as error:
-            log.warning("%s: a peer was turned away: %s", self._worker.node, error)
+            self._complaints.hear(f"a peer was turned away: {error}")
             return await channel.close(str(error))
         except LinkLost:
             return None
@@ -99,12 +109,37 @@ class Service:
             await self._greet(channel, hello)
         return await channel.close()
 
+    async def _meet(self, channel: Channel) -> Hello:
+        """Hear who is calling, and have it proved; only then may more than a few bytes come.
+
+        Raises Refused when the caller does not know the key, ProtocolError, and LinkLost.
+        """
+        hello, key, node = await channel.receive(), self._security.key, self._worker.node
+        if not isinstance(hello, Hello):
+            raise ProtocolError(f"{_kind(hello)} before hello")
+        if hello.protocol != VERSION:  # nothing can be proved; greeting it says no more than that
+            return hello
+        if key is not None:
+            challenge = handshake.challenge(key.secret, hello, node)
+            await channel.send(challenge)
+            proof = await channel.receive()
+            if not isinstance(proof, Proof):
+                raise ProtocolError(f"{_kind(proof)} where a proof was due")
+            handshake.check(key.secret, hello, challenge, proof)
+        if channel.peer and channel.peer != hello.coordinator:
+            raise Refused("key", f"{printable(hello.coordinator, 64)} shows the certificate of {channel.peer}")
+        if not self._worker.policy.admits(channel.peer):
+            who = channel.peer or "a caller without a certificate"
+            raise Refused("policy", f"the policy of {node} does not name {who}")
+        channel.admit()
+        return hello
+
     async def _greet(self, channel: Channel, hello: Hello) -> None:
         greeting = self._worker.greet(hello)
         try:
             if isinstance(greeting, Welcome):
                 async with self._turns.take(hello.run) as taken:
-                    closing = await self._run(channel, hello.run, greeting, taken)
+                    closing = await self._run(channel, hello.run, hello.coordinator, greeting, taken)
                 return await closing
         except Refused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
@@ -115,12 +150,14 @@ class Service:
         self._turned_away = hello.run
         return await channel.send(greeting)
 
-    async def _run(self, channel: Channel, run: str, welcome: Welcome, taken: asyncio.Event) -> asyncio.Task[None]:
+    async def _run(
+        self, channel: Channel, run: str, caller: str, welcome: Welcome, taken: asyncio.Event
+    ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; gives the closing of the link, which may take longer."""
         name, reason = printable(run, SHOWN), "ended"
         log.info("%s: run %s begins", self._worker.node, name)
         try:
-            self._worker.begin(run)
+            self._worker.begin(run, caller)
             await channel.send(welcome)
             error, closing = await self._serve(channel, taken)
             reason = f"ended: {error}"
@@ -137,10 +174,11 @@ class Service:
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """
         orders: asyncio.Queue[Order] = asyncio.Queue(1)  # more stay with the sender
+        seen: set[str] = set()
 
         async def read() -> None:
             while True:
-                await orders.put(self._order(await channel.receive()))
+                await orders.put(self._order(await channel.receive(), seen))
 
         async def answer() -> None:
             while True:
@@ -179,27 +217,69 @@ class Service:
             self._worker.resume()
             raise
 
-    def _order(self, message: Message) -> Order:
+    def _order(self, message: Message, seen: set[str]) -> Order:
         if not isinstance(message, Order):
-            raise ProtocolError(f"{type(message).__name__.lower()} where an order was due")
+            raise ProtocolError(f"{_kind(message)} where an order was due")
         if message.worker != self._worker.node:
             raise ProtocolError(f"an order for {printable(message.worker, 64)}; this is {self._worker.node}")
+        if message.id in seen:
+            raise ProtocolError(f"order {printable(message.id, 64)} a second time")
+        seen.add(message.id)
         return message
 
 
+class Complaints:
+    """Says what strangers do to a node, at most once in ten seconds: they may try as often as they like."""
+
+    APART = 10.0
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._last = -math.inf
+        self._unsaid = 0
+
+    def hear(self, what: str) -> None:
+        """Say it, or count it."""
+        now = time.monotonic()
+        if now - self._last < self.APART:
+            self._unsaid += 1
+            return
+        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
+        log.warning("%s: %s%s", self._node, what, more)
+        self._last, self._unsaid = now, 0
+
+
 @contextlib.asynccontextmanager
-async def serving(worker: Worker, url: str, limits: Limits | None = None) -> AsyncIterator[str]:
-    """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen."""
-    limits = limits or Limits()
-    with contextlib.closing(Service(worker, limits)) as service:
-        async with transport(url).serve(url, service.handle, limits) as address:
+async def serving(
+    worker: Worker, url: str, limits: Limits | None = None, security: Security | None = None
+) -> AsyncIterator[str]:
+    """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen.
+
+    Without ``security`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
+    """
+    limits, way = limits or Limits(), transport(url)
+    security = security or (INSECURE if way.private else default())
+    with contextlib.closing(Service(worker, limits, security)) as service:
+        async with way.serve(url, service.handle, limits, security.tls) as address:
             yield address
 
 
 def transport(url: str) -> Transport:
-    """The transport for a URL's scheme. Raises UsageError, listing the schemes, when there is none."""
+    """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
+
+    Raises UsageError, listing the schemes, when there is none.
+    """
     scheme = urlsplit(url).scheme
-    if scheme not in registry.names("transport"):
-        raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(registry.names('transport'))}")
-    kind: type[Transport] = registry.find("transport", scheme)
-    return kind()
+    ways: dict[str, Callable[[], Transport]] = {}
+    for name in registry.names("transport"):
+        kind = registry.find("transport", name)
+        ways[name] = kind
+        if not kind.private:
+            ways[f"{name}s"] = partial(kind, encrypted=True)
+    if scheme not in ways:
+        raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")
+    return ways[scheme]()
+
+
+def _kind(message: Message) -> str:
+    return type(message).__name__.lower()

@@ -1,6 +1,7 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
 import logging
+import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,17 @@ from typing import Literal
 import torch
 
 from fedws import registry, samples
-from fedws.errors import TaskError, UnknownName, printable
+from fedws.audit import Audit, Entry, now
+from fedws.errors import TaskError, UnknownName, UsageError, printable
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Stopped, Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.wire import VERSION
+from fedws.policy import Policy
+from fedws.wire import VERSION, encode
 
 log = logging.getLogger("fedws")
+ALL = Policy()
+"""The policy of a node whose owner wrote none."""
 MOST_LABELS = 1000
 """More distinct labels than this are not declared; they are no classes to be told apart in a log."""
 
@@ -25,7 +30,8 @@ class Worker:
 
     ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
-    ``threads`` score batches at once.
+    ``threads`` score batches at once. ``policy`` is its owner's; ``audit`` is where every answer is written down
+    before it leaves.
     """
 
     def __init__(
@@ -38,9 +44,14 @@ class Worker:
         tasks: Mapping[str, Task] | None = None,
         evaluator: bool = False,
         threads: int = 1,
+        policy: Policy = ALL,
+        audit: Audit | None = None,
     ) -> None:
         self.node = node
+        self.policy = policy
         self._tasks = tasks
+        self._audit = audit
+        self._caller = ("", "")
         self._stop = threading.Event()
         self._workspace = Workspace(node, dataset, data, self._stop, threads)
         held = samples.labels(data)
@@ -64,16 +75,41 @@ class Worker:
             return Refusal(kind="node", reason=f"this is {self.node}, not {printable(hello.node, 64)}")
         return self._welcome
 
-    def begin(self, run: str) -> None:
+    def begin(self, run: str, coordinator: str = "") -> None:
         """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
+        self._caller = run, coordinator
         self._workspace.keepsake.begin(run)
 
     def answer(self, order: Order) -> Report | Failure:
-        """Carry out an order; whatever goes wrong becomes a Failure with its reason."""
+        """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
+
+        The answer is on the audit log when this returns.
+        """
+        answer = self._answer(order)
+        if self._audit is None:
+            return answer
         try:
-            report = self._task(order.task)(order, self._workspace)
+            size = encode(answer, sys.maxsize).size
+        except UsageError as error:  # a task may report what cannot travel
+            answer = self.failure(order, "failed", str(error))
+            size = encode(answer).size
+        try:
+            self._audit.add(self._entry(order, answer, size))
+        except OSError as error:
+            log.error("%s: the audit log cannot be written, so nothing leaves: %s", self.node, error)
+            return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
+        return answer
+
+    def _answer(self, order: Order) -> Report | Failure:
+        try:
+            task = self._task(order.task)
+            limited = self.policy.rounds_per_day is not None and self._audit is not None
+            rounds = self._audit.rounds() if limited and self._audit is not None else 0
+            self.policy.before(order, len(self._workspace.data), rounds)
+            report = task(order, self._workspace)
             if not isinstance(report, Report):
                 raise TypeError(f"task {order.task} gave {type(report).__name__}, no Report")
+            self.policy.after(report)
             return report
         except (TaskError, UnknownName) as error:
             return self.failure(order, "refused", str(error))
@@ -100,6 +136,24 @@ class Worker:
         if name not in self._tasks:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
+
+    def _entry(self, order: Order, answer: Report | Failure, size: int) -> Entry:
+        run, coordinator = self._caller
+        model = order.settings.get("model", "")
+        data = ("tensors" if answer.tensors else "numbers") if isinstance(answer, Report) else "reason"
+        return Entry(
+            time=now(),
+            node=self.node,
+            coordinator=printable(coordinator, 64),
+            run=printable(run, 8),
+            order=printable(order.id, 64),
+            round=order.round,
+            task=printable(order.task, 64),
+            model=printable(str(model), 64),
+            answer="report" if isinstance(answer, Report) else answer.kind,
+            data=data,
+            bytes=size,
+        )
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""

@@ -14,6 +14,7 @@ import torch
 from tests.support import REPOSITORY, require
 
 torch.set_num_threads(1)
+os.environ["FEDWS_KEY"] = "5e" * 32  # of all nodes of all tests, so that nobody's own key is read or made
 
 MNIST = tuple(f"MNIST/raw/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 CIFAR10 = tuple(

@@ -46,6 +46,8 @@ def main(arguments: argparse.Namespace) -> int:
         flags += ["--run-dir", arguments.run_dir] if arguments.run_dir else []
         for plugin in arguments.plugin or ():
             flags += ["--plugin", plugin]
+        flags += ["--key-file", arguments.key_file] if arguments.key_file else []
+        flags += ["--insecure"] if arguments.insecure else []
         status = run.main(run.parser("fedws demo").parse_args(flags), nodes_stay=False)
     print("alice, bob, charlie and testing have ended")
     return status

@@ -16,6 +16,9 @@ COMMANDS = {
     "demo": "the four nodes and a run, and all ends",
     "simulate": "strategies over a simulated fleet of devices, in virtual time",
     "plot": "draw a run's curves.png again",
+    "key": "show the network key, or make a new one",
+    "certs": "make certificates for wss://",
+    "audit": "print or verify what left a node",
 }
 
 
@@ -45,12 +48,17 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        from fedws.cli import demo, nodes, plot, run, simulate, worker
+        from fedws.cli import audit, certs, demo, key, nodes, plot, run, simulate, worker
 
         if name in ("worker", "evaluator"):
             flags, work = worker.parser(prog, testing=name == "evaluator"), worker.main
         else:
-            module = {"run": run, "nodes": nodes, "demo": demo, "simulate": simulate, "plot": plot}[name]
+            modules = {"run": run, "nodes": nodes, "demo": demo, "simulate": simulate, "plot": plot} | {
+                "key": key,
+                "certs": certs,
+                "audit": audit,
+            }
+            module = modules[name]
             flags, work = module.parser(prog), module.main
         arguments = flags.parse_args(argv)
         from fedws.cli.console import guarded

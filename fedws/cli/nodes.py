@@ -21,15 +21,18 @@ def add_handed_on(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
     flags.add_argument("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA or the user's cache)")
     flags.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    flags.add_argument("--key-file", metavar="F", help="the network key (default: $FEDWS_KEY, or the user's own)")
+    flags.add_argument("--insecure", action="store_true", help="do without a key: whoever reaches a node may use it")
 
 
 def handed_on(arguments: argparse.Namespace) -> list[str]:
     """Those flags as a node's command line."""
     found = []
-    for name in ("host", "dataset", "data_dir"):
+    for name in ("host", "dataset", "data_dir", "key_file"):
         value = getattr(arguments, name, None)
         if value is not None:
             found += [f"--{name}", value]
+    found += ["--insecure"] if arguments.insecure else []
     for plugin in arguments.plugin or ():
         found += ["--plugin", plugin]
     return found

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fedws.cli.secure import add_secure
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, and name the flag that was probably meant."""
@@ -57,3 +59,4 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     parser.add_argument("--heartbeat", metavar="S", type=float, help="seconds between pings (a third of --silence)")
     parser.add_argument("--max-message", metavar="BYTES", type=int, help="largest message taken (1073741824)")
     parser.add_argument("-v", "--verbose", action="store_true", help="also say what the links do")
+    add_secure(parser)

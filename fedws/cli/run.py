@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fedws.cli.parser import Parser, add_common
+from fedws.cli.secure import FLAGS, security
 from fedws.errors import RunFailed, UsageError
 
-_OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
+_OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
 """Flags that are not settings of the plan."""
 
 
@@ -47,6 +48,7 @@ def parser(prog: str) -> Parser:
     add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains in a round (10)")
     add("--cuda", action=argparse.BooleanOptionalAction, help="nodes use their GPU, where they have one")
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
+    add("--id", metavar="ID", help="the coordinator's name at the nodes, and in its certificate (coordinator)")
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
     add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
     add("--resume", metavar="RUN", help="go on with the run in that directory, from its newest checkpoint")
@@ -69,21 +71,22 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
+    proved = security(arguments, given.get("id", ""))
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
         plan = make({**stored_settings(directory), **wanted})
-        work = partial(resume_run, directory, wanted)
+        work = partial(resume_run, directory, wanted, security=proved)
     else:
         plan = make(settings(given))
         directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
-        work = partial(run_plan, plan, directory)
+        work = partial(run_plan, plan, directory, security=proved)
     torch.set_num_threads(plan.threads)
     try:
         with Progress(plan.training_rounds) as progress:
-            result = run_loop(work([progress.show]))
+            result = run_loop(work(observers=[progress.show]))
     except (RunFailed, OSError, KeyboardInterrupt):
         if nodes_stay and any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
             print(f"go on with: fedws run --resume {shlex.quote(str(directory))}")

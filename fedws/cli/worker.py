@@ -7,15 +7,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fedws.cli.parser import Parser, add_common
+from fedws.cli.secure import security, warnings
 from fedws.errors import UsageError
 
 if TYPE_CHECKING:
     from fedws.cli.held import Held
     from fedws.plan import Plan
+    from fedws.security import Security
     from fedws.worker import Worker
 
 INTERRUPTED = 130
@@ -42,6 +45,10 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     flags.add_argument(
         "--nice", metavar="N", type=int, help="give way to other programs (a worker 10, the evaluator 0)"
     )
+    flags.add_argument("--policy", metavar="FILE", help="what this node's owner allows, as TOML (see docs/security.md)")
+    flags.add_argument(
+        "--audit", metavar="FILE", help="where its answers are written down (the user's state directory)"
+    )
     flags.add_argument("--notebook", metavar="NAME", help="accepted for old command lines; does nothing")
     flags.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     add_common(flags, threads="threads that train (1) or score (one per core)")
@@ -63,15 +70,23 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
     if not 0 <= port < 65536:
         raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
-    url = f"ws://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
+    proved = security(arguments)
+    scheme = "ws" if proved.tls is None else "wss"
+    url = f"{scheme}://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in _BOUNDS if (value := getattr(arguments, key)) is not None}
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
     _prepare(arguments)
     dataset = arguments.dataset or "mnist"
     held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
-    node = _node(arguments, dataset, held)
-    return run_loop(_serve(arguments, node, plan, url, lambda: tell(arguments, dataset, held)))
+    node = _node(arguments, dataset, held, proved)
+
+    def told() -> None:
+        tell(arguments, dataset, held)
+        for line in warnings(arguments.id, arguments.host, proved):
+            print(line)
+
+    return run_loop(_serve(arguments, node, plan, url, proved, told))
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -92,17 +107,36 @@ def _prepare(arguments: argparse.Namespace) -> None:
         registry.load_plugin(plugin)
 
 
-def _node(arguments: argparse.Namespace, dataset: str, held: "Held") -> "Worker":
+def _node(arguments: argparse.Namespace, dataset: str, held: "Held", proved: "Security") -> "Worker":
     from evaluator import evaluator
-    from fedws.worker import Worker
+    from fedws import audit
+    from fedws.policy import load
+    from fedws.worker import ALL, Worker
+
+    policy = load(Path(arguments.policy)) if arguments.policy is not None else ALL
+    if policy.coordinators is not None and not (proved.tls is not None and proved.tls.mutual):
+        raise UsageError(
+            f"--policy {arguments.policy}: coordinators are known by their certificates; "
+            "this needs --tls-cert, --tls-key and --tls-ca"
+        )
+    if len(held.data) < policy.samples:
+        raise UsageError(
+            f"--policy {arguments.policy}: at least {policy.samples} samples; {arguments.id} holds {len(held.data)}"
+        )
+    log = audit.Audit(Path(arguments.audit) if arguments.audit is not None else audit.own(arguments.id))
 
     if arguments.testing:
-        return evaluator(arguments.id, dataset, held.data, _threads(arguments))
-    return Worker(arguments.id, dataset, held.data, labels=held.labels)
+        return evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
+    return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log)
 
 
 async def _serve(
-    arguments: argparse.Namespace, node: "Worker", plan: "Plan", url: str, tell: Callable[[], None]
+    arguments: argparse.Namespace,
+    node: "Worker",
+    plan: "Plan",
+    url: str,
+    proved: "Security",
+    tell: Callable[[], None],
 ) -> int:
     from fedws.interfaces import Limits
     from fedws.service import serving
@@ -117,7 +151,8 @@ async def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
-    async with serving(node, url, Limits(plan.max_message, plan.silence, plan.heartbeat)) as address:
+    limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
+    async with serving(node, url, limits, proved) as address:
         tell()
         print(f"{arguments.id} is serving at {address}", flush=True)
         if arguments.until_eof:

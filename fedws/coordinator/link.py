@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import Literal
 
+from fedws import handshake
 from fedws.errors import (
     LinkError,
     NotTaken,
@@ -19,7 +20,8 @@ from fedws.errors import (
     printable,
 )
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.messages import Challenge, Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.security import INSECURE, Security
 from fedws.service import TAKEN_OVER, transport
 from fedws.wire import VERSION
 
@@ -44,6 +46,7 @@ class Link:
         dataset: str,
         limits: Limits,
         seed: int,
+        security: Security,
     ) -> None:
         self.node = node
         self.url = url
@@ -61,6 +64,8 @@ class Link:
         self._run = run
         self._dataset = dataset
         self._limits = limits
+        self._transport = transport(url)
+        self._security = INSECURE if self._transport.private else security
         self._random = Random(f"{seed}/{node}")
         self._channel: Channel | None = None
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
@@ -184,10 +189,19 @@ class Link:
         await asyncio.sleep(pause * self._random.uniform(0.5, 1))
 
     async def _once(self) -> tuple[Channel, Welcome]:
-        channel = await transport(self.url).connect(self.url, self._limits)
+        security = self._security
+        key = security.key.secret if security.key is not None else None
+        channel = await self._transport.connect(self.url, self._limits, self.node, security.tls)
         try:
-            await channel.send(Hello(run=self._run, node=self.node, protocol=VERSION))
+            nonce = handshake.nonce() if key is not None else ""
+            hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
+            await channel.send(hello)
             answer = await channel.receive()
+            if key is not None and isinstance(answer, Challenge):
+                await channel.send(handshake.prove(key, hello, answer))
+                answer = await channel.receive()
+            elif key is not None and isinstance(answer, Welcome):
+                raise Refused("key", "it takes part --insecure, and proves nothing; give it the network key")
             if isinstance(answer, Refusal):
                 raise Refused(answer.kind, printable(answer.reason))
             if not isinstance(answer, Welcome):
@@ -196,6 +210,7 @@ class Link:
                 raise Refused("node", f"it is {_article(answer.role)}, not {_article(self._role)}")
             if answer.dataset != self._dataset:
                 raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {self._dataset}; see --dataset")
+            channel.admit()
         except BaseException:
             await channel.close("the coordinator did not go on")
             raise

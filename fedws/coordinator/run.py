@@ -28,6 +28,7 @@ from fedws.rounds import Rounds
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog, new_directory
 from fedws.scores import FEDERATED
+from fedws.security import INSECURE, Security, default
 from fedws.service import transport
 from fedws.tensorboard import Events
 from fedws.tensors import Tensors, detached
@@ -61,6 +62,7 @@ async def run(
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,
     observers: Sequence[Observer] = (),
+    security: Security | None = None,
     **settings: Any,
 ) -> Result:
     """Run federated learning over named nodes that are being served, and keep its record in ``run_dir``.
@@ -73,14 +75,16 @@ async def run(
     checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.plan.MAY_CHANGE`
     and addresses. One that had come to its end is over at once.
 
+    ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key.
+
     Raises UsageError for a setting that cannot work, and RunFailed, naming node and reason, when the run cannot go
     on; the rounds that were complete by then are in the record.
     """
     if resume is not None:
         if run_dir is not None:
             raise UsageError("a run goes on in its own directory; leave run_dir out")
-        return await resume_run(Path(resume), settings, observers)
-    return await run_plan(make(settings), Path(run_dir) if run_dir is not None else None, observers)
+        return await resume_run(Path(resume), settings, observers, security)
+    return await run_plan(make(settings), Path(run_dir) if run_dir is not None else None, observers, security)
 
 
 def run_sync(**settings: Any) -> Result:
@@ -109,15 +113,24 @@ def run_sync(**settings: Any) -> Result:
             raise
 
 
-async def run_plan(plan: Plan, directory: Path | None = None, observers: Sequence[Observer] = ()) -> Result:
+async def run_plan(
+    plan: Plan,
+    directory: Path | None = None,
+    observers: Sequence[Observer] = (),
+    security: Security | None = None,
+) -> Result:
     """:func:`run` for a plan that is made already."""
     plan, strategy, initial = prepare(plan)
+    security = _secured(plan, security)
     with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
-        return await _run(plan, strategy, initial, held, (None, ""), observers)
+        return await _run(plan, strategy, initial, held, (None, ""), observers, security)
 
 
 async def resume_run(
-    directory: Path, given: Mapping[str, Any] = MappingProxyType({}), observers: Sequence[Observer] = ()
+    directory: Path,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    observers: Sequence[Observer] = (),
+    security: Security | None = None,
 ) -> Result:
     """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
@@ -127,8 +140,9 @@ async def resume_run(
             checkpoints.clear()  # it may have been killed just before it did
             return _finished(directory)
         plan, strategy, initial = prepare(plan)
+        security = _secured(plan, security)
         found = checkpoints.load() if checkpoints.any() else (None, "")  # it was killed before its first order
-        return await _run(plan, strategy, initial, held, found, observers)
+        return await _run(plan, strategy, initial, held, found, observers, security)
 
 
 async def _run(
@@ -138,6 +152,7 @@ async def _run(
     held: RunDirectory,
     found: tuple[Checkpoint | None, str],
     observers: Sequence[Observer],
+    security: Security,
 ) -> Result:
     (stored, remark), runlog, checkpoints = found, RunLog(held.path), Checkpoints(held.path / "checkpoints")
     name = held.begin(plan)
@@ -146,7 +161,7 @@ async def _run(
 
     def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
         limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
-        return Link(node, url, role, name, plan.dataset, limits, plan.seed)
+        return Link(node, url, role, name, plan.dataset, limits, plan.seed, security)
 
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(runlog.close)
@@ -207,6 +222,19 @@ def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
     return plan, _strategy(plan), detached(module.state_dict())
+
+
+def _secured(plan: Plan, security: Security | None) -> Security:
+    """What the run proves itself with; by default the user's own key, if any of its links leaves this process.
+
+    Raises UsageError when there is none, or when an address does not go with it.
+    """
+    ways = {url: transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
+    if security is None:
+        security = INSECURE if all(way.private for way in ways.values()) else default()
+    for url, way in ways.items():
+        way.check(url, security.tls)
+    return security
 
 
 def _strategy(plan: Plan) -> Strategy[Any]:

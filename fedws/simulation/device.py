@@ -100,6 +100,7 @@ class SlowChannel:
         """The orders that are not answered yet, and when each came, in virtual seconds."""
         self.sent = 0
         self.received = 0
+        self.peer = channel.peer
         self._channel = channel
         self._node = node
         self._pace = pace
@@ -134,6 +135,10 @@ class SlowChannel:
             self._journal.tell("joined", worker=self._node)
         await self._channel.send(message)
         self.sent = self._channel.sent
+
+    def admit(self) -> None:
+        """Take messages of any size that the limits allow."""
+        self._channel.admit()
 
     async def close(self, reason: str = "") -> None:
         """Close the link."""

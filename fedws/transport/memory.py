@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 
 from fedws import wire
 from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
-from fedws.interfaces import Channel, Handler, Limits
+from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.messages import Message
 from fedws.registry import register
+from fedws.tls import Tls
 
 _serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
@@ -24,6 +25,8 @@ class MemoryChannel:
         self._inbox: asyncio.Queue[list[bytes] | None] = asyncio.Queue()
         self._peer: MemoryChannel | None = None
         self._closed = ""
+        self._most = min(HANDSHAKE, limits.message)
+        self.peer = ""
         self.sent = 0
         self.received = 0
 
@@ -52,13 +55,17 @@ class MemoryChannel:
         pieces = None if self._closed and self._inbox.empty() else await self._inbox.get()
         if pieces is None:
             raise LinkLost(self._closed or "closed")
-        decoder = wire.Decoder(self._limits.message)
+        decoder = wire.Decoder(self._most)
         for piece in pieces:
             if len(piece) > wire.FRAGMENT:
                 raise ProtocolError(f"fragment of {len(piece)} bytes; at most {wire.FRAGMENT}")
             decoder.feed(piece)
             self.received += len(piece)
         return decoder.message()
+
+    def admit(self) -> None:
+        """Take messages of any size that the limits allow."""
+        self._most = self._limits.message
 
     async def close(self, reason: str = "") -> None:
         """Close both ends."""
@@ -72,10 +79,12 @@ class MemoryChannel:
 class Memory:
     """See :class:`fedws.interfaces.Transport`."""
 
-    def check(self, url: str) -> None:
+    private = True
+
+    def check(self, url: str, tls: Tls | None = None) -> None:
         """Any name will do."""
 
-    async def connect(self, url: str, limits: Limits) -> Channel:
+    async def connect(self, url: str, limits: Limits, node: str = "", tls: Tls | None = None) -> Channel:
         """Dial a name that is served in this process. Raises Unreachable."""
         if url not in _serving:
             raise Unreachable(f"nobody serves {url}")
@@ -100,7 +109,7 @@ class Memory:
         return near
 
     @contextlib.asynccontextmanager
-    async def serve(self, url: str, handle: Handler, limits: Limits) -> AsyncIterator[str]:
+    async def serve(self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None) -> AsyncIterator[str]:
         """Serve a name. Raises UsageError when it is taken."""
         if url in _serving:
             raise UsageError(f"{url} is being served already")

@@ -28,6 +28,7 @@ from fedws.coordinator.link import FIRST_PAUSE, Link
 from fedws.errors import LinkLost, RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Event, Failure, Hello, Joined, Left, Measured, Message, Order, Refusal, Report, Welcome
+from fedws.security import INSECURE
 from fedws.service import TAKEN_OVER
 from fedws.simulation import clock
 from fedws.transport.memory import Memory
@@ -431,7 +432,7 @@ class Heard:
     def __init__(self, url: str = "memory://alice", node: str = "alice", silence: float = 60, **more: Any) -> None:
         given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, **more}
         limits = Limits(given["message"], silence)
-        self.link = Link(node, url, given["role"], "cafe", "points", limits, given["seed"])
+        self.link = Link(node, url, given["role"], "cafe", "points", limits, given["seed"], INSECURE)
         self.all: list[Event] = []
         self._news: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -19,7 +19,9 @@ from websockets.protocol import Event
 from fedws.errors import LinkError, LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello, Order
-from fedws.transport.ws import SLOWEST, Ws, WsChannel
+from fedws.transport.ws import Ws
+from fedws.websocket.channel import WsChannel
+from fedws.websocket.watched import SLOWEST
 from fedws.wire import encode
 from tests.nodes import PATIENCE, Proxy
 

@@ -179,12 +179,16 @@ class Stuck:
     """A link whose other end is stopped: it says hello, and does not let itself be closed before the test does."""
 
     sent = received = 0
+    peer = ""
 
     def __init__(self, run: str) -> None:
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.messages.put_nowait(Hello(run=run, node="alice", protocol=1))
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
         self.closing, self.closed = asyncio.Event(), asyncio.Event()
+
+    def admit(self) -> None:
+        """As of a channel."""
 
     async def send(self, message: Message) -> None:
         """As of a channel."""

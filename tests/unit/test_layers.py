@@ -14,10 +14,10 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "errors tensors ranges",
-    "messages plan interfaces",
-    "wire registry learning keepsake roster rounds asynchronous packing "
-    "samples scores holding datadir idx digits shares curves tensorboard",
+    "errors tensors ranges tls",
+    "messages plan interfaces keys",
+    "wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
+    "samples scores holding datadir idx digits shares curves tensorboard certs",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
     "worker",
     "service runlog rundir checkpoint coordinator/ simulation/",
@@ -26,9 +26,17 @@ LAYERS = (
 PIECES = 4
 """The layer whose files do not know each other, also within a folder."""
 
-ASYNC = ("fedws/transport/", "fedws/service.py", "fedws/coordinator/", "fedws/simulation/", "evaluator/", "fedws/cli/")
+ASYNC = (
+    "fedws/transport/",
+    "fedws/websocket/",
+    "fedws/service.py",
+    "fedws/coordinator/",
+    "fedws/simulation/",
+    "evaluator/",
+    "fedws/cli/",
+)
 """Where asyncio may be imported: where links are, and where programs begin."""
-ONCE = ("websockets", "matplotlib", "tensorboardX", "uvloop", "msgpack")
+ONCE = ("cryptography", "matplotlib", "tensorboardX", "uvloop", "msgpack")
 """Libraries that one file knows, so that replacing one is a change of one file."""
 NEVER = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 """What turns bytes into code."""

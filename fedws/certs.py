@@ -1,0 +1,96 @@
+"""A private certificate authority for the nodes of one network: a name in a certificate is a node's id."""
+
+import datetime
+import os
+import re
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedws.errors import UsageError
+from fedws.plan import NODE_ID
+
+CA_DAYS, NODE_DAYS = 3650, 365
+_SLACK = datetime.timedelta(hours=1)  # devices' clocks differ
+
+
+def init(folder: Path, days: int = CA_DAYS) -> list[Path]:
+    """Make ``ca.pem`` and ``ca.key`` in a folder; gives their paths. Raises UsageError when there is one already."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name("fedws network")
+    builder = _builder(name, name, key.public_key(), days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
+    certificate = builder.sign(key, hashes.SHA256())
+    return _write(folder, "ca", key, certificate)
+
+
+def issue(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
+    """Make ``NODE.pem`` and ``NODE.key`` in the folder of the CA; gives their paths. Raises UsageError."""
+    if not re.match(NODE_ID, node) or node == "ca":
+        raise UsageError(f"{node!r} can be no node's id: letters, digits, '_', '-' and '.', and not 'ca'")
+    ca_key, ca = _authority(folder)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = _builder(_name(node), ca.subject, key.public_key(), days)
+    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(_usage("digital_signature"), critical=True)
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(node)]), critical=False)
+    signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    builder = builder.add_extension(signer, critical=False)
+    return _write(folder, node, key, builder.sign(ca_key, hashes.SHA256()))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - _SLACK).not_valid_after(now + datetime.timedelta(days=days))
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _usage(*allowed: str) -> x509.KeyUsage:
+    kinds = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    kinds += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
+    return x509.KeyUsage(**{kind: kind in allowed for kind in kinds})
+
+
+def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    try:
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    except OSError as error:
+        raise UsageError(f"there is no CA in {folder} ({error.strerror}); 'fedws certs init' makes one") from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the CA in {folder} cannot be read: {error}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UsageError(f"the CA in {folder} is not one that 'fedws certs init' made")
+    return key, certificate
+
+
+def _write(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> list[Path]:
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+    paths = [folder / f"{name}.pem", folder / f"{name}.key"]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in paths:
+            if path.exists():
+                raise UsageError(f"{path} is there already; remove it first if it is to be replaced")
+        handle = os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secret)
+        paths[0].write_bytes(certificate.public_bytes(encoding))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return paths

@@ -1,0 +1,36 @@
+"""``fedws key``: show the user's own network key, or make a new one."""
+
+import argparse
+
+from fedws.cli.parser import Parser
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags."""
+    flags = Parser(
+        prog=prog,
+        description="The network key, which every node of one network must know. A user's first node makes it.",
+    )
+    flags.add_argument("what", choices=("show", "new"), help="show: print it; new: replace it, for all nodes to come")
+    flags.add_argument("--key-file", metavar="F", help="that file (default: $FEDWS_KEY, or the user's own)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the key; with ``new``, where it was written."""
+    from pathlib import Path
+
+    from fedws import keys
+    from fedws.errors import UsageError
+
+    if arguments.what == "show":
+        key = keys.find(arguments.key_file)
+        print(key.text)
+        return 0
+    place = Path(arguments.key_file) if arguments.key_file else keys.own()
+    try:
+        keys.make(place, replace=True)
+    except OSError as error:
+        raise UsageError(f"{place} cannot be written: {error.strerror or error}") from None
+    print(f"a new key is in {place}; nodes that run keep the old one until they are started again")
+    return 0

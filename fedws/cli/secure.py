@@ -1,0 +1,65 @@
+"""The flags of the network key and of TLS, which every command that opens links shares, and what they make."""
+
+import argparse
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedws.security import Security
+
+FLAGS = ("key_file", "insecure", "tls_cert", "tls_key", "tls_ca")
+
+
+def add_secure(flags: argparse.ArgumentParser) -> None:
+    """Add them."""
+    group = flags.add_argument_group("who may take part")
+    add = group.add_argument
+    add("--key-file", metavar="F", help="the network key (default: $FEDWS_KEY, or the user's own; see fedws key)")
+    add("--insecure", action="store_true", help="do without a key: whoever reaches a node may use it")
+    add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
+    add("--tls-key", metavar="PEM", help="its private key")
+    add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
+
+
+def security(arguments: argparse.Namespace, name: str = "") -> "Security":
+    """What the flags say; ``name`` is the coordinator's id. Raises UsageError."""
+    from fedws import keys
+    from fedws.errors import UsageError
+    from fedws.security import COORDINATOR, Security
+    from fedws.tls import Tls
+
+    files = {flag: getattr(arguments, f"tls_{flag}", None) for flag in ("cert", "key", "ca")}
+    tls = Tls(**{flag: Path(file) for flag, file in files.items() if file}) if any(files.values()) else None
+    file = getattr(arguments, "key_file", None)
+    if getattr(arguments, "insecure", False):
+        if file is not None:
+            raise UsageError("--insecure does without a key; leave out --key-file")
+        return Security(None, tls, name or COORDINATOR)
+    return Security(keys.find(file), tls, name or COORDINATOR)
+
+
+def warnings(node: str, host: str, security: "Security") -> list[str]:
+    """What a person should know before a node is served there."""
+    lines = []
+    if security.key is None:
+        lines.append(f"{node} takes part --insecure: whoever reaches it may have it train, and read what comes of it")
+    if is_loopback(host):
+        return lines
+    if security.key is not None and security.key.made:
+        lines.append(f"a network key was made; on each other device run: export FEDWS_KEY={security.key.text}")
+    if security.tls is None:
+        lines.append(f"{node} listens beyond this machine; what is sent can be read on its way: --tls-cert hides it")
+    return lines
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a node that listens there.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "10.0.0.5", "edge.local")]
+    [True, True, True, False, False, False]
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

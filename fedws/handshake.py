@@ -1,0 +1,68 @@
+"""How the two ends of a link prove to each other that they know the network key, which never crosses the wire.
+
+    coordinator                                            node
+    hello(run, coordinator, node, nonce)            ->
+                                                    <-     challenge(node, nonce, proof of the node)
+    proof(proof of the coordinator)                 ->
+                                                    <-     welcome, or a refusal
+
+A proof is an HMAC-SHA256 under the key of both nonces, both ids, the run, and the side that it is made for, so that no
+proof is of use on another link, for another run or node, or in the other direction (ISO/IEC 9798-4, the three passes of
+mutual authentication). It says that the other end is a member of the network, not which one; and nothing after it is
+protected: both is for TLS.
+"""
+
+import hmac
+import secrets
+from dataclasses import replace
+from typing import Literal
+
+from fedws.errors import Refused, printable
+from fedws.messages import Challenge, Hello, Proof
+
+REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
+Side = Literal["coordinator", "node"]
+
+
+def nonce() -> str:
+    """32 bytes that were never used before, as hexadecimal digits."""
+    return secrets.token_hex(32)
+
+
+def proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str) -> str:
+    """That ``side`` knows ``key``: 64 hexadecimal digits. ``node`` and ``nonce`` are the challenge's.
+
+    >>> hello = Hello(run="r", node="alice", protocol=2, nonce="00" * 32)
+    >>> proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
+    '10c50b2f6f592865'
+    """
+    fields = ("fedws", side, hello.run, hello.coordinator, hello.node, node, hello.nonce, nonce)
+    encoded = [field.encode() for field in fields]
+    framed = b"".join(len(field).to_bytes(4, "little") + field for field in encoded)  # so that none runs into the next
+    return hmac.digest(key, framed, "sha256").hex()
+
+
+def challenge(key: bytes, hello: Hello, node: str) -> Challenge:
+    """The node's side of it. Raises Refused when the caller brings no nonce: it has no key."""
+    if not hello.nonce:
+        raise Refused("key", f"{node} asks for the network key (--key-file or FEDWS_KEY), and was called --insecure")
+    challenge = Challenge(node=node, nonce=nonce(), proof="")
+    return replace(challenge, proof=proof(key, "node", hello, node, challenge.nonce))
+
+
+def prove(key: bytes, hello: Hello, challenge: Challenge) -> Proof:
+    """The coordinator's side of it. Raises Refused when the node does not know the key."""
+    if not _equal(challenge.proof, proof(key, "node", hello, challenge.node, challenge.nonce)):
+        raise Refused("key", f"{printable(challenge.node, 64)} has another network key; {REMEDY}")
+    return Proof(proof=proof(key, "coordinator", hello, challenge.node, challenge.nonce))
+
+
+def check(key: bytes, hello: Hello, challenge: Challenge, given: Proof) -> None:
+    """The node's last word. Raises Refused when the caller does not know the key."""
+    if not _equal(given.proof, proof(key, "coordinator", hello, challenge.node, challenge.nonce)):
+        raise Refused("key", f"the caller has another network key than {challenge.node}; {REMEDY}")
+
+
+def _equal(given: str, right: str) -> bool:
+    """Compared in a time that does not tell how much of it is right."""
+    return hmac.compare_digest(given.encode(), right.encode())

@@ -1,0 +1,28 @@
+"""What a node proves itself with, and asks of others: the network key and TLS."""
+
+from dataclasses import dataclass
+
+from fedws import keys
+from fedws.keys import Key
+from fedws.tls import Tls
+
+COORDINATOR = "coordinator"
+
+
+@dataclass(frozen=True)
+class Security:
+    """Of one node; :data:`INSECURE` asks for nothing."""
+
+    key: Key | None
+    """None: anyone may take part."""
+    tls: Tls | None = None
+    name: str = COORDINATOR
+    """The coordinator's id; under mutual TLS, the one in its certificate."""
+
+
+INSECURE = Security(None)
+
+
+def default() -> Security:
+    """The user's own key, and no TLS. Raises UsageError when there is no key and none can be made."""
+    return Security(keys.find())

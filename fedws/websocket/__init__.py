@@ -1,0 +1,1 @@
+"""Messages over one websocket: the link, and the watch that is kept over it."""

@@ -1,0 +1,89 @@
+"""One websocket as a link."""
+
+from collections.abc import Iterator
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from fedws import wire
+from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, printable
+from fedws.interfaces import HANDSHAKE, Limits
+from fedws.messages import Message
+from fedws.tls import name_of
+from fedws.websocket.watched import GIVEN_UP, Server, Watched, framed
+
+_BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
+_MAX_REASON = 123  # bytes, RFC 6455, section 5.5
+
+
+class WsChannel:
+    """One websocket; see :class:`fedws.interfaces.Channel`. Bytes are counted with their frame headers."""
+
+    def __init__(self, socket: Watched, limits: Limits) -> None:
+        self._socket = socket
+        socket.watch(limits.silence)
+        self._limits = limits
+        self._client = isinstance(socket, ClientConnection)
+        self._most = min(HANDSHAKE, limits.message)
+        self._lost: LinkError | None = None
+        self.peer = name_of(socket.transport.get_extra_info("peercert"))
+        self.sent = 0
+        self.received = 0
+
+    async def send(self, message: Message) -> None:
+        """Send one message in fragments of at most 1 MiB, as views of its tensors."""
+        encoded = wire.encode(message, self._limits.message)
+        try:
+            await self._socket.send(self._counted(encoded))
+        except ConnectionClosed as closed:
+            raise _lost(closed, self._socket.lost) from None
+
+    async def receive(self) -> Message:
+        """The next message; its tensors lie in the one buffer that its fragments were received into."""
+        if self._lost is not None:  # the library would not say so twice
+            raise self._lost
+        decoder = wire.Decoder(self._most)
+        try:
+            async for fragment in self._socket.recv_streaming():
+                if isinstance(fragment, str):
+                    raise ProtocolError("a text frame; messages are binary")
+                decoder.feed(fragment)
+                self.received += framed(len(fragment), masked=not self._client)
+        except ConnectionClosed as closed:
+            self._lost = _lost(closed, self._socket.lost)
+            raise self._lost from None
+        return decoder.message()
+
+    def admit(self) -> None:
+        """Take messages of any size that the limits allow."""
+        self._most = self._limits.message
+        protocol = self._socket.protocol
+        protocol.max_message_size, protocol.max_fragment_size = self._most, wire.FRAGMENT
+        if isinstance(self._socket, Server):
+            self._socket.admit()
+
+    async def close(self, reason: str = "") -> None:
+        """Close the link; the other end reads the reason."""
+        code = GIVEN_UP if reason else 1000
+        await self._socket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+
+    def _counted(self, encoded: wire.Encoded) -> Iterator[memoryview | bytes]:
+        for fragment in encoded.fragments():
+            self.sent += framed(len(fragment), masked=self._client)
+            yield fragment
+        self.sent += framed(0, masked=self._client)  # the library ends a message with an empty frame
+
+
+def _lost(closed: ConnectionClosed, given_up: str) -> LinkError:
+    if given_up:
+        return LinkLost(given_up)
+    if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
+        return ProtocolError(closed.sent.reason or "no websocket message")
+    frame = closed.rcvd or closed.sent
+    if closed.rcvd is not None and closed.rcvd.code in _BROKEN:
+        return NotTaken(printable(closed.rcvd.reason) or "it does not take such a message")
+    if frame is not None and frame.reason:
+        return LinkLost(printable(frame.reason))
+    if frame is not None and frame.code in (1000, 1001):
+        return LinkLost("closed by the other side")
+    return LinkLost("connection lost")

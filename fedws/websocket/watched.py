@@ -1,0 +1,142 @@
+"""A websocket that does not wait for ever, whatever its other end does."""
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import Event, State
+
+from fedws import wire
+from fedws.gate import Gate
+
+GIVEN_UP = 4000
+"""The first close code that is free for applications: closed for a reason of ours."""
+SLOWEST = 1024
+"""Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
+_UNREAD = 4 * wire.FRAGMENT  # bytes; more pile up only before somebody who never reads
+_LOOKS = 30  # a link is looked at so many times while it may be silent
+
+
+class Watched(Connection):
+    """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close.
+
+    Time is counted in looks at it, so that no peer is blamed while this process itself stood still.
+    """
+
+    lost = ""
+    """Why the other end was given up; empty while it is not."""
+    _heard = 0  # bytes received
+    _control = 0  # of these, bytes of pings and pongs
+    _messages = 0  # whole messages received
+    _inside = False  # between two frames of one message
+    _timer: asyncio.TimerHandle | None = None
+
+    def watch(self, silence: float) -> None:
+        """Begin, with the seconds that the other end may be silent."""
+        self._silence = silence
+        self._seen = self._heard, self._messages
+        self._quiet = self._closing = 0  # looks
+        self._progress: deque[int] = deque(maxlen=_LOOKS + 1)
+        self._wait(self._look)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what comes, also of a frame that is not whole yet."""
+        self._heard += len(data)
+        super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        """Tell messages from pings."""
+        if isinstance(event, Frame):
+            if event.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _UNREAD:
+                self.lost = "it pings, and reads nothing"
+                self.transport.abort()
+                return
+            if event.opcode in DATA_OPCODES:
+                self._inside = not event.fin
+                self._messages += event.fin
+            else:
+                self._control += framed(len(event.data), masked=isinstance(self, ServerConnection))
+        super().process_event(event)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the watch."""
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _wait(self, then: Any) -> None:
+        self._timer = self.loop.call_later(self._silence / _LOOKS, then)
+
+    def _look(self) -> None:
+        if self.state is not State.OPEN:
+            self._closing += 1
+            if self._closing >= _LOOKS // 6:  # the library may wait for ever, to be rid of what it wanted to send
+                return self.transport.abort()
+            return self._wait(self._look)
+        self.lost = self._fault()
+        if not self.lost:
+            return self._wait(self._look)
+        # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
+        with contextlib.suppress(OSError, RuntimeError):
+            self.protocol.fail(GIVEN_UP, f"given up: {self.lost}")
+            self.send_data()
+        return self._wait(self.transport.abort)
+
+    def _fault(self) -> str:
+        """What the other end has done wrong up to this look."""
+        (heard, messages), self._seen = self._seen, (self._heard, self._messages)
+        if self.recv_messages.paused:  # it is we who do not read
+            self._quiet = 0
+            self._progress.clear()
+            return ""
+        self._quiet = self._quiet + 1 if heard == self._heard else 0
+        under_way = self._inside or self.protocol.reader.buffer
+        if not under_way or messages != self._messages:
+            self._progress.clear()
+        if under_way:
+            self._progress.append(self._heard - self._control)
+        if self._quiet > _LOOKS:
+            return f"silent for {self._silence:g} s"
+        if not self._quiet and len(self._progress) > _LOOKS:
+            arrived = self._progress[-1] - self._progress[0]
+            if arrived < SLOWEST * self._silence:
+                return f"too slow: {arrived} bytes of a message in {self._silence:g} s"
+        return ""
+
+
+class Client(Watched, ClientConnection):
+    """One that dialled."""
+
+
+class Server(Watched, ServerConnection):
+    """One that was dialled: at the gate until :meth:`admit`, and not for long."""
+
+    gate: Gate
+    patience: float
+    _door: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Somebody is at the door."""
+        super().connection_made(transport)
+        self.gate.enter(self, self.transport.abort)
+        self._door = self.loop.call_later(self.patience, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """They have gone."""
+        self.admit()
+        super().connection_lost(exc)
+
+    def admit(self) -> None:
+        """They may stay."""
+        self._door.cancel()
+        self.gate.leave(self)
+
+
+def framed(length: int, *, masked: bool) -> int:
+    """Bytes of a frame with its header (RFC 6455, section 5.2)."""
+    return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
