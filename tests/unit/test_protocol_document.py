@@ -1,13 +1,14 @@
 """docs/protocol.md says what the code does: its tables, numbers and every byte of its examples."""
 
 import dataclasses
+import hmac
 import inspect
 import json
 import re
 import typing
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import pytest
@@ -15,16 +16,17 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import keepsake, learning, registry, service, wire
+from fedws import gate, handshake, keepsake, keys, learning, registry, service, wire
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.errors import ProtocolError, TaskError
-from fedws.interfaces import Limits
+from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
-from fedws.messages import MESSAGES, Json, Message, Order, Refusal, Report
+from fedws.messages import MESSAGES, Challenge, Hello, Json, Message, Name, Order, Proof, Refusal, Report, Secret
 from fedws.plan import NODE_ID, Scoring, Training
 from fedws.samples import Images
 from fedws.tensors import DTYPES
 from fedws.transport import ws
+from fedws.websocket import channel, watched
 from fedws.worker import Worker
 from tests.support import REPOSITORY
 
@@ -37,6 +39,9 @@ TYPES: dict[Any, str] = {
     bool: "boolean",
     list[int]: "array of integers",
     Json: "map",
+    Name: "name",
+    Secret: "secret",
+    Secret | Literal[""]: 'secret or `""`',
 }
 RANGES: dict[str, tuple[list[float], list[float]]] = {
     "any": ([], []),
@@ -114,8 +119,10 @@ def test_the_numbers() -> None:
         wire.ALIGNMENT,
         wire.FRAGMENT,
         Limits().message,
+        HANDSHAKE,
     ]
     assert f"at most {wire.FRAGMENT:,} bytes (1 MiB)" in TEXT and f"at most {Limits().message:,} bytes (1 GiB)" in TEXT
+    assert f"at most {HANDSHAKE:,} bytes (64 KiB)" in TEXT and f"above {HANDSHAKE:,}\n" in TEXT
     assert f"magic: {wire.MAGIC.hex(' ')}" in TEXT and f"version: {wire.VERSION}" in TEXT
     assert NODE_ID == r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "the first section words it"
 
@@ -126,10 +133,11 @@ def test_timers_follow_from_silence() -> None:
     assert (settings["ping_interval"], settings["ping_timeout"]) == (20, None), "what is watched is not a pong"
     assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
-    assert f"{ws.SLOWEST:,} bytes a second" in TEXT and f"({60 * ws.SLOWEST:,} bytes in 60 s)" in TEXT
-    assert ws._LOOKS % 6 == 0, "a sixth of silence is a number of looks"
-    assert settings["compression"] is None and settings["max_size"] == (2**30, 2**20)
-    assert ws._CLOSED_FOR_A_REASON == 4000 and ws._MAX_REASON == 123
+    assert f"{watched.SLOWEST:,} bytes a second" in TEXT and f"({60 * watched.SLOWEST:,} bytes in 60 s)" in TEXT
+    assert watched._LOOKS % 6 == 0, "a sixth of silence is a number of looks"
+    assert settings["compression"] is None and settings["max_size"] == (HANDSHAKE, HANDSHAKE)
+    assert watched.GIVEN_UP == 4000 and channel._MAX_REASON == 123
+    assert watched._UNREAD == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
 
 
 def test_dtypes() -> None:
@@ -156,7 +164,7 @@ def test_message_types() -> None:
 @pytest.mark.parametrize("name", MESSAGES)
 def test_fields(name: str) -> None:
     kind = MESSAGES[name]
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     known = {f.name: f for f in dataclasses.fields(kind) if f.name != "tensors"}
     rows = table(section(f"`{name}`"), "field")
     assert [row["field"] for row in rows] == list(known)
@@ -174,16 +182,72 @@ def test_fields(name: str) -> None:
 
 
 def test_refusals() -> None:
-    kinds = [row["refusal's `kind`"] for row in table(section("4. The handshake"), "check")]
-    assert sorted(kinds) == sorted(typing.get_args(typing.get_type_hints(Refusal)["kind"]))
+    kinds = {row["refusal's `kind`"] for row in table(section("4. The handshake"), "check")}
+    assert kinds == {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
 
 
 def test_what_the_busy_say() -> None:
     turns = service._Turns("alice", 10)
     turns._run, turns._since = "77d1e0aa", datetime(2026, 11, 21, 9, 10, 3)
     assert str(turns._busy()) == example(Refusal).reason
-    assert " ".join(section("4. The handshake").split()).count(example(Refusal).reason) == 1
-    assert section("4. The handshake").count(service.TAKEN_OVER) == 2
+    assert " ".join(section("One run at a time").split()).count(example(Refusal).reason) == 1
+    assert section("One run at a time").count(service.TAKEN_OVER) == 2
+
+
+def test_names_and_secrets() -> None:
+    """What the introduction of section 3 calls so."""
+    for run, nonce, good in (
+        ("r" * 64, "0123456789abcdef" * 4, True),
+        ("é" * 64, "", True),
+        ("r" * 65, "", False),
+        ("r", "0123456789ABCDEF" * 4, False),
+        ("r", "0" * 63, False),
+        ("r", "0" * 64 + "\n", False),
+    ):
+        fields = {"run": run, "node": "alice", "protocol": 1, "nonce": nonce}
+        decoder = wire.Decoder()
+        decoder.feed(_raw({**_HELLO, "fields": fields}))
+        if good:
+            assert decoder.message() == Hello(**fields)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ProtocolError):
+                decoder.message()
+
+
+# ------------------------------------------------------------------ section 4: the proof
+
+KEY = bytes(range(32))
+"""Of the test vector, and of the example."""
+
+
+def test_the_texts_of_a_proof() -> None:
+    """Made here as the page words it; the code agrees, and so do the vector's bytes."""
+    hello, challenge = example(Hello), example(Challenge)
+    told = {"hello": hello, "challenge": challenge}
+    for side, wanted in (("node", challenge.proof), ("coordinator", example(Proof).proof)):
+        texts = []
+        for row in table(section("The proof"), "text"):
+            field = re.fullmatch(r"`(\w+)` of `(\w+)`", row["value"])
+            given = side if row["value"].startswith("the side") else row["value"]
+            texts.append(getattr(told[field[2]], field[1]) if field else given)
+        assert len(texts) == 8
+        data = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
+        assert hmac.digest(KEY, data, "sha256").hex() == wanted
+        assert handshake.proof(KEY, side, hello, challenge.node, challenge.nonce) == wanted  # type: ignore[arg-type]
+        assert {row["side"]: row["proof"] for row in table(section("The proof"), "side")}[side] == wanted
+        if side == "node":
+            assert f"over these {len(data)} bytes" in TEXT and f"```hex\n{hexdump(data)}\n```" in section("The proof")
+
+
+def test_the_example_is_a_handshake() -> None:
+    hello, challenge, proof = example(Hello), example(Challenge), example(Proof)
+    assert handshake.prove(KEY, hello, challenge) == proof
+    handshake.check(KEY, hello, challenge, proof)
+    assert keys._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
+
+
+def test_how_many_wait_at_the_door() -> None:
+    assert f"At most {gate.MOST} connections are in the handshake at once" in TEXT
 
 
 def test_what_is_kept_between_orders() -> None:
