@@ -112,8 +112,12 @@ class Processes:
         first, *rest = command
         if first.endswith(".py"):
             first = str(REPOSITORY / first)
+        return self.execute(sys.executable, first, *rest)
+
+    def execute(self, *command: str) -> Command:
+        """Start any program."""
         process = subprocess.Popen(
-            [sys.executable, first, *rest],
+            command,
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
