@@ -42,7 +42,8 @@ function take(node, run, link, work) { // have the node, one run at a time, and 
   older?.link.end("taken over by the same run");
   mine.done = (async () => {
     await older?.done.catch(() => {}); // soon: training looks at its signal every few samples
-    if (!link.signal.aborted) await work();
+    link.signal.throwIfAborted(); // a newer link of the run may have come meanwhile
+    await work();
   })().finally(() => {
     if (turn === mine) turn = null;
   });
