@@ -124,12 +124,19 @@ class Server(Watched, ServerConnection):
         """Somebody is at the door."""
         super().connection_made(transport)
         self.gate.enter(self, self.transport.abort)
-        self._door = self.loop.call_later(self.patience, self.transport.abort)
+        self._door = self.loop.call_later(self.patience, self._too_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """They have gone."""
         self.admit()
         super().connection_lost(exc)
+
+    def _too_late(self) -> None:
+        with contextlib.suppress(OSError, RuntimeError):  # whoever is alive reads why, for as long as one look takes
+            if self.state is State.OPEN:
+                self.protocol.fail(GIVEN_UP, "no hello in time")
+                self.send_data()
+        self._door = self.loop.call_later(self.patience * 6 / _LOOKS, self.transport.abort)
 
     def admit(self) -> None:
         """They may stay."""

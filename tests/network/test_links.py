@@ -39,6 +39,13 @@ HELLO = Hello(run="rough", node="alice", protocol=wire.VERSION)
 # --------------------------------------------------------------------------- a node's end
 
 
+@pytest.fixture(autouse=True)
+def nobody_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handshake is spoken by hand here; ``test_keys.py`` is about keys."""
+    for module in ("fedws.service", "fedws.coordinator.run"):
+        monkeypatch.setattr(f"{module}.default", lambda: INSECURE)
+
+
 def data(message: Message) -> bytes:
     """A message's bytes."""
     return b"".join(wire.encode(message).fragments())
@@ -112,7 +119,7 @@ STRANGE: dict[str, tuple[str | bytes, str]] = {
     "another version": (headed(claim(0), 2), "protocol version 2; this node speaks version 1"),
     "no msgpack": (wire.MAGIC + struct.pack("<II", 1, 52) + b"\xc1" * 52, "header is not msgpack"),
     "huge header": (wire.MAGIC + struct.pack("<II", 1, 2**31) + bytes(52), "header of 2147483648 bytes; at most"),
-    "huge body": (headed(claim(2**40)), "message of 1099511627904 bytes; at most 1073741824"),
+    "huge body": (headed(claim(2**40)), "message of 1099511627904 bytes; at most 65536"),
     "more than said": (data(HELLO) + bytes(64), "message is longer than the 0 bytes of body it declares"),
     "less than said": (headed(claim(64)), "message ends before the length it declares"),
     "half": (data(HELLO)[:20], "message ends before the length it declares"),
@@ -503,9 +510,9 @@ async def dials(monkeypatch: pytest.MonkeyPatch, seconds: float, **more: Any) ->
     times: list[float] = []
     connect = Memory.connect
 
-    async def counted(self: Memory, url: str, limits: Limits) -> Channel:
+    async def counted(self: Memory, url: str, limits: Limits, *more: Any) -> Channel:
         times.append(now())
-        return await connect(self, url, limits)
+        return await connect(self, url, limits, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Memory, "connect", counted)

@@ -14,6 +14,7 @@ import fedws
 from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.security import INSECURE
 from fedws.service import TAKEN_OVER, Service, transport
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
@@ -40,7 +41,7 @@ async def soon(what: Any) -> Any:
 @contextlib.asynccontextmanager
 async def serving(scheme: str, task: Task, limits: Limits | None = None) -> AsyncIterator[str]:
     """Serve alice, with that task; gives her address."""
-    async with fedws.serving(worker("alice", task), address(scheme, "alice"), limits) as url:
+    async with fedws.serving(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
         yield url
 
 
