@@ -64,8 +64,11 @@ async def linked(limits: Limits, proxy: type[Proxy] | None = None) -> AsyncItera
         if proxy is not None:
             url = (await stack.enter_async_context(proxy(url))).url
         near = await soon(Ws().connect(url, limits))
+        far = await soon(arrived.get())
+        near.admit()
+        far.admit()
         try:
-            yield near, await soon(arrived.get())
+            yield near, far
         finally:
             done.set()
             await near.close()
@@ -91,6 +94,7 @@ async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[Ws
             server = await stack.enter_async_context(serve(handle, "127.0.0.1", 0, **plain))
             ours = await soon(Ws().connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", limits))
             peer = await soon(arrived.get())
+        ours.admit()
         try:
             yield ours, peer
         finally:
