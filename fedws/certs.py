@@ -60,9 +60,9 @@ def _name(text: str) -> x509.Name:
 
 
 def _usage(*allowed: str) -> x509.KeyUsage:
-    kinds = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
-    kinds += ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
-    return x509.KeyUsage(**{kind: kind in allowed for kind in kinds})
+    kinds = "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign"
+    kinds += " crl_sign encipher_only decipher_only"
+    return x509.KeyUsage(**{kind: kind in allowed for kind in kinds.split()})
 
 
 def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

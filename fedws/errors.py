@@ -19,6 +19,13 @@ Foreign errors (of sockets, of websockets, of pydantic) become one of these in t
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
+
+Kind = Literal["busy", "node", "protocol", "key", "policy"]
+"""Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
+
+certificate is not the right one, or its owner's policy forbids it.
+"""
 
 
 class FedwsError(Exception):
@@ -67,12 +74,12 @@ class ProtocolError(LinkError):
 class Refused(LinkError):
     """The other node refused the link, and said why.
 
-    ``kind`` is one of the refusal kinds of :class:`fedws.messages.Refusal`.
+    ``kind`` is that of a :class:`fedws.messages.Refusal`.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: Kind, reason: str) -> None:
         super().__init__(reason)
-        self.kind = kind
+        self.kind: Kind = kind
 
 
 class TaskError(FedwsError):

@@ -32,7 +32,7 @@ def nonce() -> str:
 def proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str) -> str:
     """That ``side`` knows ``key``: 64 hexadecimal digits. ``node`` and ``nonce`` are the challenge's.
 
-    >>> hello = Hello(run="r", node="alice", protocol=2, nonce="00" * 32)
+    >>> hello = Hello(run="r", node="alice", protocol=1, nonce="00" * 32)
     >>> proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
     '10c50b2f6f592865'
     """

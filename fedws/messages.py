@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fedws.errors import Kind
 from fedws.tensors import Tensors
 
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -66,12 +67,9 @@ class Welcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """The other end of a handshake. ``kind``: ``busy``, ``node`` (another id lives here), ``protocol``, ``key`` or
+    """The other end of a handshake."""
 
-    ``policy``.
-    """
-
-    kind: Literal["busy", "node", "protocol", "key", "policy"]
+    kind: Kind
     reason: str
 
 

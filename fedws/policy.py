@@ -56,7 +56,7 @@ class Policy(BaseModel):
         if report.tensors and not self.updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)
-        if not isinstance(behind, int) or behind < self.samples:
+        if self.samples > 1 and not (isinstance(behind, int) and behind >= self.samples):
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there were {behind}")
 
     def admits(self, coordinator: str) -> bool:

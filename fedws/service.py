@@ -22,6 +22,10 @@ from fedws.worker import Worker
 log = logging.getLogger("fedws")
 SHOWN = 8
 """Characters of a run's id that are told: who knows all of it may take the run over."""
+LONGEST = 128
+"""Characters of an order's id."""
+SEEN = 4096
+"""Ids of the last orders of a link; one that comes a second time breaks the protocol."""
 TAKEN_OVER = "taken over by the same run"
 """Why a link is closed when its run calls again: whoever reads it must leave the node to the newer link."""
 
@@ -174,7 +178,7 @@ class Service:
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """
         orders: asyncio.Queue[Order] = asyncio.Queue(1)  # more stay with the sender
-        seen: set[str] = set()
+        seen: dict[str, None] = {}  # in their order
 
         async def read() -> None:
             while True:
@@ -217,14 +221,18 @@ class Service:
             self._worker.resume()
             raise
 
-    def _order(self, message: Message, seen: set[str]) -> Order:
+    def _order(self, message: Message, seen: dict[str, None]) -> Order:
         if not isinstance(message, Order):
             raise ProtocolError(f"{_kind(message)} where an order was due")
         if message.worker != self._worker.node:
             raise ProtocolError(f"an order for {printable(message.worker, 64)}; this is {self._worker.node}")
+        if len(message.id) > LONGEST:
+            raise ProtocolError(f"an order's id of {len(message.id)} characters; at most {LONGEST}")
         if message.id in seen:
             raise ProtocolError(f"order {printable(message.id, 64)} a second time")
-        seen.add(message.id)
+        seen[message.id] = None
+        if len(seen) > SEEN:
+            del seen[next(iter(seen))]
         return message
 
 

@@ -150,12 +150,12 @@ def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
 class Decoder:
     """Bytes of one message in, in pieces cut anywhere; the message out. Any wrong byte raises ProtocolError.
 
-    >>> from fedws.messages import Hello
+    >>> from fedws.messages import Refusal
     >>> decoder = Decoder()
-    >>> for piece in encode(Hello(run="r", node="alice", protocol=1)).fragments():
+    >>> for piece in encode(Refusal(kind="busy", reason="later")).fragments():
     ...     decoder.feed(piece)
     >>> decoder.message()
-    Hello(run='r', node='alice', protocol=1)
+    Refusal(kind='busy', reason='later')
     """
 
     def __init__(self, limit: int = 2**30) -> None:

@@ -15,9 +15,9 @@ from tests.support import REPOSITORY
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
     "errors tensors ranges tls",
-    "messages plan interfaces keys",
+    "messages plan interfaces keys audit",
     "wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
-    "samples scores holding datadir idx digits shares curves tensorboard certs",
+    "samples scores holding datadir idx digits shares curves tensorboard certs policy",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
     "worker",
     "service runlog rundir checkpoint coordinator/ simulation/",

@@ -6,6 +6,7 @@ import torch
 
 from fedws.messages import (
     MESSAGES,
+    Challenge,
     Deadline,
     Event,
     Failure,
@@ -15,6 +16,7 @@ from fedws.messages import (
     Measured,
     Message,
     Order,
+    Proof,
     Refusal,
     Report,
     Welcome,
@@ -22,6 +24,8 @@ from fedws.messages import (
 
 EXAMPLES: list[Message | Event] = [
     Hello(run="r", node="alice", protocol=1),
+    Challenge(node="alice", nonce="0" * 64, proof="0" * 64),
+    Proof(proof="0" * 64),
     Welcome(node="alice", role="worker", dataset="mnist", samples=3),
     Refusal(kind="busy", reason="busy"),
     Order(id="1/alice", worker="alice", round=1, task="fedavg.fit"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedws import wire
 from fedws.errors import ProtocolError, UsageError
-from fedws.messages import MESSAGES, Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.messages import MESSAGES, Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, Decoder, encode
 
@@ -53,8 +53,11 @@ def _tensor(draw: st.DrawFn) -> torch.Tensor:
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 _tensors = st.dictionaries(_names, _tensor(), max_size=4)
+_secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, run=_words, node=_words, protocol=_whole),
+    st.builds(Hello, run=_names, node=_names, protocol=_whole, coordinator=_names, nonce=st.just("") | _secrets),
+    st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
+    st.builds(Proof, proof=_secrets),
     st.builds(
         Welcome,
         node=_words,
@@ -64,7 +67,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         labels=st.lists(_whole, max_size=4),
         cuda=st.booleans(),
     ),
-    st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol"]), reason=_words),
+    st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_words),
     st.builds(
         Order,
         id=_words,
@@ -157,7 +160,7 @@ def test_every_message_comes_back_as_it_was(message: Message) -> None:
 
 
 def test_every_message_is_among_the_generated_ones() -> None:
-    assert set(MESSAGES.values()) == {Hello, Welcome, Refusal, Order, Report, Failure}
+    assert set(MESSAGES.values()) == {Hello, Challenge, Proof, Welcome, Refusal, Order, Report, Failure}
 
 
 @pytest.mark.parametrize("name", DTYPES)
