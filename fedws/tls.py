@@ -1,11 +1,15 @@
 """TLS for ``wss://``: certificates of a private CA, in which a name is a node's id, not a machine's address."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedws.errors import UsageError
+
+_OTHER_NAME, _FOREIGN = 62, (2, 7, 18, 19, 20, 21)
+"""Of OpenSSL's X509_V_ERR codes: that the name is another, and that no CA of ours has signed."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +48,46 @@ class Tls:
     def _filled(self, context: ssl.SSLContext) -> ssl.SSLContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         if self.ca is not None:
-            self._load("--tls-ca", self.ca, lambda: context.load_verify_locations(self.ca))
+            self._load(f"--tls-ca {self.ca} holds no certificate", lambda: context.load_verify_locations(self.ca))
         elif context.protocol == ssl.PROTOCOL_TLS_CLIENT:
             context.load_default_certs()
         if self.cert is not None and self.key is not None:
             cert, key = self.cert, self.key
-            self._load("--tls-cert", cert, lambda: context.load_cert_chain(cert, key, password=_no_password))
+            empty = f"--tls-cert {cert} holds no certificate, or --tls-key {key} no key"
+            self._load(empty, lambda: context.load_cert_chain(cert, key, password=self._no_password))
         return context
 
-    def _load(self, flag: str, path: Path, load: Any) -> None:
+    def _load(self, empty: str, load: Callable[[], None]) -> None:
+        """Load files into a context; ``empty`` is said where they are not in PEM."""
+        for name, path in (("cert", self.cert), ("key", self.key), ("ca", self.ca)):
+            try:
+                if path is not None:
+                    path.open("rb").close()
+            except OSError as error:
+                raise UsageError(f"--tls-{name} {path} cannot be read: {error.strerror}") from None
         try:
             load()
         except ssl.SSLError as error:
-            raise UsageError(f"{flag} {path}: {error.reason or error}".replace("_", " ").lower()) from None
-        except OSError as error:
-            where = next((str(p) for p in (path, self.key) if p is not None and not p.is_file()), str(path))
-            raise UsageError(f"{flag} {path}: {where} cannot be read: {error.strerror}") from None
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise UsageError(f"--tls-key {self.key} is not the key of --tls-cert {self.cert}") from None
+            raise UsageError(f"{empty} in PEM") from None
+
+    def _no_password(self) -> str:
+        raise UsageError(f"--tls-key {self.key} has a password, but a node starts without a person")
+
+
+def unaccepted(error: ssl.SSLCertVerificationError, node: str, tls: Tls) -> str:
+    """Why a certificate that was to be the node's is not accepted, in a person's words."""
+    if error.verify_code == _OTHER_NAME:
+        return f"its certificate is not one of {node}"
+    if error.verify_code in _FOREIGN:
+        whose = f"the CA in {tls.ca}" if tls.ca is not None else "a CA that this machine trusts; name yours: --tls-ca"
+        return f"its certificate is not signed by {whose}"
+    why = error.verify_message.rstrip(".")
+    return f"its certificate is not accepted: {why[:1].lower()}{why[1:]}"
 
 
 def name_of(certificate: Any) -> str:
     """The node's id in a verified certificate, as ``ssl`` gives it; empty when there is none."""
     names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
     return names[0] if len(names) == 1 else ""
-
-
-def _no_password() -> str:
-    raise UsageError("a private key with a password cannot be used: a node starts without a person")

@@ -13,17 +13,18 @@ from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import InvalidURI, WebSocketException
+from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 
 from fedws import wire
-from fedws.errors import Refused, Unreachable, UsageError
+from fedws.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.registry import register
-from fedws.tls import Tls
+from fedws.tls import Tls, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.watched import Client, Server
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL calls an answer in plain text
 _log = logging.getLogger("fedws.websockets")
 _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 
@@ -53,11 +54,16 @@ class Ws:
             assert isinstance(socket, Client)
             return WsChannel(socket, limits)
         except ssl.SSLCertVerificationError as error:
-            why = error.verify_message.rstrip(".")
-            raise Refused("key", f"its certificate is not accepted: {why[:1].lower()}{why[1:]}") from None
+            raise Refused("key", unaccepted(error, node, tls or Tls())) from None
+        except InvalidMessage as error:
+            raise await self._ended(error, url, limits, tls) from None
         except (InvalidURI, ValueError) as error:
             raise UsageError(f"{url} is no address: {error}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
+            if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+                raise Refused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
+            if self._encrypted and isinstance(error, ConnectionError) and not error.errno:
+                raise Unreachable("the connection ended during the TLS handshake") from None
             raise Unreachable(_why(error)) from None
 
     @contextlib.asynccontextmanager
@@ -90,6 +96,20 @@ class Ws:
             server.close(code=1001, reason="the node ends")
             await server.wait_closed()
 
+    async def _ended(self, error: InvalidMessage, url: str, limits: Limits, tls: Tls | None) -> LinkError:
+        """What it means that no answer came to a websocket's first words."""
+        if not isinstance(error.__cause__, EOFError):
+            return Unreachable(_why(error))
+        if not self._encrypted:  # which a port does too behind which nobody listens yet, so it is asked
+            if await _speaks_tls(*_address(url), limits.silence / 6):
+                return Refused("key", "it is served with TLS; write wss://")
+            return Unreachable("it ended the connection without a word")
+        # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
+        # certificate after the caller has done its part, and Python's servers do not say how they judged.
+        if tls is None or tls.cert is None:
+            return Refused("key", "it asks callers for a certificate: --tls-cert and --tls-key")
+        return Refused("key", f"it does not accept the certificate in {tls.cert}: expired, or not signed by its CA")
+
     def _client(self, node: str, tls: Tls | None) -> dict[str, Any]:
         """The certificate must be one of the node's id, wherever it is."""
         return {"ssl": (tls or Tls()).client(), "server_hostname": node} if self._encrypted else {}
@@ -98,6 +118,19 @@ class Ws:
         if not self._encrypted:
             return {}
         return {"ssl": (tls or Tls()).server(), "ssl_handshake_timeout": limits.silence / 6}
+
+
+async def _speaks_tls(host: str, port: int, patience: float) -> bool:
+    """Whether TLS is served there, by anybody; nothing is sent in it."""
+    try:
+        async with asyncio.timeout(patience):
+            _, writer = await asyncio.open_connection(host, port, ssl=Tls().client(), server_hostname=host)
+    except ssl.SSLError as error:  # most likely, its certificate is of no public CA
+        return error.reason not in _NO_TLS
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
 
 
 def _settings(limits: Limits) -> dict[str, Any]:

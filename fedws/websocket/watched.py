@@ -19,6 +19,7 @@ GIVEN_UP = 4000
 SLOWEST = 1024
 """Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
 _UNREAD = 4 * wire.FRAGMENT  # bytes; more pile up only before somebody who never reads
+_TLS = b"\x16"  # the type of the record that a TLS client begins with
 _LOOKS = 30  # a link is looked at so many times while it may be silent
 
 
@@ -125,6 +126,14 @@ class Server(Watched, ServerConnection):
         super().connection_made(transport)
         self.gate.enter(self, self.transport.abort)
         self._door = self.loop.call_later(self.patience, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        """Tell those who begin with TLS at once, in plain text, that there is none here: else both would wait."""
+        if self._heard == 0 and data[:1] == _TLS:
+            self._heard = len(data)
+            self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno TLS here\n")
+            return self.transport.close()
+        return super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """They have gone."""
