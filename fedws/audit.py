@@ -3,8 +3,11 @@
 A line is written, and on the disk, before its answer leaves. Next to the file, ``FILE.head`` holds how many lines there
 are and the hash of the last one, so that lines missing at the end are noticed too. Whoever can write both files can
 write a new history; who wants to be safe from that too keeps the hash that ``fedws audit --verify`` prints elsewhere.
+
+A node that was killed between the two wrote a line that the head does not count; the next one to write takes it in.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,48 +56,44 @@ class Audit:
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
-        self._left: list[tuple[str, str, int]] | None = None
+        self._left: list[str] | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            with self._alone():
-                head = _head(path)
+            with _alone(path):
+                path.touch(mode=0o600)
+                if path.stat().st_size == 0 and not _beside(path).exists():
+                    _set_head(path, Head())
+                _end(path)
         except OSError as error:
             why = error.strerror or error
-            raise UsageError(f"the audit log {path} cannot be written ({why}); name another with --audit") from None
-        if path.stat().st_size < head.size:
-            raise UsageError(f"the audit log {path} was cut: see 'fedws audit --verify'; move it away to begin anew")
+            raise UsageError(
+                f"the audit log {path} cannot be gone on with ({why}); name another with --audit, or move it away"
+            ) from None
 
     def add(self, entry: Entry) -> None:
         """Write a line; when this returns it is on the disk. Raises OSError."""
-        with self._alone():
-            head = _head(self.path)
-            line = {"number": head.lines + 1, **asdict(entry), "before": head.hash}
+        with _alone(self.path):
+            end = _end(self.path)
+            line = {"number": end.lines + 1, **asdict(entry), "before": end.hash}
             line["hash"] = _hash(line)
-            data = json.dumps(line).encode() + b"\n"
+            data = _text(line)
             with self.path.open("r+b") as file:
-                file.truncate(
-                    head.size
-                )  # what lies behind was being written when the node was killed; it did not leave
-                file.seek(head.size)
+                file.truncate(end.size)  # what lies behind was being written when the node was killed: it did not leave
+                file.seek(end.size)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _set_head(self.path, Head(head.lines + 1, line["hash"], head.size + len(data)))
+            _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
         if self._left is not None and _left(line):
-            self._left.append((entry.time, entry.run, entry.round))
+            self._left.append(entry.time)
 
-    def rounds(self, since: timedelta = timedelta(days=1)) -> int:
-        """In how many rounds, over all runs, tensors have left in that time."""
+    def left(self, since: timedelta = timedelta(days=1)) -> int:
+        """How many answers with tensors have left in that time, over all runs."""
         if self._left is None:
-            lines = (line for line in read(self.path) if line is not None and _left(line))
-            self._left = [(str(line["time"]), str(line["run"]), int(line["round"])) for line in lines]
+            self._left = [str(line["time"]) for line in read(self.path) if line is not None and _left(line)]
         earliest = (datetime.now(UTC) - since).isoformat()
-        self._left = [place for place in self._left if place[0] >= earliest]
-        return len({(run, round) for _, run, round in self._left})
-
-    def _alone(self) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.path.with_name(f"{self.path.name}.lock"), mode=0o600)
+        self._left = [time for time in self._left if time >= earliest]
+        return len(self._left)
 
 
 @dataclass(frozen=True)
@@ -118,36 +117,43 @@ def now() -> str:
 
 
 def read(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Every line; None for one that is none. Raises OSError."""
+    """Every line; None for one that no node has written like that. Raises OSError."""
     with path.open("rb") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = None
-            yield line if isinstance(line, dict) and text.endswith(b"\n") else None
+        yield from map(_parsed, file)
 
 
 def verify(path: Path) -> tuple[Head, list[str]]:
     """Where the log ends, and everything that is wrong with it. Raises OSError."""
-    problems, number, before, size = [], 0, GENESIS, 0
-    head = _head(path)
-    for number, line in enumerate(read(path), 1):
-        if number > head.lines:
-            break
-        if line is None or line.get("hash") != _hash(line):
-            problems.append(f"line {number} was edited")
-        elif line.get("before") != before or line.get("number") != number:
-            problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
-        before = str(line.get("hash")) if line is not None else ""
-    if number < head.lines:
-        problems.append(f"{head.lines - number} lines are missing at the end")
-    elif before != head.hash and not problems:
-        problems.append(f"it does not end as {_beside(path).name} says")
-    size = path.stat().st_size
-    if size and not head.lines:
-        problems.append(f"{_beside(path).name} is missing")
-    return Head(number, before, size), problems
+    problems, name, end, behind = [], _beside(path).name, Head(size=path.stat().st_size), 0
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a copy that is read only nobody is writing the end just now
+            stack.enter_context(_alone(path))
+        try:
+            head: Head | None = _head(path)
+        except OSError as error:
+            head = None
+            problems += [str(error)] if end.size else []
+        for line in read(path):
+            if head is not None and end.lines == head.lines:
+                behind += 1
+                continue
+            number = end.lines + 1
+            if line is None or line.get("hash") != _hash(line):
+                problems.append(f"line {number} was edited")
+            elif line.get("before") != end.hash or line.get("number") != number:
+                problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
+            end = Head(number, str(line.get("hash")) if line is not None else "", end.size)
+    if head is not None and end.lines < head.lines:
+        problems.append(f"{head.lines - end.lines} missing at the end: {name} counts {head.lines} lines")
+    elif head is not None and end.hash != head.hash and not problems:
+        problems.append(f"it does not end as {name} says")
+    if behind:
+        problems.append(f"{behind} at the end that {name} does not count: added, or the node was killed as it wrote")
+    return end, problems
+
+
+def _alone(path: Path) -> filelock.BaseFileLock:
+    return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
 
 
 def _left(line: Mapping[str, Any]) -> bool:
@@ -155,9 +161,40 @@ def _left(line: Mapping[str, Any]) -> bool:
 
 
 def _hash(line: Mapping[str, Any]) -> str:
-    """SHA-256 of a line without its hash, keys in order, which includes the hash of the line before."""
+    """SHA-256 of a line without its hash, which includes the hash of the line before."""
     bound = {key: value for key, value in line.items() if key != "hash"}
-    return hashlib.sha256(json.dumps(bound, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(bound).encode()).hexdigest()
+
+
+def _text(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line, if it is written to the byte as a node writes it: a key twice, say, would show a reader another value."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and _text(line) == text else None
+
+
+def _end(path: Path) -> Head:
+    """Where the log ends: as its head says, or behind that, where a node was killed before the head could say so.
+
+    Raises OSError when lines are missing, or the head is.
+    """
+    end = _head(path)
+    if path.stat().st_size < end.size:
+        raise OSError("lines are missing at its end")
+    with path.open("rb") as file:
+        file.seek(end.size)
+        for text in file:
+            line = _parsed(text)
+            if line is None or line.get("hash") != _hash(line) or line.get("before") != end.hash:
+                break
+            end = Head(end.lines + 1, str(line["hash"]), end.size + len(text))
+    return end
 
 
 def _beside(path: Path) -> Path:
@@ -166,15 +203,18 @@ def _beside(path: Path) -> Path:
 
 def _head(path: Path) -> Head:
     try:
-        return Head(**json.loads(_beside(path).read_text(encoding="ascii")))
+        head = Head(**json.loads(_beside(path).read_text(encoding="ascii")))
+        if type(head.lines) is int and type(head.size) is int and 0 <= head.lines <= head.size:
+            return head
     except FileNotFoundError:
-        return Head()
+        raise OSError(f"{_beside(path).name} is missing") from None
     except (ValueError, TypeError):
-        raise OSError(f"{_beside(path).name} is damaged") from None
+        pass
+    raise OSError(f"{_beside(path).name} is damaged")
 
 
 def _set_head(path: Path, head: Head) -> None:
-    part = _beside(path).with_suffix(".part")
+    part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="ascii") as file:
         json.dump(asdict(head), file)
         file.flush()

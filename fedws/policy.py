@@ -29,7 +29,10 @@ class Policy(BaseModel):
     epochs: Annotated[int, Field(ge=1)] | None = None
     """At most so many passes over the data in one order."""
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
-    """Rounds in which tensors of this node may leave, in the last 24 hours, over all runs."""
+    """Answers with tensors of this node that may leave in 24 hours, over all runs; one a round, if all goes well.
+
+    They are counted one by one, since it is the coordinator that numbers the rounds.
+    """
     samples: Annotated[int, Field(ge=1)] = 1
     """At least so many samples behind every number that leaves."""
     updates: bool = True
@@ -61,7 +64,7 @@ class Policy(BaseModel):
 
     def admits(self, coordinator: str) -> bool:
         """Whether the coordinator of that id, which its certificate shows, may ask at all."""
-        return self.coordinators is None or _any(self.coordinators, coordinator)
+        return self.coordinators is None or (coordinator != "" and _any(self.coordinators, coordinator))
 
 
 def load(path: Path) -> Policy:

@@ -31,7 +31,7 @@ class Worker:
     ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
     ``threads`` score batches at once. ``policy`` is its owner's; ``audit`` is where every answer is written down
-    before it leaves.
+    before it leaves. Raises UsageError for a policy that counts rounds, where nothing is written down.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Worker:
         policy: Policy = ALL,
         audit: Audit | None = None,
     ) -> None:
+        if policy.rounds_per_day is not None and audit is None:
+            raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
         self.node = node
         self.policy = policy
         self._tasks = tasks
@@ -103,8 +105,7 @@ class Worker:
     def _answer(self, order: Order) -> Report | Failure:
         try:
             task = self._task(order.task)
-            limited = self.policy.rounds_per_day is not None and self._audit is not None
-            rounds = self._audit.rounds() if limited and self._audit is not None else 0
+            rounds = self._audit.left() if self._audit is not None and self.policy.rounds_per_day is not None else 0
             self.policy.before(order, len(self._workspace.data), rounds)
             report = task(order, self._workspace)
             if not isinstance(report, Report):
