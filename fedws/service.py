@@ -121,17 +121,23 @@ class Service:
         hello, key, node = await channel.receive(), self._security.key, self._worker.node
         if not isinstance(hello, Hello):
             raise ProtocolError(f"{_kind(hello)} before hello")
-        if hello.protocol != VERSION:  # nothing can be proved; greeting it says no more than that
-            return hello
+        if hello.protocol != VERSION:  # nothing can be proved
+            raise Refused("protocol", f"{node} speaks protocol {VERSION}, not {hello.protocol}")
         if key is not None:
             challenge = handshake.challenge(key.secret, hello, node)
             await channel.send(challenge)
-            proof = await channel.receive()
+            try:
+                proof = await channel.receive()
+            except LinkLost:  # most likely it has another key, and has been told so by its own side
+                self._complaints.hear("a peer went where it was to prove that it knows the network key")
+                raise
             if not isinstance(proof, Proof):
                 raise ProtocolError(f"{_kind(proof)} where a proof was due")
             handshake.check(key.secret, hello, challenge, proof)
-        if channel.peer and channel.peer != hello.coordinator:
-            raise Refused("key", f"{printable(hello.coordinator, 64)} shows the certificate of {channel.peer}")
+        tls = self._security.tls
+        if tls is not None and tls.mutual and channel.peer != hello.coordinator:
+            whose = channel.peer or "no node alone"
+            raise Refused("key", f"{printable(hello.coordinator, 64)} shows the certificate of {whose}; see --id")
         if not self._worker.policy.admits(channel.peer):
             who = channel.peer or "a caller without a certificate"
             raise Refused("policy", f"the policy of {node} does not name {who}")
@@ -267,6 +273,8 @@ async def serving(
     """
     limits, way = limits or Limits(), transport(url)
     security = security or (INSECURE if way.private else default())
+    if security.key is None and not way.private:
+        log.warning("%s: --insecure: nobody is asked for a network key", worker.node)
     with contextlib.closing(Service(worker, limits, security)) as service:
         async with way.serve(url, service.handle, limits, security.tls) as address:
             yield address

@@ -201,7 +201,7 @@ class Link:
                 await channel.send(handshake.prove(key, hello, answer))
                 answer = await channel.receive()
             elif key is not None and isinstance(answer, Welcome):
-                raise Refused("key", "it takes part --insecure, and proves nothing; give it the network key")
+                raise Refused("key", "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY")
             if isinstance(answer, Refusal):
                 raise Refused(answer.kind, printable(answer.reason))
             if not isinstance(answer, Welcome):
