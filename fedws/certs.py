@@ -30,7 +30,7 @@ def init(folder: Path, days: int = CA_DAYS) -> list[Path]:
 
 def issue(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
     """Make ``NODE.pem`` and ``NODE.key`` in the folder of the CA; gives their paths. Raises UsageError."""
-    if not re.match(NODE_ID, node) or node == "ca":
+    if not re.fullmatch(NODE_ID, node) or node == "ca":
         raise UsageError(f"{node!r} can be no node's id: letters, digits, '_', '-' and '.', and not 'ca'")
     ca_key, ca = _authority(folder)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -43,6 +43,31 @@ def issue(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     builder = builder.add_extension(signer, critical=False)
     return _write(folder, node, key, builder.sign(ca_key, hashes.SHA256()))
+
+
+def check(file: Path, node: str, flag: str = "--tls-cert") -> None:
+    """That a node could show the certificate in a file as its own, today. Raises UsageError.
+
+    Else the node would start, and every other one would refuse it.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{flag} {file} cannot be read: {error}") from None
+    now, (begin, end) = datetime.datetime.now(datetime.UTC), _validity(certificate)
+    if not begin <= now <= end:
+        raise UsageError(f"{flag} {file} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, not now")
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = found.value.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):
+        names = []
+    if node not in names:
+        raise UsageError(f"{flag} {file} is the certificate of {', '.join(names) or 'no node'}, not of {node}")
+
+
+def _validity(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.datetime]:
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
 def _builder(

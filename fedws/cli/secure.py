@@ -23,7 +23,7 @@ def add_secure(flags: argparse.ArgumentParser) -> None:
 
 
 def security(arguments: argparse.Namespace, name: str = "") -> "Security":
-    """What the flags say; ``name`` is the coordinator's id. Raises UsageError."""
+    """What the flags say of the node of that name, by default the coordinator. Raises UsageError."""
     from fedws import keys
     from fedws.errors import UsageError
     from fedws.security import COORDINATOR, Security
@@ -31,6 +31,10 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
 
     files = {flag: getattr(arguments, f"tls_{flag}", None) for flag in ("cert", "key", "ca")}
     tls = Tls(**{flag: Path(file) for flag, file in files.items() if file}) if any(files.values()) else None
+    if tls is not None and tls.cert is not None:
+        from fedws import certs
+
+        certs.check(tls.cert, name or COORDINATOR)
     file = getattr(arguments, "key_file", None)
     if getattr(arguments, "insecure", False):
         if file is not None:
@@ -49,7 +53,8 @@ def warnings(node: str, host: str, security: "Security") -> list[str]:
     if security.key is not None and security.key.made:
         lines.append(f"a network key was made; on each other device run: export FEDWS_KEY={security.key.text}")
     if security.tls is None:
-        lines.append(f"{node} listens beyond this machine; what is sent can be read on its way: --tls-cert hides it")
+        no_more = "" if security.key is None else " the network key does not protect them,"
+        lines.append(f"{node} sends bytes that can be read and changed on their path:{no_more} TLS does (--tls-cert)")
     return lines
 
 

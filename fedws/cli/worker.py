@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
     if not 0 <= port < 65536:
         raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
-    proved = security(arguments)
+    proved = security(arguments, arguments.id)
     scheme = "ws" if proved.tls is None else "wss"
     url = f"{scheme}://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
