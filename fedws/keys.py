@@ -50,6 +50,8 @@ def find(file: str | Path | None = None, environment: Mapping[str, str] = os.env
         return Key(_parse(environment[VARIABLE], VARIABLE), VARIABLE)
     place = own()
     try:
+        if not place.is_absolute():  # there is no HOME, and '~/.config' would be in the working directory
+            raise RuntimeError("this user has no home")
         return _read(place, str(place)) if place.exists() else make(place)
     except (OSError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
