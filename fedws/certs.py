@@ -32,6 +32,8 @@ def issue(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
     """Make ``NODE.pem`` and ``NODE.key`` in the folder of the CA; gives their paths. Raises UsageError."""
     if not re.fullmatch(NODE_ID, node) or node == "ca":
         raise UsageError(f"{node!r} can be no node's id: letters, digits, '_', '-' and '.', and not 'ca'")
+    if not all(0 < len(label) < 64 for label in node.split(".")) or node.replace(".", "").isdigit():
+        raise UsageError(f"{node} can be no name in TLS: at most 63 characters between dots, and not digits alone")
     ca_key, ca = _authority(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(_name(node), ca.subject, key.public_key(), days)
