@@ -140,9 +140,9 @@ def verify(path: Path) -> tuple[Head, list[str]]:
             number = end.lines + 1
             if line is None or line.get("hash") != _hash(line):
                 problems.append(f"line {number} was edited")
-            elif line.get("before") != end.hash or line.get("number") != number:
+            elif line.get("before") != (end.hash or line.get("before")) or line.get("number") != number:
                 problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
-            end = Head(number, str(line.get("hash")) if line is not None else "", end.size)
+            end = Head(number, str(line.get("hash")) if line is not None else "", end.size)  # "": what it was is lost
     if head is not None and end.lines < head.lines:
         problems.append(f"{head.lines - end.lines} missing at the end: {name} counts {head.lines} lines")
     elif head is not None and end.hash != head.hash and not problems:
@@ -203,12 +203,13 @@ def _beside(path: Path) -> Path:
 
 def _head(path: Path) -> Head:
     try:
-        head = Head(**json.loads(_beside(path).read_text(encoding="ascii")))
+        found = json.loads(_beside(path).read_text(encoding="ascii"))
+        head = Head(found["lines"], found["hash"], found["size"])
         if type(head.lines) is int and type(head.size) is int and 0 <= head.lines <= head.size:
             return head
     except FileNotFoundError:
         raise OSError(f"{_beside(path).name} is missing") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise OSError(f"{_beside(path).name} is damaged")
 
