@@ -53,8 +53,8 @@ def warnings(node: str, host: str, security: "Security") -> list[str]:
     if security.key is not None and security.key.made:
         lines.append(f"a network key was made; on each other device run: export FEDWS_KEY={security.key.text}")
     if security.tls is None:
-        no_more = "" if security.key is None else " the network key does not protect them,"
-        lines.append(f"{node} sends bytes that can be read and changed on their path:{no_more} TLS does (--tls-cert)")
+        remedy = "TLS prevents it" if security.key is None else "the network key does not prevent it, TLS does"
+        lines.append(f"what {node} and others send can be read and changed on its path: {remedy} (--tls-cert)")
     return lines
 
 
