@@ -1,6 +1,7 @@
 """Fixtures of all tests: real data where this machine has it, and a count of what was skipped."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from tests.support import REPOSITORY, require
 
 torch.set_num_threads(1)
 os.environ["FEDWS_KEY"] = "5e" * 32  # of all nodes of all tests, so that nobody's own key is read or made
+os.environ["XDG_STATE_HOME"] = _state = tempfile.mkdtemp(prefix="fedws-state-")  # and no audit log of theirs is written
 
 MNIST = tuple(f"MNIST/raw/{part}-{what}-ubyte" for part in ("train", "t10k") for what in ("images-idx3", "labels-idx1"))
 CIFAR10 = tuple(
@@ -46,6 +48,11 @@ def _root(name: str, files: tuple[str, ...]) -> Path:
     root.mkdir(mode=0o700, exist_ok=True)
     subprocess.run([sys.executable, str(prepare), str(root), name], check=True, timeout=120)
     return root
+
+
+def pytest_unconfigure() -> None:
+    """Leave no audit logs."""
+    shutil.rmtree(_state, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

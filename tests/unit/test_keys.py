@@ -1,0 +1,215 @@
+"""The network key: where it is looked for, how it is made, and what is no key."""
+
+import os
+import secrets
+import stat
+import threading
+from pathlib import Path
+
+import platformdirs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedws import keys
+from fedws.cli.secure import warnings
+from fedws.errors import UsageError
+from fedws.keys import Key
+from fedws.security import Security
+from fedws.tls import Tls
+
+TEXT = "0f" * 32
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty configuration directory; gives where the user's own key would be."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv(keys.VARIABLE)
+    return tmp_path / "config" / "fedws" / "network.key"
+
+
+def file(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:
+    """A file of that text."""
+    place = folder / "some.key"
+    place.write_bytes(text if isinstance(text, bytes) else text.encode())
+    place.chmod(mode)
+    return place
+
+
+def test_the_first_makes_it_and_all_others_read_it(home: Path) -> None:
+    made = keys.find()
+    assert (made.made, made.origin, len(made.secret)) == (True, str(home), 32)
+    assert home.read_text() == made.text + "\n"
+    assert stat.S_IMODE(home.stat().st_mode) == 0o600
+    assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
+    assert list(home.parent.iterdir()) == [home], "nothing is left of the making"
+    again = keys.find()
+    assert (again.secret, again.made) == (made.secret, False)
+
+
+def test_two_makings_are_two_keys(tmp_path: Path) -> None:
+    assert keys.make(tmp_path / "a").secret != keys.make(tmp_path / "b").secret
+
+
+def test_of_many_that_make_it_at_once_all_have_the_same(home: Path) -> None:
+    """And exactly one of them has made it. A reader that comes meanwhile finds a whole key or none."""
+    together, found = threading.Barrier(16), []
+
+    def look() -> None:
+        together.wait()
+        found.append(keys.find())
+
+    threads = [threading.Thread(target=look) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    assert {key.text for key in found} == {home.read_text().strip()}
+    assert [key.made for key in found].count(True) == 1
+    assert list(home.parent.iterdir()) == [home]
+
+
+def test_who_loses_the_race_reads_the_winners(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another node makes it after this one has seen that there is none."""
+    token = os.urandom(32)
+
+    def meanwhile(count: int) -> bytes:
+        home.write_text(TEXT + "\n")
+        home.chmod(0o600)
+        return token
+
+    monkeypatch.setattr(secrets, "token_bytes", meanwhile)
+    found = keys.find()
+    assert (found.text, found.made) == (TEXT, False)
+    assert home.read_text() == TEXT + "\n"
+    assert list(home.parent.iterdir()) == [home]
+
+
+def test_a_file_goes_before_the_variable_and_that_before_the_users_own(home: Path, tmp_path: Path) -> None:
+    own, given = keys.make(home), file(tmp_path, "1a" * 32)
+    assert keys.find().secret == own.secret
+    assert keys.find(None, {keys.VARIABLE: TEXT}).text == TEXT
+    assert keys.find(given, {keys.VARIABLE: TEXT}).text == "1a" * 32
+    assert keys.find(str(given), {}).origin == f"--key-file {given}"
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT.upper(), f"  {TEXT}\n\n", f"{TEXT}\r\n"])
+def test_a_key_may_come_as_people_copy_it(text: str, tmp_path: Path) -> None:
+    assert keys.find(file(tmp_path, text)).text == TEXT
+    assert keys.find(None, {keys.VARIABLE: text}).text == TEXT
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", TEXT[:-1], TEXT + "0", TEXT + TEXT, "0g" * 32, f"{TEXT[:32]} {TEXT[32:]}", "x" * 5000]
+)
+def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> None:
+    for named, environment in ((file(tmp_path, text), {}), (None, {keys.VARIABLE: text})):
+        with pytest.raises(UsageError, match="holds no network key, which is 64 hexadecimal digits; 'fedws key new'"):
+            keys.find(named, environment)
+    assert not home.exists(), "none is made where one was named"
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    place = file(tmp_path_factory.getbasetemp(), content)
+    try:
+        key = keys.find(place)
+    except UsageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert content.decode().strip().lower() == key.text
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--key-file \S+none cannot be read: No such file or directory$"):
+        keys.find(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"--key-file \S+ cannot be read: Is a directory$"):
+        keys.find(tmp_path)
+
+
+def test_where_none_can_be_made_all_three_remedies_are_named(home: Path) -> None:
+    home.parents[1].write_text("a file where the directory should be")
+    with pytest.raises(UsageError) as error:
+        keys.find()
+    assert str(error.value).startswith(f"there is no network key, and none can be made in {home.parent} (")
+    assert all(remedy in str(error.value) for remedy in ("--key-file", "FEDWS_KEY", "--insecure"))
+    assert keys.find(None, {keys.VARIABLE: TEXT}).text == TEXT, "a key that is given needs no directory"
+
+
+def test_without_a_home_none_is_made_in_the_working_directory(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(platformdirs, "user_config_path", lambda _: Path("~/.config/fedws"))
+    with pytest.raises(UsageError, match="this user has no home"):
+        keys.find()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_nowhere_is_not_written_through(home: Path) -> None:
+    home.parent.mkdir(parents=True)
+    home.symlink_to("nowhere")
+    with pytest.raises(UsageError, match="cannot be read"):
+        keys.find()
+    assert not (home.parent / "nowhere").exists()
+
+
+def test_a_new_one_replaces_a_link_and_not_what_it_points_to(home: Path, tmp_path: Path) -> None:
+    home.parent.mkdir(parents=True)
+    target = file(tmp_path, TEXT)
+    home.symlink_to(target)
+    assert keys.find().text == TEXT
+    new = keys.make(home, replace=True)
+    assert keys.find().secret == new.secret != bytes.fromhex(TEXT)
+    assert target.read_text() == TEXT
+    assert stat.S_IMODE(home.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666, 0o644])
+def test_a_file_that_others_can_read_is_told_of(mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = file(tmp_path, TEXT, mode)
+    assert keys.find(place).text == TEXT
+    assert caplog.messages == [
+        f"--key-file {place} can be read by other users of this machine: chmod 600 {place}",
+    ]
+    caplog.clear()
+    place.chmod(0o600)
+    keys.find(place)
+    assert caplog.messages == []
+
+
+def test_a_key_is_not_shown_by_accident(tmp_path: Path) -> None:
+    key = keys.make(tmp_path / "key")
+    assert key.text not in repr(key) + str(key) + repr(Security(key))
+    assert repr(key.secret) not in repr(key)
+
+
+# --------------------------------------------------------------------------- the banner
+
+MADE, READ = (Key(bytes.fromhex(TEXT), "here", made=made) for made in (True, False))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("key", [MADE, READ])
+def test_on_loopback_there_is_nothing_to_say(host: str, key: Key) -> None:
+    assert warnings("alice", host, Security(key)) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "edge.local", ""])
+def test_beyond_it_a_new_key_is_a_line_to_type_and_its_limits_another(host: str) -> None:
+    first, second = warnings("alice", host, Security(MADE))
+    assert first.endswith(f"on each other device run: export FEDWS_KEY={TEXT}")
+    assert "the network key does not prevent it, TLS does (--tls-cert)" in second
+    assert warnings("alice", host, Security(READ)) == [second]
+    assert not any(TEXT in line for line in warnings("alice", host, Security(READ)))
+    assert warnings("alice", host, Security(MADE, Tls())) == [first]
+
+
+@pytest.mark.parametrize("host", ["localhost", "0.0.0.0"])
+def test_insecure_is_said_wherever_it_listens(host: str) -> None:
+    lines = warnings("alice", host, Security(None))
+    assert lines[0].startswith("alice takes part --insecure: whoever reaches it may have it train")
+    assert len(lines) == (1 if host == "localhost" else 2)
+    assert "key" not in lines[-1]

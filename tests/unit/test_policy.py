@@ -1,0 +1,303 @@
+"""The owner's policy: what it refuses, with which reason, and that a refusal comes before any work."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedws.audit import Audit, Entry, read
+from fedws.errors import TaskError, UsageError
+from fedws.learning import Workspace
+from fedws.messages import Failure, Order, Report
+from fedws.policy import Policy, load
+from fedws.worker import ALL, Worker
+
+
+def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> Order:
+    return Order(id=f"{number}/alice", worker="alice", round=number, task=task, settings={"model": "mlp", **settings})
+
+
+def refusal(policy: Policy, asked: Order, held: int = 100, rounds: int = 0) -> str:
+    """Why an order is refused."""
+    with pytest.raises(TaskError) as error:
+        policy.before(asked, held, rounds)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def report(held: int = 100, tensors: bool = False, **behind: Any) -> Report:
+    """A report of a node with so many samples; ``behind`` it, that is behind its numbers, may be others."""
+    sent = {"w": torch.zeros(2)} if tensors else {}
+    metrics = {"samples": behind["behind"]} if behind else {}
+    return Report(order="1/alice", worker="alice", round=1, samples=held, metrics=metrics, tensors=sent)
+
+
+# --------------------------------------------------------------------------- the file
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "policy.toml"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    return path
+
+
+def test_every_key_can_be_written(tmp_path: Path) -> None:
+    text = """
+coordinators = ["coordinator", "lab-*"]
+tasks = ["*.fit", "evaluate"]
+models = ["mnist_cnn"]
+epochs = 2
+rounds_per_day = 100
+samples = 50
+updates = false
+"""
+    assert load(written(tmp_path, text)) == Policy(
+        coordinators=("coordinator", "lab-*"),
+        tasks=("*.fit", "evaluate"),
+        models=("mnist_cnn",),
+        epochs=2,
+        rounds_per_day=100,
+        samples=50,
+        updates=False,
+    )
+
+
+def test_the_document_is_a_policy(tmp_path: Path) -> None:
+    """The one in docs/security.md, which people copy."""
+    from tests.support import REPOSITORY
+
+    text = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
+    found = load(written(tmp_path, text.partition("```toml\n")[2].partition("```")[0]))
+    assert found.coordinators == ("coordinator",)
+    assert set(found.model_fields_set) == set(Policy.model_fields), "all keys are in the document"
+
+
+def test_an_empty_file_allows_what_no_file_does(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "")) == ALL
+
+
+BAD = {
+    "unknown key": ("task = ['*']", "task: there is no such setting"),
+    "wrong type": ("tasks = 'evaluate'", "tasks: .*not 'evaluate'"),
+    "wrong inner type": ("tasks = [1]", "tasks.0: .*, not 1"),
+    "number as text": ("epochs = '2'", "epochs: .*, not '2'"),
+    "no rounds": ("rounds_per_day = 0", "rounds_per_day: .*, not 0"),
+    "less than none": ("samples = -1", "samples: .*, not -1"),
+    "a number for yes": ("updates = 1", "updates: .*, not 1"),
+    "half": ("epochs = 1.5", "epochs: .*, not 1.5"),
+    "syntax": ("epochs = = 1", ".*line 1"),
+    "no text": ("\udcff", ""),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_in_the_file_is_one_line(name: str, tmp_path: Path) -> None:
+    """A policy that says something else than its owner means must not begin to hold."""
+    text, pattern = BAD[name]
+    path = written(tmp_path, text)
+    with pytest.raises(UsageError, match=rf"^--policy {path}: {pattern}") as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--policy \S+none: No such file or directory$"):
+        load(tmp_path / "none")
+
+
+# --------------------------------------------------------------------------- before any work
+
+
+def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
+    for asked in (order(), order("evaluate"), order("mine.fit", model="mine", epochs=10**9), order(model=5)):
+        ALL.before(asked, 1, 10**9)
+    ALL.after(report(tensors=True))
+    assert ALL.admits("") and ALL.admits("anybody")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "task", "allowed"),
+    [
+        (("*.fit",), "fedavg.fit", True),
+        (("*.fit",), "evaluate", False),
+        (("fedavg.fit",), "fedavg.fit", True),
+        (("fedavg.fit",), "Fedavg.fit", False),
+        (("fedavg.fit",), "fedavg.fit2", False),
+        (("*.fit", "evaluate"), "evaluate", True),
+        ((), "evaluate", False),
+    ],
+)
+def test_tasks(patterns: tuple[str, ...], task: str, allowed: bool) -> None:
+    policy = Policy(tasks=patterns)
+    if allowed:
+        policy.before(order(task), 1, 0)
+    else:
+        assert refusal(policy, order(task)) == f"the policy here does not allow the task {task}"
+
+
+@pytest.mark.parametrize("model", ["cifar_cnn", "mlp2", " mlp2 ", "mlp2:hidden=3", "mlp2,hidden=3", "*", "MLP"])
+def test_models_that_are_not_named_are_refused(model: str) -> None:
+    assert refusal(Policy(models=("mlp",)), order(model=model)) == f"the policy here does not allow the model {model}"
+
+
+@pytest.mark.parametrize("model", ["mlp", "mlp:64", "mlp:hidden=64", "mlp,hidden=64", " mlp "])
+def test_a_model_is_known_by_its_name_whatever_its_options(model: str) -> None:
+    Policy(models=("mlp",)).before(order(model=model), 1, 0)
+
+
+def test_a_name_of_any_length_makes_a_short_reason() -> None:
+    assert len(refusal(Policy(tasks=()), order("t" * 10**6))) < 200
+    assert len(refusal(Policy(models=("mlp",)), order(model="m" * 10**6))) < 200
+
+
+@pytest.mark.parametrize("epochs", [3, 10**30, "1", None, 2.0, [1], float("nan")])
+def test_more_passes_than_allowed_are_refused(epochs: Any) -> None:
+    assert refusal(Policy(epochs=2), order(epochs=epochs)).startswith(
+        "the policy here allows 2 epochs in an order, not"
+    )
+
+
+def test_an_order_is_of_one_pass_unless_it_says_so() -> None:
+    Policy(epochs=1).before(order(), 1, 0)
+    Policy(epochs=2).before(order(epochs=2), 1, 0)
+
+
+def test_samples() -> None:
+    policy = Policy(samples=50)
+    policy.before(order(), 50, 0)
+    assert refusal(policy, order(), 49) == "the policy here wants 50 samples behind a number; there are 49"
+    policy.after(report(50))
+    policy.after(report(1000, behind=50))
+    for few in (report(49), report(1000, behind=49), report(1000, behind="many"), report(1000, behind=None)):
+        with pytest.raises(TaskError, match="wants 50 samples behind a number; there were "):
+            policy.after(few)
+
+
+def test_updates() -> None:
+    """By the name of the task before it has cost anything, and in any case by what it would send."""
+    policy = Policy(updates=False)
+    assert refusal(policy, order("fedavg.fit")) == "the policy here lets no model updates leave"
+    policy.before(order("evaluate"), 1, 0)
+    policy.after(report())
+    with pytest.raises(TaskError, match="lets no plain tensors leave"):
+        policy.after(report(tensors=True))
+
+
+def test_rounds() -> None:
+    policy = Policy(rounds_per_day=3)
+    policy.before(order(), 1, 2)
+    assert refusal(policy, order(), 1, 3) == "the policy here allows 3 rounds a day, and they are used up"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "who", "admitted"),
+    [
+        (("coordinator",), "coordinator", True),
+        (("coordinator",), "coordinator2", False),
+        (("coordinator",), "Coordinator", False),
+        (("lab-*",), "lab-1", True),
+        (("*",), "anybody", True),
+        (("*",), "", False),
+        (("",), "", False),
+        ((), "coordinator", False),
+    ],
+)
+def test_coordinators(patterns: tuple[str, ...], who: str, admitted: bool) -> None:
+    """Who shows no certificate is nobody, whatever the patterns match."""
+    assert Policy(coordinators=patterns).admits(who) is admitted
+
+
+# --------------------------------------------------------------------------- in a worker
+
+
+class Points:
+    """Four samples."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.zeros(2), 0
+
+
+class Training:
+    """A task that sends tensors; counts how often it was carried out."""
+
+    def __init__(self) -> None:
+        self.done = threading.Semaphore(0)
+        self.times = 0
+
+    def __call__(self, order: Order, workspace: Workspace) -> Report:
+        self.times += 1
+        return workspace.report(order, {"loss": 0.5}, {"w": torch.zeros(2)})
+
+
+def worker(policy: Policy, task: Training, log: Audit | None = None) -> Worker:
+    return Worker("alice", "points", Points(), tasks={"fedavg.fit": task}, policy=policy, audit=log)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(tasks=("evaluate",)), Policy(models=("other",)), Policy(updates=False), Policy(samples=5)]
+)
+def test_a_refusal_is_an_answer_with_its_reason_and_nothing_is_computed(policy: Policy) -> None:
+    task = Training()
+    answer = worker(policy, task).answer(order())
+    assert isinstance(answer, Failure)
+    assert (answer.kind, answer.order, answer.round) == ("refused", "1/alice", 1)
+    assert answer.reason.startswith("the policy here ")
+    assert task.times == 0
+
+
+def test_what_a_task_would_send_is_held_against_it_too() -> None:
+    """A task whose name does not say that it trains."""
+    task = Training()
+    node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(updates=False))
+    answer = node.answer(order("peek"))
+    assert isinstance(answer, Failure)
+    assert (answer.kind, answer.reason) == ("refused", "the policy here lets no plain tensors leave")
+    assert task.times == 1
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (1, 1, 1, 1)])
+def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_them(
+    numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    """It numbers the rounds and names the runs, so the same number again is another round."""
+    task, path = Training(), tmp_path / "audit.jsonl"
+    node = worker(Policy(rounds_per_day=3), task, Audit(path))
+    node.begin("first")
+    kinds = [type(node.answer(order(number=number))).__name__ for number in numbers]
+    assert kinds == ["Report", "Report", "Report", "Failure"]
+    again = worker(Policy(rounds_per_day=3), task, Audit(path))
+    again.begin("second")
+    refused = again.answer(order(number=9))
+    assert isinstance(refused, Failure) and "3 rounds a day" in refused.reason, "also after a new start, in another run"
+    assert task.times == 3
+    assert [line["data"] for line in read(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
+
+
+def test_rounds_of_yesterday_and_answers_without_tensors_do_not_count(tmp_path: Path) -> None:
+    log = Audit(tmp_path / "audit.jsonl")
+    now = datetime.now(UTC)
+
+    def entry(hours: float, data: str) -> Entry:
+        time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
+        fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
+        return Entry(**fixed, time=time, round=1, answer="report", data=data, bytes=1)
+
+    for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "numbers"), (0, "tensors")):
+        log.add(entry(hours, data))
+    assert log.left() == 2
+    log.add(entry(0, "tensors"))
+    log.add(entry(0, "reason"))
+    assert (log.left(), Audit(log.path).left()) == (3, 3)
+    assert log.left(timedelta(hours=40)) == 3, "what is older than a day is forgotten"
+    assert Audit(log.path).left(timedelta(hours=24.5)) == 4
+
+
+def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
+    with pytest.raises(UsageError, match="rounds_per_day of a policy is counted in the audit log"):
+        worker(Policy(rounds_per_day=3), Training())
