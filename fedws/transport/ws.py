@@ -62,7 +62,7 @@ class Ws:
         except (OSError, WebSocketException, TimeoutError) as error:
             if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
                 raise Refused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
-            if self._encrypted and isinstance(error, ConnectionError) and not error.errno:
+            if self._encrypted and isinstance(error, ConnectionResetError):
                 raise Unreachable("the connection ended during the TLS handshake") from None
             raise Unreachable(_why(error)) from None
 
