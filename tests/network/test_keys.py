@@ -326,7 +326,7 @@ async def test_a_man_in_the_middle_who_strips_the_nonce_is_refused_by_both(tmp_p
 @pytest.mark.parametrize(
     "change", [{"run": "mine"}, {"node": "alice2"}, {"coordinator": "mallory"}, {"nonce": "ab" * 32}]
 )
-async def test_a_man_in_the_middle_who_changes_the_hello_is_refused(change: dict[str, str], tmp_path: Path) -> None:
+async def test_a_man_in_the_middle_who_changes_the_hello_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
 
         async def changes(channel: Channel) -> None:

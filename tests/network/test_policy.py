@@ -1,0 +1,125 @@
+"""The owner's policy and audit log on a node that a run asks: refusals by name and reason, and what is written down."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedws
+from evaluator import evaluator
+from fedws import certs
+from fedws.audit import Audit, read, verify
+from fedws.errors import RunFailed, WrongNode
+from fedws.keys import Key
+from fedws.policy import Policy
+from fedws.security import Security
+from fedws.tls import Tls
+from tests.nodes import Points, settings
+
+KEY = Security(Key(bytes(32), "a test"))
+
+
+def node(name: str, policy: Policy | None = None, log: Path | None = None) -> fedws.Worker:
+    """A worker, or the evaluator, with its owner's policy and log."""
+    more: dict[str, Any] = {"policy": policy or Policy(), "audit": Audit(log) if log is not None else None}
+    if name == "testing":
+        return evaluator(name, "points", Points(Path(), False), **more)
+    return fedws.Worker(name, "points", Points(Path(), True), **more)
+
+
+@contextlib.asynccontextmanager
+async def served(*nodes: fedws.Worker) -> AsyncIterator[dict[str, str]]:
+    """Their addresses."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield {
+            served.node: await stack.enter_async_context(fedws.serving(served, "ws://localhost:0", security=KEY))
+            for served in nodes
+        }
+
+
+REFUSED = {
+    "task": (Policy(tasks=("evaluate",)), "the policy here does not allow the task fedavg.fit"),
+    "model": (Policy(models=("mlp",)), "the policy here does not allow the model points_linear"),
+    "samples": (Policy(samples=121), "the policy here wants 121 samples behind a number; there are 120"),
+    "updates": (Policy(updates=False), "the policy here lets no model updates leave"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: str, tmp_path: Path) -> None:
+    policy, reason = REFUSED[what]
+    async with served(node("alice", policy, tmp_path / "log")) as urls:
+        with pytest.raises(RunFailed) as error:
+            await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
+    assert f"alice: refused its order: {reason}, three times in a row" in str(error.value)
+    lines = [line for line in read(tmp_path / "log") if line is not None]
+    assert [(line["answer"], line["data"]) for line in lines] == 3 * [("refused", "reason")]
+    assert verify(tmp_path / "log")[1] == []
+
+
+async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None:
+    async with served(node("alice", Policy(updates=False)), node("bob")) as urls:
+        result = await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls, quorum=1, training_rounds=2))
+    assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+    assert "the policy here lets no model updates leave" in (tmp_path / "run" / "run.log").read_text()
+
+
+async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
+    """A policy that fits, on workers and evaluator; their logs hold each answer, and what left."""
+    policy = Policy(tasks=("*.fit", "evaluate"), models=("points_*",), epochs=1, samples=40, rounds_per_day=2)
+    logs = {name: tmp_path / f"{name}.jsonl" for name in ("alice", "testing")}
+    async with served(*(node(name, policy, log) for name, log in logs.items())) as urls:
+        await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
+    left = {name: [(line["task"], line["data"]) for line in read(log) if line] for name, log in logs.items()}
+    assert left["alice"] == 2 * [("fedavg.fit", "tensors")]
+    assert set(left["testing"]) == {("evaluate", "numbers")}
+    for line in read(logs["alice"]):
+        assert line is not None
+        assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")
+        assert line["bytes"] > 4 * 50, "ten neurons of four weights and a bias, in float32"
+    assert all(verify(log)[1] == [] for log in logs.values())
+
+
+async def test_a_days_rounds_are_used_up_over_runs(tmp_path: Path) -> None:
+    async with served(node("alice", Policy(rounds_per_day=3), tmp_path / "log")) as urls:
+        await fedws.run(run_dir=tmp_path / "one", security=KEY, **settings(urls))
+        with pytest.raises(RunFailed, match="the policy here allows 3 rounds a day, and they are used up"):
+            await fedws.run(run_dir=tmp_path / "two", security=KEY, **settings(urls))
+    assert [line["data"] for line in read(tmp_path / "log") if line] == 3 * ["tensors"] + 3 * ["reason"]
+
+
+async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    made = node("alice", log=log)
+    log.with_name("log.head").unlink()
+    log.with_name("log.head").mkdir()
+    async with served(made) as urls:
+        with pytest.raises(RunFailed, match="the audit log cannot be written, so nothing leaves"):
+            await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
+
+
+async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
+    """Known by their certificates; whatever they call themselves."""
+    folder = tmp_path / "certs"
+    certs.init(folder)
+    for name in ("alice", "coordinator", "lab"):
+        certs.issue(folder, name)
+
+    def security(name: str) -> Security:
+        return Security(KEY.key, Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"), name)
+
+    alice = node("alice", Policy(coordinators=("lab",)))
+    async with fedws.serving(alice, "wss://localhost:0", security=security("alice")) as url:
+        for name, said in (("coordinator", "coordinator"), ("alice", "alice")):
+            with pytest.raises(WrongNode, match=f"the policy of alice does not name {said}$"):
+                await fedws.run(run_dir=tmp_path / "never", security=security(name), **settings({"alice": url}))
+        result = await fedws.run(run_dir=tmp_path / "run", security=security("lab"), **settings({"alice": url}))
+    assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+
+
+async def test_without_certificates_nobody_is_a_named_coordinator(tmp_path: Path) -> None:
+    async with served(node("alice", Policy(coordinators=("*",)))) as urls:
+        with pytest.raises(WrongNode, match=r"the policy of alice does not name a caller without a certificate$"):
+            await fedws.run(run_dir=tmp_path / "never", security=KEY, **settings(urls))

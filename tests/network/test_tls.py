@@ -1,0 +1,275 @@
+"""Links under TLS, over real sockets: who is who, and one clear line for everybody who is not."""
+
+import asyncio
+import contextlib
+import datetime
+import shutil
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import fedws
+from fedws import certs
+from fedws.errors import UsageError, WrongNode
+from fedws.interfaces import Limits
+from fedws.keys import Key
+from fedws.security import Security
+from fedws.tls import Tls
+from fedws.websocket.watched import Server
+from tests.nodes import PATIENCE, evaluating, settings, worker
+
+KEY = Key(bytes(32), "a test")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Certificates of one network, of another, and of the one but out of date."""
+
+    ours: Path
+    theirs: Path
+    old: Path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Of alice, bob, the coordinator and the evaluator."""
+    ours, theirs, old = (tmp_path_factory.mktemp(name) for name in ("ours", "theirs", "old"))
+    for folder in (ours, theirs):
+        certs.init(folder)
+    for name in ("ca.pem", "ca.key"):
+        shutil.copy(ours / name, old / name)
+    for folder in (ours, theirs):
+        for name in ("alice", "bob", "testing", "coordinator"):
+            certs.issue(folder, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs, "_SLACK", datetime.timedelta(days=3))
+        for name in ("alice", "coordinator"):
+            certs.issue(old, name, days=-1)
+    return Folders(ours, theirs, old)
+
+
+def tls(folder: Path, name: str = "", ca: Path | None = None) -> Tls:
+    """What a node has of a folder: its certificate if it is named, and a CA if there is one."""
+    cert, key = (folder / f"{name}.pem", folder / f"{name}.key") if name else (None, None)
+    return Tls(cert, key, ca / "ca.pem" if ca is not None else None)
+
+
+@contextlib.asynccontextmanager
+async def served(own: Tls | None, limits: Limits | None = None) -> AsyncIterator[str]:
+    """Alice, with TLS if she has a certificate."""
+    url = "ws://localhost:0" if own is None else "wss://localhost:0"
+    async with fedws.serving(worker(), url, limits, Security(KEY, own)) as address:
+        yield address
+
+
+async def ran(urls: dict[str, str], folder: Path, security: Security) -> Sequence[int]:
+    """How many answered in each round of a run that must go well."""
+    async with asyncio.timeout(PATIENCE):
+        result = await fedws.run(run_dir=folder, security=security, **settings(urls))
+    return [record["answered"] for record in result.metrics if "answered" in record]
+
+
+async def failed(url: str, folder: Path, security: Security) -> str:
+    """What a run says that ends at the first contact, though it would wait for ever for who may come yet."""
+    with pytest.raises(WrongNode) as error:
+        async with asyncio.timeout(PATIENCE):
+            await fedws.run(run_dir=folder / "never", security=security, **settings({"alice": url}, wait="forever"))
+    assert not (folder / "never").exists()
+    text = str(error.value)
+    assert text.startswith(f"alice at {url}: ") and text.isprintable()
+    return text.removeprefix(f"alice at {url}: ")
+
+
+async def test_a_run_under_mutual_tls(folders: Folders, tmp_path: Path) -> None:
+    """Workers and evaluator, each with its own certificate, at addresses that stand in none of them."""
+    async with contextlib.AsyncExitStack() as stack:
+        urls = {}
+        for node in (worker(), worker("bob"), evaluating()):
+            security = Security(KEY, tls(folders.ours, node.node, folders.ours))
+            served = fedws.serving(node, "wss://127.0.0.1:0", security=security)
+            urls[node.node] = await stack.enter_async_context(served)
+        assert all(url.startswith("wss://127.0.0.1:") for url in urls.values())
+        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        assert await ran(urls, tmp_path / "run", security) == [2, 2]
+
+
+async def test_a_run_with_certificates_of_nodes_alone(folders: Folders, tmp_path: Path) -> None:
+    async with served(tls(folders.ours, "alice")) as url:
+        assert await ran({"alice": url}, tmp_path / "run", Security(KEY, tls(folders.ours, ca=folders.ours))) == [1, 1]
+
+
+async def test_tls_does_without_a_key_where_both_sides_do(folders: Folders, tmp_path: Path) -> None:
+    own = tls(folders.ours, "alice", folders.ours)
+    async with fedws.serving(worker(), "wss://localhost:0", security=Security(None, own)) as url:
+        security = Security(None, tls(folders.ours, "coordinator", folders.ours))
+        assert await ran({"alice": url}, tmp_path / "run", security) == [1, 1]
+
+
+NODES = {
+    "expired": ("old", "alice", "its certificate is not accepted: certificate has expired"),
+    "foreign": ("theirs", "alice", "its certificate is not signed by the CA in {ca}"),
+    "another node's": ("ours", "bob", "its certificate is not one of alice"),
+}
+
+
+@pytest.mark.parametrize("case", NODES)
+async def test_a_node_that_shows_no_good_certificate_is_named(case: str, folders: Folders, tmp_path: Path) -> None:
+    folder, name, text = NODES[case]
+    async with served(tls(getattr(folders, folder), name, folders.ours)) as url:
+        said = await failed(url, tmp_path, Security(KEY, tls(folders.ours, "coordinator", folders.ours)))
+    assert said == text.format(ca=folders.ours / "ca.pem")
+
+
+async def test_a_private_ca_must_be_named(folders: Folders, tmp_path: Path) -> None:
+    async with served(tls(folders.ours, "alice")) as url:
+        said = await failed(url, tmp_path, Security(KEY))
+    assert said == "its certificate is not signed by a CA that this machine trusts; name yours: --tls-ca"
+
+
+@pytest.mark.parametrize("case", ["none", "expired", "foreign"])
+async def test_a_caller_who_shows_no_good_certificate_is_told(case: str, folders: Folders, tmp_path: Path) -> None:
+    """In TLS 1.3 it hears of that only after its own part is done."""
+    own = {
+        "none": tls(folders.ours, ca=folders.ours),
+        "expired": tls(folders.old, "coordinator", folders.ours),
+        "foreign": tls(folders.theirs, "coordinator", folders.ours),
+    }[case]
+    async with served(tls(folders.ours, "alice", folders.ours)) as url:
+        said = await failed(url, tmp_path, Security(KEY, own))
+        good = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1], "the node lives on"
+    if case == "none":
+        assert said == "it asks callers for a certificate: --tls-cert and --tls-key"
+    else:
+        assert said == f"it does not accept the certificate in {own.cert}: expired, or not signed by its CA"
+
+
+async def test_a_caller_with_the_certificate_of_another_is_told(folders: Folders, tmp_path: Path) -> None:
+    async with served(tls(folders.ours, "alice", folders.ours)) as url:
+        bob = tls(folders.ours, "bob", folders.ours)
+        assert await failed(url, tmp_path, Security(KEY, bob)) == "coordinator shows the certificate of bob; see --id"
+        assert await ran({"alice": url}, tmp_path / "run", Security(KEY, bob, "bob")) == [1, 1]
+
+
+async def test_a_certificate_is_no_key(folders: Folders, tmp_path: Path) -> None:
+    async with served(tls(folders.ours, "alice", folders.ours)) as url:
+        other = Security(Key(bytes([9]) * 32, "other"), tls(folders.ours, "coordinator", folders.ours))
+        assert (await failed(url, tmp_path, other)).startswith("alice has another network key; ")
+
+
+async def test_a_plain_caller_of_a_node_with_tls_is_told(folders: Folders, tmp_path: Path) -> None:
+    async with served(tls(folders.ours, "alice", folders.ours)) as url:
+        plain = url.replace("wss", "ws")
+        assert await failed(plain, tmp_path, Security(KEY)) == "it is served with TLS; write wss://"
+
+
+async def test_a_caller_with_tls_of_a_plain_node_is_told(folders: Folders, tmp_path: Path) -> None:
+    async with served(None) as url:
+        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        said = await failed(url.replace("ws", "wss"), tmp_path, security)
+        assert said == "it is served without TLS; write ws://, or give it --tls-cert"
+        assert await ran({"alice": url}, tmp_path / "run", Security(KEY)) == [1, 1]
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_port_that_closes_at_once_may_be_a_node_tomorrow(
+    scheme: str, folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of a container that is being started: it is waited for, and the wait is said."""
+    caplog.set_level("INFO", "fedws")
+
+    async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(closes, "127.0.0.1", 0) as server:
+        url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        security = Security(KEY, tls(folders.ours, ca=folders.ours) if scheme == "wss" else None)
+        with pytest.raises(fedws.RunFailed) as error:
+            flags = settings({"alice": url}, silence=1.0)
+            await fedws.run(run_dir=tmp_path / "never", security=security, **flags)
+    why = (
+        "it ended the connection without a word" if scheme == "ws" else "the connection ended during the TLS handshake"
+    )
+    assert str(error.value) == f"waited 1 s in vain for alice at {url} ({why})"
+    assert f"Waiting for alice at {url} ({why})" in caplog.messages
+
+
+async def test_certificates_and_addresses_must_go_together(folders: Folders, tmp_path: Path) -> None:
+    """Else what should be hidden would not be."""
+    own = tls(folders.ours, "alice", folders.ours)
+    with pytest.raises(UsageError, match=r"ws://h:1 is not encrypted, though certificates are given; write wss://"):
+        await fedws.run(run_dir=tmp_path / "never", security=Security(KEY, own), **settings({"alice": "ws://h:1"}))
+    with pytest.raises(UsageError, match="is not encrypted, though certificates are given"):
+        async with fedws.serving(worker(), "ws://localhost:0", security=Security(KEY, own)):
+            pass
+    with pytest.raises(UsageError, match=r"^wss:// needs a certificate: --tls-cert and --tls-key"):
+        async with fedws.serving(worker(), "wss://localhost:0", security=Security(KEY)):
+            pass
+    assert not (tmp_path / "never").exists()
+
+
+async def test_bytes_are_not_to_be_read_on_their_way(folders: Folders, tmp_path: Path) -> None:
+    """What passes a proxy under TLS holds no word of ours; without TLS it does."""
+    for own, scheme in ((None, "ws"), (tls(folders.ours, "alice", folders.ours), "wss")):
+        seen = bytearray()
+
+        async def passed(source: asyncio.StreamReader, target: asyncio.StreamWriter, seen: bytearray = seen) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(2**16):
+                    seen.extend(data)
+                    target.write(data)
+            target.close()
+
+        async with served(own) as url:
+            port = int(url.rpartition(":")[2])
+
+            async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int = port) -> None:
+                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+                await asyncio.gather(passed(reader, far_writer), passed(far_reader, writer))
+
+            async with await asyncio.start_server(between, "127.0.0.1", 0) as proxy:
+                address = f"{scheme}://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+                caller = tls(folders.ours, "coordinator", folders.ours) if own is not None else None
+                assert await ran({"alice": address}, tmp_path / scheme, Security(KEY, caller)) == [1, 1]
+        words = [word for word in (b"FDWS", b"dense.weight", b"HTTP") if word in seen]
+        assert words == ([] if own is not None else [b"FDWS", b"dense.weight", b"HTTP"])
+
+
+async def test_who_does_not_finish_with_tls_is_not_waited_for(folders: Folders) -> None:
+    """Nor who has finished and says no more."""
+    async with served(tls(folders.ours, "alice", folders.ours), Limits(silence=1.2)) as url:
+        port = int(url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.read() == b""
+        writer.close()
+        context = tls(folders.ours, "coordinator", folders.ours).client()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="alice")
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        writer.close()
+
+
+async def test_tls_is_only_looked_for_in_a_callers_first_bytes(tmp_path: Path) -> None:
+    """The first byte of a TLS record may stand anywhere later on."""
+    assert Server._heard == 0
+    async with served(None) as url:
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as rough:
+            rough.sendall(b"\x16\x03\x01\x02\x00")
+            rough.settimeout(PATIENCE)
+            said = await asyncio.to_thread(rough.recv, 100)
+        assert said.startswith(b"HTTP/1.1 400 ")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"G")
+        await writer.drain()
+        writer.write(b"\x16\x03\x01\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            said = await reader.read()
+        assert b"no TLS here" not in said
+        writer.close()
+        await writer.wait_closed()
