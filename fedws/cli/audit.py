@@ -48,7 +48,7 @@ def _row(line: dict[str, object]) -> str:
     cells = []
     for key, width in _COLUMNS.items():
         text = "" if line.get(key) is None else printable(str(line[key]))
-        if key == "time" and "T" in text:
+        if key == "time" and text[10:11] == "T":
             text = text[5:19].replace("T", " ")  # months to seconds
         text = text if len(text) <= width else f"{text[: width - 1]}~"
         cells.append(text.rjust(width) if key == "bytes" else text.ljust(width))
