@@ -177,7 +177,7 @@ def identity(node: str) -> list[str]:
 
 def serving(commands: Mapping[str, Command]) -> dict[str, str]:
     """Wait until all of them serve; gives their addresses."""
-    return {node: command.line(rf"^{node} is serving at (ws://\S+)$")[1] for node, command in commands.items()}
+    return {node: command.line(rf"^{node} is serving at (wss?://\S+)$")[1] for node, command in commands.items()}
 
 
 def dialling(urls: Mapping[str, str]) -> list[str]:

@@ -432,6 +432,8 @@ def test_a_row_is_no_wider_than_a_terminal() -> None:
     long: dict[str, object] = dict.fromkeys(command._COLUMNS, "x" * 200)
     assert len(command._row(long)) <= 80
     assert command._row(long).count("~") == len(command._COLUMNS)
+    heading = command._row(dict(zip(command._COLUMNS, command._TITLES, strict=True)))
+    assert heading.split() == ["time", "(UTC)", "asked", "by", "task", "model", "left", "bytes", "epsilon"]
     row = command._row({**entry(3).__dict__, "epsilon": 0.5})
     assert row.split() == ["11-21", "10:00:03", "coordinator", "fedavg.fit", "mlp", "tensors", "1003", "0.5"]
 
