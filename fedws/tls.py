@@ -87,7 +87,12 @@ def unaccepted(error: ssl.SSLCertVerificationError, node: str, tls: Tls) -> str:
     return f"its certificate is not accepted: {why[:1].lower()}{why[1:]}"
 
 
+def names_of(certificate: Any) -> list[str]:
+    """The ids of nodes in a verified certificate, as ``ssl`` gives it."""
+    return [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
+
+
 def name_of(certificate: Any) -> str:
-    """The node's id in a verified certificate, as ``ssl`` gives it; empty when there is none."""
-    names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
+    """The one node's id in a verified certificate; empty when there is none, or when there are several."""
+    names = names_of(certificate)
     return names[0] if len(names) == 1 else ""

@@ -20,7 +20,7 @@ from fedws.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.registry import register
-from fedws.tls import Tls, unaccepted
+from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.watched import Client, Server
 
@@ -52,6 +52,10 @@ class Ws:
                 url, proxy=None, create_connection=Client, **self._client(node, tls), **_settings(limits)
             )
             assert isinstance(socket, Client)
+            # To TLS, names of hosts, 'Alice' is alice, and '*.lab' whoever is of that lab; to us they are other nodes.
+            if self._encrypted and node not in names_of(socket.transport.get_extra_info("peercert")):
+                socket.transport.abort()
+                raise Refused("key", f"its certificate is not one of {node}")
             return WsChannel(socket, limits)
         except ssl.SSLCertVerificationError as error:
             raise Refused("key", unaccepted(error, node, tls or Tls())) from None

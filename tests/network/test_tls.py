@@ -123,6 +123,14 @@ async def test_a_node_that_shows_no_good_certificate_is_named(case: str, folders
     assert said == text.format(ca=folders.ours / "ca.pem")
 
 
+async def test_ids_are_not_names_of_hosts(folders: Folders, tmp_path: Path) -> None:
+    """To TLS the case of a name is no matter."""
+    certs.issue(folders.ours, "ALICE")
+    async with served(tls(folders.ours, "ALICE", folders.ours)) as url:
+        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        assert await failed(url, tmp_path, security) == "its certificate is not one of alice"
+
+
 async def test_a_private_ca_must_be_named(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice")) as url:
         said = await failed(url, tmp_path, Security(KEY))
