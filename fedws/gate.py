@@ -1,7 +1,11 @@
 """Those who are at the door of a node and have not proved yet who they are: only so many at once."""
 
+import logging
+import math
+import time
 from collections.abc import Callable
 
+log = logging.getLogger("fedws")
 MOST = 64
 """Handshakes in flight. A member's takes milliseconds, so the oldest of so many is no member's."""
 
@@ -27,3 +31,24 @@ class Gate:
     def leave(self, guest: object) -> None:
         """Somebody has been admitted or has gone; nothing if they are not waiting."""
         self._waiting.pop(id(guest), None)
+
+
+class Complaints:
+    """Says what strangers do to a node, at most once in ten seconds: they may try as often as they like."""
+
+    APART = 10.0
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._last = -math.inf
+        self._unsaid = 0
+
+    def hear(self, what: str) -> None:
+        """Say it, or count it."""
+        now = time.monotonic()
+        if now - self._last < self.APART:
+            self._unsaid += 1
+            return
+        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
+        log.warning("%s: %s%s", self._node, what, more)
+        self._last, self._unsaid = now, 0

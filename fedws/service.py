@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -13,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fedws import handshake, registry
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
+from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.security import INSECURE, Security, default
@@ -240,27 +239,6 @@ class Service:
         if len(seen) > SEEN:
             del seen[next(iter(seen))]
         return message
-
-
-class Complaints:
-    """Says what strangers do to a node, at most once in ten seconds: they may try as often as they like."""
-
-    APART = 10.0
-
-    def __init__(self, node: str) -> None:
-        self._node = node
-        self._last = -math.inf
-        self._unsaid = 0
-
-    def hear(self, what: str) -> None:
-        """Say it, or count it."""
-        now = time.monotonic()
-        if now - self._last < self.APART:
-            self._unsaid += 1
-            return
-        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
-        log.warning("%s: %s%s", self._node, what, more)
-        self._last, self._unsaid = now, 0
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from fedws.interfaces import HANDSHAKE, Channel, Limits
 from fedws.keys import Key
 from fedws.messages import Challenge, Hello, Message, Order, Proof, Refusal, Welcome
 from fedws.security import INSECURE, Security
-from fedws.service import Complaints, transport
+from fedws.service import transport
 from tests.nodes import PATIENCE, Gate, happens, settings, worker
 
 KEY, OTHER = (Security(Key(bytes([number]) * 32, "a test")) for number in (1, 2))
@@ -231,18 +231,6 @@ async def test_a_run_that_is_served_is_not_disturbed_by_strangers(tmp_path: Path
         result = await running
         assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
         assert not gate.stopped.is_set()
-
-
-def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    now = [100.0]
-    monkeypatch.setattr("fedws.service.time.monotonic", lambda: now[0])
-    complaints = Complaints("alice")
-    for _ in range(100):
-        complaints.hear("somebody was turned away")
-        now[0] += 1
-    assert len(caplog.messages) == 10
-    assert caplog.messages[0] == "alice: somebody was turned away"
-    assert caplog.messages[1] == "alice: somebody was turned away (9 more since the last such line)"
 
 
 # --------------------------------------------------------------------------- a fake worker

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.gate import MOST, Gate
+from fedws.gate import MOST, Complaints, Gate
 
 
 class Guest:
@@ -79,3 +80,15 @@ def test_it_never_holds_more_and_sends_nobody_away_twice(most: int, steps: Seque
     for number, guest in enumerate(guests):
         assert guest.sent <= 1
         assert not (guest.sent and number in waiting)
+
+
+def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    now = [100.0]
+    monkeypatch.setattr("fedws.gate.time.monotonic", lambda: now[0])
+    complaints = Complaints("alice")
+    for _ in range(100):
+        complaints.hear("somebody was turned away")
+        now[0] += 1
+    assert len(caplog.messages) == 10
+    assert caplog.messages[0] == "alice: somebody was turned away"
+    assert caplog.messages[1] == "alice: somebody was turned away (9 more since the last such line)"
