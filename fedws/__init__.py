@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedws.audit import Audit as Audit
     from fedws.coordinator.run import Result as Result
     from fedws.coordinator.run import run as run
     from fedws.coordinator.run import run_sync as run_sync
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
+    from fedws.keys import find as network_key  # noqa: F401
     from fedws.learning import Score as Score
     from fedws.learning import Workspace as Workspace
     from fedws.learning import score as score
@@ -28,15 +30,19 @@ if TYPE_CHECKING:
     from fedws.plan import Plan as Plan
     from fedws.plan import Scoring as Scoring
     from fedws.plan import Training as Training
+    from fedws.policy import Policy as Policy
     from fedws.registry import load_plugin as load_plugin
     from fedws.registry import register as register
     from fedws.samples import Images as Images
+    from fedws.security import Security as Security
     from fedws.service import serving as serving
     from fedws.tensors import Tensors as Tensors
+    from fedws.tls import Tls as Tls
     from fedws.worker import Worker as Worker
 
 _HOME = {
     "Ask": "interfaces",
+    "Audit": "audit",
     "Dataset": "interfaces",
     "Failure": "messages",
     "FedwsError": "errors",
@@ -44,18 +50,22 @@ _HOME = {
     "Limits": "interfaces",
     "Order": "messages",
     "Plan": "plan",
+    "Policy": "policy",
     "Report": "messages",
     "Result": "coordinator.run",
     "RunFailed": "errors",
     "Score": "learning",
     "Scoring": "plan",
+    "Security": "security",
     "TaskError": "errors",
     "Tensors": "tensors",
+    "Tls": "tls",
     "Training": "plan",
     "UsageError": "errors",
     "Worker": "worker",
     "Workspace": "learning",
     "load_plugin": "registry",
+    "network_key": "keys",
     "register": "registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
@@ -64,6 +74,9 @@ _HOME = {
     "train": "learning",
 }
 
+_INSIDE = {"network_key": "find"}
+"""Names that are others where they live."""
+
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
@@ -71,7 +84,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fedws' has no attribute {name!r}")
-    value = getattr(import_module(f"fedws.{_HOME[name]}"), name)
+    value = getattr(import_module(f"fedws.{_HOME[name]}"), _INSIDE.get(name, name))
     globals()[name] = value
     return value
 
