@@ -23,6 +23,8 @@ SHOWN = 8
 """Characters of a run's id that are told: who knows all of it may take the run over."""
 LONGEST = 128
 """Characters of an order's id."""
+MOST_LINKS = 16
+"""Links of one run at once, of which all but one wait for those before them to end."""
 SEEN = 4096
 """Ids of the last orders of a link; one that comes a second time breaks the protocol."""
 TAKEN_OVER = "taken over by the same run"
@@ -46,9 +48,12 @@ class _Turns:
         """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
 
         Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
-        another run, or still with what it did for an older link, and LinkLost when a newer one came meanwhile.
+        another run, with too many links of this one, or still with what it did for an older link; and LinkLost when a
+        newer one came meanwhile.
         """
         if self._links and (run != self._run or not run):  # without an id it may be any run
+            raise self._busy()
+        if self._links >= MOST_LINKS:
             raise self._busy()
         self._run = run
         self._newest.set()

@@ -15,7 +15,7 @@ from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security import INSECURE
-from fedws.service import TAKEN_OVER, Service, transport
+from fedws.service import MOST_LINKS, TAKEN_OVER, Service, transport
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
@@ -151,6 +151,28 @@ async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
         assert isinstance(await soon(winner.receive()), Report)
         await winner.close()
         await (await begin(url, "other")).close()
+
+
+async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
+    deaf, entered = threading.Event(), threading.Event()
+
+    def task(order: Order, workspace: fedws.Workspace) -> Report:
+        entered.set()
+        assert deaf.wait(PATIENCE)
+        return echo(order, workspace)
+
+    async with serving("memory", task) as url:
+        first, _ = await call(url, "run")
+        await first.send(order())
+        await happens(entered)
+        waiting = []
+        for _ in range(MOST_LINKS - 1):
+            waiting.append(await soon(transport(url).connect(url, Limits())))
+            await waiting[-1].send(Hello(run="run", node="alice", protocol=1))
+        _, answer = await call(url, "run")
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        deaf.set()
+        assert isinstance(await soon(waiting[-1].receive()), Welcome)
 
 
 async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
