@@ -34,6 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
             if not problems:
                 print(f"{path}: {end.lines} lines, whole; the last one's hash is {end.hash}")
             return 1 if problems else 0
+        path.stat()  # before there is a heading
         print(_row(dict(zip(_COLUMNS, _TITLES, strict=True))))
         for line in audit.read(path):
             print(_row(line) if line is not None else "(no line of an audit log; --verify tells more)")
