@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
+from fedws import folders
 from fedws.errors import UsageError
 
 GENESIS = "0" * 64
@@ -57,7 +57,8 @@ class Audit:
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
-        self._left: list[str] | None = None
+        self._left: list[tuple[str, str]] = []  # node and time
+        self._read = 0  # bytes of the log that this knows
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _alone(path):
@@ -85,16 +86,19 @@ class Audit:
                 file.flush()
                 os.fsync(file.fileno())
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
-        if self._left is not None and _left(line):
-            self._left.append(entry.time)
 
-    def left(self, since: timedelta = timedelta(days=1)) -> int:
-        """How many answers with tensors have left in that time, over all runs."""
-        if self._left is None:
-            self._left = [str(line["time"]) for line in read(self.path) if line is not None and _left(line)]
+    def left(self, node: str, since: timedelta = timedelta(days=1)) -> int:
+        """How many answers of a node with tensors have left in that time, over all runs. Raises OSError."""
+        with _alone(self.path), self.path.open("rb") as file:
+            end = _end(self.path)
+            file.seek(self._read)
+            new = file.read(end.size - self._read).splitlines(keepends=True)
+            self._read = end.size
+        lines = (line for line in map(_parsed, new) if line is not None and _left(line))
         earliest = (datetime.now(UTC) - since).isoformat()
-        self._left = [time for time in self._left if time >= earliest]
-        return len(self._left)
+        self._left += [(str(line["node"]), str(line["time"])) for line in lines]
+        self._left = [(whose, time) for whose, time in self._left if time >= earliest]
+        return sum(whose == node for whose, _ in self._left)
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,8 @@ class Head:
 
 
 def own(node: str) -> Path:
-    """Where a node's log is, unless it is told another place."""
-    return platformdirs.user_state_path("fedws") / "audit" / f"{node}.jsonl"
+    """Where a node's log is, unless it is told another place. Raises UsageError."""
+    return folders.own("state", "say with --audit where its answers are to be written down") / "audit" / f"{node}.jsonl"
 
 
 def now() -> str:

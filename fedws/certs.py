@@ -111,6 +111,8 @@ def _write(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate
     paths = [folder / f"{name}.pem", folder / f"{name}.key"]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(folder.iterdir()):  # one of our own, maybe in a repository
+            (folder / ".gitignore").write_text("*\n")
         for path in paths:
             if path.exists():
                 raise UsageError(f"{path} is there already; remove it first if it is to be replaced")

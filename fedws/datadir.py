@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import platformdirs
 from filelock import FileLock, Timeout
 
+from fedws import folders
 from fedws.errors import UsageError
 
 PATIENCE = 10.0
@@ -24,7 +24,7 @@ _turn = threading.Lock()  # the default timeout of sockets is one per process
 def resolve(data_dir: str | None) -> Path:
     """Where data sets are: the folder given, else ``$FEDWS_DATA``, else the user's cache folder for fedws."""
     chosen = data_dir or os.environ.get("FEDWS_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_cache_path("fedws")
+    return Path(chosen).expanduser().absolute() if chosen else folders.own("cache", _advice())
 
 
 def ensure(root: Path, folder: str, title: str, present: Callable[[], bool], fetch: Callable[[Path], object]) -> None:

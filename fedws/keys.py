@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import platformdirs
-
+from fedws import folders
 from fedws.errors import UsageError
 
 log = logging.getLogger("fedws")
 VARIABLE = "FEDWS_KEY"
+_INSTEAD = f"name one with --key-file or {VARIABLE}, or do without one: --insecure"
 _LENGTH = 32
 _TEXT = re.compile(rf"[0-9a-f]{{{2 * _LENGTH}}}")
 
@@ -50,20 +50,16 @@ def find(file: str | Path | None = None, environment: Mapping[str, str] = os.env
         return Key(_parse(environment[VARIABLE], VARIABLE), VARIABLE)
     place = own()
     try:
-        if not place.is_absolute():  # there is no HOME, and '~/.config' would be in the working directory
-            raise RuntimeError("this user has no home")
         return _read(place, str(place)) if place.exists() else make(place)
-    except (OSError, RuntimeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+    except OSError as error:
         raise UsageError(
-            f"there is no network key, and none can be made in {place.parent} ({why}); "
-            f"name one with --key-file or {VARIABLE}, or do without one: --insecure"
+            f"there is no network key, and none can be made in {place.parent} ({error.strerror}); {_INSTEAD}"
         ) from None
 
 
 def own() -> Path:
-    """Where the user's own key is."""
-    return platformdirs.user_config_path("fedws") / "network.key"
+    """Where the user's own key is. Raises UsageError."""
+    return folders.own("config", f"there is no network key: {_INSTEAD}") / "network.key"
 
 
 def make(place: Path, *, replace: bool = False) -> Key:

@@ -5,13 +5,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from fedws.errors import TaskError, UsageError
 from fedws.messages import Order, Report
 from fedws.plan import explain
 
 Patterns = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def _names(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if ":" in pattern or "," in pattern:
+            raise ValueError(f"{pattern!r} has options; a model is allowed by its name, with any options")
+    return patterns
 
 
 class Policy(BaseModel):
@@ -25,7 +32,7 @@ class Policy(BaseModel):
     coordinators: Patterns | None = None
     """Ids of coordinators, as in their certificates: needs mutual TLS. None: whoever knows the network key."""
     tasks: Patterns = ("*",)
-    models: Patterns = ("*",)
+    models: Annotated[Patterns, AfterValidator(_names)] = ("*",)
     epochs: Annotated[int, Field(ge=1)] | None = None
     """At most so many passes over the data in one order."""
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
@@ -43,10 +50,10 @@ class Policy(BaseModel):
         model, epochs = _text(order.settings.get("model")), order.settings.get("epochs", 1)
         if not _any(self.tasks, order.task):
             raise TaskError(f"the policy here does not allow the task {order.task[:64]}")
-        if model and not _any(self.models, model.partition(":")[0].partition(",")[0].strip()):
-            raise TaskError(f"the policy here does not allow the model {model[:64]}")
+        if self.models != ("*",) and not _any(self.models, model.partition(":")[0].partition(",")[0].strip()):
+            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of an order that names none'}")
         if self.epochs is not None and not (isinstance(epochs, int) and epochs <= self.epochs):
-            raise TaskError(f"the policy here allows {self.epochs} epochs in an order, not {epochs}")
+            raise TaskError(f"the policy here allows {self.epochs} epochs in an order, not {str(epochs)[:64]}")
         if held < self.samples:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
         if not self.updates and order.task.endswith(".fit"):

@@ -37,25 +37,26 @@ class _Turns:
     def __init__(self, node: str, patience: float) -> None:
         self._node = node
         self._patience = patience
-        self._run = ""
+        self._run = self._coordinator = ""
         self._since = datetime.now()
         self._links = 0  # of the run; the last one frees the node
         self._newest = asyncio.Event()
         self._free = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def take(self, run: str) -> AsyncIterator[asyncio.Event]:
+    async def take(self, run: str, coordinator: str) -> AsyncIterator[asyncio.Event]:
         """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
 
         Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
         another run, with too many links of this one, or still with what it did for an older link; and LinkLost when a
         newer one came meanwhile.
         """
-        if self._links and (run != self._run or not run):  # without an id it may be any run
+        other = (run, coordinator) != (self._run, self._coordinator)  # its workers know a run's id too
+        if self._links and (other or not run):  # without an id it may be any run
             raise self._busy()
         if self._links >= MOST_LINKS:
             raise self._busy()
-        self._run = run
+        self._run, self._coordinator = run, coordinator
         self._newest.set()
         self._newest = taken = asyncio.Event()
         self._links += 1
@@ -152,7 +153,7 @@ class Service:
         greeting = self._worker.greet(hello)
         try:
             if isinstance(greeting, Welcome):
-                async with self._turns.take(hello.run) as taken:
+                async with self._turns.take(hello.run, hello.coordinator) as taken:
                     closing = await self._run(channel, hello.run, hello.coordinator, greeting, taken)
                 return await closing
         except Refused as refused:

@@ -60,6 +60,8 @@ class Worker:
         if labels is None:
             labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
             labels = labels if len(labels) <= MOST_LABELS else []
+        if policy.samples > 1 and held is not None:
+            labels = [label for label in labels if int((held == label).sum()) >= policy.samples]
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -80,7 +82,7 @@ class Worker:
     def begin(self, run: str, coordinator: str = "") -> None:
         """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
         self._caller = run, coordinator
-        self._workspace.keepsake.begin(run)
+        self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
 
     def answer(self, order: Order) -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
@@ -104,12 +106,13 @@ class Worker:
 
     def _answer(self, order: Order) -> Report | Failure:
         try:
-            task = self._task(order.task)
-            rounds = self._audit.left() if self._audit is not None and self.policy.rounds_per_day is not None else 0
+            rounds = (
+                self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day is not None else 0
+            )
             self.policy.before(order, len(self._workspace.data), rounds)
-            report = task(order, self._workspace)
+            report = self._task(order.task)(order, self._workspace)
             if not isinstance(report, Report):
-                raise TypeError(f"task {order.task} gave {type(report).__name__}, no Report")
+                return self.failure(order, "failed", f"task {order.task} gave {type(report).__name__}, no Report")
             self.policy.after(report)
             return report
         except (TaskError, UnknownName) as error:
@@ -117,10 +120,10 @@ class Worker:
         except Stopped as error:
             return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{kind}: {' '.join(str(error).split())[:300]}"
             log.error("%s: %s failed: %s (%s, line %s)", self.node, order.task, text, place.filename, place.lineno)
-            return self.failure(order, "failed", text)
+            return self.failure(order, "failed", f"{kind}; the log of {self.node} says more")  # it may tell of the data
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""

@@ -53,12 +53,8 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
         if name in ("worker", "evaluator"):
             flags, work = worker.parser(prog, testing=name == "evaluator"), worker.main
         else:
-            modules = {"run": run, "nodes": nodes, "demo": demo, "simulate": simulate, "plot": plot} | {
-                "key": key,
-                "certs": certs,
-                "audit": audit,
-            }
-            module = modules[name]
+            modules = [audit, certs, demo, key, nodes, plot, run, simulate]
+            module = next(module for module in modules if module.__name__.endswith(f".{name}"))
             flags, work = module.parser(prog), module.main
         arguments = flags.parse_args(argv)
         from fedws.cli.console import guarded

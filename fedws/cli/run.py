@@ -89,7 +89,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
             result = run_loop(work(observers=[progress.show]))
     except (RunFailed, OSError, KeyboardInterrupt):
         if nodes_stay and any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
-            print(f"go on with: fedws run --resume {shlex.quote(str(directory))}")
+            print(f"go on with: fedws run --resume {shlex.quote(str(directory))}{_again(given)}")
         raise
     if result.accuracy is not None:
         last = result.scores()[-1]["round"]
@@ -101,6 +101,16 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if given.get("save_model"):
         print(f"{'saved':6}{save(result.model, plan.model or holding.model(plan.dataset))}")
     return 0
+
+
+def _again(given: dict[str, Any]) -> str:
+    """The flags of a run that its plan does not hold, as they were given."""
+    found = ""
+    for name in ("id", *FLAGS):
+        if given.get(name):
+            value = "" if given[name] is True else f" {shlex.quote(given[name])}"
+            found += f" --{name.replace('_', '-')}{value}"
+    return found
 
 
 def settings(given: dict[str, Any]) -> dict[str, Any]:

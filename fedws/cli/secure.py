@@ -51,7 +51,10 @@ def warnings(node: str, host: str, security: "Security") -> list[str]:
     if is_loopback(host):
         return lines
     if security.key is not None and security.key.made:
-        lines.append(f"a network key was made; on each other device run: export FEDWS_KEY={security.key.text}")
+        lines.append(
+            f"a network key was made; unless another device has one already, on each other device run: "
+            f"export FEDWS_KEY={security.key.text}"
+        )
     if security.tls is None:
         remedy = "TLS prevents it" if security.key is None else "the network key does not prevent it, TLS does"
         lines.append(f"what {node} and others send can be read and changed on its path: {remedy} (--tls-cert)")

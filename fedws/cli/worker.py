@@ -16,8 +16,10 @@ from fedws.cli.secure import security, warnings
 from fedws.errors import UsageError
 
 if TYPE_CHECKING:
+    from fedws.audit import Audit
     from fedws.cli.held import Held
     from fedws.plan import Plan
+    from fedws.policy import Policy
     from fedws.security import Security
     from fedws.worker import Worker
 
@@ -76,10 +78,11 @@ def main(arguments: argparse.Namespace) -> int:
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in _BOUNDS if (value := getattr(arguments, key)) is not None}
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
+    policy, log = _owned(arguments, proved)  # wrong ones are said before data is loaded
     _prepare(arguments)
     dataset = arguments.dataset or "mnist"
     held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
-    node = _node(arguments, dataset, held, proved)
+    node = _node(arguments, dataset, held, policy, log)
 
     def told() -> None:
         tell(arguments, dataset, held)
@@ -107,24 +110,28 @@ def _prepare(arguments: argparse.Namespace) -> None:
         registry.load_plugin(plugin)
 
 
-def _node(arguments: argparse.Namespace, dataset: str, held: "Held", proved: "Security") -> "Worker":
-    from evaluator import evaluator
+def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy", "Audit"]:
+    """What the node's owner allows, and where its answers are written down. Raises UsageError."""
     from fedws import audit
-    from fedws.policy import load
-    from fedws.worker import ALL, Worker
+    from fedws.policy import Policy, load
 
-    policy = load(Path(arguments.policy)) if arguments.policy is not None else ALL
+    policy = load(Path(arguments.policy)) if arguments.policy is not None else Policy()
     if policy.coordinators is not None and not (proved.tls is not None and proved.tls.mutual):
         raise UsageError(
             f"--policy {arguments.policy}: coordinators are known by their certificates; "
             "this needs --tls-cert, --tls-key and --tls-ca"
         )
+    return policy, audit.Audit(Path(arguments.audit) if arguments.audit is not None else audit.own(arguments.id))
+
+
+def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
+    from evaluator import evaluator
+    from fedws.worker import Worker
+
     if len(held.data) < policy.samples:
         raise UsageError(
             f"--policy {arguments.policy}: at least {policy.samples} samples; {arguments.id} holds {len(held.data)}"
         )
-    log = audit.Audit(Path(arguments.audit) if arguments.audit is not None else audit.own(arguments.id))
-
     if arguments.testing:
         return evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
     return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log)

@@ -153,6 +153,18 @@ async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
         await (await begin(url, "other")).close()
 
 
+async def test_another_coordinator_that_knows_the_run_does_not_take_it_over() -> None:
+    """Its workers know it."""
+    async with serving("memory", echo) as url:
+        link = await begin(url, "run")
+        other = await soon(transport(url).connect(url, Limits()))
+        await other.send(Hello(run="run", node="alice", protocol=1, coordinator="bob"))
+        answer = await soon(other.receive())
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        await link.send(order())
+        assert isinstance(await soon(link.receive()), Report)
+
+
 async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
     deaf, entered = threading.Event(), threading.Event()
 

@@ -94,7 +94,15 @@ def test_nothing_is_written_over(folder: Path) -> None:
 def test_what_can_be_no_nodes_id_gets_no_certificate(node: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=r"can be no (node's id|name in TLS): "):
         certs.issue(folder, node)
-    assert sorted(path.name for path in folder.iterdir()) == ["ca.key", "ca.pem"]
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "ca.key", "ca.pem"]
+
+
+def test_a_folder_of_its_own_is_kept_out_of_git_and_another_is_left_as_it_is(tmp_path: Path) -> None:
+    certs.init(tmp_path / "certs")
+    assert (tmp_path / "certs" / ".gitignore").read_text() == "*\n"
+    (tmp_path / "kept" / "x").mkdir(parents=True)
+    certs.init(tmp_path / "kept")
+    assert not (tmp_path / "kept" / ".gitignore").exists()
 
 
 def test_without_a_ca_there_is_nothing_to_sign_with(tmp_path: Path) -> None:

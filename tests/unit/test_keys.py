@@ -143,7 +143,8 @@ def test_without_a_home_none_is_made_in_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platformdirs, "user_config_path", lambda _: Path("~/.config/fedws"))
-    with pytest.raises(UsageError, match="this user has no home"):
+    what = "has no home directory; there is no network key: name one with --key-file or FEDWS_KEY, or .* --insecure$"
+    with pytest.raises(UsageError, match=what):
         keys.find()
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 """The owner's policy: what it refuses, with which reason, and that a refusal comes before any work."""
 
+import dataclasses
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from fedws.audit import Audit, Entry, read
 from fedws.errors import TaskError, UsageError
@@ -165,6 +167,14 @@ def test_an_order_is_of_one_pass_unless_it_says_so() -> None:
     Policy(epochs=2).before(order(epochs=2), 1, 0)
 
 
+def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
+    with pytest.raises(ValidationError, match="has options; a model is allowed by its name"):
+        Policy(models=("mlp:hidden=5",))
+    policy = Policy(models=("mlp",))
+    policy.before(order(model="mlp:hidden=5"), 1, 0)
+    assert "an order that names none" in refusal(policy, dataclasses.replace(order(), settings={}), 1)
+
+
 def test_samples() -> None:
     policy = Policy(samples=50)
     policy.before(order(), 50, 0)
@@ -290,12 +300,13 @@ def test_rounds_of_yesterday_and_answers_without_tensors_do_not_count(tmp_path: 
 
     for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "numbers"), (0, "tensors")):
         log.add(entry(hours, data))
-    assert log.left() == 2
+    assert log.left("x") == 2
+    assert log.left("y") == 0, "another node, in the same log"
     log.add(entry(0, "tensors"))
     log.add(entry(0, "reason"))
-    assert (log.left(), Audit(log.path).left()) == (3, 3)
-    assert log.left(timedelta(hours=40)) == 3, "what is older than a day is forgotten"
-    assert Audit(log.path).left(timedelta(hours=24.5)) == 4
+    assert (log.left("x"), Audit(log.path).left("x")) == (3, 3)
+    assert log.left("x", timedelta(hours=40)) == 3, "what is older than a day is forgotten"
+    assert Audit(log.path).left("x", timedelta(hours=24.5)) == 4
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:

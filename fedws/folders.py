@@ -1,0 +1,24 @@
+"""The user's own folders: for settings, for what a program writes down, for what can be fetched again."""
+
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from fedws.errors import UsageError
+
+
+def own(kind: Literal["config", "state", "cache"], instead: str) -> Path:
+    """The folder of fedws of that kind. Raises UsageError where the user has none, with what to do ``instead``."""
+    find = {
+        "config": platformdirs.user_config_path,
+        "state": platformdirs.user_state_path,
+        "cache": platformdirs.user_cache_path,
+    }[kind]
+    try:
+        path = find("fedws")
+    except RuntimeError:
+        path = Path()
+    if not path.is_absolute():  # an unknown user's home is not known either, and must not be the working directory
+        raise UsageError(f"the user has no home directory; {instead}")
+    return path
