@@ -17,7 +17,8 @@ def parser(prog: str) -> Parser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the key; with ``new``, where it was written."""
+    """Print the key; with ``new``, where it was written, and whether it is the one that nodes started here will use."""
+    import os
     from pathlib import Path
 
     from fedws import keys
@@ -32,5 +33,8 @@ def main(arguments: argparse.Namespace) -> int:
         keys.make(place, replace=True)
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror or error}") from None
-    print(f"a new key is in {place}; nodes that run keep the old one until they are started again")
+    if arguments.key_file is None and keys.VARIABLE in os.environ:
+        print(f"a new key is in {place}, but {keys.VARIABLE} is set here and goes before it: unset {keys.VARIABLE}")
+    else:
+        print(f"a new key is in {place}; nodes that run keep the old one until they are started again")
     return 0

@@ -146,6 +146,18 @@ def test_key_shows_and_replaces(bare: Processes) -> None:
     assert ended_well(bare.fork("key", "show")).lines == second
 
 
+def test_a_new_key_that_is_not_used_is_told_of(given: Processes) -> None:
+    """FEDWS_KEY goes before it; not before a file that is named."""
+    place = given.folder / "config" / "fedws" / "network.key"
+    (told,) = ended_well(given.fork("key", "new")).lines
+    assert told == f"a new key is in {place}, but FEDWS_KEY is set here and goes before it: unset FEDWS_KEY"
+    assert ended_well(given.fork("key", "show")).lines == [KEY] != [place.read_text().strip()]
+    (told,) = ended_well(given.fork("key", "new", "--key-file", "my.key")).lines
+    assert told.startswith("a new key is in my.key; ")
+    del given.environment["FEDWS_KEY"]
+    assert ended_well(given.fork("key", "show")).lines == [place.read_text().strip()]
+
+
 # --------------------------------------------------------------------------- TLS
 
 
