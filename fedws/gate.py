@@ -22,8 +22,8 @@ class Gate:
         return len(self._waiting)
 
     def enter(self, guest: object, send_away: Callable[[], object]) -> None:
-        """Somebody comes, and waits until :meth:`leave`."""
-        if len(self._waiting) >= self._most:
+        """Somebody comes, and waits until :meth:`leave`; who waits already keeps their place."""
+        if id(guest) not in self._waiting and len(self._waiting) >= self._most:
             oldest = next(iter(self._waiting))
             self._waiting.pop(oldest)()
         self._waiting[id(guest)] = send_away

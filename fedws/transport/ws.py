@@ -22,6 +22,7 @@ from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.registry import register
 from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
+from fedws.websocket.door import Door
 from fedws.websocket.watched import Client, Server
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL calls an answer in plain text
@@ -76,17 +77,18 @@ class Ws:
         self.check(url, tls)
         host, port = _address(url)
         gate = Gate()
+        door = Door((tls or Tls()).server()) if self._encrypted else None
 
-        def connection(*given: Any, **settings: Any) -> Server:
+        def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             made = Server(*given, **settings)
             made.gate, made.patience = gate, limits.silence / 6
-            return made
+            return made if door is None else door.caller(made)
 
         async def handler(connection: ServerConnection) -> None:
             assert isinstance(connection, Server)
             await handle(WsChannel(connection, limits))
 
-        settings = {"create_connection": connection, **self._server(limits, tls), **_settings(limits)}
+        settings = {"create_connection": connection, **_settings(limits)}
         try:
             server = await serve(handler, _interfaces(host, port), port, **settings)  # type: ignore[arg-type]
         except OSError as error:
@@ -98,6 +100,8 @@ class Ws:
             yield f"ws{'s' * self._encrypted}://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             server.close(code=1001, reason="the node ends")
+            if door is not None:
+                door.close()
             await server.wait_closed()
 
     async def _ended(self, error: InvalidMessage, url: str, limits: Limits, tls: Tls | None) -> LinkError:
@@ -117,11 +121,6 @@ class Ws:
     def _client(self, node: str, tls: Tls | None) -> dict[str, Any]:
         """The certificate must be one of the node's id, wherever it is."""
         return {"ssl": (tls or Tls()).client(), "server_hostname": node} if self._encrypted else {}
-
-    def _server(self, limits: Limits, tls: Tls | None) -> dict[str, Any]:
-        if not self._encrypted:
-            return {}
-        return {"ssl": (tls or Tls()).server(), "ssl_handshake_timeout": limits.silence / 6}
 
 
 async def _speaks_tls(host: str, port: int, patience: float) -> bool:

@@ -119,13 +119,16 @@ class Server(Watched, ServerConnection):
 
     gate: Gate
     patience: float
+    arrived: float | None = None
+    """By the loop's clock, when it was before TLS."""
     _door: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody is at the door."""
         super().connection_made(transport)
         self.gate.enter(self, self.transport.abort)
-        self._door = self.loop.call_later(self.patience, self._too_late)
+        arrived = self.loop.time() if self.arrived is None else self.arrived
+        self._door = self.loop.call_at(arrived + self.patience, self._too_late)
 
     def data_received(self, data: bytes) -> None:
         """Tell those who begin with TLS at once, in plain text, that there is none here: else both would wait."""

@@ -5,15 +5,17 @@ import contextlib
 import datetime
 import shutil
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvloop
 
 import fedws
 from fedws import certs
 from fedws.errors import UsageError, WrongNode
+from fedws.gate import MOST
 from fedws.interfaces import Limits
 from fedws.keys import Key
 from fedws.security import Security
@@ -260,6 +262,47 @@ async def test_who_does_not_finish_with_tls_is_not_waited_for(folders: Folders) 
             with contextlib.suppress(ConnectionError):
                 await reader.read()
         writer.close()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_half_open_tls_is_at_the_gate_too(
+    loop: Callable[[], asyncio.AbstractEventLoop], folders: Folders, tmp_path: Path
+) -> None:
+    """Of 200 that are connected and do not go on, silent or in the middle of a word, as many stay as without TLS.
+
+    An honest run takes the place of one more. No time can be up meanwhile: they have 100 s.
+    """
+
+    async def stranger(port: int, said: bytes) -> tuple[asyncio.Task[bytes], asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        return asyncio.create_task(reader.read(1)), writer
+
+    async def crowded() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            async with served(tls(folders.ours, "alice", folders.ours), Limits(silence=600)) as url:
+                port = int(url.rpartition(":")[2])
+                words = (b"", b"\x16\x03\x01\x02\x00", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+                waiting = set()
+                for first in range(0, 200, 50):  # no more than the system lets wait for a server
+                    several = range(first, first + 50)
+                    for read, writer in await asyncio.gather(*(stranger(port, words[n % 3]) for n in several)):
+                        waiting.add(read)
+                        stack.callback(writer.close)
+                good = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+                assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1]
+                async with asyncio.timeout(PATIENCE):
+                    while len(waiting) > MOST - 1:
+                        gone, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                        assert all(read.exception() is not None or read.result() == b"" for read in gone)
+                assert await ran({"alice": url}, tmp_path / "again", good) == [1, 1]
+                assert [read.done() for read in waiting] == [False] * (MOST - 1), "who was admitted has left room"
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.wait(waiting)  # the node has ended, and with it they
+            assert all(read.exception() is not None or read.result() == b"" for read in waiting)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(crowded())
 
 
 async def test_tls_is_only_looked_for_in_a_callers_first_bytes(tmp_path: Path) -> None:

@@ -53,6 +53,16 @@ def test_to_leave_twice_or_without_having_come_is_nothing() -> None:
     assert len(gate) == 0
 
 
+def test_who_comes_again_keeps_their_place_and_takes_no_other() -> None:
+    """As a caller does who is done with TLS: that makes nobody younger."""
+    gate, said = Gate(2), []
+    one, two = Guest(gate).come(), Guest(gate).come()
+    gate.enter(one, lambda: said.append("gone"))
+    assert (len(gate), one.sent, two.sent) == (2, 0, 0)
+    Guest(gate).come()
+    assert (len(gate), one.sent, two.sent, said) == (2, 0, 0, ["gone"])
+
+
 def test_there_is_room_for_every_member_of_a_usual_network() -> None:
     gate = Gate()
     guests = [Guest(gate).come() for _ in range(MOST)]
