@@ -1,4 +1,8 @@
-"""``python -m benchmarks [NAME ...]``: run these benchmarks, or all; see each one's own file."""
+"""``python -m benchmarks [NAME ...]``: run these benchmarks, or all; see each one's own file.
+
+checkpoint, secure and start are what these cost; round and floor compare with bare websockets and plain PyTorch;
+memory counts bytes; curve shows accuracies; stragglers and stragglers-real what asynchronous strategies gain.
+"""
 
 import argparse
 import importlib
@@ -12,7 +16,7 @@ import psutil
 from benchmarks.settings import Settings
 from fedws.datadir import resolve
 
-NAMES = ("checkpoint", "curve", "floor", "memory", "round", "start", "stragglers", "stragglers-real")
+NAMES = ("checkpoint", "curve", "floor", "memory", "round", "secure", "start", "stragglers", "stragglers-real")
 
 
 def module(name: str) -> str:
@@ -26,7 +30,9 @@ def module(name: str) -> str:
 
 def main() -> int:
     """Run what is named, one after another."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none means all")
     parser.add_argument("--pairs", type=int, help="how many pairs of runs (each benchmark has its own default)")
     parser.add_argument("--data-dir", help="folder that holds MNIST/raw; else $FEDWS_DATA")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Child, Crew
+from fedws.security import COORDINATOR
 
 WORKERS = ("alice", "bob", "charlie")
 EVALUATOR = "testing"
@@ -28,7 +29,8 @@ class Job:
     """Worker processes, an evaluator if one is wanted, and a coordinator; made when all workers serve.
 
     Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
-    ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone.
+    ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone. ``tls`` is a folder with a CA
+    and certificates of all nodes, as :mod:`fedws.certs` makes them; without one, links are not encrypted.
     """
 
     def __init__(
@@ -39,17 +41,19 @@ class Job:
         evaluator: bool,
         flags: Sequence[str] = (),
         coordinator_flags: Sequence[str] = (),
+        tls: Path | None = None,
     ) -> None:
         self._crew = crew
         self._flags = list(flags)
+        self._tls = tls
         self._folder = tempfile.TemporaryDirectory(prefix="fedws-bench-")
         crew.callback(self._folder.cleanup)
         names = [*WORKERS, EVALUATOR] if evaluator else list(WORKERS)
         self.addresses = {}
         self.nodes: dict[str, Child] = {}
         for name, port in zip(names, free_ports(len(names)), strict=True):
-            self.addresses[name] = f"ws://127.0.0.1:{port}"
-            more = ["--testing"] if name == EVALUATOR else []
+            self.addresses[name] = f"ws{'' if tls is None else 's'}://127.0.0.1:{port}"
+            more = [*(["--testing"] if name == EVALUATOR else []), *self._certificate(name)]
             place = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)]
             self.nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *place, *more, *self._flags)
         for child in self.nodes.values():
@@ -61,10 +65,16 @@ class Job:
         workers = [f"{name}={url}" for name, url in self.addresses.items() if name != EVALUATOR]
         scoring = f"{EVALUATOR}={self.addresses[EVALUATOR]}" if EVALUATOR in self.addresses else "none"
         links = ["--workers", *workers, "--evaluator", scoring]
-        place = ["--run-dir", str(self.run_dir), "--seed", "1"]
+        place = ["--run-dir", str(self.run_dir), "--seed", "1", *self._certificate(COORDINATOR)]
         return self._crew.start(
             "coordinator", "run_websocket_client.py", *links, *place, *self._flags, *self._coordinator_flags
         )
+
+    def _certificate(self, name: str) -> list[str]:
+        if self._tls is None:
+            return []
+        files = {"cert": f"{name}.pem", "key": f"{name}.key", "ca": "ca.pem"}
+        return [word for kind, file in files.items() for word in (f"--tls-{kind}", str(self._tls / file))]
 
     @property
     def run_dir(self) -> Path:

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +17,14 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 _UNSET = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"}
+_STATE = tempfile.TemporaryDirectory(prefix="fedws-bench-state-")  # gone with this process
 ENVIRONMENT = {
     # No setting of the shell may change how many threads a side gets (each sets them itself) or how it starts.
     **{name: value for name, value in os.environ.items() if name not in _UNSET},
     "PYTHONUNBUFFERED": "1",
+    # Links are authenticated, as a user's are, but neither with the user's key nor into the user's audit logs.
+    "FEDWS_KEY": secrets.token_hex(32),
+    "XDG_STATE_HOME": _STATE.name,
 }
 GRACE = 5.0
 """Seconds between asking a process to end and ending it."""

@@ -1,0 +1,132 @@
+"""The cost of authentication and of TLS: three workers that train nothing, in three variants in turn.
+
+The variants are ``--insecure`` over ``ws://``, the network key over ``ws://``, and the key with mutual TLS over
+``wss://``, on certificates that :mod:`fedws.certs` makes here. As in :mod:`benchmarks.round` a round is: send the model
+to three workers, get it back from them, average; of each run the median counts, without the first round. The key is
+proved once a link, before any round, so its ratio shows what the rounds of two runs differ by anyway; in that of TLS is
+that the model is encrypted and decrypted on its way to each worker and back, all on the cores of one machine.
+
+Beside it stands what the key and TLS do cost once a link: the time of one handshake, from the dial to the welcome, of
+this process with a worker that waits for its run. Reading the certificates' files is part of a dial.
+"""
+
+import asyncio
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.job import PATIENCE, WORKERS, Job
+from benchmarks.load import Watch
+from benchmarks.pairs import Pair, Run
+from benchmarks.processes import ENVIRONMENT, Crew
+from benchmarks.round import LIMIT, MODELS, Model
+from benchmarks.settings import Settings
+from benchmarks.tables import ratios, table
+from fedws import certs, keys
+from fedws.coordinator.link import Link
+from fedws.interfaces import Limits
+from fedws.security import COORDINATOR, Security
+from fedws.tls import Tls
+
+VARIANTS = ("insecure", "key", "TLS")
+DIALS = 10
+
+
+def main(settings: Settings) -> None:
+    """Run the variants of both sizes and print them."""
+    dials: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory(prefix="fedws-bench-certs-") as folder:
+        certificates(Path(folder))
+        for model in MODELS:
+            rounds = 3 if settings.quick else 2 * model.rounds
+            print(f"secure: {len(WORKERS)} workers, {model.name}, {model.size:,} bytes, {rounds} rounds")
+            keyed, encrypted = [], []
+            for number in range(1, settings.pairs_or(5) + 1):
+                runs = {}
+                for name in VARIANTS:
+                    what = f"turn {number}, {name:8}"
+                    runs[name], seconds = run(settings.data_dir, model, rounds, what, name, Path(folder))
+                    dials[name] += seconds
+                keyed.append(Pair(runs["key"], runs["insecure"]))
+                encrypted.append(Pair(runs["TLS"], runs["key"]))
+            for ours, theirs, pairs in (("key", "insecure", keyed), ("TLS", "key", encrypted)):
+                print(ratios(ours, theirs, pairs))
+                print(f"{ours} adds {1000 * added(pairs):.1f} ms to a round (median of {len(pairs)})")
+                print()
+    print("beside it: one handshake over the loopback, from the dial to the welcome, in milliseconds")
+    print(table(["variant", "dials", "median", "min", "max"], [[name, *spread(dials[name])] for name in VARIANTS]))
+
+
+def certificates(folder: Path) -> None:
+    """A CA, and a certificate of each worker and of the coordinator."""
+    certs.init(folder)
+    for name in (*WORKERS, COORDINATOR):
+        certs.issue(folder, name)
+
+
+def run(
+    data_dir: Path, model: Model, rounds: int, what: str, variant: str, folder: Path
+) -> tuple[Run, Sequence[float]]:
+    """One job: its median seconds a round, and the seconds of some handshakes before it."""
+    watch = Watch(what)
+    with Crew() as crew:
+        choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds)]
+        flags = ["--plugin", "benchmarks/noop.py", *(["--insecure"] if variant == "insecure" else [])]
+        tls = folder if variant == "TLS" else None
+        job = Job(crew, data_dir, evaluator=False, flags=flags, coordinator_flags=choice, tls=tls)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            dials = runner.run(dialled(WORKERS[0], job.addresses[WORKERS[0]], security(variant, folder)))
+        client = job.coordinate()
+        client.wait_for(f"Training round 1/{rounds}", PATIENCE)
+        watch.begin()
+        client.finish(LIMIT)
+        seconds = [record["seconds"] for record in job.records("round")]
+        if len(seconds) != rounds:
+            raise RuntimeError(client.complaint(f"recorded {len(seconds)} rounds, not {rounds}"))
+        return watch.end(statistics.median(seconds[1:])), dials
+
+
+def security(variant: str, folder: Path) -> Security:
+    """What a coordinator of that variant proves itself with; the key is that of the workers' processes."""
+    if variant == "insecure":
+        return Security(None)
+    files = (folder / f"{COORDINATOR}.pem", folder / f"{COORDINATOR}.key", folder / "ca.pem")
+    return Security(keys.find(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
+
+
+async def dialled(node: str, url: str, security: Security) -> Sequence[float]:
+    """Dial a worker some times, each time until it welcomes the run; the first one does not count."""
+    seconds = []
+    for _ in range(DIALS + 1):
+        link = Link(node, url, "worker", "benchmark", "mnist", Limits(), 1, security)
+        begun = time.perf_counter()
+        tasks = [asyncio.create_task(work) for work in (link.keep(lambda event: None), link.up.wait())]
+        await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        seconds.append(time.perf_counter() - begun)
+        welcomed, trouble = link.up.is_set(), link.trouble
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):  # what the link itself raises is told
+                await task
+        if not welcomed:
+            raise RuntimeError(f"{node} did not welcome a run: {trouble}")
+    return seconds[1:]
+
+
+def added(pairs: Sequence[Pair]) -> float:
+    """By how many seconds the first of a pair took longer, as the median of all."""
+    return statistics.median(pair.ours.seconds - pair.theirs.seconds for pair in pairs)
+
+
+def spread(seconds: Sequence[float]) -> list[object]:
+    """How many there are, then median, least and most in milliseconds.
+
+    >>> spread([0.002, 0.001, 0.004])
+    [3, '2.0', '1.0', '4.0']
+    """
+    return [len(seconds), *(f"{1000 * of(seconds):.1f}" for of in (statistics.median, min, max))]
