@@ -1,11 +1,12 @@
 # make demo   the whole job on this machine: four nodes, forty rounds, the result
 # make test   every test;  make lint  the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
+# make audit  known vulnerabilities of requirements/release.txt (needs the network);  make pin  makes that file again
 PYTHON ?= python3.11
 BIN := .venv/bin
 SEED ?= 1
 
-.PHONY: setup demo test chaos lint bench clean
+.PHONY: setup demo test chaos lint bench audit pin clean
 
 setup: .venv/ready
 
@@ -33,6 +34,12 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks
+
+audit: setup
+	@$(BIN)/python -m requirements.audit
+
+pin: setup
+	@$(BIN)/python -m requirements.pin
 
 clean:
 	rm -rf .venv build *.egg-info
