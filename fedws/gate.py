@@ -3,30 +3,32 @@
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 log = logging.getLogger("fedws")
 MOST = 64
-"""Handshakes in flight. A member's takes milliseconds, so the oldest of so many is no member's."""
+"""Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
 
 
 class Gate:
-    """Lets in whoever comes; when it is full, whoever has stood there longest is sent away."""
+    """Lets in whoever comes. When it is full one is sent away: of those from the address with the most, the oldest."""
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._waiting: dict[int, Callable[[], object]] = {}
+        self._waiting: dict[int, tuple[str, Callable[[], object]]] = {}
 
     def __len__(self) -> int:
         """How many are waiting."""
         return len(self._waiting)
 
-    def enter(self, guest: object, send_away: Callable[[], object]) -> None:
+    def enter(self, guest: object, send_away: Callable[[], object], address: str = "") -> None:
         """Somebody comes, and waits until :meth:`leave`; who waits already keeps their place."""
         if id(guest) not in self._waiting and len(self._waiting) >= self._most:
-            oldest = next(iter(self._waiting))
-            self._waiting.pop(oldest)()
-        self._waiting[id(guest)] = send_away
+            crowd = Counter(whence for whence, _ in self._waiting.values()).most_common(1)[0][0]
+            oldest = next(one for one, (whence, _) in self._waiting.items() if whence == crowd)
+            self._waiting.pop(oldest)[1]()
+        self._waiting[id(guest)] = address, send_away
 
     def leave(self, guest: object) -> None:
         """Somebody has been admitted or has gone; nothing if they are not waiting."""

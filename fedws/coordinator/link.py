@@ -196,14 +196,15 @@ class Link:
             nonce = handshake.nonce() if key is not None else ""
             hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
             await channel.send(hello)
-            answer = await channel.receive()
+            answer, unproved = await channel.receive(), "" if key is None else "says, without a proof of the key: "
             if key is not None and isinstance(answer, Challenge):
+                unproved = ""
                 await channel.send(handshake.prove(key, hello, answer))
                 answer = await channel.receive()
             elif key is not None and isinstance(answer, Welcome):
                 raise Refused("key", "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY")
             if isinstance(answer, Refusal):
-                raise Refused(answer.kind, printable(answer.reason))
+                raise Refused(answer.kind, f"{unproved}{printable(answer.reason)}")
             if not isinstance(answer, Welcome):
                 raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
             if answer.role != self._role:

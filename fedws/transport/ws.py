@@ -113,10 +113,11 @@ class Ws:
                 return Refused("key", "it is served with TLS; write wss://")
             return Unreachable("it ended the connection without a word")
         # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
-        # certificate after the caller has done its part, and Python's servers do not say how they judged.
+        # certificate after the caller has done its part, and Python's servers do not say how they judged. It may also
+        # have been too busy with strangers, or just have ended, so the caller tries again.
         if tls is None or tls.cert is None:
-            return Refused("key", "it asks callers for a certificate: --tls-cert and --tls-key")
-        return Refused("key", f"it does not accept the certificate in {tls.cert}: expired, or not signed by its CA")
+            return Unreachable("it hangs up: does it ask callers for a certificate? --tls-cert and --tls-key")
+        return Unreachable(f"it hangs up: is the certificate in {tls.cert} expired, or not signed by its CA?")
 
     def _client(self, node: str, tls: Tls | None) -> dict[str, Any]:
         """The certificate must be one of the node's id, wherever it is."""

@@ -6,7 +6,7 @@ import socket
 import ssl
 from typing import cast
 
-from fedws.websocket.watched import Server
+from fedws.websocket.watched import Server, address_of
 
 
 class Door:
@@ -28,7 +28,7 @@ class Door:
         for task in self._shaking:
             task.cancel()
 
-    def shake(self, connection: Server, own: socket.socket) -> None:
+    def shake(self, connection: Server, own: socket.socket, address: str) -> None:
         """Begin TLS; the caller has as long for it, and for all up to a proof of the key, as one without TLS."""
         loop = asyncio.get_running_loop()
         connection.arrived = loop.time()
@@ -49,7 +49,7 @@ class Door:
 
         self._shaking.add(task)
         task.add_done_callback(done)
-        connection.gate.enter(connection, task.cancel)  # and again, in the same place, when TLS is done
+        connection.gate.enter(connection, task.cancel, address)  # and again, in the same place, when TLS is done
 
 
 class _Caller(asyncio.Protocol):
@@ -64,5 +64,6 @@ class _Caller(asyncio.Protocol):
         transport = cast(asyncio.Transport, transport)  # as uvloop's are, without being of the class
         theirs = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # no more files can be opened: the caller goes
-            self._door.shake(self._connection, socket.fromfd(theirs.fileno(), theirs.family, theirs.type))
+            own = socket.fromfd(theirs.fileno(), theirs.family, theirs.type)
+            self._door.shake(self._connection, own, address_of(transport))
         transport.abort()  # closes its file, not the connection, which has another one now

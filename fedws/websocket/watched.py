@@ -13,11 +13,16 @@ from websockets.protocol import Event, State
 
 from fedws import wire
 from fedws.gate import Gate
+from fedws.interfaces import HANDSHAKE
 
 GIVEN_UP = 4000
 """The first close code that is free for applications: closed for a reason of ours."""
 SLOWEST = 1024
 """Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
+MOST_BEFORE = 2 * HANDSHAKE + 2**14
+"""Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
+MOST_FRAMES = 64
+"""Frames, likewise."""
 _UNREAD = 4 * wire.FRAGMENT  # bytes; more pile up only before somebody who never reads
 _TLS = b"\x16"  # the type of the record that a TLS client begins with
 _LOOKS = 30  # a link is looked at so many times while it may be silent
@@ -122,11 +127,13 @@ class Server(Watched, ServerConnection):
     arrived: float | None = None
     """By the loop's clock, when it was before TLS."""
     _door: asyncio.TimerHandle
+    _admitted = False
+    _frames = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody is at the door."""
         super().connection_made(transport)
-        self.gate.enter(self, self.transport.abort)
+        self.gate.enter(self, self.transport.abort, address_of(transport))
         arrived = self.loop.time() if self.arrived is None else self.arrived
         self._door = self.loop.call_at(arrived + self.patience, self._too_late)
 
@@ -136,11 +143,20 @@ class Server(Watched, ServerConnection):
             self._heard = len(data)
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno TLS here\n")
             return self.transport.close()
+        if not self._admitted and self._heard + len(data) > MOST_BEFORE:
+            return self.transport.abort()
         return super().data_received(data)
+
+    def process_event(self, event: Event) -> None:
+        """Count what is parsed before a proof: frames without a byte of a message cost time too."""
+        self._frames += 1
+        if not self._admitted and self._frames > MOST_FRAMES:
+            return self.transport.abort()
+        return super().process_event(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """They have gone."""
-        self.admit()
+        self._depart()
         super().connection_lost(exc)
 
     def _too_late(self) -> None:
@@ -151,7 +167,11 @@ class Server(Watched, ServerConnection):
         self._door = self.loop.call_later(self.patience * 6 / _LOOKS, self.transport.abort)
 
     def admit(self) -> None:
-        """They may stay."""
+        """They may stay, and send what they like."""
+        self._admitted = True
+        self._depart()
+
+    def _depart(self) -> None:
         self._door.cancel()
         self.gate.leave(self)
 
@@ -159,3 +179,9 @@ class Server(Watched, ServerConnection):
 def framed(length: int, *, masked: bool) -> int:
     """Bytes of a frame with its header (RFC 6455, section 5.2)."""
     return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """The other end's, without its port."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""

@@ -102,3 +102,20 @@ def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
     assert len(caplog.messages) == 10
     assert caplog.messages[0] == "alice: somebody was turned away"
     assert caplog.messages[1] == "alice: somebody was turned away (9 more since the last such line)"
+
+
+def test_a_crowd_from_one_address_sends_nobody_else_away() -> None:
+    gate, gone = Gate(4), []
+
+    def come(name: str, address: str) -> None:
+        guest = object()
+        kept.append(guest)
+        gate.enter(guest, lambda: gone.append(name), address)
+
+    kept: list[object] = []
+    come("member", "10.0.0.5")
+    for number in range(6):
+        come(f"stranger {number}", "203.0.113.9")
+    assert gone == ["stranger 0", "stranger 1", "stranger 2"]
+    come("another member", "10.0.0.6")
+    assert gone[3:] == ["stranger 3"]
