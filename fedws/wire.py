@@ -8,6 +8,7 @@ says their names, dtypes, shapes and lengths. A message travels as fragments of 
 
 import dataclasses
 import math
+import re
 import struct
 import typing
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 
 import msgpack
 import torch
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, create_model
 
 from fedws.errors import ProtocolError, UsageError
 from fedws.messages import MESSAGES, Message
@@ -31,7 +32,15 @@ MAX_HEADER = 2**19
 MAX_TENSORS = 10_000
 MAX_NAME = 256
 MAX_DIMENSIONS = 16
+MAX_DEPTH = 16
+"""Maps and arrays in each other, of which the header itself is the first."""
+MAX_KEYS = 32
+"""Of the header, of a row and of a message's fields; none has so many, and each wrong one would be an error object."""
 
+# No path, hidden file or terminal's control sequence; nor what a table of numbers would be read as.
+_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
+_NO_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)
+_JSON = (str, int, float, bool, type(None))
 _PREFIX = struct.Struct("<4sII")
 _TYPES = {kind: name for name, kind in MESSAGES.items()}
 _Size = Annotated[int, Field(ge=0, lt=2**48)]
@@ -54,8 +63,8 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: str
-    fields: dict[str, JsonValue]
-    tensors: Annotated[list[_Entry], Field(max_length=MAX_TENSORS)]
+    fields: dict[str, Any]  # JSON, see _level
+    tensors: Annotated[list[_Entry], Field(max_length=MAX_TENSORS), FailFast()]
     transfer: Annotated[str, Field(max_length=64)]
     digest: Annotated[str, Field(max_length=128)] | None
     offset: Annotated[int, Field(ge=0, le=0)]
@@ -64,6 +73,7 @@ class _Header(BaseModel):
 def _schema(kind: type[Message]) -> type[BaseModel]:
     """The fields of a message as a strict schema: unknown, missing or wrongly typed ones are refused."""
     hints = typing.get_type_hints(kind, include_extras=True)
+    hints = {name: Annotated[hint, FailFast()] if hint == list[int] else hint for name, hint in hints.items()}
     known: dict[str, Any] = {f.name: (hints[f.name], _default(f)) for f in fields(kind) if f.name != "tensors"}
     return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **known)
 
@@ -114,6 +124,8 @@ def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES:
             raise UsageError(f"tensor {name}: {tensor.dtype} cannot travel; these can: {', '.join(DTYPES)}")
+        if wrong := misnamed(name):
+            raise UsageError(f"tensor {name!r:.300}: {wrong}")
         pad = -position % ALIGNMENT
         if pad:
             body.append(memoryview(bytes(pad)))
@@ -138,7 +150,8 @@ def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
     }
     try:
         packed = msgpack.packb(header)
-    except (TypeError, ValueError, OverflowError) as error:
+        _level(header)
+    except (TypeError, ValueError, OverflowError, ProtocolError) as error:
         raise UsageError(f"a {header['type']} cannot travel: {error}") from None
     head = _PREFIX.pack(MAGIC, VERSION, len(packed)) + packed
     head += bytes(-len(head) % ALIGNMENT)
@@ -183,6 +196,7 @@ class Decoder:
         if self._header is None or self._filled < len(self._body):
             raise ProtocolError("message ends before the length it declares")
         name = self._header.type
+        _few(name, self._header.fields)
         try:
             found = dict(_SCHEMAS[name].model_validate(self._header.fields))
         except ValidationError as error:
@@ -209,6 +223,8 @@ class Decoder:
             raise ProtocolError(f"header of {length} bytes; at most {MAX_HEADER}")
         wanted = _PREFIX.size + length
         wanted += -wanted % ALIGNMENT
+        if wanted > self._limit:
+            raise ProtocolError(f"message of {wanted} bytes; at most {self._limit}")
         more = min(wanted - len(head), len(data) - taken)
         head += data[taken : taken + more]
         if len(head) == wanted:
@@ -226,7 +242,7 @@ class Decoder:
         for entry in table:
             position += -position % ALIGNMENT
             piece = self._buffer[position : position + entry.length]
-            if entry.dtype == "bool" and bool((piece > 1).any()):
+            if entry.dtype == "bool" and len(piece) and int(piece.max()) > 1:  # > would make as many bytes again
                 raise ProtocolError(f"tensor {entry.name!r}: a bool is 0 or 1")
             tensors[entry.name] = piece.view(DTYPES[entry.dtype]).reshape(entry.shape)
             position += entry.length
@@ -241,7 +257,18 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
 
 def _header(data: bytes) -> _Header:
     try:
-        header = _Header.model_validate(msgpack.unpackb(data, strict_map_key=True, ext_hook=_no_extension))
+        # Passed over first, which makes nothing: an array is made as long as it says before its elements are there,
+        # and a thousand in each other could all say so of the same bytes.
+        look = msgpack.Unpacker(read_size=1, max_buffer_size=MAX_HEADER)
+        look.feed(data)
+        look.skip()
+        found = msgpack.unpackb(data, strict_map_key=True, ext_hook=_no_extension)
+        _level(found)
+        _few("header", found)
+        rows = found.get("tensors") if isinstance(found, dict) else None
+        for row in rows if isinstance(rows, list) else ():
+            _few("header: tensors", row)
+        header = _Header.model_validate(found)
     except ValidationError as error:
         raise ProtocolError(f"header: {_problem(error)}") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
@@ -258,6 +285,43 @@ def _problem(error: ValidationError) -> str:
     return f"{place if place.isprintable() else repr(place)}: {first['msg']}"
 
 
+def misnamed(name: object) -> str:
+    """Why a tensor cannot be called so, in words; empty when it can.
+
+    >>> misnamed("layers.0.weight"), misnamed("../weight"), misnamed("NaN")
+    ('', 'no name is like a path or has control characters', 'no name is NaN')
+    """
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
+        return f"a name is a text of 1 to {MAX_NAME} characters"
+    if not _NAME.fullmatch(name):
+        return "no name is like a path or has control characters"
+    return "no name is NaN" if _NO_NUMBER.fullmatch(name) else ""
+
+
+def _level(header: Any) -> None:
+    """Refuse what is no JSON or nested too deeply, level by level, at the first such value."""
+    level = [header]
+    for depth in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for each in level:
+            if depth == MAX_DEPTH and isinstance(each, dict | list | tuple):
+                raise ProtocolError(f"header: more than {MAX_DEPTH} maps and arrays in each other")
+            if isinstance(each, dict):
+                if not all(isinstance(key, str) for key in each):
+                    raise ProtocolError("header: a key that is no text")
+                inner += each.values()
+            elif isinstance(each, list | tuple):
+                inner += each
+            elif not isinstance(each, _JSON):
+                raise ProtocolError(f"header: {type(each).__name__}, which no message holds")
+        level = inner
+
+
+def _few(what: str, found: object) -> None:
+    if isinstance(found, dict) and len(found) > MAX_KEYS:
+        raise ProtocolError(f"{what}: {len(found)} keys")
+
+
 def _no_extension(code: int, data: bytes) -> None:
     raise ValueError(f"extension type {code}")
 
@@ -267,6 +331,8 @@ def _body_size(table: list[_Entry]) -> int:
     position = 0
     names = set()
     for entry in table:
+        if wrong := misnamed(entry.name):
+            raise ProtocolError(f"tensor {entry.name!r}: {wrong}")
         if entry.dtype not in DTYPES:
             raise ProtocolError(f"tensor {entry.name!r}: unknown dtype {entry.dtype[:40]!r}")
         if entry.length != math.prod(entry.shape) * DTYPES[entry.dtype].itemsize:

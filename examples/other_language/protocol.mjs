@@ -22,7 +22,8 @@ const HEADER = {
   offset: [(value) => integer(value) && Number(value) === 0],
 };
 const ENTRY = {
-  name: [(value) => text(value) && value !== "" && [...value].length <= 256],
+  name: [(value) => text(value) && [...value].length <= 256 && /^[^./\\\p{Cc}][^/\\\p{Cc}]*$/u.test(value) &&
+    !/^[+-]?nan$/i.test(value)], // like no path, without control characters, and not NaN
   dtype: [(value) => Object.hasOwn(BYTES, value)],
   shape: [(value) => Array.isArray(value) && value.length <= 16 && value.every(size)],
   length: [size],
@@ -46,6 +47,8 @@ export function checked(what, table, given, Fault) { // all keys of the table; t
   }));
 }
 
+const shallow = (value, levels) => typeof value !== "object" || value === null || (levels > 0 &&
+  Object.values(value).every((inner) => shallow(inner, levels - 1))); // maps and arrays, so many in each other
 const aligned = (position) => Math.ceil(position / 64) * 64;
 // The decoder makes an array as long as its head says, before the elements are there: many in each other, all said to
 // be long, would take all memory. What a linear model needs has no array longer than a table of a few tensors.
@@ -62,6 +65,7 @@ export function read(data, due) { // the message of the type that is due; throws
   } catch (error) {
     throw new Wrong(`header is not msgpack: ${error.message}`);
   }
+  if (!shallow(found, 16)) throw new Wrong("header: more than 16 maps and arrays in each other");
   const header = checked("header", HEADER, found, Wrong);
   if (header.type !== due) throw new Wrong(`${header.type} where ${due} was due`);
   const tensors = new Map();

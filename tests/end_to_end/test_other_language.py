@@ -471,6 +471,8 @@ GARBAGE: dict[str, tuple[bytes | str | list[bytes], int]] = {
     "arrays in arrays": (raw(b"\x9f" * 60_000), 4000),
     "long arrays in arrays": (raw(b"\xdc\xff\xff" * 20_000), 4000),
     "an array of 4 G": (raw(b"\xdd\xff\xff\xff\xff"), 4000),
+    "arrays in an array": (raw(header(fields=[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]])), 4000),
+    "a path for a name": (raw(header(type="order", tensors=[entry(name="../w")]), bytes(8)), 4000),
     "maps in maps": (raw(b"\x81\xa1a" * 20_000), 4000),
     "a prototype": (raw(header(fields={**FIELDS, "__proto__": 1})), 4000),
     "a constructor": (raw(header(fields={**FIELDS, "constructor": 1})), 4000),

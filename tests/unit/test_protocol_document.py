@@ -116,6 +116,7 @@ def test_the_numbers() -> None:
         wire.MAX_TENSORS,
         wire.MAX_NAME,
         wire.MAX_DIMENSIONS,
+        wire.MAX_DEPTH,
         wire.ALIGNMENT,
         wire.FRAGMENT,
         Limits().message,
