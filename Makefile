@@ -2,11 +2,14 @@
 # make test   every test;  make lint  the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
 # make audit  known vulnerabilities of requirements/release.txt (needs the network);  make pin  makes that file again
+# make fuzz   a million hostile inputs for the decoder, ten thousand hostile connections to a worker; about ten minutes
 PYTHON ?= python3.11
 BIN := .venv/bin
 SEED ?= 1
 
-.PHONY: setup demo test chaos lint bench audit pin clean
+FUZZ ?=
+
+.PHONY: setup demo test chaos fuzz lint bench audit pin clean
 
 setup: .venv/ready
 
@@ -26,6 +29,10 @@ test: setup
 
 chaos: setup
 	@$(BIN)/python -m tests.chaos --seed $(SEED)
+
+fuzz: setup
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[fuzz]" || echo "make: no atheris for this Python; inputs are drawn by chance alone" >&2
+	@$(BIN)/python -m tests.fuzz --seed $(SEED) $(FUZZ)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,129 @@
+"""A peer that says whatever it likes: websockets by hand, over a plain connection, one frame or one byte at a time."""
+
+import asyncio
+import contextlib
+import os
+import resource
+import struct
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+from fedws import handshake, wire
+from fedws.messages import Challenge, Hello, Message
+
+PATIENCE = 60.0
+"""Seconds that a hostile peer waits for what comes at once, or for the node to be rid of it."""
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: alice\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+)
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=15\r\n"
+TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
+
+
+def data(message: Message) -> bytes:
+    """A message's bytes."""
+    return b"".join(wire.encode(message).fragments())
+
+
+def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv1: bool = False, claim: int = -1) -> bytes:
+    """A client's frame; ``claim`` is the length that it says it has."""
+    first = bytes([fin << 7 | rsv1 << 6 | opcode])
+    length = len(payload) if claim < 0 else claim
+    mask = os.urandom(4)
+    key = int.from_bytes(mask * (len(payload) // 4 + 1), "big") >> 8 * (4 - len(payload) % 4)
+    masked = (int.from_bytes(payload, "big") ^ key).to_bytes(len(payload), "big")
+    if length < 126:
+        return first + bytes([0x80 | length]) + mask + masked
+    if length < 2**16:
+        return first + b"\xfe" + struct.pack(">H", length) + mask + masked
+    return first + b"\xff" + struct.pack(">Q", length) + mask + masked
+
+
+class Hostile:
+    """One connection to a node; nothing it does raises because the node has dropped it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def say(self, *pieces: bytes) -> None:
+        """Send these bytes, each piece in a packet of its own where the system lets it."""
+        with contextlib.suppress(ConnectionError):
+            for piece in pieces:
+                self._writer.write(piece)
+                await self._writer.drain()
+
+    async def upgrade(self, more: bytes = b"") -> bytes:
+        """Become a websocket; gives the head of the node's answer, or nothing when it has dropped us."""
+        await self.say(UPGRADE + more + b"\r\n")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._reader.readuntil(b"\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
+
+    async def hear(self) -> Message | None:
+        """The node's next message; None when it ends the link instead."""
+        decoder = wire.Decoder()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    first, length = await self._reader.readexactly(2)
+                    if length >= 126:
+                        length = int.from_bytes(await self._reader.readexactly(2 if length == 126 else 8), "big")
+                    payload = await self._reader.readexactly(length)
+                    if first & 15 == CLOSE:
+                        return None
+                    if first & 15 < CLOSE:
+                        decoder.feed(payload)
+                        if first & 0x80:
+                            return decoder.message()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def challenged(self, hello: Hello) -> Challenge | None:
+        """Become a websocket and say who is calling."""
+        await self.upgrade()
+        await self.say(frame(data(hello)))
+        answer = await self.hear()
+        assert answer is None or isinstance(answer, Challenge), answer
+        return answer
+
+    async def dropped(self) -> bytes:
+        """Wait until the node has ended the connection; gives what it said."""
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE):
+                while piece := await self._reader.read(2**16):
+                    said = (said + piece)[-(2**16) :]
+        return said
+
+    def abort(self) -> None:
+        """Gone, without a word."""
+        self._writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def hostile(url: str) -> AsyncIterator[Hostile]:
+    """A connection to a node, dropped at the end."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    peer = Hostile(reader, writer)
+    try:
+        yield peer
+    finally:
+        peer.abort()
+
+
+def hello(run: str = "rough", node: str = "alice") -> Hello:
+    """Of somebody who would have a key."""
+    return Hello(run=run, node=node, protocol=wire.VERSION, nonce=handshake.nonce())
+
+
+def many_files(wanted: int = 4096) -> None:
+    """Let this process, and those that it starts, have so many connections; fewer where the system allows fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,240 @@
+"""Thousands of hostile connections to a live worker, between two honest runs that must give the same model."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import msgpack
+
+from fedws import handshake, wire
+from fedws.messages import Challenge, Hello, Order, Proof, Welcome
+from tests.abuse import hostile
+from tests.abuse.hostile import BINARY, DEFLATE, PING, TEXT, UPGRADE, Hostile, data, frame
+from tests.fuzz.mutator import mutate, seeds
+from tests.processes import Processes, dialling, identity, serving
+
+AT_ONCE = 48
+"""Connections in flight."""
+ROUNDS = ("--training-rounds", "2", "--dataset", "digits", "--batch-size", "16")
+NODE = ("--dataset", "digits", "--silence", "3")
+
+
+@dataclass
+class Storm:
+    """What so many connections did."""
+
+    connections: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    """Connections that could not even be opened."""
+    stuck: int = 0
+    """Connections that the node did not end in time."""
+    welcomed: int = 0
+    """Connections without the key that were welcomed."""
+    seconds: float = 0.0
+    grown: int = 0
+    """Bytes by which the worker's peak of memory grew."""
+    same: bool = False
+    """Whether the honest run after them gave the model of the one before."""
+
+
+class Strangers:
+    """Hostile peers of one node; ``recorded`` is a handshake that was overheard."""
+
+    def __init__(self, url: str, random: Random, recorded: tuple[Hello, Proof], corpus: list[bytes]) -> None:
+        self._url = url
+        self._random = random
+        self._recorded = recorded
+        self._corpus = corpus
+        self.storm = Storm()
+        self.kinds: dict[str, Callable[[Hostile], Awaitable[None]]] = {
+            "garbage for HTTP": self._garbage,
+            "half an upgrade": self._half_upgrade,
+            "garbage for frames": self._frames,
+            "mutated messages": self._mutant,
+            "mutants after a hello": self._mutant_proof,
+            "half a handshake": self._half_handshake,
+            "a wrong proof": self._wrong_proof,
+            "a reflected proof": self._reflected,
+            "a replay": self._replay,
+            "an order before the proof": self._order,
+            "4 GB in a frame": self._large_frame,
+            "4 GB in a header": self._large_header,
+            "1 TB in a tensor": self._large_tensor,
+            "a deflate bomb": self._bomb,
+            "text": self._text,
+            "pings": self._pings,
+            "slow": self._slow,
+        }
+
+    async def come(self, number: int) -> None:
+        """Connection number so many."""
+        name = list(self.kinds)[number % len(self.kinds)]
+        if name == "slow" and number % 5:  # each takes half a second of the node's patience
+            name = "mutated messages"
+        self.storm.connections += 1
+        self.storm.kinds[name] += 1
+        try:
+            async with hostile.hostile(self._url) as peer:
+                await self.kinds[name](peer)
+        except OSError:
+            self.storm.refused += 1
+        except TimeoutError:
+            self.storm.stuck += 1
+
+    async def _end(self, peer: Hostile) -> None:
+        if b"\xa4type\xa7welcome" in await peer.dropped():
+            self.storm.welcomed += 1
+
+    async def _say(self, peer: Hostile, *frames: bytes, more: bytes = b"") -> None:
+        await peer.upgrade(more)
+        await peer.say(*frames)
+        await self._end(peer)
+
+    def _any(self) -> bytes:
+        return mutate(self._random.choice(self._corpus), self._random)[1:]
+
+    async def _garbage(self, peer: Hostile) -> None:
+        await peer.say(self._random.randbytes(self._random.choice((1, 60, 9000))) + b"\r\n\r\n")
+        await self._end(peer)
+
+    async def _half_upgrade(self, peer: Hostile) -> None:
+        await peer.say(UPGRADE[: self._random.randrange(len(UPGRADE))])
+
+    async def _frames(self, peer: Hostile) -> None:
+        await self._say(peer, self._random.randbytes(200), bytes(200))
+
+    async def _mutant(self, peer: Hostile) -> None:
+        whole = self._any()
+        place = self._random.randrange(len(whole) + 1)
+        await self._say(peer, frame(whole[:place], fin=False), frame(whole[place:], 0), frame(self._any()))
+
+    async def _mutant_proof(self, peer: Hostile) -> None:
+        await peer.challenged(hostile.hello())
+        await peer.say(frame(self._any()), frame(b""))
+        await self._end(peer)
+
+    async def _half_handshake(self, peer: Hostile) -> None:
+        await peer.challenged(hostile.hello())
+
+    async def _wrong_proof(self, peer: Hostile) -> None:
+        await peer.challenged(hostile.hello())
+        await peer.say(frame(data(Proof(proof=self._random.randbytes(32).hex()))))
+        await self._end(peer)
+
+    async def _reflected(self, peer: Hostile) -> None:
+        challenge = await peer.challenged(hostile.hello())
+        if challenge is not None:
+            await peer.say(frame(data(Proof(proof=challenge.proof))))
+        await self._end(peer)
+
+    async def _replay(self, peer: Hostile) -> None:
+        hello, proof = self._recorded
+        await peer.challenged(hello)
+        await peer.say(frame(data(proof)))
+        await self._end(peer)
+
+    async def _order(self, peer: Hostile) -> None:
+        await peer.challenged(hostile.hello())
+        await peer.say(frame(data(Order(id="1", worker="alice", round=1, task="fedavg.fit"))))
+        await self._end(peer)
+
+    async def _large_frame(self, peer: Hostile) -> None:
+        await self._say(peer, frame(bytes(64), claim=2**32))
+
+    async def _large_header(self, peer: Hostile) -> None:
+        await self._say(peer, frame(wire.MAGIC + b"\1\0\0\0\xff\xff\xff\xff" + bytes(500)))
+
+    async def _large_tensor(self, peer: Hostile) -> None:
+        whole = data(Order(id="1", worker="alice", round=1, task="t"))
+        length = int.from_bytes(whole[8:12], "little")
+        table = msgpack.packb([{"name": "w", "dtype": "uint8", "shape": [2**40], "length": 2**40}])
+        header = whole[12 : 12 + length].replace(b"\xa7tensors\x90", b"\xa7tensors" + table)
+        head = wire.MAGIC + b"\1\0\0\0" + len(header).to_bytes(4, "little") + header
+        await self._say(peer, frame(head + bytes(-len(head) % 64)))
+
+    async def _bomb(self, peer: Hostile) -> None:
+        await self._say(peer, frame(b"\xec\xc1\x01\x01" + bytes(900), rsv1=True), more=DEFLATE)
+
+    async def _text(self, peer: Hostile) -> None:
+        await self._say(peer, frame(b"hello", TEXT))
+
+    async def _pings(self, peer: Hostile) -> None:
+        await peer.upgrade()
+        await peer.say(*[frame(bytes(125), PING)] * 50)
+
+    async def _slow(self, peer: Hostile) -> None:
+        await peer.upgrade()
+        await peer.say(*(bytes([byte]) for byte in frame(data(hostile.hello()), BINARY)[:20]))
+        await self._end(peer)
+
+
+async def storm(url: str, key: bytes, count: int, seconds: float, seed: int, corpus: list[bytes]) -> Storm:
+    """So many connections, or as many as there is time for."""
+    strangers = Strangers(url, Random(seed), await _recorded(url, key), corpus)
+    numbers, began = iter(range(count)), time.monotonic()
+
+    async def some() -> None:
+        for number in numbers:
+            if time.monotonic() - began > seconds:
+                return
+            await strangers.come(number)
+
+    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+    strangers.storm.seconds = time.monotonic() - began
+    return strangers.storm
+
+
+async def _recorded(url: str, key: bytes) -> tuple[Hello, Proof]:
+    """A member's handshake, as somebody on its path sees it."""
+    hello = hostile.hello()
+    async with hostile.hostile(url) as peer:
+        challenge = await peer.challenged(hello)
+        assert isinstance(challenge, Challenge)
+        proof = handshake.prove(key, hello, challenge)
+        await peer.say(frame(data(proof)))
+        assert isinstance(await peer.hear(), Welcome)
+    return hello, proof
+
+
+def against_a_worker(folder: Path, count: int, seconds: float, seed: int, *, fork: bool = False) -> Storm:
+    """Start a worker, and let it have an honest run, the storm, and another honest run.
+
+    With ``fork`` the commands are copies of a process that has imported everything, which is quicker for few.
+    """
+    hostile.many_files()
+    key = bytes(range(32))
+    processes = Processes(folder, {"FEDWS_KEY": key.hex(), "XDG_STATE_HOME": str(folder / "state")})
+    start = processes.fork if fork else partial(processes.start, "-m", "fedws")
+    try:
+        node = start("worker", *identity("alice"), *NODE)
+        urls = serving({"alice": node})
+
+        def honest(name: str) -> str:
+            run = start("run", *dialling(urls), "--run-dir", name, *ROUNDS)
+            assert run.end() == 0, run.everything
+            return hashlib.sha256((folder / name / "model.safetensors").read_bytes()).hexdigest()
+
+        before, peak = honest("before"), most_memory(node.pid)
+        found = asyncio.run(storm(urls["alice"], key, count, seconds, seed, seeds()))
+        found.grown = most_memory(node.pid) - peak
+        found.same = honest("after") == before
+        return found
+    finally:
+        processes.close()
+
+
+def most_memory(pid: int) -> int:
+    """The most that a process ever had resident, in bytes; on other systems than Linux what it has now."""
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    import psutil
+
+    return int(psutil.Process(pid).memory_info().rss)

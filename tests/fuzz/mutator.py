@@ -1,0 +1,172 @@
+"""Inputs for the decoder: valid messages, and these with something broken that random bytes would not find."""
+
+import copy
+import math
+import struct
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import msgpack
+import torch
+
+from fedws import wire
+from fedws.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.tensors import DTYPES
+
+SECRET = "0f" * 32
+ODD: tuple[Any, ...] = (
+    *(0, 1, -1, 2, 15, 16, 17, 31, 63, 64, 255, 256, 2**16, 2**31, 2**32 - 1, 2**47, 2**48, 2**63, 2**64 - 1),
+    *(None, True, False, 0.0, math.nan, math.inf, b"", b"w", msgpack.ExtType(5, b"code"), msgpack.Timestamp(1, 1)),
+    *("", "w", "x" * 65, "x" * 257, "nan", "NaN", "../w", "/etc/passwd", "a\\b", "w\0", "\x1b[2J", ".w", "a\nb"),
+    *([], {}, [[]], [0, 2**63], [2**47, 2**47, 0], [1] * 17, {"a": {"b": [{}]}}, *DTYPES, "complex64", "object"),
+)
+KEYS = ("type", "fields", "tensors", "transfer", "digest", "offset", "name", "dtype", "shape", "length", "settings")
+LIES = (b"\x91", b"\x81\xa1x", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xdf\0\1\0\0", b"\xc6\xff\xff\0\0")
+"""Beginnings of arrays, maps and texts, some of them long, of which nothing comes."""
+
+
+def messages() -> list[Message]:
+    """One of each kind, and some more."""
+    tensors = {name: torch.ones(2, 1).to(dtype) for name, dtype in DTYPES.items()}
+    deep: Any = 1
+    for _ in range(13):
+        deep = {"x": deep}
+    return [
+        Hello(run="r", node="alice", protocol=1, nonce=SECRET),
+        Challenge(node="alice", nonce=SECRET, proof=SECRET),
+        Proof(proof=SECRET),
+        Welcome(node="alice", role="worker", dataset="d", samples=2, labels=[0, 1]),
+        Refusal(kind="busy", reason="later"),
+        Order(id="1", worker="alice", round=1, task="t", settings={"a": [1.0, None]}, tensors=tensors),
+        Order(id="1", worker="alice", round=1, task="t", settings={"a": deep}, tensors={"w": torch.ones(0, 3)}),
+        Order(id="1", worker="alice", round=1, task="t", tensors={"s": torch.tensor(1), "w": torch.ones(99)}),
+        Report(order="1", worker="alice", round=1, samples=1, metrics={"loss": 0.5}, tensors={"w": torch.ones(3)}),
+        Failure(order="1", worker="alice", round=1, kind="refused", reason="no"),
+    ]
+
+
+def seeds() -> list[bytes]:
+    """Inputs to begin with: a byte that says how to feed it, and a message."""
+    return [bytes([place]) + b"".join(wire.encode(each).fragments()) for place, each in enumerate(messages())]
+
+
+_SEEDS = seeds()
+
+
+def mutate(data: bytes, random: Random, most: int = 2**16) -> bytes:
+    """Another input that is like this one, or again like one of those to begin with."""
+    if random.random() < 0.3:
+        data = random.choice(_SEEDS)
+    found = parsed(data)
+    if found is None or random.random() < 0.25:
+        changed = _bytes(data, random)
+    else:
+        control, header, body = found
+        for _ in range(random.choice((1, 1, 1, 2, 3))):
+            header = _changed(header, random)
+        if random.random() < 0.2:
+            body = random.choice((body[: len(body) // 2], body + bytes(64), b"", _bytes(body, random)))
+        changed = assembled(control if random.random() < 0.8 else random.randrange(256), header, body, random)
+    return changed[:most]
+
+
+def parsed(data: bytes) -> tuple[int, Any, bytes] | None:
+    """The input's first byte, its header and its body; None where it has no header."""
+    if len(data) < 13 or data[1:5] != wire.MAGIC:
+        return None
+    length = struct.unpack_from("<I", data, 9)[0]
+    end = 12 + length
+    try:
+        header = msgpack.unpackb(data[13 : 1 + end], strict_map_key=False, max_array_len=2**12)
+    except Exception:  # whatever it is, it is no header
+        return None
+    return data[0], header, data[1 + end + -end % wire.ALIGNMENT :]
+
+
+def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
+    """An input of this header; sometimes its lengths lie."""
+    try:
+        packed = bytearray(msgpack.packb(header))
+    except Exception:  # not everything that can be unpacked can be packed
+        packed = bytearray(b"\x80")
+    if random.random() < 0.1:  # nested, or of lengths that are not there
+        lie = random.choice(LIES)
+        place = random.randrange(len(packed) + 1)
+        packed[place:place] = lie * random.choice((1, 3, 17, 100, 1100))
+    length = len(packed) if random.random() < 0.95 else random.choice((0, len(packed) - 1, 2**16, 2**19 + 1, 2**32 - 1))
+    version = 1 if random.random() < 0.98 else random.randrange(4)
+    head = struct.pack("<4sII", wire.MAGIC, version, max(0, length)) + packed
+    return bytes([control]) + head + bytes(-len(head) % wire.ALIGNMENT) + body
+
+
+def _changed(header: Any, random: Random) -> Any:
+    """One change at one place; the whole is copied on the way by :func:`parsed`."""
+    places = list(_places(header))
+    if not places:
+        return _odd(random)
+    holder, last = random.choice(places)
+    how = random.randrange(9)
+    if how >= 6:
+        holder[last] = _alike(holder[last], random)
+    elif how == 0:
+        del holder[last]
+    elif how == 1 and isinstance(holder, dict):
+        holder[random.choice(KEYS)] = _odd(random)
+    elif how == 1:
+        holder.insert(last, holder[last] if random.random() < 0.5 else _odd(random))
+    elif how == 2:
+        other, key = random.choice(places)
+        with_other = other[key] if key in other or isinstance(other, list) else None
+        holder[last] = with_other if not isinstance(with_other, dict | list) else _odd(random)
+    elif how == 3 and isinstance(holder[last], int):
+        holder[last] = min(2**64 - 1, max(-(2**63), holder[last] + random.choice((-1, 1, 64, -64))))
+    elif how == 4 and isinstance(holder, list):
+        holder *= random.choice((2, 3, 20))
+        del holder[2**12 :]
+    else:
+        holder[last] = _odd(random)
+    return header
+
+
+def _alike(value: Any, random: Random) -> Any:
+    """Another value of the same kind, which may be right too."""
+    alike = [odd for odd in ODD if type(odd) is type(value)] if isinstance(value, str | int | float) else []
+    if isinstance(value, dict | list):
+        return type(value)()
+    return random.choice(alike) if alike else value
+
+
+def _odd(random: Random) -> Any:
+    """Any value, which may be changed in turn."""
+    return copy.deepcopy(random.choice(ODD))
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    level = [value]
+    while level:
+        inner = []
+        for holder in level:
+            for key in holder if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ():
+                yield holder, key
+                inner.append(holder[key])
+        level = inner[:200]
+
+
+def _bytes(data: bytes, random: Random) -> bytes:
+    """Bits flipped, pieces cut out, doubled, put in, or the end cut off."""
+    found = bytearray(data or b"\0")
+    for _ in range(random.choice((1, 1, 2, 4))):
+        place = random.randrange(len(found) + 1)
+        how = random.randrange(5)
+        if how == 0:
+            found[place : place + 1] = bytes([random.randrange(256)])
+        elif how == 1:
+            found[place:place] = random.randbytes(random.choice((1, 4, 64)))
+        elif how == 2:
+            del found[place : place + random.choice((1, 2, 9))]
+        elif how == 3:
+            found[place:place] = found[place : place + 64]
+        else:
+            del found[max(1, place) :]
+    return bytes(found)

@@ -1,0 +1,218 @@
+"""One execution: an input into the decoder, and into a node's handshake, under guard.
+
+Right is a message or a ProtocolError of one line, in time and in memory; and nobody without the key is welcomed.
+"""
+
+import re
+import time
+import tracemalloc
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedws import wire
+from fedws.errors import LinkLost, ProtocolError, Refused
+from fedws.interfaces import HANDSHAKE, Limits
+from fedws.keys import Key
+from fedws.messages import MESSAGES, Challenge, Message, Proof
+from fedws.security import Security
+from fedws.service import Service
+from fedws.worker import Worker
+from tests.nodes import Points
+
+LIMITS = (HANDSHAKE, 2**12, 2**20, 2**30)
+"""What a message may take; an input's first byte chooses."""
+OBJECTS = 8 * 2**20
+"""Bytes that the objects made of a header of 64 KiB may take, above the message's own limit. Measured: 5.2 MiB."""
+SLOW = 1.0
+"""Seconds after which an execution counts as hung."""
+OFTEN = 32
+"""Every so many executions memory is traced; of large inputs, always."""
+LARGE = 4096
+
+
+class Wrong(Exception):
+    """What must not happen."""
+
+
+@dataclass
+class Figures:
+    """What happened so far."""
+
+    executions: int = 0
+    messages: int = 0
+    handshakes: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    traced: int = 0
+    peak: int = 0
+    """Bytes: the most that an execution took in Python's memory, beyond its input."""
+    largest: int = 0
+    """Bytes: the largest body that was allocated."""
+    slowest: float = 0.0
+    outcomes: dict[str, bytes] = field(default_factory=dict)
+    """The shortest input for each way in which one may end."""
+    found: list[str] = field(default_factory=list)
+
+
+class Target:
+    """Executes inputs and counts."""
+
+    def __init__(self) -> None:
+        self.figures = Figures()
+        node = Worker("alice", "points", Points(None, True))  # type: ignore[arg-type]
+        self._service = Service(node, Limits(), Security(Key(bytes(range(32)), "a test")))
+        self._service.close()
+
+    def __call__(self, data: bytes) -> None:
+        """Execute; raises Wrong for what must not happen, after counting it."""
+        figures = self.figures
+        figures.executions += 1
+        traced = len(data) > LARGE or figures.executions % OFTEN == 0
+        began = time.perf_counter()
+        if traced:
+            figures.traced += 1
+            tracemalloc.start()
+        try:
+            outcome = self._execute(data)
+        except Exception as error:
+            figures.crashes += 1
+            raise self._wrong(f"{type(error).__name__}: {error}", data) from error
+        finally:
+            took = tracemalloc.get_traced_memory()[1] if traced else 0
+            if traced:
+                tracemalloc.stop()
+        figures.peak = max(figures.peak, took)
+        if took > OBJECTS + 2 * len(data):
+            figures.crashes += 1
+            raise self._wrong(f"{took} bytes of objects", data)
+        seconds = time.perf_counter() - began
+        figures.slowest = max(figures.slowest, seconds)
+        if seconds > SLOW:
+            figures.hangs += 1
+            raise self._wrong(f"{seconds:.1f} s", data)
+        best = figures.outcomes.get(outcome)
+        if best is None or len(data) < len(best):
+            figures.outcomes[outcome] = data
+
+    def _wrong(self, what: str, data: bytes) -> Wrong:
+        self.figures.found.append(f"{what}: {data[:4096].hex()}")
+        return Wrong(what)
+
+    def _execute(self, data: bytes) -> str:
+        control, data = (data[0], data[1:]) if data else (0, b"")
+        limit = LIMITS[control % len(LIMITS)]
+        pieces = _cut(data, control // len(LIMITS))
+        asked: list[int] = []
+        try:
+            message = self._decoded(pieces, limit, asked)
+        except ProtocolError as error:
+            if not str(error).isprintable() or len(str(error)) > 1000:
+                raise Wrong(f"an error that is no line: {str(error)!r:.200}") from None
+            outcome = _kind(str(error))
+        else:
+            self._check(message, data, limit)
+            self.figures.messages += 1
+            outcome = f"{type(message).__name__} of {min(3, len(getattr(message, 'tensors', ())))}"
+            self._met(message)
+        if sum(asked) > limit:
+            raise Wrong(f"{sum(asked)} bytes of body; at most {limit}")
+        self.figures.largest = max(self.figures.largest, sum(asked))
+        return outcome
+
+    def _decoded(self, pieces: list[bytes], limit: int, asked: list[int]) -> Message:
+        """With the decoder's own allocations noted, and never made when they are larger than any test needs."""
+        empty = torch.empty
+
+        def watched(size: int, **how: Any) -> torch.Tensor:
+            asked.append(size)
+            if size > 2**24:
+                raise ProtocolError("a body that is right, and too large to be fuzzed")
+            return empty(size, **how)
+
+        wire.torch.empty = watched  # type: ignore[assignment]
+        try:
+            decoder = wire.Decoder(limit)
+            asked.clear()  # the decoder begins with none
+            for piece in pieces:
+                decoder.feed(piece)
+            return decoder.message()
+        finally:
+            wire.torch.empty = empty
+
+    def _check(self, message: Message, data: bytes, limit: int) -> None:
+        if type(message) not in MESSAGES.values() or len(data) > limit:
+            raise Wrong(f"{type(message).__name__} of {len(data)} bytes; at most {limit}")
+        for name, tensor in getattr(message, "tensors", {}).items():
+            if wire.misnamed(name) or tensor.dim() > wire.MAX_DIMENSIONS:
+                raise Wrong(f"a tensor {name!r} of shape {list(tensor.shape)}")
+
+    def _met(self, message: Message) -> None:
+        """Whatever it is, as the first word of a handshake, and as the second."""
+        for first, second in ((message, Proof(proof="00" * 32)), (_HELLO, message)):
+            peer = _Peer(first, second)
+            if "admitted" in _driven(self._service._meet(peer), peer):
+                raise Wrong("a peer without the key was admitted")
+            self.figures.handshakes += 1
+
+
+_HELLO = MESSAGES["hello"](run="r", node="alice", protocol=1, nonce="ab" * 32)  # type: ignore[call-arg]
+
+
+class _Peer:
+    """A channel to somebody who says two things, and reflects the node's own proof where that is one of them."""
+
+    peer = ""
+    sent = received = 0
+
+    def __init__(self, *words: Message) -> None:
+        self._words = list(words)
+        self.events: list[str] = []
+
+    async def send(self, message: Message) -> None:
+        self.events.append(type(message).__name__)
+        if isinstance(message, Challenge) and isinstance(self._words[0], Proof) and self._words[0].proof == "00" * 32:
+            self._words[0] = Proof(proof=message.proof)
+
+    async def receive(self) -> Message:
+        if not self._words:
+            raise LinkLost("gone")
+        return self._words.pop(0)
+
+    def admit(self) -> None:
+        self.events.append("admitted")
+
+    async def close(self, reason: str = "") -> None:
+        self.events.append("closed")
+
+
+def _driven(meeting: Coroutine[Any, Any, object], peer: _Peer) -> list[str]:
+    """Run what never waits to its end, without an event loop."""
+    try:
+        meeting.send(None)
+    except StopIteration:
+        peer.events.append("admitted")
+    except (Refused, ProtocolError, LinkLost):
+        pass
+    else:
+        raise Wrong("the handshake waits for something else")
+    return peer.events
+
+
+def _cut(data: bytes, how: int) -> list[bytes]:
+    if how % 4 == 0:
+        return [data]
+    if how % 4 == 1:
+        return [data[:13], data[13:14], b"", data[14:]]
+    size = 7 if how % 4 == 2 else 64
+    return [data[place : place + size] for place in range(0, min(len(data), 2**10), size)] + [data[2**10 :]]
+
+
+def _kind(error: str) -> str:
+    """What is wrong, without where and how much."""
+    first, _, last = error.partition(": ")
+    last = last.rpartition(": ")[2]
+    place = "fields" if first in MESSAGES else first.split(" ")[0]
+    return re.sub(r"'.*'|\".*\"|\[.*\]|-?\d+", "#", f"{place}: {last or first}")[:80]
