@@ -63,8 +63,11 @@ def mutate(data: bytes, random: Random, most: int = 2**16) -> bytes:
         changed = _bytes(data, random)
     else:
         control, header, body = found
-        for _ in range(random.choice((1, 1, 1, 2, 3))):
-            header = _changed(header, random)
+        if random.random() < 0.1:
+            _grow(header, random)
+        else:
+            for _ in range(random.choice((1, 1, 1, 2, 3))):
+                header = _changed(header, random)
         if random.random() < 0.2:
             body = random.choice((body[: len(body) // 2], body + bytes(64), b"", _bytes(body, random)))
         changed = assembled(control if random.random() < 0.8 else random.randrange(256), header, body, random)
@@ -127,6 +130,15 @@ def _changed(header: Any, random: Random) -> Any:
     else:
         holder[last] = _odd(random)
     return header
+
+
+def _grow(header: Any, random: Random) -> None:
+    """A tensor of another size, of which the table is right: its memory is taken before its bytes are there."""
+    rows = header.get("tensors") if isinstance(header, dict) else None
+    if isinstance(rows, list) and rows and isinstance(row := random.choice(rows), dict):
+        size = random.choice((*range(9), 2**10, 2**12 - 256, 2**16, 2**20 - 512, 2**24, 2**30, 2**40, 2**47))
+        row["dtype"] = kind = random.choice(list(DTYPES))
+        row["shape"], row["length"] = random.choice(([size], [1, size], [size, 1])), size * DTYPES[kind].itemsize
 
 
 def _alike(value: Any, random: Random) -> Any:

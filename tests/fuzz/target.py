@@ -132,7 +132,7 @@ class Target:
                 raise ProtocolError("a body that is right, and too large to be fuzzed")
             return empty(size, **how)
 
-        wire.torch.empty = watched  # type: ignore[assignment]
+        vars(torch)["empty"] = watched
         try:
             decoder = wire.Decoder(limit)
             asked.clear()  # the decoder begins with none
@@ -140,7 +140,7 @@ class Target:
                 decoder.feed(piece)
             return decoder.message()
         finally:
-            wire.torch.empty = empty
+            vars(torch)["empty"] = empty
 
     def _check(self, message: Message, data: bytes, limit: int) -> None:
         if type(message) not in MESSAGES.values() or len(data) > limit:

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 from fedws import wire
 from fedws.errors import ProtocolError
@@ -59,7 +60,7 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
         if what == "hangs":
             clock.append(2.0)
         if what == "allocates":
-            wire.torch.empty(2**16 + 1)
+            torch.empty(2**16 + 1)
         return Proof(proof="00" * 32)
 
     clock = [0.0]

@@ -62,7 +62,7 @@ def traced(pieces: Sequence[bytes], limit: int) -> tuple[Message | None, int]:
         return empty(size, **how)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire.torch, "empty", watched)
+        patch.setattr(torch, "empty", watched)
         tracemalloc.start()
         try:
             decoder = wire.Decoder(limit)
@@ -97,7 +97,14 @@ def test_the_mutator_neither_fails_nor_lets_all_pass(random: Random) -> None:
 
 def header(**parts: bytes) -> bytes:
     """A header as msgpack, some of its values given as such."""
-    whole = {"type": "order", "fields": {"id": "1"}, "tensors": [], "transfer": "", "digest": None, "offset": 0}
+    whole: dict[str, Any] = {
+        "type": "order",
+        "fields": {"id": "1"},
+        "tensors": [],
+        "transfer": "",
+        "digest": None,
+        "offset": 0,
+    }
     packed = {key: msgpack.packb(value) for key, value in whole.items()} | parts
     return bytes([0x80 | len(packed)]) + b"".join(msgpack.packb(key) + value for key, value in packed.items())
 
