@@ -6,6 +6,7 @@ Certificates that are expired or foreign are in ``tests/network/test_tls.py``.
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 from collections import Counter
@@ -26,7 +27,7 @@ BOUND = 32 * 2**20
 """Bytes by which the worker's peak of memory may grow under abuse. Measured: 7.3 MiB."""
 IDLE, HALF, EACH = 500, 200, 4
 APART = 4.0
-"""Seconds before a stranger who was dropped comes again: about 200 of them come in a second."""
+"""Seconds before a stranger who was dropped comes again: then about 200 of them come in a second."""
 ROUNDS = ("--training-rounds", "4", "--dataset", "digits", "--batch-size", "16")
 
 
@@ -205,13 +206,12 @@ class Crowd:
                 await asyncio.sleep(0.01)
 
     async def _one(self, name: str, kind: Callable[[Hostile], Awaitable[object]], late: float) -> None:
-        pause = APART * late  # the first time they come spread out, too
+        pauses = itertools.chain([0, APART * (0.25 + late)], itertools.repeat(APART))  # at first all at once
         while not self._over.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), pause)
+                await asyncio.wait_for(self._over.wait(), next(pauses))
             if self._over.is_set():
                 return
-            pause = APART
             try:
                 async with hostile(self._url) as peer:
                     self.came[name] += 1
