@@ -75,7 +75,7 @@ def decoder(folder: Path, executions: int, seconds: float, seed: int, plain: boo
         f"  hangs             {found.get('hangs', 0)} (slowest execution {found.get('slowest', 0):.3f} s)\n"
         f"  peak of objects   {found.get('peak', 0):,} bytes (of {found.get('traced', 0):,} that were traced; "
         f"bound {OBJECTS:,} and twice the input)\n"
-        f"  largest body      {found.get('largest', 0):,} bytes, none above its limit\n"
+        f"  largest body      {found.get('largest', 0):,} bytes asked for, none above its limit\n"
         f"  kinds of outcome  {len(found.get('outcomes', {}))}; {kept} new ones kept in the corpus",
         flush=True,
     )
