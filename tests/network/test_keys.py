@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.frames import Frame, Opcode
 
 import fedws
 from fedws import handshake, wire
@@ -210,6 +212,33 @@ async def test_a_stranger_cannot_send_a_large_message() -> None:
                     await channel.send(replace(HELLO, run="x" * 2 * HANDSHAKE))
                     while True:
                         await channel.receive()
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PONG, Opcode.PING, Opcode.CONT])
+async def test_a_stranger_cannot_send_frame_after_frame(opcode: Opcode) -> None:
+    """Each is small, but costs time."""
+    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+        async with connect(url, compression=None, proxy=None, ping_interval=None) as socket:
+            first = [Frame(Opcode.BINARY, wire.MAGIC, fin=False)] if opcode is Opcode.CONT else []
+            frames = first + [Frame(opcode, b"", fin=opcode is not Opcode.CONT)] * 1000
+            socket.transport.write(b"".join(frame.serialize(mask=True) for frame in frames))
+            async with asyncio.timeout(PATIENCE):
+                await socket.wait_closed()
+            assert socket.close_code == 1006, "without a word"
+        async with dialled(url) as channel:
+            assert isinstance(await asked(channel, replace(HELLO, nonce=handshake.nonce())), Challenge)
+
+
+async def test_a_stranger_cannot_send_many_bytes_of_any_kind() -> None:
+    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET / HTTP/1.1\r\n" + 1000 * (b"X-Long: " + 1000 * b"x" + b"\r\n"))
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b"", "it is gone before it has said how it goes on"
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_a_run_that_is_served_is_not_disturbed_by_strangers(tmp_path: Path) -> None:
