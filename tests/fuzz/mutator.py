@@ -11,6 +11,7 @@ import msgpack
 import torch
 
 from fedws import wire
+from fedws.header import ALIGNMENT
 from fedws.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES
 
@@ -84,7 +85,7 @@ def parsed(data: bytes) -> tuple[int, Any, bytes] | None:
         header = msgpack.unpackb(data[13 : 1 + end], strict_map_key=False, max_array_len=2**12)
     except Exception:  # whatever it is, it is no header
         return None
-    return data[0], header, data[1 + end + -end % wire.ALIGNMENT :]
+    return data[0], header, data[1 + end + -end % ALIGNMENT :]
 
 
 def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
@@ -100,7 +101,7 @@ def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
     length = len(packed) if random.random() < 0.95 else random.choice((0, len(packed) - 1, 2**16, 2**19 + 1, 2**32 - 1))
     version = 1 if random.random() < 0.98 else random.randrange(4)
     head = struct.pack("<4sII", wire.MAGIC, version, max(0, length)) + packed
-    return bytes([control]) + head + bytes(-len(head) % wire.ALIGNMENT) + body
+    return bytes([control]) + head + bytes(-len(head) % ALIGNMENT) + body
 
 
 def _changed(header: Any, random: Random) -> Any:

@@ -14,6 +14,7 @@ import torch
 
 from fedws import wire
 from fedws.errors import LinkLost, ProtocolError, Refused
+from fedws.header import MAX_DIMENSIONS, misnamed
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key
 from fedws.messages import MESSAGES, Challenge, Message, Proof
@@ -146,7 +147,7 @@ class Target:
         if type(message) not in MESSAGES.values() or len(data) > limit:
             raise Wrong(f"{type(message).__name__} of {len(data)} bytes; at most {limit}")
         for name, tensor in getattr(message, "tensors", {}).items():
-            if wire.misnamed(name) or tensor.dim() > wire.MAX_DIMENSIONS:
+            if misnamed(name) or tensor.dim() > MAX_DIMENSIONS:
                 raise Wrong(f"a tensor {name!r} of shape {list(tensor.shape)}")
 
     def _met(self, message: Message) -> None:

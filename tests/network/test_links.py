@@ -26,6 +26,7 @@ from fedws import wire
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import FIRST_PAUSE, Link
 from fedws.errors import LinkLost, RunFailed, WrongNode
+from fedws.header import ALIGNMENT
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Event, Failure, Hello, Joined, Left, Measured, Message, Order, Refusal, Report, Welcome
 from fedws.security import INSECURE
@@ -55,7 +56,7 @@ def headed(fields: dict[str, Any], version: int = wire.VERSION) -> bytes:
     """A message of this header and no body."""
     header: bytes = msgpack.packb(fields)
     head = wire.MAGIC + struct.pack("<II", version, len(header)) + header
-    return head + bytes(-len(head) % wire.ALIGNMENT)
+    return head + bytes(-len(head) % ALIGNMENT)
 
 
 def order(**changes: Any) -> Order:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fedws import handshake, wire
 from fedws.errors import LinkError, LinkLost, ProtocolError
+from fedws.header import Entry
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key
 from fedws.messages import Challenge, Hello, Message, Order, Proof, Welcome
@@ -142,7 +143,7 @@ def test_64_kib_from_a_stranger_cost_no_more_than_8_mib(what: str) -> None:
 
 def test_no_two_tensors_can_overlap() -> None:
     """There is no offset to lie about: each begins where the one before has ended."""
-    assert set(wire._Entry.model_fields) == {"name", "dtype", "shape", "length"}
+    assert set(Entry.model_fields) == {"name", "dtype", "shape", "length"}
     message = Order(id="1", worker="a", round=1, task="t", tensors={name: torch.ones(3) for name in "abc"})
     decoder = wire.Decoder()
     decoder.feed(data(message))

@@ -16,7 +16,7 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors ranges tls folders",
     "messages plan interfaces keys audit",
-    "wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
+    "header wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
     "worker",

@@ -19,6 +19,7 @@ from evaluator.node import evaluate
 from fedws import gate, handshake, keepsake, keys, learning, registry, service, wire
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.errors import ProtocolError, TaskError
+from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
 from fedws.messages import MESSAGES, Challenge, Hello, Json, Message, Name, Order, Proof, Refusal, Report, Secret
@@ -112,12 +113,12 @@ def hexdump(data: bytes) -> str:
 def test_the_numbers() -> None:
     limits = {row["limit"]: int(row["value"]) for row in table(section("Limits"), "limit")}
     assert list(limits.values()) == [
-        wire.MAX_HEADER,
-        wire.MAX_TENSORS,
-        wire.MAX_NAME,
-        wire.MAX_DIMENSIONS,
-        wire.MAX_DEPTH,
-        wire.ALIGNMENT,
+        MAX_HEADER,
+        MAX_TENSORS,
+        MAX_NAME,
+        MAX_DIMENSIONS,
+        MAX_DEPTH,
+        ALIGNMENT,
         wire.FRAGMENT,
         Limits().message,
         HANDSHAKE,
@@ -147,7 +148,7 @@ def test_dtypes() -> None:
     assert {row["dtype"]: int(row["bytes"]) for row in rows} == {n: d.itemsize for n, d in DTYPES.items()}
 
 
-@pytest.mark.parametrize(("title", "model"), [("The header", wire._Header), ("The table of tensors", wire._Entry)])
+@pytest.mark.parametrize(("title", "model"), [("The header", Header), ("The table of tensors", Entry)])
 def test_header_keys(title: str, model: type[BaseModel]) -> None:
     rows = table(section(title), "key")
     assert [row["key"] for row in rows] == list(model.model_fields)
@@ -425,7 +426,7 @@ def test_an_evaluator_reports_no_tensors() -> None:
 def _raw(header: dict[str, Any]) -> bytes:
     packed: bytes = msgpack.packb(header)
     head = wire.MAGIC + wire.VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
-    return head + bytes(-len(head) % wire.ALIGNMENT)
+    return head + bytes(-len(head) % ALIGNMENT)
 
 
 _HELLO: dict[str, Any] = {

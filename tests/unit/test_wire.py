@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws import wire
 from fedws.errors import ProtocolError, UsageError
+from fedws.header import MAX_HEADER, misnamed
 from fedws.messages import MESSAGES, Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, Decoder, encode
@@ -52,7 +52,7 @@ def _tensor(draw: st.DrawFn) -> torch.Tensor:
 
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-_tensors = st.dictionaries(_names.filter(lambda name: not wire.misnamed(name)), _tensor(), max_size=4)
+_tensors = st.dictionaries(_names.filter(lambda name: not misnamed(name)), _tensor(), max_size=4)
 _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, run=_names, node=_names, protocol=_whole, coordinator=_names, nonce=st.just("") | _secrets),
@@ -757,4 +757,4 @@ def test_every_bit_of_a_message_may_flip() -> None:
         for bit in range(8):
             data = bytearray(whole)
             data[place] ^= 1 << bit
-            check(bytes(data), wire.MAX_HEADER)
+            check(bytes(data), MAX_HEADER)
