@@ -96,7 +96,7 @@ def security(variant: str, folder: Path) -> Security:
     if variant == "insecure":
         return Security(None)
     files = (folder / f"{COORDINATOR}.pem", folder / f"{COORDINATOR}.key", folder / "ca.pem")
-    return Security(keys.find(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
+    return Security(keys.network_key(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
 
 
 async def dialled(node: str, url: str, security: Security) -> Sequence[float]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
-    from fedws.keys import find as network_key  # noqa: F401
+    from fedws.keys import network_key as network_key
     from fedws.learning import Score as Score
     from fedws.learning import Workspace as Workspace
     from fedws.learning import score as score
@@ -74,9 +74,6 @@ _HOME = {
     "train": "learning",
 }
 
-_INSIDE = {"network_key": "find"}
-"""Names that are others where they live."""
-
 __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
@@ -84,7 +81,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'fedws' has no attribute {name!r}")
-    value = getattr(import_module(f"fedws.{_HOME[name]}"), _INSIDE.get(name, name))
+    value = getattr(import_module(f"fedws.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

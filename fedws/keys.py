@@ -39,7 +39,7 @@ class Key:
         return self.secret.hex()
 
 
-def find(file: str | Path | None = None, environment: Mapping[str, str] = os.environ) -> Key:
+def network_key(file: str | Path | None = None, environment: Mapping[str, str] = os.environ) -> Key:
     """The key in ``file``, else in ``FEDWS_KEY``, else the user's own, which is made when there is none.
 
     Raises UsageError when what is named is no key, or the user's own can be neither read nor made.
@@ -103,5 +103,5 @@ def _read(place: Path, name: str) -> Key:
 
 def _parse(text: str, name: str) -> bytes:
     if not _TEXT.fullmatch(text.strip().lower()):
-        raise UsageError(f"{name} holds no network key, which is 64 hexadecimal digits; 'fedws key new' makes one")
+        raise UsageError(f"{name} holds no network key, which is 64 hexadecimal digits, as 'fedws key show' prints it")
     return bytes.fromhex(text.strip())

@@ -124,6 +124,11 @@ def stored_settings(path: Path) -> dict[str, Any]:
         raise UsageError(f"--resume {path}: {str(error).removeprefix('--plan ')}") from None
 
 
+def has_finished(path: Path) -> bool:
+    """Whether the run in that directory has come to its end. Raises UsageError when there is no such run."""
+    return bool(_story(path)["finished"])
+
+
 def _story(path: Path) -> dict[str, Any]:
     """What ``run.json`` says. Raises UsageError."""
     if not path.is_dir():

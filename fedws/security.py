@@ -25,4 +25,4 @@ INSECURE = Security(None)
 
 def default() -> Security:
     """The user's own key, and no TLS. Raises UsageError when there is no key and none can be made."""
-    return Security(keys.find())
+    return Security(keys.network_key())

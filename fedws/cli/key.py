@@ -1,6 +1,7 @@
 """``fedws key``: show the user's own network key, or make a new one."""
 
 import argparse
+import sys
 
 from fedws.cli.parser import Parser
 
@@ -25,7 +26,9 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.errors import UsageError
 
     if arguments.what == "show":
-        key = keys.find(arguments.key_file)
+        key = keys.network_key(arguments.key_file)
+        if key.made:
+            print(f"there was none: made a new one, in {key.origin}", file=sys.stderr)
         print(key.text)
         return 0
     place = Path(arguments.key_file) if arguments.key_file else keys.own()

@@ -1,6 +1,7 @@
 """``fedws nodes``: the four default nodes on this machine, until Ctrl+C."""
 
 import argparse
+import sys
 
 from fedws.cli.parser import Parser
 
@@ -43,7 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.cli.processes import Nodes
 
     def say(node: str, line: str) -> None:
-        print(f"{node:8}{line}", flush=True)
+        sys.stdout.write(f"{node:8}{line}\n")  # at once with its end, for each node has a thread of its own
+        sys.stdout.flush()
 
     with Nodes(handed_on(arguments), say, arguments.first_port) as nodes:
         nodes.wait_serving()

@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.plan import make
-    from fedws.rundir import stored_settings
+    from fedws.rundir import has_finished, stored_settings
     from fedws.runlog import new_directory
 
     given = vars(arguments)
@@ -84,6 +84,8 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
         directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
         work = partial(run_plan, plan, directory, security=proved)
     torch.set_num_threads(plan.threads)
+    if "resume" in given and has_finished(directory):
+        print("this run had come to its end already")
     try:
         with Progress(plan.training_rounds) as progress:
             result = run_loop(work(observers=[progress.show]))

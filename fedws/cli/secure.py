@@ -40,7 +40,7 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
         if file is not None:
             raise UsageError("--insecure does without a key; leave out --key-file")
         return Security(None, tls, name or COORDINATOR)
-    return Security(keys.find(file), tls, name or COORDINATOR)
+    return Security(keys.network_key(file), tls, name or COORDINATOR)
 
 
 def warnings(node: str, host: str, security: "Security") -> list[str]:

@@ -156,8 +156,9 @@ def test_a_run_that_has_finished_is_over_at_once(federation: Federation) -> None
     before = {path.name: path.read_bytes() for path in (federation.folder / "whole").iterdir()}
     run = federation.resume("whole", "--workers", "alice=ws://localhost:1", "bob=ws://localhost:2")
     assert run.end() == 0, run.everything
-    assert re.match(rf"Federated accuracy after round {ROUNDS}: \d+\.\d\d%$", run.lines[0])
-    assert [text.split() for text in run.lines[1:]] == [
+    assert run.lines[0] == "this run had come to its end already"
+    assert re.match(rf"Federated accuracy after round {ROUNDS}: \d+\.\d\d%$", run.lines[1])
+    assert [text.split() for text in run.lines[2:]] == [
         ["log", "whole/run.log"],
         ["plot", "whole/curves.png"],
         ["model", "whole/model.safetensors"],

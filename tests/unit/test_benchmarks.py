@@ -235,7 +235,7 @@ def test_a_paced_task_takes_its_time_and_can_be_told_to_stop() -> None:
 def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log() -> None:
     """Its own processes share one key, and none of the shell's."""
     assert ENVIRONMENT["FEDWS_KEY"] != os.environ["FEDWS_KEY"]
-    code = "from fedws import audit, keys; print(keys.find().text, audit.own('alice'))"
+    code = "from fedws import audit, keys; print(keys.network_key().text, audit.own('alice'))"
     with Crew() as crew:
         child = crew.start("teller", "-c", code)
         _, found = child.wait_for(r"^(\S+) (\S+)$", 60)

@@ -38,13 +38,13 @@ def file(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:
 
 
 def test_the_first_makes_it_and_all_others_read_it(home: Path) -> None:
-    made = keys.find()
+    made = keys.network_key()
     assert (made.made, made.origin, len(made.secret)) == (True, str(home), 32)
     assert home.read_text() == made.text + "\n"
     assert stat.S_IMODE(home.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
     assert list(home.parent.iterdir()) == [home], "nothing is left of the making"
-    again = keys.find()
+    again = keys.network_key()
     assert (again.secret, again.made) == (made.secret, False)
 
 
@@ -58,7 +58,7 @@ def test_of_many_that_make_it_at_once_all_have_the_same(home: Path) -> None:
 
     def look() -> None:
         together.wait()
-        found.append(keys.find())
+        found.append(keys.network_key())
 
     threads = [threading.Thread(target=look) for _ in range(16)]
     for thread in threads:
@@ -81,7 +81,7 @@ def test_who_loses_the_race_reads_the_winners(home: Path, monkeypatch: pytest.Mo
         return token
 
     monkeypatch.setattr(secrets, "token_bytes", meanwhile)
-    found = keys.find()
+    found = keys.network_key()
     assert (found.text, found.made) == (TEXT, False)
     assert home.read_text() == TEXT + "\n"
     assert list(home.parent.iterdir()) == [home]
@@ -89,16 +89,16 @@ def test_who_loses_the_race_reads_the_winners(home: Path, monkeypatch: pytest.Mo
 
 def test_a_file_goes_before_the_variable_and_that_before_the_users_own(home: Path, tmp_path: Path) -> None:
     own, given = keys.make(home), file(tmp_path, "1a" * 32)
-    assert keys.find().secret == own.secret
-    assert keys.find(None, {keys.VARIABLE: TEXT}).text == TEXT
-    assert keys.find(given, {keys.VARIABLE: TEXT}).text == "1a" * 32
-    assert keys.find(str(given), {}).origin == f"--key-file {given}"
+    assert keys.network_key().secret == own.secret
+    assert keys.network_key(None, {keys.VARIABLE: TEXT}).text == TEXT
+    assert keys.network_key(given, {keys.VARIABLE: TEXT}).text == "1a" * 32
+    assert keys.network_key(str(given), {}).origin == f"--key-file {given}"
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT.upper(), f"  {TEXT}\n\n", f"{TEXT}\r\n"])
 def test_a_key_may_come_as_people_copy_it(text: str, tmp_path: Path) -> None:
-    assert keys.find(file(tmp_path, text)).text == TEXT
-    assert keys.find(None, {keys.VARIABLE: text}).text == TEXT
+    assert keys.network_key(file(tmp_path, text)).text == TEXT
+    assert keys.network_key(None, {keys.VARIABLE: text}).text == TEXT
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_a_key_may_come_as_people_copy_it(text: str, tmp_path: Path) -> None:
 )
 def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> None:
     for named, environment in ((file(tmp_path, text), {}), (None, {keys.VARIABLE: text})):
-        with pytest.raises(UsageError, match="holds no network key, which is 64 hexadecimal digits; 'fedws key new'"):
-            keys.find(named, environment)
+        with pytest.raises(UsageError, match="no network key, which is 64 hexadecimal digits, as 'fedws key"):
+            keys.network_key(named, environment)
     assert not home.exists(), "none is made where one was named"
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> Non
 def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     place = file(tmp_path_factory.getbasetemp(), content)
     try:
-        key = keys.find(place)
+        key = keys.network_key(place)
     except UsageError as error:
         assert "\n" not in str(error)
     else:
@@ -124,18 +124,18 @@ def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, co
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--key-file \S+none cannot be read: No such file or directory$"):
-        keys.find(tmp_path / "none")
+        keys.network_key(tmp_path / "none")
     with pytest.raises(UsageError, match=r"--key-file \S+ cannot be read: Is a directory$"):
-        keys.find(tmp_path)
+        keys.network_key(tmp_path)
 
 
 def test_where_none_can_be_made_all_three_remedies_are_named(home: Path) -> None:
     home.parents[1].write_text("a file where the directory should be")
     with pytest.raises(UsageError) as error:
-        keys.find()
+        keys.network_key()
     assert str(error.value).startswith(f"there is no network key, and none can be made in {home.parent} (")
     assert all(remedy in str(error.value) for remedy in ("--key-file", "FEDWS_KEY", "--insecure"))
-    assert keys.find(None, {keys.VARIABLE: TEXT}).text == TEXT, "a key that is given needs no directory"
+    assert keys.network_key(None, {keys.VARIABLE: TEXT}).text == TEXT, "a key that is given needs no directory"
 
 
 def test_without_a_home_none_is_made_in_the_working_directory(
@@ -145,7 +145,7 @@ def test_without_a_home_none_is_made_in_the_working_directory(
     monkeypatch.setattr(platformdirs, "user_config_path", lambda _: Path("~/.config/fedws"))
     what = "has no home directory; there is no network key: name one with --key-file or FEDWS_KEY, or .* --insecure$"
     with pytest.raises(UsageError, match=what):
-        keys.find()
+        keys.network_key()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +153,7 @@ def test_a_link_to_nowhere_is_not_written_through(home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.symlink_to("nowhere")
     with pytest.raises(UsageError, match="cannot be read"):
-        keys.find()
+        keys.network_key()
     assert not (home.parent / "nowhere").exists()
 
 
@@ -161,9 +161,9 @@ def test_a_new_one_replaces_a_link_and_not_what_it_points_to(home: Path, tmp_pat
     home.parent.mkdir(parents=True)
     target = file(tmp_path, TEXT)
     home.symlink_to(target)
-    assert keys.find().text == TEXT
+    assert keys.network_key().text == TEXT
     new = keys.make(home, replace=True)
-    assert keys.find().secret == new.secret != bytes.fromhex(TEXT)
+    assert keys.network_key().secret == new.secret != bytes.fromhex(TEXT)
     assert target.read_text() == TEXT
     assert stat.S_IMODE(home.stat().st_mode) == 0o600
 
@@ -171,13 +171,13 @@ def test_a_new_one_replaces_a_link_and_not_what_it_points_to(home: Path, tmp_pat
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666, 0o644])
 def test_a_file_that_others_can_read_is_told_of(mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = file(tmp_path, TEXT, mode)
-    assert keys.find(place).text == TEXT
+    assert keys.network_key(place).text == TEXT
     assert caplog.messages == [
         f"--key-file {place} can be read by other users of this machine: chmod 600 {place}",
     ]
     caplog.clear()
     place.chmod(0o600)
-    keys.find(place)
+    keys.network_key(place)
     assert caplog.messages == []
 
 
