@@ -133,7 +133,11 @@ def test_insecure_on_one_side_is_refused_by_the_other_and_said_by_both(given: Pr
 
 
 def test_key_shows_and_replaces(bare: Processes) -> None:
-    first = ended_well(bare.fork("key", "show")).lines
+    made = bare.fork("key", "show")
+    assert made.end() == 0 and made.errors == [
+        f"there was none: made a new one, in {bare.folder / 'config' / 'fedws' / 'network.key'}"
+    ]
+    first = made.lines
     assert ended_well(bare.fork("key", "show")).lines == first
     (told,) = ended_well(bare.fork("key", "new")).lines
     assert told.startswith(f"a new key is in {bare.folder / 'config' / 'fedws' / 'network.key'}; ")
