@@ -24,6 +24,8 @@ from fedws.errors import UsageError
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
+_SAMPLES = {"tensors": "number", "features": "run"}
+"""What is made of samples, and by which of its fields it is counted."""
 _HEAD = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
 
 
@@ -44,11 +46,13 @@ class Entry:
     answer: str
     """``report``, ``refused`` or ``failed``."""
     data: str
-    """What kind of data left: ``tensors`` (with numbers), ``numbers``, or no more than a ``reason``."""
+    """What kind of data left: ``tensors`` or ``features`` (with numbers), ``numbers``, or no more than a ``reason``."""
     bytes: int
     """Of the answer, with what frames it but the transport's own."""
+    reason: str = ""
+    """Why it was refused or failed."""
     epsilon: float | None = None
-    """Privacy spent; None where no mechanism was used: there is no bound then."""
+    """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
 
 
 class Audit:
@@ -57,7 +61,7 @@ class Audit:
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
-        self._left: list[tuple[str, str]] = []  # node and time
+        self._left: list[tuple[str, str, str]] = []  # node, time, and what counts once
         self._read = 0  # bytes of the log that this knows
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,17 +92,20 @@ class Audit:
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
 
     def left(self, node: str, since: timedelta = timedelta(days=1)) -> int:
-        """How many answers of a node with tensors have left in that time, over all runs. Raises OSError."""
+        """How many answers of a node with tensors have left in that time, over all runs. Raises OSError.
+
+        Those with features count once a run.
+        """
         with _alone(self.path), self.path.open("rb") as file:
             end = _end(self.path)
             file.seek(self._read)
             new = file.read(end.size - self._read).splitlines(keepends=True)
             self._read = end.size
-        lines = (line for line in map(_parsed, new) if line is not None and _left(line))
+        lines = [line for line in map(_parsed, new) if line is not None and line.get("data") in _SAMPLES]
         earliest = (datetime.now(UTC) - since).isoformat()
-        self._left += [(str(line["node"]), str(line["time"])) for line in lines]
-        self._left = [(whose, time) for whose, time in self._left if time >= earliest]
-        return sum(whose == node for whose, _ in self._left)
+        self._left += [(str(line["node"]), str(line["time"]), _once(line)) for line in lines]
+        self._left = [entry for entry in self._left if entry[1] >= earliest]
+        return len({once for whose, _, once in self._left if whose == node})
 
 
 @dataclass(frozen=True)
@@ -161,8 +168,10 @@ def _alone(path: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
 
 
-def _left(line: Mapping[str, Any]) -> bool:
-    return str(line.get("data", "")).startswith("tensors")
+def _once(line: Mapping[str, Any]) -> str:
+    """What is the same in all lines that count once."""
+    field = _SAMPLES[line["data"]]
+    return f"{field} {line[field]}"
 
 
 def _hash(line: Mapping[str, Any]) -> str:

@@ -222,6 +222,8 @@ class Channel(Protocol):
 
     peer: str
     """The node's id in the other end's certificate; empty where it has shown none."""
+    address: str
+    """Where the other end is, for a log; empty where the transport cannot tell."""
     sent: int
     """Bytes sent so far, with what the transport adds to a message."""
     received: int

@@ -17,6 +17,7 @@ from fedws.interfaces import Dataset, Loss
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
 from fedws.plan import Scoring, Training, explain
+from fedws.policy import Features, Policy
 from fedws.samples import batches
 from fedws.tensors import Tensors, difference
 
@@ -42,6 +43,9 @@ class Workspace:
     """How many threads may score batches at once."""
     keepsake: Keepsake = field(default_factory=Keepsake)
     """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
+    policy: Policy = field(default_factory=Policy)
+    leaving: dict[str, Features] = field(default_factory=dict)
+    """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:
         """The order's settings, checked. Raises TaskError."""
@@ -76,6 +80,14 @@ class Workspace:
     def keep(self, order: Order, tensors: Tensors) -> None:
         """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
         self.keepsake.keep(order, tensors)
+
+    def announce(self, order: Order, features: Features) -> None:
+        """Say that the answer to ``order`` will hold features, before they are computed.
+
+        Raises TaskError with the reason when the node's owner does not allow them.
+        """
+        self.policy.allow(features)
+        self.leaving[order.id] = features
 
     def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
         """The good answer to ``order``, from this node and its samples."""

@@ -201,7 +201,7 @@ def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
         if name in ("workers", "evaluator"):
             new, old = list(new), list(old)
         if name not in MAY_CHANGE and new != old:
-            raise UsageError(f"{what}: its {name} is {_told(old)}, not {_told(new)}")
+            raise UsageError(f"{what}: its {name} stays what it is, {_told(old)}, not {_told(new)}")
     return plan
 
 

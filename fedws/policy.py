@@ -1,17 +1,21 @@
 """What a node's owner allows: who may ask, for what, how often, and what may leave."""
 
 import tomllib
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedws.errors import TaskError, UsageError
 from fedws.messages import Order, Report
 from fedws.plan import explain
+from fedws.ranges import Positive
 
-Patterns = Annotated[tuple[str, ...], Field(strict=False)]
+Patterns = Annotated[
+    tuple[str, ...], Field(strict=False), BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
+]
 
 
 def _names(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -19,6 +23,29 @@ def _names(patterns: tuple[str, ...]) -> tuple[str, ...]:
         if ":" in pattern or "," in pattern:
             raise ValueError(f"{pattern!r} has options; a model is allowed by its name, with any options")
     return patterns
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a task is about to send that is made of samples: a record of features and a label for each."""
+
+    encoding: str
+    """The registered encoding's name."""
+    epsilon: float | None
+    """Spent per feature value, by the encoding's noise; None: it has none."""
+    label_epsilon: float | None
+    """Spent per label, by its randomised response; None: labels are clear."""
+    values: int
+    """Feature values in a record."""
+    again: bool = False
+    """Whether the very same bytes may have left before, which spends nothing more."""
+
+    @property
+    def spent(self) -> float | None:
+        """Epsilon of a whole record with its label, by basic composition; None where something has no bound."""
+        if self.epsilon is None or self.label_epsilon is None:
+            return None
+        return 0.0 if self.again else self.values * self.epsilon + self.label_epsilon
 
 
 class Policy(BaseModel):
@@ -38,12 +65,21 @@ class Policy(BaseModel):
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
     """Answers with tensors of this node that may leave in 24 hours, over all runs; one a round, if all goes well.
 
-    They are counted one by one, since it is the coordinator that numbers the rounds.
+    They are counted one by one, since it is the coordinator that numbers the rounds. Features are sent in many answers
+    but noised once a run, so those of a run count once.
     """
     samples: Annotated[int, Field(ge=1)] = 1
     """At least so many samples behind every number that leaves."""
     updates: bool = True
     """Whether plain tensors, as a trained model, may leave."""
+    features: Patterns = ("bits", "sue", "oue")
+    """Encodings in which features may leave. By default those of one noisy bit; any other must be named."""
+    epsilon: Positive | None = None
+    """At most so much for each feature value."""
+    labels: Literal["randomised", "clear"] = "randomised"
+    """Whether labels that leave with features must have been randomised."""
+    label_epsilon: Positive | None = None
+    """At most so much for each randomised label."""
 
     def before(self, order: Order, held: int, rounds: int) -> None:
         """Hold an order against it; ``rounds`` have left in the last day. Raises TaskError with the reason."""
@@ -53,17 +89,30 @@ class Policy(BaseModel):
         if self.models != ("*",) and not _any(self.models, model.partition(":")[0].partition(",")[0].strip()):
             raise TaskError(f"the policy here does not allow the model {model[:64] or 'of an order that names none'}")
         if self.epochs is not None and not (isinstance(epochs, int) and epochs <= self.epochs):
-            raise TaskError(f"the policy here allows {self.epochs} epochs in an order, not {str(epochs)[:64]}")
+            raise TaskError(f"the policy here wants at most {self.epochs} as an order's epochs, not {str(epochs)[:64]}")
         if held < self.samples:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
         if not self.updates and order.task.endswith(".fit"):
             raise TaskError("the policy here lets no model updates leave")
         if self.rounds_per_day is not None and rounds >= self.rounds_per_day:
-            raise TaskError(f"the policy here allows {self.rounds_per_day} rounds a day, and they are used up")
+            raise TaskError(f"the rounds a day that the policy here allows, {self.rounds_per_day}, are used up")
 
-    def after(self, report: Report) -> None:
-        """Hold a report against it, before it leaves. Raises TaskError with the reason."""
-        if report.tensors and not self.updates:
+    def allow(self, features: Features) -> None:
+        """Hold features against it, before they are computed. Raises TaskError with the reason."""
+        if not _any(self.features, features.encoding):
+            raise TaskError(f"the policy here does not allow features encoded as {features.encoding[:64]}")
+        if features.label_epsilon is None and self.labels != "clear":
+            raise TaskError("the policy here lets no clear labels leave")
+        for what, most, wanted in (
+            ("epsilon", self.epsilon, features.epsilon),
+            ("label_epsilon", self.label_epsilon, features.label_epsilon),
+        ):
+            if most is not None and (wanted is None or wanted > most):
+                raise TaskError(f"the policy here allows {what} up to {most:g}, not {wanted}")
+
+    def after(self, report: Report, features: Features | None = None) -> None:
+        """Hold a report against it, before it leaves; ``features`` are what it holds. Raises TaskError."""
+        if report.tensors and features is None and not self.updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)
         if self.samples > 1 and not (isinstance(behind, int) and behind >= self.samples):

@@ -105,12 +105,12 @@ class Service:
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
-            self._complaints.hear(f"a peer was turned away: {refused}")
+            self._complaints.hear(f"a caller{_at(channel)} was turned away: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
         except ProtocolError as error:
-            self._complaints.hear(f"a peer was turned away: {error}")
+            self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
             return await channel.close(str(error))
         except LinkLost:
             return None
@@ -134,7 +134,7 @@ class Service:
             try:
                 proof = await channel.receive()
             except LinkLost:  # most likely it has another key, and has been told so by its own side
-                self._complaints.hear("a peer went where it was to prove that it knows the network key")
+                self._complaints.hear(f"a caller{_at(channel)} left instead of proving that it knows the network key")
                 raise
             if not isinstance(proof, Proof):
                 raise ProtocolError(f"{_kind(proof)} where a proof was due")
@@ -223,7 +223,9 @@ class Service:
 
     async def _work(self, order: Order) -> Report | Failure:
         """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self._worker.answer, order)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._worker.answer, order, self._limits.message
+        )
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -258,7 +260,9 @@ async def serving(
     limits, way = limits or Limits(), transport(url)
     security = security or (INSECURE if way.private else default())
     if security.key is None and not way.private:
-        log.warning("%s: --insecure: nobody is asked for a network key", worker.node)
+        log.warning(
+            "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
+        )
     with contextlib.closing(Service(worker, limits, security)) as service:
         async with way.serve(url, service.handle, limits, security.tls) as address:
             yield address
@@ -279,6 +283,10 @@ def transport(url: str) -> Transport:
     if scheme not in ways:
         raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")
     return ways[scheme]()
+
+
+def _at(channel: Channel) -> str:
+    return f" at {channel.address}" if channel.address else ""
 
 
 def _kind(message: Message) -> str:

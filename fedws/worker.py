@@ -12,10 +12,11 @@ import torch
 from fedws import registry, samples
 from fedws.audit import Audit, Entry, now
 from fedws.errors import TaskError, UnknownName, UsageError, printable
+from fedws.gate import Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Stopped, Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.policy import Policy
+from fedws.policy import Features, Policy
 from fedws.wire import VERSION, encode
 
 log = logging.getLogger("fedws")
@@ -53,9 +54,10 @@ class Worker:
         self.policy = policy
         self._tasks = tasks
         self._audit = audit
+        self._complaints = Complaints(node)
         self._caller = ("", "")
         self._stop = threading.Event()
-        self._workspace = Workspace(node, dataset, data, self._stop, threads)
+        self._workspace = Workspace(node, dataset, data, self._stop, threads, policy=policy)
         held = samples.labels(data)
         if labels is None:
             labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
@@ -84,21 +86,22 @@ class Worker:
         self._caller = run, coordinator
         self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
 
-    def answer(self, order: Order) -> Report | Failure:
+    def answer(self, order: Order, most: int = sys.maxsize) -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
 
-        The answer is on the audit log when this returns.
+        So does a report of more than ``most`` bytes. The answer is on the audit log when this returns.
         """
         answer = self._answer(order)
+        features = self._workspace.leaving.pop(order.id, None)
         if self._audit is None:
             return answer
         try:
-            size = encode(answer, sys.maxsize).size
+            size = encode(answer, most).size
         except UsageError as error:  # a task may report what cannot travel
             answer = self.failure(order, "failed", str(error))
             size = encode(answer).size
         try:
-            self._audit.add(self._entry(order, answer, size))
+            self._audit.add(self._entry(order, answer, size, features))
         except OSError as error:
             log.error("%s: the audit log cannot be written, so nothing leaves: %s", self.node, error)
             return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
@@ -113,9 +116,10 @@ class Worker:
             report = self._task(order.task)(order, self._workspace)
             if not isinstance(report, Report):
                 return self.failure(order, "failed", f"task {order.task} gave {type(report).__name__}, no Report")
-            self.policy.after(report)
+            self.policy.after(report, self._workspace.leaving.get(order.id))
             return report
         except (TaskError, UnknownName) as error:
+            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}")
             return self.failure(order, "refused", str(error))
         except Stopped as error:
             return self.failure(order, "failed", str(error))
@@ -141,10 +145,13 @@ class Worker:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
 
-    def _entry(self, order: Order, answer: Report | Failure, size: int) -> Entry:
+    def _entry(self, order: Order, answer: Report | Failure, size: int, features: Features | None) -> Entry:
         run, coordinator = self._caller
         model = order.settings.get("model", "")
-        data = ("tensors" if answer.tensors else "numbers") if isinstance(answer, Report) else "reason"
+        data, epsilon = "reason", None
+        if isinstance(answer, Report):
+            data = "numbers" if not answer.tensors else "tensors" if features is None else "features"
+            epsilon = features.spent if features is not None else None
         return Entry(
             time=now(),
             node=self.node,
@@ -157,6 +164,8 @@ class Worker:
             answer="report" if isinstance(answer, Report) else answer.kind,
             data=data,
             bytes=size,
+            epsilon=epsilon,
+            reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
         )
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:

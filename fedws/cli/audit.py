@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fedws import audit
-    from fedws.errors import UsageError
+    from fedws.errors import UsageError, printable
 
     given = Path(arguments.node)
     path = given if given.is_file() else audit.own(arguments.node)
@@ -38,6 +38,8 @@ def main(arguments: argparse.Namespace) -> int:
         print(_row(dict(zip(_COLUMNS, _TITLES, strict=True))))
         for line in audit.read(path):
             print(_row(line) if line is not None else "(no line of an audit log; --verify tells more)")
+            if line is not None and line.get("reason"):
+                print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 200)}")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     return 0

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -48,18 +49,13 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
-        from fedws.cli import audit, certs, demo, key, nodes, plot, run, simulate, worker
-
-        if name in ("worker", "evaluator"):
-            flags, work = worker.parser(prog, testing=name == "evaluator"), worker.main
-        else:
-            modules = [audit, certs, demo, key, nodes, plot, run, simulate]
-            module = next(module for module in modules if module.__name__.endswith(f".{name}"))
-            flags, work = module.parser(prog), module.main
+        evaluating = name == "evaluator"
+        module = importlib.import_module(f"fedws.cli.{'worker' if evaluating else name}")
+        flags = module.parser(prog, testing=True) if evaluating else module.parser(prog)
         arguments = flags.parse_args(argv)
         from fedws.cli.console import guarded
 
-        return guarded(prog, lambda: work(arguments))
+        return guarded(prog, lambda: module.main(arguments))
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from fedws.cli.parser import Parser
+from fedws.cli.secure import add_key
 
 
 def parser(prog: str) -> Parser:
@@ -22,8 +23,7 @@ def add_handed_on(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
     flags.add_argument("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA or the user's cache)")
     flags.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
-    flags.add_argument("--key-file", metavar="F", help="the network key (default: $FEDWS_KEY, or the user's own)")
-    flags.add_argument("--insecure", action="store_true", help="do without a key: whoever reaches a node may use it")
+    add_key(flags)
 
 
 def handed_on(arguments: argparse.Namespace) -> list[str]:

@@ -2,13 +2,17 @@
 
 import argparse
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedws.cli.parser import Parser, add_common
 from fedws.cli.secure import FLAGS, security
 from fedws.errors import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from fedws.plan import Plan
 
 _OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
 """Flags that are not settings of the plan."""
@@ -77,10 +81,10 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
-        plan = make({**stored_settings(directory), **wanted})
+        plan = _named(partial(make, {**stored_settings(directory), **wanted}), given)
         work = partial(resume_run, directory, wanted, security=proved)
     else:
-        plan = make(settings(given))
+        plan = _named(partial(make, settings(given)), given)
         directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
         work = partial(run_plan, plan, directory, security=proved)
     torch.set_num_threads(plan.threads)
@@ -103,6 +107,16 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if given.get("save_model"):
         print(f"{'saved':6}{save(result.model, plan.model or holding.model(plan.dataset))}")
     return 0
+
+
+def _named(work: Callable[[], "Plan"], given: dict[str, Any]) -> "Plan":
+    """A plan, where a setting that is wrong and was given as a flag is named as the flag. Raises UsageError."""
+    try:
+        return work()
+    except UsageError as error:
+        text = str(error)
+        name = text.partition(":")[0].partition(".")[0]
+        raise UsageError(f"--{name.replace('_', '-')}{text[len(name) :]}" if name in given else text) from None
 
 
 def _again(given: dict[str, Any]) -> str:

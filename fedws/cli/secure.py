@@ -13,13 +13,19 @@ FLAGS = ("key_file", "insecure", "tls_cert", "tls_key", "tls_ca")
 
 def add_secure(flags: argparse.ArgumentParser) -> None:
     """Add them."""
+    add = add_key(flags).add_argument
+    add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
+    add("--tls-key", metavar="PEM", help="its private key")
+    add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
+
+
+def add_key(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Those of the key alone; gives their group."""
     group = flags.add_argument_group("who may take part")
     add = group.add_argument
     add("--key-file", metavar="F", help="the network key (default: $FEDWS_KEY, or the user's own; see fedws key)")
     add("--insecure", action="store_true", help="do without a key: whoever reaches a node may use it")
-    add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
-    add("--tls-key", metavar="PEM", help="its private key")
-    add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
+    return group
 
 
 def security(arguments: argparse.Namespace, name: str = "") -> "Security":
@@ -45,11 +51,9 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
 
 def warnings(node: str, host: str, security: "Security") -> list[str]:
     """What a person should know before a node is served there."""
-    lines = []
-    if security.key is None:
-        lines.append(f"{node} takes part --insecure: whoever reaches it may have it train, and read what comes of it")
     if is_loopback(host):
-        return lines
+        return []
+    lines = []
     if security.key is not None and security.key.made:
         lines.append(
             f"a network key was made; unless another device has one already, on each other device run: "

@@ -88,7 +88,7 @@ class Driver(Generic[S]):
             self._lost = math.inf
         elif self._lost == math.inf:
             self._lost = loop.time() + silence
-            bound = "" if self._plan.wait == "forever" else f", at most {silence:g} s"
+            bound = "" if self._plan.wait == "forever" else f", at most {silence:g} s; then the run ends"
             self._runlog.lines.say(f"Waiting for {', '.join(awaited)}{bound}")
         while True:
             until = min(self._told, self._deadline, self._lost if self._plan.wait != "forever" else math.inf)

@@ -94,7 +94,8 @@ class Link:
             self._channel, self.trouble = channel, ""
             self.up.set()
             post(Joined(worker=self.node, samples=self.welcome.samples))
-            reason, told, kind = "the coordinator ends", "", _LOST
+            reason = told = "the coordinator ends"
+            kind = _LOST
             try:
                 while True:
                     self._answered(await channel.receive())
@@ -102,7 +103,7 @@ class Link:
                 told = str(error)
                 reason, kind = f"broke the protocol: {told}", _FAILED
             except LinkError as error:
-                reason = f"link lost: {error}"
+                reason, told = f"link lost: {error}", ""
                 kind = _FAILED if isinstance(error, NotTaken) else _LOST
                 if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None

@@ -100,7 +100,7 @@ class SlowChannel:
         """The orders that are not answered yet, and when each came, in virtual seconds."""
         self.sent = 0
         self.received = 0
-        self.peer = channel.peer
+        self.peer, self.address = channel.peer, channel.address
         self._channel = channel
         self._node = node
         self._pace = pace

@@ -26,7 +26,7 @@ class MemoryChannel:
         self._peer: MemoryChannel | None = None
         self._closed = ""
         self._most = min(HANDSHAKE, limits.message)
-        self.peer = ""
+        self.peer = self.address = ""
         self.sent = 0
         self.received = 0
 

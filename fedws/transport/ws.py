@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 
 from fedws import wire
 from fedws.errors import LinkError, Refused, Unreachable, UsageError
-from fedws.gate import Gate
+from fedws.gate import Complaints, Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.registry import register
 from fedws.tls import Tls, names_of, unaccepted
@@ -77,7 +77,7 @@ class Ws:
         self.check(url, tls)
         host, port = _address(url)
         gate = Gate()
-        door = Door((tls or Tls()).server()) if self._encrypted else None
+        door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             made = Server(*given, **settings)

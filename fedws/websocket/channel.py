@@ -10,7 +10,7 @@ from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, printable
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.tls import name_of
-from fedws.websocket.watched import GIVEN_UP, Server, Watched, framed
+from fedws.websocket.watched import GIVEN_UP, Server, Watched, address_of, framed
 
 _BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
@@ -27,6 +27,7 @@ class WsChannel:
         self._most = min(HANDSHAKE, limits.message)
         self._lost: LinkError | None = None
         self.peer = name_of(socket.transport.get_extra_info("peercert"))
+        self.address = address_of(socket.transport)
         self.sent = 0
         self.received = 0
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 from typing import cast
 
+from fedws.gate import Complaints
 from fedws.websocket.watched import Server, address_of
 
 
@@ -15,8 +16,9 @@ class Door:
     Therefore the port is served without TLS; each caller's socket is taken over at once, and TLS begun on it.
     """
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, complaints: Complaints) -> None:
         self._context = context
+        self._complaints = complaints
         self._shaking: set[asyncio.Task[object]] = set()
 
     def caller(self, connection: Server) -> asyncio.Protocol:
@@ -46,6 +48,9 @@ class Door:
             if task.cancelled() or task.exception() is not None:
                 connection.gate.leave(connection)
                 own.close()  # nobody has, if it was sent away before TLS began
+            if not task.cancelled() and isinstance(error := task.exception(), ssl.SSLError):
+                why = getattr(error, "verify_message", "") or error.reason or str(error)
+                self._complaints.hear(f"a caller at {address} was turned away by TLS: {why.replace('_', ' ').lower()}")
 
         self._shaking.add(task)
         task.add_done_callback(done)

@@ -175,9 +175,9 @@ def test_a_run_of_another_plan_says_what_differs(federation: Federation) -> None
     run.end()
     hold.unlink()
     for flags, text in (
-        (["--lr", "0.5"], "its lr is 0.1, not 0.5"),
-        (["--workers", "alice=ws://localhost:1"], "its workers is alice, bob, not alice"),
-        (["--no-weighted", "--strategy", "fedavg"], "its strategy is 'held', not 'fedavg'"),
+        (["--lr", "0.5"], "its lr stays what it is, 0.1, not 0.5"),
+        (["--workers", "alice=ws://localhost:1"], "its workers stays what it is, alice, bob, not alice"),
+        (["--no-weighted", "--strategy", "fedavg"], "its strategy stays what it is, 'held', not 'fedavg'"),
     ):
         other = federation.resume("other", *flags)
         assert other.end() == 2

@@ -111,7 +111,7 @@ def test_another_key_is_refused_with_what_to_do(given: Processes) -> None:
     run = given.fork("run", *dialling(urls), *SHORT, "--key-file", "other.key", "--wait", "forever")
     assert_one_line(run, f"alice at {urls['alice']}: alice has another network key; .*--key-file or FEDWS_KEY", 1)
     assert not (given.folder / "run").exists()
-    node.line("alice: a peer went where it was to prove that it knows the network key")
+    node.line("alice: a caller at 127.0.0.1 left instead of proving that it knows the network key")
     ended_well(given.fork("run", *dialling(urls), *SHORT))
     for command in (run, node):
         assert KEY not in command.everything and OTHER not in command.everything
@@ -121,8 +121,7 @@ def test_insecure_on_one_side_is_refused_by_the_other_and_said_by_both(given: Pr
     guarded = given.fork("worker", *identity("alice"), *DIGITS)
     opened = given.fork("worker", *identity("bob"), *DIGITS, "--insecure")
     urls = serving({"alice": guarded, "bob": opened})
-    opened.line("bob takes part --insecure: whoever reaches it may have it train")
-    opened.line(r"\| bob: --insecure: nobody is asked for a network key$")
+    opened.line(r"\| bob takes part --insecure: whoever reaches it may have it train")
     run = given.fork("run", *dialling({"alice": urls["alice"]}), *SHORT, "--insecure")
     assert_one_line(run, r"alice asks for the network key \(--key-file or FEDWS_KEY\), and was called --insecure$", 1)
     run = given.fork("run", *dialling({"bob": urls["bob"]}), *SHORT)

@@ -165,7 +165,7 @@ _HELLO = MESSAGES["hello"](run="r", node="alice", protocol=1, nonce="ab" * 32)  
 class _Peer:
     """A channel to somebody who says two things, and reflects the node's own proof where that is one of them."""
 
-    peer = ""
+    peer = address = ""
     sent = received = 0
 
     def __init__(self, *words: Message) -> None:

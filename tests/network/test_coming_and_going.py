@@ -194,7 +194,7 @@ async def test_a_worker_that_leaves_and_comes_back_leaves_no_trace_in_the_model(
         run.log,
         "Training round 3/6",
         "bob has left: link lost: the node ends",
-        "Waiting for bob, at most 60 s",
+        "Waiting for bob, at most 60 s; then the run ends",
         "bob has joined",
         "Training round 4/6",
     )
@@ -213,7 +213,7 @@ async def test_a_lost_quorum_is_waited_for_silence_seconds(tmp_path: Path) -> No
     reason = "waited 30 s in vain for bob at memory://bob (nobody serves memory://bob)"
     assert str(failed.value) == reason
     assert run.log[-1] == f"Ended after round 1 of 6: {reason}"
-    in_order(run.log, "bob has left: link lost: the node ends", "Waiting for bob, at most 30 s")
+    in_order(run.log, "bob has left: link lost: the node ends", "Waiting for bob, at most 30 s; then the run ends")
     assert (run.directory / "model.safetensors").exists()
 
 
@@ -228,7 +228,7 @@ async def test_a_quorum_that_comes_and_goes_has_its_time_again(tmp_path: Path) -
             await asyncio.sleep(25)
         async with there("bob"):
             await run.task
-    assert run.log.count("Waiting for bob, at most 30 s") == 3
+    assert run.log.count("Waiting for bob, at most 30 s; then the run ends") == 3
 
 
 @virtual

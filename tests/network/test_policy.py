@@ -85,7 +85,7 @@ async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
 async def test_a_days_rounds_are_used_up_over_runs(tmp_path: Path) -> None:
     async with served(node("alice", Policy(rounds_per_day=3), tmp_path / "log")) as urls:
         await fedws.run(run_dir=tmp_path / "one", security=KEY, **settings(urls))
-        with pytest.raises(RunFailed, match="the policy here allows 3 rounds a day, and they are used up"):
+        with pytest.raises(RunFailed, match="the rounds a day that the policy here allows, 3, are used up"):
             await fedws.run(run_dir=tmp_path / "two", security=KEY, **settings(urls))
     assert [line["data"] for line in read(tmp_path / "log") if line] == 3 * ["tensors"] + 3 * ["reason"]
 

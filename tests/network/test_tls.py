@@ -140,8 +140,10 @@ async def test_a_private_ca_must_be_named(folders: Folders, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("case", ["none", "expired", "foreign"])
-async def test_a_caller_who_shows_no_good_certificate_is_told(case: str, folders: Folders, tmp_path: Path) -> None:
-    """In TLS 1.3 it hears of that only after its own part is done."""
+async def test_a_caller_who_shows_no_good_certificate_is_told(
+    case: str, folders: Folders, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In TLS 1.3 it hears of that only after its own part is done; the node's log says who it was and why."""
     own = {
         "none": tls(folders.ours, ca=folders.ours),
         "expired": tls(folders.old, "coordinator", folders.ours),
@@ -157,6 +159,12 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(case: str, folders
     if case != "none":
         why = f"is the certificate in {own.cert} expired, or not signed by its CA?"
     assert str(error.value) == f"waited 1 s in vain for alice at {url} (it hangs up: {why})"
+    said = {
+        "none": "peer did not return a certificate",
+        "expired": "certificate has expired",
+        "foreign": "unable to get local issuer certificate",
+    }
+    assert f"a caller at 127.0.0.1 was turned away by TLS: {said[case]}" in caplog.text
 
 
 async def test_a_caller_with_the_certificate_of_another_is_told(folders: Folders, tmp_path: Path) -> None:

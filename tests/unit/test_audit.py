@@ -1,5 +1,6 @@
 """The audit log: every answer is on it, and no change to it goes unseen."""
 
+import argparse
 import json
 import os
 import stat
@@ -375,6 +376,24 @@ def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
     assert problems(path) == []
 
 
+def test_why_nothing_left_is_in_its_line_and_in_the_nodes_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node, path = worker(tmp_path / "log"), tmp_path / "log"
+    refused = node.answer(order("will_not"))
+    node.answer(order("trains"))
+    assert isinstance(refused, Failure) and refused.reason
+    assert [line["reason"] for line in read(path) if line is not None] == [refused.reason, ""]
+    assert caplog.messages == [f"alice: will_not was refused: {refused.reason}"]
+
+
+def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tmp_path: Path) -> None:
+    node, path = worker(tmp_path / "log"), tmp_path / "log"
+    size = encode(node.answer(order("trains"))).size
+    assert isinstance(node.answer(order("trains"), size), Report)
+    answer = node.answer(order("trains"), size - 1)
+    assert isinstance(answer, Failure) and "above the limit" in answer.reason
+    assert [line["data"] for line in read(path) if line is not None] == ["tensors", "tensors", "reason"]
+
+
 def test_where_it_cannot_be_written_nothing_leaves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "logs" / "log"
     node = worker(path)
@@ -415,7 +434,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
     assert problems(path) == []
     (line,) = read(path)
     assert line is not None
-    assert all(text.isprintable() and len(text) <= 64 for text in line.values() if isinstance(text, str))
+    assert all(text.isprintable() and len(text) <= 200 for text in line.values() if isinstance(text, str))
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
@@ -436,6 +455,16 @@ def test_a_row_is_no_wider_than_a_terminal() -> None:
     assert heading.split() == ["time", "(UTC)", "asked", "by", "task", "model", "left", "bytes", "epsilon"]
     row = command._row({**entry(3).__dict__, "epsilon": 0.5})
     assert row.split() == ["11-21", "10:00:03", "coordinator", "fedavg.fit", "mlp", "tensors", "1003", "0.5"]
+
+
+def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log"
+    node = worker(path)
+    node.answer(order("trains"))
+    reason = node.answer(order("will_not")).reason  # type: ignore[union-attr]
+    assert command.main(argparse.Namespace(node=str(path), verify=False)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and lines[3].split(": ", 1) == [f"{'':15}refused", reason]
 
 
 @given(st.dictionaries(st.sampled_from([*command._COLUMNS, "other"]), st.one_of(st.text(), st.none(), st.floats())))

@@ -1,7 +1,7 @@
 """The owner's policy: what it refuses, with which reason, and that a refusal comes before any work."""
 
-import dataclasses
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from fedws.audit import Audit, Entry, read
 from fedws.errors import TaskError, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
-from fedws.policy import Policy, load
+from fedws.policy import Features, Policy, load
 from fedws.worker import ALL, Worker
 
 
@@ -55,6 +55,10 @@ epochs = 2
 rounds_per_day = 100
 samples = 50
 updates = false
+features = ["floats", "bits"]
+epsilon = 1
+labels = "clear"
+label_epsilon = 4.0
 """
     assert load(written(tmp_path, text)) == Policy(
         coordinators=("coordinator", "lab-*"),
@@ -64,6 +68,10 @@ updates = false
         rounds_per_day=100,
         samples=50,
         updates=False,
+        features=("floats", "bits"),
+        epsilon=1.0,
+        labels="clear",
+        label_epsilon=4.0,
     )
 
 
@@ -83,7 +91,7 @@ def test_an_empty_file_allows_what_no_file_does(tmp_path: Path) -> None:
 
 BAD = {
     "unknown key": ("task = ['*']", "task: there is no such setting"),
-    "wrong type": ("tasks = 'evaluate'", "tasks: .*not 'evaluate'"),
+    "wrong type": ("tasks = 3", "tasks: .*, not 3"),
     "wrong inner type": ("tasks = [1]", "tasks.0: .*, not 1"),
     "number as text": ("epochs = '2'", "epochs: .*, not '2'"),
     "no rounds": ("rounds_per_day = 0", "rounds_per_day: .*, not 0"),
@@ -140,6 +148,10 @@ def test_tasks(patterns: tuple[str, ...], task: str, allowed: bool) -> None:
         assert refusal(policy, order(task)) == f"the policy here does not allow the task {task}"
 
 
+def test_a_single_pattern_needs_no_list(tmp_path: Path) -> None:
+    assert load(written(tmp_path, 'tasks = "*.fit"')).tasks == ("*.fit",)
+
+
 @pytest.mark.parametrize("model", ["cifar_cnn", "mlp2", " mlp2 ", "mlp2:hidden=3", "mlp2,hidden=3", "*", "MLP"])
 def test_models_that_are_not_named_are_refused(model: str) -> None:
     assert refusal(Policy(models=("mlp",)), order(model=model)) == f"the policy here does not allow the model {model}"
@@ -158,7 +170,7 @@ def test_a_name_of_any_length_makes_a_short_reason() -> None:
 @pytest.mark.parametrize("epochs", [3, 10**30, "1", None, 2.0, [1], float("nan")])
 def test_more_passes_than_allowed_are_refused(epochs: Any) -> None:
     assert refusal(Policy(epochs=2), order(epochs=epochs)).startswith(
-        "the policy here allows 2 epochs in an order, not"
+        "the policy here wants at most 2 as an order's epochs, not"
     )
 
 
@@ -172,7 +184,7 @@ def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
         Policy(models=("mlp:hidden=5",))
     policy = Policy(models=("mlp",))
     policy.before(order(model="mlp:hidden=5"), 1, 0)
-    assert "an order that names none" in refusal(policy, dataclasses.replace(order(), settings={}), 1)
+    assert "an order that names none" in refusal(policy, replace(order(), settings={}), 1)
 
 
 def test_samples() -> None:
@@ -199,7 +211,7 @@ def test_updates() -> None:
 def test_rounds() -> None:
     policy = Policy(rounds_per_day=3)
     policy.before(order(), 1, 2)
-    assert refusal(policy, order(), 1, 3) == "the policy here allows 3 rounds a day, and they are used up"
+    assert refusal(policy, order(), 1, 3) == "the rounds a day that the policy here allows, 3, are used up"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +296,7 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
     again = worker(Policy(rounds_per_day=3), task, Audit(path))
     again.begin("second")
     refused = again.answer(order(number=9))
-    assert isinstance(refused, Failure) and "3 rounds a day" in refused.reason, "also after a new start, in another run"
+    assert isinstance(refused, Failure) and "rounds a day" in refused.reason, "also after a new start, in another run"
     assert task.times == 3
     assert [line["data"] for line in read(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
 
@@ -312,3 +324,72 @@ def test_rounds_of_yesterday_and_answers_without_tensors_do_not_count(tmp_path: 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
     with pytest.raises(UsageError, match="rounds_per_day of a policy is counted in the audit log"):
         worker(Policy(rounds_per_day=3), Training())
+
+
+# --------------------------------------------------------------------------- features
+
+
+NOISY = Features("bits", epsilon=2.0, label_epsilon=4.0, values=100)
+
+
+@pytest.mark.parametrize("encoding", ["bits", "sue", "oue"])
+def test_by_default_noisy_bits_with_randomised_labels_may_leave(encoding: str) -> None:
+    ALL.allow(replace(NOISY, encoding=encoding, epsilon=100.0))
+
+
+@pytest.mark.parametrize(
+    ("policy", "features", "reason"),
+    [
+        (ALL, replace(NOISY, encoding="floats", epsilon=None), "does not allow features encoded as floats"),
+        (ALL, replace(NOISY, encoding="clear_bits", epsilon=None), "does not allow features encoded as clear_bits"),
+        (ALL, replace(NOISY, encoding="b" * 10**6), "does not allow features encoded as bbb"),
+        (ALL, replace(NOISY, label_epsilon=None), "lets no clear labels leave"),
+        (Policy(features=()), NOISY, "does not allow features encoded as bits"),
+        (Policy(epsilon=1.0), NOISY, "allows epsilon up to 1, not 2.0"),
+        (Policy(epsilon=1.0, features=("*",)), replace(NOISY, epsilon=None), "allows epsilon up to 1, not None"),
+        (Policy(label_epsilon=1.0), NOISY, "allows label_epsilon up to 1, not 4.0"),
+        (
+            Policy(label_epsilon=1.0, labels="clear"),
+            replace(NOISY, label_epsilon=None),
+            "label_epsilon up to 1, not None",
+        ),
+    ],
+)
+def test_features_that_the_owner_does_not_allow_are_refused(policy: Policy, features: Features, reason: str) -> None:
+    with pytest.raises(TaskError, match=reason) as error:
+        policy.allow(features)
+    assert len(str(error.value)) < 200
+
+
+def test_a_policy_that_names_them_lets_floats_and_clear_labels_leave() -> None:
+    Policy(features=("floats",), labels="clear").allow(Features("floats", None, None, 100))
+    Policy(epsilon=2.0, label_epsilon=4.0).allow(NOISY)
+
+
+def test_what_a_record_spends_is_that_of_all_its_values_and_its_label() -> None:
+    assert NOISY.spent == 204.0
+    assert replace(NOISY, again=True).spent == 0.0
+    assert replace(NOISY, epsilon=None).spent is None and replace(NOISY, label_epsilon=None).spent is None
+
+
+def extract(order: Order, workspace: Workspace) -> Report:
+    workspace.announce(order, replace(NOISY, encoding=order.settings["encoding"]))
+    assert order.settings["encoding"] == "bits", "what is not allowed is never computed"
+    return workspace.report(order, {}, {"features": torch.zeros(4, 13, dtype=torch.uint8)})
+
+
+def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Path) -> None:
+    policy, path = Policy(updates=False, rounds_per_day=2), tmp_path / "log"
+    node = Worker("alice", "points", Points(), tasks={"extract": extract}, policy=policy, audit=Audit(path))
+
+    def ask(run: str, number: int, encoding: str = "bits") -> str:
+        node.begin(run)
+        answer = node.answer(replace(order("extract", number=number), settings={"encoding": encoding}))
+        return answer.reason if isinstance(answer, Failure) else "sent"
+
+    assert [ask("first", number) for number in (1, 2, 3)] == 3 * ["sent"]
+    assert ask("first", 4, "floats") == "the policy here does not allow features encoded as floats"
+    assert ask("second", 1) == "sent"
+    assert ask("third", 1).endswith("are used up")
+    left = [(line["data"], line["epsilon"]) for line in read(path) if line]
+    assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]
