@@ -70,7 +70,7 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
             "--resume goes on with .* own plan and directory; leave --run-dir out",
         ),
         ("run --resume none --plan plan.toml", "--resume goes on .*; leave --plan out"),
-        ("run --max-message 10", "max_message: .*, not 10"),
+        ("run --max-message 10", "--max-message: .*, not 10"),
         ("run --threads 0", "--threads: .*, not 0"),
         ("run --model mnist_cn", "unknown model 'mnist_cn': did you mean mnist_cnn"),
         ("run --model mlp:hiden=3", "unknown option of model mlp 'hiden': did you mean hidden"),
