@@ -1,9 +1,10 @@
-"""What every test of a federation inside one process needs."""
+"""What tests of a federation inside one process need."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from fedws.security import INSECURE
 from tests.nodes import registered
 
 
@@ -11,3 +12,10 @@ from tests.nodes import registered
 def _points() -> Iterator[None]:
     with registered():
         yield
+
+
+@pytest.fixture
+def nobody_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that speak the handshake by hand; ``test_keys.py`` is about keys."""
+    for module in ("fedws.service", "fedws.coordinator.run"):
+        monkeypatch.setattr(f"{module}.default", lambda: INSECURE)

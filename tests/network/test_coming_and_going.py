@@ -16,8 +16,8 @@ from fedws.interfaces import Channel, Limits
 from fedws.messages import Message, Report
 from fedws.service import Service, transport
 from fedws.worker import Worker
-from tests.network.test_links import now, virtual
 from tests.nodes import HELD, WORKERS, Gate, Points, evaluating, federation, happens, settings, worker
+from tests.virtual import now, virtual
 
 DATA = Points(Path(), True)
 ROUND = 10.0

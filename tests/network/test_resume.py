@@ -30,9 +30,9 @@ from fedws.messages import Order, Report
 from fedws.runlog import RunLog
 from fedws.simulation import clock
 from tests.network.test_coming_and_going import ALL, ROUND, there
-from tests.network.test_links import now, virtual
 from tests.nodes import WORKERS, Gate, evaluating, federation, happens, settings, worker
 from tests.unit.test_tensorboard import written
+from tests.virtual import now, virtual
 
 SCORING = 12.0
 """Virtual seconds that a score takes: the scores of a round are not there when the next round ends."""
