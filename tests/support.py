@@ -1,7 +1,9 @@
-"""What tests share: asking for what a machine may lack, and small files to read."""
+"""What tests share: asking for what a machine may lack, small files to read, and what a run has recorded."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,3 +34,9 @@ def write_idx(folder: Path, train: int = 40, test: int = 20) -> None:
         pixels = random.integers(0, 256, (samples, 28, 28))
         (folder / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(pixels))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(samples) % 10))
+
+
+def recorded(run: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``: those of one kind, or all."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in found if kind in ("", record["kind"])]

@@ -19,10 +19,11 @@ from typing import Any
 import psutil
 
 from tests.chaos.faults import COORDINATOR, EVALUATOR, Fault
-from tests.chaos.judgement import ROUND, lost_rounds, record_problems, records, same
+from tests.chaos.judgement import ROUND, lost_rounds, record_problems, same
 from tests.chaos.outcome import Done, Outcome
 from tests.chaos.programs import LOOK, Failed, Killed, Launch, Node, Program
 from tests.processes import Command
+from tests.support import recorded
 
 AMID = 0.001
 """Seconds between two looks whether a file is there."""
@@ -305,7 +306,7 @@ class Chaos:
         outcome, run, rounds = self.outcome, self.folder / "run", self.settings.rounds
         outcome.problems += record_problems(run, rounds)
         outcome.problems += lost_rounds([command.lines for command in self.coordinator.incarnations])
-        told = records(run)
+        told = recorded(run)
         for program in self._programs():
             for command in program.incarnations:
                 if command not in program.killed and command._wait(0) not in (0, None):
@@ -327,8 +328,7 @@ class Chaos:
             self.outcome.problems.append("the weights are not those of the run without faults")
         wanted = {
             (record["round"], record["model"]): (record["correct"], record["histogram"])
-            for record in records(reference)
-            if record["kind"] == "score"
+            for record in recorded(reference, "score")
         }
         self.outcome.due = len(wanted)
         for score in scores:

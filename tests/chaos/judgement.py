@@ -1,14 +1,14 @@
 """What a run has left behind, held against what it promised."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
+
+from tests.support import recorded
 
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")
@@ -19,7 +19,7 @@ LEFT_BEHIND = ("checkpoints", "awaiting_scores", ".lock", "*.part")
 def record_problems(run: Path, rounds: int) -> list[str]:
     """What is wrong with the record of a run that has come to its end."""
     problems = []
-    told = records(run)
+    told = recorded(run)
     numbers = [record["round"] for record in told if record["kind"] == "round"]
     if numbers != list(range(1, rounds + 1)):
         problems.append(f"the rounds on record are {numbers}")
@@ -59,8 +59,3 @@ def same(one: Path, other: Path) -> bool:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """Every line of its ``metrics.jsonl``."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

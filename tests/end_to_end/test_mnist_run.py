@@ -1,6 +1,5 @@
 """The demo's two scripts on the real MNIST: the answer, what is printed and what is left, in one run of four rounds."""
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,10 +9,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tensorboardX.proto.event_pb2 import Event
 
 from tests.end_to_end.plain_loop import train
+from tests.events import written
 from tests.processes import NODES, Processes, dialling, identity, serving
+from tests.support import recorded
 
 ROUNDS = 4
 TRAIN = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
@@ -54,12 +54,6 @@ def ran(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         processes.close()
 
 
-def records(run: Path, kind: str) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl of one kind."""
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [record for record in found if record["kind"] == kind]
-
-
 def assert_same(model: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
     """Equal names, dtypes and bits."""
     assert model.keys() == wanted.keys()
@@ -79,7 +73,7 @@ def test_weighted_weights_equal_those_of_a_plain_loop(ran: Ran, mnist_root: Path
     assert again.end() == 0, again.everything
     model = safetensors.torch.load_file(ran.processes.folder / "w" / "model.safetensors")
     assert_same(model, train(mnist_root, 2, seed=7, weighted=True))
-    assert records(ran.processes.folder / "w", "score") == []
+    assert recorded(ran.processes.folder / "w", "score") == []
 
 
 def test_plan_file_repeats_the_run(ran: Ran) -> None:
@@ -123,7 +117,7 @@ def test_after_one_round_a_worker_predicts_only_digits_it_holds(ran: Ran) -> Non
     for worker, shares in (("alice", "100%, 4-6: 0%, 7-9: 0%"), ("bob", "0%, 4-6: 100%, 7-9: 0%")):
         assert f"Model update {worker}: Percentage numbers 0-3: {shares}" in lines
     assert "Model update charlie: Percentage numbers 0-3: 0%, 4-6: 0%, 7-9: 100%" in lines
-    for score in records(ran.directory, "score")[:3]:
+    for score in recorded(ran.directory, "score")[:3]:
         histogram = score["histogram"]
         assert isinstance(histogram, list)
         assert [
@@ -144,7 +138,7 @@ def test_run_directory_has_what_is_promised(ran: Ran) -> None:
 
 
 def test_metrics_have_the_promised_keys(ran: Ran) -> None:
-    rounds, scores = records(ran.directory, "round"), records(ran.directory, "score")
+    rounds, scores = recorded(ran.directory, "round"), recorded(ran.directory, "score")
     assert [record["round"] for record in rounds] == [1, 2, 3, 4]
     for record in rounds:
         counts = {"seconds", "bytes_sent", "bytes_received", "answered", "failed", "late"}
@@ -157,14 +151,14 @@ def test_metrics_have_the_promised_keys(ran: Ran) -> None:
         keys = {"kind", "round", "version", "model", "accuracy", "loss", "correct", "samples", "histogram"}
         assert set(score) == keys
         assert isinstance(score["accuracy"], float) and 0 <= score["accuracy"] <= 1
-        assert score["accuracy"] == score["correct"] / 10_000  # type: ignore[operator]
+        assert score["accuracy"] == score["correct"] / 10_000
         assert isinstance(score["histogram"], list) and sum(score["histogram"]) == score["samples"] == 10_000
         assert isinstance(score["loss"], float) and score["loss"] > 0.1, "the true mean, not a sum over 128"
 
 
 def test_a_round_costs_little_more_than_its_models(ran: Ran) -> None:
     """Over the wire go six models a round, and at most 0.2 % beside them."""
-    for record in records(ran.directory, "round"):
+    for record in recorded(ran.directory, "round"):
         sent, received = record["bytes_sent"], record["bytes_received"]
         assert isinstance(sent, int) and isinstance(received, int)
         assert 1 < (sent + received) / (2 * 3 * 1_724_320) <= 1.002
@@ -172,11 +166,7 @@ def test_a_round_costs_little_more_than_its_models(ran: Ran) -> None:
 
 def test_tensorboard_reads_the_events(ran: Ran) -> None:
     (file,) = ran.directory.glob("events.out.tfevents.*")
-    data, tags = file.read_bytes(), set()
-    while data:  # length, its checksum, event, its checksum
-        length = int.from_bytes(data[:8], "little")
-        tags |= {value.tag for value in Event.FromString(data[12 : 12 + length]).summary.value}
-        data = data[16 + length :]
+    tags = {tag for _, tag, _ in written(file.parent)}
     assert {"accuracy/federated", "accuracy/alice", "loss/federated", "round/seconds"} <= tags
 
 
@@ -193,7 +183,7 @@ def test_cuda_says_who_has_none(ran: Ran) -> None:
 
 def test_the_end_says_what_came_of_it_and_where_it_is(ran: Ran) -> None:
     *_, accuracy, log, plot, model, _saved = ran.printed["coordinator"]
-    last = records(ran.directory, "score")[-1]
+    last = recorded(ran.directory, "score")[-1]
     assert accuracy == f"Federated accuracy after round 4: {100 * float(str(last['accuracy'])):.2f}%"
     assert [log.split(), plot.split(), model.split()] == [
         ["log", "made/run/run.log"],

@@ -27,9 +27,8 @@ from fedws.learning import Workspace, initial
 from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.samples import select
 from fedws.transport.ws import Ws
-from tests.end_to_end.test_mnist_run import records
 from tests.processes import PATIENCE, Command, Processes, dialling, identity, serving
-from tests.support import REPOSITORY, require
+from tests.support import REPOSITORY, recorded, require
 from tests.unit.test_protocol_document import KEY, example
 
 FOLDER = REPOSITORY / "examples" / "other_language"
@@ -294,10 +293,10 @@ def test_it_learns_in_a_run_with_a_worker_in_python(processes: Processes, node: 
     run = processes.fork("run", *flags)
     assert run.end() == 0, run.everything
     folder = processes.folder / "run"
-    scores = [float(str(r["accuracy"])) for r in records(folder, "score") if r["model"] == "federated"]
+    scores = [float(str(r["accuracy"])) for r in recorded(folder, "score") if r["model"] == "federated"]
     assert len(scores) == 8
     assert scores[-1] > 0.75 and scores[-1] > scores[0] + 0.1, scores
-    for record in records(folder, "round"):
+    for record in recorded(folder, "round"):
         assert (record["answered"], record["failed"], record["cohort"]) == (2, 0, ["alice", "bob"])
     log = (folder / "run.log").read_text()
     assert all(f"Model update {worker}: Average loss" in log for worker in ("alice", "bob"))

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from tests.processes import Command, Processes, dialling
+from tests.support import recorded
 
 PLUGIN = """
 import time
@@ -75,10 +76,8 @@ class Federation:
 
     def records(self, directory: str) -> tuple[list[int], list[dict[str, object]]]:
         """The numbers of the rounds in their order, and the scores by round and model."""
-        lines = (self.folder / directory / "metrics.jsonl").read_text().splitlines()
-        found = [json.loads(line) for line in lines]
-        scores = [record for record in found if record["kind"] == "score"]
-        rounds = [record["round"] for record in found if record["kind"] == "round"]
+        scores = recorded(self.folder / directory, "score")
+        rounds = [record["round"] for record in recorded(self.folder / directory, "round")]
         return rounds, sorted(scores, key=lambda record: (record["round"], record["model"]))
 
     def assert_as_if_nothing_had_been(self, command: Command, directory: str) -> None:

@@ -1,5 +1,6 @@
 """What tests of a federation inside one process need."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -19,3 +20,16 @@ def nobody_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that speak the handshake by hand; ``test_keys.py`` is about keys."""
     for module in ("fedws.service", "fedws.coordinator.run"):
         monkeypatch.setattr(f"{module}.default", lambda: INSECURE)
+
+
+@pytest.fixture
+def every_line(caplog: pytest.LogCaptureFixture) -> None:
+    """All that a run logs."""
+    caplog.set_level(logging.INFO, "fedws")
+
+
+@pytest.fixture
+def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither pictures nor waiting for the disk, which take most of a short run's time."""
+    monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
+    monkeypatch.setattr("os.fsync", lambda handle: None)

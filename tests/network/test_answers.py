@@ -20,6 +20,7 @@ from fedws.algorithms.fedsgd import local_gradient
 from fedws.interfaces import Limits, Task
 from fedws.messages import Order, Report
 from tests.nodes import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker
+from tests.support import recorded
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -183,8 +184,7 @@ async def test_a_lost_worker_ends_the_run_by_name(tmp_path: Path) -> None:
         with pytest.raises(fedws.RunFailed) as failed:
             await run
     assert str(failed.value) == f"waited 1.5 s in vain for bob at {url} (connection refused)"
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [record["round"] for record in records if record["kind"] == "round"] == [1]
+    assert [record["round"] for record in recorded(tmp_path / "run", "round")] == [1]
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert (tmp_path / "run" / "curves.png").exists()
 

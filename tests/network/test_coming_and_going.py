@@ -1,131 +1,21 @@
-"""Workers and the evaluator come late, leave and come back; some are slow. Whole runs, most of them in virtual time."""
+"""Workers come late, leave and come back; some are slow. Whole runs, most of them in virtual time."""
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import fedws
 from fedws.coordinator.drive import Driver
-from fedws.interfaces import Channel, Limits
-from fedws.messages import Message, Report
-from fedws.service import Service, transport
-from fedws.worker import Worker
-from tests.nodes import HELD, WORKERS, Gate, Points, evaluating, federation, happens, settings, worker
+from fedws.messages import Report
+from tests.nodes import WORKERS, Gate, federation, happens, worker
+from tests.runs import ROUND, Run, assert_same, in_order, there
 from tests.virtual import now, virtual
 
-DATA = Points(Path(), True)
-ROUND = 10.0
-"""Virtual seconds that a round takes: a worker's training."""
-
-
-@contextlib.asynccontextmanager
-async def there(
-    *nodes: str, seconds: Callable[[Report], float] = lambda report: ROUND, scoring: float = 0.0
-) -> AsyncIterator[None]:
-    """These nodes are served, and their reports take so long."""
-    async with contextlib.AsyncExitStack() as stack:
-        for name in nodes:
-            node = evaluating() if name == "testing" else Worker(name, "points", DATA, labels=HELD[name])
-            service = stack.enter_context(contextlib.closing(Service(node, Limits())))
-            takes = (lambda report: scoring) if name == "testing" else seconds
-
-            async def handle(channel: Channel, service: Service = service, takes: Any = takes) -> None:
-                send = channel.send
-
-                async def taking(message: Message) -> None:
-                    if isinstance(message, Report):
-                        await asyncio.sleep(takes(message))
-                    await send(message)
-
-                channel.send = taking  # type: ignore[method-assign]
-                await service.handle(channel)
-
-            url = f"memory://{name}"
-            await stack.enter_async_context(transport(url).serve(url, handle, Limits()))
-        yield
-
-
-class Run:
-    """A run that is going on: its records, and when each was made."""
-
-    def __init__(self, folder: Path, **more: Any) -> None:
-        nodes = more.pop("nodes", WORKERS)
-        self.records: list[Mapping[str, Any]] = []
-        self.times: list[float] = []
-        self.directory = folder / "run"
-        self._news = asyncio.Condition()
-        self._told: set[asyncio.Task[None]] = set()
-        found = settings({node: f"memory://{node}" for node in nodes}, **{"training_rounds": 6, **more})
-        self.task = asyncio.create_task(fedws.run(run_dir=self.directory, observers=[self._observe], **found))
-
-    async def round(self, number: int) -> Mapping[str, Any]:
-        """Wait for the record of a round."""
-        return await self._find(lambda record: record["kind"] == "round" and record["round"] == number)
-
-    async def score(self, number: int) -> Mapping[str, Any]:
-        """Wait until the federated model of a round is scored."""
-        return await self._find(lambda record: (record.get("model"), record["round"]) == ("federated", number))
-
-    async def _find(self, wanted: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        found: list[Mapping[str, Any]] = []
-
-        def there() -> bool:
-            found[:] = [record for record in self.records if wanted(record)]
-            return bool(found)
-
-        async with self._news:
-            await self._news.wait_for(there)
-        return found[0]
-
-    @property
-    def log(self) -> list[str]:
-        """The lines of its log, without their times."""
-        return [line.partition(" | ")[2] for line in (self.directory / "run.log").read_text().splitlines()]
-
-    def rounds(self, *keys: str) -> list[Any]:
-        """What the records of the rounds say."""
-        return [[record[key] for key in keys] for record in self.records if record["kind"] == "round"]
-
-    @property
-    def scored(self) -> list[tuple[int, str]]:
-        return [(record["round"], record["model"]) for record in self.records if record["kind"] == "score"]
-
-    def _observe(self, record: Mapping[str, Any]) -> None:
-        self.records.append(record)
-        self.times.append(now())
-
-        async def tell() -> None:
-            async with self._news:
-                self._news.notify_all()
-
-        task = asyncio.create_task(tell())
-        self._told.add(task)
-        task.add_done_callback(self._told.discard)
-
-
-def in_order(lines: Sequence[str], *wanted: str) -> None:
-    """That these lines are there, in this order."""
-    places = [lines.index(text) for text in wanted]
-    assert places == sorted(places), [lines[place] for place in places]
-
-
-def assert_same(result: fedws.Result, other: fedws.Result) -> None:
-    assert result.model.keys() == other.model.keys()
-    assert all(torch.equal(result.model[name], value) for name, value in other.model.items())
-
-
-@pytest.fixture(autouse=True)
-def _every_line(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "fedws")
-
-
-# --------------------------------------------------------------------------- the first cohort
+pytestmark = pytest.mark.usefixtures("every_line")
 
 
 @pytest.mark.parametrize("first", ["nodes", "run"])
@@ -170,9 +60,6 @@ async def test_a_worker_that_joins_takes_part_from_the_next_round(tmp_path: Path
     both, all = ["alice", "bob"], ["alice", "bob", "charlie"]
     assert run.rounds("cohort", "missing") == [*3 * [[both, []]], *3 * [[all, []]]]
     in_order(run.log, "Beginning without charlie", "Training round 3/6", "charlie has joined", "Training round 4/6")
-
-
-# --------------------------------------------------------------------------- workers
 
 
 @virtual
@@ -355,102 +242,3 @@ async def test_the_labels_of_a_worker_that_is_away_are_not_forgotten(tmp_path: P
     shares = [text for text in run.log if text.startswith("Federated model: Percentage")]
     assert len(shares) == 6
     assert all("0-3: " in text and "4-6: " in text and "7-9: " in text for text in shares)
-
-
-# --------------------------------------------------------------------------- the evaluator
-
-
-ALL = (*WORKERS, "testing")
-
-
-def missing(run: Run) -> list[str]:
-    return [text for text in run.log if text.startswith("Scores missing")]
-
-
-def scores(*rounds: int) -> list[tuple[int, str]]:
-    return [(round, model) for round in rounds for model in (*WORKERS, "federated")]
-
-
-def assert_never_delayed(run: Run) -> None:
-    """Whatever the evaluator does, a round takes as long as its workers."""
-    times = [time for record, time in zip(run.records, run.times, strict=True) if record["kind"] == "round"]
-    assert times == [ROUND * number for number in range(1, 7)]
-
-
-@virtual
-async def test_an_evaluator_that_comes_within_silence_misses_nothing(tmp_path: Path) -> None:
-    async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL, score_workers=0)
-        await run.round(4)
-        async with there("testing"):
-            await run.task
-    assert run.scored == [(round, "federated") for round in range(1, 7)]
-    assert not missing(run)
-    assert_never_delayed(run)
-
-
-@virtual
-async def test_an_evaluator_may_leave_and_come_back_in_the_middle_of_a_score(tmp_path: Path) -> None:
-    """Each model is scored once."""
-    async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL)
-        for number in range(1, 6):
-            async with there("testing"):
-                await run.score(number)
-        async with there("testing"):
-            await run.task
-    assert run.scored == scores(*range(1, 7))
-    assert not missing(run)
-    assert_never_delayed(run)
-
-
-@virtual
-async def test_scores_that_cannot_be_had_within_silence_are_missing_and_later_ones_are_not(tmp_path: Path) -> None:
-    async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL, silence=12)
-        async with there("testing"):
-            await run.score(1)
-        await run.round(3)
-        await asyncio.sleep(ROUND / 2)
-        async with there("testing"):
-            await run.task
-    assert run.scored == scores(1, 4, 5, 6)
-    names = ", ".join((*WORKERS, "federated"))
-    why = "testing: nobody serves memory://testing"
-    assert missing(run) == [f"Scores missing in round {number}: {names} ({why})" for number in (2, 3)]
-    in_order(run.log, missing(run)[0], "Training round 3/6", missing(run)[1], "Training round 4/6")
-    assert_never_delayed(run)
-
-
-@virtual
-async def test_an_evaluator_that_never_comes_costs_all_scores_and_no_round(tmp_path: Path) -> None:
-    async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL)
-        result = await run.task
-    assert_never_delayed(run)
-    assert result.accuracy is None
-    assert len(missing(run)) == 6
-
-
-@virtual
-async def test_the_last_model_of_a_round_may_be_given_up_while_the_evaluator_is_away(tmp_path: Path) -> None:
-    """More rounds than models may wait: the federated ones of the oldest rounds go, the newest are scored."""
-    async with there(*WORKERS, seconds=lambda report: 1.0):
-        run = Run(tmp_path, nodes=ALL, score_workers=0, training_rounds=12)
-        await run.round(11)
-        async with there("testing"):
-            await run.task
-    assert missing(run)[:3] == [
-        f"Scores missing in round {number}: federated (the evaluator is too slow)" for number in (1, 2, 3)
-    ]
-    assert [round for round, _ in run.scored][-8:] == list(range(5, 13))
-
-
-@virtual
-async def test_another_node_in_the_evaluator_s_place_costs_the_scores(tmp_path: Path) -> None:
-    async with there(*WORKERS), fedws.serving(Worker("dora", "points", []), "memory://testing"):
-        run = Run(tmp_path, nodes=ALL)
-        await run.task
-    assert_never_delayed(run)
-    assert len(missing(run)) == 6
-    assert all(text.endswith("(testing: this is dora, not testing)") for text in missing(run))

@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import json
 import logging
 import re
 import threading
@@ -18,6 +17,7 @@ from fedws.algorithms.fedavg import fit
 from fedws.coordinator.run import run_plan
 from fedws.messages import Order, Report
 from tests.nodes import WORKERS, Gate, federation, happens
+from tests.support import recorded
 
 
 def assert_same(model: fedws.Tensors, wanted: fedws.Tensors) -> None:
@@ -66,7 +66,7 @@ async def test_run_plan_is_run(tmp_path: Path) -> None:
         again = await fedws.run(run_dir=tmp_path / "b", **settings)
     assert_same(result.model, again.model)
     assert seen == result.metrics
-    assert seen == [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert seen == recorded(tmp_path / "a")
     federated = [record["accuracy"] for record in seen if record.get("model") == "federated"]
     assert result.accuracy == federated[-1]
 

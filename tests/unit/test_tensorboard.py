@@ -2,7 +2,6 @@
 
 import errno
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.record_writer import masked_crc32c
 
 from fedws.errors import UsageError
 from fedws.tensorboard import Events, scalars
+from tests.events import frames, written
 
 SCORE = {
     "kind": "score",
@@ -27,25 +25,6 @@ SCORE = {
     "histogram": [1000] * 10,
 }
 ROUND = {"kind": "round", "round": 12, "seconds": 0.5, "bytes_sent": 4096, "bytes_received": 2048, "answered": 3}
-
-
-def frames(path: Path) -> list[Any]:
-    """The events of a file, each frame's two checksums checked."""
-    data, found = path.read_bytes(), []
-    while data:
-        (length,) = struct.unpack("<Q", data[:8])
-        body = data[12 : 12 + length]
-        assert struct.unpack("<I", data[8:12]) == (masked_crc32c(data[:8]),)
-        assert struct.unpack("<I", data[12 + length : 16 + length]) == (masked_crc32c(body),)
-        found.append(Event.FromString(body))
-        data = data[16 + length :]
-    return found
-
-
-def written(directory: Path) -> list[tuple[int, str, float]]:
-    """Every scalar in a directory as (step, tag, value)."""
-    events = [event for path in sorted(directory.glob("*tfevents*")) for event in frames(path)]
-    return [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
 
 
 def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> None:
