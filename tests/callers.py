@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 import fedws
 from fedws import wire
 from fedws.messages import Hello, Message, Order, Welcome
+from fedws.security import Security
 from tests.nodes import PATIENCE, settings
 
 HELLO = Hello(run="rough", node="alice", protocol=wire.VERSION)
@@ -64,7 +65,7 @@ async def welcomed(socket: ClientConnection) -> None:
     assert isinstance(await answer(socket), Welcome)
 
 
-async def honest(url: str, folder: Path) -> None:
-    """A run on that worker must go well."""
-    result = await fedws.run(run_dir=folder, **settings({"alice": url}, training_rounds=1))
+async def honest(url: str, folder: Path, security: Security | None = None) -> None:
+    """A run over alice must go well."""
+    result = await fedws.run(run_dir=folder, security=security, **settings({"alice": url}, training_rounds=1))
     assert [record["answered"] for record in result.metrics] == [1]
