@@ -22,7 +22,11 @@ from tests.support import REPOSITORY
 
 PATIENCE = 120.0
 """Seconds to wait for what takes one or two: nobody waits so long unless the test fails."""
+SECONDS = 20.0
+"""Within how many seconds a command that was told to end has ended, on a busy machine."""
 NODES = ("alice", "bob", "charlie", "testing")
+NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+"""An environment in which nothing beyond this machine is reached."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.preload"])
@@ -184,6 +188,22 @@ def dialling(urls: Mapping[str, str]) -> list[str]:
     """The coordinator's flags for these nodes, of which ``testing`` is the evaluator."""
     workers = [f"{node}={url}" for node, url in urls.items() if node != "testing"]
     return ["--workers", *workers, "--evaluator", f"testing={urls['testing']}" if "testing" in urls else "none"]
+
+
+def ended_well(command: Command) -> Command:
+    """It has ended with status 0 and nothing on standard error; gives it back."""
+    assert command.end() == 0, command.everything
+    assert command.errors == [], command.everything
+    return command
+
+
+def assert_one_line(command: Command, pattern: str, status: int | None = None) -> None:
+    """It has ended with one line that says what was wrong."""
+    ended = command.end(30)
+    assert ended != 0 if status is None else ended == status, command.everything
+    assert len(command.errors) == 1, command.everything
+    assert re.search(pattern, command.errors[0]), command.everything
+    assert "Traceback" not in command.everything
 
 
 def _command(argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: object, err: object) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import pytest
 import safetensors.torch
 
-from tests.processes import Command, Processes, dialling
+from tests.processes import NO_NETWORK, Processes, assert_one_line, dialling
 from tests.support import write_idx
-
-NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +18,6 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     started = Processes(tmp_path_factory.mktemp("bad"), {**NO_NETWORK, "FEDWS_DATA": "data", "HOME": "home"})
     yield started
     started.close()
-
-
-def assert_one_line(command: Command, pattern: str, status: int | None = None) -> None:
-    """It has ended with one line that says what was wrong."""
-    ended = command.end(30)
-    assert ended != 0 if status is None else ended == status, command.everything
-    assert len(command.errors) == 1, command.everything
-    assert re.search(pattern, command.errors[0]), command.everything
-    assert "Traceback" not in command.everything
 
 
 def assert_bad(processes: Processes, argv: str, pattern: str) -> None:

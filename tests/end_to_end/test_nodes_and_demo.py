@@ -8,10 +8,7 @@ import psutil
 import pytest
 import safetensors.torch
 
-from tests.end_to_end.test_stopping import SECONDS
-from tests.processes import NODES, Command, Processes
-
-NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+from tests.processes import NO_NETWORK, NODES, SECONDS, Command, Processes
 
 
 def children(command: Command) -> list[psutil.Process]:

@@ -28,8 +28,8 @@ from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Rep
 from fedws.samples import select
 from fedws.transport.ws import Ws
 from tests.processes import PATIENCE, Command, Processes, dialling, identity, serving
+from tests.protocol_page import KEY, example
 from tests.support import REPOSITORY, recorded, require
-from tests.unit.test_protocol_document import KEY, example
 
 FOLDER = REPOSITORY / "examples" / "other_language"
 NETWORK = bytes.fromhex("5e" * 32)

@@ -11,10 +11,8 @@ import safetensors.torch
 from filelock import FileLock
 
 from fedws import curves
-from tests.processes import PATIENCE, Command, Processes, dialling
+from tests.processes import PATIENCE, SECONDS, Command, Processes, dialling
 
-SECONDS = 20.0
-"""Within how many seconds a command that was told to end has ended, on a busy machine."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PLUGIN = """
 import time

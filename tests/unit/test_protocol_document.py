@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,16 +21,16 @@ from fedws.errors import ProtocolError, TaskError
 from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
-from fedws.messages import MESSAGES, Challenge, Hello, Json, Message, Name, Order, Proof, Refusal, Report, Secret
+from fedws.messages import MESSAGES, Challenge, Hello, Json, Name, Order, Proof, Refusal, Report, Secret
 from fedws.plan import NODE_ID, Scoring, Training
 from fedws.samples import Images
 from fedws.tensors import DTYPES
 from fedws.transport import ws
 from fedws.websocket import channel, watched
 from fedws.worker import Worker
+from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
 from tests.support import REPOSITORY
 
-TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")
 NEEDED = "must be there"
 TYPES: dict[Any, str] = {
     str: "string",
@@ -51,50 +50,6 @@ RANGES: dict[str, tuple[list[float], list[float]]] = {
     "> 0, ≤ 1": ([1e-300, 1.0], [0.0, 1.001, float("nan")]),
 }
 """What a range takes and what it does not."""
-
-# ------------------------------------------------------------------ reading the document
-
-
-def section(title: str) -> str:
-    """The text under the heading that begins so, up to the next heading."""
-    found = re.findall(rf"^#+ {re.escape(title)}.*?\n(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL)
-    assert len(found) == 1, f"{len(found)} headings begin with {title!r}"
-    return str(found[0])
-
-
-def tables(text: str) -> Iterator[list[dict[str, str]]]:
-    """The tables of a text, as rows by column; marks of code are taken off."""
-    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        yield [{key: _bare(cell) for key, cell in zip(head, row, strict=True)} for row in rows]
-
-
-def table(text: str, first: str) -> list[dict[str, str]]:
-    """The one table of a text whose first column has that head."""
-    (found,) = (rows for rows in tables(text) if next(iter(rows[0])) == first)
-    return found
-
-
-def _bare(cell: str) -> str:
-    return cell[1:-1] if re.fullmatch(r"`[^`]*`", cell) else cell
-
-
-def examples() -> list[tuple[dict[str, Any], str]]:
-    """Every example: its content, and its hexadecimal dump."""
-    return [
-        (json.loads(content), dump)
-        for content, dump in re.findall(r"```json\n(.*?)```\n\n```hex\n(.*?)```", TEXT, re.S)
-    ]
-
-
-def parse_message(content: dict[str, Any]) -> Message:
-    """The message that an example's content describes."""
-    tensors = {
-        entry["name"]: torch.tensor(entry["values"], dtype=DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        for entry in content["tensors"]
-    }
-    fields: dict[str, Any] = content["fields"] | ({"tensors": tensors} if tensors else {})
-    return MESSAGES[content["type"]](**fields)
 
 
 def hexdump(data: bytes) -> str:
@@ -218,9 +173,6 @@ def test_names_and_secrets() -> None:
 
 
 # ------------------------------------------------------------------ section 4: the proof
-
-KEY = bytes(range(32))
-"""Of the test vector, and of the example."""
 
 
 def test_the_texts_of_a_proof() -> None:
@@ -357,12 +309,6 @@ class TwoPoints:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return torch.eye(2)[index], index
-
-
-def example(kind: type[Message]) -> Any:
-    """The one message of that kind among the examples."""
-    (found,) = (message for content, _ in examples() if isinstance(message := parse_message(content), kind))
-    return found
 
 
 def fitted() -> Report:

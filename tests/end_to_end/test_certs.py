@@ -1,0 +1,72 @@
+"""A run under mutual TLS, on certificates that the command makes, and all who do not get in."""
+
+import datetime
+import shutil
+
+import pytest
+
+from fedws import certs
+from tests.processes import Processes, assert_one_line, dialling, ended_well, identity, serving
+from tests.secured import DIGITS, OTHER, SHORT, made, shown
+
+
+def test_a_run_under_mutual_tls_and_all_who_do_not_get_in(given: Processes) -> None:
+    made(given, "alice", "testing", "coordinator", "dora")
+    made(given, "coordinator", folder="others")
+    commands = {node: given.fork("worker", *identity(node), *DIGITS, *shown(node)) for node in ("alice", "testing")}
+    commands["bob"] = given.fork("worker", *identity("bob"), *DIGITS)
+    urls = serving(commands)
+    alice, bob = urls["alice"], urls.pop("bob")
+    assert alice.startswith("wss://") and bob.startswith("ws://")
+    run = ended_well(given.fork("run", *dialling(urls), *SHORT, *shown("coordinator")))
+    assert any(line.startswith("Federated accuracy after round 1: ") for line in run.lines)
+    soon = ("--wait", "silence", "--silence", "2")  # it may also be too busy, so it is dialled again
+    plain, tls = alice.replace("wss:", "ws:"), bob.replace("ws:", "wss:")
+    cases = [
+        (
+            [f"alice={alice}", "--tls-ca", "certs/ca.pem", *soon],
+            rf"in vain for alice at {alice} \(it hangs up: does it ask callers for a certificate",
+        ),
+        (
+            [f"alice={alice}", *shown("coordinator", "others"), *soon],
+            rf"in vain for alice at {alice} \(it hangs up: is the certificate in others/coordinator.pem expired, or",
+        ),
+        ([f"alice={alice}"], f"alice at {alice}: its certificate is not signed by a CA that this machine trusts; name"),
+        ([f"alice={alice}", "--tls-ca", "others/ca.pem"], "its certificate is not signed by the CA in others/ca.pem"),
+        ([f"dora={alice}", *shown("coordinator")], f"dora at {alice}: its certificate is not one of dora"),
+        ([f"alice={plain}"], f"alice at {plain}: it is served with TLS; write wss://"),
+        (
+            [f"bob={tls}", *shown("coordinator")],
+            f"bob at {tls}: it is served without TLS; write ws://",
+        ),
+        ([f"alice={alice}", *shown("dora"), "--id", "dora", "--key-file", "other.key"], "has another network key"),
+    ]
+    (given.folder / "other.key").write_text(f"{OTHER}\n")
+    (given.folder / "other.key").chmod(0o600)
+    never = ("--evaluator", "none", *DIGITS, "--wait", "forever", "--workers")
+    runs = [given.fork("run", "--run-dir", f"never/{run}", *never, *flags) for run, (flags, _) in enumerate(cases)]
+    for run, (_, pattern) in zip(runs, cases, strict=True):
+        assert_one_line(run, pattern, 1)
+    assert not list(given.folder.glob("never/*"))
+    ended_well(given.fork("run", *dialling(urls), *SHORT, *shown("coordinator"), "--run-dir", "again"))
+    for command in commands.values():
+        assert "Traceback" not in command.everything and command.errors == []
+
+
+def test_certificates_that_no_longer_hold_are_told_of_at_the_start(given: Processes) -> None:
+    """Of the node that would show them; all others would refuse it."""
+    made(given, "alice")
+    (given.folder / "old").mkdir()
+    for name in ("ca.pem", "ca.key"):
+        shutil.copy(given.folder / "certs" / name, given.folder / "old" / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certs, "_SLACK", datetime.timedelta(days=3))
+        for name in ("alice", "coordinator"):
+            certs.issue(given.folder / "old", name, days=-1)
+    until = r"is valid from \S+ \S+ to \S+ \S+ UTC, not now$"
+    node = given.fork("worker", *identity("alice"), *DIGITS, *shown("alice", "old"))
+    assert_one_line(node, f"--tls-cert old/alice.pem {until}", 2)
+    run = given.fork("run", "--workers", "alice=wss://localhost:1", *shown("coordinator", "old"), *SHORT)
+    assert_one_line(run, f"--tls-cert old/coordinator.pem {until}", 2)
+    node = given.fork("worker", *identity("bob"), *DIGITS, *shown("alice"))
+    assert_one_line(node, "--tls-cert certs/alice.pem is the certificate of alice, not of bob$", 2)
