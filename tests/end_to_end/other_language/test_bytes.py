@@ -1,0 +1,71 @@
+"""The worker in JavaScript reads, writes and proves the same bytes as fedws."""
+
+import json
+import subprocess
+
+from fedws import handshake, wire
+from fedws.messages import Challenge, Hello, Order, Proof, Report
+from tests.javascript import FOLDER
+from tests.processes import PATIENCE
+from tests.protocol_page import KEY, example
+
+
+def script(node: str, code: str, *arguments: str) -> str:
+    """What a piece of JavaScript prints, with what the worker knows of bytes imported."""
+    module = (FOLDER / "protocol.mjs").as_uri()
+    source = f"import {{ proof, read, write }} from {json.dumps(module)};\n{code}"
+    command = [node, "--input-type=module", "--eval", source, "--", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_proof_is_the_same(node: str) -> None:
+    """Of the page's test vector, and of texts that are not ASCII."""
+    code = """const [key, hello, challenge] = process.argv.slice(1).map((text) => JSON.parse(text));
+    for (const side of ["node", "coordinator"]) console.log(proof(Buffer.from(key, "hex"), side, hello, challenge));"""
+    other = Hello(run="Zürich ⁂ 𝄞", node="b", protocol=1, coordinator="", nonce="0f" * 32)
+    for hello, challenge in (
+        (example(Hello), example(Challenge)),
+        (other, Challenge(node="é", nonce="1e" * 32, proof="")),
+    ):
+        told = [json.dumps(KEY.hex()), json.dumps(vars(hello)), json.dumps(vars(challenge))]
+        sides = [handshake.proof(KEY, side, hello, challenge.node, challenge.nonce) for side in ("node", "coordinator")]
+        assert script(node, code, *told).split() == sides
+    assert handshake.proof(KEY, "node", example(Hello), "alice", example(Challenge).nonce) == example(Challenge).proof
+
+
+def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
+    """The page's examples: those that a worker gets, and a report."""
+    code = """const shown = (key, value) => (typeof value === "bigint" ? String(value) : value);
+    for (const [at, hex] of process.argv.slice(1).entries()) {
+      const { tensors, ...fields } = read(Buffer.from(hex, "hex"), ["hello", "proof", "order"][at]);
+      const values = [...tensors].map(([name, { shape, bytes }]) => [name, shape, bytes.toString("hex")]);
+      console.log(JSON.stringify({ fields, values }, shown));
+    }
+    const tensors = [
+      { name: "w", shape: [2, 1], values: Float32Array.of(1.5, -2) },
+      { name: "e", shape: [0], values: new Float32Array() },
+      { name: "b", shape: [1], values: Float32Array.of(0.25) },
+    ];
+    const head = { order: "1", worker: "alice", round: 2n ** 40n };
+    const fields = { ...head, samples: 3, metrics: { loss: 0.5, samples: 3, device: "cpu" } };
+    console.log(write("report", fields, tensors).toString("hex"));"""
+    messages = [example(Hello), example(Proof), example(Order)]
+    encoded = [b"".join(bytes(piece) for piece in wire.encode(message).fragments()).hex() for message in messages]
+    *lines, report = script(node, code, *encoded).splitlines()
+    for message, text in zip(messages, lines, strict=True):
+        fields = {**vars(message)}
+        tensors = fields.pop("tensors", {})
+        told = json.loads(text)
+        assert told["fields"] == {key: str(value) if key == "seed" else value for key, value in fields.items()}
+        assert told["values"] == [[key, [*t.shape], t.numpy().tobytes().hex()] for key, t in tensors.items()]
+    decoder = wire.Decoder()
+    decoder.feed(bytes.fromhex(report))
+    found = decoder.message()
+    assert isinstance(found, Report) and (found.round, found.metrics["loss"]) == (2**40, 0.5)
+    assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
+        "w": [[1.5], [-2.0]],
+        "e": [],
+        "b": [0.25],
+    }

@@ -1,0 +1,132 @@
+"""Whom the worker in JavaScript serves: who knows the key, one run at a time, order by order."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from fedws.errors import LinkLost, Refused
+from fedws.interfaces import Limits
+from fedws.messages import Challenge, Hello, Proof, Refusal, Report
+from fedws.transport.ws import Ws
+from tests.javascript import NETWORK, alice, dialled, met, order
+from tests.processes import PATIENCE, Processes, dialling, serving
+
+
+def test_with_another_key_it_is_refused(processes: Processes, node: str, data: Path) -> None:
+    (processes.folder / "other.key").write_text("0F" * 32 + "\n")
+    command = alice(processes, node, data, "--key-file", "other.key")
+    run = processes.fork("run", *dialling(serving({"alice": command})), "--dataset", "digits", "--run-dir", "run")
+    assert run.end() == 1
+    assert "alice has another network key" in run.errors[-1]
+
+
+@pytest.mark.parametrize("key", ["", "5e" * 31, "5g" * 32])
+def test_without_a_key_it_does_not_start(processes: Processes, node: str, data: Path, key: str) -> None:
+    processes.environment["FEDWS_KEY"] = key
+    command = alice(processes, node, data)
+    assert command.end() == 2
+    assert command.errors == ["worker.mjs: a network key is 64 hexadecimal digits: see 'fedws key show'"]
+
+
+def test_it_reads_the_user_s_own_key(processes: Processes, node: str, data: Path) -> None:
+    """Where fedws has made it."""
+    processes.environment.update(HOME=str(processes.folder))
+    for name in ("FEDWS_KEY", "XDG_CONFIG_HOME"):
+        processes.environment.pop(name, None)
+    own = processes.folder / ".config" / "fedws" / "network.key"
+    own.parent.mkdir(parents=True)
+    own.write_text(NETWORK.hex() + "\n")
+    at = serving({"alice": alice(processes, node, data)})["alice"]
+
+    async def call() -> None:
+        async with dialled(at):
+            pass
+
+    asyncio.run(call())
+
+
+async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
+    channel = await Ws().connect(url, Limits())
+    with pytest.raises(Refused, match="alice has another network key"):
+        await met(channel, key=bytes(32))
+    await channel.close()
+    for nonce, proof in (("ab" * 32, "00" * 32), ("", "")):
+        channel = await Ws().connect(url, Limits())
+        await channel.send(Hello(run="run", node="alice", protocol=1, nonce=nonce))
+        if nonce:
+            assert isinstance(await channel.receive(), Challenge)
+            await channel.send(Proof(proof=proof))
+        answer = await channel.receive()
+        assert isinstance(answer, Refusal) and answer.kind == "key", answer
+        with pytest.raises(LinkLost):
+            await channel.receive()
+        await channel.close()
+
+
+async def test_its_own_proof_is_not_taken_back(url: str) -> None:
+    channel = await Ws().connect(url, Limits())
+    await channel.send(Hello(run="run", node="alice", protocol=1, nonce="ab" * 32))
+    challenge = await channel.receive()
+    assert isinstance(challenge, Challenge)
+    await channel.send(Proof(proof=challenge.proof))
+    answer = await channel.receive()
+    assert isinstance(answer, Refusal) and answer.kind == "key", answer
+    await channel.close()
+
+
+async def test_who_else_is_refused(url: str) -> None:
+    async with dialled(url, "0123456789abcdef"):
+        channel = await Ws().connect(url, Limits())
+        answer = await met(channel, "another")
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        assert answer.reason.startswith("alice is busy with run 01234567 since 20")
+        await channel.close()
+    channel = await Ws().connect(url, Limits())
+    answer = await met(channel, node="bob")
+    assert isinstance(answer, Refusal) and (answer.kind, answer.reason) == ("node", "this is alice, not bob")
+    await channel.close()
+    channel = await Ws().connect(url, Limits())
+    await channel.send(Hello(run="run", node="alice", protocol=2, nonce="ab" * 32))
+    refusal = await channel.receive()
+    assert isinstance(refusal, Refusal) and refusal.kind == "protocol"
+    await channel.close()
+
+
+async def test_the_same_run_takes_over_and_the_work_stops(url: str) -> None:
+    async with dialled(url) as older:
+        await older.send(order(batches=10**6, epochs=10**6))
+        async with dialled(url) as newer:
+            with pytest.raises(LinkLost, match="taken over by the same run"):
+                await older.receive()
+            await newer.send(order())
+            assert isinstance(await newer.receive(), Report)
+
+
+async def test_it_pings_while_it_trains(processes: Processes, node: str, data: Path) -> None:
+    """A coordinator that never pings, whom nothing but the worker's own pings can tell that it lives."""
+    at = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--silence", "4.5")})["alice"]
+    async with dialled(at, limits=Limits(silence=2.4, heartbeat=PATIENCE)) as channel:
+        await channel.send(order(batches=10**6, epochs=10**6))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(channel.receive(), 3.5)
+
+
+async def test_orders_wait_for_their_turn(url: str) -> None:
+    async with dialled(url) as channel:
+        for number in range(6):
+            await channel.send(order(id=str(number), epochs=1))
+        answers = [await channel.receive() for _ in range(6)]
+        assert [answer.order for answer in answers if isinstance(answer, Report)] == [*"012345"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"), [({}, "order 1/alice a second time"), ({"worker": "bob"}, "an order for bob; this is alice")]
+)
+async def test_wrong_orders_close_the_link(url: str, changed: dict[str, str], reason: str) -> None:
+    async with dialled(url) as channel:
+        await channel.send(order(epochs=1))
+        assert isinstance(await channel.receive(), Report)
+        await channel.send(order(**changed))
+        with pytest.raises(LinkLost, match=reason):
+            await channel.receive()
