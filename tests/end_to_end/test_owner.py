@@ -14,8 +14,9 @@ def test_a_policy_ends_a_run_by_name_and_reason(given: Processes) -> None:
     assert run.end() == 1, run.everything
     why = "alice: refused its order: the policy here does not allow the task fedavg.fit, three times in a row"
     assert len(run.errors) == 1 and why in run.errors[0], run.everything
-    table = ended_well(given.fork("audit", "alice")).lines
-    assert len(table) == 4 and all(re.search(r"coordinator fedavg\.fit .* reason ", line) for line in table[1:])
+    _, *table = ended_well(given.fork("audit", "alice")).lines
+    assert len(table) == 6 and all(re.search(r"coordinator fedavg\.fit .* reason ", line) for line in table[::2])
+    assert {line.strip() for line in table[1::2]} == {"refused: the policy here does not allow the task fedavg.fit"}
 
 
 def test_coordinators_are_named_in_a_policy_and_known_by_their_certificates(given: Processes) -> None:
