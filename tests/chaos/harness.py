@@ -6,28 +6,21 @@ with the ends of all logs. Only processes started here are ended, each by its id
 
 import asyncio
 import contextlib
-import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from tests.chaos.faults import COORDINATOR, EVALUATOR, Fault
-from tests.chaos.judgement import ROUND, lost_rounds, record_problems, same
-from tests.chaos.outcome import Done, Outcome
-from tests.chaos.programs import LOOK, Failed, Killed, Launch, Node, Program
+from tests.chaos.inflict import Inflictor
+from tests.chaos.judgement import ROUND, judge, measure
+from tests.chaos.outcome import Outcome
+from tests.chaos.programs import LOOK, Failed, Launch, Node, Program
 from tests.processes import Command
-from tests.support import recorded
-
-AMID = 0.001
-"""Seconds between two looks whether a file is there."""
-STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
 
 
 @dataclass(frozen=True)
@@ -67,21 +60,22 @@ class Chaos:
         """The last round that has begun."""
         self._say = say
         self._progress = self._began = time.monotonic()
-        self._under_way = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._faults = Inflictor(
+            folder / "run", self.nodes, self.coordinator, self.outcome, settings.rate, self._begins
+        )
 
     async def run(self) -> Outcome:
         """Everything. Raises Failed."""
         try:
             async with asyncio.timeout(self.settings.bound):
                 await self._run()
-            self._judge()
+            judge(self.outcome, self.folder, self.settings.rounds, self.settings.compare, self._programs())
         except TimeoutError:
             raise Failed(f"not over after {self.settings.bound:g} s\n{self.tails()}") from None
         except Failed as failed:
             raise Failed(f"{failed}\n{self.tails()}") from None
         finally:
-            self._measure()
+            measure(self.outcome, self.coordinator)
             self._keep_logs()
             for program in self._programs():
                 for command in program.incarnations:
@@ -89,8 +83,6 @@ class Chaos:
         if self.outcome.problems:
             raise Failed("\n".join([*self.outcome.problems, self.tails()]))
         return self.outcome
-
-    # ------------------------------------------------------------------ the run
 
     async def _run(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -104,14 +96,14 @@ class Chaos:
                 self.reference.start("run", *self._run_flags(direct), "--run-dir", "reference")
                 await self._ends(self.reference)
                 self.outcome.fault_free = time.monotonic() - began
-            stack.push_async_callback(self._end_faults)
+            stack.push_async_callback(self._faults.end)
             began = time.monotonic()
             proxies = {name: node.proxy.url for name, node in self.nodes.items()}
             self.coordinator.start("run", *self._run_flags(proxies), "--run-dir", "run")
             await self._drive()
             self.outcome.last = time.time()
             self.outcome.seconds = time.monotonic() - began
-            await self._end_faults()
+            await self._faults.end()
             await self._end_nodes()
 
     def _run_flags(self, urls: dict[str, str]) -> list[str]:
@@ -140,13 +132,11 @@ class Chaos:
                 if found := ROUND.search(text):
                     self.round = max(self.round, int(found[1]))
             while waiting and waiting[0].round <= self.round:
-                self._tasks.append(asyncio.create_task(self._inflict(waiting.pop(0))))
-            for task in self._tasks:
-                if task.done():
-                    task.result()
+                self._faults.begin(waiting.pop(0))
+            self._faults.check()
             if status is not None and command not in self.coordinator.killed and not command._open:
                 break
-            if self._under_way:
+            if self._faults.under_way:
                 self._progress = time.monotonic()
             if time.monotonic() - self._progress > self.settings.patience:
                 raise Failed(f"hangs: nothing has happened for {self.settings.patience:g} s, in round {self.round}")
@@ -157,127 +147,8 @@ class Chaos:
         if status != 0:
             raise Failed(f"the coordinator ended with status {status}")
 
-    # ------------------------------------------------------------------ faults
-
-    async def _inflict(self, fault: Fault) -> None:
-        await asyncio.sleep(fault.after)
-        inflict = {
-            "kill": self._kill,
-            "lose": self._kill,
-            "stop": self._stop,
-            "hold": self._hold,
-            "throttle": self._throttle,
-        }
-        await inflict.get(fault.kind.what, self._cut)(fault)
-
-    @contextlib.asynccontextmanager
-    async def _lasting(self, fault: Fault) -> AsyncIterator[None]:
-        """A fault that was injected just now; while it lasts nobody is impatient."""
-        at = time.time()
-        self.outcome.injected.append(Done(fault, at))
+    def _begins(self, fault: Fault) -> None:
         self._say(f"{time.monotonic() - self._began:7.2f} s  round {self.round}: {fault}")
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-
-    def _program(self, fault: Fault) -> Program:
-        return self.coordinator if fault.target == COORDINATOR else self.nodes[fault.target]
-
-    async def _kill(self, fault: Fault) -> None:
-        program = self._program(fault)
-        while fault.kind.amid and not self._there(fault.kind.amid):
-            await asyncio.sleep(AMID)
-        if program.down:
-            return
-        for node in self.nodes.values():
-            if fault.kind.what == "lose" and fault.target in (node.name, COORDINATOR):
-                node.proxy.lose()
-        program.send(signal.SIGKILL)
-        async with self._lasting(fault):
-            await self._again(program, fault.seconds)
-            if fault.again is None:
-                return
-            await asyncio.sleep(fault.again)
-            if not program.down:
-                program.send(signal.SIGKILL)
-                await self._again(program, fault.seconds)
-
-    def _there(self, pattern: str) -> bool:
-        with contextlib.suppress(OSError):  # a directory has gone meanwhile
-            return any((self.folder / "run").glob(pattern))
-        return False
-
-    async def _again(self, program: Program, pause: float) -> None:
-        """Start again, after a pause, what was killed."""
-        self.outcome.kills[program.name] += 1
-        command = program.command
-        while (status := command._wait(0)) is None:
-            await asyncio.sleep(LOOK)
-        if status != -signal.SIGKILL:  # it was faster, and has ended by itself: others judge how
-            program.killed.discard(command)
-            return
-        await asyncio.sleep(pause)
-        if isinstance(program, Node):
-            with contextlib.suppress(Killed):
-                await program.serve()
-        else:
-            program.start("run", "--resume", "run")
-
-    async def _stop(self, fault: Fault) -> None:
-        program = self._program(fault)
-        command = program.command
-        if program.stopped or not program.send(signal.SIGSTOP):
-            return
-        program.stopped = True
-        async with self._lasting(fault):
-            await asyncio.sleep(fault.seconds)
-            program.stopped = False
-            program.send(signal.SIGCONT, command)
-
-    async def _hold(self, fault: Fault) -> None:
-        node = self.nodes[fault.target]
-        if node.held:
-            return
-        async with self._lasting(fault):
-            node.held = True
-            node.proxy.hold(fault.ways)
-            await asyncio.sleep(fault.seconds)
-            node.proxy.release()
-            node.held = False
-
-    async def _throttle(self, fault: Fault) -> None:
-        node = self.nodes[fault.target]
-        if node.proxy.rate < self.settings.rate:
-            return
-        async with self._lasting(fault):
-            node.proxy.rate = min(fault.rate, self.settings.rate)
-            await asyncio.sleep(fault.seconds)
-            node.proxy.rate = self.settings.rate
-
-    async def _cut(self, fault: Fault) -> None:
-        proxy, how = self.nodes[fault.target].proxy, fault.kind.what
-        assert how in ("rst", "fin")
-        if fault.bytes:
-            if not await proxy.cut_after(fault.bytes, how):
-                return
-        elif not proxy.cut(how):
-            return
-        async with self._lasting(fault):
-            pass
-
-    async def _end_faults(self) -> None:
-        """Whatever still goes wrong ends now."""
-        for task in self._tasks:
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for node in self.nodes.values():
-            node.proxy.release()
-            node.proxy.rate = self.settings.rate
-        for program in self._programs():
-            program.send(signal.SIGCONT)
 
     async def _end_nodes(self) -> None:
         """Every node ends when asked to, and leaves nothing behind."""
@@ -300,65 +171,6 @@ class Chaos:
     def _programs(self) -> list[Program]:
         return [program for program in (*self.nodes.values(), self.reference, self.coordinator) if program.incarnations]
 
-    # ------------------------------------------------------------------ the judgement
-
-    def _judge(self) -> None:
-        outcome, run, rounds = self.outcome, self.folder / "run", self.settings.rounds
-        outcome.problems += record_problems(run, rounds)
-        outcome.problems += lost_rounds([command.lines for command in self.coordinator.incarnations])
-        told = recorded(run)
-        for program in self._programs():
-            for command in program.incarnations:
-                if command not in program.killed and command._wait(0) not in (0, None):
-                    outcome.problems.append(f"{program.name} ended with status {command._wait(0)}")
-                outcome.problems += [f"{program.name}: {line}" for line in command.errors]
-        scores = [record for record in told if record["kind"] == "score"]
-        federated = [score for score in scores if score["model"] == "federated"]
-        outcome.accuracy = federated[-1]["accuracy"] if federated else None
-        outcome.scores = len(scores)
-        outcome.partial = sum(bool(record.get("missing")) for record in told)
-        if self.settings.compare:
-            self._compare(scores)
-
-    def _compare(self, scores: Sequence[dict[str, Any]]) -> None:
-        """The weights are those of the run without faults, and so is every score that there is."""
-        reference, run = self.folder / "reference", self.folder / "run"
-        self.outcome.equal = same(reference / "model.safetensors", run / "model.safetensors")
-        if not self.outcome.equal:
-            self.outcome.problems.append("the weights are not those of the run without faults")
-        wanted = {
-            (record["round"], record["model"]): (record["correct"], record["histogram"])
-            for record in recorded(reference, "score")
-        }
-        self.outcome.due = len(wanted)
-        for score in scores:
-            place = score["round"], score["model"]
-            if wanted.get(place) != (score["correct"], score["histogram"]):
-                self.outcome.problems.append(f"the score of {place} is not that of the run without faults")
-
-    def _measure(self) -> None:
-        lines = [_stamped(command) for command in self.coordinator.incarnations]
-        rounds = [at for told in lines for at, text in told if ROUND.search(text)]
-        self.outcome.last = max([self.outcome.last, *rounds])
-        for began, told in list(zip(self.coordinator.began, lines, strict=True))[1:]:
-            first = next((at for at, text in told if ROUND.search(text)), None)
-            if first is not None:
-                self.outcome.resumed.append(first - began)
-        for number, (fault, at) in enumerate((done.fault, done.at) for done in self.outcome.injected):
-            if fault.kind.whom != "worker" or not (fault.kind.what in ("kill", "lose") or fault.kind.long):
-                continue
-            # Until the next thing happens to it or to the coordinator, which may be what the line tells of.
-            later = [
-                done.at
-                for done in self.outcome.injected[number + 1 :]
-                if done.fault.target in (fault.target, COORDINATOR)
-            ]
-            until = min(later, default=float("inf"))
-            says = re.compile(rf"^{fault.target} has left")
-            found = [t for told in lines for t, text in told if at - 0.001 <= t < until and says.search(text)]
-            if found:
-                self.outcome.detected.setdefault(str(fault.kind), []).append(found[0] - at)
-
     def tails(self, lines: int = 25) -> str:
         """The ends of all logs."""
         return "\n".join(program.tail(lines) for program in self._programs())
@@ -369,8 +181,3 @@ class Chaos:
         for program in self._programs():
             for number, command in enumerate(program.incarnations, 1):
                 (folder / f"{program.name}-{number}.txt").write_text(command.everything)
-
-
-def _stamped(command: Command) -> list[tuple[float, str]]:
-    found = (STAMPED.fullmatch(line) for line in command.lines)
-    return [(datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), match[2]) for match in found if match]

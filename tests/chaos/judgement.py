@@ -3,17 +3,85 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
+from tests.chaos.faults import COORDINATOR
+from tests.chaos.outcome import Outcome
+from tests.chaos.programs import Program
+from tests.processes import Command
 from tests.support import recorded
 
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")
+STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
 LEFT_BEHIND = ("checkpoints", "awaiting_scores", ".lock", "*.part")
 """What is in no directory of a run that has ended."""
+
+
+def judge(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: Sequence[Program]) -> None:
+    """Hold what is left in a folder, and what the programs printed, against what was promised.
+
+    With ``compare`` also against the run without faults; the last of the programs is the coordinator.
+    """
+    run = folder / "run"
+    outcome.problems += record_problems(run, rounds)
+    outcome.problems += lost_rounds([command.lines for command in programs[-1].incarnations])
+    told = recorded(run)
+    for program in programs:
+        for command in program.incarnations:
+            if command not in program.killed and command._wait(0) not in (0, None):
+                outcome.problems.append(f"{program.name} ended with status {command._wait(0)}")
+            outcome.problems += [f"{program.name}: {line}" for line in command.errors]
+    scores = [record for record in told if record["kind"] == "score"]
+    federated = [score for score in scores if score["model"] == "federated"]
+    outcome.accuracy = federated[-1]["accuracy"] if federated else None
+    outcome.scores = len(scores)
+    outcome.partial = sum(bool(record.get("missing")) for record in told)
+    if compare:
+        _compare(outcome, folder, scores)
+
+
+def _compare(outcome: Outcome, folder: Path, scores: Sequence[dict[str, Any]]) -> None:
+    """The weights are those of the run without faults, and so is every score that there is."""
+    reference, run = folder / "reference", folder / "run"
+    outcome.equal = same(reference / "model.safetensors", run / "model.safetensors")
+    if not outcome.equal:
+        outcome.problems.append("the weights are not those of the run without faults")
+    wanted = {
+        (record["round"], record["model"]): (record["correct"], record["histogram"])
+        for record in recorded(reference, "score")
+    }
+    outcome.due = len(wanted)
+    for score in scores:
+        place = score["round"], score["model"]
+        if wanted.get(place) != (score["correct"], score["histogram"]):
+            outcome.problems.append(f"the score of {place} is not that of the run without faults")
+
+
+def measure(outcome: Outcome, coordinator: Program) -> None:
+    """How long it took, by the coordinator's lines, until faults were found out and until killed runs went on."""
+    lines = [_stamped(command) for command in coordinator.incarnations]
+    rounds = [at for told in lines for at, text in told if ROUND.search(text)]
+    outcome.last = max([outcome.last, *rounds])
+    for began, told in list(zip(coordinator.began, lines, strict=True))[1:]:
+        first = next((at for at, text in told if ROUND.search(text)), None)
+        if first is not None:
+            outcome.resumed.append(first - began)
+    for number, (fault, at) in enumerate((done.fault, done.at) for done in outcome.injected):
+        if fault.kind.whom != "worker" or not (fault.kind.what in ("kill", "lose") or fault.kind.long):
+            continue
+        # Until the next thing happens to it or to the coordinator, which may be what the line tells of.
+        later = [done.at for done in outcome.injected[number + 1 :] if done.fault.target in (fault.target, COORDINATOR)]
+        until = min(later, default=float("inf"))
+        says = re.compile(rf"^{fault.target} has left")
+        found = [t for told in lines for t, text in told if at - 0.001 <= t < until and says.search(text)]
+        if found:
+            outcome.detected.setdefault(str(fault.kind), []).append(found[0] - at)
 
 
 def record_problems(run: Path, rounds: int) -> list[str]:
@@ -59,3 +127,8 @@ def same(one: Path, other: Path) -> bool:
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
+
+
+def _stamped(command: Command) -> list[tuple[float, str]]:
+    found = (STAMPED.fullmatch(line) for line in command.lines)
+    return [(datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), match[2]) for match in found if match]
