@@ -21,6 +21,7 @@ from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Wel
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files
 from tests.fuzz.connections import most_memory
 from tests.processes import Command, Processes, dialling, identity, serving
+from tests.support import require
 
 KEY = bytes.fromhex("5e" * 32)
 BOUND = 32 * 2**20
@@ -203,7 +204,7 @@ class Crowd:
         """Wait until each has come once."""
         async with asyncio.timeout(PATIENCE):
             while any(self.came[name] < count for name, (count, _) in self.kinds.items()):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # between two looks
 
     async def _one(self, name: str, kind: Callable[[Hostile], Awaitable[object]], late: float) -> None:
         pauses = itertools.chain([0, APART * (0.25 + late)], itertools.repeat(APART))  # at first all at once
@@ -257,10 +258,10 @@ class Crowd:
         self.welcomed += isinstance(await peer.hear(), Welcome)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the peak of another process's memory")
 async def test_an_honest_run_beside_all_of_them_is_the_same(
     processes: Processes, node: Command, url: str, undisturbed: str
 ) -> None:
+    require(sys.platform.startswith("linux"), "the peak of another process's memory is not here")
     async with member(url) as (_, called, recorded):
         pass
     before, crowd = most_memory(node.pid), Crowd(url, (called, recorded))
@@ -286,7 +287,7 @@ async def all_gone(node: Command) -> None:
     process = psutil.Process(node.pid)
     async with asyncio.timeout(PATIENCE):
         while any(link.status == psutil.CONN_ESTABLISHED for link in process.net_connections("tcp")):
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two looks: another process's sockets tell nobody
 
 
 @pytest.mark.parametrize(("count", "opened"), [(IDLE, False), (HALF, True)], ids=["idle", "half-open"])

@@ -1,4 +1,7 @@
-"""Does to a federation what faults say: kills, stops, holds, slows and cuts."""
+"""Does to a federation what faults say: kills, stops, holds, slows and cuts.
+
+Where it sleeps, that is a fault's own time: how long after a round's beginning it comes, and how long it lasts.
+"""
 
 import asyncio
 import contextlib

@@ -11,7 +11,7 @@ from tests.chaos.proxy import Proxy
 from tests.processes import Command
 
 LOOK = 0.01
-"""Seconds between two looks at what the processes print."""
+"""Seconds between two looks at what the processes print; nothing relies on what happens meanwhile."""
 
 Launch = Callable[..., Command]
 """``launch("run", "--resume", "run")`` starts that command of fedws."""

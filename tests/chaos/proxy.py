@@ -157,7 +157,7 @@ class Proxy:
         if self.rate != float("inf"):
             most.append(int(self.rate * STEP))
         size = max(1, min(most))
-        await asyncio.sleep(size / self.rate)
+        await asyncio.sleep(size / self.rate)  # what a line of that rate takes
         await self._open[way].wait()
         if link.over:
             return size

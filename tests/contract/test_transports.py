@@ -136,7 +136,7 @@ async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
     """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_progress.py."""
     async with linked(scheme, Limits(silence=0.3)) as (near, far):
         waiting = asyncio.create_task(far.receive())
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(0.9)  # three silences: the link must outlast them
         await near.send(hello())
         assert await soon(waiting) == hello()
 

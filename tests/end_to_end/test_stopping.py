@@ -27,6 +27,7 @@ def slow():
         return nll_loss(outputs, targets)
     return loss
 """
+"""A loss that is slow, so that a run is still going on when it is stopped."""
 
 
 GO_ON = "go on with: fedws run --resume "

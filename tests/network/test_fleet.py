@@ -1,4 +1,7 @@
-"""All links of a run: the first cohort is gathered, events come in order, and nothing is left."""
+"""All links of a run: the first cohort is gathered, events come in order, and nothing is left.
+
+In virtual time.
+"""
 
 import asyncio
 from dataclasses import replace

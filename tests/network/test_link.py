@@ -1,4 +1,7 @@
-"""The coordinator's end of a link: when it dials, whom it takes for its node, and how it comes back."""
+"""The coordinator's end of a link: when it dials, whom it takes for its node, and how it comes back.
+
+Most of it is in virtual time, where to sleep is to have come to that time.
+"""
 
 import asyncio
 from dataclasses import replace

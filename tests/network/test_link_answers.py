@@ -1,4 +1,4 @@
-"""What a coordinator makes of answers to its orders, and of orders that cannot be given."""
+"""What a coordinator makes of answers to its orders, and of orders that cannot be given. In virtual time."""
 
 import asyncio
 from dataclasses import replace

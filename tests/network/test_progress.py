@@ -26,7 +26,7 @@ from fedws.wire import encode
 from tests.nodes import PATIENCE, Proxy
 
 LIMITS = Limits(silence=0.6)
-"""A message must bring 614 bytes in 0.6 s, and pings go every 0.2 s."""
+"""A message must bring 614 bytes in 0.6 s, and pings go every 0.2 s. Tests sleep longer, which a link must outlast."""
 CLOSING = Limits(silence=3, heartbeat=1000)
 """Without pings, which would notice too when a link does not close, but later."""
 HELLO = Hello(run="r", node="alice", protocol=1)
@@ -120,7 +120,7 @@ class Slow(Proxy):
     async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(512):
-                await asyncio.sleep(len(data) / (24 * SLOWEST))
+                await asyncio.sleep(len(data) / (24 * SLOWEST))  # what a line of that rate takes
                 target.write(data)
                 await target.drain()
         target.close()
@@ -179,8 +179,8 @@ async def test_nobody_is_blamed_while_this_process_stands_still() -> None:
     async with linked(LIMITS) as (near, far):
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
-        time.sleep(3 * LIMITS.silence)
-        await asyncio.sleep(LIMITS.silence / 2)
+        time.sleep(3 * LIMITS.silence)  # stands still
+        await asyncio.sleep(LIMITS.silence / 2)  # time to blame somebody
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
 
@@ -203,7 +203,7 @@ async def test_messages_may_be_small_and_far_between() -> None:
     async with opposite("dialler") as (ours, peer):
         peer.transport.write(first)
         for _ in range(12):
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.15)  # far between
             peer.transport.write(last + first)
             assert await soon(ours.receive()) == HELLO
 
@@ -223,10 +223,10 @@ async def test_who_dawdles_over_a_message_is_given_up_and_told(side: str, where:
                 peer.transport.write(bytes([0x02, 127 | mask]) + (2**20).to_bytes(8) + bytes(4 if mask else 0))
                 while True:
                     peer.transport.write(b"FDWS")
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.02)  # dawdles
             for number in itertools.count():
                 await peer.ping(number.to_bytes(100))  # more bytes than a message would need
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # dawdles
 
         async def begun() -> AsyncIterator[bytes]:
             yield pieces(2**20, 2**17)[0]  # a good start does not help

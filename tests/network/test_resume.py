@@ -1,4 +1,7 @@
-"""A coordinator that is killed or stopped at any moment goes on, to the model, record and log of an undisturbed run."""
+"""A coordinator that is killed or stopped at any moment goes on, to the model, record and log of an undisturbed run.
+
+Most of the runs are in virtual time.
+"""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""What a run goes on from, its directory: damaged checkpoints, the record, events and log, the plan and the lock."""
+"""What a run goes on from, its directory: damaged checkpoints, the record, events and log, the plan and the lock.
+
+The runs are in virtual time.
+"""
 
 import asyncio
 import contextlib

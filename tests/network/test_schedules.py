@@ -42,7 +42,7 @@ act = st.tuples(st.sampled_from(ACTS), st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0,
 
 
 class Node:
-    """A worker at ``memory://NAME`` that follows a script, and then does all that it is asked."""
+    """A worker at ``memory://NAME`` that follows a script, its pauses too, and then does all that it is asked."""
 
     def __init__(self, name: str, script: Sequence[Act] = ()) -> None:
         self.name = name

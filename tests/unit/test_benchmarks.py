@@ -149,6 +149,7 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 print("grandchild", child.pid, flush=True)
 time.sleep(60)
 """
+"""A process and its child that outlast the test unless they are ended."""
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -305,5 +306,5 @@ def _gone(pid: int) -> bool:
                 return True
         except psutil.NoSuchProcess:
             return True
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks
     return False
