@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.job import PATIENCE, WORKERS, Job
+from benchmarks.job import WORKERS
 from benchmarks.load import Watch
-from benchmarks.pairs import Pair, Run
+from benchmarks.pairs import Pair, Run, added
 from benchmarks.processes import Crew
-from benchmarks.round import LIMIT, MODELS, Model
+from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios
 from fedws.checkpoint import Checkpoints
@@ -43,8 +43,7 @@ def main(settings: Settings) -> None:
             pairs.append(Pair(stored, run(settings.data_dir, model, rounds, f"pair {number}, without", plugin)))
             alone.append(one_save(model.size, f"pair {number}, "))
         print(ratios("with", "without", pairs))
-        more = statistics.median(pair.ours.seconds - pair.theirs.seconds for pair in pairs)
-        print(f"a checkpoint adds {1000 * more:.1f} ms to a round that trains nothing (median of {len(pairs)})")
+        print(f"a checkpoint adds {1000 * added(pairs):.1f} ms to a round that trains nothing (median of {len(pairs)})")
         print()
         print("beside it: one save alone, against a file of as many bytes and fsync")
         print(ratios("save", "file", alone))
@@ -55,17 +54,7 @@ def run(data_dir: Path, model: Model, rounds: int, what: str, flags: list[str]) 
     """One job: its median seconds a round."""
     watch = Watch(what)
     with Crew() as crew:
-        choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds), *flags]
-        plugin = ["--plugin", "benchmarks/noop.py"]
-        job = Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice)
-        client = job.coordinate()
-        client.wait_for(f"Training round 1/{rounds}", PATIENCE)
-        watch.begin()
-        client.finish(LIMIT)
-        seconds = [record["seconds"] for record in job.records("round")]
-        if len(seconds) != rounds:
-            raise RuntimeError(client.complaint(f"recorded {len(seconds)} rounds, not {rounds}"))
-        return watch.end(statistics.median(seconds[1:]))
+        return measured(idle(crew, data_dir, model, rounds, coordinator_flags=flags), rounds, watch)
 
 
 def one_save(size: int, what: str) -> Pair:

@@ -71,6 +71,11 @@ def summaries(pairs: Sequence[Pair]) -> tuple[Summary | None, Summary | None]:
     return Summary.of([pair.ratio for pair in pairs]), Summary.of([p.ratio for p in pairs if not p.disturbed])
 
 
+def added(pairs: Sequence[Pair]) -> float:
+    """By how many seconds ours took longer than theirs, as the median of all pairs."""
+    return statistics.median(pair.ours.seconds - pair.theirs.seconds for pair in pairs)
+
+
 def verdict(pairs: Sequence[Pair], target: float | None = None) -> list[str]:
     """What the pairs say, in lines; the target is held against the undisturbed pairs, or all where none is."""
     everything, quiet = summaries(pairs)

@@ -8,13 +8,15 @@ Plain blocking sockets (:mod:`benchmarks.sockets`) stand beside, as the floor of
 
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.job import PATIENCE, WORKERS, Job
 from benchmarks.load import Watch
 from benchmarks.pairs import Pair, Run, Summary
-from benchmarks.processes import Crew
+from benchmarks.processes import Child, Crew
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
 
@@ -84,9 +86,7 @@ def product(data_dir: Path, model: Model, rounds: int, what: str) -> tuple[Run, 
     """One job of ours: seconds a round, its traffic, and the table of peak memory."""
     watch = Watch(what)
     with Crew() as crew:
-        choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds)]
-        plugin = ["--plugin", "benchmarks/noop.py"]
-        job = Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice)
+        job = idle(crew, data_dir, model, rounds)
         before = loopback()
         client = job.coordinate()
         client.wait_for(f"Training round 1/{rounds}", PATIENCE)
@@ -95,15 +95,46 @@ def product(data_dir: Path, model: Model, rounds: int, what: str) -> tuple[Run, 
         watch.begin()
         client.finish(LIMIT)
         after = loopback()
-        records = job.records("round")
-        if len(records) != rounds:
-            raise RuntimeError(client.complaint(f"recorded {len(records)} rounds, not {rounds}"))
+        records = all_rounds(job, client, rounds)
         run = watch.end(statistics.median(record["seconds"] for record in records[1:]))
         recorded = sum(record["bytes_sent"] + record["bytes_received"] for record in records)
         for child in children.values():
             child.look()
         peaks = [[name, f"{ready[name] / 1e6:.0f}", f"{child.peak / 1e6:.0f}"] for name, child in children.items()]
         return run, Traffic(recorded, after[0] - before[0], after[1] - before[1]), peaks
+
+
+def idle(
+    crew: Crew,
+    data_dir: Path,
+    model: Model,
+    rounds: int,
+    *,
+    flags: Sequence[str] = (),
+    coordinator_flags: Sequence[str] = (),
+    tls: Path | None = None,
+) -> Job:
+    """A job whose workers train nothing; flags and ``tls`` as of :class:`benchmarks.job.Job`."""
+    choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds), *coordinator_flags]
+    plugin = ["--plugin", "benchmarks/noop.py", *flags]
+    return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls)
+
+
+def measured(job: Job, rounds: int, watch: Watch) -> Run:
+    """Coordinate a job: its median seconds a round, without the first."""
+    client = job.coordinate()
+    client.wait_for(f"Training round 1/{rounds}", PATIENCE)
+    watch.begin()
+    client.finish(LIMIT)
+    return watch.end(statistics.median(record["seconds"] for record in all_rounds(job, client, rounds)[1:]))
+
+
+def all_rounds(job: Job, client: Child, rounds: int) -> list[dict[str, Any]]:
+    """The records of a job's rounds. Raises RuntimeError when there are more or fewer."""
+    records = job.records("round")
+    if len(records) != rounds:
+        raise RuntimeError(client.complaint(f"recorded {len(records)} rounds, not {rounds}"))
+    return records
 
 
 def echo(peer: str, size: int, rounds: int, what: str) -> Run:

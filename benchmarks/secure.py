@@ -20,11 +20,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.job import PATIENCE, WORKERS, Job
+from benchmarks.job import PATIENCE, WORKERS
 from benchmarks.load import Watch
-from benchmarks.pairs import Pair, Run
+from benchmarks.pairs import Pair, Run, added
 from benchmarks.processes import ENVIRONMENT, Crew
-from benchmarks.round import LIMIT, MODELS, Model
+from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
 from fedws import certs, keys
@@ -75,20 +75,11 @@ def run(
     """One job: its median seconds a round, and the seconds of some handshakes before it."""
     watch = Watch(what)
     with Crew() as crew:
-        choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds)]
-        flags = ["--plugin", "benchmarks/noop.py", *(["--insecure"] if variant == "insecure" else [])]
-        tls = folder if variant == "TLS" else None
-        job = Job(crew, data_dir, evaluator=False, flags=flags, coordinator_flags=choice, tls=tls)
+        flags = ["--insecure"] if variant == "insecure" else []
+        job = idle(crew, data_dir, model, rounds, flags=flags, tls=folder if variant == "TLS" else None)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             dials = runner.run(dialled(WORKERS[0], job.addresses[WORKERS[0]], security(variant, folder)))
-        client = job.coordinate()
-        client.wait_for(f"Training round 1/{rounds}", PATIENCE)
-        watch.begin()
-        client.finish(LIMIT)
-        seconds = [record["seconds"] for record in job.records("round")]
-        if len(seconds) != rounds:
-            raise RuntimeError(client.complaint(f"recorded {len(seconds)} rounds, not {rounds}"))
-        return watch.end(statistics.median(seconds[1:])), dials
+        return measured(job, rounds, watch), dials
 
 
 def security(variant: str, folder: Path) -> Security:
@@ -116,11 +107,6 @@ async def dialled(node: str, url: str, security: Security) -> Sequence[float]:
         if not welcomed:
             raise RuntimeError(f"{node} did not welcome a run: {trouble}")
     return seconds[1:]
-
-
-def added(pairs: Sequence[Pair]) -> float:
-    """By how many seconds the first of a pair took longer, as the median of all."""
-    return statistics.median(pair.ours.seconds - pair.theirs.seconds for pair in pairs)
 
 
 def spread(seconds: Sequence[float]) -> list[object]:

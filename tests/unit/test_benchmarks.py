@@ -17,7 +17,7 @@ from benchmarks.__main__ import NAMES, module
 from benchmarks.feed import feed
 from benchmarks.job import WORKERS, Job, free_ports
 from benchmarks.load import Reading, busy, others
-from benchmarks.pairs import Pair, Run, Summary, summaries, verdict
+from benchmarks.pairs import Pair, Run, Summary, added, summaries, verdict
 from benchmarks.processes import ENVIRONMENT, Child, Crew
 from benchmarks.round import Traffic, loopback, traffics
 from benchmarks.slow import paced
@@ -295,7 +295,7 @@ async def test_a_handshake_that_fails_is_no_figure() -> None:
 
 
 def test_what_a_variant_adds_is_the_median_of_the_differences() -> None:
-    assert secure.added([pair(3, 2), pair(2, 2), pair(9, 1)]) == 1
+    assert added([pair(3, 2), pair(2, 2), pair(9, 1)]) == 1
 
 
 def _gone(pid: int) -> bool:
