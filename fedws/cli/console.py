@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from fedws.cli import interrupts
 from fedws.errors import FedwsError, UsageError
 
 T = TypeVar("T")
@@ -48,8 +49,6 @@ def guarded(command: str, work: Callable[[], int]) -> int:
 
     So does the end of its terminal, unless it was started with ``nohup``.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts a job in the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -73,5 +72,10 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
         import uvloop
 
         factory = uvloop.new_event_loop
+    try:
+        interrupts.hand_over()
+    except KeyboardInterrupt:
+        main.close()  # or it is complained about that nobody awaited it
+        raise
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fedws.cli import interrupts
 from fedws.cli.parser import Parser
 
 COMMANDS = {
@@ -48,6 +49,7 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
     """Run the command ``name`` under the name ``prog``."""
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    interrupts.watch()
     try:
         evaluating = name == "evaluator"
         module = importlib.import_module(f"fedws.cli.{'worker' if evaluating else name}")
