@@ -20,11 +20,13 @@ class Mlp(nn.Module):
         if not all(1 <= width <= LARGEST for width in (hidden, inputs, outputs)):
             raise UsageError(f"mlp: hidden, inputs and outputs must be 1 to {LARGEST:,}")
         self.fc1 = nn.Linear(inputs, hidden)
+        self.relu1 = nn.ReLU()
         self.fc2 = nn.Linear(hidden, hidden)
+        self.relu2 = nn.ReLU()
         self.fc3 = nn.Linear(hidden, outputs)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         """Log-probabilities."""
-        x = functional.relu(self.fc1(samples.flatten(1)))
-        x = functional.relu(self.fc2(x))
+        x = self.relu1(self.fc1(samples.flatten(1)))
+        x = self.relu2(self.fc2(x))
         return functional.log_softmax(self.fc3(x), dim=1)

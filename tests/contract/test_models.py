@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from fedws import learning, registry
+from fedws import cuts, learning, registry
 from fedws.tensors import NAMES, detached, difference
 
 NAMES_OF_MODELS = registry.names("model")
+CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in cuts.cuts(registry.build("model", name))]
 SHAPES = ((1, 28, 28), (3, 32, 32), (784,))
 
 
@@ -59,3 +60,25 @@ def test_scoring_does_not_depend_on_the_batch(name: str) -> None:
     module = learning.initial(name, 1).eval()
     inputs, outputs = output(module)
     assert torch.allclose(torch.cat([module(inputs[:2]), module(inputs[2:])]), outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("name", "cut"), CUTS)
+def test_extractor_and_head_are_the_model(name: str, cut: str, mode: bool) -> None:
+    whole, halved = learning.initial(name, 1).train(mode), learning.initial(name, 1)
+    extractor, head = (half.train(mode) for half in cuts.split(halved, cut))
+    torch.manual_seed(3)
+    inputs, outputs = output(whole)
+    torch.manual_seed(3)
+    assert torch.equal(head(extractor(inputs)), outputs)
+    assert {**extractor.state_dict(), **head.state_dict()}.keys() == whole.state_dict().keys()
+    assert not extractor.state_dict().keys() & head.state_dict().keys()
+    for half in (extractor, head):  # what batch norm has seen, too
+        assert half.state_dict() and all(
+            torch.equal(tensor, whole.state_dict()[key]) for key, tensor in half.state_dict().items()
+        )
+
+
+def test_models_with_two_layers_can_be_cut() -> None:
+    assert {name for name, _ in CUTS} == set(NAMES_OF_MODELS) - {"linear"}
+    assert ("mnist_cnn", "pool1") in CUTS and ("mlp", "relu1") in CUTS and ("cifar_cnn", "features.6") in CUTS
