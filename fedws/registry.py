@@ -35,6 +35,7 @@ KINDS = {
     "loss": "losses",
     "optimizer": "optimizers",
     "speed": "speeds",
+    "encoding": "encodings",
 }
 """Every kind of piece, and the folder its shipped files are in."""
 

@@ -1,0 +1,39 @@
+"""Bits, eight to a byte.
+
+The first of eight is the highest bit of its byte, as in numpy's packbits; bits beyond a record's last are 0.
+"""
+
+import numpy as np
+import torch
+
+from fedws.records import check
+
+
+def size(bits: int) -> int:
+    """Bytes that hold so many bits.
+
+    >>> [size(bits) for bits in (0, 1, 8, 9)]
+    [0, 1, 1, 2]
+    """
+    return -(-bits // 8)
+
+
+def pack(bits: torch.Tensor) -> torch.Tensor:
+    """Bool, or uint8 of 0 and 1, [n, r] to uint8 [n, size(r)].
+
+    >>> pack(torch.tensor([[True, False, False, False, False, False, False, True, True]])).tolist()
+    [[129, 128]]
+    """
+    return torch.from_numpy(np.packbits(bits.numpy(), axis=1))
+
+
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Uint8 [n, size(bits)] to bool [n, bits]. Raises ValueError for another size, and where bits beyond are set."""
+    try:
+        check(packed, size(bits))
+    except ValueError as error:
+        raise ValueError(f"wrong bit count, {bits} are wanted: {error}") from None
+    values = packed.numpy()
+    if bits % 8 and (values[:, -1] & (0xFF >> bits % 8)).any():
+        raise ValueError(f"wrong bit count: bits beyond the {bits} of a record are set")
+    return torch.from_numpy(np.unpackbits(values, axis=1, count=bits).view(np.bool_))

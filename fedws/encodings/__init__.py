@@ -1,0 +1,1 @@
+"""How features leave a worker, one way a file."""

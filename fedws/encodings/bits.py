@@ -1,0 +1,17 @@
+"""One bit for each feature value, flipped at random: MistNet's encoding."""
+
+from fedws.channel import randomised_response
+from fedws.encoding import Encoding
+from fedws.onebit import OneBit
+from fedws.ranges import Positive
+from fedws.registry import register
+
+
+@register("encoding", "bits")
+def bits(*, epsilon: Positive = 2.0) -> Encoding:
+    """1 where the value is above 0, kept with probability e^epsilon / (1 + e^epsilon), else flipped.
+
+    ``epsilon`` is of one bit; a record of r values spends r times as much. What is drawn has 32 random bits, so a bit
+    never tells more than ``epsilon``, and above 22.1 no more than 22.2.
+    """
+    return OneBit(randomised_response(epsilon), epsilon)

@@ -1,0 +1,12 @@
+"""One bit for each feature value, without noise: no privacy mechanism."""
+
+from fedws.channel import Channel
+from fedws.encoding import Encoding
+from fedws.onebit import OneBit
+from fedws.registry import register
+
+
+@register("encoding", "clear_bits")
+def clear_bits() -> Encoding:
+    """1 where the value is above 0, as it is."""
+    return OneBit(Channel(lost=0.0, false=0.0), None)

@@ -1,0 +1,59 @@
+"""The Gaussian mechanism, calibrated as in Balle and Wang, "Improving the Gaussian mechanism for differential privacy:
+
+analytical calibration and optimal denoising" (ICML 2018). The textbook's formula is wrong for an epsilon above 1.
+"""
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
+
+from fedws.encoding import Encoding
+from fedws.ranges import Positive
+from fedws.reals import Noisy
+from fedws.registry import register
+
+
+@register("encoding", "gaussian")
+def gaussian(
+    *, epsilon: Positive = 2.0, bound: Positive = 1.0, delta: Annotated[float, Field(gt=0, lt=1)] = 1e-9
+) -> Encoding:
+    """Each value clipped to [0, bound], with noise from N(0, sigma^2), as float32.
+
+    ``epsilon`` and ``delta`` are of one value; a record of r values spends r times as much of both.
+    """
+    sigma = bound * calibrated(epsilon, delta)
+    return Noisy(
+        bound,
+        sigma,
+        lambda noise, shape: noise.normal(sigma, shape),
+        lambda distance: (distance / sigma) ** 2 / 2 + math.log(sigma * math.sqrt(2 * math.pi)),
+        epsilon=epsilon,
+        delta=delta,
+    )
+
+
+def calibrated(epsilon: float, delta: float) -> float:
+    """The least standard deviation, of values that differ by 1 at most, that keeps (epsilon, delta)."""
+
+    def beyond(log_sigma: float) -> float:
+        return needed(math.exp(log_sigma), epsilon) - math.log(delta)
+
+    low = high = 0.0
+    while beyond(low) <= 0:
+        low -= 1
+    while beyond(high) > 0:
+        high += 1
+    return math.exp(float(brentq(beyond, low, high)) + 1e-6)  # a millionth more, since ``needed`` is rounded
+
+
+def needed(sigma: float, epsilon: float) -> float:
+    """Log of the least delta with which noise of ``sigma`` keeps epsilon; -inf where none is left (Theorem 8).
+
+    delta = Phi(1 / (2 sigma) - epsilon sigma) - e^epsilon Phi(-1 / (2 sigma) - epsilon sigma), falling in sigma.
+    """
+    half, shift = 1 / (2 * sigma), epsilon * sigma
+    first, second = float(log_ndtr(half - shift)), epsilon + float(log_ndtr(-half - shift))
+    return first + math.log1p(-math.exp(second - first)) if second < first else -math.inf

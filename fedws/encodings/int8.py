@@ -1,0 +1,49 @@
+"""Feature values in 256 steps: no privacy, for comparison.
+
+Affine quantisation: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
+inference" (CVPR 2018), section 2.1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from fedws.encoding import Encoding
+from fedws.noise import Noise
+from fedws.reals import Reals, finite
+from fedws.records import check, rows
+from fedws.registry import register
+
+_HEAD = 8
+
+
+@register("encoding", "int8")
+def int8() -> Encoding:
+    """Eight bits a value, in even steps from the record's least value to its greatest."""
+    return Int8()
+
+
+class Int8(Reals):
+    """A record is its least value and its step, float32, little endian, and a byte for each value's number of steps."""
+
+    def size(self, values: int) -> int:
+        """A byte a value, and eight."""
+        return _HEAD + values
+
+    def encode(self, features: torch.Tensor, noise: Noise | None) -> torch.Tensor:
+        """The nearest steps. Raises ValueError for NaN and Inf."""
+        values = finite(rows(features.detach().cpu())).to(torch.float64).numpy()
+        low = values.min(axis=1, keepdims=True, initial=math.inf)
+        high = values.max(axis=1, keepdims=True, initial=-math.inf)
+        head = np.where(low <= high, np.hstack([low, (high - low) / 255]), 0).astype("<f4")
+        step = np.where(head[:, 1:] > 0, head[:, 1:], 1)
+        steps = np.rint((values - head[:, :1]) / step).clip(0, 255).astype(np.uint8)
+        return torch.from_numpy(np.hstack([head.view(np.uint8), steps]))
+
+    def decode(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """The steps' values. Raises ValueError for a wrong size, and for NaN and Inf."""
+        check(packed, self.size(math.prod(shape)))
+        head = torch.from_numpy(packed[:, :_HEAD].contiguous().numpy().view("<f4").astype(np.float32))
+        return finite(head[:, :1] + head[:, 1:] * packed[:, _HEAD:]).reshape(len(packed), *shape)

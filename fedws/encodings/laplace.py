@@ -1,0 +1,27 @@
+"""The Laplace mechanism: Dwork, McSherry, Nissim, Smith, "Calibrating noise to sensitivity in private data analysis"
+
+(TCC 2006).
+"""
+
+import math
+
+from fedws.encoding import Encoding
+from fedws.ranges import Positive
+from fedws.reals import Noisy
+from fedws.registry import register
+
+
+@register("encoding", "laplace")
+def laplace(*, epsilon: Positive = 2.0, bound: Positive = 1.0) -> Encoding:
+    """Each value clipped to [0, bound], with noise of scale ``bound / epsilon``, as float32.
+
+    ``epsilon`` is of one value; a record of r values spends r times as much.
+    """
+    scale = bound / epsilon
+    return Noisy(
+        bound,
+        scale,
+        lambda noise, shape: noise.laplace(scale, shape),
+        lambda distance: distance.abs() / scale + math.log(2 * scale),
+        epsilon=epsilon,
+    )

@@ -1,0 +1,20 @@
+"""Symmetric unary encoding: Wang, Blocki, Li, Jha, "Locally differentially private protocols for frequency
+
+estimation" (USENIX Security 2017), section 4.3.
+"""
+
+from fedws.channel import randomised_response
+from fedws.encoding import Encoding
+from fedws.onebit import OneBit
+from fedws.ranges import Positive
+from fedws.registry import register
+
+
+@register("encoding", "sue")
+def sue(*, epsilon: Positive = 2.0) -> Encoding:
+    """1 where the value is above 0, kept with probability e^(E / 2) / (1 + e^(E / 2)), else flipped.
+
+    The paper's E is of a vector with a single 1, and two of those differ in two bits. ``epsilon`` is of one bit, as
+    everywhere here, and features have any number of ones: so E = 2 ``epsilon``, and this is ``bits`` by another name.
+    """
+    return OneBit(randomised_response(epsilon), epsilon)
