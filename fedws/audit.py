@@ -24,7 +24,7 @@ from fedws.errors import UsageError
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
-_SAMPLES = {"tensors": "number", "features": "run"}
+_SAMPLES = {"tensors": "number", "features": "upload"}
 """What is made of samples, and by which of its fields it is counted."""
 _HEAD = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
 
@@ -49,6 +49,8 @@ class Entry:
     """What kind of data left: ``tensors`` or ``features`` (with numbers), ``numbers``, or no more than a ``reason``."""
     bytes: int
     """Of the answer, with what frames it but the transport's own."""
+    upload: str = ""
+    """Of features: a hash of coordinator and run, which have one upload."""
     reason: str = ""
     """Why it was refused or failed."""
     epsilon: float | None = None
@@ -91,10 +93,10 @@ class Audit:
                 os.fsync(file.fileno())
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
 
-    def left(self, node: str, since: timedelta = timedelta(days=1)) -> int:
-        """How many answers of a node with tensors have left in that time, over all runs. Raises OSError.
+    def left(self, node: str, since: timedelta = timedelta(days=1)) -> set[str]:
+        """The answers of a node with tensors that have left in that time, over all runs, each as what counts once.
 
-        Those with features count once a run.
+        Those with features count once an upload: see :func:`once`. Raises OSError.
         """
         with _alone(self.path), self.path.open("rb") as file:
             end = _end(self.path)
@@ -103,9 +105,9 @@ class Audit:
             self._read = end.size
         lines = [line for line in map(_parsed, new) if line is not None and line.get("data") in _SAMPLES]
         earliest = (datetime.now(UTC) - since).isoformat()
-        self._left += [(str(line["node"]), str(line["time"]), _once(line)) for line in lines]
+        self._left += [(str(line["node"]), str(line["time"]), once(line)) for line in lines]
         self._left = [entry for entry in self._left if entry[1] >= earliest]
-        return len({once for whose, _, once in self._left if whose == node})
+        return {what for whose, _, what in self._left if whose == node}
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _alone(path: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
 
 
-def _once(line: Mapping[str, Any]) -> str:
+def once(line: Mapping[str, Any]) -> str:
     """What is the same in all lines that count once."""
     field = _SAMPLES[line["data"]]
     return f"{field} {line[field]}"

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedws.errors import TaskError, UsageError
-from fedws.messages import Order, Report
+from fedws.messages import Json, Order, Report
 from fedws.plan import explain
-from fedws.ranges import Positive
 
+Limit = Annotated[float, Field(gt=0)]
 Patterns = Annotated[
     tuple[str, ...], Field(strict=False), BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
 ]
@@ -37,6 +37,8 @@ class Features:
     """Spent per label, by its randomised response; None: labels are clear."""
     values: int
     """Feature values in a record."""
+    delta: float = 0.0
+    """Spent per feature value: the chance that epsilon does not hold."""
     again: bool = False
     """Whether the very same bytes may have left before, which spends nothing more."""
 
@@ -46,6 +48,26 @@ class Features:
         if self.epsilon is None or self.label_epsilon is None:
             return None
         return 0.0 if self.again else self.values * self.epsilon + self.label_epsilon
+
+    def record(self) -> Json:
+        """As the record of a run has it."""
+        own = {"features": self.values, "epsilon": self.epsilon, "label_epsilon": self.label_epsilon}
+        return {**own, "epsilon_total": self.spent, "delta_total": self.values * self.delta}
+
+    def told(self) -> str:
+        """What it means, in a sentence.
+
+        >>> print(Features("bits", 2.0, 4.0, 2880).told())
+        Privacy: epsilon 2 for each of a record's 2880 features and 4 for its label; 5764 for the record as a whole
+        """
+        if self.epsilon is None:
+            what = f"features leave as {self.encoding}, without noise"
+        else:
+            what = f"epsilon {self.epsilon:g} for each of a record's {self.values} features"
+        label = "its label in clear" if self.label_epsilon is None else f"{self.label_epsilon:g} for its label"
+        whole = "no bound" if self.spent is None else f"{self.spent:g}"
+        whole += f" (delta {self.values * self.delta:.1g})" if self.delta else ""
+        return f"Privacy: {what} and {label}; {whole} for the record as a whole"
 
 
 class Policy(BaseModel):
@@ -68,21 +90,26 @@ class Policy(BaseModel):
     They are counted one by one, since it is the coordinator that numbers the rounds. Features are sent in many answers
     but noised once a run, so those of a run count once.
     """
-    samples: Annotated[int, Field(ge=1)] = 1
+    samples: Annotated[int, Field(ge=0)] = 1
     """At least so many samples behind every number that leaves."""
     updates: bool = True
     """Whether plain tensors, as a trained model, may leave."""
     features: Patterns = ("bits", "sue", "oue")
     """Encodings in which features may leave. By default those of one noisy bit; any other must be named."""
-    epsilon: Positive | None = None
-    """At most so much for each feature value."""
+    epsilon: Limit = 8.0
+    """At most so much for each feature value, where the encoding has noise; one without is named in ``features``."""
+    delta: Annotated[float, Field(ge=0, lt=1)] = 1e-5
+    """At most so much for all values of a record."""
     labels: Literal["randomised", "clear"] = "randomised"
     """Whether labels that leave with features must have been randomised."""
-    label_epsilon: Positive | None = None
+    label_epsilon: Limit = 8.0
     """At most so much for each randomised label."""
 
-    def before(self, order: Order, held: int, rounds: int) -> None:
-        """Hold an order against it; ``rounds`` have left in the last day. Raises TaskError with the reason."""
+    def before(self, order: Order, held: int, rounds: int, *, begun: bool = False) -> None:
+        """Hold an order against it; ``rounds`` have left in the last day. Raises TaskError with the reason.
+
+        With ``begun`` features of this run are among them, and may go on to leave.
+        """
         model, epochs = _text(order.settings.get("model")), order.settings.get("epochs", 1)
         if not _any(self.tasks, order.task):
             raise TaskError(f"the policy here does not allow the task {order.task[:64]}")
@@ -94,6 +121,10 @@ class Policy(BaseModel):
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
         if not self.updates and order.task.endswith(".fit"):
             raise TaskError("the policy here lets no model updates leave")
+        if not begun:
+            self._count(rounds)
+
+    def _count(self, rounds: int) -> None:
         if self.rounds_per_day is not None and rounds >= self.rounds_per_day:
             raise TaskError(f"the rounds a day that the policy here allows, {self.rounds_per_day}, are used up")
 
@@ -106,12 +137,17 @@ class Policy(BaseModel):
         for what, most, wanted in (
             ("epsilon", self.epsilon, features.epsilon),
             ("label_epsilon", self.label_epsilon, features.label_epsilon),
+            ("delta", self.delta, features.values * features.delta),
         ):
-            if most is not None and (wanted is None or wanted > most):
-                raise TaskError(f"the policy here allows {what} up to {most:g}, not {wanted}")
+            if wanted is not None and wanted > most:
+                raise TaskError(f"the policy here allows {what} up to {most:g}, not {wanted:g}")
+        if self.samples > 1:
+            raise TaskError(f"the policy here wants {self.samples} samples behind a number; features are of one")
 
-    def after(self, report: Report, features: Features | None = None) -> None:
+    def after(self, report: Report, features: Features | None = None, rounds: int = 0) -> None:
         """Hold a report against it, before it leaves; ``features`` are what it holds. Raises TaskError."""
+        if report.tensors and features is None:
+            self._count(rounds)
         if report.tensors and features is None and not self.updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)

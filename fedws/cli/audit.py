@@ -4,7 +4,7 @@ import argparse
 
 from fedws.cli.parser import Parser
 
-_COLUMNS = {"time": 14, "coordinator": 11, "task": 13, "model": 11, "data": 7, "bytes": 10, "epsilon": 7}
+_COLUMNS = {"time": 14, "coordinator": 11, "task": 13, "model": 11, "data": 8, "bytes": 10, "epsilon": 7}
 """Widths; together a terminal's 80."""
 _TITLES = ("time (UTC)", "asked by", "task", "model", "left", "bytes", "epsilon")
 
