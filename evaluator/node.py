@@ -9,7 +9,7 @@ import fedws
 def evaluate(order: fedws.Order, workspace: fedws.Workspace) -> fedws.Report:
     """Score the order's model on this node's data; the metrics are the fields of :class:`fedws.Score`."""
     settings = workspace.settings(order, fedws.Scoring)
-    module = workspace.module(settings.model, order.tensors)
+    module = workspace.scored(settings, order.tensors)
     return workspace.report(order, asdict(fedws.score(module, workspace, settings)))
 
 

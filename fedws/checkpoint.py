@@ -9,7 +9,6 @@ as 8 hexadecimal digits. Nothing is read from a file before its checksum is righ
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fedws.durable import sync
 from fedws.errors import RunFailed, UsageError
 from fedws.messages import Json
 from fedws.packing import Packer, unpack
@@ -65,11 +65,11 @@ class Checkpoints:
         try:
             if not self.directory.is_dir():
                 self.directory.mkdir(parents=True)
-                _sync(self.directory.parent)
+                sync(self.directory.parent)
             before = self._files()
             _write(part, number, state, extra)
             part.replace(path)
-            _sync(self.directory)
+            sync(self.directory)
             older = sorted(other for other in before if other < number)
             for other in before.keys() - {number, *older[-1:]}:
                 before[other].unlink()
@@ -190,15 +190,3 @@ def _bytes(tensor: torch.Tensor) -> memoryview:
     whole = tensor.resolve_neg().contiguous()
     flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def _sync(directory: Path) -> None:
-    """Wait until a directory's entries are on the disk."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
-            raise
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 
 from fedws import registry
+from fedws.encoded import encoded
 from fedws.errors import FedwsError, TaskError
 from fedws.interfaces import Dataset, Loss
 from fedws.keepsake import Keepsake
@@ -20,6 +21,7 @@ from fedws.plan import Scoring, Training, explain
 from fedws.policy import Features, Policy
 from fedws.samples import batches
 from fedws.tensors import Tensors, difference
+from fedws.uploads import Uploads
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -43,8 +45,10 @@ class Workspace:
     """How many threads may score batches at once."""
     keepsake: Keepsake = field(default_factory=Keepsake)
     """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
+    uploads: Uploads = field(default_factory=Uploads)
+    """What was made of the samples for this run."""
     policy: Policy = field(default_factory=Policy)
-    leaving: dict[str, Features] = field(default_factory=dict)
+    leaving: dict[str, tuple[Features, Callable[[], None]]] = field(default_factory=dict)
     """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:
@@ -70,6 +74,11 @@ class Workspace:
         module.load_state_dict(dict(tensors))
         return module
 
+    def scored(self, settings: Scoring, tensors: Tensors) -> torch.nn.Module:
+        """The model to score, with what passes from half to half encoded if it is cut. Raises TaskError."""
+        module = self.module(settings.model, tensors)
+        return encoded(module, settings) if settings.cut else module
+
     def recall(self, order: Order) -> Tensors | None:
         """The state that ``order`` starts from, as kept when the order of round ``order.base`` was answered.
 
@@ -81,13 +90,13 @@ class Workspace:
         """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
         self.keepsake.keep(order, tensors)
 
-    def announce(self, order: Order, features: Features) -> None:
-        """Say that the answer to ``order`` will hold features, before they are computed.
+    def announce(self, order: Order, features: Features, then: Callable[[], None]) -> None:
+        """Say that the answer to ``order`` will hold features, before they are computed; ``then``, when it leaves.
 
         Raises TaskError with the reason when the node's owner does not allow them.
         """
         self.policy.allow(features)
-        self.leaving[order.id] = features
+        self.leaving[order.id] = features, then
 
     def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
         """The good answer to ``order``, from this node and its samples."""

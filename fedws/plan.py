@@ -82,6 +82,9 @@ class Scoring(BaseModel):
     dataset: str
     batch_size: Count = 128
     cuda: bool = False
+    cut: str = ""
+    """Where samples pass through ``encoding`` without noise, as features do that a head was trained on; or nowhere."""
+    encoding: str = ""
 
 
 class Plan(BaseModel):

@@ -1,5 +1,6 @@
 """Named tensors: what a model is, everywhere in fedws."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -79,3 +80,19 @@ def unfit(tensors: Tensors) -> str:
         if any(map(math.isinf, ends)):
             return f"{name} holds Inf"
     return ""
+
+
+def digest(tensors: Tensors) -> str:
+    """SHA-256 of names, dtypes, shapes and values, as 64 hexadecimal digits; the order of names does not show.
+
+    >>> digest({"v": torch.zeros(2), "w": torch.ones(1)}) == digest({"w": torch.ones(1), "v": torch.zeros(2)})
+    True
+    >>> digest({"w": torch.zeros(2)}) == digest({"w": torch.zeros(2, 1)})
+    False
+    """
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{len(name)}:{name}:{NAMES[tensor.dtype]}:{list(tensor.shape)}:".encode())
+        whole = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(whole.view(torch.uint8).numpy().data)
+    return found.hexdigest()

@@ -1,22 +1,25 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
+import hashlib
 import logging
 import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from fedws import registry, samples
-from fedws.audit import Audit, Entry, now
+from fedws.audit import Audit, Entry, now, once
 from fedws.errors import TaskError, UnknownName, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Stopped, Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.policy import Features, Policy
+from fedws.uploads import Uploads
 from fedws.wire import VERSION, encode
 
 log = logging.getLogger("fedws")
@@ -32,7 +35,8 @@ class Worker:
     ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
     ``threads`` score batches at once. ``policy`` is its owner's; ``audit`` is where every answer is written down
-    before it leaves. Raises UsageError for a policy that counts rounds, where nothing is written down.
+    before it leaves; ``state`` is a folder for what it keeps from run to run. Raises UsageError for a policy that
+    counts rounds, where nothing is written down.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Worker:
         threads: int = 1,
         policy: Policy = ALL,
         audit: Audit | None = None,
+        state: Path | None = None,
     ) -> None:
         if policy.rounds_per_day is not None and audit is None:
             raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
@@ -57,7 +62,7 @@ class Worker:
         self._complaints = Complaints(node)
         self._caller = ("", "")
         self._stop = threading.Event()
-        self._workspace = Workspace(node, dataset, data, self._stop, threads, policy=policy)
+        self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
         held = samples.labels(data)
         if labels is None:
             labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
@@ -85,6 +90,7 @@ class Worker:
         """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
         self._caller = run, coordinator
         self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
+        self._workspace.uploads.begin(f"{coordinator}/{run}" if run else "")
 
     def answer(self, order: Order, most: int = sys.maxsize) -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
@@ -92,16 +98,22 @@ class Worker:
         So does a report of more than ``most`` bytes. The answer is on the audit log when this returns.
         """
         answer = self._answer(order)
-        features = self._workspace.leaving.pop(order.id, None)
+        features, then = self._workspace.leaving.pop(order.id, (None, None))
+        if isinstance(answer, Failure):
+            features = then = None
         if self._audit is None:
+            if then is not None:
+                then()
             return answer
         try:
             size = encode(answer, most).size
         except UsageError as error:  # a task may report what cannot travel
-            answer = self.failure(order, "failed", str(error))
+            answer, features, then = self.failure(order, "failed", str(error)), None, None
             size = encode(answer).size
         try:
             self._audit.add(self._entry(order, answer, size, features))
+            if then is not None:
+                then()
         except OSError as error:
             log.error("%s: the audit log cannot be written, so nothing leaves: %s", self.node, error)
             return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
@@ -109,14 +121,14 @@ class Worker:
 
     def _answer(self, order: Order) -> Report | Failure:
         try:
-            rounds = (
-                self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day is not None else 0
-            )
-            self.policy.before(order, len(self._workspace.data), rounds)
+            left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else set()
+            upload = once({"data": "features", "upload": self._upload})
+            self.policy.before(order, len(self._workspace.data), len(left), begun=upload in left)
             report = self._task(order.task)(order, self._workspace)
             if not isinstance(report, Report):
                 return self.failure(order, "failed", f"task {order.task} gave {type(report).__name__}, no Report")
-            self.policy.after(report, self._workspace.leaving.get(order.id))
+            features, _ = self._workspace.leaving.get(order.id, (None, None))
+            self.policy.after(report, features, len(left))
             return report
         except (TaskError, UnknownName) as error:
             self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}")
@@ -165,8 +177,13 @@ class Worker:
             data=data,
             bytes=size,
             epsilon=epsilon,
+            upload=self._upload if features is not None else "",
             reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
         )
+
+    @property
+    def _upload(self) -> str:
+        return hashlib.sha256(self._workspace.uploads.run.encode()).hexdigest()[:16]
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""

@@ -61,15 +61,31 @@ class PointsLinear(nn.Module):
         return log_softmax(self.dense(points), dim=1)
 
 
+class PointsNet(nn.Module):
+    """Two dense layers, to be cut between them."""
+
+    def __init__(self, *, inputs: int = 4) -> None:
+        super().__init__()
+        self.inner = nn.Linear(inputs, 11)
+        self.relu = nn.ReLU()
+        self.outer = nn.Linear(11, 10)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        return log_softmax(self.outer(self.relu(self.inner(points))), dim=1)
+
+
 @contextlib.contextmanager
 def registered() -> Iterator[None]:
-    """The data set and the model are known while the context lasts, and leave no trace for other tests."""
+    """The data set and the models are known while the context lasts, and leave no trace for other tests."""
     fedws.register("dataset", "points")(Points)
     fedws.register("model", "points_linear")(PointsLinear)
+    fedws.register("model", "points_net")(PointsNet)
     try:
         yield
     finally:
-        del registry._pieces["dataset", "points"], registry._pieces["model", "points_linear"]
+        del registry._pieces["dataset", "points"]
+        del registry._pieces["model", "points_linear"], registry._pieces["model", "points_net"]
 
 
 @dataclass

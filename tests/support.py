@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedws.messages import Message
+from fedws.wire import Decoder, encode
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -40,3 +43,11 @@ def recorded(run: Path, kind: str = "") -> list[dict[str, Any]]:
     """The lines of a run's ``metrics.jsonl``: those of one kind, or all."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [record for record in found if kind in ("", record["kind"])]
+
+
+def sent_over(message: Message) -> Any:
+    """A message as it arrives at the other end of a wire."""
+    decoder = Decoder()
+    for piece in encode(message).fragments():
+        decoder.feed(piece)
+    return decoder.message()

@@ -3,10 +3,14 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedws.cli.secure import add_secure
+from fedws.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedws.plan import Plan
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,3 +64,13 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     parser.add_argument("--max-message", metavar="BYTES", type=int, help="largest message taken (1073741824)")
     parser.add_argument("-v", "--verbose", action="store_true", help="also say what the links do")
     add_secure(parser)
+
+
+def named(work: Callable[[], "Plan"], given: Mapping[str, Any]) -> "Plan":
+    """A plan, where a setting that is wrong and was given as a flag is named as the flag. Raises UsageError."""
+    try:
+        return work()
+    except UsageError as error:
+        text = str(error)
+        name = text.partition(":")[0].partition(".")[0]
+        raise UsageError(f"--{name.replace('_', '-')}{text[len(name) :]}" if name in given else text) from None

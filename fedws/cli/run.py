@@ -1,20 +1,19 @@
 """``fedws run``: the coordinator of one run."""
 
 import argparse
+import os
 import shlex
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedws.cli.parser import Parser, add_common
+from fedws.cli.parser import Parser, add_common, named
 from fedws.cli.secure import FLAGS, security
 from fedws.errors import RunFailed, UsageError
 
-if TYPE_CHECKING:
-    from fedws.plan import Plan
-
-_OWN = {"plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
+_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained")
+"""Flags that are options of the strategy."""
+_OWN = {*_OPTIONS, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
 """Flags that are not settings of the plan."""
 
 
@@ -33,6 +32,12 @@ def parser(prog: str) -> Parser:
         metavar="NAME",
         help="fedavg (default), fedsgd, fedasync, fedbuff; as NAME[:value][,key=value...]",
     )
+    add("--cut", metavar="WHERE", help="mistnet: the last layer that workers run, as features.2 or 4")
+    add("--encoding", metavar="NAME", help="mistnet: how features leave: bits (default), sue, oue, floats, ...")
+    add("--epsilon", metavar="X", help="mistnet: privacy of each bit that leaves; smaller is noisier (2)")
+    add("--label-epsilon", metavar="X", help="mistnet: privacy of each label (4)")
+    add("--pretrained", metavar="FILE", help="mistnet: what 'fedws pretrain' wrote (else it trains on digits first)")
+    add("--server-epochs", metavar="N", type=int, help="mistnet: epochs that the coordinator trains (40)")
     add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--training-rounds", metavar="N", type=int, help="rounds, or versions of an asynchronous model (40)")
@@ -75,16 +80,18 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
+    if "data_dir" in given:
+        os.environ["FEDWS_DATA"] = given["data_dir"]  # also for the process that trains for a coordinator
     proved = security(arguments, given.get("id", ""))
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
-        plan = _named(partial(make, {**stored_settings(directory), **wanted}), given)
+        plan = named(partial(make, {**stored_settings(directory), **wanted}), given)
         work = partial(resume_run, directory, wanted, security=proved)
     else:
-        plan = _named(partial(make, settings(given)), given)
+        plan = named(partial(make, settings(given)), given)
         directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
         work = partial(run_plan, plan, directory, security=proved)
     torch.set_num_threads(plan.threads)
@@ -109,16 +116,6 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     return 0
 
 
-def _named(work: Callable[[], "Plan"], given: dict[str, Any]) -> "Plan":
-    """A plan, where a setting that is wrong and was given as a flag is named as the flag. Raises UsageError."""
-    try:
-        return work()
-    except UsageError as error:
-        text = str(error)
-        name = text.partition(":")[0].partition(".")[0]
-        raise UsageError(f"--{name.replace('_', '-')}{text[len(name) :]}" if name in given else text) from None
-
-
 def _again(given: dict[str, Any]) -> str:
     """The flags of a run that its plan does not hold, as they were given."""
     found = ""
@@ -131,10 +128,17 @@ def _again(given: dict[str, Any]) -> str:
 
 def settings(given: dict[str, Any]) -> dict[str, Any]:
     """The plan's settings: the plan file's, then the flags'. Raises UsageError."""
-    from fedws.plan import read
+    from fedws.plan import Plan, read
 
     found = read(Path(given["plan"])) if "plan" in given else {}
     found.update({key: value for key, value in given.items() if key not in _OWN})
+    chosen = [f"{name}={given[name]}" for name in _OPTIONS if name in given]
+    if chosen:
+        found["strategy"] = ",".join([found.get("strategy", Plan.model_fields["strategy"].default), *chosen])
+    if "server_epochs" in given:
+        if "training_rounds" in given:
+            raise UsageError("--server-epochs and --training-rounds are the same; leave one out")
+        found["training_rounds"] = given["server_epochs"]
     if "workers" in given:
         found["workers"] = pairs("--workers", given["workers"])
     if "evaluator" in given:

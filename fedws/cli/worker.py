@@ -126,6 +126,7 @@ def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy",
 
 def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
     from evaluator import evaluator
+    from fedws import folders
     from fedws.worker import Worker
 
     if len(held.data) < policy.samples:
@@ -134,7 +135,8 @@ def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Po
         )
     if arguments.testing:
         return evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
-    return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log)
+    state = folders.own("state", "MistNet keeps uploads there") / "uploads" / arguments.id
+    return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log, state=state)
 
 
 async def _serve(

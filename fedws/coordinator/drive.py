@@ -4,17 +4,22 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.scoring import Scorer
-from fedws.errors import RunFailed
+from fedws.errors import RejectedUpdate, RunFailed
+from fedws.featurestore import FeatureStore
+from fedws.gathering import Gathering
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Joined, Order, Report
 from fedws.plan import Plan
+from fedws.roster import rejected
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
+from fedws.security import COORDINATOR
 from fedws.tensors import Tensors
 
 S = TypeVar("S")
@@ -32,6 +37,7 @@ class Driver(Generic[S]):
         scorer: Scorer | None,
         runlog: RunLog,
         checkpoints: Checkpoints,
+        store: FeatureStore | None = None,
     ) -> None:
         self._plan = plan
         self._strategy = strategy
@@ -39,6 +45,7 @@ class Driver(Generic[S]):
         self._scorer = scorer
         self._runlog = runlog
         self._checkpoints = checkpoints
+        self._store = store
         self._scored_workers = set(list(fleet.links)[: plan.score_workers])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
         self._began = 0.0
@@ -114,11 +121,14 @@ class Driver(Generic[S]):
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
         if isinstance(event, Joined):
             self._runlog.know(self._fleet.groups)
+        event, stored = await self._think(self._put_away, before, event)
         state, orders = await self._think(self._strategy.react, before, event)
         if isinstance(event, Report):
             await self._think(self._keep_worker_model, before, event)
         version = self._strategy.version(state)
         if version == self.version:
+            if stored or (isinstance(event, Report) and event.worker == COORDINATOR):
+                await self._save(state)  # before anybody is told that it is here, and deletes what they have
             if state is not before:
                 self._go_on(state, orders)
             return state
@@ -134,6 +144,20 @@ class Driver(Generic[S]):
         self._runlog.lines.say(*self._strategy.said(state))
         return state
 
+    def _put_away(self, state: S, event: Event) -> tuple[Event, bool]:
+        """Store the features of a report before the strategy hears of it; whether there were any."""
+        if self._store is None or not isinstance(event, Report):
+            return event, False
+        assert isinstance(self._strategy, Gathering)
+        try:
+            place = self._strategy.chunk(state, event)
+        except RejectedUpdate as error:
+            return rejected(event, str(error)), False
+        if place is None:
+            return event, False
+        self._store.put(*place, event.tensors)
+        return replace(event, tensors={}), True
+
     def _go_on(self, state: S, orders: Sequence[Order]) -> None:
         self._runlog.lines.say(*self._strategy.said(state))
         self._issue(orders)
@@ -141,7 +165,7 @@ class Driver(Generic[S]):
     def _issue(self, orders: Sequence[Order]) -> None:
         for order in orders:
             self._fleet.give(order)
-        if orders and self._deadline == math.inf:
+        if self._deadline == math.inf and any(order.worker != COORDINATOR for order in orders):
             self._deadline = asyncio.get_running_loop().time() + self._plan.deadline
 
     def _keep_worker_model(self, state: S, report: Report) -> None:

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Self
 
 from fedws.coordinator.link import Answer, Link
+from fedws.coordinator.own import OwnNode
 from fedws.errors import RunFailed
 from fedws.messages import Event, Joined, Left, Measured, Order, Report
+from fedws.security import COORDINATOR
 
 
 def clock() -> float:
@@ -20,8 +22,11 @@ def clock() -> float:
 class Fleet:
     """Keeps the links of all workers while the context lasts, and queues what happens on them."""
 
-    def __init__(self, links: Mapping[str, Link], silence: float, *, for_ever: bool = False) -> None:
+    def __init__(
+        self, links: Mapping[str, Link], silence: float, *, for_ever: bool = False, own: OwnNode | None = None
+    ) -> None:
         self.links = links
+        self._node = own
         self._silence = silence
         self._for_ever = for_ever
         self._queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
@@ -100,8 +105,19 @@ class Fleet:
 
     def give(self, order: Order) -> None:
         """Send an order; its answer becomes an event, a Report after a Measured that says how long it took."""
-        task = asyncio.create_task(self.links[order.worker].give(order, self._answered))
-        self._asked[order.id] = order.worker, clock(), task
+        own = self._node is not None and order.worker == COORDINATOR
+        work = self._own(order) if own else self.links[order.worker].give(order, self._answered)
+        self._asked[order.id] = order.worker, clock(), asyncio.create_task(work)
+
+    async def _own(self, order: Order) -> None:
+        """Have the coordinator's own node carry out an order; the end of its process ends the run."""
+        assert self._node is not None
+        try:
+            self._answered(await self._node.ask(order))
+        except RunFailed as error:
+            self._queue.put_nowait(error)
+        except Exception as error:  # a bug here must end the run, not leave it waiting
+            self._queue.put_nowait(RunFailed(f"the coordinator's own node: {type(error).__name__}: {error}"))
 
     async def next(self) -> Event:
         """The next event. Raises what ended the keeping of a link, as WrongNode."""

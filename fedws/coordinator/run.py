@@ -19,8 +19,12 @@ from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import Link
+from fedws.coordinator.own import OwnNode
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import FedwsError, UsageError
+from fedws.featurestore import FeatureStore
+from fedws.gathering import Gathering
+from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Limits, Strategy
 from fedws.plan import FOR_ROUNDS, Plan, going_on, make
 from fedws.roster import Terms
@@ -28,7 +32,7 @@ from fedws.rounds import Rounds
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog, new_directory
 from fedws.scores import FEDERATED
-from fedws.security import INSECURE, Security, default
+from fedws.security import COORDINATOR, INSECURE, Security, default
 from fedws.service import transport
 from fedws.tensorboard import Events
 from fedws.tensors import Tensors, detached
@@ -167,10 +171,14 @@ async def _run(
         stack.callback(runlog.close)
         scorer = None
         for node, url in plan.evaluator.items():
-            scorer = Scorer(link(node, url, "evaluator"), plan.scoring(), plan.silence, runlog)
+            scoring = strategy.scoring(plan.scoring()) if isinstance(strategy, Gathering) else plan.scoring()
+            scorer = Scorer(link(node, url, "evaluator"), scoring, plan.silence, runlog)
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
-        fleet = await stack.enter_async_context(Fleet(links, plan.silence, for_ever=plan.wait == "forever"))
+        store = FeatureStore(held.path / "features") if isinstance(strategy, Gathering) else None
+        own = await stack.enter_async_context(OwnNode(plan, store.folder)) if store is not None else None
+        fleet = Fleet(links, plan.silence, for_ever=plan.wait == "forever", own=own)
+        await stack.enter_async_context(fleet)
         here: Mapping[str, int] = dict.fromkeys(links, 0)
         if stored is None or stored.number < plan.training_rounds:  # else only scores are missing
             here = await fleet.gather(strategy.quorum)
@@ -190,7 +198,7 @@ async def _run(
             runlog.lines.say(f"Beginning without {', '.join(away)}")
         if plan.cuda:
             _say_who_has_no_gpu(links, runlog)
-        driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints)
+        driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints, store)
         try:
             model = await driver.run(initial, here, stored)
             await fleet.close()
@@ -223,7 +231,10 @@ def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
-    return plan, _strategy(plan), detached(module.state_dict())
+    strategy, initial = _strategy(plan), detached(module.state_dict())
+    if isinstance(strategy, Gathering):
+        strategy.begin(initial)
+    return plan, strategy, initial
 
 
 def _secured(plan: Plan, security: Security | None) -> Security:
@@ -249,6 +260,13 @@ def _strategy(plan: Plan) -> Strategy[Any]:
             if getattr(plan, name) != Plan.model_fields[name].default:
                 raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} has none")
         return Asynchronous(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or 1))
+    if gathers(algorithm):
+        for name in FOR_ROUNDS:
+            if name != "deadline" and getattr(plan, name) != Plan.model_fields[name].default:
+                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} gathers once")
+        if COORDINATOR in workers:
+            raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
+        return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
     if hasattr(algorithm, "step"):
         size = chooser.size(len(workers))
         if plan.quorum > size:

@@ -8,6 +8,7 @@ from fedws import holding, registry
 from fedws.asynchronous import without_rounds
 from fedws.coordinator.run import prepare
 from fedws.errors import UsageError
+from fedws.gathering_algorithm import gathers
 from fedws.plan import FOR_ROUNDS, Plan, make
 
 EVALUATOR = "testing"
@@ -45,6 +46,8 @@ def _plan(settings: dict[str, Any], present: float) -> Plan:
         plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
     everybody, cohort = len(plan.workers), registry.build("chooser", plan.chooser).size(len(plan.workers))
     algorithm = registry.build("strategy", plan.strategy, plan.training())
+    if gathers(algorithm):
+        raise UsageError(f"--strategy {plan.strategy}: it trains at the coordinator, which takes no virtual time")
     if without_rounds(algorithm):
         versions = {
             name: _versions(getattr(plan, name), cohort, algorithm.k) for name in ("training_rounds", "evaluate_every")

@@ -20,15 +20,17 @@ from hypothesis import strategies as st
 from fedws import registry
 from fedws.asynchronous import without_rounds
 from fedws.coordinator.run import prepare
+from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.plan import make
 from fedws.tensors import Tensors, difference, unfit
-from fedws.wire import Decoder, encode
 from fedws.worker import Worker
 from tests.nodes import Points, registered
+from tests.support import sent_over
 
-NAMES = registry.names("strategy")
+NAMES = [name for name in registry.names("strategy") if not gathers(registry.find("strategy", name))]
+"""Those whose workers train; see ``test_gathering.py`` for the others."""
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
 CALM = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
@@ -92,20 +94,9 @@ def _points() -> Iterator[None]:
 def answer(order: Order) -> Report:
     """What the worker itself answers, there and back over the wire."""
     worker = Worker(order.worker, "points", Points(Path(), True))
-    arrived, answered = over_the_wire(order), Decoder()
-    assert isinstance(arrived, Order)
-    for piece in encode(worker.answer(arrived)).fragments():
-        answered.feed(piece)
-    found = answered.message()
+    found = sent_over(worker.answer(sent_over(order)))
     assert isinstance(found, Report), found
     return found
-
-
-def over_the_wire(order: Order) -> Any:
-    decoder = Decoder()
-    for piece in encode(order).fragments():
-        decoder.feed(piece)
-    return decoder.message()
 
 
 def failed(order: Order, kind: Kind = "failed", reason: str = "the cable was cut") -> Failure:

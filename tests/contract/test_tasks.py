@@ -12,6 +12,7 @@ from torch import nn
 from evaluator.node import evaluate
 from fedws import registry
 from fedws.coordinator.run import prepare
+from fedws.gathering_algorithm import gathers
 from fedws.learning import order_seed
 from fedws.messages import Failure, Order, Report
 from fedws.plan import make
@@ -20,7 +21,9 @@ from fedws.wire import encode
 from fedws.worker import Worker
 from tests.nodes import Points, registered
 
-NAMES = [*registry.names("task"), "evaluate"]
+GATHERING = tuple(it for it in registry.names("strategy") if gathers(registry.find("strategy", it)))
+NAMES = [*(name for name in registry.names("task") if name.partition(".")[0] not in GATHERING), "evaluate"]
+"""Those whose report is a matter of order and data alone; for those with noise there is ``test_gathering.py``."""
 every = pytest.mark.parametrize("name", NAMES)
 
 

@@ -14,11 +14,13 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "errors tensors ranges tls folders",
+    "errors tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
     "header wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
-    "samples scores holding datadir idx digits shares curves tensorboard certs policy",
-    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/",
+    "samples scores holding datadir idx digits shares curves tensorboard certs policy "
+    "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
+    "gathering gathering_algorithm deliveries featurestore momentum pretrained similarity inversion gallery sizes",
+    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/",
     "worker",
     "service runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
@@ -36,7 +38,7 @@ ASYNC = (
     "fedws/cli/",
 )
 """Where asyncio may be imported: where links are, and where programs begin."""
-ONCE = ("cryptography", "matplotlib", "tensorboardX", "uvloop", "msgpack")
+ONCE = ("cryptography", "matplotlib", "tensorboardX", "uvloop", "msgpack", "scipy")
 """Libraries that one file knows, so that replacing one is a change of one file."""
 NEVER = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 """What turns bytes into code."""

@@ -1,0 +1,87 @@
+"""How records leave a worker: the encoding of their features, and what is done to their labels."""
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from fedws import registry
+from fedws.deliveries import Delivery, Facts
+from fedws.encoding import Encoding
+from fedws.errors import RejectedUpdate
+from fedws.featurestore import FEATURES, LABELS
+from fedws.messages import Report
+from fedws.policy import Features
+from fedws.ranges import Positive
+from fedws.tensors import difference
+
+DECODED = 2**22
+"""Feature values that are decoded at a time to see whether they can be."""
+
+
+class Coded(BaseModel):
+    """An encoding by its registered name, with its options, and the labels' epsilon."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    encoding: str
+    label_epsilon: Positive | None
+    """None: labels in clear."""
+
+    @classmethod
+    def of(cls, name: str, epsilon: float | None, label_epsilon: float | None) -> Self:
+        """With ``epsilon`` for each feature value; None: the encoding's own. Raises UsageError where it has none."""
+        spec = name if epsilon is None else f"{name}{',' if ':' in name else ':'}epsilon={epsilon!r}"
+        registry.build("encoding", spec)
+        return cls(encoding=spec, label_epsilon=label_epsilon)
+
+    @property
+    def name(self) -> str:
+        """The encoding's, without options: what a policy allows."""
+        return registry.Spec.parse(self.encoding).name
+
+    def encoder(self) -> Encoding:
+        """The encoding. Raises UnknownName and UsageError."""
+        made: Encoding = registry.build("encoding", self.encoding)
+        return made
+
+    def spent(self, shape: Sequence[int], *, again: bool = False) -> Features:
+        """What a record with features of that shape spends; nothing if it was sent before."""
+        encoding = self.encoder()
+        return Features(self.name, encoding.epsilon, self.label_epsilon, math.prod(shape), encoding.delta, again)
+
+    def agree(self, facts: Facts, shape: Sequence[int]) -> None:
+        """Hold what a worker says of its features against this, and their shape. Raises RejectedUpdate."""
+        encoding = self.encoder()
+        said = (facts.encoding, facts.epsilon, facts.label_epsilon, facts.bytes, facts.shape)
+        asked = (self.name, encoding.epsilon, self.label_epsilon, encoding.size(math.prod(shape)), tuple(shape))
+        for what, wrong, right in zip(
+            ("encoding", "epsilon", "label epsilon", "bytes", "shape"), said, asked, strict=True
+        ):
+            if wrong != right:
+                raise RejectedUpdate(f"their {what} is {wrong}, not {right}")
+
+    def check(self, report: Report, delivery: Delivery, classes: int) -> None:
+        """Hold the records of a report against what was asked for. Raises RejectedUpdate."""
+        count, facts = delivery.count, delivery.facts
+        wanted = {
+            FEATURES: torch.empty((count, facts["bytes"]), dtype=torch.uint8, device="meta"),
+            LABELS: torch.empty(count, dtype=torch.int64, device="meta"),
+        }
+        problem = difference(report.tensors, wanted)
+        if not problem:
+            labels = report.tensors[LABELS]
+            if int(labels.min()) < 0 or int(labels.max()) >= classes:
+                problem = f"labels that are none of {classes}"
+        if not problem:
+            encoding = self.encoder()
+            try:
+                few = max(1, DECODED // math.prod(facts["shape"]))
+                for part in report.tensors[FEATURES].split(few):
+                    encoding.decode(part, facts["shape"])
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            raise RejectedUpdate(f"records {delivery.arrived} to {delivery.arrived + count}: {problem}")

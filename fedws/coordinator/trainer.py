@@ -1,0 +1,71 @@
+"""The program of the coordinator's own node: see :mod:`fedws.coordinator.own`. Ends with its standard input."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from fedws import registry
+from fedws.coordinator.own import LENGTH
+from fedws.errors import UsageError
+from fedws.featurestore import FeatureStore
+from fedws.interfaces import Task
+from fedws.messages import Failure, Order, Report
+from fedws.policy import Policy
+from fedws.security import COORDINATOR
+from fedws.wire import Decoder, encode
+from fedws.worker import Worker
+
+
+def main() -> None:
+    """Answer orders until there are no more."""
+    given = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
+    torch.set_num_threads(given["threads"])
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for plugin in given["plugin"]:
+        registry.load_plugin(plugin)
+    tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own
+    store = FeatureStore(Path(given["store"]))
+    while (order := _read(sys.stdin.buffer)) is not None:
+        encoded = encode(_answer(order, store, tasks), sys.maxsize)
+        answers.write(LENGTH.pack(encoded.size))
+        for piece in encoded.fragments():
+            answers.write(piece)
+        answers.flush()
+
+
+def _answer(order: Order, store: FeatureStore, tasks: Mapping[str, Task]) -> Report | Failure:
+    try:
+        records = store.records()
+    except UsageError as error:
+        return Failure(order=order.id, worker=COORDINATOR, round=order.round, kind="failed", reason=str(error))
+    policy = Policy(samples=0)
+    return Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy).answer(order)
+
+
+def _read(pipe: BinaryIO) -> Order | None:
+    head = pipe.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack(head)
+    decoder = Decoder(size)
+    while size:
+        piece = pipe.read(min(size, 2**20))
+        if not piece:  # whoever asked has died
+            return None
+        decoder.feed(piece)
+        size -= len(piece)
+    order = decoder.message()
+    assert isinstance(order, Order)
+    return order
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a worker has made of its samples, and how much of it has arrived."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedws.messages import Json
+
+CHUNK = 2**23
+"""Bytes of features in an answer, at most, unless a single record has more."""
+MOST = 2**40
+"""Records, and bytes or features of one, that a worker can claim to have."""
+
+
+class Facts(BaseModel):
+    """What a worker says of the features that it has made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    records: Annotated[int, Field(ge=1, le=MOST)]
+    bytes: Annotated[int, Field(ge=1, le=MOST)]
+    """Of one record's features."""
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False)]
+    """Of one record's features, before they were encoded."""
+    encoding: str
+    epsilon: float | None
+    label_epsilon: float | None
+
+    def told(self) -> str:
+        """In words.
+
+        >>> noisy = {"encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0}
+        >>> Facts(records=1000, bytes=360, shape=(20, 12, 12), **noisy).told()
+        '1000 records of 2880 features (20 x 12 x 12), 0.4 MB'
+        """
+        shape = " x ".join(map(str, self.shape))
+        size = self.records * self.bytes / 1e6
+        return f"{self.records} records of {math.prod(self.shape)} features ({shape}), {size:.1f} MB"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How far a worker has come."""
+
+    facts: Json = field(default_factory=dict)
+    """:class:`Facts`; empty until it has made its features."""
+    wanted: bool = False
+    """Whether it needs the extractor."""
+    arrived: int = 0
+    """Records, from the first on."""
+    whole: bool = False
+    """Whether it knows that all of them are here."""
+
+    @property
+    def step(self) -> Literal["extract", "upload", "acknowledge", ""]:
+        """What is to be asked of it next; empty when it has done its part."""
+        if not self.facts:
+            return "extract"
+        if self.arrived < self.facts["records"]:
+            return "upload"
+        return "" if self.whole else "acknowledge"
+
+    @property
+    def here(self) -> bool:
+        """Whether all of its records have arrived."""
+        return self.step in ("acknowledge", "")
+
+    @property
+    def number(self) -> int:
+        """Of its next answer with records, from 0."""
+        return self.arrived // chunk(self.facts["bytes"])
+
+    @property
+    def count(self) -> int:
+        """How many records its next answer holds."""
+        return int(min(chunk(self.facts["bytes"]), self.facts["records"] - self.arrived))
+
+
+def chunk(size: int) -> int:
+    """How many records of so many bytes go into one answer.
+
+    >>> chunk(360), chunk(2**30)
+    (23301, 1)
+    """
+    return max(1, CHUNK // size)

@@ -1,0 +1,32 @@
+"""What is on the disk, and stays there when the power goes."""
+
+import errno
+import os
+from pathlib import Path
+
+
+def sync(directory: Path) -> None:
+    """Wait until a directory's entries are on the disk. Raises OSError."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+            raise
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; when this returns it is on the disk. Raises OSError."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        sync(path.parent)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,35 @@
+"""A model that was cut, with what its features go through on their way from half to half."""
+
+import torch
+
+from fedws import registry
+from fedws.cuts import split
+from fedws.encoding import Encoding
+from fedws.errors import FedwsError, TaskError
+from fedws.plan import Scoring
+
+
+class Encoded(torch.nn.Module):
+    """Extractor, encoding without noise, decoding, head: as a head is tested that was trained on such features."""
+
+    def __init__(self, extractor: torch.nn.Module, head: torch.nn.Module, encoding: str) -> None:
+        """Raises UnknownName and UsageError for an encoding that is none."""
+        super().__init__()
+        self.extractor = extractor
+        self.head = head
+        self._encoding: Encoding = registry.build("encoding", encoding)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """As the model, but for what the encoding takes from the features; no gradient reaches the extractor."""
+        features = self.extractor(inputs).detach()
+        packed = self._encoding.encode(features.cpu(), None)
+        outputs: torch.Tensor = self.head(self._encoding.decode(packed, features.shape[1:]).to(features.device))
+        return outputs
+
+
+def encoded(module: torch.nn.Module, settings: Scoring) -> Encoded:
+    """``module``, cut and encoded as the settings say. Raises TaskError."""
+    try:
+        return Encoded(*split(module, settings.cut), settings.encoding)
+    except FedwsError as error:
+        raise TaskError(str(error)) from None

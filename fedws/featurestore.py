@@ -1,0 +1,78 @@
+"""What workers have sent of their samples, on the coordinator's disk: encoded features and labels, a file a chunk.
+
+Features stay as they came, packed, and are mapped into memory; whoever trains unpacks a batch at a time. So the memory
+that this takes does not grow with what is stored.
+"""
+
+import re
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from fedws.durable import sync, write
+from fedws.errors import RunFailed, UsageError
+from fedws.tensors import Tensors
+
+FEATURES, LABELS = "features", "labels"
+_NAME = re.compile(r"(\d+)-(\d+)\.safetensors")
+
+
+class FeatureStore:
+    """Chunks in a folder, by the worker's number in the plan and the chunk's own; for one process that writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, worker: int, chunk: int, tensors: Tensors) -> None:
+        """Store a chunk; when this returns it is on the disk. One that is there already is replaced.
+
+        Raises RunFailed when it cannot be written; what was stored before stays as it was.
+        """
+        path = self.folder / f"{worker}-{chunk}.safetensors"
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True)
+                sync(self.folder.parent)
+            write(path, safetensors.torch.save(dict(tensors)))
+        except OSError as error:
+            raise RunFailed(f"the features of a worker cannot be stored in {path}: {error.strerror or error}") from None
+
+    def records(self) -> "Records":
+        """All that is stored by now. Raises UsageError when something of it cannot be read."""
+        found = sorted(
+            (int(match[1]), int(match[2]), path)
+            for path in (self.folder.iterdir() if self.folder.is_dir() else ())
+            if (match := _NAME.fullmatch(path.name))
+        )
+        try:
+            return Records([safetensors.torch.load_file(path) for _, _, path in found])
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UsageError(f"the features in {self.folder} cannot be read: {error}") from None
+
+
+class Records:
+    """Stored chunks as one data set: ``batch`` gives encoded features, uint8 [k, bytes], and labels, int64 [k]."""
+
+    def __init__(self, chunks: list[dict[str, torch.Tensor]]) -> None:
+        self._chunks = chunks
+        self._ends = torch.tensor([len(chunk[LABELS]) for chunk in chunks], dtype=torch.int64).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._chunks else 0
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        features, labels = self.batch(torch.tensor([index]))
+        return features[0], int(labels[0])
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The records at ``indices``, int64 [k], copied out of the files."""
+        whose = torch.searchsorted(self._ends, indices, right=True)
+        features = torch.empty((len(indices), self._chunks[0][FEATURES].shape[1]), dtype=torch.uint8)
+        labels = torch.empty(len(indices), dtype=torch.int64)
+        for number in whose.unique().tolist():
+            chunk, mine = self._chunks[number], whose == number
+            within = indices[mine] - (self._ends[number] - len(chunk[LABELS]))
+            features[mine] = chunk[FEATURES][within]
+            labels[mine] = chunk[LABELS][within].to(torch.int64)
+        return features, labels

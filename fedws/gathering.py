@@ -1,0 +1,290 @@
+"""Gathers what workers send of their samples once, then has the coordinator train on it: makes a Strategy of any
+
+algorithm of that kind. Training is work for the coordinator's own node, a process beside it, and is ordered and
+answered like a worker's.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+from pydantic import ValidationError
+
+from fedws.deliveries import Delivery, Facts
+from fedws.errors import RejectedUpdate
+from fedws.gathering_algorithm import GatheringAlgorithm
+from fedws.interfaces import Ask
+from fedws.learning import order_seed
+from fedws.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.plan import explain
+from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
+from fedws.security import COORDINATOR
+from fedws.tensors import Tensors, difference, unfit
+
+
+@dataclass(frozen=True)
+class GatheringState:
+    """Where such a run stands."""
+
+    model: Tensors
+    roster: Roster
+    deliveries: dict[str, Delivery]
+    memory: Tensors = field(default_factory=dict)
+    """What the training keeps from epoch to epoch, beside the model."""
+    lessons: int = 0
+    """Epochs of pretraining that are done."""
+    pretrained: bool = False
+    classes: int = 0
+    shape: tuple[int, ...] = ()
+    """Of a record's features."""
+    begun: bool = False
+    """Whether training has begun; what arrives later takes part from the next epoch on."""
+    due: bool = False
+    """Whether the time for delivering is up."""
+    version: int = 0
+    """Epochs of training that are done."""
+    own: str = ""
+    """The id of the order that the coordinator's own node works on; empty when it has none."""
+    tries: int = 0
+    """How many orders that node was given."""
+    strikes: int = 0
+    """How many of them in a row have failed."""
+    record: Json = field(default_factory=dict)
+    reason: str = ""
+
+
+class Gathering:
+    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.GatheringAlgorithm`.
+
+    A version of the model is an epoch of training. It begins when every worker has delivered, or when a quorum has and
+    nobody else is at work or the time is up.
+    """
+
+    def __init__(self, algorithm: GatheringAlgorithm, terms: Terms) -> None:
+        self._algorithm = algorithm
+        self._terms = terms
+        self.quorum = terms.quorum
+        self.begin, self.scoring = algorithm.begin, algorithm.scoring
+
+    # ------------------------------------------------------------------ what the run sees
+
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
+        """Pretrain, or ask all workers."""
+        roster = Roster.of(self._terms.workers, workers)
+        model, classes, sample = self.begin(model)
+        state = GatheringState(model, roster, {worker: Delivery() for worker in self._terms.workers})
+        return self._go_on(self._learnt(replace(state, classes=classes, shape=self._shape(sample))))
+
+    def resume(self, state: GatheringState, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
+        """Go on with what is stored; the order that was open is given again."""
+        return self._go_on(replace(state, roster=state.roster.again(workers), own=""))
+
+    def react(self, state: GatheringState, event: Event) -> tuple[GatheringState, Sequence[Order]]:
+        """Take an event. A report with features was stored before: see :meth:`chunk`."""
+        if self._ended(state):
+            return state, ()
+        if isinstance(event, Deadline):
+            if event.version != state.version or state.begun or state.due:
+                return state, ()
+            late = [worker for worker in state.roster.present() if not state.deliveries[worker].here]
+            roster = replace(state.roster, said=()).say(f"The time is up; {', '.join(late) or 'nobody'} may follow")
+            return self._go_on(replace(state, roster=roster, due=True))
+        if getattr(event, "worker", "") == COORDINATOR:
+            return self._own(state, event) if isinstance(event, Report | Failure) else (state, ())
+        roster, asked = state.roster.hear(event)
+        if roster is state.roster:
+            return state, ()
+        state = replace(state, roster=roster)
+        if isinstance(event, Failure) and asked is not None:
+            state = replace(state, roster=roster.fail(event))
+        elif isinstance(event, Report) and asked is not None:
+            state = self._hear(state, event)
+        return self._go_on(state)
+
+    def chunk(self, state: GatheringState, report: Report) -> tuple[int, int] | None:
+        """Where the features of a report are to be stored: the worker's number and the chunk's; None if it has none.
+
+        Raises RejectedUpdate when they are not what was asked for.
+        """
+        delivery = state.deliveries.get(report.worker)
+        if delivery is None or report.order not in state.roster.open or delivery.step != "upload":
+            return None
+        self._algorithm.coded.check(report, delivery, state.classes)
+        return list(state.deliveries).index(report.worker), delivery.number
+
+    def model(self, state: GatheringState) -> Tensors:
+        """The extractor and the head as they stand."""
+        return state.model
+
+    def version(self, state: GatheringState) -> int:
+        """Epochs of training that are done."""
+        return state.version
+
+    def failure(self, state: GatheringState) -> str:
+        """Why the run cannot go on; empty while it can."""
+        return state.reason
+
+    def awaited(self, state: GatheringState) -> Sequence[str]:
+        """Who is away, while too few are there or have delivered."""
+        if self._ended(state) or state.begun:
+            return ()
+        away = [worker for worker in state.roster.away() if not state.deliveries[worker].here]
+        return away if self._possible(state) - len(away) < self.quorum else ()
+
+    def said(self, state: GatheringState) -> Sequence[str]:
+        """The log lines of the last reaction."""
+        return state.roster.said
+
+    def record(self, state: GatheringState) -> Json:
+        """Of the last epoch: its loss, on how many records, of how many workers, and what privacy they spent."""
+        return state.record
+
+    def worker_model(self, state: GatheringState, report: Report) -> Tensors | None:
+        """None: workers have none."""
+        return None
+
+    # ------------------------------------------------------------------ what workers say
+
+    def _hear(self, state: GatheringState, report: Report) -> GatheringState:
+        """A good answer of a worker, to what was its next step."""
+        worker, delivery = report.worker, state.deliveries[report.worker]
+        step, roster = delivery.step, state.roster.accept(report)
+        if step == "extract":
+            if report.metrics.get("wanted") == "extractor" and not delivery.wanted:
+                return self._with(replace(state, roster=roster), worker, wanted=True)
+            try:
+                facts = Facts.model_validate(report.metrics)
+                self._algorithm.coded.agree(facts, state.shape)
+            except (ValidationError, RejectedUpdate) as error:
+                problem = explain(error) if isinstance(error, ValidationError) else str(error)
+                return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))
+            roster = roster.say(f"{worker} has {facts.told()}")
+            return self._with(replace(state, roster=roster), worker, facts=facts.model_dump())
+        if step == "upload":
+            return self._with(replace(state, roster=roster), worker, arrived=delivery.arrived + delivery.count)
+        roster = roster.say(f"{worker} has sent its {delivery.arrived} records; it keeps none of them")
+        return self._with(replace(state, roster=roster), worker, whole=True)
+
+    def _with(self, state: GatheringState, worker: str, **changes: object) -> GatheringState:
+        delivery = replace(state.deliveries[worker], **changes)  # type: ignore[arg-type]
+        return replace(state, deliveries={**state.deliveries, worker: delivery})
+
+    # ------------------------------------------------------------------ what the coordinator's own node says
+
+    def _own(self, state: GatheringState, answer: Report | Failure) -> tuple[GatheringState, Sequence[Order]]:
+        if answer.order != state.own:
+            return state, ()
+        state = replace(state, own="", roster=replace(state.roster, said=()))
+        problem = answer.reason if isinstance(answer, Failure) else self._unusable(state, answer)
+        if problem:
+            strikes, what = state.strikes + 1, f"the coordinator's own training failed: {problem}"
+            reason = f"{what}, three times in a row" if strikes == STRIKES else ""
+            return self._go_on(replace(state, strikes=strikes, reason=reason, roster=state.roster.say(what)))
+        assert isinstance(answer, Report)
+        state, told = replace(state, strikes=0), answer.metrics
+        model = {name: answer.tensors[name] for name in state.model}
+        if not state.pretrained:
+            state = replace(state, model=model, lessons=state.lessons + 1, classes=int(told["classes"]))
+            state = replace(state, shape=self._shape(told["sample"]))
+            return self._go_on(self._learnt(state))
+        memory = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
+        roster, failed = state.roster.counted()
+        delivered = [delivery for delivery in state.deliveries.values() if delivery.arrived]
+        record: Json = {"answered": len(delivered), "failed": failed, "loss": told["loss"], "samples": told["samples"]}
+        record |= self._algorithm.coded.spent(state.shape).record()
+        out = excluded(roster)
+        state = replace(
+            state,
+            model=model,
+            memory=memory,
+            version=state.version + 1,
+            roster=roster,
+            record={**record, "excluded": out} if out else record,
+        )
+        return self._go_on(state)
+
+    def _unusable(self, state: GatheringState, report: Report) -> str:
+        own = {name: tensor for name, tensor in report.tensors.items() if name in state.model}
+        return difference(own, state.model) or unfit(report.tensors)
+
+    def _learnt(self, state: GatheringState) -> GatheringState:
+        """Whether there is another epoch of pretraining to do."""
+        if self._algorithm.pretraining(state.model, state.lessons + 1) is not None:
+            return state
+        roster = state.roster.say(f"Pretrained for {state.lessons} epochs") if state.lessons else state.roster
+        return replace(state, pretrained=True, roster=roster)
+
+    # ------------------------------------------------------------------ what is asked next
+
+    def _go_on(self, state: GatheringState) -> tuple[GatheringState, Sequence[Order]]:
+        if self._ended(state):
+            return state, ()
+        if not state.begun and self._possible(state) < self.quorum:
+            return replace(state, reason=state.roster.lacking(len(self._terms.workers))), ()
+        orders, roster = [], state.roster
+        for worker in roster.idle() if state.pretrained else ():
+            step, member = state.deliveries[worker].step, roster.members[worker]
+            if not step:
+                continue
+            number = member.round if member.round > member.base else member.round + 1
+            roster, order = roster.order(
+                worker, number, state.version, self._terms.seed, self._ask(state, worker, step)
+            )
+            orders.append(order)
+        state = replace(state, roster=roster)
+        if not state.begun and self._enough(state):
+            state = self._begin(state)
+        if not state.own and (state.begun or not state.pretrained):
+            state, order = self._teach(state)
+            orders.append(order)
+        return state, orders
+
+    def _ask(self, state: GatheringState, worker: str, step: str) -> Ask:
+        delivery = state.deliveries[worker]
+        if step == "extract":
+            return self._algorithm.extraction(state.model, state.classes, send=delivery.wanted)
+        if step == "upload":
+            return self._algorithm.upload(delivery.arrived, delivery.count)
+        return self._algorithm.acknowledgement()
+
+    def _enough(self, state: GatheringState) -> bool:
+        """Whether training can begin."""
+        here = sum(delivery.here for delivery in state.deliveries.values())
+        return state.pretrained and here >= self.quorum and (state.due or not state.roster.open)
+
+    def _possible(self, state: GatheringState) -> int:
+        """How many workers have delivered, or still may."""
+        out = excluded(state.roster)
+        return sum(delivery.here or worker not in out for worker, delivery in state.deliveries.items())
+
+    def _begin(self, state: GatheringState) -> GatheringState:
+        records = sum(delivery.arrived for delivery in state.deliveries.values())
+        roster = state.roster.say(self._algorithm.coded.spent(state.shape).told())
+        roster = roster.say(f"Training begins with {records} records")
+        return replace(state, begun=True, roster=roster)
+
+    def _teach(self, state: GatheringState) -> tuple[GatheringState, Order]:
+        """The next epoch, for the coordinator's own node."""
+        number = (state.version if state.begun else state.lessons) + 1
+        if state.begun:
+            ask = self._algorithm.epoch(state.model, state.memory, state.classes, state.shape, number)
+        else:
+            found = self._algorithm.pretraining(state.model, number)
+            assert found is not None
+            ask = found
+        order = Order(
+            id=f"{COORDINATOR}/{state.tries + 1}",
+            worker=COORDINATOR,
+            round=number,
+            task=ask.task,
+            seed=order_seed(self._terms.seed, COORDINATOR, number),
+            settings=ask.settings,
+            tensors=ask.tensors,
+        )
+        roster = state.roster if not state.begun else state.roster.say(f"Training epoch {number}/{self._terms.rounds}")
+        return replace(state, own=order.id, tries=state.tries + 1, roster=roster), order
+
+    def _shape(self, sample: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self._algorithm.shape(sample)) if sample else ()
+
+    def _ended(self, state: GatheringState) -> bool:
+        return bool(state.reason) or state.version >= self._terms.rounds

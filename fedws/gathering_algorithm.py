@@ -1,0 +1,56 @@
+"""The protocol of algorithms that gather once, as MistNet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from fedws.coded import Coded
+from fedws.interfaces import Ask, Task
+from fedws.plan import Scoring
+from fedws.tensors import Tensors
+
+
+class GatheringAlgorithm(Protocol):
+    """An algorithm that trains on the coordinator: :class:`fedws.gathering.Gathering` makes a Strategy of it.
+
+    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    """
+
+    @property
+    def own(self) -> Mapping[str, Task]:
+        """The tasks of the coordinator's own node, by name."""
+
+    @property
+    def coded(self) -> Coded:
+        """How records leave the workers."""
+
+    def scoring(self, plain: Scoring) -> Scoring:
+        """How the evaluator is to score the model."""
+
+    def begin(self, model: Tensors) -> tuple[Tensors, int, Sequence[int]]:
+        """The model to begin with, from the initial one; how many classes it tells apart, and the shape of a sample.
+
+        0 and empty where the first epoch of pretraining will tell.
+        """
+
+    def shape(self, sample: Sequence[int]) -> Sequence[int]:
+        """Of the features of a sample of that shape. Raises RejectedUpdate when there are none."""
+
+    def pretraining(self, model: Tensors, epoch: int) -> Ask | None:
+        """What the own node does in that epoch of pretraining, from 1; None after the last."""
+
+    def extraction(self, model: Tensors, classes: int, *, send: bool) -> Ask:
+        """What to ask of a worker first; with what it needs for that, if ``send``."""
+
+    def upload(self, first: int, count: int) -> Ask:
+        """Ask for records."""
+
+    def acknowledgement(self) -> Ask:
+        """Tell a worker that all of its records are here."""
+
+    def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
+        """What the own node does in that epoch of training, from 1, on features of that shape."""
+
+
+def gathers(algorithm: object) -> bool:
+    """Whether an algorithm, or its factory, is of this kind."""
+    return hasattr(algorithm, "extraction")

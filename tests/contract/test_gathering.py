@@ -1,0 +1,355 @@
+"""Every registered strategy that gathers once and trains at the coordinator: whatever happens to its workers, what they
+
+noised is sent once, arrives whole, and is trained on; and the run ends, with a model or with a reason.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedws import registry
+from fedws.coordinator.run import prepare
+from fedws.errors import RejectedUpdate
+from fedws.featurestore import FeatureStore, Records
+from fedws.gathering import Gathering
+from fedws.gathering_algorithm import gathers
+from fedws.messages import Deadline, Event, Failure, Joined, Left, Order, Report
+from fedws.plan import make
+from fedws.policy import Policy
+from fedws.roster import rejected
+from fedws.security import COORDINATOR
+from fedws.tensors import difference
+from fedws.worker import Worker
+from tests.nodes import Points, registered
+from tests.support import sent_over
+
+NAMES = [name for name in registry.names("strategy") if gathers(registry.find("strategy", name))]
+WORKERS = ("alice", "bob", "charlie")
+EPOCHS = 2
+OPTIONS = {"mistnet": "mistnet:cut=relu,public=points,pretrain_epochs=2"}
+CALM = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+every = pytest.mark.parametrize("name", NAMES)
+Kind = Literal["refused", "failed", "rejected", "lost"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pieces() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedws.deliveries.CHUNK", 2 * 50)  # fifty records of two bytes
+
+
+class Run:
+    """A run whose events the test makes; the store is written as the driver writes it."""
+
+    def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
+        basis = {"dataset": "points", "model": "points_net", "training_rounds": EPOCHS}
+        workers = {worker: f"memory://{worker}" for worker in WORKERS}
+        plan = make({"workers": workers, "strategy": OPTIONS[name], **basis, **more})
+        _, strategy, self.initial = prepare(plan)
+        assert isinstance(strategy, Gathering)
+        self.strategy = strategy
+        self.store = FeatureStore(folder / "features")
+        self.nodes = {worker: Worker(worker, "points", Points(Path(), True)) for worker in WORKERS}
+        for node in self.nodes.values():
+            node.begin("run", "lab")
+        self.own = registry.find("strategy", name).own
+        self.here = set(here)
+        self.open: dict[str, Order] = {}
+        self.orders: list[Order] = []
+        self.stored: dict[tuple[int, int], Any] = {}
+        self.excluded: set[str] = set()
+        self.lines: list[str] = []
+        self.state, orders = self.strategy.start(self.initial, sorted(self.here))
+        self._hold(orders)
+
+    @property
+    def over(self) -> bool:
+        return self.strategy.version(self.state) >= EPOCHS or bool(self.strategy.failure(self.state))
+
+    def answer(self, order: Order) -> Report | Failure:
+        """What the node itself answers, there and back over the wire."""
+        node = self.nodes.get(order.worker)
+        if node is None:
+            records, policy = self.store.records(), Policy(samples=0)
+            node = Worker(COORDINATOR, "features", records, labels=[], tasks=self.own, policy=policy)
+        answer = sent_over(node.answer(sent_over(order)))
+        assert isinstance(answer, Report | Failure)
+        return answer
+
+    def take(self, event: Event) -> None:
+        """Store what is to be stored, and let it react."""
+        if isinstance(event, Report | Failure):
+            self.open.pop(event.order, None)
+        if isinstance(event, Joined):
+            self.here.add(event.worker)
+        elif isinstance(event, Left) or (isinstance(event, Failure) and event.kind == "lost"):
+            self.here.discard(event.worker)
+        if isinstance(event, Report):
+            try:
+                place = self.strategy.chunk(self.state, event)
+            except RejectedUpdate as error:
+                event, place = rejected(event, str(error)), None
+            if place is not None:
+                assert isinstance(event, Report)
+                bits = {name: tensor.tolist() for name, tensor in event.tensors.items()}
+                assert self.stored.setdefault(place, bits) == bits, "the same bits, whenever they come"
+                self.store.put(*place, event.tensors)
+        version, model = self.strategy.version(self.state), self.strategy.model(self.state)
+        self.state, orders = self.strategy.react(self.state, event)
+        assert version <= self.strategy.version(self.state) <= version + 1
+        assert difference(self.strategy.model(self.state), model) == ""
+        self._hold(orders)
+
+    def resume(self, state: Any) -> None:
+        """The coordinator was killed, and goes on from ``state``."""
+        self.open = {}
+        self.state, orders = self.strategy.resume(state, sorted(self.here))
+        self._hold(orders)
+
+    def finish(self, random: Random) -> "Run":
+        """Everybody answers, in any order."""
+        while self.open:
+            self.take(self.answer(self.open[random.choice(sorted(self.open))]))
+        return self
+
+    def _hold(self, orders: Sequence[Order]) -> None:
+        said = self.strategy.said(self.state)
+        assert all(line and line.isprintable() for line in said)
+        self.lines += said
+        self.excluded |= {worker for worker in WORKERS if any(line.startswith(f"{worker} is excl") for line in said)}
+        busy = {order.worker for order in self.open.values()}
+        for order in orders:
+            assert order.id not in {other.id for other in self.orders}, "an id is used once"
+            assert order.worker not in busy, "who is busy is not asked"
+            assert order.worker in self.here | {COORDINATOR}, "only who is there is asked"
+            assert order.worker not in self.excluded, "who is excluded is not asked"
+            assert order.task in (self.own if order.worker == COORDINATOR else registry.names("task"))
+            busy.add(order.worker)
+            self.open[order.id] = order
+            self.orders.append(order)
+        assert len(self.orders) < 500, "it asks on and on"
+        awaited = self.strategy.awaited(self.state)
+        assert not set(awaited) & (self.here | self.excluded)
+        if self.over:
+            assert not orders and not awaited
+        else:
+            assert self.open or awaited, "somebody must do something, or nothing ever happens"
+
+
+def failed(order: Order, kind: Kind) -> Failure:
+    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason="the cable was cut")
+
+
+def whole(run: Run) -> Records:
+    """All records of all workers, each once."""
+    records = run.store.records()
+    assert len(records) == len(WORKERS) * 120
+    return records
+
+
+@every
+@CALM
+@given(random=st.randoms(use_true_random=False))
+def test_it_trains_on_every_record_however_the_answers_come(
+    name: str, random: Random, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run = Run(name, tmp_path_factory.mktemp("run")).finish(random)
+    assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
+    whole(run)
+    record = run.strategy.record(run.state)
+    assert (record["answered"], record["samples"]) == (3, 360)
+    assert any(not torch.equal(run.strategy.model(run.state)[key], run.initial[key]) for key in run.initial)
+
+
+@every
+def test_the_extractor_is_what_was_pretrained_and_stays_so(name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path)
+    while not any(order.worker != COORDINATOR for order in run.open.values()):
+        run.take(run.answer(run.open[min(run.open)]))
+    before = run.strategy.model(run.state)
+    after = run.finish(Random(1)).strategy.model(run.state)
+    sent = {key for order in run.orders if order.worker != COORDINATOR for key in order.tensors}
+    assert sent == {"inner.weight", "inner.bias"}, "nobody is sent the head"
+    assert all(torch.equal(before[key], after[key]) for key in sent)
+    assert not torch.equal(before["outer.weight"], after["outer.weight"])
+    assert not torch.equal(before["inner.weight"], run.initial["inner.weight"]), "pretraining changes all of it"
+
+
+@every
+def test_a_worker_is_never_asked_to_train(name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path).finish(Random(1))
+    asked = {order.task for order in run.orders if order.worker != COORDINATOR}
+    assert asked == {f"{name}.extract", f"{name}.upload", f"{name}.acknowledge"}
+
+
+@every
+@settings(CALM, max_examples=20)
+@given(data=st.data())
+def test_a_run_ends_under_any_schedule(
+    name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Answers, failures, losses, returns, deadlines and restarts of the coordinator in any order."""
+    quorum = data.draw(st.sampled_from([0, 1, 2]), "quorum")
+    here = data.draw(st.sets(st.sampled_from(WORKERS)), "here")
+    run = Run(name, tmp_path_factory.mktemp("run"), sorted(here), quorum=quorum)
+    for _ in range(data.draw(st.integers(0, 25), "events")):
+        if run.over:
+            break
+        choices = [*run.open, *(f"joins {worker}" for worker in WORKERS if worker not in run.here)]
+        choices += [*(f"leaves {worker}" for worker in sorted(run.here)), "deadline", "restart"]
+        choice = data.draw(st.sampled_from(choices), "event")
+        what, _, worker = choice.partition(" ")
+        if choice in run.open:
+            order = run.open[choice]
+            kinds = ["answer", "answer", "answer", "failed", "rejected", "lost"]
+            kind: Any = data.draw(st.sampled_from(kinds if order.worker != COORDINATOR else kinds[:4]), "kind")
+            run.take(run.answer(order) if kind == "answer" else failed(order, kind))
+        elif what == "joins":
+            run.take(Joined(worker=worker, samples=120))
+        elif what == "leaves":
+            for order in [order for order in run.open.values() if order.worker == worker]:
+                run.take(failed(order, "lost"))
+            run.take(Left(worker=worker, reason="gone"))
+        elif what == "deadline":
+            run.take(Deadline(version=run.strategy.version(run.state)))
+        else:
+            run.resume(copy.deepcopy(run.state))
+    for worker in sorted(set(WORKERS) - run.here):
+        if not run.over:
+            run.take(Joined(worker=worker, samples=120))
+    run.finish(Random(1))
+    assert run.over
+    if not run.strategy.failure(run.state):
+        assert run.strategy.version(run.state) == EPOCHS
+        assert len(run.store.records()) >= 120 * (quorum or 3)
+
+
+@every
+def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path, quorum=1)
+    alice = [order for order in run.open.values() if order.worker in ("alice", COORDINATOR)]
+    while alice:
+        run.take(run.answer(alice[0]))
+        alice = [order for order in run.open.values() if order.worker in ("alice", COORDINATOR)]
+    assert len(run.store.records()) == 120 and {order.worker for order in run.open.values()} == {"bob", "charlie"}
+    run.take(Deadline(version=0))
+    (epoch,) = [order for order in run.open.values() if order.worker == COORDINATOR]
+    first = run.answer(epoch)
+    assert isinstance(first, Report) and first.metrics["samples"] == 120
+    for worker in ("bob", "charlie"):
+        while mine := [order for order in run.open.values() if order.worker == worker]:
+            run.take(run.answer(mine[0]))
+    run.take(first)
+    run.finish(Random(1))
+    assert run.strategy.record(run.state)["samples"] == 360, "in the epoch after"
+
+
+@every
+@pytest.mark.parametrize("what", ["features", "bytes", "labels", "label", "missing", "bit"])
+def test_what_was_not_asked_for_is_rejected_and_what_had_arrived_stays(name: str, what: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path)
+    uploads: list[Order] = []
+    while len(uploads) < 2:
+        order = next(order for order in run.open.values() if order.worker in ("alice", COORDINATOR))
+        uploads += [order] if order.task.endswith(".upload") else []
+        if len(uploads) < 2:
+            run.take(run.answer(order))
+    good = run.answer(uploads[1])
+    assert isinstance(good, Report) and len(run.store.records()) == 50
+    features, labels = good.tensors["features"], good.tensors["labels"]
+    bad: dict[str, dict[str, torch.Tensor]] = {
+        "features": {"features": features[:-1], "labels": labels},
+        "bytes": {"features": features[:, :1], "labels": labels},
+        "labels": {"features": features, "labels": labels.to(torch.int32)},
+        "label": {"features": features, "labels": labels + 9},
+        "missing": {"features": features},
+        "bit": {"features": features | 1, "labels": labels},
+    }
+    for _ in range(2):
+        order = next(order for order in run.open.values() if order.worker == "alice")
+        run.take(Report(order=order.id, worker="alice", round=order.round, samples=120, tensors=bad[what]))
+        assert "alice sent a report that was rejected" in run.lines[-1]
+        assert len(run.store.records()) == 50
+    run.finish(Random(1))
+    assert run.strategy.version(run.state) == EPOCHS
+    whole(run)
+
+
+HOSTILE: dict[str, dict[str, Any] | None] = {
+    "another epsilon": {"epsilon": 100.0},
+    "another encoding": {"encoding": "floats", "bytes": 44},
+    "another shape of as many bytes": {"shape": [12]},
+    "a huge shape": {"shape": [2**40], "bytes": 2**37},
+    "no records": {"records": 0},
+    "no end of records": {"records": 2**62},
+    "a text": {"records": "many"},
+    "one thing more": {"chunk": 2**62},
+    "nothing": None,
+}
+
+
+@every
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_worker_with_other_features_than_asked_for_is_excluded(name: str, what: str, tmp_path: Path) -> None:
+    """Also the first to answer: it is not the others who are wrong."""
+    run, changes = Run(name, tmp_path, quorum=2), HOSTILE[what]
+    for _ in range(3):
+        while True:
+            order = next(order for order in run.open.values() if order.worker in ("charlie", COORDINATOR))
+            found = run.answer(order)
+            if order.worker == "charlie" and isinstance(found, Report) and "shape" in found.metrics:
+                break
+            run.take(found)
+        metrics = {**found.metrics, **changes} if changes is not None else {}
+        run.take(Report(**{**vars(found), "metrics": metrics}))
+    assert "charlie" in run.excluded
+    run.finish(Random(1))
+    assert run.strategy.version(run.state) == EPOCHS and len(run.store.records()) == 240
+
+
+@every
+def test_training_that_fails_three_times_ends_the_run_with_its_reason(name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path)
+    while not run.over:
+        order = next((order for order in run.open.values() if order.task.endswith(".train")), None)
+        run.take(failed(order, "failed") if order else run.answer(run.open[min(run.open)]))
+    assert run.strategy.failure(run.state).endswith("the cable was cut, three times in a row")
+    whole(run)
+
+
+@every
+def test_a_worker_whose_records_are_here_is_not_needed_any_more(name: str, tmp_path: Path) -> None:
+    """Be it that it never hears that they are."""
+    run = Run(name, tmp_path)
+    while not run.over and run.open:
+        order = run.open[min(run.open)]
+        lost = order.worker == "bob" and order.task.endswith(".acknowledge")
+        run.take(failed(order, "failed") if lost else run.answer(order))
+    assert "bob" in run.excluded and run.strategy.version(run.state) == EPOCHS
+    whole(run)
+
+
+@every
+def test_a_killed_coordinator_goes_on_with_what_is_stored(name: str, tmp_path: Path) -> None:
+    """And every worker sends only what is missing."""
+    run = Run(name, tmp_path)
+    while len(run.stored) < 4:
+        run.take(run.answer(run.open[max(run.open)]))
+    before = len(run.orders)
+    run.resume(copy.deepcopy(run.state))
+    run.finish(Random(1))
+    whole(run)
+    uploads = [order for order in run.orders[before:] if order.task.endswith(".upload")]
+    assert len(uploads) == 9 - 4, "three chunks of each of three workers, of which four were here"

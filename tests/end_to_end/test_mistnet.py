@@ -1,0 +1,107 @@
+"""MistNet as commands: what a user reads, what an owner's audit log says, and mistakes in one line each."""
+
+import pytest
+
+from tests.processes import Processes, assert_one_line, dialling, ended_well
+from tests.support import recorded
+
+DIGITS = ("--dataset", "digits")
+MISTNET = (*DIGITS, "--strategy", "mistnet", "--run-dir", "run")
+
+
+def test_a_run_from_one_upload_with_bare_defaults(given: Processes) -> None:
+    urls = given.nodes(*DIGITS)
+    run = ended_well(given.fork("run", *dialling(urls), *MISTNET, "--server_epochs", "3", "--evaluate_every", "1"))
+    run.line("Pretrained for 20 epochs$")
+    run.line(r"alice has 578 records of 2880 features \(20 x 12 x 12\), 0\.2 MB$")
+    for name, count in (("alice", 578), ("bob", 436), ("charlie", 428)):
+        run.line(f"{name} has sent its {count} records; it keeps none of them$")
+    run.line(
+        "Privacy: epsilon 2 for each of a record's 2880 features and 4 for its label; 5764 for the record as a whole"
+    )
+    run.line("Training begins with 1442 records$")
+    for epoch in (1, 2, 3):
+        run.line(f"Training epoch {epoch}/3$")
+    run.line(r"Federated accuracy after round 3: \d\d\.\d\d%$")
+    first, *_, last = recorded(given.folder / "run", "round")
+    assert (last["epsilon_total"], last["samples"], last["answered"]) == (5764.0, 1442, 3)
+    features = 1442 * 360
+    assert features < first["bytes_received"] < 1.1 * features, "a bit is a bit on the wire, and is sent once"
+    assert all(record["bytes_received"] < 1000 for record in recorded(given.folder / "run", "round")[1:])
+    _, *rows = ended_well(given.fork("audit", "alice")).lines
+    assert sum(" features " in row and row.endswith(" 5764.0") for row in rows) == 1
+    assert not any(" tensors " in row for row in rows)
+
+
+def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
+    made = ended_well(given.fork("pretrain", *DIGITS, "--model", "mlp", "--epochs", "2", "-o", "mlp.safetensors"))
+    made.line(r"epoch 2/2: loss \d\.\d{4}$")
+    made.line(r"of 355 test samples of digits, \d\d\.\d\d % are right$")
+    made.line("use it with: fedws run --strategy mistnet --model mlp --pretrained mlp.safetensors$")
+    urls = given.nodes(*DIGITS, nodes=("alice", "bob"))
+    chosen = ("--cut", "relu1", "--epsilon", "8", "--label_epsilon", "8", "--encoding", "sue", "--server-epochs", "2")
+    run = given.fork("run", *dialling(urls), *MISTNET, "--model", "mlp", "--pretrained", "mlp.safetensors", *chosen)
+    ended_well(run)
+    assert not any("Pretrained" in line for line in run.lines)
+    run.line(r"Privacy: epsilon 8 for each of a record's 200 features and 8 for its label; 1608 for")
+
+
+def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
+    urls = given.nodes(*DIGITS, nodes=("alice",))
+    run = given.fork("run", *dialling(urls), *MISTNET, "--model", "cifar_cnn", "--cut", "2")
+    why = "samples of digits do not fit cifar_cnn: pretrain it on others with 'fedws pretrain', and name the file with"
+    assert run.end() == 1 and any(why in line for line in run.errors), run.everything
+
+
+def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Processes) -> None:
+    (given.folder / "policy.toml").write_text("epsilon = 1.0\n")
+    urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
+    run = given.fork("run", *dialling(urls), *MISTNET)
+    why = "alice: refused its order: the policy here allows epsilon up to 1, not 2, three times in a row"
+    assert_one_line(run, why, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "pattern"),
+    [
+        ("--cut conv9", "--cut conv9: there is no such cut in MnistCnn; there are: .*conv1, relu1, pool1"),
+        ("--cut fc2", "--cut fc2: nothing after it has weights in MnistCnn; there are: "),
+        ("--cut 17", "--cut 17: there is no such cut in MnistCnn; there are: "),
+        ("--epsilon 0", "epsilon: .* greater than 0, not '0'"),
+        ("--epsilon -2", "epsilon: .* greater than 0, not '-2'"),
+        ("--epsilon much", "epsilon: .*, not 'much'"),
+        ("--label_epsilon nan", "label_epsilon: .*, not 'nan'"),
+        ("--encoding morse", "unknown encoding 'morse'"),
+        ("--encoding floats --epsilon 2", "unknown option of encoding floats 'epsilon'"),
+        ("--model linear", "Linear; there are: none"),
+        ("--server_epochs 0", "training_rounds: .* greater than or equal to 1, not 0"),
+        ("--server_epochs 2 --training_rounds 2", "--server-epochs and --training-rounds are the same"),
+        ("--quorum 4", "--quorum 4 is above the number of workers, 3"),
+        ("--chooser random:per_round=2", "--chooser is for strategies with rounds; mistnet gathers once"),
+        ("--weighted", "--weighted is for strategies with rounds; mistnet gathers once"),
+        ("--pretrained none", "the pretrained model none cannot be read: No such file or directory"),
+        ("--pretrained notes.txt", "notes.txt is no pretrained model, as 'fedws pretrain' writes them"),
+        ("--strategy fedavg --cut pool1", "unknown option of strategy fedavg 'cut'"),
+    ],
+)
+def test_a_mistake_is_one_line(given: Processes, flags: str, pattern: str) -> None:
+    (given.folder / "notes.txt").write_text("mine")
+    run = given.fork("run", *MISTNET, *flags.split())
+    assert_one_line(run, pattern, 2)
+    assert not (given.folder / "run").exists()
+
+
+def test_a_simulated_fleet_has_no_such_strategy(given: Processes) -> None:
+    command = given.fork("simulate", "--strategy", "mistnet", *DIGITS, "--workers", "3", "--run-dir", "run")
+    assert_one_line(command, "--strategy mistnet: it trains at the coordinator, which takes no virtual time", 2)
+
+
+def test_pretraining_mistakes_are_one_line(given: Processes) -> None:
+    for flags, pattern in (
+        ("--epochs 0", "--epochs 0: at least 1"),
+        ("--lr 0", "--lr: .* greater than 0, not 0"),
+        ("--model cifar_cnn", "the samples of digits do not fit the model cifar_cnn: "),
+        ("--dataset none", "unknown dataset 'none'"),
+        ("--output none/x --epochs 1", "none/x cannot be written: there is no directory none"),
+    ):
+        assert_one_line(given.fork("pretrain", *flags.split()), pattern, 2)

@@ -1,0 +1,301 @@
+"""Whole runs of MistNet over sockets: features arrive once, whatever happens to nodes, links and coordinator."""
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fedws
+from fedws import deliveries
+from fedws.algorithms import mistnet
+from fedws.checkpoint import Checkpoints
+from fedws.coordinator.own import LENGTH, OwnNode
+from fedws.coordinator.run import prepare, resume_run
+from fedws.encoded import encoded
+from fedws.errors import RunFailed, UsageError
+from fedws.featurestore import FEATURES, FeatureStore
+from fedws.interfaces import Limits
+from fedws.learning import initial
+from fedws.messages import Order, Report
+from fedws.plan import Scoring, make
+from fedws.wire import encode
+from tests.nodes import PATIENCE, WORKERS, Points, evaluating, settings
+from tests.support import REPOSITORY, recorded
+
+pytestmark = pytest.mark.usefixtures("_small_chunks")
+RECORDS, CHUNKS = 120, 6
+"""Of one worker."""
+
+
+PLUGIN = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import fedws
+from fedws.wire import encode
+from tests.nodes import Points, PointsNet
+fedws.register("dataset", "points")(Points)
+fedws.register("model", "points_net")(PointsNet)
+"""
+"""For the coordinator's own node, which is a process of its own."""
+
+
+@pytest.fixture
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "CHUNK", 2 * RECORDS // CHUNKS)  # two bytes a record
+
+
+class Node:
+    """A worker's tasks, watched: what it sent, and where it stops until it is let go on."""
+
+    def __init__(self, stops_at: int = 10**9) -> None:
+        self.sent: list[tuple[int, torch.Tensor]] = []
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stops_at = stops_at
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        return {
+            "mistnet.extract": mistnet.extract,
+            "mistnet.upload": self.upload,
+            "mistnet.acknowledge": mistnet.acknowledge,
+        }
+
+    def upload(self, order: Order, workspace: fedws.Workspace) -> Report:
+        if len(self.sent) == self._stops_at:
+            self._loop.call_soon_threadsafe(self.reached.set)
+            workspace.stop.wait(PATIENCE)  # until its link is gone
+        report = mistnet.upload(order, workspace)
+        self.sent.append((order.settings["first"], report.tensors[FEATURES]))
+        return report
+
+
+@contextlib.asynccontextmanager
+async def served(name: str, node: Node, folder: Path, url: str = "ws://localhost:0") -> AsyncIterator[str]:
+    """A worker that keeps its uploads in ``folder``."""
+    data = Points(Path(), True)
+    worker = fedws.Worker(name, "points", data, labels=[], tasks=node.tasks, state=folder / name)
+    async with fedws.serving(worker, url, Limits(silence=6)) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> AsyncIterator[dict[str, Any]]:
+    """All nodes and an evaluator; gives a run's settings."""
+    async with contextlib.AsyncExitStack() as stack:
+        urls = {name: await stack.enter_async_context(served(name, node, folder)) for name, node in nodes.items()}
+        urls["testing"] = await stack.enter_async_context(fedws.serving(evaluating(), "ws://localhost:0"))
+        yield gathering(folder, urls, **more)
+
+
+def gathering(folder: Path, urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """A run's settings."""
+    options, plugin = "cut=relu,public=points,pretrain_epochs=2,epsilon=8", folder / "points.py"
+    plugin.write_text(PLUGIN)
+    model = {"strategy": f"mistnet:{options}", "model": "points_net", "plugin": str(plugin)}
+    return settings(urls, **model, silence=6.0, **more)
+
+
+def stored(run: Path) -> tuple[torch.Tensor, int]:
+    """All features of a run, in the order of workers and records, and how many there are."""
+    records = FeatureStore(run / "features").records()
+    return records.batch(torch.arange(len(records)))[0], len(records)
+
+
+def sent(nodes: Sequence[Node]) -> torch.Tensor:
+    """What the nodes sent, each record once."""
+    parts = [torch.cat([features for _, features in sorted(dict(node.sent).items())]) for node in nodes]
+    return torch.cat(parts)
+
+
+async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
+    nodes, more = {name: Node() for name in WORKERS}, {"training_rounds": 6, "evaluate_every": 3}
+    async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, **more) as found:
+        result = await fedws.run(run_dir=tmp_path / "run", **found)
+    features, count = stored(tmp_path / "run")
+    assert count == 3 * RECORDS and torch.equal(features, sent(list(nodes.values())))
+    assert [len(node.sent) for node in nodes.values()] == [CHUNKS] * 3, "each chunk is sent once"
+    rounds = recorded(tmp_path / "run", "round")
+    assert [(record["samples"], record["answered"]) for record in rounds] == [(360, 3)] * 6
+    assert rounds[-1]["loss"] < rounds[0]["loss"]
+    told = {key: rounds[-1][key] for key in ("features", "epsilon", "label_epsilon", "epsilon_total")}
+    assert told == {"features": 11, "epsilon": 8.0, "label_epsilon": 4.0, "epsilon_total": 92.0}
+    assert [score["round"] for score in result.scores()] == [1, 4, 6]
+    assert {score["model"] for score in result.scores()} == {"federated"}, "workers have no models"
+    assert set(result.model) == {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "Privacy: epsilon 8 for each of a record's 11 features" in log and "92 for the record as a whole" in log
+    for name in WORKERS:
+        (kept,) = [path for path in (tmp_path / name).iterdir() if path.is_dir()]
+        assert not (kept / "features").exists(), "they are deleted when they have arrived"
+
+
+async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Path) -> None:
+    """Of the same model, scored twice: the score does not depend on what noise would do."""
+    nodes = {"alice": Node()}
+    async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, training_rounds=1) as found:
+        result = await fedws.run(run_dir=tmp_path / "run", **found)
+    module = initial("points_net", seed=0)
+    module.load_state_dict(dict(result.model))
+    scoring = Scoring(model="points_net", loss="nll", dataset="points", cut="relu", encoding="bits:epsilon=8.0")
+    data = Points(Path(), False)
+    inputs = torch.stack([data[index][0] for index in range(len(data))])
+    with torch.inference_mode():
+        features = torch.relu(inputs @ result.model["inner.weight"].T + result.model["inner.bias"])
+        by_hand = (features > 0).float() @ result.model["outer.weight"].T + result.model["outer.bias"]
+        assert torch.equal(encoded(module, scoring)(inputs).argmax(1), by_hand.argmax(1))
+    assert result.scores()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
+
+
+async def test_a_node_that_was_restarted_sends_only_what_is_missing(tmp_path: Path) -> None:
+    alice, bob, again = Node(stops_at=2), Node(), Node()
+    async with contextlib.AsyncExitStack() as stack:
+        urls = {"bob": await stack.enter_async_context(served("bob", bob, tmp_path))}
+        async with served("alice", alice, tmp_path) as urls["alice"]:
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, urls)))
+            async with asyncio.timeout(PATIENCE):
+                await alice.reached.wait()
+        alice.sent = alice.sent[:2]  # what it was about to send had no link any more
+        async with served("alice", again, tmp_path, urls["alice"]), asyncio.timeout(PATIENCE):
+            await run
+    assert [first for first, _ in alice.sent] == [0, 20] and [first for first, _ in again.sent] == [40, 60, 80, 100]
+    features, count = stored(tmp_path / "run")
+    assert count == 2 * RECORDS
+    alice.sent += again.sent
+    assert torch.equal(features, sent([bob, alice])), "made once, though by two processes"
+
+
+async def test_a_coordinator_that_was_killed_asks_only_for_what_is_missing(tmp_path: Path) -> None:
+    alice = Node(stops_at=3)
+    async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url})))
+        await alice.reached.wait()
+        run.cancel()
+        await asyncio.wait([run])
+        alice.sent, alice._stops_at = alice.sent[:3], 10**9
+        await resume_run(tmp_path / "run")
+    firsts = [first for first, _ in alice.sent]
+    assert sorted(set(firsts)) == [0, 20, 40, 60, 80, 100] and len(firsts) <= CHUNKS + 1, "one may have been on its way"
+    features, count = stored(tmp_path / "run")
+    assert count == RECORDS and torch.equal(features, sent([alice]))
+
+
+async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
+    alice, bob, late = Node(), Node(stops_at=1), Node()
+    begun, whole, samples = asyncio.Event(), asyncio.Event(), []
+
+    def observe(record: Mapping[str, Any]) -> None:
+        if record["kind"] == "round":
+            samples.append(record["samples"])
+            begun.set()
+            if record["samples"] == 2 * RECORDS:
+                whole.set()
+
+    async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
+        urls = {"alice": await stack.enter_async_context(served("alice", alice, tmp_path))}
+        async with served("bob", bob, tmp_path) as urls["bob"]:
+            more: dict[str, Any] = {"quorum": 1, "deadline": 2.0, "training_rounds": 10**6}
+            found = gathering(tmp_path, urls, **more)
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", observers=[observe], **found))
+            await begun.wait()
+        async with served("bob", late, tmp_path, urls["bob"]):
+            await whole.wait()
+        run.cancel()
+        await asyncio.wait([run])
+    assert samples == sorted(samples) and samples[0] < 2 * RECORDS, "what has arrived takes part"
+    assert re.search(r"The time is up; .*bob may follow", (tmp_path / "run" / "run.log").read_text())
+
+
+async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) -> None:
+    """A worker whose folder was lost has none for this run, makes no new ones, and is named."""
+    alice = Node(stops_at=2)
+    async with served("alice", alice, tmp_path) as url:
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url})))
+        async with asyncio.timeout(PATIENCE):
+            await alice.reached.wait()
+    for path in sorted((tmp_path / "alice").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    async with served("alice", Node(), tmp_path, url), asyncio.timeout(PATIENCE):
+        with pytest.raises(RunFailed, match="alice: refused its order: alice has no features of this run, three times"):
+            await run
+    assert stored(tmp_path / "run")[1] == 40, "what had arrived stays"
+
+
+async def test_a_full_disk_ends_the_run_with_what_had_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, alice = FeatureStore.put, Node()
+
+    def full(self: FeatureStore, worker: int, chunk: int, tensors: Any) -> None:
+        if chunk == 2:
+            raise RunFailed("the features of a worker cannot be stored in x: No space left on device")
+        put(self, worker, chunk, tensors)
+
+    async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
+        with monkeypatch.context() as patch:
+            patch.setattr(FeatureStore, "put", full)
+            with pytest.raises(RunFailed, match="No space left on device"):
+                await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
+        assert stored(tmp_path / "run")[1] == 40
+        await resume_run(tmp_path / "run")
+    assert stored(tmp_path / "run")[1] == RECORDS
+    assert torch.equal(stored(tmp_path / "run")[0], sent([alice]))
+
+
+async def test_what_a_worker_is_told_to_delete_is_in_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the last chunk is stored: it must be there on resume, or be asked for again."""
+    alice, save = Node(), Checkpoints.save
+
+    def full(self: Checkpoints, number: int, state: Any, extra: Any) -> None:
+        if state.deliveries["alice"].here:
+            raise RunFailed("No space left on device")
+        save(self, number, state, extra)
+
+    async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "save", full)
+            with pytest.raises(RunFailed, match="No space left on device"):
+                await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
+        await resume_run(tmp_path / "run")
+    assert stored(tmp_path / "run")[1] == RECORDS
+    assert torch.equal(stored(tmp_path / "run")[0], sent([alice]))
+
+
+def test_the_training_process_ends_with_who_started_it(tmp_path: Path) -> None:
+    """Also in the middle of a message."""
+    given = json.dumps({"strategy": "mistnet", "plugin": [], "threads": 1, "store": str(tmp_path)})
+    command = [sys.executable, "-m", "fedws.coordinator.trainer", given]
+    whole = b"".join(encode(Order(id="1", worker="coordinator", round=1, task="t")).fragments())
+    half = LENGTH.pack(len(whole)) + whole[:10]
+    ended = subprocess.run(command, input=half, capture_output=True, timeout=PATIENCE, cwd=REPOSITORY)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_no_worker_is_called_as_the_node_that_trains(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"coordinator is what mistnet.* calls the node that trains here"):
+        prepare(make({**gathering(tmp_path, {"coordinator": "memory://x"}), "evaluator": {}}))
+
+
+async def test_a_training_process_that_dies_ends_the_run_with_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = OwnNode.ask
+
+    async def killed(self: OwnNode, order: Order) -> Any:
+        assert self._process is not None
+        self._process.kill()
+        return await ask(self, order)
+
+    async with served("alice", Node(), tmp_path) as url, asyncio.timeout(PATIENCE):
+        with monkeypatch.context() as patch:
+            patch.setattr(OwnNode, "ask", killed)
+            with pytest.raises(RunFailed, match="training process ended with status -9; was memory short"):
+                await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
