@@ -90,17 +90,18 @@ def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "")
     not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
     labels, a second half shows what each model predicts.
     """
-    _write(path, lambda figure: _picture(figure, records, groups, title))
+    write(path, lambda figure: _picture(figure, records, groups, title))
 
 
 def draw_over_time(
     values: Mapping[str, Sequence[tuple[float, float]]], path: Path, title: str = "", target: float | None = None
 ) -> None:
     """Draw accuracies (0 to 1) of several runs over time (seconds) into a PNG, with a line at the ``target``."""
-    _write(path, lambda figure: _over_time(figure, values, title, target))
+    write(path, lambda figure: _over_time(figure, values, title, target))
 
 
-def _write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
+def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
+    """Write what ``picture`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,0 +1,159 @@
+"""``fedws attack``: how much of the pictures comes back from the features that would leave a worker."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fedws.cli.parser import Parser
+
+if TYPE_CHECKING:
+    import torch
+
+    from fedws.inversion import Outcome
+
+WIDTHS = (-12, -11, 8, 8, 9, 7, 6, 7, 6, 5)
+"""Of the table's columns, 79 in all; the first two are set left."""
+
+
+def parser(prog: str) -> Parser:
+    """The command's flags."""
+    flags = Parser(
+        prog=prog,
+        description="Reconstruct pictures from features as MistNet's workers send them, knowing the extractor, the "
+        "encoding and its epsilon, and say how like the originals they are.",
+    )
+    add = flags.add_argument
+    add("--dataset", metavar="NAME", default="digits", help="whose test pictures are attacked (digits)")
+    add("--model", metavar="NAME", help="(the pretrained one, or the data set's own)")
+    add(
+        "--pretrained", metavar="FILE", help="what 'fedws pretrain' wrote (else the model is trained on --public first)"
+    )
+    add("--public", metavar="NAME", default="digits", help="data to pretrain on (digits)")
+    add("--pretrain-epochs", metavar="N", type=int, default=20, help="(20)")
+    add(
+        "--cut",
+        metavar="WHERE",
+        nargs="+",
+        help="the last layer that workers run, as features.2 or 4 (the model's own)",
+    )
+    add(
+        "--encoding",
+        metavar="NAME",
+        nargs="+",
+        default=["bits", "clear_bits", "floats"],
+        help="(bits clear_bits floats)",
+    )
+    add(
+        "--epsilon",
+        metavar="X",
+        type=float,
+        nargs="+",
+        default=[0.5, 1.0, 2.0],
+        help="per feature value, for encodings with noise that do not say their own, as bits:4 does (0.5 1 2)",
+    )
+    add("--samples", metavar="N", type=int, default=8, help="how many pictures (8)")
+    add("--steps", metavar="N", type=int, default=300, help="of gradient descent (300)")
+    add("--starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
+    add("--seed", metavar="N", type=int, default=1, help="which pictures and starts; never the noise (1)")
+    add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
+    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
+    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add("-o", "--output", metavar="FILE.png", default="attack.png", help="(attack.png)")
+    return flags
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Attack every setting; print a table, draw a picture."""
+    from pathlib import Path
+
+    import torch
+    from tqdm import tqdm
+
+    from fedws import gallery, holding, inversion, learning, pretrained, registry
+    from fedws.cli.attacked import fit, pictures, weights
+    from fedws.cuts import split
+    from fedws.errors import UsageError
+    from fedws.noise import Noise
+
+    for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least 1 is needed")
+    for plugin in arguments.plugin or ():
+        registry.load_plugin(plugin)
+    torch.set_num_threads(arguments.threads)
+    encodings = [(spec, registry.build("encoding", spec)) for spec in _specs(arguments.encoding, arguments.epsilon)]
+    images = pictures(holding.load(arguments.dataset, arguments.data_dir, train=False), arguments)
+    output = Path(arguments.output)
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+    spec = arguments.model
+    if not spec:
+        file = arguments.pretrained
+        spec = pretrained.load(Path(file))[1].model if file else holding.model(arguments.dataset)
+    module = learning.initial(spec, seed=0)
+    fit(module, images, spec, arguments.dataset)
+    own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")
+    extractors = [(cut, split(module, cut)[0]) for cut in arguments.cut or [own]]
+    module.load_state_dict(weights(module, spec, arguments))  # the extractors' are these
+    effort = inversion.Effort(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
+    rows = [("originals", images.pixels / 255)]
+    print(*_head(), sep="\n")
+    total = len(extractors) * len(encodings) * effort.ticks
+    form = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
+    with tqdm(total=total, desc="Step", bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
+        for cut, extractor in extractors:
+            for text, encoding in encodings:
+                try:
+                    outcome = inversion.attack(extractor, encoding, images, effort, Noise(), bar.update)
+                except ValueError as error:
+                    raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
+                bar.write(_line(cut, registry.Spec.parse(text).name, encoding.epsilon, outcome), file=sys.stdout)
+                sys.stdout.flush()
+                similar = f"median SSIM {_median(outcome.ssim):.3f}, PSNR {_median(outcome.psnr):.1f} dB"
+                how = f"found by {outcome.loss} + {outcome.weight:g} x TV"
+                rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.pictures))
+    try:
+        gallery.draw(rows, output, f"{spec} on {holding.title(arguments.dataset)}: what its features give away")
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
+    print(f"picture  {output}")
+    return 0
+
+
+def _specs(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
+    """Every encoding with every epsilon, if it has one and does not say its own."""
+    from fedws import registry
+
+    found = []
+    for text in encodings:
+        spec = registry.Spec.parse(text)
+        noisy = registry.build("encoding", text).epsilon is not None
+        open_to = noisy and spec.value is None and "epsilon" not in spec.options
+        joint = "," if spec.options else ":"
+        found += [f"{text}{joint}epsilon={epsilon!r}" for epsilon in epsilons] if open_to else [text]
+    return found
+
+
+def _head() -> tuple[str, str]:
+    """The table's title, in two lines."""
+    return (
+        _row("", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
+        _row("cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
+    )
+
+
+def _line(cut: str, encoding: str, epsilon: float | None, outcome: "Outcome") -> str:
+    spent = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * outcome.values:.6g}")
+    alike = f"{_median(outcome.ssim):.3f}", f"{float(outcome.ssim.max()):.3f}"
+    ratio = f"{_median(outcome.psnr):.1f}", f"{float(outcome.psnr.max()):.1f}"
+    return _row(cut, encoding, spent[0], str(outcome.values), spent[1], *alike, *ratio, outcome.loss)
+
+
+def _median(values: "torch.Tensor") -> float:
+    return float(values.quantile(0.5))
+
+
+def _row(*texts: str) -> str:
+    short = [text if len(text) < abs(w) else f"{text[: abs(w) - 2]}…" for text, w in zip(texts, WIDTHS, strict=True)]
+    return "".join(text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(short, WIDTHS, strict=True)).rstrip()

@@ -1,0 +1,61 @@
+"""What ``fedws attack`` attacks: pictures, and a pretrained model. Either may be one that cannot be attacked."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn import Module
+
+    from fedws.interfaces import Dataset
+    from fedws.samples import Images
+
+
+def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
+    """The pictures to attack. Raises UsageError when there are too few, or what is there cannot be attacked."""
+    import torch
+
+    from fedws.errors import UsageError
+    from fedws.samples import Images, select
+    from fedws.similarity import WINDOW
+
+    if not isinstance(data, Images) or min(data.pixels.shape[2:]) < WINDOW:
+        raise UsageError(f"dataset {arguments.dataset} is none of fedws.Images, of {WINDOW} x {WINDOW} pixels or more")
+    if arguments.samples > len(data):
+        raise UsageError(f"--samples {arguments.samples}: {arguments.dataset} holds {len(data)} to test")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(arguments.seed))
+    images = select(data, order[: arguments.samples])
+    assert isinstance(images, Images)
+    return images
+
+
+def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[str, "torch.Tensor"]:
+    """What was pretrained, now if need be, of a model as ``module``. Raises UsageError for another's."""
+    from pathlib import Path
+
+    from fedws import holding, pretrained
+    from fedws.cli.pretrain import trained
+    from fedws.plan import make
+
+    if arguments.pretrained:
+        return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict())[0])
+    chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
+    plan = make({**chosen, "seed": arguments.seed, "threads": arguments.threads})
+    public = holding.load(arguments.public, arguments.data_dir, train=True)
+    fit(module, public, spec, arguments.public)
+    return trained(plan, public).state_dict()
+
+
+def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
+    """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
+    import torch
+
+    from fedws.errors import UsageError
+
+    sample = torch.as_tensor(data[0][0])
+    try:
+        with torch.inference_mode():
+            module.eval()(sample.unsqueeze(0))
+    except RuntimeError:
+        told = f"samples of {dataset}, {list(sample.shape)}, do not fit {spec}"
+        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public") from None
