@@ -1,6 +1,7 @@
 # make demo   the whole job on this machine: four nodes, forty rounds, the result
 # make test   every test;  make lint  the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
+# make bench-mistnet   MistNet on CIFAR-10, up to two hours on two cores; FULL=--full for the paper's nets
 # make audit  known vulnerabilities of requirements/release.txt (needs the network);  make pin  makes that file again
 # make fuzz   a million hostile inputs for the decoder, ten thousand hostile connections to a worker; about ten minutes
 PYTHON ?= python3.11
@@ -8,8 +9,9 @@ BIN := .venv/bin
 SEED ?= 1
 
 FUZZ ?=
+FULL ?=
 
-.PHONY: setup demo test chaos fuzz lint bench audit pin clean
+.PHONY: setup demo test chaos fuzz lint bench bench-mistnet audit pin clean
 
 setup: .venv/ready
 
@@ -41,6 +43,9 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks
+
+bench-mistnet: setup
+	@$(BIN)/python -m benchmarks mistnet $(FULL)
 
 audit: setup
 	@$(BIN)/python -m requirements.audit

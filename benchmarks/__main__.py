@@ -1,7 +1,8 @@
-"""``python -m benchmarks [NAME ...]``: run these benchmarks, or all; see each one's own file.
+"""``python -m benchmarks [NAME ...]``: run these benchmarks, or nearly all; see each one's own file.
 
 checkpoint, secure and start are what these cost; round and floor compare with bare websockets and plain PyTorch;
-memory counts bytes; curve shows accuracies; stragglers and stragglers-real what asynchronous strategies gain.
+memory counts bytes; curve shows accuracies; stragglers and stragglers-real what asynchronous strategies gain; mistnet
+shows what its cuts and encodings cost, takes up to two hours, and runs only by its name.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import psutil
 from benchmarks.settings import Settings
 from fedws.datadir import resolve
 
-NAMES = ("checkpoint", "curve", "floor", "memory", "round", "secure", "start", "stragglers", "stragglers-real")
+ALL = ("checkpoint", "curve", "floor", "memory", "round", "secure", "start", "stragglers", "stragglers-real")
+NAMES = (*ALL, "mistnet")
 
 
 def module(name: str) -> str:
@@ -33,10 +35,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; none means all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; none: all but mistnet")
     parser.add_argument("--pairs", type=int, help="how many pairs of runs (each benchmark has its own default)")
-    parser.add_argument("--data-dir", help="folder that holds MNIST/raw; else $FEDWS_DATA")
+    parser.add_argument("--data-dir", help="folder that holds the data sets; else $FEDWS_DATA")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that it works; no figures")
+    parser.add_argument("--full", action="store_true", help="mistnet: the paper's nets; wants a GPU")
     given = parser.parse_args()
     for name in given.names:
         if name not in NAMES:
@@ -44,10 +47,10 @@ def main() -> int:
     if given.pairs is not None and given.pairs < 1:
         parser.error("--pairs must be at least 1")
     signal.signal(signal.SIGTERM, _end)  # so that the processes of a benchmark end with it
-    settings = Settings(resolve(given.data_dir), given.pairs, given.quick)
+    settings = Settings(resolve(given.data_dir), given.pairs, given.quick, given.full)
     print(f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}")
     failed = 0
-    for name in given.names or NAMES:
+    for name in given.names or ALL:
         print()
         try:
             importlib.import_module(module(name)).main(settings)

@@ -12,6 +12,8 @@ class Settings:
     pairs: int | None = None
     quick: bool = False
     """One pair of short runs: to see that a benchmark works, not for a figure."""
+    full: bool = False
+    """Nets as large as those that were published."""
 
     def pairs_or(self, usual: int) -> int:
         """How many pairs to run, where a benchmark usually runs ``usual``."""

@@ -1,0 +1,45 @@
+"""A run in this process: any strategy with its workers, one order after the other, without links and without a log."""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedws.featurestore import FeatureStore
+from fedws.gathering import Gathering
+from fedws.interfaces import Strategy, Task
+from fedws.messages import Failure
+from fedws.policy import Policy
+from fedws.security import COORDINATOR
+from fedws.tensors import Tensors
+from fedws.worker import Worker
+
+
+def run(
+    strategy: Strategy[Any], workers: Mapping[str, Worker], initial: Tensors, own: Mapping[str, Task], folder: Path
+) -> Tensors:
+    """The model that comes of it; features are stored in ``folder``. Raises RuntimeError when an order fails.
+
+    ``own`` are the tasks of the coordinator's own node.
+    """
+    for worker in workers.values():
+        worker.begin("benchmark")
+    store = FeatureStore(folder)
+    state, orders = strategy.start(initial, list(workers))
+    waiting = deque(orders)
+    while waiting:
+        order = waiting.popleft()
+        if order.worker == COORDINATOR:
+            node = Worker(COORDINATOR, "features", store.records(), labels=[], tasks=own, policy=Policy(samples=0))
+        else:
+            node = workers[order.worker]
+        answer = node.answer(order)
+        if isinstance(answer, Failure):
+            raise RuntimeError(f"{order.task} failed on {order.worker}: {answer.reason}")
+        if isinstance(strategy, Gathering) and (place := strategy.chunk(state, answer)) is not None:
+            store.put(*place, answer.tensors)
+        state, orders = strategy.react(state, answer)
+        waiting.extend(orders)
+    if strategy.failure(state):
+        raise RuntimeError(strategy.failure(state))
+    return strategy.model(state)

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+
+from fedws import registry, sizes
+from fedws.cli.main import main
+from fedws.cuts import split
+from fedws.errors import UsageError
+from fedws.models.cifar_cnn import CifarCnn
+
+LARGE, POOLED, WHOLE, _, RESIDUAL = sizes.published()
+
+
+def gb(count: int) -> float:
+    return count / 1e9
+
+
+def test_the_published_claim_decoded() -> None:
+    assert LARGE.parameters == pytest.approx(138.4e6, rel=1e-3)
+    assert gb(LARGE.fedavg) == pytest.approx(55.3, abs=0.05)
+    assert LARGE.features == (64, 112, 112)
+    assert gb(LARGE.encoded("bits")) == pytest.approx(5.02, abs=0.005)
+
+
+def test_the_claim_for_the_images_that_it_speaks_of() -> None:
+    assert POOLED.parameters == WHOLE.parameters == pytest.approx(14.7e6, rel=2e-3)
+    assert gb(POOLED.fedavg) == pytest.approx(5.9, abs=0.05)
+    assert gb(POOLED.raw) == pytest.approx(0.154, abs=0.0005)
+    assert gb(POOLED.encoded("bits")) == pytest.approx(0.10, abs=0.005)
+    assert POOLED.encoded("bits") / POOLED.raw == pytest.approx(2 / 3)
+    assert gb(WHOLE.encoded("bits")) == pytest.approx(0.41, abs=0.005)
+    assert WHOLE.encoded("bits") / WHOLE.raw == pytest.approx(2.7, abs=0.05)
+    assert WHOLE.encoded("floats") == 32 * WHOLE.encoded("bits")
+
+
+def test_the_bits_of_a_resnet_cut_after_its_first_block() -> None:
+    assert math.prod(RESIDUAL.features) == 65_536
+
+
+def test_the_claim_is_told_in_three_lines() -> None:
+    published, decoded, honest = sizes.claim(LARGE, POOLED, WHOLE)
+    assert "52 GB" in published and "5 GB" in published
+    assert "138.4 M parameters x 4 B x 100 rounds one way = 55.3 GB" in decoded
+    assert "64 x 112 x 112 bits x 50,000 = 5.02 GB" in decoded
+    for figure in ("5.9 GB", "0.10 GB", "0.154 GB", "0.41 GB", "2.7 times"):
+        assert figure in honest
+
+
+@pytest.mark.parametrize("make", [sizes.cifar_vgg16, sizes.cifar_resnet18])
+def test_the_nets_for_small_images_can_be_run(make: type[torch.nn.Module]) -> None:
+    assert make().eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("spec", ["mnist_cnn", "cifar_cnn"])
+def test_sizes_are_those_of_what_is_sent(spec: str) -> None:
+    shape, cut = ((1, 28, 28), "pool1") if spec == "mnist_cnn" else ((3, 32, 32), "features.6")
+    module = registry.build("model", spec).eval()
+    found = sizes.measure(spec, lambda: registry.build("model", spec), shape, cut, records=4, rounds=3)
+    features = split(module, cut)[0](torch.zeros(4, *shape))
+    assert found.raw == torch.zeros(4, *shape, dtype=torch.uint8).nbytes
+    assert found.encoded("floats") == features.nbytes
+    assert found.encoded("bits") == registry.build("encoding", "clear_bits").encode(features, None).nbytes
+    assert found.model == sum(tensor.nbytes for tensor in module.state_dict().values())
+    assert found.fedavg == 3 * found.model
+
+
+def test_a_net_takes_no_memory() -> None:
+    made: list[torch.nn.Module] = []
+
+    def make() -> torch.nn.Module:
+        made.append(CifarCnn())
+        return made[-1]
+
+    sizes.measure("a net", make, (3, 32, 32), "features.6")
+    assert all(parameter.is_meta for parameter in made[0].parameters())
+
+
+def test_a_shape_that_does_not_fit_is_told_of() -> None:
+    with pytest.raises(UsageError, match="--shape 3x32x32 does not fit mnist_cnn: "):
+        sizes.measure("mnist_cnn", lambda: registry.build("model", "mnist_cnn"), (3, 32, 32), "pool1")
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_table_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sizes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2].split() == [
+        "VGG-16", "3x224x224", "features.4", "138,357,544", "553.4", "7.526", "160.56", "5.018", "55.34",
+    ]  # fmt: skip
+    assert any(line.startswith("honest: ") for line in lines)
+
+
+def test_the_sizes_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "mnist_cnn", "--shape", "1x28x28", "--records", "60000", "--rounds", "40"]
+    assert main(["sizes", *words]) == 0
+    out = capsys.readouterr().out
+    assert "0.047" in out and "0.022" in out, "60,000 x 28 x 28 bytes, and 60,000 x 20 x 12 x 12 bits"
+    assert "60,000 samples" in out and "40 rounds" in out and "published" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "cifar_cnn"], "--cut is needed, one of: features.0, "),
+        (["--model", "cifar_cnn", "--cut", "features.99"], "there is no such cut"),
+        (["--model", "mnist_cnn", "--shape", "28"], "does not fit mnist_cnn"),
+        (["--model", "mnist_cnn", "--shape", "1x28xq"], "--shape 1x28xq: the form is CxHxW"),
+        (["--model", "mnist_cnn", "--records", "0"], "--records must be at least 1"),
+        (["--model", "mnist_cn"], "mnist_cnn"),
+        (["--cut", "layer1"], "--cut is for a model of yours"),
+    ],
+)
+def test_what_is_wrong_is_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sizes", *words]) != 0
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert not captured.out
