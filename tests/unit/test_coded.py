@@ -1,0 +1,103 @@
+"""How records leave: what was agreed is held against what a worker says, and against what it sends."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fedws.coded import Coded
+from fedws.deliveries import Delivery, Facts
+from fedws.errors import RejectedUpdate, UnknownName, UsageError
+from fedws.featurestore import FEATURES, LABELS
+from fedws.messages import Report
+
+CODED = Coded.of("bits", 2.0, 4.0)
+FACTS = Facts(records=5, bytes=2, shape=(11,), encoding="bits", epsilon=2.0, label_epsilon=4.0)
+DELIVERY = Delivery(FACTS.model_dump())
+
+
+def report(**tensors: torch.Tensor) -> Report:
+    good = {FEATURES: torch.zeros(5, 2, dtype=torch.uint8), LABELS: torch.arange(5)}
+    return Report(order="1", worker="alice", round=1, samples=5, tensors={**good, **tensors})
+
+
+def test_an_epsilon_of_its_own_goes_into_the_encodings_name() -> None:
+    assert Coded.of("bits", None, 4.0).encoder().epsilon == 2.0, "the encoding's own"
+    assert Coded.of("bits", 0.5, 4.0).encoding == "bits:epsilon=0.5"
+    assert Coded.of("laplace:bound=3", 0.5, None).encoding == "laplace:bound=3,epsilon=0.5"
+    assert CODED.name == "bits"
+
+
+def test_an_encoding_that_is_none_is_told() -> None:
+    with pytest.raises(UnknownName, match="morse"):
+        Coded.of("morse", None, None)
+    with pytest.raises(UnknownName, match="unknown option of encoding floats 'epsilon'"):
+        Coded.of("floats", 1.0, None)
+    with pytest.raises(UsageError, match="epsilon"):
+        Coded.of("bits", -1.0, None)
+
+
+def test_what_is_spent_is_that_of_the_encoding() -> None:
+    spent = CODED.spent((3, 2))
+    assert (spent.encoding, spent.values, spent.spent, spent.delta) == ("bits", 6, 16.0, 0.0)
+    assert CODED.spent((3, 2), again=True).spent == 0.0
+    assert Coded.of("gaussian", 1.0, 4.0).spent((6,)).delta == 1e-9
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"encoding": "sue"}, "their encoding is sue, not bits"),
+        ({"epsilon": 1.0}, "their epsilon is 1.0, not 2.0"),
+        ({"label_epsilon": None}, "their label epsilon is None, not 4.0"),
+        ({"bytes": 3}, "their bytes is 3, not 2"),
+        ({"shape": (12,)}, r"their shape is \(12,\), not \(11,\)"),
+    ],
+)
+def test_what_a_worker_says_must_be_what_was_asked_for(changes: dict[str, Any], why: str) -> None:
+    CODED.agree(FACTS, (11,))
+    with pytest.raises(RejectedUpdate, match=why):
+        CODED.agree(FACTS.model_copy(update=changes), (11,))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({FEATURES: torch.zeros(4, 2, dtype=torch.uint8)}, r"records 0 to 5: features has shape \[4, 2\]"),
+        ({FEATURES: torch.zeros(5, 2)}, "features is float32, not uint8"),
+        ({LABELS: torch.arange(5) + 6}, "labels that are none of 10"),
+        ({LABELS: torch.arange(5) - 1}, "labels that are none of 10"),
+        ({FEATURES: torch.ones(5, 2, dtype=torch.uint8)}, "wrong bit count"),
+        ({"more": torch.zeros(1)}, "more is not known here"),
+    ],
+)
+def test_what_a_worker_sends_must_be_records(tensors: dict[str, torch.Tensor], why: str) -> None:
+    CODED.check(report(), DELIVERY, 10)
+    with pytest.raises(RejectedUpdate, match=why):
+        CODED.check(report(**tensors), DELIVERY, 10)
+
+
+def test_floats_that_are_no_numbers_are_rejected_wherever_they_are() -> None:
+    facts = FACTS.model_copy(update={"encoding": "floats", "epsilon": None, "bytes": 44})
+    coded, delivery = Coded.of("floats", None, 4.0), Delivery(facts.model_dump())
+    features = torch.zeros(5, 11)
+    coded.check(report(features=features.view(torch.uint8)), delivery, 10)
+    features[4, 10] = float("nan")
+    with pytest.raises(RejectedUpdate):
+        coded.check(report(features=features.view(torch.uint8)), delivery, 10)
+
+
+def test_a_delivery_knows_its_next_step() -> None:
+    steps = [Delivery(), DELIVERY, replace(DELIVERY, arrived=5), replace(DELIVERY, arrived=5, whole=True)]
+    assert [it.step for it in steps] == ["extract", "upload", "acknowledge", ""]
+    assert [it.here for it in steps] == [False, False, True, True]
+
+
+def test_chunks_are_numbered_whatever_the_last_ones_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedws.deliveries.CHUNK", 4)
+    delivery, found = DELIVERY, []
+    while delivery.step == "upload":
+        found.append((delivery.number, delivery.count))
+        delivery = replace(delivery, arrived=delivery.arrived + delivery.count)
+    assert found == [(0, 2), (1, 2), (2, 1)]

@@ -1,0 +1,58 @@
+"""Pretrained models as files: what was saved comes back, and a file that is none is told in one line."""
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from fedws.errors import UsageError
+from fedws.pretrained import Origin, load, load_for, save
+from fedws.tensors import digest
+
+MODEL = {"w": torch.arange(4.0), "n": torch.tensor(3)}
+ORIGIN = Origin("mlp", "digits", 10, [1, 28, 28], 20)
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    save(tmp_path / "a", MODEL, ORIGIN)
+    found, origin = load(tmp_path / "a")
+    assert digest(found) == digest(MODEL) and origin == ORIGIN
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert load_for(tmp_path / "a", "mlp", MODEL)[1] == ORIGIN
+
+
+def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
+    save(tmp_path / "a", MODEL, ORIGIN)
+    with pytest.raises(UsageError, match=r"--pretrained .*a is of mlp, not of linear: w has shape \[4\], not \[5\]"):
+        load_for(tmp_path / "a", "linear", {**MODEL, "w": torch.zeros(5)})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        {"fedws": "{}"},
+        {"fedws": "no json"},
+        {"fedws": '{"model": "mlp", "dataset": "d", "classes": 0, "sample": [1], "epochs": 1}'},
+        {"other": "x"},
+    ],
+)
+def test_a_file_of_something_else_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    safetensors.torch.save_file(MODEL, tmp_path / "a", metadata)
+    with pytest.raises(UsageError, match=r"a is no pretrained model, as 'fedws pretrain' writes them$"):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_a_file_that_is_no_safetensors_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UsageError, match="is no pretrained model"):
+        load(tmp_path / "a")
+
+
+def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the pretrained model .* cannot be read: "):
+        load(tmp_path / "none")
+    with pytest.raises(UsageError, match="cannot be written: "):
+        save(tmp_path / "none" / "a", MODEL, ORIGIN)
