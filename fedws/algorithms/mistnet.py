@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedws import holding, labels, learning, momentum, pretrained, registry
 from fedws.coded import Coded
-from fedws.cuts import split
+from fedws.cuts import cuts, split
 from fedws.deliveries import chunk
 from fedws.errors import TaskError, UsageError
 from fedws.extraction import Cut, Extraction, encoded
@@ -121,18 +121,14 @@ def acknowledge(order: Order, workspace: Workspace) -> Report:
 # ------------------------------------------------------------------ on the coordinator, in a process of its own
 
 
-class Pretraining(Training):
-    """What an order to pretrain says: a training's settings, where ``dataset`` is the public one."""
-
-
 @cache
 def _public(dataset: str) -> Dataset:
     return holding.load(dataset, None, train=True)
 
 
 def pretrain(order: Order, workspace: Workspace) -> Report:
-    """An epoch of the whole model on public data."""
-    settings = Pretraining.model_validate(order.settings)
+    """An epoch of the whole model on public data, which the settings call ``dataset``."""
+    settings = Training.model_validate(order.settings)
     public = replace(workspace, dataset=settings.dataset, data=_public(settings.dataset))
     module = public.module(settings.model, order.tensors)
     try:
@@ -218,7 +214,11 @@ class MistNet:
         registry.find("dataset", registry.Spec.parse(self.public).name)
         if self.training.loss not in ("nll", "cross_entropy"):
             raise UsageError(f"--loss {self.training.loss}: mistnet trains classifiers, with nll or cross_entropy")
-        split(learning.initial(self.training.model, seed=0), self.place)
+        module = learning.initial(self.training.model, seed=0)
+        if not self.place:
+            name, there = self.training.model, ", ".join(cuts(module)) or "none"
+            raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {there}")
+        split(module, self.place)
 
     @property
     def place(self) -> str:

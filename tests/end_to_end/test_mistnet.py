@@ -56,7 +56,7 @@ def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
 def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Processes) -> None:
     (given.folder / "policy.toml").write_text("epsilon = 1.0\n")
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
-    run = given.fork("run", *dialling(urls), *MISTNET)
+    run = given.fork("run", *dialling(urls), *MISTNET, "--strategy", "mistnet:pretrain_epochs=1")
     why = "alice: refused its order: the policy here allows epsilon up to 1, not 2, three times in a row"
     assert_one_line(run, why, 1)
 
@@ -73,7 +73,8 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
         ("--label_epsilon nan", "label_epsilon: .*, not 'nan'"),
         ("--encoding morse", "unknown encoding 'morse'"),
         ("--encoding floats --epsilon 2", "unknown option of encoding floats 'epsilon'"),
-        ("--model linear", "Linear; there are: none"),
+        ("--model linear", "--cut is needed: linear has no place of its own to be cut; there are: none"),
+        ("--model mlp", "--cut is needed: mlp has no place of its own to be cut; there are: fc1, relu1, fc2, relu2"),
         ("--server_epochs 0", "training_rounds: .* greater than or equal to 1, not 0"),
         ("--server_epochs 2 --training_rounds 2", "--server-epochs and --training-rounds are the same"),
         ("--quorum 4", "--quorum 4 is above the number of workers, 3"),
