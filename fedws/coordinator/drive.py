@@ -121,7 +121,9 @@ class Driver(Generic[S]):
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
         if isinstance(event, Joined):
             self._runlog.know(self._fleet.groups)
-        event, stored = await self._think(self._put_away, before, event)
+        stored = False
+        if self._store is not None:
+            event, stored = await self._think(self._put_away, self._store, before, event)
         state, orders = await self._think(self._strategy.react, before, event)
         if isinstance(event, Report):
             await self._think(self._keep_worker_model, before, event)
@@ -144,9 +146,9 @@ class Driver(Generic[S]):
         self._runlog.lines.say(*self._strategy.said(state))
         return state
 
-    def _put_away(self, state: S, event: Event) -> tuple[Event, bool]:
+    def _put_away(self, store: FeatureStore, state: S, event: Event) -> tuple[Event, bool]:
         """Store the features of a report before the strategy hears of it; whether there were any."""
-        if self._store is None or not isinstance(event, Report):
+        if not isinstance(event, Report):
             return event, False
         assert isinstance(self._strategy, Gathering)
         try:
@@ -155,7 +157,7 @@ class Driver(Generic[S]):
             return rejected(event, str(error)), False
         if place is None:
             return event, False
-        self._store.put(*place, event.tensors)
+        store.put(*place, event.tensors)
         return replace(event, tensors={}), True
 
     def _go_on(self, state: S, orders: Sequence[Order]) -> None:
