@@ -4,14 +4,14 @@ import torch
 
 from fedws.tensors import Tensors
 
-PREFIX = "optimizer/"
+PREFIX = "optimizer:"
 """What the names begin with, which no model's do."""
 
 
 def memory(optimizer: torch.optim.Optimizer) -> Tensors:
     """Everything that it remembers, by the number of the parameter and the optimizer's own name for it."""
     return {
-        f"{PREFIX}{number}/{key}": value
+        f"{PREFIX}{number}:{key}": value
         for number, parameter in enumerate(_parameters(optimizer))
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, torch.Tensor)
@@ -23,7 +23,7 @@ def remember(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
     parameters = _parameters(optimizer)
     for name, tensor in tensors.items():
         if name.startswith(PREFIX):
-            number, key = name.removeprefix(PREFIX).split("/")
+            number, key = name.removeprefix(PREFIX).split(":")
             parameter = parameters[int(number)]
             # a count of steps has no dimensions, and stays on the CPU
             optimizer.state[parameter][key] = tensor.to(parameter.device if tensor.dim() else "cpu", copy=True)
