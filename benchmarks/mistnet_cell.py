@@ -129,7 +129,7 @@ def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
 def main(cell: Cell) -> None:
     """Load, train, score."""
     data, test = (holding.load(cell.dataset, cell.data_dir, train) for train in (True, False))
-    model, _ = pretrained.load(Path(cell.pretrained))
+    model = pretrained.load(Path(cell.pretrained)).model
     begun = time.monotonic()
     found = accuracy(cell, test, trained(cell, data, model))
     print(f"accuracy {found:.4f} seconds {time.monotonic() - begun:.1f}")

@@ -29,7 +29,7 @@ def ask(what: str, cell: Cell, model: Tensors, classes: int) -> Ask:
     """What a coordinator would ask."""
     if what == "train":
         return FedAvg(cell.training).order(model, WORKERS[0], 1)
-    wanted: Ask = cell.algorithm.extraction(model, classes, send=True)
+    wanted: Ask = cell.algorithm.extraction(model, {}, classes, send=True)
     return wanted
 
 
@@ -39,8 +39,8 @@ def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     data = Images(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     worker = Worker(WORKERS[0], cell.dataset, data)
     worker.begin("benchmark")
-    model, origin = pretrained.load(Path(cell.pretrained))
-    wanted = ask(what, cell, model, origin.classes)
+    found = pretrained.load(Path(cell.pretrained))
+    wanted = ask(what, cell, found.model, found.origin.classes)
     learning.initial(cell.model, 1)  # what it imports is there before it is measured
     order = Order(
         id="1/w1", worker=WORKERS[0], round=1, task=wanted.task, settings=wanted.settings, tensors=wanted.tensors

@@ -15,7 +15,7 @@ from fedws.featurestore import FEATURES, LABELS
 from fedws.messages import Report
 from fedws.policy import Features
 from fedws.ranges import Positive
-from fedws.tensors import difference
+from fedws.tensors import DTYPES, difference, unfit
 
 DECODED = 2**22
 """Feature values that are decoded at a time to see whether they can be."""
@@ -52,9 +52,15 @@ class Coded(BaseModel):
         encoding = self.encoder()
         return Features(self.name, encoding.epsilon, self.label_epsilon, math.prod(shape), encoding.delta, again)
 
-    def agree(self, facts: Facts, shape: Sequence[int]) -> None:
-        """Hold what a worker says of its features against this, and their shape. Raises RejectedUpdate."""
+    def agree(self, facts: Facts, shape: Sequence[int], other: Facts | None, classes: int) -> None:
+        """Hold what a worker says of its features against this, and their shape. Raises RejectedUpdate.
+
+        Labels must be those of classes, or like those of an ``other`` worker.
+        """
         encoding = self.encoder()
+        labels = facts.labels
+        if labels != ("int64 []" if classes else other.labels if other is not None else labels):
+            raise RejectedUpdate(f"their labels are {labels}, {'no classes' if classes else 'unlike those of others'}")
         said = (facts.encoding, facts.epsilon, facts.label_epsilon, facts.bytes, facts.shape)
         asked = (self.name, encoding.epsilon, self.label_epsilon, encoding.size(math.prod(shape)), tuple(shape))
         for what, wrong, right in zip(
@@ -68,13 +74,14 @@ class Coded(BaseModel):
         count, facts = delivery.count, delivery.facts
         wanted = {
             FEATURES: torch.empty((count, facts["bytes"]), dtype=torch.uint8, device="meta"),
-            LABELS: torch.empty(count, dtype=torch.int64, device="meta"),
+            LABELS: torch.empty((count, *facts["label_shape"]), dtype=DTYPES[facts["label_dtype"]], device="meta"),
         }
         problem = difference(report.tensors, wanted)
         if not problem:
             labels = report.tensors[LABELS]
-            if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            if classes and (int(labels.min()) < 0 or int(labels.max()) >= classes):
                 problem = f"labels that are none of {classes}"
+            problem = problem or unfit({LABELS: labels})
         if not problem:
             encoding = self.encoder()
             try:

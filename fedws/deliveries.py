@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedws.messages import Json
+from fedws.plan import Count
 
 CHUNK = 2**23
 """Bytes of features in an answer, at most, unless a single record has more."""
@@ -27,6 +28,14 @@ class Facts(BaseModel):
     encoding: str
     epsilon: float | None
     label_epsilon: float | None
+    label_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False)] = ()
+    """Of one record's label; that of a class has none."""
+    label_dtype: Literal["int64", "float32"] = "int64"
+
+    @property
+    def labels(self) -> str:
+        """What its labels are: dtype and shape of one's."""
+        return f"{self.label_dtype} {list(self.label_shape)}"
 
     def told(self) -> str:
         """In words.
@@ -76,6 +85,22 @@ class Delivery:
     def count(self) -> int:
         """How many records its next answer holds."""
         return int(min(chunk(self.facts["bytes"]), self.facts["records"] - self.arrived))
+
+
+class Kept(BaseModel):
+    """What an order about features that were made says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    """That they are of, so that a policy can tell."""
+
+
+class Part(Kept):
+    """What an order to upload says: which records."""
+
+    first: Annotated[int, Field(ge=0)]
+    count: Count
 
 
 def chunk(size: int) -> int:

@@ -10,6 +10,7 @@
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
+    ├── Stopped             a task was told to end: its link is gone, or its node is ending
     ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
     └── RunFailed           the run ended without reaching its last round
         └── WrongNode       who answers at an address is not the node that was meant
@@ -84,6 +85,10 @@ class Refused(LinkError):
 
 class TaskError(FedwsError):
     """An order that this worker cannot carry out."""
+
+
+class Stopped(FedwsError):
+    """The task was told to stop: its link is gone or the node is ending."""
 
 
 class RejectedUpdate(FedwsError):

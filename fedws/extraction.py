@@ -1,19 +1,24 @@
 """Runs the first half of a model over a node's samples, forward only, and encodes what comes."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fedws import labels, learning
+from fedws import extractors, labels, learning
 from fedws.coded import Coded
 from fedws.cuts import split
-from fedws.errors import TaskError, UsageError
+from fedws.errors import Stopped, TaskError, UsageError
+from fedws.messages import Json
 from fedws.noise import Noise
 from fedws.plan import Count
 from fedws.samples import batches
 from fedws.tensors import Tensors, difference, digest
+from fedws.uploads import Batch, Upload, Uploads
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MOST_EXTRACTORS = 16
 
 
 class Cut(Coded):
@@ -21,7 +26,14 @@ class Cut(Coded):
 
     model: str
     cut: str
-    classes: Annotated[int, Field(ge=2, le=2**20)]
+    classes: Annotated[int, Field(ge=0, le=2**20)]
+    """How many the labels tell apart; 0: they are other numbers, or several, and leave as they are."""
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        if self.label_epsilon is not None and self.classes < 2:
+            raise ValueError("labels that are no classes cannot be randomised; only clear ones can be asked for")
+        return self
 
     def halves(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Extractor and head, with weights that mean nothing yet. Raises UnknownName and UsageError."""
@@ -32,15 +44,42 @@ class Extraction(Cut):
     """What an order to extract says."""
 
     dataset: str
-    extractor: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Its digest; the tensors come with the order only when the node has asked for them."""
+    extractors: Annotated[list[Digest], Field(min_length=1, max_length=MOST_EXTRACTORS)]
+    """Their digests; the tensors come with the order only when the node has asked for them. It takes one by chance."""
     batch_size: Count = 128
     cuda: bool = False
 
-    def loaded(self, tensors: Tensors) -> torch.nn.Module:
-        """The extractor with those weights. Raises TaskError when they are not those that are meant."""
-        if digest(tensors) != self.extractor:
+    @property
+    def asked(self) -> Json:
+        """What the features depend on."""
+        return self.model_dump(exclude={"batch_size", "cuda"})
+
+    @property
+    def wanted(self) -> list[str]:
+        """The digests of all the tensors that it takes."""
+        return self.extractors
+
+    def pieces(self, sent: Tensors, uploads: Uploads) -> list[Tensors] | None:
+        """The tensors of :attr:`wanted`, as they were ``sent`` or are cached; None when some are not here.
+
+        Raises TaskError for others than those that are meant, OSError when they cannot be cached.
+        """
+        if not sent:
+            cached = [found for one in self.wanted if (found := uploads.cached(one)) is not None]
+            return cached if len(cached) == len(self.wanted) else None
+        pieces = extractors.parts(sent)
+        if [digest(piece) for piece in pieces] != self.wanted:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
+        for piece in pieces:
+            uploads.cache(piece)
+        return pieces
+
+    def drawn(self, pieces: list[Tensors]) -> Tensors:
+        """One of the extractors, by chance that nobody else knows."""
+        return pieces[int(Noise().integers(len(self.extractors), (1,)))]
+
+    def loaded(self, tensors: Tensors) -> torch.nn.Module:
+        """The extractor with those weights. Raises TaskError when they are not an extractor's."""
         try:
             extractor, _ = self.halves()
         except UsageError as error:
@@ -54,26 +93,48 @@ class Extraction(Cut):
 
 @torch.inference_mode()
 def encoded(
-    extractor: torch.nn.Module, settings: Extraction, workspace: learning.Workspace, shape: list[int]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Features, uint8 [k, bytes], and labels, int64 [k], of a batch of samples at a time, as they may leave.
+    extractor: torch.nn.Module, settings: Extraction, workspace: learning.Workspace, first: int = 0
+) -> Iterator[Batch]:
+    """A batch of samples at a time as it may leave, from number ``first`` on.
 
-    ``shape`` is filled with that of a record's features. Raises TaskError when samples do not fit, Stopped when told to
-    stop.
+    Raises TaskError when samples do not fit, Stopped when told to stop.
     """
     place, encoding, noise = learning.device(settings.cuda), settings.encoder(), Noise()
     extractor.to(place).eval()
-    for inputs, targets in batches(workspace.data, torch.arange(len(workspace.data)), settings.batch_size):
+    for inputs, targets in batches(workspace.data, torch.arange(first, len(workspace.data)), settings.batch_size):
         if workspace.stop.is_set():
-            raise learning.Stopped("told to stop")
+            raise Stopped("told to stop")
         try:
             features = extractor(inputs.to(place)).cpu()
         except RuntimeError:  # whose text may tell of the data
             sizes = f"{list(inputs.shape[1:])} on {workspace.node}"
             raise TaskError(f"samples of {sizes} do not fit the extractor of {settings.model}") from None
-        shape[:] = features.shape[1:]
+        shape, told = features.shape[1:], _labels(targets, settings, workspace.node, noise)
         features = features.nan_to_num()  # that a sample's overflow should not be told from the answer
-        if int(targets.min()) < 0 or int(targets.max()) >= settings.classes:
-            raise TaskError(f"{workspace.node} holds labels beyond the {settings.classes} of {settings.model}")
-        noised = labels.randomise(targets, settings.classes, settings.label_epsilon, noise)
-        yield encoding.encode(features, noise), noised
+        yield Batch(encoding.encode(features, noise), told, shape)
+
+
+def _labels(targets: object, settings: Extraction, node: str, noise: Noise) -> torch.Tensor:
+    """The labels of a batch as they may leave. Raises TaskError."""
+    if not isinstance(targets, torch.Tensor) or not targets.dim():
+        raise TaskError(f"the labels on {node} are no tensors of one shape, which is all that can be sent")
+    if not settings.classes:
+        return targets.to(torch.float32 if targets.is_floating_point() else torch.int64)
+    if targets.dim() != 1 or targets.is_floating_point():
+        raise TaskError(f"the labels on {node} are no classes, as {settings.model} tells them apart")
+    if int(targets.min()) < 0 or int(targets.max()) >= settings.classes:
+        raise TaskError(f"{node} holds labels beyond the {settings.classes} of {settings.model}")
+    return labels.randomise(targets.to(torch.int64), settings.classes, settings.label_epsilon, noise)
+
+
+def coded(upload: Upload) -> Coded:
+    """How the records of an upload were encoded."""
+    asked = upload.facts["asked"]
+    return Coded(encoding=asked["encoding"], label_epsilon=asked["label_epsilon"])
+
+
+def facts(upload: Upload) -> Json:
+    """What is said of an upload: :class:`fedws.deliveries.Facts`."""
+    made = {key: upload.facts[key] for key in ("records", "bytes", "shape", "label_shape", "label_dtype")}
+    spent = coded(upload).spent(made["shape"])
+    return {**made, "encoding": spent.encoding, "epsilon": spent.epsilon, "label_epsilon": spent.label_epsilon}

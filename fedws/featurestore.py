@@ -52,7 +52,7 @@ class FeatureStore:
 
 
 class Records:
-    """Stored chunks as one data set: ``batch`` gives encoded features, uint8 [k, bytes], and labels, int64 [k]."""
+    """Stored chunks as one data set: ``batch`` gives encoded features, uint8 [k, bytes], and labels [k, ...]."""
 
     def __init__(self, chunks: list[dict[str, torch.Tensor]]) -> None:
         self._chunks = chunks
@@ -61,18 +61,19 @@ class Records:
     def __len__(self) -> int:
         return int(self._ends[-1]) if self._chunks else 0
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         features, labels = self.batch(torch.tensor([index]))
-        return features[0], int(labels[0])
+        return features[0], labels[0]
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The records at ``indices``, int64 [k], copied out of the files."""
         whose = torch.searchsorted(self._ends, indices, right=True)
-        features = torch.empty((len(indices), self._chunks[0][FEATURES].shape[1]), dtype=torch.uint8)
-        labels = torch.empty(len(indices), dtype=torch.int64)
+        one = self._chunks[0]
+        features = one[FEATURES].new_empty((len(indices), *one[FEATURES].shape[1:]))
+        labels = one[LABELS].new_empty((len(indices), *one[LABELS].shape[1:]))
         for number in whose.unique().tolist():
             chunk, mine = self._chunks[number], whose == number
             within = indices[mine] - (self._ends[number] - len(chunk[LABELS]))
             features[mine] = chunk[FEATURES][within]
-            labels[mine] = chunk[LABELS][within].to(torch.int64)
+            labels[mine] = chunk[LABELS][within]
         return features, labels

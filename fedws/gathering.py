@@ -28,6 +28,8 @@ class GatheringState:
     model: Tensors
     roster: Roster
     deliveries: dict[str, Delivery]
+    others: Tensors = field(default_factory=dict)
+    """Extractors beyond the model's own, joined."""
     memory: Tensors = field(default_factory=dict)
     """What the training keeps from epoch to epoch, beside the model."""
     lessons: int = 0
@@ -70,9 +72,11 @@ class Gathering:
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
         """Pretrain, or ask all workers."""
         roster = Roster.of(self._terms.workers, workers)
-        model, classes, sample = self.begin(model)
-        state = GatheringState(model, roster, {worker: Delivery() for worker in self._terms.workers})
-        return self._go_on(self._learnt(replace(state, classes=classes, shape=self._shape(sample))))
+        for line in self._algorithm.remarks():
+            roster = roster.say(line)
+        basis, deliveries = self.begin(model), {worker: Delivery() for worker in self._terms.workers}
+        state = GatheringState(basis.model, roster, deliveries, basis.others, classes=basis.classes)
+        return self._go_on(self._learnt(replace(state, shape=self._shape(basis.sample))))
 
     def resume(self, state: GatheringState, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
         """Go on with what is stored; the order that was open is given again."""
@@ -153,7 +157,8 @@ class Gathering:
                 return self._with(replace(state, roster=roster), worker, wanted=True)
             try:
                 facts = Facts.model_validate(report.metrics)
-                self._algorithm.coded.agree(facts, state.shape)
+                others = [it.facts for it in state.deliveries.values() if it.facts]
+                self._algorithm.coded.agree(facts, state.shape, Facts(**others[0]) if others else None, state.classes)
             except (ValidationError, RejectedUpdate) as error:
                 problem = explain(error) if isinstance(error, ValidationError) else str(error)
                 return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))
@@ -183,7 +188,8 @@ class Gathering:
         state, told = replace(state, strikes=0), answer.metrics
         model = {name: answer.tensors[name] for name in state.model}
         if not state.pretrained:
-            state = replace(state, model=model, lessons=state.lessons + 1, classes=int(told["classes"]))
+            others = {name: answer.tensors[name] for name in state.others}
+            state = replace(state, model=model, others=others, lessons=state.lessons + 1, classes=told["classes"])
             state = replace(state, shape=self._shape(told["sample"]))
             return self._go_on(self._learnt(state))
         memory = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
@@ -203,12 +209,13 @@ class Gathering:
         return self._go_on(state)
 
     def _unusable(self, state: GatheringState, report: Report) -> str:
-        own = {name: tensor for name, tensor in report.tensors.items() if name in state.model}
-        return difference(own, state.model) or unfit(report.tensors)
+        wanted = state.model if state.pretrained else {**state.model, **state.others}
+        own = {name: tensor for name, tensor in report.tensors.items() if name in wanted}
+        return difference(own, wanted) or unfit(report.tensors)
 
     def _learnt(self, state: GatheringState) -> GatheringState:
         """Whether there is another epoch of pretraining to do."""
-        if self._algorithm.pretraining(state.model, state.lessons + 1) is not None:
+        if self._algorithm.pretraining(state.model, state.others, state.lessons + 1) is not None:
             return state
         roster = state.roster.say(f"Pretrained for {state.lessons} epochs") if state.lessons else state.roster
         return replace(state, pretrained=True, roster=roster)
@@ -241,7 +248,7 @@ class Gathering:
     def _ask(self, state: GatheringState, worker: str, step: str) -> Ask:
         delivery = state.deliveries[worker]
         if step == "extract":
-            return self._algorithm.extraction(state.model, state.classes, send=delivery.wanted)
+            return self._algorithm.extraction(state.model, state.others, state.classes, send=delivery.wanted)
         if step == "upload":
             return self._algorithm.upload(delivery.arrived, delivery.count)
         return self._algorithm.acknowledgement()
@@ -268,7 +275,7 @@ class Gathering:
         if state.begun:
             ask = self._algorithm.epoch(state.model, state.memory, state.classes, state.shape, number)
         else:
-            found = self._algorithm.pretraining(state.model, number)
+            found = self._algorithm.pretraining(state.model, state.others, number)
             assert found is not None
             ask = found
         order = Order(

@@ -1,12 +1,25 @@
 """The protocol of algorithms that gather once, as MistNet."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedws.coded import Coded
 from fedws.interfaces import Ask, Task
 from fedws.plan import Scoring
 from fedws.tensors import Tensors
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What such a run begins with."""
+
+    model: Tensors
+    others: Tensors = field(default_factory=dict)
+    """Extractors beyond the model's own, joined."""
+    classes: int = 0
+    sample: Sequence[int] = ()
+    """The shape of one; empty where the first epoch of pretraining will tell shape and classes."""
 
 
 class GatheringAlgorithm(Protocol):
@@ -26,19 +39,19 @@ class GatheringAlgorithm(Protocol):
     def scoring(self, plain: Scoring) -> Scoring:
         """How the evaluator is to score the model."""
 
-    def begin(self, model: Tensors) -> tuple[Tensors, int, Sequence[int]]:
-        """The model to begin with, from the initial one; how many classes it tells apart, and the shape of a sample.
+    def remarks(self) -> Sequence[str]:
+        """What a person should read before it begins."""
 
-        0 and empty where the first epoch of pretraining will tell.
-        """
+    def begin(self, model: Tensors) -> Basis:
+        """What to begin with, from the initial model. Raises UsageError where that cannot be."""
 
     def shape(self, sample: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape. Raises RejectedUpdate when there are none."""
 
-    def pretraining(self, model: Tensors, epoch: int) -> Ask | None:
+    def pretraining(self, model: Tensors, others: Tensors, epoch: int) -> Ask | None:
         """What the own node does in that epoch of pretraining, from 1; None after the last."""
 
-    def extraction(self, model: Tensors, classes: int, *, send: bool) -> Ask:
+    def extraction(self, model: Tensors, others: Tensors, classes: int, *, send: bool) -> Ask:
         """What to ask of a worker first; with what it needs for that, if ``send``."""
 
     def upload(self, first: int, count: int) -> Ask:

@@ -28,6 +28,13 @@ def randomise(labels: torch.Tensor, classes: int, epsilon: float | None, noise: 
     return torch.where(anew, noise.integers(classes, labels.shape), labels)
 
 
+def classes(outputs: torch.Tensor, labels: torch.Tensor) -> int:
+    """How many classes a model tells apart, by what it gives for some samples and their labels; 0 if it does not."""
+    if outputs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
+        return 0
+    return outputs.shape[1]
+
+
 def redrawn(classes: int, epsilon: float) -> float:
     """k q: the chance that a label is drawn anew. Raises UsageError where labels would tell nothing."""
     shrunk = math.exp(-epsilon)

@@ -11,9 +11,9 @@ from typing import Annotated, Any, TypeVar
 import torch
 from pydantic import BaseModel, Field, ValidationError
 
-from fedws import registry
+from fedws import labels, registry
 from fedws.encoded import encoded
-from fedws.errors import FedwsError, TaskError
+from fedws.errors import FedwsError, Stopped, TaskError
 from fedws.interfaces import Dataset, Loss
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
@@ -26,10 +26,6 @@ from fedws.uploads import Uploads
 Settings = TypeVar("Settings", bound=BaseModel)
 
 _generator = threading.RLock()  # torch's default generator is one per process
-
-
-class Stopped(FedwsError):
-    """The task was told to stop: its link is gone or the node is ending."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +263,7 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
 
 def _confusion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor | None:
     """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
-    if outputs.dim() != 2 or targets.dim() != 1 or targets.is_floating_point():
+    if not labels.classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)
     correct = (predicted == targets).sum().reshape(1)

@@ -9,6 +9,7 @@ import safetensors.torch
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from fedws import extractors
 from fedws.errors import UsageError
 from fedws.tensors import Tensors, difference
 
@@ -19,42 +20,63 @@ class Origin:
 
     model: str
     dataset: str
-    classes: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=0)]
+    """That it tells apart; 0 for a model that does not."""
     sample: list[int]
     """The shape of one."""
     epochs: int
+    cut: str = ""
+    """Where its extractors end, if it has several."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What is in such a file."""
+
+    model: Tensors
+    origin: Origin
+    others: Tensors
+    """Its other extractors, joined as :func:`fedws.extractors.join` does."""
 
 
 _ORIGIN = TypeAdapter(Origin)
 
 
-def save(path: Path, tensors: Tensors, origin: Origin) -> None:
+def save(path: Path, found: Pretrained) -> None:
     """Write the file whole or not at all. Raises UsageError when it cannot be written."""
     part = path.with_name(f"{path.name}.part")
     try:
-        safetensors.torch.save_file(dict(tensors), part, {"fedws": json.dumps(asdict(origin))})
+        about = {"fedws": json.dumps(asdict(found.origin))}
+        safetensors.torch.save_file({**found.model, **found.others}, part, about)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error}") from None
 
 
-def load(path: Path) -> tuple[Tensors, Origin]:
-    """The model, and what it is. Raises UsageError for a file that is none of ours."""
+def load(path: Path) -> Pretrained:
+    """What a file holds. Raises UsageError for one that is none of ours."""
     try:
         with safe_open(path, framework="pt") as file:
             origin = _ORIGIN.validate_json((file.metadata() or {}).get("fedws", ""))
-            return {name: file.get_tensor(name) for name in file.keys()}, origin  # noqa: SIM118  # it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     except OSError as error:
         raise UsageError(f"the pretrained model {path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValidationError):
         raise UsageError(f"{path} is no pretrained model, as 'fedws pretrain' writes them") from None
+    return of(tensors, origin)
 
 
-def load_for(path: Path, model: str, like: Tensors) -> tuple[Tensors, Origin]:
+def of(tensors: Tensors, origin: Origin) -> Pretrained:
+    """What is in one dict, with the other extractors behind their numbers."""
+    others = {name: tensor for name, tensor in tensors.items() if extractors.joined(name)}
+    return Pretrained({name: tensor for name, tensor in tensors.items() if name not in others}, origin, others)
+
+
+def load_for(path: Path, model: str, like: Tensors) -> Pretrained:
     """As :func:`load`, of a model with tensors as ``like``. Raises UsageError also for another model."""
-    found, origin = load(path)
-    problem = difference(found, like)
+    found = load(path)
+    problem = difference(found.model, like)
     if problem:
-        raise UsageError(f"--pretrained {path} is of {origin.model}, not of {model}: {problem}")
-    return found, origin
+        raise UsageError(f"--pretrained {path} is of {found.origin.model}, not of {model}: {problem}")
+    return found

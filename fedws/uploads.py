@@ -1,17 +1,21 @@
-"""What a worker has made of its samples for a run: noised once, kept on its disk until the coordinator has it.
+"""What a worker makes of its samples for a run: noised once, kept on its disk until the coordinator has it.
 
-A request that comes again gets the same bits, so a retry spends no privacy; new noise for the same run would. When the
-coordinator has acknowledged them the bits are deleted, and a note stays that they were sent.
+A request that comes again gets the same bits, so a retry spends no privacy; new noise for the same run would. One that
+was interrupted goes on where it stopped. When the coordinator has acknowledged them the bits are deleted, and a note
+stays that they were sent.
 """
 
-import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +23,29 @@ import safetensors.torch
 import torch
 
 from fedws.durable import sync, write
+from fedws.errors import Stopped
 from fedws.messages import Json
-from fedws.tensors import Tensors, digest
+from fedws.tensors import NAMES, Tensors, digest
 
-_FACTS, _FEATURES, _LABELS, _SENT = "facts.json", "features", "labels", "sent"
+_FACTS, _FEATURES, _LABELS, _SENT, _EXTRACTOR = "facts.json", "features", "labels", "sent", "extractor"
+CACHED = "extractor-"
+"""What the names of cached tensors begin with; their digest follows."""
+SAFE = 2**23
+"""Bytes of features after which what is made is safe on the disk, to go on from there."""
+KEPT = 30 * 24 * 3600.0
+"""Seconds for which features that nobody fetches are kept, and what nobody uses of the cache."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records, as they may leave."""
+
+    features: torch.Tensor
+    """Encoded: uint8 [k, bytes]."""
+    labels: torch.Tensor
+    """Of classes, int64 [k]; or any of one shape, int64 or float32 [k, ...]."""
+    shape: Sequence[int]
+    """Of a record's features before they were encoded."""
 
 
 class Upload:
@@ -31,15 +54,18 @@ class Upload:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.facts: Json = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        """What was said of it when it was made."""
+        """What was ``asked``, how many ``records`` there are, ``bytes`` and ``shape`` of one's features, and
+        ``label_shape`` and ``label_dtype``."""
         self.acknowledged = not (folder / _FEATURES).exists()
 
     def part(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Records from ``first`` on: features uint8 [count, bytes] and labels int64 [count]."""
-        records, size = int(self.facts["records"]), int(self.facts["bytes"])
-        features = np.memmap(self._folder / _FEATURES, np.uint8, "r", shape=(records, size))[first : first + count]
-        labels = np.memmap(self._folder / _LABELS, np.int64, "r", shape=(records,))[first : first + count]
-        return torch.from_numpy(features.copy()), torch.from_numpy(labels.copy())
+        """Records from ``first`` on: features uint8 [count, bytes] and labels [count, ...]."""
+        features = self._read(_FEATURES, "uint8", [self.facts["bytes"]], first, count)
+        return features, self._read(_LABELS, self.facts["label_dtype"], self.facts["label_shape"], first, count)
+
+    def _read(self, name: str, dtype: str, shape: Sequence[int], first: int, count: int) -> torch.Tensor:
+        whole = np.memmap(self._folder / name, dtype, "r", shape=(self.facts["records"], *shape))
+        return torch.from_numpy(whole[first : first + count].copy())
 
     def sent(self, first: int, count: int) -> bool:
         """Whether exactly these records were sent before."""
@@ -54,69 +80,128 @@ class Upload:
 
     def acknowledge(self) -> None:
         """The coordinator has all of it: delete the bits, and keep in mind that they were sent."""
-        for name in (_FEATURES, _LABELS):
+        for name in (_FEATURES, _LABELS, _EXTRACTOR):
             (self._folder / name).unlink(missing_ok=True)
         self.acknowledged = True
 
 
 class Uploads:
-    """The uploads of a node, a folder for each run; and the extractors that it was sent, by their digest.
+    """The uploads of a node, a folder for each run; and the tensors that it was sent for them, by their digest.
 
     Without a folder they are in one that lives as long as this object.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._given = folder
-        self.run = ""
-        """The coordinator's id and the run's; empty for a run without one."""
+        self.run: tuple[str, str] | None = None
+        """The coordinator's id and the run's; None for a run without one."""
 
-    def begin(self, run: str) -> None:
+    def begin(self, run: str, coordinator: str = "") -> None:
         """Serve this run from now on; one without an id can have no uploads, since it could not ask for them again."""
-        self.run = run
+        self.run = (coordinator, run) if run else None
+        if self._given is not None and self._given.is_dir():
+            self._prune()
+
+    # ------------------------------------------------------------------ the run's upload
 
     def find(self) -> Upload | None:
         """What was made for the run; None when nothing was, or not all of it."""
+        return Upload(self._place()) if self._facts().get("whole") else None
+
+    def begun(self, asked: Json) -> Tensors | None:
+        """The extractor of the upload that was begun with these settings; None when none was."""
+        try:
+            found = safetensors.torch.load((self._place() / _EXTRACTOR).read_bytes())
+        except (OSError, safetensors.SafetensorError):
+            return None
+        return found if self._facts().get("asked") == asked else None
+
+    def start(self, asked: Json, extractor: Tensors) -> None:
+        """Begin the run's upload anew. Raises OSError."""
         folder = self._place()
-        return Upload(folder) if (folder / _FACTS).exists() else None
-
-    def make(self, parts: Iterable[tuple[torch.Tensor, torch.Tensor]], facts: Json) -> Upload:
-        """Write an upload: features uint8 [k, bytes] and labels int64 [k] a part, and what ``facts`` say of it.
-
-        ``records`` and ``bytes`` (of a record) are added to the facts. Raises OSError; then nothing was made.
-        """
-        folder, records, size = self._place(), 0, 0
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
+        sync(folder.parent)
+        write(folder / _EXTRACTOR, safetensors.torch.save(dict(extractor)))
+        self._keep({"asked": asked, "records": 0, "bytes": 0, "label_shape": [], "label_dtype": "int64"})
+
+    def make(self, batches: Callable[[int], Iterable[Batch]]) -> Upload:
+        """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
+
+        Raises OSError. What was written stays when it is stopped; after any other error nothing was made.
+        """
+        folder, facts = self._place(), self._facts()
         try:
-            with (folder / _FEATURES).open("wb") as features, (folder / _LABELS).open("wb") as labels:
-                for packed, targets in parts:
-                    features.write(packed.contiguous().numpy().data)
-                    labels.write(targets.to(torch.int64).contiguous().numpy().data)
-                    records, size = records + len(packed), packed.shape[1]
-                for file in (features, labels):
-                    file.flush()
-                    os.fsync(file.fileno())
-            sync(folder.parent)
-            write(folder / _FACTS, json.dumps({**facts, "records": records, "bytes": size}).encode())  # it is whole
+            with (folder / _FEATURES).open("ab") as features, (folder / _LABELS).open("ab") as labels:
+
+                def save(**more: object) -> None:
+                    for file in (features, labels):
+                        file.flush()
+                        os.fsync(file.fileno())
+                    self._keep({**facts, **more})
+
+                per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
+                features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
+                labels.truncate(facts["records"] * per_label)
+                unsafe = 0
+                for batch in batches(facts["records"]):
+                    features.write(batch.features.contiguous().numpy().data)
+                    labels.write(batch.labels.contiguous().numpy().data)
+                    facts |= {"bytes": batch.features.shape[1], "shape": list(batch.shape)}
+                    facts |= {"label_shape": list(batch.labels.shape[1:]), "label_dtype": NAMES[batch.labels.dtype]}
+                    facts["records"] += len(batch.features)
+                    unsafe += batch.features.nbytes
+                    if unsafe >= SAFE:
+                        save()
+                        unsafe = 0
+                save(whole=True)
+        except Stopped:
+            raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        (folder / _EXTRACTOR).unlink(missing_ok=True)
         return Upload(folder)
 
-    def extractor(self, wanted: str) -> Tensors | None:
-        """The cached extractor of that digest; None when there is none."""
-        known = {path.name: path for path in self._folder.glob("extractor-*")}  # the digest only selects
-        path = known.get(f"extractor-{wanted}")
+    def _facts(self) -> Json:
+        try:
+            facts: Json = json.loads((self._place() / _FACTS).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return facts
+
+    def _keep(self, facts: Json) -> None:
+        write(self._place() / _FACTS, json.dumps(facts).encode())
+
+    @property
+    def name(self) -> str:
+        """Of the run's upload: a hash, since the ids of a run are a peer's texts."""
+        return sha256(json.dumps(self.run).encode()).hexdigest()
+
+    def _place(self) -> Path:
+        return self._folder / self.name
+
+    # ------------------------------------------------------------------ what it was sent for them
+
+    def cached(self, wanted: str) -> Tensors | None:
+        """The cached tensors of that digest; None when there are none."""
+        known = {path.name: path for path in self._folder.glob(f"{CACHED}*")}  # the digest only selects
+        path = known.get(f"{CACHED}{wanted}")
         try:
             found = safetensors.torch.load(path.read_bytes()) if path is not None else None
         except safetensors.SafetensorError:
             return None
-        return found if found is not None and digest(found) == wanted else None
+        if path is None or found is None or digest(found) != wanted:
+            return None
+        os.utime(path)
+        return found
 
-    def keep_extractor(self, tensors: Tensors) -> None:
-        """Cache an extractor under its digest. Raises OSError."""
+    def cache(self, tensors: Tensors) -> None:
+        """Cache tensors under their digest. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write(self._folder / f"extractor-{digest(tensors)}", safetensors.torch.save(dict(tensors)))
+        write(self._folder / f"{CACHED}{digest(tensors)}", safetensors.torch.save(dict(tensors)))
+
+    # ------------------------------------------------------------------ where it is
 
     @cached_property
     def _folder(self) -> Path:
@@ -126,6 +211,12 @@ class Uploads:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
-    def _place(self) -> Path:
-        """A run's folder; its name is a hash, since a run's id is a peer's text."""
-        return self._folder / hashlib.sha256(self.run.encode()).hexdigest()
+    def _prune(self) -> None:
+        """Forget what nobody has wanted for long; of what was sent the note stays, that it is not noised again."""
+        old = time.time() - KEPT
+        for path in self._folder.glob(f"{CACHED}*"):
+            if path.stat().st_mtime < old:
+                path.unlink(missing_ok=True)
+        for path in self._folder.glob(f"*/{_FEATURES}"):
+            if path.stat().st_mtime < old:
+                Upload(path.parent).acknowledge()

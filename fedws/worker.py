@@ -1,6 +1,5 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
-import hashlib
 import logging
 import sys
 import threading
@@ -13,10 +12,10 @@ import torch
 
 from fedws import registry, samples
 from fedws.audit import Audit, Entry, now, once
-from fedws.errors import TaskError, UnknownName, UsageError, printable
+from fedws.errors import Stopped, TaskError, UnknownName, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Dataset, Task
-from fedws.learning import Stopped, Workspace
+from fedws.learning import Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.policy import Features, Policy
 from fedws.uploads import Uploads
@@ -90,7 +89,7 @@ class Worker:
         """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
         self._caller = run, coordinator
         self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
-        self._workspace.uploads.begin(f"{coordinator}/{run}" if run else "")
+        self._workspace.uploads.begin(run, coordinator)
 
     def answer(self, order: Order, most: int = sys.maxsize) -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
@@ -183,7 +182,7 @@ class Worker:
 
     @property
     def _upload(self) -> str:
-        return hashlib.sha256(self._workspace.uploads.run.encode()).hexdigest()[:16]
+        return self._workspace.uploads.name[:16]
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""

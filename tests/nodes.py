@@ -16,8 +16,8 @@ import fedws
 from evaluator import evaluator
 from fedws import registry
 from fedws.algorithms.fedavg import fit
+from fedws.errors import Stopped
 from fedws.interfaces import Limits, Task
-from fedws.learning import Stopped
 from fedws.messages import Order, Report
 
 PATIENCE = 60.0

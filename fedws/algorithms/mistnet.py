@@ -3,7 +3,7 @@ docs/papers). Workers run the first layers of a pretrained net forward, once, se
 coordinator trains the other layers on them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,23 +11,26 @@ from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from fedws import holding, labels, learning, momentum, pretrained, registry
+from fedws import extractors, heads, holding, learning, lessons, momentum, pretrained, registry
+from fedws.adaptation import Adaptation
 from fedws.coded import Coded
 from fedws.cuts import cuts, split
-from fedws.deliveries import chunk
+from fedws.deliveries import Kept, Part, chunk
 from fedws.errors import TaskError, UsageError
-from fedws.extraction import Cut, Extraction, encoded
+from fedws.extraction import MOST_EXTRACTORS, Extraction, coded, encoded, facts
 from fedws.featurestore import FEATURES, LABELS, Records
+from fedws.gathering_algorithm import Basis
+from fedws.heads import Epoch
 from fedws.interfaces import Ask, Dataset, Task
 from fedws.learning import Workspace
+from fedws.lessons import CLEAR, Lesson
 from fedws.messages import Json, Order, Report
 from fedws.plan import Count, Scoring, Training
 from fedws.ranges import Positive
 from fedws.registry import register
-from fedws.tensors import Tensors, detached, digest
-from fedws.uploads import Upload
+from fedws.tensors import Tensors, digest
 
 # ------------------------------------------------------------------ on the worker
 
@@ -36,59 +39,54 @@ from fedws.uploads import Upload
 def extract(order: Order, workspace: Workspace) -> Report:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
     settings = workspace.settings(order, Extraction)
-    asked = {key: value for key, value in settings.model_dump().items() if key not in ("batch_size", "cuda")}
-    if not workspace.uploads.run:
+    return _extract(order, workspace, settings, settings.drawn)
+
+
+@register("task", "mistnet.adapt")
+def adapt(order: Order, workspace: Workspace) -> Report:
+    """As :func:`extract`, with an extractor that is trained on the samples first: the one task that trains on a device.
+
+    What it has become stays on the device.
+    """
+    settings = workspace.settings(order, Adaptation)
+
+    def adapted(pieces: list[Tensors]) -> Tensors:
+        return settings.adapted(settings.drawn(pieces), pieces[-1], workspace, order.seed)
+
+    return _extract(order, workspace, settings, adapted)
+
+
+def _extract(
+    order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
+) -> Report:
+    uploads = workspace.uploads
+    if uploads.run is None:
         raise TaskError("a run without an id could not ask for the same features again")
-    made = workspace.uploads.find()
+    made = uploads.find()
     if made is not None:
-        if made.facts["asked"] != asked:
+        if made.facts["asked"] != settings.asked:
             raise TaskError(
                 "the features of this run were made with other settings; new noise would spend privacy twice"
             )
-        return workspace.report(order, _facts(made))
+        return workspace.report(order, facts(made))
     try:
         workspace.policy.allow(settings.spent(()))
     except UsageError as error:
         raise TaskError(str(error)) from None
-    tensors = order.tensors or workspace.uploads.extractor(settings.extractor)
-    if tensors is None:
-        return workspace.report(order, {"wanted": "extractor"})
-    extractor = settings.loaded(tensors)
-    shape: list[int] = []  # known when the first batch is through
     try:
-        workspace.uploads.keep_extractor(tensors)
-        parts = encoded(extractor, settings, workspace, shape)
-        return workspace.report(order, _facts(workspace.uploads.make(parts, {"asked": asked, "shape": shape})))
+        chosen = uploads.begun(settings.asked)
+        if chosen is None:
+            pieces = settings.pieces(order.tensors, uploads)
+            if pieces is None:
+                return workspace.report(order, {"wanted": "extractor"})
+            chosen = choose(pieces)
+            settings.loaded(chosen)  # before anything is kept
+            uploads.start(settings.asked, chosen)
+        extractor = settings.loaded(chosen)
+        made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:
         raise TaskError(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
-
-
-def _coded(upload: Upload) -> Coded:
-    asked = upload.facts["asked"]
-    return Coded(encoding=asked["encoding"], label_epsilon=asked["label_epsilon"])
-
-
-def _facts(upload: Upload) -> Json:
-    """:class:`fedws.deliveries.Facts`."""
-    spent = _coded(upload).spent(upload.facts["shape"])
-    told = {"encoding": spent.encoding, "epsilon": spent.epsilon, "label_epsilon": spent.label_epsilon}
-    return {**told, **{key: upload.facts[key] for key in ("records", "bytes", "shape")}}
-
-
-class Kept(BaseModel):
-    """What an order about features that were made says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str
-    """That they are of, so that a policy can tell."""
-
-
-class Part(Kept):
-    """What an order to upload says: which records."""
-
-    first: Annotated[int, Field(ge=0)]
-    count: Count
+    return workspace.report(order, facts(made))
 
 
 @register("task", "mistnet.upload")
@@ -102,7 +100,7 @@ def upload(order: Order, workspace: Workspace) -> Report:
         raise TaskError(f"the features of this run are of {made.facts['asked']['model']}, not of {part.model}")
     if first + count > records or count > chunk(made.facts["bytes"]):
         raise TaskError(f"{count} records from {first} on are no chunk of {records}")
-    spent = _coded(made).spent(made.facts["shape"], again=made.sent(first, count))
+    spent = coded(made).spent(made.facts["shape"], again=made.sent(first, count))
     workspace.announce(order, spent, lambda: made.note(first, count))
     features, targets = made.part(first, count)
     return workspace.report(order, {"first": part.first}, {FEATURES: features, LABELS: targets})
@@ -127,62 +125,26 @@ def _public(dataset: str) -> Dataset:
 
 
 def pretrain(order: Order, workspace: Workspace) -> Report:
-    """An epoch of the whole model on public data, which the settings call ``dataset``."""
-    settings = Training.model_validate(order.settings)
+    """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
+    settings = Lesson.model_validate(order.settings)
     public = replace(workspace, dataset=settings.dataset, data=_public(settings.dataset))
-    module = public.module(settings.model, order.tensors)
-    try:
-        with torch.inference_mode():
-            classes = module.eval()(public.data[0][0].unsqueeze(0)).shape[1]
-    except RuntimeError:
-        what = f"samples of {settings.dataset} do not fit {settings.model}"
-        raise TaskError(
-            f"{what}: pretrain it on others with 'fedws pretrain', and name the file with --pretrained"
-        ) from None
-    trained = learning.train(module, public, settings, order.seed)
-    told = {**asdict(trained), "classes": classes, "sample": list(public.data[0][0].shape)}
-    return workspace.report(order, told, detached(module.state_dict()))
-
-
-class Epoch(Cut):
-    """What an order to train the head says."""
-
-    shape: list[int]
-    """Of a record's features."""
-    optimizer: str
-    lr: Positive
-    batch_size: Count
-    cuda: bool
+    names = learning.initial(settings.model, seed=0).state_dict()
+    module = public.module(settings.model, {name: order.tensors[name] for name in names})
+    others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
+    told: Json = {"classes": lessons.classes(module, public, settings), "sample": list(public.data[0][0].shape)}
+    trained, tensors = lessons.learn(module, others, public, settings, order.seed)
+    return workspace.report(order, {**asdict(trained), **told}, tensors)
 
 
 def train(order: Order, workspace: Workspace) -> Report:
     """An epoch of the head on every record that is stored by now; the report also holds the optimizer's memory."""
     settings, records = workspace.settings(order, Epoch), workspace.data
     assert isinstance(records, Records)
-    weights = {name: tensor for name, tensor in order.tensors.items() if not name.startswith(momentum.PREFIX)}
+    memory = {name: tensor for name, tensor in order.tensors.items() if name.startswith(momentum.PREFIX)}
+    weights = {name: tensor for name, tensor in order.tensors.items() if name not in memory}
     module = workspace.module(settings.model, weights)
-    place, encoding = learning.device(settings.cuda), settings.encoder()
-    _, head = split(module.to(place), settings.cut)
-    head.train()
-    optimizer = registry.build("optimizer", settings.optimizer, head.parameters(), settings.lr)
-    momentum.remember(optimizer, order.tensors)
-    total = 0.0
-    with learning.seeded(order.seed) as generator:
-        for indices in torch.randperm(len(records), generator=generator).split(settings.batch_size):
-            if workspace.stop.is_set():
-                raise learning.Stopped("told to stop")
-            packed, targets = records.batch(indices)
-            features = encoding.decode(packed, settings.shape).to(place)
-            if features.dim() == 4:  # a third faster on CPUs
-                features = features.to(memory_format=torch.channels_last)
-            outputs = head(features).log_softmax(1)  # which leaves log-probabilities as they are
-            loss = labels.loss(outputs, targets.to(place), settings.label_epsilon)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += float(loss.detach()) * len(targets)
-    metrics = {"loss": total / len(records), "samples": len(records)}
-    return workspace.report(order, metrics, detached({**module.state_dict(), **momentum.memory(optimizer)}))
+    loss, tensors = heads.trained(module, memory, records, settings, workspace, order.seed)
+    return workspace.report(order, {"loss": loss, "samples": len(records)}, tensors)
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -207,13 +169,19 @@ class MistNet:
     pretrain_epochs: Count = 20
     pretrained: str = ""
     """A file with a model that is pretrained already."""
+    extractor: Literal["one", "random"] = "one"
+    """Whether all workers have the same, or each draws one of several and keeps to itself which."""
+    extractors: Annotated[int, Field(ge=2, le=MOST_EXTRACTORS)] = 3
+    """How many are pretrained for ``random``; a file of pretrained ones has its own number."""
+    fine_tune: Annotated[int, Field(ge=0)] = 0
+    """Epochs for which a worker trains its extractor on its own samples first."""
     own: ClassVar[Mapping[str, Task]] = MappingProxyType({"mistnet.pretrain": pretrain, "mistnet.train": train})
 
     def __post_init__(self) -> None:
         assert self.coded  # or an encoding is wrong, and says so
         registry.find("dataset", registry.Spec.parse(self.public).name)
-        if self.training.loss not in ("nll", "cross_entropy"):
-            raise UsageError(f"--loss {self.training.loss}: mistnet trains classifiers, with nll or cross_entropy")
+        if self.training.loss not in ("nll", "cross_entropy") and self.labels != "clear":
+            raise UsageError(f"--loss {self.training.loss}: labels are randomised for nll and cross_entropy; {CLEAR}")
         module = learning.initial(self.training.model, seed=0)
         if not self.place:
             name, there = self.training.model, ", ".join(cuts(module)) or "none"
@@ -235,15 +203,38 @@ class MistNet:
         """How the evaluator passes a sample through both halves: encoded without noise, decoded as in training."""
         return plain.model_copy(update={"cut": self.place, "encoding": self.coded.encoding})
 
-    def begin(self, model: Tensors) -> tuple[Tensors, int, Sequence[int]]:
-        """The pretrained model, its classes, and the shape of its samples; nothing of that where it must be trained.
+    def remarks(self) -> Sequence[str]:
+        """What is different on the devices."""
+        told = []
+        if self.extractor == "random":
+            told.append(
+                "Each worker draws one of several extractors; what it sends may tell which, so count on no privacy"
+            )
+        if self.fine_tune:
+            told.append(
+                f"Devices train for {self.fine_tune} epochs first, and need the memory for it; what an extractor learns"
+                " there shows in the features of other samples too, which no epsilon here counts"
+            )
+        return told
+
+    def begin(self, model: Tensors) -> Basis:
+        """The pretrained model from its file; or the initial one, with others' extractors where those are asked for.
 
         Raises UsageError for a file that holds none, or another model.
         """
-        if not self.pretrained:
-            return model, 0, ()
-        found, origin = pretrained.load_for(Path(self.pretrained), self.training.model, model)
-        return found, origin.classes, origin.sample
+        if self.pretrained:
+            found = pretrained.load_for(Path(self.pretrained), self.training.model, model)
+            others, origin = found.others if self.extractor == "random" else {}, found.origin
+            if self.extractor == "random" and (not others or origin.cut != self.place):
+                has = f"has them for the cut {origin.cut}" if others else "has one"
+                how = f"'fedws pretrain --cut {self.place} --extractors {self.extractors}' makes several"
+                raise UsageError(f"--extractor random: {self.pretrained} {has}; {how}")
+            if not origin.classes and self.labels != "clear":
+                raise UsageError(f"--pretrained {self.pretrained} tells no classes apart; {CLEAR}")
+            return Basis(found.model, others, origin.classes, origin.sample)
+        if self.extractor == "random":
+            return Basis(model, lessons.beginnings(self.training.model, self.place, self.extractors - 1))
+        return Basis(model)
 
     def shape(self, sample: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape, as the extractor gives them."""
@@ -251,20 +242,30 @@ class MistNet:
         with torch.inference_mode():
             return tuple(extractor.eval()(torch.zeros(1, *sample)).shape[1:])
 
-    def pretraining(self, model: Tensors, epoch: int) -> Ask | None:
+    def pretraining(self, model: Tensors, others: Tensors, epoch: int) -> Ask | None:
         """What to have done in that epoch of pretraining, from 1; None after the last."""
         if self.pretrained or epoch > self.pretrain_epochs:
             return None
-        settings = self.training.model_copy(update={"dataset": self.public, "batches": 2**31})
-        return Ask("mistnet.pretrain", settings.model_dump(), model)
+        changes = {"dataset": self.public, "batches": 2**31}
+        settings = Lesson(**{**self.training.model_dump(), **changes}, cut=self.place, clear=self.labels == "clear")
+        return Ask("mistnet.pretrain", settings.model_dump(), {**model, **others})
 
-    def extraction(self, model: Tensors, classes: int, *, send: bool) -> Ask:
-        """What to ask of a worker first; the extractor goes with it if the worker wants it."""
-        extractor = self._extractor(model)
-        settings = Extraction(
-            **self._cut(classes), dataset=self.training.dataset, extractor=digest(extractor), cuda=self.training.cuda
-        )
-        return Ask("mistnet.extract", settings.model_dump(), extractor if send else {})
+    def extraction(self, model: Tensors, others: Tensors, classes: int, *, send: bool) -> Ask:
+        """What to ask of a worker first; the extractors, and the head to adapt one, go with it if the worker wants."""
+        pieces, at = [self._half(0, model), *extractors.parts(others)], self.training
+        asked = {
+            **self._cut(classes),
+            "dataset": at.dataset,
+            "extractors": [digest(piece) for piece in pieces],
+            "cuda": at.cuda,
+        }
+        if self.fine_tune:
+            head = self._half(1, model)
+            pieces.append(head)
+            asked |= {"head": digest(head), "epochs": self.fine_tune, "train_batch_size": at.batch_size}
+            asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr}
+        task, settings = ("mistnet.adapt", Adaptation) if self.fine_tune else ("mistnet.extract", Extraction)
+        return Ask(task, settings(**asked).model_dump(), extractors.join(pieces) if send else {})
 
     def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
         """What to have done in that epoch of training, from 1."""
@@ -272,6 +273,7 @@ class MistNet:
         settings = Epoch(
             **self._cut(classes),
             shape=list(shape),
+            loss=at.loss,
             optimizer=at.optimizer,
             lr=at.lr,
             batch_size=at.batch_size,
@@ -290,6 +292,7 @@ class MistNet:
     def _cut(self, classes: int) -> Json:
         return {**self.coded.model_dump(), "model": self.training.model, "cut": self.place, "classes": classes}
 
-    def _extractor(self, model: Tensors) -> Tensors:
-        names = split(learning.initial(self.training.model, seed=0), self.place)[0].state_dict()
+    def _half(self, number: int, model: Tensors) -> Tensors:
+        """What of the model belongs to the extractor, 0, or to the head, 1."""
+        names = split(learning.initial(self.training.model, seed=0), self.place)[number].state_dict()
         return {name: model[name] for name in names}

@@ -90,7 +90,7 @@ def main(arguments: argparse.Namespace) -> int:
     spec = arguments.model
     if not spec:
         file = arguments.pretrained
-        spec = pretrained.load(Path(file))[1].model if file else holding.model(arguments.dataset)
+        spec = pretrained.load(Path(file)).origin.model if file else holding.model(arguments.dataset)
     module = learning.initial(spec, seed=0)
     fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")

@@ -38,12 +38,12 @@ def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[
     from fedws.plan import make
 
     if arguments.pretrained:
-        return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict())[0])
+        return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
     chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
     plan = make({**chosen, "seed": arguments.seed, "threads": arguments.threads})
     public = holding.load(arguments.public, arguments.data_dir, train=True)
     fit(module, public, spec, arguments.public)
-    return trained(plan, public).state_dict()
+    return dict(trained(plan, public))
 
 
 def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:

@@ -1,15 +1,15 @@
 """``fedws pretrain``: trains a model on public data, for MistNet's extractor and head to begin with."""
 
 import argparse
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from fedws.cli.parser import Parser, named
 
 if TYPE_CHECKING:
-    from torch.nn import Module
-
     from fedws.interfaces import Dataset
     from fedws.plan import Plan
+    from fedws.tensors import Tensors
 
 
 def parser(prog: str) -> Parser:
@@ -19,6 +19,8 @@ def parser(prog: str) -> Parser:
     add("--dataset", metavar="NAME", default="digits", help="public data: digits (default), mnist, cifar10 or your own")
     add("--model", metavar="NAME", help="(the data set's own)")
     add("--epochs", metavar="N", type=int, default=20, help="(20)")
+    add("--extractors", metavar="N", type=int, default=1, help="for --extractor random: several, up to 16 (1)")
+    add("--cut", metavar="WHERE", help="where several extractors end, as features.2 or 4 (the model's own place)")
     add("--loss", metavar="NAME", default="nll", help="(nll)")
     add("--optimizer", metavar="NAME", default="sgd", help="(sgd)")
     add("--lr", metavar="X", type=float, default=0.1, help="learning rate of epoch 1; 2 %% less each epoch (0.1)")
@@ -36,10 +38,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import holding, learning, pretrained, registry
+    from fedws import holding, learning, lessons, pretrained, registry
+    from fedws.cuts import split
     from fedws.errors import UsageError
+    from fedws.extraction import MOST_EXTRACTORS
     from fedws.plan import make
-    from fedws.tensors import detached
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -49,47 +52,57 @@ def main(arguments: argparse.Namespace) -> int:
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
+    if not 1 <= arguments.extractors <= MOST_EXTRACTORS:
+        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {MOST_EXTRACTORS}")
     given = {**chosen, "threads": arguments.threads}
     plan = named(lambda: make({**given, "model": name, "training_rounds": arguments.epochs}), given)
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
     data, held_out = (holding.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
-    module = trained(plan, data)
-    score = learning.score(module, learning.Workspace("public", plan.dataset, held_out), plan.scoring())
-    if score.accuracy is not None:
-        print(f"of {score.samples} test samples of {plan.dataset}, {100 * score.accuracy:.2f} % are right")
-    classes = len(score.histogram or ())
-    if classes < 2:
-        raise UsageError(
-            f"{name} does not classify the samples of {plan.dataset}, which is all that MistNet can go on with"
-        )
-    origin = pretrained.Origin(name, plan.dataset, classes, list(data[0][0].shape), arguments.epochs)
-    pretrained.save(file, detached(module.to("cpu").state_dict()), origin)
-    print(f"use it with: fedws run --strategy mistnet --model {name} --pretrained {file}")
+    several = arguments.extractors > 1
+    cut = arguments.cut or getattr(registry.find("model", registry.Spec.parse(name).name), "cut", "")
+    if several:
+        split(learning.initial(name, plan.seed), cut)  # before the work is done
+    others = lessons.beginnings(name, cut, arguments.extractors - 1) if several else {}
+    tensors = trained(plan, data, cut, others)
+    work = learning.Workspace("public", plan.dataset, held_out)
+    module = work.module(name, {key: tensor for key, tensor in tensors.items() if key not in others})
+    score = learning.score(module, work, plan.scoring())
+    right = "" if score.accuracy is None else f", {100 * score.accuracy:.2f} % are right"
+    print(f"of {score.samples} test samples of {plan.dataset}{right or f', the mean loss is {score.loss:.4f}'}")
+    classes, sample = len(score.histogram or ()), list(data[0][0].shape)
+    origin = pretrained.Origin(name, plan.dataset, classes, sample, arguments.epochs, cut if several else "")
+    pretrained.save(file, pretrained.of(tensors, origin))
+    how = "mistnet" if classes else "mistnet:labels=clear"
+    how += f" --cut {cut} --extractor random" if several else ""
+    print(f"use it with: fedws run --strategy {how} --model {name} --pretrained {file}")
     return 0
 
 
-def trained(plan: "Plan", data: "Dataset") -> "Module":
+def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = MappingProxyType({})) -> "Tensors":
     """The plan's model after an epoch of ``data``, the plan's data set, for each of its rounds; says how it goes.
 
-    Raises UsageError for a model that the data do not fit.
+    With it those of ``others``, which are further extractors up to ``cut``, joined. Raises UsageError for a model that
+    the data do not fit.
     """
     import torch
 
-    from fedws import learning
+    from fedws import learning, lessons
     from fedws.errors import UsageError
 
     torch.set_num_threads(plan.threads)
     module = learning.initial(plan.model, plan.seed)
     work = learning.Workspace("public", plan.dataset, data)
-    settings = plan.training().model_copy(update={"batches": 2**31})
+    settings = lessons.Lesson(**{**plan.training().model_dump(), "batches": 2**31}, cut=cut)
+    tensors: Tensors = {**module.state_dict(), **others}
     try:
         with torch.inference_mode():
             module.eval()(data[0][0].unsqueeze(0))
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from None
     for epoch in range(1, plan.training_rounds + 1):
-        found = learning.train(module, work, settings.at(epoch), learning.order_seed(plan.seed, "public", epoch))
+        seed, further = learning.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
+        found, tensors = lessons.learn(module, further, work, settings.at(epoch), seed)
         print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
-    return module
+    return tensors

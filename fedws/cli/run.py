@@ -11,7 +11,7 @@ from fedws.cli.parser import Parser, add_common, named
 from fedws.cli.secure import FLAGS, security
 from fedws.errors import RunFailed, UsageError
 
-_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained")
+_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
 """Flags that are options of the strategy."""
 _OWN = {*_OPTIONS, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
 """Flags that are not settings of the plan."""
@@ -30,13 +30,19 @@ def parser(prog: str) -> Parser:
     add(
         "--strategy",
         metavar="NAME",
-        help="fedavg (default), fedsgd, fedasync, fedbuff; as NAME[:value][,key=value...]",
+        help="fedavg (default), fedsgd, fedasync, fedbuff, mistnet; as NAME[:value][,key=value...]",
     )
     add("--cut", metavar="WHERE", help="mistnet: the last layer that workers run, as features.2 or 4")
     add("--encoding", metavar="NAME", help="mistnet: how features leave: bits (default), sue, oue, floats, ...")
     add("--epsilon", metavar="X", help="mistnet: privacy of each bit that leaves; smaller is noisier (2)")
     add("--label-epsilon", metavar="X", help="mistnet: privacy of each label (4)")
     add("--pretrained", metavar="FILE", help="mistnet: what 'fedws pretrain' wrote (else it trains on digits first)")
+    add(
+        "--extractor",
+        metavar="WORD",
+        help="mistnet: one for all (default), or random: each worker draws one of several",
+    )
+    add("--fine-tune", metavar="N", type=int, help="mistnet: epochs that workers adapt it first, which is training (0)")
     add("--server-epochs", metavar="N", type=int, help="mistnet: epochs that the coordinator trains (40)")
     add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")

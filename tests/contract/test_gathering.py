@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws import registry
+from fedws.extractors import parts
 from fedws.featurestore import Records
 from fedws.gathering_algorithm import gathers
 from fedws.messages import Deadline, Joined, Left, Order, Report
@@ -66,11 +67,22 @@ def test_the_extractor_is_what_was_pretrained_and_stays_so(name: str, tmp_path: 
         run.take(run.answer(run.open[min(run.open)]))
     before = run.strategy.model(run.state)
     after = run.finish(Random(1)).strategy.model(run.state)
-    sent = {key for order in run.orders if order.worker != COORDINATOR for key in order.tensors}
+    sent = {
+        key for order in run.orders if order.worker != COORDINATOR for piece in parts(order.tensors) for key in piece
+    }
     assert sent == {"inner.weight", "inner.bias"}, "nobody is sent the head"
     assert all(torch.equal(before[key], after[key]) for key in sent)
     assert not torch.equal(before["outer.weight"], after["outer.weight"])
     assert not torch.equal(before["inner.weight"], run.initial["inner.weight"]), "pretraining changes all of it"
+
+
+@every
+@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9", "adam"])
+def test_what_an_optimizer_remembers_goes_with_the_orders(optimizer: str, name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path, optimizer=optimizer).finish(Random(1))
+    assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
+    orders = [order for order in run.orders if order.task == f"{name}.train"]
+    assert [bool(set(order.tensors) - set(run.initial)) for order in orders] == [False, True]
 
 
 @every

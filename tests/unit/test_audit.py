@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from fedws import audit
 from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.cli import audit as command
-from fedws.errors import TaskError, UsageError
-from fedws.learning import Stopped, Workspace
+from fedws.errors import Stopped, TaskError, UsageError
+from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.wire import encode
 from fedws.worker import Worker

@@ -377,7 +377,7 @@ def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tup
     """The model after an epoch on features without noise, and every record that was stored."""
     training = Training(model="small_vgg", dataset="noise")
     file = folder.with_suffix(".safetensors")
-    pretrained.save(file, model, pretrained.Origin("small_vgg", "noise", 10, [3, 32, 32], 1))
+    pretrained.save(file, pretrained.Pretrained(model, pretrained.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {}))
     algorithm = MistNet(training, cut="features.9", encoding="clear_bits", labels="clear", pretrained=str(file))
     strategy = Gathering(algorithm, Terms(SHARERS, 1, 1, len(SHARERS)))
     after = inline.run(strategy, workers, model, MistNet.own, folder)

@@ -56,9 +56,29 @@ def test_what_is_spent_is_that_of_the_encoding() -> None:
     ],
 )
 def test_what_a_worker_says_must_be_what_was_asked_for(changes: dict[str, Any], why: str) -> None:
-    CODED.agree(FACTS, (11,))
+    CODED.agree(FACTS, (11,), None, 10)
     with pytest.raises(RejectedUpdate, match=why):
-        CODED.agree(FACTS.model_copy(update=changes), (11,))
+        CODED.agree(FACTS.model_copy(update=changes), (11,), None, 10)
+
+
+def test_labels_that_are_no_classes_must_be_alike() -> None:
+    boxes = FACTS.model_copy(update={"label_shape": (3, 5), "label_dtype": "float32"})
+    CODED.agree(boxes, (11,), None, 0)
+    CODED.agree(boxes, (11,), boxes, 0)
+    with pytest.raises(RejectedUpdate, match=r"their labels are float32 \[3, 5\], no classes"):
+        CODED.agree(boxes, (11,), None, 10)
+    with pytest.raises(RejectedUpdate, match=r"their labels are int64 \[\], unlike those of others"):
+        CODED.agree(FACTS, (11,), boxes, 0)
+    delivery = Delivery(boxes.model_dump())
+    good = torch.zeros(5, 3, 5)
+    CODED.check(report(labels=good), delivery, 0)
+    for wrong, why in (
+        (torch.arange(5), "labels has shape"),
+        (good.double(), "labels is"),
+        (good / 0, "labels holds NaN"),
+    ):
+        with pytest.raises(RejectedUpdate, match=why):
+            CODED.check(report(labels=wrong), delivery, 0)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,17 @@ def test_records_are_found_wherever_they_are(tmp_path: Path) -> None:
     features, labels = records.batch(order)
     assert labels.tolist() == [held[place] for place in order.tolist()] == features[:, 0].tolist()
     single, label = records[6]
-    assert (single.tolist(), label) == ([31] * 3, 31)
+    assert (single.tolist(), int(label)) == ([31] * 3, 31)
+
+
+def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
+    """Those of a detector are several numbers."""
+    store, boxes = FeatureStore(tmp_path), torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(1))
+    for number in (0, 1):
+        part = slice(4 * number, 4 * number + 4)
+        store.put(0, number, {FEATURES: torch.zeros(6, 2, dtype=torch.uint8)[part], LABELS: boxes[part]})
+    _, labels = store.records().batch(torch.tensor([5, 0, 3]))
+    assert torch.equal(labels, boxes[[5, 0, 3]])
 
 
 def test_a_chunk_that_comes_again_replaces_itself(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from fedws import learning
-from fedws.errors import TaskError, UnknownName
-from fedws.learning import Score, Stopped, Workspace, gradient, initial, order_seed, score, seeded, train
+from fedws.errors import Stopped, TaskError, UnknownName
+from fedws.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
 from fedws.messages import Order
 from fedws.plan import Scoring, Training
 

@@ -56,7 +56,7 @@ def worker(folder: Path, run: str = "first", **more: Any) -> Worker:
 
 
 def extraction(send: bool = True, number: int = 1, changes: dict[str, Any] | None = None, **options: Any) -> Order:
-    return order(strategy(**options).extraction(weights(), 10, send=send), number, **(changes or {}))
+    return order(strategy(**options).extraction(weights(), {}, 10, send=send), number, **(changes or {}))
 
 
 def part(first: int = 0, count: int = 120, number: int = 2) -> Order:
@@ -79,7 +79,7 @@ def test_it_asks_for_the_extractor_once_and_keeps_it_by_its_digest(tmp_path: Pat
     assert isinstance(made, Report) and not made.tensors
     assert made.metrics == {
         "records": 120, "bytes": 2, "shape": [11],
-        "encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0,
+        "encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0, "label_shape": [], "label_dtype": "int64",
     }  # fmt: skip
     again = worker(tmp_path, run="second").answer(extraction(send=False))
     assert isinstance(again, Report) and again.metrics["records"] == 120
@@ -200,7 +200,7 @@ def test_what_did_not_leave_was_not_sent(how: str, tmp_path: Path, monkeypatch: 
 def test_a_sample_that_overflows_is_not_told_by_the_answer(tmp_path: Path) -> None:
     """An extractor could be made to overflow for some samples alone."""
     tensors = {**weights(), "inner.weight": torch.full((11, 4), 3e38)}
-    ask = strategy(encoding="laplace").extraction(tensors, 10, send=True)
+    ask = strategy(encoding="laplace").extraction(tensors, {}, 10, send=True)
     node = worker(tmp_path, policy=Policy(features=("laplace",)))
     assert isinstance(node.answer(order(ask)), Report)
 
@@ -233,8 +233,8 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"extractor": "0" * 64}, "the extractor is not the one that was pretrained: its digest is another"),
-        ({"extractor": "../x"}, "extractor: .*"),
+        ({"extractors": ["0" * 64]}, "the extractor is not the one that was pretrained: its digest is another"),
+        ({"extractors": ["../x"]}, "extractors.0: .*"),
         ({"cut": "nowhere"}, "--cut nowhere: there is no such cut in PointsNet; there are: inner, relu"),
         ({"cut": "inner", "model": "mlp"}, "--cut inner: there is no such cut in Mlp; there are: .*"),
         (
@@ -256,7 +256,7 @@ def test_an_order_that_cannot_be_meant_is_refused(changes: dict[str, Any], why: 
 
 
 def test_samples_of_another_shape_are_told_by_their_shape_alone(tmp_path: Path) -> None:
-    made = strategy("points_net:inputs=5").extraction(weights("points_net:inputs=5"), 10, send=True)
+    made = strategy("points_net:inputs=5").extraction(weights("points_net:inputs=5"), {}, 10, send=True)
     why = reason(worker(tmp_path).answer(order(made)))
     assert why == "samples of [4] on alice do not fit the extractor of points_net:inputs=5"
 
@@ -361,7 +361,7 @@ def test_a_setting_that_cannot_be_is_named(options: dict[str, str], why: str) ->
 
 
 def test_losses_that_labels_with_noise_do_not_go_with_are_refused() -> None:
-    with pytest.raises(UsageError, match="--loss mse: mistnet trains classifiers, with nll or cross_entropy"):
+    with pytest.raises(UsageError, match="--loss mse: labels are randomised for nll and cross_entropy"):
         registry.build("strategy", "mistnet:cut=relu", Training(model="points_net", dataset="points", loss="mse"))
 
 

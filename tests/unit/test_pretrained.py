@@ -1,5 +1,6 @@
 """Pretrained models as files: what was saved comes back, and a file that is none is told in one line."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import safetensors.torch
 import torch
 
 from fedws.errors import UsageError
-from fedws.pretrained import Origin, load, load_for, save
+from fedws.pretrained import Origin, load, load_for, of, save
 from fedws.tensors import digest
 
 MODEL = {"w": torch.arange(4.0), "n": torch.tensor(3)}
@@ -15,15 +16,23 @@ ORIGIN = Origin("mlp", "digits", 10, [1, 28, 28], 20)
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    save(tmp_path / "a", MODEL, ORIGIN)
-    found, origin = load(tmp_path / "a")
-    assert digest(found) == digest(MODEL) and origin == ORIGIN
+    save(tmp_path / "a", of(MODEL, ORIGIN))
+    found = load(tmp_path / "a")
+    assert digest(found.model) == digest(MODEL) and found.origin == ORIGIN and not found.others
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert load_for(tmp_path / "a", "mlp", MODEL)[1] == ORIGIN
+    assert load_for(tmp_path / "a", "mlp", MODEL).origin == ORIGIN
+
+
+def test_further_extractors_are_kept_apart_from_the_model(tmp_path: Path) -> None:
+    others, origin = {"0:w": torch.ones(4), "1:w": torch.zeros(4)}, replace(ORIGIN, cut="pool")
+    save(tmp_path / "a", of({**MODEL, **others}, origin))
+    found = load_for(tmp_path / "a", "mlp", MODEL)
+    assert digest(found.model) == digest(MODEL) and digest(found.others) == digest(others)
+    assert found.origin.cut == "pool"
 
 
 def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
-    save(tmp_path / "a", MODEL, ORIGIN)
+    save(tmp_path / "a", of(MODEL, ORIGIN))
     with pytest.raises(UsageError, match=r"--pretrained .*a is of mlp, not of linear: w has shape \[4\], not \[5\]"):
         load_for(tmp_path / "a", "linear", {**MODEL, "w": torch.zeros(5)})
 
@@ -34,7 +43,7 @@ def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
         None,
         {"fedws": "{}"},
         {"fedws": "no json"},
-        {"fedws": '{"model": "mlp", "dataset": "d", "classes": 0, "sample": [1], "epochs": 1}'},
+        {"fedws": '{"model": "mlp", "dataset": "d", "classes": -1, "sample": [1], "epochs": 1}'},
         {"other": "x"},
     ],
 )
@@ -55,4 +64,4 @@ def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the pretrained model .* cannot be read: "):
         load(tmp_path / "none")
     with pytest.raises(UsageError, match="cannot be written: "):
-        save(tmp_path / "none" / "a", MODEL, ORIGIN)
+        save(tmp_path / "none" / "a", of(MODEL, ORIGIN))

@@ -2,74 +2,175 @@
 
 import errno
 import gc
+import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedws.errors import Stopped
 from fedws.tensors import digest
-from fedws.uploads import Upload, Uploads
+from fedws.uploads import KEPT, Batch, Upload, Uploads
 
-FACTS = {"asked": {"encoding": "bits"}, "shape": [2, 3]}
-
-
-def parts() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for first, count in ((0, 4), (4, 3)):
-        numbers = torch.arange(first, first + count)
-        yield numbers.to(torch.uint8).unsqueeze(1).repeat(1, 2), numbers
+ASKED = {"encoding": "bits"}
+EXTRACTOR = {"w": torch.arange(3.0)}
 
 
-def uploads(folder: Path, run: str = "lab/first") -> Uploads:
+def batches(first: int = 0, last: int = 7) -> Iterator[Batch]:
+    """Records from ``first`` on, three at a time, each with its number in features and label."""
+    for numbers in torch.arange(first, last).split(3):
+        yield Batch(numbers.to(torch.uint8).unsqueeze(1).repeat(1, 2), numbers, (2, 3))
+
+
+def uploads(folder: Path | None, run: str = "first", coordinator: str = "lab") -> Uploads:
     made = Uploads(folder)
-    made.begin(run)
+    made.begin(run, coordinator)
     return made
+
+
+def make(own: Uploads) -> Upload:
+    own.start(ASKED, EXTRACTOR)
+    return own.make(batches)
 
 
 def test_what_was_made_is_found_again_also_after_a_new_start(tmp_path: Path) -> None:
     assert uploads(tmp_path).find() is None
-    uploads(tmp_path).make(parts(), FACTS)
+    make(uploads(tmp_path))
     for found in (uploads(tmp_path).find(), uploads(tmp_path).find()):
         assert isinstance(found, Upload)
-        assert found.facts == {**FACTS, "records": 7, "bytes": 2}
+        assert found.facts == {
+            "asked": ASKED, "shape": [2, 3], "records": 7, "bytes": 2,
+            "label_shape": [], "label_dtype": "int64", "whole": True,
+        }  # fmt: skip
         features, labels = found.part(3, 2)
         assert (features.tolist(), labels.tolist()) == ([[3, 3], [4, 4]], [3, 4])
         assert (features.dtype, labels.dtype) == (torch.uint8, torch.int64)
-    assert uploads(tmp_path, "lab/second").find() is None, "another run has another"
-    assert uploads(tmp_path, "other/first").find() is None, "and so has another coordinator"
+    assert uploads(tmp_path, "second").find() is None, "another run has another"
+    assert uploads(tmp_path, coordinator="other").find() is None, "and so has another coordinator"
+    assert uploads(tmp_path, "b/c", "a").name != uploads(tmp_path, "c", "a/b").name
 
 
 def test_it_is_its_owners_alone(tmp_path: Path) -> None:
-    uploads(tmp_path / "uploads").make(parts(), FACTS)
+    make(uploads(tmp_path / "uploads"))
     (folder,) = (tmp_path / "uploads").iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_a_runs_id_is_no_path(tmp_path: Path) -> None:
-    uploads(tmp_path / "in", "../../out/..").make(parts(), FACTS)
+    make(uploads(tmp_path / "in", "../../out/.."))
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     (folder,) = (tmp_path / "in").iterdir()
     assert len(folder.name) == 64
 
 
-def test_what_was_not_made_whole_is_made_anew(tmp_path: Path) -> None:
-    def breaks() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield next(parts())
+def test_after_an_error_nothing_was_made(tmp_path: Path) -> None:
+    def breaks(first: int) -> Iterator[Batch]:
+        yield next(batches())
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR)
     with pytest.raises(OSError, match="No space"):
-        uploads(tmp_path).make(breaks(), FACTS)
-    assert uploads(tmp_path).find() is None and list(tmp_path.iterdir()) == []
-    uploads(tmp_path).make(parts(), FACTS)
+        own.make(breaks)
+    assert own.find() is None and own.begun(ASKED) is None and list(tmp_path.iterdir()) == []
+    assert make(own).facts["records"] == 7
+
+
+def stop_in(own: Uploads, after: int) -> list[int]:
+    """Stopped behind that many records; where it went on from."""
+    begun = []
+
+    def stopped(first: int) -> Iterator[Batch]:
+        begun.append(first)
+        yield from batches(first, after)
+        raise Stopped("told to stop")
+
+    with pytest.raises(Stopped):
+        own.make(stopped)
+    return begun
+
+
+def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a new process, and with the same extractor, whichever was drawn."""
+    monkeypatch.setattr("fedws.uploads.SAFE", 1)
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR)
+    assert stop_in(own, 3) == [0] and stop_in(uploads(tmp_path), 6) == [3]
+    own = uploads(tmp_path)
+    assert own.find() is None, "it is not whole"
+    found = own.begun(ASKED)
+    assert found is not None and digest(found) == digest(EXTRACTOR)
+    asked = []
+
+    def rest(first: int) -> Iterator[Batch]:
+        asked.append(first)
+        return batches(first)
+
+    made = own.make(rest)
+    assert asked == [6]
+    features, labels = made.part(0, 7)
+    assert labels.tolist() == list(range(7)) == features[:, 0].tolist()
+    assert own.begun(ASKED) is None, "the extractor is not needed any more"
+
+
+def test_what_was_not_yet_safe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut files may be longer than what of them is on the disk."""
+    monkeypatch.setattr("fedws.uploads.SAFE", 7)  # records of two bytes: after the second batch
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR)
+    assert stop_in(own, 3) == [0]
+    assert stop_in(own, 6) == [0]
     (folder,) = tmp_path.iterdir()
-    (folder / "facts.json").unlink()  # as after a power cut: features, but no word that they are whole
-    assert uploads(tmp_path).find() is None
-    assert uploads(tmp_path).make(parts(), FACTS).facts["records"] == 7
+    for name in ("features", "labels"):
+        with (folder / name).open("ab") as file:
+            file.write(b"\x00" * 5)
+    assert own.make(batches).part(0, 7)[1].tolist() == list(range(7))
+
+
+def test_other_settings_begin_anew(tmp_path: Path) -> None:
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR)
+    stop_in(own, 3)
+    assert own.begun({"encoding": "sue"}) is None
+    own.start({"encoding": "sue"}, EXTRACTOR)
+    assert own.make(batches).facts["records"] == 7
+
+
+def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
+    boxes = torch.rand(7, 3, 5, generator=torch.Generator().manual_seed(1))
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR)
+    packed = torch.zeros(7, 2, dtype=torch.uint8)
+    made = own.make(lambda first: [Batch(packed[:4], boxes[:4], (2, 3)), Batch(packed[4:], boxes[4:], (2, 3))])
+    assert (made.facts["label_shape"], made.facts["label_dtype"]) == ([3, 5], "float32")
+    assert torch.equal(made.part(2, 4)[1], boxes[2:6])
+
+
+def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
+    """But not that it was made, or it could be noised again."""
+    first, second, third = (uploads(tmp_path, name) for name in ("first", "second", "third"))
+    make(first)
+    make(second)
+    third.start(ASKED, EXTRACTOR)
+    stop_in(third, 3)
+    tensors = {"w": torch.ones(1)}
+    first.cache(tensors)
+    first.cache(EXTRACTOR)
+    long_ago = time.time() - KEPT - 60
+    for path in (tmp_path / first.name / "features", tmp_path / third.name / "features", *tmp_path.glob("extractor-*")):
+        os.utime(path, (long_ago, long_ago))
+    assert first.cached(digest(tensors)) is not None, "what is used is kept"
+    for own in (uploads(tmp_path, name) for name in ("first", "second", "third")):
+        found, name = own.find(), own.run and own.run[1]
+        assert (found is not None and found.acknowledged, own.begun(ASKED)) == (name == "first", None)
+    assert first.cached(digest(tensors)) is not None and first.cached(digest(EXTRACTOR)) is None
 
 
 def test_what_was_sent_is_remembered(tmp_path: Path) -> None:
-    made = uploads(tmp_path).make(parts(), FACTS)
+    made = make(uploads(tmp_path))
     assert not made.sent(0, 4)
     made.note(0, 4)
     made.note(0, 4)
@@ -78,7 +179,7 @@ def test_what_was_sent_is_remembered(tmp_path: Path) -> None:
 
 
 def test_an_acknowledged_upload_is_deleted_but_not_forgotten(tmp_path: Path) -> None:
-    made = uploads(tmp_path).make(parts(), FACTS)
+    made = make(uploads(tmp_path))
     made.acknowledge()
     made.acknowledge()
     again = uploads(tmp_path).find()
@@ -89,24 +190,23 @@ def test_an_acknowledged_upload_is_deleted_but_not_forgotten(tmp_path: Path) -> 
 
 def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
     tensors, own = {"w": torch.ones(3), "b": torch.zeros(1)}, uploads(tmp_path)
-    assert own.extractor(digest(tensors)) is None
-    own.keep_extractor(tensors)
-    found = uploads(tmp_path, "lab/second").extractor(digest(tensors))
+    assert own.cached(digest(tensors)) is None
+    own.cache(tensors)
+    found = uploads(tmp_path, "second").cached(digest(tensors))
     assert found is not None and digest(found) == digest(tensors)
-    assert own.extractor("../extractor") is None and own.extractor("*") is None
+    assert own.cached("../extractor") is None and own.cached("*") is None
     (file,) = tmp_path.glob("extractor-*")
     for spoilt in (file.read_bytes()[:-1] + b"\x01", file.read_bytes()[:-1]):
         file.write_bytes(spoilt)
-        assert own.extractor(digest(tensors)) is None, "one that was spoilt on the disk is asked for again"
+        assert own.cached(digest(tensors)) is None, "one that was spoilt on the disk is asked for again"
 
 
 def test_without_a_folder_it_lasts_as_long_as_the_node() -> None:
-    own = Uploads()
-    own.begin("lab/first")
-    own.make(parts(), FACTS)
-    own.begin("lab/second")
+    own = uploads(None)
+    make(own)
+    own.begin("second", "lab")
     assert own.find() is None
-    own.begin("lab/first")
+    own.begin("first", "lab")
     assert own.find() is not None
     folder = own._folder
     del own

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fedws import registry
-from fedws.errors import RejectedUpdate, TaskError, UsageError
-from fedws.learning import Stopped, Workspace
+from fedws.errors import RejectedUpdate, Stopped, TaskError, UsageError
+from fedws.learning import Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.wire import VERSION, encode
 from fedws.worker import Worker

@@ -1,0 +1,61 @@
+"""Trains a whole model on public data, before it is cut; also with several extractors, from different beginnings."""
+
+import torch
+
+from fedws import extractors, labels, learning
+from fedws.cuts import split
+from fedws.errors import TaskError
+from fedws.plan import Training
+from fedws.samples import batch
+from fedws.tensors import Tensors, detached
+
+CLEAR = "labels that are no classes leave as they are, or not at all: --strategy mistnet:labels=clear"
+
+
+class Lesson(Training):
+    """What an order for an epoch of it says."""
+
+    cut: str = ""
+    """Where extractors end; needed where there are several."""
+    clear: bool = False
+    """Whether labels will leave as they are, and so need not be classes."""
+
+
+def beginnings(model: str, cut: str, count: int) -> dict[str, torch.Tensor]:
+    """``count`` extractors of a model with fresh weights, all different, joined."""
+    seeds = [learning.order_seed(0, "extractor", number) for number in range(count)]
+    return extractors.join([split(learning.initial(model, seed), cut)[0].state_dict() for seed in seeds])
+
+
+def learn(
+    module: torch.nn.Module, others: Tensors, work: learning.Workspace, settings: Lesson, seed: int
+) -> tuple[learning.Trained, Tensors]:
+    """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of ``others``.
+
+    ``others`` are further extractors, joined. Raises as :func:`fedws.learning.train`.
+    """
+    if not others:
+        trained = learning.train(module, work, settings, seed)
+        return trained, detached(module.state_dict())
+    shared = extractors.Shared(module, settings.cut, extractors.parts(others))
+    trained = learning.train(shared, work, settings, seed)
+    return trained, detached({**shared.whole(), **shared.others()})
+
+
+def classes(module: torch.nn.Module, work: learning.Workspace, settings: Lesson) -> int:
+    """How many classes a model tells apart on the node's data; 0 where it does not, and need not.
+
+    Raises TaskError when the samples do not fit, or the labels are none that can be randomised.
+    """
+    inputs, targets = batch(work.data, torch.tensor([0]))
+    try:
+        with torch.inference_mode():
+            found = labels.classes(module.eval()(inputs), targets)
+    except RuntimeError:
+        what = f"samples of {work.dataset} do not fit {settings.model}"
+        raise TaskError(
+            f"{what}: pretrain it on others with 'fedws pretrain', and name the file with --pretrained"
+        ) from None
+    if not found and not settings.clear:
+        raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
+    return found
