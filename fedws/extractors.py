@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import count, takewhile
 
 import torch
 from torch import nn
@@ -25,8 +26,7 @@ def parts(tensors: Tensors) -> list[Tensors]:
     for key, tensor in tensors.items():
         number, _, name = key.partition(":")
         several.setdefault(number, {})[name] = tensor
-    numbers = map(str, range(len(several)))
-    return [several[number] for number in numbers if number in several]
+    return [several[number] for number in takewhile(several.__contains__, map(str, count()))]
 
 
 def joined(name: str) -> bool:

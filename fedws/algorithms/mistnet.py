@@ -207,9 +207,7 @@ class MistNet:
         """What is different on the devices."""
         told = []
         if self.extractor == "random":
-            told.append(
-                "Each worker draws one of several extractors; what it sends may tell which, so count on no privacy"
-            )
+            told.append("Each worker draws one of several extractors; its features may tell which: it adds no privacy")
         if self.fine_tune:
             told.append(
                 f"Devices train for {self.fine_tune} epochs first, and need the memory for it; what an extractor learns"

@@ -5,6 +5,7 @@ noised is sent once, arrives whole, and is trained on; and the run ends, with a 
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,7 @@ from fedws.featurestore import Records
 from fedws.gathering_algorithm import gathers
 from fedws.messages import Deadline, Joined, Left, Order, Report
 from fedws.security import COORDINATOR
-from tests.gathered import EPOCHS, Run, failed
+from tests.gathered import EPOCHS, OPTIONS, Run, failed
 from tests.nodes import WORKERS, registered
 
 NAMES = [name for name in registry.names("strategy") if gathers(registry.find("strategy", name))]
@@ -83,6 +84,19 @@ def test_what_an_optimizer_remembers_goes_with_the_orders(optimizer: str, name: 
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
     orders = [order for order in run.orders if order.task == f"{name}.train"]
     assert [bool(set(order.tensors) - set(run.initial)) for order in orders] == [False, True]
+
+
+@every
+@pytest.mark.parametrize("options", ["extractor=random", "fine_tune=1", "extractor=random,fine_tune=1,labels=clear"])
+def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, name: str, tmp_path: Path) -> None:
+    run = Run(name, tmp_path, strategy=f"{OPTIONS[name]},{options}")
+    for node in run.nodes.values():
+        node.policy = node._workspace.policy.model_copy(update={"labels": "clear"})
+        node._workspace = replace(node._workspace, policy=node.policy)
+    run.finish(Random(1))
+    assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
+    whole(run)
+    assert set(run.strategy.model(run.state)) == set(run.initial), "the model has one extractor, whatever was drawn"
 
 
 @every

@@ -1,0 +1,71 @@
+"""Pretraining: what it learns from, and what it finds out about the model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedws import learning
+from fedws.errors import TaskError
+from fedws.extractors import parts
+from fedws.lessons import Lesson, beginnings, classes, learn
+from fedws.tensors import detached, digest
+from tests.nodes import Points, registered
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pieces() -> Iterator[None]:
+    with registered():
+        yield
+
+
+class Lines(Points):
+    """Points whose label is a point."""
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        point, _ = super().__getitem__(index)
+        return point, point / 2
+
+
+def work(data: Points | None = None) -> learning.Workspace:
+    return learning.Workspace("public", "points", data or Points(Path(), True))
+
+
+def lesson(**changes: Any) -> Lesson:
+    return Lesson(**{"model": "points_net", "dataset": "points", "cut": "relu", "batches": 4, **changes})
+
+
+def test_without_others_it_is_plain_training() -> None:
+    one, other = (learning.initial("points_net", 1) for _ in range(2))
+    trained, tensors = learn(one, {}, work(), lesson(), seed=2)
+    assert trained == learning.train(other, work(), lesson(), seed=2)
+    assert digest(tensors) == digest(detached(other.state_dict()))
+
+
+def test_others_learn_with_it_and_come_back_under_their_numbers() -> None:
+    others = beginnings("points_net", "relu", 2)
+    assert len({digest(one) for one in parts(others)}) == 2, "they begin differently"
+    _, tensors = learn(learning.initial("points_net", 1), others, work(), lesson(), seed=2)
+    assert set(tensors) == {*learning.initial("points_net", 1).state_dict(), *others}
+    assert all(not torch.equal(tensors[name], others[name]) for name in others)
+
+
+def test_classes_are_found_in_what_the_model_gives_and_in_the_labels() -> None:
+    module = learning.initial("points_net", 1)
+    assert classes(module, work(), lesson()) == 10
+    assert classes(module, work(Lines(Path(), True)), lesson(clear=True)) == 0
+
+
+def test_labels_that_cannot_be_randomised_are_told() -> None:
+    module = learning.initial("points_net", 1)
+    with pytest.raises(
+        TaskError, match="points_net tells no classes of points apart; labels that are no classes leave as"
+    ):
+        classes(module, work(Lines(Path(), True)), lesson())
+
+
+def test_samples_that_do_not_fit_are_told() -> None:
+    with pytest.raises(TaskError, match="samples of points do not fit points_net:inputs=5: pretrain it on others"):
+        classes(learning.initial("points_net:inputs=5", 1), work(), lesson(model="points_net:inputs=5"))
