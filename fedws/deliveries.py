@@ -1,8 +1,8 @@
 """What a worker has made of its samples, and how much of it has arrived."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,6 +80,11 @@ class Delivery:
     def number(self) -> int:
         """Of its next answer with records, from 0."""
         return self.arrived // chunk(self.facts["bytes"])
+
+    def stored(self, chunks: int) -> Self:
+        """With at least so many of its answers."""
+        arrived = min(chunks * chunk(self.facts["bytes"]), self.facts["records"])
+        return replace(self, arrived=max(self.arrived, arrived))
 
     @property
     def count(self) -> int:

@@ -5,6 +5,7 @@ that this takes does not grow with what is stored.
 """
 
 import re
+from itertools import count
 from pathlib import Path
 
 import safetensors.torch
@@ -38,17 +39,25 @@ class FeatureStore:
         except OSError as error:
             raise RunFailed(f"the features of a worker cannot be stored in {path}: {error.strerror or error}") from None
 
+    def chunks(self) -> dict[int, int]:
+        """How many chunks of each worker are stored, without a gap, by the worker's number."""
+        numbers: dict[int, set[int]] = {}
+        for worker, chunk, _ in self._found():
+            numbers.setdefault(worker, set()).add(chunk)
+        return {worker: next(n for n in count() if n not in found) for worker, found in numbers.items()}
+
     def records(self) -> "Records":
         """All that is stored by now. Raises UsageError when something of it cannot be read."""
-        found = sorted(
-            (int(match[1]), int(match[2]), path)
-            for path in (self.folder.iterdir() if self.folder.is_dir() else ())
-            if (match := _NAME.fullmatch(path.name))
-        )
         try:
-            return Records([safetensors.torch.load_file(path) for _, _, path in found])
+            return Records([safetensors.torch.load_file(path) for _, _, path in self._found()])
         except (OSError, safetensors.SafetensorError) as error:
             raise UsageError(f"the features in {self.folder} cannot be read: {error}") from None
+
+    def _found(self) -> list[tuple[int, int, Path]]:
+        """Worker, number and file of each chunk, in this order."""
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        named = ((_NAME.fullmatch(path.name), path) for path in paths)
+        return sorted((int(match[1]), int(match[2]), path) for match, path in named if match)
 
 
 class Records:

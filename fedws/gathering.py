@@ -5,13 +5,14 @@ answered like a worker's.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from fedws.deliveries import Delivery, Facts
 from fedws.errors import RejectedUpdate
 from fedws.gathering_algorithm import GatheringAlgorithm
+from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
 from fedws.learning import order_seed
 from fedws.messages import Deadline, Event, Failure, Json, Order, Report
@@ -19,39 +20,6 @@ from fedws.plan import explain
 from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
 from fedws.security import COORDINATOR
 from fedws.tensors import Tensors, difference, unfit
-
-
-@dataclass(frozen=True)
-class GatheringState:
-    """Where such a run stands."""
-
-    model: Tensors
-    roster: Roster
-    deliveries: dict[str, Delivery]
-    others: Tensors = field(default_factory=dict)
-    """Extractors beyond the model's own, joined."""
-    memory: Tensors = field(default_factory=dict)
-    """What the training keeps from epoch to epoch, beside the model."""
-    lessons: int = 0
-    """Epochs of pretraining that are done."""
-    pretrained: bool = False
-    classes: int = 0
-    shape: tuple[int, ...] = ()
-    """Of a record's features."""
-    begun: bool = False
-    """Whether training has begun; what arrives later takes part from the next epoch on."""
-    due: bool = False
-    """Whether the time for delivering is up."""
-    version: int = 0
-    """Epochs of training that are done."""
-    own: str = ""
-    """The id of the order that the coordinator's own node works on; empty when it has none."""
-    tries: int = 0
-    """How many orders that node was given."""
-    strikes: int = 0
-    """How many of them in a row have failed."""
-    record: Json = field(default_factory=dict)
-    reason: str = ""
 
 
 class Gathering:
@@ -154,7 +122,7 @@ class Gathering:
         step, roster = delivery.step, state.roster.accept(report)
         if step == "extract":
             if report.metrics.get("wanted") == "extractor" and not delivery.wanted:
-                return self._with(replace(state, roster=roster), worker, wanted=True)
+                return replace(state, roster=roster).deliver(worker, wanted=True)
             try:
                 facts = Facts.model_validate(report.metrics)
                 others = [it.facts for it in state.deliveries.values() if it.facts]
@@ -163,15 +131,11 @@ class Gathering:
                 problem = explain(error) if isinstance(error, ValidationError) else str(error)
                 return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))
             roster = roster.say(f"{worker} has {facts.told()}")
-            return self._with(replace(state, roster=roster), worker, facts=facts.model_dump())
+            return replace(state, roster=roster).deliver(worker, facts=facts.model_dump())
         if step == "upload":
-            return self._with(replace(state, roster=roster), worker, arrived=delivery.arrived + delivery.count)
+            return replace(state, roster=roster).deliver(worker, arrived=delivery.arrived + delivery.count)
         roster = roster.say(f"{worker} has sent its {delivery.arrived} records; it keeps none of them")
-        return self._with(replace(state, roster=roster), worker, whole=True)
-
-    def _with(self, state: GatheringState, worker: str, **changes: object) -> GatheringState:
-        delivery = replace(state.deliveries[worker], **changes)  # type: ignore[arg-type]
-        return replace(state, deliveries={**state.deliveries, worker: delivery})
+        return replace(state, roster=roster).deliver(worker, whole=True)
 
     # ------------------------------------------------------------------ what the coordinator's own node says
 

@@ -1,5 +1,6 @@
 """A run of a strategy that gathers once, whose events the test makes; real workers answer, where it lets them."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -43,10 +44,13 @@ class Run:
         self.here = set(here)
         self.open: dict[str, Order] = {}
         self.orders: list[Order] = []
+        self.ids: set[str] = set()
         self.stored: dict[tuple[int, int], Any] = {}
         self.excluded: set[str] = set()
         self.lines: list[str] = []
         self.state, orders = self.strategy.start(self.initial, sorted(self.here))
+        self.saved = copy.deepcopy(self.state)
+        """What a coordinator that is killed now would go on from, with what is stored."""
         self._hold(orders)
 
     @property
@@ -82,14 +86,18 @@ class Run:
                 assert self.stored.setdefault(place, bits) == bits, "the same bits, whenever they come"
                 self.store.put(*place, event.tensors)
         version, model = self.strategy.version(self.state), self.strategy.model(self.state)
-        self.state, orders = self.strategy.react(self.state, event)
+        before = self.state
+        self.state, orders = self.strategy.react(before, event)
+        if self.state.passes(before) or self.strategy.version(self.state) > version:
+            self.saved = copy.deepcopy(self.state)
         assert version <= self.strategy.version(self.state) <= version + 1
         assert difference(self.strategy.model(self.state), model) == ""
         self._hold(orders)
 
-    def resume(self, state: Any) -> None:
-        """The coordinator was killed, and goes on from ``state``."""
-        self.open = {}
+    def resume(self) -> None:
+        """The coordinator was killed, and goes on from what it had saved."""
+        self.open, self.ids = {}, set()
+        state = copy.deepcopy(self.saved).found(self.store.chunks())
         self.state, orders = self.strategy.resume(state, sorted(self.here))
         self._hold(orders)
 
@@ -106,13 +114,14 @@ class Run:
         self.excluded |= {worker for worker in WORKERS if any(line.startswith(f"{worker} is excl") for line in said)}
         busy = {order.worker for order in self.open.values()}
         for order in orders:
-            assert order.id not in {other.id for other in self.orders}, "an id is used once"
+            assert order.id not in self.ids, "an id is used once on a link"
             assert order.worker not in busy, "who is busy is not asked"
             assert order.worker in self.here | {COORDINATOR}, "only who is there is asked"
             assert order.worker not in self.excluded, "who is excluded is not asked"
             assert order.task in (self.own if order.worker == COORDINATOR else registry.names("task"))
             busy.add(order.worker)
             self.open[order.id] = order
+            self.ids.add(order.id)
             self.orders.append(order)
         assert len(self.orders) < 500, "it asks on and on"
         awaited = self.strategy.awaited(self.state)

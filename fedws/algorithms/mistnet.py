@@ -210,8 +210,8 @@ class MistNet:
             told.append("Each worker draws one of several extractors; its features may tell which: it adds no privacy")
         if self.fine_tune:
             told.append(
-                f"Devices train for {self.fine_tune} epochs first, and need the memory for it; what an extractor learns"
-                " there shows in the features of other samples too, which no epsilon here counts"
+                f"Devices train first (epochs: {self.fine_tune}), which takes memory there; what an extractor learns"
+                " on them shows in the features of other samples too, which no epsilon here counts"
             )
         return told
 

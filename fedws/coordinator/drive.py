@@ -13,6 +13,7 @@ from fedws.coordinator.scoring import Scorer
 from fedws.errors import RejectedUpdate, RunFailed
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
+from fedws.gathering_state import GatheringState
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Joined, Order, Report
 from fedws.plan import Plan
@@ -74,7 +75,10 @@ class Driver(Generic[S]):
                 self.version = self._strategy.version(stored.state)
                 self.model = self._strategy.model(stored.state) if self.version else None
                 lines = self._strategy.said(stored.state)  # said after the checkpoint, and so cut off
-                state, orders = await self._think(self._strategy.resume, stored.state, here)
+                state = stored.state
+                if self._store is not None and isinstance(state, GatheringState):
+                    state = state.found(self._store.chunks())
+                state, orders = await self._think(self._strategy.resume, state, here)
             self._runlog.lines.say(*dict.fromkeys([*lines, *self._strategy.said(state)]))
             self._issue(orders)
             while self.version < self._plan.training_rounds:
@@ -121,16 +125,15 @@ class Driver(Generic[S]):
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
         if isinstance(event, Joined):
             self._runlog.know(self._fleet.groups)
-        stored = False
         if self._store is not None:
-            event, stored = await self._think(self._put_away, self._store, before, event)
+            event = await self._think(self._put_away, self._store, before, event)
         state, orders = await self._think(self._strategy.react, before, event)
         if isinstance(event, Report):
             await self._think(self._keep_worker_model, before, event)
         version = self._strategy.version(state)
         if version == self.version:
-            if stored or (isinstance(event, Report) and event.worker == COORDINATOR):
-                await self._save(state)  # before anybody is told that it is here, and deletes what they have
+            if isinstance(state, GatheringState) and isinstance(before, GatheringState) and state.passes(before):
+                await self._save(state)
             if state is not before:
                 self._go_on(state, orders)
             return state
@@ -146,19 +149,19 @@ class Driver(Generic[S]):
         self._runlog.lines.say(*self._strategy.said(state))
         return state
 
-    def _put_away(self, store: FeatureStore, state: S, event: Event) -> tuple[Event, bool]:
-        """Store the features of a report before the strategy hears of it; whether there were any."""
+    def _put_away(self, store: FeatureStore, state: S, event: Event) -> Event:
+        """Store the features of a report before the strategy hears of it, and needs them no more."""
         if not isinstance(event, Report):
-            return event, False
+            return event
         assert isinstance(self._strategy, Gathering)
         try:
             place = self._strategy.chunk(state, event)
         except RejectedUpdate as error:
-            return rejected(event, str(error)), False
+            return rejected(event, str(error))
         if place is None:
-            return event, False
+            return event
         store.put(*place, event.tensors)
-        return replace(event, tensors={}), True
+        return replace(event, tensors={})
 
     def _go_on(self, state: S, orders: Sequence[Order]) -> None:
         self._runlog.lines.say(*self._strategy.said(state))

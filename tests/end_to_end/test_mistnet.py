@@ -34,15 +34,19 @@ def test_a_run_from_one_upload_with_bare_defaults(given: Processes) -> None:
 
 
 def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
-    made = ended_well(given.fork("pretrain", *DIGITS, "--model", "mlp", "--epochs", "2", "-o", "mlp.safetensors"))
+    several = ("--cut", "relu1", "--extractors", "2", "-o", "mlp.safetensors")
+    made = ended_well(given.fork("pretrain", *DIGITS, "--model", "mlp", "--epochs", "2", *several))
     made.line(r"epoch 2/2: loss \d\.\d{4}$")
     made.line(r"of 355 test samples of digits, \d\d\.\d\d % are right$")
-    made.line("use it with: fedws run --strategy mistnet --model mlp --pretrained mlp.safetensors$")
+    how = "--strategy mistnet --cut relu1 --extractor random --model mlp --pretrained mlp.safetensors"
+    made.line(f"use it with: fedws run {how}$")
     urls = given.nodes(*DIGITS, nodes=("alice", "bob"))
     chosen = ("--cut", "relu1", "--epsilon", "8", "--label_epsilon", "8", "--encoding", "sue", "--server-epochs", "2")
-    run = given.fork("run", *dialling(urls), *MISTNET, "--model", "mlp", "--pretrained", "mlp.safetensors", *chosen)
-    ended_well(run)
+    ways = ("--extractor", "random", "--fine_tune", "1", "--model", "mlp", "--pretrained", "mlp.safetensors")
+    run = ended_well(given.fork("run", *dialling(urls), *MISTNET, *ways, *chosen))
     assert not any("Pretrained" in line for line in run.lines)
+    run.line(r"Each worker draws one of several extractors; its features may tell which: it adds no privacy$")
+    run.line(r"Devices train first \(epochs: 1\), which takes memory there; what an extractor learns on them shows in")
     run.line(r"Privacy: epsilon 8 for each of a record's 200 features and 8 for its label; 1608 for")
 
 
@@ -82,6 +86,8 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
         ("--weighted", "--weighted is for strategies with rounds; mistnet gathers once"),
         ("--pretrained none", "the pretrained model none cannot be read: No such file or directory"),
         ("--pretrained notes.txt", "notes.txt is no pretrained model, as 'fedws pretrain' writes them"),
+        ("--extractor both", "extractor: .*'one' or 'random', not 'both'"),
+        ("--fine_tune -1", "fine_tune: .* greater than or equal to 0, not '-1'"),
         ("--strategy fedavg --cut pool1", "unknown option of strategy fedavg 'cut'"),
     ],
 )
@@ -100,6 +106,8 @@ def test_a_simulated_fleet_has_no_such_strategy(given: Processes) -> None:
 def test_pretraining_mistakes_are_one_line(given: Processes) -> None:
     for flags, pattern in (
         ("--epochs 0", "--epochs 0: at least 1"),
+        ("--extractors 17", "--extractors 17: from 1 to 16"),
+        ("--extractors 2 --cut conv9", "--cut conv9: there is no such cut in MnistCnn; there are: "),
         ("--lr 0", "--lr: .* greater than 0, not 0"),
         ("--model cifar_cnn", "the samples of digits do not fit the model cifar_cnn: "),
         ("--dataset none", "unknown dataset 'none'"),

@@ -41,6 +41,14 @@ def test_records_are_found_wherever_they_are(tmp_path: Path) -> None:
     assert (single.tolist(), int(label)) == ([31] * 3, 31)
 
 
+def test_chunks_are_counted_up_to_the_first_that_is_missing(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "features")
+    assert store.chunks() == {}
+    for worker, number in ((0, 0), (0, 1), (0, 3), (2, 1), (10, 0)):
+        store.put(worker, number, chunk(0, 2))
+    assert store.chunks() == {0: 2, 2: 0, 10: 1}
+
+
 def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
     """Those of a detector are several numbers."""
     store, boxes = FeatureStore(tmp_path), torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(1))

@@ -390,7 +390,7 @@ def test_what_is_different_on_the_devices_is_said() -> None:
     assert strategy().remarks() == []
     assert "adds no privacy" in strategy(extractor="random").remarks()[0]
     (told,) = strategy(fine_tune=2).remarks()
-    assert told.startswith("Devices train for 2 epochs first") and told.endswith("no epsilon here counts")
+    assert told.startswith("Devices train first (epochs: 2)") and told.endswith("no epsilon here counts")
 
 
 # --------------------------------------------------------------------------- labels that are no classes
