@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import mistnet_wire
+from benchmarks import mistnet_leak, mistnet_upload, mistnet_wire
 from benchmarks.mistnet_cell import SKEWED, WORKERS, Cell
 from benchmarks.mistnet_pieces import PRIVATE, multiply_adds
 from benchmarks.processes import Child, Crew
@@ -108,6 +108,11 @@ def figures(net: Net, extent: Extent, data_dir: Path) -> None:
         bearing(net, noisy, extent.records // len(WORKERS))
         print()
         links(noisy, net, extent)
+        print()
+        mistnet_leak.attacked(net.model, file, data_dir, net.cuts, quick=extent is QUICK)
+        if net is SMALL:
+            print()
+            uploads(file, extent)
     print(f"all of it took {(time.monotonic() - begun) / 60:.0f} minutes")
     print()
 
@@ -200,6 +205,21 @@ def links(cell: Cell, net: Net, extent: Extent) -> None:
     raw = net.size(cell.cut, extent.records).raw
     rows.append(["the pixels", f"{raw / 1e6:.2f}", ""])
     print(table(["", "recorded MB", "kernel MB"], rows))
+
+
+def uploads(file: str, extent: Extent) -> None:
+    """How the coordinator's memory grows with what arrives."""
+    counts = (20, 200) if extent is QUICK else mistnet_upload.RECORDS
+    found = mistnet_upload.peaks(file, counts)
+    print("the coordinator's peak memory when all of an upload has arrived")
+    sizes = [count * mistnet_upload.RECORD / 1e6 for count in counts]
+    print(
+        table(
+            ["upload MB", "peak MB"],
+            [[f"{size:.0f}", f"{peak / 1e6:.0f}"] for size, peak in zip(sizes, found, strict=True)],
+        )
+    )
+    print(f"{(found[-1] - found[0]) / 1e6 / (sizes[-1] - sizes[0]):.3f} MB more for each MB more")
 
 
 def _rounded(rows: Sequence[Sequence[object]]) -> list[list[object]]:

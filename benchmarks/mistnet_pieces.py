@@ -42,6 +42,14 @@ def _part(root: Path, train: bool, which: slice) -> Images:
     return Images(whole.pixels[which].clone(), whole.targets[which].clone(), mean, std)  # not the whole in memory
 
 
+@register("dataset", "noise")
+def noise(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
+    """Images [3, 32, 32] of chance, and labels of chance."""
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=draw)
+    return Images(pixels, torch.randint(10, (samples,), generator=draw), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
 class Classifier(nn.Module):
     """Images [n, 3, 32, 32] to log-probabilities of ten classes [n, 10], by ``features`` and one linear layer."""
 
