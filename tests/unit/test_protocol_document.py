@@ -16,8 +16,11 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
 from fedws import gate, handshake, keepsake, keys, learning, registry, service, wire
+from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
+from fedws.deliveries import Part
 from fedws.errors import ProtocolError, TaskError
+from fedws.extraction import Extraction
 from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
@@ -234,6 +237,22 @@ def test_settings(title: str, model: type[BaseModel]) -> None:
                 model.model_validate({**base, name: value})
     with pytest.raises(ValidationError):
         model.model_validate({**base, "other": 1})
+
+
+@pytest.mark.parametrize(
+    ("title", "head", "model", "base"),
+    [
+        ("`mistnet.extract`", "setting", Extraction, BaseModel),
+        ("`mistnet.adapt`", "setting more", Adaptation, Extraction),
+        ("`mistnet.upload`", "setting", Part, BaseModel),
+    ],
+)
+def test_settings_of_mistnet(title: str, head: str, model: type[BaseModel], base: type[BaseModel]) -> None:
+    rows = {name: row for row in table(section(title), head) for name in re.findall(r"\w+", row[head])}
+    fields = {name: field for name, field in model.model_fields.items() if name not in base.model_fields}
+    assert list(rows) == list(fields)
+    for name, field in fields.items():
+        assert rows[name]["when absent"] == (NEEDED if field.is_required() else json.dumps(field.default)), name
 
 
 def test_metrics() -> None:
