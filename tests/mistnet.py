@@ -1,0 +1,56 @@
+"""What a coordinator asks of MistNet's workers, and a worker with a folder of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedws import learning, registry
+from fedws.algorithms.mistnet import MistNet
+from fedws.messages import Failure, Order, Report
+from fedws.plan import Training
+from fedws.tensors import Tensors, detached
+from fedws.worker import Worker
+from tests.nodes import Points
+
+TOLD = ("records", "bytes", "shape", "encoding", "epsilon", "label_epsilon", "label_shape", "label_dtype")
+
+
+def strategy(model: str = "points_net", **options: Any) -> MistNet:
+    chosen = ",".join(f"{key}={value}" for key, value in {"cut": "relu", **options}.items())
+    made = registry.build("strategy", f"mistnet:{chosen}", Training(model=model, dataset="points"))
+    assert isinstance(made, MistNet)
+    return made
+
+
+def weights(model: str = "points_net") -> Tensors:
+    return detached(learning.initial(model, seed=3).state_dict())
+
+
+def order(ask: Any, number: int = 1, **changes: Any) -> Order:
+    asked = {"task": ask.task, "settings": {**ask.settings, **changes}, "tensors": ask.tensors}
+    return Order(id=f"{number}/alice", worker="alice", round=number, **asked)
+
+
+def worker(folder: Path, run: str = "first", **more: Any) -> Worker:
+    made = Worker("alice", "points", Points(Path(), True), state=folder / "uploads", **more)
+    made.begin(run, "lab")
+    return made
+
+
+def extraction(send: bool = True, number: int = 1, changes: dict[str, Any] | None = None, **options: Any) -> Order:
+    return order(strategy(**options).extraction(weights(), {}, 10, send=send), number, **(changes or {}))
+
+
+def part(first: int = 0, count: int = 120, number: int = 2) -> Order:
+    return order(strategy().upload(first, count), number)
+
+
+def reason(answer: Report | Failure) -> str:
+    assert isinstance(answer, Failure) and answer.kind == "refused", answer
+    return answer.reason
+
+
+def features(sent: Report | Failure) -> torch.Tensor:
+    assert isinstance(sent, Report), sent
+    return sent.tensors["features"]
