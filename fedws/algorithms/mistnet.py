@@ -175,6 +175,8 @@ class MistNet:
     """How many are pretrained for ``random``; a file of pretrained ones has its own number."""
     fine_tune: Annotated[int, Field(ge=0)] = 0
     """Epochs for which a worker trains its extractor on its own samples first."""
+    crop: Annotated[int, Field(ge=0)] = 0
+    """By how many places feature maps are shifted at random when the head trains on them."""
     own: ClassVar[Mapping[str, Task]] = MappingProxyType({"mistnet.pretrain": pretrain, "mistnet.train": train})
 
     def __post_init__(self) -> None:
@@ -276,6 +278,7 @@ class MistNet:
             lr=at.lr,
             batch_size=at.batch_size,
             cuda=at.cuda,
+            crop=self.crop,
         )
         return Ask("mistnet.train", settings.model_dump(), {**model, **memory})
 

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
+from fedws import heads, learning, registry
 from fedws.algorithms.mistnet import train
-from fedws.featurestore import FeatureStore
+from fedws.cuts import split
+from fedws.featurestore import FeatureStore, Records
+from fedws.heads import Epoch
 from fedws.messages import Order, Report
+from fedws.momentum import PREFIX
+from fedws.plan import Training
 from fedws.tensors import Tensors, digest
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
@@ -69,3 +73,35 @@ def test_a_worker_does_not_train_for_the_coordinator(tmp_path: Path) -> None:
     assert "mistnet.train" not in registry.names("task") and train is not None
     answer = worker(tmp_path).answer(epoch(weights(), 1))
     assert reason(answer).startswith("unknown task 'mistnet.train'")
+
+
+def test_maps_are_cropped_where_that_is_wanted() -> None:
+    packed = torch.randint(256, (6, 360), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    records = Records([{"features": packed, "labels": torch.arange(6)}])
+    work = learning.Workspace("coordinator", "features", records)
+    found = []
+    for crop in (0, 0, 2):
+        made = registry.build("strategy", f"mistnet:crop={crop}", Training(model="mnist_cnn", dataset="digits"))
+        settings = Epoch.model_validate(made.epoch({}, {}, 10, (20, 12, 12), 1).settings)
+        module = learning.initial("mnist_cnn", 1)
+        found.append(digest(heads.trained(module, {}, records, settings, work, seed=1)[1]))
+    assert found[0] == found[1] != found[2]
+
+
+def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
+    """Here what another head gives for the same features."""
+    points = torch.randn(200, 11, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = split(learning.initial("points_net", 5), "relu")[1](points)
+    records = Records([{"features": points.view(torch.uint8), "labels": wanted}])
+    training = Training(model="points_net", dataset="points", loss="mse", optimizer="adam", lr=0.03)
+    made = registry.build("strategy", "mistnet:cut=relu,labels=clear,encoding=floats", training)
+    settings = Epoch.model_validate(made.epoch({}, {}, 0, (11,), 1).settings)
+    work, module = learning.Workspace("coordinator", "features", records), learning.initial("points_net", 1)
+    memory: Tensors = {}
+    losses = []
+    for number in range(1, 20):
+        loss, tensors = heads.trained(module, memory, records, settings, work, seed=number)
+        memory = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+        losses.append(loss)
+    assert losses[-1] < losses[0] / 10

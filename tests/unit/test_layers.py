@@ -19,7 +19,7 @@ LAYERS = (
     "header wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
-    "extractors adaptation heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
+    "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
     "momentum pretrained similarity inversion gallery sizes",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/",
     "worker",
