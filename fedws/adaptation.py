@@ -3,11 +3,10 @@
 from torch import nn
 
 from fedws import learning
-from fedws.errors import TaskError
 from fedws.extraction import Digest, Extraction
 from fedws.plan import Count, Training
 from fedws.ranges import Positive
-from fedws.tensors import Tensors, detached, difference
+from fedws.tensors import Tensors, detached
 
 
 class Adaptation(Extraction):
@@ -31,11 +30,7 @@ class Adaptation(Extraction):
 
     def adapted(self, extractor: Tensors, head: Tensors, workspace: learning.Workspace, seed: int) -> Tensors:
         """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
-        first, last = self.loaded(extractor), self.halves()[1]
-        problem = difference(head, last.state_dict())
-        if problem:
-            raise TaskError(f"the head of {self.model}, cut at {self.cut}, is another one here: {problem}")
-        last.load_state_dict(dict(head))
+        first, last = self.loaded(extractor), self.loaded(head, head=True)
         settings = Training(
             model=self.model,
             dataset=self.dataset,

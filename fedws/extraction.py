@@ -35,10 +35,6 @@ class Cut(Coded):
             raise ValueError("labels that are no classes cannot be randomised; only clear ones can be asked for")
         return self
 
-    def halves(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Extractor and head, with weights that mean nothing yet. Raises UnknownName and UsageError."""
-        return split(learning.initial(self.model, seed=0), self.cut)
-
 
 class Extraction(Cut):
     """What an order to extract says."""
@@ -62,7 +58,8 @@ class Extraction(Cut):
     def pieces(self, sent: Tensors, uploads: Uploads) -> list[Tensors] | None:
         """The tensors of :attr:`wanted`, as they were ``sent`` or are cached; None when some are not here.
 
-        Raises TaskError for others than those that are meant, OSError when they cannot be cached.
+        Raises TaskError for others than those that are meant, and for what is not of this model; OSError when they
+        cannot be cached.
         """
         if not sent:
             cached = [found for one in self.wanted if (found := uploads.cached(one)) is not None]
@@ -70,6 +67,10 @@ class Extraction(Cut):
         pieces = extractors.parts(sent)
         if [digest(piece) for piece in pieces] != self.wanted:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
+        for piece in pieces[: len(self.extractors)]:
+            self.loaded(piece)
+        for piece in pieces[len(self.extractors) :]:
+            self.loaded(piece, head=True)
         for piece in pieces:
             uploads.cache(piece)
         return pieces
@@ -78,17 +79,18 @@ class Extraction(Cut):
         """One of the extractors, by chance that nobody else knows."""
         return pieces[int(Noise().integers(len(self.extractors), (1,)))]
 
-    def loaded(self, tensors: Tensors) -> torch.nn.Module:
-        """The extractor with those weights. Raises TaskError when they are not an extractor's."""
+    def loaded(self, tensors: Tensors, *, head: bool = False) -> torch.nn.Module:
+        """The extractor with those weights, or the head. Raises TaskError when they are not of this model and cut."""
         try:
-            extractor, _ = self.halves()
+            half = split(learning.initial(self.model, seed=0), self.cut)[head]
         except UsageError as error:
             raise TaskError(str(error)) from None
-        problem = difference(tensors, extractor.state_dict())
+        problem = difference(tensors, half.state_dict())
         if problem:
-            raise TaskError(f"the extractor of {self.model}, cut at {self.cut}, is another one here: {problem}")
-        extractor.load_state_dict(dict(tensors))
-        return extractor
+            what = f"the {'head' if head else 'extractor'} of {self.model}, cut at {self.cut}"
+            raise TaskError(f"{what}, is another one here: {problem}")
+        half.load_state_dict(dict(tensors))
+        return half
 
 
 @torch.inference_mode()

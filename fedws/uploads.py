@@ -34,6 +34,8 @@ SAFE = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""
 KEPT = 30 * 24 * 3600.0
 """Seconds for which features that nobody fetches are kept, and what nobody uses of the cache."""
+MOST_CACHED = 64
+"""Files in the cache when a run begins; the oldest beyond are forgotten, whoever sent them."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,9 @@ class Uploads:
     def _prune(self) -> None:
         """Forget what nobody has wanted for long; of what was sent the note stays, that it is not noised again."""
         old = time.time() - KEPT
-        for path in self._folder.glob(f"{CACHED}*"):
-            if path.stat().st_mtime < old:
+        used = sorted((path.stat().st_mtime, path) for path in self._folder.glob(f"{CACHED}*"))
+        for number, (at, path) in enumerate(reversed(used)):
+            if at < old or number >= MOST_CACHED:
                 path.unlink(missing_ok=True)
         for path in self._folder.glob(f"*/{_FEATURES}"):
             if path.stat().st_mtime < old:

@@ -80,7 +80,6 @@ def _extract(
             if pieces is None:
                 return workspace.report(order, {"wanted": "extractor"})
             chosen = choose(pieces)
-            settings.loaded(chosen)  # before anything is kept
             uploads.start(settings.asked, chosen)
         extractor = settings.loaded(chosen)
         made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))

@@ -3,6 +3,7 @@
 import errno
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import nn
 from fedws import learning, registry
 from fedws.audit import Audit, read
 from fedws.cuts import split
+from fedws.extractors import join
 from fedws.messages import Failure, Report
 from fedws.policy import Policy
+from fedws.tensors import digest
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
@@ -208,6 +211,15 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
 )
 def test_an_order_that_cannot_be_meant_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
     assert re.fullmatch(f"(settings: )?{why}", reason(worker(tmp_path).answer(extraction(changes=changes))))
+
+
+def test_tensors_of_another_model_are_not_kept(tmp_path: Path) -> None:
+    """Else the disk could be filled, with the digests of anything."""
+    other = {"big": torch.zeros(1000)}
+    asked = extraction(send=False, changes={"extractors": [digest(other)]})
+    why = reason(worker(tmp_path).answer(replace(asked, tensors=join([other]))))
+    assert why.startswith("the extractor of points_net, cut at relu, is another one here: ")
+    assert not list((tmp_path / "uploads").glob("*"))
 
 
 def test_samples_of_another_shape_are_told_by_their_shape_alone(tmp_path: Path) -> None:

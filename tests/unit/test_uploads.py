@@ -149,6 +149,18 @@ def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
     assert torch.equal(made.part(2, 4)[1], boxes[2:6])
 
 
+def test_the_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedws.uploads.MOST_CACHED", 2)
+    own = uploads(tmp_path)
+    sent = [{"w": torch.full((1,), float(number))} for number in range(4)]
+    for number, tensors in enumerate(sent):
+        own.cache(tensors)
+        path = tmp_path / f"extractor-{digest(tensors)}"
+        os.utime(path, (time.time() - 100 + number,) * 2)
+    own.begin("second", "lab")
+    assert [own.cached(digest(tensors)) is not None for tensors in sent] == [False, False, True, True]
+
+
 def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
     """But not that it was made, or it could be noised again."""
     first, second, third = (uploads(tmp_path, name) for name in ("first", "second", "third"))
