@@ -1,12 +1,22 @@
 """``fedws audit``: what left a node of this machine, as a table."""
 
 import argparse
+import shutil
+from collections.abc import Iterable, Mapping
 
 from fedws.cli.parser import Parser
 
-_COLUMNS = {"time": 14, "coordinator": 11, "task": 13, "model": 11, "data": 8, "bytes": 10, "epsilon": 7}
-"""Widths; together a terminal's 80."""
-_TITLES = ("time (UTC)", "asked by", "task", "model", "left", "bytes", "epsilon")
+_TITLES = {
+    "time": "time (UTC)",
+    "coordinator": "asked by",
+    "task": "task",
+    "model": "model",
+    "data": "left",
+    "bytes": "bytes",
+    "epsilon": "epsilon",
+}
+_NARROWEST = 80
+"""Of terminals."""
 
 
 def parser(prog: str) -> Parser:
@@ -34,10 +44,10 @@ def main(arguments: argparse.Namespace) -> int:
             if not problems:
                 print(f"{path}: {end.lines} lines, whole; the last one's hash is {end.hash}")
             return 1 if problems else 0
-        path.stat()  # before there is a heading
-        print(_row(dict(zip(_COLUMNS, _TITLES, strict=True))))
+        widths = _widths(audit.read(path), max(_NARROWEST, shutil.get_terminal_size().columns))
+        print(_row(_TITLES, widths))
         for line in audit.read(path):
-            print(_row(line) if line is not None else "(no line of an audit log; --verify tells more)")
+            print(_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
                 print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 200)}")
     except OSError as error:
@@ -45,14 +55,39 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(line: dict[str, object]) -> str:
-    from fedws.errors import printable
+def _widths(lines: Iterable[Mapping[str, object] | None], most: int) -> dict[str, int]:
+    """Of the columns: as wide as what is in them, if a line is no wider than ``most`` then.
 
+    Else times end with the minute, and the widest columns are cut.
+    """
+    widths = {key: len(title) for key, title in _TITLES.items()}
+    for line in filter(None, lines):
+        widths = {key: max(width, len(_cell(line, key))) for key, width in widths.items()}
+    widths["time"] = len("11-21 12:39:35")
+    if _sum(widths) > most:
+        widths["time"] = len("11-21 12:39")
+    while _sum(widths) > most:
+        widest = max((key for key in widths if key != "time"), key=widths.__getitem__)
+        widths[widest] -= 1
+    return widths
+
+
+def _sum(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + len(widths) - 1
+
+
+def _row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
     cells = []
-    for key, width in _COLUMNS.items():
-        text = "" if line.get(key) is None else printable(str(line[key]))
-        if key == "time" and text[10:11] == "T":
-            text = text[5:19].replace("T", " ")  # months to seconds
-        text = text if len(text) <= width else f"{text[: width - 1]}~"
+    for key, width in widths.items():
+        text = _cell(line, key)
+        if len(text) > width:
+            text = text[:width] if key == "time" else f"{text[: width - 1]}~"
         cells.append(text.rjust(width) if key == "bytes" else text.ljust(width))
     return " ".join(cells).rstrip()
+
+
+def _cell(line: Mapping[str, object], key: str) -> str:
+    from fedws.errors import printable
+
+    text = "" if line.get(key) is None else printable(str(line[key]))
+    return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # months to seconds

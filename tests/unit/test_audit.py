@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedws import audit
+from fedws import audit, registry
 from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.cli import audit as command
 from fedws.errors import Stopped, TaskError, UsageError
@@ -447,14 +447,36 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what is printed
 
 
-def test_a_row_is_no_wider_than_a_terminal() -> None:
-    long: dict[str, object] = dict.fromkeys(command._COLUMNS, "x" * 200)
-    assert len(command._row(long)) <= 80
-    assert command._row(long).count("~") == len(command._COLUMNS)
-    heading = command._row(dict(zip(command._COLUMNS, command._TITLES, strict=True)))
+def table(*lines: Mapping[str, object], most: int = 80) -> list[str]:
+    widths = command._widths(lines, most)
+    return [command._row(line, widths) for line in (command._TITLES, *lines)]
+
+
+def test_a_row_is_as_wide_as_what_is_in_it() -> None:
+    heading, row = table({**entry(3).__dict__, "epsilon": 0.5})
     assert heading.split() == ["time", "(UTC)", "asked", "by", "task", "model", "left", "bytes", "epsilon"]
-    row = command._row({**entry(3).__dict__, "epsilon": 0.5})
     assert row.split() == ["11-21", "10:00:03", "coordinator", "fedavg.fit", "mlp", "tensors", "1003", "0.5"]
+    assert [heading.index(title) for title in ("asked", "task", "model")] == [15, 27, 38]
+
+
+def test_a_row_is_no_wider_than_a_terminal() -> None:
+    whole, long = entry(3).__dict__, dict.fromkeys(command._TITLES, "x" * 200)
+    for row in table(whole, long):
+        assert len(row) <= 80
+    assert row.count("~") == len(command._TITLES) - 1
+    assert "~" not in table(long, most=2000)[1]
+    long = {**whole, "coordinator": "a-laboratory", "task": "somebodys_own_algorithm.fit", "model": "mnist_cnn"}
+    row = table(long)[1]
+    assert row.split() == ["11-21", "10:00", "a-laboratory", "somebodys_own_algorith~", "mnist_cnn", "tensors", "1003"]
+
+
+def test_no_tasks_name_is_cut_at_80_columns() -> None:
+    """Of those that ship, in the longest lines that they leave."""
+    features = {**entry(3).__dict__, "model": "mnist_cnn", "data": "features", "bytes": 4_194_304, "epsilon": 5764.0}
+    for name in registry.names("task"):
+        heading, row = table({**features, "task": name})
+        assert len(heading) <= 80 and len(row) <= 80
+        assert name in row.split() and "coordinator" in row.split() and "~" not in row
 
 
 def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -467,7 +489,7 @@ def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(lines) == 4 and lines[3].split(": ", 1) == [f"{'':15}refused", reason]
 
 
-@given(st.dictionaries(st.sampled_from([*command._COLUMNS, "other"]), st.one_of(st.text(), st.none(), st.floats())))
+@given(st.dictionaries(st.sampled_from([*command._TITLES, "other"]), st.one_of(st.text(), st.none(), st.floats())))
 def test_no_line_does_harm_to_a_terminal(line: dict[str, object]) -> None:
-    row = command._row(line)
-    assert len(row) <= 80 and row.isprintable()
+    for row in table(line):
+        assert len(row) <= 80 and row.isprintable()
