@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,41 +229,31 @@ async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) 
     assert stored(tmp_path / "run")[1] == 40, "what had arrived stays"
 
 
-async def test_a_full_disk_ends_the_run_with_what_had_arrived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, alice = FeatureStore.put, Node()
-
-    def full(self: FeatureStore, worker: int, chunk: int, tensors: Any) -> None:
-        if chunk == 2:
-            raise RunFailed("the features of a worker cannot be stored in x: No space left on device")
-        put(self, worker, chunk, tensors)
-
-    async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
-        with monkeypatch.context() as patch:
-            patch.setattr(FeatureStore, "put", full)
-            with pytest.raises(RunFailed, match="No space left on device"):
-                await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
-        assert stored(tmp_path / "run")[1] == 40
-        await resume_run(tmp_path / "run")
-    assert stored(tmp_path / "run")[1] == RECORDS
-    assert torch.equal(stored(tmp_path / "run")[0], sent([alice]))
-
-
-async def test_what_a_worker_is_told_to_delete_is_in_a_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("written", "by", "ends", "arrived"),
+    [
+        (FeatureStore, "put", lambda worker, chunk, tensors: chunk == 2, 40),
+        (Checkpoints, "save", lambda number, state, extra: state.deliveries["alice"].here, RECORDS),
+    ],
+    ids=["features", "checkpoint"],
+)
+async def test_a_full_disk_ends_a_run_that_goes_on_with_what_had_arrived(
+    written: type, by: str, ends: Callable[..., bool], arrived: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full when the last chunk is stored: it must be there on resume, or be asked for again."""
-    alice, save = Node(), Checkpoints.save
+    """What the worker is told to delete is in a checkpoint: it is there on resume, or is asked for again."""
+    write, alice = getattr(written, by), Node()
 
-    def full(self: Checkpoints, number: int, state: Any, extra: Any) -> None:
-        if state.deliveries["alice"].here:
+    def full(self: Any, *given: Any) -> None:
+        if ends(*given):
             raise RunFailed("No space left on device")
-        save(self, number, state, extra)
+        write(self, *given)
 
     async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
         with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "save", full)
+            patch.setattr(written, by, full)
             with pytest.raises(RunFailed, match="No space left on device"):
                 await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
+        assert stored(tmp_path / "run")[1] == arrived
         await resume_run(tmp_path / "run")
     assert stored(tmp_path / "run")[1] == RECORDS
     assert torch.equal(stored(tmp_path / "run")[0], sent([alice]))
