@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.messages import Json
 from fedws.plan import Count
@@ -13,6 +13,14 @@ CHUNK = 2**23
 """Bytes of features in an answer, at most, unless a single record has more."""
 MOST = 2**40
 """Records, and bytes or features of one, that a worker can claim to have."""
+MOST_LABEL = 2**20
+"""Values of one label, likewise."""
+
+
+def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MOST_LABEL:
+        raise ValueError(f"a label of {math.prod(shape)} values; at most {MOST_LABEL}")
+    return shape
 
 
 class Facts(BaseModel):
@@ -28,7 +36,9 @@ class Facts(BaseModel):
     encoding: str
     epsilon: float | None
     label_epsilon: float | None
-    label_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False)] = ()
+    label_shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False), AfterValidator(_small)
+    ] = ()
     """Of one record's label; that of a class has none."""
     label_dtype: Literal["int64", "float32"] = "int64"
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from fedws.coded import Coded
 from fedws.deliveries import Delivery, Facts
@@ -59,6 +60,11 @@ def test_what_a_worker_says_must_be_what_was_asked_for(changes: dict[str, Any], 
     CODED.agree(FACTS, (11,), None, 10)
     with pytest.raises(RejectedUpdate, match=why):
         CODED.agree(FACTS.model_copy(update=changes), (11,), None, 10)
+
+
+def test_labels_cannot_be_claimed_to_be_without_bounds() -> None:
+    with pytest.raises(ValidationError, match="a label of 1208925819614629174706176 values; at most 1048576"):
+        Facts(**{**FACTS.model_dump(), "label_shape": (2**40, 2**40)})
 
 
 def test_labels_that_are_no_classes_must_be_alike() -> None:
