@@ -1,12 +1,16 @@
 """Trains an extractor on a node's own samples before it is used there."""
 
+from typing import Self
+
+import torch
 from torch import nn
 
 from fedws import learning
+from fedws.errors import TaskError
 from fedws.extraction import Digest, Extraction
 from fedws.plan import Count, Training
 from fedws.ranges import Positive
-from fedws.tensors import Tensors, detached
+from fedws.tensors import Tensors, detached, unfit
 
 
 class Adaptation(Extraction):
@@ -24,13 +28,14 @@ class Adaptation(Extraction):
     train_batch_size: Count
 
     @property
-    def wanted(self) -> list[str]:
-        """The digests of the extractors, then the head's."""
-        return [*self.extractors, self.head]
+    def further(self) -> list[str]:
+        """The head's digest."""
+        return [self.head]
 
     def adapted(self, extractor: Tensors, head: Tensors, workspace: learning.Workspace, seed: int) -> Tensors:
         """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
-        first, last = self.loaded(extractor), self.loaded(head, head=True)
+        module = _Before(self.loaded(extractor), self.loaded(head, head=True))
+        self.fits(module.extractor, workspace)
         settings = Training(
             model=self.model,
             dataset=self.dataset,
@@ -42,5 +47,28 @@ class Adaptation(Extraction):
             epochs=self.epochs,
             cuda=self.cuda,
         )
-        learning.train(nn.Sequential(first, last.requires_grad_(False)), workspace, settings, seed)
-        return detached(first.state_dict())
+        learning.train(module, workspace, settings, seed)
+        found = detached(module.extractor.state_dict())
+        if problem := unfit(found):
+            raise TaskError(f"the extractor of {self.model} cannot be adapted on {workspace.node}: {problem}")
+        return found
+
+
+class _Before(nn.Module):
+    """An extractor that is trained before a head that stays as it is, also its running means."""
+
+    def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.head = head.requires_grad_(False).eval()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """As the whole model."""
+        outputs: torch.Tensor = self.head(self.extractor(inputs))
+        return outputs
+
+    def train(self, mode: bool = True) -> Self:
+        """The head does what it will do when it is used."""
+        super().train(mode)
+        self.head.eval()
+        return self

@@ -47,27 +47,31 @@ class Coded(BaseModel):
         made: Encoding = registry.build("encoding", self.encoding)
         return made
 
-    def spent(self, shape: Sequence[int], *, again: bool = False) -> Features:
-        """What a record with features of that shape spends; nothing if it was sent before."""
-        encoding = self.encoder()
-        return Features(self.name, encoding.epsilon, self.label_epsilon, math.prod(shape), encoding.delta, again)
+    def spent(self, shape: Sequence[int], *, again: bool = False, adapted: bool = False) -> Features:
+        """What a record with features of that shape spends; nothing if it was sent ``again``.
 
-    def agree(self, facts: Facts, shape: Sequence[int], other: Facts | None, classes: int) -> None:
-        """Hold what a worker says of its features against this, and their shape. Raises RejectedUpdate.
+        There is no bound where the extractor was ``adapted`` to the samples.
+        """
+        encoding, values = self.encoder(), math.prod(shape)
+        return Features(self.name, encoding.epsilon, self.label_epsilon, values, encoding.delta, again, adapted)
 
-        Labels must be those of classes, or like those of an ``other`` worker.
+    def agree(self, facts: Facts, shape: Sequence[int], label: str) -> None:
+        """Hold what a worker says of its features against this, their shape, and what a ``label`` is.
+
+        Raises RejectedUpdate.
         """
         encoding = self.encoder()
-        labels = facts.labels
-        if labels != ("int64 []" if classes else other.labels if other is not None else labels):
-            raise RejectedUpdate(f"their labels are {labels}, {'no classes' if classes else 'unlike those of others'}")
-        said = (facts.encoding, facts.epsilon, facts.label_epsilon, facts.bytes, facts.shape)
-        asked = (self.name, encoding.epsilon, self.label_epsilon, encoding.size(math.prod(shape)), tuple(shape))
-        for what, wrong, right in zip(
-            ("encoding", "epsilon", "label epsilon", "bytes", "shape"), said, asked, strict=True
+        size = encoding.size(math.prod(shape))
+        for what, said, asked in (
+            ("encoding", facts.encoding, self.name),
+            ("epsilon", facts.epsilon, encoding.epsilon),
+            ("label epsilon", facts.label_epsilon, self.label_epsilon),
+            ("bytes", facts.bytes, size),
+            ("shape", facts.shape, tuple(shape)),
+            ("label", facts.label, label),
         ):
-            if wrong != right:
-                raise RejectedUpdate(f"their {what} is {wrong}, not {right}")
+            if said != asked:
+                raise RejectedUpdate(f"their {what} is {said}, not {asked}")
 
     def check(self, report: Report, delivery: Delivery, classes: int) -> None:
         """Hold the records of a report against what was asked for. Raises RejectedUpdate."""

@@ -21,6 +21,11 @@ def cuts(module: nn.Module) -> list[str]:
     return _Model(module).cuts()
 
 
+def resolved(module: nn.Module, cut: str) -> str:
+    """The path of the module after which ``cut`` is. Raises UsageError, which lists the cuts."""
+    return _Model(module).find(cut)
+
+
 def split(module: nn.Module, cut: str) -> tuple[nn.Module, nn.Module]:
     """Extractor and head, such that ``head(extractor(inputs))`` is ``module(inputs)``, in train and in eval mode.
 

@@ -10,7 +10,8 @@ from fedws.messages import Json
 from fedws.plan import Count
 
 CHUNK = 2**23
-"""Bytes of features in an answer, at most, unless a single record has more."""
+"""Bytes of features and labels in an answer, at most, unless a single record has more."""
+_BYTES = {"int64": 8, "float32": 4}
 MOST = 2**40
 """Records, and bytes or features of one, that a worker can claim to have."""
 MOST_LABEL = 2**20
@@ -43,8 +44,8 @@ class Facts(BaseModel):
     label_dtype: Literal["int64", "float32"] = "int64"
 
     @property
-    def labels(self) -> str:
-        """What its labels are: dtype and shape of one's."""
+    def label(self) -> str:
+        """What one of its labels is: dtype and shape, as :func:`fedws.labels.told` tells them."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
     def told(self) -> str:
@@ -89,17 +90,17 @@ class Delivery:
     @property
     def number(self) -> int:
         """Of its next answer with records, from 0."""
-        return self.arrived // chunk(self.facts["bytes"])
+        return self.arrived // chunk(self.facts)
 
     def stored(self, chunks: int) -> Self:
         """With at least so many of its answers."""
-        arrived = min(chunks * chunk(self.facts["bytes"]), self.facts["records"])
+        arrived = min(chunks * chunk(self.facts), self.facts["records"])
         return replace(self, arrived=max(self.arrived, arrived))
 
     @property
     def count(self) -> int:
         """How many records its next answer holds."""
-        return int(min(chunk(self.facts["bytes"]), self.facts["records"] - self.arrived))
+        return int(min(chunk(self.facts), self.facts["records"] - self.arrived))
 
 
 class Kept(BaseModel):
@@ -118,10 +119,13 @@ class Part(Kept):
     count: Count
 
 
-def chunk(size: int) -> int:
-    """How many records of so many bytes go into one answer.
+def chunk(facts: Json) -> int:
+    """How many records go into one answer; ``facts`` as in :class:`Facts`.
 
-    >>> chunk(360), chunk(2**30)
-    (23301, 1)
+    >>> chunk({"bytes": 360, "label_shape": [], "label_dtype": "int64"})
+    22795
+    >>> chunk({"bytes": 2**30, "label_shape": [100, 5], "label_dtype": "float32"})
+    1
     """
-    return max(1, CHUNK // size)
+    label = math.prod(facts["label_shape"]) * _BYTES[facts["label_dtype"]]
+    return max(1, CHUNK // (int(facts["bytes"]) + label))

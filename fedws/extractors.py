@@ -10,6 +10,9 @@ from torch import nn
 from fedws.cuts import split
 from fedws.tensors import Tensors
 
+MOST = 16
+"""Extractors to draw from."""
+
 
 def join(several: Sequence[Tensors]) -> dict[str, torch.Tensor]:
     """Several dicts of tensors as one: each name behind the number of its dict, from 0."""
@@ -42,22 +45,24 @@ class Shared(nn.Module):
     """Extractors with one head behind them; while they train, the batches take them in turn.
 
     So the head reads what any of them makes. ``module`` is the whole model, trained in place, and ``others`` the other
-    extractors. Raises UsageError, as :func:`fedws.cuts.split`, and RuntimeError for extractors of another model or cut.
+    extractors; ``turn`` says which begins, since there may be fewer batches than extractors. Raises UsageError, as
+    :func:`fedws.cuts.split`, and RuntimeError for extractors of another model or cut.
     """
 
-    def __init__(self, module: nn.Module, cut: str, others: Sequence[Tensors]) -> None:
+    def __init__(self, module: nn.Module, cut: str, others: Sequence[Tensors], turn: int = 0) -> None:
         super().__init__()
         more = [split(copy.deepcopy(module), cut)[0] for _ in others]
         for extractor, tensors in zip(more, others, strict=True):
             extractor.load_state_dict(dict(tensors))
         extractor, self.head = split(module, cut)
         self.extractors = nn.ModuleList([extractor, *more])
-        self._turn = -1
+        self._turn = turn - 1
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the whole model gives, with the extractor whose turn it is; outside of training with the first."""
-        self._turn = (self._turn + 1) % len(self.extractors) if self.training else 0
-        outputs: torch.Tensor = self.head(self.extractors[self._turn](inputs))
+        self._turn += self.training
+        extractor = self.extractors[self._turn % len(self.extractors) if self.training else 0]
+        outputs: torch.Tensor = self.head(extractor(inputs))
         return outputs
 
     def whole(self) -> dict[str, torch.Tensor]:

@@ -43,7 +43,7 @@ class Gathering:
         for line in self._algorithm.remarks():
             roster = roster.say(line)
         basis, deliveries = self.begin(model), {worker: Delivery() for worker in self._terms.workers}
-        state = GatheringState(basis.model, roster, deliveries, basis.others, classes=basis.classes)
+        state = GatheringState(basis.model, roster, deliveries, basis.others, classes=basis.classes, label=basis.label)
         return self._go_on(self._learnt(replace(state, shape=self._shape(basis.sample))))
 
     def resume(self, state: GatheringState, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
@@ -125,8 +125,7 @@ class Gathering:
                 return replace(state, roster=roster).deliver(worker, wanted=True)
             try:
                 facts = Facts.model_validate(report.metrics)
-                others = [it.facts for it in state.deliveries.values() if it.facts]
-                self._algorithm.coded.agree(facts, state.shape, Facts(**others[0]) if others else None, state.classes)
+                self._algorithm.coded.agree(facts, state.shape, state.label)
             except (ValidationError, RejectedUpdate) as error:
                 problem = explain(error) if isinstance(error, ValidationError) else str(error)
                 return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))
@@ -153,14 +152,15 @@ class Gathering:
         model = {name: answer.tensors[name] for name in state.model}
         if not state.pretrained:
             others = {name: answer.tensors[name] for name in state.others}
-            state = replace(state, model=model, others=others, lessons=state.lessons + 1, classes=told["classes"])
-            state = replace(state, shape=self._shape(told["sample"]))
+            state = replace(state, model=model, others=others, lessons=state.lessons + 1)
+            known = {"classes": told["classes"], "label": told["label"], "shape": self._shape(told["sample"])}
+            state = replace(state, **known)
             return self._go_on(self._learnt(state))
         memory = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
         roster, failed = state.roster.counted()
         delivered = [delivery for delivery in state.deliveries.values() if delivery.arrived]
         record: Json = {"answered": len(delivered), "failed": failed, "loss": told["loss"], "samples": told["samples"]}
-        record |= self._algorithm.coded.spent(state.shape).record()
+        record |= self._algorithm.spent(state.shape).record()
         out = excluded(roster)
         state = replace(
             state,
@@ -229,7 +229,7 @@ class Gathering:
 
     def _begin(self, state: GatheringState) -> GatheringState:
         records = sum(delivery.arrived for delivery in state.deliveries.values())
-        roster = state.roster.say(self._algorithm.coded.spent(state.shape).told())
+        roster = state.roster.say(self._algorithm.spent(state.shape).told())
         roster = roster.say(f"Training begins with {records} records")
         return replace(state, begun=True, roster=roster)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from fedws.coded import Coded
 from fedws.interfaces import Ask, Task
 from fedws.plan import Scoring
+from fedws.policy import Features
 from fedws.tensors import Tensors
 
 
@@ -18,8 +19,10 @@ class Basis:
     others: Tensors = field(default_factory=dict)
     """Extractors beyond the model's own, joined."""
     classes: int = 0
+    label: str = ""
+    """What a label is, as :func:`fedws.labels.told` tells it."""
     sample: Sequence[int] = ()
-    """The shape of one; empty where the first epoch of pretraining will tell shape and classes."""
+    """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
 
 
 class GatheringAlgorithm(Protocol):
@@ -35,6 +38,9 @@ class GatheringAlgorithm(Protocol):
     @property
     def coded(self) -> Coded:
         """How records leave the workers."""
+
+    def spent(self, shape: Sequence[int]) -> Features:
+        """What a record with features of that shape spends."""
 
     def scoring(self, plain: Scoring) -> Scoring:
         """How the evaluator is to score the model."""

@@ -25,6 +25,8 @@ class GatheringState:
     """Epochs of pretraining that are done."""
     pretrained: bool = False
     classes: int = 0
+    label: str = ""
+    """What a label is."""
     shape: tuple[int, ...] = ()
     """Of a record's features."""
     begun: bool = False
@@ -50,13 +52,11 @@ class GatheringState:
     def passes(self, before: Self) -> bool:
         """Whether it must be on the disk before anybody is told what follows from it.
 
-        That is for epochs of pretraining; for what a worker has made, since what it sends then is understood by it; and
-        for the last of its records, since it deletes them when it is told.
+        That is for epochs of pretraining; and for what a worker has made, by which its records are understood: they are
+        on the disk themselves before this state changes, and are counted there.
         """
-        if self.lessons != before.lessons:
-            return True
         both = zip(self.deliveries.values(), before.deliveries.values(), strict=True)
-        return any(bool(now.facts) != bool(then.facts) or now.here != then.here for now, then in both)
+        return self.lessons != before.lessons or any(bool(now.facts) != bool(then.facts) for now, then in both)
 
     def found(self, chunks: Mapping[int, int]) -> Self:
         """With the chunks that are stored, by the worker's number: some may have come after it was saved."""

@@ -8,12 +8,15 @@ from pydantic import Field
 from fedws import labels, learning, momentum, registry
 from fedws.crops import cropped
 from fedws.cuts import split
-from fedws.errors import Stopped
+from fedws.errors import Stopped, TaskError
 from fedws.extraction import Cut
 from fedws.featurestore import Records
 from fedws.plan import Count
 from fedws.ranges import Positive
 from fedws.tensors import Tensors, detached
+
+LIKELIHOODS = ("nll", "cross_entropy")
+"""Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""
 
 
 class Epoch(Cut):
@@ -22,7 +25,7 @@ class Epoch(Cut):
     shape: list[int]
     """Of a record's features."""
     loss: str
-    """For labels that are no classes."""
+    """Reckons with randomised labels if it is one of :data:`LIKELIHOODS`; any other is for clear ones."""
     optimizer: str
     lr: Positive
     batch_size: Count
@@ -44,6 +47,9 @@ def trained(
     optimizer = registry.build("optimizer", settings.optimizer, head.parameters(), settings.lr)
     momentum.remember(optimizer, memory)
     plain = registry.build("loss", settings.loss)
+    corrected = settings.classes > 0 and settings.loss in LIKELIHOODS
+    if settings.crop:
+        _croppable(settings)
     total = 0.0
     with learning.seeded(seed) as generator:
         for indices in torch.randperm(len(records), generator=generator).split(settings.batch_size):
@@ -51,11 +57,12 @@ def trained(
                 raise Stopped("told to stop")
             packed, targets = records.batch(indices)
             features, targets = encoding.decode(packed, settings.shape).to(place), targets.to(place)
+            if settings.crop:
+                features = cropped(features, settings.crop, generator)
             if features.dim() == 4:
-                features = cropped(features, settings.crop, generator) if settings.crop else features
                 features = features.to(memory_format=torch.channels_last)  # a third faster on CPUs
             outputs = head(features)
-            if settings.classes:  # log_softmax leaves log-probabilities as they are
+            if corrected:  # log_softmax leaves log-probabilities as they are
                 loss = labels.loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
                 loss = plain(outputs, targets)
@@ -64,3 +71,11 @@ def trained(
             optimizer.step()
             total += float(loss.detach()) * len(targets)
     return total / len(records), detached({**module.state_dict(), **momentum.memory(optimizer)})
+
+
+def _croppable(settings: Epoch) -> None:
+    """Raises TaskError where a shift would mean nothing, or leave nothing."""
+    if len(settings.shape) != 3 or settings.crop >= min(settings.shape[1:]):
+        raise TaskError(f"crop={settings.crop}: features of the shape {settings.shape} cannot be shifted so far")
+    if not settings.classes:
+        raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move too")

@@ -9,7 +9,7 @@ from fedws.plan import Training
 from fedws.samples import batch
 from fedws.tensors import Tensors, detached
 
-CLEAR = "labels that are no classes leave as they are, or not at all: --strategy mistnet:labels=clear"
+CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 
 
 class Lesson(Training):
@@ -37,15 +37,15 @@ def learn(
     if not others:
         trained = learning.train(module, work, settings, seed)
         return trained, detached(module.state_dict())
-    shared = extractors.Shared(module, settings.cut, extractors.parts(others))
+    shared = extractors.Shared(module, settings.cut, extractors.parts(others), turn=seed)
     trained = learning.train(shared, work, settings, seed)
     return trained, detached({**shared.whole(), **shared.others()})
 
 
-def classes(module: torch.nn.Module, work: learning.Workspace, settings: Lesson) -> int:
-    """How many classes a model tells apart on the node's data; 0 where it does not, and need not.
+def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson) -> tuple[int, str]:
+    """How many classes a model tells apart on the node's data, 0 where it does not; and what a label is.
 
-    Raises TaskError when the samples do not fit, or the labels are none that can be randomised.
+    Raises TaskError when the samples do not fit, or the labels can neither be randomised nor be sent as they are.
     """
     inputs, targets = batch(work.data, torch.tensor([0]))
     try:
@@ -58,4 +58,7 @@ def classes(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
         ) from None
     if not found and not settings.clear:
         raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
-    return found
+    try:
+        return found, labels.told(labels.plain(targets))
+    except ValueError as error:
+        raise TaskError(f"{work.dataset}: {error}") from None

@@ -41,11 +41,13 @@ class Features:
     """Spent per feature value: the chance that epsilon does not hold."""
     again: bool = False
     """Whether the very same bytes may have left before, which spends nothing more."""
+    adapted: bool = False
+    """Whether what made them was trained on the samples, so that each record tells of all samples."""
 
     @property
     def spent(self) -> float | None:
         """Epsilon of a whole record with its label, by basic composition; None where something has no bound."""
-        if self.epsilon is None or self.label_epsilon is None:
+        if self.epsilon is None or self.label_epsilon is None or self.adapted:
             return None
         return 0.0 if self.again else self.values * self.epsilon + self.label_epsilon
 
@@ -66,8 +68,9 @@ class Features:
             what = f"epsilon {self.epsilon:g} for each of a record's {self.values} features"
         label = "its label in clear" if self.label_epsilon is None else f"{self.label_epsilon:g} for its label"
         whole = "no bound" if self.spent is None else f"{self.spent:g}"
-        whole += f" (delta {self.values * self.delta:.1g})" if self.delta else ""
-        return f"Privacy: {what} and {label}; {whole} for the record as a whole"
+        whole += f" (delta {self.values * self.delta:.1g})" if self.delta and self.spent is not None else ""
+        more = ", since devices adapted their extractors to all of their samples" if self.adapted else ""
+        return f"Privacy: {what} and {label}; {whole} for the record as a whole{more}"
 
 
 class Policy(BaseModel):

@@ -25,6 +25,8 @@ class Origin:
     sample: list[int]
     """The shape of one."""
     epochs: int
+    label: str = "int64 []"
+    """What a label is, as :func:`fedws.labels.told` tells it."""
     cut: str = ""
     """Where its extractors end, if it has several."""
 
@@ -65,6 +67,21 @@ def load(path: Path) -> Pretrained:
     except (SafetensorError, ValidationError):
         raise UsageError(f"{path} is no pretrained model, as 'fedws pretrain' writes them") from None
     return of(tensors, origin)
+
+
+def several(found: Pretrained, own: Tensors, file: str) -> Tensors:
+    """Its other extractors, which must be as the model's ``own``. Raises UsageError where it has none for this cut."""
+    others = extractors.parts(found.others)
+    problem = "" if others else "it has one extractor"
+    if len(others) >= extractors.MOST:
+        problem = f"it has more than {extractors.MOST} extractors"
+    for one in others:
+        problem = problem or difference(one, own)
+    if problem:
+        at = f", made for the cut {found.origin.cut}" if found.origin.cut else ""
+        how = "'fedws pretrain --extractors 3 --cut ...' makes several for a cut"
+        raise UsageError(f"--extractor random: {file}{at}: {problem}; {how}")
+    return found.others
 
 
 def of(tensors: Tensors, origin: Origin) -> Pretrained:

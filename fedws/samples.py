@@ -1,5 +1,6 @@
 """The samples that a node holds: images in memory, and a part of any data set."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,6 +91,16 @@ def batches(data: Dataset, order: torch.Tensor, size: int) -> Iterator[tuple[Any
     """The samples in the given order, ``size`` at a time; the last batch may be shorter."""
     for start in range(0, len(order), size):
         yield batch(data, order[start : start + size])
+
+
+def fingerprint(data: Dataset) -> str:
+    """What tells a node's samples from others: a digest of how many there are, of their labels, and of the first."""
+    digest, targets = hashlib.sha256(str(len(data)).encode()), labels(data)
+    first = batch(data, torch.tensor([0]))[0] if len(data) else None
+    for part in (targets, first):
+        if isinstance(part, torch.Tensor):
+            digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def labels(data: Dataset) -> torch.Tensor | None:

@@ -5,6 +5,7 @@ was interrupted goes on where it stopped. When the coordinator has acknowledged 
 stays that they were sent.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,11 +24,12 @@ import safetensors.torch
 import torch
 
 from fedws.durable import sync, write
-from fedws.errors import Stopped
+from fedws.errors import Stopped, TaskError
 from fedws.messages import Json
 from fedws.tensors import NAMES, Tensors, digest
 
 _FACTS, _FEATURES, _LABELS, _SENT, _EXTRACTOR = "facts.json", "features", "labels", "sent", "extractor"
+_HELD = (_FEATURES, _LABELS, _EXTRACTOR)
 CACHED = "extractor-"
 """What the names of cached tensors begin with; their digest follows."""
 SAFE = 2**23
@@ -35,7 +37,9 @@ SAFE = 2**23
 KEPT = 30 * 24 * 3600.0
 """Seconds for which features that nobody fetches are kept, and what nobody uses of the cache."""
 MOST_CACHED = 64
-"""Files in the cache when a run begins; the oldest beyond are forgotten, whoever sent them."""
+"""Files in the cache; the oldest beyond are forgotten, whoever sent them."""
+MOST_WAITING = 8
+"""Uploads of other runs that wait to be fetched when one more is made."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Batch:
     """Of classes, int64 [k]; or any of one shape, int64 or float32 [k, ...]."""
     shape: Sequence[int]
     """Of a record's features before they were encoded."""
+
+    @property
+    def each(self) -> Json:
+        """What every record has."""
+        label = {"label_shape": list(self.labels.shape[1:]), "label_dtype": NAMES[self.labels.dtype]}
+        return {"bytes": self.features.shape[1], "shape": list(self.shape), **label}
 
 
 class Upload:
@@ -82,8 +92,7 @@ class Upload:
 
     def acknowledge(self) -> None:
         """The coordinator has all of it: delete the bits, and keep in mind that they were sent."""
-        for name in (_FEATURES, _LABELS, _EXTRACTOR):
-            (self._folder / name).unlink(missing_ok=True)
+        _empty(self._folder)
         self.acknowledged = True
 
 
@@ -110,31 +119,42 @@ class Uploads:
         """What was made for the run; None when nothing was, or not all of it."""
         return Upload(self._place()) if self._facts().get("whole") else None
 
-    def begun(self, asked: Json) -> Tensors | None:
-        """The extractor of the upload that was begun with these settings; None when none was."""
+    def begun(self, asked: Json, data: str) -> Tensors | None:
+        """The extractor of the upload that was begun with these settings and ``data``; None when none was."""
         try:
             found = safetensors.torch.load((self._place() / _EXTRACTOR).read_bytes())
         except (OSError, safetensors.SafetensorError):
             return None
-        return found if self._facts().get("asked") == asked else None
+        facts = self._facts()
+        return found if (facts.get("asked"), facts.get("data")) == (asked, data) else None
 
-    def start(self, asked: Json, extractor: Tensors) -> None:
-        """Begin the run's upload anew. Raises OSError."""
+    def start(self, asked: Json, extractor: Tensors, data: str) -> None:
+        """Begin the run's upload anew; ``data`` is what tells these samples from others. Raises OSError.
+
+        Of other runs' uploads that were not fetched the newest stay, so that nobody fills the disk with runs.
+        """
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
+        for other in self._waiting()[MOST_WAITING:]:
+            _empty(other)
         folder.mkdir(mode=0o700, parents=True)
         sync(folder.parent)
         write(folder / _EXTRACTOR, safetensors.torch.save(dict(extractor)))
-        self._keep({"asked": asked, "records": 0, "bytes": 0, "label_shape": [], "label_dtype": "int64"})
+        none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
+        self._keep({"asked": asked, "data": data, **none})
 
     def make(self, batches: Callable[[int], Iterable[Batch]]) -> Upload:
         """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
 
-        Raises OSError. What was written stays when it is stopped; after any other error nothing was made.
+        Raises OSError, and TaskError for records that are not all alike. What was written stays when it is stopped;
+        after any other error nothing was made.
         """
         folder, facts = self._place(), self._facts()
         try:
             with (folder / _FEATURES).open("ab") as features, (folder / _LABELS).open("ab") as labels:
+                per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
+                features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
+                labels.truncate(facts["records"] * per_label)
 
                 def save(**more: object) -> None:
                     for file in (features, labels):
@@ -142,20 +162,20 @@ class Uploads:
                         os.fsync(file.fileno())
                     self._keep({**facts, **more})
 
-                per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
-                features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
-                labels.truncate(facts["records"] * per_label)
-                unsafe = 0
-                for batch in batches(facts["records"]):
-                    features.write(batch.features.contiguous().numpy().data)
-                    labels.write(batch.labels.contiguous().numpy().data)
-                    facts |= {"bytes": batch.features.shape[1], "shape": list(batch.shape)}
-                    facts |= {"label_shape": list(batch.labels.shape[1:]), "label_dtype": NAMES[batch.labels.dtype]}
-                    facts["records"] += len(batch.features)
-                    unsafe += batch.features.nbytes
-                    if unsafe >= SAFE:
-                        save()
-                        unsafe = 0
+                safe = facts["records"]
+                try:
+                    for batch in batches(safe):
+                        if facts["records"] and batch.each != {key: facts[key] for key in batch.each}:
+                            raise TaskError("features and labels must have the same shape in all samples")
+                        features.write(batch.features.contiguous().numpy().data)
+                        labels.write(batch.labels.contiguous().numpy().data)
+                        facts |= {**batch.each, "records": facts["records"] + len(batch.features)}
+                        if (facts["records"] - safe) * facts["bytes"] >= SAFE:
+                            save()
+                            safe = facts["records"]
+                except Stopped:
+                    save()
+                    raise
                 save(whole=True)
         except Stopped:
             raise
@@ -202,6 +222,7 @@ class Uploads:
         """Cache tensors under their digest. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write(self._folder / f"{CACHED}{digest(tensors)}", safetensors.torch.save(dict(tensors)))
+        self._prune_cache(0.0)
 
     # ------------------------------------------------------------------ where it is
 
@@ -216,10 +237,34 @@ class Uploads:
     def _prune(self) -> None:
         """Forget what nobody has wanted for long; of what was sent the note stays, that it is not noised again."""
         old = time.time() - KEPT
-        used = sorted((path.stat().st_mtime, path) for path in self._folder.glob(f"{CACHED}*"))
-        for number, (at, path) in enumerate(reversed(used)):
+        self._prune_cache(old)
+        for folder in self._waiting():
+            if _age(folder) < old:
+                _empty(folder)
+
+    def _prune_cache(self, old: float) -> None:
+        used = sorted(((_age(path), path) for path in self._folder.glob(f"{CACHED}*")), reverse=True)
+        for number, (at, path) in enumerate(used):
             if at < old or number >= MOST_CACHED:
                 path.unlink(missing_ok=True)
-        for path in self._folder.glob(f"*/{_FEATURES}"):
-            if path.stat().st_mtime < old:
-                Upload(path.parent).acknowledge()
+
+    def _waiting(self) -> list[Path]:
+        """The folders of all runs that hold more than a note, the newest first."""
+        held = {path.parent for name in _HELD for path in self._folder.glob(f"*/{name}")}
+        return sorted(held, key=_age, reverse=True)
+
+
+def _age(path: Path) -> float:
+    """When a file was used or a folder's were written last; it may be gone."""
+    try:
+        files = [path / name for name in _HELD if (path / name).exists()] if path.is_dir() else [path]
+        return max((file.stat().st_mtime for file in files), default=0.0)
+    except OSError:
+        return 0.0
+
+
+def _empty(folder: Path) -> None:
+    """Keep nothing of an upload but the notes."""
+    for name in _HELD:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink(missing_ok=True)

@@ -13,23 +13,26 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws import extractors, heads, holding, learning, lessons, momentum, pretrained, registry
+from fedws import heads, holding, learning, lessons, momentum, pretrained, registry
 from fedws.adaptation import Adaptation
 from fedws.coded import Coded
 from fedws.cuts import cuts, split
 from fedws.deliveries import Kept, Part, chunk
 from fedws.errors import TaskError, UsageError
-from fedws.extraction import MOST_EXTRACTORS, Extraction, coded, encoded, facts
+from fedws.extraction import Extraction, encoded, facts, spent
+from fedws.extractors import MOST, join, parts
 from fedws.featurestore import FEATURES, LABELS, Records
 from fedws.gathering_algorithm import Basis
-from fedws.heads import Epoch
+from fedws.heads import LIKELIHOODS, Epoch
 from fedws.interfaces import Ask, Dataset, Task
 from fedws.learning import Workspace
 from fedws.lessons import CLEAR, Lesson
 from fedws.messages import Json, Order, Report
 from fedws.plan import Count, Scoring, Training
+from fedws.policy import Features
 from fedws.ranges import Positive
 from fedws.registry import register
+from fedws.samples import fingerprint
 from fedws.tensors import Tensors, digest
 
 # ------------------------------------------------------------------ on the worker
@@ -39,19 +42,16 @@ from fedws.tensors import Tensors, digest
 def extract(order: Order, workspace: Workspace) -> Report:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
     settings = workspace.settings(order, Extraction)
-    return _extract(order, workspace, settings, settings.drawn)
+    return _extract(order, workspace, settings, lambda pieces: pieces[0])
 
 
 @register("task", "mistnet.adapt")
 def adapt(order: Order, workspace: Workspace) -> Report:
-    """As :func:`extract`, with an extractor that is trained on the samples first: the one task that trains on a device.
-
-    What it has become stays on the device.
-    """
+    """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
     settings = workspace.settings(order, Adaptation)
 
     def adapted(pieces: list[Tensors]) -> Tensors:
-        return settings.adapted(settings.drawn(pieces), pieces[-1], workspace, order.seed)
+        return settings.adapted(pieces[0], pieces[1], workspace, order.seed)
 
     return _extract(order, workspace, settings, adapted)
 
@@ -74,13 +74,14 @@ def _extract(
     except UsageError as error:
         raise TaskError(str(error)) from None
     try:
-        chosen = uploads.begun(settings.asked)
+        data = fingerprint(workspace.data)
+        chosen = uploads.begun(settings.asked, data)
         if chosen is None:
             pieces = settings.pieces(order.tensors, uploads)
             if pieces is None:
                 return workspace.report(order, {"wanted": "extractor"})
             chosen = choose(pieces)
-            uploads.start(settings.asked, chosen)
+            uploads.start(settings.asked, chosen, data)
         extractor = settings.loaded(chosen)
         made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:
@@ -97,10 +98,9 @@ def upload(order: Order, workspace: Workspace) -> Report:
     first, count, records = part.first, part.count, made.facts["records"]
     if part.model != made.facts["asked"]["model"]:
         raise TaskError(f"the features of this run are of {made.facts['asked']['model']}, not of {part.model}")
-    if first + count > records or count > chunk(made.facts["bytes"]):
+    if first + count > records or count > chunk(made.facts):
         raise TaskError(f"{count} records from {first} on are no chunk of {records}")
-    spent = coded(made).spent(made.facts["shape"], again=made.sent(first, count))
-    workspace.announce(order, spent, lambda: made.note(first, count))
+    workspace.announce(order, spent(made, again=made.sent(first, count)), lambda: made.note(first, count))
     features, targets = made.part(first, count)
     return workspace.report(order, {"first": part.first}, {FEATURES: features, LABELS: targets})
 
@@ -130,8 +130,9 @@ def pretrain(order: Order, workspace: Workspace) -> Report:
     names = learning.initial(settings.model, seed=0).state_dict()
     module = public.module(settings.model, {name: order.tensors[name] for name in names})
     others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
-    told: Json = {"classes": lessons.classes(module, public, settings), "sample": list(public.data[0][0].shape)}
+    classes, label = lessons.examine(module, public, settings)
     trained, tensors = lessons.learn(module, others, public, settings, order.seed)
+    told = {"classes": classes, "label": label, "sample": list(public.data[0][0].shape)}
     return workspace.report(order, {**asdict(trained), **told}, tensors)
 
 
@@ -170,7 +171,7 @@ class MistNet:
     """A file with a model that is pretrained already."""
     extractor: Literal["one", "random"] = "one"
     """Whether all workers have the same, or each draws one of several and keeps to itself which."""
-    extractors: Annotated[int, Field(ge=2, le=MOST_EXTRACTORS)] = 3
+    extractors: Annotated[int, Field(ge=2, le=MOST)] = 3
     """How many are pretrained for ``random``; a file of pretrained ones has its own number."""
     fine_tune: Annotated[int, Field(ge=0)] = 0
     """Epochs for which a worker trains its extractor on its own samples first."""
@@ -181,8 +182,8 @@ class MistNet:
     def __post_init__(self) -> None:
         assert self.coded  # or an encoding is wrong, and says so
         registry.find("dataset", registry.Spec.parse(self.public).name)
-        if self.training.loss not in ("nll", "cross_entropy") and self.labels != "clear":
-            raise UsageError(f"--loss {self.training.loss}: labels are randomised for nll and cross_entropy; {CLEAR}")
+        if self.training.loss not in LIKELIHOODS and self.labels != "clear":
+            raise UsageError(f"--loss {self.training.loss}: randomised labels want {' or '.join(LIKELIHOODS)}; {CLEAR}")
         module = learning.initial(self.training.model, seed=0)
         if not self.place:
             name, there = self.training.model, ", ".join(cuts(module)) or "none"
@@ -199,6 +200,10 @@ class MistNet:
     def coded(self) -> Coded:
         """How records leave the workers."""
         return Coded.of(self.encoding, self.epsilon, self.label_epsilon if self.labels == "randomised" else None)
+
+    def spent(self, shape: Sequence[int]) -> Features:
+        """What a record with features of that shape spends."""
+        return self.coded.spent(shape, adapted=self.fine_tune > 0)
 
     def scoring(self, plain: Scoring) -> Scoring:
         """How the evaluator passes a sample through both halves: encoded without noise, decoded as in training."""
@@ -223,14 +228,11 @@ class MistNet:
         """
         if self.pretrained:
             found = pretrained.load_for(Path(self.pretrained), self.training.model, model)
-            others, origin = found.others if self.extractor == "random" else {}, found.origin
-            if self.extractor == "random" and (not others or origin.cut != self.place):
-                has = f"has them for the cut {origin.cut}" if others else "has one"
-                how = f"'fedws pretrain --cut {self.place} --extractors {self.extractors}' makes several"
-                raise UsageError(f"--extractor random: {self.pretrained} {has}; {how}")
+            own, origin, file = self._half(0, found.model), found.origin, f"--pretrained {self.pretrained}"
             if not origin.classes and self.labels != "clear":
-                raise UsageError(f"--pretrained {self.pretrained} tells no classes apart; {CLEAR}")
-            return Basis(found.model, others, origin.classes, origin.sample)
+                raise UsageError(f"{file} tells no classes apart; {CLEAR}")
+            others = pretrained.several(found, own, file) if self.extractor == "random" else {}
+            return Basis(found.model, others, origin.classes, origin.label, origin.sample)
         if self.extractor == "random":
             return Basis(model, lessons.beginnings(self.training.model, self.place, self.extractors - 1))
         return Basis(model)
@@ -251,7 +253,7 @@ class MistNet:
 
     def extraction(self, model: Tensors, others: Tensors, classes: int, *, send: bool) -> Ask:
         """What to ask of a worker first; the extractors, and the head to adapt one, go with it if the worker wants."""
-        pieces, at = [self._half(0, model), *extractors.parts(others)], self.training
+        pieces, at = [self._half(0, model), *parts(others)], self.training
         asked = {
             **self._cut(classes),
             "dataset": at.dataset,
@@ -264,7 +266,7 @@ class MistNet:
             asked |= {"head": digest(head), "epochs": self.fine_tune, "train_batch_size": at.batch_size}
             asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr}
         task, settings = ("mistnet.adapt", Adaptation) if self.fine_tune else ("mistnet.extract", Extraction)
-        return Ask(task, settings(**asked).model_dump(), extractors.join(pieces) if send else {})
+        return Ask(task, settings(**asked).model_dump(), join(pieces) if send else {})
 
     def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
         """What to have done in that epoch of training, from 1."""

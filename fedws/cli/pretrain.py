@@ -1,6 +1,7 @@
 """``fedws pretrain``: trains a model on public data, for MistNet's extractor and head to begin with."""
 
 import argparse
+from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from fedws.cli.parser import Parser, named
 if TYPE_CHECKING:
     from fedws.interfaces import Dataset
     from fedws.plan import Plan
+    from fedws.pretrained import Origin, Pretrained
     from fedws.tensors import Tensors
 
 
@@ -38,10 +40,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import holding, learning, lessons, pretrained, registry
-    from fedws.cuts import split
+    from fedws import extractors, holding, lessons, pretrained, registry
     from fedws.errors import UsageError
-    from fedws.extraction import MOST_EXTRACTORS
     from fedws.plan import make
 
     for plugin in arguments.plugin or ():
@@ -52,8 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
-    if not 1 <= arguments.extractors <= MOST_EXTRACTORS:
-        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {MOST_EXTRACTORS}")
+    if not 1 <= arguments.extractors <= extractors.MOST:
+        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractors.MOST}")
     given = {**chosen, "threads": arguments.threads}
     plan = named(lambda: make({**given, "model": name, "training_rounds": arguments.epochs}), given)
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
@@ -61,23 +61,68 @@ def main(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
     data, held_out = (holding.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
-    cut = arguments.cut or getattr(registry.find("model", registry.Spec.parse(name).name), "cut", "")
-    if several:
-        split(learning.initial(name, plan.seed), cut)  # before the work is done
+    cut = _cut(name, arguments.cut, needed=several)
     others = lessons.beginnings(name, cut, arguments.extractors - 1) if several else {}
     tensors = trained(plan, data, cut, others)
-    work = learning.Workspace("public", plan.dataset, held_out)
-    module = work.module(name, {key: tensor for key, tensor in tensors.items() if key not in others})
-    score = learning.score(module, work, plan.scoring())
-    right = "" if score.accuracy is None else f", {100 * score.accuracy:.2f} % are right"
-    print(f"of {score.samples} test samples of {plan.dataset}{right or f', the mean loss is {score.loss:.4f}'}")
-    classes, sample = len(score.histogram or ()), list(data[0][0].shape)
-    origin = pretrained.Origin(name, plan.dataset, classes, sample, arguments.epochs, cut if several else "")
-    pretrained.save(file, pretrained.of(tensors, origin))
-    how = "mistnet" if classes else "mistnet:labels=clear"
-    how += f" --cut {cut} --extractor random" if several else ""
+    found = pretrained.of(tensors, _origin(plan, data, tensors, cut if several else ""))
+    for told in _scores(plan, held_out, found):
+        print(told)
+    pretrained.save(file, found)
+    how = "mistnet" if found.origin.classes else "mistnet:labels=clear"
+    how += f" --cut {cut}" if arguments.cut or several else ""
+    how += " --extractor random" if several else ""
+    how += f" --loss {plan.loss}" if plan.loss != "nll" else ""
     print(f"use it with: fedws run --strategy {how} --model {name} --pretrained {file}")
     return 0
+
+
+def _cut(model: str, given: str | None, *, needed: bool) -> str:
+    """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
+    from fedws import learning, registry
+    from fedws.cuts import cuts, resolved
+    from fedws.errors import UsageError
+
+    own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
+    if not given and not needed:
+        return str(own)
+    module = learning.initial(model, 0)
+    if not own:
+        raise UsageError(
+            f"--cut is needed: {model} has no place of its own to be cut; there are: {', '.join(cuts(module))}"
+        )
+    return resolved(module, own)
+
+
+def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Origin":
+    """What it is that was pretrained."""
+    from fedws import learning, lessons, pretrained
+
+    work = learning.Workspace("public", plan.dataset, data)
+    settings = lessons.Lesson(**plan.training().model_dump(), clear=True)
+    names = learning.initial(plan.model, 0).state_dict()
+    module = work.module(plan.model, {name: tensors[name] for name in names})
+    classes, label = lessons.examine(module, work, settings)
+    return pretrained.Origin(
+        plan.model, plan.dataset, classes, list(data[0][0].shape), plan.training_rounds, label, cut
+    )
+
+
+def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
+    """How good it is on data that it was not trained on, with each of its extractors, in words."""
+    from fedws import extractors, learning
+
+    work = learning.Workspace("public", plan.dataset, data)
+    several = extractors.parts(found.others)
+    for number, own in enumerate([{}, *several]):
+        module = work.module(plan.model, {**found.model, **own})
+        score = learning.score(module, work, plan.scoring())
+        whose = f" with extractor {number + 1}" if several else ""
+        right = (
+            f"{100 * score.accuracy:.2f} % are right"
+            if score.accuracy is not None
+            else f"the mean loss is {score.loss:.4f}"
+        )
+        yield f"of {score.samples} test samples of {plan.dataset}, {right}{whose}"
 
 
 def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = MappingProxyType({})) -> "Tensors":

@@ -36,7 +36,7 @@ def _pieces() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedws.deliveries.CHUNK", 2 * 50)  # fifty records of two bytes
+    monkeypatch.setattr("fedws.deliveries.CHUNK", 10 * 50)  # fifty records of two bytes, and eight for a label
 
 
 def whole(run: Run) -> Records:
@@ -206,6 +206,9 @@ HOSTILE: dict[str, dict[str, Any] | None] = {
     "no records": {"records": 0},
     "no end of records": {"records": 2**62},
     "a text": {"records": "many"},
+    "labels of another shape": {"label_shape": [9]},
+    "other labels": {"label_dtype": "float32"},
+    "labels without bounds": {"label_shape": [2**40, 2**40]},
     "one thing more": {"chunk": 2**62},
     "nothing": None,
 }

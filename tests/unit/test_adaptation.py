@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+import fedws
 from fedws import learning, lessons, registry
-from fedws.adaptation import Adaptation
+from fedws.adaptation import Adaptation, _Before
+from fedws.audit import Audit, read
 from fedws.cuts import split
 from fedws.extractors import join, parts
 from fedws.messages import Report
-from fedws.plan import Scoring
+from fedws.plan import Scoring, Training
 from fedws.policy import Policy
-from fedws.tensors import Tensors, digest
+from fedws.tensors import Tensors, detached, digest
 from tests.mistnet import TOLD, features, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 
@@ -93,6 +95,57 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
             learning.score(module, work, made.scoring(Scoring(model="points_net", loss="nll", dataset="points"))).loss
         )
     assert losses[1] < losses[0], "behind the very same head"
+
+
+def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
+    """Each record's features tell of all samples, and of their labels, by which the extractor was trained."""
+    log = Audit(tmp_path / "log")
+    node, made = worker(tmp_path, audit=log), strategy(fine_tune=1)
+    node.answer(order(made.extraction(weights(), {}, 10, send=True)))
+    features(node.answer(part()))
+    (line,) = [line for line in read(log.path) if line is not None and line["data"] == "features"]
+    assert line["epsilon"] is None
+    spent = made.spent((11,))
+    assert spent.record()["epsilon_total"] is None and spent.record()["epsilon"] == 2.0
+    why = "no bound for the record as a whole, since devices adapted their extractors to all of their samples"
+    assert spent.told().endswith(why)
+    assert strategy().spent((11,)).spent == 26.0
+
+
+def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
+    class Normed(nn.Sequential):
+        def __init__(self) -> None:
+            inner, outer = nn.Linear(4, 11), nn.Linear(11, 10)
+            super().__init__(inner, nn.BatchNorm1d(11), nn.Dropout(0.5), outer, nn.LogSoftmax(1))
+
+    fedws.register("model", "normed")(Normed)
+    try:
+        model = detached(learning.initial("normed", 1).state_dict())
+        made = registry.build("strategy", "mistnet:cut=0,fine_tune=2", Training(model="normed", dataset="points"))
+        ask = made.extraction(model, {}, 10, send=True)
+        settings, (extractor, head) = Adaptation.model_validate(ask.settings), parts(ask.tensors)
+        work, before = learning.Workspace("alice", "points", Points(Path(), True)), digest(head)
+        inner, outer = settings.loaded(extractor), settings.loaded(head, head=True)
+        module = _Before(inner, outer)
+        learning.train(module, work, Training(model="normed", dataset="points"), seed=1)
+        assert digest(outer.state_dict()) == before == digest(head)
+        assert digest(inner.state_dict()) != digest(extractor)
+        one, other = (settings.adapted(extractor, head, work, seed=1) for _ in range(2))
+        assert digest(one) == digest(other)
+    finally:
+        del registry._pieces["model", "normed"]
+
+
+def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path) -> None:
+    asked = order(strategy(fine_tune=2).extraction(weights(), {}, 10, send=True), lr=1e30)
+    why = reason(worker(tmp_path).answer(asked))
+    assert re.fullmatch("the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)", why)
+
+
+def test_samples_of_another_shape_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    ask = strategy("points_net:inputs=5", fine_tune=1).extraction(weights("points_net:inputs=5"), {}, 10, send=True)
+    why = reason(worker(tmp_path).answer(order(ask)))
+    assert why == "samples of [4] on alice do not fit the extractor of points_net:inputs=5"
 
 
 def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:

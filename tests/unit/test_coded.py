@@ -54,12 +54,13 @@ def test_what_is_spent_is_that_of_the_encoding() -> None:
         ({"label_epsilon": None}, "their label epsilon is None, not 4.0"),
         ({"bytes": 3}, "their bytes is 3, not 2"),
         ({"shape": (12,)}, r"their shape is \(12,\), not \(11,\)"),
+        ({"label_shape": (1,)}, r"their label is int64 \[1\], not int64 \[\]"),
     ],
 )
 def test_what_a_worker_says_must_be_what_was_asked_for(changes: dict[str, Any], why: str) -> None:
-    CODED.agree(FACTS, (11,), None, 10)
+    CODED.agree(FACTS, (11,), "int64 []")
     with pytest.raises(RejectedUpdate, match=why):
-        CODED.agree(FACTS.model_copy(update=changes), (11,), None, 10)
+        CODED.agree(FACTS.model_copy(update=changes), (11,), "int64 []")
 
 
 def test_labels_cannot_be_claimed_to_be_without_bounds() -> None:
@@ -67,14 +68,11 @@ def test_labels_cannot_be_claimed_to_be_without_bounds() -> None:
         Facts(**{**FACTS.model_dump(), "label_shape": (2**40, 2**40)})
 
 
-def test_labels_that_are_no_classes_must_be_alike() -> None:
+def test_labels_must_be_what_the_model_was_pretrained_with() -> None:
     boxes = FACTS.model_copy(update={"label_shape": (3, 5), "label_dtype": "float32"})
-    CODED.agree(boxes, (11,), None, 0)
-    CODED.agree(boxes, (11,), boxes, 0)
-    with pytest.raises(RejectedUpdate, match=r"their labels are float32 \[3, 5\], no classes"):
-        CODED.agree(boxes, (11,), None, 10)
-    with pytest.raises(RejectedUpdate, match=r"their labels are int64 \[\], unlike those of others"):
-        CODED.agree(FACTS, (11,), boxes, 0)
+    CODED.agree(boxes, (11,), "float32 [3, 5]")
+    with pytest.raises(RejectedUpdate, match=r"their label is float32 \[3, 5\], not int64 \[\]"):
+        CODED.agree(boxes, (11,), "int64 []")
     delivery = Delivery(boxes.model_dump())
     good = torch.zeros(5, 3, 5)
     CODED.check(report(labels=good), delivery, 0)
@@ -121,7 +119,7 @@ def test_a_delivery_knows_its_next_step() -> None:
 
 
 def test_chunks_are_numbered_whatever_the_last_ones_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedws.deliveries.CHUNK", 4)
+    monkeypatch.setattr("fedws.deliveries.CHUNK", 20)  # two records of two bytes and a label of eight
     delivery, found = DELIVERY, []
     while delivery.step == "upload":
         found.append((delivery.number, delivery.count))

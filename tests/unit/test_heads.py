@@ -1,5 +1,6 @@
 """The coordinator's own node trains the head on what was sent."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+import fedws
 from fedws import heads, learning, registry
 from fedws.algorithms.mistnet import train
 from fedws.cuts import split
+from fedws.errors import TaskError
 from fedws.featurestore import FeatureStore, Records
 from fedws.heads import Epoch
 from fedws.messages import Order, Report
@@ -105,3 +108,46 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
         memory = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
         losses.append(loss)
     assert losses[-1] < losses[0] / 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"shape": [11]}, "features of the shape [11] cannot be shifted so far"),
+        ({"crop": 12}, "features of the shape [20, 12, 12] cannot be shifted so far"),
+        (
+            {"classes": 0, "label_epsilon": None},
+            "labels that are no classes may be places, which would have to move too",
+        ),
+    ],
+)
+def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> None:
+    records = Records([{"features": torch.zeros(6, 360, dtype=torch.uint8), "labels": torch.arange(6)}])
+    made = registry.build("strategy", "mistnet:crop=2", Training(model="mnist_cnn", dataset="digits"))
+    asked = made.epoch({}, {}, 10, (20, 12, 12), 1).settings
+    work = learning.Workspace("coordinator", "features", records)
+    with pytest.raises(TaskError, match=re.escape(why)):
+        heads.trained(
+            learning.initial("mnist_cnn", 1), {}, records, Epoch.model_validate({**asked, **changes}), work, 1
+        )
+
+
+def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
+    calls = []
+
+    def mine(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        calls.append(targets)
+        return (outputs.exp()[:, 0]).mean()
+
+    fedws.register("loss", "mine")(lambda: mine)
+    try:
+        packed = torch.zeros(6, 2, dtype=torch.uint8)
+        records = Records([{"features": packed, "labels": torch.arange(6)}])
+        training = Training(model="points_net", dataset="points", loss="mine")
+        made = registry.build("strategy", "mistnet:cut=relu,labels=clear", training)
+        settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
+        work = learning.Workspace("coordinator", "features", records)
+        heads.trained(learning.initial("points_net", 1), {}, records, settings, work, seed=1)
+    finally:
+        del registry._pieces["loss", "mine"]
+    assert sum(map(len, calls)) == 6

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedws.errors import UsageError
-from fedws.labels import loss, randomise, redrawn
+from fedws.labels import classes, loss, plain, randomise, redrawn, told
 from fedws.noise import Noise
 from tests.statistics import assert_mean, assert_shares, seeded
 
@@ -145,3 +145,27 @@ def minimiser(shares: torch.Tensor, epsilon: float | None) -> torch.Tensor:
 
     search.step(mean)
     return functional.softmax(scores.detach(), dim=0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "found"),
+    [
+        (torch.zeros(3, 10), torch.arange(3), 10),
+        (torch.zeros(3, 1), torch.arange(3), 0),
+        (torch.zeros(3, 10), torch.zeros(3), 0),
+        (torch.zeros(3, 10), torch.zeros(3, 5, dtype=torch.int64), 0),
+        (torch.zeros(3, 4, 10), torch.arange(3), 0),
+        ({"boxes": torch.zeros(3)}, torch.arange(3), 0),
+        (torch.zeros(3, 10), [{"boxes": torch.zeros(3)}], 0),
+    ],
+)
+def test_only_a_classifier_tells_classes_apart(outputs: object, labels: object, found: int) -> None:
+    assert classes(outputs, labels) == found
+
+
+def test_labels_are_sent_as_whole_numbers_or_floats() -> None:
+    assert told(plain(torch.zeros(2, 3, dtype=torch.float64))) == "float32 [3]"
+    assert told(plain(torch.zeros(2, dtype=torch.int32))) == "int64 []"
+    for wrong in (torch.tensor(1), [torch.zeros(1)], {"boxes": torch.zeros(1)}):
+        with pytest.raises(ValueError, match="labels must be tensors of one shape"):
+            plain(wrong)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedws import learning, lessons, pretrained, registry
 from fedws.coded import Coded
 from fedws.errors import UsageError
-from fedws.extractors import parts
+from fedws.extractors import join, parts
 from fedws.plan import Training
 from fedws.tensors import Tensors, detached, digest
 from tests.mistnet import strategy, weights
@@ -46,7 +47,7 @@ def test_a_setting_that_cannot_be_is_named(options: dict[str, str], why: str) ->
 
 
 def test_losses_that_labels_with_noise_do_not_go_with_are_refused() -> None:
-    with pytest.raises(UsageError, match="--loss mse: labels are randomised for nll and cross_entropy"):
+    with pytest.raises(UsageError, match="--loss mse: randomised labels want nll or cross_entropy; labels can"):
         registry.build("strategy", "mistnet:cut=relu", Training(model="points_net", dataset="points", loss="mse"))
 
 
@@ -74,7 +75,7 @@ def test_what_is_spent_is_told_whole() -> None:
 
 def file(folder: Path, classes: int = 10, cut: str = "", others: Tensors | None = None) -> Path:
     """A pretrained model, as ``fedws pretrain`` writes it."""
-    origin = pretrained.Origin("points_net", "points", classes, [4], 1, cut)
+    origin = pretrained.Origin("points_net", "points", classes, [4], 1, cut=cut)
     pretrained.save(folder / "made", pretrained.of({**weights(), **(others or {})}, origin))
     return folder / "made"
 
@@ -96,15 +97,26 @@ def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "options", "why"),
     [
-        ({}, {"extractor": "random"}, "made has one; 'fedws pretrain --cut relu --extractors 3' makes several"),
-        ({"cut": "inner"}, {"extractor": "random"}, "made has them for the cut inner; 'fedws pretrain --cut relu "),
-        ({"classes": 0}, {}, "made tells no classes apart; labels that are no classes leave as they are, or not"),
+        ({}, {"extractor": "random"}, "made: it has one extractor; 'fedws pretrain --extractors 3 --cut ...' makes"),
+        (
+            {
+                "cut": "outer",
+                "others": join([{"inner.weight": torch.zeros(1), "inner.bias": torch.zeros(1)}]),
+            },
+            {"extractor": "random"},
+            "made, made for the cut outer: inner.weight has shape ",
+        ),
+        (
+            {"cut": "relu", "others": join([{"inner.weight": torch.zeros(1)} for _ in range(16)])},
+            {"extractor": "random"},
+            "made, made for the cut relu: it has more than 16 extractors; 'fedws pretrain ",
+        ),
+        ({"classes": 0}, {}, "made tells no classes apart; labels can be sent as they are, where the policies"),
     ],
 )
 def test_a_pretrained_file_that_does_not_serve_is_told(
     made: dict[str, Any], options: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    others = lessons.beginnings("points_net", made["cut"], 2) if "cut" in made else {}
-    chosen = strategy(pretrained=file(tmp_path, **made, others=others), **options)
+    chosen = strategy(pretrained=file(tmp_path, **made), **options)
     with pytest.raises(UsageError, match=why):
         chosen.begin(weights())

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import json
 import os
 import stat
 import time
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
-from fedws.errors import Stopped
+from fedws.errors import Stopped, TaskError
 from fedws.tensors import digest
 from fedws.uploads import KEPT, Batch, Upload, Uploads
 
@@ -32,7 +34,7 @@ def uploads(folder: Path | None, run: str = "first", coordinator: str = "lab") -
 
 
 def make(own: Uploads) -> Upload:
-    own.start(ASKED, EXTRACTOR)
+    own.start(ASKED, EXTRACTOR, "data")
     return own.make(batches)
 
 
@@ -42,7 +44,7 @@ def test_what_was_made_is_found_again_also_after_a_new_start(tmp_path: Path) -> 
     for found in (uploads(tmp_path).find(), uploads(tmp_path).find()):
         assert isinstance(found, Upload)
         assert found.facts == {
-            "asked": ASKED, "shape": [2, 3], "records": 7, "bytes": 2,
+            "asked": ASKED, "data": "data", "shape": [2, 3], "records": 7, "bytes": 2,
             "label_shape": [], "label_dtype": "int64", "whole": True,
         }  # fmt: skip
         features, labels = found.part(3, 2)
@@ -72,10 +74,10 @@ def test_after_an_error_nothing_was_made(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     own = uploads(tmp_path)
-    own.start(ASKED, EXTRACTOR)
+    own.start(ASKED, EXTRACTOR, "data")
     with pytest.raises(OSError, match="No space"):
         own.make(breaks)
-    assert own.find() is None and own.begun(ASKED) is None and list(tmp_path.iterdir()) == []
+    assert own.find() is None and own.begun(ASKED, "data") is None and list(tmp_path.iterdir()) == []
     assert make(own).facts["records"] == 7
 
 
@@ -93,15 +95,14 @@ def stop_in(own: Uploads, after: int) -> list[int]:
     return begun
 
 
-def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     """Also in a new process, and with the same extractor, whichever was drawn."""
-    monkeypatch.setattr("fedws.uploads.SAFE", 1)
     own = uploads(tmp_path)
-    own.start(ASKED, EXTRACTOR)
+    own.start(ASKED, EXTRACTOR, "data")
     assert stop_in(own, 3) == [0] and stop_in(uploads(tmp_path), 6) == [3]
     own = uploads(tmp_path)
     assert own.find() is None, "it is not whole"
-    found = own.begun(ASKED)
+    found = own.begun(ASKED, "data")
     assert found is not None and digest(found) == digest(EXTRACTOR)
     asked = []
 
@@ -113,36 +114,95 @@ def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path, monkeypatch
     assert asked == [6]
     features, labels = made.part(0, 7)
     assert labels.tolist() == list(range(7)) == features[:, 0].tolist()
-    assert own.begun(ASKED) is None, "the extractor is not needed any more"
+    assert own.begun(ASKED, "data") is None, "the extractor is not needed any more"
 
 
-def test_what_was_not_yet_safe_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut files may be longer than what of them is on the disk."""
+def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files may then be longer than what of them is on the disk."""
     monkeypatch.setattr("fedws.uploads.SAFE", 7)  # records of two bytes: after the second batch
     own = uploads(tmp_path)
-    own.start(ASKED, EXTRACTOR)
-    assert stop_in(own, 3) == [0]
-    assert stop_in(own, 6) == [0]
-    (folder,) = tmp_path.iterdir()
+    own.start(ASKED, EXTRACTOR, "data")
+    safe = []
+
+    def cut(first: int) -> Iterator[Batch]:
+        for batch in batches():
+            safe.append((tmp_path / own.name / "facts.json").read_bytes())
+            yield batch
+
+    own.make(cut)
+    records = [json.loads(facts)["records"] for facts in safe]
+    assert records == [0, 0, 6]
+    folder = tmp_path / own.name
+    (folder / "facts.json").write_bytes(safe[-1])
     for name in ("features", "labels"):
         with (folder / name).open("ab") as file:
             file.write(b"\x00" * 5)
-    assert own.make(batches).part(0, 7)[1].tolist() == list(range(7))
+    write = safetensors.torch.save(EXTRACTOR)
+    (folder / "extractor").write_bytes(write)
+    assert uploads(tmp_path).begun(ASKED, "data") is not None
+    assert uploads(tmp_path).make(batches).part(0, 7)[1].tolist() == list(range(7))
 
 
 def test_other_settings_begin_anew(tmp_path: Path) -> None:
     own = uploads(tmp_path)
-    own.start(ASKED, EXTRACTOR)
+    own.start(ASKED, EXTRACTOR, "data")
     stop_in(own, 3)
-    assert own.begun({"encoding": "sue"}) is None
-    own.start({"encoding": "sue"}, EXTRACTOR)
+    assert own.begun({"encoding": "sue"}, "data") is None and own.begun(ASKED, "other data") is None
+    own.start({"encoding": "sue"}, EXTRACTOR, "data")
     assert own.make(batches).facts["records"] == 7
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Batch(torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, 4), (2, 3)),
+        Batch(torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), (6,)),
+        Batch(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), (2, 3)),
+    ],
+)
+def test_records_that_are_not_alike_are_refused(other: Batch, tmp_path: Path) -> None:
+    """They would be read as others."""
+    own = uploads(tmp_path)
+    own.start(ASKED, EXTRACTOR, "data")
+    with pytest.raises(TaskError, match="features and labels must have the same shape in all samples"):
+        own.make(lambda first: [*batches(), other])
+    assert own.find() is None
+
+
+def test_uploads_that_nobody_fetches_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for them, in however many runs."""
+    monkeypatch.setattr("fedws.uploads.MOST_WAITING", 2)
+    for number in range(5):
+        own = uploads(tmp_path, str(number))
+        make(own)
+        for path in (tmp_path / own.name).iterdir():
+            os.utime(path, (time.time() - 100 + number,) * 2)
+    found = [uploads(tmp_path, str(number)).find() for number in range(5)]
+    assert [one is not None and one.acknowledged for one in found] == [True, True, False, False, False]
+
+
+def test_what_was_half_deleted_harms_nobody(tmp_path: Path) -> None:
+    """A process may be killed at any moment, and files go in no order."""
+    old = time.time() - KEPT - 60
+    for number, names in enumerate((["features"], ["labels", "extractor"], ["extractor"], ["facts.json"])):
+        own = uploads(tmp_path, str(number))
+        make(own)
+        folder = tmp_path / own.name
+        for name in ("features", "labels", "extractor", "facts.json"):
+            (folder / name).unlink(missing_ok=True)
+        for name in names:
+            (folder / name).write_text("{}")
+            os.utime(folder / name, (old, old))
+    again = uploads(tmp_path, "next")
+    assert make(again).facts["records"] == 7
+    left = {path.name for folder in tmp_path.iterdir() if folder.name != again.name for path in folder.iterdir()}
+    assert left == {"facts.json"}
 
 
 def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
     boxes = torch.rand(7, 3, 5, generator=torch.Generator().manual_seed(1))
     own = uploads(tmp_path)
-    own.start(ASKED, EXTRACTOR)
+    own.start(ASKED, EXTRACTOR, "data")
     packed = torch.zeros(7, 2, dtype=torch.uint8)
     made = own.make(lambda first: [Batch(packed[:4], boxes[:4], (2, 3)), Batch(packed[4:], boxes[4:], (2, 3))])
     assert (made.facts["label_shape"], made.facts["label_dtype"]) == ([3, 5], "float32")
@@ -150,6 +210,7 @@ def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within a run."""
     monkeypatch.setattr("fedws.uploads.MOST_CACHED", 2)
     own = uploads(tmp_path)
     sent = [{"w": torch.full((1,), float(number))} for number in range(4)]
@@ -157,7 +218,6 @@ def test_the_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest
         own.cache(tensors)
         path = tmp_path / f"extractor-{digest(tensors)}"
         os.utime(path, (time.time() - 100 + number,) * 2)
-    own.begin("second", "lab")
     assert [own.cached(digest(tensors)) is not None for tensors in sent] == [False, False, True, True]
 
 
@@ -166,18 +226,19 @@ def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
     first, second, third = (uploads(tmp_path, name) for name in ("first", "second", "third"))
     make(first)
     make(second)
-    third.start(ASKED, EXTRACTOR)
+    third.start(ASKED, EXTRACTOR, "data")
     stop_in(third, 3)
     tensors = {"w": torch.ones(1)}
     first.cache(tensors)
     first.cache(EXTRACTOR)
     long_ago = time.time() - KEPT - 60
-    for path in (tmp_path / first.name / "features", tmp_path / third.name / "features", *tmp_path.glob("extractor-*")):
+    gone = [path for own in (first, third) for path in (tmp_path / own.name).iterdir()]
+    for path in [*gone, *tmp_path.glob("extractor-*")]:
         os.utime(path, (long_ago, long_ago))
     assert first.cached(digest(tensors)) is not None, "what is used is kept"
     for own in (uploads(tmp_path, name) for name in ("first", "second", "third")):
         found, name = own.find(), own.run and own.run[1]
-        assert (found is not None and found.acknowledged, own.begun(ASKED)) == (name == "first", None)
+        assert (found is not None and found.acknowledged, own.begun(ASKED, "data")) == (name == "first", None)
     assert first.cached(digest(tensors)) is not None and first.cached(digest(EXTRACTOR)) is None
 
 
