@@ -137,7 +137,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
 
 
 def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path) -> None:
-    asked = order(strategy(fine_tune=2).extraction(weights(), {}, 10, send=True), lr=1e30)
+    asked = order(strategy(fine_tune=2).extraction(weights(), {}, 10, send=True), lr=3e38)
     why = reason(worker(tmp_path).answer(asked))
     assert re.fullmatch("the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)", why)
 
