@@ -56,7 +56,7 @@ def root(tmp_path: Path) -> Path:
     for number, (mode, size) in enumerate([("RGB", (60, 40)), ("RGB", (40, 60)), ("RGB", (8, 8)), ("L", (50, 33))], 1):
         grey = (60 * number,) * 3 if mode == "RGB" else 60 * number
         Image.new(mode, size, grey).save(place(tmp_path, f"images/train2017/{number}.jpg"), quality=100)
-    label(tmp_path, 2, "7 0.5 0.5 0.2 0.4\n3 0.25 0.5 0.5 1\n")
+    label(tmp_path, 2, "7 0.5 0.5 0.6 0.4\n3 0.25 0.5 0.5 1\n")
     label(tmp_path, 3, "")
     label(tmp_path, 4, "79 0.9 0.8 0.1 0.2\n")
     label(tmp_path, 5, "no picture, so never read")
@@ -88,7 +88,7 @@ def test_the_first_half_is_public_and_the_second_the_edges(pieces: Any, root: Pa
 def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: Path) -> None:
     public, edges = (holding.load(f"coco128{part}", str(root), True) for part in (":public", ""))
     padding = torch.tensor([-1.0, 0, 0, 0, 0])
-    assert public[1][1][:2].tolist() == torch.tensor([[7, 0.5, 0.5, 0.2, 0.4], [3, 0.25, 0.5, 0.5, 1]]).tolist()
+    assert public[1][1][:2].tolist() == torch.tensor([[7, 0.5, 0.5, 0.6, 0.4], [3, 0.25, 0.5, 0.5, 1]]).tolist()
     for boxes, known in ((public[0][1], 0), (public[1][1], 2), (edges[0][1], 0), (edges[1][1], 1)):
         assert (boxes[known:] == padding).all() and (boxes[:known, 0] >= 0).all()
 
