@@ -1,6 +1,7 @@
 """Imports what commands import, for the process that :meth:`tests.processes.Processes.fork` copies."""
 
 import matplotlib.figure
+import pytest  # the main module of these processes is pytest's, which multiprocessing imports in each
 import safetensors.torch
 import sklearn.datasets
 import tensorboardX
@@ -20,6 +21,7 @@ import fedws.coordinator.run
 import fedws.data.digits
 import fedws.data.mnist
 import fedws.models.mnist_cnn
+import tests.processes
 
-__all__ = ["evaluator", "fedws", "matplotlib", "safetensors", "sklearn", "tensorboardX", "torch", "torchvision"]
-__all__ += ["tqdm", "uvloop"]
+__all__ = ["evaluator", "fedws", "matplotlib", "pytest", "safetensors", "sklearn", "tensorboardX", "tests", "torch"]
+__all__ += ["torchvision", "tqdm", "uvloop"]
