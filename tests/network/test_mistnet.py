@@ -17,6 +17,7 @@ import fedws
 from fedws import deliveries
 from fedws.algorithms import mistnet
 from fedws.checkpoint import Checkpoints
+from fedws.coordinator import trainer
 from fedws.coordinator.own import LENGTH, OwnNode
 from fedws.coordinator.run import prepare, resume_run
 from fedws.encoded import encoded
@@ -24,13 +25,14 @@ from fedws.errors import RunFailed, UsageError
 from fedws.featurestore import FEATURES, FeatureStore
 from fedws.interfaces import Limits
 from fedws.learning import initial
-from fedws.messages import Order, Report
-from fedws.plan import Scoring, make
+from fedws.messages import Failure, Order, Report
+from fedws.plan import Plan, Scoring, make
 from fedws.wire import encode
 from tests.nodes import PATIENCE, WORKERS, Points, evaluating, settings
-from tests.support import REPOSITORY, recorded
+from tests.support import REPOSITORY, recorded, sent_over
 
 pytestmark = pytest.mark.usefixtures("_small_chunks")
+IN_A_THREAD = pytest.mark.usefixtures("_in_a_thread")
 RECORDS, CHUNKS = 120, 6
 """Of one worker."""
 
@@ -50,6 +52,29 @@ fedws.register("model", "points_net")(PointsNet)
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "CHUNK", 10 * RECORDS // CHUNKS)  # ten bytes a record
+
+
+@pytest.fixture
+def _in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator's own node, for tests that are not about its process: that takes seconds to start."""
+    monkeypatch.setattr("fedws.coordinator.run.OwnNode", Thread)
+
+
+class Thread:
+    """What :class:`OwnNode` is to a run."""
+
+    def __init__(self, plan: Plan, store: Path) -> None:
+        self._store = FeatureStore(store)
+
+    async def __aenter__(self) -> "Thread":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    async def ask(self, order: Order) -> Report | Failure:
+        answer = await asyncio.to_thread(trainer._answer, sent_over(order), self._store, mistnet.MistNet.own)
+        return sent_over(answer)  # type: ignore[no-any-return]
 
 
 class Node:
@@ -139,6 +164,7 @@ async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
         assert not (kept / "features").exists(), "they are deleted when they have arrived"
 
 
+@IN_A_THREAD
 async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Path) -> None:
     """Of the same model, scored twice: the score does not depend on what noise would do."""
     nodes = {"alice": Node()}
@@ -156,6 +182,7 @@ async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Pat
     assert result.scores()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
 
 
+@IN_A_THREAD
 async def test_a_node_that_was_restarted_sends_only_what_is_missing(tmp_path: Path) -> None:
     alice, bob, again = Node(stops_at=2), Node(), Node()
     async with contextlib.AsyncExitStack() as stack:
@@ -174,6 +201,7 @@ async def test_a_node_that_was_restarted_sends_only_what_is_missing(tmp_path: Pa
     assert torch.equal(features, sent([bob, alice])), "made once, though by two processes"
 
 
+@IN_A_THREAD
 async def test_a_coordinator_that_was_killed_asks_only_for_what_is_missing(tmp_path: Path) -> None:
     alice = Node(stops_at=3)
     async with served("alice", alice, tmp_path) as url, asyncio.timeout(PATIENCE):
@@ -189,6 +217,7 @@ async def test_a_coordinator_that_was_killed_asks_only_for_what_is_missing(tmp_p
     assert count == RECORDS and torch.equal(features, sent([alice]))
 
 
+@IN_A_THREAD
 async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
     alice, bob, late = Node(), Node(stops_at=1), Node()
     begun, whole, samples = asyncio.Event(), asyncio.Event(), []
@@ -215,6 +244,7 @@ async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
     assert re.search(r"The time is up; .*bob may follow", (tmp_path / "run" / "run.log").read_text())
 
 
+@IN_A_THREAD
 async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) -> None:
     """A worker whose folder was lost has none for this run, makes no new ones, and is named."""
     alice = Node(stops_at=2)
@@ -230,6 +260,7 @@ async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) 
     assert stored(tmp_path / "run")[1] == 40, "what had arrived stays"
 
 
+@IN_A_THREAD
 @pytest.mark.parametrize(
     ("written", "by", "ends", "arrived"),
     [
