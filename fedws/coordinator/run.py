@@ -169,13 +169,13 @@ async def _run(
 
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(runlog.close)
-        scorer = None
+        scorer, scoring, store = None, plan.scoring(), None
+        if isinstance(strategy, Gathering):
+            scoring, store = strategy.scoring(scoring), FeatureStore(held.path / "features")
         for node, url in plan.evaluator.items():
-            scoring = strategy.scoring(plan.scoring()) if isinstance(strategy, Gathering) else plan.scoring()
             scorer = Scorer(link(node, url, "evaluator"), scoring, plan.silence, runlog)
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
-        store = FeatureStore(held.path / "features") if isinstance(strategy, Gathering) else None
         own = await stack.enter_async_context(OwnNode(plan, store.folder)) if store is not None else None
         fleet = Fleet(links, plan.silence, for_ever=plan.wait == "forever", own=own)
         await stack.enter_async_context(fleet)
@@ -231,10 +231,8 @@ def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
-    strategy, initial = _strategy(plan), detached(module.state_dict())
-    if isinstance(strategy, Gathering):
-        strategy.begin(initial)
-    return plan, strategy, initial
+    initial = detached(module.state_dict())
+    return plan, _strategy(plan, initial), initial
 
 
 def _secured(plan: Plan, security: Security | None) -> Security:
@@ -250,7 +248,7 @@ def _secured(plan: Plan, security: Security | None) -> Security:
     return security
 
 
-def _strategy(plan: Plan) -> Strategy[Any]:
+def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
     workers = tuple(plan.workers)
     aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
     chooser = registry.build("chooser", plan.chooser)
@@ -266,6 +264,7 @@ def _strategy(plan: Plan) -> Strategy[Any]:
                 raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} gathers once")
         if COORDINATOR in workers:
             raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
+        algorithm.begin(initial)  # only to see that it fits
         return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
     if hasattr(algorithm, "step"):
         size = chooser.size(len(workers))

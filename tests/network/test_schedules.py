@@ -145,8 +145,8 @@ def watching() -> Iterator[list[Watched]]:
     module: Any = importlib.import_module("fedws.coordinator.run")
     made, watched = module._strategy, []
 
-    def strategy(plan: fedws.Plan) -> Watched:
-        watched.append(Watched(made(plan)))
+    def strategy(plan: fedws.Plan, initial: Tensors) -> Watched:
+        watched.append(Watched(made(plan, initial)))
         return watched[-1]
 
     with pytest.MonkeyPatch.context() as patch:
