@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -28,8 +29,8 @@ NODES = ("alice", "bob", "charlie", "testing")
 NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
 """An environment in which nothing beyond this machine is reached."""
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.preload"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preload"])
 
 
 class Command:
@@ -143,8 +144,8 @@ class Processes:
 
     def fork(self, *argv: str) -> Command:
         """Run ``fedws ARGV`` in a process that has its imports behind it."""
-        pipes = [_forks.Pipe(duplex=False) for _ in range(2)]
-        process = _forks.Process(
+        pipes = [FORKS.Pipe(duplex=False) for _ in range(2)]
+        process = FORKS.Process(
             target=_command, args=(argv, self.folder, self.environment, *(writer for _, writer in pipes)), daemon=False
         )
         process.start()
@@ -206,14 +207,21 @@ def assert_one_line(command: Command, pattern: str, status: int | None = None) -
     assert "Traceback" not in command.everything
 
 
-def _command(argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: object, err: object) -> None:
-    """In the new process: become ``fedws ARGV``."""
+def enter(folder: Path, environment: Mapping[str, str], out: Connection, err: Connection) -> None:
+    """In the new process: be where it is to be."""
     for number, pipe in ((1, out), (2, err)):
-        os.dup2(pipe.fileno(), number)  # type: ignore[attr-defined]
+        os.dup2(pipe.fileno(), number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _command(
+    argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection, err: Connection
+) -> None:
+    """In the new process: become ``fedws ARGV``."""
+    enter(folder, environment, out, err)
     sys.argv = ["fedws", *argv]
     from fedws.cli.main import console
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedws import registry
 from fedws.messages import Message
 from fedws.wire import Decoder, encode
 
@@ -51,3 +52,8 @@ def sent_over(message: Message) -> Any:
     for piece in encode(message).fragments():
         decoder.feed(piece)
     return decoder.message()
+
+
+def registered_by_benchmarks() -> dict[tuple[str, str], Any]:
+    """Pieces, which are no others' when the tests that know them are over."""
+    return {name: piece for name, piece in registry._pieces.items() if piece.__module__.startswith("benchmarks.")}

@@ -5,64 +5,37 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 
-from benchmarks import inline, load, memory, mistnet, mistnet_pieces, secure, stragglers, stragglers_real, tables
+from benchmarks import load, memory, secure, stragglers, stragglers_real, tables
 from benchmarks.__main__ import NAMES, module
 from benchmarks.feed import feed
 from benchmarks.job import WORKERS, Job, free_ports
 from benchmarks.load import Reading, busy, others
-from benchmarks.mistnet_cell import SKEWED, Cell, parts
-from benchmarks.mistnet_cell import WORKERS as SHARERS
 from benchmarks.pairs import Pair, Run, Summary, added, summaries, verdict
 from benchmarks.processes import ENVIRONMENT, Child, Crew
 from benchmarks.round import Traffic, loopback, traffics
-from benchmarks.settings import Settings
 from benchmarks.slow import paced
-from fedws import Images, Order, Report, Training, Worker, Workspace, certs, learning, pretrained, registry, serving
-from fedws.aggregators.mean import Mean
-from fedws.algorithms.fedavg import FedAvg
-from fedws.algorithms.mistnet import MistNet
-from fedws.choosers.all import All
-from fedws.cuts import cuts
-from fedws.data.cifar10 import Cifar10
+from fedws import Images, Order, Report, Worker, Workspace, certs, registry, serving
 from fedws.errors import WrongNode
-from fedws.featurestore import FeatureStore
-from fedws.gathering import Gathering
 from fedws.keys import Key
-from fedws.policy import Policy
-from fedws.roster import Terms
-from fedws.rounds import Rounds
 from fedws.security import COORDINATOR, Security
-from fedws.tensors import Tensors, detached
 from fedws.tls import Tls
+from tests.support import registered_by_benchmarks
 
 QUIET, NOISY = 0.02, 0.5
 
 
-def ours() -> dict[tuple[str, str], Any]:
-    """The pieces that benchmarks have registered."""
-    return {name: piece for name, piece in registry._pieces.items() if piece.__module__.startswith("benchmarks.")}
-
-
-PIECES = ours()
-for _name in PIECES:  # contract tests, which are collected later and run over whatever is known, are not over these
-    del registry._pieces[_name]
-
-
 @pytest.fixture(autouse=True, scope="module")
-def _registered() -> Iterator[None]:
-    """The pieces of the benchmarks are known to these tests, and to no others."""
-    registry._pieces.update(PIECES)
+def _forgotten() -> Iterator[None]:
+    """The pieces that the benchmarks register are no others' when these tests are over."""
     yield
-    for name in ours():
+    for name in registered_by_benchmarks():
         del registry._pieces[name]
 
 
@@ -323,119 +296,6 @@ async def test_a_handshake_that_fails_is_no_figure() -> None:
 
 def test_what_a_variant_adds_is_the_median_of_the_differences() -> None:
     assert added([pair(3, 2), pair(2, 2), pair(9, 1)]) == 1
-
-
-# --------------------------------------------------------------------------- MistNet
-
-CELL = Cell("mistnet", "small_vgg", "noise", "", "", 1, "features.9", "bits:epsilon=2")
-
-
-def noise(samples: int) -> Images:
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Images(pixels, torch.arange(samples) % 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-
-
-def test_what_is_public_is_not_private(cifar_root: Path) -> None:
-    whole = Cifar10(cifar_root, True)
-    private, public = (registry.build("dataset", f"cifar10_{name}", cifar_root, True) for name in ("private", "public"))
-    assert len(private) == 40_000, "the batches 1 to 4"
-    assert torch.equal(torch.cat([private.pixels, public.pixels]), whole.pixels)
-    assert torch.equal(torch.cat([private.targets, public.targets]), whole.targets)
-    assert torch.equal(private[0][0], whole[0][0])
-    few, test = (registry.build("dataset", "cifar10_public:samples=3", cifar_root, train) for train in (True, False))
-    assert torch.equal(few.pixels, public.pixels[:3])
-    assert torch.equal(test.pixels, Cifar10(cifar_root, False).pixels[:3])
-
-
-def test_multiply_adds_are_counted() -> None:
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(2048, 10))
-    assert mistnet_pieces.multiply_adds(net) == 32 * 32 * 2 * 27 + 20480
-    assert mistnet_pieces.multiply_adds(mistnet.SMALL.module) <= 25e6
-
-
-@pytest.mark.parametrize("net", [mistnet.SMALL, *mistnet.PAPER], ids=lambda net: net.model)
-def test_the_nets_are_classifiers_that_can_be_cut(net: mistnet.Net) -> None:
-    outputs = net.module.eval()(torch.zeros(2, 3, 32, 32))
-    assert outputs.shape == (2, 10)
-    assert torch.allclose(outputs.exp().sum(1), torch.ones(2), atol=1e-5)
-    assert set(net.cuts) <= set(cuts(net.module))
-    shares = [net.share(cut) for cut in net.cuts]
-    assert 0 < shares[0] < shares[1] < 1
-
-
-def test_fedavg_has_the_bytes_of_the_first_cut() -> None:
-    size = mistnet.SMALL.size("features.9", 40_000)
-    assert size.features == (48, 16, 16)
-    rounds = mistnet.SMALL.equal_rounds(40_000)
-    sent, again = 40_000 * (48 * 16 * 16 // 8 + 8), 2 * 4 * size.model
-    assert abs(rounds * again - sent) <= again / 2
-    assert mistnet.SMALL.equal_rounds(1) == 1
-
-
-def test_a_row_tells_epsilon_of_a_whole_record() -> None:
-    others = [replace(CELL, label_epsilon=4.0), replace(CELL, encoding="floats"), replace(CELL, way="fedavg")]
-    rows = [mistnet.told(mistnet.SMALL, cell)[-1] for cell in (CELL, *others)]
-    assert rows == ["24,576", "24,580", "none", ""]
-
-
-def shared(data: Images, partition: str) -> dict[str, Worker]:
-    policy, dealt = Policy(features=("*",), labels="clear"), zip(SHARERS, parts(data, partition), strict=True)
-    return {name: Worker(name, "noise", part, policy=policy) for name, part in dealt}
-
-
-def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tuple[Tensors, set[bytes]]:
-    """The model after an epoch on features without noise, and every record that was stored."""
-    training = Training(model="small_vgg", dataset="noise")
-    file = folder.with_suffix(".safetensors")
-    pretrained.save(file, pretrained.Pretrained(model, pretrained.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {}))
-    algorithm = MistNet(training, cut="features.9", encoding="clear_bits", labels="clear", pretrained=str(file))
-    strategy = Gathering(algorithm, Terms(SHARERS, 1, 1, len(SHARERS)))
-    after = inline.run(strategy, workers, model, MistNet.own, folder)
-    features, labels = (records := FeatureStore(folder).records()).batch(torch.arange(len(records)))
-    return after, {row.numpy().tobytes() + bytes([label]) for row, label in zip(features, labels.tolist(), strict=True)}
-
-
-def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> None:
-    data, model = noise(80), detached(learning.initial("small_vgg", 1).state_dict())
-    after, even = gathered(shared(data, "iid"), model, tmp_path / "even")
-    _, skewed = gathered(shared(data, SKEWED), model, tmp_path / "skewed")
-    assert even == skewed
-    assert len(even) == len(data)
-    changed = {name for name in model if not torch.equal(model[name], after[name])}
-    assert changed and not any(name.startswith(("features.0.", "features.3.", "features.7.")) for name in changed)
-
-
-def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> None:
-    data, training = noise(40), Training(model="small_vgg", dataset="noise", batch_size=8, batches=5)
-    model = detached(learning.initial("small_vgg", 1).state_dict())
-    strategy = Rounds(FedAvg(training), Mean(), All(), Terms(("w1",), 1, 1, 1))
-    found = inline.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
-    module = learning.initial("small_vgg", 1)
-    learning.train(module, Workspace("w1", "noise", data), training, learning.order_seed(1, "w1", 1))
-    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
-
-
-def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
-    model = detached(learning.initial("small_vgg", 1).state_dict())
-    workers = {name: Worker(name, "noise", noise(4)) for name in SHARERS}
-    with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
-        gathered(workers, model, tmp_path)
-
-
-def test_mistnet_can_be_run_quickly(
-    cifar_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a cell of each way, as ``--quick`` has them, it takes a minute; here it is one, and one worker's burden."""
-    every = mistnet.cells
-    monkeypatch.setattr(mistnet, "cells", lambda *given: every(*given)[-1:])
-    monkeypatch.setattr(mistnet, "SMALL", mistnet.Net("small_vgg", ("features.9",)))
-    mistnet.main(Settings(cifar_root, quick=True))
-    out = capsys.readouterr().out
-    for row in ("pretrained, nothing private", "bits:epsilon=2, labels 4", "extract to features.9", "train"):
-        assert any(line.startswith(row) for line in out.splitlines()), row
-    (sent,) = (float(line.split()[-2]) for line in out.splitlines() if line.startswith("mistnet, features.9, bits"))
-    assert 256 * (48 * 16 * 16 // 8 + 8) / 1e6 < sent < 1, "MB: records, and four extractors"
 
 
 def _gone(pid: int) -> bool:
