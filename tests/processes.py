@@ -26,6 +26,19 @@ PATIENCE = 120.0
 SECONDS = 20.0
 """Within how many seconds a command that was told to end has ended, on a busy machine."""
 NODES = ("alice", "bob", "charlie", "testing")
+TINY = """
+import torch
+import fedws
+
+@fedws.register("dataset", "tiny")
+class Tiny(fedws.Images):
+    title, model = "Tiny", "linear"
+
+    def __init__(self, root, train):
+        pixels = torch.arange(40 * 784).remainder(256).to(torch.uint8).reshape(40, 1, 28, 28)
+        super().__init__(pixels, torch.arange(40) % 10, (0.5,), (0.5,))
+"""
+"""A data set for processes that are only to be there: a process that reads the digits has scikit-learn to import."""
 NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
 """An environment in which nothing beyond this machine is reached."""
 
@@ -164,6 +177,11 @@ class Processes:
     def nodes(self, *flags: str, nodes: Sequence[str] = NODES) -> dict[str, str]:
         """Serve these nodes at free ports, each with the flags; gives their addresses."""
         return serving({node: self.fork("worker", *identity(node), *flags) for node in nodes})
+
+    def tiny(self) -> tuple[str, ...]:
+        """The flags for data that are there at once."""
+        (self.folder / "tiny.py").write_text(TINY)
+        return "--dataset", "tiny", "--plugin", "tiny.py"
 
     def close(self) -> None:
         """End what still runs."""

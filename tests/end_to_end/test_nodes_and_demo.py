@@ -76,7 +76,7 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
 @pytest.mark.parametrize("how", ["Ctrl+C", "kill -9", "a node ends"])
 def test_nodes_end_together(processes: Processes, how: str) -> None:
     """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
-    command = processes.fork("nodes", "--dataset", "digits", "--first-port", "0")
+    command = processes.fork("nodes", *processes.tiny(), "--first-port", "0")
     command.line("^all four nodes are serving; Ctrl\\+C ends them$")
     nodes = children(command)
     assert len(nodes) == 4
@@ -100,7 +100,7 @@ def test_nodes_end_together(processes: Processes, how: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_demo_stopped_while_it_runs(processes: Processes, number: signal.Signals) -> None:
-    demo = processes.fork("demo", "--dataset", "digits", "--training-rounds", "100000", "--run-dir", "run")
+    demo = processes.fork("demo", *processes.tiny(), "--training-rounds", "100000", "--run-dir", "run")
     demo.line("Training round 3/100000$")
     nodes = children(demo)
     assert len(nodes) == 4

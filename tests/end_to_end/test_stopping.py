@@ -198,7 +198,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_job_in_the_background_is_ended_like_any_other(processes: Processes) -> None:
     """A shell starts it with SIGINT ignored."""
     code = BACKGROUND.format(ignored="signal.SIGINT, signal.SIGQUIT")
-    nodes = processes.start("-c", code, "nodes", "--dataset", "digits", "--first-port", "0")
+    nodes = processes.start("-c", code, "nodes", *processes.tiny(), "--first-port", "0")
     nodes.line("all four nodes are serving")
     nodes.send(signal.SIGTERM)
     assert_stopped(nodes, "fedws nodes")
