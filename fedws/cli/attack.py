@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser
+from fedws.cli.parser import Parser, add_local
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,7 @@ def parser(prog: str) -> Parser:
     add("--starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
     add("--seed", metavar="N", type=int, default=1, help="which pictures and starts; never the noise (1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
-    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
-    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add_local(flags)
     add("-o", "--output", metavar="FILE.png", default="attack.png", help="(attack.png)")
     return flags
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from fedws.cli.parser import Parser
+from fedws.cli.parser import Parser, add_local
 from fedws.cli.secure import add_key
 
 
@@ -21,8 +21,7 @@ def parser(prog: str) -> Parser:
 def add_handed_on(flags: argparse.ArgumentParser) -> None:
     """The flags that nodes started together share."""
     flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
-    flags.add_argument("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA or the user's cache)")
-    flags.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add_local(flags)
     add_key(flags)
 
 

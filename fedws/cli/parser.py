@@ -49,13 +49,17 @@ def _dashed(arg: str) -> str:
     return flag.replace("_", "-") + equals + value
 
 
+def add_local(parser: argparse.ArgumentParser) -> None:
+    """The flags for what a command takes from this machine."""
+    add = parser.add_argument
+    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
+    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+
+
 def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     """The flags that worker and coordinator share."""
     parser.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
-    parser.add_argument(
-        "--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)"
-    )
-    parser.add_argument("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add_local(parser)
     parser.add_argument("--threads", metavar="N", type=int, help=threads)
     parser.add_argument(
         "--silence", metavar="S", type=float, help="seconds without a sign of life after which a node is lost (60)"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws.cli.parser import Parser
+from fedws.cli.parser import Parser, add_local
 
 if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions
@@ -51,7 +51,6 @@ def parser(prog: str) -> Parser:
     add("--aggregator", metavar="NAME", help="(mean)")
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
-    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
     add("--loss", metavar="NAME", help="(nll)")
     add("--optimizer", metavar="NAME", help="(sgd)")
@@ -62,7 +61,7 @@ def parser(prog: str) -> Parser:
     add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
     add("--seed", metavar="N", type=int, help="of everything (1)")
     add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
-    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add_local(flags)
     add("--run-dir", metavar="D", help="a new or empty directory, with one within for each run (runs/<time>-simulate)")
     add("-v", "--verbose", action="store_true", help="also print the log of each run")
     return flags
