@@ -1,0 +1,77 @@
+"""Authentication and TLS in benchmarks: whose keys and certificates their processes have, and timed handshakes."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import secure
+from benchmarks.job import WORKERS, Job
+from benchmarks.processes import ENVIRONMENT, Crew
+from fedws import Images, Worker, certs, serving
+from fedws.errors import WrongNode
+from fedws.keys import Key
+from fedws.security import COORDINATOR, Security
+from fedws.tls import Tls
+
+
+def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log() -> None:
+    """Its own processes share one key, and none of the shell's."""
+    assert ENVIRONMENT["FEDWS_KEY"] != os.environ["FEDWS_KEY"]
+    code = "from fedws import audit, keys; print(keys.network_key().text, audit.own('alice'))"
+    with Crew() as crew:
+        child = crew.start("teller", "-c", code)
+        _, found = child.wait_for(r"^(\S+) (\S+)$", 60)
+    assert found[1] == ENVIRONMENT["FEDWS_KEY"] == secure.security("key", Path()).key.text  # type: ignore[union-attr]
+    assert found[2].startswith(ENVIRONMENT["XDG_STATE_HOME"])
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the benchmark's certificates."""
+    folder = tmp_path_factory.mktemp("certificates")
+    secure.certificates(folder)
+    return folder
+
+
+def test_every_node_of_a_job_under_tls_is_given_its_own_certificate(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*WORKERS, COORDINATOR):
+        certs.check(certificates / f"{name}.pem", name)
+    started: dict[str, tuple[str, ...]] = {}
+
+    class Ready:
+        def wait_for(self, *given: object) -> None:
+            """At once."""
+
+    monkeypatch.setattr(Crew, "start", lambda self, name, *words: started.update({name: words}) or Ready())
+    with Crew() as crew:
+        job = Job(crew, Path(), evaluator=False, tls=certificates)
+        job.coordinate()
+    for name in (*WORKERS, COORDINATOR):
+        words = started[name]
+        given = [words[words.index(flag) + 1] for flag in ("--tls-cert", "--tls-key", "--tls-ca")]
+        assert given == [str(certificates / file) for file in (f"{name}.pem", f"{name}.key", "ca.pem")]
+    assert all(url.startswith("wss://") for url in job.addresses.values())
+
+
+@pytest.mark.parametrize("variant", secure.VARIANTS)
+async def test_handshakes_are_timed_in_every_variant(variant: str, certificates: Path) -> None:
+    data = Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
+    caller = secure.security(variant, certificates)
+    own = Tls(*(certificates / file for file in ("alice.pem", "alice.key", "ca.pem"))) if variant == "TLS" else None
+    url = "ws://localhost:0" if own is None else "wss://localhost:0"
+    async with serving(Worker("alice", "mnist", data), url, security=Security(caller.key, own)) as address:
+        seconds = await secure.dialled("alice", address, caller)
+    assert len(seconds) == secure.DIALS
+    assert min(seconds) > 0
+
+
+async def test_a_handshake_that_fails_is_no_figure() -> None:
+    data = Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
+    own = Security(Key(bytes(32), "a test"))
+    async with serving(Worker("alice", "mnist", data), "ws://localhost:0", security=own) as address:
+        with pytest.raises(WrongNode, match="has another network key"):
+            await secure.dialled("alice", address, secure.security("key", Path()))
