@@ -109,7 +109,8 @@ def figures(net: Net, extent: Extent, data_dir: Path) -> None:
         print(table(head, _rounded(rows)))
         print("epsilon total: of a record's features, and its label where that has one; a clear label has no bound")
         print("SSIM, PSNR: of reconstructed test pictures, the median; below 0.3 counts as unrecognisable")
-        print(verdict({cell: 100 * found[cell] for _, cell in asked}, plain, leaks))
+        if plain in found:
+            print(verdict(found, plain, leaks))
         print(mistnet_leak.paper())
         print()
         noisy = replace(plain, way="mistnet", cut=net.cuts[0], encoding="bits:epsilon=2", label_epsilon=LABEL_EPSILON)
@@ -129,8 +130,9 @@ def verdict(found: Mapping[Cell, float], plain: Cell, leaks: Mapping[tuple[str, 
     if not hidden:
         return f"no setting has an SSIM below {HIDDEN}"
     best, cell = max(hidden, key=lambda pair: pair[0])
-    below = found[plain] - best
-    return f"the best below {HIDDEN}: {cell.encoding} at {cell.cut}, {best:.2f} %, {below:.2f} points below centralised"
+    below = 100 * (found[plain] - best)
+    told = f"{cell.encoding} at {cell.cut}, {100 * best:.2f} %, {below:.2f} points below centralised"
+    return f"the best below {HIDDEN}: {told}"
 
 
 def pretrain(net: Net, extent: Extent, data_dir: Path, file: str) -> float:

@@ -139,6 +139,16 @@ def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
         gathered(workers, model, tmp_path)
 
 
+def test_the_best_of_what_nobody_recognises_is_told() -> None:
+    plain = Cell("centralised", "small_vgg", "noise", "", "", 1)
+    seen, hidden, worse = (replace(plain, way="mistnet", cut=cut, encoding="bits") for cut in ("a", "b", "c"))
+    leaks = {("a", "bits"): (0.3, 10.0), ("b", "bits"): (0.299, 10.0), ("c", "bits"): (0.1, 10.0)}
+    found = {plain: 0.8, seen: 0.79, hidden: 0.7, worse: 0.6}
+    told = "the best below 0.3: bits at b, 70.00 %, 10.00 points below centralised"
+    assert mistnet.verdict(found, plain, leaks) == told
+    assert mistnet.verdict(found, plain, {}) == "no setting has an SSIM below 0.3"
+
+
 def test_mistnet_can_be_run_quickly(
     cifar_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
