@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import AsynchronousAlgorithm
-from fedws.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
 from fedws.tensors import Tensors
 
@@ -68,9 +68,7 @@ class Asynchronous(Generic[B]):
         if roster is state.roster:
             return state, ()
         state = replace(state, roster=roster)
-        if isinstance(event, Failure) and asked is not None:
-            state = replace(state, roster=roster.fail(event))
-        elif isinstance(event, Report) and asked is not None:
+        if isinstance(event, Report) and asked is not None:
             state = self._take(state, event, asked)
         lacking = state.roster.lacking(self.quorum)
         if lacking and not state.reason:

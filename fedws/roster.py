@@ -105,15 +105,21 @@ class Roster:
         return [Candidate(name, it.samples, it.seconds, max(0, round - 1 - it.round)) for name, it in known.items()]
 
     def hear(self, event: Event) -> tuple["Roster", Asked | None]:
-        """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped."""
+        """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped.
+
+        A failure counts as :meth:`fail` says.
+        """
         if isinstance(event, Report | Failure):
             asked = self.open.get(event.order)
             if asked is None or asked.worker != event.worker:
                 return self, None
             rest = {order: other for order, other in self.open.items() if order != event.order}
             roster = replace(self, open=rest, said=())
-            lost = isinstance(event, Failure) and event.kind == "lost"  # its Left comes next; nobody is asked before
-            return (roster.with_(event.worker, here=False) if lost else roster), asked
+            if isinstance(event, Report):
+                return roster, asked
+            if event.kind == "lost":  # its Left comes next; nobody is asked before
+                roster = roster.with_(event.worker, here=False)
+            return roster.fail(event), asked
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None

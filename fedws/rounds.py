@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
-from fedws.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
 from fedws.tensors import Tensors
 
@@ -82,11 +82,8 @@ class Rounds(Generic[A]):
         if roster is state.roster:
             return state, ()
         state = replace(state, roster=roster)
-        if isinstance(event, Report | Failure) and asked is not None:
-            if isinstance(event, Report) and asked.round < state.round:
-                state = self._drop(state, event)
-            else:
-                state = self._count(state, event)
+        if isinstance(event, Report) and asked is not None:
+            state = self._drop(state, event) if asked.round < state.round else self._count(state, event)
         return self._go_on(state)
 
     def model(self, state: RoundState[A]) -> Tensors:
@@ -143,19 +140,17 @@ class Rounds(Generic[A]):
         random = Random(f"{self._terms.seed}/{state.round}")
         return self._chooser.rank(state.roster.candidates(state.round), random)
 
-    def _count(self, state: RoundState[A], answer: Report | Failure) -> RoundState[A]:
-        """Take an answer of this round."""
-        if isinstance(answer, Report):
-            problem = unusable(self._algorithm, state.model, answer)
-            try:
-                sum = state.sum if problem else self._aggregator.add(state.sum, answer)
-            except RejectedUpdate as error:
-                problem = str(error)
-            if not problem:
-                reported = (*state.reported, answer.worker)
-                return replace(state, sum=sum, reported=reported, roster=state.roster.accept(answer))
-            answer = rejected(answer, problem)
-        return replace(state, roster=state.roster.fail(answer))
+    def _count(self, state: RoundState[A], report: Report) -> RoundState[A]:
+        """Take a report of this round."""
+        problem = unusable(self._algorithm, state.model, report)
+        try:
+            sum = state.sum if problem else self._aggregator.add(state.sum, report)
+        except RejectedUpdate as error:
+            problem = str(error)
+        if problem:
+            return replace(state, roster=state.roster.fail(rejected(report, problem)))
+        reported = (*state.reported, report.worker)
+        return replace(state, sum=sum, reported=reported, roster=state.roster.accept(report))
 
     def _drop(self, state: RoundState[A], report: Report) -> RoundState[A]:
         """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""

@@ -36,7 +36,6 @@ def failing(roster: Roster, kind: Kind, times: int) -> Roster:
     for _ in range(times):
         roster, order = ordered(roster)
         roster, _ = roster.hear(failure(order, kind))
-        roster = roster.fail(failure(order, kind))
     return roster
 
 
