@@ -66,9 +66,7 @@ class Gathering:
         if roster is state.roster:
             return state, ()
         state = replace(state, roster=roster)
-        if isinstance(event, Failure) and asked is not None:
-            state = replace(state, roster=roster.fail(event))
-        elif isinstance(event, Report) and asked is not None:
+        if isinstance(event, Report) and asked is not None:
             state = self._hear(state, event)
         return self._go_on(state)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser, named
+from fedws.cli.parser import Parser, add_local, named
 
 if TYPE_CHECKING:
     from fedws.interfaces import Dataset
@@ -30,8 +30,7 @@ def parser(prog: str) -> Parser:
     add("--seed", metavar="N", type=int, default=1, help="(1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
     add("--cuda", action="store_true", help="use the GPU, where there is one")
-    add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
-    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add_local(flags)
     add("-o", "--output", metavar="FILE", help="(MODEL-DATASET.safetensors)")
     return flags
 
