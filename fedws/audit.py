@@ -55,6 +55,8 @@ class Entry:
     """Why it was refused or failed."""
     epsilon: float | None = None
     """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
+    privacy: str = ""
+    """Of features, in words: what was spent for each of them, for a label, and for the record."""
 
 
 class Audit:

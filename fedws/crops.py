@@ -4,8 +4,17 @@ Wang et al., "MistNet", section on training at the server: workers send each pic
 are shifted.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
+
+
+def problem(shape: Sequence[int], most: int) -> str:
+    """Why features of that shape cannot be cropped so far; empty when they can."""
+    if not most or (len(shape) == 3 and most < min(shape[1:])):
+        return ""
+    return f"crop={most}: features of the shape {list(shape)} cannot be shifted so far"
 
 
 def cropped(features: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:

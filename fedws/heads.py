@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from fedws import labels, learning, momentum, registry
-from fedws.crops import cropped
+from fedws.crops import cropped, problem
 from fedws.cuts import split
 from fedws.errors import Stopped, TaskError
 from fedws.extraction import Cut
@@ -48,9 +48,11 @@ def trained(
     momentum.remember(optimizer, memory)
     plain = registry.build("loss", settings.loss)
     corrected = settings.classes > 0 and settings.loss in LIKELIHOODS
-    if settings.crop:
-        _croppable(settings)
-    total = 0.0
+    if why := problem(settings.shape, settings.crop):
+        raise TaskError(why)
+    if settings.crop and not settings.classes:
+        raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move")
+    total, usual = 0.0, min(settings.batch_size, len(records))
     with learning.seeded(seed) as generator:
         for indices in torch.randperm(len(records), generator=generator).split(settings.batch_size):
             if work.stop.is_set():
@@ -67,15 +69,7 @@ def trained(
             else:
                 loss = plain(outputs, targets)
             optimizer.zero_grad()
-            loss.backward()
+            (loss * (len(targets) / usual)).backward()  # a record of a short last batch weighs no more than others
             optimizer.step()
             total += float(loss.detach()) * len(targets)
     return total / len(records), detached({**module.state_dict(), **momentum.memory(optimizer)})
-
-
-def _croppable(settings: Epoch) -> None:
-    """Raises TaskError where a shift would mean nothing, or leave nothing."""
-    if len(settings.shape) != 3 or settings.crop >= min(settings.shape[1:]):
-        raise TaskError(f"crop={settings.crop}: features of the shape {settings.shape} cannot be shifted so far")
-    if not settings.classes:
-        raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move too")

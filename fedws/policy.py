@@ -63,10 +63,12 @@ class Features:
         Privacy: epsilon 2 for each of a record's 2880 features and 4 for its label; 5764 for the record as a whole
         """
         if self.epsilon is None:
-            what = f"features leave as {self.encoding}, without noise"
+            what = f"each of a record's {self.values} features leaves as {self.encoding}, without noise,"
         else:
             what = f"epsilon {self.epsilon:g} for each of a record's {self.values} features"
-        label = "its label in clear" if self.label_epsilon is None else f"{self.label_epsilon:g} for its label"
+        label = "its label in clear"
+        if self.label_epsilon is not None:
+            label = f"{'epsilon ' * (self.epsilon is None)}{self.label_epsilon:g} for its label"
         whole = "no bound" if self.spent is None else f"{self.spent:g}"
         whole += f" (delta {self.values * self.delta:.1g})" if self.delta and self.spent is not None else ""
         more = ", since devices adapted their extractors to all of their samples" if self.adapted else ""
@@ -134,9 +136,11 @@ class Policy(BaseModel):
     def allow(self, features: Features) -> None:
         """Hold features against it, before they are computed. Raises TaskError with the reason."""
         if not _any(self.features, features.encoding):
-            raise TaskError(f"the policy here does not allow features encoded as {features.encoding[:64]}")
+            allowed = ", ".join(self.features) or "none"
+            what = f"features encoded as {features.encoding[:64]}; its key features: {allowed}"
+            raise TaskError(f"the policy here does not allow {what}")
         if features.label_epsilon is None and self.labels != "clear":
-            raise TaskError("the policy here lets no clear labels leave")
+            raise TaskError("the policy here lets no clear labels leave; its key labels: randomised")
         for what, most, wanted in (
             ("epsilon", self.epsilon, features.epsilon),
             ("label_epsilon", self.label_epsilon, features.label_epsilon),

@@ -209,8 +209,13 @@ def title(plan: Mapping[str, Any]) -> str:
     return ", ".join(str(plan[name]) for name in ("strategy", "dataset", "model") if plan.get(name))
 
 
+LONGEST_NAME = 40
+"""Characters of a strategy that may be in a directory's name."""
+
+
 def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:
     """A run directory that does not exist yet: ``runs/<time>-<strategy>``."""
+    strategy = strategy if len(strategy) <= LONGEST_NAME else strategy.partition(":")[0]  # plan.toml has all of it
     name = time.strftime("%Y%m%d-%H%M%S-") + re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
     path, number = parent / name, 1
     while path.exists():

@@ -178,6 +178,7 @@ class Worker:
             epsilon=epsilon,
             upload=self._upload if features is not None else "",
             reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
+            privacy="" if features is None else features.told().removeprefix("Privacy: "),
         )
 
     @property

@@ -16,6 +16,7 @@ from pydantic import Field
 from fedws import heads, holding, learning, lessons, momentum, pretrained, registry
 from fedws.adaptation import Adaptation
 from fedws.coded import Coded
+from fedws.crops import problem
 from fedws.cuts import cuts, split
 from fedws.deliveries import Kept, Part, chunk
 from fedws.errors import TaskError, UsageError
@@ -210,15 +211,16 @@ class MistNet:
         return plain.model_copy(update={"cut": self.place, "encoding": self.coded.encoding})
 
     def remarks(self) -> Sequence[str]:
-        """What is different on the devices."""
-        told = []
+        """What a person should know of the settings."""
+        told, public = [], self.public
+        if not self.pretrained:
+            told.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
+        if registry.Spec.parse(self.training.dataset).name == registry.Spec.parse(public).name:
+            told.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
         if self.extractor == "random":
             told.append("Each worker draws one of several extractors; its features may tell which: it adds no privacy")
         if self.fine_tune:
-            told.append(
-                f"Devices train first (epochs: {self.fine_tune}), which takes memory there; what an extractor learns"
-                " on them shows in the features of other samples too, which no epsilon here counts"
-            )
+            told.append(f"Devices train first (epochs: {self.fine_tune}), which takes time and memory there")
         return told
 
     def begin(self, model: Tensors) -> Basis:
@@ -238,10 +240,13 @@ class MistNet:
         return Basis(model)
 
     def shape(self, sample: Sequence[int]) -> Sequence[int]:
-        """Of the features of a sample of that shape, as the extractor gives them."""
+        """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the crop."""
         extractor, _ = split(learning.initial(self.training.model, seed=0), self.place)
         with torch.inference_mode():
-            return tuple(extractor.eval()(torch.zeros(1, *sample)).shape[1:])
+            found = tuple(extractor.eval()(torch.zeros(1, *sample)).shape[1:])
+        if why := problem(found, self.crop):
+            raise UsageError(why)
+        return found
 
     def pretraining(self, model: Tensors, others: Tensors, epoch: int) -> Ask | None:
         """What to have done in that epoch of pretraining, from 1; None after the last."""
@@ -271,16 +276,8 @@ class MistNet:
     def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
         """What to have done in that epoch of training, from 1."""
         at = self.training.at(epoch)
-        settings = Epoch(
-            **self._cut(classes),
-            shape=list(shape),
-            loss=at.loss,
-            optimizer=at.optimizer,
-            lr=at.lr,
-            batch_size=at.batch_size,
-            cuda=at.cuda,
-            crop=self.crop,
-        )
+        own = at.model_dump(include={"loss", "optimizer", "lr", "batch_size", "cuda"})
+        settings = Epoch(**self._cut(classes), **own, shape=list(shape), crop=self.crop)
         return Ask("mistnet.train", settings.model_dump(), {**model, **memory})
 
     def upload(self, first: int, count: int) -> Ask:

@@ -1,7 +1,9 @@
 """``fedws audit``: what left a node of this machine, as a table."""
 
 import argparse
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 
 from fedws.cli.parser import Parser
@@ -46,10 +48,16 @@ def main(arguments: argparse.Namespace) -> int:
             return 1 if problems else 0
         widths = _widths(audit.read(path), max(_NARROWEST, shutil.get_terminal_size().columns))
         print(_row(_TITLES, widths))
+        told = ""
         for line in audit.read(path):
             print(_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
                 print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 200)}")
+            if line is not None and line.get("privacy", "") not in ("", told):  # it is the same for all of a run
+                told = line["privacy"]
+                print(f"{'':15}{printable(str(told), 300)}")
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     return 0
@@ -90,4 +98,6 @@ def _cell(line: Mapping[str, object], key: str) -> str:
     from fedws.errors import printable
 
     text = "" if line.get(key) is None else printable(str(line[key]))
+    if key == "epsilon" and not text and line.get("data") == "features":
+        return "none"
     return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # months to seconds

@@ -71,6 +71,7 @@ def main(arguments: argparse.Namespace) -> int:
     how += f" --cut {cut}" if arguments.cut or several else ""
     how += " --extractor random" if several else ""
     how += f" --loss {plan.loss}" if plan.loss != "nll" else ""
+    how += "".join(f" --plugin {plugin}" for plugin in arguments.plugin or ())
     print(f"use it with: fedws run --strategy {how} --model {name} --pretrained {file}")
     return 0
 

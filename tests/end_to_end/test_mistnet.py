@@ -47,7 +47,7 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
     run = ended_well(given.fork("run", *dialling(urls), *MISTNET, *ways, *chosen))
     assert not any("Pretrained" in line for line in run.lines)
     run.line(r"Each worker draws one of several extractors; its features may tell which: it adds no privacy$")
-    run.line(r"Devices train first \(epochs: 1\), which takes memory there; what an extractor learns on them shows in")
+    run.line(r"Devices train first \(epochs: 1\), which takes time and memory there$")
     run.line(r"Privacy: epsilon 8 for each of a record's 200 features and 8 for its label; no bound for")
 
 

@@ -169,7 +169,9 @@ def test_an_owner_can_keep_a_device_from_training(tmp_path: Path) -> None:
 
 
 def test_what_is_different_on_the_devices_is_said() -> None:
-    assert strategy().remarks() == []
-    assert "adds no privacy" in strategy(extractor="random").remarks()[0]
-    (told,) = strategy(fine_tune=2).remarks()
-    assert told.startswith("Devices train first (epochs: 2)") and told.endswith("no epsilon here counts")
+    (pretraining,) = strategy().remarks()
+    assert pretraining == "Pretraining points_net on digits for 20 epochs"
+    assert "adds no privacy" in strategy(extractor="random").remarks()[1]
+    assert strategy(fine_tune=2).remarks()[1].startswith("Devices train first (epochs: 2)")
+    assert "no score will tell what the devices add" in strategy(public="points").remarks()[1]
+    assert strategy(pretrained="a").remarks() == []

@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.wire import encode
 from fedws.worker import Worker
+from tests.support import REPOSITORY
 
 
 def entry(number: int = 1, **changes: Any) -> Entry:
@@ -487,6 +490,32 @@ def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFi
     assert command.main(argparse.Namespace(node=str(path), verify=False)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[3].split(": ", 1) == [f"{'':15}refused", reason]
+
+
+def test_what_features_spent_is_told_below_the_first_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And that there is no bound, which is not the same as nothing to bound."""
+    log, plain = Audit(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
+    changes: dict[str, Any]
+    told = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
+    for changes in ({"data": "numbers"}, {**plain, "privacy": told}, {**plain, "privacy": told}):
+        log.add(entry(**changes))
+    assert command.main(argparse.Namespace(node=str(log.path), verify=False)) == 0
+    _, numbers, first, below, second = capsys.readouterr().out.splitlines()
+    assert below == f"{'':15}{told}"
+    assert (numbers.endswith("none"), first.endswith("none"), second.endswith("none")) == (False, True, True)
+
+
+def test_a_reader_that_has_enough_is_no_broken_log(tmp_path: Path) -> None:
+    log = Audit(tmp_path / "log")
+    for _ in range(2000):
+        log.add(entry())
+    shown = subprocess.run(
+        f"{sys.executable} -m fedws audit {log.path} | head -1",
+        shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=60,
+    )  # fmt: skip
+    assert (shown.stderr, len(shown.stdout.splitlines())) == ("", 1)
 
 
 @given(st.dictionaries(st.sampled_from([*command._TITLES, "other"]), st.one_of(st.text(), st.none(), st.floats())))

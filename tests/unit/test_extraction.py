@@ -185,10 +185,13 @@ def test_records_beyond_the_last_are_refused(first: int, count: int, tmp_path: P
 
 def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None:
     node = worker(tmp_path)
-    refused = "the policy here does not allow features encoded as"
-    assert reason(node.answer(extraction(encoding="floats"))) == f"{refused} floats"
-    assert reason(node.answer(extraction(encoding="clear_bits"))) == f"{refused} clear_bits"
-    assert reason(node.answer(extraction(labels="clear"))) == "the policy here lets no clear labels leave"
+    refused, allowed = "the policy here does not allow features encoded as", "its key features: bits, sue, oue"
+    assert reason(node.answer(extraction(encoding="floats"))) == f"{refused} floats; {allowed}"
+    assert reason(node.answer(extraction(encoding="clear_bits"))) == f"{refused} clear_bits; {allowed}"
+    assert (
+        reason(node.answer(extraction(labels="clear")))
+        == "the policy here lets no clear labels leave; its key labels: randomised"
+    )
     assert not list((tmp_path / "uploads").glob("*/features")), "nothing was computed"
 
 

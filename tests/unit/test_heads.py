@@ -117,7 +117,7 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
         ({"crop": 12}, "features of the shape [20, 12, 12] cannot be shifted so far"),
         (
             {"classes": 0, "label_epsilon": None},
-            "labels that are no classes may be places, which would have to move too",
+            "labels that are no classes may be places, which would have to move",
         ),
     ],
 )
@@ -151,3 +151,20 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
     finally:
         del registry._pieces["loss", "mine"]
     assert sum(map(len, calls)) == 6
+
+
+def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
+    """Else one of two records, with the steps of thirty-two, could undo an epoch."""
+    packed = torch.tensor([[200, 32], [17, 64], [99, 0], [255, 224]], dtype=torch.uint8)  # eleven bits each
+    records = Records([{"features": packed, "labels": torch.arange(4)}])
+    work, moved = learning.Workspace("coordinator", "features", records), []
+    for size in (4, 3):
+        training = Training(model="points_net", dataset="points", lr=1e-3, batch_size=size)
+        made = registry.build("strategy", "mistnet:cut=relu", training)
+        settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
+        module = learning.initial("points_net", 1)
+        before = module.state_dict()["outer.weight"].clone()
+        _, tensors = heads.trained(module, {}, records, settings, work, seed=1)
+        moved.append((tensors["outer.weight"] - before) * size)
+    one, other = moved
+    assert torch.allclose(one, other, rtol=0.05, atol=1e-6)

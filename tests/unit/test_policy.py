@@ -389,7 +389,10 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
         return answer.reason if isinstance(answer, Failure) else "sent"
 
     assert [ask("first", number) for number in (1, 2, 3)] == 3 * ["sent"]
-    assert ask("first", 4, "floats") == "the policy here does not allow features encoded as floats"
+    assert (
+        ask("first", 4, "floats")
+        == "the policy here does not allow features encoded as floats; its key features: bits, sue, oue"
+    )
     assert ask("second", 1) == "sent"
     assert ask("third", 1).endswith("are used up")
     left = [(line["data"], line["epsilon"]) for line in read(path) if line]
