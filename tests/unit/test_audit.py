@@ -496,11 +496,11 @@ def test_what_features_spent_is_told_below_the_first_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And that there is no bound, which is not the same as nothing to bound."""
-    log, plain = Audit(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
-    changes: dict[str, Any]
+    log, features = Audit(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
     told = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
-    for changes in ({"data": "numbers"}, {**plain, "privacy": told}, {**plain, "privacy": told}):
-        log.add(entry(**changes))
+    log.add(entry(data="numbers"))
+    for number in (2, 3):
+        log.add(entry(number, **features, privacy=told))
     assert command.main(argparse.Namespace(node=str(log.path), verify=False)) == 0
     _, numbers, first, below, second = capsys.readouterr().out.splitlines()
     assert below == f"{'':15}{told}"
