@@ -56,8 +56,9 @@ class Facts(BaseModel):
         '1000 records of 2880 features (20 x 12 x 12), 0.4 MB'
         """
         shape = " x ".join(map(str, self.shape))
-        size = self.records * self.bytes / 1e6
-        return f"{self.records} records of {math.prod(self.shape)} features ({shape}), {size:.1f} MB"
+        size = self.records * self.bytes
+        told = f"{size / 1e6:.1f} MB" if size >= 10**5 else f"{size / 1e3:.1f} KB"
+        return f"{self.records} records of {math.prod(self.shape)} features ({shape}), {told}"
 
 
 @dataclass(frozen=True)

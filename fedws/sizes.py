@@ -70,7 +70,9 @@ def measure(
             features = extractor(torch.empty(1, *shape))
         except RuntimeError as error:
             problem = str(error).splitlines()[0]
-            raise UsageError(f"--shape {times(shape)} does not fit {net}: {problem}") from None
+            raise UsageError(
+                f"--shape {times(shape)} does not fit {net}: {problem}; name that of its samples, as --shape 1x28x28"
+            ) from None
     tensors = module.state_dict().values()
     model = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     parameters = sum(parameter.numel() for parameter in module.parameters())

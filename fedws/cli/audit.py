@@ -58,6 +58,9 @@ def main(arguments: argparse.Namespace) -> int:
                 print(f"{'':15}{printable(str(told), 300)}")
     except BrokenPipeError:  # whoever reads has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except FileNotFoundError:
+        known = ", ".join(sorted(log.stem for log in path.parent.glob("*.jsonl"))) or "none"
+        raise UsageError(f"there is no {path}; logs there are of: {known}") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
     return 0

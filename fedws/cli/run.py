@@ -144,6 +144,8 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
     if "server_epochs" in given:
         if "training_rounds" in given:
             raise UsageError("--server-epochs and --training-rounds are the same; leave one out")
+        if given["server_epochs"] < 1:
+            raise UsageError(f"--server-epochs {given['server_epochs']}: at least 1")
         found["training_rounds"] = given["server_epochs"]
     if "workers" in given:
         found["workers"] = pairs("--workers", given["workers"])

@@ -14,7 +14,8 @@ def test_a_table_and_a_picture_with_a_row_for_each_setting(processes: Processes,
     command = processes.fork(*SHORT, "--cut", "relu1", "pool1", "--epsilon", "0.5", "2", "-o", "rows.png")
     assert command.end() == 0, command.everything
     assert command.errors == []
-    epoch, groups, titles, *rows, last = command.lines
+    epoch, groups, titles, *rows, meaning, less, last = command.lines
+    assert "below 0.3" in meaning and "find less" in less
     assert epoch.startswith("epoch 1/1: loss ")
     assert groups.split() == ["epsilon", "feature", "epsilon", "SSIM", "PSNR"]
     assert titles == "cut         encoding    a value  values   in all median   max median   max loss"
@@ -44,7 +45,7 @@ def test_what_was_pretrained_is_attacked(processes: Processes, tmp_path: Path) -
     flags = ("--pretrained", "net.safetensors", "--encoding", "laplace:bound=4", "oue:3", "--epsilon", "0.5")
     command = processes.fork(*SHORT, *flags)
     assert command.end() == 0, command.everything
-    assert [line.split()[:3] for line in command.lines[2:-1]] == [["pool1", "laplace", "0.5"], ["pool1", "oue", "3"]]
+    assert [line.split()[:3] for line in command.lines[2:-3]] == [["pool1", "laplace", "0.5"], ["pool1", "oue", "3"]]
     assert (tmp_path / "attack.png").is_file()
     other = processes.fork(*SHORT, "--pretrained", "net.safetensors", "--model", "mlp", "--cut", "1")
     assert other.end() == 2

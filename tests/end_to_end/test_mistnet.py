@@ -80,7 +80,7 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
         ("--encoding floats --epsilon 2", "unknown option of encoding floats 'epsilon'"),
         ("--model linear", "--cut is needed: linear has no place of its own to be cut; there are: none"),
         ("--model mlp", "--cut is needed: mlp has no place of its own to be cut; there are: fc1, relu1, fc2, relu2"),
-        ("--server_epochs 0", "training_rounds: .* greater than or equal to 1, not 0"),
+        ("--server_epochs 0", "--server-epochs 0: at least 1"),
         ("--server_epochs 2 --training_rounds 2", "--server-epochs and --training-rounds are the same"),
         ("--quorum 4", "--quorum 4 is above the number of workers, 3"),
         ("--chooser random:per_round=2", "--chooser is for strategies with rounds; mistnet gathers once"),
