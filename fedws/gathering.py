@@ -131,7 +131,8 @@ class Gathering:
             return replace(state, roster=roster).deliver(worker, facts=facts.model_dump())
         if step == "upload":
             return replace(state, roster=roster).deliver(worker, arrived=delivery.arrived + delivery.count)
-        roster = roster.say(f"{worker} has sent its {delivery.arrived} records; it keeps none of them")
+        late = "; they take part from the next epoch on" if state.begun else ""
+        roster = roster.say(f"{worker} has sent its {delivery.arrived} records; it keeps none of them{late}")
         return replace(state, roster=roster).deliver(worker, whole=True)
 
     # ------------------------------------------------------------------ what the coordinator's own node says

@@ -14,6 +14,7 @@ def parser(prog: str) -> Parser:
     flags.add_argument(
         "--first-port", metavar="N", type=int, default=8777, help="ports N to N + 3 are taken; 0: any free ones (8777)"
     )
+    flags.add_argument("--policy", metavar="FILE", help="what the owner of the three workers allows (docs/security.md)")
     add_handed_on(flags)
     return flags
 
@@ -46,7 +47,8 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{node:8}{line}\n")  # at once with its end, for each node has a thread of its own
         sys.stdout.flush()
 
-    with Nodes(handed_on(arguments), say, arguments.first_port) as nodes:
+    policy = ["--policy", arguments.policy] if arguments.policy is not None else []
+    with Nodes(handed_on(arguments), say, arguments.first_port, policy) as nodes:
         nodes.wait_serving()
         print("all four nodes are serving; Ctrl+C ends them", flush=True)
         print(f"{nodes.wait_ended()} has ended, and so all end", flush=True)

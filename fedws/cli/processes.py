@@ -19,13 +19,21 @@ _SERVING = " is serving at "
 class Nodes:
     """Processes of alice, bob, charlie and testing while the context lasts.
 
-    ``flags`` are added to each one's command line; ``say`` gets each line that a node prints, with its id. Their ports
+    ``flags`` are added to each one's command line, ``of_workers`` to those with data to train on; ``say`` gets each
+    line that a node prints, with its id. Their ports
     follow each other from ``first_port`` on; 0 takes free ones. The nodes end with this process, however it
     ends: they watch their standard input.
     """
 
-    def __init__(self, flags: Sequence[str], say: Callable[[str, str], None], first_port: int) -> None:
+    def __init__(
+        self,
+        flags: Sequence[str],
+        say: Callable[[str, str], None],
+        first_port: int,
+        of_workers: Sequence[str] = (),
+    ) -> None:
         self._flags = flags
+        self._of_workers = of_workers
         self._ports = {node: first_port and first_port + number for number, node in enumerate(IDS)}
         self._say = say
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -37,7 +45,7 @@ class Nodes:
 
     def __enter__(self) -> Self:
         for node in IDS:
-            role = ["--testing"] if node in DEFAULT_EVALUATOR else []
+            role = ["--testing"] if node in DEFAULT_EVALUATOR else self._of_workers
             own = ["--id", node, "--port", str(self._ports[node]), *role, "--until-eof"]
             command = [sys.executable, "-m", "fedws", "worker", *own, *self._flags]
             self._processes[node] = subprocess.Popen(  # noqa: S603

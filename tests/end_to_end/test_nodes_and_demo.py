@@ -73,6 +73,15 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
     assert demo.lines[-1] == "alice, bob, charlie and testing have ended"
 
 
+def test_nodes_have_their_owners_policy(processes: Processes) -> None:
+    """The three with data; what cannot be allowed is said by the first of them that ends."""
+    (processes.folder / "policy.toml").write_text("epsilon = 'much'\n")
+    command = processes.fork("nodes", *processes.tiny(), "--first-port", "0", "--policy", "policy.toml")
+    assert command.end(SECONDS) == 1, command.everything
+    assert any("--policy policy.toml: epsilon: " in line for line in command.errors), command.everything
+    assert not any(line.startswith("testing ") and "--policy" in line for line in command.lines)
+
+
 @pytest.mark.parametrize("how", ["Ctrl+C", "kill -9", "a node ends"])
 def test_nodes_end_together(processes: Processes, how: str) -> None:
     """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
