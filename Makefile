@@ -1,5 +1,5 @@
 # make demo   the whole job on this machine: four nodes, forty rounds, the result
-# make test   every test;  make lint  the linters and the type checker;  make bench  the figures
+# make test   every test, by two processes;  make lint  the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
 # make bench-mistnet   MistNet on CIFAR-10, up to two hours on two cores; FULL=--full for the paper's nets
 # make audit  known vulnerabilities of requirements/release.txt (needs the network);  make pin  makes that file again
@@ -27,7 +27,7 @@ demo: setup
 	@$(BIN)/fedws demo --seed $(SEED)
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: setup
 	@$(BIN)/python -m tests.chaos --seed $(SEED)

@@ -1,5 +1,6 @@
 """Fixtures of all tests: real data where this machine has it, and a count of what was skipped."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -46,7 +47,12 @@ def _root(name: str, files: tuple[str, ...]) -> Path:
     require(prepare.is_file(), f"{name} is not here (neither in FEDWS_DATA nor in ../shared/data)")
     root = Path(tempfile.gettempdir()) / f"fedws-tests-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
-    subprocess.run([sys.executable, str(prepare), str(root), name], check=True, timeout=120)
+    ready = root / f"{name}.ready"
+    with (root / f"{name}.lock").open("w") as lock:  # there may be several processes of tests
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready.exists():
+            subprocess.run([sys.executable, str(prepare), str(root), name], check=True, timeout=120)
+            ready.touch()
     return root
 
 
