@@ -110,8 +110,6 @@ class Uploads:
     def begin(self, run: str, coordinator: str = "") -> None:
         """Serve this run from now on; one without an id can have no uploads, since it could not ask for them again."""
         self.run = (coordinator, run) if run else None
-        if self._given is not None and self._given.is_dir():
-            self._prune()
 
     # ------------------------------------------------------------------ the run's upload
 
@@ -131,12 +129,12 @@ class Uploads:
     def start(self, asked: Json, extractor: Tensors, data: str) -> None:
         """Begin the run's upload anew; ``data`` is what tells these samples from others. Raises OSError.
 
-        Of other runs' uploads that were not fetched the newest stay, so that nobody fills the disk with runs.
+        What nobody has wanted for long is forgotten now, and of other runs' uploads that were not fetched the newest
+        stay, so that nobody fills the disk with runs.
         """
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
-        for other in self._waiting()[MOST_WAITING:]:
-            _empty(other)
+        self._prune()
         folder.mkdir(mode=0o700, parents=True)
         sync(folder.parent)
         write(folder / _EXTRACTOR, safetensors.torch.save(dict(extractor)))
@@ -238,8 +236,8 @@ class Uploads:
         """Forget what nobody has wanted for long; of what was sent the note stays, that it is not noised again."""
         old = time.time() - KEPT
         self._prune_cache(old)
-        for folder in self._waiting():
-            if _age(folder) < old:
+        for number, folder in enumerate(self._waiting()):
+            if _age(folder) < old or number >= MOST_WAITING:
                 _empty(folder)
 
     def _prune_cache(self, old: float) -> None:

@@ -236,6 +236,7 @@ def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
     for path in [*gone, *tmp_path.glob("extractor-*")]:
         os.utime(path, (long_ago, long_ago))
     assert first.cached(digest(tensors)) is not None, "what is used is kept"
+    make(uploads(tmp_path, "fourth"))
     for own in (uploads(tmp_path, name) for name in ("first", "second", "third")):
         found, name = own.find(), own.run and own.run[1]
         assert (found is not None and found.acknowledged, own.begun(ASKED, "data")) == (name == "first", None)
