@@ -21,7 +21,7 @@ from fedws.errors import Refused, printable
 from fedws.messages import Challenge, Hello, Proof
 
 REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
-Side = Literal["coordinator", "node"]
+Side = Literal["coordinator", "node", "link"]
 
 
 def nonce() -> str:
@@ -61,6 +61,11 @@ def check(key: bytes, hello: Hello, challenge: Challenge, given: Proof) -> None:
     """The node's last word. Raises Refused when the caller does not know the key."""
     if not _equal(given.proof, proof(key, "coordinator", hello, challenge.node, challenge.nonce)):
         raise Refused("key", f"the caller has another network key than {challenge.node}; {REMEDY}")
+
+
+def session(key: bytes, hello: Hello, challenge: Challenge) -> bytes:
+    """32 bytes that the two ends of this link have, and nobody else without the network key; never sent."""
+    return bytes.fromhex(proof(key, "link", hello, challenge.node, challenge.nonce))
 
 
 def _equal(given: str, right: str) -> bool:

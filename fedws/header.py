@@ -8,7 +8,7 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from fedws.errors import ProtocolError
-from fedws.messages import MESSAGES
+from fedws.messages import MESSAGES, Digest
 from fedws.tensors import DTYPES
 
 ALIGNMENT = 64
@@ -40,7 +40,7 @@ class Entry(BaseModel):
 
 
 class Header(BaseModel):
-    """A header. Transfer id, digest and offset are there for resumable transfers; version 1 sends whole messages."""
+    """A header. Of a body with a digest the first ``offset`` bytes may be left out, as the receiver has them."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -48,8 +48,8 @@ class Header(BaseModel):
     fields: dict[str, Any]  # JSON, see _level
     tensors: Annotated[list[Entry], Field(max_length=MAX_TENSORS), FailFast()]
     transfer: Annotated[str, Field(max_length=64)]
-    digest: Annotated[str, Field(max_length=128)] | None
-    offset: Annotated[int, Field(ge=0, le=0)]
+    digest: Digest | None
+    offset: Annotated[int, Field(ge=0, lt=2**48)]
 
 
 def packed(header: dict[str, Any]) -> bytes:

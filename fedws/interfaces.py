@@ -21,6 +21,7 @@ from fedws.tls import Tls
 
 if TYPE_CHECKING:
     from fedws.learning import Workspace
+    from fedws.transfers import Transfers
 
 S = TypeVar("S")
 A = TypeVar("A")
@@ -228,6 +229,8 @@ class Channel(Protocol):
     """Bytes sent so far, with what the transport adds to a message."""
     received: int
     """Bytes received so far, likewise."""
+    transfers: "Transfers"
+    """How bodies travel; set by who knows of earlier links to the same peer."""
 
     async def send(self, message: Message) -> None:
         """Send one message; returns when it is handed to the transport."""
@@ -241,6 +244,9 @@ class Channel(Protocol):
         Before, they are at most :data:`HANDSHAKE` bytes, and a link that was dialled from outside lives no longer than
         a sixth of ``silence``.
         """
+
+    def protect(self, secret: bytes) -> None:
+        """Both ends have ``secret`` now, 32 bytes of this handshake alone; keys for what follows may come of it."""
 
     async def close(self, reason: str = "") -> None:
         """Close the link, telling the other end why."""
@@ -271,17 +277,24 @@ class Transport(Protocol):
 
     private: bool
     """Whether its links stay within this process, where nobody has to be kept out."""
+    shared: bool
+    """Whether many nodes have one address, as a broker's."""
 
-    def check(self, url: str, tls: Tls | None = None) -> None:
-        """Raises UsageError when the URL can be no address of this transport, or does not go with ``tls``."""
+    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
+        """Raises UsageError when the URL can be no address of this transport, or does not go with ``tls`` or ``seal``.
 
-    def connect(self, url: str, limits: Limits, node: str = "", tls: Tls | None = None) -> Awaitable[Channel]:
-        """Dial once. Raises Unreachable, or UsageError when the URL is none.
+        ``seal`` is to keep those who carry the messages from reading them.
+        """
+
+    def connect(
+        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+    ) -> Awaitable[Channel]:
+        """Dial ``node`` once. Raises Unreachable, or UsageError when the URL is none.
 
         A transport that is encrypted takes nobody but who shows a certificate of ``node``.
         """
 
     def serve(
-        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None
+        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
     ) -> AbstractAsyncContextManager[str]:
-        """Listen while the context lasts; gives the URL being served. Raises UsageError when it cannot."""
+        """Serve ``node`` while the context lasts; gives its URL. Raises UsageError when it cannot."""

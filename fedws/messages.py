@@ -16,6 +16,10 @@ from fedws.tensors import Tensors
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
 Name = Annotated[str, Field(max_length=64)]
+Digest = Secret
+"""SHA-256 of a message's body, as hexadecimal digits."""
+Held = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
+"""How many bytes somebody has of a body that was cut off with a link, by its digest."""
 
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
@@ -63,6 +67,8 @@ class Welcome:
     labels: list[int] = field(default_factory=list)
     """The labels that this node declares to hold, ascending; empty when its data has none."""
     cuda: bool = False
+    held: Held = field(default_factory=dict)
+    """Of the run's orders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,8 @@ class Order:
     seed: int = 0
     """For shuffling and initialising, 64 bits; see :func:`fedws.learning.order_seed`. Never for privacy noise."""
     settings: Json = field(default_factory=dict)
+    held: Held = field(default_factory=dict)
+    """Of this worker's reports."""
     tensors: Tensors = field(default_factory=dict, repr=False)
 
 

@@ -18,6 +18,8 @@ class Security:
     tls: Tls | None = None
     name: str = COORDINATOR
     """The coordinator's id; under mutual TLS, the one in its certificate."""
+    seal: bool = False
+    """Whether those who carry messages, as a broker, must not be able to read them."""
 
 
 INSECURE = Security(None)

@@ -3,18 +3,19 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
-from functools import partial
-from urllib.parse import urlsplit
 
-from fedws import handshake, registry
+from fedws import handshake
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
 from fedws.gate import Complaints
-from fedws.interfaces import Channel, Limits, Transport
+from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
+from fedws.unfinished import Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
 
@@ -25,6 +26,8 @@ LONGEST = 128
 """Characters of an order's id."""
 MOST_LINKS = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
+UNFINISHED = 10
+"""Times ``silence`` for which a node keeps what a lost link left half done."""
 SEEN = 4096
 """Ids of the last orders of a link; one that comes a second time breaks the protocol."""
 TAKEN_OVER = "taken over by the same run"
@@ -91,10 +94,13 @@ class Service:
         self._turns = _Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
+        self._unfinished = Unfinished()
+        self._forgetting: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
         """End the node's thread; no link is served any more."""
+        self._remember()
         self._thread.shutdown()
 
     async def handle(self, channel: Channel) -> None:
@@ -139,6 +145,7 @@ class Service:
             if not isinstance(proof, Proof):
                 raise ProtocolError(f"{_kind(proof)} where a proof was due")
             handshake.check(key.secret, hello, challenge, proof)
+            channel.protect(handshake.session(key.secret, hello, challenge))
         tls = self._security.tls
         if tls is not None and tls.mutual and channel.peer != hello.coordinator:
             whose = channel.peer or "no node alone"
@@ -173,7 +180,9 @@ class Service:
         log.info("%s: run %s begins", self._worker.node, name)
         try:
             self._worker.begin(run, caller)
-            await channel.send(welcome)
+            self._remember()
+            channel.transfers = self._unfinished.begin(run, caller)
+            await channel.send(replace(welcome, held=channel.transfers.held))
             error, closing = await self._serve(channel, taken)
             reason = f"ended: {error}"
             return closing
@@ -195,21 +204,25 @@ class Service:
             while True:
                 await orders.put(self._order(await channel.receive(), seen))
 
-        async def answer() -> None:
+        async def reply() -> None:
             while True:
                 order = await orders.get()
-                report = await self._work(order)
+                self._remember()
+                channel.transfers.tell(order.held)
+                answer = self._unfinished.again(order) or await self._work(order)
+                self._unfinished.keep(order, answer)
                 try:
-                    await channel.send(report)
+                    await channel.send(answer)
                 except UsageError as error:  # a task may report what cannot travel; nothing of it was sent
                     await channel.send(self._worker.failure(order, "failed", str(error)))
-                del order, report  # models, which an idle node need not hold
+                del order, answer  # models, which an idle node need not hold
+                self._forget_in(self._limits.silence)  # by then the link would be known to be lost
 
         async def give_way() -> None:
             await taken.wait()
             raise LinkLost(TAKEN_OVER)
 
-        tasks = [asyncio.create_task(end()) for end in (read, answer, give_way)]
+        tasks = [asyncio.create_task(end()) for end in (read, reply, give_way)]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             error = next(error for task in tasks if task in ended and (error := task.exception()))
@@ -220,6 +233,16 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._forget_in(UNFINISHED * self._limits.silence)
+
+    def _remember(self) -> None:
+        """Do not forget what the run's next link could go on with."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+
+    def _forget_in(self, seconds: float) -> None:
+        self._remember()
+        self._forgetting = asyncio.get_running_loop().call_later(seconds, self._unfinished.forget)
 
     async def _work(self, order: Order) -> Report | Failure:
         """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""
@@ -264,25 +287,9 @@ async def serving(
             "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
         )
     with contextlib.closing(Service(worker, limits, security)) as service:
-        async with way.serve(url, service.handle, limits, security.tls) as address:
+        served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
+        async with served as address:
             yield address
-
-
-def transport(url: str) -> Transport:
-    """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
-
-    Raises UsageError, listing the schemes, when there is none.
-    """
-    scheme = urlsplit(url).scheme
-    ways: dict[str, Callable[[], Transport]] = {}
-    for name in registry.names("transport"):
-        kind = registry.find("transport", name)
-        ways[name] = kind
-        if not kind.private:
-            ways[f"{name}s"] = partial(kind, encrypted=True)
-    if scheme not in ways:
-        raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")
-    return ways[scheme]()
 
 
 def _at(channel: Channel) -> str:

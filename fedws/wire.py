@@ -9,8 +9,9 @@ says their names, dtypes, shapes and lengths. A message travels as fragments of 
 import dataclasses
 import struct
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields
+from hashlib import sha256
 from typing import Annotated, Any
 
 import torch
@@ -63,10 +64,29 @@ _WITH_TENSORS = {name for name, kind in MESSAGES.items() if any(f.name == "tenso
 class Encoded:
     """A message as bytes: views of its tensors wherever these are contiguous on the CPU, so nothing is copied."""
 
+    header: dict[str, Any]
     head: bytes
     body: list[memoryview]
     size: int
     """Bytes of head and body together."""
+
+    @property
+    def body_size(self) -> int:
+        """Bytes of the body."""
+        return self.size - len(self.head)
+
+    def named(self, digest: str, offset: int, limit: int) -> "Encoded":
+        """The same, with the digest of its body, and without the ``offset`` bytes that its receiver has of it.
+
+        Raises UsageError when it is larger than ``limit``, of which what is left out is a part.
+        """
+        header, size = {**self.header, "digest": digest, "offset": offset}, self.body_size - offset
+        head, body = _head(header, self.body_size, limit), []
+        for buffer in self.body:
+            if offset < len(buffer):
+                body.append(buffer[offset:])
+            offset = max(0, offset - len(buffer))
+        return Encoded(header, head, body, len(head) + size)
 
     def fragments(self) -> Iterator[memoryview | bytes]:
         """The message in pieces of at most 1 MiB; short neighbours travel together."""
@@ -88,7 +108,7 @@ class Encoded:
             yield bytes(small)
 
 
-def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
+def encode(message: Message, limit: int = 2**30) -> Encoded:
     """A message as bytes. Raises UsageError when it is larger than ``limit`` or holds what cannot travel."""
     tensors: Tensors = getattr(message, "tensors", {})
     table, body, position = [], [], 0
@@ -115,19 +135,37 @@ def encode(message: Message, limit: int = 2**30, transfer: str = "") -> Encoded:
         "type": _TYPES[type(message)],
         "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
         "tensors": table,
-        "transfer": transfer,
+        "transfer": "",
         "digest": None,
         "offset": 0,
     }
+    head = _head(header, position, limit)
+    return Encoded(header, head, body, len(head) + position)
+
+
+def _head(header: dict[str, Any], size: int, limit: int) -> bytes:
+    """Prefix, header and padding of a message with a body of ``size`` bytes."""
     try:
         written = packed(header)
     except (TypeError, ValueError, OverflowError, ProtocolError) as error:
         raise UsageError(f"a {header['type']} cannot travel: {error}") from None
     head = _PREFIX.pack(MAGIC, VERSION, len(written)) + written
     head += bytes(-len(head) % ALIGNMENT)
-    if len(written) > MAX_HEADER or len(table) > MAX_TENSORS or len(head) + position > limit:
-        raise UsageError(f"a message of {len(head) + position} bytes in {len(table)} tensors is above the limit")
-    return Encoded(head, body, len(head) + position)
+    count = len(header["tensors"])
+    if len(written) > MAX_HEADER or count > MAX_TENSORS or len(head) + size > limit:
+        raise UsageError(f"a message of {len(head) + size} bytes in {count} tensors is above the limit")
+    return head
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What has arrived of a body that is not whole, or is: its first bytes."""
+
+    digest: str
+    buffer: torch.Tensor
+    """Uint8, as long as the whole body."""
+    filled: int
+    """Bytes that are there: whole chunks, or all."""
 
 
 class Decoder:
@@ -141,8 +179,10 @@ class Decoder:
     Refusal(kind='busy', reason='later')
     """
 
-    def __init__(self, limit: int = 2**30) -> None:
+    def __init__(self, limit: int = 2**30, begun: Callable[[str], Partial | None] = lambda digest: None) -> None:
+        """``begun`` is asked for what is here of a body, when its message begins."""
         self._limit = limit
+        self._begun = begun
         self._head = bytearray()
         self._header: Header | None = None
         self._body: Any = None  # numpy view of self._buffer
@@ -150,7 +190,7 @@ class Decoder:
         self._filled = 0
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take the next bytes. The body's memory is allocated once, when the header has been checked."""
+        """Take the next bytes."""
         if self._header is None:
             data = self._feed_head(memoryview(data))
         if not len(data):
@@ -160,6 +200,29 @@ class Decoder:
             raise ProtocolError(f"message is longer than the {len(self._body)} bytes of body it declares")
         self._body[self._filled : end] = memoryview(data)
         self._filled = end
+
+    @property
+    def digest(self) -> str | None:
+        """That of the body, once the header is here, if it has one."""
+        return None if self._header is None else self._header.digest
+
+    @property
+    def partial(self) -> Partial | None:
+        """What is here of the body, if it has a digest and any whole chunk of it is."""
+        if self.digest is None:
+            return None
+        whole = self._filled == len(self._body)
+        filled = self._filled if whole else self._filled // FRAGMENT * FRAGMENT
+        return Partial(self.digest, self._buffer, filled) if filled else None
+
+    def verify(self) -> None:
+        """Raises ProtocolError unless the body, if it has a digest and is whole, is the one of that digest.
+
+        It takes half a millisecond a megabyte, and may be done in another thread.
+        """
+        whole = self.digest is not None and self._filled == len(self._body)
+        if whole and self.digest != sha256(self._body.data).hexdigest():
+            raise ProtocolError("the body that came is not the one of the digest that was told")
 
     def message(self) -> Message:
         """The message, once all its bytes are there; its tensors view the buffer they were received into."""
@@ -202,9 +265,19 @@ class Decoder:
             size = body_size(self._header.tensors)
             if wanted + size > self._limit:
                 raise ProtocolError(f"message of {wanted + size} bytes; at most {self._limit}")
-            self._buffer = torch.empty(size, dtype=torch.uint8)
+            self._buffer = self._room(self._header, size)
             self._body = self._buffer.numpy()
         return data[taken + more :]
+
+    def _room(self, header: Header, size: int) -> torch.Tensor:
+        """Memory for the body, allocated once; with what is there of it when the message goes on with one."""
+        begun = self._begun(header.digest) if header.digest is not None else None
+        self._filled = header.offset
+        if not header.offset:
+            return torch.empty(size, dtype=torch.uint8)
+        if begun is None or header.offset > begun.filled or len(begun.buffer) != size:
+            raise ProtocolError(f"it goes on at byte {header.offset} of a body that did not begin here")
+        return begun.buffer
 
     def _tensors(self, table: list[Entry]) -> dict[str, torch.Tensor]:
         tensors = {}

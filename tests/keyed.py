@@ -11,8 +11,8 @@ import fedws
 from fedws.interfaces import Channel, Limits
 from fedws.keys import Key
 from fedws.messages import Hello, Message, Welcome
+from fedws.schemes import transport
 from fedws.security import Security
-from fedws.service import transport
 from tests.nodes import PATIENCE, settings
 
 KEY, OTHER = (Security(Key(bytes([number]) * 32, "a test")) for number in (1, 2))

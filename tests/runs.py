@@ -11,7 +11,8 @@ import torch
 import fedws
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Message, Report
-from fedws.service import Service, transport
+from fedws.schemes import transport
+from fedws.service import Service
 from fedws.worker import Worker
 from tests.nodes import HELD, WORKERS, Points, evaluating, settings
 from tests.virtual import now

@@ -21,8 +21,10 @@ from fedws.errors import (
 )
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.schemes import transport
 from fedws.security import INSECURE, Security
-from fedws.service import TAKEN_OVER, transport
+from fedws.service import TAKEN_OVER
+from fedws.transfers import Transfers
 from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
@@ -71,6 +73,7 @@ class Link:
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
         self._before = (0, 0)
         self._pause = FIRST_PAUSE
+        self._transfers = Transfers()
 
     @property
     def transferred(self) -> tuple[int, int]:
@@ -119,7 +122,7 @@ class Link:
             return then(_failure(order, "lost", self.trouble))
         self._open[order.id] = order, then
         try:
-            await self._channel.send(order)
+            await self._channel.send(replace(order, held=self._transfers.held))
         except UsageError as error:  # it is above --max-message, or its model has tensors that cannot travel
             self._resolve(order.id, _failure(order, "failed", f"its order cannot be sent: {error}"))
         except LinkError:
@@ -192,7 +195,8 @@ class Link:
     async def _once(self) -> tuple[Channel, Welcome]:
         security = self._security
         key = security.key.secret if security.key is not None else None
-        channel = await self._transport.connect(self.url, self._limits, self.node, security.tls)
+        channel = await self._transport.connect(self.url, self._limits, self.node, security.tls, seal=security.seal)
+        channel.transfers = self._transfers
         try:
             nonce = handshake.nonce() if key is not None else ""
             hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
@@ -201,6 +205,7 @@ class Link:
             if key is not None and isinstance(answer, Challenge):
                 unproved = ""
                 await channel.send(handshake.prove(key, hello, answer))
+                channel.protect(handshake.session(key, hello, answer))
                 answer = await channel.receive()
             elif key is not None and isinstance(answer, Welcome):
                 raise Refused("key", "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY")
@@ -213,6 +218,7 @@ class Link:
             if answer.dataset != self._dataset:
                 raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {self._dataset}; see --dataset")
             channel.admit()
+            self._transfers.tell(answer.held)
         except BaseException:
             await channel.close("the coordinator did not go on")
             raise

@@ -31,9 +31,9 @@ from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog, new_directory
+from fedws.schemes import transport
 from fedws.scores import FEDERATED
 from fedws.security import COORDINATOR, INSECURE, Security, default
-from fedws.service import transport
 from fedws.tensorboard import Events
 from fedws.tensors import Tensors, detached
 

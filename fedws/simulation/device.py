@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Message, Order, Report, Welcome
-from fedws.service import Service, transport
+from fedws.schemes import transport
+from fedws.service import Service
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
+from fedws.transfers import Transfers
 from fedws.worker import Worker
 
 
@@ -139,6 +141,18 @@ class SlowChannel:
     def admit(self) -> None:
         """Take messages of any size that the limits allow."""
         self._channel.admit()
+
+    @property
+    def transfers(self) -> Transfers:
+        """How bodies travel."""
+        return self._channel.transfers
+
+    @transfers.setter
+    def transfers(self, transfers: Transfers) -> None:
+        self._channel.transfers = transfers
+
+    def protect(self, secret: bytes) -> None:
+        """Nobody else is in this process."""
 
     async def close(self, reason: str = "") -> None:
         """Close the link."""

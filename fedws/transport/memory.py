@@ -13,6 +13,7 @@ from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.messages import Message
 from fedws.registry import register
 from fedws.tls import Tls
+from fedws.transfers import Transfers
 
 _serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
@@ -22,13 +23,15 @@ class MemoryChannel:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._inbox: asyncio.Queue[list[bytes] | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
+        """Fragments; after each message an empty one, and None at the end of the link."""
         self._peer: MemoryChannel | None = None
         self._closed = ""
         self._most = min(HANDSHAKE, limits.message)
         self.peer = self.address = ""
         self.sent = 0
         self.received = 0
+        self.transfers = Transfers()
 
     @classmethod
     def pair(cls, limits: Limits) -> tuple["MemoryChannel", "MemoryChannel"]:
@@ -39,33 +42,44 @@ class MemoryChannel:
 
     async def send(self, message: Message) -> None:
         """Send one message."""
-        encoded = wire.encode(message, self._limits.message)
+        encoded = await self.transfers.encode(message, self._limits.message)
         await self.send_raw([bytes(piece) for piece in encoded.fragments()])
 
     async def send_raw(self, pieces: list[bytes]) -> None:
         """Send any bytes as one message, as a hostile peer might."""
+        for piece in [*filter(None, pieces), b""]:
+            self.deliver(piece)
+        await asyncio.sleep(0)
+
+    def deliver(self, piece: bytes) -> None:
+        """Hand one fragment over; raises LinkLost."""
         if self._closed or self._peer is None:
             raise LinkLost(self._closed or "closed")
-        self._peer._inbox.put_nowait(pieces)
-        self.sent += sum(map(len, pieces))
-        await asyncio.sleep(0)
+        self._peer._inbox.put_nowait(piece)
+        self.sent += len(piece)
 
     async def receive(self) -> Message:
         """The next message."""
-        pieces = None if self._closed and self._inbox.empty() else await self._inbox.get()
-        if pieces is None:
+        with self.transfers.decoding(self._most) as decoder:
+            while piece := await self._next():
+                if len(piece) > wire.FRAGMENT:
+                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {wire.FRAGMENT}")
+                decoder.feed(piece)
+                self.received += len(piece)
+        return await self.transfers.message(decoder)
+
+    async def _next(self) -> bytes:
+        piece = None if self._closed and self._inbox.empty() else await self._inbox.get()
+        if piece is None:
             raise LinkLost(self._closed or "closed")
-        decoder = wire.Decoder(self._most)
-        for piece in pieces:
-            if len(piece) > wire.FRAGMENT:
-                raise ProtocolError(f"fragment of {len(piece)} bytes; at most {wire.FRAGMENT}")
-            decoder.feed(piece)
-            self.received += len(piece)
-        return decoder.message()
+        return piece
 
     def admit(self) -> None:
         """Take messages of any size that the limits allow."""
         self._most = self._limits.message
+
+    def protect(self, secret: bytes) -> None:
+        """Nobody else is in this process."""
 
     async def close(self, reason: str = "") -> None:
         """Close both ends."""
@@ -80,11 +94,14 @@ class Memory:
     """See :class:`fedws.interfaces.Transport`."""
 
     private = True
+    shared = False
 
-    def check(self, url: str, tls: Tls | None = None) -> None:
+    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
         """Any name will do."""
 
-    async def connect(self, url: str, limits: Limits, node: str = "", tls: Tls | None = None) -> Channel:
+    async def connect(
+        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+    ) -> Channel:
         """Dial a name that is served in this process. Raises Unreachable."""
         if url not in _serving:
             raise Unreachable(f"nobody serves {url}")
@@ -109,7 +126,9 @@ class Memory:
         return near
 
     @contextlib.asynccontextmanager
-    async def serve(self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None) -> AsyncIterator[str]:
+    async def serve(
+        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
+    ) -> AsyncIterator[str]:
         """Serve a name. Raises UsageError when it is taken."""
         if url in _serving:
             raise UsageError(f"{url} is being served already")

@@ -35,17 +35,22 @@ class Ws:
     """See :class:`fedws.interfaces.Transport`."""
 
     private = False
+    shared = False
 
     def __init__(self, *, encrypted: bool = False) -> None:
         self._encrypted = encrypted
 
-    def check(self, url: str, tls: Tls | None = None) -> None:
-        """Raises UsageError unless the URL has a host and a port, and is encrypted where certificates are given."""
+    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
+        """Raises UsageError unless the URL has a host and a port, and is encrypted where that is wanted."""
         _address(url)
+        if seal and not self._encrypted:
+            raise UsageError(f"--seal is for links over a broker; for {url} there is TLS: --tls-cert and wss://")
         if tls is not None and not self._encrypted:
             raise UsageError(f"{url} is not encrypted, though certificates are given; write wss://")
 
-    async def connect(self, url: str, limits: Limits, node: str = "", tls: Tls | None = None) -> Channel:
+    async def connect(
+        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+    ) -> Channel:
         """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
         self.check(url, tls)
         try:
@@ -72,7 +77,9 @@ class Ws:
             raise Unreachable(_why(error)) from None
 
     @contextlib.asynccontextmanager
-    async def serve(self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None) -> AsyncIterator[str]:
+    async def serve(
+        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
+    ) -> AsyncIterator[str]:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check(url, tls)
         host, port = _address(url)

@@ -10,6 +10,7 @@ from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, printable
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.tls import name_of
+from fedws.transfers import Transfers
 from fedws.websocket.watched import GIVEN_UP, Server, Watched, address_of, framed
 
 _BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
@@ -30,10 +31,11 @@ class WsChannel:
         self.address = address_of(socket.transport)
         self.sent = 0
         self.received = 0
+        self.transfers = Transfers()
 
     async def send(self, message: Message) -> None:
         """Send one message in fragments of at most 1 MiB, as views of its tensors."""
-        encoded = wire.encode(message, self._limits.message)
+        encoded = await self.transfers.encode(message, self._limits.message)
         try:
             await self._socket.send(self._counted(encoded))
         except ConnectionClosed as closed:
@@ -43,17 +45,17 @@ class WsChannel:
         """The next message; its tensors lie in the one buffer that its fragments were received into."""
         if self._lost is not None:  # the library would not say so twice
             raise self._lost
-        decoder = wire.Decoder(self._most)
-        try:
-            async for fragment in self._socket.recv_streaming():
-                if isinstance(fragment, str):
-                    raise ProtocolError("a text frame; messages are binary")
-                decoder.feed(fragment)
-                self.received += framed(len(fragment), masked=not self._client)
-        except ConnectionClosed as closed:
-            self._lost = _lost(closed, self._socket.lost)
-            raise self._lost from None
-        return decoder.message()
+        with self.transfers.decoding(self._most) as decoder:
+            try:
+                async for fragment in self._socket.recv_streaming():
+                    if isinstance(fragment, str):
+                        raise ProtocolError("a text frame; messages are binary")
+                    decoder.feed(fragment)
+                    self.received += framed(len(fragment), masked=not self._client)
+            except ConnectionClosed as closed:
+                self._lost = _lost(closed, self._socket.lost)
+                raise self._lost from None
+        return await self.transfers.message(decoder)
 
     def admit(self) -> None:
         """Take messages of any size that the limits allow."""
@@ -62,6 +64,9 @@ class WsChannel:
         protocol.max_message_size, protocol.max_fragment_size = self._most, wire.FRAGMENT
         if isinstance(self._socket, Server):
             self._socket.admit()
+
+    def protect(self, secret: bytes) -> None:
+        """TLS does it, or nobody."""
 
     async def close(self, reason: str = "") -> None:
         """Close the link; the other end reads the reason."""

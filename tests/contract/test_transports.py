@@ -13,7 +13,7 @@ from fedws import registry
 from fedws.errors import LinkLost, NotTaken, ProtocolError, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Hello, Order
-from fedws.service import transport
+from fedws.schemes import transport
 from fedws.transport.memory import MemoryChannel
 from fedws.wire import FRAGMENT, encode
 

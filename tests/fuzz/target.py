@@ -20,6 +20,7 @@ from fedws.keys import Key
 from fedws.messages import MESSAGES, Challenge, Message, Proof
 from fedws.security import Security
 from fedws.service import Service
+from fedws.transfers import Transfers
 from fedws.worker import Worker
 from tests.nodes import Points
 
@@ -183,6 +184,7 @@ class _Peer:
 
     peer = address = ""
     sent = received = 0
+    transfers = Transfers()
 
     def __init__(self, *words: Message) -> None:
         self._words = list(words)
@@ -200,6 +202,9 @@ class _Peer:
 
     def admit(self) -> None:
         self.events.append("admitted")
+
+    def protect(self, secret: bytes) -> None:
+        self.events.append("protected")
 
     async def close(self, reason: str = "") -> None:
         self.events.append("closed")

@@ -13,7 +13,7 @@ from fedws import handshake
 from fedws.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Hello, Message, Refusal
-from fedws.service import transport
+from fedws.schemes import transport
 from tests.keyed import KEY, WELCOME, asked, dialled, failed
 from tests.nodes import worker
 

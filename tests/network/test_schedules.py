@@ -22,7 +22,7 @@ from fedws.errors import LinkLost
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.messages import Event, Failure, Hello, Order, Report, Welcome
-from fedws.service import transport
+from fedws.schemes import transport
 from fedws.simulation import clock
 from fedws.tensors import Tensors, unfit
 from fedws.worker import Worker

@@ -14,8 +14,10 @@ import fedws
 from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.schemes import transport
 from fedws.security import INSECURE
-from fedws.service import MOST_LINKS, TAKEN_OVER, Service, transport
+from fedws.service import MOST_LINKS, TAKEN_OVER, Service
+from fedws.transfers import Transfers
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
@@ -217,12 +219,16 @@ class Stuck:
     peer = address = ""
 
     def __init__(self, run: str) -> None:
+        self.transfers = Transfers()
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.messages.put_nowait(Hello(run=run, node="alice", protocol=1))
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
         self.closing, self.closed = asyncio.Event(), asyncio.Event()
 
     def admit(self) -> None:
+        """As of a channel."""
+
+    def protect(self, secret: bytes) -> None:
         """As of a channel."""
 
     async def send(self, message: Message) -> None:

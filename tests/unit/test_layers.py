@@ -16,13 +16,14 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
-    "header wire registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
+    "header wire digests transfers "
+    "registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
     "momentum pretrained similarity inversion gallery sizes",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/",
-    "worker",
+    "worker schemes unfinished",
     "service runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
 )
@@ -30,6 +31,7 @@ PIECES = 4
 """The layer whose files do not know each other, also within a folder."""
 
 ASYNC = (
+    "fedws/transfers.py",
     "fedws/transport/",
     "fedws/websocket/",
     "fedws/service.py",

@@ -1,0 +1,26 @@
+"""Which transport an address is for."""
+
+from collections.abc import Callable
+from functools import partial
+from urllib.parse import urlsplit
+
+from fedws import registry
+from fedws.errors import UsageError
+from fedws.interfaces import Transport
+
+
+def transport(url: str) -> Transport:
+    """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
+
+    Raises UsageError, listing the schemes, when there is none.
+    """
+    scheme = urlsplit(url).scheme
+    ways: dict[str, Callable[[], Transport]] = {}
+    for name in registry.names("transport"):
+        kind = registry.find("transport", name)
+        ways[name] = kind
+        if not kind.private:
+            ways[f"{name}s"] = partial(kind, encrypted=True)
+    if scheme not in ways:
+        raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")
+    return ways[scheme]()

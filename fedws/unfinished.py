@@ -1,0 +1,60 @@
+"""What a node keeps of a run until it knows that its last answer has arrived."""
+
+from dataclasses import replace
+
+import torch
+
+from fedws.messages import Failure, Order, Report
+from fedws.transfers import Transfers
+
+
+class Unfinished:
+    """The last order of a run and its report, and what has come of the next, while a link may be lost.
+
+    On the run's next link its transfers go on where they were cut off, and an order that is asked once more is answered
+    with the report that there is: nothing is trained or noised twice.
+    """
+
+    def __init__(self) -> None:
+        self._whose = ("", "")
+        self._transfers = Transfers()
+        self._last: tuple[Order, Report] | None = None
+        self._new = False
+
+    def begin(self, run: str, coordinator: str) -> Transfers:
+        """A link of the run begins; gives how its bodies travel. What is of another run is forgotten."""
+        if (run, coordinator) != self._whose or not run:  # without an id it may be any run
+            self._whose, self._last = (run, coordinator), None
+            self._transfers = Transfers(keep=True, replaced=self._drop)
+        self._new = True
+        return self._transfers
+
+    def again(self, order: Order) -> Report | None:
+        """The report for the first order on a link, if that is the one that was answered last on the link before."""
+        known, self._last = self._last if self._new else None, None
+        self._new = False
+        if known is None or not _same(order, known[0]):
+            return None
+        return replace(known[1], order=order.id)
+
+    def keep(self, order: Order, answer: Report | Failure) -> None:
+        """This answer is about to be sent."""
+        self._last = (order, answer) if isinstance(answer, Report) else None
+
+    def forget(self) -> None:
+        """The last answer has arrived: its order will not be asked again."""
+        self._drop()
+        self._transfers.forget()
+
+    def _drop(self) -> None:
+        self._last = None
+
+
+def _same(one: Order, other: Order) -> bool:
+    """Whether they ask for the same: all but their ids, and what the coordinator has of a report."""
+    if replace(one, id="", held={}, tensors={}) != replace(other, id="", held={}, tensors={}):
+        return False
+    if list(one.tensors) != list(other.tensors):
+        return False
+    both = zip(one.tensors.values(), other.tensors.values(), strict=True)
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in both)
