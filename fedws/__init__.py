@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
+    from fedws.joining import joining as joining
     from fedws.keys import network_key as network_key
     from fedws.learning import Score as Score
     from fedws.learning import Workspace as Workspace
@@ -64,6 +65,7 @@ _HOME = {
     "UsageError": "errors",
     "Worker": "worker",
     "Workspace": "learning",
+    "joining": "joining",
     "load_plugin": "registry",
     "network_key": "keys",
     "register": "registry",

@@ -251,6 +251,9 @@ class Channel(Protocol):
     async def close(self, reason: str = "") -> None:
         """Close the link, telling the other end why."""
 
+    async def closed(self) -> None:
+        """Wait until the link is down, whoever closed it."""
+
 
 Handler = Callable[[Channel], Awaitable[None]]
 
@@ -260,7 +263,7 @@ class Limits:
     """The bounds of a link."""
 
     message: int = 2**30
-    """Largest message in bytes, header and body; checked before anything is allocated."""
+    """Largest message in bytes, header and body."""
     silence: float = 60.0
     """Seconds without a sign of life or progress after which the other end counts as lost."""
     heartbeat: float = 0.0
@@ -281,10 +284,8 @@ class Transport(Protocol):
     """Whether many nodes have one address, as a broker's."""
 
     def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
-        """Raises UsageError when the URL can be no address of this transport, or does not go with ``tls`` or ``seal``.
-
-        ``seal`` is to keep those who carry the messages from reading them.
-        """
+        """Raises UsageError when the URL can be no address here, or does not go with ``tls``, or ``seal``: that those
+        who carry messages cannot read them."""
 
     def connect(
         self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False

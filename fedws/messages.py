@@ -41,6 +41,16 @@ class Hello:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Join:
+    """The first message on a link that a node has dialled: it asks the coordinator to say hello on it."""
+
+    node: Name
+    protocol: int
+    instance: Secret
+    """Made at random when the node starts, so that its newer link is told from another node of its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Challenge:
     """The answer to a Hello of a node with a network key; see :mod:`fedws.handshake`."""
 
@@ -162,10 +172,11 @@ class Deadline:
     """The complete versions as the time began; a Deadline of an earlier version says nothing."""
 
 
-Message = Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
+Message = Join | Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
 Event = Report | Failure | Joined | Left | Measured | Deadline
 
 MESSAGES: dict[str, type[Message]] = {
+    "join": Join,
     "hello": Hello,
     "challenge": Challenge,
     "proof": Proof,

@@ -94,6 +94,8 @@ class Plan(BaseModel):
 
     workers: Annotated[dict[NodeId, Url], Field(min_length=1)] = DEFAULT_WORKERS
     evaluator: Annotated[dict[NodeId, Url], Field(max_length=1)] = DEFAULT_EVALUATOR
+    listen: Url | Literal[""] = ""
+    """Where nodes arrive that dial out, or meet at a broker: those whose address this is."""
     strategy: str = "fedavg"
     aggregator: str = "mean"
     weighted: bool = False
@@ -126,6 +128,27 @@ class Plan(BaseModel):
     threads: Count = 1
     plugin: Files = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expected(cls, given: Any) -> Any:
+        """Give nodes without an address that of ``listen``: the workers in ``expect``, an evaluator that is a name."""
+        if not isinstance(given, dict) or not ("expect" in given or isinstance(given.get("evaluator"), str)):
+            return given
+        given = dict(given)
+        names, listen = given.pop("expect", ()), given.get("listen")
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"expect is a list of nodes' names, not {names!r}")
+        if not listen:
+            who = ", ".join(names) or given["evaluator"]
+            raise ValueError(f"{who} has no address: give it one, or say with --listen where it will join")
+        if len(set(names)) < len(names):
+            raise ValueError(f"one of {', '.join(names)} is expected twice; every node has an id of its own")
+        if names:
+            given["workers"] = {**given.get("workers", {}), **dict.fromkeys(names, listen)}
+        if isinstance(given.get("evaluator"), str):
+            given["evaluator"] = {given["evaluator"]: listen}
+        return given
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         both = set(self.workers) & set(self.evaluator)
@@ -133,10 +156,8 @@ class Plan(BaseModel):
             raise ValueError(f"{both.pop()} is named both as a worker and as the evaluator")
         if "federated" in self.workers:
             raise ValueError("federated is the name of the federated model; no worker can have it")
-        urls = [*self.workers.values(), *self.evaluator.values()]
-        for url in urls:
-            if urls.count(url) > 1:
-                raise ValueError(f"{url} is named for two nodes")
+        if self.listen and self.listen not in (*self.workers.values(), *self.evaluator.values()):
+            raise ValueError("--listen: nobody is expected there; name who will join: --expect alice bob charlie")
         if self.quorum > len(self.workers):
             raise ValueError(f"--quorum {self.quorum} is above the number of workers, {len(self.workers)}")
         if self.heartbeat > self.silence / 2:
@@ -188,7 +209,7 @@ def make(settings: Mapping[str, Any]) -> Plan:
         raise UsageError(explain(error)) from None
 
 
-MAY_CHANGE = frozenset({"silence", "heartbeat", "wait", "max_message", "plugin"})
+MAY_CHANGE = frozenset({"listen", "silence", "heartbeat", "wait", "max_message", "plugin"})
 """Settings that do not show in a run's result, so that they may be others when it goes on; addresses may be, too."""
 
 
@@ -206,6 +227,19 @@ def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
         if name not in MAY_CHANGE and new != old:
             raise UsageError(f"{what}: its {name} stays what it is, {_told(old)}, not {_told(new)}")
     return plan
+
+
+def merged(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored plan's settings with those that are given now; who was to join at its ``listen`` joins at the new one.
+
+    >>> merged({"listen": "ws://a:1", "workers": {"alice": "ws://a:1", "bob": "ws://b:1"}}, {"listen": "ws://c:1"})
+    {'listen': 'ws://c:1', 'workers': {'alice': 'ws://c:1', 'bob': 'ws://b:1'}}
+    """
+    found, there = {**stored, **given}, stored.get("listen")
+    for kind in {"workers", "evaluator"} & stored.keys() - given.keys():
+        if there and isinstance(stored[kind], dict):
+            found[kind] = {node: found["listen"] if url == there else url for node, url in stored[kind].items()}
+    return found
 
 
 def _told(value: Any) -> str:

@@ -6,82 +6,26 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
 
 from fedws import handshake
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
 from fedws.gate import Complaints
-from fedws.interfaces import Channel, Limits
+from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
+from fedws.turns import SHOWN, TAKEN_OVER, Turns
 from fedws.unfinished import Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
-SHOWN = 8
-"""Characters of a run's id that are told: who knows all of it may take the run over."""
 LONGEST = 128
 """Characters of an order's id."""
-MOST_LINKS = 16
-"""Links of one run at once, of which all but one wait for those before them to end."""
 UNFINISHED = 10
 """Times ``silence`` for which a node keeps what a lost link left half done."""
 SEEN = 4096
 """Ids of the last orders of a link; one that comes a second time breaks the protocol."""
-TAKEN_OVER = "taken over by the same run"
-"""Why a link is closed when its run calls again: whoever reads it must leave the node to the newer link."""
-
-
-class _Turns:
-    """Whose turn it is at a node: one run's at a time, and of its links the newest one's."""
-
-    def __init__(self, node: str, patience: float) -> None:
-        self._node = node
-        self._patience = patience
-        self._run = self._coordinator = ""
-        self._since = datetime.now()
-        self._links = 0  # of the run; the last one frees the node
-        self._newest = asyncio.Event()
-        self._free = asyncio.Lock()
-
-    @contextlib.asynccontextmanager
-    async def take(self, run: str, coordinator: str) -> AsyncIterator[asyncio.Event]:
-        """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
-
-        Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
-        another run, with too many links of this one, or still with what it did for an older link; and LinkLost when a
-        newer one came meanwhile.
-        """
-        other = (run, coordinator) != (self._run, self._coordinator)  # its workers know a run's id too
-        if self._links and (other or not run):  # without an id it may be any run
-            raise self._busy()
-        if self._links >= MOST_LINKS:
-            raise self._busy()
-        self._run, self._coordinator = run, coordinator
-        self._newest.set()
-        self._newest = taken = asyncio.Event()
-        self._links += 1
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._free.acquire()
-        except TimeoutError:
-            raise (LinkLost(TAKEN_OVER) if taken.is_set() else self._busy()) from None
-        else:
-            try:
-                if taken.is_set():
-                    raise LinkLost(TAKEN_OVER)
-                self._since = datetime.now()
-                yield taken
-            finally:
-                self._free.release()
-        finally:
-            self._links -= 1
-
-    def _busy(self) -> Refused:
-        since = self._since.strftime("%Y-%m-%d %H:%M:%S")
-        return Refused("busy", f"{self._node} is busy with run {printable(self._run, SHOWN)} since {since}")
 
 
 class Service:
@@ -91,7 +35,7 @@ class Service:
         self._worker = worker
         self._limits = limits
         self._security = security
-        self._turns = _Turns(worker.node, limits.silence / 6)
+        self._turns = Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
         self._unfinished = Unfinished()
@@ -103,11 +47,11 @@ class Service:
         self._remember()
         self._thread.shutdown()
 
-    async def handle(self, channel: Channel) -> None:
-        """Serve one link until it closes."""
+    async def handle(self, channel: Channel, first: Message | None = None) -> None:
+        """Serve one link until it closes; ``first`` has been received on it already."""
         try:
             async with asyncio.timeout(self._limits.silence / 6):
-                hello = await self._meet(channel)
+                hello = await self._meet(channel, first)
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
@@ -124,12 +68,12 @@ class Service:
             await self._greet(channel, hello)
         return await channel.close()
 
-    async def _meet(self, channel: Channel) -> Hello:
+    async def _meet(self, channel: Channel, first: Message | None = None) -> Hello:
         """Hear who is calling, and have it proved; only then may more than a few bytes come.
 
         Raises Refused when the caller does not know the key, ProtocolError, and LinkLost.
         """
-        hello, key, node = await channel.receive(), self._security.key, self._worker.node
+        hello, key, node = first or await channel.receive(), self._security.key, self._worker.node
         if not isinstance(hello, Hello):
             raise ProtocolError(f"{_kind(hello)} before hello")
         if hello.protocol != VERSION:  # nothing can be proved
@@ -272,6 +216,16 @@ class Service:
         return message
 
 
+def asked(worker: Worker, way: Transport, security: Security | None) -> Security:
+    """What a node asks of its callers: the user's own key where nothing else is said and strangers may come."""
+    security = security or (INSECURE if way.private else default())
+    if security.key is None and not way.private:
+        log.warning(
+            "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
+        )
+    return security
+
+
 @contextlib.asynccontextmanager
 async def serving(
     worker: Worker, url: str, limits: Limits | None = None, security: Security | None = None
@@ -281,11 +235,7 @@ async def serving(
     Without ``security`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
     """
     limits, way = limits or Limits(), transport(url)
-    security = security or (INSECURE if way.private else default())
-    if security.key is None and not way.private:
-        log.warning(
-            "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
-        )
+    security = asked(worker, way, security)
     with contextlib.closing(Service(worker, limits, security)) as service:
         served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
         async with served as address:

@@ -39,7 +39,7 @@ class Unfinished:
 
     def keep(self, order: Order, answer: Report | Failure) -> None:
         """This answer is about to be sent."""
-        self._last = (order, answer) if isinstance(answer, Report) else None
+        self._last = (order, answer) if isinstance(answer, Report) and answer.order == order.id else None
 
     def forget(self) -> None:
         """The last answer has arrived: its order will not be asked again."""

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Literal
 
 from fedws import registry
-from fedws.coordinator.run import prepare
+from fedws.coordinator.prepare import prepare
 from fedws.errors import RejectedUpdate
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering

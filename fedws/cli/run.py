@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedws.cli.parser import Parser, add_common, named
-from fedws.cli.secure import FLAGS, security
+from fedws.cli.secure import FLAGS, address, security, warnings
 from fedws.errors import RunFailed, UsageError
 
 _OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
@@ -26,7 +26,9 @@ def parser(prog: str) -> Parser:
     )
     add = flags.add_argument
     add("--workers", nargs="+", metavar="ID=URL", help="(alice, bob, charlie at ws://localhost:8777, 8778, 8779)")
-    add("--evaluator", metavar="ID=URL", help="or none (testing=ws://localhost:8780)")
+    add("--evaluator", metavar="ID=URL", help="or none, or an ID that joins (testing=ws://localhost:8780)")
+    add("--listen", metavar="URL", help="where nodes join by themselves: 0.0.0.0:9000, or mqtt://broker")
+    add("--expect", nargs="+", metavar="ID", help="the workers that join there")
     add(
         "--strategy",
         metavar="NAME",
@@ -80,7 +82,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import resume_run, run_plan
-    from fedws.plan import make
+    from fedws.plan import make, merged
     from fedws.rundir import has_finished, stored_settings
     from fedws.runlog import new_directory
 
@@ -89,12 +91,16 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if "data_dir" in given:
         os.environ["FEDWS_DATA"] = given["data_dir"]  # also for the process that trains for a coordinator
     proved = security(arguments, given.get("id", ""))
+    if "listen" in given:
+        given["listen"] = address(given["listen"], proved)
+        for line in warnings("the coordinator", given["listen"], proved):
+            print(line)
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
-        plan = named(partial(make, {**stored_settings(directory), **wanted}), given)
+        plan = named(partial(make, merged(stored_settings(directory), wanted)), given)
         work = partial(resume_run, directory, wanted, security=proved)
     else:
         plan = named(partial(make, settings(given)), given)
@@ -147,10 +153,16 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
         if given["server_epochs"] < 1:
             raise UsageError(f"--server-epochs {given['server_epochs']}: at least 1")
         found["training_rounds"] = given["server_epochs"]
+    if "expect" in given:
+        found["expect"] = [name for text in given["expect"] for name in text.split(",") if name]
     if "workers" in given:
         found["workers"] = pairs("--workers", given["workers"])
-    if "evaluator" in given:
-        found["evaluator"] = {} if given["evaluator"] == "none" else pairs("--evaluator", [given["evaluator"]])
+        if twice := found["workers"].keys() & set(found.get("expect", ())):
+            raise UsageError(f"--expect: {', '.join(sorted(twice))} has an address already, in --workers")
+    if "evaluator" in given and given["evaluator"] == "none":
+        found["evaluator"] = {}
+    elif "evaluator" in given and "=" in given["evaluator"]:
+        found["evaluator"] = pairs("--evaluator", [given["evaluator"]])
     return found
 
 

@@ -4,16 +4,18 @@ import argparse
 import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from fedws.security import Security
 
-FLAGS = ("key_file", "insecure", "tls_cert", "tls_key", "tls_ca")
+FLAGS = ("key_file", "insecure", "seal", "tls_cert", "tls_key", "tls_ca")
 
 
 def add_secure(flags: argparse.ArgumentParser) -> None:
     """Add them."""
     add = add_key(flags).add_argument
+    add("--seal", action="store_true", help="encrypt what a broker carries, so that it sees nothing but sizes")
     add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
     add("--tls-key", metavar="PEM", help="its private key")
     add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
@@ -42,15 +44,24 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
 
         certs.check(tls.cert, name or COORDINATOR)
     file = getattr(arguments, "key_file", None)
+    seal = bool(getattr(arguments, "seal", False))
     if getattr(arguments, "insecure", False):
         if file is not None:
             raise UsageError("--insecure does without a key; leave out --key-file")
+        if seal:
+            raise UsageError("--seal encrypts under the network key; leave out --insecure")
         return Security(None, tls, name or COORDINATOR)
-    return Security(keys.network_key(file), tls, name or COORDINATOR)
+    return Security(keys.network_key(file), tls, name or COORDINATOR, seal)
 
 
-def warnings(node: str, host: str, security: "Security") -> list[str]:
-    """What a person should know before a node is served there."""
+def address(text: str, security: "Security") -> str:
+    """A URL, where a host and a port alone are a websocket's, under TLS if there are certificates."""
+    return text if "://" in text else f"ws{'' if security.tls is None else 's'}://{text}"
+
+
+def warnings(node: str, url: str, security: "Security") -> list[str]:
+    """What a person should know before a node is served there, or joins there."""
+    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
     if is_loopback(host):
         return []
     lines = []
@@ -59,7 +70,10 @@ def warnings(node: str, host: str, security: "Security") -> list[str]:
             f"a network key was made; unless another device has one already, on each other device run: "
             f"export FEDWS_KEY={security.key.text}"
         )
-    if security.tls is None:
+    if scheme in ("mqtt", "mqtts"):
+        if not security.seal:
+            lines.append(f"what {node} and others send can be read at the broker: --seal prevents it")
+    elif scheme != "wss":
         remedy = "TLS prevents it" if security.key is None else "the network key does not prevent it, TLS does"
         lines.append(f"what {node} and others send can be read and changed on its path: {remedy} (--tls-cert)")
     return lines

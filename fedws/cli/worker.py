@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fedws.cli.parser import Parser, add_common
-from fedws.cli.secure import security, warnings
+from fedws.cli.secure import address, security, warnings
 from fedws.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,13 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     flags.add_argument(
         "-p", "--port", type=int, help="port to listen on, 0 for a free one (alice 8777 ... testing 8780)"
     )
-    flags.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all (localhost)")
+    flags.add_argument("--host", help="address to listen on; 0.0.0.0 for all (localhost)")
+    flags.add_argument(
+        "--join", metavar="URL", help="dial out instead: where a run listens, or mqtt://broker (see --listen of a run)"
+    )
+    flags.add_argument(
+        "--coordinator", metavar="ID", help="with --join: whose certificate is shown there (coordinator)"
+    )
     flags.add_argument("--testing", action="store_true", default=testing, help="be the evaluator: hold the test set")
     flags.add_argument(
         "--digits", metavar="0-3", help="the labels to hold, as 0-3 or 0,5 (known for alice, bob, charlie)"
@@ -61,23 +67,18 @@ def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.held import take, tell
-    from fedws.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS, make
+    from fedws.plan import make
+    from fedws.schemes import transport
 
     set_up_logging(arguments.verbose)
     if arguments.notebook is not None:
         print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
-    own = (DEFAULT_WORKERS | DEFAULT_EVALUATOR).get(arguments.id)
-    port = arguments.port if arguments.port is not None or own is None else urlsplit(own).port
-    if port is None:
-        raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
-    if not 0 <= port < 65536:
-        raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
     proved = security(arguments, arguments.id)
-    scheme = "ws" if proved.tls is None else "wss"
-    url = f"{scheme}://{f'[{arguments.host}]' if ':' in arguments.host else arguments.host}:{port}"
+    url = _url(arguments, proved)
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in _BOUNDS if (value := getattr(arguments, key)) is not None}
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
+    transport(url).check(url, proved.tls, seal=proved.seal)
     policy, log = _owned(arguments, proved)  # wrong ones are said before data is loaded
     _prepare(arguments)
     dataset = arguments.dataset or "mnist"
@@ -86,10 +87,31 @@ def main(arguments: argparse.Namespace) -> int:
 
     def told() -> None:
         tell(arguments, dataset, held)
-        for line in warnings(arguments.id, arguments.host, proved):
+        for line in warnings(arguments.id, url, proved):
             print(line)
 
     return run_loop(_serve(arguments, node, plan, url, proved, told))
+
+
+def _url(arguments: argparse.Namespace, proved: "Security") -> str:
+    """Where the node is served, or joins. Raises UsageError."""
+    from fedws.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
+
+    if arguments.join is not None:
+        for flag in ("host", "port"):
+            if getattr(arguments, flag) is not None:
+                raise UsageError(f"--join dials out, and listens nowhere; leave out --{flag}")
+        return address(arguments.join, proved)
+    if arguments.coordinator is not None:
+        raise UsageError("--coordinator is for a node that dials out; it goes with --join")
+    own = (DEFAULT_WORKERS | DEFAULT_EVALUATOR).get(arguments.id)
+    port = arguments.port if arguments.port is not None or own is None else urlsplit(own).port
+    if port is None:
+        raise UsageError(f"--port is needed: {arguments.id} has no port of its own, as alice has 8777")
+    if not 0 <= port < 65536:
+        raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
+    host = arguments.host or "localhost"
+    return address(f"{f'[{host}]' if ':' in host else host}:{port}", proved)
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -148,6 +170,8 @@ async def _serve(
     tell: Callable[[], None],
 ) -> int:
     from fedws.interfaces import Limits
+    from fedws.joining import joining
+    from fedws.security import COORDINATOR
     from fedws.service import serving
 
     done = asyncio.Event()
@@ -161,9 +185,13 @@ async def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end)
     limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
-    async with serving(node, url, limits, proved) as address:
+    if arguments.join is None:
+        there, does = serving(node, url, limits, proved), "is serving"
+    else:
+        there, does = joining(node, url, limits, proved, arguments.coordinator or COORDINATOR), "joins"
+    async with there as address:
         tell()
-        print(f"{arguments.id} is serving at {address}", flush=True)
+        print(f"{arguments.id} {does} at {address}", flush=True)
         if arguments.until_eof:
             # A thread, since event loops cannot watch files and /dev/null.
             threading.Thread(target=_read_out, args=(lambda: loop.call_soon_threadsafe(done.set),), daemon=True).start()

@@ -1,13 +1,14 @@
 """The coordinator's end of one node: dialled as long as the run lasts, orders out, answers in."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from random import Random
 from typing import Literal
 
 from fedws import handshake
+from fedws.coordinator.meeting import Meeting
 from fedws.errors import (
     LinkError,
     NotTaken,
@@ -19,12 +20,14 @@ from fedws.errors import (
     WrongNode,
     printable,
 )
+from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.pauses import Pauses
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
-from fedws.service import TAKEN_OVER
 from fedws.transfers import Transfers
+from fedws.turns import TAKEN_OVER
 from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
@@ -32,8 +35,6 @@ Answer = Report | Failure
 Kind = Literal["lost", "failed"]
 _LOST: Kind = "lost"
 _FAILED: Kind = "failed"  # what would happen again is not laid on the link
-FIRST_PAUSE = 0.1
-"""Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``silence``."""
 
 
 class Link:
@@ -49,6 +50,7 @@ class Link:
         limits: Limits,
         seed: int,
         security: Security,
+        meeting: Meeting | None = None,
     ) -> None:
         self.node = node
         self.url = url
@@ -67,12 +69,14 @@ class Link:
         self._dataset = dataset
         self._limits = limits
         self._transport = transport(url)
+        self._meeting = meeting
         self._security = INSECURE if self._transport.private else security
-        self._random = Random(f"{seed}/{node}")
         self._channel: Channel | None = None
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
         self._before = (0, 0)
-        self._pause = FIRST_PAUSE
+        self._pauses = Pauses(limits.silence, f"{seed}/{node}")
+        self._proved = False
+        self._complaints = Complaints(node)
         self._transfers = Transfers()
 
     @property
@@ -114,7 +118,7 @@ class Link:
                 self._down(channel, reason, kind)
                 post(Left(worker=self.node, reason=reason))
                 await channel.close(told)  # which may take long
-            await self._rest()
+            await asyncio.sleep(self._pauses.next())
 
     async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
         """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link."""
@@ -146,7 +150,7 @@ class Link:
         if isinstance(message, Failure):  # kinds that only this side may give are no node's to claim
             kind = message.kind if message.kind == "refused" else "failed"
             message = replace(message, kind=kind, reason=printable(message.reason))
-        self._pause = FIRST_PAUSE  # the link has been good for something
+        self._pauses.again()  # the link has been good for something
         self._resolve(message.order, message)
 
     def _resolve(self, order: str, answer: Answer) -> None:
@@ -168,43 +172,61 @@ class Link:
         said = self.welcome is not None
         while True:
             try:
+                channel = await self._reach()
                 async with asyncio.timeout(self._limits.silence):
-                    return await self._once()
+                    return channel, await self._greet(channel)
             except TimeoutError:
                 self.trouble = "no answer"
             except Refused as refused:
                 self.trouble = str(refused)
-                if refused.kind != "busy" and self.strict and self.welcome is None:
+                if refused.kind != "busy" and self._fatal:
                     raise WrongNode(f"{self.node} at {self.url}: {refused}") from None
             except ProtocolError as error:
                 self.trouble = f"broke the protocol: {error}"
-                if self.strict and self.welcome is None:
+                if self._fatal:
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             except (Unreachable, LinkError) as error:
                 self.trouble = str(error)
-            if not said:
+            if self._meeting is not None:  # it said that it is the node, which anybody can say
+                self._complaints.hear(f"who joined was not called: {self.trouble}")
+            elif not said:
                 log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
                 said = True
-            await self._rest()
+            await asyncio.sleep(self._pauses.next())
 
-    async def _rest(self) -> None:
-        """A pause before a dial, longer each time that the one before came to nothing."""
-        pause, self._pause = self._pause, min(2 * self._pause, max(FIRST_PAUSE, self._limits.silence / 12))
-        await asyncio.sleep(pause * self._random.uniform(0.5, 1))
+    @property
+    def _fatal(self) -> bool:
+        """Whether a wrong node ends the run: it is the first contact, and the node that was meant."""
+        return self.strict and self.welcome is None and (self._meeting is None or self._proved)
 
-    async def _once(self) -> tuple[Channel, Welcome]:
+    async def _reach(self) -> Channel:
+        """A link to the node: dialled, or once the node has."""
+        if self._meeting is not None:
+            self.trouble = "it has not joined"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.silence / 12):
+                    return await self._meeting.call(self.node)
+            if self.welcome is None:
+                log.info("Waiting for %s to join at %s", self.node, self.url)
+            return await self._meeting.call(self.node)
+        security = self._security
+        async with asyncio.timeout(self._limits.silence):
+            return await self._transport.connect(self.url, self._limits, self.node, security.tls, seal=security.seal)
+
+    async def _greet(self, channel: Channel) -> Welcome:
+        """Shake hands on a link, which is closed if that comes to nothing."""
         security = self._security
         key = security.key.secret if security.key is not None else None
-        channel = await self._transport.connect(self.url, self._limits, self.node, security.tls, seal=security.seal)
-        channel.transfers = self._transfers
+        channel.transfers, self._proved = self._transfers, False
         try:
             nonce = handshake.nonce() if key is not None else ""
             hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
             await channel.send(hello)
             answer, unproved = await channel.receive(), "" if key is None else "says, without a proof of the key: "
             if key is not None and isinstance(answer, Challenge):
-                unproved = ""
-                await channel.send(handshake.prove(key, hello, answer))
+                proof = handshake.prove(key, hello, answer)
+                unproved, self._proved = "", True
+                await channel.send(proof)
                 channel.protect(handshake.session(key, hello, answer))
                 answer = await channel.receive()
             elif key is not None and isinstance(answer, Welcome):
@@ -222,7 +244,7 @@ class Link:
         except BaseException:
             await channel.close("the coordinator did not go on")
             raise
-        return channel, answer
+        return answer
 
 
 def _failure(order: Order, kind: Kind, reason: str) -> Failure:

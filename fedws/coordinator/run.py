@@ -13,29 +13,26 @@ from typing import Any, Literal
 
 import safetensors.torch
 
-from fedws import holding, learning, registry
-from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import Link
+from fedws.coordinator.meeting import listening
 from fedws.coordinator.own import OwnNode
+from fedws.coordinator.prepare import prepare, secured
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import FedwsError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
-from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Limits, Strategy
-from fedws.plan import FOR_ROUNDS, Plan, going_on, make
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.plan import Plan, going_on, make, merged
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog, new_directory
 from fedws.schemes import transport
 from fedws.scores import FEDERATED
-from fedws.security import COORDINATOR, INSECURE, Security, default
+from fedws.security import Security
 from fedws.tensorboard import Events
-from fedws.tensors import Tensors, detached
+from fedws.tensors import Tensors
 
 Observer = Callable[[Record], None]
 
@@ -125,7 +122,7 @@ async def run_plan(
 ) -> Result:
     """:func:`run` for a plan that is made already."""
     plan, strategy, initial = prepare(plan)
-    security = _secured(plan, security)
+    security = secured(plan, security)
     with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
         return await _run(plan, strategy, initial, held, (None, ""), observers, security)
 
@@ -139,12 +136,12 @@ async def resume_run(
     """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
         checkpoints = Checkpoints(directory / "checkpoints")
-        plan = going_on(held.plan, {**stored_settings(directory), **given}, f"--resume {directory}")
+        plan = going_on(held.plan, merged(stored_settings(directory), given), f"--resume {directory}")
         if held.finished:
             checkpoints.clear()  # it may have been killed just before it did
             return _finished(directory)
         plan, strategy, initial = prepare(plan)
-        security = _secured(plan, security)
+        security = secured(plan, security)
         found = checkpoints.load() if checkpoints.any() else (None, "")  # it was killed before its first order
         return await _run(plan, strategy, initial, held, found, observers, security)
 
@@ -163,12 +160,15 @@ async def _run(
     if held.kept:
         runlog.cut_back(*((stored.number, stored.extra) if stored is not None else (0, NOTHING)))
 
-    def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
-        limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
-        return Link(node, url, role, name, plan.dataset, limits, plan.seed, security)
-
+    limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(runlog.close)
+        meeting = await stack.enter_async_context(listening(plan, limits, security))
+
+        def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
+            point = meeting if url == plan.listen else None
+            return Link(node, url, role, name, plan.dataset, limits, plan.seed, security, point)
+
         scorer, scoring, store = None, plan.scoring(), None
         if isinstance(strategy, Gathering):
             scoring, store = strategy.scoring(scoring), FeatureStore(held.path / "features")
@@ -214,70 +214,6 @@ async def _run(
         held.finish()
         checkpoints.clear()
     return Result(model, runlog.records, runlog.directory)
-
-
-def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
-    """The whole plan, its strategy and the initial model; every piece that it names is looked up here, before dialling.
-
-    Raises UsageError for what does not fit together.
-    """
-    for plugin in plan.plugin:
-        registry.load_plugin(plugin)
-    if not plan.model:
-        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
-    for url in [*plan.workers.values(), *plan.evaluator.values()]:
-        transport(url).check(url)
-    module = learning.initial(plan.model, plan.seed)
-    registry.find("dataset", registry.Spec.parse(plan.dataset).name)
-    registry.build("loss", plan.loss)
-    registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
-    initial = detached(module.state_dict())
-    return plan, _strategy(plan, initial), initial
-
-
-def _secured(plan: Plan, security: Security | None) -> Security:
-    """What the run proves itself with; by default the user's own key, if any of its links leaves this process.
-
-    Raises UsageError when there is none, or when an address does not go with it.
-    """
-    ways = {url: transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
-    if security is None:
-        security = INSECURE if all(way.private for way in ways.values()) else default()
-    for url, way in ways.items():
-        way.check(url, security.tls)
-    return security
-
-
-def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
-    workers = tuple(plan.workers)
-    aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
-    chooser = registry.build("chooser", plan.chooser)
-    algorithm = registry.build("strategy", plan.strategy, plan.training())
-    if without_rounds(algorithm):
-        for name in FOR_ROUNDS:
-            if getattr(plan, name) != Plan.model_fields[name].default:
-                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} has none")
-        return Asynchronous(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or 1))
-    if gathers(algorithm):
-        for name in FOR_ROUNDS:
-            if name != "deadline" and getattr(plan, name) != Plan.model_fields[name].default:
-                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} gathers once")
-        if COORDINATOR in workers:
-            raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
-        algorithm.begin(initial)  # only to see that it fits
-        return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
-    if hasattr(algorithm, "step"):
-        size = chooser.size(len(workers))
-        if plan.quorum > size:
-            raise UsageError(
-                f"--quorum {plan.quorum} is above the cohort of {size} that --chooser {plan.chooser} makes"
-            )
-        if plan.over_select and size == len(workers):
-            raise UsageError("--over-select needs a --chooser that leaves some out, as random:per_round=2")
-        terms = Terms(workers, plan.training_rounds, plan.seed, plan.quorum or size, plan.over_select)
-        return Rounds(algorithm, aggregator, chooser, terms)
-    strategy: Strategy[Any] = algorithm
-    return strategy
 
 
 def _finished(directory: Path) -> Result:

@@ -158,6 +158,10 @@ class SlowChannel:
         """Close the link."""
         await self._channel.close(reason)
 
+    async def closed(self) -> None:
+        """Wait until it is."""
+        await self._channel.closed()
+
     def _since(self, order: str) -> float:
         now = asyncio.get_running_loop().time()
         return round(now - self.open.pop(order, now), 6)

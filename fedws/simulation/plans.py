@@ -6,7 +6,7 @@ from typing import Any
 
 from fedws import holding, registry
 from fedws.asynchronous import without_rounds
-from fedws.coordinator.run import prepare
+from fedws.coordinator.prepare import prepare
 from fedws.errors import UsageError
 from fedws.gathering_algorithm import gathers
 from fedws.plan import FOR_ROUNDS, Plan, make

@@ -27,6 +27,7 @@ class MemoryChannel:
         """Fragments; after each message an empty one, and None at the end of the link."""
         self._peer: MemoryChannel | None = None
         self._closed = ""
+        self._down = asyncio.Event()
         self._most = min(HANDSHAKE, limits.message)
         self.peer = self.address = ""
         self.sent = 0
@@ -86,7 +87,12 @@ class MemoryChannel:
         for end in (self, self._peer):
             if end is not None and not end._closed:
                 end._closed = reason or "closed"
+                end._down.set()
                 end._inbox.put_nowait(None)
+
+    async def closed(self) -> None:
+        """Wait until it is."""
+        await self._down.wait()
 
 
 @register("transport", "memory")

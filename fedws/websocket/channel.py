@@ -73,6 +73,10 @@ class WsChannel:
         code = GIVEN_UP if reason else 1000
         await self._socket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
 
+    async def closed(self) -> None:
+        """Wait until it is."""
+        await self._socket.wait_closed()
+
     def _counted(self, encoded: wire.Encoded) -> Iterator[memoryview | bytes]:
         for fragment in encoded.fragments():
             self.sent += framed(len(fragment), masked=self._client)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from fedws import registry
 from fedws.asynchronous import without_rounds
-from fedws.coordinator.run import prepare
+from fedws.coordinator.prepare import prepare
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report

@@ -11,7 +11,7 @@ from torch import nn
 
 from evaluator.node import evaluate
 from fedws import registry
-from fedws.coordinator.run import prepare
+from fedws.coordinator.prepare import prepare
 from fedws.gathering_algorithm import gathers
 from fedws.learning import order_seed
 from fedws.messages import Failure, Order, Report

@@ -206,6 +206,9 @@ class _Peer:
     def protect(self, secret: bytes) -> None:
         self.events.append("protected")
 
+    async def closed(self) -> None:
+        pass
+
     async def close(self, reason: str = "") -> None:
         self.events.append("closed")
 

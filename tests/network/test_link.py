@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.link import FIRST_PAUSE
 from fedws.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Joined, Left, Message, Report
-from fedws.service import TAKEN_OVER
+from fedws.pauses import FIRST as FIRST_PAUSE
 from fedws.simulation import clock
 from fedws.transport.memory import Memory
+from fedws.turns import TAKEN_OVER
 from tests.nodes import PATIENCE, worker
 from tests.peers import (
     JOINED,
@@ -64,9 +64,9 @@ async def dials(monkeypatch: pytest.MonkeyPatch, seconds: float, **more: Any) ->
     times: list[float] = []
     connect = Memory.connect
 
-    async def counted(self: Memory, url: str, limits: Limits, *more: Any) -> Channel:
+    async def counted(self: Memory, url: str, limits: Limits, *more: Any, **named: Any) -> Channel:
         times.append(now())
-        return await connect(self, url, limits, *more)
+        return await connect(self, url, limits, *more, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr(Memory, "connect", counted)

@@ -17,7 +17,8 @@ import fedws
 from fedws import deliveries
 from fedws.checkpoint import Checkpoints
 from fedws.coordinator.own import LENGTH, OwnNode
-from fedws.coordinator.run import prepare, resume_run
+from fedws.coordinator.prepare import prepare
+from fedws.coordinator.run import resume_run
 from fedws.encoded import encoded
 from fedws.errors import RunFailed, UsageError
 from fedws.featurestore import FeatureStore

@@ -16,8 +16,9 @@ from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE
-from fedws.service import MOST_LINKS, TAKEN_OVER, Service
+from fedws.service import Service
 from fedws.transfers import Transfers
+from fedws.turns import MOST_LINKS, TAKEN_OVER
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
@@ -223,7 +224,7 @@ class Stuck:
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.messages.put_nowait(Hello(run=run, node="alice", protocol=1))
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
-        self.closing, self.closed = asyncio.Event(), asyncio.Event()
+        self.closing, self.let_go = asyncio.Event(), asyncio.Event()
 
     def admit(self) -> None:
         """As of a channel."""
@@ -242,7 +243,11 @@ class Stuck:
     async def close(self, reason: str = "") -> None:
         """As of a channel."""
         self.closing.set()
-        await self.closed.wait()
+        await self.let_go.wait()
+
+    async def closed(self) -> None:
+        """As of a channel."""
+        await self.let_go.wait()
 
 
 async def test_a_link_that_takes_long_to_close_delays_nobody() -> None:
@@ -253,9 +258,9 @@ async def test_a_link_that_takes_long_to_close_delays_nobody() -> None:
         serving.append(asyncio.create_task(service.handle(link)))
         assert isinstance(await soon(link.answers.get()), Welcome)
     await soon(links[0].closing.wait())
-    assert not links[0].closed.is_set()
+    assert not links[0].let_go.is_set()
     for link in links:
-        link.closed.set()
+        link.let_go.set()
     serving[1].cancel()
     await soon(asyncio.gather(*serving, return_exceptions=True))
     service.close()

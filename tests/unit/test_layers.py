@@ -16,15 +16,15 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
-    "header wire digests transfers "
+    "header wire digests transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
     "momentum pretrained similarity inversion gallery sizes",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/",
-    "worker schemes unfinished",
-    "service runlog rundir checkpoint coordinator/ simulation/",
+    "worker schemes unfinished turns",
+    "service joining runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
 )
 PIECES = 4
@@ -35,6 +35,8 @@ ASYNC = (
     "fedws/transport/",
     "fedws/websocket/",
     "fedws/service.py",
+    "fedws/turns.py",
+    "fedws/joining.py",
     "fedws/coordinator/",
     "fedws/simulation/",
     "evaluator/",

@@ -7,6 +7,7 @@ import json
 import re
 import typing
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Literal
 
 import msgpack
@@ -15,7 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, handshake, keepsake, keys, learning, registry, service, wire
+from fedws import gate, handshake, keepsake, keys, learning, registry, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.deliveries import Part
@@ -29,6 +30,7 @@ from fedws.plan import NODE_ID, Scoring, Training
 from fedws.samples import Images
 from fedws.tensors import DTYPES
 from fedws.transport import ws
+from fedws.turns import TAKEN_OVER, Turns
 from fedws.websocket import channel, watched
 from fedws.worker import Worker
 from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
@@ -148,11 +150,11 @@ def test_refusals() -> None:
 
 
 def test_what_the_busy_say() -> None:
-    turns = service._Turns("alice", 10)
+    turns = Turns("alice", 10)
     turns._run, turns._since = "77d1e0aa", datetime(2026, 11, 21, 9, 10, 3)
     assert str(turns._busy()) == example(Refusal).reason
     assert " ".join(section("One run at a time").split()).count(example(Refusal).reason) == 1
-    assert section("One run at a time").count(service.TAKEN_OVER) == 2
+    assert section("One run at a time").count(TAKEN_OVER) == 2
 
 
 def test_names_and_secrets() -> None:
@@ -404,7 +406,7 @@ _HELLO: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("change", [{"transfer": "t" * 64}, {"digest": "d" * 128}])
+@pytest.mark.parametrize("change", [{"transfer": "t" * 64}, {"digest": sha256(b"").hexdigest()}])
 def test_what_version_1_takes_without_looking(change: Json) -> None:
     decoder = wire.Decoder()
     decoder.feed(_raw({**_HELLO, **change}))
@@ -416,7 +418,9 @@ def test_what_version_1_takes_without_looking(change: Json) -> None:
     [
         {"offset": 64},
         {"transfer": "t" * 65},
-        {"digest": "d" * 129},
+        {"digest": "d" * 63},
+        {"digest": "D" * 64},
+        {"digest": "d" * 64, "offset": 1},
         {"other": 1},
         {"type": "other"},
         {"fields": {**_HELLO["fields"], "other": 1}},

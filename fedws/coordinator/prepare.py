@@ -1,0 +1,84 @@
+"""From a plan to the pieces that it names: all that can be wrong with it is said here, before anybody is dialled."""
+
+from typing import Any
+
+from fedws import holding, learning, registry
+from fedws.asynchronous import Asynchronous, without_rounds
+from fedws.errors import UsageError
+from fedws.gathering import Gathering
+from fedws.gathering_algorithm import gathers
+from fedws.interfaces import Strategy
+from fedws.plan import FOR_ROUNDS, Plan
+from fedws.roster import Terms
+from fedws.rounds import Rounds
+from fedws.schemes import transport
+from fedws.security import COORDINATOR, INSECURE, Security, default
+from fedws.tensors import Tensors, detached
+
+
+def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
+    """The whole plan, its strategy and the initial model; every piece that it names is looked up here, before dialling.
+
+    Raises UsageError for what does not fit together.
+    """
+    for plugin in plan.plugin:
+        registry.load_plugin(plugin)
+    if not plan.model:
+        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
+    urls = [*plan.workers.values(), *plan.evaluator.values()]
+    for url in urls:
+        way = transport(url)
+        way.check(url)
+        if urls.count(url) > 1 and url != plan.listen and not way.shared:
+            raise UsageError(f"{url} is named for two nodes")
+    module = learning.initial(plan.model, plan.seed)
+    registry.find("dataset", registry.Spec.parse(plan.dataset).name)
+    registry.build("loss", plan.loss)
+    registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
+    initial = detached(module.state_dict())
+    return plan, _strategy(plan, initial), initial
+
+
+def secured(plan: Plan, security: Security | None) -> Security:
+    """What the run proves itself with; by default the user's own key, if any of its links leaves this process.
+
+    Raises UsageError when there is none, or when an address does not go with it.
+    """
+    ways = {url: transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
+    if security is None:
+        security = INSECURE if all(way.private for way in ways.values()) else default()
+    for url, way in ways.items():
+        way.check(url, security.tls, seal=security.seal)
+    return security
+
+
+def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
+    workers = tuple(plan.workers)
+    aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
+    chooser = registry.build("chooser", plan.chooser)
+    algorithm = registry.build("strategy", plan.strategy, plan.training())
+    if without_rounds(algorithm):
+        for name in FOR_ROUNDS:
+            if getattr(plan, name) != Plan.model_fields[name].default:
+                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} has none")
+        return Asynchronous(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or 1))
+    if gathers(algorithm):
+        for name in FOR_ROUNDS:
+            if name != "deadline" and getattr(plan, name) != Plan.model_fields[name].default:
+                raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} gathers once")
+        if COORDINATOR in workers:
+            raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
+        algorithm.begin(initial)  # only to see that it fits
+        return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
+    if hasattr(algorithm, "step"):
+        size = chooser.size(len(workers))
+        if plan.quorum > size:
+            raise UsageError(
+                f"--quorum {plan.quorum} is above the cohort of {size} that --chooser {plan.chooser} makes"
+            )
+        if plan.over_select and size == len(workers):
+            raise UsageError("--over-select needs a --chooser that leaves some out, as random:per_round=2")
+        terms = Terms(workers, plan.training_rounds, plan.seed, plan.quorum or size, plan.over_select)
+        return Rounds(algorithm, aggregator, chooser, terms)
+    strategy: Strategy[Any] = algorithm
+    return strategy

@@ -1,0 +1,106 @@
+"""A node that dials out: it joins the run that is listening somewhere, and the next one there, and is then as any."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+from fedws.errors import LinkError, ProtocolError, Refused, printable
+from fedws.interfaces import Channel, Limits, Transport
+from fedws.messages import Join, Message, Refusal
+from fedws.pauses import Pauses
+from fedws.schemes import transport
+from fedws.security import COORDINATOR, Security
+from fedws.service import Service, asked, serving
+from fedws.wire import VERSION
+from fedws.worker import Worker
+
+log = logging.getLogger("fedws")
+
+
+class _Joining:
+    """Dials until it is ended: whoever listens may not do so yet, or not any more."""
+
+    def __init__(self, service: Service, node: str, url: str, limits: Limits, security: Security, whom: str) -> None:
+        self._service = service
+        self._url = url
+        self._way: Transport = transport(url)
+        self._limits = limits
+        self._security = security
+        self._whom = whom
+        self._join = Join(node=node, protocol=VERSION, instance=secrets.token_hex(32))
+        self._pauses = Pauses(limits.silence, self._join.instance)
+        self._said = ""
+
+    async def keep(self) -> None:
+        """Join whenever there is no link, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.silence):
+                    channel, first = await self._once()
+            except TimeoutError:
+                self._say("no answer")
+            except (Refused, LinkError) as error:
+                self._say(str(error))
+            else:
+                log.info("%s: has joined at %s", self._join.node, self._url)
+                self._said = ""
+                self._pauses.again()
+                await self._service.handle(channel, first)
+            await asyncio.sleep(self._pauses.next())
+
+    async def _once(self) -> tuple[Channel, Message]:
+        """A link on which the coordinator has called; and its first word."""
+        tls = self._security.tls
+        # A certificate of a public CA is of a host; one of a private CA is of a node.
+        whom = self._whom if tls is not None and tls.ca is not None else urlsplit(self._url).hostname or ""
+        channel = await self._way.connect(self._url, self._limits, whom, tls, seal=self._security.seal)
+        try:
+            await channel.send(self._join)
+            first = await channel.receive()
+            if isinstance(first, Refusal):
+                raise Refused(first.kind, printable(first.reason))
+        except ProtocolError as error:
+            await channel.close(str(error))
+            raise
+        except BaseException:
+            await channel.close("the node did not go on")
+            raise
+        return channel, first
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._said:
+            log.info("%s: waits to join at %s (%s)", self._join.node, self._url, trouble)
+        self._said = trouble
+
+
+@contextlib.asynccontextmanager
+async def joining(
+    worker: Worker,
+    url: str,
+    limits: Limits | None = None,
+    security: Security | None = None,
+    coordinator: str = COORDINATOR,
+) -> AsyncIterator[str]:
+    """Have ``worker`` join whoever listens at ``url``, again and again while the context lasts; gives the URL.
+
+    At a broker, where nobody is dialled, it is served. Under TLS with a CA of one's own, who listens must show the
+    certificate of ``coordinator``. Without ``security`` it must know the user's own network key, but for ``memory://``.
+    Raises UsageError for a URL that is none, or does not go with ``security``.
+    """
+    limits, way = limits or Limits(), transport(url)
+    if way.shared:
+        async with serving(worker, url, limits, security) as address:
+            yield address
+        return
+    security = asked(worker, way, security)
+    way.check(url, security.tls, seal=security.seal)
+    with contextlib.closing(Service(worker, limits, security)) as service:
+        task = asyncio.create_task(_Joining(service, worker.node, url, limits, security, coordinator).keep())
+        try:
+            yield url
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
