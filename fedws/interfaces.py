@@ -226,9 +226,8 @@ class Channel(Protocol):
     address: str
     """Where the other end is, for a log; empty where the transport cannot tell."""
     sent: int
-    """Bytes sent so far, with what the transport adds to a message."""
+    """Bytes sent so far, with what the transport adds to a message; likewise those received."""
     received: int
-    """Bytes received so far, likewise."""
     transfers: "Transfers"
     """How bodies travel; set by who knows of earlier links to the same peer."""
 

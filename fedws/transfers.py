@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 from fedws import digests, wire
+from fedws.decoder import Decoder, Partial
 from fedws.messages import Message
 
 CHUNK = wire.FRAGMENT
@@ -26,7 +27,7 @@ class Transfers:
         """
         self._keep = keep
         self._replaced = replaced
-        self._here: wire.Partial | None = None
+        self._here: Partial | None = None
         self._there: dict[str, int] = {}
 
     @property
@@ -53,16 +54,16 @@ class Transfers:
         return encoded.named(digest, there if there == encoded.body_size else there // CHUNK * CHUNK, limit)
 
     @contextlib.contextmanager
-    def decoding(self, limit: int) -> Iterator[wire.Decoder]:
+    def decoding(self, limit: int) -> Iterator[Decoder]:
         """A decoder for the next message; what has come of its body stays here, however the context ends."""
-        decoder = wire.Decoder(limit, self._begun)
+        decoder = Decoder(limit, self._begun)
         try:
             yield decoder
         finally:
             if decoder.digest is not None:
                 self._here = decoder.partial
 
-    async def message(self, decoder: wire.Decoder) -> Message:
+    async def message(self, decoder: Decoder) -> Message:
         """The message that has come. Raises ProtocolError also when its body is not the one of its digest."""
         here, self._here = self._here, None
         if decoder.digest is not None:
@@ -72,7 +73,7 @@ class Transfers:
             self._here = here
         return message
 
-    def _begun(self, digest: str) -> wire.Partial | None:
+    def _begun(self, digest: str) -> Partial | None:
         if self._here is not None and self._here.digest == digest:
             return self._here
         self._here = None

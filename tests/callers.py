@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 import fedws
 from fedws import wire
+from fedws.decoder import Decoder
 from fedws.messages import Hello, Message, Order, Welcome
 from fedws.security import Security
 from tests.nodes import PATIENCE, settings
@@ -53,7 +54,7 @@ async def closed(socket: ClientConnection) -> str:
 
 async def answer(socket: ClientConnection) -> Message:
     """The node's next message."""
-    decoder = wire.Decoder()
+    decoder = Decoder()
     async with asyncio.timeout(PATIENCE):
         decoder.feed(await socket.recv(decode=False))
     return decoder.message()

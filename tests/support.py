@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fedws import registry
+from fedws.decoder import Decoder
 from fedws.messages import Message
-from fedws.wire import Decoder, encode
+from fedws.wire import encode
 
 REPOSITORY = Path(__file__).parents[1]
 

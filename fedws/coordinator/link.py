@@ -26,7 +26,7 @@ from fedws.messages import Challenge, Event, Failure, Hello, Joined, Left, Messa
 from fedws.pauses import Pauses
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
-from fedws.transfers import Transfers
+from fedws.transfers import CHUNK, Transfers
 from fedws.turns import TAKEN_OVER
 from fedws.wire import VERSION
 
@@ -116,6 +116,8 @@ class Link:
                     raise RunFailed(f"{self.node} at {self.url}: {error}") from None
             finally:
                 self._down(channel, reason, kind)
+                if channel.sent + channel.received > CHUNK:  # of a body, which goes on from there
+                    self._pauses.again()
                 post(Left(worker=self.node, reason=reason))
                 await channel.close(told)  # which may take long
             await asyncio.sleep(self._pauses.next())

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fedws.decoder import Decoder
 from fedws.errors import RunFailed
 from fedws.messages import Failure, Message, Order, Report
 from fedws.plan import Plan
-from fedws.wire import Decoder, encode
+from fedws.wire import encode
 
 LENGTH = struct.Struct(">Q")
 """What stands before each message."""

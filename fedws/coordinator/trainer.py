@@ -12,13 +12,14 @@ import torch
 
 from fedws import registry
 from fedws.coordinator.own import LENGTH
+from fedws.decoder import Decoder
 from fedws.errors import UsageError
 from fedws.featurestore import FeatureStore
 from fedws.interfaces import Task
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.security import COORDINATOR
-from fedws.wire import Decoder, encode
+from fedws.wire import encode
 from fedws.worker import Worker
 
 

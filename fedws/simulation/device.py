@@ -149,6 +149,7 @@ class SlowChannel:
 
     @transfers.setter
     def transfers(self, transfers: Transfers) -> None:
+        """Those of the link itself."""
         self._channel.transfers = transfers
 
     def protect(self, secret: bytes) -> None:

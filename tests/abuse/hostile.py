@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from fedws import handshake, wire
+from fedws.decoder import Decoder
 from fedws.messages import Challenge, Hello, Message
 
 PATIENCE = 60.0
@@ -65,7 +66,7 @@ class Hostile:
 
     async def hear(self) -> Message | None:
         """The node's next message; None when it ends the link instead."""
-        decoder = wire.Decoder()
+        decoder = Decoder()
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fedws import wire
+from fedws.decoder import Decoder
 from fedws.errors import LinkLost, ProtocolError, Refused
 from fedws.header import MAX_DIMENSIONS, misnamed
 from fedws.interfaces import HANDSHAKE, Limits
@@ -138,7 +138,7 @@ class Target:
 
         vars(torch)["empty"] = watched
         try:
-            decoder = wire.Decoder(limit)
+            decoder = Decoder(limit)
             asked.clear()  # the decoder begins with none
             for piece in pieces:
                 decoder.feed(piece)

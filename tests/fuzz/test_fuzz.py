@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import torch
 
-from fedws import wire
+from fedws.decoder import Decoder
 from fedws.errors import ProtocolError
 from fedws.messages import Message, Proof
 from tests.fuzz import target
@@ -50,7 +50,7 @@ def test_every_seed_is_a_message_and_the_mutator_makes_others() -> None:
 def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder or a handshake that is broken in each of the ways that are looked for."""
 
-    def message(decoder: wire.Decoder) -> Message:
+    def message(decoder: Decoder) -> Message:
         if what == "crashes":
             raise IndexError("7")
         if what == "prints":
@@ -64,7 +64,7 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
         return Proof(proof="00" * 32)
 
     clock = [0.0]
-    monkeypatch.setattr(wire.Decoder, "message", message)
+    monkeypatch.setattr(Decoder, "message", message)
     monkeypatch.setattr(target, "OFTEN", 1)
     monkeypatch.setattr("tests.fuzz.target.time.perf_counter", lambda: clock[-1])
     if what == "welcomes":

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws import handshake, wire
+from fedws.decoder import Decoder
 from fedws.errors import LinkError, LinkLost, ProtocolError
 from fedws.header import Entry
 from fedws.interfaces import HANDSHAKE, Limits
@@ -75,7 +76,7 @@ def _traced(pieces: Sequence[bytes], limit: int) -> tuple[Message | None, int]:
         patch.setattr(torch, "empty", watched)
         tracemalloc.start()
         try:
-            decoder = wire.Decoder(limit)
+            decoder = Decoder(limit)
             for piece in pieces:
                 decoder.feed(piece)
             found: Message | None = decoder.message()
@@ -155,7 +156,7 @@ def test_no_two_tensors_can_overlap() -> None:
     """There is no offset to lie about: each begins where the one before has ended."""
     assert set(Entry.model_fields) == {"name", "dtype", "shape", "length"}
     message = Order(id="1", worker="a", round=1, task="t", tensors={name: torch.ones(3) for name in "abc"})
-    decoder = wire.Decoder()
+    decoder = Decoder()
     decoder.feed(data(message))
     found = decoder.message()
     assert isinstance(found, Order)

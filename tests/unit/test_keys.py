@@ -192,23 +192,32 @@ def test_a_key_is_not_shown_by_accident(tmp_path: Path) -> None:
 MADE, READ = (Key(bytes.fromhex(TEXT), "here", made=made) for made in (True, False))
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+@pytest.mark.parametrize("scheme", ["ws", "wss", "mqtt"])
 @pytest.mark.parametrize("key", [MADE, READ])
-def test_on_loopback_there_is_nothing_to_say(host: str, key: Key) -> None:
-    assert warnings("alice", host, Security(key)) == []
+def test_on_loopback_there_is_nothing_to_say(host: str, scheme: str, key: Key) -> None:
+    assert warnings("alice", f"{scheme}://{host}:8777", Security(key)) == []
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.5", "edge.local", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]", "10.0.0.5", "edge.local", ""])
 def test_beyond_it_a_new_key_is_a_line_to_type_and_its_limits_another(host: str) -> None:
-    first, second = warnings("alice", host, Security(MADE))
+    url = f"ws://{host}:8777"
+    first, second = warnings("alice", url, Security(MADE))
     assert first.endswith(f"on each other device run: export FEDWS_KEY={TEXT}")
     assert "the network key does not prevent it, TLS does (--tls-cert)" in second
-    assert warnings("alice", host, Security(READ)) == [second]
-    assert not any(TEXT in line for line in warnings("alice", host, Security(READ)))
-    assert warnings("alice", host, Security(MADE, Tls())) == [first]
+    assert warnings("alice", url, Security(READ)) == [second]
+    assert not any(TEXT in line for line in warnings("alice", url, Security(READ)))
+    assert warnings("alice", f"wss://{host}:8777", Security(MADE, Tls())) == [first]
+
+
+@pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
+def test_what_a_broker_reads_is_told_unless_it_is_sealed(scheme: str) -> None:
+    (line,) = warnings("alice", f"{scheme}://broker.example", Security(READ))
+    assert line == "what alice and others send can be read at the broker: --seal prevents it"
+    assert warnings("alice", f"{scheme}://broker.example", Security(READ, seal=True)) == []
 
 
 def test_without_a_key_no_line_promises_one() -> None:
-    assert warnings("alice", "localhost", Security(None)) == []
-    (line,) = warnings("alice", "0.0.0.0", Security(None))
+    assert warnings("alice", "ws://localhost:8777", Security(None)) == []
+    (line,) = warnings("alice", "ws://0.0.0.0:8777", Security(None))
     assert "key" not in line and "TLS prevents it" in line

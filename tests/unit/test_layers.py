@@ -16,7 +16,7 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
-    "header wire digests transfers pauses "
+    "header wire decoder digests transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "

@@ -19,13 +19,14 @@ from evaluator.node import evaluate
 from fedws import gate, handshake, keepsake, keys, learning, registry, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
+from fedws.decoder import Decoder
 from fedws.deliveries import Part
 from fedws.errors import ProtocolError, TaskError
 from fedws.extraction import Extraction
 from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
-from fedws.messages import MESSAGES, Challenge, Hello, Json, Name, Order, Proof, Refusal, Report, Secret
+from fedws.messages import MESSAGES, Challenge, Held, Hello, Json, Name, Order, Proof, Refusal, Report, Secret
 from fedws.plan import NODE_ID, Scoring, Training
 from fedws.samples import Images
 from fedws.tensors import DTYPES
@@ -44,6 +45,7 @@ TYPES: dict[Any, str] = {
     bool: "boolean",
     list[int]: "array of integers",
     Json: "map",
+    Held: "map",
     Name: "name",
     Secret: "secret",
     Secret | Literal[""]: 'secret or `""`',
@@ -168,7 +170,7 @@ def test_names_and_secrets() -> None:
         ("r", "0" * 64 + "\n", False),
     ):
         fields = {"run": run, "node": "alice", "protocol": 1, "nonce": nonce}
-        decoder = wire.Decoder()
+        decoder = Decoder()
         decoder.feed(_raw({**_HELLO, "fields": fields}))
         if good:
             assert decoder.message() == Hello(**fields)  # type: ignore[arg-type]
@@ -351,7 +353,7 @@ def test_example_bytes(name: str) -> None:
     assert dump.rstrip("\n") == hexdump(data)
     shown = b"".join(bytes.fromhex(line[6:53]) for line in dump.splitlines())
     assert shown == data
-    decoder = wire.Decoder()
+    decoder = Decoder()
     for byte in shown:
         decoder.feed(bytes([byte]))
     assert repr(decoder.message()) == repr(message)
@@ -408,7 +410,7 @@ _HELLO: dict[str, Any] = {
 
 @pytest.mark.parametrize("change", [{"transfer": "t" * 64}, {"digest": sha256(b"").hexdigest()}])
 def test_what_version_1_takes_without_looking(change: Json) -> None:
-    decoder = wire.Decoder()
+    decoder = Decoder()
     decoder.feed(_raw({**_HELLO, **change}))
     assert decoder.message() == parse_message(_HELLO)
 
@@ -429,7 +431,7 @@ def test_what_version_1_takes_without_looking(change: Json) -> None:
     ],
 )
 def test_what_version_1_refuses(change: Json) -> None:
-    decoder = wire.Decoder()
+    decoder = Decoder()
     with pytest.raises(ProtocolError):
         decoder.feed(_raw({**_HELLO, **change}))
         decoder.message()

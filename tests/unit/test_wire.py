@@ -13,11 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedws.decoder import Decoder
 from fedws.errors import ProtocolError, UsageError
 from fedws.header import MAX_HEADER, misnamed
 from fedws.messages import MESSAGES, Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
-from fedws.wire import FRAGMENT, Decoder, encode
+from fedws.wire import FRAGMENT, encode
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -54,6 +55,7 @@ def _tensor(draw: st.DrawFn) -> torch.Tensor:
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 _tensors = st.dictionaries(_names.filter(lambda name: not misnamed(name)), _tensor(), max_size=4)
 _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
+_held = st.dictionaries(_secrets, st.integers(0, 2**63), max_size=4)
 _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Hello, run=_names, node=_names, protocol=_whole, coordinator=_names, nonce=st.just("") | _secrets),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
@@ -66,6 +68,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         samples=_whole,
         labels=st.lists(_whole, max_size=4),
         cuda=st.booleans(),
+        held=_held,
     ),
     st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_words),
     st.builds(
@@ -76,6 +79,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         task=_words,
         seed=_whole,
         settings=_json,
+        held=_held,
         tensors=_tensors,
     ),
     st.builds(Report, order=_words, worker=_words, round=_whole, samples=_whole, metrics=_json, tensors=_tensors),
@@ -205,7 +209,16 @@ def test_a_message_is_laid_out_as_the_protocol_says() -> None:
     assert (magic, version) == (b"FDWS", 1)
     assert msgpack.unpackb(data[12 : 12 + length]) == {
         "type": "order",
-        "fields": {"id": "1/alice", "worker": "alice", "round": 1, "task": "t", "base": 0, "seed": 0, "settings": {}},
+        "fields": {
+            "id": "1/alice",
+            "worker": "alice",
+            "round": 1,
+            "task": "t",
+            "base": 0,
+            "seed": 0,
+            "settings": {},
+            "held": {},
+        },
         "tensors": [
             {"name": "a", "dtype": "uint8", "shape": [3], "length": 3},
             {"name": "b", "dtype": "int32", "shape": [], "length": 4},

@@ -4,6 +4,7 @@ import json
 import subprocess
 
 from fedws import handshake, wire
+from fedws.decoder import Decoder
 from fedws.messages import Challenge, Hello, Order, Proof, Report
 from tests.javascript import FOLDER
 from tests.processes import PATIENCE
@@ -60,7 +61,7 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
         told = json.loads(text)
         assert told["fields"] == {key: str(value) if key == "seed" else value for key, value in fields.items()}
         assert told["values"] == [[key, [*t.shape], t.numpy().tobytes().hex()] for key, t in tensors.items()]
-    decoder = wire.Decoder()
+    decoder = Decoder()
     decoder.feed(bytes.fromhex(report))
     found = decoder.message()
     assert isinstance(found, Report) and (found.round, found.metrics["loss"]) == (2**40, 0.5)

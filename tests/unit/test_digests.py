@@ -1,0 +1,79 @@
+"""Digests of bodies: each is made once, and a tensor that was written to has another one."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+import pytest
+import torch
+
+from fedws import digests, wire
+from fedws.messages import Order
+from fedws.tensors import Tensors
+
+
+def body(tensors: Tensors) -> list[memoryview]:
+    return wire.encode(Order(id="1", worker="a", round=1, task="t", tensors=tensors)).body
+
+
+class Unread(list[memoryview]):
+    """A body that must not be read."""
+
+    def __iter__(self) -> Iterator[memoryview]:
+        raise AssertionError("it was digested before")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    digests._known.clear()
+    yield
+    digests._known.clear()
+
+
+def test_it_is_the_sha256_of_the_body() -> None:
+    tensors = {"a": torch.arange(5.0), "b": torch.ones(3)}
+    whole = b"".join(body(tensors))
+    assert len(whole) == 64 + 12
+    assert digests.digest(tensors, body(tensors)) == sha256(whole).hexdigest()
+
+
+def test_the_same_tensors_are_digested_once() -> None:
+    tensors = {"a": torch.arange(5.0), "b": torch.ones(3)}
+    made = digests.digest(tensors, body(tensors))
+    assert digests.digest(dict(tensors), Unread()) == made
+
+
+def test_tensors_that_were_written_to_are_digested_again() -> None:
+    tensors = {"a": torch.arange(5.0)}
+    made = digests.digest(tensors, body(tensors))
+    tensors["a"][0] = 7
+    assert digests.digest(tensors, body(tensors)) not in (made, "")
+    view = tensors["a"][1:]
+    made = digests.digest(tensors, body(tensors))
+    view.zero_()
+    assert digests.digest(tensors, body(tensors)) != made
+
+
+def test_others_are_not_taken_for_those_that_are_gone() -> None:
+    found = set()
+    for value in range(50):  # new tensors come to lie where old ones lay
+        tensors = {"a": torch.full((5,), float(value))}
+        found.add(digests.digest(tensors, body(tensors)))
+    assert len(found) == 50
+    assert len(digests._known) <= digests._KEPT
+
+
+def test_the_order_of_tensors_shows() -> None:
+    a, b = torch.arange(16.0), torch.ones(16)
+    one, other = {"a": a, "b": b}, {"b": b, "a": a}
+    assert digests.digest(one, body(one)) != digests.digest(other, body(other))
+
+
+def test_tensors_that_do_not_count_writes_are_digested_each_time() -> None:
+    with torch.inference_mode():
+        tensors = {"a": torch.arange(5.0)}
+    assert digests.digest(tensors, body(tensors)) == sha256(b"".join(body(tensors))).hexdigest()
+    assert not digests._known
+
+
+def test_no_tensors_have_a_digest_too() -> None:
+    assert digests.digest({}, []) == sha256(b"").hexdigest()
