@@ -11,6 +11,7 @@
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
     ├── Stopped             a task was told to end: its link is gone, or its node is ending
+    ├── StoreError          an object store did not take or give a blob
     ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
     └── RunFailed           the run ended without reaching its last round
         └── WrongNode       who answers at an address is not the node that was meant
@@ -89,6 +90,10 @@ class TaskError(FedwsError):
 
 class Stopped(FedwsError):
     """The task was told to stop: its link is gone or the node is ending."""
+
+
+class StoreError(FedwsError):
+    """An object store did not take or give a blob."""
 
 
 class RejectedUpdate(FedwsError):

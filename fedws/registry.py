@@ -36,6 +36,7 @@ KINDS = {
     "optimizer": "optimizers",
     "speed": "speeds",
     "encoding": "encodings",
+    "store": "stores",
 }
 """Every kind of piece, and the folder its shipped files are in."""
 

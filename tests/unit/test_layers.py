@@ -21,8 +21,9 @@ LAYERS = (
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
-    "momentum pretrained similarity inversion gallery sizes",
-    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/",
+    "momentum pretrained similarity inversion gallery sizes store s3faults bounded",
+    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
+    "stores/",
     "worker schemes unfinished turns",
     "service joining runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
@@ -43,7 +44,7 @@ ASYNC = (
     "fedws/cli/",
 )
 """Where asyncio may be imported: where links are, and where programs begin."""
-ONCE = ("cryptography", "matplotlib", "tensorboardX", "uvloop", "msgpack", "scipy")
+ONCE = ("boto3", "botocore", "cryptography", "matplotlib", "tensorboardX", "uvloop", "msgpack", "scipy")
 """Libraries that one file knows, so that replacing one is a change of one file."""
 NEVER = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 """What turns bytes into code."""
