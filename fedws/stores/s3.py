@@ -235,7 +235,7 @@ def _name(key: str) -> str:
 
 
 def _tag(part: dict[str, Any] | None, data: bytes) -> str | None:
-    """Of a part that the store has, if it holds these bytes. (Of an encrypted one it cannot be told; it is sent again.)"""
+    """Of a part that the store has, if it holds these bytes; where stores encrypt, that cannot be told."""
     if part is None or part["Size"] != len(data):
         return None
     tag: str = part["ETag"]

@@ -1,0 +1,288 @@
+"""Every registered store: what is put is got, whole or not at all, and nothing stays that nobody wants."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from fedws import registry
+from fedws.errors import StoreError, UsageError
+from fedws.store import PART, Setting, Store, opened
+from tests.storeproxy import StoreProxy, served
+from tests.support import REPOSITORY
+from tests.unit.test_store import BAD_NAMES, BAD_RUNS
+
+RUN, OTHER = "0123456789abcdef", "f" * 16
+PATIENCE = 60.0
+LARGE = 2 * PART + 17
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tests of a store keep blobs."""
+
+    url: str
+    missing: str
+    """Where nothing can be kept."""
+    why: str
+    """What is said of it."""
+    left: Callable[[], list[str]]
+    """All that is there, unfinished blobs too."""
+
+    def store(self) -> Store:
+        """As another process would have it."""
+        return opened(Setting(self.url, 0), PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[StoreProxy]:
+    """A store that speaks S3."""
+    with served() as proxy:
+        yield proxy
+
+
+def _file(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    folder = tmp_path / "shared blobs"
+    folder.mkdir()
+
+    def left() -> list[str]:
+        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    url = folder.as_uri()
+    return Place(url, f"{url}-none", "there is no such folder", left)
+
+
+def _s3(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
+    proxy: StoreProxy = request.getfixturevalue("s3")
+    bucket = proxy.bucket()
+
+    def left() -> list[str]:
+        return [key.removeprefix("a/prefix/") for key in proxy.left(bucket)]
+
+    why = "there is no such bucket at 127.0.0.1"
+    return Place(f"s3://{bucket}/a/prefix", "s3://no-such-bucket/x", why, left)
+
+
+PLACES = {"file": _file, "s3": _s3}
+"""A new store would be tested by one more of these."""
+
+
+@pytest.fixture(params=registry.names("store"))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return PLACES[request.param](tmp_path, request)
+
+
+def blob(size: int, seed: int = 0) -> tuple[str, bytes]:
+    """A name and its bytes."""
+    body = Random(seed).randbytes(size)
+    return sha256(body).hexdigest(), body
+
+
+def views(body: bytes) -> list[memoryview]:
+    """A body as a message has it, in pieces of all sizes."""
+    whole, ends = memoryview(body), [0, 1, 1, 65, 4096, PART - 1, PART + 64, len(body)]
+    ends = sorted(min(end, len(body)) for end in ends)
+    return [whole[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def got(store: Store, name: str, size: int, run: str = RUN) -> bytes:
+    into = bytearray(size)
+    store.get(run, name, memoryview(into))
+    return bytes(into)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, PART, PART + 1, LARGE])
+def test_what_is_put_is_got(place: Place, size: int) -> None:
+    name, body = blob(size)
+    place.store().put(RUN, name, views(body))
+    assert place.left() == [f"{RUN}/{name}"]
+    around = bytearray(b"#" * (size + 20))
+    place.store().get(RUN, name, memoryview(around)[10 : 10 + size])
+    assert around == b"#" * 10 + body + b"#" * 10
+
+
+def test_a_blob_that_is_there_is_not_sent_again(place: Place) -> None:
+    name, body = blob(1000)
+    place.store().put(RUN, name, [memoryview(body)])
+    place.store().put(RUN, name, [memoryview(bytes(1000))])
+    assert got(place.store(), name, 1000) == body
+
+
+def test_one_of_another_size_is_replaced(place: Place) -> None:
+    name, body = blob(1000)
+    place.store().put(RUN, name, [memoryview(body)[:999]])
+    place.store().put(RUN, name, [memoryview(body)])
+    assert got(place.store(), name, 1000) == body
+
+
+@pytest.mark.parametrize("size", [0, 999, 1001, LARGE])
+def test_a_blob_of_another_size_is_an_error(place: Place, size: int) -> None:
+    name, body = blob(1000)
+    store = place.store()
+    store.put(RUN, name, [memoryview(body)])
+    into = bytearray(size)
+    with pytest.raises(StoreError) as caught:
+        store.get(RUN, name, memoryview(into))
+    assert str(caught.value) == f"{place.url}: blob {name} has 1000 bytes there and not {size}"
+    assert into == bytes(size)
+
+
+def test_a_blob_that_is_not_there_is_an_error(place: Place) -> None:
+    name, body = blob(1000)
+    store = place.store()
+    store.put(OTHER, name, [memoryview(body)])
+    with pytest.raises(StoreError) as caught:
+        got(store, name, 1000)
+    assert str(caught.value) == f"{place.url}: blob {name} is not there"
+
+
+def test_two_may_write_one_blob_at_once(place: Place) -> None:
+    name, body = blob(LARGE)
+    start, failed = threading.Barrier(4), []
+
+    def write() -> None:
+        store = place.store()
+        start.wait()
+        try:
+            store.put(RUN, name, views(body))
+            assert got(store, name, LARGE) == body
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    assert got(place.store(), name, LARGE) == body
+    place.store().clean(RUN)
+    assert place.left() == []
+
+
+def test_a_store_may_be_used_in_many_threads(place: Place) -> None:
+    store, failed = place.store(), []
+
+    def use(seed: int) -> None:
+        try:
+            name, body = blob(100_000 + seed, seed)
+            store.put(RUN, name, views(body))
+            assert got(store, name, len(body)) == body
+            store.drop(RUN, name)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=use, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert place.left() == []
+
+
+ENDED = """
+import os, signal, sys
+from fedws.store import PART, Setting, opened
+
+class Body(list):
+    passes = 0
+    def __iter__(self):
+        self.passes += 1
+        for number, view in enumerate(super().__iter__()):
+            if self.passes > 1 and number == 2:  # the first is for its size
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield view
+
+url, run, name, path = sys.argv[1:]
+body = memoryview(open(path, "rb").read())
+opened(Setting(url, 0), 60.0).put(run, name, Body([body[:PART], body[PART:2 * PART], body[2 * PART:]]))
+"""
+
+
+def test_what_an_ended_process_left_is_gone_on_with(place: Place, tmp_path: Path) -> None:
+    name, body = blob(LARGE)
+    (tmp_path / "body").write_bytes(body)
+    command = [sys.executable, "-c", ENDED, place.url, RUN, name, str(tmp_path / "body")]
+    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ, check=False).returncode == -9
+    assert len(place.left()) == 1, "something is unfinished"
+    with pytest.raises(StoreError, match=r"is not there$"):
+        got(place.store(), name, LARGE)
+    place.store().put(RUN, name, views(body))
+    assert got(place.store(), name, LARGE) == body
+    place.store().clean(RUN)
+    assert place.left() == []
+
+
+def test_what_an_ended_process_left_is_cleaned_up(place: Place, tmp_path: Path) -> None:
+    name, body = blob(LARGE)
+    (tmp_path / "body").write_bytes(body)
+    command = [sys.executable, "-c", ENDED, place.url, RUN, name, str(tmp_path / "body")]
+    assert subprocess.run(command, cwd=REPOSITORY, env=os.environ, check=False).returncode == -9
+    place.store().clean(RUN)
+    assert place.left() == []
+
+
+def test_dropping_deletes_one_blob(place: Place) -> None:
+    store = place.store()
+    names = []
+    for seed in range(2):
+        name, body = blob(100, seed)
+        store.put(RUN, name, [memoryview(body)])
+        store.put(OTHER, name, [memoryview(body)])
+        names.append(name)
+    store.drop(RUN, names[0])
+    store.drop(RUN, names[0])
+    assert place.left() == sorted([f"{RUN}/{names[1]}", f"{OTHER}/{names[0]}", f"{OTHER}/{names[1]}"])
+
+
+def test_cleaning_deletes_all_of_one_run(place: Place) -> None:
+    store = place.store()
+    store.clean(RUN)
+    for seed in range(3):
+        name, body = blob(100, seed)
+        for run in (RUN, OTHER):
+            store.put(run, name, [memoryview(body)])
+    store.clean(RUN)
+    assert [key.partition("/")[0] for key in place.left()] == [OTHER] * 3
+    store.clean(RUN)
+    name, body = blob(5)
+    store.put(RUN, name, [memoryview(body)])
+    assert got(store, name, 5) == body
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [*((bad, blob(1)[0]) for bad in BAD_RUNS), *((RUN, bad) for bad in BAD_NAMES)]
+)
+def test_names_that_are_none_reach_nothing(place: Place, run: str, name: str) -> None:
+    store = place.store()
+    _, body = blob(1)
+    uses: list[Callable[[], object]] = [
+        lambda: store.put(run, name, [memoryview(body)]),
+        lambda: store.get(run, name, memoryview(bytearray(1))),
+        lambda: store.drop(run, name),
+    ]
+    if run != RUN:
+        uses.append(lambda: store.clean(run))
+    for use in uses:
+        with pytest.raises(StoreError, match=r"^the (run|name) of a blob is not \d\d hex digits$"):
+            use()
+    assert place.left() == []
+
+
+def test_a_check_leaves_nothing(place: Place) -> None:
+    place.store().check()
+    assert place.left() == []
+
+
+def test_a_wrong_setting_is_one_line(place: Place) -> None:
+    with pytest.raises(UsageError) as caught:
+        opened(Setting(place.missing, 0), PATIENCE)
+    assert str(caught.value) == f"{place.missing}: {place.why}"

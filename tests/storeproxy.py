@@ -1,0 +1,272 @@
+"""An S3 store on this machine (moto), behind a proxy that makes what goes wrong with stores."""
+
+import contextlib
+import http.client
+import itertools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+KEY_ID, SECRET = "AKIAFEDWSTESTS", "never/to/be/seen"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": KEY_ID,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+}
+"""Credentials that are nobody's, and no other place to find any."""
+Fault = Callable[["Handler"], None]
+ALWAYS = 10**9
+
+
+def operation(method: str, url: str) -> str:
+    """What S3 calls a request."""
+    parts = urlsplit(url)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    if not parts.path.strip("/").partition("/")[2]:  # of a bucket
+        names = {"GET": "ListMultipartUploads" if "uploads" in query else "ListObjectsV2", "PUT": "CreateBucket"}
+    elif "uploads" in query:
+        names = {"POST": "CreateMultipartUpload"}
+    elif "uploadId" in query:
+        names = {"GET": "ListParts", "POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}
+        names["PUT"] = f"UploadPart {query.get('partNumber', [''])[0]}"
+    else:
+        names = {"GET": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
+    return names[method]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection of a client."""
+
+    protocol_version = "HTTP/1.1"
+    server: "StoreProxy"
+
+    def _handle(self) -> None:
+        name = operation(self.command, self.path)
+        fault = self.server.next_fault(name)
+        self.server.requests.append(name)
+        if fault is not None:
+            fault(self)
+        else:
+            self.body()
+            self.forward()
+
+    do_GET = do_PUT = do_POST = do_DELETE = _handle  # noqa: N815
+
+    def body(self, most: int | None = None) -> None:
+        """Read what the client sends, or so many bytes of it."""
+        size = int(self.headers.get("Content-Length", 0))
+        self.sent = self.rfile.read(size if most is None else min(most, size))
+
+    def forward(self, most: int | None = None) -> None:
+        """Have the store answer, and hand the answer on, or so many bytes of it."""
+        with contextlib.closing(http.client.HTTPConnection(*self.server.behind)) as store:
+            store.request(self.command, self.path, self.sent, dict(self.headers))
+            answer = store.getresponse()
+            data = answer.read()
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        self.answer(data, most)
+
+    def answer(self, data: bytes, most: int | None = None) -> None:
+        """End the head, and send the body or so many bytes of it."""
+        if self.command != "DELETE":
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:most])
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+
+def refuses(status: int, code: str, ahead: float = 0.0) -> Fault:
+    """Answer with an error; ``ahead``: by so many seconds is the client's clock ahead of the store's."""
+
+    def fault(handler: Handler) -> None:
+        handler.body()
+        handler.send_response_only(status)
+        handler.send_header("Date", formatdate(handler.server.now() - ahead, usegmt=True))
+        handler.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
+
+    return fault
+
+
+def cuts_answer(after: int) -> Fault:
+    """End the connection after so many bytes of the store's answer."""
+
+    def fault(handler: Handler) -> None:
+        handler.body()
+        handler.forward(after)
+        handler.close_connection = True
+
+    return fault
+
+
+def cuts_request(after: int) -> Fault:
+    """End the connection after so many bytes of what the client sends; the store hears nothing of it."""
+
+    def fault(handler: Handler) -> None:
+        handler.body(after)
+        handler.close_connection = True
+
+    return fault
+
+
+def loses_answer(handler: Handler) -> None:
+    """The store does what it is asked, but its answer does not arrive."""
+    handler.body()
+    handler.forward(0)
+    handler.close_connection = True
+
+
+def hangs(handler: Handler) -> None:
+    """No answer, ever."""
+    handler.body()
+    handler.server.ended.wait()
+    handler.close_connection = True
+
+
+def stalls(after: int) -> Fault:
+    """So many bytes of an answer, and no more."""
+
+    def fault(handler: Handler) -> None:
+        handler.body()
+        handler.forward(after)
+        handler.wfile.flush()
+        handler.server.ended.wait()
+        handler.close_connection = True
+
+    return fault
+
+
+def garbage(handler: Handler) -> None:
+    """What another kind of server says."""
+    handler.body()
+    handler.send_response_only(200)
+    handler.answer(b"<html><p>It works!</html>")
+
+
+@dataclass
+class Wanted:
+    """A fault to make."""
+
+    operation: str
+    fault: Fault
+    times: int
+    skip: int
+
+
+class StoreProxy(ThreadingHTTPServer):
+    """Hands requests on to a store, but for those that :meth:`make` names."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: tuple[str, int], now: Callable[[], float]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behind, self.now = behind, now
+        self.requests: list[str] = []
+        """What was asked for, by S3's names."""
+        self.ended = threading.Event()
+        self._wanted: list[Wanted] = []
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.ended.set()
+        self.shutdown()
+        self.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """Where the store seems to be."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def make(self, operation: str, fault: Fault, times: int = 1, skip: int = 0) -> None:
+        """Answer the next requests for ``operation`` with a fault, after the first ``skip``."""
+        with self._lock:
+            self._wanted.append(Wanted(operation, fault, times, skip))
+
+    def heal(self) -> None:
+        """Make no more faults, and forget what was asked for."""
+        with self._lock:
+            self._wanted.clear()
+        self.requests.clear()
+
+    def next_fault(self, name: str) -> Fault | None:
+        """For a request of that name."""
+        with self._lock:
+            for wanted in self._wanted:
+                if name.partition(" ")[0] != wanted.operation or not wanted.times:
+                    continue
+                if wanted.skip:
+                    wanted.skip -= 1
+                    return None
+                wanted.times -= 1
+                return wanted.fault
+        return None
+
+    def bucket(self) -> str:
+        """Make an empty one."""
+        name = f"bucket-{next(self._numbers)}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        self.requests.clear()
+        return name
+
+    def left(self, bucket: str) -> list[str]:
+        """The keys of all objects and unfinished uploads."""
+        client = boto3.client("s3")
+        found = client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        return sorted(each["Key"] for each in found + client.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is what some tests are about."""
+
+
+def free_port() -> int:
+    """One at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def served() -> Iterator[StoreProxy]:
+    """A store for the tests of a file, and the environment that leads to it."""
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        with StoreProxy(server.get_host_and_port(), time.time) as proxy, pytest.MonkeyPatch.context() as patch:
+            for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_DEFAULT_PROFILE"):
+                patch.delenv(name, raising=False)
+            for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url}.items():
+                patch.setenv(name, value)
+            yield proxy
+    finally:
+        server.stop()
