@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -230,18 +231,23 @@ class StoreProxy(ThreadingHTTPServer):
                 return wanted.fault
         return None
 
+    @cached_property
+    def client(self) -> Any:
+        """Of the store itself; what it asks for is no part of :attr:`requests`."""
+        return boto3.client("s3", endpoint_url="http://{}:{}".format(*self.behind))
+
     def bucket(self) -> str:
         """Make an empty one."""
         name = f"bucket-{next(self._numbers)}"
-        boto3.client("s3").create_bucket(Bucket=name)
-        self.requests.clear()
+        self.client.create_bucket(Bucket=name)
         return name
 
     def left(self, bucket: str) -> list[str]:
         """The keys of all objects and unfinished uploads."""
-        client = boto3.client("s3")
-        found = client.list_objects_v2(Bucket=bucket).get("Contents", [])
-        return sorted(each["Key"] for each in found + client.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+        found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        return sorted(
+            each["Key"] for each in found + self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is what some tests are about."""

@@ -6,7 +6,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -24,7 +26,7 @@ PATIENCE = 60.0
 LARGE = 2 * PART + 17
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """Where the tests of a store keep blobs."""
 
@@ -36,7 +38,12 @@ class Place:
     left: Callable[[], list[str]]
     """All that is there, unfinished blobs too."""
 
+    @cached_property
     def store(self) -> Store:
+        """A node's own."""
+        return self.another()
+
+    def another(self) -> Store:
         """As another process would have it."""
         return opened(Setting(self.url, 0), PATIENCE)
 
@@ -89,7 +96,7 @@ def views(body: bytes) -> list[memoryview]:
     """A body as a message has it, in pieces of all sizes."""
     whole, ends = memoryview(body), [0, 1, 1, 65, 4096, PART - 1, PART + 64, len(body)]
     ends = sorted(min(end, len(body)) for end in ends)
-    return [whole[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [whole[start:end] for start, end in pairwise(ends)]
 
 
 def got(store: Store, name: str, size: int, run: str = RUN) -> bytes:
@@ -101,31 +108,31 @@ def got(store: Store, name: str, size: int, run: str = RUN) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, 1000, PART, PART + 1, LARGE])
 def test_what_is_put_is_got(place: Place, size: int) -> None:
     name, body = blob(size)
-    place.store().put(RUN, name, views(body))
+    place.store.put(RUN, name, views(body))
     assert place.left() == [f"{RUN}/{name}"]
     around = bytearray(b"#" * (size + 20))
-    place.store().get(RUN, name, memoryview(around)[10 : 10 + size])
+    place.store.get(RUN, name, memoryview(around)[10 : 10 + size])
     assert around == b"#" * 10 + body + b"#" * 10
 
 
 def test_a_blob_that_is_there_is_not_sent_again(place: Place) -> None:
     name, body = blob(1000)
-    place.store().put(RUN, name, [memoryview(body)])
-    place.store().put(RUN, name, [memoryview(bytes(1000))])
-    assert got(place.store(), name, 1000) == body
+    place.store.put(RUN, name, [memoryview(body)])
+    place.store.put(RUN, name, [memoryview(bytes(1000))])
+    assert got(place.store, name, 1000) == body
 
 
 def test_one_of_another_size_is_replaced(place: Place) -> None:
     name, body = blob(1000)
-    place.store().put(RUN, name, [memoryview(body)[:999]])
-    place.store().put(RUN, name, [memoryview(body)])
-    assert got(place.store(), name, 1000) == body
+    place.store.put(RUN, name, [memoryview(body)[:999]])
+    place.store.put(RUN, name, [memoryview(body)])
+    assert got(place.store, name, 1000) == body
 
 
 @pytest.mark.parametrize("size", [0, 999, 1001, LARGE])
 def test_a_blob_of_another_size_is_an_error(place: Place, size: int) -> None:
     name, body = blob(1000)
-    store = place.store()
+    store = place.store
     store.put(RUN, name, [memoryview(body)])
     into = bytearray(size)
     with pytest.raises(StoreError) as caught:
@@ -136,7 +143,7 @@ def test_a_blob_of_another_size_is_an_error(place: Place, size: int) -> None:
 
 def test_a_blob_that_is_not_there_is_an_error(place: Place) -> None:
     name, body = blob(1000)
-    store = place.store()
+    store = place.store
     store.put(OTHER, name, [memoryview(body)])
     with pytest.raises(StoreError) as caught:
         got(store, name, 1000)
@@ -148,7 +155,7 @@ def test_two_may_write_one_blob_at_once(place: Place) -> None:
     start, failed = threading.Barrier(4), []
 
     def write() -> None:
-        store = place.store()
+        store = place.another()
         start.wait()
         try:
             store.put(RUN, name, views(body))
@@ -162,13 +169,13 @@ def test_two_may_write_one_blob_at_once(place: Place) -> None:
     for writer in writers:
         writer.join()
     assert failed == []
-    assert got(place.store(), name, LARGE) == body
-    place.store().clean(RUN)
+    assert got(place.store, name, LARGE) == body
+    place.store.clean(RUN)
     assert place.left() == []
 
 
 def test_a_store_may_be_used_in_many_threads(place: Place) -> None:
-    store, failed = place.store(), []
+    store, failed = place.store, []
 
     def use(seed: int) -> None:
         try:
@@ -214,10 +221,10 @@ def test_what_an_ended_process_left_is_gone_on_with(place: Place, tmp_path: Path
     assert subprocess.run(command, cwd=REPOSITORY, env=os.environ, check=False).returncode == -9
     assert len(place.left()) == 1, "something is unfinished"
     with pytest.raises(StoreError, match=r"is not there$"):
-        got(place.store(), name, LARGE)
-    place.store().put(RUN, name, views(body))
-    assert got(place.store(), name, LARGE) == body
-    place.store().clean(RUN)
+        got(place.store, name, LARGE)
+    place.store.put(RUN, name, views(body))
+    assert got(place.store, name, LARGE) == body
+    place.store.clean(RUN)
     assert place.left() == []
 
 
@@ -226,12 +233,12 @@ def test_what_an_ended_process_left_is_cleaned_up(place: Place, tmp_path: Path) 
     (tmp_path / "body").write_bytes(body)
     command = [sys.executable, "-c", ENDED, place.url, RUN, name, str(tmp_path / "body")]
     assert subprocess.run(command, cwd=REPOSITORY, env=os.environ, check=False).returncode == -9
-    place.store().clean(RUN)
+    place.store.clean(RUN)
     assert place.left() == []
 
 
 def test_dropping_deletes_one_blob(place: Place) -> None:
-    store = place.store()
+    store = place.store
     names = []
     for seed in range(2):
         name, body = blob(100, seed)
@@ -244,7 +251,7 @@ def test_dropping_deletes_one_blob(place: Place) -> None:
 
 
 def test_cleaning_deletes_all_of_one_run(place: Place) -> None:
-    store = place.store()
+    store = place.store
     store.clean(RUN)
     for seed in range(3):
         name, body = blob(100, seed)
@@ -258,27 +265,25 @@ def test_cleaning_deletes_all_of_one_run(place: Place) -> None:
     assert got(store, name, 5) == body
 
 
-@pytest.mark.parametrize(
-    ("run", "name"), [*((bad, blob(1)[0]) for bad in BAD_RUNS), *((RUN, bad) for bad in BAD_NAMES)]
-)
-def test_names_that_are_none_reach_nothing(place: Place, run: str, name: str) -> None:
-    store = place.store()
-    _, body = blob(1)
-    uses: list[Callable[[], object]] = [
-        lambda: store.put(run, name, [memoryview(body)]),
-        lambda: store.get(run, name, memoryview(bytearray(1))),
-        lambda: store.drop(run, name),
-    ]
-    if run != RUN:
-        uses.append(lambda: store.clean(run))
-    for use in uses:
-        with pytest.raises(StoreError, match=r"^the (run|name) of a blob is not \d\d hex digits$"):
-            use()
+def test_names_that_are_none_reach_nothing(place: Place) -> None:
+    store, good = place.store, blob(1)[0]
+    body, into = [memoryview(b"x")], memoryview(bytearray(1))
+    said = r"^the (run|name) of a blob is not \d\d hex digits$"
+    for run, name in [*((bad, good) for bad in BAD_RUNS), *((RUN, bad) for bad in BAD_NAMES)]:
+        with pytest.raises(StoreError, match=said):
+            store.put(run, name, body)
+        with pytest.raises(StoreError, match=said):
+            store.get(run, name, into)
+        with pytest.raises(StoreError, match=said):
+            store.drop(run, name)
+    for run in BAD_RUNS:
+        with pytest.raises(StoreError, match=said):
+            store.clean(run)
     assert place.left() == []
 
 
 def test_a_check_leaves_nothing(place: Place) -> None:
-    place.store().check()
+    place.store.check()
     assert place.left() == []
 
 
