@@ -14,7 +14,7 @@ from fedws.errors import ProtocolError
 from fedws.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
 from fedws.messages import MESSAGES, Message
 from fedws.tensors import DTYPES
-from fedws.wire import FRAGMENT, MAGIC, PREFIX, VERSION
+from fedws.wire import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
 
 
 def _schema(kind: type[Message]) -> type[BaseModel]:
@@ -74,6 +74,8 @@ class Decoder:
             data = self._feed_head(memoryview(data))
         if not len(data):
             return
+        if self.stored:
+            raise ProtocolError("a body behind a header that says it is in an object store")
         end = self._filled + len(data)
         if end > len(self._body):
             raise ProtocolError(f"message is longer than the {len(self._body)} bytes of body it declares")
@@ -88,11 +90,32 @@ class Decoder:
     @property
     def partial(self) -> Partial | None:
         """What is here of the body, if it has a digest and any whole chunk of it is."""
-        if self.digest is None or self._body is None:
+        if self.digest is None or self._body is None or self.stored:
             return None
         whole = self._filled == len(self._body)
         filled = self._filled if whole else self._filled // FRAGMENT * FRAGMENT
         return Partial(self.digest, self._buffer, filled) if filled else None
+
+    @property
+    def stored(self) -> bool:
+        """Whether the body is in an object store, to be put into :attr:`room` from there."""
+        return self._header is not None and self._header.transfer == STORED
+
+    @property
+    def room(self) -> memoryview:
+        """The memory of the body, in bytes."""
+        return memoryview(self._body)
+
+    def fill(self) -> None:
+        """The body has been put into its room."""
+        self._filled = len(self._body)
+
+    def bare(self) -> Message:
+        """The message without its tensors, which cannot be had. Raises ProtocolError."""
+        assert self._header is not None
+        self._header = self._header.model_copy(update={"tensors": []})
+        self.fill()
+        return self.message()
 
     def verify(self) -> None:
         """Raises ProtocolError unless the body, if it has a digest and is whole, is the one of that digest.
@@ -151,6 +174,8 @@ class Decoder:
     def _room(self, header: Header, size: int) -> torch.Tensor:
         """Memory for the body, allocated once; with what is there of it when the message goes on with one."""
         begun = self._begun(header.digest) if header.digest is not None else None
+        if header.transfer == STORED and (header.digest is None or header.offset):
+            raise ProtocolError("a body in an object store has a digest, and is fetched whole")
         self._filled = header.offset
         if not header.offset:
             return torch.empty(size, dtype=torch.uint8)

@@ -12,6 +12,7 @@
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
     ├── Stopped             a task was told to end: its link is gone, or its node is ending
     ├── StoreError          an object store did not take or give a blob
+    ├── Undelivered         a message came, but its body, which is in an object store, did not
     ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
     └── RunFailed           the run ended without reaching its last round
         └── WrongNode       who answers at an address is not the node that was meant
@@ -21,7 +22,7 @@ Foreign errors (of sockets, of websockets, of pydantic) become one of these in t
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["busy", "node", "protocol", "key", "policy"]
 """Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
@@ -94,6 +95,14 @@ class Stopped(FedwsError):
 
 class StoreError(FedwsError):
     """An object store did not take or give a blob."""
+
+
+class Undelivered(FedwsError):
+    """A message whose body is in an object store, and cannot be had; ``message`` is the rest of it."""
+
+    def __init__(self, message: Any, reason: str) -> None:
+        super().__init__(reason)
+        self.message = message
 
 
 class RejectedUpdate(FedwsError):

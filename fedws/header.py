@@ -40,7 +40,7 @@ class Entry(BaseModel):
 
 
 class Header(BaseModel):
-    """A header. Of a body with a digest the first ``offset`` bytes may be left out, as the receiver has them."""
+    """A header. Of a body with a digest the first ``offset`` bytes may be left out, or all of it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

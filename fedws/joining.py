@@ -14,6 +14,7 @@ from fedws.pauses import Pauses
 from fedws.schemes import transport
 from fedws.security import COORDINATOR, Security
 from fedws.service import Service, asked, serving
+from fedws.store import Shelf
 from fedws.wire import VERSION
 from fedws.worker import Worker
 
@@ -83,6 +84,7 @@ async def joining(
     limits: Limits | None = None,
     security: Security | None = None,
     coordinator: str = COORDINATOR,
+    shelf: Shelf | None = None,
 ) -> AsyncIterator[str]:
     """Have ``worker`` join whoever listens at ``url``, again and again while the context lasts; gives the URL.
 
@@ -92,12 +94,12 @@ async def joining(
     """
     limits, way = limits or Limits(), transport(url)
     if way.shared:
-        async with serving(worker, url, limits, security) as address:
+        async with serving(worker, url, limits, security, shelf) as address:
             yield address
         return
     security = asked(worker, way, security)
     way.check(url, security.tls, seal=security.seal)
-    with contextlib.closing(Service(worker, limits, security)) as service:
+    with contextlib.closing(Service(worker, limits, security, shelf)) as service:
         task = asyncio.create_task(_Joining(service, worker.node, url, limits, security, coordinator).keep())
         try:
             yield url

@@ -38,6 +38,8 @@ class Hello:
     """The id of the caller."""
     nonce: Secret | Literal[""] = ""
     """Empty where the caller takes part without a network key."""
+    blobs: bool = False
+    """Whether the caller has an object store, from which bodies may come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ class Welcome:
     cuda: bool = False
     held: Held = field(default_factory=dict)
     """Of the run's orders."""
+    blobs: bool = False
+    """Whether the node has an object store."""
 
 
 @dataclass(frozen=True, kw_only=True)

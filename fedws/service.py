@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fedws import handshake
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, UsageError, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, StoreError, Undelivered, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
+from fedws.store import Shelf
 from fedws.turns import SHOWN, TAKEN_OVER, Turns
 from fedws.unfinished import Unfinished
 from fedws.wire import VERSION
@@ -31,14 +32,16 @@ SEEN = 4096
 class Service:
     """Runs a :class:`Worker` behind links: handshake, then orders one after the other, each with its answer."""
 
-    def __init__(self, worker: Worker, limits: Limits, security: Security = INSECURE) -> None:
+    def __init__(
+        self, worker: Worker, limits: Limits, security: Security = INSECURE, shelf: Shelf | None = None
+    ) -> None:
         self._worker = worker
         self._limits = limits
         self._security = security
         self._turns = Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
-        self._unfinished = Unfinished()
+        self._unfinished = Unfinished(shelf)
         self._forgetting: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
@@ -105,7 +108,7 @@ class Service:
         try:
             if isinstance(greeting, Welcome):
                 async with self._turns.take(hello.run, hello.coordinator) as taken:
-                    closing = await self._run(channel, hello.run, hello.coordinator, greeting, taken)
+                    closing = await self._run(channel, hello, greeting, taken)
                 return await closing
         except Refused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
@@ -116,17 +119,16 @@ class Service:
         self._turned_away = hello.run
         return await channel.send(greeting)
 
-    async def _run(
-        self, channel: Channel, run: str, caller: str, welcome: Welcome, taken: asyncio.Event
-    ) -> asyncio.Task[None]:
+    async def _run(self, channel: Channel, hello: Hello, welcome: Welcome, taken: asyncio.Event) -> asyncio.Task[None]:
         """Serve a link until its work has ended; gives the closing of the link, which may take longer."""
-        name, reason = printable(run, SHOWN), "ended"
+        name, reason = printable(hello.run, SHOWN), "ended"
         log.info("%s: run %s begins", self._worker.node, name)
         try:
-            self._worker.begin(run, caller)
+            self._worker.begin(hello.run, hello.coordinator)
             self._remember()
-            channel.transfers = self._unfinished.begin(run, caller)
-            await channel.send(replace(welcome, held=channel.transfers.held))
+            channel.transfers = self._unfinished.begin(hello.run, hello.coordinator)
+            channel.transfers.tell_store(hello.blobs)
+            await channel.send(replace(welcome, held=channel.transfers.held, blobs=channel.transfers.fetches))
             error, closing = await self._serve(channel, taken)
             reason = f"ended: {error}"
             return closing
@@ -141,23 +143,30 @@ class Service:
 
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """
-        orders: asyncio.Queue[Order] = asyncio.Queue(1)  # more stay with the sender
+        orders: asyncio.Queue[tuple[Order, str]] = asyncio.Queue(1)  # with what is wrong; more stay with the sender
         seen: dict[str, None] = {}  # in their order
 
         async def read() -> None:
             while True:
-                await orders.put(self._order(await channel.receive(), seen))
+                try:
+                    message, trouble = await channel.receive(), ""
+                except Undelivered as error:
+                    message, trouble = error.message, str(error)
+                await orders.put((self._order(message, seen), trouble))
 
         async def reply() -> None:
             while True:
-                order = await orders.get()
+                order, trouble = await orders.get()
                 self._remember()
                 channel.transfers.tell(order.held)
-                answer = self._unfinished.again(order) or await self._work(order)
+                if trouble:
+                    answer: Report | Failure = self._worker.failure(order, "failed", trouble)
+                else:
+                    answer = self._unfinished.again(order) or await self._work(order)
                 self._unfinished.keep(order, answer)
                 try:
                     await channel.send(answer)
-                except UsageError as error:  # a task may report what cannot travel; nothing of it was sent
+                except (UsageError, StoreError) as error:  # nothing of it was sent
                     await channel.send(self._worker.failure(order, "failed", str(error)))
                 del order, answer  # models, which an idle node need not hold
                 self._forget_in(self._limits.silence)  # by then the link would be known to be lost
@@ -228,15 +237,20 @@ def asked(worker: Worker, way: Transport, security: Security | None) -> Security
 
 @contextlib.asynccontextmanager
 async def serving(
-    worker: Worker, url: str, limits: Limits | None = None, security: Security | None = None
+    worker: Worker,
+    url: str,
+    limits: Limits | None = None,
+    security: Security | None = None,
+    shelf: Shelf | None = None,
 ) -> AsyncIterator[str]:
     """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen.
 
-    Without ``security`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
+    With ``shelf``, large bodies go through its object store, if the coordinator has one too. Without ``security``
+    callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
     """
     limits, way = limits or Limits(), transport(url)
     security = asked(worker, way, security)
-    with contextlib.closing(Service(worker, limits, security)) as service:
+    with contextlib.closing(Service(worker, limits, security, shelf)) as service:
         served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
         async with served as address:
             yield address

@@ -57,6 +57,15 @@ class Setting:
     """Bytes; a larger body goes through the store, any other with its message."""
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """A store that is open, and what goes there."""
+
+    store: Store
+    above: int
+    """As of :class:`Setting`."""
+
+
 def opened(setting: Setting, patience: float) -> Store:
     """The store, tried. Raises UsageError, which lists the schemes where there is none of that name."""
     scheme = parsed(setting.url).scheme

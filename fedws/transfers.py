@@ -3,6 +3,8 @@
 A body above one chunk has its digest in the message's header. When a link is lost, the receiver keeps what has come of
 such a body; on the next link it says how much that is, and the sender leaves as much out. At the end the whole body
 must be the one of the digest.
+
+Where both sides have an object store, larger bodies go through that; the message then has the digest and no body.
 """
 
 import asyncio
@@ -10,7 +12,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 from fedws import digests, wire
+from fedws.blobs import Blobs
 from fedws.decoder import Decoder, Partial
+from fedws.errors import ProtocolError, StoreError, Undelivered
 from fedws.messages import Message
 
 CHUNK = wire.FRAGMENT
@@ -20,35 +24,58 @@ CHUNK = wire.FRAGMENT
 class Transfers:
     """The bodies to and from one peer, over all links to it."""
 
-    def __init__(self, *, keep: bool = False, replaced: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, blobs: Blobs | None = None, *, keep: bool = False, replaced: Callable[[], object] = lambda: None
+    ) -> None:
         """With ``keep`` a whole body stays too, until :meth:`forget`, or the next one begins.
 
         ``replaced`` is called when another body begins to arrive than the one that is here.
         """
+        self._blobs = blobs
         self._keep = keep
         self._replaced = replaced
         self._here: Partial | None = None
         self._there: dict[str, int] = {}
+        self._fetches = False
+        self._stored = ""
+        self.sent = self.received = 0
+        """Bytes to and from the object store."""
 
     @property
     def held(self) -> dict[str, int]:
         """What this side has of a body, to be told to the other side on a new link: bytes by digest."""
         return {} if self._here is None else {self._here.digest: self._here.filled}
 
+    @property
+    def fetches(self) -> bool:
+        """Whether this side has a store, to be told to the other side."""
+        return self._blobs is not None
+
     def tell(self, held: Mapping[str, int]) -> None:
         """What the other side has, as it says."""
         self._there = dict(held)
 
+    def tell_store(self, fetches: bool) -> None:
+        """Whether the other side has a store, as it says."""
+        self._fetches = fetches
+
     def forget(self) -> None:
-        """The body that is here is of no use any more."""
+        """The bodies that are here, or in the store, are of no use any more."""
         self._here = None
+        self._keep_stored("")
 
     async def encode(self, message: Message, limit: int) -> wire.Encoded:
-        """A message as it should travel now. Raises UsageError, as :func:`fedws.wire.encode` does."""
+        """A message as it should travel now. Raises UsageError, as :func:`fedws.wire.encode` does, and StoreError."""
         encoded = wire.encode(message, limit)
-        if encoded.body_size <= CHUNK:
+        store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
+        if encoded.body_size <= CHUNK and store is None:
             return encoded
         digest = await asyncio.to_thread(digests.digest, getattr(message, "tensors", {}), encoded.body)
+        if store is not None:
+            await store.put(digest, encoded.body)
+            self._keep_stored(digest)
+            self.sent += encoded.body_size
+            return encoded.stored(digest, limit)
         there = min(self._there.get(digest, 0), encoded.body_size)
         self._there = {}  # what the other side has of another body, it drops when this one comes
         return encoded.named(digest, there if there == encoded.body_size else there // CHUNK * CHUNK, limit)
@@ -64,14 +91,37 @@ class Transfers:
                 self._here = decoder.partial
 
     async def message(self, decoder: Decoder) -> Message:
-        """The message that has come. Raises ProtocolError also when its body is not the one of its digest."""
+        """The message that has come. Raises ProtocolError also when its body is not the one of its digest.
+
+        Raises Undelivered when its body is in a store from which it cannot be had.
+        """
         here, self._here = self._here, None
-        if decoder.digest is not None:
+        if decoder.stored:
+            await self._fetch(decoder)
+        elif decoder.digest is not None:
             await asyncio.to_thread(decoder.verify)
         message = decoder.message()
         if decoder.digest is None or self._keep:
             self._here = here
         return message
+
+    async def _fetch(self, decoder: Decoder) -> None:
+        assert decoder.digest is not None
+        try:
+            if self._blobs is None:
+                raise StoreError("its tensors are in an object store, and there is none here; see --blobs")
+            await self._blobs.get(decoder.digest, decoder.room)
+            decoder.fill()
+            await asyncio.to_thread(decoder.verify)
+        except (StoreError, ProtocolError) as error:
+            raise Undelivered(decoder.bare(), str(error)) from None
+        self.received += len(decoder.room)
+
+    def _keep_stored(self, digest: str) -> None:
+        """What is in the store for the other side is now this, and no more what was before."""
+        if self._stored and self._blobs is not None:
+            self._blobs.release(self._stored)
+        self._stored = digest
 
     def _begun(self, digest: str) -> Partial | None:
         if self._here is not None and self._here.digest == digest:

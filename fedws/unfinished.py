@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from fedws.blobs import Blobs
 from fedws.messages import Failure, Order, Report
+from fedws.store import Shelf
 from fedws.transfers import Transfers
 
 
@@ -15,7 +17,8 @@ class Unfinished:
     with the report that there is: nothing is trained or noised twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._shelf = shelf
         self._whose = ("", "")
         self._transfers = Transfers()
         self._last: tuple[Order, Report] | None = None
@@ -24,8 +27,10 @@ class Unfinished:
     def begin(self, run: str, coordinator: str) -> Transfers:
         """A link of the run begins; gives how its bodies travel. What is of another run is forgotten."""
         if (run, coordinator) != self._whose or not run:  # without an id it may be any run
-            self._whose, self._last = (run, coordinator), None
-            self._transfers = Transfers(keep=True, replaced=self._drop)
+            self.forget()
+            self._whose = run, coordinator
+            blobs = Blobs(self._shelf.store, self._shelf.above, run) if self._shelf is not None and run else None
+            self._transfers = Transfers(blobs, keep=True, replaced=self._drop)
         self._new = True
         return self._transfers
 

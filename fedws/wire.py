@@ -28,6 +28,8 @@ MAGIC = b"FDWS"
 VERSION = 1
 FRAGMENT = 2**20
 """Largest fragment in bytes."""
+STORED = "store"
+"""The transfer of a message whose body is in an object store."""
 PREFIX = struct.Struct("<4sII")
 _TYPES = {kind: name for name, kind in MESSAGES.items()}
 
@@ -59,6 +61,12 @@ class Encoded:
                 body.append(buffer[offset:])
             offset = max(0, offset - len(buffer))
         return Encoded(header, head, body, len(head) + size)
+
+    def stored(self, digest: str, limit: int) -> "Encoded":
+        """The same without its body, which is elsewhere under its digest. Raises UsageError as :meth:`named` does."""
+        header = {**self.header, "transfer": STORED, "digest": digest}
+        head = _head(header, self.body_size, limit)
+        return Encoded(header, head, [], len(head))
 
     def fragments(self) -> Iterator[memoryview | bytes]:
         """The message in pieces of at most 1 MiB; short neighbours travel together.

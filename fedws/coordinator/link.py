@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from fedws import handshake
+from fedws.blobs import Blobs
 from fedws.coordinator.meeting import Meeting
 from fedws.errors import (
     LinkError,
@@ -15,6 +16,8 @@ from fedws.errors import (
     ProtocolError,
     Refused,
     RunFailed,
+    StoreError,
+    Undelivered,
     Unreachable,
     UsageError,
     WrongNode,
@@ -51,6 +54,7 @@ class Link:
         seed: int,
         security: Security,
         meeting: Meeting | None = None,
+        blobs: Blobs | None = None,
     ) -> None:
         self.node = node
         self.url = url
@@ -77,12 +81,13 @@ class Link:
         self._pauses = Pauses(limits.silence, f"{seed}/{node}")
         self._proved = False
         self._complaints = Complaints(node)
-        self._transfers = Transfers()
+        self._transfers = Transfers(blobs)
 
     @property
     def transferred(self) -> tuple[int, int]:
         """Bytes sent and received so far, over all links to this node."""
         sent, received = self._before
+        sent, received = sent + self._transfers.sent, received + self._transfers.received
         return (
             (sent, received)
             if self._channel is None
@@ -105,7 +110,7 @@ class Link:
             kind = _LOST
             try:
                 while True:
-                    self._answered(await channel.receive())
+                    self._answered(await self._received(channel))
             except ProtocolError as error:
                 told = str(error)
                 reason, kind = f"broke the protocol: {told}", _FAILED
@@ -129,7 +134,10 @@ class Link:
         self._open[order.id] = order, then
         try:
             await self._channel.send(replace(order, held=self._transfers.held))
-        except UsageError as error:  # it is above --max-message, or its model has tensors that cannot travel
+        except (
+            UsageError,
+            StoreError,
+        ) as error:  # too large, or of tensors that cannot travel
             self._resolve(order.id, _failure(order, "failed", f"its order cannot be sent: {error}"))
         except LinkError:
             pass  # the reader sees it too, and answers all that is open
@@ -142,6 +150,18 @@ class Link:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         await self.give(order, lambda found: None if answer.done() else answer.set_result(found))
         return await answer
+
+    async def _received(self, channel: Channel) -> Message:
+        """The next message; a report whose body is not to be had is a failure."""
+        try:
+            return await channel.receive()
+        except Undelivered as error:
+            report = error.message
+            if not isinstance(report, Report):
+                raise ProtocolError("a body in an object store, of no report") from None
+            return Failure(
+                order=report.order, worker=report.worker, round=report.round, kind="failed", reason=str(error)
+            )
 
     def _answered(self, message: Message) -> None:
         if not isinstance(message, Report | Failure):
@@ -223,6 +243,7 @@ class Link:
         try:
             nonce = handshake.nonce() if key is not None else ""
             hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
+            hello = replace(hello, blobs=self._transfers.fetches)
             await channel.send(hello)
             answer, unproved = await channel.receive(), "" if key is None else "says, without a proof of the key: "
             if key is not None and isinstance(answer, Challenge):
@@ -243,6 +264,7 @@ class Link:
                 raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {self._dataset}; see --dataset")
             channel.admit()
             self._transfers.tell(answer.held)
+            self._transfers.tell_store(answer.blobs)
         except BaseException:
             await channel.close("the coordinator did not go on")
             raise

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 
+from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -21,7 +22,7 @@ from fedws.coordinator.meeting import listening
 from fedws.coordinator.own import OwnNode
 from fedws.coordinator.prepare import prepare, secured
 from fedws.coordinator.scoring import Scorer
-from fedws.errors import FedwsError, UsageError
+from fedws.errors import FedwsError, StoreError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
@@ -31,6 +32,7 @@ from fedws.runlog import NOTHING, Record, RunLog, new_directory
 from fedws.schemes import transport
 from fedws.scores import FEDERATED
 from fedws.security import Security
+from fedws.store import Shelf
 from fedws.tensorboard import Events
 from fedws.tensors import Tensors
 
@@ -64,6 +66,7 @@ async def run(
     resume: str | Path | None = None,
     observers: Sequence[Observer] = (),
     security: Security | None = None,
+    shelf: Shelf | None = None,
     **settings: Any,
 ) -> Result:
     """Run federated learning over named nodes that are being served, and keep its record in ``run_dir``.
@@ -76,7 +79,8 @@ async def run(
     checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.plan.MAY_CHANGE`
     and addresses. One that had come to its end is over at once.
 
-    ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key.
+    ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key. With
+    ``shelf``, large bodies go through its object store to and from all nodes that have one, and are deleted at the end.
 
     Raises UsageError for a setting that cannot work, and RunFailed, naming node and reason, when the run cannot go
     on; the rounds that were complete by then are in the record.
@@ -84,8 +88,8 @@ async def run(
     if resume is not None:
         if run_dir is not None:
             raise UsageError("a run goes on in its own directory; leave run_dir out")
-        return await resume_run(Path(resume), settings, observers, security)
-    return await run_plan(make(settings), Path(run_dir) if run_dir is not None else None, observers, security)
+        return await resume_run(Path(resume), settings, observers, security, shelf)
+    return await run_plan(make(settings), Path(run_dir) if run_dir is not None else None, observers, security, shelf)
 
 
 def run_sync(**settings: Any) -> Result:
@@ -119,12 +123,13 @@ async def run_plan(
     directory: Path | None = None,
     observers: Sequence[Observer] = (),
     security: Security | None = None,
+    shelf: Shelf | None = None,
 ) -> Result:
     """:func:`run` for a plan that is made already."""
     plan, strategy, initial = prepare(plan)
     security = secured(plan, security)
     with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
-        return await _run(plan, strategy, initial, held, (None, ""), observers, security)
+        return await _run(plan, strategy, initial, held, (None, ""), observers, security, shelf)
 
 
 async def resume_run(
@@ -132,6 +137,7 @@ async def resume_run(
     given: Mapping[str, Any] = MappingProxyType({}),
     observers: Sequence[Observer] = (),
     security: Security | None = None,
+    shelf: Shelf | None = None,
 ) -> Result:
     """:func:`run` with ``resume``; ``given`` are the settings. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.old(directory)) as held:
@@ -143,7 +149,7 @@ async def resume_run(
         plan, strategy, initial = prepare(plan)
         security = secured(plan, security)
         found = checkpoints.load() if checkpoints.any() else (None, "")  # it was killed before its first order
-        return await _run(plan, strategy, initial, held, found, observers, security)
+        return await _run(plan, strategy, initial, held, found, observers, security, shelf)
 
 
 async def _run(
@@ -154,6 +160,7 @@ async def _run(
     found: tuple[Checkpoint | None, str],
     observers: Sequence[Observer],
     security: Security,
+    shelf: Shelf | None,
 ) -> Result:
     (stored, remark), runlog, checkpoints = found, RunLog(held.path), Checkpoints(held.path / "checkpoints")
     name = held.begin(plan)
@@ -163,11 +170,15 @@ async def _run(
     limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(runlog.close)
+        blobs = None
+        if shelf is not None:
+            blobs = Blobs(shelf.store, shelf.above, name)
+            stack.push_async_callback(_clean, blobs, runlog)
         meeting = await stack.enter_async_context(listening(plan, limits, security))
 
         def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
             point = meeting if url == plan.listen else None
-            return Link(node, url, role, name, plan.dataset, limits, plan.seed, security, point)
+            return Link(node, url, role, name, plan.dataset, limits, plan.seed, security, point, blobs)
 
         scorer, scoring, store = None, plan.scoring(), None
         if isinstance(strategy, Gathering):
@@ -214,6 +225,13 @@ async def _run(
         held.finish()
         checkpoints.clear()
     return Result(model, runlog.records, runlog.directory)
+
+
+async def _clean(blobs: Blobs, runlog: RunLog) -> None:
+    try:
+        await blobs.clean()
+    except StoreError as error:
+        runlog.lines.say(f"What this run has left in the object store stays there: {error}")
 
 
 def _finished(directory: Path) -> Result:

@@ -16,7 +16,7 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
-    "header wire decoder digests transfers pauses "
+    "header wire decoder digests blobs transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate websocket/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
@@ -33,6 +33,7 @@ PIECES = 4
 
 ASYNC = (
     "fedws/transfers.py",
+    "fedws/blobs.py",
     "fedws/transport/",
     "fedws/websocket/",
     "fedws/service.py",

@@ -423,6 +423,8 @@ def test_what_version_1_takes_without_looking(change: Json) -> None:
         {"digest": "d" * 63},
         {"digest": "D" * 64},
         {"digest": "d" * 64, "offset": 1},
+        {"transfer": "store"},
+        {"transfer": "store", "digest": "d" * 64, "offset": 1},
         {"other": 1},
         {"type": "other"},
         {"fields": {**_HELLO["fields"], "other": 1}},

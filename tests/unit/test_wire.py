@@ -57,7 +57,15 @@ _tensors = st.dictionaries(_names.filter(lambda name: not misnamed(name)), _tens
 _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _held = st.dictionaries(_secrets, st.integers(0, 2**63), max_size=4)
 _messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, run=_names, node=_names, protocol=_whole, coordinator=_names, nonce=st.just("") | _secrets),
+    st.builds(
+        Hello,
+        run=_names,
+        node=_names,
+        protocol=_whole,
+        coordinator=_names,
+        nonce=st.just("") | _secrets,
+        blobs=st.booleans(),
+    ),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
     st.builds(Proof, proof=_secrets),
     st.builds(
@@ -69,6 +77,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         labels=st.lists(_whole, max_size=4),
         cuda=st.booleans(),
         held=_held,
+        blobs=st.booleans(),
     ),
     st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_words),
     st.builds(
