@@ -1,5 +1,5 @@
 // Messages as bytes, and the proof of the network key: sections 2 to 4 of docs/protocol.md, as far as a worker needs.
-import { createHmac } from "node:crypto";
+import { createHash, createHmac } from "node:crypto";
 import { decode, encode } from "@msgpack/msgpack";
 
 export class Wrong extends Error {} // the other end broke the protocol: the link must be closed, and this is why
@@ -18,8 +18,8 @@ const BYTES = { // of an element
 // Each key with its check, and what is taken when it is absent; where that is undefined, no check lets it pass.
 const HEADER = {
   type: [text], fields: [map], tensors: [Array.isArray], transfer: [name],
-  digest: [(value) => value === null || (text(value) && [...value].length <= 128)],
-  offset: [(value) => integer(value) && Number(value) === 0],
+  digest: [(value) => value === null || secret(value)],
+  offset: [(value) => integer(value) && Number(value) === 0], // it says in no welcome that it has a part of a body
 };
 const ENTRY = {
   name: [(value) => text(value) && [...value].length <= 256 && /^[^./\\\p{Cc}][^/\\\p{Cc}]*$/u.test(value) &&
@@ -30,10 +30,10 @@ const ENTRY = {
 };
 const MESSAGES = { // those that a worker receives
   hello: { run: [name], node: [name], protocol: [integer], coordinator: [name, "coordinator"],
-    nonce: [(value) => value === "" || secret(value), ""] },
+    nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false] },
   proof: { proof: [secret] },
   order: { id: [text], worker: [text], round: [integer], task: [text], base: [integer, 0], seed: [integer, 0],
-    settings: [map, {}] },
+    settings: [map, {}], held: [map, {}] }, // held is of use to nobody who tells no digest
 };
 
 export function checked(what, table, given, Fault) { // all keys of the table; throws Fault for others, and other values
@@ -82,6 +82,8 @@ export function read(data, due) { // the message of the type that is due; throws
     tensors.set(name, { dtype, shape: shape.map(Number), bytes });
   }
   if (position !== data.length) throw new Wrong("a message that is longer or shorter than it declares");
+  const digest = header.digest && createHash("sha256").update(data.subarray(aligned(end))).digest("hex");
+  if (header.digest !== digest) throw new Wrong("not the body of the digest");
   if (tensors.size && due !== "order") throw new Wrong(`a ${due} carries no tensors`);
   return { ...checked(due, MESSAGES[due], header.fields, Wrong), tensors };
 }
