@@ -1,40 +1,39 @@
 """The coordinator's end of one node: dialled as long as the run lasts, orders out, answers in."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from fedws import handshake
 from fedws.blobs import Blobs
-from fedws.coordinator.meeting import Meeting
+from fedws.coordinator.greeting import Greeting
+from fedws.coordinator.meeting import NEWER, Meeting
 from fedws.errors import (
     LinkError,
+    LinkLost,
     NotTaken,
     ProtocolError,
     Refused,
     RunFailed,
     StoreError,
     Undelivered,
-    Unreachable,
     UsageError,
     WrongNode,
     printable,
 )
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
 from fedws.pauses import Pauses
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from fedws.transfers import CHUNK, Transfers
 from fedws.turns import TAKEN_OVER
-from fedws.wire import VERSION
 
 log = logging.getLogger("fedws")
 Answer = Report | Failure
+_Found = tuple[Channel, Welcome]
 Kind = Literal["lost", "failed"]
 _LOST: Kind = "lost"
 _FAILED: Kind = "failed"  # what would happen again is not laid on the link
@@ -79,7 +78,6 @@ class Link:
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
         self._before = (0, 0)
         self._pauses = Pauses(limits.silence, f"{seed}/{node}")
-        self._proved = False
         self._complaints = Complaints(node)
         self._transfers = Transfers(blobs)
 
@@ -101,31 +99,65 @@ class Link:
         raises WrongNode when it is not the node that was meant, RunFailed when it does not speak the protocol. Raises
         RunFailed when another coordinator goes on with this run; UsageError when the address is none.
         """
-        while True:
-            channel, self.welcome = await self._dial()
-            self._channel, self.trouble = channel, ""
-            self.up.set()
-            post(Joined(worker=self.node, samples=self.welcome.samples))
-            reason = told = "the coordinator ends"
-            kind = _LOST
-            try:
-                while True:
-                    self._answered(await self._received(channel))
-            except ProtocolError as error:
-                told = str(error)
-                reason, kind = f"broke the protocol: {told}", _FAILED
-            except LinkError as error:
-                reason, told = f"link lost: {error}", ""
-                kind = _FAILED if isinstance(error, NotTaken) else _LOST
-                if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
-                    raise RunFailed(f"{self.node} at {self.url}: {error}") from None
-            finally:
-                self._down(channel, reason, kind)
-                if channel.sent + channel.received > CHUNK:  # of a body, which goes on from there
-                    self._pauses.again()
-                post(Left(worker=self.node, reason=reason))
+        newer: asyncio.Task[_Found] | None = None
+        try:
+            while True:
+                found = await (newer or self._dial())
+                # A node that dials out may do so again before its older link is known to be lost here.
+                newer = None if self._meeting is None else asyncio.create_task(self._joined(self._meeting))
+                await self._follow(*found, newer, post)
+                await asyncio.sleep(self._pauses.next())
+        finally:
+            if newer is not None:
+                newer.cancel()
+                await asyncio.gather(newer, return_exceptions=True)
+
+    async def _follow(
+        self, channel: Channel, welcome: Welcome, newer: "asyncio.Task[_Found] | None", post: Callable[[Event], None]
+    ) -> None:
+        """Read answers until the link is lost, or there is a newer one."""
+        channel.transfers = self._transfers
+        self._transfers.tell(welcome.held)
+        self._transfers.tell_store(welcome.blobs)
+        self._channel, self.welcome, self.trouble = channel, welcome, ""
+        self.up.set()
+        post(Joined(worker=self.node, samples=welcome.samples))
+        reason = told = "the coordinator ends"
+        kind = _LOST
+        try:
+            await self._read(channel, newer)
+        except ProtocolError as error:
+            told = str(error)
+            reason, kind = f"broke the protocol: {told}", _FAILED
+        except LinkError as error:
+            reason, told = f"link lost: {error}", ""
+            kind = _FAILED if isinstance(error, NotTaken) else _LOST
+            if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
+                raise RunFailed(f"{self.node} at {self.url}: {error}") from None
+        finally:
+            self._down(channel, reason, kind)
+            if channel.sent + channel.received > CHUNK:  # of a body, which goes on from there
+                self._pauses.again()
+            post(Left(worker=self.node, reason=reason))
+            if newer is None or not newer.done():  # else the meeting closes it
                 await channel.close(told)  # which may take long
-            await asyncio.sleep(self._pauses.next())
+
+    async def _read(self, channel: Channel, newer: "asyncio.Task[_Found] | None") -> None:
+        """Raises why it ended."""
+
+        async def read() -> None:
+            while True:
+                self._answered(await self._received(channel))
+
+        reading = asyncio.create_task(read())
+        try:
+            await asyncio.wait([reading, *filter(None, [newer])], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+            raise LinkLost(NEWER)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
         """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link."""
@@ -134,10 +166,7 @@ class Link:
         self._open[order.id] = order, then
         try:
             await self._channel.send(replace(order, held=self._transfers.held))
-        except (
-            UsageError,
-            StoreError,
-        ) as error:  # too large, or of tensors that cannot travel
+        except (UsageError, StoreError) as error:  # too large, or of tensors that cannot travel
             self._resolve(order.id, _failure(order, "failed", f"its order cannot be sent: {error}"))
         except LinkError:
             pass  # the reader sees it too, and answers all that is open
@@ -189,91 +218,82 @@ class Link:
         for order, _ in list(self._open.values()):
             self._resolve(order.id, _failure(order, kind, reason))
 
-    async def _dial(self) -> tuple[Channel, Welcome]:
-        """Dial until the node welcomes the run; at the first contact, the wait is said."""
-        said = self.welcome is not None
+    async def _dial(self) -> _Found:
+        """Dial until the node welcomes the run, or wait until one joins; at the first contact, the wait is said."""
+        if self._meeting is not None:
+            return await self._joined(self._meeting)
+        said, security = self.welcome is not None, self._security
         while True:
             try:
-                channel = await self._reach()
                 async with asyncio.timeout(self._limits.silence):
-                    return channel, await self._greet(channel)
+                    dial = self._transport.connect
+                    channel = await dial(self.url, self._limits, self.node, security.tls, seal=security.seal)
             except TimeoutError:
                 self.trouble = "no answer"
             except Refused as refused:
                 self.trouble = str(refused)
-                if refused.kind != "busy" and self._fatal:
-                    raise WrongNode(f"{self.node} at {self.url}: {refused}") from None
-            except ProtocolError as error:
-                self.trouble = f"broke the protocol: {error}"
-                if self._fatal:
-                    raise RunFailed(f"{self.node} at {self.url}: {error}") from None
-            except (Unreachable, LinkError) as error:
+                self._judge(refused)
+            except LinkError as error:
                 self.trouble = str(error)
-            if self._meeting is not None:  # it said that it is the node, which anybody can say
-                self._complaints.hear(f"who joined was not called: {self.trouble}")
-            elif not said:
-                log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
+            else:
+                if welcome := await self._greeted(channel):
+                    return channel, welcome
+            if not said:
+                self._say_waiting()
                 said = True
             await asyncio.sleep(self._pauses.next())
 
-    @property
-    def _fatal(self) -> bool:
-        """Whether a wrong node ends the run: it is the first contact, and the node that was meant."""
-        return self.strict and self.welcome is None and (self._meeting is None or self._proved)
-
-    async def _reach(self) -> Channel:
-        """A link to the node: dialled, or once the node has."""
-        if self._meeting is not None:
+    async def _joined(self, meeting: Meeting) -> _Found:
+        """Wait until the node has joined, and welcomes the run."""
+        waits = None
+        if self.welcome is None:
             self.trouble = "it has not joined"
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.silence / 12):
-                    return await self._meeting.call(self.node)
-            if self.welcome is None:
-                log.info("Waiting for %s to join at %s", self.node, self.url)
-            return await self._meeting.call(self.node)
-        security = self._security
-        async with asyncio.timeout(self._limits.silence):
-            return await self._transport.connect(self.url, self._limits, self.node, security.tls, seal=security.seal)
-
-    async def _greet(self, channel: Channel) -> Welcome:
-        """Shake hands on a link, which is closed if that comes to nothing."""
-        security = self._security
-        key = security.key.secret if security.key is not None else None
-        channel.transfers, self._proved = self._transfers, False
+            waits = asyncio.get_running_loop().call_later(self._limits.silence / 12, self._say_waiting)
         try:
-            nonce = handshake.nonce() if key is not None else ""
-            hello = Hello(run=self._run, node=self.node, protocol=VERSION, coordinator=security.name, nonce=nonce)
-            hello = replace(hello, blobs=self._transfers.fetches)
-            await channel.send(hello)
-            answer, unproved = await channel.receive(), "" if key is None else "says, without a proof of the key: "
-            if key is not None and isinstance(answer, Challenge):
-                proof = handshake.prove(key, hello, answer)
-                unproved, self._proved = "", True
-                await channel.send(proof)
-                channel.protect(handshake.session(key, hello, answer))
-                answer = await channel.receive()
-            elif key is not None and isinstance(answer, Welcome):
-                raise Refused("key", "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY")
-            if isinstance(answer, Refusal):
-                raise Refused(answer.kind, f"{unproved}{printable(answer.reason)}")
-            if not isinstance(answer, Welcome):
-                raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
-            if answer.role != self._role:
-                raise Refused("node", f"it is {_article(answer.role)}, not {_article(self._role)}")
-            if answer.dataset != self._dataset:
-                raise Refused("node", f"it holds {printable(answer.dataset, 64)}, not {self._dataset}; see --dataset")
-            channel.admit()
-            self._transfers.tell(answer.held)
-            self._transfers.tell_store(answer.blobs)
-        except BaseException:
-            await channel.close("the coordinator did not go on")
-            raise
-        return answer
+            return await meeting.find(self.node, self._greeted)
+        finally:
+            if waits is not None:
+                waits.cancel()
+
+    def _say_waiting(self) -> None:
+        log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
+
+    async def _greeted(self, channel: Channel) -> Welcome | None:
+        """The node's welcome on a link; None when it comes to nothing."""
+        fetches = self._transfers.fetches
+        greeting = Greeting(self._run, self.node, self._role, self._dataset, self._security, fetches)
+        try:
+            async with asyncio.timeout(self._limits.silence):
+                return await greeting.greet(channel)
+        except TimeoutError:
+            trouble = "no answer"
+        except Refused as refused:
+            trouble = str(refused)
+            self._judge(refused, greeting)
+        except ProtocolError as error:
+            trouble = f"broke the protocol: {error}"
+            self._judge(error, greeting)
+        except LinkError as error:
+            trouble = str(error)
+        if self._channel is None:
+            self.trouble = trouble
+        if self._meeting is not None:
+            self._complaints.hear(f"somebody joined who was not taken for it: {trouble}")
+        return None
+
+    def _judge(self, error: Refused | ProtocolError, greeting: Greeting | None = None) -> None:
+        """End the run if this is its first contact with a node that is not the one that was meant.
+
+        Anybody can join and say that it is, so one that has not proved anything is only turned away.
+        """
+        unproved = self._meeting is not None and not (greeting is not None and greeting.proved)
+        if not self.strict or self.welcome is not None or unproved:
+            return
+        if isinstance(error, ProtocolError):
+            raise RunFailed(f"{self.node} at {self.url}: {error}") from None
+        if error.kind != "busy":
+            raise WrongNode(f"{self.node} at {self.url}: {error}") from None
 
 
 def _failure(order: Order, kind: Kind, reason: str) -> Failure:
     return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason)
-
-
-def _article(role: str) -> str:
-    return f"an {role}" if role == "evaluator" else f"a {role}"

@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Join, Refusal
+from fedws.messages import Join, Refusal, Welcome
 from fedws.plan import Plan
 from fedws.runlog import log
 from fedws.schemes import transport
-from fedws.security import Security
+from fedws.security import INSECURE, Security
 from fedws.wire import VERSION
 
 NEWER = "the node has joined anew"
@@ -21,29 +21,71 @@ NEWER = "the node has joined anew"
 
 @dataclass(frozen=True)
 class _Guest:
-    """A node that has joined."""
+    """Who has joined under a node's name."""
 
     channel: Channel
     instance: str
 
 
 class Meeting:
-    """Holds those who come, by name. Of one node the newest link counts; a second node of its name is turned away."""
+    """Holds those who come, by name. Anybody may claim one; whose it is, the :class:`Link` that calls them finds out.
+
+    Once that is known, another node of the same name is turned away.
+    """
 
     def __init__(self, expected: Collection[str], limits: Limits, security: Security) -> None:
         self._expected = expected
         self._patience = limits.silence / 6
         self._security = security
-        self._waiting: dict[str, Channel] = {}
+        self._waiting: dict[str, list[_Guest]] = {node: [] for node in expected}
+        self._called: dict[str, list[_Guest]] = {node: [] for node in expected}
         self._here: dict[str, _Guest] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._news = asyncio.Condition()
         self._complaints = Complaints("the coordinator")
 
+    async def find(self, node: str, greet: Callable[[Channel], Awaitable[Welcome | None]]) -> tuple[Channel, Welcome]:
+        """The first link under this name on which ``greet`` gets a welcome.
+
+        All are greeted at once, so that nobody who says nothing keeps the node out.
+        """
+        greetings: dict[asyncio.Task[Welcome | None], Channel] = {}
+        call = asyncio.create_task(self.call(node))
+        try:
+            while True:
+                done, _ = await asyncio.wait([call, *greetings], return_when=asyncio.FIRST_COMPLETED)
+                for greeting in greetings.keys() & done:
+                    channel = greetings.pop(greeting)
+                    if welcome := greeting.result():
+                        self.keep(node, channel)
+                        return channel, welcome
+                if call.done():
+                    channel = call.result()
+                    greetings[asyncio.create_task(greet(channel))] = channel
+                    call = asyncio.create_task(self.call(node))
+        finally:
+            for task in (call, *greetings):
+                task.cancel()
+            await asyncio.gather(call, *greetings, return_exceptions=True)
+
     async def call(self, node: str) -> Channel:
-        """The link of a node, once it has joined."""
+        """The next link on which somebody has joined under this name."""
         async with self._news:
-            await self._news.wait_for(lambda: node in self._waiting)
-            return self._waiting.pop(node)
+            await self._news.wait_for(lambda: self._waiting[node])
+        guest = self._waiting[node].pop(0)
+        self._called[node].append(guest)
+        return guest.channel
+
+    def keep(self, node: str, channel: Channel) -> None:
+        """On this link it is the node; all others under its name are closed."""
+        for guest in self._waiting[node] + self._called[node]:
+            if guest.channel is channel:
+                self._here[node] = guest
+                continue
+            task = asyncio.create_task(guest.channel.close(NEWER))  # which may take long
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._waiting[node].clear()
 
     async def arrive(self, channel: Channel) -> None:
         """Hold one link until it is not needed any more."""
@@ -62,11 +104,10 @@ class Meeting:
             return await channel.close(str(error))
         except LinkLost:
             return None
-        await self._hold(node, guest)
-        return None
+        return await self._hold(node, guest)
 
     async def _meet(self, channel: Channel) -> tuple[str, _Guest]:
-        """Hear who has come. Raises Refused, ProtocolError and LinkLost."""
+        """Hear who has come. Raises Refused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
         join = await channel.receive()
         if not isinstance(join, Join):
             raise ProtocolError(f"{type(join).__name__.lower()} before join")
@@ -74,29 +115,26 @@ class Meeting:
         if join.protocol != VERSION:
             raise Refused("protocol", f"the coordinator speaks protocol {VERSION}, not {join.protocol}")
         if join.node not in self._expected:
-            raise Refused("node", f"this run does not expect {name}; it expects {', '.join(self._expected)}")
+            raise Refused("node", f"this run does not expect {name}; see --id here, and --expect there")
         if tls is not None and tls.mutual and channel.peer != join.node:
             raise Refused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
         known = self._here.get(join.node)
         if known is not None and known.instance != join.instance:
-            where = known.channel.address
-            raise Refused("busy", f"{name} is here already{f', from {where}' if where else ''}; ids must differ")
+            raise Refused("busy", f"{name} is here already; ids must differ")
         return join.node, _Guest(channel, join.instance)
 
     async def _hold(self, node: str, guest: _Guest) -> None:
-        older, self._here[node] = self._here.get(node), guest
         try:
-            if older is not None:  # the node knows that it is lost, and this side does not yet
-                await older.channel.close(NEWER)
             async with self._news:
-                self._waiting[node] = guest.channel
+                self._waiting[node].append(guest)
                 self._news.notify_all()
             await guest.channel.closed()
         finally:
-            if self._here[node] is guest:
+            for held in (self._waiting[node], self._called[node]):
+                if guest in held:
+                    held.remove(guest)
+            if self._here.get(node) is guest:
                 del self._here[node]
-            if self._waiting.get(node) is guest.channel:
-                del self._waiting[node]
 
 
 @contextlib.asynccontextmanager
@@ -109,8 +147,9 @@ async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIter
         yield None
         return
     expected = [node for node, url in (plan.workers | plan.evaluator).items() if url == plan.listen]
-    meeting = Meeting(expected, limits, security)
-    async with transport(plan.listen).serve(plan.listen, meeting.arrive, limits, security.tls) as address:
+    way = transport(plan.listen)
+    meeting = Meeting(expected, limits, INSECURE if way.private else security)
+    async with way.serve(plan.listen, meeting.arrive, limits, security.tls) as address:
         log.info("Listening at %s for %s", address, ", ".join(expected))
         yield meeting
 
