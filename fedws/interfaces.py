@@ -254,7 +254,7 @@ class Channel(Protocol):
         """Wait until the link is down, whoever closed it."""
 
 
-Handler = Callable[[Channel], Awaitable[None]]
+Handler = Callable[[Channel], Awaitable[object]]
 
 
 @dataclass(frozen=True)
@@ -291,8 +291,7 @@ class Transport(Protocol):
     ) -> Awaitable[Channel]:
         """Dial ``node`` once. Raises Unreachable, or UsageError when the URL is none.
 
-        A transport that is encrypted takes nobody but who shows a certificate of ``node``.
-        """
+        An encrypted one takes nobody but who shows a certificate of ``node``; if that is empty, of the URL's host."""
 
     def serve(
         self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False

@@ -5,9 +5,8 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
-from fedws.errors import LinkError, ProtocolError, Refused, printable
+from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Join, Message, Refusal
 from fedws.pauses import Pauses
@@ -30,7 +29,8 @@ class _Joining:
         self._way: Transport = transport(url)
         self._limits = limits
         self._security = security
-        self._whom = whom
+        # A certificate of a public CA is of a host; one of a private CA is of a node.
+        self._whom = (whom if security.tls is not None and security.tls.ca is not None else "", security.tls)
         self._join = Join(node=node, protocol=VERSION, instance=secrets.token_hex(32))
         self._pauses = Pauses(limits.silence, self._join.instance)
         self._said = ""
@@ -39,37 +39,44 @@ class _Joining:
         """Join whenever there is no link, until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(self._limits.silence):
-                    channel, first = await self._once()
-            except TimeoutError:
-                self._say("no answer")
-            except (Refused, LinkError) as error:
+                if await self._joined():
+                    self._pauses.again()  # the link has been good for something
+            except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
                 self._say(str(error))
-            else:
-                log.info("%s: has joined at %s", self._join.node, self._url)
-                self._said = ""
-                self._pauses.again()
-                await self._service.handle(channel, first)
+            except Exception:  # a bug costs a link, and not the node
+                log.exception("%s: an error on a link to %s", self._join.node, self._url)
             await asyncio.sleep(self._pauses.next())
 
-    async def _once(self) -> tuple[Channel, Message]:
-        """A link on which the coordinator has called; and its first word."""
-        tls = self._security.tls
-        # A certificate of a public CA is of a host; one of a private CA is of a node.
-        whom = self._whom if tls is not None and tls.ca is not None else urlsplit(self._url).hostname or ""
-        channel = await self._way.connect(self._url, self._limits, whom, tls, seal=self._security.seal)
+    async def _joined(self) -> bool:
+        """Join once, and be served; gives whether a run was welcomed. Raises LinkError, as Refused."""
         try:
-            await channel.send(self._join)
-            first = await channel.receive()
-            if isinstance(first, Refusal):
-                raise Refused(first.kind, printable(first.reason))
-        except ProtocolError as error:
-            await channel.close(str(error))
+            async with asyncio.timeout(self._limits.silence):
+                channel = await self._way.connect(self._url, self._limits, *self._whom, seal=self._security.seal)
+        except TimeoutError:
+            raise Unreachable("no answer") from None
+        reason = "the node ends"  # as long as it has not come to an end by itself
+        try:
+            first = await self._called(channel)
+            log.info("%s: has joined at %s", self._join.node, self._url)
+            self._said = ""
+            return await self._service.handle(channel, first)
+        except Exception as error:
+            reason = str(error) if isinstance(error, LinkError) else "an error in the node"
             raise
-        except BaseException:
-            await channel.close("the node did not go on")
-            raise
-        return channel, first
+        finally:
+            await channel.close(reason)  # nothing, where that has been done
+
+    async def _called(self, channel: Channel) -> Message:
+        """The coordinator's first word to who has joined. Raises LinkError."""
+        try:
+            async with asyncio.timeout(self._limits.silence):
+                await channel.send(self._join)
+                first = await channel.receive()
+        except TimeoutError:
+            raise LinkLost("no hello in time") from None
+        if isinstance(first, Refusal):
+            raise Refused(first.kind, printable(first.reason))
+        return first
 
     def _say(self, trouble: str) -> None:
         if trouble != self._said:
