@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlsplit
 
 from fedws import registry
 from fedws.errors import UsageError
@@ -14,7 +13,7 @@ def transport(url: str) -> Transport:
 
     Raises UsageError, listing the schemes, when there is none.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0].lower()
     ways: dict[str, Callable[[], Transport]] = {}
     for name in registry.names("transport"):
         kind = registry.find("transport", name)

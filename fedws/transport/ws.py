@@ -59,12 +59,12 @@ class Ws:
             )
             assert isinstance(socket, Client)
             # To TLS, names of hosts, 'Alice' is alice, and '*.lab' whoever is of that lab; to us they are other nodes.
-            if self._encrypted and node not in names_of(socket.transport.get_extra_info("peercert")):
+            if self._encrypted and node and node not in names_of(socket.transport.get_extra_info("peercert")):
                 socket.transport.abort()
                 raise Refused("key", f"its certificate is not one of {node}")
             return WsChannel(socket, limits)
         except ssl.SSLCertVerificationError as error:
-            raise Refused("key", unaccepted(error, node, tls or Tls())) from None
+            raise Refused("key", unaccepted(error, node or _address(url)[0], tls or Tls())) from None
         except InvalidMessage as error:
             raise await self._ended(error, url, limits, tls) from None
         except (InvalidURI, ValueError) as error:
@@ -100,7 +100,8 @@ class Ws:
             server = await serve(handler, _interfaces(host, port), port, **settings)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise UsageError(f"port {port} on {host} is in use; choose another with --port") from None
+                flag = "--port" if node else "--listen"
+                raise UsageError(f"port {port} on {host} is in use; choose another with {flag}") from None
             raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         try:
             port = next(iter(server.sockets)).getsockname()[1]
@@ -128,7 +129,8 @@ class Ws:
 
     def _client(self, node: str, tls: Tls | None) -> dict[str, Any]:
         """The certificate must be one of the node's id, wherever it is."""
-        return {"ssl": (tls or Tls()).client(), "server_hostname": node} if self._encrypted else {}
+        named = {"server_hostname": node} if node else {}  # else it must be one of the host
+        return {"ssl": (tls or Tls()).client(), **named} if self._encrypted else {}
 
 
 async def _speaks_tls(host: str, port: int, patience: float) -> bool:
