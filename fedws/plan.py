@@ -1,10 +1,12 @@
 """All settings of a run, in one frozen value that is checked once and written beside the results."""
 
+import contextlib
 import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,9 +20,11 @@ Count = Annotated[int, Field(ge=1)]
 
 def _url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
-    if not separator or not scheme or not rest:
-        raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
-    return text
+    with contextlib.suppress(ValueError):
+        urlsplit(text)  # raises for an IPv6 address that does not end
+        if separator and scheme and rest:
+            return text
+    raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
 
 
 def _paths(files: Any) -> Any:
@@ -136,17 +140,21 @@ class Plan(BaseModel):
             return given
         given = dict(given)
         names, listen = given.pop("expect", ()), given.get("listen")
+        workers, evaluator = given.get("workers", {}), given.get("evaluator")
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"expect is a list of nodes' names, not {names!r}")
-        if not listen:
-            who = ", ".join(names) or given["evaluator"]
+        if not listen and (names or isinstance(evaluator, str)):
+            who = ", ".join(names) or repr(evaluator)
             raise ValueError(f"{who} has no address: give it one, or say with --listen where it will join")
-        if len(set(names)) < len(names):
-            raise ValueError(f"one of {', '.join(names)} is expected twice; every node has an id of its own")
-        if names:
-            given["workers"] = {**given.get("workers", {}), **dict.fromkeys(names, listen)}
-        if isinstance(given.get("evaluator"), str):
-            given["evaluator"] = {given["evaluator"]: listen}
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is expected twice; every node has an id of its own")
+            if isinstance(workers, dict) and workers.get(name, listen) != listen:
+                raise ValueError(f"{name} is expected to join, and has an address, {workers[name]}; leave one out")
+        if names and isinstance(workers, dict):
+            given["workers"] = {**workers, **dict.fromkeys(names, listen)}
+        if isinstance(evaluator, str):
+            given["evaluator"] = {evaluator: listen}
         return given
 
     @model_validator(mode="after")
@@ -239,6 +247,11 @@ def merged(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     for kind in {"workers", "evaluator"} & stored.keys() - given.keys():
         if there and isinstance(stored[kind], dict):
             found[kind] = {node: found["listen"] if url == there else url for node, url in stored[kind].items()}
+    nodes = [found.get(kind) for kind in ("workers", "evaluator")]
+    if not {"listen", "expect"} & given.keys() and all(
+        isinstance(it, dict) and there not in it.values() for it in nodes
+    ):
+        found["listen"] = ""  # all are dialled now
     return found
 
 

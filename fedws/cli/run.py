@@ -93,8 +93,6 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     proved = security(arguments, given.get("id", ""))
     if "listen" in given:
         given["listen"] = address(given["listen"], proved)
-        for line in warnings("the coordinator", given["listen"], proved):
-            print(line)
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
@@ -106,6 +104,9 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
         plan = named(partial(make, settings(given)), given)
         directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
         work = partial(run_plan, plan, directory, security=proved)
+    if plan.listen:
+        for line in warnings("the coordinator", plan.listen, proved):
+            print(line)
     torch.set_num_threads(plan.threads)
     if "resume" in given and has_finished(directory):
         print("this run had come to its end already")

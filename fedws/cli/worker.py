@@ -101,6 +101,8 @@ def _url(arguments: argparse.Namespace, proved: "Security") -> str:
         for flag in ("host", "port"):
             if getattr(arguments, flag) is not None:
                 raise UsageError(f"--join dials out, and listens nowhere; leave out --{flag}")
+        if arguments.coordinator is not None and (proved.tls is None or proved.tls.ca is None):
+            raise UsageError("--coordinator is known by its certificate; this needs --tls-ca")
         return address(arguments.join, proved)
     if arguments.coordinator is not None:
         raise UsageError("--coordinator is for a node that dials out; it goes with --join")
