@@ -101,9 +101,10 @@ class Heard:
     """A link that is being kept, and all that is heard of it in its order: events and answers."""
 
     def __init__(self, url: str = "memory://alice", node: str = "alice", silence: float = 60, **more: Any) -> None:
-        given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, **more}
-        limits = Limits(given["message"], silence)
-        self.link = Link(node, url, given["role"], "cafe", "points", limits, given["seed"], INSECURE)
+        given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}
+        given |= more
+        limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
+        self.link = Link(node, url, given["role"], "cafe", "points", limits, given["seed"], security, meeting)
         self.all: list[Event] = []
         self._news: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -78,13 +78,16 @@ class Meeting:
 
     def keep(self, node: str, channel: Channel) -> None:
         """On this link it is the node; all others under its name are closed."""
+        kept = next((guest for guest in self._called[node] if guest.channel is channel), None)
+        if kept is None:  # it has gone already
+            return
+        self._here[node] = kept
         for guest in self._waiting[node] + self._called[node]:
-            if guest.channel is channel:
-                self._here[node] = guest
-                continue
-            task = asyncio.create_task(guest.channel.close(NEWER))  # which may take long
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            if guest is not kept:
+                why = NEWER if guest.instance == kept.instance else _second(node)
+                closing = asyncio.create_task(guest.channel.close(why))  # which may take long
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
         self._waiting[node].clear()
 
     async def arrive(self, channel: Channel) -> None:
@@ -120,7 +123,7 @@ class Meeting:
             raise Refused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
         known = self._here.get(join.node)
         if known is not None and known.instance != join.instance:
-            raise Refused("busy", f"{name} is here already; ids must differ")
+            raise Refused("busy", _second(name))
         return join.node, _Guest(channel, join.instance)
 
     async def _hold(self, node: str, guest: _Guest) -> None:
@@ -152,6 +155,10 @@ async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIter
     async with way.serve(plan.listen, meeting.arrive, limits, security.tls) as address:
         log.info("Listening at %s for %s", address, ", ".join(expected))
         yield meeting
+
+
+def _second(node: str) -> str:
+    return f"{node} is here already; ids must differ"
 
 
 def _at(channel: Channel) -> str:
