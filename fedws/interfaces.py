@@ -254,7 +254,7 @@ class Channel(Protocol):
         """Wait until the link is down, whoever closed it."""
 
 
-Handler = Callable[[Channel], Awaitable[object]]
+Handler = Callable[[Channel], Awaitable[None]]
 
 
 @dataclass(frozen=True)

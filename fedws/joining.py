@@ -39,16 +39,18 @@ class _Joining:
         """Join whenever there is no link, until cancelled."""
         while True:
             try:
-                if await self._joined():
-                    self._pauses.again()  # the link has been good for something
+                orders = self._service.orders
+                await self._joined()
+                if self._service.orders > orders:  # the link has been good for something
+                    self._pauses.again()
             except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
                 self._say(str(error))
             except Exception:  # a bug costs a link, and not the node
                 log.exception("%s: an error on a link to %s", self._join.node, self._url)
             await asyncio.sleep(self._pauses.next())
 
-    async def _joined(self) -> bool:
-        """Join once, and be served; gives whether a run was welcomed. Raises LinkError, as Refused."""
+    async def _joined(self) -> None:
+        """Join once, and be served. Raises LinkError, as Refused."""
         try:
             async with asyncio.timeout(self._limits.silence):
                 channel = await self._way.connect(self._url, self._limits, *self._whom, seal=self._security.seal)
@@ -59,7 +61,7 @@ class _Joining:
             first = await self._called(channel)
             log.info("%s: has joined at %s", self._join.node, self._url)
             self._said = ""
-            return await self._service.handle(channel, first)
+            await self._service.handle(channel, first)
         except Exception as error:
             reason = str(error) if isinstance(error, LinkError) else "an error in the node"
             raise

@@ -43,6 +43,8 @@ class Service:
         self._complaints = Complaints(worker.node)
         self._unfinished = Unfinished(shelf)
         self._forgetting: asyncio.TimerHandle | None = None
+        self.orders = 0
+        """How many have come so far."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
@@ -220,6 +222,7 @@ class Service:
         if message.id in seen:
             raise ProtocolError(f"order {printable(message.id, 64)} a second time")
         seen[message.id] = None
+        self.orders += 1
         if len(seen) > SEEN:
             del seen[next(iter(seen))]
         return message

@@ -101,9 +101,7 @@ async def listening(directory: Path, **settings: Any) -> AsyncIterator[tuple[asy
     logger.setLevel(logging.INFO)
     task = asyncio.create_task(fedws.run(run_dir=directory, **settings))
     try:
-        await asyncio.wait([task, heard], return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
+        task.add_done_callback(lambda _: heard.cancel())
         yield task, await heard
     finally:
         logger.removeHandler(handler)

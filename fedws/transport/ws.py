@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -83,13 +84,14 @@ class Ws:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check(url, tls)
         host, port = _address(url)
-        gate = Gate()
+        gate, callers = Gate(), WeakSet[Server]()
         door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
-            made = Server(*given, **settings)
-            made.gate, made.patience = gate, limits.silence / 6
-            return made if door is None else door.caller(made)
+            caller = Server(*given, **settings)
+            caller.gate, caller.patience = gate, limits.silence / 6
+            callers.add(caller)
+            return caller if door is None else door.caller(caller)
 
         async def handler(connection: ServerConnection) -> None:
             assert isinstance(connection, Server)
@@ -110,6 +112,8 @@ class Ws:
             server.close(code=1001, reason="the node ends")
             if door is not None:
                 door.close()
+            for caller in callers:
+                caller.end()
             await server.wait_closed()
 
     async def _ended(self, error: InvalidMessage, url: str, limits: Limits, tls: Tls | None) -> LinkError:

@@ -171,6 +171,11 @@ class Server(Watched, ServerConnection):
         self._admitted = True
         self._depart()
 
+    def end(self) -> None:
+        """The server ends: who is no websocket yet reads no reason, and is not waited for."""
+        if self.state is State.CONNECTING and hasattr(self, "transport"):
+            self.transport.abort()
+
     def _depart(self) -> None:
         self._door.cancel()
         self.gate.leave(self)

@@ -196,13 +196,16 @@ async def test_who_has_proved_nothing_cannot_end_the_run(name: str, caplog: pyte
 
 @virtual
 async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hears_nothing_of_others() -> None:
+    unexpected = "this run does not expect {}; see --id here, and --expect there"
+    spoken = "the coordinator speaks protocol 1, not 2"
     async with meeting() as (_, url):
-        for message, refusal in (
-            (join(node="dora"), Refusal(kind="node", reason="this run does not expect dora; see --id here, and --expect there")),
-            (join(node="d\x1b"), Refusal(kind="node", reason="this run does not expect d?; see --id here, and --expect there")),
-            (join(protocol=2), Refusal(kind="protocol", reason="the coordinator speaks protocol 1, not 2")),
-            (join(node="dora", protocol=2), Refusal(kind="protocol", reason="the coordinator speaks protocol 1, not 2")),
-        ):  # fmt: skip
+        for message, kind, reason in (
+            (join(node="dora"), "node", unexpected.format("dora")),
+            (join(node="d\x1b"), "node", unexpected.format("d?")),
+            (join(protocol=2), "protocol", spoken),
+            (join(node="dora", protocol=2), "protocol", spoken),
+        ):
+            refusal = Refusal(kind=kind, reason=reason)  # type: ignore[arg-type]
             channel = await come(message, url)
             assert await channel.receive() == refusal
             assert await lost(channel) == "closed"
