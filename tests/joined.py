@@ -84,14 +84,18 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def listening(directory: Path, **settings: Any) -> AsyncIterator[tuple[asyncio.Task[fedws.Result], str]]:
-    """A run that is going on, and where it listens."""
+async def listening(
+    directory: Path, lines: list[str] | None = None, **settings: Any
+) -> AsyncIterator[tuple[asyncio.Task[fedws.Result], str]]:
+    """A run that is going on, and where it listens; ``lines`` get all that is logged meanwhile."""
     heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             """Hear of the address."""
             words = record.getMessage().split()
+            if lines is not None:
+                lines.append(record.getMessage())
             if words[:2] == ["Listening", "at"] and not heard.done():
                 heard.set_result(words[2])
 
