@@ -11,6 +11,7 @@ from fedws.messages import (
     Event,
     Failure,
     Hello,
+    Join,
     Joined,
     Left,
     Measured,
@@ -23,6 +24,7 @@ from fedws.messages import (
 )
 
 EXAMPLES: list[Message | Event] = [
+    Join(node="alice", protocol=1, instance="0" * 64),
     Hello(run="r", node="alice", protocol=1),
     Challenge(node="alice", nonce="0" * 64, proof="0" * 64),
     Proof(proof="0" * 64),

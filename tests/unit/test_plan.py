@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedws.errors import UsageError
-from fedws.plan import Plan, Scoring, Training, explain, make, read
+from fedws.plan import Plan, Scoring, Training, explain, going_on, make, merged, read
 
 WORKERS = {"alice": "ws://localhost:8777", "bob": "ws://localhost:8778"}
 INT = "Input should be a valid integer"
@@ -72,8 +72,30 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "alice is named both as a worker and as the evaluator",
     ),
     ({"workers": {"federated": "ws://h:1"}}, "federated is the name of the federated model; no worker can have it"),
-    ({"workers": {"a": "ws://h:1", "b": "ws://h:1"}}, "ws://h:1 is named for two nodes"),
-    ({"workers": {"a": "ws://h:1"}, "evaluator": {"e": "ws://h:1"}}, "ws://h:1 is named for two nodes"),
+    ({"workers": {"a": "ws://[::1"}}, "workers.a: 'ws://[::1' is no address; one looks like ws://host:8777"),
+    ({"listen": "h:1", "expect": ["a"]}, "workers.a: 'h:1' is no address; one looks like ws://host:8777"),
+    ({"listen": 5, "expect": ["a"]}, "workers.a: Input should be a valid string, not 5"),
+    ({"listen": "ws://l:1"}, "--listen: nobody is expected there; name who will join: --expect alice bob charlie"),
+    (
+        {"listen": "ws://l:1", "expect": []},
+        "--listen: nobody is expected there; name who will join: --expect alice bob charlie",
+    ),
+    ({"expect": ["a", "b"]}, "a, b has no address: give it one, or say with --listen where it will join"),
+    ({"evaluator": "e"}, "'e' has no address: give it one, or say with --listen where it will join"),
+    ({"listen": "ws://l:1", "evaluator": "e f"}, "'e f' is no node id"),
+    ({"listen": "ws://l:1", "expect": ["a b"]}, "'a b' is no node id"),
+    ({"listen": "ws://l:1", "expect": "ab"}, "expect is a list of nodes' names, not 'ab'"),
+    ({"listen": "ws://l:1", "expect": [1]}, "expect is a list of nodes' names, not [1]"),
+    ({"listen": "ws://l:1", "expect": None}, "expect is a list of nodes' names, not None"),
+    ({"listen": "ws://l:1", "expect": ["a", "b", "a"]}, "a is expected twice; every node has an id of its own"),
+    (
+        {"listen": "ws://l:1", "expect": ["a"], "workers": {"a": "ws://h:1"}},
+        "a is expected to join, and has an address, ws://h:1; leave one out",
+    ),
+    ({"listen": "ws://l:1", "expect": ["a"], "workers": ["a"]}, "workers: Input should be a valid dictionary"),
+    ({"listen": "ws://l:1", "expect": ["a"], "workers": None}, "workers: Input should be a valid dictionary, not None"),
+    ({"listen": "ws://l:1", "expect": ["a"], "evaluator": "a"}, "a is named both as a worker and as the evaluator"),
+    ({"listen": "ws://l:1", "expect": ["federated"]}, "federated is the name of the federated model; no worker"),
     ({"evaluator": {"e": "ws://h:1", "f": "ws://h:2"}}, "evaluator: Dictionary should have at most 1 item"),
 ]
 
@@ -89,7 +111,7 @@ def test_a_bad_setting_gives_one_line_that_names_it(values: dict[str, Any], text
 def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
     tried = {name for values, _ in WRONG for name in values}
     free = {"aggregator", "dataset", "model", "loss", "optimizer", "weighted"}  # names, looked up elsewhere, and a flag
-    assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines"}) | free
+    assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines", "expect"}) | free
 
 
 def test_nothing_given_is_the_demo() -> None:
@@ -134,6 +156,87 @@ def test_a_round_has_no_deadline_unless_one_is_given() -> None:
     assert (plan.chooser, plan.quorum, plan.over_select, plan.deadline) == ("all", 0, 0.0, math.inf)
     assert (plan.heartbeat, plan.wait) == (0.0, "silence")
     assert make({"deadline": "inf"}) == make({"deadline": "Infinity"}) == plan, "as a flag gives it"
+
+
+def test_nodes_without_an_address_have_that_at_which_the_run_listens() -> None:
+    dialled = {"dora": "ws://h:1"}
+    plan = make({"listen": "ws://l:1", "expect": ("alice", "bob"), "workers": dialled, "evaluator": "testing"})
+    assert plan.workers == {"dora": "ws://h:1", "alice": "ws://l:1", "bob": "ws://l:1"}
+    assert plan.evaluator == {"testing": "ws://l:1"} and plan.listen == "ws://l:1"
+    assert make({"listen": "ws://l:1", "evaluator": "testing"}).workers == make({}).workers, "all others are dialled"
+    assert make({"listen": "ws://l:1", "expect": ["alice"]}).evaluator == make({}).evaluator
+    assert make({"expect": []}) == make({})
+
+
+def test_a_plan_in_which_nodes_join_comes_back_from_a_plan_file(tmp_path: Path) -> None:
+    plan = make({"listen": "ws://l:1", "expect": ["alice", "bob"], "evaluator": "testing"})
+    path = tmp_path / "plan.toml"
+    path.write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
+    assert make(read(path)) == plan
+    path.write_text('listen = "ws://l:1"\nexpect = ["alice", "bob"]\nevaluator = "testing"\n', encoding="utf-8")
+    assert make(read(path)) == plan, "as a person writes it"
+
+
+JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:1"}, "evaluator": {"e": "ws://l:1"}}
+
+
+@pytest.mark.parametrize(
+    ("now", "listen", "workers", "evaluator"),
+    [
+        ({}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
+        ({"listen": "ws://m:2"}, "ws://m:2", {"alice": "ws://m:2", "bob": "ws://b:1"}, {"e": "ws://m:2"}),
+        (
+            {"listen": "ws://m:2", "expect": ["bob"], "workers": {"alice": "ws://a:1"}},
+            "ws://m:2",
+            {"alice": "ws://a:1", "bob": "ws://m:2"},
+            {"e": "ws://m:2"},
+        ),
+        ({"expect": ["alice"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
+        ({"evaluator": {"e": "ws://e:1"}}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://e:1"}),
+        (
+            {"workers": {"alice": "ws://a:1", "bob": "ws://b:2"}, "evaluator": {"e": "ws://e:1"}},
+            "",
+            {"alice": "ws://a:1", "bob": "ws://b:2"},
+            {"e": "ws://e:1"},
+        ),
+        (
+            {"workers": {"alice": "ws://a:1", "bob": "ws://b:2"}, "evaluator": "e"},
+            "ws://l:1",
+            {"alice": "ws://a:1", "bob": "ws://b:2"},
+            {"e": "ws://l:1"},
+        ),
+    ],
+    ids=[
+        "nothing",
+        "another place",
+        "another node",
+        "as before",
+        "an evaluator",
+        "all are dialled",
+        "an evaluator's name",
+    ],
+)
+def test_a_run_goes_on_wherever_its_nodes_are_now(
+    now: dict[str, Any], listen: str, workers: dict[str, str], evaluator: dict[str, str]
+) -> None:
+    stored = make(JOINED)
+    plan = going_on(stored, merged(stored.model_dump(), now), "--resume run")
+    assert (plan.listen, plan.workers, plan.evaluator) == (listen, workers, evaluator)
+
+
+def test_a_run_that_dialled_all_may_go_on_with_nodes_that_join() -> None:
+    stored = make({})
+    now = {"listen": "ws://l:1", "expect": ["alice", "bob", "charlie"], "workers": {}}
+    plan = going_on(stored, merged(stored.model_dump(), now), "--resume run")
+    assert set(plan.workers.values()) == {"ws://l:1"} and plan.evaluator == stored.evaluator
+
+
+def test_others_than_it_began_with_cannot_join_a_run_that_goes_on() -> None:
+    stored = make(JOINED)
+    with pytest.raises(
+        UsageError, match=r"^--resume run: its workers stays what it is, alice, bob, not alice, bob, dora$"
+    ):
+        going_on(stored, merged(stored.model_dump(), {"expect": ["alice", "dora"]}), "--resume run")
 
 
 def test_a_plan_cannot_be_changed() -> None:
