@@ -238,15 +238,17 @@ def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
 
 
 def merged(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored plan's settings with those that are given now; who was to join at its ``listen`` joins at the new one.
+    """A stored plan's settings with those that are given now; who joins, or is to join now, does so at the new address.
 
     >>> merged({"listen": "ws://a:1", "workers": {"alice": "ws://a:1", "bob": "ws://b:1"}}, {"listen": "ws://c:1"})
     {'listen': 'ws://c:1', 'workers': {'alice': 'ws://c:1', 'bob': 'ws://b:1'}}
     """
     found, there = {**stored, **given}, stored.get("listen")
+    expected = given.get("expect") or ()
     for kind in {"workers", "evaluator"} & stored.keys() - given.keys():
-        if there and isinstance(stored[kind], dict):
-            found[kind] = {node: found["listen"] if url == there else url for node, url in stored[kind].items()}
+        if isinstance(stored[kind], dict):
+            moved = {node for node, url in stored[kind].items() if url == there or node in expected}
+            found[kind] = {node: found.get("listen") if node in moved else url for node, url in stored[kind].items()}
     nodes = [found.get(kind) for kind in ("workers", "evaluator")]
     if not {"listen", "expect"} & given.keys() and all(
         isinstance(it, dict) and there not in it.values() for it in nodes

@@ -191,6 +191,7 @@ JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:
             {"alice": "ws://a:1", "bob": "ws://m:2"},
             {"e": "ws://m:2"},
         ),
+        ({"expect": ["alice", "bob"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://l:1"}, {"e": "ws://l:1"}),
         ({"expect": ["alice"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
         ({"evaluator": {"e": "ws://e:1"}}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://e:1"}),
         (
@@ -210,6 +211,7 @@ JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:
         "nothing",
         "another place",
         "another node",
+        "one more",
         "as before",
         "an evaluator",
         "all are dialled",
@@ -226,9 +228,10 @@ def test_a_run_goes_on_wherever_its_nodes_are_now(
 
 def test_a_run_that_dialled_all_may_go_on_with_nodes_that_join() -> None:
     stored = make({})
-    now = {"listen": "ws://l:1", "expect": ["alice", "bob", "charlie"], "workers": {}}
+    now = {"listen": "ws://l:1", "expect": ["alice", "bob"]}
     plan = going_on(stored, merged(stored.model_dump(), now), "--resume run")
-    assert set(plan.workers.values()) == {"ws://l:1"} and plan.evaluator == stored.evaluator
+    assert plan.workers == {**stored.workers, "alice": "ws://l:1", "bob": "ws://l:1"}
+    assert plan.evaluator == stored.evaluator
 
 
 def test_others_than_it_began_with_cannot_join_a_run_that_goes_on() -> None:
