@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
-from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Join, Message, Refusal
 from fedws.pauses import Pauses
@@ -76,6 +76,8 @@ class _Joining:
                 first = await channel.receive()
         except TimeoutError:
             raise LinkLost("no hello in time") from None
+        except Undelivered as error:  # nobody has been asked for tensors yet
+            raise ProtocolError(str(error)) from None
         if isinstance(first, Refusal):
             raise Refused(first.kind, printable(first.reason))
         return first

@@ -64,7 +64,7 @@ class Service:
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
-        except ProtocolError as error:
+        except (ProtocolError, Undelivered) as error:
             self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
             return await channel.close(str(error))
         except LinkLost:

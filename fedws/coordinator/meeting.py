@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Join, Refusal, Welcome
@@ -44,7 +45,9 @@ class Meeting:
         self._news = asyncio.Condition()
         self._complaints = Complaints("the coordinator")
 
-    async def find(self, node: str, greet: Callable[[Channel], Awaitable[Welcome | None]]) -> tuple[Channel, Welcome]:
+    async def find(
+        self, node: str, greet: Callable[[Channel], Coroutine[Any, Any, Welcome | None]]
+    ) -> tuple[Channel, Welcome]:
         """The first link under this name on which ``greet`` gets a welcome.
 
         All are greeted at once, so that nobody who says nothing keeps the node out.
@@ -102,7 +105,7 @@ class Meeting:
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
-        except ProtocolError as error:
+        except (ProtocolError, Undelivered) as error:
             self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
             return await channel.close(str(error))
         except LinkLost:

@@ -14,6 +14,8 @@ from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello, Joined, Left, Message, Order, Refusal, Report
 from fedws.schemes import transport
+from fedws.transport.memory import MemoryChannel
+from fedws.wire import encode
 from tests.joined import HELLO, SECOND, come, join, meeting
 from tests.peers import JOINED, REPORT, WELCOME, Heard, asked, failed, reported
 from tests.virtual import now, virtual
@@ -58,7 +60,7 @@ async def test_the_node_may_be_there_first_or_the_run(hours: int, caplog: pytest
             assert await heard.next() == JOINED
             assert now() == 3600 * hours and heard.link.up.is_set() and not heard.link.trouble
             await works(channel, heard)
-    said = [f"Waiting for alice to join at {url} (it has not joined)"]
+    said = [f"Waiting for alice at {url} (it has not joined)"]
     assert caplog.messages == said * bool(hours), "said once"
 
 
@@ -216,6 +218,26 @@ async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hea
 async def test_whatever_comes_where_a_join_was_due_ends_the_link(message: Message) -> None:
     async with meeting() as (_, url):
         assert await lost(await come(message, url)) == f"{type(message).__name__.lower()} before join"
+
+
+STORED = "its tensors are in an object store, and there is none here; see --blobs"
+
+
+@virtual
+async def test_tensors_in_a_store_are_not_looked_for_before_a_proof(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither on the first message nor on the answer to a hello; and they cannot end the run."""
+    stored = encode(asked()).stored("0" * 64, 2**30)
+    async with meeting() as (place, url), Heard(url, meeting=place) as heard:
+        for message in (None, join()):
+            channel = await transport(url).connect(url, Limits())
+            assert isinstance(channel, MemoryChannel)
+            if message is not None:
+                await channel.send(message)
+                assert await channel.receive() == HELLO
+            await channel.send_raw([bytes(piece) for piece in stored.fragments()])
+            assert await lost(channel) == STORED
+        assert not heard.task.done() and heard.link.trouble == f"broke the protocol: {STORED}"
+    assert any(STORED in line for line in caplog.messages)
 
 
 @virtual
