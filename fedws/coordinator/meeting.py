@@ -87,7 +87,7 @@ class Meeting:
         self._here[node] = kept
         for guest in self._waiting[node] + self._called[node]:
             if guest is not kept:
-                why = NEWER if guest.instance == kept.instance else _second(node)
+                why = NEWER if guest.instance == kept.instance else second(node)
                 closing = asyncio.create_task(guest.channel.close(why))  # which may take long
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
@@ -126,7 +126,7 @@ class Meeting:
             raise Refused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
         known = self._here.get(join.node)
         if known is not None and known.instance != join.instance:
-            raise Refused("busy", _second(name))
+            raise Refused("busy", second(name))
         return join.node, _Guest(channel, join.instance)
 
     async def _hold(self, node: str, guest: _Guest) -> None:
@@ -160,7 +160,8 @@ async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIter
         yield meeting
 
 
-def _second(node: str) -> str:
+def second(node: str) -> str:
+    """What another node of its name is told."""
     return f"{node} is here already; ids must differ"
 
 

@@ -19,6 +19,7 @@ from evaluator.node import evaluate
 from fedws import gate, handshake, keepsake, keys, learning, registry, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
+from fedws.coordinator.meeting import NEWER, second
 from fedws.decoder import Decoder
 from fedws.deliveries import Part
 from fedws.errors import ProtocolError, TaskError
@@ -149,6 +150,15 @@ def test_fields(name: str) -> None:
 def test_refusals() -> None:
     kinds = {row["refusal's `kind`"] for row in table(section("4. The handshake"), "check")}
     assert kinds == {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
+
+
+def test_what_is_said_to_who_joins() -> None:
+    text = " ".join(section("A node that dials out").split())
+    assert f"`{NEWER}`" in text and f"`{second('alice')}`" in text
+    assert "`no join in time`" in text and "`hello before join`" in text
+    rows = table(section("A node that dials out"), "check of `join`")
+    assert {row["refusal's `kind`"] for row in rows} <= {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
+    assert [row["refusal's `kind`"] for row in rows] == ["protocol", "node", "key", "busy"], "see test_meeting.py"
 
 
 def test_what_the_busy_say() -> None:
