@@ -5,6 +5,7 @@ import http.client
 import itertools
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection of a client."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: "StoreProxy"
 
     def _handle(self) -> None:
@@ -74,12 +76,16 @@ class Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("Content-Length", 0))
         self.sent = self.rfile.read(size if most is None else min(most, size))
 
-    def forward(self, most: int | None = None) -> None:
-        """Have the store answer, and hand the answer on, or so many bytes of it."""
+    def ask(self) -> tuple[http.client.HTTPResponse, bytes]:
+        """Have the store answer."""
         with contextlib.closing(http.client.HTTPConnection(*self.server.behind)) as store:
             store.request(self.command, self.path, self.sent, dict(self.headers))
             answer = store.getresponse()
-            data = answer.read()
+            return answer, answer.read()
+
+    def forward(self, most: int | None = None) -> None:
+        """Hand the store's answer on, or so many bytes of it."""
+        answer, data = self.ask()
         self.send_response_only(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
@@ -88,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, data: bytes, most: int | None = None) -> None:
         """End the head, and send the body or so many bytes of it."""
-        if self.command != "DELETE":
+        if data or self.command != "DELETE":
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data[:most])
@@ -103,7 +109,7 @@ def refuses(status: int, code: str, ahead: float = 0.0) -> Fault:
     def fault(handler: Handler) -> None:
         handler.body()
         handler.send_response_only(status)
-        handler.send_header("Date", formatdate(handler.server.now() - ahead, usegmt=True))
+        handler.send_header("Date", formatdate(time.time() - ahead, usegmt=True))
         handler.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
 
     return fault
@@ -133,7 +139,7 @@ def cuts_request(after: int) -> Fault:
 def loses_answer(handler: Handler) -> None:
     """The store does what it is asked, but its answer does not arrive."""
     handler.body()
-    handler.forward(0)
+    handler.ask()
     handler.close_connection = True
 
 
@@ -160,8 +166,8 @@ def stalls(after: int) -> Fault:
 def garbage(handler: Handler) -> None:
     """What another kind of server says."""
     handler.body()
-    handler.send_response_only(200)
-    handler.answer(b"<html><p>It works!</html>")
+    handler.send_response_only(404)
+    handler.answer(b"<html><p>There is no such page</html>")
 
 
 @dataclass
@@ -179,9 +185,11 @@ class StoreProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, behind: tuple[str, int], now: Callable[[], float]) -> None:
+    def __init__(self, behind: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.behind, self.now = behind, now
+        self.behind = behind
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.requests: list[str] = []
         """What was asked for, by S3's names."""
         self.ended = threading.Event()
@@ -201,11 +209,6 @@ class StoreProxy(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
         self._thread.join()
-
-    @property
-    def url(self) -> str:
-        """Where the store seems to be."""
-        return f"http://127.0.0.1:{self.server_port}"
 
     def make(self, operation: str, fault: Fault, times: int = 1, skip: int = 0) -> None:
         """Answer the next requests for ``operation`` with a fault, after the first ``skip``."""
@@ -245,9 +248,8 @@ class StoreProxy(ThreadingHTTPServer):
     def left(self, bucket: str) -> list[str]:
         """The keys of all objects and unfinished uploads."""
         found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
-        return sorted(
-            each["Key"] for each in found + self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-        )
+        found += self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        return sorted(each["Key"] for each in found)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is what some tests are about."""
@@ -268,10 +270,10 @@ def served() -> Iterator[StoreProxy]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
-        with StoreProxy(server.get_host_and_port(), time.time) as proxy, pytest.MonkeyPatch.context() as patch:
+        with StoreProxy(server.get_host_and_port()) as proxy, pytest.MonkeyPatch.context() as patch:
             for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_DEFAULT_PROFILE"):
                 patch.delenv(name, raising=False)
-            for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.url}.items():
+            for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_port}"}.items():
                 patch.setenv(name, value)
             yield proxy
     finally:

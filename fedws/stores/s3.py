@@ -50,20 +50,19 @@ class S3Store:
             raise UsageError(f"{url!r} is no bucket; one looks like s3://bucket/prefix, of letters, digits and ._-")
         self._url, self._bucket, self._prefix = url, found.netloc, f"{prefix}/" if prefix else ""
         self._patience = patience
-        self._client = self._connected()
-        self._host = urlsplit(self._client.meta.endpoint_url).hostname
+        self._client, self._host = self._connected()
 
-    def _connected(self) -> Any:
-        """A client that makes each request once: what to make again, and for how long, is decided here."""
+    def _connected(self) -> tuple[Any, str]:
+        """A client, and where its store is. It makes each request once: what to make again is decided here."""
         try:
             import boto3
             from botocore.config import Config
-            from botocore.exceptions import BotoCoreError, ClientError
+            from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
             from botocore.parsers import ResponseParserError
             from urllib3.exceptions import HTTPError  # what comes while a body is read
         except ImportError:
             raise UsageError("s3:// needs boto3: pip install 'fedws[s3]'") from None
-        self._errors = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
+        self._errors = (BotoCoreError, ClientError, ResponseParserError, KeyError, HTTPError, OSError)
         silence = self._patience / (TRIES + 1)  # so that all tries and the pauses between them are within it
         config = Config(
             connect_timeout=silence,
@@ -72,10 +71,21 @@ class S3Store:
             request_checksum_calculation="when_required",  # many stores do not know the newer checksums
             response_checksum_validation="when_required",
         )
+
+        def whole(operation_model: Any, response_dict: Any, **_: Any) -> None:
+            """An answer that was cut would pass for a shorter one, as a list of nothing."""
+            body, size = response_dict["body"], response_dict["headers"].get("content-length")
+            if size and isinstance(body, bytes) and len(body) < int(size) and operation_model.http["method"] != "HEAD":
+                raise IncompleteReadError(actual_bytes=len(body), expected_bytes=size)
+
         try:
-            return boto3.Session().client("s3", config=config)
+            client = boto3.Session().client("s3", config=config)
+            endpoint = urlsplit(client.meta.endpoint_url)
+            host = f"{endpoint.hostname}:{endpoint.port}" if endpoint.port else str(endpoint.hostname)
         except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"{self._url}: boto3 cannot be set up from this environment: {_code(error)}") from None
+            raise UsageError(f"{self._url}: {Fault(_code(error)).line('')}") from None
+        client.meta.events.register("before-parse.s3", whole)
+        return client, host
 
     def check(self) -> None:
         """List, write, read and delete: what a policy must allow. Raises UsageError."""
@@ -122,8 +132,8 @@ class S3Store:
         if begun:
             upload = min(begun, key=lambda found: (found["Initiated"], found["UploadId"]))["UploadId"]
         else:
-            made = self._asked(lambda: self._client.create_multipart_upload(Bucket=self._bucket, Key=key))
-            upload = made["UploadId"]
+            begin = self._client.create_multipart_upload
+            upload = self._asked(lambda: begin(Bucket=self._bucket, Key=key)["UploadId"])
         at = {"Bucket": self._bucket, "Key": key, "UploadId": upload}
         there = {part["PartNumber"]: part for part in self._listed("list_parts", "Parts", at)} if begun else {}
         tags = []
@@ -135,8 +145,8 @@ class S3Store:
 
     def _send(self, at: dict[str, str], number: int, data: bytes) -> str:
         """As a file: bytes would have to be sent whole within the time of one silence, however slow the line."""
-        sent = self._asked(lambda: self._client.upload_part(**at, PartNumber=number, Body=io.BytesIO(data)))
-        tag: str = sent["ETag"]
+        upload = self._client.upload_part
+        tag: str = self._asked(lambda: upload(**at, PartNumber=number, Body=io.BytesIO(data))["ETag"])
         return tag
 
     # ------------------------------------------------------------------ reading

@@ -73,7 +73,7 @@ def _s3(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
     def left() -> list[str]:
         return [key.removeprefix("a/prefix/") for key in proxy.left(bucket)]
 
-    why = "there is no such bucket at 127.0.0.1"
+    why = f"there is no such bucket at 127.0.0.1:{proxy.server_port}"
     return Place(f"s3://{bucket}/a/prefix", "s3://no-such-bucket/x", why, left)
 
 

@@ -1,0 +1,447 @@
+"""An S3 store that fails: what passes is tried again, what does not is said at once, and no line has a secret."""
+
+import re
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+
+from fedws import certs
+from fedws.errors import StoreError, UsageError
+from fedws.store import PART, Setting, Store, opened
+from fedws.stores import s3
+from fedws.stores.s3 import S3Store
+from tests.storeproxy import (
+    ALWAYS,
+    KEY_ID,
+    SECRET,
+    Fault,
+    StoreProxy,
+    cuts_answer,
+    cuts_request,
+    free_port,
+    garbage,
+    hangs,
+    loses_answer,
+    refuses,
+    served,
+    stalls,
+)
+
+RUN = "0123456789abcdef"
+LARGE = Random(1).randbytes(2 * PART + 17)
+SMALL = Random(2).randbytes(1000)
+PATIENCE = 60.0
+"""Where nothing hangs."""
+LITTLE = 1.0
+"""Where something does."""
+BOUND = 20.0
+"""Seconds that nothing here takes, also on a busy machine, unless it waits without a bound."""
+
+
+@pytest.fixture(scope="module")
+def proxies() -> Iterator[StoreProxy]:
+    """One for all tests here."""
+    with served() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(proxies: StoreProxy) -> str:
+    """A bucket, and a prefix."""
+    return f"s3://{proxies.bucket()}/fedws"
+
+
+@pytest.fixture(scope="module")
+def own(url: str) -> S3Store:
+    """One for all tests here, since every client of boto3 takes its time to be made."""
+    return S3Store(url, PATIENCE)
+
+
+@pytest.fixture
+def store(own: S3Store, proxy: StoreProxy) -> S3Store:
+    """Of a node that is patient."""
+    return own
+
+
+@pytest.fixture
+def proxy(proxies: StoreProxy, own: S3Store) -> Iterator[StoreProxy]:
+    """Without faults yet; what a test stores can be cleaned up."""
+    proxies.heal()
+    yield proxies
+    proxies.heal()
+    own.clean(RUN)
+    assert left(proxies, own) == []
+
+
+@pytest.fixture(autouse=True)
+def pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the store waits between two tries; here it does not."""
+    found: list[float] = []
+    monkeypatch.setattr(s3, "time", SimpleNamespace(monotonic=time.monotonic, sleep=found.append))
+    return found
+
+
+def dropped(store: Store, body: bytes) -> None:
+    store.drop(RUN, name(body))
+
+
+def name(body: bytes) -> str:
+    return sha256(body).hexdigest()
+
+
+def put(store: Store, body: bytes) -> None:
+    store.put(RUN, name(body), [memoryview(body)])
+
+
+def got(store: Store, body: bytes) -> bytes:
+    into = bytearray(len(body))
+    store.get(RUN, name(body), memoryview(into))
+    return bytes(into)
+
+
+def left(proxy: StoreProxy, store: S3Store) -> list[str]:
+    return proxy.left(store._bucket)
+
+
+def told(use: Callable[[], object], url: str, kind: type[Exception] = StoreError) -> str:
+    """The line that it fails with, after the store's name; in which, and in whose causes, there is nothing secret."""
+    with pytest.raises(kind) as caught:
+        use()
+    text = re.sub(r"(127\.0\.0\.1|localhost):\d+", r"\1", str(caught.value))
+    assert text.startswith(f"{url}: ") and text.isprintable()
+    assert not any(secret in text for secret in (KEY_ID, SECRET, "Signature=", "Credential="))
+    assert caught.value.__cause__ is None and (caught.value.__suppress_context__ or caught.value.__context__ is None)
+    return text.removeprefix(f"{url}: ")
+
+
+# --------------------------------------------------------------------------- what passes
+
+PASSING: dict[str, tuple[Fault, str]] = {
+    "an error": (refuses(500, "InternalError"), "fails at {} (500 InternalError)"),
+    "a lost answer": (loses_answer, "ended the connection"),
+    "a lost request": (cuts_request(10), "ended the connection"),
+}
+USES = {"PutObject": SMALL, "CreateMultipartUpload": LARGE, "UploadPart": LARGE, "CompleteMultipartUpload": LARGE}
+passing = pytest.mark.parametrize("fault", PASSING)
+
+
+@passing
+@pytest.mark.parametrize("operation", ["ListObjectsV2", *USES])
+def test_what_passes_is_tried_again(
+    proxy: StoreProxy, store: Store, operation: str, fault: str, pauses: list[float]
+) -> None:
+    body = USES.get(operation, SMALL)
+    proxy.make(operation, PASSING[fault][0], times=2)
+    put(store, body)
+    assert pauses == [0.5, 1.0]
+    proxy.heal()
+    assert got(store, body) == body
+
+
+@pytest.mark.parametrize("operation", ["ListObjectsV2", "CreateMultipartUpload", "ListMultipartUploads"])
+def test_half_an_answer_is_none(proxy: StoreProxy, store: S3Store, url: str, operation: str) -> None:
+    """As half a list, which would be one of less."""
+    for cut in (0, 50):
+        store.clean(RUN)
+        proxy.heal()
+        proxy.make(operation, cuts_answer(cut))
+        put(store, LARGE)
+        assert proxy.requests.count(operation) == 2
+
+
+@passing
+def test_reading_is_tried_again(proxy: StoreProxy, store: S3Store, url: str, fault: str) -> None:
+    put(store, SMALL)
+    proxy.make("GetObject", PASSING[fault][0], times=2)
+    assert got(store, SMALL) == SMALL
+
+
+@passing
+@pytest.mark.parametrize("operation", ["ListObjectsV2", "PutObject", "GetObject"])
+def test_it_is_tried_a_bounded_number_of_times(
+    proxy: StoreProxy, store: S3Store, url: str, operation: str, fault: str
+) -> None:
+    proxy.make(operation, PASSING[fault][0], times=ALWAYS)
+    use = got if operation == "GetObject" else put
+    line = told(lambda: use(store, SMALL), url)
+    assert line == f"127.0.0.1 {PASSING[fault][1].format(operation)}, 4 times in a row"
+    assert proxy.requests.count(operation) == 4
+
+
+def test_many_lost_answers_are_no_harm(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    """The store has done what it is asked again to do."""
+    for operation in ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject"):
+        proxy.make(operation, loses_answer)
+    proxy.make("AbortMultipartUpload", loses_answer)
+    for body in (SMALL, LARGE):
+        put(store, body)
+        assert got(store, body) == body
+        store.drop(RUN, name(body))
+    store.clean(RUN)
+    assert left(proxy, store) == []
+
+
+# --------------------------------------------------------------------------- what was interrupted
+
+
+def test_an_upload_goes_on_from_its_last_whole_part(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    proxy.make("UploadPart", cuts_request(5 * 2**20), times=ALWAYS, skip=1)
+    told(lambda: put(store, LARGE), url)
+    proxy.heal()
+    put(S3Store(url, PATIENCE), LARGE)  # of another process
+    sent = [request for request in proxy.requests if request.startswith(("Upload", "Create"))]
+    assert sent == ["UploadPart 2", "UploadPart 3"]
+    assert got(store, LARGE) == LARGE
+    assert left(proxy, store) == [f"fedws/{RUN}/{name(LARGE)}"]
+
+
+@pytest.mark.parametrize("wrong", [bytes(PART), LARGE[:PART] + b"x"], ids=["bytes", "size"])
+def test_parts_with_other_bytes_are_sent_again(proxy: StoreProxy, store: S3Store, url: str, wrong: bytes) -> None:
+    at = {"Bucket": url.split("/")[2], "Key": f"fedws/{RUN}/{name(LARGE)}"}
+    upload = proxy.client.create_multipart_upload(**at)["UploadId"]
+    for number, part in ((1, wrong), (2, LARGE[PART : 2 * PART]), (7, b"more")):
+        proxy.client.upload_part(**at, UploadId=upload, PartNumber=number, Body=part)
+    put(store, LARGE)
+    assert [request for request in proxy.requests if "Upload" in request and request != "ListMultipartUploads"] == [
+        "UploadPart 1",
+        "UploadPart 3",
+        "CompleteMultipartUpload",
+    ]
+    assert got(store, LARGE) == LARGE
+
+
+def test_an_upload_that_was_ended_by_others_is_begun_again(proxy: StoreProxy, store: S3Store, url: str) -> None:
+
+    def ends(handler: object) -> None:
+        store.clean(RUN)
+        refuses(404, "NoSuchUpload")(handler)  # type: ignore[arg-type]
+
+    proxy.make("UploadPart", ends, skip=1)
+    put(store, LARGE)
+    assert got(store, LARGE) == LARGE
+    assert proxy.requests.count("CreateMultipartUpload") == 2
+
+
+def test_an_upload_that_others_end_without_end_is_given_up(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    proxy.make("CompleteMultipartUpload", refuses(404, "NoSuchUpload"), times=ALWAYS)
+    line = told(lambda: put(store, LARGE), url)
+    assert line == f"others end the upload of blob {name(LARGE)} again and again"
+
+
+@pytest.mark.parametrize("cut", [1, PART, PART + 5, len(LARGE) - 1])
+def test_reading_goes_on_where_it_stopped(proxy: StoreProxy, store: S3Store, url: str, cut: int) -> None:
+    put(store, LARGE)
+    proxy.make("GetObject", cuts_answer(cut))
+    into = bytearray(b"#" * len(LARGE))
+    read = spied(store)
+    store.get(RUN, name(LARGE), memoryview(into))
+    assert into == LARGE
+    assert proxy.requests.count("GetObject") == 2
+    (rest,) = (int(each.removeprefix("bytes=").removesuffix("-")) for each in read if each)
+    assert cut - 2**20 <= rest <= cut
+
+
+def spied(store: S3Store) -> list[str]:
+    """The ranges that are asked for from now on."""
+    found: list[str] = []
+    store._client.meta.events.register(
+        "before-parameter-build.s3.GetObject", lambda params, **_: found.append(params.get("Range", ""))
+    )
+    return found
+
+
+def test_a_connection_may_drop_often_as_long_as_parts_arrive(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    body = Random(3).randbytes(6 * PART)
+    put(store, body)
+    proxy.make("GetObject", cuts_answer(PART), times=5)
+    assert got(store, body) == body
+    proxy.make("GetObject", cuts_answer(PART - 2**20), times=ALWAYS)
+    assert told(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} is not there"
+    proxy.heal()
+    proxy.make("GetObject", cuts_answer(100), times=ALWAYS)
+    assert told(lambda: got(store, body), url) == "127.0.0.1 ended the connection, 4 times in a row"
+
+
+# --------------------------------------------------------------------------- what hangs
+
+
+@pytest.mark.parametrize("operation", ["ListObjectsV2", "PutObject", "GetObject", "DeleteObject"])
+def test_nothing_waits_without_a_bound(proxy: StoreProxy, url: str, operation: str) -> None:
+    store = S3Store(url, LITTLE)
+    proxy.make(operation, hangs, times=ALWAYS)
+    use = {"GetObject": got, "DeleteObject": dropped}.get(operation, put)
+    began = time.monotonic()
+    assert told(lambda: use(store, SMALL), url).startswith("127.0.0.1 does not answer")
+    assert time.monotonic() - began < BOUND
+
+
+def test_a_body_that_stalls_ends(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    put(store, SMALL)
+    proxy.make("GetObject", stalls(500), times=ALWAYS)
+    began = time.monotonic()
+    assert told(lambda: got(S3Store(url, LITTLE), SMALL), url).startswith("127.0.0.1 does not answer")
+    assert time.monotonic() - began < BOUND
+
+
+def test_a_hang_that_passes_is_no_harm(proxy: StoreProxy, url: str) -> None:
+    """Within a patience of which a try takes a fifth."""
+    store = S3Store(url, 5.0)
+    proxy.make("PutObject", hangs)
+    put(store, SMALL)
+    assert got(store, SMALL) == SMALL
+
+
+# --------------------------------------------------------------------------- what is said at once
+
+REFUSED: dict[str, tuple[Fault, str]] = {
+    "no permission": (refuses(403, "AccessDenied"), "127.0.0.1 refuses {} with these credentials (AccessDenied)"),
+    "unknown key": (
+        refuses(403, "InvalidAccessKeyId"),
+        "127.0.0.1 refuses {} with these credentials (InvalidAccessKeyId)",
+    ),
+    "wrong secret": (
+        refuses(403, "SignatureDoesNotMatch"),
+        "127.0.0.1 refuses {} with these credentials (SignatureDoesNotMatch)",
+    ),
+    "out of date": (refuses(400, "ExpiredToken"), "127.0.0.1 refuses {} with these credentials (ExpiredToken)"),
+    "a clock ahead": (
+        refuses(403, "RequestTimeTooSkewed", 3600),
+        "this machine's clock is 60 minutes ahead of the store's, which therefore refuses; set the clock",
+    ),
+    "a clock behind": (
+        refuses(403, "RequestTimeTooSkewed", -7200),
+        "this machine's clock is 120 minutes behind the store's, which therefore refuses; set the clock",
+    ),
+    "no bucket": (refuses(404, "NoSuchBucket"), "there is no such bucket at 127.0.0.1"),
+    "another region": (
+        refuses(400, "AuthorizationHeaderMalformed"),
+        "the bucket is in another region (AuthorizationHeaderMalformed); set AWS_DEFAULT_REGION",
+    ),
+    "no such thing": (refuses(501, "NotImplemented"), "127.0.0.1 fails at {} (501 NotImplemented)"),
+    "no store": (garbage, "127.0.0.1 fails at {}, not as an S3 store would (404)"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_refusal_is_one_line_before_a_run_begins(proxy: StoreProxy, store: S3Store, url: str, fault: str) -> None:
+    proxy.make("ListObjectsV2", REFUSED[fault][0], times=ALWAYS)
+    line = told(store.check, url, UsageError)
+    assert line == REFUSED[fault][1].format("ListObjectsV2")
+    assert proxy.requests == ["ListObjectsV2"], "it is asked once"
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+@pytest.mark.parametrize(
+    ("operation", "use"),
+    [("ListObjectsV2", put), ("GetObject", got), ("DeleteObject", dropped)],
+    ids=["put", "get", "drop"],
+)
+def test_a_refusal_during_a_run_is_said_at_once(
+    proxy: StoreProxy, store: S3Store, url: str, operation: str, use: Callable[[Store, bytes], object], fault: str
+) -> None:
+    proxy.make(operation, REFUSED[fault][0], times=ALWAYS)
+    assert told(lambda: use(store, SMALL), url) == REFUSED[fault][1].format(operation)
+    assert proxy.requests == [operation], "it is asked once"
+
+
+@pytest.mark.parametrize(
+    "operation", ["ListObjectsV2", "ListMultipartUploads", "PutObject", "GetObject", "DeleteObject"]
+)
+def test_every_permission_is_tried_before_a_run_begins(
+    proxy: StoreProxy, store: S3Store, url: str, operation: str
+) -> None:
+    proxy.make(operation, refuses(403, "AccessDenied"))
+    line = told(store.check, url, UsageError)
+    for key in left(proxy, store):  # what could not be deleted
+        proxy.client.delete_object(Bucket=store._bucket, Key=key)
+    assert line == f"127.0.0.1 refuses {operation} with these credentials (AccessDenied)"
+
+
+def test_a_store_that_gives_back_something_else_is_told(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    def other(handler: object) -> None:
+        handler.body()  # type: ignore[attr-defined]
+        handler.send_response_only(200)  # type: ignore[attr-defined]
+        handler.answer(b"other")  # type: ignore[attr-defined]
+
+    proxy.make("GetObject", other)
+    line = told(store.check, url, UsageError)
+    assert line == "127.0.0.1 does not give back what was stored"
+
+
+def test_a_code_of_the_store_stays_one_harmless_line(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    proxy.make("ListObjectsV2", refuses(400, "Bad\n\u009b2J" + "x" * 1000))
+    assert len(told(store.check, url, UsageError)) < 150
+
+
+# --------------------------------------------------------------------------- the environment
+
+
+@pytest.mark.parametrize(
+    ("gone", "code"),
+    [("AWS_ACCESS_KEY_ID", "NoCredentialsError"), ("AWS_SECRET_ACCESS_KEY", "PartialCredentialsError")],
+)
+def test_missing_credentials_are_told(
+    proxy: StoreProxy, url: str, gone: str, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(gone)
+    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    assert line == f"no credentials ({code}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    assert proxy.requests == []
+
+
+def test_a_profile_that_is_not_there_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    assert line == "no credentials (ProfileNotFound): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "http://[::1", "http://127.0.0.1:port"])
+def test_an_endpoint_that_is_none_is_told(url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    assert line == "boto3 cannot be set up from this environment (ValueError)"
+
+
+def test_a_store_that_nobody_serves_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    assert line == "127.0.0.1 cannot be reached, 4 times in a row"
+
+
+def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with pytest.raises(UsageError, match=r"^s3:// needs boto3: pip install 'fedws\[s3\]'$"):
+        opened(Setting("s3://bucket/x", 0), PATIENCE)
+
+
+def test_a_bucket_is_reached_over_tls_where_its_certificate_is_trusted(
+    proxy: StoreProxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certs.init(tmp_path)
+    certs.issue(tmp_path, "localhost")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "localhost.pem", tmp_path / "localhost.key")
+    with StoreProxy(proxy.behind, tls) as secure:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{secure.server_port}")
+        line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+        assert line == "localhost has no certificate that is trusted here; AWS_CA_BUNDLE names whom to trust"
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        store = opened(Setting(url, 0), PATIENCE)
+        put(store, LARGE)
+        assert got(store, LARGE) == LARGE
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://", "s3:///x", "s3://b", "s3://bucket:80/x", "s3://bucket/a//b", "s3://bucket/../x%2f", "s3://bucket/a b"],
+)
+def test_a_url_that_is_no_bucket_is_told(url: str) -> None:
+    with pytest.raises(UsageError, match=r"is no bucket; one looks like s3://bucket/prefix, of letters, digits and "):
+        S3Store(url, PATIENCE)
