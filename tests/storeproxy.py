@@ -86,6 +86,9 @@ class Handler(BaseHTTPRequestHandler):
     def forward(self, most: int | None = None) -> None:
         """Hand the store's answer on, or so many bytes of it."""
         answer, data = self.ask()
+        if answer.status == 500 and "uploadId" in self.path:  # moto, of an upload that is no more
+            self.refuse(404, "NoSuchUpload")
+            return
         self.send_response_only(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
@@ -99,6 +102,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data[:most])
 
+    def refuse(self, status: int, code: str, ahead: float = 0.0) -> None:
+        """Answer with an error."""
+        self.send_response_only(status)
+        self.send_header("Date", formatdate(time.time() - ahead, usegmt=True))
+        self.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
+
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
 
@@ -108,9 +117,7 @@ def refuses(status: int, code: str, ahead: float = 0.0) -> Fault:
 
     def fault(handler: Handler) -> None:
         handler.body()
-        handler.send_response_only(status)
-        handler.send_header("Date", formatdate(time.time() - ahead, usegmt=True))
-        handler.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
+        handler.refuse(status, code, ahead)
 
     return fault
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fedws.cli.blobs import add_blobs
 from fedws.cli.secure import add_secure
 from fedws.errors import UsageError
 
@@ -68,6 +69,7 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     parser.add_argument("--max-message", metavar="BYTES", type=int, help="largest message taken (1073741824)")
     parser.add_argument("-v", "--verbose", action="store_true", help="also say what the links do")
     add_secure(parser)
+    add_blobs(parser)
 
 
 def named(work: Callable[[], "Plan"], given: Mapping[str, Any]) -> "Plan":

@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedws.cli import blobs
 from fedws.cli.parser import Parser, add_common, named
 from fedws.cli.secure import FLAGS, address, security, warnings
 from fedws.errors import RunFailed, UsageError
 
 _OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
 """Flags that are options of the strategy."""
-_OWN = {*_OPTIONS, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir", "id", *FLAGS}
+_AGAIN = ("id", *FLAGS, *blobs.FLAGS)
+"""Flags that a run which goes on must be given again."""
+_OWN = {*_OPTIONS, *_AGAIN, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
 """Flags that are not settings of the plan."""
 
 
@@ -93,6 +96,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     proved = security(arguments, given.get("id", ""))
     if "listen" in given:
         given["listen"] = address(given["listen"], proved)
+    setting = blobs.blobs(arguments)
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
@@ -107,6 +111,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if plan.listen:
         for line in warnings("the coordinator", plan.listen, proved):
             print(line)
+    work = partial(work, shelf=blobs.shelf(setting, plan.silence))
     torch.set_num_threads(plan.threads)
     if "resume" in given and has_finished(directory):
         print("this run had come to its end already")
@@ -132,10 +137,10 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
 def _again(given: dict[str, Any]) -> str:
     """The flags of a run that its plan does not hold, as they were given."""
     found = ""
-    for name in ("id", *FLAGS):
-        if given.get(name):
-            value = "" if given[name] is True else f" {shlex.quote(given[name])}"
-            found += f" --{name.replace('_', '-')}{value}"
+    for name in _AGAIN:
+        value = given.get(name)
+        if value is not None and value is not False:
+            found += f" --{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from fedws.cli.blobs import blobs, shelf
 from fedws.cli.parser import Parser, add_common
 from fedws.cli.secure import address, security, warnings
 from fedws.errors import UsageError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fedws.plan import Plan
     from fedws.policy import Policy
     from fedws.security import Security
+    from fedws.store import Shelf
     from fedws.worker import Worker
 
 INTERRUPTED = 130
@@ -80,7 +82,9 @@ def main(arguments: argparse.Namespace) -> int:
     plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
     transport(url).check(url, proved.tls, seal=proved.seal)
     policy, log = _owned(arguments, proved)  # wrong ones are said before data is loaded
+    setting = blobs(arguments)
     _prepare(arguments)
+    keeps = shelf(setting, plan.silence)
     dataset = arguments.dataset or "mnist"
     held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
     node = _node(arguments, dataset, held, policy, log)
@@ -90,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
         for line in warnings(arguments.id, url, proved):
             print(line)
 
-    return run_loop(_serve(arguments, node, plan, url, proved, told))
+    return run_loop(_serve(arguments, node, plan, url, proved, keeps, told))
 
 
 def _url(arguments: argparse.Namespace, proved: "Security") -> str:
@@ -169,6 +173,7 @@ async def _serve(
     plan: "Plan",
     url: str,
     proved: "Security",
+    keeps: "Shelf | None",
     tell: Callable[[], None],
 ) -> int:
     from fedws.interfaces import Limits
@@ -188,9 +193,9 @@ async def _serve(
         loop.add_signal_handler(number, end)
     limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
     if arguments.join is None:
-        there, does = serving(node, url, limits, proved), "is serving"
+        there, does = serving(node, url, limits, proved, keeps), "is serving"
     else:
-        there, does = joining(node, url, limits, proved, arguments.coordinator or COORDINATOR), "joins"
+        there, does = joining(node, url, limits, proved, arguments.coordinator or COORDINATOR, keeps), "joins"
     async with there as address:
         tell()
         print(f"{arguments.id} {does} at {address}", flush=True)

@@ -25,13 +25,13 @@ def test_what_comes_of_it_is_given_and_raised() -> None:
         raise OSError("no")
 
     assert bounded(lambda step: 7, 10, "late") == 7
-    with pytest.raises(OSError, match="^no$"):
+    with pytest.raises(OSError, match=r"^no$"):
         bounded(fails, 10, "late")
 
 
 def test_it_is_given_up_when_there_is_no_step(back: threading.Event) -> None:
     began = time.monotonic()
-    with pytest.raises(StoreError, match="^late$"):
+    with pytest.raises(StoreError, match=r"^late$"):
         bounded(lambda step: back.wait(), 0.1, "late")
     assert time.monotonic() - began < 10
 
@@ -58,7 +58,7 @@ def test_work_that_was_given_up_does_no_further_step(back: threading.Event) -> N
             ended.append(error)
         over.set()
 
-    with pytest.raises(StoreError, match="^late$"):
+    with pytest.raises(StoreError, match=r"^late$"):
         bounded(hangs, 0.1, "late")
     back.set()
     assert over.wait(10)

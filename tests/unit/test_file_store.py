@@ -109,7 +109,7 @@ def test_a_blob_is_on_the_disk_before_it_has_its_name(folder: Path, monkeypatch:
     fsync, replace = os.fsync, Path.replace
 
     def synced(handle: int) -> None:
-        done.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.partition(".")[0])
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name.partition(".")[0])
         fsync(handle)
 
     def named(self: Path, target: Path) -> Path:

@@ -1,0 +1,61 @@
+"""The flags of the store for large bodies."""
+
+import argparse
+from collections.abc import Callable
+
+import pytest
+
+from fedws.cli import run, worker
+from fedws.cli.blobs import blobs
+from fedws.cli.parser import Parser
+from fedws.errors import UsageError
+from fedws.store import Setting
+
+URL = "s3://bucket/prefix"
+PARSERS: dict[str, Callable[[], tuple[Parser, list[str]]]] = {
+    "worker": lambda: (worker.parser("worker"), ["--id", "alice"]),
+    "evaluator": lambda: (worker.parser("evaluator", testing=True), ["--id", "testing"]),
+    "run": lambda: (run.parser("run"), []),
+}
+
+
+def parsed(command: str, flags: str) -> argparse.Namespace:
+    parser, needed = PARSERS[command]()
+    return parser.parse_args([*needed, *flags.split()])
+
+
+@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize(
+    ("flags", "setting"),
+    [
+        ("", None),
+        (f"--blobs {URL}", Setting(URL, 1_000_000)),
+        (f"--blobs {URL} --blobs-above 2.5", Setting(URL, 2_500_000)),
+        (f"--blobs {URL} --blobs_above 0", Setting(URL, 0)),
+    ],
+)
+def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: Setting | None) -> None:
+    assert blobs(parsed(command, flags)) == setting
+
+
+@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ("--blobs-above 1", "--blobs-above needs --blobs, the store that they go through"),
+        (f"--blobs {URL} --blobs-above -0.5", "--blobs-above -0.5: a number of MB, at least 0"),
+        (f"--blobs {URL} --blobs-above inf", "--blobs-above inf: a number of MB, at least 0"),
+        (f"--blobs {URL} --blobs-above nan", "--blobs-above nan: a number of MB, at least 0"),
+    ],
+)
+def test_what_makes_no_sense_is_told(command: str, flags: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        blobs(parsed(command, flags))
+    assert str(caught.value) == text
+
+
+def test_they_are_no_part_of_the_plan_and_are_given_again() -> None:
+    given = vars(parsed("run", f"--blobs {URL} --blobs-above 0 --insecure --id me --lr 0.5"))
+    assert run.settings(given) == {"lr": 0.5}
+    assert run._again(given) == f" --id me --insecure --blobs {URL} --blobs-above 0.0"
+    assert run._again(vars(parsed("run", "--lr 0.5"))) == ""
