@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -20,13 +19,13 @@ from fedws import wire
 from fedws.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.gate import Complaints, Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
+from fedws.reaching import NO_TLS, speaks_tls, why
 from fedws.registry import register
 from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.door import Door
 from fedws.websocket.watched import Client, Server
 
-_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL calls an answer in plain text
 _log = logging.getLogger("fedws.websockets")
 _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 
@@ -71,7 +70,7 @@ class Ws:
         except (InvalidURI, ValueError) as error:
             raise UsageError(f"{url} is no address: {error}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
-            if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+            if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
                 raise Refused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
             if self._encrypted and isinstance(error, ConnectionResetError):
                 raise Unreachable("the connection ended during the TLS handshake") from None
@@ -121,7 +120,7 @@ class Ws:
         if not isinstance(error.__cause__, EOFError):
             return Unreachable(_why(error))
         if not self._encrypted:  # which a port does too behind which nobody listens yet, so it is asked
-            if await _speaks_tls(*_address(url), limits.silence / 6):
+            if await speaks_tls(*_address(url), limits.silence / 6):
                 return Refused("key", "it is served with TLS; write wss://")
             return Unreachable("it ended the connection without a word")
         # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
@@ -135,19 +134,6 @@ class Ws:
         """The certificate must be one of the node's id, wherever it is."""
         named = {"server_hostname": node} if node else {}  # else it must be one of the host
         return {"ssl": (tls or Tls()).client(), **named} if self._encrypted else {}
-
-
-async def _speaks_tls(host: str, port: int, patience: float) -> bool:
-    """Whether TLS is served there, by anybody; nothing is sent in it."""
-    try:
-        async with asyncio.timeout(patience):
-            _, writer = await asyncio.open_connection(host, port, ssl=Tls().client(), server_hostname=host)
-    except ssl.SSLError as error:  # most likely, its certificate is of no public CA
-        return error.reason not in _NO_TLS
-    except (OSError, TimeoutError):
-        return False
-    writer.transport.abort()
-    return True
 
 
 def _settings(limits: Limits) -> dict[str, Any]:
@@ -189,16 +175,4 @@ def _interfaces(host: str, port: int) -> list[str]:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS there that goes with ours: {(error.reason or str(error)).replace('_', ' ').lower()}"
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno).lower()
-    if "Connect call failed" in str(error):  # of several addresses of one host
-        return "connection refused" if f"Errno {errno.ECONNREFUSED}" in str(error) else "cannot be reached"
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return "no answer"
-    if isinstance(error, socket.gaierror):
-        return "no such host"
-    if isinstance(error, WebSocketException):
-        return f"no websocket there: {error}"
-    return str(error)
+    return f"no websocket there: {error}" if isinstance(error, WebSocketException) else why(error)

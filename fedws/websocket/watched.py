@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections import deque
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -14,25 +13,20 @@ from websockets.protocol import Event, State
 from fedws import wire
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE
+from fedws.vigil import LOOKS, Vigil
 
 GIVEN_UP = 4000
 """The first close code that is free for applications: closed for a reason of ours."""
-SLOWEST = 1024
-"""Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
 MOST_BEFORE = 2 * HANDSHAKE + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
 MOST_FRAMES = 64
 """Frames, likewise."""
 _UNREAD = 4 * wire.FRAGMENT  # bytes; more pile up only before somebody who never reads
 _TLS = b"\x16"  # the type of the record that a TLS client begins with
-_LOOKS = 30  # a link is looked at so many times while it may be silent
 
 
 class Watched(Connection):
-    """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close.
-
-    Time is counted in looks at it, so that no peer is blamed while this process itself stood still.
-    """
+    """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close."""
 
     lost = ""
     """Why the other end was given up; empty while it is not."""
@@ -45,9 +39,8 @@ class Watched(Connection):
     def watch(self, silence: float) -> None:
         """Begin, with the seconds that the other end may be silent."""
         self._silence = silence
-        self._seen = self._heard, self._messages
-        self._quiet = self._closing = 0  # looks
-        self._progress: deque[int] = deque(maxlen=_LOOKS + 1)
+        self._vigil = Vigil(silence)
+        self._closing = 0  # looks
         self._wait(self._look)
 
     def data_received(self, data: bytes) -> None:
@@ -76,12 +69,12 @@ class Watched(Connection):
         super().connection_lost(exc)
 
     def _wait(self, then: Any) -> None:
-        self._timer = self.loop.call_later(self._silence / _LOOKS, then)
+        self._timer = self.loop.call_later(self._silence / LOOKS, then)
 
     def _look(self) -> None:
         if self.state is not State.OPEN:
             self._closing += 1
-            if self._closing >= _LOOKS // 6:  # the library may wait for ever, to be rid of what it wanted to send
+            if self._closing >= LOOKS // 6:  # the library may wait for ever, to be rid of what it wanted to send
                 return self.transport.abort()
             return self._wait(self._look)
         self.lost = self._fault()
@@ -95,24 +88,11 @@ class Watched(Connection):
 
     def _fault(self) -> str:
         """What the other end has done wrong up to this look."""
-        (heard, messages), self._seen = self._seen, (self._heard, self._messages)
         if self.recv_messages.paused:  # it is we who do not read
-            self._quiet = 0
-            self._progress.clear()
+            self._vigil.excuse()
             return ""
-        self._quiet = self._quiet + 1 if heard == self._heard else 0
-        under_way = self._inside or self.protocol.reader.buffer
-        if not under_way or messages != self._messages:
-            self._progress.clear()
-        if under_way:
-            self._progress.append(self._heard - self._control)
-        if self._quiet > _LOOKS:
-            return f"silent for {self._silence:g} s"
-        if not self._quiet and len(self._progress) > _LOOKS:
-            arrived = self._progress[-1] - self._progress[0]
-            if arrived < SLOWEST * self._silence:
-                return f"too slow: {arrived} bytes of a message in {self._silence:g} s"
-        return ""
+        under_way = self._inside or bool(self.protocol.reader.buffer)
+        return self._vigil.look(self._heard, self._heard - self._control, self._messages, under_way=under_way)
 
 
 class Client(Watched, ClientConnection):
@@ -164,7 +144,7 @@ class Server(Watched, ServerConnection):
             if self.state is State.OPEN:
                 self.protocol.fail(GIVEN_UP, "no hello in time")
                 self.send_data()
-        self._door = self.loop.call_later(self.patience * 6 / _LOOKS, self.transport.abort)
+        self._door = self.loop.call_later(self.patience * 6 / LOOKS, self.transport.abort)
 
     def admit(self) -> None:
         """They may stay, and send what they like."""

@@ -20,8 +20,8 @@ from fedws.errors import LinkError, LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello, Order
 from fedws.transport.ws import Ws
+from fedws.vigil import SLOWEST
 from fedws.websocket.channel import WsChannel
-from fedws.websocket.watched import SLOWEST
 from fedws.wire import encode
 from tests.nodes import PATIENCE, Proxy
 

@@ -98,7 +98,7 @@ def test_timers_follow_from_silence() -> None:
     assert (settings["ping_interval"], settings["ping_timeout"]) == (20, None), "what is watched is not a pong"
     assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
-    assert f"{watched.SLOWEST:,} bytes a second" in TEXT and f"({60 * watched.SLOWEST:,} bytes in 60 s)" in TEXT
+    assert f"{vigil.SLOWEST:,} bytes a second" in TEXT and f"({60 * vigil.SLOWEST:,} bytes in 60 s)" in TEXT
     assert watched._LOOKS % 6 == 0, "a sixth of silence is a number of looks"
     assert settings["compression"] is None and settings["max_size"] == (HANDSHAKE, HANDSHAKE)
     assert watched.GIVEN_UP == 4000 and channel._MAX_REASON == 123

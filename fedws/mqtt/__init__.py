@@ -1,0 +1,1 @@
+"""What carries links over an MQTT broker."""

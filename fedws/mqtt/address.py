@@ -1,0 +1,54 @@
+"""Where a broker is, and who one is to it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from fedws.errors import UsageError
+
+PASSWORD, FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Of a broker, with the login."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
+    """What ``mqtt://[user@]host:port`` says; the password of the user is in the environment, or in a file.
+
+    Raises UsageError.
+    """
+    scheme, _, rest = url.partition("://")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    else:
+        if parts.password is not None:  # which is not repeated
+            raise UsageError(f"a password in an address would stand in logs and plans; put it in {PASSWORD} or {FILE}")
+    if not host or not port or parts.path.strip("/") or parts.query or parts.fragment:
+        raise UsageError(
+            f"{scheme}://{rest.rpartition('@')[2]} is no address; one looks like {scheme}://user@broker:1883"
+        )
+    user = unquote(parts.username) if parts.username else None
+    return Address(host, port, user, _password(environment) if user is not None else None)
+
+
+def _password(environment: Mapping[str, str]) -> str | None:
+    if PASSWORD in environment:
+        return environment[PASSWORD]
+    if FILE not in environment:
+        return None
+    try:
+        return Path(environment[FILE]).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{FILE} {environment[FILE]} cannot be read: {getattr(error, 'strerror', error)}") from None

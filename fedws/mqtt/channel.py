@@ -1,0 +1,255 @@
+"""One link over a broker: messages to frames and back, whoever else is on the broker."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from fedws import wire
+from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, Refused, printable
+from fedws.interfaces import HANDSHAKE, Limits
+from fedws.messages import Message
+from fedws.mqtt.end import End, News
+from fedws.mqtt.flow import Part
+from fedws.mqtt.frames import Kind, Level
+from fedws.mqtt.seal import Piece
+from fedws.transfers import Transfers
+from fedws.vigil import LOOKS, Vigil
+
+MOST_BEFORE = 2 * HANDSHAKE
+"""Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""
+MOST_FRAMES = 64
+"""Frames, likewise."""
+_MAX_REASON = 123  # bytes, as on a websocket
+_ORDINARY, _NOT_TAKEN = b"\0", b"\1"  # the first byte of a CLOSE
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Road:
+    """What the frames of a link go out on."""
+
+    post: Callable[[bytes | bytearray, bool], int]
+    """Publish a frame, surely or as it may be; gives the bytes of the packet. Raises LinkLost."""
+    packet: Callable[[int], int]
+    """Bytes of a packet that brings a frame of so many."""
+    chunk: int
+    """Bytes of a message in one frame, at most."""
+    complain: Callable[[str], None]
+    """Say that something was dropped which was not the other end's."""
+    admitted: Callable[[], None] = lambda: None
+    release: Callable[[], Awaitable[None]] = _nothing
+    """Called once the link has ended."""
+
+
+class MqttChannel:
+    """See :class:`fedws.interfaces.Channel`. Bytes are counted with the packets' headers, without signs of life."""
+
+    def __init__(self, end: End, road: Road, limits: Limits) -> None:
+        self._end = end
+        self._road = road
+        self._limits = limits
+        self._most = min(HANDSHAKE, limits.message)
+        self._before: tuple[int, int] | None = (0, 0)  # frames and bytes, until they are admitted
+        self._lost: LinkError | None = None
+        self._code = _ORDINARY
+        self._turn = asyncio.Lock()
+        self._news, self._room, self._quits = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.opened = asyncio.Event()
+        """Set when the other end has answered, or the link has ended."""
+        self._heard = 0
+        self._vigil = Vigil(limits.silence)
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._every(limits.silence / LOOKS, self._look)
+        self._every(limits.beat, self._beat)
+        self.peer = self.address = ""
+        self.sent = 0
+        self.received = 0
+        self.transfers = Transfers()
+
+    # ------------------------------------------------------------------ messages
+
+    async def send(self, message: Message) -> None:
+        """Send one message in frames, waiting while too many are unread at the other end."""
+        encoded = await self.transfers.encode(message, self._limits.message)
+        async with self._turn:
+            try:
+                for piece, last in _marked(_cut(encoded, self._road.chunk)):
+                    while self._lost is None and not self._end.room:
+                        self._room.clear()
+                        await self._room.wait()
+                    if self._lost is not None:
+                        raise self._lost
+                    self.sent += self._post(Kind.END if last else Kind.DATA, piece)
+                    if not last:
+                        await asyncio.sleep(0)  # the network, and others, have something to do
+            except asyncio.CancelledError:
+                self._finish("a message was cut short")  # nobody could tell the next one from it
+                raise
+
+    async def receive(self) -> Message:
+        """The next message; its tensors lie in the one buffer that its frames are written into."""
+        try:
+            with self.transfers.decoding(self._most) as decoder:
+                more = True
+                while more:
+                    part = await self._next()
+                    decoder.feed(part.payload)
+                    more = part.kind is Kind.DATA
+            return await self.transfers.message(decoder)
+        except ProtocolError:
+            self._code = _NOT_TAKEN
+            raise
+
+    async def _next(self) -> Part:
+        while (part := self._end.next()) is None or part.kind is Kind.CLOSE:
+            if self._lost is not None:
+                raise self._lost
+            self._news.clear()
+            await self._news.wait()
+        if self._end.due:
+            self._beat()
+        return part
+
+    # ------------------------------------------------------------------ who is there
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the other end has proved who it is."""
+        return self._before is None
+
+    def admit(self) -> None:
+        """Take messages of any size that the limits allow. Raises Refused when they should be sealed and cannot be."""
+        if self._end.seal and self._end.protected is not Level.SEALED:
+            raise Refused("key", "a sealed link needs the network key: --seal does not go with --insecure")
+        self._most = self._limits.message
+        self._before = None
+        self._road.admitted()
+
+    def protect(self, secret: bytes) -> None:
+        """From now on every frame has a tag, in both directions."""
+        for data in self._end.protect(secret):
+            self.hear(data)
+
+    def open(self) -> None:
+        """Begin the link, or answer who did. Raises LinkLost."""
+        self._road.post(self._end.open(), True)
+
+    # ------------------------------------------------------------------ frames
+
+    def _post(self, kind: Kind, payload: Piece) -> int:
+        return self._road.post(self._end.frame(kind, payload), True)
+
+    def hear(self, data: bytes) -> None:
+        """Something came for this link, from whomever."""
+        if self._before is not None:
+            frames, size = self._before
+            self._before = frames + 1, size + len(data)
+            if frames >= MOST_FRAMES or size + len(data) > MOST_BEFORE:
+                return self._finish("too much before a proof")
+        news = self._end.hear(data)
+        if news is News.ODD:
+            return self._road.complain(self._end.why)
+        self._heard += len(data)
+        if news is News.PART:
+            self.received += self._road.packet(len(data))
+            self._news.set()
+        elif news is News.CLOSED:
+            self._quits.set()
+            self._finish("", _closed(self._end.farewell))
+        elif news is News.BROKEN:
+            self._quits.set()  # nothing that comes can be read
+            self._finish(self._end.why)
+        elif news is News.GONE:
+            self.fail(LinkLost("the coordinator is gone"))
+        elif news is News.BEAT:
+            self._room.set()
+        elif news is News.OPENED:
+            self.opened.set()
+        return None
+
+    # ------------------------------------------------------------------ time
+
+    def _every(self, seconds: float, what: Callable[[], None]) -> None:
+        def again() -> None:
+            what()
+            if self._lost is None:
+                self._every(seconds, what)
+
+        self._timers[what] = asyncio.get_running_loop().call_later(seconds, again)
+
+    def _beat(self) -> None:
+        try:
+            self._road.post(self._end.beat(), False)
+        except LinkError as error:
+            self.fail(error)
+
+    def _look(self) -> None:
+        under_way = self._end.inside and not self._end.unread  # else it is we who do not read
+        fault = self._vigil.look(self._heard, self.received, self._end.messages, under_way=under_way)
+        if fault:
+            self._quits.set()  # nobody waits for it to close
+            self._finish(f"given up: {fault}", LinkLost(fault))
+
+    # ------------------------------------------------------------------ the end
+
+    async def close(self, reason: str = "") -> None:
+        """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest."""
+        self._finish(reason)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.silence / 6):
+                await self._quits.wait()
+        await self._road.release()
+
+    def dismiss(self, reason: str) -> None:
+        """Close the link, and do not wait for the other end."""
+        self._quits.set()
+        self._finish(reason)
+
+    def fail(self, error: LinkError) -> None:
+        """The link is lost, and nobody is there who could be told."""
+        self._quits.set()
+        self._ended(error)
+
+    def _finish(self, reason: str, error: LinkError | None = None) -> None:
+        """End the link, and tell the other end."""
+        if self._lost is not None:
+            return
+        try:
+            self._post(Kind.CLOSE, self._code + reason.encode()[:_MAX_REASON].decode(errors="ignore").encode())
+        except LinkError:
+            self._quits.set()
+        self._ended(error or LinkLost(reason or "closed"))
+
+    def _ended(self, error: LinkError) -> None:
+        self._lost = self._lost or error
+        for timer in self._timers.values():
+            timer.cancel()
+        for event in (self._news, self._room, self.opened):
+            event.set()
+
+
+def _cut(encoded: wire.Encoded, size: int) -> Iterator[memoryview]:
+    for fragment in encoded.fragments():
+        view = memoryview(fragment)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
+
+
+def _marked(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
+    """Each piece, and whether it is the last."""
+    before = next(pieces)
+    for piece in pieces:
+        yield before, False
+        before = piece
+    yield before, True
+
+
+def _closed(payload: bytes) -> LinkError:
+    reason = printable(payload[1:].decode(errors="replace"))
+    if payload[:1] == _NOT_TAKEN:
+        return NotTaken(reason or "it does not take such a message")
+    return LinkLost(reason or "closed by the other side")

@@ -1,0 +1,66 @@
+"""A node on a broker, however often the connection to it is lost."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from random import Random
+
+from fedws.errors import LinkError, Refused, UsageError
+from fedws.mqtt.session import Served, Session
+
+log = logging.getLogger("fedws")
+FIRST_PAUSE = 0.1
+"""Seconds before the second attempt to connect again, at most; each further pause is twice as long."""
+
+
+class Node:
+    """One node, for as long as :meth:`served` lasts."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._former: list[str] = []
+        """Instances of this process that the broker may not have noticed to be gone."""
+        self._session: Session
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        """Serve. Raises UsageError or Unreachable when there is no first connection; later it is tried again."""
+        try:
+            await self._begin()
+        except Refused as refused:
+            raise UsageError(str(refused)) from None
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await self._session.end()
+
+    async def _begin(self) -> None:
+        session = Session(self._served)
+        await session.begin(self._former)
+        self._session = session
+
+    async def _keep(self) -> None:
+        node, broker = self._served.node, f"{self._served.address.host}:{self._served.address.port}"
+        while True:
+            error = await self._session.lost()
+            self._former = [*self._former[-9:], self._session.instance]
+            log.warning("%s: %s; it is dialled again", node, error)
+            await self._again()
+            log.info("%s: on the broker at %s again", node, broker)
+
+    async def _again(self) -> None:
+        """Begin until it succeeds, with pauses that are longer each time."""
+        random, pause, said = Random(), FIRST_PAUSE, ""
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, max(FIRST_PAUSE, self._served.limits.silence / 12))
+            try:
+                return await self._begin()
+            except (LinkError, UsageError) as error:
+                if str(error) != said:
+                    log.warning("%s: waiting for the broker (%s)", self._served.node, error)
+                said = str(error)

@@ -1,0 +1,69 @@
+"""That a node is on a broker, and only once."""
+
+import asyncio
+from collections.abc import Collection
+
+from fedws.errors import LinkError, Refused, UsageError
+from fedws.mqtt import topics
+from fedws.mqtt.broker import Broker
+
+
+class Presence:
+    """Of one instance of a node; it claims the id first, and is here once no older one answers."""
+
+    def __init__(self, broker: Broker, node: str, instance: str) -> None:
+        self._broker = broker
+        self._node = node
+        self._instance = instance
+        self._said = b""
+        self._heard = asyncio.Event()
+        self._older: dict[str, bytes] = {}
+        self._alive = asyncio.Event()
+
+    @property
+    def here(self) -> bool:
+        """Whether the node may be dialled."""
+        return self._said == topics.HERE
+
+    async def claim(self, former: Collection[str]) -> None:
+        """Be here. ``former`` are instances of this very process, which are gone.
+
+        Raises UsageError when another device is here under this id; LinkError.
+        """
+        self._say(topics.CLAIMS)
+        if not await self._broker.soon(self._heard):  # Mosquitto does not say what one may not read
+            own = topics.here(self._node, self._instance)
+            raise Refused("policy", f"the broker does not let {self._broker.user} read {own}, or is too slow")
+        lasting = [
+            other for other, said in self._older.items() if said in (topics.HERE, topics.CLAIMS) and other not in former
+        ]
+        for other in lasting:
+            self._broker.publish(topics.here(self._node, other), topics.PROBE)
+        if lasting and await self._broker.soon(self._alive):
+            raise UsageError(f"{self._node} is on this broker already; every node has an id of its own")
+        for other in self._older:  # their ends have not been noticed yet
+            self._broker.publish(topics.here(self._node, other), b"", retain=True)
+        self._say(topics.HERE)
+
+    def withdraw(self) -> None:
+        """Be here no more. Raises LinkError."""
+        self._say(b"")
+
+    def hear(self, instance: str, payload: bytes, *, before: bool) -> None:
+        """Something was said on the topic of an instance; ``before`` this connection began, or now."""
+        if instance != self._instance:
+            if not self._heard.is_set():
+                self._older[instance] = payload
+            elif instance in self._older and payload in (topics.HERE, topics.CLAIMS) and not before:
+                self._alive.set()
+        elif payload == self._said:
+            self._heard.set()
+        else:  # somebody asks whether we are here, or says that we are not
+            try:
+                self._say(self._said)
+            except LinkError:
+                return
+
+    def _say(self, what: bytes) -> None:
+        self._said = what
+        self._broker.publish(topics.here(self._node, self._instance), what, retain=True)

@@ -1,0 +1,142 @@
+"""A node on one connection to a broker: here, with all its links."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fedws.errors import LinkError
+from fedws.gate import Complaints, Gate
+from fedws.interfaces import Handler, Limits
+from fedws.mqtt import topics
+from fedws.mqtt.address import Address
+from fedws.mqtt.broker import Broker, Said, packet
+from fedws.mqtt.channel import MqttChannel, Road
+from fedws.mqtt.end import End, Names
+from fedws.mqtt.frames import opened, parse
+from fedws.mqtt.presence import Presence
+from fedws.mqtt.topics import Will
+from fedws.tls import Tls
+
+KEPT = 60.0
+"""Seconds for which a broker keeps the will of a node in the place where the node was."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served, and where."""
+
+    address: Address
+    tls: Tls | None
+    node: str
+    handle: Handler
+    limits: Limits
+    seal: bool
+    complaints: Complaints
+
+
+class Session:
+    """One connection, from :meth:`begin` until it is lost or ended."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        will = Will()
+        self.instance = will.name
+        node = served.node
+        gone = Said(topics.here(node, will.name), will.token, KEPT)
+        name = f"fedws-{node}-{secrets.token_hex(4)}"
+        self._broker = Broker(served.address, served.tls, name, gone, served.limits, self._hear)
+        self._presence = Presence(self._broker, node, will.name)
+        self._gate = Gate()
+        self._links: dict[str, MqttChannel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def begin(self, former: Collection[str]) -> None:
+        """Be there. Raises Unreachable, Refused, LinkLost, and UsageError when another one is there by this name."""
+        node = self._served.node
+        await self._broker.connect()
+        try:
+            await self._broker.subscribe(topics.everything_here(node), topics.everything_down(node))
+            await self._presence.claim(former)
+            await self._broker.flush()  # which is refused where the node may not say it
+            if self._broker.lost.done():
+                raise self._broker.lost.result()
+        except BaseException:
+            await self.end()
+            raise
+
+    async def lost(self) -> LinkError:
+        """Wait until the connection is lost, and all links with it; gives why."""
+        error: LinkError = await asyncio.shield(self._broker.lost)
+        for channel in self._links.values():
+            channel.fail(error)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._broker.close()
+        return error
+
+    async def end(self) -> None:
+        """Take leave of all."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(LinkError):
+            self._presence.withdraw()
+        await self._broker.close()
+
+    # ------------------------------------------------------------------ links
+
+    def _hear(self, topic: str, payload: bytes, before: bool) -> None:
+        node = self._served.node
+        if (link := topics.link(node, topic)) is not None:
+            if link in self._links:
+                self._links[link].hear(payload)
+            elif (frame := parse(payload)) and (found := opened(frame)) and found[0] == self.instance:
+                self._open(link, seal=found[1])
+        elif (instance := topics.instance(node, topic)) is not None:
+            self._presence.hear(instance, payload, before=before)
+
+    def _open(self, link: str, *, seal: bool) -> None:
+        """Somebody dials."""
+        if not self._presence.here:
+            return
+        served, up, down = self._served, topics.up(self._served.node, link), topics.down(self._served.node, link)
+        names = Names(served.node, self.instance, link)
+        road = Road(
+            post=lambda frame, sure: self._broker.publish(up, frame, sure=sure),
+            packet=lambda size: packet(down, size),
+            chunk=self._broker.chunk,
+            complain=lambda what: served.complaints.hear(f"{what} was dropped"),
+            admitted=lambda: self._admitted(channel),
+        )
+        channel = MqttChannel(End(names, dialled=False, seal=seal or served.seal), road, served.limits)
+        self._links[link] = channel
+        self._gate.enter(channel, lambda: channel.dismiss("too many are at the door"))
+        with contextlib.suppress(LinkError):
+            channel.open()
+        task = asyncio.create_task(self._serve(link, channel))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _admitted(self, channel: MqttChannel) -> None:
+        self._gate.leave(channel)
+
+    async def _serve(self, link: str, channel: MqttChannel) -> None:
+        patience = self._served.limits.silence / 6
+        door = asyncio.get_running_loop().call_later(patience, self._too_late, channel)
+        reason = "the node ends"  # as long as the handler has not returned
+        try:
+            await self._served.handle(channel)
+            reason = ""
+        except Exception:
+            reason = "an error in the node"
+            raise
+        finally:
+            door.cancel()
+            self._gate.leave(channel)
+            await channel.close(reason)
+            del self._links[link]
+
+    def _too_late(self, channel: MqttChannel) -> None:
+        if not channel.admitted:
+            channel.dismiss("no hello in time")

@@ -1,0 +1,40 @@
+"""Why no connection came about, in a person's words."""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+
+from fedws.tls import Tls
+
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL calls an answer in plain text."""
+
+
+def why(error: BaseException) -> str:
+    """What an error of a socket means."""
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS there that goes with ours: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    if "Connect call failed" in str(error):  # of several addresses of one host
+        return "connection refused" if f"Errno {errno.ECONNREFUSED}" in str(error) else "cannot be reached"
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer"
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    return str(error)
+
+
+async def speaks_tls(host: str, port: int, patience: float) -> bool:
+    """Whether TLS is served there, by anybody; nothing is sent in it."""
+    try:
+        async with asyncio.timeout(patience):
+            _, writer = await asyncio.open_connection(host, port, ssl=Tls().client(), server_hostname=host)
+    except ssl.SSLError as error:  # most likely, its certificate is of no public CA
+        return error.reason not in NO_TLS
+    except (OSError, TimeoutError):
+        return False
+    writer.transport.abort()
+    return True
