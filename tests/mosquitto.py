@@ -18,6 +18,7 @@ USERS = ("fedws", "alice", "bob", "charlie", "testing")
 PASSWORD = "of-a-test"
 """Of all of them."""
 PROGRAM = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+MISSING = "there is no MQTT broker here: apt-get install mosquitto"
 _HASHED = "mosquitto_passwd"
 
 
@@ -32,7 +33,7 @@ class Mosquitto:
     """A broker, which can be killed and started again at the same port. ``settings`` are lines of its configuration."""
 
     def __init__(self, folder: Path, *settings: str, acl: str = "", port: int = 0, packet: int = 2_000_000) -> None:
-        require(PROGRAM, "there is no MQTT broker here: apt-get install mosquitto")
+        require(PROGRAM, MISSING)
         self.port = port or free_port()
         self.url = self.at("fedws")
         self.log: list[str] = []

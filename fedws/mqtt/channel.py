@@ -57,7 +57,8 @@ class MqttChannel:
         self._lost: LinkError | None = None
         self._code = _ORDINARY
         self._turn = asyncio.Lock()
-        self._news, self._room, self._quits = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._quits, self._down = asyncio.Event(), asyncio.Event()
         self.opened = asyncio.Event()
         """Set when the other end has answered, or the link has ended."""
         self._heard = 0
@@ -160,9 +161,10 @@ class MqttChannel:
         elif news is News.CLOSED:
             self._quits.set()
             self._finish("", _closed(self._end.farewell))
-        elif news is News.BROKEN:
+        elif news in (News.LOST, News.BROKEN):
             self._quits.set()  # nothing that comes can be read
-            self._finish(self._end.why)
+            why = self._end.why
+            self._finish(why, LinkLost(why) if news is News.LOST else ProtocolError(why))
         elif news is News.GONE:
             self.fail(LinkLost("the coordinator is gone"))
         elif news is News.BEAT:
@@ -204,6 +206,10 @@ class MqttChannel:
                 await self._quits.wait()
         await self._road.release()
 
+    async def closed(self) -> None:
+        """Wait until the link is down."""
+        await self._down.wait()
+
     def dismiss(self, reason: str) -> None:
         """Close the link, and do not wait for the other end."""
         self._quits.set()
@@ -228,7 +234,7 @@ class MqttChannel:
         self._lost = self._lost or error
         for timer in self._timers.values():
             timer.cancel()
-        for event in (self._news, self._room, self.opened):
+        for event in (self._news, self._room, self.opened, self._down):
             event.set()
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from fedws.interfaces import HANDSHAKE
-from fedws.mqtt.flow import WINDOW, Gap, Part, Receiving, Sending
+from fedws.mqtt.flow import WINDOW, Flood, Gap, Part, Receiving, Sending
 from fedws.mqtt.frames import NUMBERED, Frame, Kind, Level, opened, opening, parse
 from fedws.mqtt.seal import Guard, Piece, Plain, guard
 from fedws.mqtt.topics import Will
@@ -26,8 +26,10 @@ class News(Enum):
     OPENED = auto()
     GONE = auto()
     """The other end has vanished."""
+    LOST = auto()
+    """Frames are missing."""
     BROKEN = auto()
-    """The link is lost: frames are missing."""
+    """The other end breaks the protocol."""
     ODD = auto()
     """It was not the other end's, or had come before: dropped."""
 
@@ -149,6 +151,9 @@ class End:
                 return self._odd("a frame a second time")
         except Gap as gap:
             self.why = str(gap)
+            return News.LOST
+        except Flood as flood:
+            self.why = str(flood)
             return News.BROKEN
         if frame.kind is Kind.CLOSE:
             self.farewell = bytes(payload)

@@ -41,7 +41,11 @@ class Sending:
 
 
 class Gap(Exception):
-    """Frames are missing, or there are more than were allowed: nothing after that can be believed to be in order."""
+    """Frames are missing: the broker has dropped one, or changed their order."""
+
+
+class Flood(Exception):
+    """There are more than were allowed."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,13 @@ class Receiving:
         return self._came - len(self._waiting)
 
     def take(self, number: int, part: Part) -> bool:
-        """A frame has come; False when it had come before. Raises Gap."""
+        """A frame has come; False when it had come before. Raises Gap and Flood."""
         if number < self._came:
             return False
         if number > self._came:
-            raise Gap(f"frame {self._came} is missing")
+            raise Gap("a frame is missing")
         if len(self._waiting) > WINDOW:  # a CLOSE may come beyond the window
-            raise Gap(f"more than {WINDOW} frames at once")
+            raise Flood(f"more than {WINDOW} frames at once")
         self._came += 1
         self._waiting.append(part)
         return True

@@ -4,14 +4,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from random import Random
 
 from fedws.errors import LinkError, Refused, UsageError
 from fedws.mqtt.session import Served, Session
+from fedws.pauses import Pauses
 
 log = logging.getLogger("fedws")
-FIRST_PAUSE = 0.1
-"""Seconds before the second attempt to connect again, at most; each further pause is twice as long."""
 
 
 class Node:
@@ -54,10 +52,9 @@ class Node:
 
     async def _again(self) -> None:
         """Begin until it succeeds, with pauses that are longer each time."""
-        random, pause, said = Random(), FIRST_PAUSE, ""
+        pauses, said = Pauses(self._served.limits.silence, self._session.instance), ""
         while True:
-            await asyncio.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, max(FIRST_PAUSE, self._served.limits.silence / 12))
+            await asyncio.sleep(pauses.next())
             try:
                 return await self._begin()
             except (LinkError, UsageError) as error:
