@@ -19,7 +19,8 @@ from fedws.vigil import LOOKS, Vigil
 MOST_BEFORE = 2 * HANDSHAKE
 """Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""
 MOST_FRAMES = 64
-"""Frames, likewise."""
+"""Frames, likewise; but for signs of life."""
+_BEAT = bytes([Kind.BEAT])
 _MAX_REASON = 123  # bytes, as on a websocket
 _ORDINARY, _NOT_TAKEN = b"\0", b"\1"  # the first byte of a CLOSE
 
@@ -146,11 +147,13 @@ class MqttChannel:
 
     def hear(self, data: bytes) -> None:
         """Something came for this link, from whomever."""
+        if self._lost is not None and self._quits.is_set():
+            return None
         if self._before is not None:
             frames, size = self._before
-            self._before = frames + 1, size + len(data)
+            self._before = frames + (data[:1] != _BEAT), size + len(data)
             if frames >= MOST_FRAMES or size + len(data) > MOST_BEFORE:
-                return self._finish("too much before a proof")
+                return self.dismiss("too much before a proof")
         news = self._end.hear(data)
         if news is News.ODD:
             return self._road.complain(self._end.why)

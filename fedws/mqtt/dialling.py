@@ -8,8 +8,9 @@ from fedws.gate import Complaints
 from fedws.interfaces import Limits
 from fedws.mqtt import topics
 from fedws.mqtt.address import Address
-from fedws.mqtt.broker import Broker, Said, packet
+from fedws.mqtt.broker import Broker, packet
 from fedws.mqtt.channel import MqttChannel, Road
+from fedws.mqtt.client import Said
 from fedws.mqtt.end import End, Names
 from fedws.mqtt.frames import Kind, Level, head
 from fedws.mqtt.topics import Will

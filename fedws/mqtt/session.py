@@ -11,8 +11,9 @@ from fedws.gate import Complaints, Gate
 from fedws.interfaces import Handler, Limits
 from fedws.mqtt import topics
 from fedws.mqtt.address import Address
-from fedws.mqtt.broker import Broker, Said, packet
+from fedws.mqtt.broker import Broker, packet
 from fedws.mqtt.channel import MqttChannel, Road
+from fedws.mqtt.client import Said
 from fedws.mqtt.end import End, Names
 from fedws.mqtt.frames import opened, parse
 from fedws.mqtt.presence import Presence

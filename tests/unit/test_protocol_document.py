@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, handshake, keepsake, keys, learning, registry, wire
+from fedws import gate, handshake, keepsake, keys, learning, registry, vigil, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.meeting import NEWER, second
@@ -99,7 +99,7 @@ def test_timers_follow_from_silence() -> None:
     assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
     assert f"{vigil.SLOWEST:,} bytes a second" in TEXT and f"({60 * vigil.SLOWEST:,} bytes in 60 s)" in TEXT
-    assert watched._LOOKS % 6 == 0, "a sixth of silence is a number of looks"
+    assert vigil.LOOKS % 6 == 0, "a sixth of silence is a number of looks"
     assert settings["compression"] is None and settings["max_size"] == (HANDSHAKE, HANDSHAKE)
     assert watched.GIVEN_UP == 4000 and channel._MAX_REASON == 123
     assert watched._UNREAD == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT

@@ -1,0 +1,199 @@
+"""The MQTT library, which no other file knows: a connection that tells of what comes as it comes, without queues."""
+
+import contextlib
+import logging
+import math
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from fedws.mqtt.address import Address
+
+AT_ONCE = 20
+"""Packets that the broker has not acknowledged, at most; it may want fewer."""
+_UNTOLD = (0x00, 0x80)  # codes that the library makes up when a connection ends without a word
+_QUICKLY = getattr(socket, "TCP_QUICKACK", None)
+_log = logging.getLogger("fedws.mqtt.library")
+_log.setLevel(logging.CRITICAL)  # what goes wrong is raised, or said in a line of ours
+
+
+class Failed(Exception):
+    """What the library could not do: what the broker said, with its code, or what the network's error was."""
+
+    def __init__(self, told: str = "", code: int = 0, cause: BaseException | None = None) -> None:
+        super().__init__(told)
+        self.code = code
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is published when a connection ends without a word."""
+
+    topic: str
+    payload: bytes
+    keep: float = 0.0
+    """Seconds for which the broker keeps it in the place of what was retained; 0: it keeps nothing."""
+
+
+class Listener(Protocol):
+    """Who hears of a connection."""
+
+    def connected(self, largest: float, at_once: float) -> None:
+        """The broker lets us in: bytes of a packet that it takes, and packets that it takes unacknowledged."""
+
+    def heard(self, topic: str, payload: bytes, before: bool) -> None:
+        """A message has come; ``before``: it was retained."""
+
+    def acknowledged(self, number: int, refused: str, code: int) -> None:
+        """The broker has taken a packet, unless there is a reason why it has ``refused`` it, with its code."""
+
+
+class Client(aiomqtt.Client):
+    """One connection."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        address: Address,
+        context: ssl.SSLContext | None,
+        name: str,
+        will: Said,
+        *,
+        patience: float,
+        beat: float,
+        largest: int,
+    ) -> None:
+        """``patience`` is for an answer, ``beat`` between pings, in seconds; ``largest`` in bytes of a packet."""
+        super().__init__(
+            address.host,
+            address.port,
+            username=address.user,
+            password=address.password,
+            identifier=name,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            clean_start=True,
+            timeout=patience,
+            keepalive=max(4, round(beat)),  # the library looks once in a second, and brokers give 1.5 times as much
+            will=_will(will),
+            properties=_properties(PacketTypes.CONNECT, MaximumPacketSize=largest),
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+            tls_context=context,
+            max_inflight_messages=AT_ONCE,
+            logger=_log,
+        )
+        self._client.connect_timeout = patience
+        self._listener = listener
+
+    async def enter(self) -> None:
+        """Connect. Raises Failed."""
+        try:
+            await self.__aenter__()
+        except aiomqtt.MqttError as error:
+            self.drop()
+            if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
+                raise Failed(_told(error.rc), error.rc.value) from None
+            raise Failed(cause=error.__context__) from None  # the library's own text has no kind
+        except BaseException:
+            self.drop()
+            raise
+
+    async def ask(self, topics: list[str]) -> list[str]:
+        """Subscribe; gives for each why it was refused, empty where it was not. Raises Failed."""
+        try:
+            codes = await self.subscribe([(topic, 1) for topic in topics])
+        except aiomqtt.MqttError:
+            raise Failed from None
+        self._quick()
+        return [_told(code) if isinstance(code, ReasonCode) and code.is_failure else "" for code in codes]
+
+    def put(self, topic: str, payload: bytes | bytearray, *, sure: bool, retain: bool) -> int:
+        """Publish without waiting; gives the packet's number."""
+        return self._client.publish(topic, payload, int(sure), retain).mid
+
+    async def ended(self) -> str:
+        """Wait until the connection ends; gives what the broker said."""
+        try:
+            async for _ in self.messages:  # never: they are heard where they come in
+                pass
+        except aiomqtt.MqttError as error:
+            code = getattr(error.__cause__, "rc", None)
+            if isinstance(code, ReasonCode) and code.value not in _UNTOLD:
+                return _told(code)
+        return ""
+
+    async def leave(self) -> None:
+        """End it in order: nothing is said for us."""
+        with contextlib.suppress(aiomqtt.MqttError):
+            await self.__aexit__(None, None, None)
+        self.drop()
+
+    def drop(self) -> None:
+        """End it without a word."""
+        if (own := self._socket) is not None:
+            with contextlib.suppress(OSError):
+                own.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def _socket(self) -> Any:
+        return self._client.socket()
+
+    def _quick(self) -> None:
+        """Acknowledge what has come at once: brokers hold small packets back until then, for 40 ms (Nagle)."""
+        if _QUICKLY is not None and self._socket is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKLY, 1)
+
+    # ------------------------------------------------------------------ what the library calls
+
+    def _on_connect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+    ) -> None:
+        if not reason_code.is_failure:
+            limits = (getattr(properties, name, math.inf) for name in ("MaximumPacketSize", "ReceiveMaximum"))
+            self._listener.connected(*limits)
+        self._quick()
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+    ) -> None:
+        if not self._connected.done():  # the library would wait on
+            self._connected.set_exception(aiomqtt.MqttError())
+            self._connected.exception()  # nobody may be waiting any more
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        self._quick()
+        with contextlib.suppress(UnicodeDecodeError):
+            self._listener.heard(message.topic, message.payload, message.retain)
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        self._quick()
+        self._listener.acknowledged(mid, _told(reason_code) if reason_code.is_failure else "", reason_code.value)
+
+
+def _will(said: Said) -> aiomqtt.Will:
+    properties = None
+    if said.keep:
+        properties = _properties(PacketTypes.WILLMESSAGE, MessageExpiryInterval=int(said.keep))
+    return aiomqtt.Will(said.topic, said.payload, 1, bool(said.keep), properties)
+
+
+def _properties(packet: int, **values: int) -> Properties:
+    found: Properties = Properties(packet)  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
+
+
+def _told(code: ReasonCode) -> str:
+    """What a broker says, which is from a list of the standard."""
+    return f"{str(code).lower()}, {code.value:#04x}"
