@@ -193,7 +193,7 @@ class MqttChannel:
             self.fail(error)
 
     def _look(self) -> None:
-        under_way = self._end.inside and not self._end.unread  # else it is we who do not read
+        under_way = self._end.under_way and not self._end.unread  # else it is we who do not read
         fault = self._vigil.look(self._heard, self.received, self._end.messages, under_way=under_way)
         if fault:
             self._quits.set()  # nobody waits for it to close

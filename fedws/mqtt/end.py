@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 from fedws.interfaces import HANDSHAKE
 from fedws.mqtt.flow import WINDOW, Flood, Gap, Part, Receiving, Sending
-from fedws.mqtt.frames import NUMBERED, Frame, Kind, Level, opened, opening, parse
+from fedws.mqtt.frames import BEAT, HEAD, NUMBERED, Frame, Kind, Level, opened, opening, parse
 from fedws.mqtt.seal import Guard, Piece, Plain, guard
 from fedws.mqtt.topics import Will
 
@@ -55,8 +55,7 @@ class End:
         """What was wrong with a frame that broke the link, or was odd."""
         self.farewell = b""
         """The payload of the other end's CLOSE."""
-        self.inside = False
-        """Whether more of a message must come."""
+        self._inside = False
         self.messages = 0
         """That came whole."""
         self._opened = not dialled
@@ -69,6 +68,7 @@ class End:
         """Count frames from 0."""
         self._sending, self._receiving = Sending(), Receiving()
         self._beats, self._last_beat, self._told = 0, -1, 0
+        self._announced = 0
 
     @property
     def protected(self) -> Level:
@@ -105,9 +105,14 @@ class End:
         """A sign of life."""
         self._told = self._receiving.read
         self._beats += 1
-        return self._out.wrap(Kind.BEAT, self._beats - 1, self._told.to_bytes(8, "little"))
+        return self._out.wrap(Kind.BEAT, self._beats - 1, BEAT.pack(self._told, self._sending.sent))
 
     # ------------------------------------------------------------------ in
+
+    @property
+    def under_way(self) -> bool:
+        """Whether more must come: of a message that has begun, or of what the other end says that it has sent."""
+        return self._inside or self._announced > self._receiving.came
 
     @property
     def unread(self) -> int:
@@ -158,7 +163,7 @@ class End:
         if frame.kind is Kind.CLOSE:
             self.farewell = bytes(payload)
             return News.CLOSED
-        self.inside = frame.kind is Kind.DATA
+        self._inside = frame.kind is Kind.DATA
         self.messages += frame.kind is Kind.END
         return News.PART
 
@@ -166,9 +171,11 @@ class End:
         if frame.number <= self._last_beat:
             return self._odd("a sign of life a second time")
         self._last_beat = frame.number
-        if len(payload) != 8 or not self._sending.read(int.from_bytes(payload, "little")):
+        read, sent = BEAT.unpack(payload) if len(payload) == BEAT.size else (2**64, 0)
+        if not self._sending.read(read):
             self.why = "it says that it has read what was not sent"
             return News.BROKEN
+        self._announced = max(self._announced, sent)
         return News.BEAT
 
     def _open(self, frame: Frame) -> News:
@@ -181,7 +188,7 @@ class End:
 
     def _gone(self, frame: Frame) -> News:
         """Only who made the link, and the broker for it, know the secret that the link's name is the digest of."""
-        if not self._dialled and Will(frame.data[-32:]).name == self._names.link:
+        if not self._dialled and Will(frame.data[HEAD.size :]).name == self._names.link:
             return News.GONE
         return self._odd("a forged end of the link")
 

@@ -60,7 +60,8 @@ class Receiving:
     """Takes the frames of one direction in their order, and holds them until they are read."""
 
     def __init__(self) -> None:
-        self._came = 0
+        self.came = 0
+        """Frames so far."""
         self._waiting: deque[Part] = deque()
 
     def __len__(self) -> int:
@@ -70,17 +71,17 @@ class Receiving:
     @property
     def read(self) -> int:
         """How many were read."""
-        return self._came - len(self._waiting)
+        return self.came - len(self._waiting)
 
     def take(self, number: int, part: Part) -> bool:
         """A frame has come; False when it had come before. Raises Gap and Flood."""
-        if number < self._came:
+        if number < self.came:
             return False
-        if number > self._came:
+        if number > self.came:
             raise Gap("a frame is missing")
         if len(self._waiting) > WINDOW:  # a CLOSE may come beyond the window
             raise Flood(f"more than {WINDOW} frames at once")
-        self._came += 1
+        self.came += 1
         self._waiting.append(part)
         return True
 

@@ -13,6 +13,8 @@ from enum import IntEnum
 from fedws.wire import FRAGMENT
 
 HEAD = struct.Struct("<BQ")
+BEAT = struct.Struct("<QQ")
+"""The payload of a BEAT: how many numbered frames its sender has read, and sent."""
 TAG = 16
 """Bytes."""
 LARGEST = HEAD.size + FRAGMENT + TAG
@@ -31,7 +33,7 @@ class Kind(IntEnum):
     CLOSE = 3
     """The link ends, in order: a code, and a reason."""
     BEAT = 4
-    """A sign of life, and how many numbered frames its sender has read."""
+    """A sign of life, with how many numbered frames its sender has read, and sent."""
     GONE = 5
     """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.mqtt.topics.Will`."""
 

@@ -103,7 +103,7 @@ def test_messages_and_signs_of_life_cross(seal: bool) -> None:
         assert near.room
         kind = Kind.DATA if number < WINDOW - 1 else Kind.END
         assert far.hear(bytes(near.frame(kind, bytes([number])))) is News.PART
-        assert far.inside is (kind is Kind.DATA)
+        assert far.under_way is (kind is Kind.DATA)
     assert not near.room and far.unread == WINDOW and far.messages == 1
     for number in range(WINDOW):
         part = far.next()
@@ -131,7 +131,7 @@ def test_who_sends_beyond_the_window_breaks_the_protocol() -> None:
     assert far.why == f"more than {WINDOW} frames at once"
 
 
-@pytest.mark.parametrize("count", [b"\1" + bytes(7), b"", bytes(9)])
+@pytest.mark.parametrize("count", [b"\1" + bytes(15), b"", bytes(8), bytes(17)])
 def test_who_has_read_what_was_not_sent_breaks_the_protocol(count: bytes) -> None:
     near, far = pair()
     assert far.hear(bytes(near._out.wrap(Kind.BEAT, 0, count))) is News.BROKEN
@@ -143,6 +143,17 @@ def test_a_missing_frame_is_a_lost_link() -> None:
     near.frame(Kind.END, b"which the broker has dropped")
     assert far.hear(bytes(near.frame(Kind.END, b""))) is News.LOST
     assert far.why == "a frame is missing"
+
+
+def test_what_was_announced_and_did_not_come_is_awaited() -> None:
+    """The last frame of all, or the only one: no later one shows that it is missing."""
+    near, far = pair()
+    dropped = bytes(near.frame(Kind.END, b""))
+    assert not far.under_way
+    beaten(far, near)
+    assert far.under_way
+    assert far.hear(dropped) is News.PART
+    assert not far.under_way, "it was only late"
 
 
 # --------------------------------------------------------------------------- before there are keys, and from then on
