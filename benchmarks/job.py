@@ -30,7 +30,8 @@ class Job:
 
     Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
     ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone. ``tls`` is a folder with a CA
-    and certificates of all nodes, as :mod:`fedws.certs` makes them; without one, links are not encrypted.
+    and certificates of all nodes, as :mod:`fedws.certs` makes them; without one, links are not encrypted. With ``join``
+    the nodes are not dialled: they join there, where the coordinator listens, be it at a broker.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Job:
         flags: Sequence[str] = (),
         coordinator_flags: Sequence[str] = (),
         tls: Path | None = None,
+        join: str = "",
     ) -> None:
         self._crew = crew
+        self._join = join
         self._flags = list(flags)
         self._tls = tls
         self._folder = tempfile.TemporaryDirectory(prefix="fedws-bench-")
@@ -54,17 +57,21 @@ class Job:
         for name, port in zip(names, free_ports(len(names)), strict=True):
             self.addresses[name] = f"ws{'' if tls is None else 's'}://127.0.0.1:{port}"
             more = [*(["--testing"] if name == EVALUATOR else []), *self._certificate(name)]
-            place = ["--host", "127.0.0.1", "--port", str(port), "--data-dir", str(data_dir)]
-            self.nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *place, *more, *self._flags)
-        for child in self.nodes.values():
-            child.wait_for("serving", PATIENCE)
+            place = ["--join", join] if join else ["--host", "127.0.0.1", "--port", str(port)]
+            more += ["--data-dir", str(data_dir), *self._flags]
+            self.nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *place, *more)
+        for name, child in self.nodes.items():
+            child.wait_for(f"^{name} (is serving|joins) at ", PATIENCE)
         self._coordinator_flags = list(coordinator_flags)
 
     def coordinate(self) -> Child:
         """Start the coordinator."""
-        workers = [f"{name}={url}" for name, url in self.addresses.items() if name != EVALUATOR]
-        scoring = f"{EVALUATOR}={self.addresses[EVALUATOR]}" if EVALUATOR in self.addresses else "none"
-        links = ["--workers", *workers, "--evaluator", scoring]
+        workers = [name if self._join else f"{name}={url}" for name, url in self.addresses.items() if name != EVALUATOR]
+        scoring = "none"
+        if EVALUATOR in self.addresses:
+            scoring = EVALUATOR if self._join else f"{EVALUATOR}={self.addresses[EVALUATOR]}"
+        links = ["--listen", self._join, "--expect"] if self._join else ["--workers"]
+        links += [*workers, "--evaluator", scoring]
         place = ["--run-dir", str(self.run_dir), "--seed", "1", *self._certificate(COORDINATOR)]
         return self._crew.start(
             "coordinator", "run_websocket_client.py", *links, *place, *self._flags, *self._coordinator_flags

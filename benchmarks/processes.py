@@ -139,8 +139,12 @@ class Crew(contextlib.ExitStack):
 
     def start(self, name: str, *arguments: str) -> Child:
         """Start this Python with ``arguments``, in the repository's root."""
+        return self.run(name, sys.executable, *arguments)
+
+    def run(self, name: str, *command: str) -> Child:
+        """Start any program there."""
         with _in_one_piece():
-            child = Child(name, [sys.executable, *arguments])
+            child = Child(name, command)
             self.callback(self._stop, child)
         return child
 

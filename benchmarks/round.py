@@ -113,11 +113,12 @@ def idle(
     flags: Sequence[str] = (),
     coordinator_flags: Sequence[str] = (),
     tls: Path | None = None,
+    join: str = "",
 ) -> Job:
-    """A job whose workers train nothing; flags and ``tls`` as of :class:`benchmarks.job.Job`."""
+    """A job whose workers train nothing; flags, ``tls`` and ``join`` as of :class:`benchmarks.job.Job`."""
     choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds), *coordinator_flags]
     plugin = ["--plugin", "benchmarks/noop.py", *flags]
-    return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls)
+    return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls, join=join)
 
 
 def measured(job: Job, rounds: int, watch: Watch) -> Run:

@@ -88,6 +88,25 @@ class _Joining:
         self._said = trouble
 
 
+async def _served(
+    stack: contextlib.AsyncExitStack,
+    worker: Worker,
+    url: str,
+    limits: Limits,
+    security: Security | None,
+    shelf: Shelf | None,
+) -> str:
+    pauses, said = Pauses(limits.silence, worker.node), ""
+    while True:
+        try:
+            return await stack.enter_async_context(serving(worker, url, limits, security, shelf))
+        except Unreachable as error:
+            if str(error) != said:
+                log.info("%s: waits for a broker (%s)", worker.node, error)
+            said = str(error)
+        await asyncio.sleep(pauses.next())
+
+
 @contextlib.asynccontextmanager
 async def joining(
     worker: Worker,
@@ -99,14 +118,14 @@ async def joining(
 ) -> AsyncIterator[str]:
     """Have ``worker`` join whoever listens at ``url``, again and again while the context lasts; gives the URL.
 
-    At a broker, where nobody is dialled, it is served. Under TLS with a CA of one's own, who listens must show the
-    certificate of ``coordinator``. Without ``security`` it must know the user's own network key, but for ``memory://``.
-    Raises UsageError for a URL that is none, or does not go with ``security``.
+    At a broker, where nobody is dialled, it is served, as soon as the broker is there. Under TLS with a CA of one's
+    own, who listens must show the certificate of ``coordinator``. Without ``security`` it must know the user's own
+    network key, but for ``memory://``. Raises UsageError for a URL that is none, or does not go with ``security``.
     """
     limits, way = limits or Limits(), transport(url)
     if way.shared:
-        async with serving(worker, url, limits, security, shelf) as address:
-            yield address
+        async with contextlib.AsyncExitStack() as stack:
+            yield await _served(stack, worker, url, limits, security, shelf)
         return
     security = asked(worker, way, security)
     way.check(url, security.tls, seal=security.seal)

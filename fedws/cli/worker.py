@@ -181,28 +181,39 @@ async def _serve(
     from fedws.security import COORDINATOR
     from fedws.service import serving
 
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    done, served = asyncio.Event(), False
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
 
     def end() -> None:
+        done.set()
+        if not served:  # it may wait for a broker
+            main.cancel()
+
+    def interrupt() -> None:
         if done.is_set():  # asked twice: a task that does not look up is not waited for
             os._exit(INTERRUPTED)
-        done.set()
+        end()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+        loop.add_signal_handler(number, interrupt)
     limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
     if arguments.join is None:
         there, does = serving(node, url, limits, proved, keeps), "is serving"
     else:
         there, does = joining(node, url, limits, proved, arguments.coordinator or COORDINATOR, keeps), "joins"
-    async with there as address:
-        tell()
-        print(f"{arguments.id} {does} at {address}", flush=True)
-        if arguments.until_eof:
-            # A thread, since event loops cannot watch files and /dev/null.
-            threading.Thread(target=_read_out, args=(lambda: loop.call_soon_threadsafe(done.set),), daemon=True).start()
-        await done.wait()
+    tell()
+    if arguments.until_eof:
+        # A thread, since event loops cannot watch files and /dev/null.
+        threading.Thread(target=_read_out, args=(lambda: loop.call_soon_threadsafe(end),), daemon=True).start()
+    try:
+        async with there as address:
+            served = True
+            print(f"{arguments.id} {does} at {address}", flush=True)
+            await done.wait()
+    except asyncio.CancelledError:
+        if served or not done.is_set():
+            raise
     return 0
 
 

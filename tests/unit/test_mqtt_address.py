@@ -31,7 +31,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         address("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(tmp_path / "bytes")})
 
 
-@pytest.mark.parametrize("url", ["mqtt://me:secret@broker:1883", "mqtt://:secret@broker:1883", "mqtt://me:secret@broker"])
+@pytest.mark.parametrize(
+    "url", ["mqtt://me:secret@broker:1883", "mqtt://:secret@broker:1883", "mqtt://me:secret@broker"]
+)
 def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError, match="would stand in logs and plans; put it in FEDWS_MQTT_PASSWORD") as error:
         address(url, {})

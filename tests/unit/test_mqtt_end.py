@@ -161,7 +161,9 @@ def test_what_was_announced_and_did_not_come_is_awaited() -> None:
 
 def test_a_link_is_opened_once_and_sealed_if_either_end_wants_it() -> None:
     for wishes in ((False, False), (False, True), (True, False), (True, True)):
-        near, far = (End(NAMES, dialled=dialled, seal=wish) for dialled, wish in zip((True, False), wishes, strict=True))
+        near, far = (
+            End(NAMES, dialled=dialled, seal=wish) for dialled, wish in zip((True, False), wishes, strict=True)
+        )
         far.seal |= near.seal  # as who makes it does, of the frame that opens the link
         answer = bytes(far.open())
         assert near.hear(answer) is News.OPENED
