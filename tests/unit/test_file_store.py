@@ -12,6 +12,7 @@ import pytest
 
 from fedws.errors import StoreError, UsageError
 from fedws.store import PART, Setting, opened
+from fedws.stores import file
 from fedws.stores.file import FileStore
 
 RUN = "0123456789abcdef"
@@ -125,15 +126,33 @@ def test_a_blob_is_on_the_disk_before_it_has_its_name(folder: Path, monkeypatch:
 def test_what_an_ended_writer_left_is_deleted_and_what_one_is_at_stays(folder: Path) -> None:
     (folder / RUN).mkdir()
     old, new, other = (folder / RUN / f"{name}.x.part" for name in (NAME, f"{NAME}.y", "f" * 64))
-    for file in (old, new, other):
-        file.write_bytes(b"part")
-    for file, age in ((old, PATIENCE + 5), (new, PATIENCE / 2), (other, PATIENCE + 5)):
-        at = file.stat().st_mtime - age
-        os.utime(file, (at, at))
+    for path in (old, new, other):
+        path.write_bytes(b"part")
+    for path, age in ((old, PATIENCE + 5), (new, PATIENCE / 2), (other, PATIENCE + 5)):
+        at = path.stat().st_mtime - age
+        os.utime(path, (at, at))
     put(FileStore(folder.as_uri(), PATIENCE))
     assert sorted((folder / RUN).iterdir()) == sorted([folder / RUN / NAME, new, other])
     FileStore(folder.as_uri(), PATIENCE).clean(RUN)
     assert list(folder.iterdir()) == []
+
+
+def test_every_part_is_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    def counted(work: Any, patience: float, late: str) -> None:
+        steps.append(0)
+
+        def step() -> None:
+            steps[-1] += 1
+
+        work(step)
+
+    monkeypatch.setattr(file, "bounded", counted)
+    store, body = FileStore(folder.as_uri(), PATIENCE), bytes(2 * PART + 1)
+    put(store, body)
+    store.get(RUN, NAME, memoryview(bytearray(body)))
+    assert steps == [3, 3]
 
 
 @pytest.fixture
