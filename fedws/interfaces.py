@@ -1,4 +1,4 @@
-"""Every protocol of the system, on one page; but for that of encodings, which is in ``encoding.py``.
+"""Every protocol of the system, on one page; but for those of encodings and stores: ``encoding.py``, ``store.py``.
 
 Pieces that a plan or a peer names (strategies, tasks, models, ...) are made by a *factory* that the registry
 finds by name. A factory takes what the run gives it as positional arguments, listed here per kind, and its own

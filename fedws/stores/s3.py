@@ -189,7 +189,7 @@ class S3Store:
             at = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
             with self._may_be_gone():
                 self._asked(lambda at=at: self._client.abort_multipart_upload(**at))  # type: ignore[misc]
-        for found in self._listed("list_objects_v2", "Contents", {"Bucket": self._bucket, "Prefix": prefix}):
+        for found in self._under("list_objects_v2", "Contents", prefix):
             self._delete(found["Key"])
 
     def _delete(self, key: str) -> None:
@@ -208,11 +208,16 @@ class S3Store:
 
     def _size(self, key: str) -> int | None:
         """Of an object; None when there is none. (An answer to HEAD has no body to say what was wrong.)"""
-        found = self._listed("list_objects_v2", "Contents", {"Bucket": self._bucket, "Prefix": key})
+        found = self._under("list_objects_v2", "Contents", key)
         return next((each["Size"] for each in found if each["Key"] == key), None)
 
     def _uploads(self, prefix: str) -> list[dict[str, Any]]:
-        return self._listed("list_multipart_uploads", "Uploads", {"Bucket": self._bucket, "Prefix": prefix})
+        return self._under("list_multipart_uploads", "Uploads", prefix)
+
+    def _under(self, operation: str, key: str, prefix: str) -> list[dict[str, Any]]:
+        """Also where a store takes no notice of the prefix: what is not a run's own is not to be deleted with it."""
+        found = self._listed(operation, key, {"Bucket": self._bucket, "Prefix": prefix})
+        return [each for each in found if each["Key"].startswith(prefix)]
 
     def _listed(self, operation: str, key: str, at: dict[str, str]) -> list[dict[str, Any]]:
         pages = self._client.get_paginator(operation)

@@ -1,5 +1,6 @@
 """An S3 store that fails: what passes is tried again, what does not is said at once, and no line has a secret."""
 
+import json
 import re
 import ssl
 import sys
@@ -22,6 +23,7 @@ from tests.storeproxy import (
     KEY_ID,
     SECRET,
     Fault,
+    Handler,
     StoreProxy,
     cuts_answer,
     cuts_request,
@@ -33,8 +35,9 @@ from tests.storeproxy import (
     served,
     stalls,
 )
+from tests.support import REPOSITORY
 
-RUN = "0123456789abcdef"
+RUN, OTHER = "0123456789abcdef", "f" * 16
 LARGE = Random(1).randbytes(2 * PART + 17)
 SMALL = Random(2).randbytes(1000)
 PATIENCE = 60.0
@@ -269,6 +272,64 @@ def test_a_connection_may_drop_often_as_long_as_parts_arrive(proxy: StoreProxy, 
     assert told(lambda: got(store, body), url) == "127.0.0.1 ended the connection, 4 times in a row"
 
 
+# --------------------------------------------------------------------------- what is allowed and deleted
+
+
+def test_only_a_runs_own_is_cleaned_up_also_where_prefixes_are_not_heeded(proxy: StoreProxy, store: S3Store) -> None:
+    def everything(handler: Handler) -> None:
+        handler.path = re.sub(r"prefix=[^&]*", "prefix=", handler.path)
+        handler.body()
+        handler.forward()
+
+    others = [f"fedws/{OTHER}/{name(SMALL)}", "fedws/mine.txt"]
+    for key in others:
+        proxy.client.put_object(Bucket=store._bucket, Key=key, Body=b"")
+    upload = proxy.client.create_multipart_upload(Bucket=store._bucket, Key="theirs")["UploadId"]
+    put(store, SMALL)
+    for operation in ("ListObjectsV2", "ListMultipartUploads"):
+        proxy.make(operation, everything, times=ALWAYS)
+    store.clean(RUN)
+    assert left(proxy, store) == [*others, "theirs"]
+    for key in others:
+        proxy.client.delete_object(Bucket=store._bucket, Key=key)
+    proxy.client.abort_multipart_upload(Bucket=store._bucket, Key="theirs", UploadId=upload)
+
+
+ACTIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+    "GetObject": "s3:GetObject",
+    "DeleteObject": "s3:DeleteObject",
+}
+"""What a policy calls the permission that a request needs (Amazon S3's reference of its API)."""
+
+
+def test_the_policy_in_the_documentation_is_what_is_needed(proxy: StoreProxy, store: S3Store) -> None:
+    page = (REPOSITORY / "docs" / "blobs.md").read_text(encoding="utf-8")
+    policy, _ = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    allowed = {action: rule["Resource"] for rule in policy["Statement"] for action in rule["Action"]}
+    store.check()
+    proxy.make("UploadPart", refuses(403, "AccessDenied"), skip=1)
+    told(lambda: put(store, LARGE), store._url)
+    put(store, LARGE)
+    got(store, LARGE)
+    store.drop(RUN, name(LARGE))
+    proxy.client.create_multipart_upload(Bucket=store._bucket, Key=f"fedws/{RUN}/{name(LARGE)}")
+    store.clean(RUN)
+    asked = {request.partition(" ")[0] for request in proxy.requests}
+    assert asked == set(ACTIONS), "the test asks for all there is"
+    assert set(allowed) == {ACTIONS[operation] for operation in asked}
+    of_bucket = {"s3:ListBucket", "s3:ListBucketMultipartUploads"}
+    assert {action for action, place in allowed.items() if place == "arn:aws:s3:::models"} == of_bucket
+    assert {place for action, place in allowed.items() if action not in of_bucket} == {"arn:aws:s3:::models/fedws/*"}
+
+
 # --------------------------------------------------------------------------- what hangs
 
 
@@ -288,6 +349,20 @@ def test_a_body_that_stalls_ends(proxy: StoreProxy, store: S3Store, url: str) ->
     began = time.monotonic()
     assert told(lambda: got(S3Store(url, LITTLE), SMALL), url).startswith("127.0.0.1 does not answer")
     assert time.monotonic() - began < BOUND
+
+
+def test_what_is_sent_slowly_is_progress(proxy: StoreProxy, store: S3Store) -> None:
+    """It is sent as a file, in small blocks: bytes would have to be sent whole within the time of one silence."""
+    bodies: list[object] = []
+
+    def seen(params: dict[str, object], **_: object) -> None:
+        bodies.append(params["Body"])
+
+    for operation in ("PutObject", "UploadPart"):
+        store._client.meta.events.register(f"before-parameter-build.s3.{operation}", seen)
+    put(store, SMALL)
+    put(store, LARGE)
+    assert len(bodies) == 4 and all(hasattr(body, "read") for body in bodies)
 
 
 def test_a_hang_that_passes_is_no_harm(proxy: StoreProxy, url: str) -> None:
