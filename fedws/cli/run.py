@@ -163,8 +163,6 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
         found["expect"] = [name for text in given["expect"] for name in text.split(",") if name]
     if "workers" in given:
         found["workers"] = pairs("--workers", given["workers"])
-        if twice := found["workers"].keys() & set(found.get("expect", ())):
-            raise UsageError(f"--expect: {', '.join(sorted(twice))} has an address already, in --workers")
     if "evaluator" in given and given["evaluator"] == "none":
         found["evaluator"] = {}
     elif "evaluator" in given and "=" in given["evaluator"]:

@@ -132,7 +132,8 @@ MISTAKES = [
     (f"{RUN} --listen localhost --expect alice", "'ws://localhost' is no address; one looks like ws://host:8777$"),
     (f"{RUN} --listen ws://[::1 --expect alice", r"'ws://\[::1' is no address; one looks like ws://host:8777$"),
     (f"{RUN} --listen localhost:0 --expect alice alice", "alice is expected twice; every node has an id of its own$"),
-    (f"{RUN} --listen localhost:0 --expect alice,bob", "'alice,bob' is no node id"),
+    (f"{RUN} --listen localhost:0 --expect alice,bob,alice", "alice is expected twice; every node has an id of its"),
+    (f"{RUN} --listen localhost:0 --expect a/b", "'a/b' is no node id"),
     (
         f"{RUN} --listen localhost:0 --expect alice --workers alice=ws://h:1",
         "alice is expected to join, and has an address, ws://h:1; leave one out$",
