@@ -55,6 +55,8 @@ class Greeting:
         answer = await channel.receive()
         if key is not None and isinstance(answer, Challenge):
             proof = handshake.prove(key, hello, answer)
+            if answer.node != self.node:  # one that was asked by a stranger, who passes its proof off as his
+                raise Refused("node", f"this is {printable(answer.node, 64)}, not {self.node}")
             self.proved = True
             await channel.send(proof)
             channel.protect(handshake.session(key, hello, answer))

@@ -12,11 +12,11 @@ import pytest
 
 import fedws
 from fedws.coordinator.meeting import Meeting
-from fedws.errors import RunFailed, UsageError, WrongNode
+from fedws.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
 from fedws.joining import joining
-from fedws.messages import Failure, Hello, Join, Order, Refusal, Report
+from fedws.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from fedws.service import Service
@@ -293,6 +293,24 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
             gate.opened.set()
             assert answered(await run) == [1, 1]
     assert "has left" not in (tmp_path / "run" / "run.log").read_text()
+
+
+async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Path) -> None:
+    """He joins as alice, has bob, who is served, answer the coordinator's challenge, and welcomes the run himself."""
+    more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
+    async with listening(tmp_path / "run", security=KEY, **more) as (run, url):
+        async with fedws.serving(node("bob"), "ws://localhost:0", security=KEY) as served:
+            near, far = await come(join(), url), await transport(served).connect(served, Limits())
+            await far.send(await near.receive())
+            challenge = await far.receive()
+            assert isinstance(challenge, Challenge) and challenge.node == "bob"
+            await near.send(challenge)
+            with pytest.raises(LinkLost, match=r"^the coordinator did not go on$"):
+                await near.receive()
+            await far.close()
+        assert not run.done()
+        async with outside(url, "alice", security=KEY):
+            assert answered(await run) == [1, 1]
 
 
 async def test_500_who_never_join_are_dropped_and_a_run_goes_well(tmp_path: Path) -> None:
