@@ -80,7 +80,7 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
         ("run --workers a=ws://h:1,b=ws://h:1", "ws://h:1 is named for two nodes"),
         ("run --workers federated=ws://h:1", "federated is the name of the federated model"),
         ("run --evaluator alice=ws://h:1", "alice is named both as a worker and as the evaluator"),
-        ("run --evaluator testing", "--evaluator: 'testing' is not ID=URL"),
+        ("run --evaluator testing", "'testing' has no address: give it one, or say with --listen where it will join"),
         ("run --plugin none.py", "--plugin none.py: there is no such Python file"),
         ("run --plan none.toml", "--plan none.toml: No such file or directory"),
         ("run --run-dir /proc/fedws", "--run-dir /proc/fedws cannot be written: "),
