@@ -10,7 +10,7 @@ import tomllib
 from requirements.pins import FILE, ROOT
 
 HEAD = """\
-# Every dependency that fedws runs with, direct or not, for every Python and system that it supports, with the hashes of
+# Every dependency that fedws[s3] runs with, direct or not, for every Python and system that it supports, with hashes of
 # its files. Made by 'make pin', checked by 'make audit'; not edited by hand. To install a release on it:
 #
 #   pip install --require-hashes --requirement requirements/release.txt
@@ -26,9 +26,10 @@ def main() -> int:
     """Write the file, or leave it as it is when uv fails, which says why."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     oldest = project["requires-python"].removeprefix(">=")
+    extra = ["--extra", "s3"]  # the other extras are for people who work on fedws
     settings = ["--universal", "--python-version", oldest, "--generate-hashes", "--no-header", "--no-config", "--quiet"]
     made = subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *settings],
+        [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", *extra, *settings],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -199,7 +199,10 @@ async def test_nobody_is_blamed_for_what_is_left_unread_here(side: str) -> None:
 async def test_messages_may_be_small_and_far_between() -> None:
     """Each is soon complete; only together they are fewer than 1 KiB a second."""
     (hello,) = encode(HELLO).fragments()
-    first, last = (bytes([head, 64, *half]) for head, half in ((0x02, hello[:64]), (0x80, hello[64:])))
+    middle = len(hello) // 2
+    assert len(hello) - middle < 126, "so that one byte holds a frame's length"
+    halves = (0x02, hello[:middle]), (0x80, hello[middle:])
+    first, last = (bytes([head, len(half), *half]) for head, half in halves)
     async with opposite("dialler") as (ours, peer):
         peer.transport.write(first)
         for _ in range(12):

@@ -159,7 +159,7 @@ def test_a_wrong_option_is_told_in_one_line(spec: str, text: str) -> None:
 
 def test_the_kinds_are_the_folders_of_pieces() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    assert set(KINDS.values()) == folders - {"cli", "coordinator", "simulation", "websocket"}
+    assert set(KINDS.values()) == folders - {"cli", "coordinator", "mqtt", "simulation", "websocket"}
 
 
 @pytest.mark.parametrize(("kind", "folder"), sorted((kind, folder) for kind, folder in KINDS.items() if kind != "task"))

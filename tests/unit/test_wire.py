@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedws.decoder import Decoder
 from fedws.errors import ProtocolError, UsageError
 from fedws.header import MAX_HEADER, misnamed
-from fedws.messages import MESSAGES, Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.messages import MESSAGES, Challenge, Failure, Hello, Join, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, encode
 
@@ -66,6 +66,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         nonce=st.just("") | _secrets,
         blobs=st.booleans(),
     ),
+    st.builds(Join, node=_names, protocol=_whole, instance=_secrets),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
     st.builds(Proof, proof=_secrets),
     st.builds(
@@ -202,7 +203,7 @@ def test_every_message_comes_back_as_it_was(message: Message) -> None:
 
 
 def test_every_message_is_among_the_generated_ones() -> None:
-    assert set(MESSAGES.values()) == {Hello, Challenge, Proof, Welcome, Refusal, Order, Report, Failure}
+    assert set(MESSAGES.values()) == {Join, Hello, Challenge, Proof, Welcome, Refusal, Order, Report, Failure}
 
 
 @pytest.mark.parametrize("name", DTYPES)
