@@ -1,9 +1,9 @@
 """``python -m benchmarks [NAME ...]``: run these benchmarks, or nearly all; see each one's own file.
 
-checkpoint, secure and start are what these cost; reach compares the ways to reach a device; round and floor compare
-with bare websockets and plain PyTorch; memory counts bytes; curve shows accuracies; stragglers and stragglers-real what
-asynchronous strategies gain; mistnet shows what its cuts and encodings cost, takes up to two hours, and runs only by
-its name.
+checkpoint, secure and start are what these cost; devices and reach compare the ways to reach a device; round and floor
+compare with bare websockets and plain PyTorch; memory counts bytes; curve shows accuracies; stragglers and
+stragglers-real what asynchronous strategies gain; mistnet shows what its cuts and encodings cost, takes up to two
+hours, and runs only by its name.
 """
 
 import argparse
@@ -18,7 +18,10 @@ import psutil
 from benchmarks.settings import Settings
 from fedws.datadir import resolve
 
-ALL = ("checkpoint", "curve", "floor", "memory", "reach", "round", "secure", "start", "stragglers", "stragglers-real")
+ALL = (
+    "checkpoint", "curve", "devices", "floor", "memory", "reach", "round", "secure", "start", "stragglers",
+    "stragglers-real",
+)  # fmt: skip
 NAMES = (*ALL, "mistnet")
 
 

@@ -1,7 +1,8 @@
-"""Many workers in one process, which train nothing: ``python -m benchmarks.crowd FIRST COUNT SECONDS``.
+"""Many workers in one process, which train nothing: ``python -m benchmarks.crowd FIRST COUNT SECONDS [URL]``.
 
 They are there so that a coordinator has somebody to talk to. An order is answered at a random moment of the given
-seconds after it came; 0 is at once. Each prints ``worker ID=URL`` when it serves.
+seconds after it came; 0 is at once. Each prints ``worker ID=URL`` when it serves: the one that is given, which is where
+it joins, or one of its own.
 """
 
 import asyncio
@@ -14,11 +15,11 @@ import torch
 import uvloop
 
 from benchmarks.noop import fit
-from fedws import Images, Order, Report, Worker, Workspace, serving
+from fedws import Images, Order, Report, Worker, Workspace, joining, serving
 
 
-async def crowd(first: int, count: int, seconds: float) -> None:
-    """Serve so many workers on free ports of the loopback, until ended."""
+async def crowd(first: int, count: int, seconds: float, url: str = "") -> None:
+    """Serve so many workers on free ports of the loopback, or have them join at ``url``, until ended."""
 
     def answer(order: Order, workspace: Workspace) -> Report:
         time.sleep(random.uniform(0, seconds))
@@ -28,7 +29,8 @@ async def crowd(first: int, count: int, seconds: float) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for number in range(first, first + count):
             worker = Worker(f"w{number:04}", "mnist", data, tasks={"noop.fit": answer})
-            print("worker", f"{worker.node}={await stack.enter_async_context(serving(worker, 'ws://127.0.0.1:0'))}")
+            there = joining(worker, url) if url else serving(worker, "ws://127.0.0.1:0")
+            print("worker", f"{worker.node}={await stack.enter_async_context(there)}")
         print("all are served", flush=True)
         await asyncio.Event().wait()
 
@@ -36,4 +38,4 @@ async def crowd(first: int, count: int, seconds: float) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(crowd(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+        runner.run(crowd(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]))

@@ -83,13 +83,15 @@ def coordinator(count: int, rounds: int, apart: float) -> int:
         return after - before
 
 
-def serve(crew: Crew, count: int, seconds: float) -> list[str]:
-    """Start so many workers; gives ``ID=URL`` of each."""
+def serve(crew: Crew, count: int, seconds: float, join: str = "") -> list[str]:
+    """Start so many workers, which join at a URL if one is given; gives ``ID=URL`` of each."""
     each = -(-count // HOSTS)
     hosts: list[Child] = []
     for first in range(1, count + 1, each):
         share = min(each, count + 1 - first)
-        hosts.append(crew.start("crowd", "-m", "benchmarks.crowd", str(first), str(share), str(seconds)))
+        hosts.append(
+            crew.start("crowd", "-m", "benchmarks.crowd", str(first), str(share), str(seconds), *filter(None, [join]))
+        )
     for host in hosts:
         host.wait_for("all are served", PATIENCE)
     return [found[1] for host in hosts for _, found in host.matches(r"worker (\S+)")]
