@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from fedws.errors import UsageError
 
+PORTS = {"mqtt": 1883, "mqtts": 8883}
 PASSWORD, FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"
 
 
@@ -22,7 +23,7 @@ class Address:
 
 
 def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
-    """What ``mqtt://[user@]host:port`` says; the password of the user is in the environment, or in a file.
+    """What ``mqtt://[user@]host[:port]`` says; the password of the user is in the environment, or in a file.
 
     Raises UsageError.
     """
@@ -31,16 +32,16 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        host = port = None
+        host, port = None, 0
     else:
         if parts.password is not None:  # which is not repeated
             raise UsageError(f"a password in an address would stand in logs and plans; put it in {PASSWORD} or {FILE}")
-    if not host or not port or parts.path.strip("/") or parts.query or parts.fragment:
+    if not host or port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
         raise UsageError(
             f"{scheme}://{rest.rpartition('@')[2]} is no address; one looks like {scheme}://user@broker:1883"
         )
     user = unquote(parts.username) if parts.username else None
-    return Address(host, port, user, _password(environment) if user is not None else None)
+    return Address(host, port or PORTS.get(scheme, 0), user, _password(environment) if user is not None else None)
 
 
 def _password(environment: Mapping[str, str]) -> str | None:

@@ -18,7 +18,7 @@ from fedws.vigil import LOOKS, Vigil
 
 MOST_BEFORE = 2 * HANDSHAKE
 """Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""
-MOST_FRAMES = 64
+MOST_FRAMES = 32
 """Frames, likewise; but for signs of life."""
 _BEAT = bytes([Kind.BEAT])
 _MAX_REASON = 123  # bytes, as on a websocket
@@ -202,11 +202,15 @@ class MqttChannel:
     # ------------------------------------------------------------------ the end
 
     async def close(self, reason: str = "") -> None:
-        """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest."""
+        """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest.
+
+        Nobody waits for those who have proved nothing.
+        """
         self._finish(reason)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.silence / 6):
-                await self._quits.wait()
+        if self.admitted:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.silence / 6):
+                    await self._quits.wait()
         await self._road.release()
 
     async def closed(self) -> None:

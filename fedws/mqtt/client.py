@@ -55,6 +55,17 @@ class Listener(Protocol):
         """The broker has taken a packet, unless there is a reason why it has ``refused`` it, with its code."""
 
 
+class _Tls(ssl.SSLSocket):
+    """The library leaves one open that comes to nothing."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 class Client(aiomqtt.Client):
     """One connection."""
 
@@ -71,6 +82,8 @@ class Client(aiomqtt.Client):
         largest: int,
     ) -> None:
         """``patience`` is for an answer, ``beat`` between pings, in seconds; ``largest`` in bytes of a packet."""
+        if context is not None:
+            context.sslsocket_class = _Tls
         super().__init__(
             address.host,
             address.port,

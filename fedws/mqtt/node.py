@@ -19,6 +19,7 @@ class Node:
         self._served = served
         self._former: list[str] = []
         """Instances of this process that the broker may not have noticed to be gone."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._session: Session
 
     @contextlib.asynccontextmanager
@@ -32,12 +33,13 @@ class Node:
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for task in (keeping, *self._tasks):
+                task.cancel()
+            await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
             await self._session.end()
 
     async def _begin(self) -> None:
-        session = Session(self._served)
+        session = Session(self._served, self._tasks)
         await session.begin(self._former)
         self._session = session
 

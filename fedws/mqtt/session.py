@@ -40,8 +40,10 @@ class Served:
 class Session:
     """One connection, from :meth:`begin` until it is lost or ended."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, served: Served, tasks: "set[asyncio.Task[None]]") -> None:
+        """``tasks`` are those of all links, which may outlast this connection."""
         self._served = served
+        self._tasks = tasks
         will = Will()
         self.instance = will.name
         node = served.node
@@ -51,7 +53,6 @@ class Session:
         self._presence = Presence(self._broker, node, will.name)
         self._gate = Gate()
         self._links: dict[str, MqttChannel] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, former: Collection[str]) -> None:
         """Be there. Raises Unreachable, Refused, LinkLost, and UsageError when another one is there by this name."""
@@ -72,15 +73,11 @@ class Session:
         error: LinkError = await asyncio.shield(self._broker.lost)
         for channel in self._links.values():
             channel.fail(error)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._broker.close()
         return error
 
     async def end(self) -> None:
-        """Take leave of all."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Be there no more; links should have been closed before."""
         with contextlib.suppress(LinkError):
             self._presence.withdraw()
         await self._broker.close()

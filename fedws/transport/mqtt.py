@@ -1,4 +1,4 @@
-"""``mqtt://[user@]broker:port``: links over an MQTT 5 broker, which both ends dial; ``mqtts://`` is the same under TLS.
+"""``mqtt://[user@]broker[:port]``: links over an MQTT 5 broker, which both ends dial; ``mqtts://`` under TLS.
 
 The password of the user is in ``FEDWS_MQTT_PASSWORD``, or in the file that ``FEDWS_MQTT_PASSWORD_FILE`` names.
 """
@@ -28,7 +28,7 @@ class Mqtt:
         self._encrypted = encrypted
 
     def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
-        """Raises UsageError unless the URL has a host and a port, no password, and goes with the certificates."""
+        """Raises UsageError unless the URL has a host, and no password, and goes with the certificates."""
         address(url)
         if tls is not None and not self._encrypted:
             raise UsageError(f"{url} is not encrypted, though certificates are given; write mqtts://")

@@ -9,7 +9,8 @@ from fedws.mqtt.address import Address, address
 
 
 def test_host_port_and_user() -> None:
-    assert address("mqtt://broker:1883", {}) == Address("broker", 1883)
+    assert address("mqtt://broker:1884", {}) == Address("broker", 1884)
+    assert address("mqtt://broker", {}).port == 1883 and address("mqtts://me@broker", {}).port == 8883
     assert address("mqtts://device%401@[::1]:8883/", {}) == Address("::1", 8883, "device@1")
 
 
@@ -32,7 +33,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mqtt://me:secret@broker:1883", "mqtt://:secret@broker:1883", "mqtt://me:secret@broker"]
+    "url", ["mqtt://me:secret@broker:1883", "mqtt://:secret@broker:1883", "mqtts://me:secret@broker"]
 )
 def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError, match="would stand in logs and plans; put it in FEDWS_MQTT_PASSWORD") as error:
@@ -41,7 +42,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 
 
 @pytest.mark.parametrize(
-    "rest", ["", "broker", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic", "broker:1?a=b"]
+    "rest", ["", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic", "broker:1?a=b"]
 )
 def test_what_is_no_address_is_said(rest: str) -> None:
     with pytest.raises(UsageError, match=r"is no address; one looks like mqtt://user@broker:1883"):

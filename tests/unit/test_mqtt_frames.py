@@ -1,4 +1,4 @@
-"""Frames of a link over a broker: what is written is read, with the right tag alone, and bytes from anybody are none."""
+"""Frames of a link over a broker: what is written is read, with the right tag alone; other bytes are none."""
 
 import pytest
 from hypothesis import given
