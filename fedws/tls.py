@@ -8,8 +8,8 @@ from typing import Any
 
 from fedws.errors import UsageError
 
-_OTHER_NAME, _FOREIGN = 62, (2, 7, 18, 19, 20, 21)
-"""Of OpenSSL's X509_V_ERR codes: that the name is another, and that no CA of ours has signed."""
+_OTHER_NAME, _FOREIGN = (62, 64), (2, 7, 18, 19, 20, 21)
+"""Of OpenSSL's X509_V_ERR codes: that the name or address is another, and that no CA of ours has signed."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Tls:
 
 def unaccepted(error: ssl.SSLCertVerificationError, node: str, tls: Tls) -> str:
     """Why a certificate that was to be the node's is not accepted, in a person's words."""
-    if error.verify_code == _OTHER_NAME:
+    if error.verify_code in _OTHER_NAME:
         return f"its certificate is not one of {node}"
     if error.verify_code in _FOREIGN:
         whose = f"the CA in {tls.ca}" if tls.ca is not None else "a CA that this machine trusts; name yours: --tls-ca"

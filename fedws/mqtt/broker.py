@@ -13,7 +13,7 @@ from fedws.mqtt.address import Address
 from fedws.mqtt.client import AT_ONCE, Client, Failed, Said
 from fedws.mqtt.frames import LARGEST
 from fedws.reaching import NO_TLS, speaks_tls, why
-from fedws.tls import Tls
+from fedws.tls import Tls, unaccepted
 
 LOST = "the broker's connection is lost"
 OVERHEAD = 2048
@@ -81,8 +81,7 @@ class Broker:
         if failed.code:
             return Unreachable(f"the broker does not take us ({failed})")
         if isinstance(cause, ssl.SSLCertVerificationError):
-            what = cause.verify_message.rstrip(".")
-            return Refused("key", f"the broker's certificate is not accepted: {what}; name its CA with --tls-ca")
+            return Refused("key", unaccepted(cause, self._address.host, self._tls or Tls()))
         if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
             return Refused("key", "it is served without TLS; write mqtt://")
         if encrypted and isinstance(cause, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError):
