@@ -40,6 +40,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/mqtt/run.py
 
 bench: setup
 	@$(BIN)/python -m benchmarks
