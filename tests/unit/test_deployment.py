@@ -44,6 +44,7 @@ def parsed(command: str, *words: str) -> argparse.Namespace:
     found = flags(command).parse_args(words)
     if command == "run" and "resume" not in found:
         if "listen" in found:
+            assert found.expect, "workers join there"
             found.listen = address(found.listen, Security(None))
         make(settings(vars(found)))
     return found
