@@ -91,7 +91,7 @@ def make(place: Path, *, replace: bool = False) -> Key:
 def _read(place: Path, name: str) -> Key:
     try:
         with place.open(encoding="ascii") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
+            if os.fstat(file.fileno()).st_mode & (0o007 if _credential(place) else 0o077):
                 log.warning("%s can be read by other users of this machine: chmod 600 %s", name, place)
             text = file.read(4 * _LENGTH)
     except UnicodeDecodeError:
@@ -99,6 +99,12 @@ def _read(place: Path, name: str) -> Key:
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from None
     return Key(_parse(text, name), name)
+
+
+def _credential(place: Path) -> bool:
+    """Whether systemd handed the file to this service alone: by an ACL, which looks as if a group could read it."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and place.is_relative_to(str(folder))
 
 
 def _parse(text: str, name: str) -> bytes:

@@ -181,6 +181,20 @@ def test_a_file_that_others_can_read_is_told_of(mode: int, tmp_path: Path, caplo
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(("mode", "told"), [(0o440, False), (0o444, True)])
+def test_a_credential_of_systemd_looks_as_if_a_group_could_read_it(
+    mode: int, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = file(tmp_path, TEXT, mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert keys.network_key(place).text == TEXT
+    assert bool(caplog.messages) == told
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "others"))
+    caplog.clear()
+    keys.network_key(place)
+    assert caplog.messages
+
+
 def test_a_key_is_not_shown_by_accident(tmp_path: Path) -> None:
     key = keys.make(tmp_path / "key")
     assert key.text not in repr(key) + str(key) + repr(Security(key))
