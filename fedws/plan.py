@@ -151,8 +151,11 @@ class Plan(BaseModel):
                 raise ValueError(f"{name} is expected twice; every node has an id of its own")
             if isinstance(workers, dict) and workers.get(name, listen) != listen:
                 raise ValueError(f"{name} is expected to join, and has an address, {workers[name]}; leave one out")
+        if isinstance(listen, str) and listen and "://" not in listen:  # else its workers would be blamed for it
+            raise ValueError(f"--listen: {listen!r} is no address; one looks like ws://0.0.0.0:9000")
         if names and isinstance(workers, dict):
             given["workers"] = {**workers, **dict.fromkeys(names, listen)}
+            given.setdefault("evaluator", {})  # the default one is dialled on this machine
         if isinstance(evaluator, str):
             given["evaluator"] = {evaluator: listen}
         return given

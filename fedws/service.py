@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fedws import handshake
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, StoreError, Undelivered, UsageError, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
@@ -16,15 +16,13 @@ from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
 from fedws.store import Shelf
 from fedws.turns import SHOWN, TAKEN_OVER, Turns
-from fedws.unfinished import Unfinished
+from fedws.unfinished import UNFINISHED, Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
 LONGEST = 128
 """Characters of an order's id."""
-UNFINISHED = 10
-"""Times ``silence`` for which a node keeps what a lost link left half done."""
 SEEN = 4096
 """Ids of the last orders of a link; one that comes a second time breaks the protocol."""
 
@@ -41,7 +39,7 @@ class Service:
         self._turns = Turns(worker.node, limits.silence / 6)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
-        self._unfinished = Unfinished(shelf)
+        self._unfinished = Unfinished(worker.node, shelf)
         self._forgetting: asyncio.TimerHandle | None = None
         self.orders = 0
         """How many have come so far."""
@@ -153,7 +151,9 @@ class Service:
                 try:
                     message, trouble = await channel.receive(), ""
                 except Undelivered as error:
-                    message, trouble = error.message, str(error)
+                    # What its store is, and where, is not for the coordinator.
+                    log.warning("%s: the body of an order: %s", self._worker.node, error)
+                    message, trouble = error.message, f"no body of the order; the log of {self._worker.node} says more"
                 await orders.put((self._order(message, seen), trouble))
 
         async def reply() -> None:
@@ -161,17 +161,14 @@ class Service:
                 order, trouble = await orders.get()
                 self._remember()
                 channel.transfers.tell(order.held)
-                if trouble:
-                    answer: Report | Failure = self._worker.failure(order, "failed", trouble)
-                else:
-                    answer = self._unfinished.again(order) or await self._work(order)
+                answer = (None if trouble else self._unfinished.again(order)) or await self._work(order, trouble)
                 self._unfinished.keep(order, answer)
                 try:
                     await channel.send(answer)
-                except (UsageError, StoreError) as error:  # nothing of it was sent
+                except UsageError as error:  # nothing of it was sent
                     await channel.send(self._worker.failure(order, "failed", str(error)))
                 del order, answer  # models, which an idle node need not hold
-                self._forget_in(self._limits.silence)  # by then the link would be known to be lost
+                self._forget_in(self._limits.silence, self._unfinished.forget)  # a lost link is known by then
 
         async def give_way() -> None:
             await taken.wait()
@@ -188,21 +185,21 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._forget_in(UNFINISHED * self._limits.silence)
+            self._forget_in(UNFINISHED * self._limits.silence, self._unfinished.leave)
 
     def _remember(self) -> None:
         """Do not forget what the run's next link could go on with."""
         if self._forgetting is not None:
             self._forgetting.cancel()
 
-    def _forget_in(self, seconds: float) -> None:
+    def _forget_in(self, seconds: float, forget: Callable[[], object]) -> None:
         self._remember()
-        self._forgetting = asyncio.get_running_loop().call_later(seconds, self._unfinished.forget)
+        self._forgetting = asyncio.get_running_loop().call_later(seconds, forget)
 
-    async def _work(self, order: Order) -> Report | Failure:
+    async def _work(self, order: Order, trouble: str = "") -> Report | Failure:
         """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""
         work = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._worker.answer, order, self._limits.message
+            self._thread, self._worker.answer, order, self._limits.message, trouble
         )
         try:
             return await asyncio.shield(work)
@@ -253,7 +250,8 @@ async def serving(
     """
     limits, way = limits or Limits(), transport(url)
     security = asked(worker, way, security)
-    with contextlib.closing(Service(worker, limits, security, shelf)) as service:
+    theirs = replace(security, tls=None) if way.shared else security  # at a broker no node shows a certificate
+    with contextlib.closing(Service(worker, limits, theirs, shelf)) as service:
         served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
         async with served as address:
             yield address

@@ -25,13 +25,20 @@ class Transfers:
     """The bodies to and from one peer, over all links to it."""
 
     def __init__(
-        self, blobs: Blobs | None = None, *, keep: bool = False, replaced: Callable[[], object] = lambda: None
+        self,
+        blobs: Blobs | None = None,
+        peer: str = "",
+        *,
+        keep: bool = False,
+        replaced: Callable[[], object] = lambda: None,
     ) -> None:
         """With ``keep`` a whole body stays too, until :meth:`forget`, or the next one begins.
 
-        ``replaced`` is called when another body begins to arrive than the one that is here.
+        ``peer`` is the other node's id, under which its blobs are. ``replaced`` is called when another body begins to
+        arrive than the one that is here.
         """
         self._blobs = blobs
+        self._peer = peer
         self._keep = keep
         self._replaced = replaced
         self._here: Partial | None = None
@@ -60,24 +67,31 @@ class Transfers:
         self._fetches = fetches
 
     def forget(self) -> None:
-        """The bodies that are here, or in the store, are of no use any more."""
+        """The body that is here is of no use any more."""
         self._here = None
+
+    def release(self) -> None:
+        """Nor is the one that is in the store for the other side, which may take as long as it likes to fetch it."""
         self._keep_stored("")
 
     async def encode(self, message: Message, limit: int) -> wire.Encoded:
-        """A message as it should travel now. Raises UsageError, as :func:`fedws.wire.encode` does, and StoreError."""
+        """A message as it should travel now. Raises UsageError, as :func:`fedws.wire.encode` does."""
         encoded = wire.encode(message, limit)
         store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
         if encoded.body_size <= CHUNK and store is None:
             return encoded
         digest = await asyncio.to_thread(digests.digest, getattr(message, "tensors", {}), encoded.body)
+        there, self._there = self._there.get(digest, 0), {}  # of another body, what is there is dropped when this comes
         if store is not None:
-            await store.put(digest, encoded.body)
-            self._keep_stored(digest)
-            self.sent += encoded.body_size
-            return encoded.stored(digest, limit)
-        there = min(self._there.get(digest, 0), encoded.body_size)
-        self._there = {}  # what the other side has of another body, it drops when this one comes
+            try:
+                self.sent += await store.put(digest, encoded.body)
+            except StoreError as error:
+                store.complain(error)
+                self._keep_stored("")
+            else:
+                self._keep_stored(digest)
+                return encoded.stored(digest, limit)
+        there = min(there, encoded.body_size)
         return encoded.named(digest, there if there == encoded.body_size else there // CHUNK * CHUNK, limit)
 
     @contextlib.contextmanager
@@ -110,7 +124,7 @@ class Transfers:
         try:
             if self._blobs is None:
                 raise StoreError("its tensors are in an object store, and there is none here; see --blobs")
-            await self._blobs.get(decoder.digest, decoder.room)
+            await self._blobs.get(self._peer, decoder.digest, decoder.room)
             decoder.fill()
             await asyncio.to_thread(decoder.verify)
         except (StoreError, ProtocolError) as error:

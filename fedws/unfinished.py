@@ -9,6 +9,9 @@ from fedws.messages import Failure, Order, Report
 from fedws.store import Shelf
 from fedws.transfers import Transfers
 
+UNFINISHED = 10
+"""Times ``silence`` for which either side keeps what a lost link left half done."""
+
 
 class Unfinished:
     """The last order of a run and its report, and what has come of the next, while a link may be lost.
@@ -17,7 +20,8 @@ class Unfinished:
     with the report that there is: nothing is trained or noised twice.
     """
 
-    def __init__(self, shelf: Shelf | None = None) -> None:
+    def __init__(self, node: str, shelf: Shelf | None = None) -> None:
+        self._node = node
         self._shelf = shelf
         self._whose = ("", "")
         self._transfers = Transfers()
@@ -27,10 +31,11 @@ class Unfinished:
     def begin(self, run: str, coordinator: str) -> Transfers:
         """A link of the run begins; gives how its bodies travel. What is of another run is forgotten."""
         if (run, coordinator) != self._whose or not run:  # without an id it may be any run
-            self.forget()
-            self._whose = run, coordinator
-            blobs = Blobs(self._shelf.store, self._shelf.above, run) if self._shelf is not None and run else None
-            self._transfers = Transfers(blobs, keep=True, replaced=self._drop)
+            self.leave()
+            self._whose, blobs = (run, coordinator), None
+            if self._shelf is not None and run:
+                blobs = Blobs(self._shelf.store, self._shelf.above, run, self._node)
+            self._transfers = Transfers(blobs, coordinator, keep=True, replaced=self._drop)
         self._new = True
         return self._transfers
 
@@ -50,6 +55,11 @@ class Unfinished:
         """The last answer has arrived: its order will not be asked again."""
         self._drop()
         self._transfers.forget()
+
+    def leave(self) -> None:
+        """The run will not come back, or need not be waited for."""
+        self.forget()
+        self._transfers.release()
 
     def _drop(self) -> None:
         self._last = None

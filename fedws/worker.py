@@ -91,12 +91,13 @@ class Worker:
         self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
         self._workspace.uploads.begin(run, coordinator)
 
-    def answer(self, order: Order, most: int = sys.maxsize) -> Report | Failure:
+    def answer(self, order: Order, most: int = sys.maxsize, trouble: str = "") -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
 
-        So does a report of more than ``most`` bytes. The answer is on the audit log when this returns.
+        So does a report of more than ``most`` bytes, and an order with ``trouble``: why it cannot be carried out. The
+        answer is on the audit log when this returns.
         """
-        answer = self._answer(order)
+        answer = self.failure(order, "failed", trouble) if trouble else self._answer(order)
         features, then = self._workspace.leaving.pop(order.id, (None, None))
         if isinstance(answer, Failure):
             features = then = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedws.errors import UsageError
 
 if TYPE_CHECKING:
+    from fedws.security import Security
     from fedws.store import Setting, Shelf
 
 FLAGS = ("blobs", "blobs_above")
@@ -32,8 +33,10 @@ def blobs(arguments: argparse.Namespace) -> "Setting | None":
     return Setting(url, int((_MB if above is None else above) * 1e6)) if url is not None else None
 
 
-def shelf(setting: "Setting | None", patience: float) -> "Shelf | None":
-    """The store of that setting, open and tried. Raises UsageError."""
+def shelf(setting: "Setting | None", patience: float, security: "Security") -> "Shelf | None":
+    """The store of that setting, open and tried; what its owner can read is said. Raises UsageError."""
     from fedws.store import Shelf, opened
 
+    if setting is not None and security.seal:
+        print(f"--seal is for links: what goes through {setting.url} can be read there")
     return None if setting is None else Shelf(opened(setting, patience), setting.above)

@@ -29,7 +29,11 @@ def parser(prog: str) -> Parser:
     )
     add = flags.add_argument
     add("--workers", nargs="+", metavar="ID=URL", help="(alice, bob, charlie at ws://localhost:8777, 8778, 8779)")
-    add("--evaluator", metavar="ID=URL", help="or none, or an ID that joins (testing=ws://localhost:8780)")
+    add(
+        "--evaluator",
+        metavar="ID=URL",
+        help="or none, or an ID that joins (testing=ws://localhost:8780)",
+    )
     add("--listen", metavar="URL", help="where nodes join by themselves: 0.0.0.0:9000, or mqtt://broker")
     add("--expect", nargs="+", metavar="ID", help="the workers that join there")
     add(
@@ -86,6 +90,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.plan import make, merged
+    from fedws.registry import load_plugin
     from fedws.rundir import has_finished, stored_settings
     from fedws.runlog import new_directory
 
@@ -111,10 +116,13 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if plan.listen:
         for line in warnings("the coordinator", plan.listen, proved):
             print(line)
-    work = partial(work, shelf=blobs.shelf(setting, plan.silence))
     torch.set_num_threads(plan.threads)
     if "resume" in given and has_finished(directory):
         print("this run had come to its end already")
+    else:
+        for plugin in plan.plugin:  # it may be the store's
+            load_plugin(plugin)
+        work = partial(work, shelf=blobs.shelf(setting, plan.silence, proved))
     try:
         with Progress(plan.training_rounds) as progress:
             result = run_loop(work(observers=[progress.show]))

@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
     policy, log = _owned(arguments, proved)  # wrong ones are said before data is loaded
     setting = blobs(arguments)
     _prepare(arguments)
-    keeps = shelf(setting, plan.silence)
+    keeps = shelf(setting, plan.silence, proved)
     dataset = arguments.dataset or "mnist"
     held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
     node = _node(arguments, dataset, held, policy, log)

@@ -16,7 +16,6 @@ from fedws.errors import (
     ProtocolError,
     Refused,
     RunFailed,
-    StoreError,
     Undelivered,
     UsageError,
     WrongNode,
@@ -30,6 +29,7 @@ from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from fedws.transfers import CHUNK, Transfers
 from fedws.turns import TAKEN_OVER
+from fedws.unfinished import UNFINISHED
 
 log = logging.getLogger("fedws")
 Answer = Report | Failure
@@ -79,18 +79,15 @@ class Link:
         self._before = (0, 0)
         self._pauses = Pauses(limits.silence, f"{seed}/{node}")
         self._complaints = Complaints(node)
-        self._transfers = Transfers(blobs)
+        self._transfers = Transfers(blobs, node)
+        self._forgetting: asyncio.TimerHandle | None = None
 
     @property
     def transferred(self) -> tuple[int, int]:
         """Bytes sent and received so far, over all links to this node."""
-        sent, received = self._before
-        sent, received = sent + self._transfers.sent, received + self._transfers.received
-        return (
-            (sent, received)
-            if self._channel is None
-            else (sent + self._channel.sent, received + self._channel.received)
-        )
+        (sent, received), channel, stored = self._before, self._channel, self._transfers
+        sent, received = sent + stored.sent, received + stored.received
+        return (sent, received) if channel is None else (sent + channel.sent, received + channel.received)
 
     async def keep(self, post: Callable[[Event], None]) -> None:
         """Dial, read answers, and when the link is lost dial again, until cancelled.
@@ -116,6 +113,8 @@ class Link:
         self, channel: Channel, welcome: Welcome, newer: "asyncio.Task[_Found] | None", post: Callable[[Event], None]
     ) -> None:
         """Read answers until the link is lost, or there is a newer one."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         channel.transfers = self._transfers
         self._transfers.tell(welcome.held)
         self._transfers.tell_store(welcome.blobs)
@@ -138,6 +137,8 @@ class Link:
             self._down(channel, reason, kind)
             if channel.sent + channel.received > CHUNK:  # of a body, which goes on from there
                 self._pauses.again()
+            later = UNFINISHED * self._limits.silence
+            self._forgetting = asyncio.get_running_loop().call_later(later, self._transfers.forget)
             post(Left(worker=self.node, reason=reason))
             if newer is None or not newer.done():  # else the meeting closes it
                 await channel.close(told)  # which may take long
@@ -166,7 +167,7 @@ class Link:
         self._open[order.id] = order, then
         try:
             await self._channel.send(replace(order, held=self._transfers.held))
-        except (UsageError, StoreError) as error:  # too large, or of tensors that cannot travel
+        except UsageError as error:  # too large, or of tensors that cannot travel
             self._resolve(order.id, _failure(order, "failed", f"its order cannot be sent: {error}"))
         except LinkError:
             pass  # the reader sees it too, and answers all that is open

@@ -99,7 +99,7 @@ class Meeting:
             async with asyncio.timeout(self._patience):
                 node, guest = await self._meet(channel)
         except TimeoutError:
-            return await channel.close("no join in time")
+            return await channel.close("no hello in time")
         except Refused as refused:
             self._complaints.hear(f"a node{_at(channel)} was turned away: {refused}")
             with contextlib.suppress(LinkError):
@@ -162,7 +162,7 @@ async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIter
 
 def second(node: str) -> str:
     """What another node of its name is told."""
-    return f"{node} is here already; ids must differ"
+    return f"{node} is here already, or seems to be; ids must differ"
 
 
 def _at(channel: Channel) -> str:

@@ -172,8 +172,8 @@ async def _run(
         stack.callback(runlog.close)
         blobs = None
         if shelf is not None:
-            blobs = Blobs(shelf.store, shelf.above, name)
-            stack.push_async_callback(_clean, blobs, runlog)
+            blobs = Blobs(shelf.store, shelf.above, name, security.name)
+            stack.push_async_callback(_clean, blobs, [security.name, *plan.workers, *plan.evaluator], runlog)
         meeting = await stack.enter_async_context(listening(plan, limits, security))
 
         def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
@@ -227,9 +227,9 @@ async def _run(
     return Result(model, runlog.records, runlog.directory)
 
 
-async def _clean(blobs: Blobs, runlog: RunLog) -> None:
+async def _clean(blobs: Blobs, nodes: Sequence[str], runlog: RunLog) -> None:
     try:
-        await blobs.clean()
+        await blobs.clean(nodes)
     except StoreError as error:
         runlog.lines.say(f"What this run has left in the object store stays there: {error}")
 

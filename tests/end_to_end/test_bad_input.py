@@ -73,7 +73,10 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
         ("run --workers alice=nowhere", "'nowhere' is no address; one looks like ws://host:8777"),
         ("run --workers alice=ws://localhost", "'ws://localhost' is no address; one looks like ws://host:8777"),
         ("run --workers alice=ws://localhost:99999", "'ws://localhost:99999' is no address"),
-        ("run --workers alice=http://localhost:1", "http://localhost:1: nobody serves http://; there are memory, mqtt, mqtts, ws, wss"),
+        (
+            "run --workers alice=http://localhost:1",
+            "nobody serves http://; there are memory, mqtt, mqtts, ws, wss",
+        ),
         ("run --workers =ws://localhost:1", "'' is no node id"),
         ("run --workers a!=ws://localhost:1", "'a!' is no node id"),
         ("run --workers a=ws://h:1 a=ws://h:2", "--workers: a is named twice"),

@@ -155,7 +155,7 @@ def test_refusals() -> None:
 def test_what_is_said_to_who_joins() -> None:
     text = " ".join(section("A node that dials out").split())
     assert f"`{NEWER}`" in text and f"`{second('alice')}`" in text
-    assert "`no join in time`" in text and "`hello before join`" in text
+    assert "`no hello in time`" in text and "`hello before join`" in text
     rows = table(section("A node that dials out"), "check of `join`")
     assert {row["refusal's `kind`"] for row in rows} <= {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
     assert [row["refusal's `kind`"] for row in rows] == ["protocol", "node", "key", "busy"], "see test_meeting.py"

@@ -24,7 +24,7 @@ REPORT = Report(order="1/alice", worker="alice", round=1, samples=3, tensors={"w
 
 def answered(answer: Report | Failure = REPORT, order: Order = ORDER, run: str = "run") -> Unfinished:
     """A node that has sent this answer, and whose link is lost."""
-    node = Unfinished()
+    node = Unfinished("alice")
     node.begin(run, "coordinator")
     assert node.again(order) is None
     node.keep(order, answer)
