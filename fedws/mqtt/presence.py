@@ -30,6 +30,8 @@ class Presence:
 
         Raises UsageError when another device is here under this id; LinkError.
         """
+        for other in former:
+            self._clear(other)
         self._say(topics.CLAIMS)
         if not await self._broker.soon(self._heard):  # Mosquitto does not say what one may not read
             own = topics.here(self._node, self._instance)
@@ -41,8 +43,8 @@ class Presence:
             self._broker.publish(topics.here(self._node, other), topics.PROBE)
         if lasting and await self._broker.soon(self._alive):
             raise UsageError(f"{self._node} is on this broker already; every node has an id of its own")
-        for other in self._older:  # their ends have not been noticed yet
-            self._broker.publish(topics.here(self._node, other), b"", retain=True)
+        for other in self._older:  # whose end the broker has not noticed yet
+            self._clear(other)
         self._say(topics.HERE)
 
     def withdraw(self) -> None:
@@ -63,6 +65,9 @@ class Presence:
                 self._say(self._said)
             except LinkError:
                 return
+
+    def _clear(self, instance: str) -> None:
+        self._broker.publish(topics.here(self._node, instance), b"", retain=True)
 
     def _say(self, what: bytes) -> None:
         self._said = what

@@ -175,9 +175,12 @@ async def opened(other: Stranger, instance: str) -> str:
     return link
 
 
+async def stays(channel: Channel) -> None:
+    await channel.closed()
+
+
 async def test_who_proves_nothing_does_not_stay(broker: Mosquitto) -> None:
-    limits = Limits(silence=3.0)
-    async with stranger(broker) as other, serving(worker(), broker.url, limits, KEY):
+    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, Limits(silence=3.0), node="alice"):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         link = await opened(other, instance)
         said = await other.sees(f"{link}/up", Kind.CLOSE)
@@ -199,10 +202,7 @@ async def test_nobody_is_kept_out_by_a_crowd(broker: Mosquitto) -> None:
 
 @pytest.mark.parametrize(("size", "count"), [(0, MOST_FRAMES + 1), (HANDSHAKE, 3)])
 async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, size: int, count: int) -> None:
-    async def handle(channel: Channel) -> None:
-        await channel.closed()
-
-    async with stranger(broker) as other, Mqtt().serve(broker.url, handle, LIMITS, node="alice"):
+    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, LIMITS, node="alice"):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         link = await opened(other, instance)
         for turn in range(count):
