@@ -37,9 +37,11 @@ class Broker:
         self._at_once = AT_ONCE
         self._topics: dict[int, str] = {}  # of packets that the broker has not acknowledged
         self._behind: deque[tuple[str, bytes | bytearray, bool]] = deque()  # packets that wait for these
+        self._read: list[str] = []  # topics
         self._idle = asyncio.Event()
         self._idle.set()
         self._watching: asyncio.Task[None] | None = None
+        self._closed = False
         self.lost: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         """The LinkError by which the connection was lost; never set when it was closed."""
         self.chunk = CHUNK
@@ -96,8 +98,9 @@ class Broker:
 
     async def subscribe(self, *topics: str) -> None:
         """Raises Refused when one is not permitted, and LinkLost."""
+        self._read = list(topics)
         try:
-            refusals = await self._client.ask(list(topics))
+            refusals = await self._client.ask(self._read)
         except Failed:
             raise self.lost.result() if self.lost.done() else LinkLost(LOST) from None
         for topic, refused in zip(topics, refusals, strict=True):
@@ -146,9 +149,11 @@ class Broker:
     async def close(self) -> None:
         """End it in order: the broker says nothing of the will."""
         await self.flush()
+        self._closed = True
+        await self._client.leave([] if self.lost.done() else self._read)
         if self._watching is not None:
+            await asyncio.wait([self._watching], timeout=self._patience)
             self._watching.cancel()
-        await self._client.leave()
 
     def drop(self) -> None:
         """End it without a word."""
@@ -173,7 +178,8 @@ class Broker:
 
     async def _watch(self) -> None:
         told = await self._client.ended()
-        self._lose(LinkLost(f"{LOST}: {told}" if told else LOST))
+        if not self._closed:
+            self._lose(LinkLost(f"{LOST}: {told}" if told else LOST))
 
     def _lose(self, error: LinkError) -> None:
         if not self.lost.done():

@@ -141,8 +141,15 @@ class Client(aiomqtt.Client):
                 return _told(code)
         return ""
 
-    async def leave(self) -> None:
-        """End it in order: nothing is said for us."""
+    async def leave(self, topics: list[str]) -> None:
+        """End it in order: nothing is said for us.
+
+        These topics are left first: a broker that cannot write to us, since we are gone, may not read that we took
+        leave.
+        """
+        with contextlib.suppress(aiomqtt.MqttError):
+            if topics:
+                await self.unsubscribe(topics)
         with contextlib.suppress(aiomqtt.MqttError):
             await self.__aexit__(None, None, None)
         self.drop()

@@ -17,7 +17,8 @@ class Presence:
         self._instance = instance
         self._said = b""
         self._heard = asyncio.Event()
-        self._older: dict[str, bytes] = {}
+        self._older: set[str] = set()
+        self._lasting: set[str] = set()  # of these, who has said that it is here; it may be asked, or denied, meanwhile
         self._alive = asyncio.Event()
 
     @property
@@ -36,9 +37,7 @@ class Presence:
         if not await self._broker.soon(self._heard):  # Mosquitto does not say what one may not read
             own = topics.here(self._node, self._instance)
             raise Refused("policy", f"the broker does not let {self._broker.user} read {own}, or is too slow")
-        lasting = [
-            other for other, said in self._older.items() if said in (topics.HERE, topics.CLAIMS) and other not in former
-        ]
+        lasting = self._lasting - set(former)
         for other in lasting:
             self._broker.publish(topics.here(self._node, other), topics.PROBE)
         if lasting and await self._broker.soon(self._alive):
@@ -54,13 +53,15 @@ class Presence:
     def hear(self, instance: str, payload: bytes, *, before: bool) -> None:
         """Something was said on the topic of an instance; ``before`` this connection began, or now."""
         if instance != self._instance:
+            says = payload in (topics.HERE, topics.CLAIMS)
             if not self._heard.is_set():
-                self._older[instance] = payload
-            elif instance in self._older and payload in (topics.HERE, topics.CLAIMS) and not before:
+                self._older.add(instance)
+                self._lasting |= {instance} if says else set()
+            elif instance in self._lasting and says and not before:
                 self._alive.set()
         elif payload == self._said:
             self._heard.set()
-        else:  # somebody asks whether we are here, or says that we are not
+        elif self._said:  # somebody asks whether we are here, or says that we are not
             try:
                 self._say(self._said)
             except LinkError:

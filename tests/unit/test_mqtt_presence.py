@@ -1,0 +1,117 @@
+"""Who was here first, message by message; ``tests/network/test_mqtt_presence.py`` is over a real broker."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from fedws.errors import Refused, UsageError
+from fedws.mqtt import topics
+from fedws.mqtt.presence import Presence
+from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will
+
+OWN, OTHER, THIRD = (digit * 32 for digit in "123")
+
+
+class Broker:
+    """What is published, and the events that are waited for: each comes when a test lets it, or not."""
+
+    user = "fedws"
+
+    def __init__(self, *, patient: bool = True) -> None:
+        self.said: list[tuple[str, bytes, bool]] = []
+        self._patient = patient
+
+    def publish(self, topic: str, payload: bytes, *, sure: bool = True, retain: bool = False) -> int:
+        self.said.append((topics.instance("alice", topic) or topic, payload, retain))
+        return 0
+
+    async def soon(self, event: asyncio.Event) -> bool:
+        await asyncio.sleep(0)
+        if self._patient:
+            await event.wait()
+        return event.is_set()
+
+
+def made(broker: Any) -> Presence:
+    return Presence(broker, "alice", OWN)
+
+
+async def claiming(presence: Presence, *former: str) -> "asyncio.Task[None]":
+    task = asyncio.create_task(presence.claim(former))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_alone() -> None:
+    broker = Broker()
+    task = await claiming(presence := made(broker))
+    assert not presence.here
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    assert presence.here and broker.said == [(OWN, CLAIMS, True), (OWN, HERE, True)]
+
+
+@pytest.mark.parametrize("between", [[], [PROBE], [b""], [Will().token], [HERE, PROBE]])
+async def test_an_older_one_is_asked_whatever_was_said_on_its_topic_meanwhile(between: list[bytes]) -> None:
+    """Others ask it too; and what a stranger says there is no reason to take it for gone."""
+    broker = Broker()
+    task = await claiming(presence := made(broker))
+    presence.hear(OTHER, CLAIMS, before=True)
+    for said in between:
+        presence.hear(OTHER, said, before=False)
+    presence.hear(OWN, CLAIMS, before=False)
+    presence.hear(THIRD, HERE, before=False)  # came later, and will be refused
+    while broker.said[-1] == (OWN, CLAIMS, True):
+        await asyncio.sleep(0)
+    assert broker.said[1:] == [(OTHER, PROBE, False)]
+    for said in (PROBE, b"", Will().token):
+        presence.hear(OTHER, said, before=False)
+    presence.hear(OTHER, HERE, before=True)
+    assert not task.done()
+    presence.hear(OTHER, HERE, before=False)
+    with pytest.raises(UsageError, match="alice is on this broker already"):
+        await task
+    assert not presence.here
+
+
+async def test_one_that_does_not_answer_is_swept_away() -> None:
+    broker = Broker(patient=False)
+    presence = made(broker)
+    task = await claiming(presence)
+    presence.hear(OTHER, HERE, before=True)
+    presence.hear(THIRD, Will().token, before=True)
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    asked, *cleared, here = broker.said[1:]
+    assert asked == (OTHER, PROBE, False) and here == (OWN, HERE, True)
+    assert sorted(cleared) == [(OTHER, b"", True), (THIRD, b"", True)]
+
+
+async def test_a_former_one_is_swept_away_first_and_not_asked() -> None:
+    broker = Broker()
+    task = await claiming(presence := made(broker), OTHER)
+    assert broker.said == [(OTHER, b"", True), (OWN, CLAIMS, True)]
+    presence.hear(OTHER, HERE, before=True)
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    assert presence.here and not any(said == PROBE for _, said, _ in broker.said)
+
+
+async def test_who_hears_nothing_of_itself_may_not_read() -> None:
+    with pytest.raises(Refused, match=rf"does not let fedws read fedws/1/alice/here/{OWN}, or is too slow"):
+        await made(Broker(patient=False)).claim(())
+
+
+async def test_it_says_again_what_it_said_until_it_has_left() -> None:
+    broker = Broker()
+    task = await claiming(presence := made(broker))
+    presence.hear(OWN, PROBE, before=False)
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    for said in (PROBE, b"", bytes(32), HERE):
+        presence.hear(OWN, said, before=False)
+    presence.withdraw()
+    presence.hear(OWN, PROBE, before=False)
+    again = [(OWN, HERE, True)] * 3
+    assert broker.said == [(OWN, CLAIMS, True)] * 2 + [(OWN, HERE, True)] + again + [(OWN, b"", True)]
