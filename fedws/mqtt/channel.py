@@ -149,7 +149,7 @@ class MqttChannel:
         """Something came for this link, from whomever."""
         if self._lost is not None and self._quits.is_set():
             return None
-        if self._before is not None:
+        if self._before is not None and self._end.protected is Level.PLAIN:  # after it, tags tell who sends
             frames, size = self._before
             self._before = frames + (data[:1] != _BEAT), size + len(data)
             if frames >= MOST_FRAMES or size + len(data) > MOST_BEFORE:
@@ -157,6 +157,8 @@ class MqttChannel:
         news = self._end.hear(data)
         if news is News.ODD:
             return self._road.complain(self._end.why)
+        if news is News.NOTHING:  # no sign of life: anybody may have sent it
+            return None
         self._heard += len(data)
         if news is News.PART:
             self.received += self._road.packet(len(data))
@@ -207,11 +209,13 @@ class MqttChannel:
         Nobody waits for those who have proved nothing.
         """
         self._finish(reason)
-        if self.admitted:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.silence / 6):
-                    await self._quits.wait()
-        await self._road.release()
+        try:
+            if self.admitted:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._limits.silence / 6):
+                        await self._quits.wait()
+        finally:
+            await self._road.release()
 
     async def closed(self) -> None:
         """Wait until the link is down."""

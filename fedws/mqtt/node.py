@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fedws.errors import LinkError, Refused, UsageError
+from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
 from fedws.mqtt.session import Served, Session
 from fedws.pauses import Pauses
 
@@ -29,6 +29,8 @@ class Node:
             await self._begin()
         except Refused as refused:
             raise UsageError(str(refused)) from None
+        except LinkLost as lost:  # while it began
+            raise Unreachable(str(lost)) from None
         keeping = asyncio.create_task(self._keep())
         try:
             yield
@@ -63,3 +65,5 @@ class Node:
                 if str(error) != said:
                     log.warning("%s: waiting for the broker (%s)", self._served.node, error)
                 said = str(error)
+            except Exception:  # a node that nobody watches must not be gone for good
+                log.exception("%s: an error while the broker was dialled", self._served.node)

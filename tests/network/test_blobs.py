@@ -127,7 +127,7 @@ async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_
 
 async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path, no_disk: None) -> None:
     """A model is put once for all who are asked, and each report once."""
-    given = {"model": "mlp:inputs=4,hidden=300", "training_rounds": 1, "evaluator": {}}
+    given: dict[str, Any] = {"model": "mlp:inputs=4,hidden=300", "training_rounds": 1, "evaluator": {}}
     result = await run(Stores(tmp_path / "store"), tmp_path / "run", **given)
     size = sum(tensor.numel() * 4 for tensor in result.model.values())
     (record,) = (record for record in result.metrics if record["kind"] == "round")
