@@ -14,7 +14,7 @@ _UNREACHED = {
     "ProxyConnectionError": "cannot be reached through the proxy of the environment",
     "ReadTimeoutError": "does not answer",
 }
-_NO_STORE = ("ResponseParserError", "KeyError")
+_NO_STORE = ("ResponseParserError",)
 _PASSING = ("RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError", "TooManyRequests", "OperationAborted")
 _NO_CREDENTIALS = (
     "NoCredentialsError",

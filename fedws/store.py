@@ -5,6 +5,7 @@ node's own setting: a peer says a blob's name and size, never where it is.
 """
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,15 +32,16 @@ class Store(Protocol):
     def check(self) -> None:
         """Try all that the other methods need. Raises UsageError: a wrong setting is said before a run begins."""
 
-    def put(self, run: str, name: str, body: Sequence[memoryview]) -> None:
+    def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
         """Store the blob, whose bytes are those of ``body`` (each of format ``B``) one after the other.
 
         Nothing is sent when one of that name and size is there. What an earlier call left unfinished is gone on with
-        or removed, also if its process has ended.
+        or removed, also if its process has ended. When ``stop`` is set, by another thread, it ends at the next part
+        with a StoreError (``... stopped``), and nothing unfinished stays.
         """
 
-    def get(self, run: str, name: str, into: memoryview) -> None:
-        """Fill ``into`` with the blob, which must be exactly as large."""
+    def get(self, run: str, name: str, into: memoryview, *, stop: threading.Event | None = None) -> None:
+        """Fill ``into`` with the blob, which must be exactly as large; ``stop`` as of :meth:`put`."""
 
     def drop(self, run: str, name: str) -> None:
         """Delete one blob, if it is there."""
@@ -66,6 +68,14 @@ class Shelf:
     """As of :class:`Setting`."""
 
 
+def shelf(url: str, above: int = 1_000_000, patience: float = 60.0) -> Shelf:
+    """Large bodies of more than ``above`` bytes go through the store at ``url``, which is opened and tried.
+
+    It is given up after ``patience`` seconds without progress. Raises UsageError.
+    """
+    return Shelf(opened(Setting(url, above), patience), above)
+
+
 def opened(setting: Setting, patience: float) -> Store:
     """The store, tried. Raises UsageError, which lists the schemes where there is none of that name."""
     scheme = parsed(setting.url).scheme
@@ -78,15 +88,17 @@ def opened(setting: Setting, patience: float) -> Store:
 
 
 def parsed(url: str) -> SplitResult:
-    """A store's URL, of scheme, host and path alone. Raises UsageError, which never repeats a password."""
+    """A store's URL, of scheme, host and path alone. Raises UsageError, which repeats nothing that may be secret."""
+    like = "one looks like s3://bucket/prefix or file:///path"
+    if "@" in url:
+        raise UsageError("an @ in the URL of a store: a user or password belongs elsewhere, and in a path it is %40")
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise UsageError(f"{url!r} is no store: {error}") from None
-    if "@" in parts.netloc:
-        raise UsageError(f"a user or password in the URL of a store ({parts.scheme}://): they belong elsewhere")
+    except ValueError:
+        raise UsageError(f"the URL of a store cannot be read; {like}") from None
     if not parts.scheme or parts.query or parts.fragment:
-        raise UsageError(f"{url!r} is no store; one looks like s3://bucket/prefix or file:///path")
+        what = "a URL with a ? or # in it" if parts.query or parts.fragment else repr(url)
+        raise UsageError(f"{what} is no store; {like}")
     return parts
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
-from functools import cached_property
+from functools import cache, cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+from botocore import loaders
 from moto.server import ThreadedMotoServer
 
 KEY_ID, SECRET = "AKIAFEDWSTESTS", "never/to/be/seen"
@@ -177,6 +178,33 @@ def garbage(handler: Handler) -> None:
     handler.answer(b"<html><p>There is no such page</html>")
 
 
+def answers(data: bytes, **headers: str) -> Fault:
+    """Such bytes, whatever was asked, with headers named so (``_`` for ``-``)."""
+
+    def fault(handler: Handler) -> None:
+        handler.body()
+        handler.send_response_only(200)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.answer(data)
+
+    return fault
+
+
+def dribbles(handler: Handler) -> None:
+    """The store's answer, but of its body a byte now and then, without an end."""
+    handler.body()
+    answer, data = handler.ask()
+    handler.send_response_only(answer.status)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while not handler.server.ended.wait(0.02):
+            handler.wfile.write(data[:1])
+            data = data[1:] or b" "
+    handler.close_connection = True
+
+
 @dataclass
 class Wanted:
     """A fault to make."""
@@ -278,6 +306,8 @@ def served() -> Iterator[StoreProxy]:
     server.start()
     try:
         with StoreProxy(server.get_host_and_port()) as proxy, pytest.MonkeyPatch.context() as patch:
+            # Every client would read the descriptions of all services anew, which takes most of its time.
+            patch.setattr(loaders, "create_loader", cache(loaders.create_loader))
             for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_DEFAULT_PROFILE"):
                 patch.delenv(name, raising=False)
             for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_port}"}.items():

@@ -3,19 +3,19 @@
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from fedws.bounded import bounded
+from fedws.bounded import Progress, bounded
 from fedws.durable import sync
 from fedws.errors import StoreError, UsageError
 from fedws.registry import register
 from fedws.store import PART, parsed, parts, place
 
 T = TypeVar("T")
-Step = Callable[[], None]
 _UNFINISHED = ".part"
 
 
@@ -37,7 +37,7 @@ class FileStore:
         except StoreError as error:
             raise UsageError(str(error)) from None
 
-    def _try(self, step: Step) -> None:
+    def _try(self, progress: Progress) -> None:
         if not self._folder.is_dir():
             raise StoreError(f"{self._url}: there is no such folder")
         try:
@@ -46,12 +46,12 @@ class FileStore:
         except OSError as error:
             raise StoreError(f"{self._url}: cannot be written: {error.strerror}") from None
 
-    def put(self, run: str, name: str, body: Sequence[memoryview]) -> None:
+    def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
         """Write a file whole or not at all; when this returns it is on the disk."""
         file = self._folder / place(run, name)
-        self._bounded(lambda step: self._write(file, body, step))
+        self._bounded(lambda progress: self._write(file, body, progress), stop)
 
-    def _write(self, file: Path, body: Sequence[memoryview], step: Step) -> None:
+    def _write(self, file: Path, body: Sequence[memoryview], progress: Progress) -> None:
         size = sum(map(len, body))
         if _size(file) == size:
             return
@@ -64,10 +64,12 @@ class FileStore:
             with os.fdopen(handle, "wb") as writing:
                 self._forget_unfinished(file, own)
                 for part in parts(body):
+                    progress.check()
                     writing.writelines(part)
                     writing.flush()
                     os.fsync(writing.fileno())
-                    step()
+                    progress.step()
+            progress.check()
             own.replace(file)
         except BaseException:
             own.unlink(missing_ok=True)
@@ -87,12 +89,12 @@ class FileStore:
             except FileNotFoundError:
                 pass  # its writer has come to an end meanwhile
 
-    def get(self, run: str, name: str, into: memoryview) -> None:
+    def get(self, run: str, name: str, into: memoryview, *, stop: threading.Event | None = None) -> None:
         """Read a file."""
         file = self._folder / place(run, name)
-        self._bounded(lambda step: self._read(file, into, step))
+        self._bounded(lambda progress: self._read(file, into, progress), stop)
 
-    def _read(self, file: Path, into: memoryview, step: Step) -> None:
+    def _read(self, file: Path, into: memoryview, progress: Progress) -> None:
         size = _size(file)
         if size != len(into):
             what = "is not there" if size is None else f"has {size} bytes there and not {len(into)}"
@@ -100,31 +102,32 @@ class FileStore:
         with file.open("rb", buffering=0) as reading:
             have = 0
             while have < len(into):
+                progress.check()
                 count = reading.readinto(into[have : have + PART])
                 if not count:
                     raise StoreError(f"{self._url}: blob {file.name} ends after {have} bytes of {len(into)}")
                 have += count
-                step()
+                progress.step()
 
     def drop(self, run: str, name: str) -> None:
         """Delete a file."""
         file = self._folder / place(run, name)
-        self._bounded(lambda step: file.unlink(missing_ok=True))
+        self._bounded(lambda progress: file.unlink(missing_ok=True))
 
     def clean(self, run: str) -> None:
         """Delete the run's folder; another node may do so too at this moment."""
         folder = self._folder / place(run)
 
-        def remove(step: Step) -> None:
+        def remove(progress: Progress) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():
                 raise StoreError(f"{self._url}: {folder.name} cannot be deleted")
 
         self._bounded(remove)
 
-    def _bounded(self, work: Callable[[Step], T]) -> T:
+    def _bounded(self, work: Callable[[Progress], T], stop: threading.Event | None = None) -> T:
         try:
-            return bounded(work, self._patience, f"{self._url}: no progress in {self._patience:g} s")
+            return bounded(work, self._patience, self._url, stop)
         except OSError as error:
             raise StoreError(f"{self._url}: {error.strerror or type(error).__name__}") from None
 

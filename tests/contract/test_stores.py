@@ -150,6 +150,43 @@ def test_a_blob_that_is_not_there_is_an_error(place: Place) -> None:
     assert str(caught.value) == f"{place.url}: blob {name} is not there"
 
 
+class Later(threading.Event):
+    """Set when it has been asked for so often."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    def is_set(self) -> bool:
+        self._after -= 1
+        return self._after < 0
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 500])
+def test_a_put_that_is_stopped_leaves_nothing(place: Place, after: int) -> None:
+    name, body = blob(LARGE)
+    stop = Later(after)
+    try:
+        place.store.put(RUN, name, views(body), stop=stop)
+    except StoreError as error:
+        assert str(error) == f"{place.url}: stopped"
+        assert place.left() == []
+    else:
+        assert after > 4, "it is asked for at least with every part"
+        assert got(place.store, name, LARGE) == body
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_get_that_is_stopped_ends_at_the_next_part(place: Place, after: int) -> None:
+    name, body = blob(LARGE)
+    place.store.put(RUN, name, views(body))
+    into = bytearray(LARGE)
+    with pytest.raises(StoreError) as caught:
+        place.store.get(RUN, name, memoryview(into), stop=Later(after))
+    assert str(caught.value) == f"{place.url}: stopped"
+    assert into[2 * PART :] == bytes(17)
+
+
 def test_two_may_write_one_blob_at_once(place: Place) -> None:
     name, body = blob(LARGE)
     start, failed = threading.Barrier(4), []

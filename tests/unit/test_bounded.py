@@ -2,14 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from fedws.bounded import bounded
+from fedws.bounded import SLOWEST, Progress, Stopped, bounded
 from fedws.errors import StoreError
 
-Step = Callable[[], None]
+LATE = r"^disk: no progress in 0\.1 s$"
 
 
 @pytest.fixture
@@ -21,53 +21,100 @@ def back() -> Iterator[threading.Event]:
 
 
 def test_what_comes_of_it_is_given_and_raised() -> None:
-    def fails(step: Step) -> None:
+    def fails(progress: Progress) -> None:
         raise OSError("no")
 
-    assert bounded(lambda step: 7, 10, "late") == 7
+    assert bounded(lambda progress: 7, 10, "disk") == 7
     with pytest.raises(OSError, match=r"^no$"):
-        bounded(fails, 10, "late")
+        bounded(fails, 10, "disk")
 
 
 def test_it_is_given_up_when_there_is_no_step(back: threading.Event) -> None:
     began = time.monotonic()
-    with pytest.raises(StoreError, match=r"^late$"):
-        bounded(lambda step: back.wait(), 0.1, "late")
+    with pytest.raises(StoreError, match=LATE):
+        bounded(lambda progress: back.wait(), 0.1, "disk")
     assert time.monotonic() - began < 10
 
 
 def test_steps_are_progress() -> None:
-    def long(step: Step) -> str:
+    def long(progress: Progress) -> str:
         end = time.monotonic() + 1.5  # three times the patience
         while time.monotonic() < end:
             time.sleep(0.001)
-            step()
+            progress.step()
         return "done"
 
-    assert bounded(long, 0.5, "late") == "done"
+    assert bounded(long, 0.5, "disk") == "done"
 
 
-def test_work_that_was_given_up_does_no_further_step(back: threading.Event) -> None:
+def test_what_moves_too_slowly_is_no_progress() -> None:
+    def moves(bytes_a_step: int) -> str:
+        def work(progress: Progress) -> str:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                time.sleep(0.001)
+                progress.check()
+                progress.moved(bytes_a_step)
+            return "done"
+
+        return bounded(work, 0.5, "disk")
+
+    assert moves(SLOWEST) == "done"
+    with pytest.raises(StoreError, match=r"^disk: no progress in 0\.5 s$"):
+        moves(0)
+
+
+def test_bytes_add_up_to_steps() -> None:
+    progress = Progress(0.5, "disk")
+    for _ in range(2):
+        progress.moved(progress.block - 1)
+        assert progress.news.empty()
+        progress.moved(1)
+        assert progress.news.get(False) is False
+        assert progress.news.empty()
+
+
+def test_it_stops_at_the_next_part_and_in_a_pause() -> None:
+    stop, reached = threading.Event(), threading.Event()
+
+    def stops() -> None:
+        reached.wait(60)
+        stop.set()
+
+    def work(progress: Progress) -> None:
+        progress.check()
+        reached.set()
+        progress.pause(600)
+        progress.check()
+
+    threading.Thread(target=stops).start()
+    with pytest.raises(Stopped, match=r"^disk: stopped$"):
+        bounded(work, 60, "disk", stop)
+    with pytest.raises(Stopped, match=r"^disk: stopped$"):
+        bounded(lambda progress: pytest.fail("it begins"), 60, "disk", stop)
+
+
+def test_work_that_was_given_up_begins_no_further_part(back: threading.Event) -> None:
     ended: list[BaseException] = []
     over = threading.Event()
 
-    def hangs(step: Step) -> None:
+    def hangs(progress: Progress) -> None:
         back.wait()
         try:
-            step()
+            progress.check()
         except StoreError as error:
             ended.append(error)
         over.set()
 
-    with pytest.raises(StoreError, match=r"^late$"):
-        bounded(hangs, 0.1, "late")
+    with pytest.raises(StoreError, match=LATE):
+        bounded(hangs, 0.1, "disk")
     back.set()
     assert over.wait(10)
-    assert [str(error) for error in ended] == ["late"]
+    assert [str(error) for error in ended] == ["disk: no progress in 0.1 s"]
 
 
 def test_the_process_need_not_wait_for_it(back: threading.Event) -> None:
     with pytest.raises(StoreError):
-        bounded(lambda step: back.wait(), 0.1, "late")
-    (left,) = (thread for thread in threading.enumerate() if thread.name == "fedws-store" and thread.is_alive())
-    assert left.daemon
+        bounded(lambda progress: back.wait(), 0.1, "disk")
+    left = [thread for thread in threading.enumerate() if thread.name == "fedws-store"]
+    assert left and all(thread.daemon for thread in left)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fedws.bounded import Progress
 from fedws.errors import StoreError, UsageError
 from fedws.store import PART, Setting, opened
 from fedws.stores import file
@@ -140,13 +141,10 @@ def test_what_an_ended_writer_left_is_deleted_and_what_one_is_at_stays(folder: P
 def test_every_part_is_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
 
-    def counted(work: Any, patience: float, late: str) -> None:
-        steps.append(0)
-
-        def step() -> None:
-            steps[-1] += 1
-
-        work(step)
+    def counted(work: Any, patience: float, name: str, stop: threading.Event | None) -> None:
+        progress = Progress(patience, name, stop)
+        work(progress)
+        steps.append(progress.news.qsize())
 
     monkeypatch.setattr(file, "bounded", counted)
     store, body = FileStore(folder.as_uri(), PATIENCE), bytes(2 * PART + 1)
