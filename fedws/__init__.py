@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
+    from fedws.store import shelf as shelf
     from fedws.tensors import Tensors as Tensors
     from fedws.tls import Tls as Tls
     from fedws.worker import Worker as Worker
@@ -73,6 +74,7 @@ _HOME = {
     "run_sync": "coordinator.run",
     "score": "learning",
     "serving": "service",
+    "shelf": "store",
     "train": "learning",
 }
 
