@@ -31,6 +31,7 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # which a name must be fit for to be looked up
     except ValueError:
         host, port = None, 0
     else:

@@ -42,7 +42,11 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 
 
 @pytest.mark.parametrize(
-    "rest", ["", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic", "broker:1?a=b"]
+    "rest",
+    [
+        *("", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic", "broker:1?a=b"),
+        *("bro..ker", f"{'a' * 64}.example"),
+    ],
 )
 def test_what_is_no_address_is_said(rest: str) -> None:
     with pytest.raises(UsageError, match=r"is no address; one looks like mqtt://user@broker:1883"):
