@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedws.errors import LinkError, LinkLost, Refused, Unreachable
+from fedws.gate import MOST
 from fedws.interfaces import Limits
 from fedws.mqtt.address import Address
 from fedws.mqtt.client import AT_ONCE, Client, Failed, Said
@@ -57,6 +58,15 @@ class Broker:
         """Who we are to it."""
         return self._address.user or "those without a user"
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits for the broker that no stranger should be answered."""
+        return len(self._behind) > 2 * MOST
+
+    def waits(self, topic: str) -> bool:
+        """Whether something for a topic waits for the broker, and will be the last that was said there."""
+        return any(topic == other for other, _, _ in self._behind)
+
     async def connect(self) -> None:
         """Raises Unreachable when there is no broker, and Refused when it does not let us in."""
         entering = asyncio.create_task(self._client.enter())
@@ -101,8 +111,10 @@ class Broker:
         self._read = list(topics)
         try:
             refusals = await self._client.ask(self._read)
-        except Failed:
-            raise self.lost.result() if self.lost.done() else LinkLost(LOST) from None
+        except Failed as failed:
+            silent = isinstance(failed.cause, TimeoutError)
+            error = LinkLost("the broker does not answer" if silent else LOST)
+            raise self.lost.result() if self.lost.done() else error from None
         for topic, refused in zip(topics, refusals, strict=True):
             if refused:
                 raise Refused("policy", f"the broker does not let {self.user} read {topic} ({refused})")

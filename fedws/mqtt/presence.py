@@ -7,6 +7,9 @@ from fedws.errors import LinkError, Refused, UsageError
 from fedws.mqtt import topics
 from fedws.mqtt.broker import Broker
 
+MOST = 1000
+"""Older instances that are looked after, at most, of those that say that they are here, and of those that do not."""
+
 
 class Presence:
     """Of one instance of a node; it claims the id first, and is here once no older one answers."""
@@ -17,8 +20,8 @@ class Presence:
         self._instance = instance
         self._said = b""
         self._heard = asyncio.Event()
-        self._older: set[str] = set()
-        self._lasting: set[str] = set()  # of these, who has said that it is here; it may be asked, or denied, meanwhile
+        self._lasting: set[str] = set()  # older ones that have said that they are here; asked, or denied, meanwhile
+        self._silent: set[str] = set()  # older ones of which something else was said
         self._alive = asyncio.Event()
 
     @property
@@ -42,8 +45,10 @@ class Presence:
             self._broker.publish(topics.here(self._node, other), topics.PROBE)
         if lasting and await self._broker.soon(self._alive):
             raise UsageError(f"{self._node} is on this broker already; every node has an id of its own")
-        for other in self._older:  # whose end the broker has not noticed yet
+        for other in self._lasting | self._silent:  # whose end the broker has not noticed yet
             self._clear(other)
+        self._lasting.clear()
+        self._silent.clear()
         self._say(topics.HERE)
 
     def withdraw(self) -> None:
@@ -55,14 +60,15 @@ class Presence:
         if instance != self._instance:
             says = payload in (topics.HERE, topics.CLAIMS)
             if not self._heard.is_set():
-                self._older.add(instance)
-                self._lasting |= {instance} if says else set()
+                older = self._lasting if says else self._silent
+                if len(older) < MOST:
+                    older.add(instance)
             elif instance in self._lasting and says and not before:
                 self._alive.set()
         elif payload == self._said:
             self._heard.set()
-        elif self._said:  # somebody asks whether we are here, or says that we are not
-            try:
+        elif self._said and not self._broker.waits(topics.here(self._node, self._instance)):
+            try:  # somebody asks whether we are here, or says that we are not
                 self._say(self._said)
             except LinkError:
                 return

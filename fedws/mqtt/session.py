@@ -15,13 +15,14 @@ from fedws.mqtt.broker import Broker, packet
 from fedws.mqtt.channel import MqttChannel, Road
 from fedws.mqtt.client import Said
 from fedws.mqtt.end import End, Names
-from fedws.mqtt.frames import opened, parse
+from fedws.mqtt.frames import Kind, Level, head, opened, parse
 from fedws.mqtt.presence import Presence
 from fedws.mqtt.topics import Will
 from fedws.tls import Tls
 
 KEPT = 60.0
 """Seconds for which a broker keeps the will of a node in the place where the node was."""
+_FAREWELL = head(Kind.CLOSE, Level.PLAIN, 0)  # to strangers: nothing was said before that it could overtake
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,13 @@ class Session:
             self._presence.hear(instance, payload, before=before)
 
     def _open(self, link: str, *, seal: bool) -> None:
-        """Somebody dials."""
-        if not self._presence.here:
+        """Somebody dials; they have no answer while others' frames are held up, and dial again."""
+        if not self._presence.here or self._broker.crowded:
             return
         served, up, down = self._served, topics.up(self._served.node, link), topics.down(self._served.node, link)
         names = Names(served.node, self.instance, link)
         road = Road(
-            post=lambda frame, sure: self._broker.publish(up, frame, sure=sure),
+            post=lambda frame, sure: self._broker.publish(up, frame, sure=sure and not frame.startswith(_FAREWELL)),
             packet=lambda size: packet(down, size),
             chunk=self._broker.chunk,
             complain=lambda what: served.complaints.hear(f"{what} was dropped"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedws.errors import LinkLost, Refused
-from fedws.gate import Complaints
+from fedws.gate import MOST, Complaints
 from fedws.interfaces import HANDSHAKE, Channel, Limits
 from fedws.messages import Hello, Order
 from fedws.mqtt import topics
@@ -16,7 +16,8 @@ from fedws.mqtt.broker import Broker
 from fedws.mqtt.channel import MOST_FRAMES
 from fedws.mqtt.frames import Kind, Level, head, opening
 from fedws.mqtt.seal import Plain
-from fedws.mqtt.topics import Will
+from fedws.mqtt.session import Session
+from fedws.mqtt.topics import HERE, PROBE, Will
 from fedws.service import serving
 from fedws.transport.mqtt import Mqtt
 from tests.brokered import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger
@@ -103,11 +104,11 @@ async def test_the_last_frame_that_the_broker_drops_is_awaited_and_then_a_lost_l
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing comes after it but signs of life."""
-    async with linked(broker.url, Limits(silence=1.5)) as (near, far):
+    async with linked(broker.url, Limits(silence=6.0)) as (near, far):
         with monkeypatch.context() as patch:
             patch.setattr(Broker, "publish", lambda *given, **more: 0)
             await near.send(number(1))
-        with pytest.raises(LinkLost, match=r"^too slow: 0 bytes of a message in 1\.5 s$"):
+        with pytest.raises(LinkLost, match=r"^too slow: 0 bytes of a message in 6 s$"):
             await soon(far.receive())
         with pytest.raises(LinkLost, match=r"^given up: too slow: 0 bytes"):
             await soon(near.receive())
@@ -180,7 +181,7 @@ async def stays(channel: Channel) -> None:
 
 
 async def test_who_proves_nothing_does_not_stay(broker: Mosquitto) -> None:
-    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, Limits(silence=3.0), node="alice"):
+    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, Limits(silence=12.0), node="alice"):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         link = await opened(other, instance)
         said = await other.sees(f"{link}/up", Kind.CLOSE)
@@ -198,6 +199,37 @@ async def test_nobody_is_kept_out_by_a_crowd(broker: Mosquitto) -> None:
         await channel.close()
         gone = [topic for topic, payload, _ in other.seen if payload[:1] == bytes([Kind.CLOSE])]
         assert not any(links[-1] in topic for topic in gone), "the newest are there still"
+
+
+async def test_strangers_have_no_answers_that_others_wait_behind(
+    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the broker takes nothing from the node."""
+    sessions: list[Session] = []
+    begin = Session.begin
+
+    async def kept(self: Session, former: list[str]) -> None:
+        sessions.append(self)
+        await begin(self, former)
+
+    monkeypatch.setattr(Session, "begin", kept)
+    async with Mqtt().serve(broker.url, stays, LIMITS, node="alice"):
+        (session,) = sessions
+        node = session._broker
+        await node.flush()
+        frame = Plain().wrap(Kind.OPEN, 0, opening(session.instance, seal=False))
+        with monkeypatch.context() as patch:
+            patch.setattr(node, "_at_once", 0)
+            for _ in range(1000):
+                session._hear(topics.down("alice", Will().name), bytes(frame), False)
+                session._hear(topics.here("alice", session.instance), PROBE, False)
+            behind = [payload[:1] for _, payload, _ in node._behind]
+            assert len(behind) == 2 * MOST + 1 and node.crowded
+            assert behind.count(HERE[:1]) == 1, "one answer is enough for all who ask"
+            assert bytes([Kind.CLOSE]) not in behind, "a farewell waits for nobody"
+        node._push()
+        await node.flush()
+        await (await dialled(broker.url)).close()
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, MOST_FRAMES + 1), (HANDSHAKE, 3)])

@@ -7,7 +7,7 @@ import pytest
 
 from fedws.errors import Refused, UsageError
 from fedws.mqtt import topics
-from fedws.mqtt.presence import Presence
+from fedws.mqtt.presence import MOST, Presence
 from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will
 
 OWN, OTHER, THIRD = (digit * 32 for digit in "123")
@@ -21,6 +21,10 @@ class Broker:
     def __init__(self, *, patient: bool = True) -> None:
         self.said: list[tuple[str, bytes, bool]] = []
         self._patient = patient
+        self.busy = False
+
+    def waits(self, topic: str) -> bool:
+        return self.busy
 
     def publish(self, topic: str, payload: bytes, *, sure: bool = True, retain: bool = False) -> int:
         self.said.append((topics.instance("alice", topic) or topic, payload, retain))
@@ -115,3 +119,26 @@ async def test_it_says_again_what_it_said_until_it_has_left() -> None:
     presence.hear(OWN, PROBE, before=False)
     again = [(OWN, HERE, True)] * 3
     assert broker.said == [(OWN, CLAIMS, True)] * 2 + [(OWN, HERE, True)] + again + [(OWN, b"", True)]
+
+
+async def test_who_asks_again_has_the_answer_that_waits_to_be_sent() -> None:
+    broker = Broker()
+    task = await claiming(presence := made(broker))
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    said = len(broker.said)
+    for broker.busy, more in ((True, 0), (False, 1)):
+        presence.hear(OWN, PROBE, before=False)
+        assert len(broker.said) == said + more
+
+
+@pytest.mark.parametrize("payload", [HERE, b"x"])
+async def test_only_so_many_older_ones_are_looked_after_and_none_for_ever(payload: bytes) -> None:
+    broker = Broker(patient=False)
+    task = await claiming(presence := made(broker))
+    for number in range(2 * MOST):
+        presence.hear(f"{number:032x}", payload, before=True)
+    presence.hear(OWN, CLAIMS, before=False)
+    await task
+    assert sum(said == b"" for _, said, _ in broker.said) == MOST
+    assert not presence._lasting and not presence._silent
