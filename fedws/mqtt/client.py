@@ -1,10 +1,12 @@
 """The MQTT library, which no other file knows: a connection that tells of what comes as it comes, without queues."""
 
+import asyncio
 import contextlib
 import logging
 import math
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +20,8 @@ from fedws.mqtt.address import Address
 AT_ONCE = 20
 """Packets that the broker has not acknowledged, at most; it may want fewer."""
 _UNTOLD = (0x00, 0x80)  # codes that the library makes up when a connection ends without a word
+_DIALLING = ThreadPoolExecutor(32, thread_name_prefix="mqtt")
+"""A broker that does not answer keeps other dials waiting, and nobody else."""
 _QUICKLY = getattr(socket, "TCP_QUICKACK", None)
 _log = logging.getLogger("fedws.mqtt.library")
 _log.setLevel(logging.CRITICAL)  # what goes wrong is raised, or said in a line of ours
@@ -96,7 +100,6 @@ class Client(aiomqtt.Client):
             keepalive=max(4, round(beat)),  # the library looks once in a second, and brokers give 1.5 times as much
             will=_will(will),
             properties=_properties(PacketTypes.CONNECT, MaximumPacketSize=largest),
-            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             tls_context=context,
             max_inflight_messages=AT_ONCE,
             logger=_log,
@@ -105,9 +108,13 @@ class Client(aiomqtt.Client):
         self._listener = listener
 
     async def enter(self) -> None:
-        """Connect. Raises Failed."""
+        """Connect, as the library would, but in threads that nobody else needs. Raises Failed."""
         try:
-            await self.__aenter__()
+            await asyncio.get_running_loop().run_in_executor(_DIALLING, self._client_connect)
+            await self._wait_for(asyncio.shield(self._connected), None)  # which is told of later, too
+        except OSError as error:
+            self.drop()
+            raise Failed(cause=error) from None
         except aiomqtt.MqttError as error:
             self.drop()
             if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
@@ -121,8 +128,8 @@ class Client(aiomqtt.Client):
         """Subscribe; gives for each why it was refused, empty where it was not. Raises Failed."""
         try:
             codes = await self.subscribe([(topic, 1) for topic in topics])
-        except aiomqtt.MqttError:
-            raise Failed from None
+        except aiomqtt.MqttError as error:
+            raise Failed(cause=error.__context__) from None
         self._quick()
         return [_told(code) if isinstance(code, ReasonCode) and code.is_failure else "" for code in codes]
 
@@ -170,6 +177,10 @@ class Client(aiomqtt.Client):
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKLY, 1)
 
     # ------------------------------------------------------------------ what the library calls
+
+    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super()._on_socket_open(client, userdata, sock)
 
     def _on_connect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
