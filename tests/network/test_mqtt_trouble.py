@@ -28,7 +28,8 @@ from tests.mosquitto import PASSWORD, Mosquitto, free_port, mosquitto
 from tests.nodes import federation, settings, worker
 from tests.protocol_page import TEXT
 
-QUICK = Limits(silence=3.0)
+QUICK = Limits(silence=12.0)
+"""Two seconds for an answer, where none comes."""
 
 
 @pytest.fixture(autouse=True)
@@ -46,22 +47,22 @@ async def stays(channel: Channel) -> None:
     await channel.closed()
 
 
-async def unserved(url: str, tls: Tls | None = None) -> str:
+async def unserved(url: str, tls: Tls | None = None, limits: Limits = LIMITS) -> str:
     """Why a node cannot be there, in one line that begins with the address."""
     way = Mqtt(encrypted=url.startswith("mqtts"))
     with pytest.raises((UsageError, Unreachable)) as error:
-        async with way.serve(url, stays, QUICK, tls, node="alice"):
+        async with way.serve(url, stays, limits, tls, node="alice"):
             raise AssertionError("it is there")
     text = str(error.value)
     assert text.startswith(f"{url}: ") and "\n" not in text and PASSWORD not in text
     return text.removeprefix(f"{url}: ")
 
 
-async def undialled(url: str, tls: Tls | None = None) -> FedwsError:
+async def undialled(url: str, limits: Limits = LIMITS) -> FedwsError:
     """Why a node cannot be dialled."""
     way = Mqtt(encrypted=url.startswith("mqtts"))
     with pytest.raises((Refused, Unreachable)) as error:
-        await soon(way.connect(url, QUICK, "alice", tls))
+        await soon(way.connect(url, limits, "alice"))
     assert "\n" not in str(error.value)
     return error.value
 
@@ -88,12 +89,13 @@ async def test_what_is_no_broker_is_said() -> None:
         await reader.read()
         writer.close()
 
-    for answer, why in ((web, "no MQTT 5 there: it ended the connection"), (mute, "no answer")):
+    ended = "no MQTT 5 there: it ended the connection"
+    for answer, why, limits in ((web, ended, LIMITS), (mute, "no answer", QUICK)):
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
             url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            assert await unserved(url) == why
-            assert str(await undialled(url)) == why
+            assert await unserved(url, limits=limits) == why
+            assert str(await undialled(url, limits)) == why
 
 
 async def test_a_wrong_password_is_said(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,16 +109,16 @@ async def test_a_wrong_password_is_said(broker: Mosquitto, monkeypatch: pytest.M
 
 
 RIGHTS = {
-    "presence": ("topic read fedws/#", r"write fedws/1/alice/here/\w+ \(not authorized, 0x87\)$"),
-    "reading it": ("topic write fedws/#", r"read fedws/1/alice/here/\w+, or is too slow$"),
+    "presence": ("topic read fedws/#", LIMITS, r"write fedws/1/alice/here/\w+ \(not authorized, 0x87\)$"),
+    "reading it": ("topic write fedws/#", QUICK, r"read fedws/1/alice/here/\w+, or is too slow$"),
 }
 
 
 @pytest.mark.parametrize("what", RIGHTS)
 async def test_a_topic_that_is_not_permitted_is_named(tmp_path: Path, what: str) -> None:
-    line, why = RIGHTS[what]
+    line, limits, why = RIGHTS[what]
     with mosquitto(tmp_path / "broker", acl=f"user fedws\n{line}\n") as broker:
-        assert re.match(r"the broker does not let fedws " + why, await unserved(broker.url))
+        assert re.match(r"the broker does not let fedws " + why, await unserved(broker.url, limits=limits))
 
 
 async def test_a_coordinator_that_may_not_write_hears_which_topic(tmp_path: Path) -> None:
@@ -259,11 +261,11 @@ async def test_links_are_lost_with_the_broker_and_the_node_is_there_again_with_i
 
 
 async def test_a_broker_that_stands_still_is_given_up_as_its_nodes_are(broker: Mosquitto) -> None:
-    async with linked(broker.url, Limits(silence=1.5)) as (near, far):
+    async with linked(broker.url, Limits(silence=6.0)) as (near, far):
         os.kill(broker.pid, signal.SIGSTOP)
         try:
             for end in (near, far):
-                with pytest.raises(LinkLost, match=r"^silent for 1\.5 s$"):
+                with pytest.raises(LinkLost, match=r"^silent for 6 s$"):
                     await soon(end.receive())
         finally:
             os.kill(broker.pid, signal.SIGCONT)
