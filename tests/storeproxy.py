@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
-from botocore import loaders
+from botocore import session
 from moto.server import ThreadedMotoServer
 
 KEY_ID, SECRET = "AKIAFEDWSTESTS", "never/to/be/seen"
@@ -307,7 +307,7 @@ def served() -> Iterator[StoreProxy]:
     try:
         with StoreProxy(server.get_host_and_port()) as proxy, pytest.MonkeyPatch.context() as patch:
             # Every client would read the descriptions of all services anew, which takes most of its time.
-            patch.setattr(loaders, "create_loader", cache(loaders.create_loader))
+            patch.setattr(session, "create_loader", cache(session.create_loader))
             for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE", "AWS_DEFAULT_PROFILE"):
                 patch.delenv(name, raising=False)
             for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.server_port}"}.items():
