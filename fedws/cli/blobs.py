@@ -35,8 +35,8 @@ def blobs(arguments: argparse.Namespace) -> "Setting | None":
 
 def shelf(setting: "Setting | None", patience: float, security: "Security") -> "Shelf | None":
     """The store of that setting, open and tried; what its owner can read is said. Raises UsageError."""
-    from fedws.store import Shelf, opened
+    from fedws import store
 
     if setting is not None and security.seal:
         print(f"--seal is for links: what goes through {setting.url} can be read there")
-    return None if setting is None else Shelf(opened(setting, patience), setting.above)
+    return None if setting is None else store.shelf(setting.url, setting.above, patience)
