@@ -153,7 +153,7 @@ class Service:
                 except Undelivered as error:
                     # What its store is, and where, is not for the coordinator.
                     log.warning("%s: the body of an order: %s", self._worker.node, error)
-                    message, trouble = error.message, f"no body of the order; the log of {self._worker.node} says more"
+                    message, trouble = error.message, "its object store does not give the order; its log says more"
                 await orders.put((self._order(message, seen), trouble))
 
         async def reply() -> None:

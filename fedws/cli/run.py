@@ -34,8 +34,8 @@ def parser(prog: str) -> Parser:
         metavar="ID=URL",
         help="or none, or an ID that joins (testing=ws://localhost:8780)",
     )
-    add("--listen", metavar="URL", help="where nodes join by themselves: 0.0.0.0:9000, or mqtt://broker")
-    add("--expect", nargs="+", metavar="ID", help="the workers that join there")
+    add("--listen", metavar="URL", help="where nodes join by themselves: 0.0.0.0:9000, or mqtt://USER@BROKER")
+    add("--expect", nargs="+", metavar="ID", help="the workers that join there; with --listen")
     add(
         "--strategy",
         metavar="NAME",

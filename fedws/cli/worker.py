@@ -40,7 +40,9 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     )
     flags.add_argument("--host", help="address to listen on; 0.0.0.0 for all (localhost)")
     flags.add_argument(
-        "--join", metavar="URL", help="dial out instead: where a run listens, or mqtt://broker (see --listen of a run)"
+        "--join",
+        metavar="URL",
+        help="dial out: where a run listens (--listen), or mqtt://USER@BROKER (password: $FEDWS_MQTT_PASSWORD)",
     )
     flags.add_argument(
         "--coordinator", metavar="ID", help="with --join: whose certificate is shown there (coordinator)"

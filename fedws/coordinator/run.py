@@ -203,6 +203,8 @@ async def _run(
             if scorer is not None:
                 scorer.restore(stored.number, stored.extra["waiting"])
             runlog.lines.say(*filter(None, [remark]), f"Going on after round {stored.number} of {plan.training_rounds}")
+        if plan.listen and not plan.evaluator:
+            runlog.lines.say("No model is scored: there is no --evaluator")
         if security.key is None and not all(transport(url).private for url in plan.workers.values()):
             runlog.lines.say("--insecure: no worker has proved that it knows the network key")
         if away := [worker for worker in links if worker not in here]:

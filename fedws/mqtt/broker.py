@@ -88,7 +88,10 @@ class Broker:
         """What it means that there is no connection."""
         cause, encrypted = failed.cause, self._tls is not None
         if failed.code in _NO_LOGIN:
-            whom = f"{self._address.user} with this password" if self._address.user else self.user
+            how = (
+                "with this password" if self._address.password else "without a password: FEDWS_MQTT_PASSWORD is not set"
+            )
+            whom = f"{self._address.user} {how}" if self._address.user else self.user
             return Refused("key", f"the broker does not let in {whom} ({failed})")
         if failed.code:
             return Unreachable(f"the broker does not take us ({failed})")

@@ -93,7 +93,7 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
         ("run --blobs file:///tmp --blobs-above nan", "--blobs-above nan: a number of MB, at least 0"),
         ("run --blobs gs://bucket/x", "gs://bucket/x: no store is reached by gs://; there are file, s3"),
         ("run --blobs bucket", "'bucket' is no store; one looks like s3://bucket/prefix or file:///path"),
-        ("run --blobs s3://me:hunter2@bucket", r"a user or password in the URL of a store \(s3://\)"),
+        ("run --blobs s3://me:hunter2@bucket", "an @ in the URL of a store: a user or password belongs"),
         ("run --blobs file:///no/such/folder", "file:///no/such/folder: there is no such folder"),
         ("worker", "--id"),
         ("worker --id alice --prot 1", "there is no --prot here; did you mean --port?"),

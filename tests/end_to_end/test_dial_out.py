@@ -6,6 +6,8 @@ import shlex
 
 import pytest
 
+import fedws.cli.run
+import fedws.cli.worker
 from tests.joined import free_port
 from tests.processes import Command, Processes, assert_one_line, dialling, ended_well
 from tests.secured import made, shown
@@ -27,10 +29,10 @@ def digest(processes: Processes, run: str) -> str:
     return hashlib.sha256((processes.folder / run / "model.safetensors").read_bytes()).hexdigest()
 
 
-def readme() -> list[list[str]]:
+def readme(title: str = "Devices that cannot be dialled") -> list[list[str]]:
     """The commands of the README's section, as words."""
     text = (REPOSITORY / "README.md").read_text()
-    section = text.partition("\n## Devices that cannot be dialled\n")[2].partition("\n## ")[0]
+    section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     lines = "\n".join(re.findall(r"```\w*\n(.*?)```", section, re.S)).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines]
     return [words for words in commands if words]
@@ -52,6 +54,16 @@ def test_the_readme_s_commands(given: Processes) -> None:
     assert any(line.startswith("Federated accuracy after round 2: ") for line in run.lines)
     log = (given.folder / "run" / "run.log").read_text()
     assert "alice" in log and "left" not in log
+
+
+def test_the_readmes_commands_over_a_broker_are_commands() -> None:
+    """That such a run goes well, and that a broker's rights are those of its users, is seen in test_mqtt_example.py."""
+    run, worker = readme("Over a broker")
+    assert run[:2] == ["fedws", "run"] and worker[:2] == ["fedws", "worker"]
+    given = fedws.cli.run.parser("fedws run").parse_args(run[2:])
+    assert (given.expect, given.evaluator, given.seal) == (["alice", "bob", "charlie"], "testing", True)
+    joins = fedws.cli.worker.parser("fedws worker").parse_args(worker[2:])
+    assert joins.join == given.listen.replace("coordinator@", f"{joins.id}@") and joins.seal
 
 
 def test_nodes_that_join_make_the_same_model_as_dialled_ones_one_run_after_the_other(processes: Processes) -> None:
