@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fedws.coordinator.run import Result as Result
     from fedws.coordinator.run import run as run
     from fedws.coordinator.run import run_sync as run_sync
+    from fedws.dialout import joining as joining
     from fedws.errors import FedwsError as FedwsError
     from fedws.errors import RunFailed as RunFailed
     from fedws.errors import TaskError as TaskError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
-    from fedws.joining import joining as joining
     from fedws.keys import network_key as network_key
     from fedws.learning import Score as Score
     from fedws.learning import Workspace as Workspace
@@ -66,7 +66,7 @@ _HOME = {
     "UsageError": "errors",
     "Worker": "worker",
     "Workspace": "learning",
-    "joining": "joining",
+    "joining": "dialout",
     "load_plugin": "registry",
     "network_key": "keys",
     "register": "registry",

@@ -13,8 +13,8 @@ import fedws
 from evaluator import evaluator
 from fedws import wire
 from fedws.coordinator.meeting import Meeting
+from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
-from fedws.joining import joining
 from fedws.messages import Hello, Join, Message
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security

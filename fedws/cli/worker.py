@@ -178,8 +178,8 @@ async def _serve(
     keeps: "Shelf | None",
     tell: Callable[[], None],
 ) -> int:
+    from fedws.dialout import joining
     from fedws.interfaces import Limits
-    from fedws.joining import joining
     from fedws.security import COORDINATOR
     from fedws.service import serving
 

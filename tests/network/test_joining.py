@@ -12,10 +12,10 @@ import pytest
 
 import fedws
 from fedws.coordinator.meeting import Meeting
+from fedws.dialout import joining
 from fedws.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
-from fedws.joining import joining
 from fedws.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security

@@ -7,7 +7,7 @@ import pytest
 
 import fedws
 from fedws import certs
-from fedws.joining import joining
+from fedws.dialout import joining
 from fedws.keys import Key
 from fedws.policy import Policy
 from fedws.security import COORDINATOR, Security

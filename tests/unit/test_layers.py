@@ -26,7 +26,7 @@ LAYERS = (
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
     "stores/",
     "worker schemes unfinished turns",
-    "service joining runlog rundir checkpoint coordinator/ simulation/",
+    "service dialout runlog rundir checkpoint coordinator/ simulation/",
     "cli/ __main__",
 )
 PIECES = 4
@@ -41,7 +41,7 @@ ASYNC = (
     "fedws/reaching.py",
     "fedws/service.py",
     "fedws/turns.py",
-    "fedws/joining.py",
+    "fedws/dialout.py",
     "fedws/coordinator/",
     "fedws/simulation/",
     "evaluator/",

@@ -102,3 +102,10 @@ def test_everything_public_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(tree), "the file says what it is for"
     silent = [name for name, node in public(tree) if not ast.get_docstring(node)]  # type: ignore[arg-type]
     assert silent == []
+
+
+def test_no_public_name_is_also_a_file() -> None:
+    """Once a file is imported its name in the package is the module, whatever was there."""
+    folder = Path(fedws.__file__).parent
+    names = {path.stem for path in folder.iterdir()}
+    assert [name for name in fedws.__all__ if name in names] == []
