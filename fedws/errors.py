@@ -6,7 +6,8 @@
     ├── LinkError           something between two nodes
     │   ├── Unreachable     nobody answered at that address
     │   ├── LinkLost        the other node was there and is gone, or silent
-    │   │   └── NotTaken    it closed the link since it does not take such a message, as one above its limit
+    │   │   ├── NotTaken    it closed the link since it does not take such a message, as one above its limit
+    │   │   └── TakenOver   it closed the link since another link of the same run has the node
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker cannot carry out; answered with a Failure
@@ -68,6 +69,10 @@ class LinkLost(LinkError):
 
 class NotTaken(LinkLost):
     """The other end closed the link since it does not take what was sent."""
+
+
+class TakenOver(LinkLost):
+    """Another link of the same run has the node."""
 
 
 class ProtocolError(LinkError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from fedws.closing import CloseCode
 from fedws.messages import Event, Json, Message, Order, Report
 from fedws.tensors import Tensors
 from fedws.tls import Tls
@@ -247,8 +248,8 @@ class Channel(Protocol):
     def protect(self, secret: bytes) -> None:
         """Both ends have ``secret`` now, 32 bytes of this handshake alone; keys for what follows may come of it."""
 
-    async def close(self, reason: str = "") -> None:
-        """Close the link, telling the other end why."""
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+        """Close the link; the other end gets ``code``, and ``reason`` for people. Without a reason: DONE."""
 
     async def closed(self) -> None:
         """Wait until the link is down, whoever closed it."""

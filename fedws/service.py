@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fedws import handshake
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
+from fedws.closing import CloseCode, code_of
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, TakenOver, Undelivered, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
@@ -64,7 +65,7 @@ class Service:
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
             self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
-            return await channel.close(str(error))
+            return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None
         with contextlib.suppress(LinkError):
@@ -113,7 +114,7 @@ class Service:
         except Refused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
-            return await channel.close(str(lost))
+            return await channel.close(str(lost), code_of(lost))
         if hello.run != self._turned_away:  # it may go on asking
             log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, SHOWN), greeting.reason)
         self._turned_away = hello.run
@@ -172,7 +173,7 @@ class Service:
 
         async def give_way() -> None:
             await taken.wait()
-            raise LinkLost(TAKEN_OVER)
+            raise TakenOver(TAKEN_OVER)
 
         tasks = [asyncio.create_task(end()) for end in (read, reply, give_way)]
         try:
@@ -180,7 +181,7 @@ class Service:
             error = next(error for task in tasks if task in ended and (error := task.exception()))
             if not isinstance(error, LinkError):
                 raise error
-            return error, asyncio.create_task(channel.close(str(error)))
+            return error, asyncio.create_task(channel.close(str(error), code_of(error)))
         finally:
             for task in tasks:
                 task.cancel()

@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from fedws.errors import LinkLost, Refused, printable
+from fedws.errors import Refused, TakenOver, printable
 
 SHOWN = 8
 """Characters of a run's id that are told: who knows all of it may take the run over."""
 MOST_LINKS = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
 TAKEN_OVER = "taken over by the same run"
-"""Why a link is closed when its run calls again: whoever reads it must leave the node to the newer link."""
+"""The reason for people when the run of a link connects again; :class:`TakenOver` is what programs decide by."""
 
 
 class Turns:
@@ -32,8 +32,8 @@ class Turns:
         """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
 
         Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
-        another run, with too many links of this one, or still with what it did for an older link; and LinkLost when a
-        newer one came meanwhile.
+        another run, with too many links of this one, or still with what it did for an older link; and TakenOver when
+        a newer one came meanwhile.
         """
         other = (run, coordinator) != (self._run, self._coordinator)  # its workers know a run's id too
         if self._links and (other or not run):  # without an id it may be any run
@@ -48,11 +48,11 @@ class Turns:
             async with asyncio.timeout(self._patience):
                 await self._free.acquire()
         except TimeoutError:
-            raise (LinkLost(TAKEN_OVER) if taken.is_set() else self._busy()) from None
+            raise (TakenOver(TAKEN_OVER) if taken.is_set() else self._busy()) from None
         else:
             try:
                 if taken.is_set():
-                    raise LinkLost(TAKEN_OVER)
+                    raise TakenOver(TAKEN_OVER)
                 self._since = datetime.now()
                 yield taken
             finally:

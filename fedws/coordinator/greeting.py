@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedws import handshake
+from fedws.closing import CloseCode
 from fedws.errors import ProtocolError, Refused, Undelivered, printable
 from fedws.interfaces import Channel
 from fedws.messages import Challenge, Hello, Message, Refusal, Welcome
@@ -31,7 +32,7 @@ class Greeting:
             welcome = self._judged(await self._answer(channel))
             channel.admit()
         except Undelivered as error:  # nobody has asked for tensors yet
-            await channel.close(str(error))
+            await channel.close(str(error), CloseCode.NOT_TAKEN)
             raise ProtocolError(str(error)) from None
         except BaseException:
             await channel.close("the coordinator did not go on")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from fedws.blobs import Blobs
+from fedws.closing import CloseCode
 from fedws.coordinator.greeting import Greeting
 from fedws.coordinator.meeting import NEWER, Meeting
 from fedws.errors import (
@@ -16,6 +17,7 @@ from fedws.errors import (
     ProtocolError,
     Refused,
     RunFailed,
+    TakenOver,
     Undelivered,
     UsageError,
     WrongNode,
@@ -28,7 +30,6 @@ from fedws.pauses import Pauses
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from fedws.transfers import CHUNK, Transfers
-from fedws.turns import TAKEN_OVER
 from fedws.unfinished import UNFINISHED
 
 log = logging.getLogger("fedws")
@@ -122,16 +123,16 @@ class Link:
         self.up.set()
         post(Joined(worker=self.node, samples=welcome.samples))
         reason = told = "the coordinator ends"
-        kind = _LOST
+        kind, code = _LOST, CloseCode.GIVEN_UP
         try:
             await self._read(channel, newer)
         except ProtocolError as error:
-            told = str(error)
+            told, code = str(error), CloseCode.NOT_TAKEN
             reason, kind = f"broke the protocol: {told}", _FAILED
         except LinkError as error:
             reason, told = f"link lost: {error}", ""
             kind = _FAILED if isinstance(error, NotTaken) else _LOST
-            if str(error) == TAKEN_OVER:  # two that dial again would take it from each other for ever
+            if isinstance(error, TakenOver):  # two that dial again would take it from each other for ever
                 raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         finally:
             self._down(channel, reason, kind)
@@ -141,7 +142,7 @@ class Link:
             self._forgetting = asyncio.get_running_loop().call_later(later, self._transfers.forget)
             post(Left(worker=self.node, reason=reason))
             if newer is None or not newer.done():  # else the meeting closes it
-                await channel.close(told)  # which may take long
+                await channel.close(told, code)  # which may take long
 
     async def _read(self, channel: Channel, newer: "asyncio.Task[_Found] | None") -> None:
         """Raises why it ended."""

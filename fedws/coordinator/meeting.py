@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from fedws.closing import CloseCode
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
@@ -107,7 +108,7 @@ class Meeting:
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
             self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
-            return await channel.close(str(error))
+            return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None
         return await self._hold(node, guest)

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from fedws import wire
-from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, Refused, printable
+from fedws.closing import CloseCode, code_of, error_of
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.mqtt.end import End, News
@@ -22,7 +23,7 @@ MOST_FRAMES = 32
 """Frames, likewise; but for signs of life."""
 _BEAT = bytes([Kind.BEAT])
 _MAX_REASON = 123  # bytes, as on a websocket
-_ORDINARY, _NOT_TAKEN = b"\0", b"\1"  # the first byte of a CLOSE
+_CODES = (CloseCode.GIVEN_UP, CloseCode.NOT_TAKEN, CloseCode.TAKEN_OVER)  # by the first byte of a CLOSE
 
 
 async def _nothing() -> None:
@@ -56,7 +57,6 @@ class MqttChannel:
         self._most = min(HANDSHAKE, limits.message)
         self._before: tuple[int, int] | None = (0, 0)  # frames and bytes, until they are admitted
         self._lost: LinkError | None = None
-        self._code = _ORDINARY
         self._turn = asyncio.Lock()
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self._quits, self._down = asyncio.Event(), asyncio.Event()
@@ -94,17 +94,13 @@ class MqttChannel:
 
     async def receive(self) -> Message:
         """The next message; its tensors lie in the one buffer that its frames are written into."""
-        try:
-            with self.transfers.decoding(self._most) as decoder:
-                more = True
-                while more:
-                    part = await self._next()
-                    decoder.feed(part.payload)
-                    more = part.kind is Kind.DATA
-            return await self.transfers.message(decoder)
-        except ProtocolError:
-            self._code = _NOT_TAKEN
-            raise
+        with self.transfers.decoding(self._most) as decoder:
+            more = True
+            while more:
+                part = await self._next()
+                decoder.feed(part.payload)
+                more = part.kind is Kind.DATA
+        return await self.transfers.message(decoder)
 
     async def _next(self) -> Part:
         while (part := self._end.next()) is None or part.kind is Kind.CLOSE:
@@ -169,7 +165,8 @@ class MqttChannel:
         elif news in (News.LOST, News.BROKEN):
             self._quits.set()  # nothing that comes can be read
             why = self._end.why
-            self._finish(why, LinkLost(why) if news is News.LOST else ProtocolError(why))
+            error = LinkLost(why) if news is News.LOST else ProtocolError(why)
+            self._finish(why, error, code_of(error))
         elif news is News.GONE:
             self.fail(LinkLost("the coordinator is gone"))
         elif news is News.BEAT:
@@ -203,12 +200,12 @@ class MqttChannel:
 
     # ------------------------------------------------------------------ the end
 
-    async def close(self, reason: str = "") -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
         """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest.
 
         Nobody waits for those who have proved nothing.
         """
-        self._finish(reason)
+        self._finish(reason, code=code)
         try:
             if self.admitted:
                 with contextlib.suppress(TimeoutError):
@@ -231,12 +228,13 @@ class MqttChannel:
         self._quits.set()
         self._ended(error)
 
-    def _finish(self, reason: str, error: LinkError | None = None) -> None:
+    def _finish(self, reason: str, error: LinkError | None = None, code: CloseCode = CloseCode.GIVEN_UP) -> None:
         """End the link, and tell the other end."""
         if self._lost is not None:
             return
+        first = bytes([_CODES.index(code) if code in _CODES else 0])
         try:
-            self._post(Kind.CLOSE, self._code + reason.encode()[:_MAX_REASON].decode(errors="ignore").encode())
+            self._post(Kind.CLOSE, first + reason.encode()[:_MAX_REASON].decode(errors="ignore").encode())
         except LinkError:
             self._quits.set()
         self._ended(error or LinkLost(reason or "closed"))
@@ -266,7 +264,6 @@ def _marked(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
 
 
 def _closed(payload: bytes) -> LinkError:
-    reason = printable(payload[1:].decode(errors="replace"))
-    if payload[:1] == _NOT_TAKEN:
-        return NotTaken(reason or "it does not take such a message")
-    return LinkLost(reason or "closed by the other side")
+    first = payload[0] if payload else 0
+    code = _CODES[first] if first < len(_CODES) else CloseCode.GIVEN_UP
+    return error_of(code, payload[1:].decode(errors="replace"))

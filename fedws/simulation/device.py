@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from fedws.closing import CloseCode
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Message, Order, Report, Welcome
 from fedws.schemes import transport
@@ -155,9 +156,9 @@ class SlowChannel:
     def protect(self, secret: bytes) -> None:
         """Nobody else is in this process."""
 
-    async def close(self, reason: str = "") -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
         """Close the link."""
-        await self._channel.close(reason)
+        await self._channel.close(reason, code)
 
     async def closed(self) -> None:
         """Wait until it is."""

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from fedws import wire
+from fedws.closing import CloseCode, error_of
 from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.messages import Message
@@ -26,7 +27,7 @@ class MemoryChannel:
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         """Fragments; after each message an empty one, and None at the end of the link."""
         self._peer: MemoryChannel | None = None
-        self._closed = ""
+        self._closed: LinkLost | None = None
         self._down = asyncio.Event()
         self._most = min(HANDSHAKE, limits.message)
         self.peer = self.address = ""
@@ -54,8 +55,8 @@ class MemoryChannel:
 
     def deliver(self, piece: bytes) -> None:
         """Hand one fragment over; raises LinkLost."""
-        if self._closed or self._peer is None:
-            raise LinkLost(self._closed or "closed")
+        if self._closed is not None or self._peer is None:
+            raise self._closed or LinkLost("closed")
         self._peer._inbox.put_nowait(piece)
         self.sent += len(piece)
 
@@ -70,9 +71,9 @@ class MemoryChannel:
         return await self.transfers.message(decoder)
 
     async def _next(self) -> bytes:
-        piece = None if self._closed and self._inbox.empty() else await self._inbox.get()
+        piece = None if self._closed is not None and self._inbox.empty() else await self._inbox.get()
         if piece is None:
-            raise LinkLost(self._closed or "closed")
+            raise self._closed or LinkLost("closed")
         return piece
 
     def admit(self) -> None:
@@ -82,11 +83,11 @@ class MemoryChannel:
     def protect(self, secret: bytes) -> None:
         """Nobody else is in this process."""
 
-    async def close(self, reason: str = "") -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
         """Close both ends."""
         for end in (self, self._peer):
-            if end is not None and not end._closed:
-                end._closed = reason or "closed"
+            if end is not None and end._closed is None:
+                end._closed = error_of(code if reason else CloseCode.DONE, reason or "closed")
                 end._down.set()
                 end._inbox.put_nowait(None)
 

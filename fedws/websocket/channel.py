@@ -6,14 +6,15 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from fedws import wire
-from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, printable
+from fedws.closing import CloseCode, error_of
+from fedws.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.tls import name_of
 from fedws.transfers import Transfers
-from fedws.websocket.watched import GIVEN_UP, Server, Watched, address_of, framed
+from fedws.websocket.watched import Server, Watched, address_of, framed
 
-_BROKEN = (1002, 1007, 1009)  # what the library closes with when frames are wrong, no UTF-8, or too big
+_BROKEN = (CloseCode.BROKEN_FRAME, CloseCode.NOT_UTF8, CloseCode.TOO_LARGE)  # what the library closes with
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
 
 
@@ -68,10 +69,10 @@ class WsChannel:
     def protect(self, secret: bytes) -> None:
         """TLS does it, or nobody."""
 
-    async def close(self, reason: str = "") -> None:
-        """Close the link; the other end reads the reason."""
-        code = GIVEN_UP if reason else 1000
-        await self._socket.close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+        """Close the link; the other end reads the code and the reason."""
+        sent = code if reason else CloseCode.DONE
+        await self._socket.close(sent, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
 
     async def closed(self) -> None:
         """Wait until it is."""
@@ -89,11 +90,8 @@ def _lost(closed: ConnectionClosed, given_up: str) -> LinkError:
         return LinkLost(given_up)
     if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
         return ProtocolError(closed.sent.reason or "no websocket message")
-    frame = closed.rcvd or closed.sent
-    if closed.rcvd is not None and closed.rcvd.code in _BROKEN:
-        return NotTaken(printable(closed.rcvd.reason) or "it does not take such a message")
-    if frame is not None and frame.reason:
-        return LinkLost(printable(frame.reason))
-    if frame is not None and frame.code in (1000, 1001):
-        return LinkLost("closed by the other side")
+    if closed.rcvd is not None:
+        return error_of(closed.rcvd.code, closed.rcvd.reason)
+    if closed.sent is not None and (closed.sent.reason or closed.sent.code in (CloseCode.DONE, CloseCode.ENDING)):
+        return error_of(CloseCode.DONE, closed.sent.reason)
     return LinkLost("connection lost")

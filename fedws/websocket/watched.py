@@ -11,12 +11,11 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from fedws import wire
+from fedws.closing import CloseCode
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE
 from fedws.vigil import LOOKS, Vigil
 
-GIVEN_UP = 4000
-"""The first close code that is free for applications: closed for a reason of ours."""
 MOST_BEFORE = 2 * HANDSHAKE + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
 MOST_FRAMES = 64
@@ -82,7 +81,7 @@ class Watched(Connection):
             return self._wait(self._look)
         # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
         with contextlib.suppress(OSError, RuntimeError):
-            self.protocol.fail(GIVEN_UP, f"given up: {self.lost}")
+            self.protocol.fail(CloseCode.GIVEN_UP, f"given up: {self.lost}")
             self.send_data()
         return self._wait(self.transport.abort)
 
@@ -142,7 +141,7 @@ class Server(Watched, ServerConnection):
     def _too_late(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # whoever is alive reads why, for as long as one look takes
             if self.state is State.OPEN:
-                self.protocol.fail(GIVEN_UP, "no hello in time")
+                self.protocol.fail(CloseCode.GIVEN_UP, "no hello in time")
                 self.send_data()
         self._door = self.loop.call_later(self.patience * 6 / LOOKS, self.transport.abort)
 

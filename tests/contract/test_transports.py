@@ -12,7 +12,7 @@ import torch
 import websockets
 
 from fedws import registry
-from fedws.errors import LinkLost, NotTaken, ProtocolError, Unreachable, UsageError
+from fedws.errors import LinkLost, NotTaken, ProtocolError, TakenOver, Unreachable, UsageError
 from fedws.interfaces import Channel, Handler, Limits, Transport
 from fedws.messages import Hello, Order
 from fedws.mqtt import broker
@@ -534,7 +534,7 @@ async def test_a_message_in_small_pieces_is_a_message(scheme: str) -> None:
         assert await soon(found.get()) == hello()
 
 
-@pytest.mark.parametrize("code", [1002, 1009, 1011, 4000])
+@pytest.mark.parametrize("code", [1002, 1009, 1011, 4000, 4001, 4002])
 async def test_a_peer_that_finds_fault_with_us_is_lost_and_not_at_fault(code: int) -> None:
     raised: asyncio.Queue[Exception] = asyncio.Queue()
 
@@ -548,4 +548,5 @@ async def test_a_peer_that_finds_fault_with_us_is_lost_and_not_at_fault(code: in
         async with websockets.connect(url, compression=None, proxy=None) as socket:
             await socket.close(code, "what was that")
         error = await soon(raised.get())
-    assert type(error) is (NotTaken if code in (1002, 1009) else LinkLost) and str(error) == "what was that"
+    kinds = {1002: NotTaken, 1009: NotTaken, 4001: TakenOver, 4002: NotTaken}
+    assert type(error) is kinds.get(code, LinkLost) and str(error) == "what was that"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fedws.closing import CloseCode
 from fedws.decoder import Decoder
 from fedws.errors import LinkLost, ProtocolError, Refused
 from fedws.header import MAX_DIMENSIONS, misnamed
@@ -209,7 +210,7 @@ class _Peer:
     async def closed(self) -> None:
         pass
 
-    async def close(self, reason: str = "") -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
         self.events.append("closed")
 
 

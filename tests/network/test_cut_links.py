@@ -69,7 +69,7 @@ class Scissors:
             scissors._left = scissors._draw.randrange(scissors._most)
             for end in (channel, channel._peer):
                 if end is not None and not end._closed:
-                    end._closed = "cut"
+                    end._closed = LinkLost("cut")
                     end._down.set()
                     end._inbox.put_nowait(None)
             raise LinkLost("cut")
@@ -142,7 +142,7 @@ async def test_a_link_that_is_always_cut_in_its_second_chunk_still_ends(
         crossed[id(channel)] = 0
         for end in (channel, channel._peer):
             if end is not None:
-                end._closed = "cut"
+                end._closed = LinkLost("cut")
                 end._down.set()
                 end._inbox.put_nowait(None)
         raise LinkLost("cut")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fedws
+from fedws.closing import CloseCode
 from fedws.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Joined, Left, Message, Report
@@ -218,11 +219,11 @@ async def test_a_node_that_another_coordinator_took_over_is_left_to_it() -> None
     async with peer.served(), Heard() as heard:
         assert await heard.next() == JOINED
         await heard.give(asked())
-        await peer.channels[0].close(TAKEN_OVER)
+        await peer.channels[0].close("any text", CloseCode.TAKEN_OVER)
         with pytest.raises(RunFailed) as caught:
             await heard.task
-    assert str(caught.value) == f"alice at memory://alice: {TAKEN_OVER}"
-    why = f"link lost: {TAKEN_OVER}"
+    assert str(caught.value) == "alice at memory://alice: any text"
+    why = "link lost: any text"
     assert heard.all[1:] == [failed("lost", why), Left(worker="alice", reason=why)]
     assert len(peer.dialled) == 1
 

@@ -14,6 +14,7 @@ import torch
 
 import fedws
 from fedws import certs
+from fedws.closing import CloseCode
 from fedws.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Order
@@ -220,7 +221,7 @@ async def test_who_sends_what_is_not_taken_is_told_so(broker: Mosquitto) -> None
         near._post(Kind.END, b"no message")
         with pytest.raises(ProtocolError) as error:
             await soon(far.receive())
-        await far.close(str(error.value))
+        await far.close(str(error.value), CloseCode.NOT_TAKEN)
         with pytest.raises(NotTaken, match="not a fedws message"):
             await soon(near.receive())
 

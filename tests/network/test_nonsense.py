@@ -12,6 +12,7 @@ import pytest
 
 import fedws
 from fedws import wire
+from fedws.closing import CloseCode
 from fedws.header import ALIGNMENT
 from fedws.interfaces import Limits
 from fedws.messages import Report, Welcome
@@ -63,7 +64,7 @@ async def test_who_begins_with_nonsense_is_told_so(name: str) -> None:
         async with rough(url) as socket:
             await socket.send(sent)
             assert reason in await closed(socket)
-            assert socket.close_code == 4000
+            assert socket.close_code == CloseCode.NOT_TAKEN
         async with rough(url) as socket:
             await welcomed(socket)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fedws
+from fedws.closing import CloseCode
 from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
@@ -240,7 +241,7 @@ class Stuck:
         """As of a channel."""
         return await self.messages.get()
 
-    async def close(self, reason: str = "") -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
         """As of a channel."""
         self.closing.set()
         await self.let_go.wait()

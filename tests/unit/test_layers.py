@@ -14,7 +14,7 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "errors tensors ranges tls folders noise durable",
+    "errors closing tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
     "header wire decoder digests blobs transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
