@@ -6,6 +6,7 @@ from typing import Any
 import fedws
 
 
+@fedws.releasing("metrics")
 def evaluate(order: fedws.Order, workspace: fedws.Workspace) -> fedws.Report:
     """Score the order's model on this node's data; the metrics are the fields of :class:`fedws.Score`."""
     settings = workspace.settings(order, fedws.Scoring)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedws.errors import FedwsError as FedwsError
     from fedws.errors import RunFailed as RunFailed
     from fedws.errors import TaskError as TaskError
+    from fedws.errors import TaskFailed as TaskFailed
     from fedws.errors import UsageError as UsageError
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fedws.policy import Policy as Policy
     from fedws.registry import load_plugin as load_plugin
     from fedws.registry import register as register
+    from fedws.registry import releasing as releasing
     from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
@@ -60,6 +62,7 @@ _HOME = {
     "Scoring": "plan",
     "Security": "security",
     "TaskError": "errors",
+    "TaskFailed": "errors",
     "Tensors": "tensors",
     "Tls": "tls",
     "Training": "plan",
@@ -70,6 +73,7 @@ _HOME = {
     "load_plugin": "registry",
     "network_key": "keys",
     "register": "registry",
+    "releasing": "registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
     "score": "learning",

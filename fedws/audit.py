@@ -22,6 +22,8 @@ import filelock
 from fedws import folders
 from fedws.errors import UsageError
 
+CLOCK = 0.001
+"""Seconds that a line may be of the future: a time is written down in whole milliseconds."""
 GENESIS = "0" * 64
 """What the first line is bound to."""
 _SAMPLES = {"tensors": "number", "features": "upload"}
@@ -95,10 +97,11 @@ class Audit:
                 os.fsync(file.fileno())
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
 
-    def left(self, node: str, since: timedelta = timedelta(days=1)) -> set[str]:
-        """The answers of a node with tensors that have left in that time, over all runs, each as what counts once.
+    def left(self, node: str, since: timedelta = timedelta(days=1)) -> dict[str, float]:
+        """Return the answers of a node with tensors that left in that time, over all runs: their age in seconds.
 
-        Those with features count once an upload: see :func:`once`. Raises OSError.
+        The keys are what counts once, see :func:`once`; of several lines the newest gives the age. Lines of the
+        future, from a clock that was ahead, do not count until their time has come. Raises OSError.
         """
         with _alone(self.path), self.path.open("rb") as file:
             end = _end(self.path)
@@ -106,10 +109,16 @@ class Audit:
             new = file.read(end.size - self._read).splitlines(keepends=True)
             self._read = end.size
         lines = [line for line in map(_parsed, new) if line is not None and line.get("data") in _SAMPLES]
-        earliest = (datetime.now(UTC) - since).isoformat()
+        now = datetime.now(UTC)
+        earliest = (now - since).isoformat()
         self._left += [(str(line["node"]), str(line["time"]), once(line)) for line in lines]
         self._left = [entry for entry in self._left if entry[1] >= earliest]
-        return {what for whose, _, what in self._left if whose == node}
+        ages: dict[str, float] = {}
+        for whose, time, what in self._left:
+            age = (now - datetime.fromisoformat(time)).total_seconds()
+            if whose == node and age >= -CLOCK:
+                ages[what] = max(0.0, min(age, ages.get(what, age)))
+        return ages
 
 
 @dataclass(frozen=True)

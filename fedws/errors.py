@@ -2,7 +2,8 @@
 
     FedwsError
     ├── UsageError          a setting that cannot work: one line for the person who typed it
-    │   └── UnknownName     no piece of that name; the message names the nearest
+    │   ├── UnknownName     no piece of that name; the message names the nearest
+    │   └── TooLarge        a message above what its receiver accepts
     ├── LinkError           something between two nodes
     │   ├── Unreachable     nobody answered at that address
     │   ├── LinkLost        the other node was there and is gone, or silent
@@ -10,7 +11,9 @@
     │   │   └── TakenOver   it closed the link since another link of the same run has the node
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
-    ├── TaskError           an order that this worker cannot carry out; answered with a Failure
+    ├── TaskError           an order that this worker will not carry out in this run; answered with a Failure
+    │   └── TryLater            not before a stated time has passed
+    ├── TaskFailed          an order that this worker could not carry out; it may be tried again
     ├── Stopped             a task was told to end: its link is gone, or its node is ending
     ├── StoreError          an object store did not take or give a blob
     ├── Undelivered         a message came, but its body, which is in an object store, did not
@@ -55,6 +58,10 @@ class UnknownName(UsageError):
         super().__init__(f"unknown {kind} {name!r}: {guess}{have}")
 
 
+class TooLarge(UsageError):
+    """A message above what its receiver accepts; the text says what the message has, and the limit."""
+
+
 class LinkError(FedwsError):
     """Something went wrong between two nodes."""
 
@@ -91,7 +98,19 @@ class Refused(LinkError):
 
 
 class TaskError(FedwsError):
-    """An order that this worker cannot carry out."""
+    """An order that this worker will not carry out in this run: the coordinator excludes the worker at once."""
+
+
+class TryLater(TaskError):
+    """An order that this worker will not carry out before ``seconds`` have passed."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class TaskFailed(FedwsError):
+    """An order that this worker could not carry out, as on a full disk; the third in a row excludes the worker."""
 
 
 class Stopped(FedwsError):

@@ -145,6 +145,8 @@ class Gathering:
         if problem:
             strikes, what = state.strikes + 1, f"the coordinator's own training failed: {problem}"
             reason = f"{what}, three times in a row" if strikes == STRIKES else ""
+            if isinstance(answer, Failure) and answer.code == "permanent":
+                reason = what
             return self._go_on(replace(state, strikes=strikes, reason=reason, roster=state.roster.say(what)))
         assert isinstance(answer, Report)
         state, told = replace(state, strikes=0), answer.metrics

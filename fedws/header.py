@@ -8,12 +8,12 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from fedws.errors import ProtocolError
+from fedws.limits import HEADER, TENSORS
 from fedws.messages import MESSAGES, Digest
 from fedws.tensors import DTYPES
 
 ALIGNMENT = 64
-MAX_HEADER = 2**19
-MAX_TENSORS = 10_000
+MAX_HEADER, MAX_TENSORS = HEADER, TENSORS
 MAX_NAME = 256
 MAX_DIMENSIONS = 16
 MAX_DEPTH = 16

@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedws.errors import Kind
+from fedws.limits import MESSAGE, TENSORS
 from fedws.tensors import Tensors
 
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
+Most = Annotated[int, Field(ge=1)]
+Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=64)]
 Digest = Secret
 """SHA-256 of a message's body, as hexadecimal digits."""
@@ -40,6 +43,10 @@ class Hello:
     """Empty where the caller takes part without a network key."""
     blobs: bool = False
     """Whether the caller has an object store, from which bodies may come."""
+    max_message: Most = MESSAGE
+    """Bytes of the largest message that the caller accepts."""
+    max_tensors: Most = TENSORS
+    """Tensors in a message that the caller accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +90,10 @@ class Welcome:
     """Of the run's orders."""
     blobs: bool = False
     """Whether the node has an object store."""
+    max_message: Most = MESSAGE
+    """Bytes of the largest message that the node accepts."""
+    max_tensors: Most = TENSORS
+    """Tensors in a message that the node accepts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +149,12 @@ class Failure:
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
     reason: str
+    code: Literal["", "permanent", "later", "progress"] = ""
+    """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``later`` (not
+    before ``wait`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before). Else empty.
+    """
+    wait: Wait = 0.0
+    """Seconds, for ``later``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +172,13 @@ class Left:
 
     worker: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Available:
+    """Event: the time has passed for which a worker refused requests, with the code ``later``."""
+
+    worker: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +201,7 @@ class Deadline:
 
 
 Message = Join | Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
-Event = Report | Failure | Joined | Left | Measured | Deadline
+Event = Report | Failure | Joined | Left | Available | Measured | Deadline
 
 MESSAGES: dict[str, type[Message]] = {
     "join": Join,

@@ -1,17 +1,23 @@
 """What a node's owner allows: who may ask, for what, how often, and what may leave."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedws.errors import TaskError, UsageError
+from fedws.durations import duration
+from fedws.errors import TaskError, TryLater, UsageError
 from fedws.messages import Json, Order, Report
 from fedws.plan import explain
+from fedws.registry import Released
 
+DAY = 24 * 3600.0
+"""Seconds for which an answer counts."""
 Limit = Annotated[float, Field(gt=0)]
 Patterns = Annotated[
     tuple[str, ...], Field(strict=False), BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
@@ -110,10 +116,13 @@ class Policy(BaseModel):
     label_epsilon: Limit = 8.0
     """At most so much for each randomised label."""
 
-    def before(self, order: Order, held: int, rounds: int, *, begun: bool = False) -> None:
-        """Hold an order against it; ``rounds`` have left in the last day. Raises TaskError with the reason.
+    def before(
+        self, order: Order, held: int, left: Mapping[str, float], releases: Released = "update", *, begun: bool = False
+    ) -> None:
+        """Check an order before anything is computed. Raises TaskError with the reason, as TryLater.
 
-        With ``begun`` features of this run are among them, and may go on to leave.
+        ``held`` is the number of samples, ``left`` what left in the last day (see :meth:`fedws.audit.Audit.left`),
+        and ``releases`` what the task is registered to release. With ``begun``, features of this run have left.
         """
         model, epochs = _text(order.settings.get("model")), order.settings.get("epochs", 1)
         if not _any(self.tasks, order.task):
@@ -124,14 +133,18 @@ class Policy(BaseModel):
             raise TaskError(f"the policy here wants at most {self.epochs} as an order's epochs, not {str(epochs)[:64]}")
         if held < self.samples:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
-        if not self.updates and order.task.endswith(".fit"):
+        if not self.updates and releases == "update":
             raise TaskError("the policy here lets no model updates leave")
         if not begun:
-            self._count(rounds)
+            self._count(left)
 
-    def _count(self, rounds: int) -> None:
-        if self.rounds_per_day is not None and rounds >= self.rounds_per_day:
-            raise TaskError(f"the rounds a day that the policy here allows, {self.rounds_per_day}, are used up")
+    def _count(self, left: Mapping[str, float]) -> None:
+        most = self.rounds_per_day
+        if most is not None and len(left) >= most:
+            oldest = sorted(left.values(), reverse=True)  # so many of them must be older than a day
+            wait = max(0.0, DAY - oldest[len(left) - most])
+            what = f"the rounds a day that the policy here allows, {most}, are used up"
+            raise TryLater(f"{what}; the next one is allowed in {duration(wait)}", wait)
 
     def allow(self, features: Features) -> None:
         """Hold features against it, before they are computed. Raises TaskError with the reason."""
@@ -151,10 +164,21 @@ class Policy(BaseModel):
         if self.samples > 1:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; features are of one")
 
-    def after(self, report: Report, features: Features | None = None, rounds: int = 0) -> None:
-        """Hold a report against it, before it leaves; ``features`` are what it holds. Raises TaskError."""
+    def after(
+        self,
+        report: Report,
+        features: Features | None = None,
+        left: Mapping[str, float] = MappingProxyType({}),
+        releases: Released = "update",
+    ) -> None:
+        """Check a report before it leaves; ``features`` are what it holds, the rest is as in :meth:`before`.
+
+        Raises TaskError, also when the report holds what its task is not registered to release.
+        """
+        if report.tensors and (releases == "metrics" or (releases == "features" and features is None)):
+            raise TaskError(f"the task is registered to release {releases}, and its report holds other tensors")
         if report.tensors and features is None:
-            self._count(rounds)
+            self._count(left)
         if report.tensors and features is None and not self.updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -40,20 +40,30 @@ KINDS = {
 }
 """Every kind of piece, and the folder its shipped files are in."""
 
+Released = Literal["update", "features", "metrics"]
+RELEASED: tuple[Released, ...] = get_args(Released)
+"""What a task's reports may release."""
+
 _pieces: dict[tuple[str, str], Any] = {}
 T = TypeVar("T")
 
 
-def register(kind: str, name: str) -> Callable[[T], T]:
+def register(kind: str, name: str, *, releases: Released | None = None) -> Callable[[T], T]:
     """Decorator: make the decorated factory (or task, or transport) known as ``name``.
 
-    The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file.
-    Raises UsageError for an unknown kind and for a name that is taken.
+    The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file. A task is
+    registered with what its reports release: see :func:`released`.
+    Raises UsageError for an unknown kind, for a name that is taken, and for a task without ``releases``.
     """
     if kind not in KINDS:
         raise UnknownName("kind of piece", kind, KINDS)
+    if (kind == "task") != (releases is not None):
+        what = f"needs releases=: one of {', '.join(RELEASED)}" if kind == "task" else "releases nothing"
+        raise UsageError(f"register({kind!r}, {name!r}): a {kind} {what}")
 
     def keep(piece: T) -> T:
+        if releases is not None:
+            releasing(releases)(piece)
         known = _pieces.get((kind, name))
         shipped = _stem(name) in _shipped(kind) and _module(kind, name) != getattr(piece, "__module__", None)
         if shipped or (known is not None and _origin(known) != _origin(piece)):
@@ -62,6 +72,28 @@ def register(kind: str, name: str) -> Callable[[T], T]:
         return piece
 
     return keep
+
+
+def releasing(what: Released) -> Callable[[T], T]:
+    """Decorator for a task that is not registered, as an evaluator's: state what its reports release."""
+    if what not in RELEASED:
+        raise UsageError(f"a task releases one of {', '.join(RELEASED)}, not {what!r}")
+
+    def mark(task: T) -> T:
+        task.releases = what  # type: ignore[attr-defined]
+        return task
+
+    return mark
+
+
+def released(task: object) -> Released:
+    """Return what a task's reports release: the owner's policy decides by it before the task computes anything.
+
+    ``update`` (tensors made from all samples, as a model or a gradient), ``features`` (tensors that hold a record for
+    each sample) or ``metrics`` (no tensors). A task that does not state it is taken for one that releases updates.
+    """
+    found: Released = getattr(task, "releases", "update")
+    return found
 
 
 def find(kind: str, name: str) -> Any:

@@ -4,14 +4,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from fedws.durations import duration
 from fedws.errors import RejectedUpdate, printable
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
-from fedws.messages import Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.tensors import Tensors, difference, unfit
 
 STRIKES = 3
-"""Refused, failed or rejected answers in a row that exclude a worker."""
+"""Failed or rejected answers in a row that exclude a worker."""
+LOSSES = 3
+"""Losses in a row of a worker with the same request, without progress of a transfer, after which that has failed."""
+POSTPONED = 3
+"""Times in a row that a worker may put off the same request until later: then the request has failed too."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Asked:
     round: int
     version: int
     """Of the model that it carries."""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,12 @@ class Member:
     """The last round of which its report was taken."""
     strikes: int = 0
     """Orders in a row that it refused, failed, or answered with what was rejected."""
+    lost: int = 0
+    """Losses in a row while it had the same request."""
+    postponed: int = 0
+    """Times in a row that it refused the same request until later."""
+    waiting: bool = False
+    """Whether it gets no request until the time that it stated has passed."""
     excluded: str = ""
     """Why it is not asked any more."""
     samples: int = 0
@@ -79,12 +91,16 @@ class Roster:
         return roster
 
     def idle(self) -> list[str]:
-        """Who can be asked: there, not excluded, and with no order open."""
+        """Who can be asked: able, and with no order open."""
         busy = {asked.worker for asked in self.open.values()}
-        return [worker for worker in self.present() if worker not in busy]
+        return [worker for worker in self.able() if worker not in busy]
+
+    def able(self) -> list[str]:
+        """Who is there, not excluded, and has not refused until later."""
+        return [worker for worker in self.present() if not self.members[worker].waiting]
 
     def present(self) -> list[str]:
-        """Who is there and not excluded."""
+        """Who is there and not excluded, also when it has refused until later."""
         return [worker for worker, member in self.members.items() if member.here and not member.excluded]
 
     def away(self) -> list[str]:
@@ -119,7 +135,7 @@ class Roster:
                 return roster, asked
             if event.kind == "lost":  # its Left comes next; nobody is asked before
                 roster = roster.with_(event.worker, here=False)
-            return roster.fail(event), asked
+            return roster.fail(event, asked.task), asked
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None
@@ -129,6 +145,8 @@ class Roster:
             return (roster if member.here else roster.say(f"{event.worker} has joined")), None
         if isinstance(event, Left):
             return roster.with_(event.worker, here=False).say(f"{event.worker} has left: {event.reason}"), None
+        if isinstance(event, Available):
+            return roster.with_(event.worker, waiting=False), None
         if isinstance(event, Measured):
             seconds = (member.seconds + event.seconds) / 2 if member.seconds else event.seconds
             return roster.with_(event.worker, seconds=seconds), None
@@ -148,24 +166,49 @@ class Roster:
             settings=ask.settings,
             tensors=ask.tensors,
         )
-        roster = self.with_(worker, round=round, attempt=attempt)
-        return replace(roster, open={**self.open, order.id: Asked(worker, round, version)}), order
+        new = {} if member.round == round else {"lost": 0, "postponed": 0}
+        roster = self.with_(worker, round=round, attempt=attempt, **new)
+        return replace(roster, open={**self.open, order.id: Asked(worker, round, version, ask.task)}), order
 
     def accept(self, report: Report) -> "Roster":
         """Its report counts."""
-        return self.with_(report.worker, base=report.round, samples=report.samples, strikes=0)
+        return self.with_(report.worker, base=report.round, samples=report.samples).good(report.worker)
 
-    def fail(self, failure: Failure) -> "Roster":
-        """Its order failed. If it was not lost, that is a strike, and the third in a row excludes."""
-        roster = replace(self, failures=self.failures + 1)
+    def good(self, worker: str) -> "Roster":
+        """A good report of the worker has arrived, which ends every row of failures."""
+        return self.with_(worker, strikes=0, lost=0, postponed=0)
+
+    def fail(self, failure: Failure, task: str = "") -> "Roster":
+        """Its order failed. That is a strike, and the third in a row excludes; a permanent refusal does so at once.
+
+        A loss and a refusal until later are no strikes, unless they repeat: see :data:`LOSSES`, :data:`POSTPONED`.
+        """
+        worker, roster = failure.worker, replace(self, failures=self.failures + 1)
+        member = roster.members[worker]
         if failure.kind == "lost":
-            return roster
-        strikes = self.members[failure.worker].strikes + 1
-        roster = roster.with_(failure.worker, strikes=strikes)
+            lost = 0 if failure.code == "progress" else (member.lost + 1) % LOSSES
+            roster = roster.with_(worker, lost=lost)
+            if lost or failure.code == "progress":
+                return roster
+            reason = f"lost {LOSSES} times while it worked on {printable(task, 64)}; was its memory short?"
+            failure = replace(failure, kind="failed", reason=reason)
+        if failure.code == "later":
+            postponed = (member.postponed + 1) % POSTPONED
+            wait = f"{worker} gets no request for {duration(failure.wait)}: it {_did(failure)}"
+            roster = roster.with_(worker, waiting=True, postponed=postponed)
+            if postponed:
+                return roster.say(wait)
+        if failure.code == "permanent":
+            return roster.exclude(worker, _did(failure))
+        strikes = member.strikes + 1
+        roster = roster.with_(worker, strikes=strikes)
         if strikes < STRIKES:
-            return roster.say(f"{failure.worker} {_did(failure)}")
-        why = f"{_did(failure)}, three times in a row"
-        return roster.with_(failure.worker, excluded=why).say(f"{failure.worker} is excluded: it {why}")
+            return roster.say(f"{worker} {_did(failure)}")
+        return roster.exclude(worker, f"{_did(failure)}, three times in a row")
+
+    def exclude(self, worker: str, why: str) -> "Roster":
+        """The worker is not asked any more in this run."""
+        return self.with_(worker, excluded=why).say(f"{worker} is excluded: it {why}")
 
     def failed(self, worker: str, round: int) -> bool:
         """Whether its last order was one of ``round``, and failed without being lost."""
@@ -226,7 +269,8 @@ def made(step: Callable[[], Tensors], like: Tensors) -> tuple[Tensors, str]:
 
 def _seen(member: Member, worker: str, here: Collection[str]) -> Member:
     samples = here.get(worker, 0) if isinstance(here, Mapping) else 0
-    return replace(member, here=worker in here, samples=samples or member.samples)
+    fresh = replace(member, lost=0, postponed=0, waiting=False)
+    return replace(fresh, here=worker in here, samples=samples or member.samples)
 
 
 def _did(failure: Failure) -> str:

@@ -155,7 +155,7 @@ class Rounds(Generic[A]):
     def _drop(self, state: RoundState[A], report: Report) -> RoundState[A]:
         """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""
         good = not unusable(self._algorithm, state.model, report)
-        roster = state.roster.with_(report.worker, strikes=0) if good else state.roster
+        roster = state.roster.good(report.worker) if good else state.roster
         return replace(state, roster=roster, late=state.late + 1)
 
     def _go_on(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
@@ -182,7 +182,7 @@ class Rounds(Generic[A]):
     def _recruit(self, state: RoundState[A]) -> RoundState[A]:
         """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
         open = {asked.worker for order, asked in state.roster.open.items() if order in state.overdue}
-        able = set(state.roster.present()) - open | set(state.reported)
+        able = set(state.roster.able()) - open | set(state.reported)
         others = [worker for worker in self._rank(state) if worker not in state.cohort]
         lacking = self.quorum - sum(worker in able for worker in state.cohort)
         return replace(state, cohort=(*state.cohort, *others[: max(0, lacking)]))

@@ -12,6 +12,7 @@ from fedws.closing import CloseCode, code_of
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, TakenOver, Undelivered, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
+from fedws.limits import USUAL, Accepted
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
@@ -42,6 +43,7 @@ class Service:
         self._complaints = Complaints(worker.node)
         self._unfinished = Unfinished(worker.node, shelf)
         self._forgetting: asyncio.TimerHandle | None = None
+        self._accepted = USUAL
         self.orders = 0
         """How many have come so far."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
@@ -129,7 +131,10 @@ class Service:
             self._remember()
             channel.transfers = self._unfinished.begin(hello.run, hello.coordinator)
             channel.transfers.tell_store(hello.blobs)
-            await channel.send(replace(welcome, held=channel.transfers.held, blobs=channel.transfers.fetches))
+            self._accepted = Accepted(hello.max_message, hello.max_tensors, "the coordinator")
+            channel.transfers.tell_limits(self._accepted)
+            held, blobs = channel.transfers.held, channel.transfers.fetches
+            await channel.send(replace(welcome, held=held, blobs=blobs, max_message=self._limits.message))
             error, closing = await self._serve(channel, taken)
             reason = f"ended: {error}"
             return closing
@@ -167,7 +172,7 @@ class Service:
                 try:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
-                    await channel.send(self._worker.failure(order, "failed", str(error)))
+                    await channel.send(self._worker.unsendable(order, error))
                 del order, answer  # models, which an idle node need not hold
                 self._forget_in(self._limits.silence, self._unfinished.forget)  # a lost link is known by then
 
@@ -200,7 +205,7 @@ class Service:
     async def _work(self, order: Order, trouble: str = "") -> Report | Failure:
         """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""
         work = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._worker.answer, order, self._limits.message, trouble
+            self._thread, self._worker.answer, order, self._accepted, trouble
         )
         try:
             return await asyncio.shield(work)

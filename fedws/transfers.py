@@ -15,10 +15,10 @@ from fedws import digests, wire
 from fedws.blobs import Blobs
 from fedws.decoder import Decoder, Partial
 from fedws.errors import ProtocolError, StoreError, Undelivered
+from fedws.limits import CHUNK as CHUNK
+from fedws.limits import USUAL, Accepted
 from fedws.messages import Message
-
-CHUNK = wire.FRAGMENT
-"""Bytes; a body goes on from the last whole chunk that arrived of it."""
+from fedws.progress import Progress
 
 
 class Transfers:
@@ -44,6 +44,9 @@ class Transfers:
         self._here: Partial | None = None
         self._there: dict[str, int] = {}
         self._fetches = False
+        self._accepted = USUAL
+        self.progress = Progress()
+        """How far the bodies of the request that is open have come."""
         self._stored = ""
         self.sent = self.received = 0
         """Bytes to and from the object store."""
@@ -66,6 +69,10 @@ class Transfers:
         """Whether the other side has a store, as it says."""
         self._fetches = fetches
 
+    def tell_limits(self, accepted: Accepted) -> None:
+        """What the other side accepts, as it says; nothing else is sent."""
+        self._accepted = accepted
+
     def forget(self) -> None:
         """The body that is here is of no use any more."""
         self._here = None
@@ -74,9 +81,9 @@ class Transfers:
         """Nor is the one that is in the store for the other side, which may take as long as it likes to fetch it."""
         self._keep_stored("")
 
-    async def encode(self, message: Message, limit: int) -> wire.Encoded:
-        """A message as it should travel now. Raises UsageError, as :func:`fedws.wire.encode` does."""
-        encoded = wire.encode(message, limit)
+    async def encode(self, message: Message) -> wire.Encoded:
+        """A message as it should travel now. Raises TooLarge and UsageError, as :func:`fedws.wire.encode` does."""
+        encoded = wire.encode(message, self._accepted)
         store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
         if encoded.body_size <= CHUNK and store is None:
             return encoded
@@ -90,9 +97,11 @@ class Transfers:
                 self._keep_stored("")
             else:
                 self._keep_stored(digest)
-                return encoded.stored(digest, limit)
+                return encoded.stored(digest, self._accepted)
         there = min(there, encoded.body_size)
-        return encoded.named(digest, there if there == encoded.body_size else there // CHUNK * CHUNK, limit)
+        self.progress.sent(there)
+        offset = there if there == encoded.body_size else there // CHUNK * CHUNK
+        return encoded.named(digest, offset, self._accepted)
 
     @contextlib.contextmanager
     def decoding(self, limit: int) -> Iterator[Decoder]:
@@ -103,6 +112,7 @@ class Transfers:
         finally:
             if decoder.digest is not None:
                 self._here = decoder.partial
+                self.progress.received(0 if self._here is None else self._here.filled)
 
     async def message(self, decoder: Decoder) -> Message:
         """The message that has come. Raises ProtocolError also when its body is not the one of its digest.

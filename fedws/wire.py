@@ -14,19 +14,14 @@ from typing import Any
 import torch
 
 from fedws.errors import ProtocolError, UsageError
-from fedws.header import (
-    ALIGNMENT,
-    MAX_HEADER,
-    MAX_TENSORS,
-    misnamed,
-    packed,
-)
+from fedws.header import ALIGNMENT, misnamed, packed
+from fedws.limits import CHUNK, USUAL, Accepted
 from fedws.messages import MESSAGES, Message
 from fedws.tensors import DTYPES, NAMES, Tensors
 
 MAGIC = b"FDWS"
 VERSION = 1
-FRAGMENT = 2**20
+FRAGMENT = CHUNK
 """Largest fragment in bytes."""
 STORED = "store"
 """The transfer of a message whose body is in an object store."""
@@ -49,23 +44,23 @@ class Encoded:
         """Bytes of the body."""
         return self.size - len(self.head)
 
-    def named(self, digest: str, offset: int, limit: int) -> "Encoded":
+    def named(self, digest: str, offset: int, accepted: Accepted) -> "Encoded":
         """The same, with the digest of its body, and without the ``offset`` bytes that its receiver has of it.
 
-        Raises UsageError when it is larger than ``limit``, of which what is left out is a part.
+        Raises TooLarge when the whole of it is not ``accepted``.
         """
         header, size = {**self.header, "digest": digest, "offset": offset}, self.body_size - offset
-        head, body = _head(header, self.body_size, limit), []
+        head, body = _head(header, self.body_size, accepted), []
         for buffer in self.body:
             if offset < len(buffer):
                 body.append(buffer[offset:])
             offset = max(0, offset - len(buffer))
         return Encoded(header, head, body, len(head) + size)
 
-    def stored(self, digest: str, limit: int) -> "Encoded":
-        """The same without its body, which is elsewhere under its digest. Raises UsageError as :meth:`named` does."""
+    def stored(self, digest: str, accepted: Accepted) -> "Encoded":
+        """The same without its body, which is elsewhere under its digest. Raises TooLarge as :meth:`named` does."""
         header = {**self.header, "transfer": STORED, "digest": digest}
-        head = _head(header, self.body_size, limit)
+        head = _head(header, self.body_size, accepted)
         return Encoded(header, head, [], len(head))
 
     def fragments(self) -> Iterator[memoryview | bytes]:
@@ -94,8 +89,8 @@ class Encoded:
             yield bytes(small)
 
 
-def encode(message: Message, limit: int = 2**30) -> Encoded:
-    """A message as bytes. Raises UsageError when it is larger than ``limit`` or holds what cannot travel."""
+def encode(message: Message, accepted: Accepted = USUAL) -> Encoded:
+    """Return a message as bytes. Raises TooLarge when it is not ``accepted``, UsageError when it cannot travel."""
     tensors: Tensors = getattr(message, "tensors", {})
     table, body, position = [], [], 0
     for name, tensor in tensors.items():
@@ -125,11 +120,11 @@ def encode(message: Message, limit: int = 2**30) -> Encoded:
         "digest": None,
         "offset": 0,
     }
-    head = _head(header, position, limit)
+    head = _head(header, position, accepted)
     return Encoded(header, head, body, len(head) + position)
 
 
-def _head(header: dict[str, Any], size: int, limit: int) -> bytes:
+def _head(header: dict[str, Any], size: int, accepted: Accepted) -> bytes:
     """Prefix, header and padding of a message with a body of ``size`` bytes."""
     try:
         written = packed(header)
@@ -137,9 +132,7 @@ def _head(header: dict[str, Any], size: int, limit: int) -> bytes:
         raise UsageError(f"a {header['type']} cannot travel: {error}") from None
     head = PREFIX.pack(MAGIC, VERSION, len(written)) + written
     head += bytes(-len(head) % ALIGNMENT)
-    count = len(header["tensors"])
-    if len(written) > MAX_HEADER or count > MAX_TENSORS or len(head) + size > limit:
-        raise UsageError(f"a message of {len(head) + size} bytes in {count} tensors is above the limit")
+    accepted.check(len(written), len(header["tensors"]), len(head) + size)
     return head
 
 

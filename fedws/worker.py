@@ -1,10 +1,10 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
 import logging
-import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +12,21 @@ import torch
 
 from fedws import registry, samples
 from fedws.audit import Audit, Entry, now, once
-from fedws.errors import Stopped, TaskError, UnknownName, UsageError, printable
+from fedws.errors import (
+    FedwsError,
+    Stopped,
+    TaskError,
+    TaskFailed,
+    TooLarge,
+    TryLater,
+    UnknownName,
+    UsageError,
+    printable,
+)
 from fedws.gate import Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
+from fedws.limits import ANY, Accepted
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.policy import Features, Policy
 from fedws.uploads import Uploads
@@ -91,10 +102,10 @@ class Worker:
         self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
         self._workspace.uploads.begin(run, coordinator)
 
-    def answer(self, order: Order, most: int = sys.maxsize, trouble: str = "") -> Report | Failure:
+    def answer(self, order: Order, accepted: Accepted = ANY, trouble: str = "") -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
 
-        So does a report of more than ``most`` bytes, and an order with ``trouble``: why it cannot be carried out. The
+        So does a report that is not ``accepted``, and an order with ``trouble``: why it cannot be carried out. The
         answer is on the audit log when this returns.
         """
         answer = self.failure(order, "failed", trouble) if trouble else self._answer(order)
@@ -106,9 +117,9 @@ class Worker:
                 then()
             return answer
         try:
-            size = encode(answer, most).size
-        except UsageError as error:  # a task may report what cannot travel
-            answer, features, then = self.failure(order, "failed", str(error)), None, None
+            size = encode(answer, accepted).size
+        except UsageError as error:
+            answer, features, then = self.unsendable(order, error), None, None
             size = encode(answer).size
         try:
             self._audit.add(self._entry(order, answer, size, features))
@@ -121,19 +132,21 @@ class Worker:
 
     def _answer(self, order: Order) -> Report | Failure:
         try:
-            left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else set()
+            left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
             upload = once({"data": "features", "upload": self._upload})
-            self.policy.before(order, len(self._workspace.data), len(left), begun=upload in left)
-            report = self._task(order.task)(order, self._workspace)
+            task = self._task(order.task)
+            released = registry.released(task)
+            self.policy.before(order, len(self._workspace.data), left, released, begun=upload in left)
+            report = task(order, self._workspace)
             if not isinstance(report, Report):
                 return self.failure(order, "failed", f"task {order.task} gave {type(report).__name__}, no Report")
             features, _ = self._workspace.leaving.get(order.id, (None, None))
-            self.policy.after(report, features, len(left))
+            self.policy.after(report, features, left, released)
             return report
         except (TaskError, UnknownName) as error:
             self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}")
-            return self.failure(order, "refused", str(error))
-        except Stopped as error:
+            return self.refusal(order, error)
+        except (TaskFailed, Stopped) as error:
             return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
             kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
@@ -185,6 +198,19 @@ class Worker:
     @property
     def _upload(self) -> str:
         return self._workspace.uploads.name[:16]
+
+    def refusal(self, order: Order, error: FedwsError) -> Failure:
+        """Return the answer to an order that is refused: for the whole run, or until later."""
+        failure = self.failure(order, "refused", str(error))
+        if isinstance(error, TryLater):
+            return replace(failure, code="later", wait=error.seconds)
+        return replace(failure, code="permanent")
+
+    def unsendable(self, order: Order, error: UsageError) -> Failure:
+        """Return the answer in place of a report that cannot be sent: what it has would be the same another time."""
+        if isinstance(error, TooLarge):
+            return replace(self.failure(order, "refused", f"its report has {error}"), code="permanent")
+        return self.failure(order, "failed", str(error))  # a task may report what cannot travel
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""

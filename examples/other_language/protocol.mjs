@@ -10,6 +10,7 @@ export const integer = (value) => Number.isInteger(value) || typeof value === "b
 const name = (value) => text(value) && [...value].length <= 64;
 const secret = (value) => text(value) && /^[0-9a-f]{64}$/.test(value);
 const size = (value) => integer(value) && value >= 0 && value < 2 ** 48;
+const most = (value) => integer(value) && value >= 1;
 const map = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const BYTES = { // of an element
@@ -30,7 +31,8 @@ const ENTRY = {
 };
 const MESSAGES = { // those that a worker receives
   hello: { run: [name], node: [name], protocol: [integer], coordinator: [name, "coordinator"],
-    nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false] },
+    nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false],
+    max_message: [most, 2 ** 30], max_tensors: [most, 10000] },
   proof: { proof: [secret] },
   order: { id: [text], worker: [text], round: [integer], task: [text], base: [integer, 0], seed: [integer, 0],
     settings: [map, {}], held: [map, {}] }, // held is of use to nobody who tells no digest
@@ -52,7 +54,8 @@ const shallow = (value, levels) => typeof value !== "object" || value === null |
 const aligned = (position) => Math.ceil(position / 64) * 64;
 // The decoder makes an array as long as its head says, before the elements are there: many in each other, all said to
 // be long, would take all memory. What a linear model needs has no array longer than a table of a few tensors.
-const MSGPACK = { useBigInt64: true, maxArrayLength: 64, maxBinLength: 0, maxExtLength: 0 };
+export const TENSORS = 64;
+const MSGPACK = { useBigInt64: true, maxArrayLength: TENSORS, maxBinLength: 0, maxExtLength: 0 };
 
 export function read(data, due) { // the message of the type that is due; throws Wrong for any other bytes
   if (data.length < 12 || data.toString("latin1", 0, 4) !== "FDWS") throw new Wrong("not a fedws message");

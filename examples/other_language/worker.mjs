@@ -7,7 +7,7 @@ import { endianness, homedir } from "node:os";
 import { parseArgs } from "node:util";
 import { WebSocketServer } from "ws";
 import { prepare, Refused, train } from "./linear.mjs";
-import { proof, read, write, Wrong } from "./protocol.mjs";
+import { proof, read, TENSORS, write, Wrong } from "./protocol.mjs";
 
 const HANDSHAKE = 2 ** 16; // bytes of a message before its sender has proved that he knows the key
 const MESSAGE = 2 ** 26; // bytes of any other; no linear model that this worker could train needs more
@@ -29,7 +29,7 @@ async function meet(node, link) { // hello, challenge, proof; throws Refused
   if (!timingSafeEqual(given, right)) throw new Refused(`the caller has another network key than ${node.id}`, "key");
   link.admit();
   if (hello.node !== node.id) throw new Refused(`this is ${node.id}, not ${hello.node}`, "node");
-  return hello.run;
+  return hello;
 }
 
 let turn = null; // the link that has the node: {run, since, link, done}
@@ -39,7 +39,7 @@ function take(node, run, link, work) { // have the node, one run at a time, and 
     throw new Refused(`${node.id} is busy with run ${line(turn.run, 8)} since ${turn.since}`, "busy");
   const older = turn;
   const mine = { run, since: new Date().toLocaleString("sv"), link }; // Swedes write 2026-11-21 09:10:03
-  older?.link.end("taken over by the same run");
+  older?.link.end("taken over by the same run", 4001); // the close code says it to programs
   mine.done = (async () => {
     await older?.done.catch(() => {}); // soon: training looks at its signal every few samples
     link.signal.throwIfAborted(); // a newer link of the run may have come meanwhile
@@ -51,9 +51,11 @@ function take(node, run, link, work) { // have the node, one run at a time, and 
   return mine.done;
 }
 
-async function answer(node, link) { // welcome, then one order after the other; ends by an error only
+async function answer(node, link, hello) { // welcome, then one order after the other; ends by an error only
   const { dataset, inputs, labels } = node.data;
-  await link.send("welcome", { node: node.id, role: "worker", dataset, samples: inputs.length, labels, cuda: false });
+  const limits = { max_message: MESSAGE, max_tensors: TENSORS }; // what this worker accepts
+  const held = { samples: inputs.length, labels, cuda: false };
+  await link.send("welcome", { node: node.id, role: "worker", dataset, ...held, ...limits });
   const seen = new Set();
   for (;;) {
     const order = await link.receive("order");
@@ -65,18 +67,25 @@ async function answer(node, link) { // welcome, then one order after the other; 
       const { settings, tensors } = prepare(order, node.data);
       const [weight, bias] = tensors.map(({ values }) => values);
       const trained = await train(weight, bias, node.data, settings, order.seed, link.signal);
-      await link.send("report", { ...head, samples: inputs.length, metrics: { ...trained, device: "cpu" } }, tensors);
+      const fields = { ...head, samples: inputs.length, metrics: { ...trained, device: "cpu" } };
+      const [size, most] = [write("report", fields, tensors).length, Number(hello.max_message)];
+      if (size > most) throw new Refused(`its report has ${size} bytes, and the coordinator accepts at most ${most}`);
+      await link.send("report", fields, tensors);
     } catch (error) {
       if (link.signal.aborted) throw error;
-      const kind = error instanceof Refused ? "refused" : "failed";
-      await link.send("failure", { ...head, kind, reason: line(error.message, 500) });
+      const [kind, code] = error instanceof Refused ? ["refused", "permanent"] : ["failed", ""];
+      await link.send("failure", { ...head, kind, reason: line(error.message, 500), code });
     }
   }
 }
 
 async function serve(node, socket, tcp, leaveDoor) { // one websocket; whatever comes on it, the process lives on
   const over = new AbortController(); // tells all that wait and work that the link is over, and why
-  const link = { signal: over.signal, end: (reason) => over.abort(reason), admitted: false };
+  const link = { signal: over.signal, code: 4000, admitted: false };
+  link.end = (reason, code = 4000) => {
+    if (!over.signal.aborted) link.code = code;
+    over.abort(reason);
+  };
   socket.on("error", (error) => link.end(error.message)); // wrong frames: the library closes the link by itself
   socket.on("close", () => link.end("closed"));
   socket.on("ping", () => {
@@ -121,11 +130,11 @@ async function serve(node, socket, tcp, leaveDoor) { // one websocket; whatever 
     }
   };
   try {
-    const run = await meet(node, link);
-    await take(node, run, link, () => answer(node, link));
+    const hello = await meet(node, link);
+    await take(node, hello.run, link, () => answer(node, link, hello));
   } catch (error) {
-    if (link.signal.aborted) socket.close(4000, line(link.signal.reason, 123)); // nothing, if it is closed already
-    else if (error instanceof Wrong) socket.close(4000, line(error.message, 123));
+    if (link.signal.aborted) socket.close(link.code, line(link.signal.reason, 123)); // nothing, if it is closed already
+    else if (error instanceof Wrong) socket.close(4002, line(error.message, 123));
     else if (error instanceof Refused) {
       await link.send("refusal", { kind: error.kind, reason: line(error.message, 500) });
       socket.close(1000);

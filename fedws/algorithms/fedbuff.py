@@ -22,7 +22,7 @@ from fedws.tensors import Tensors, detached, difference
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "fedbuff.fit")
+@register("task", "fedbuff.fit", releases="update")
 def fit(order: Order, workspace: Workspace) -> Report:
     """Train the order's model; the report holds what was added to each of its floats, and integers as they are."""
     settings = workspace.settings(order, Training)

@@ -37,7 +37,7 @@ def _names(module: torch.nn.Module) -> list[str]:
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "fedsgd.gradient")
+@register("task", "fedsgd.gradient", releases="update")
 def local_gradient(order: Order, workspace: Workspace) -> Report:
     """The gradient of the mean loss over at most ``batches`` local batches, drawn by the order's seed."""
     settings = workspace.settings(order, Training)

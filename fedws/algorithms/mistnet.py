@@ -19,7 +19,7 @@ from fedws.coded import Coded
 from fedws.crops import problem
 from fedws.cuts import cuts, split
 from fedws.deliveries import Kept, Part, chunk
-from fedws.errors import TaskError, UsageError
+from fedws.errors import TaskError, TaskFailed, UsageError
 from fedws.extraction import Extraction, encoded, facts, spent
 from fedws.extractors import MOST, join, parts
 from fedws.featurestore import FEATURES, LABELS, Records
@@ -39,14 +39,14 @@ from fedws.tensors import Tensors, digest
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "mistnet.extract")
+@register("task", "mistnet.extract", releases="metrics")
 def extract(order: Order, workspace: Workspace) -> Report:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
     settings = workspace.settings(order, Extraction)
     return _extract(order, workspace, settings, lambda pieces: pieces[0])
 
 
-@register("task", "mistnet.adapt")
+@register("task", "mistnet.adapt", releases="metrics")
 def adapt(order: Order, workspace: Workspace) -> Report:
     """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
     settings = workspace.settings(order, Adaptation)
@@ -86,11 +86,11 @@ def _extract(
         extractor = settings.loaded(chosen)
         made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:
-        raise TaskError(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
+        raise TaskFailed(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
     return workspace.report(order, facts(made))
 
 
-@register("task", "mistnet.upload")
+@register("task", "mistnet.upload", releases="features")
 def upload(order: Order, workspace: Workspace) -> Report:
     """Send records of what was extracted: the same bits whenever they are asked for."""
     part, made = workspace.settings(order, Part), workspace.uploads.find()
@@ -106,7 +106,7 @@ def upload(order: Order, workspace: Workspace) -> Report:
     return workspace.report(order, {"first": part.first}, {FEATURES: features, LABELS: targets})
 
 
-@register("task", "mistnet.acknowledge")
+@register("task", "mistnet.acknowledge", releases="metrics")
 def acknowledge(order: Order, workspace: Workspace) -> Report:
     """The coordinator has every record: delete them."""
     workspace.settings(order, Kept)

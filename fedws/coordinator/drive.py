@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.scoring import Scorer
+from fedws.durations import duration
 from fedws.errors import RejectedUpdate, RunFailed
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
@@ -120,6 +121,8 @@ class Driver(Generic[S]):
                 self._told = now + silence
                 if self._fleet.waiting:
                     log.info("Waiting for the answer of %s", ", ".join(self._fleet.waiting))
+                for worker, left in self._fleet.postponed.items():
+                    log.info("Waiting for %s, which gets its next request in %s", worker, duration(left))
 
     async def _take(self, before: S, event: Event) -> S:
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""

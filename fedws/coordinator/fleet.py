@@ -9,7 +9,7 @@ from typing import Self
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.own import OwnNode
 from fedws.errors import RunFailed
-from fedws.messages import Event, Joined, Left, Measured, Order, Report
+from fedws.messages import Available, Event, Joined, Left, Measured, Order, Report
 from fedws.security import COORDINATOR
 
 
@@ -32,11 +32,18 @@ class Fleet:
         self._queue: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         self._keeping: list[asyncio.Task[None]] = []
         self._asked: dict[str, tuple[str, float, asyncio.Task[None]]] = {}
+        self._postponed: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def waiting(self) -> list[str]:
         """Who has an order open."""
         return sorted({worker for worker, _, _ in self._asked.values()})
+
+    @property
+    def postponed(self) -> dict[str, float]:
+        """For how many seconds each worker that has refused until later gets no request."""
+        now = asyncio.get_running_loop().time()
+        return {worker: timer.when() - now for worker, timer in sorted(self._postponed.items())}
 
     @property
     def heard(self) -> bool:
@@ -68,6 +75,8 @@ class Fleet:
 
     async def close(self) -> None:
         """Close all links: the workers are free."""
+        for timer in self._postponed.values():
+            timer.cancel()
         tasks = [*self._keeping, *(task for _, _, task in self._asked.values())]
         for task in tasks:
             task.cancel()
@@ -95,7 +104,7 @@ class Fleet:
             elif isinstance(event, Left):
                 here.pop(event.worker, None)
         for link in self.links.values():  # from now on a wrong node is one that is away
-            link.strict = False
+            link.contact.strict = False
         return {worker: here[worker] for worker in self.links if worker in here}
 
     def unreached(self, workers: set[str]) -> str:
@@ -130,7 +139,14 @@ class Fleet:
         _, began, _ = self._asked.pop(answer.order)
         if isinstance(answer, Report):  # to fail, or to be lost, is not to be fast
             self._queue.put_nowait(Measured(worker=answer.worker, seconds=clock() - began))
+        elif answer.code == "later":
+            later = asyncio.get_running_loop().call_later(answer.wait, self._available, answer.worker)
+            self._postponed[answer.worker] = later
         self._queue.put_nowait(answer)
+
+    def _available(self, worker: str) -> None:
+        del self._postponed[worker]
+        self._queue.put_nowait(Available(worker=worker))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -7,6 +7,7 @@ from fedws import handshake
 from fedws.closing import CloseCode
 from fedws.errors import ProtocolError, Refused, Undelivered, printable
 from fedws.interfaces import Channel
+from fedws.limits import MESSAGE
 from fedws.messages import Challenge, Hello, Message, Refusal, Welcome
 from fedws.security import Security
 from fedws.wire import VERSION
@@ -23,6 +24,8 @@ class Greeting:
     security: Security
     blobs: bool = False
     """Whether bodies can be fetched from the run's object store."""
+    max_message: int = MESSAGE
+    """Bytes of the largest message that the coordinator accepts."""
     proved: bool = False
     """Whether the other end has shown that it knows the network key."""
 
@@ -51,6 +54,7 @@ class Greeting:
             coordinator=security.name,
             nonce=nonce,
             blobs=self.blobs,
+            max_message=self.max_message,
         )
         await channel.send(hello)
         answer = await channel.receive()

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from fedws.decoder import Decoder
-from fedws.errors import RunFailed
+from fedws.limits import ANY
 from fedws.messages import Failure, Message, Order, Report
 from fedws.plan import Plan
 from fedws.wire import encode
@@ -23,7 +23,7 @@ LENGTH = struct.Struct(">Q")
 
 
 class OwnNode:
-    """Carries out orders one after the other, while the context lasts."""
+    """Carries out orders one after the other, while the context lasts. A process that has died is started again."""
 
     def __init__(self, plan: Plan, store: Path) -> None:
         self._begin = json.dumps(
@@ -32,41 +32,49 @@ class OwnNode:
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
-        command = (sys.executable, "-m", "fedws.coordinator.trainer", self._begin)
-        pipe = asyncio.subprocess.PIPE
-        self._process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, start_new_session=True)
+        await self._started()
         return self
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            command = (sys.executable, "-m", "fedws.coordinator.trainer", self._begin)
+            pipe = asyncio.subprocess.PIPE
+            self._process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, start_new_session=True
+            )
+        return self._process
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._process is not None
+        if self._process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()  # it holds nothing that is not stored
         await self._process.wait()
 
     async def ask(self, order: Order) -> Report | Failure:
-        """Have an order carried out. Raises RunFailed when the process has ended."""
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        encoded = encode(order, sys.maxsize)
+        """Have an order carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
+        process = await self._started()
+        assert process.stdin is not None and process.stdout is not None
+        encoded = encode(order, ANY)
         try:
-            self._process.stdin.write(LENGTH.pack(encoded.size))
+            process.stdin.write(LENGTH.pack(encoded.size))
             for piece in encoded.fragments():
-                self._process.stdin.write(piece)
-                await self._process.stdin.drain()
-            (size,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
+                process.stdin.write(piece)
+                await process.stdin.drain()
+            (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
             decoder = Decoder(size)
             while size:
-                piece = await self._process.stdout.read(min(size, 2**20))
+                piece = await process.stdout.read(min(size, 2**20))
                 if not piece:
                     raise EOFError
                 decoder.feed(piece)
                 size -= len(piece)
         except (EOFError, OSError, asyncio.IncompleteReadError):
-            status = await self._process.wait()
-            raise RunFailed(
-                f"the coordinator's training process ended with status {status}; was memory short?"
-            ) from None
+            status, self._process = await process.wait(), None
+            reason = f"its process ended with status {status}; was memory short?"
+            return Failure(order=order.id, worker=order.worker, round=order.round, kind="lost", reason=reason)
         answer: Message = decoder.message()
         assert isinstance(answer, Report | Failure)
         return answer

@@ -6,7 +6,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,9 @@ from fedws import curves
 from fedws.coordinator.link import Answer, Link
 from fedws.errors import RunFailed
 from fedws.learning import Score
-from fedws.messages import Order, Report
+from fedws.messages import Failure, Order
 from fedws.plan import Scoring, explain
+from fedws.roster import LOSSES, STRIKES
 from fedws.runlog import Record, RunLog, log, write_tensors
 from fedws.scores import FEDERATED, score_lines
 from fedws.tensors import Tensors
@@ -36,8 +37,6 @@ def _possible(score: Score) -> Score:
 
 _SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
 _FILE = re.compile(r"(\d+)-(.+)\.safetensors")
-MOST_LOSSES = 5
-"""Losses of the evaluator in one round after which a model goes without a score; it may be what ends the node."""
 MOST_WAITING = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
 
@@ -53,8 +52,10 @@ class _Round:
     lines: list[str]
     missing: dict[str, list[str]]
     """Which models were not scored, by reason."""
+    tries: int = 0
+    """How many orders to score its models there were."""
     losses: int = 0
-    """How often the evaluator was lost while it scored one of them."""
+    """How often in a row the evaluator was lost while it scored the first of them."""
 
 
 class Scorer:
@@ -74,6 +75,10 @@ class Scorer:
         self._news = asyncio.Event()
         self._last = False
         self._warned = False
+        self._strikes = 0
+        """Orders in a row that failed."""
+        self._given_up = ""
+        """Why the evaluator is not asked any more."""
         self._keeping = asyncio.create_task(link.keep(lambda event: None))
         self._task = asyncio.create_task(self._score_all())
 
@@ -102,6 +107,8 @@ class Scorer:
 
     def keep(self, round: int, model: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
+        if self._given_up:
+            return
         try:
             self._folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -116,6 +123,8 @@ class Scorer:
         if self._task.done():
             self._task.result()
         kept, self._kept = self._kept, {}
+        if not kept:  # nothing is scored any more
+            return
         self._wait(round, [model for model in [*order, FEDERATED] if model in kept], kept, [], {})
         for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(kept))):
             self._skip_oldest()
@@ -167,10 +176,10 @@ class Scorer:
                 await self._news.wait()
                 continue
             entry = self._rounds[0]
-            while entry.waiting and await self._linked():
+            while entry.waiting and not self._given_up and await self._linked():
                 if entry.waiting:  # else the last was given up meanwhile
                     await self._score(entry)
-            self._end(entry, f"{self._link.node}: {self._link.trouble}")
+            self._end(entry, f"{self._link.node}: {self._given_up or self._link.trouble}")
 
     async def _linked(self) -> bool:
         """Wait for the evaluator, until it has been away for ``silence`` seconds. Raises what ended its link."""
@@ -199,22 +208,38 @@ class Scorer:
         except (OSError, safetensors.SafetensorError) as error:
             entry.missing.setdefault(str(error), []).append(model)
             return
-        if isinstance(answer, Report):
-            try:
-                self._record(entry, model, _SCORE.validate_python(answer.metrics))
-            except ValidationError as error:
-                entry.missing.setdefault(f"no score: {explain(error)}", []).append(model)
-        elif answer.kind == "lost" and entry.losses < MOST_LOSSES:
-            entry.losses += 1
-            entry.waiting.appendleft((model, path))  # it is asked again when it is back
-            return
-        else:
-            entry.missing.setdefault(answer.reason, []).append(model)
+        if isinstance(answer, Failure) and answer.kind == "lost":
+            entry.losses = 0 if answer.code == "progress" else entry.losses + 1
+            if entry.losses < LOSSES:
+                entry.waiting.appendleft((model, path))  # it is asked again when it is back
+                return
+            reason = f"lost {LOSSES} times while it worked on evaluate; was its memory short?"
+            answer = replace(answer, kind="failed", reason=reason)
+        entry.losses = 0
+        problem = self._taken(entry, model, answer)
+        self._strikes = self._strikes + 1 if problem else 0
+        if problem:
+            entry.missing.setdefault(problem, []).append(model)
+        permanent = isinstance(answer, Failure) and answer.code == "permanent"
+        if permanent or self._strikes == STRIKES:
+            times = "" if permanent else ", three times in a row"
+            self._given_up = f"it is excluded: {problem}{times}"
         path.unlink(missing_ok=True)
 
+    def _taken(self, entry: _Round, model: str, answer: Answer) -> str:
+        """Record a score; return what is wrong with the answer, if anything."""
+        if isinstance(answer, Failure):
+            return answer.reason
+        try:
+            self._record(entry, model, _SCORE.validate_python(answer.metrics))
+        except ValidationError as error:
+            return f"no score: {explain(error)}"
+        return ""
+
     async def _ask(self, entry: _Round, model: str, path: Path) -> Answer:
+        entry.tries += 1
         order = Order(
-            id=f"{entry.round}/{model}/{entry.losses}",
+            id=f"{entry.round}/{model}/{entry.tries}",
             worker=self._link.node,
             round=entry.round,
             task="evaluate",

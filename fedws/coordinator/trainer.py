@@ -16,6 +16,7 @@ from fedws.decoder import Decoder
 from fedws.errors import UsageError
 from fedws.featurestore import FeatureStore
 from fedws.interfaces import Task
+from fedws.limits import ANY
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.security import COORDINATOR
@@ -35,7 +36,7 @@ def main() -> None:
     tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own
     store = FeatureStore(Path(given["store"]))
     while (order := _read(sys.stdin.buffer)) is not None:
-        encoded = encode(_answer(order, store, tasks), sys.maxsize)
+        encoded = encode(_answer(order, store, tasks), ANY)
         answers.write(LENGTH.pack(encoded.size))
         for piece in encoded.fragments():
             answers.write(piece)

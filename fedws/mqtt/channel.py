@@ -76,7 +76,7 @@ class MqttChannel:
 
     async def send(self, message: Message) -> None:
         """Send one message in frames, waiting while too many are unread at the other end."""
-        encoded = await self.transfers.encode(message, self._limits.message)
+        encoded = await self.transfers.encode(message)
         async with self._turn:
             try:
                 for piece, last in _marked(_cut(encoded, self._road.chunk)):

@@ -44,7 +44,7 @@ class MemoryChannel:
 
     async def send(self, message: Message) -> None:
         """Send one message."""
-        encoded = await self.transfers.encode(message, self._limits.message)
+        encoded = await self.transfers.encode(message)
         await self.send_raw([bytes(piece) for piece in encoded.fragments()])
 
     async def send_raw(self, pieces: list[bytes]) -> None:

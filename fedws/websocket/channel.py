@@ -36,7 +36,7 @@ class WsChannel:
 
     async def send(self, message: Message) -> None:
         """Send one message in fragments of at most 1 MiB, as views of its tensors."""
-        encoded = await self.transfers.encode(message, self._limits.message)
+        encoded = await self.transfers.encode(message)
         try:
             await self._socket.send(self._counted(encoded))
         except ConnectionClosed as closed:

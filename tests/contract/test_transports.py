@@ -12,8 +12,9 @@ import torch
 import websockets
 
 from fedws import registry
-from fedws.errors import LinkLost, NotTaken, ProtocolError, TakenOver, Unreachable, UsageError
+from fedws.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
 from fedws.interfaces import Channel, Handler, Limits, Transport
+from fedws.limits import USUAL, Accepted
 from fedws.messages import Hello, Order
 from fedws.mqtt import broker
 from fedws.mqtt.channel import MqttChannel
@@ -232,7 +233,7 @@ async def test_bytes_are_counted_alike_at_both_ends(scheme: str) -> None:
                 before = sender.sent
                 await asyncio.gather(sender.send(message), soon(receiver.receive()))
                 encoded = encode(message)
-                size = encoded.size if encoded.body_size <= CHUNK else encoded.named("0" * 64, 0, 2**30).size
+                size = encoded.size if encoded.body_size <= CHUNK else encoded.named("0" * 64, 0, USUAL).size
                 pieces = size // broker.CHUNK + 4 if scheme == "mqtt" else size // FRAGMENT + 2
                 assert size <= sender.sent - before <= size + EACH[scheme] * pieces
                 assert (sender.sent, sender.received) == (receiver.received, receiver.sent)
@@ -463,8 +464,9 @@ async def test_what_is_no_websocket_is_unreachable() -> None:
 
 @every
 async def test_a_message_above_the_limit_is_not_sent(scheme: str) -> None:
-    async with linked(scheme, Limits(message=4096)) as (near, far):
-        with pytest.raises(UsageError, match="above the limit"):
+    async with linked(scheme, LIMITS, theirs=Limits(message=4096)) as (near, far):
+        near.transfers.tell_limits(Accepted(4096, peer="bob"))  # as the handshake does
+        with pytest.raises(TooLarge, match="bytes, and bob accepts at most 4,096"):
             await near.send(order(w=torch.ones(2000)))
         await near.send(hello())
         assert await soon(far.receive()) == hello(), "and nothing of it was"

@@ -26,7 +26,7 @@ class Held(FedAvg):
     def order(self, model, worker, round):
         return replace(super().order(model, worker, round), task="held.fit")
 
-@fedws.register("task", "held.fit")
+@fedws.register("task", "held.fit", releases="update")
 def held(order, workspace):
     hold = Path(f"hold-{order.worker}-{order.round}")
     if hold.exists():

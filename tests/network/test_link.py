@@ -195,7 +195,7 @@ async def test_later_it_is_dialled_on(name: str, contact: str) -> None:
             assert [type(await heard.next()) for _ in range(2)] == [Joined, Left]
         else:
             peer.script[0] = says(message)
-            heard.link.strict = False
+            heard.link.contact.strict = False
         while len(peer.dialled) < 3:
             await asyncio.sleep(0.01)
         assert heard.link.trouble.removeprefix("broke the protocol: ") == reason

@@ -12,6 +12,7 @@ import pytest
 from fedws.coordinator.meeting import NEWER
 from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits
+from fedws.limits import USUAL
 from fedws.messages import Hello, Joined, Left, Message, Order, Refusal, Report
 from fedws.schemes import transport
 from fedws.transport.memory import MemoryChannel
@@ -230,7 +231,7 @@ STORED = "its tensors are in an object store, and there is none here; see --blob
 @virtual
 async def test_tensors_in_a_store_are_not_looked_for_before_a_proof(caplog: pytest.LogCaptureFixture) -> None:
     """Neither on the first message nor on the answer to a hello; and they cannot end the run."""
-    stored = encode(asked()).stored("0" * 64, 2**30)
+    stored = encode(asked()).stored("0" * 64, USUAL)
     async with meeting() as (place, url), Heard(url, meeting=place) as heard:
         for message in (None, join()):
             channel = await transport(url).connect(url, Limits())

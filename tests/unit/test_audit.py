@@ -21,6 +21,7 @@ from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.cli import audit as command
 from fedws.errors import Stopped, TaskError, UsageError
 from fedws.learning import Workspace
+from fedws.limits import Accepted
 from fedws.messages import Failure, Order, Report
 from fedws.wire import encode
 from fedws.worker import Worker
@@ -391,9 +392,10 @@ def test_why_nothing_left_is_in_its_line_and_in_the_nodes_log(tmp_path: Path, ca
 def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tmp_path: Path) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
     size = encode(node.answer(order("trains"))).size
-    assert isinstance(node.answer(order("trains"), size), Report)
-    answer = node.answer(order("trains"), size - 1)
-    assert isinstance(answer, Failure) and "above the limit" in answer.reason
+    assert isinstance(node.answer(order("trains"), Accepted(size)), Report)
+    answer = node.answer(order("trains"), Accepted(size - 1, peer="the coordinator"))
+    assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent")
+    assert answer.reason.startswith(f"its report has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
     assert [line["data"] for line in read(path) if line is not None] == ["tensors", "tensors", "reason"]
 
 

@@ -14,6 +14,7 @@ from fedws import learning, registry
 from fedws.audit import Audit, read
 from fedws.cuts import split
 from fedws.extractors import join
+from fedws.limits import Accepted
 from fedws.messages import Failure, Report
 from fedws.policy import Policy
 from fedws.tensors import digest
@@ -148,7 +149,7 @@ def test_what_did_not_leave_was_not_sent(how: str, tmp_path: Path, monkeypatch: 
             patch.setattr(Audit, "add", lambda *_: (_ for _ in ()).throw(OSError("no")))
             assert isinstance(node.answer(part()), Failure)
         else:
-            assert isinstance(node.answer(part(), 100), Failure)
+            assert isinstance(node.answer(part(), Accepted(100)), Failure)
     assert isinstance(node.answer(part(number=3)), Report)
     lines = [line for line in read(log.path) if line is not None]
     assert lines[-1]["epsilon"] == 11 * 2.0 + 4.0

@@ -14,9 +14,9 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "errors closing tensors ranges tls folders noise durable",
+    "errors closing limits durations tensors ranges tls folders noise durable",
     "messages plan interfaces keys audit",
-    "header wire decoder digests blobs transfers pauses "
+    "progress header wire decoder digests blobs transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples scores holding datadir idx digits shares curves tensorboard certs policy "

@@ -11,11 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from fedws import registry
 from fedws.audit import Audit, Entry, read
-from fedws.errors import TaskError, UsageError
+from fedws.errors import TaskError, TryLater, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Features, Policy, load
+from fedws.registry import releasing
 from fedws.worker import ALL, Worker
 
 
@@ -26,9 +28,14 @@ def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> Order:
 def refusal(policy: Policy, asked: Order, held: int = 100, rounds: int = 0) -> str:
     """Why an order is refused."""
     with pytest.raises(TaskError) as error:
-        policy.before(asked, held, rounds)
+        policy.before(asked, held, left(rounds), "metrics" if asked.task == "evaluate" else "update")
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def left(rounds: int) -> dict[str, float]:
+    """So many answers that left just now."""
+    return {str(number): 0.0 for number in range(rounds)}
 
 
 def report(held: int = 100, tensors: bool = False, **behind: Any) -> Report:
@@ -126,7 +133,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
     for asked in (order(), order("evaluate"), order("mine.fit", model="mine", epochs=10**9), order(model=5)):
-        ALL.before(asked, 1, 10**9)
+        ALL.before(asked, 1, left(1000))
     ALL.after(report(tensors=True))
     assert ALL.admits("") and ALL.admits("anybody")
 
@@ -146,7 +153,7 @@ def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
 def test_tasks(patterns: tuple[str, ...], task: str, allowed: bool) -> None:
     policy = Policy(tasks=patterns)
     if allowed:
-        policy.before(order(task), 1, 0)
+        policy.before(order(task), 1, left(0))
     else:
         assert refusal(policy, order(task)) == f"the policy here does not allow the task {task}"
 
@@ -162,7 +169,7 @@ def test_models_that_are_not_named_are_refused(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "mlp:64", "mlp:hidden=64", "mlp,hidden=64", " mlp "])
 def test_a_model_is_known_by_its_name_whatever_its_options(model: str) -> None:
-    Policy(models=("mlp",)).before(order(model=model), 1, 0)
+    Policy(models=("mlp",)).before(order(model=model), 1, left(0))
 
 
 def test_a_name_of_any_length_makes_a_short_reason() -> None:
@@ -178,21 +185,21 @@ def test_more_passes_than_allowed_are_refused(epochs: Any) -> None:
 
 
 def test_an_order_is_of_one_pass_unless_it_says_so() -> None:
-    Policy(epochs=1).before(order(), 1, 0)
-    Policy(epochs=2).before(order(epochs=2), 1, 0)
+    Policy(epochs=1).before(order(), 1, left(0))
+    Policy(epochs=2).before(order(epochs=2), 1, left(0))
 
 
 def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
     with pytest.raises(ValidationError, match="has options; a model is allowed by its name"):
         Policy(models=("mlp:hidden=5",))
     policy = Policy(models=("mlp",))
-    policy.before(order(model="mlp:hidden=5"), 1, 0)
+    policy.before(order(model="mlp:hidden=5"), 1, left(0))
     assert "an order that names none" in refusal(policy, replace(order(), settings={}), 1)
 
 
 def test_samples() -> None:
     policy = Policy(samples=50)
-    policy.before(order(), 50, 0)
+    policy.before(order(), 50, left(0))
     assert refusal(policy, order(), 49) == "the policy here wants 50 samples behind a number; there are 49"
     policy.after(report(50))
     policy.after(report(1000, behind=50))
@@ -205,7 +212,7 @@ def test_updates() -> None:
     """By the name of the task before it has cost anything, and in any case by what it would send."""
     policy = Policy(updates=False)
     assert refusal(policy, order("fedavg.fit")) == "the policy here lets no model updates leave"
-    policy.before(order("evaluate"), 1, 0)
+    policy.before(order("evaluate"), 1, {}, "metrics")
     policy.after(report())
     with pytest.raises(TaskError, match="lets no plain tensors leave"):
         policy.after(report(tensors=True))
@@ -213,8 +220,25 @@ def test_updates() -> None:
 
 def test_rounds() -> None:
     policy = Policy(rounds_per_day=3)
-    policy.before(order(), 1, 2)
-    assert refusal(policy, order(), 1, 3) == "the rounds a day that the policy here allows, 3, are used up"
+    policy.before(order(), 1, left(2))
+    used = "the rounds a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
+    assert refusal(policy, order(), 1, 3) == used
+
+
+@pytest.mark.parametrize(
+    ("ages", "hours", "told"),
+    [
+        ((1, 23, 5), 1, "1 h"),
+        ((1, 20, 5, 6, 23.9), 18, "18 h"),  # three must be older than a day: 23.9, 20 and 6 hours
+        ((0, 0, 0), 24, "24 h"),
+        ((1, 23.995, 5), 0.005, "18 s"),
+    ],
+)
+def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...], hours: float, told: str) -> None:
+    before = {str(number): 3600.0 * age for number, age in enumerate(ages)}
+    with pytest.raises(TryLater, match=f"; the next one is allowed in {told}$") as error:
+        Policy(rounds_per_day=3).before(order(), 1, before)
+    assert error.value.seconds == pytest.approx(3600 * hours)
 
 
 @pytest.mark.parametrize(
@@ -277,13 +301,36 @@ def test_a_refusal_is_an_answer_with_its_reason_and_nothing_is_computed(policy: 
 
 
 def test_what_a_task_would_send_is_held_against_it_too() -> None:
-    """A task whose name does not say that it trains."""
+    """A task that is registered to release metrics, and releases tensors all the same."""
+    task = releasing("metrics")(Training())
+    for policy in (ALL, Policy(updates=False)):
+        node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=policy)
+        answer = node.answer(order("peek"))
+        assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent")
+        assert answer.reason == "the task is registered to release metrics, and its report holds other tensors"
+    assert task.times == 2
+
+
+def test_a_task_that_releases_updates_is_refused_before_it_computes_whatever_it_is_called() -> None:
+    """``fedsgd.gradient`` trained before it was refused, since its name does not end with ``.fit``."""
+    reason = "the policy here lets no model updates leave"
     task = Training()
-    node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(updates=False))
-    answer = node.answer(order("peek"))
-    assert isinstance(answer, Failure)
-    assert (answer.kind, answer.reason) == ("refused", "the policy here lets no plain tensors leave")
-    assert task.times == 1
+    mapped = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(updates=False))
+    assert mapped.answer(order("peek")).reason == reason and task.times == 0  # type: ignore[union-attr]
+    node = Worker("alice", "points", Points(), policy=Policy(updates=False))
+    for name in registry.names("task"):
+        if registry.released(registry.find("task", name)) == "update":
+            answer = node.answer(order(name))
+            assert isinstance(answer, Failure) and answer.reason == reason
+
+
+def test_every_task_that_ships_is_registered_with_what_it_releases() -> None:
+    released = {name: registry.find("task", name).releases for name in registry.names("task") if "." in name}
+    assert {name for name, what in released.items() if what == "features"} == {"mistnet.upload"}
+    metrics = {"mistnet.extract", "mistnet.adapt", "mistnet.acknowledge"}
+    assert {name for name, what in released.items() if what == "metrics"} == metrics
+    with pytest.raises(UsageError, match=r"^register\('task', 'odd.task'\): a task needs releases=: one of update, "):
+        registry.register("task", "odd.task")
 
 
 @pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (1, 1, 1, 1)])
@@ -322,6 +369,17 @@ def test_rounds_of_yesterday_and_answers_without_tensors_do_not_count(tmp_path: 
     assert (len(log.left("x")), len(Audit(log.path).left("x"))) == (3, 3)
     assert len(log.left("x", timedelta(hours=40))) == 3, "what is older than a day is forgotten"
     assert len(Audit(log.path).left("x", timedelta(hours=24.5))) == 4
+
+
+def test_lines_of_the_future_do_not_count_today_and_the_newest_line_gives_the_age(tmp_path: Path) -> None:
+    """The clock was ahead when they were written, and is right again."""
+    log, now = Audit(tmp_path / "audit.jsonl"), datetime.now(UTC)
+    fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
+    fixed |= {"round": 1, "answer": "report", "bytes": 1}
+    for hours, upload in ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-2, "u")):
+        time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
+        log.add(Entry(**fixed, time=time, data="features" if upload else "tensors", upload=upload))
+    assert {what: round(age / 3600, 3) for what, age in log.left("x").items()} == {"number 1": 5.0, "upload u": 1.0}
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
@@ -381,7 +439,9 @@ def extract(order: Order, workspace: Workspace) -> Report:
 
 def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Path) -> None:
     policy, path = Policy(updates=False, rounds_per_day=2), tmp_path / "log"
-    node = Worker("alice", "points", Points(), tasks={"extract": extract}, policy=policy, audit=Audit(path))
+    node = Worker(
+        "alice", "points", Points(), tasks={"extract": releasing("features")(extract)}, policy=policy, audit=Audit(path)
+    )
 
     def ask(run: str, number: int, encoding: str = "bits") -> str:
         node.begin(run)
@@ -394,6 +454,6 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
         == "the policy here does not allow features encoded as floats; its key features: bits, sue, oue"
     )
     assert ask("second", 1) == "sent"
-    assert ask("third", 1).endswith("are used up")
+    assert "are used up; the next one is allowed in" in ask("third", 1)
     left = [(line["data"], line["epsilon"]) for line in read(path) if line]
     assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ import torch
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
-from fedws.messages import Deadline, Failure, Joined, Left, Measured, Order, Report
-from fedws.roster import STRIKES, Asked, Roster, excluded, rejected, unusable
+from fedws.messages import Available, Deadline, Failure, Joined, Left, Measured, Order, Report
+from fedws.roster import LOSSES, POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
 from fedws.tensors import Tensors
 
 THREE = ("alice", "bob", "charlie")
@@ -27,15 +27,15 @@ def report(order: Order, tensors: Tensors | None = None, samples: int = 5) -> Re
     return Report(order=order.id, worker=order.worker, round=order.round, samples=samples, tensors=tensors or {})
 
 
-def failure(order: Order, kind: Kind = "failed", reason: str = "no power") -> Failure:
-    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason)
+def failure(order: Order, kind: Kind = "failed", reason: str = "no power", **more: Any) -> Failure:
+    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason, **more)
 
 
-def failing(roster: Roster, kind: Kind, times: int) -> Roster:
-    """So many answers of bob's in a row."""
+def failing(roster: Roster, kind: Kind, times: int, round: int = 1, **more: Any) -> Roster:
+    """So many answers of bob's in a row to one request."""
     for _ in range(times):
-        roster, order = ordered(roster)
-        roster, _ = roster.hear(failure(order, kind))
+        roster, order = ordered(roster, round=round)
+        roster, _ = roster.hear(failure(order, kind, **more))
     return roster
 
 
@@ -51,9 +51,9 @@ def test_workers_are_in_the_plans_order_and_those_there_are_idle() -> None:
 def test_who_has_an_order_is_not_idle() -> None:
     roster, order = ordered(Roster.of(THREE, THREE))
     assert roster.idle() == ["alice", "charlie"] and roster.present() == [*THREE]
-    assert roster.open == {"1/bob": Asked("bob", 1, 0)}
+    assert roster.open == {"1/bob": Asked("bob", 1, 0, "t.do")}
     roster, asked = roster.hear(report(order))
-    assert asked == Asked("bob", 1, 0) and roster.idle() == [*THREE] and roster.open == {}
+    assert asked == Asked("bob", 1, 0, "t.do") and roster.idle() == [*THREE] and roster.open == {}
 
 
 def test_joining_and_leaving_are_heard_and_said_once() -> None:
@@ -121,7 +121,7 @@ def test_an_order_holds_what_is_asked() -> None:
     assert (order.id, order.worker, order.round, order.task, order.base) == ("3/bob", "bob", 3, "t.do", 0)
     assert order.settings is ASK.settings and order.tensors is ASK.tensors
     assert order.seed == order_seed(7, "bob", 3)
-    assert roster.open == {"3/bob": Asked("bob", 3, 2)}
+    assert roster.open == {"3/bob": Asked("bob", 3, 2, "t.do")}
 
 
 def test_asked_again_an_order_differs_in_its_id_alone() -> None:
@@ -175,12 +175,64 @@ def test_three_failures_in_a_row_exclude(kind: Kind) -> None:
     assert roster.away() == [], "nobody waits for it"
 
 
-def test_a_lost_link_is_no_strike_however_often() -> None:
-    roster = failing(Roster.of(THREE, THREE), "lost", 50)
+LOST = "failed: lost 3 times while it worked on t.do; was its memory short?"
+
+
+def test_three_losses_in_a_row_with_one_request_are_a_failure_and_three_of_these_exclude() -> None:
+    roster = failing(Roster.of(THREE, THREE), "lost", LOSSES - 1)
     assert roster.said == () and excluded(roster) == {}
-    roster = failing(failing(roster, "failed", STRIKES - 1), "lost", 1)
-    assert excluded(roster) == {} and roster.failures == 50 + STRIKES
-    assert roster.counted()[1] == 50 + STRIKES and roster.counted()[0].failures == 0
+    roster = failing(roster, "lost", 1)
+    assert roster.said == (f"bob {LOST}",) and roster.members["bob"].strikes == 1
+    roster = failing(roster, "lost", 5)
+    assert excluded(roster) == {}
+    roster = failing(roster, "lost", 1)
+    assert excluded(roster) == {"bob": f"{LOST}, three times in a row"}
+    assert roster.counted()[1] == 9 and roster.counted()[0].failures == 0
+
+
+def test_losses_with_other_requests_and_with_progress_are_borne_however_often() -> None:
+    roster = Roster.of(THREE, THREE)
+    for round in range(1, 30):
+        roster = failing(roster, "lost", LOSSES - 1, round)
+    assert excluded(roster) == {} and roster.members["bob"].strikes == 0
+    roster = failing(roster, "lost", 50, 30, code="progress")
+    assert excluded(roster) == {} and roster.members["bob"].strikes == 0
+    roster = failing(roster, "lost", LOSSES - 1, 30)
+    roster, order = ordered(roster, round=30)
+    roster, _ = roster.hear(report(order))
+    roster = failing(roster.accept(report(order)), "lost", LOSSES - 1, 31)
+    assert roster.members["bob"].strikes == 0, "a report ends the row"
+
+
+def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
+    roster = failing(Roster.of(THREE, THREE), "refused", 1, code="permanent")
+    assert roster.said == ("bob is excluded: it refused its order: no power",)
+    assert excluded(roster) == {"bob": "refused its order: no power"}
+
+
+def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until_then() -> None:
+    roster = failing(Roster.of(THREE, THREE), "refused", 1, code="later", wait=12_000.0)
+    assert roster.said == ("bob gets no request for 3 h 20 min: it refused its order: no power",)
+    assert roster.idle() == roster.able() == ["alice", "charlie"] and roster.present() == [*THREE]
+    assert roster.members["bob"].strikes == 0 and roster.away() == []
+    assert Roster.of(THREE, THREE).hear(Available(worker="bob"))[0].idle() == [*THREE], "one that did not wait"
+    roster, _ = roster.hear(Available(worker="bob"))
+    assert roster.idle() == [*THREE] and roster.said == ()
+    assert roster.hear(Available(worker="mallory"))[0] is roster
+    again = failing(roster, "refused", 1, code="later", wait=1.0).again(THREE)
+    assert again.idle() == [*THREE], "a run that continues asks again"
+
+
+def test_who_puts_one_request_off_again_and_again_is_excluded_at_last() -> None:
+    roster, requests = Roster.of(THREE, THREE), 0
+    while not excluded(roster):
+        roster, _ = failing(roster, "refused", 1, code="later", wait=1.0).hear(Available(worker="bob"))
+        requests += 1
+    assert requests == POSTPONED * STRIKES
+    roster = Roster.of(THREE, THREE)
+    for round in range(1, 50):
+        roster, _ = failing(roster, "refused", 1, round, code="later", wait=1.0).hear(Available(worker="bob"))
+    assert excluded(roster) == {}, "each time another one"
 
 
 def test_a_report_that_is_taken_ends_the_row() -> None:

@@ -14,7 +14,7 @@ from fedws.choosers.all import All
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask, Candidate, Chooser
 from fedws.learning import order_seed
-from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds, RoundState
 from fedws.tensors import Tensors, difference
@@ -520,12 +520,42 @@ def test_who_is_lost_is_asked_again_when_it_has_joined() -> None:
     assert table.reports("bob") == ["2/alice", "2/bob", "2/charlie"]
 
 
-def test_a_lost_link_is_borne_however_often() -> None:
+def test_a_worker_that_dies_at_each_request_is_excluded_and_the_run_ends() -> None:
     table = Table(TWO)
-    for number in range(2, 50):
+    table.reports("alice")
+    for number in range(2, 10):
         assert table.leaves("bob") == []
         assert table.joins("bob") == [f"1/bob/{number}"]
-    assert table.reports(*TWO) == ["2/alice", "2/bob"] and table.record["failed"] == 48
+    assert table.leaves("bob") == [] and table.awaited == []
+    died = "failed: lost 3 times while it worked on adding.add; was its memory short?, three times in a row"
+    assert table.failure == f"round 1: too few workers are left for a quorum of 2: bob: {died}"
+
+
+def test_a_lost_link_in_each_round_is_borne_however_long_a_run_is() -> None:
+    table = Table(TWO, rounds=30)
+    for number in range(1, 29):
+        for _ in range(2):
+            table.leaves("bob")
+            table.joins("bob")
+        assert table.reports(*TWO) == [f"{number + 1}/alice", f"{number + 1}/bob"] and table.record["failed"] == 2
+
+
+def test_a_round_waits_for_a_worker_that_has_refused_until_later() -> None:
+    table = Table(TWO)
+    later = replace(failure(table.open["bob"], "refused"), code="later", wait=3600.0)
+    assert table.take(later) == [] and table.awaited == [], "it is there, and its time is known"
+    assert table.reports("alice") == [] and not table.failure
+    assert table.joins("bob") == []
+    assert table.take(Available(worker="bob")) == ["1/bob/2"]
+    assert table.reports("bob") == ["2/alice", "2/bob"]
+
+
+def test_another_takes_the_place_of_a_worker_that_has_refused_until_later() -> None:
+    table = Table(quorum=2, chooser=Some(2))
+    assert [*table.open] == ["charlie", "bob"]
+    later = replace(failure(table.open["bob"], "refused"), code="later", wait=3600.0)
+    assert table.take(later) == ["1/alice"]
+    assert table.reports("charlie", "alice") == ["2/charlie", "2/alice"] and table.version == 1
 
 
 def test_links_that_are_lost_between_orders_cost_nothing() -> None:

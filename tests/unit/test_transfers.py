@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.decoder import Partial
-from fedws.errors import ProtocolError, UsageError
+from fedws.errors import ProtocolError, TooLarge
 from fedws.header import Header, parsed
+from fedws.limits import Accepted
 from fedws.messages import Hello, Message, Order
 from fedws.transfers import CHUNK, Transfers
 
@@ -27,7 +28,8 @@ def order(size: int = SIZE, seed: int = 1) -> Order:
 
 
 async def encoded(sender: Transfers, message: Message, limit: int = LIMIT) -> list[bytes]:
-    return [bytes(piece) for piece in (await sender.encode(message, limit)).fragments()]
+    sender.tell_limits(Accepted(limit))
+    return [bytes(piece) for piece in (await sender.encode(message)).fragments()]
 
 
 async def received(receiver: Transfers, pieces: Sequence[bytes]) -> Message:
@@ -185,11 +187,11 @@ async def test_the_limit_is_that_of_the_whole_message() -> None:
     sender, sent = Transfers(), order()
     size = sum(map(len, await encoded(sender, sent)))
     assert await encoded(sender, sent, limit=size)
-    with pytest.raises(UsageError, match="above the limit"):
+    with pytest.raises(TooLarge, match="the other side accepts at most"):
         await encoded(sender, sent, limit=size - 1)
     digest = named(await encoded(sender, sent))
     sender.tell({digest: CHUNK})
-    with pytest.raises(UsageError, match="above the limit"):
+    with pytest.raises(TooLarge, match="the other side accepts at most"):
         await encoded(sender, sent, limit=size - 1)
     receiver = Transfers()
     await cut(receiver, await encoded(Transfers(), sent), CHUNK + 5000)

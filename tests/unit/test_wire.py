@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.decoder import Decoder
-from fedws.errors import ProtocolError, UsageError
+from fedws.errors import ProtocolError, TooLarge, UsageError
 from fedws.header import MAX_HEADER, misnamed
+from fedws.limits import Accepted
 from fedws.messages import MESSAGES, Challenge, Failure, Hello, Join, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, encode
@@ -442,9 +443,10 @@ def test_the_limit_is_of_the_whole_message() -> None:
         decoded(whole, len(whole) - 1)
     message = order(w=torch.ones(100))
     size = encode(message).size
-    assert encode(message, size).size == size
-    with pytest.raises(UsageError, match=f"a message of {size} bytes in 1 tensors is above the limit"):
-        encode(message, size - 1)
+    assert encode(message, Accepted(size)).size == size
+    what = rf"^{size:,} bytes, and bob accepts at most {size - 1:,}; give bob --max-message {2**20}$"
+    with pytest.raises(TooLarge, match=what):
+        encode(message, Accepted(size - 1, peer="bob"))
 
 
 def test_many_tensors_that_are_each_below_the_limit_are_added_up() -> None:
@@ -461,10 +463,14 @@ def test_a_header_above_its_limit_is_refused_before_it_comes() -> None:
 
 
 def test_a_header_above_its_limit_is_not_sent() -> None:
-    with pytest.raises(UsageError, match="above the limit"):
+    with pytest.raises(TooLarge, match="bytes of names and settings, and a message holds at most 524,288"):
         encode(Hello(run="r" * 2**19, node="a", protocol=1))
-    with pytest.raises(UsageError, match="10001 tensors is above the limit"):
+    with pytest.raises(TooLarge, match="10,001 tensors, and the other side accepts at most 10,000"):
         encode(order(**{str(place): torch.ones(0) for place in range(10_001)}))
+    few = Accepted(tensors=2, peer="alice")
+    assert encode(order(a=torch.ones(1), b=torch.ones(1)), few)
+    with pytest.raises(TooLarge, match="3 tensors, and alice accepts at most 2"):
+        encode(order(a=torch.ones(1), b=torch.ones(1), c=torch.ones(1)), few)
 
 
 @pytest.mark.parametrize(

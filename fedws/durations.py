@@ -1,0 +1,15 @@
+"""Durations in words."""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration for people, rounded up to whole units.
+
+    >>> duration(42), duration(61), duration(3600), duration(12000)
+    ('42 s', '2 min', '1 h', '3 h 20 min')
+    """
+    whole = -int(-seconds // 1)
+    if whole <= 60:
+        return f"{whole} s"
+    minutes = -(-whole // 60)
+    hours, rest = divmod(minutes, 60)
+    return " ".join(filter(None, [f"{hours} h" if hours else "", f"{rest} min" if rest else ""]))
