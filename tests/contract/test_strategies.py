@@ -22,7 +22,7 @@ from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
-from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.plan import make
 from fedws.tensors import Tensors, difference, unfit
 from fedws.worker import Worker
@@ -99,8 +99,11 @@ def answer(order: Order) -> Report:
     return found
 
 
-def failed(order: Order, kind: Kind = "failed", reason: str = "the cable was cut") -> Failure:
-    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason)
+def failed(order: Order, kind: Kind = "failed", reason: str = "the cable was cut", code: Any = "") -> Failure:
+    wait = 60.0 if code == "later" else 0.0
+    return Failure(
+        order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason, code=code, wait=wait
+    )
 
 
 def bits(tensors: Tensors) -> dict[str, tuple[Any, ...]]:
@@ -122,6 +125,8 @@ class Run:
         self.open: dict[str, Order] = {}
         self.orders: list[Order] = []
         self.excluded: set[str] = set()
+        self.waiting: set[str] = set()
+        """Workers that have refused until later."""
         self.history: list[Event] = []
         state, orders = self.strategy.start(self.initial, sorted(self.here))
         self.state = state
@@ -146,6 +151,10 @@ class Run:
         elif isinstance(event, Left) or (isinstance(event, Failure) and event.kind == "lost"):
             self.here.discard(event.worker)
         self.history.append(event)
+        if isinstance(event, Failure) and event.code == "later":
+            self.waiting.add(event.worker)
+        elif isinstance(event, Available):
+            self.waiting.discard(event.worker)
         self.state, orders = strategy.react(before, event)
         assert version <= strategy.version(self.state) <= version + 1
         if strategy.version(self.state) == version:
@@ -155,7 +164,7 @@ class Run:
 
     def resume(self, state: Any, here: Sequence[str]) -> Sequence[Order]:
         """Go on from a stored state."""
-        self.here, self.open = set(here), {}
+        self.here, self.open, self.waiting = set(here), {}, set()
         self.state, orders = self.strategy.resume(state, sorted(here))
         self._hold(orders)
         return orders
@@ -177,6 +186,7 @@ class Run:
             assert order.worker in self.here, "only who is there is asked"
             assert order.worker not in busy, "who is busy is not asked"
             assert order.worker not in self.excluded, "who is excluded is not asked"
+            assert order.worker not in self.waiting, "who has refused until later is not asked before"
             assert order.task in registry.names("task") and bits(order.tensors) == bits(self.model)
             busy.add(order.worker)
             self.open[order.id] = order
@@ -189,7 +199,8 @@ class Run:
             assert not orders and not awaited, "a run that is over asks nobody and waits for nobody"
             assert not (reason and self.ended)
         else:
-            assert self.open or awaited, "somebody must do something, or nothing ever happens"
+            waiting = self.waiting & self.here - self.excluded
+            assert self.open or awaited or waiting, "a worker must answer, come or have its time, or nothing happens"
 
     @property
     def model(self) -> Tensors:
@@ -369,15 +380,55 @@ def test_who_is_lost_is_waited_for_and_asked_for_the_same_again(name: str) -> No
     assert run.finish(Random(1), quick).ended and not run.excluded
 
 
+def loses(run: Run, code: str = "") -> None:
+    """The link of alice is lost while she has a request, and comes back."""
+    (order,) = run.open.values()
+    run.take(failed(order, "lost", code=code))
+    run.take(Left(worker="alice", reason="the cable was cut"))
+    run.take(Joined(worker="alice"))
+
+
 @every
-def test_whose_link_does_not_hold_is_asked_as_often_as_it_joins(name: str) -> None:
+def test_a_worker_that_is_lost_with_each_request_is_excluded(name: str) -> None:
+    """One that dies of it, as of a lack of memory, would be asked for ever."""
+    run = Run(Case(name, 1))
+    task, losses = next(iter(run.open.values())).task, 0
+    while run.open:
+        loses(run)
+        losses += 1
+    why = f"alice: failed: lost 3 times while it worked on {task}; was its memory short?, three times in a row"
+    assert losses == 9 and why in run.strategy.failure(run.state)
+
+
+@every
+def test_a_worker_whose_transfers_progress_is_asked_as_often_as_it_joins(name: str) -> None:
     run = Run(Case(name, 1))
     for _ in range(30):
-        (order,) = run.open.values()
-        run.take(failed(order, "lost"))
-        run.take(Left(worker="alice", reason="the cable was cut"))
-        run.take(Joined(worker="alice"))
+        loses(run, "progress")
     assert run.finish(Random(1), quick).ended and not run.excluded
+
+
+@every
+def test_a_permanent_refusal_excludes_at_once(name: str) -> None:
+    run = Run(Case(name, quorum=2))
+    run.take(failed(run.open["1/bob"], "refused", code="permanent"))
+    assert run.excluded == {"bob"} and run.finish(Random(1), quick).ended
+    assert sum(order.worker == "bob" for order in run.orders) == 1
+    run = Run(Case(name))
+    run.take(failed(run.open["1/bob"], "refused", code="permanent"))
+    if run.case.whole:
+        assert "bob: refused its order: the cable was cut" in run.strategy.failure(run.state)
+
+
+@every
+def test_a_refusal_until_later_is_waited_for(name: str) -> None:
+    run = Run(Case(name))
+    run.take(failed(run.open["1/bob"], "refused", code="later"))
+    run.finish(Random(1), quick)
+    if not run.ended:
+        (again,) = run.take(Available(worker="bob"))
+        assert again.worker == "bob" and run.finish(Random(1), quick).ended
+    assert not run.excluded
 
 
 NAN, INF = math.nan, math.inf
@@ -481,6 +532,12 @@ class World(Run):
         """The version at which an order was made."""
         self.count: dict[str, int] = dict.fromkeys(case.workers, 0)
         """Strikes in a row."""
+        self.permanent: set[str] = set()
+        """Workers that have refused for the whole run."""
+        self.rows: dict[tuple[str, str], int] = {}
+        """How often in a row each worker was lost, or put off, with one request."""
+        self.fruitless: dict[str, int] = dict.fromkeys(case.workers, 0)
+        """Requests to each worker since anything made progress."""
         self.late = self.failed = 0
         """Reports that came too late, and orders that failed, since the last version."""
         self.updates: list[dict[str, Any]] = []
@@ -498,13 +555,13 @@ class World(Run):
         bad = tensors is not None
         self._answered(order, dataclasses.replace(report, tensors=tensors) if tensors is not None else report, bad)
 
-    def fail(self, order: Order, kind: Kind) -> None:
-        self._answered(order, failed(order, kind), False)
+    def fail(self, order: Order, kind: Kind, code: str = "") -> None:
+        self._answered(order, failed(order, kind, code=code), False)
 
-    def cut(self, worker: str) -> None:
+    def cut(self, worker: str, code: str = "") -> None:
         self.linked.discard(worker)
         for order in [order for order in self.given.values() if order.worker == worker]:
-            self.fail(order, "lost")
+            self.fail(order, "lost", code)
         self.queue.append((Left(worker=worker, reason="the cable was cut"), False))
 
     def link(self, worker: str) -> None:
@@ -519,7 +576,7 @@ class World(Run):
         if order is not None and late:
             self.late += 1
             if not bad and not self.over:
-                self.count[order.worker] = 0
+                self._good(order.worker)
         elif order is not None and not self.over:
             self._expect(order, found, bad)
         rejected = bad and order is not None and not late
@@ -529,6 +586,9 @@ class World(Run):
             assert own is None or difference(own, self.initial) == ""
             other = self.strategy.react(copy.deepcopy(state), failed(order, "rejected"))
         orders = self.take(found)
+        if isinstance(found, Failure) and order is not None and not self.ended:
+            said = any("lost 3 times while it worked on" in line for line in self.strategy.said(self.state))
+            assert said == (found.kind == "lost" and self.rows.get((found.worker, "lost")) == 0 and not found.code)
         if rejected:
             assert [told(order) for order in other[1]] == [told(order) for order in orders]
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
@@ -550,7 +610,8 @@ class World(Run):
     def crash(self) -> None:
         """The coordinator goes on from its last checkpoint; what was under way is lost, and said again by nobody."""
         self.crashes += 1
-        state, asked, self.excluded, self.count = copy.deepcopy(self.stored)
+        state, asked, self.excluded, self.count, self.permanent = copy.deepcopy(self.stored)
+        self.rows, self.fruitless = {}, dict.fromkeys(self.case.workers, 0)
         self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
         self.orders = self.orders[:asked]
         self.given, self.queue = {}, []
@@ -568,6 +629,10 @@ class World(Run):
         """Somebody is awaited exactly when those who are there could not go on, were they to answer all."""
         strategy, open_orders, asked = self.strategy, list(self.open.values()), 0
         awaited, state = strategy.awaited(self.state), copy.deepcopy(self.state)
+        for worker in sorted(self.waiting):
+            state, orders = strategy.react(state, Available(worker=worker))
+            open_orders += orders
+            asked += len(orders)
         while open_orders:
             state, orders = strategy.react(state, quick(open_orders.pop(0)))
             open_orders += orders
@@ -588,9 +653,11 @@ class World(Run):
         while not self.over:
             if self.queue:
                 self.hear()
-            else:
-                assert self.given, "with everybody there, somebody has an order"
+            elif self.given:
                 self.answer(next(iter(self.given.values())))
+            else:
+                assert self.waiting, "with every worker there, one has an order"
+                self.take(Available(worker=min(self.waiting)))
 
     # -------------------------------------------------------------- what is expected
 
@@ -601,12 +668,17 @@ class World(Run):
             assert len(self.updates) + len(working) < self.strategy.quorum, "nobody else is asked without need"
         super()._hold(orders)
         for order in orders:
+            before = [other for other in self.orders if other.worker == order.worker and other.id != order.id]
+            if before and before[-1].round != order.round:
+                self._row_ends(order.worker)
+            self.fruitless[order.worker] += 1
+            assert self.fruitless[order.worker] <= FRUITLESS, "it asks without progress"
             self.born[order.id] = self.strategy.version(self.state)
             self.given[order.id] = order
             if order.worker not in self.linked:
                 self.fail(order, "lost")
         struck = {worker for worker, strikes in self.count.items() if strikes >= 3}
-        assert self.excluded == struck, "three strikes, and nothing else"
+        assert self.excluded == struck | self.permanent, "three strikes, or a permanent refusal, and nothing else"
 
     def _answered(self, order: Order, found: Report | Failure, bad: bool) -> None:
         del self.given[order.id]
@@ -614,12 +686,37 @@ class World(Run):
 
     def _expect(self, order: Order, found: Event, bad: bool) -> None:
         if isinstance(found, Report) and not bad:
-            self.count[order.worker] = 0
+            self._good(order.worker)
             staleness = self.strategy.version(self.state) - self.born[order.id]
             self.updates.append({"worker": order.worker, "staleness": staleness})
         else:
             self.failed += 1
-            self.count[order.worker] += not (isinstance(found, Failure) and found.kind == "lost")
+            self.count[order.worker] += self._strikes(order.worker, found)
+
+    def _strikes(self, worker: str, found: Event) -> bool:
+        """Whether an answer that is no good is a strike: as the design words it, in a table of its own."""
+        if not isinstance(found, Failure):
+            return True
+        if found.code == "permanent":
+            self.permanent.add(worker)
+            return False
+        if found.kind != "lost" and found.code != "later":
+            return True
+        what = (worker, found.kind)
+        self.rows[what] = 0 if found.code == "progress" else self.rows.get(what, 0) + 1
+        if found.code == "progress":
+            self.fruitless[worker] = 0
+        if self.rows[what] < 3:
+            return False
+        self.rows[what] = 0
+        return True
+
+    def _good(self, worker: str) -> None:
+        self.count[worker] = self.fruitless[worker] = 0
+        self._row_ends(worker)
+
+    def _row_ends(self, worker: str) -> None:
+        self.rows = {what: row for what, row in self.rows.items() if what[0] != worker}
 
     def _closed(self, orders: Sequence[Order]) -> None:
         """A version was made: what it says of itself."""
@@ -636,15 +733,22 @@ class World(Run):
         else:
             assert record["updates"] == self.updates
         self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
+        self.fruitless = dict.fromkeys(self.case.workers, 0)
         self._keep()
 
     def _keep(self) -> None:
-        self.stored = copy.deepcopy((self.state, len(self.orders), self.excluded, self.count))
+        self.stored = copy.deepcopy((self.state, len(self.orders), self.excluded, self.count, self.permanent))
 
 
+FRUITLESS = 3 * (2 + 2 + 1)
+"""Requests to one worker, at most, without a report, a version or a transfer that progresses: before each of three
+strikes there may be two losses and two refusals until later.
+"""
 FEW = ["answer", "answer", "refused", "spoil", "cut", "link", "deadline", "old deadline", "again", "probe", "crash"]
 MOODS = {
     "any": ["answer", "answer", "failed", "rejected", *FEW],
+    "late": ["later", "later", "later", "available", "available", "cut", "link", "permanent", *FEW],
+    "dying": ["cut", "link", "cut", "link", "cut", "link", "progress", "link", *FEW],
     "rude": ["refused", "failed", "rejected", "spoil", "spoil", *FEW],
     "flaky": ["cut", "cut", "cut", "link", "link", "link", *FEW],
     "slow": ["answer", "answer", "answer", "answer", "deadline", "deadline", "deadline", *FEW],
@@ -655,7 +759,9 @@ MOODS = {
 @st.composite
 def scripts(draw: st.DrawFn) -> list[tuple[str, int, bool]]:
     """Moves, each with a number that says whose, and whether all is heard at once."""
-    move = st.tuples(st.sampled_from(MOODS[draw(st.sampled_from(sorted(MOODS)))]), st.integers(0, 39), st.booleans())
+    mood = draw(st.sampled_from(sorted(MOODS)))
+    whose = st.sampled_from([0, 0, 0, 0, 1]) if mood in ("dying", "late") else st.integers(0, 39)
+    move = st.tuples(st.sampled_from(MOODS[mood]), whose, st.booleans())
     length = draw(st.integers(0, 60))
     return draw(st.lists(move, min_size=length, max_size=length))
 
@@ -696,8 +802,12 @@ def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: l
             case "spoil" if order:
                 spoils = list(SPOILS.values())
                 world.answer(order, spoils[number % len(spoils)](quick(order).tensors))
-            case "cut" if worker in world.linked:
-                world.cut(worker)
+            case "permanent" | "later" if order:
+                world.fail(order, "refused", move)
+            case "available" if worker in world.waiting:
+                world.queue.append((Available(worker=worker), False))
+            case "cut" | "progress" if worker in world.linked:
+                world.cut(worker, "progress" if move == "progress" else "")
             case "link" if worker not in world.linked:
                 world.link(worker)
             case "deadline":

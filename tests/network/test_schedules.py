@@ -33,25 +33,30 @@ NAMES = [name for name in registry.names("strategy") if not gathers(registry.fin
 DATA = Points(Path(), True)
 SILENCE = 12.0
 """Virtual seconds, as all times here."""
-ENDLESS = 100_000.0
+ENDLESS = 20_000.0
 every = pytest.mark.parametrize("name", NAMES)
 
 Act = tuple[str, float]
 """What a worker does with its next order, after so many seconds."""
 ACTS = ["report", "report", "refuse", "fail", "NaN", "shape", "nothing", "twice", "mix up", "garble"]
-ACTS += ["close before", "close after", "absent"]
+ACTS += ["close before", "close after", "absent", "later", "never"]
 act = st.tuples(st.sampled_from(ACTS), st.sampled_from([0.0, 0.5, 1.0, 3.0, 7.0, 30.0]))
 
 
 class Node:
     """A worker at ``memory://NAME`` that follows a script, its pauses too, and then does all that it is asked."""
 
-    def __init__(self, name: str, script: Sequence[Act] = ()) -> None:
+    def __init__(self, name: str, script: Sequence[Act] = (), *, endless: bool = False) -> None:
+        """With ``endless`` it begins with its script again, for ever."""
         self.name = name
+        self._again = list(script) if endless else []
+        self.links = 0
+        """How often it was dialled."""
         self._worker = Worker(name, "points", DATA)
         self._script = list(script)
 
     async def handle(self, channel: Channel) -> None:
+        self.links += 1
         with contextlib.suppress(LinkLost):
             await self._serve(channel)
 
@@ -82,6 +87,11 @@ class Node:
                 kind: Any = {"refuse": "refused", "fail": "failed"}[what]
                 await channel.send(self._worker.failure(order, kind, "not today"))
                 return
+            case "later" | "never":
+                code: Any = {"later": "later", "never": "permanent"}[what]
+                failure = self._worker.failure(order, "refused", "the policy here does not allow it")
+                await channel.send(dataclasses.replace(failure, code=code, wait=60.0))
+                return
             case "garble":
                 await channel.send_raw([b"FDWS, or so"])  # type: ignore[attr-defined]
             case "mix up":
@@ -93,11 +103,14 @@ class Node:
         await channel.send(report)
 
     def _next(self) -> str:
+        self._script = self._script or list(self._again)
         return self._script[0][0] if self._script else ""
 
 
 STRIKES = ("refuse", "fail", "NaN", "shape", "nothing", "twice", "mix up", "garble")
-"""The acts that exclude a worker. Links are lost fewer times, and for a shorter time, than a run bears."""
+"""The acts of which three exclude a worker; ``never`` does so at once."""
+THIRDS = ("close before", "close after", "later")
+"""The acts of which three with the same order are one of those."""
 SPOILS: dict[str, Any] = {
     "NaN": lambda tensors: {name: value * float("nan") for name, value in tensors.items()},
     "shape": lambda tensors: {name: value[None] for name, value in tensors.items()},
@@ -155,12 +168,15 @@ def watching() -> Iterator[list[Watched]]:
         yield watched
 
 
-def run(scripts: Sequence[Sequence[Act]], **more: Any) -> tuple[fedws.Result | None, str, Watched]:
-    """A run over one node for each script: its result, or why there is none."""
+def scripted(scripts: Sequence[Sequence[Act]]) -> list[Node]:
+    return [Node(name, script) for name, script in zip(WORKERS, scripts, strict=False)]
+
+
+def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.Result | None, str, Watched]:
+    """A run over these nodes: its result, or why there is none."""
 
     async def main(directory: Path) -> fedws.Result:
         async with contextlib.AsyncExitStack() as stack:
-            nodes = [Node(name, script) for name, script in zip(WORKERS, scripts, strict=False)]
             for node in nodes:
                 url = f"memory://{node.name}"
                 await stack.enter_async_context(transport(url).serve(url, node.handle, Limits()))
@@ -185,9 +201,16 @@ def run(scripts: Sequence[Sequence[Act]], **more: Any) -> tuple[fedws.Result | N
 
 @cache
 def undisturbed(name: str, workers: int, rounds: int) -> Tensors:
-    result, _, _ = run([()] * workers, strategy=name, training_rounds=rounds)
+    result, _, _ = run(scripted([()] * workers), strategy=name, training_rounds=rounds)
     assert result is not None
     return result.model
+
+
+def deserved(script: Sequence[Act]) -> bool:
+    """Whether a worker that acts so can have been excluded."""
+    acts = [what for what, _ in script]
+    strikes = sum(what in STRIKES for what in acts) + sum(what in THIRDS for what in acts) / 3
+    return "never" in acts or strikes >= 3
 
 
 @every
@@ -203,11 +226,11 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
             size = data.draw(st.integers(max(1, more["quorum"]), workers), "cohort")
             more |= {"chooser": f"random:per_round={size}", "over_select": 1.0 if size < workers else 0.0}
     spec = "fedbuff:k=2" if name == "fedbuff" else name
-    result, reason, watched = run(scripts, strategy=spec, training_rounds=rounds, **more)
+    result, reason, watched = run(scripted(scripts), strategy=spec, training_rounds=rounds, **more)
     if result is None:
         assert "too few workers are left for a quorum" in reason and reason.isprintable()
-        strikes = [sum(what in STRIKES for what, _ in script) for script in scripts]
-        assert any(strikes[place] >= 3 and WORKERS[place] in reason for place in range(workers)), "nobody else can"
+        guilty = {WORKERS[place] for place, script in enumerate(scripts) if deserved(script)}
+        assert any(worker in reason for worker in guilty), "no other worker can be excluded"
     else:
         assert unfit(result.model) == ""
         assert [record["round"] for record in result.metrics] == list(range(1, rounds + 1))
@@ -219,6 +242,29 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
 
 @every
 def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
-    result, _, watched = run([()] * 3, strategy=name, training_rounds=2)
+    result, _, watched = run(scripted([()] * 3), strategy=name, training_rounds=2)
     assert result is not None
     assert watched.open() == [] or without_rounds(registry.find("strategy", name))
+
+
+def without(*acts: str) -> st.SearchStrategy[list[Act]]:
+    return st.lists(act.filter(lambda it: it[0] not in acts), min_size=1, max_size=4)
+
+
+GOOD = ("report", "twice")
+endless = st.one_of(without(*GOOD), without(*GOOD, "never", *STRIKES), without(*GOOD, "never", "absent", *STRIKES))
+"""What a worker does again and again that never gives a good report."""
+
+
+@every
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(script=endless, quorum=st.sampled_from([0, 1]))
+def test_a_run_ends_though_a_worker_never_gives_a_good_report(name: str, script: list[Act], quorum: int) -> None:
+    """It makes progress without that worker, waits for it within a bound, or ends; it does not try for ever."""
+    nodes = [Node("alice", script, endless=True), Node("bob")]
+    result, reason, watched = run(nodes, strategy=name, training_rounds=2, quorum=quorum)
+    assert reason or (result is not None and unfit(result.model) == "")
+    if reason:
+        assert "alice" in reason and reason.isprintable()
+    asked = sum(order.worker == "alice" for order in watched.asked.values())
+    assert asked <= 30 and nodes[0].links <= 60, "a bounded number of requests and links"
