@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import Subset, default_collate
 
+from fedws import targets
 from fedws.interfaces import Dataset
 
 
@@ -43,17 +44,25 @@ class Images:
 
 
 class Part:
-    """Some samples of a data set, by index; keeps ``targets`` and ``batch`` where the whole has them."""
+    """Some samples of a data set, by index; keeps ``targets`` and ``batch`` where the whole has them.
 
-    def __init__(self, whole: Dataset, indices: torch.Tensor) -> None:
+    ``known`` are the targets of the part, for a caller that has converted those of the whole already.
+    """
+
+    def __init__(self, whole: Dataset, indices: torch.Tensor, known: torch.Tensor | None = None) -> None:
         self._whole = whole
         self._indices = indices
+        self._known = known
 
     @property
     def targets(self) -> torch.Tensor:
-        """The labels of the part, int64 [n]; AttributeError when the whole has none."""
-        targets: torch.Tensor = torch.as_tensor(self._whole.targets)  # type: ignore[attr-defined]
-        return targets[self._indices]
+        """Return the targets of the part, [n, ...], converted once. Raises AttributeError when the whole has none."""
+        if self._known is None:
+            try:
+                self._known = targets.tensor(self._whole)[self._indices]
+            except ValueError as error:
+                raise AttributeError(str(error)) from None
+        return self._known
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -71,14 +80,24 @@ class Part:
 
 def select(data: Dataset, indices: torch.Tensor) -> Dataset:
     """The samples at ``indices``; images are copied out, so that the rest can be forgotten."""
+    data, indices = _within(data, indices)
     if isinstance(data, Images):
         mean, std = (tuple(values.flatten().tolist()) for values in (data.mean, data.std))
         return Images(data.pixels[indices], data.targets[indices], mean, std)
     return Part(data, indices)
 
 
+def _within(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor]:
+    """Return the data set inside torch's ``Subset`` and the same samples' indices in it: it may have a fast batch."""
+    while type(data) is Subset and not hasattr(data, "targets"):
+        indices = torch.tensor([int(data.indices[index]) for index in indices.tolist()], dtype=torch.int64)
+        data = data.dataset  # type: ignore[assignment]
+    return data, indices
+
+
 def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
     """The samples at ``indices`` as one batch, the fast way where the data set has one."""
+    data, indices = _within(data, indices)
     fast = getattr(data, "batch", None)
     if fast is not None:
         inputs, targets = fast(indices)
@@ -94,16 +113,22 @@ def batches(data: Dataset, order: torch.Tensor, size: int) -> Iterator[tuple[Any
 
 
 def fingerprint(data: Dataset) -> str:
-    """What tells a node's samples from others: a digest of how many there are, of their labels, and of the first."""
-    digest, targets = hashlib.sha256(str(len(data)).encode()), labels(data)
+    """What tells a node's samples from others: a digest of how many there are, of their targets, and of the first."""
+    digest = hashlib.sha256(str(len(data)).encode())
     first = batch(data, torch.tensor([0]))[0] if len(data) else None
-    for part in (targets, first):
+    try:
+        known = targets.tensor(data)
+    except ValueError:
+        known = None
+    for part in (known, first):
         if isinstance(part, torch.Tensor):
             digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def labels(data: Dataset) -> torch.Tensor | None:
-    """The labels of a data set, int64 [n]; None when it has none."""
-    targets = getattr(data, "targets", None)
-    return None if targets is None else torch.as_tensor(targets)
+    """Return the class labels of a data set, int64 [n]; None when it has none."""
+    try:
+        return targets.labels(data)
+    except ValueError:
+        return None

@@ -19,7 +19,7 @@ LAYERS = (
     "progress header wire decoder digests blobs transfers pauses "
     "registry learning keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
-    "samples scores holding datadir idx digits shares curves tensorboard certs policy "
+    "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
     "momentum pretrained similarity inversion gallery sizes store s3faults s3requests bounded",
