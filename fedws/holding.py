@@ -1,14 +1,17 @@
 """What a node holds: a registered data set, or those of its samples that are this node's."""
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedws import datadir, registry
+from fedws import datadir, mapstyle, registry, targets
 from fedws.errors import FedwsError, UsageError
 from fedws.interfaces import Dataset
-from fedws.samples import labels, select
+from fedws.samples import select
+
+_HELP = "give each sample a whole number from 0 up in an attribute targets, or use --partition iid, which needs none"
 
 
 def load(dataset: str, data_dir: str | None, train: bool) -> Dataset:
@@ -19,9 +22,20 @@ def load(dataset: str, data_dir: str | None, train: bool) -> Dataset:
         raise
     except Exception as error:  # of a user's own factory
         raise UsageError(f"dataset {dataset}: {type(error).__name__}: {error}") from error
-    if not len(data):
-        raise UsageError(f"dataset {dataset} is empty: it has no {'training' if train else 'test'} samples")
+    try:
+        mapstyle.check(data)
+        if not len(data):
+            raise UsageError(f"dataset {dataset} is empty: it has no {'training' if train else 'test'} samples")
+        mapstyle.check_first(data)
+    except ValueError as error:
+        raise UsageError(f"dataset {dataset}: {error}") from error
     return data
+
+
+def ships(dataset: str) -> bool:
+    """Return whether the data set comes with fedws; if not, it is of the user's own. Raises UnknownName."""
+    factory = registry.find("dataset", registry.Spec.parse(dataset).name)
+    return getattr(factory, "__module__", "").startswith(f"{__package__}.{registry.KINDS['dataset']}.")
 
 
 def title(dataset: str) -> str:
@@ -37,14 +51,22 @@ def model(dataset: str) -> str:
     return str(found)
 
 
+def labels(data: Dataset, dataset: str) -> torch.Tensor:
+    """Return the class labels, int64 [n]. Raises UsageError for a data set without them."""
+    try:
+        return targets.labels(data)
+    except ValueError as error:
+        raise UsageError(f"dataset {dataset} has no labels to split it by: {error}; {_HELP}") from None
+
+
 def classes(data: Dataset, dataset: str) -> int:
     """How many labels there are, 0 and up. Raises UsageError for a data set without whole-number labels."""
-    return int(_targets(data, dataset).max()) + 1
+    return int(labels(data, dataset).max()) + 1
 
 
 def of_labels(data: Dataset, dataset: str, wanted: tuple[int, ...]) -> Dataset:
     """The samples with one of the wanted labels. Raises UsageError when there are none."""
-    chosen = torch.isin(_targets(data, dataset), torch.tensor(wanted, dtype=torch.int64))
+    chosen = torch.isin(labels(data, dataset), torch.tensor(wanted, dtype=torch.int64))
     if not chosen.any():
         raise UsageError(f"dataset {dataset} has no samples with the labels {', '.join(map(str, wanted)) or '(none)'}")
     return select(data, chosen.nonzero().flatten())
@@ -52,16 +74,26 @@ def of_labels(data: Dataset, dataset: str, wanted: tuple[int, ...]) -> Dataset:
 
 def of_share(data: Dataset, dataset: str, partition: str, share: int, shares: int) -> Dataset:
     """The samples of share ``share`` (from 0) of ``shares``, dealt by a registered partition."""
-    parts = registry.build("partition", partition, _targets(data, dataset).numpy(), shares)
-    return select(data, torch.from_numpy(np.asarray(parts[share], dtype=np.int64)))
+    return select(data, torch.from_numpy(dealt(data, dataset, partition, shares)[share]))
+
+
+def dealt(data: Dataset, dataset: str, partition: str, shares: int) -> list[np.ndarray]:
+    """Return the indices of each share, as a registered partition deals the samples.
+
+    Raises UsageError for a partition by label of a data set without class labels.
+    """
+    by_label = getattr(registry.find("partition", registry.Spec.parse(partition).name), "by_label", True)
+    known = labels(data, dataset).numpy() if by_label else np.zeros(len(data), dtype=np.int64)
+    parts = registry.build("partition", partition, known, shares)
+    return [np.asarray(part, dtype=np.int64) for part in parts]
+
+
+def seeded(partition: str, seed: int) -> str:
+    """Return the partition with ``seed``, where it takes a seed and none is given in its own settings."""
+    wanted = registry.Spec.parse(partition)
+    takes = inspect.signature(registry.find("partition", wanted.name)).parameters
+    return f"{partition},seed={seed}" if "seed" in takes and "seed" not in wanted.options else partition
 
 
 def _attribute(dataset: str, name: str) -> Any:
     return getattr(registry.find("dataset", registry.Spec.parse(dataset).name), name, None)
-
-
-def _targets(data: Dataset, dataset: str) -> torch.Tensor:
-    targets = labels(data)
-    if targets is None or targets.dim() != 1 or targets.is_floating_point() or targets.is_complex():
-        raise UsageError(f"dataset {dataset} has no labels (targets), so it cannot be split by them")
-    return targets.to(torch.int64)

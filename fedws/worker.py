@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from fedws import registry, samples
+from fedws import declared, mapstyle, registry
 from fedws.audit import Audit, Entry, now, once
 from fedws.errors import (
     FedwsError,
@@ -35,18 +35,18 @@ from fedws.wire import VERSION, encode
 log = logging.getLogger("fedws")
 ALL = Policy()
 """The policy of a node whose owner wrote none."""
-MOST_LABELS = 1000
-"""More distinct labels than this are not declared; they are no classes to be told apart in a log."""
 
 
 class Worker:
     """A named node with data.
 
     ``tasks`` are the tasks it carries out, by name; None means all that are registered. ``evaluator`` is what it
-    tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data.
+    tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data. More
+    than 1,000 are not declared.
     ``threads`` score batches at once. ``policy`` is its owner's; ``audit`` is where every answer is written down
     before it leaves; ``state`` is a folder for what it keeps from run to run. Raises UsageError for a policy that
-    counts rounds, where nothing is written down.
+    counts rounds, where nothing is written down, for ``data`` that is not a map-style data set, and for labels that
+    cannot be declared.
     """
 
     def __init__(
@@ -65,6 +65,10 @@ class Worker:
     ) -> None:
         if policy.rounds_per_day is not None and audit is None:
             raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
+        try:
+            mapstyle.check(data)
+        except ValueError as error:
+            raise UsageError(f"dataset {dataset}: {error}") from error
         self.node = node
         self.policy = policy
         self._tasks = tasks
@@ -73,19 +77,15 @@ class Worker:
         self._caller = ("", "")
         self._stop = threading.Event()
         self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
-        held = samples.labels(data)
-        if labels is None:
-            labels = [] if held is None or held.is_floating_point() else held.unique().tolist()
-            labels = labels if len(labels) <= MOST_LABELS else []
-        if policy.samples > 1 and held is not None:
-            labels = [label for label in labels if int((held == label).sum()) >= policy.samples]
-        self._welcome = Welcome(
-            node=node,
-            role="evaluator" if evaluator else "worker",
-            dataset=dataset,
-            samples=len(data),
-            labels=sorted(labels),
-            cuda=torch.cuda.is_available(),
+        self._welcome = declared.checked(
+            Welcome(
+                node=node,
+                role="evaluator" if evaluator else "worker",
+                dataset=dataset,
+                samples=len(data),
+                labels=declared.labels(data, labels, policy.samples),
+                cuda=torch.cuda.is_available(),
+            )
         )
 
     def greet(self, hello: Hello) -> Welcome | Refusal:

@@ -3,9 +3,14 @@
 import argparse
 from dataclasses import dataclass
 
-from fedws import digits, holding, registry, samples, shares
+import torch
+
+from fedws import digits, holding, registry, shares, targets
 from fedws.errors import UsageError
 from fedws.interfaces import Dataset
+
+MOST_LINES = 1000
+"""Labels whose counts are printed; the rest are left out."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,12 @@ class Held:
     data: Dataset
     labels: tuple[int, ...] | None
     """The labels it declares; None: those of its samples."""
-    classes: int
-    """How many labels the whole data set has, counted from 0; 0 when it has none."""
+    counts: tuple[int, ...] | None = None
+    """Number of samples held of each label, from 0 to the largest of the whole data set; None without class labels."""
+    why: str = ""
+    """Why it has no class labels."""
+    unasked: bool = False
+    """Whether it holds all samples of a data set of its own since no flag says otherwise."""
 
 
 def take(arguments: argparse.Namespace, dataset: str) -> Held:
@@ -27,26 +36,30 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
     if arguments.digits is not None and arguments.partition is not None:
         raise UsageError("--digits and --partition exclude each other")
     given = arguments.digits is not None or arguments.partition is not None
-    if not (arguments.testing or given or node in digits.DEFAULTS):
+    whole = not given and (arguments.testing or not holding.ships(dataset))
+    if not (given or whole or node in digits.DEFAULTS):
         raise UsageError(
             f"which samples does {node} hold? Only {', '.join(digits.DEFAULTS)} have digits of their own: "
             "say --digits 0-3, or --partition iid --share 0/3"
         )
     _check_words(arguments)  # before minutes of loading
     data = holding.load(dataset, arguments.data_dir, train=not arguments.testing)
-    known = samples.labels(data)
-    classes = 0 if known is None or known.is_floating_point() else holding.classes(data, dataset)
+    part, wanted = data, None
     if arguments.partition is not None:
         share, of = shares.parse(arguments.share)
-        part = holding.of_share(data, dataset, _seeded(arguments.partition, arguments.seed), share, of)
-        return Held(part, None, classes)
-    if arguments.testing and arguments.digits is None:
-        return Held(data, None, classes)
-    if arguments.digits is None:
-        wanted = digits.DEFAULTS[node]
-    else:
-        wanted = digits.parse(arguments.digits, holding.classes(data, dataset))
-    return Held(holding.of_labels(data, dataset, wanted), wanted, classes)
+        part = holding.of_share(data, dataset, holding.seeded(arguments.partition, arguments.seed), share, of)
+    elif not whole:
+        wanted = digits.DEFAULTS.get(node, ())
+        if arguments.digits is not None:
+            wanted = digits.parse(arguments.digits, holding.classes(data, dataset))
+        part = holding.of_labels(data, dataset, wanted)
+    unasked = whole and not arguments.testing
+    try:
+        classes = int(targets.labels(data).max()) + 1
+        counts = torch.bincount(targets.labels(part), minlength=classes)
+    except ValueError as error:
+        return Held(part, wanted, why=str(error), unasked=unasked)
+    return Held(part, wanted, tuple(counts.tolist()), unasked=unasked)
 
 
 def _check_words(arguments: argparse.Namespace) -> None:
@@ -60,22 +73,15 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
 def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     """Print how many samples of each label are held, as the demo did."""
-    which = "test" if arguments.testing else "train"
-    print(f"{holding.title(dataset)} dataset ({which} set), available numbers on {arguments.id}:")
-    for label in range(min(held.classes, 1000)):
-        print(f"      {label}: {_count(held.data, label)}")
+    which = f"{holding.title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
+    if held.counts is None:
+        print(f"{which}, no class labels on {arguments.id}: {held.why}")
+    else:
+        print(f"{which}, available numbers on {arguments.id}:")
+        for label, count in enumerate(held.counts[:MOST_LINES]):
+            print(f"      {label}: {count}")
+    if held.unasked:
+        print(f"{arguments.id} holds all {len(held.data)} samples; --digits or --partition would choose a part")
     key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
     print(f"datasets: {{'{key}': {held.data!r}}}")
     print(f"len(datasets[{key}]): {len(held.data)}", flush=True)
-
-
-def _count(data: Dataset, label: int) -> int:
-    labels = samples.labels(data)
-    return 0 if labels is None else int((labels == label).sum())
-
-
-def _seeded(partition: str, seed: int) -> str:
-    """The partition with ``--seed``, where it takes a seed and none is given in its own settings."""
-    wanted = registry.Spec.parse(partition)
-    takes = registry.find("partition", wanted.name).__annotations__
-    return f"{partition},seed={seed}" if "seed" in takes and "seed" not in wanted.options else partition

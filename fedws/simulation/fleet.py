@@ -1,6 +1,5 @@
 """The devices of a simulation: who holds which samples, how slow each is, and when it comes and goes."""
 
-import inspect
 import itertools
 import math
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedws import digits, registry, samples, shares
+from fedws import digits, holding, registry, samples, shares
 from fedws.errors import UsageError
 from fedws.interfaces import Dataset
 from fedws.simulation.conditions import Conditions
@@ -37,9 +36,11 @@ class Fleet:
     def devices(self, journal: Journal) -> list[Device]:
         """The devices, as they are when virtual time begins."""
         bandwidth = self.conditions.bandwidth * 1e6 / 8
-        found, shared = [], Shared()
+        found, shared, known = [], Shared(), samples.labels(self.data)
         for number, (node, part) in enumerate(self.parts.items()):
-            worker = Worker(node, self.dataset, samples.Part(self.data, torch.from_numpy(part)))
+            indices = torch.from_numpy(part)
+            own = samples.Part(self.data, indices, None if known is None else known[indices])
+            worker = Worker(node, self.dataset, own, labels=[] if known is None else None)
             pace = Pace(self.slowness[node] * self.conditions.seconds_per_sample, bandwidth)
             found.append(Device(worker, pace, self._absences(number), journal, shared))
         return found
@@ -71,19 +72,10 @@ def make(conditions: Conditions, dataset: str, data: Dataset) -> Fleet:
 
 
 def _dealt(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarray]:
-    targets = samples.labels(data)
-    if targets is None or targets.dim() != 1 or targets.is_floating_point():
-        raise UsageError(f"dataset {dataset} has no labels (targets), so it cannot be split by them")
-    labels = targets.to(torch.int64).numpy()
     if conditions.partition == "digits":
-        return by_digits(labels, conditions.workers, conditions.seed)
-    partition, seed = conditions.partition, conditions.seed
-    wanted = registry.Spec.parse(partition)
-    takes = inspect.signature(registry.find("partition", wanted.name)).parameters
-    if "seed" in takes and "seed" not in wanted.options:
-        partition = f"{partition},seed={seed}"
-    parts = registry.build("partition", partition, labels, conditions.workers)
-    return [np.asarray(part, dtype=np.int64) for part in parts]
+        return by_digits(holding.labels(data, dataset).numpy(), conditions.workers, conditions.seed)
+    partition = holding.seeded(conditions.partition, conditions.seed)
+    return holding.dealt(data, dataset, partition, conditions.workers)
 
 
 def by_digits(targets: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,13 +103,44 @@ def test_an_unknown_data_set_names_the_nearest() -> None:
         holding.load("minst", None, train=True)
 
 
-@pytest.mark.parametrize("labelled", ["none", "real"])
-def test_a_data_set_without_labels_cannot_be_split_by_them(labelled: str) -> None:
+@pytest.mark.parametrize(
+    ("labelled", "why"), [("none", "it has no attribute targets"), ("real", "its targets are float32")]
+)
+def test_a_data_set_without_labels_cannot_be_split_by_them(labelled: str, why: str) -> None:
     data = holding.load(f"mine:labelled={labelled}", None, train=True)
-    with pytest.raises(UsageError, match="dataset mine has no labels"):
+    text = f"^dataset mine has no labels to split it by: {why}; .*attribute targets, or use --partition iid"
+    with pytest.raises(UsageError, match=text):
         holding.of_labels(data, "mine", (1,))
-    with pytest.raises(UsageError, match="dataset mine has no labels"):
-        holding.of_share(data, "mine", "iid", 0, 2)
+    for partition in ("dirichlet", "shards"):
+        with pytest.raises(UsageError, match=text):
+            holding.of_share(data, "mine", partition, 0, 2)
+
+
+@pytest.mark.parametrize("labelled", ["none", "real"])
+def test_equal_shares_need_no_labels(labelled: str) -> None:
+    data, whole = (holding.load(f"mine:labelled={which}", None, train=True) for which in (labelled, "whole"))
+    parts, wanted = (holding.dealt(each, "mine", "iid", 2) for each in (data, whole))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(9))
+    assert all(np.array_equal(part, other) for part, other in zip(parts, wanted, strict=True))
+    assert len(holding.of_share(data, "mine", "iid", 0, 2)) == 5
+
+
+def test_a_seed_is_given_where_it_is_taken() -> None:
+    assert holding.seeded("dirichlet:0.5", 3) == "dirichlet:0.5,seed=3"
+    assert holding.seeded("iid:seed=7", 3) == "iid:seed=7"
+    registry.register("partition", "halves")(halves)
+    try:
+        assert holding.seeded("halves", 3) == "halves"
+    finally:
+        registry._pieces.pop(("partition", "halves"))
+
+
+def halves(targets: np.ndarray, shares: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(len(targets)), shares)
+
+
+def test_which_data_sets_are_the_user_s_own() -> None:
+    assert not holding.ships("mine:3") and all(holding.ships(name) for name in ("mnist", "digits", "cifar10"))
 
 
 def test_labels_that_nobody_has() -> None:

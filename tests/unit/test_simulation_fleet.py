@@ -64,11 +64,54 @@ def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: s
         fleet.make(some(**settings), "mnist", data())
 
 
-def test_samples_without_labels_cannot_be_dealt() -> None:
+@pytest.mark.parametrize("partition", ["dirichlet", "shards", "digits"])
+def test_samples_without_labels_cannot_be_dealt_by_them(partition: str) -> None:
     plain = Points(Path(), True)
     plain.targets = plain.targets.float()
-    with pytest.raises(UsageError, match="dataset points has no labels"):
-        fleet.make(some(), "points", plain)
+    with pytest.raises(UsageError, match=r"dataset points has no labels to split it by: .* float32; .*iid"):
+        fleet.make(some(partition=partition), "points", plain)
+
+
+def test_samples_without_labels_can_be_dealt_equally(tmp_path: Path) -> None:
+    plain = Points(Path(), True)
+    labelled = fleet.make(some(), "points", plain)
+    plain.targets = plain.targets.float()
+    found = fleet.make(some(), "points", plain)
+    assert all(np.array_equal(found.parts[node], labelled.parts[node]) for node in labelled.parts)
+    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    assert [device._worker._welcome.labels for device in devices] == [[]] * 6
+
+
+class Counted:
+    """Samples that count how often their targets are read."""
+
+    def __init__(self, targets: list[float]) -> None:
+        self._targets = targets
+        self.read = 0
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return torch.zeros(4), self._targets[index]
+
+    @property
+    def targets(self) -> list[float]:
+        self.read += 1
+        return self._targets
+
+
+@pytest.mark.parametrize("workers", [3, 60])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_targets_are_converted_once_however_many_devices(workers: int, labelled: bool, tmp_path: Path) -> None:
+    whole = Counted([number % 10 if labelled else number / 10 for number in range(120)])
+    found = fleet.make(some(workers=workers), "counted", whole)
+    whole.read = 0
+    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    assert whole.read == 1
+    for device, part in zip(devices, found.parts.values(), strict=True):
+        wanted = sorted(set((part % 10).tolist())) if labelled else []
+        assert device._worker._welcome.labels == wanted
 
 
 def test_the_devices_share_the_data_in_memory(tmp_path: Path) -> None:

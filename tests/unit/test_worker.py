@@ -76,7 +76,7 @@ def test_a_caller_of_another_protocol_is_refused(protocol: int) -> None:
         (torch.tensor([3, 1, 1, 0]), [0, 1, 3]),
         ([7, 7, 2, 2], [2, 7]),
         (torch.tensor([0.5, 1.5, 0.5, 2.0]), []),
-        (torch.tensor([1, 0], dtype=torch.uint8), [0, 1]),
+        (torch.tensor([1, 0, 0, 1], dtype=torch.uint8), [0, 1]),
     ],
 )
 def test_labels_are_those_of_the_data(targets: Any, labels: list[int]) -> None:

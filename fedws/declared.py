@@ -1,0 +1,57 @@
+"""What a node declares about its data when a coordinator connects, checked when the node starts."""
+
+import operator
+from collections.abc import Iterable
+
+from fedws import samples
+from fedws.decoder import Decoder
+from fedws.errors import ProtocolError, UsageError
+from fedws.interfaces import HANDSHAKE, Dataset
+from fedws.messages import Welcome
+from fedws.wire import encode
+
+MOST = 1000
+"""Number of distinct labels up to which they are declared; more are not classes that a log could tell apart."""
+
+
+def labels(data: Dataset, given: Iterable[int] | None, least: int) -> list[int]:
+    """Return the labels to declare, ascending, each once: those ``given``, or those of the data if None.
+
+    With ``least`` above 1, a label of fewer samples is left out. Raises UsageError when those ``given`` are not whole
+    numbers from 0 up.
+    """
+    counted: dict[int, int] | None = None
+    if given is None or least > 1:
+        held = samples.labels(data)
+        if held is not None:
+            found, counts = held.unique(return_counts=True)
+            counted = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    chosen = _whole(given) if given is not None else sorted(counted or {})
+    if len(chosen) > MOST:
+        return []
+    if counted is not None and least > 1:
+        chosen = [label for label in chosen if counted.get(label, 0) >= least]
+    return chosen
+
+
+def checked(welcome: Welcome) -> Welcome:
+    """Return ``welcome``. Raises UsageError unless a coordinator can read it as it is."""
+    decoder = Decoder(HANDSHAKE)
+    try:
+        for piece in encode(welcome, HANDSHAKE).fragments():
+            decoder.feed(piece)
+        decoder.message()
+    except (UsageError, ProtocolError) as error:
+        raise UsageError(f"{welcome.node} cannot declare what it holds: {error}") from error
+    return welcome
+
+
+def _whole(given: Iterable[int]) -> list[int]:
+    """Return labels as Python's integers, ascending, each once."""
+    try:
+        chosen = sorted({int(operator.index(label)) for label in given})
+    except TypeError as error:
+        raise UsageError(f"labels must be whole numbers: {error}; number the classes from 0") from None
+    if chosen and chosen[0] < 0:
+        raise UsageError(f"labels must be 0 or more: one is {chosen[0]}; number the classes from 0")
+    return chosen

@@ -1,0 +1,76 @@
+"""Map-style data sets, as torch calls them: what an object must offer so that a node can hold it.
+
+It has a length, and ``data[i]`` is a pair: an input and a target.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from fedws import targets
+from fedws.interfaces import Dataset
+from fedws.samples import Part, batch
+
+WANTED = "it must have a length, and data[i] must be a pair of input and target"
+
+
+def check(data: object) -> None:
+    """Raise ValueError, with what would work, when ``data`` is not a map-style data set. No sample is read."""
+    if isinstance(data, Part):  # of a data set that was checked
+        return
+    if data is None:
+        raise ValueError(f"its factory returned None; return a data set: {WANTED}")
+    kind = type(data).__name__
+    if isinstance(data, DataLoader):
+        raise ValueError("it is a DataLoader; return the data set itself, not a DataLoader")
+    if isinstance(data, IterableDataset):
+        raise ValueError(f"{kind} is an IterableDataset, which cannot be read by index; {WANTED}")
+    for method, what in (("__len__", "length"), ("__getitem__", "__getitem__")):
+        if not hasattr(data, method):
+            raise ValueError(f"{kind} has no {what}; {WANTED}")
+    try:
+        length = len(data)  # type: ignore[arg-type]
+    except Exception as error:  # of a user's own class
+        raise ValueError(f"its length cannot be read: {_line(error)}; {WANTED}") from error
+    if length:
+        targets.check(data)  # type: ignore[arg-type]
+
+
+def check_first(data: Dataset) -> None:
+    """Raise ValueError, with what would work, unless the first sample can be read and can become a batch."""
+    try:
+        sample = data[0]
+    except Exception as error:  # of a user's own class
+        raise ValueError(f"its first sample cannot be read: {_line(error)}") from error
+    if not isinstance(sample, tuple | list) or len(sample) != 2:
+        size = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
+        raise ValueError(f"its first sample is a {type(sample).__name__}{size}; data[i] must be a pair: input, target")
+    try:
+        _, target = batch(data, torch.tensor([0]))
+    except Exception as error:  # of a user's own class, or of a type that cannot be stacked
+        raise ValueError(
+            f"its first sample cannot become a batch: {_line(error)}; inputs and targets must be tensors or numbers, "
+            "or dicts, tuples or lists of these"
+        ) from error
+    for leaf in _leaves(target):
+        if not isinstance(leaf, torch.Tensor):
+            raise ValueError(
+                f"a target is a {type(leaf).__name__}, not a number or a tensor; number the classes from 0"
+            )
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, tuple | list):
+        for part in tree:
+            yield from _leaves(part)
+    else:
+        yield tree
+
+
+def _line(error: Exception) -> str:
+    """Return an exception's type and text as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

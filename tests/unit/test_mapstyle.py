@@ -1,0 +1,143 @@
+"""What a node can hold: an object that is not a map-style data set is a line when the node starts."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from fedws import holding, mapstyle, registry
+from fedws.errors import UsageError
+from fedws.featurestore import FEATURES, LABELS, Records
+from fedws.samples import Part
+from fedws.worker import Worker
+
+PAIRS = TensorDataset(torch.zeros(6, 2), torch.arange(6))
+
+
+class Made(Dataset[Any]):
+    """Three samples, each what ``sample`` makes."""
+
+    def __init__(self, sample: Callable[[int], Any], length: Any = 3) -> None:
+        self._sample = sample
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length() if callable(self._length) else self._length  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: int) -> Any:
+        return self._sample(index)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([])
+
+
+class Endless:
+    def __getitem__(self, index: int) -> Any:
+        return 0, 0
+
+
+class Bag:
+    def __len__(self) -> int:
+        return 3
+
+
+def failing(index: int = 0) -> Any:
+    raise LookupError("label\n  of a sample")
+
+
+def mislabelled(given: Any) -> Any:
+    data: Any = Made(lambda index: (0.0, 0))
+    data.targets = given
+    return data
+
+
+KINDS = [
+    (None, "its factory returned None; return a data set: it must have a length, and data.i. must be"),
+    (DataLoader(PAIRS), "it is a DataLoader; return the data set itself, not a DataLoader"),
+    (Stream(), "Stream is an IterableDataset, which cannot be read by index; it must have a length, and"),
+    (Endless(), "Endless has no length; it must have a length, and data.i. must be a pair"),
+    (iter([(0, 0)]), "list_iterator has no length; "),
+    (Bag(), "Bag has no __getitem__; it must have a length, and data.i. must be a pair"),
+    (Made(failing, failing), "its length cannot be read: LookupError: label of a sample; it must have a length"),
+    (Made(failing, "three"), "its length cannot be read: TypeError: .*; it must have a length"),
+    (Made(failing, -1), "its length cannot be read: ValueError: .*; it must have a length"),
+    (mislabelled([0, 1]), "it has 2 targets for 3 samples; give one target for each sample"),
+    (mislabelled(np.zeros((4, 3))), "it has 4 targets for 3 samples; give one target for each sample"),
+]
+SAMPLES = [
+    (Made(failing), "its first sample cannot be read: LookupError: label of a sample$"),
+    (Made(lambda index: {"x": 0, "y": 0}), "its first sample is a dict; data.i. must be a pair: input, target"),
+    (Made(lambda index: torch.zeros(2)), "its first sample is a Tensor; data.i. must be a pair: input, target"),
+    (Made(lambda index: (0, 0, 0)), "its first sample is a tuple of 3; data.i. must be a pair: input, target"),
+    ((PAIRS, PAIRS), "its first sample is a TensorDataset; data.i. must be a pair: input, target"),
+    (Made(lambda index: (object(), 0)), "its first sample cannot become a batch: TypeError: .*; inputs and targets"),
+    (Made(lambda index: (0.0, None)), "its first sample cannot become a batch: TypeError: .*; inputs and targets"),
+    (Made(lambda index: (0.0, "cat")), "a target is a str, not a number or a tensor; number the classes from 0"),
+    (Made(lambda index: (0.0, {"a": 1, "b": ["cat"]})), "a target is a str, not a number or a tensor; number"),
+]
+
+
+class Pair(NamedTuple):
+    input: Any
+    target: Any
+
+
+GOOD = [
+    PAIRS,
+    Subset(PAIRS, [1, 2]),
+    [(0.0, 1), (0.5, 0)],
+    Made(lambda index: [torch.zeros(2), index]),
+    Made(lambda index: Pair(np.zeros(2, dtype=np.float32), True)),
+    Made(lambda index: ({"ids": torch.zeros(2), "more": (1.0, 2)}, {"a": 1.0, "b": [1, 2]})),
+    Made(lambda index: ((torch.zeros(2), torch.zeros(3)), torch.zeros(3))),
+    mislabelled({"names": "of another kind"}),
+    mislabelled(["cat", "dog", "cat"]),
+]
+
+
+@pytest.fixture
+def given() -> Iterator[Callable[[Any], None]]:
+    """Registers an object as the data set ``given``."""
+    yield lambda data: registry._pieces.update({("dataset", "given"): lambda root, train: data})
+    registry._pieces.pop(("dataset", "given"))
+
+
+@pytest.mark.parametrize(("data", "text"), [*KINDS, *SAMPLES], ids=lambda value: str(value)[:40])
+def test_what_cannot_be_held_is_a_line_when_the_node_starts(data: Any, text: str, given: Callable[[Any], None]) -> None:
+    given(data)
+    with pytest.raises(UsageError, match=f"^dataset given: {text}") as caught:
+        holding.load("given", None, train=True)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("data", GOOD, ids=range(len(GOOD)))
+def test_other_data_sets_are_taken_as_they_are(data: Any, given: Callable[[Any], None]) -> None:
+    given(data)
+    assert holding.load("given", None, train=True) is data
+
+
+@pytest.mark.parametrize(("data", "text"), KINDS, ids=lambda value: str(value)[:40])
+def test_a_worker_from_python_takes_no_other_kind(data: Any, text: str) -> None:
+    with pytest.raises(UsageError, match=f"^dataset given: {text}"):
+        Worker("alice", "given", data)
+
+
+def test_no_sample_is_read_of_what_a_worker_is_given() -> None:
+    assert Worker("alice", "given", Made(failing)).node == "alice"
+    mapstyle.check(Records([{FEATURES: torch.zeros(2, 3, dtype=torch.uint8), LABELS: torch.zeros(2)}]))
+    mapstyle.check(Records([]))
+    mapstyle.check(Part(PAIRS, torch.tensor([1])))
+
+
+def test_the_batch_that_training_uses_is_tried(given: Callable[[Any], None], tmp_path: Path) -> None:
+    data: Any = Made(lambda index: (0.0, 0))
+    data.batch = failing
+    given(data)
+    with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot become a batch: LookupError"):
+        holding.load("given", None, train=True)
