@@ -32,12 +32,6 @@ def load(dataset: str, data_dir: str | None, train: bool) -> Dataset:
     return data
 
 
-def ships(dataset: str) -> bool:
-    """Return whether the data set comes with fedws; if not, it is of the user's own. Raises UnknownName."""
-    factory = registry.find("dataset", registry.Spec.parse(dataset).name)
-    return getattr(factory, "__module__", "").startswith(f"{__package__}.{registry.KINDS['dataset']}.")
-
-
 def title(dataset: str) -> str:
     """How a data set is called in what is printed: its factory's ``title``, or else its own name."""
     return str(_attribute(dataset, "title") or registry.Spec.parse(dataset).name)

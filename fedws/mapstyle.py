@@ -21,7 +21,7 @@ def check(data: object) -> None:
     if isinstance(data, Part):  # of a data set that was checked
         return
     if data is None:
-        raise ValueError(f"its factory returned None; return a data set: {WANTED}")
+        raise ValueError("it is None; return the data set from its factory")
     kind = type(data).__name__
     if isinstance(data, DataLoader):
         raise ValueError("it is a DataLoader; return the data set itself, not a DataLoader")

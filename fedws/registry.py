@@ -119,6 +119,11 @@ def names(kind: str) -> list[str]:
     return sorted({*shipped, *_installed(kind), *(name for other, name in _pieces if other == kind)})
 
 
+def ships(kind: str, spec: str) -> bool:
+    """Return whether the piece comes with fedws; any other one is the user's own."""
+    return _stem(Spec.parse(spec).name) in _shipped(kind)
+
+
 def build(kind: str, spec: str, *given: Any) -> Any:
     """Make a piece from ``NAME[:value][,key=value...]`` and what the run gives it.
 

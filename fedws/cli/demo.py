@@ -19,6 +19,7 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
+    from fedws import registry
     from fedws.cli import run
     from fedws.cli.processes import Nodes
     from fedws.plan import make
@@ -31,7 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
         lines.append(f"{node}: {line}")
 
     print("starting alice, bob, charlie and testing ...", flush=True)
-    with Nodes(handed_on(arguments), say, first_port=0) as nodes:
+    own = not registry.ships("dataset", arguments.dataset)
+    with Nodes(handed_on(arguments), say, first_port=0, thirds=own) as nodes:
         try:
             nodes.wait_serving()
         except BaseException:

@@ -36,7 +36,7 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
     if arguments.digits is not None and arguments.partition is not None:
         raise UsageError("--digits and --partition exclude each other")
     given = arguments.digits is not None or arguments.partition is not None
-    whole = not given and (arguments.testing or not holding.ships(dataset))
+    whole = not given and (arguments.testing or not registry.ships("dataset", dataset))
     if not (given or whole or node in digits.DEFAULTS):
         raise UsageError(
             f"which samples does {node} hold? Only {', '.join(digits.DEFAULTS)} have digits of their own: "

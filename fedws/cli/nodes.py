@@ -6,6 +6,8 @@ import sys
 from fedws.cli.parser import Parser, add_local
 from fedws.cli.secure import add_key
 
+DATASET = "mnist (default), digits, fashion_mnist, cifar10 or your own, of which each worker holds a third"
+
 
 def parser(prog: str) -> Parser:
     """The command's flags, handed on to every node."""
@@ -21,7 +23,7 @@ def parser(prog: str) -> Parser:
 
 def add_handed_on(flags: argparse.ArgumentParser) -> None:
     """The flags that nodes started together share."""
-    flags.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
+    flags.add_argument("--dataset", metavar="NAME", help=DATASET)
     add_local(flags)
     add_key(flags)
 
@@ -41,6 +43,7 @@ def handed_on(arguments: argparse.Namespace) -> list[str]:
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the nodes, show what they print, end them all when one ends or Ctrl+C comes."""
+    from fedws import registry
     from fedws.cli.processes import Nodes
 
     def say(node: str, line: str) -> None:
@@ -48,7 +51,8 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
 
     policy = ["--policy", arguments.policy] if arguments.policy is not None else []
-    with Nodes(handed_on(arguments), say, arguments.first_port, policy) as nodes:
+    own = not registry.ships("dataset", arguments.dataset or "mnist")
+    with Nodes(handed_on(arguments), say, arguments.first_port, policy, thirds=own) as nodes:
         nodes.wait_serving()
         print("all four nodes are serving; Ctrl+C ends them", flush=True)
         print(f"{nodes.wait_ended()} has ended, and so all end", flush=True)

@@ -20,7 +20,7 @@ class Nodes:
     """Processes of alice, bob, charlie and testing while the context lasts.
 
     ``flags`` are added to each one's command line, ``of_workers`` to those with data to train on; ``say`` gets each
-    line that a node prints, with its id. Their ports
+    line that a node prints, with its id. With ``thirds`` each worker holds a third of the data set. Their ports
     follow each other from ``first_port`` on; 0 takes free ones. The nodes end with this process, however it
     ends: they watch their standard input.
     """
@@ -31,9 +31,12 @@ class Nodes:
         say: Callable[[str, str], None],
         first_port: int,
         of_workers: Sequence[str] = (),
+        *,
+        thirds: bool = False,
     ) -> None:
         self._flags = flags
         self._of_workers = of_workers
+        self._thirds = thirds
         self._ports = {node: first_port and first_port + number for number, node in enumerate(IDS)}
         self._say = say
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -44,8 +47,9 @@ class Nodes:
         """Where each node serves, once :meth:`wait_serving` returns."""
 
     def __enter__(self) -> Self:
-        for node in IDS:
-            role = ["--testing"] if node in DEFAULT_EVALUATOR else self._of_workers
+        for number, node in enumerate(IDS):
+            part = ["--partition", "iid", "--share", f"{number}/{len(DEFAULT_WORKERS)}"] if self._thirds else []
+            role = ["--testing"] if node in DEFAULT_EVALUATOR else [*self._of_workers, *part]
             own = ["--id", node, "--port", str(self._ports[node]), *role, "--until-eof"]
             command = [sys.executable, "-m", "fedws", "worker", *own, *self._flags]
             self._processes[node] = subprocess.Popen(  # noqa: S603

@@ -49,9 +49,13 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     )
     flags.add_argument("--testing", action="store_true", default=testing, help="be the evaluator: hold the test set")
     flags.add_argument(
-        "--digits", metavar="0-3", help="the labels to hold, as 0-3 or 0,5 (known for alice, bob, charlie)"
+        "--digits",
+        metavar="0-3",
+        help="labels to hold, as 0-3 or 0,5 (alice 0-3, bob 4-6, charlie 7-9; a data set of your own: all samples)",
     )
-    flags.add_argument("--partition", metavar="NAME", help="split the data set: iid, dirichlet:0.5, shards:2")
+    flags.add_argument(
+        "--partition", metavar="NAME", help="split the data set: iid (needs no labels), dirichlet:0.5, shards:2"
+    )
     flags.add_argument("--share", metavar="K/N", help="with --partition: hold share K (from 0) of N")
     flags.add_argument("--seed", metavar="N", type=int, default=1, help="seed of the partition (1)")
     flags.add_argument(

@@ -21,6 +21,7 @@ from tests.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "mnist_split"
 PIECES = ["--plugin", str(FOLDER / "pieces.py"), "--dataset", "small_digits"]
+DIGITS = {"alice": "0-3", "bob": "4-6", "charlie": "7-9"}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 PATIENCE = 120.0
 """Seconds that a test waits for a process."""
@@ -29,7 +30,7 @@ PATIENCE = 120.0
 @contextmanager
 def node(name: str) -> Iterator[str]:
     """A node with the example's pieces as a process, while the context lasts; gives its URL."""
-    role = ["--testing"] if name == "testing" else []
+    role = ["--testing"] if name == "testing" else ["--digits", DIGITS[name]]
     command = [sys.executable, "-m", "fedws", "worker", "--id", name, *role, "--port", "0", "--until-eof", *PIECES]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT

@@ -91,6 +91,8 @@ def test_nodes_end_together(processes: Processes, how: str) -> None:
     assert len(nodes) == 4
     for node in NODES:
         assert any(re.fullmatch(rf"{node:8}{node} is serving at ws://localhost:\d+", line) for line in command.lines)
+    sizes = [line.split()[-1] for line in command.lines if "len(datasets[tiny])" in line]
+    assert sorted(sizes) == ["13", "13", "14"], "thirds of a data set of the user's own"
     if how == "kill -9":
         command.send(signal.SIGKILL)
         command.end(SECONDS)

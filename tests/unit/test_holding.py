@@ -139,10 +139,6 @@ def halves(targets: np.ndarray, shares: int) -> list[np.ndarray]:
     return np.array_split(np.arange(len(targets)), shares)
 
 
-def test_which_data_sets_are_the_user_s_own() -> None:
-    assert not holding.ships("mine:3") and all(holding.ships(name) for name in ("mnist", "digits", "cifar10"))
-
-
 def test_labels_that_nobody_has() -> None:
     data = holding.load("mine", None, train=True)
     with pytest.raises(UsageError, match="dataset mine has no samples with the labels 7, 9"):

@@ -166,6 +166,7 @@ def test_only_a_classifier_tells_classes_apart(outputs: object, labels: object, 
 def test_labels_are_sent_as_whole_numbers_or_floats() -> None:
     assert told(plain(torch.zeros(2, 3, dtype=torch.float64))) == "float32 [3]"
     assert told(plain(torch.zeros(2, dtype=torch.int32))) == "int64 []"
+    assert plain(torch.tensor([True, False])).tolist() == [1, 0] and told(plain(torch.ones(2).bool())) == "int64 []"
     for wrong in (torch.tensor(1), [torch.zeros(1)], {"boxes": torch.zeros(1)}):
         with pytest.raises(ValueError, match="labels must be tensors of one shape"):
             plain(wrong)

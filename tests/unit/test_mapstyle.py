@@ -58,7 +58,7 @@ def mislabelled(given: Any) -> Any:
 
 
 KINDS = [
-    (None, "its factory returned None; return a data set: it must have a length, and data.i. must be"),
+    (None, "it is None; return the data set from its factory$"),
     (DataLoader(PAIRS), "it is a DataLoader; return the data set itself, not a DataLoader"),
     (Stream(), "Stream is an IterableDataset, which cannot be read by index; it must have a length, and"),
     (Endless(), "Endless has no length; it must have a length, and data.i. must be a pair"),
