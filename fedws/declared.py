@@ -49,7 +49,7 @@ def checked(welcome: Welcome) -> Welcome:
 def _whole(given: Iterable[int]) -> list[int]:
     """Return labels as Python's integers, ascending, each once."""
     try:
-        chosen = sorted({int(operator.index(label)) for label in given})
+        chosen = sorted({operator.index(label) for label in given})
     except TypeError as error:
         raise UsageError(f"labels must be whole numbers: {error}; number the classes from 0") from None
     if chosen and chosen[0] < 0:
