@@ -7,6 +7,7 @@ from fedws import samples
 from fedws.decoder import Decoder
 from fedws.errors import ProtocolError, UsageError
 from fedws.interfaces import HANDSHAKE, Dataset
+from fedws.limits import Accepted
 from fedws.messages import Welcome
 from fedws.wire import encode
 
@@ -38,7 +39,7 @@ def checked(welcome: Welcome) -> Welcome:
     """Return ``welcome``. Raises UsageError unless a coordinator can read it as it is."""
     decoder = Decoder(HANDSHAKE)
     try:
-        for piece in encode(welcome, HANDSHAKE).fragments():
+        for piece in encode(welcome, Accepted(HANDSHAKE)).fragments():
             decoder.feed(piece)
         decoder.message()
     except (UsageError, ProtocolError) as error:
