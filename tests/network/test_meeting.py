@@ -198,7 +198,7 @@ async def test_who_has_proved_nothing_cannot_end_the_run(name: str, caplog: pyte
         channel = await come()
         await welcomed(channel)
         assert await heard.next() == JOINED
-    assert caplog.messages == [f"alice: somebody joined who was not taken for it: {trouble}"]
+    assert caplog.messages == [f"alice: a node joined under this name and was not accepted: {trouble}"]
 
 
 @virtual
