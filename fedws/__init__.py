@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from fedws.plan import Plan as Plan
     from fedws.plan import Scoring as Scoring
     from fedws.plan import Training as Training
+    from fedws.plugins import load_plugin as load_plugin
     from fedws.policy import Policy as Policy
-    from fedws.registry import load_plugin as load_plugin
     from fedws.registry import register as register
     from fedws.registry import releasing as releasing
     from fedws.samples import Images as Images
@@ -70,7 +70,7 @@ _HOME = {
     "Worker": "worker",
     "Workspace": "learning",
     "joining": "dialout",
-    "load_plugin": "registry",
+    "load_plugin": "plugins",
     "network_key": "keys",
     "register": "registry",
     "releasing": "registry",

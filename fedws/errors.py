@@ -3,6 +3,7 @@
     FedwsError
     ├── UsageError          a setting that cannot work: one line for the person who typed it
     │   ├── UnknownName     no piece of that name; the message names the nearest
+    │   ├── PieceFailed     the code of a piece raised an error; its text may tell of the data
     │   └── TooLarge        a message above what its receiver accepts
     ├── LinkError           something between two nodes
     │   ├── Unreachable     nobody answered at that address
@@ -56,6 +57,10 @@ class UnknownName(UsageError):
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         have = f"There are {', '.join(known)}" if known else "There are none"
         super().__init__(f"unknown {kind} {name!r}: {guess}{have}")
+
+
+class PieceFailed(UsageError):
+    """The code of a piece raised an error, which is this one's cause; the text may tell of the data."""
 
 
 class TooLarge(UsageError):

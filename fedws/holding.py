@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedws import datadir, mapstyle, registry, targets
-from fedws.errors import FedwsError, UsageError
+from fedws.errors import UsageError
 from fedws.interfaces import Dataset
 from fedws.samples import select
 
@@ -16,12 +16,7 @@ _HELP = "give each sample a whole number from 0 up in an attribute targets, or u
 
 def load(dataset: str, data_dir: str | None, train: bool) -> Dataset:
     """The training or the test set of that name. Raises UnknownName, or UsageError when it cannot be had."""
-    try:
-        data: Dataset = registry.build("dataset", dataset, datadir.resolve(data_dir), train)
-    except FedwsError:
-        raise
-    except Exception as error:  # of a user's own factory
-        raise UsageError(f"dataset {dataset}: {type(error).__name__}: {error}") from error
+    data: Dataset = registry.build("dataset", dataset, datadir.resolve(data_dir), train)
     try:
         mapstyle.check(data)
         if not len(data):

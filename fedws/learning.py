@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from fedws import labels, registry
 from fedws.encoded import encoded
-from fedws.errors import FedwsError, Stopped, TaskError
+from fedws.errors import Stopped, TaskError
 from fedws.interfaces import Dataset, Loss
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
@@ -60,10 +60,8 @@ class Workspace:
 
     def module(self, spec: str, tensors: Tensors) -> torch.nn.Module:
         """The registered model of that name, on the CPU, holding a copy of ``tensors``. Raises TaskError."""
-        try:
+        with registry.task_errors():
             module = initial(spec, seed=0)  # its own weights are for nothing, but drawing them is seen by other nodes
-        except FedwsError as error:
-            raise TaskError(str(error)) from None
         problem = difference(tensors, module.state_dict())
         if problem:
             raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
@@ -287,7 +285,5 @@ def _shuffled(work: Workspace, settings: Training, generator: torch.Generator) -
 
 
 def _piece(kind: str, spec: str, *given: Any) -> Any:
-    try:
+    with registry.task_errors():
         return registry.build(kind, spec, *given)
-    except FedwsError as error:
-        raise TaskError(str(error)) from None

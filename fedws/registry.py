@@ -6,22 +6,21 @@ named with ``--plugin``. Nothing is enumerated by hand. A name that comes from a
 it can select what this side already has, never load anything else.
 """
 
+import contextlib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
-import sys
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import TypeAdapter, ValidationError
-
-from fedws.errors import UnknownName, UsageError
+from fedws.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
+from fedws.located import summary, where
+from fedws.plugins import load_plugin as load_plugin
+from fedws.spec import Spec as Spec
+from fedws.spec import options as options
 
 KINDS = {
     "strategy": "algorithms",
@@ -102,7 +101,11 @@ def find(kind: str, name: str) -> Any:
         if _stem(name) in _shipped(kind):
             importlib.import_module(_module(kind, name))
         elif name in _installed(kind):
-            _pieces[kind, name] = _installed(kind)[name].load()
+            entry = _installed(kind)[name]
+            try:
+                _pieces[kind, name] = entry.load()
+            except Exception as error:
+                raise UsageError(f"{kind} {name}: {entry.value} cannot be loaded: {summary(error)}") from error
     if (kind, name) not in _pieces:
         raise UnknownName(kind, name, names(kind))
     return _pieces[kind, name]
@@ -127,91 +130,34 @@ def ships(kind: str, spec: str) -> bool:
 def build(kind: str, spec: str, *given: Any) -> Any:
     """Make a piece from ``NAME[:value][,key=value...]`` and what the run gives it.
 
-    Raises UnknownName, and UsageError when an option is unknown, or its value is not one that the piece takes.
+    Raises UnknownName, UsageError when an option is unknown or has a value that the piece rejects, and PieceFailed when
+    the piece's own code fails.
     """
     wanted = Spec.parse(spec)
     factory = find(kind, wanted.name)
     chosen = options(kind, factory, wanted)
     try:
         return factory(*given, **chosen)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{kind} {spec}: {error}") from error
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A piece's name and its options as text.
-
-    >>> Spec.parse("dirichlet:0.5,seed=3")
-    Spec(name='dirichlet', value='0.5', options={'seed': '3'})
-    >>> Spec.parse("fedbuff:k=2")
-    Spec(name='fedbuff', value=None, options={'k': '2'})
-    """
-
-    name: str
-    value: str | None
-    options: dict[str, str]
-
-    @classmethod
-    def parse(cls, text: str) -> "Spec":
-        """Read ``NAME[:value][,key=value...]``. Raises UsageError."""
-        head, *rest = text.split(",")
-        name, colon, first = head.partition(":")
-        value = None
-        if colon and "=" in first:
-            rest.insert(0, first)
-        elif colon:
-            value = first
-        found: dict[str, str] = {}
-        for part in rest:
-            key, equals, setting = part.partition("=")
-            if not equals or not key.strip():
-                raise UsageError(f"{text!r}: {part!r} is not key=value; the form is NAME[:value][,key=value...]")
-            found[key.strip().replace("-", "_")] = setting.strip()
-        return cls(name.strip(), value, found)
-
-
-def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any]:
-    """The spec's options, typed by the factory's keyword-only parameters; ``value`` is the first of them."""
-    parameters = inspect.signature(factory).parameters.values()
-    known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    texts = dict(spec.options)
-    if spec.value is not None:
-        if not known:
-            raise UsageError(f"{kind} {spec.name} takes no value")
-        if known[0] in texts:
-            raise UsageError(f"{kind} {spec.name}: {known[0]} is given twice")
-        texts[known[0]] = spec.value
-    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
-    result = {}
-    for key, text in texts.items():
-        if key not in known:
-            raise UnknownName(f"option of {kind} {spec.name}", key, known)
-        try:
-            result[key] = TypeAdapter(hints.get(key, str)).validate_python(text)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
-            raise UsageError(f"{kind} {spec.name}: {key}: {problem}, not {text!r}") from None
-    return result
-
-
-def load_plugin(path: str | Path) -> None:
-    """Run a local Python file that registers pieces. Raises UsageError when it cannot be."""
-    file = Path(path).expanduser().resolve()
-    name = f"fedws_plugin_{file.stem}"
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(file):
-        return
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None or not file.is_file():
-        raise UsageError(f"--plugin {path}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
+    except FedwsError:
+        raise
     except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f"--plugin {path}: {type(error).__name__}: {error}") from error
+        if isinstance(error, ValueError | TypeError) and not where(error):  # a shipped piece rejects an option
+            raise UsageError(f"{kind} {spec}: {error}") from error
+        raise PieceFailed(f"{kind} {spec}: {summary(error)}") from error
+
+
+@contextlib.contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise TaskError, whose text goes to the coordinator, for a piece of an order that cannot be made.
+
+    PieceFailed passes: its text is of the user's own code, and may tell of the data.
+    """
+    try:
+        yield
+    except (TaskError, PieceFailed):
+        raise
+    except FedwsError as error:
+        raise TaskError(str(error)) from error
 
 
 def _stem(name: str) -> str:

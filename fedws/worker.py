@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from fedws import declared, mapstyle, registry
 from fedws.audit import Audit, Entry, now, once
 from fedws.errors import (
     FedwsError,
+    PieceFailed,
     Stopped,
     TaskError,
     TaskFailed,
@@ -27,6 +27,7 @@ from fedws.gate import Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
 from fedws.limits import ANY, Accepted
+from fedws.located import placed, where
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.policy import Features, Policy
 from fedws.uploads import Uploads
@@ -144,15 +145,17 @@ class Worker:
             self.policy.after(report, features, left, released)
             return report
         except (TaskError, UnknownName) as error:
-            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}")
+            place = f" ({where(error)})" if where(error) else ""
+            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}{place}")
             return self.refusal(order, error)
         except (TaskFailed, Stopped) as error:
             return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            kind, place = type(error).__name__, traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{kind}: {' '.join(str(error).split())[:300]}"
-            log.error("%s: %s failed: %s (%s, line %s)", self.node, order.task, text, place.filename, place.lineno)
-            return self.failure(order, "failed", f"{kind}; the log of {self.node} says more")  # it may tell of the data
+            log.error("%s: %s failed: %s", self.node, order.task, placed(error))
+            log.debug("%s: the traceback of this error", self.node, exc_info=error)
+            cause = error.__cause__ if isinstance(error, PieceFailed) else None
+            # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
+            return self.failure(order, "failed", f"{type(cause or error).__name__}; the log of {self.node} says more")
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""
