@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, Unreachable, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
+from fedws.located import placed
 from fedws.messages import Join, Message, Refusal
 from fedws.pauses import Pauses
 from fedws.schemes import transport
@@ -45,8 +46,9 @@ class _Joining:
                     self._pauses.again()
             except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
                 self._say(str(error))
-            except Exception:  # a bug costs a link, and not the node
-                log.exception("%s: an error on a link to %s", self._join.node, self._url)
+            except Exception as error:  # a bug costs a link, and not the node
+                log.error("%s: an error on a link to %s: %s", self._join.node, self._url, placed(error))
+                log.debug("%s: the traceback of this error", self._join.node, exc_info=error)
             await asyncio.sleep(self._pauses.next())
 
     async def _joined(self) -> None:

@@ -5,11 +5,13 @@ import contextlib
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fedws.cli import interrupts
 from fedws.errors import FedwsError, UsageError
+from fedws.located import told, where
 
 T = TypeVar("T")
 
@@ -44,25 +46,33 @@ def set_up_logging(verbose: bool) -> None:
         logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 
 
-def guarded(command: str, work: Callable[[], int]) -> int:
-    """Run a command's work; every error of ours is one line, Ctrl+C and SIGTERM end it quietly.
+def guarded(command: str, work: Callable[[], int], *, verbose: bool = False) -> int:
+    """Run a command's work; every error is one line, Ctrl+C and SIGTERM end it quietly.
 
-    So does the end of its terminal, unless it was started with ``nohup``.
+    So does the end of its terminal, unless it was started with ``nohup``. The line ends with the last line of the
+    user's own files that the error passed through. With ``verbose`` the traceback stands above it.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return work()
-    except FedwsError as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:  # a full disk, most likely
-        print(f"{command}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print(f"{command}: stopped", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        if verbose:
+            traceback.print_exception(error)
+        print(f"{command}: {_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _line(error: Exception) -> str:
+    """Return the line for the user about an error that ended a command."""
+    if isinstance(error, FedwsError | OSError):
+        return told(error)
+    kind = "" if where(error) else "unexpected error: "
+    return f"{kind}{told(error)}; run it with -v for the traceback"
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -5,6 +5,10 @@ import sys
 
 from fedws.cli.nodes import add_handed_on, handed_on
 from fedws.cli.parser import Parser
+from fedws.errors import FedwsError
+
+_LOG = 8
+"""Lines of the nodes' output that are printed where a run fails."""
 
 
 def parser(prog: str) -> Parser:
@@ -37,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
         try:
             nodes.wait_serving()
         except BaseException:
-            print("\n".join(lines[-8:]), file=sys.stderr)
+            print("\n".join(lines[-_LOG:]), file=sys.stderr)
             raise
         for line in lines:
             if "len(datasets" in line or "is serving at" in line:
@@ -50,7 +54,13 @@ def main(arguments: argparse.Namespace) -> int:
             flags += ["--plugin", plugin]
         flags += ["--key-file", arguments.key_file] if arguments.key_file else []
         flags += ["--insecure"] if arguments.insecure else []
-        status = run.main(run.parser("fedws demo").parse_args(flags), nodes_stay=False)
+        flags += ["--verbose"] if arguments.verbose else []
+        serving = len(lines)
+        try:
+            status = run.main(run.parser("fedws demo").parse_args(flags), nodes_stay=False)
+        except FedwsError:  # the reason may be in a node's log
+            print("\n".join(lines[serving:][-_LOG:]), file=sys.stderr)
+            raise
     print("alice, bob, charlie and testing have ended")
     return status
 

@@ -1,6 +1,7 @@
 """The command ``fedws`` and the two scripts: picks the command, then imports what it needs."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -57,10 +58,13 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
         evaluating = name == "evaluator"
         module = importlib.import_module(f"fedws.cli.{'worker' if evaluating else name}")
         flags = module.parser(prog, testing=True) if evaluating else module.parser(prog)
+        with contextlib.suppress(argparse.ArgumentError):  # some commands have it, and say more with it
+            flags.add_argument("-v", "--verbose", action="store_true", help="print the traceback of an error")
         arguments = flags.parse_args(argv)
         from fedws.cli.console import guarded
 
-        return guarded(prog, lambda: module.main(arguments))
+        verbose = getattr(arguments, "verbose", False)
+        return guarded(prog, lambda: module.main(arguments), verbose=verbose)
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130

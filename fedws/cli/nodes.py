@@ -36,6 +36,7 @@ def handed_on(arguments: argparse.Namespace) -> list[str]:
         if value is not None:
             found += [f"--{name}", value]
     found += ["--insecure"] if arguments.insecure else []
+    found += ["--verbose"] if arguments.verbose else []
     for plugin in arguments.plugin or ():
         found += ["--plugin", plugin]
     return found

@@ -63,7 +63,7 @@ def parser(prog: str) -> Parser:
     add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
     add_local(flags)
     add("--run-dir", metavar="D", help="a new or empty directory, with one within for each run (runs/<time>-simulate)")
-    add("-v", "--verbose", action="store_true", help="also print the log of each run")
+    add("-v", "--verbose", action="store_true", help="also print the log of each run, with the traceback of an error")
     return flags
 
 
@@ -86,7 +86,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     given = vars(arguments)
     if given.get("verbose"):
-        set_up_logging(verbose=False)
+        set_up_logging(verbose=True)
     conditions, settings = _settings(given)
     strategies, workers = given.get("strategy", ["fedavg"]), fleet.names(conditions.workers)
     wanted = plans(strategies, settings, workers, conditions.present)
@@ -106,7 +106,7 @@ def main(arguments: argparse.Namespace) -> int:
     for plan in wanted:
         print(f"{plan.strategy}: {len(plan.workers)} devices, {plan.training_rounds} versions", flush=True)
         with Progress(plan.training_rounds) as progress:
-            path = directory / re.sub(r"[^A-Za-z0-9.=]+", "-", plan.strategy)
+            path = _folder(directory, plan.strategy)
             outcomes.append(run(plan, path, devices, node, [lambda record, _: progress.show(record), tell]))
         report.write(directory / "simulation.json", devices, outcomes)
     print("\n".join(report.table(outcomes, conditions.target)))
@@ -116,8 +116,13 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"plot  {directory / 'accuracy.png'}")
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
-        print(f"fedws simulate: {outcome.strategy}: {outcome.failure}", file=sys.stderr)
+        log = _folder(directory, outcome.strategy) / "run.log"
+        print(f"fedws simulate: {outcome.strategy}: {outcome.failure}; its log is {log}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _folder(directory: Path, strategy: str) -> Path:
+    return directory / re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
 
 
 def _settings(given: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:

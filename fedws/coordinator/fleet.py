@@ -9,6 +9,7 @@ from typing import Self
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.own import OwnNode
 from fedws.errors import RunFailed
+from fedws.located import placed
 from fedws.messages import Available, Event, Joined, Left, Measured, Order, Report
 from fedws.security import COORDINATOR
 
@@ -126,7 +127,7 @@ class Fleet:
         except RunFailed as error:
             self._queue.put_nowait(error)
         except Exception as error:  # a bug here must end the run, not leave it waiting
-            self._queue.put_nowait(RunFailed(f"the coordinator's own node: {type(error).__name__}: {error}"))
+            self._queue.put_nowait(RunFailed(f"the coordinator's own node: {placed(error)}"))
 
     async def next(self) -> Event:
         """The next event. Raises what ended the keeping of a link, as WrongNode."""

@@ -6,6 +6,7 @@ Orders and answers cross its standard input and output as they would cross a lin
 import asyncio
 import contextlib
 import json
+import logging
 import struct
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedws.messages import Failure, Message, Order, Report
 from fedws.plan import Plan
 from fedws.wire import encode
 
+log = logging.getLogger("fedws")
 LENGTH = struct.Struct(">Q")
 """What stands before each message."""
 
@@ -26,9 +28,8 @@ class OwnNode:
     """Carries out orders one after the other, while the context lasts. A process that has died is started again."""
 
     def __init__(self, plan: Plan, store: Path) -> None:
-        self._begin = json.dumps(
-            {"strategy": plan.strategy, "plugin": plan.plugin, "threads": plan.threads, "store": str(store)}
-        )
+        given = {"strategy": plan.strategy, "plugin": plan.plugin, "threads": plan.threads, "store": str(store)}
+        self._begin = json.dumps({**given, "verbose": log.isEnabledFor(logging.DEBUG)})
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:

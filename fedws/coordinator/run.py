@@ -26,6 +26,7 @@ from fedws.errors import FedwsError, StoreError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
+from fedws.located import told
 from fedws.plan import Plan, going_on, make, merged
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog, new_directory
@@ -218,7 +219,7 @@ async def _run(
             if scorer is not None:
                 await scorer.finish()
         except BaseException as error:
-            reason = str(error) if isinstance(error, FedwsError | OSError) else "stopped"
+            reason = told(error) if isinstance(error, Exception) else "stopped"
             runlog.lines.say(f"Ended after round {driver.version} of {plan.training_rounds}: {reason}")
             with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
                 runlog.finish(driver.model, plan)

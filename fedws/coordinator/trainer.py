@@ -13,10 +13,11 @@ import torch
 from fedws import registry
 from fedws.coordinator.own import LENGTH
 from fedws.decoder import Decoder
-from fedws.errors import UsageError
+from fedws.errors import FedwsError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.interfaces import Task
 from fedws.limits import ANY
+from fedws.located import told
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.security import COORDINATOR
@@ -31,6 +32,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
     torch.set_num_threads(given["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("fedws").setLevel(logging.DEBUG if given["verbose"] else logging.INFO)
     for plugin in given["plugin"]:
         registry.load_plugin(plugin)
     tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own
@@ -70,4 +72,7 @@ def _read(pipe: BinaryIO) -> Order | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FedwsError as failure:
+        sys.exit(f"the coordinator's training process: {told(failure)}")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
+from fedws.located import placed
 from fedws.mqtt.session import Served, Session
 from fedws.pauses import Pauses
 
@@ -65,5 +66,6 @@ class Node:
                 if str(error) != said:
                     log.warning("%s: waiting for the broker (%s)", self._served.node, error)
                 said = str(error)
-            except Exception:  # a node that nobody watches must not be gone for good
-                log.exception("%s: an error while the broker was dialled", self._served.node)
+            except Exception as error:  # a node that nobody watches must not be gone for good
+                log.error("%s: an error while the broker was dialled: %s", self._served.node, placed(error))
+                log.debug("%s: the traceback of this error", self._served.node, exc_info=error)
