@@ -1,4 +1,4 @@
-# make demo   the whole job on this machine: four nodes, forty rounds, the result
+# make demo   the whole job on this machine: four nodes, forty rounds, the result; DEMO="--dataset digits" adds flags
 # make test   every test, by two processes;  make lint  the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
 # make bench-mistnet   MistNet on CIFAR-10, up to two hours on two cores; FULL=--full for the paper's nets
@@ -8,6 +8,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SEED ?= 1
 
+DEMO ?=
 FUZZ ?=
 FULL ?=
 
@@ -24,7 +25,7 @@ setup: .venv/ready
 	@echo "fedws is installed in .venv: now 'make demo', or '. .venv/bin/activate' and 'fedws --help'"
 
 demo: setup
-	@$(BIN)/fedws demo --seed $(SEED)
+	@$(BIN)/fedws demo --seed $(SEED) $(DEMO)
 
 test: setup
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
