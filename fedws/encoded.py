@@ -5,7 +5,6 @@ import torch
 from fedws import registry
 from fedws.cuts import split
 from fedws.encoding import Encoding
-from fedws.errors import FedwsError, TaskError
 from fedws.plan import Scoring
 
 
@@ -29,7 +28,5 @@ class Encoded(torch.nn.Module):
 
 def encoded(module: torch.nn.Module, settings: Scoring) -> Encoded:
     """``module``, cut and encoded as the settings say. Raises TaskError."""
-    try:
+    with registry.task_errors():
         return Encoded(*split(module, settings.cut), settings.encoding)
-    except FedwsError as error:
-        raise TaskError(str(error)) from None

@@ -6,10 +6,10 @@ from typing import Annotated, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws import extractors, labels, learning
+from fedws import extractors, labels, learning, registry
 from fedws.coded import Coded
 from fedws.cuts import split
-from fedws.errors import Stopped, TaskError, UsageError
+from fedws.errors import Stopped, TaskError
 from fedws.messages import Json
 from fedws.noise import Noise
 from fedws.plan import Count
@@ -94,16 +94,14 @@ class Extraction(Cut):
         """Of samples. Raises TaskError when they do not fit."""
         try:
             features: torch.Tensor = extractor(inputs)
-        except RuntimeError:  # whose text may tell of the data
+        except RuntimeError as error:  # whose text may tell of the data
             sizes = f"{list(inputs.shape[1:])} on {node}"
-            raise TaskError(f"samples of {sizes} do not fit the extractor of {self.model}") from None
+            raise TaskError(f"samples of {sizes} do not fit the extractor of {self.model}") from error
         return features
 
     def _halves(self) -> tuple[torch.nn.Module, torch.nn.Module]:
-        try:
+        with registry.task_errors():
             return split(learning.initial(self.model, seed=0), self.cut)
-        except UsageError as error:
-            raise TaskError(str(error)) from None
 
     def _check(self, tensors: Tensors, halves: Sequence[torch.nn.Module], *, head: bool) -> None:
         problem = difference(tensors, halves[head].state_dict())

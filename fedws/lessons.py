@@ -51,11 +51,11 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
     try:
         with torch.inference_mode():
             found = labels.classes(module.eval()(inputs), targets)
-    except RuntimeError:
+    except RuntimeError as error:
         what = f"samples of {work.dataset} do not fit {settings.model}"
         raise TaskError(
             f"{what}: pretrain it on others with 'fedws pretrain', and name the file with --pretrained"
-        ) from None
+        ) from error
     if not found and not settings.clear:
         raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
     try:

@@ -13,6 +13,7 @@ from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, TakenOver,
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.limits import USUAL, Accepted
+from fedws.located import placed
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
@@ -140,6 +141,10 @@ class Service:
             return closing
         except LinkError as error:
             reason = f"ended: {error}"
+            raise
+        except Exception as error:  # as of a store or a transport of the user's
+            reason = f"ended: {placed(error)}"
+            log.debug("%s: the traceback of this error", self._worker.node, exc_info=error)
             raise
         finally:
             log.info("%s: run %s %s", self._worker.node, name, reason)

@@ -72,7 +72,7 @@ def measure(
             problem = str(error).splitlines()[0]
             raise UsageError(
                 f"--shape {times(shape)} does not fit {net}: {problem}; name that of its samples, as --shape 1x28x28"
-            ) from None
+            ) from error
     tensors = module.state_dict().values()
     model = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     parameters = sum(parameter.numel() for parameter in module.parameters())

@@ -56,6 +56,6 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     try:
         with torch.inference_mode():
             module.eval()(sample.unsqueeze(0))
-    except RuntimeError:
+    except RuntimeError as error:
         told = f"samples of {dataset}, {list(sample.shape)}, do not fit {spec}"
-        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public") from None
+        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public") from error

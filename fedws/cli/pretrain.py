@@ -145,7 +145,7 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
         with torch.inference_mode():
             module.eval()(data[0][0].unsqueeze(0))
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from None
+        raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
     for epoch in range(1, plan.training_rounds + 1):
         seed, further = learning.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
         found, tensors = lessons.learn(module, further, work, settings.at(epoch), seed)

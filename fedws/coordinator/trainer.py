@@ -32,7 +32,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
     torch.set_num_threads(given["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("fedws").setLevel(logging.DEBUG if given["verbose"] else logging.INFO)
+    if given.get("verbose"):
+        logging.getLogger("fedws").setLevel(logging.DEBUG)
     for plugin in given["plugin"]:
         registry.load_plugin(plugin)
     tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own

@@ -1,8 +1,14 @@
 """A mistake in a user's own file, and a plugin of several files, as the user's commands meet them."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.processes import TINY, Processes, assert_one_line
+from tests.support import REPOSITORY
 
 WRONG = "import fedws\nfrom beside import parse\n\n@fedws.register('dataset', 'wrong')\ndef make(root, train):\n"
 WORKER = ("worker", "--id", "alice", "--port", "0", "--insecure", "--digits", "0-3")
@@ -35,6 +41,17 @@ def test_and_with_v_the_traceback_above_it(files: Processes) -> None:
     assert command.end() == 2
     assert command.errors[0] == "Traceback (most recent call last):"
     assert command.errors[-1].startswith("fedws worker: dataset wrong: KeyError: 'label' (")
+
+
+def test_the_process_that_trains_for_a_coordinator_does_so_too(files: Processes) -> None:
+    (files.folder / "pieces" / "late.py").write_text("import beside\n\nbeside.parse({})\n", encoding="utf-8")
+    given = json.dumps({"strategy": "mistnet", "plugin": ["pieces/late.py"], "threads": 1, "store": "store"})
+    command = [sys.executable, "-m", "fedws.coordinator.trainer", given]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=files.folder, env=environment)
+    place = files.folder.resolve() / "pieces" / "beside.py"
+    line = f"--plugin pieces/late.py: KeyError: 'label' ({place}, line 2)"
+    assert (ended.returncode, ended.stderr.decode()) == (1, f"the coordinator's training process: {line}\n")
 
 
 @pytest.mark.parametrize("command", ["sizes", "nodes", "key", "plot"])
