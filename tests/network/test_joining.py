@@ -221,7 +221,9 @@ async def test_sides_that_do_not_go_together_say_so_and_the_run_waits_for_the_ri
             assert not run.done()
         async with asyncio.timeout(PATIENCE), outside(url, "alice", security=ours):
             assert answered(await run) == [1, 1]
-    assert any(line.startswith("alice: a node joined under this name and was not accepted: ") for line in caplog.messages)
+    assert any(
+        line.startswith("alice: a node joined under this name and was not accepted: ") for line in caplog.messages
+    )
 
 
 async def test_what_was_wrong_with_who_joined_is_said_when_the_run_has_waited_in_vain(tmp_path: Path) -> None:
