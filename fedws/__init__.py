@@ -18,20 +18,16 @@ if TYPE_CHECKING:
     from fedws.errors import TaskError as TaskError
     from fedws.errors import TaskFailed as TaskFailed
     from fedws.errors import UsageError as UsageError
+    from fedws.evaluation import Score as Score
+    from fedws.evaluation import score as score
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
     from fedws.keys import network_key as network_key
-    from fedws.learning import Score as Score
-    from fedws.learning import Workspace as Workspace
-    from fedws.learning import score as score
-    from fedws.learning import train as train
     from fedws.messages import Failure as Failure
     from fedws.messages import Order as Order
     from fedws.messages import Report as Report
     from fedws.plan import Plan as Plan
-    from fedws.plan import Scoring as Scoring
-    from fedws.plan import Training as Training
     from fedws.plugins import load_plugin as load_plugin
     from fedws.policy import Policy as Policy
     from fedws.registry import register as register
@@ -39,10 +35,14 @@ if TYPE_CHECKING:
     from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
+    from fedws.settings import Scoring as Scoring
+    from fedws.settings import Training as Training
     from fedws.store import shelf as shelf
     from fedws.tensors import Tensors as Tensors
     from fedws.tls import Tls as Tls
+    from fedws.training import train as train
     from fedws.worker import Worker as Worker
+    from fedws.workspace import Workspace as Workspace
 
 _HOME = {
     "Ask": "interfaces",
@@ -58,17 +58,17 @@ _HOME = {
     "Report": "messages",
     "Result": "coordinator.run",
     "RunFailed": "errors",
-    "Score": "learning",
-    "Scoring": "plan",
+    "Score": "evaluation",
+    "Scoring": "settings",
     "Security": "security",
     "TaskError": "errors",
     "TaskFailed": "errors",
     "Tensors": "tensors",
     "Tls": "tls",
-    "Training": "plan",
+    "Training": "settings",
     "UsageError": "errors",
     "Worker": "worker",
-    "Workspace": "learning",
+    "Workspace": "workspace",
     "joining": "dialout",
     "load_plugin": "plugins",
     "network_key": "keys",
@@ -76,10 +76,10 @@ _HOME = {
     "releasing": "registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
-    "score": "learning",
+    "score": "evaluation",
     "serving": "service",
     "shelf": "store",
-    "train": "learning",
+    "train": "training",
 }
 
 __all__ = sorted(_HOME)

@@ -1,7 +1,7 @@
 """Runs the first half of a model over a node's samples, forward only, and encodes what comes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -10,11 +10,13 @@ from fedws import extractors, labels, learning, registry
 from fedws.coded import Coded
 from fedws.cuts import split
 from fedws.errors import Stopped, TaskError
+from fedws.grouping import groups
 from fedws.messages import Json
+from fedws.nested import described, moved
 from fedws.noise import Noise
-from fedws.plan import Count
 from fedws.policy import Features
 from fedws.samples import batch, batches
+from fedws.settings import Count
 from fedws.tensors import Tensors, difference, digest
 from fedws.uploads import Batch, Upload, Uploads
 
@@ -90,13 +92,17 @@ class Extraction(Cut):
         with torch.inference_mode():
             self.features(extractor.eval(), inputs, workspace.node)
 
-    def features(self, extractor: torch.nn.Module, inputs: torch.Tensor, node: str) -> torch.Tensor:
-        """Of samples. Raises TaskError when they do not fit."""
+    def features(self, extractor: torch.nn.Module, inputs: Any, node: str) -> torch.Tensor:
+        """Of samples. Raises TaskError when they do not fit, and where inputs or features are not one tensor."""
+        if not isinstance(inputs, torch.Tensor):
+            raise TaskError(f"inputs on {node} are {described(inputs)}; an extractor takes one tensor")
         try:
-            features: torch.Tensor = extractor(inputs)
+            features = extractor(inputs)
         except RuntimeError as error:  # whose text may tell of the data
             sizes = f"{list(inputs.shape[1:])} on {node}"
             raise TaskError(f"samples of {sizes} do not fit the extractor of {self.model}") from error
+        if not isinstance(features, torch.Tensor):
+            raise TaskError(f"the extractor of {self.model} gives {described(features)}; features must be one tensor")
         return features
 
     def _halves(self) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -120,10 +126,11 @@ def encoded(
     """
     place, encoding, noise = learning.device(settings.cuda), settings.encoder(), Noise()
     extractor.to(place).eval()
-    for inputs, targets in batches(workspace.data, torch.arange(first, len(workspace.data)), settings.batch_size):
+    order = torch.arange(first, len(workspace.data))
+    for inputs, targets, _ in batches(workspace.data, groups(order, settings.batch_size)):
         if workspace.stop.is_set():
             raise Stopped("told to stop")
-        features = settings.features(extractor, inputs.to(place), workspace.node).cpu()
+        features = settings.features(extractor, moved(inputs, place), workspace.node).cpu()
         shape, told = features.shape[1:], _labels(targets, settings, workspace.node, noise)
         features = features.nan_to_num()  # that a sample's overflow should not be told from the answer
         yield Batch(encoding.encode(features, noise), told, shape)

@@ -8,14 +8,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedws.errors import UsageError
 from fedws.ranges import NotNegative, Positive
+from fedws.settings import Count as Count
+from fedws.settings import Decay
+from fedws.settings import Scoring as Scoring
+from fedws.settings import Training as Training
 
 NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NodeId = Annotated[str, Field(pattern=NODE_ID)]
-Count = Annotated[int, Field(ge=1)]
 
 
 def _url(text: str) -> str:
@@ -47,50 +60,6 @@ DEFAULT_WORKERS = {
 DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
 
 
-class Training(BaseModel):
-    """What one order to train says; crosses the wire as an order's settings and is checked again there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str
-    loss: str = "nll"
-    optimizer: str = "sgd"
-    dataset: str = "mnist"
-    lr: Positive = 0.1
-    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.98
-    batch_size: Count = 32
-    batches: Count = 10
-    """At most so many batches in one order."""
-    epochs: Count = 1
-    cuda: bool = False
-
-    def at(self, round: int) -> Self:
-        """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
-
-        >>> Training(model="mnist_cnn", lr=0.1).at(2).lr
-        0.098
-        """
-        lr = self.lr
-        for _ in range(round - 1):
-            lr = max(self.lr_decay * lr, 0.01 * self.lr)
-        return self.model_copy(update={"lr": lr})
-
-
-class Scoring(BaseModel):
-    """What one order to evaluate says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str
-    loss: str
-    dataset: str
-    batch_size: Count = 128
-    cuda: bool = False
-    cut: str = ""
-    """Where samples pass through ``encoding`` without noise, as features do that a head was trained on; or nowhere."""
-    encoding: str = ""
-
-
 class Plan(BaseModel):
     """All settings of a run. Field names are the flags' names and the keys of ``plan.toml``."""
 
@@ -118,8 +87,15 @@ class Plan(BaseModel):
     loss: str = "nll"
     optimizer: str = "sgd"
     lr: Positive = 0.1
+    lr_decay: Decay = 0.98
+    """Factor of the learning rate after each round, down to 1 % of ``lr``; 1: the rate is constant."""
     batch_size: Count = 32
-    federate_after_n_batches: Count = 10
+    federate_after_n_batches: Count | None = None
+    """Most batches that a worker trains for an order; None: 10, or no limit where epochs are asked for."""
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Passes over a worker's samples in an order, whole ones unless batches are limited; 0: within 10 batches."""
+    drop_last: bool = False
+    """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
     test_batch_size: Count = 128
     cuda: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -160,6 +136,11 @@ class Plan(BaseModel):
             given["evaluator"] = {evaluator: listen}
         return given
 
+    @model_serializer(mode="wrap")
+    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is None, which TOML cannot write."""
+        return {name: value for name, value in dump(self).items() if value is not None}
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         both = set(self.workers) & set(self.evaluator)
@@ -183,10 +164,12 @@ class Plan(BaseModel):
             optimizer=self.optimizer,
             dataset=self.dataset,
             lr=self.lr,
+            lr_decay=self.lr_decay,
             batch_size=self.batch_size,
-            batches=self.federate_after_n_batches,
+            drop_last=self.drop_last,
             cuda=self.cuda,
-        )
+            **({} if self.federate_after_n_batches is None else {"batches": self.federate_after_n_batches}),
+        ).whole(self.epochs)
 
     def scoring(self) -> Scoring:
         """The evaluating half of the plan."""

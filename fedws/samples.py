@@ -1,14 +1,25 @@
 """The samples that a node holds: images in memory, and a part of any data set."""
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Subset, default_collate
 
 from fedws import targets
+from fedws.errors import TaskError
 from fedws.interfaces import Dataset
+from fedws.nested import described, tensors
+
+
+class Batch(NamedTuple):
+    """Some samples, collated."""
+
+    inputs: Any
+    """A tensor, or a dict or tuple of tensors, nested as the data set's inputs are."""
+    targets: Any
+    samples: int
 
 
 class Images:
@@ -89,27 +100,39 @@ def select(data: Dataset, indices: torch.Tensor) -> Dataset:
 
 def _within(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor]:
     """Return the data set inside torch's ``Subset`` and the same samples' indices in it: it may have a fast batch."""
-    while type(data) is Subset and not hasattr(data, "targets"):
+    while type(data) is Subset and not (hasattr(data, "targets") or hasattr(data, "collate_fn")):
         indices = torch.tensor([int(data.indices[index]) for index in indices.tolist()], dtype=torch.int64)
         data = data.dataset  # type: ignore[assignment]
     return data, indices
 
 
 def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
-    """The samples at ``indices`` as one batch, the fast way where the data set has one."""
+    """The samples at ``indices`` as one batch, the fast way where the data set has one.
+
+    Else the data set's own ``collate_fn`` collates them, or torch's ``default_collate``. Raises TaskError where that
+    does not give inputs and targets.
+    """
     data, indices = _within(data, indices)
     fast = getattr(data, "batch", None)
-    if fast is not None:
-        inputs, targets = fast(indices)
-    else:
-        inputs, targets = default_collate([data[int(index)] for index in indices])
+    found = fast(indices) if fast is not None else _collating(data)([data[int(index)] for index in indices])
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TaskError(f"a batch of the data set is {described(found)}; it must be a pair of inputs and targets")
+    inputs, targets = found
     return inputs, targets
 
 
-def batches(data: Dataset, order: torch.Tensor, size: int) -> Iterator[tuple[Any, Any]]:
-    """The samples in the given order, ``size`` at a time; the last batch may be shorter."""
-    for start in range(0, len(order), size):
-        yield batch(data, order[start : start + size])
+def batches(data: Dataset, groups: Iterable[torch.Tensor]) -> Iterator[Batch]:
+    """Yield a batch for each group of indices, see :func:`fedws.grouping.groups`."""
+    for indices in groups:
+        yield Batch(*batch(data, indices), len(indices))
+
+
+def _collating(data: Any) -> Callable[[list[Any]], Any]:
+    """Return the ``collate_fn`` of a data set, or of the one that it is a subset of; else torch's."""
+    own: Callable[[list[Any]], Any] | None = getattr(data, "collate_fn", None)
+    if own is None and isinstance(data, Subset):
+        return _collating(data.dataset)
+    return own or default_collate
 
 
 def fingerprint(data: Dataset) -> str:
@@ -120,9 +143,8 @@ def fingerprint(data: Dataset) -> str:
         known = targets.tensor(data)
     except ValueError:
         known = None
-    for part in (known, first):
-        if isinstance(part, torch.Tensor):
-            digest.update(part.contiguous().numpy().tobytes())
+    for part in tensors((known, first)):
+        digest.update(part.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

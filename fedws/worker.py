@@ -132,6 +132,7 @@ class Worker:
         return answer
 
     def _answer(self, order: Order) -> Report | Failure:
+        self._workspace.warnings.clear()
         try:
             left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
             upload = once({"data": "features", "upload": self._upload})

@@ -15,9 +15,10 @@ from tests.support import REPOSITORY
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
     "errors closing limits durations located tensors ranges tls folders noise durable",
-    "messages plan interfaces keys audit",
+    "messages plan interfaces keys audit settings warned",
     "progress header wire decoder digests blobs transfers pauses "
-    "registry spec plugins learning keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
+    "evaluation forward grouping learning nested objective seeds training workspace "
+    "registry spec plugins keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "

@@ -28,6 +28,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr": "fast"}, f"lr: {FLOAT}, unable to parse string as a number, not 'fast'"),
     ({"batch_size": 0}, "batch_size: Input should be greater than or equal to 1, not 0"),
     ({"test_batch_size": 0}, "test_batch_size: Input should be greater than or equal to 1, not 0"),
+    ({"lr_decay": 1.1}, "lr_decay: Input should be less than or equal to 1, not 1.1"),
+    ({"lr_decay": 0}, "lr_decay: Input should be greater than 0, not 0"),
+    ({"epochs": -1}, "epochs: Input should be greater than or equal to 0, not -1"),
     ({"federate_after_n_batches": 0}, "federate_after_n_batches: Input should be greater than or equal to 1, not 0"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
     ({"seed": 2**63}, f"seed: Input should be less than {2**63}, not {2**63}"),
@@ -110,7 +113,7 @@ def test_a_bad_setting_gives_one_line_that_names_it(values: dict[str, Any], text
 
 def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
     tried = {name for values, _ in WRONG for name in values}
-    free = {"aggregator", "dataset", "model", "loss", "optimizer", "weighted"}  # names, looked up elsewhere, and a flag
+    free = {"aggregator", "dataset", "model", "loss", "optimizer", "weighted", "drop_last"}  # names, and flags
     assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines", "expect"}) | free
 
 
@@ -123,7 +126,8 @@ def test_nothing_given_is_the_demo() -> None:
     }
     assert plan.evaluator == {"testing": "ws://localhost:8780"}
     assert (plan.batch_size, plan.test_batch_size, plan.training_rounds) == (32, 128, 40)
-    assert (plan.federate_after_n_batches, plan.lr, plan.seed, plan.cuda) == (10, 0.1, 1, False)
+    assert (plan.training().batches, plan.training().epochs, plan.lr_decay) == (10, 1, 0.98)
+    assert (plan.lr, plan.seed, plan.cuda, plan.drop_last) == (0.1, 1, False, False)
     assert (plan.strategy, plan.weighted, plan.loss, plan.dataset) == ("fedavg", False, "nll", "mnist")
 
 
@@ -258,15 +262,44 @@ def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
             "dataset": "digits",
             "lr": 0.5,
             "batch_size": 3,
+            "lr_decay": 0.5,
             "federate_after_n_batches": 4,
+            "epochs": 6,
+            "drop_last": True,
             "test_batch_size": 5,
             "cuda": True,
         }
     )
     assert plan.training() == Training(
-        model="mlp:20", loss="mse", optimizer="adam", dataset="digits", lr=0.5, batch_size=3, batches=4, cuda=True
+        model="mlp:20",
+        loss="mse",
+        optimizer="adam",
+        dataset="digits",
+        lr=0.5,
+        lr_decay=0.5,
+        batch_size=3,
+        batches=4,
+        epochs=6,
+        drop_last=True,
+        cuda=True,
     )
     assert plan.scoring() == Scoring(model="mlp:20", loss="mse", dataset="digits", batch_size=5, cuda=True)
+
+
+@pytest.mark.parametrize("given", [{}, {"epochs": 2}, {"federate_after_n_batches": 7}])
+def test_a_plan_that_is_written_and_read_trains_the_same(given: dict[str, int]) -> None:
+    """Also what was not given stays not given: TOML has no word for it."""
+    plan = make({"model": "m", **given})
+    written = plan.model_dump()
+    assert ("federate_after_n_batches" in written) == ("federate_after_n_batches" in given)
+    again = make(written)
+    assert again == plan and again.training().whole(3) == plan.training().whole(3)
+
+
+@pytest.mark.parametrize(("decay", "rates"), [(1, [0.1, 0.1]), (0.5, [0.05, 0.001]), (0.98, [0.098, 0.0133])])
+def test_the_rate_decays_as_the_plan_says_down_to_a_hundredth(decay: float, rates: list[float]) -> None:
+    training = make({"model": "m", "lr_decay": decay}).training()
+    assert [training.at(round).lr for round in (2, 101)] == pytest.approx(rates, rel=5e-3)
 
 
 def test_the_rounds_of_the_reference_are_scored() -> None:

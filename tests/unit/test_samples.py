@@ -1,11 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset, default_collate
 
 from fedws import holding
-from fedws.samples import Images, Part, batch, batches, labels, select
+from fedws.errors import TaskError
+from fedws.grouping import groups
+from fedws.samples import Images, Part, batch, batches, fingerprint, labels, select
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +83,49 @@ def test_a_part_has_the_targets_of_the_whole() -> None:
 
 
 def test_batches_cover_the_order_given() -> None:
-    found = [targets.tolist() for _, targets in batches(Plain(), torch.tensor([4, 3, 2, 1, 0]), 2)]
-    assert found == [[40, 30], [20, 10], [0]]
+    found = [
+        (targets.tolist(), count) for _, targets, count in batches(Plain(), groups(torch.tensor([4, 3, 2, 1, 0]), 2))
+    ]
+    assert found == [([40, 30], 2), ([20, 10], 2), ([0], 1)]
+
+
+class Rows(Plain):
+    """Inputs are dicts with a tuple inside; ``collate_fn`` keeps how many samples there were."""
+
+    def __getitem__(self, index: int) -> Any:
+        return {"row": (torch.tensor(index), torch.tensor(-index))}, {"answer": index}
+
+    @staticmethod
+    def collate_fn(samples: list[Any]) -> Any:
+        inputs, targets = default_collate(samples)
+        return [{**inputs, "length": len(samples)}, targets]
+
+
+ALL: Any = range(5)
+SUBSET: Any = Subset(Rows(), ALL)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [Rows(), Part(Rows(), torch.arange(5)), SUBSET, Part(SUBSET, torch.arange(5))])
+def test_a_collate_fn_is_used_also_of_a_part(data: Any) -> None:
+    inputs, targets = batch(data, torch.tensor([3, 1]))
+    assert inputs["length"] == 2 and targets["answer"].tolist() == [3, 1]
+    assert [values.tolist() for values in inputs["row"]] == [[3, 1], [-3, -1]]
+
+
+def test_a_sample_that_is_not_a_pair_is_a_task_error() -> None:
+    """A dict of two would otherwise be taken apart into its keys."""
+
+    class Single(Plain):
+        def __getitem__(self, index: int) -> Any:
+            return {"input_ids": torch.ones(2), "labels": 1}
+
+    with pytest.raises(TaskError, match="a dict with the keys input_ids, labels; it must be a pair of inputs"):
+        batch(Single(), torch.tensor([0]))
+
+
+def test_a_fingerprint_tells_of_nested_inputs() -> None:
+    class Other(Rows):
+        def __getitem__(self, index: int) -> Any:
+            return {"row": (torch.tensor(index), torch.tensor(index + 1))}, {"answer": index}
+
+    assert fingerprint(Rows()) == fingerprint(Rows()) != fingerprint(Other())

@@ -1,0 +1,86 @@
+"""Scoring on the data of one node."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from fedws import labels
+from fedws.errors import Stopped, TaskError
+from fedws.grouping import groups
+from fedws.objective import Objective
+from fedws.samples import batches
+from fedws.seeds import seeded
+from fedws.settings import Scoring
+from fedws.workspace import Workspace
+
+_SEED = 0
+"""Every score begins with the same random state, so that scores can be compared."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is on a node's data. ``accuracy``, ``correct`` and ``histogram`` are for classifiers only."""
+
+    samples: Annotated[int, Field(ge=1)]
+    loss: float
+    """The true mean over samples."""
+    correct: int | None = None
+    histogram: list[int] | None = None
+    """How often each label was predicted."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of correct predictions, 0 to 1; None for a model that does not classify."""
+        return None if self.correct is None else self.correct / self.samples
+
+
+def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
+    """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, Stopped when told to stop.
+
+    ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
+    shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
+    batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
+    :class:`fedws.objective.Objective` describes the loss. A data set that draws at random always draws the same.
+    """
+    objective = Objective(module.eval(), work, settings)
+    source = enumerate(batches(work.data, groups(torch.arange(len(work.data)), settings.batch_size)))
+    turn = threading.Lock()
+    done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
+
+    @torch.inference_mode()
+    def drain() -> None:
+        while True:
+            with turn:  # a user's data set need not bear several readers
+                found = next(source, None)
+            if found is None:
+                return
+            number, batch = found
+            if work.stop.is_set():
+                raise Stopped("told to stop")
+            loss, outputs, targets = objective(batch)
+            done[number] = loss.cpu().double() * batch.samples, batch.samples, _confusion(outputs, targets)
+
+    with seeded(_SEED), ThreadPoolExecutor(work.threads) as pool:
+        for result in [pool.submit(drain) for _ in range(work.threads)]:
+            result.result()
+    if not done:
+        raise TaskError(f"{work.node} holds no samples")
+    losses, counts, confusions = zip(*(done[number] for number in sorted(done)), strict=True)
+    samples, loss = sum(counts), float(sum(losses)) / sum(counts)
+    if any(confusion is None for confusion in confusions):
+        return Score(samples, loss)
+    correct, *histogram = sum(confusions).tolist()
+    return Score(samples, loss, correct, histogram)
+
+
+def _confusion(outputs: Any, targets: Any) -> torch.Tensor | None:
+    """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
+    if not labels.classes(outputs, targets):
+        return None
+    predicted = outputs.argmax(dim=1)
+    correct = (predicted == targets).sum().reshape(1)
+    return torch.cat([correct, torch.bincount(predicted, minlength=outputs.shape[1])]).cpu()

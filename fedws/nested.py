@@ -1,0 +1,73 @@
+"""Tensors within dicts, tuples, lists and dataclasses, as inputs, targets and outputs of a model may be."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+
+
+def moved(value: Any, place: torch.device) -> Any:
+    """Return ``value`` with every tensor in it on ``place``; all other values stay as they are.
+
+    What has a method ``to``, as a packed sequence or a tokenizer's batch, moves itself.
+    """
+    if hasattr(value, "to"):
+        return value.to(place)
+    if isinstance(value, MutableMapping):
+        found = copy.copy(value)
+        found.update({key: moved(item, place) for key, item in value.items()})
+        return found
+    if isinstance(value, Mapping):
+        return {key: moved(item, place) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(moved(item, place) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(moved(item, place) for item in value)
+    return value
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield every tensor in ``value``, in order.
+
+    >>> [int(tensor) for tensor in tensors({"a": torch.tensor(1), "b": (torch.tensor(2), "text")})]
+    [1, 2]
+    """
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors(item)
+
+
+def part(value: Any, name: str) -> torch.Tensor | None:
+    """Return the tensor called ``name`` of a dict, dataclass or named tuple; None where there is none.
+
+    >>> part({"loss": torch.tensor(0.5)}, "loss"), part({"loss": None}, "loss"), part([1], "loss")
+    (tensor(0.5000), None, None)
+    """
+    if isinstance(value, Mapping):
+        found = value.get(name)
+    elif dataclasses.is_dataclass(value) or hasattr(value, "_fields"):
+        found = getattr(value, name, None)
+    else:
+        return None
+    return found if isinstance(found, torch.Tensor) else None
+
+
+def described(value: Any) -> str:
+    """Return what kind of thing ``value`` is, for an error message; no value of it is shown.
+
+    >>> described({"a": 1, "b": 2}), described((1, 2)), described(torch.ones(2, 3))
+    ('a dict with the keys a, b', 'a tuple of 2', 'a tensor of shape [2, 3]')
+    """
+    kind = f"{'an' if type(value).__name__[:1].lower() in 'aeio' else 'a'} {type(value).__name__}"
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{kind} with the keys {', '.join(map(str, value))}"
+    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind

@@ -1,0 +1,56 @@
+"""Seeds: the one of an order, and all randomness of a process seeded for a block."""
+
+import contextlib
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from fedws import registry
+
+_generator = threading.RLock()  # the default generators are one per process
+
+
+def order_seed(run_seed: int, worker: str, round: int) -> int:
+    """The seed of an order: the first 8 bytes, big-endian, of sha256 of ``"run seed/worker/round"``.
+
+    >>> order_seed(1, "alice", 1) == order_seed(1, "alice", 2)
+    False
+    """
+    digest = hashlib.sha256(f"{run_seed}/{worker}/{round}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[torch.Generator]:
+    """Seed the default generators of torch, numpy and Python for a block; give a generator for shuffling.
+
+    The block's end restores all three, also after an exception. Blocks take turns in a process, since layers such as
+    dropout and a user's data set draw from its default generators.
+    """
+    with _generator, torch.random.fork_rng(devices=range(torch.cuda.device_count())), _restored():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed([seed % 2**32, seed // 2**32 % 2**32])  # numpy takes words of 32 bits
+        yield torch.Generator().manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    """Restore the state of Python's ``random`` and of numpy's legacy generator after a block."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def initial(spec: str, seed: int) -> torch.nn.Module:
+    """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
+    with seeded(seed):
+        module: torch.nn.Module = registry.build("model", spec)
+    return module

@@ -1,0 +1,82 @@
+"""The settings of an order to train and of an order to score, as they cross the wire."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from fedws.ranges import Positive
+
+Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(gt=0, le=1)]
+UNLIMITED = 2**31
+"""Number of batches that stands for no limit."""
+
+
+def sent(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without a ``drop_last`` that is not set: nodes of earlier versions refuse the unknown name."""
+    return {name: value for name, value in settings.items() if name != "drop_last" or value}
+
+
+class Training(BaseModel):
+    """What one order to train says; crosses the wire as an order's settings and is checked again there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    loss: str = "nll"
+    optimizer: str = "sgd"
+    dataset: str = "mnist"
+    lr: Positive = 0.1
+    lr_decay: Decay = 0.98
+    batch_size: Count = 32
+    batches: Count = 10
+    """At most so many batches in one order."""
+    epochs: Count = 1
+    drop_last: bool = False
+    """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
+    cuda: bool = False
+
+    @model_serializer(mode="wrap")
+    def _sent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return sent(dump(self))
+
+    def at(self, round: int) -> Self:
+        """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
+
+        >>> Training(model="mnist_cnn", lr=0.1).at(2).lr
+        0.098
+        """
+        lr = self.lr
+        for _ in range(round - 1):
+            lr = max(self.lr_decay * lr, 0.01 * self.lr)
+        return self.model_copy(update={"lr": lr})
+
+    def whole(self, epochs: int) -> Self:
+        """Return the settings for ``epochs`` passes over all samples; 0 leaves the settings as they are.
+
+        The default limit of ``batches`` does not apply then. A limit that was given does.
+
+        >>> Training(model="mnist_cnn").whole(2).batches == UNLIMITED
+        True
+        >>> Training(model="mnist_cnn", batches=5).whole(2).batches
+        5
+        """
+        if not epochs:
+            return self
+        limit = {} if "batches" in self.model_fields_set else {"batches": UNLIMITED}
+        return self.model_copy(update={"epochs": epochs, **limit})
+
+
+class Scoring(BaseModel):
+    """What one order to evaluate says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    model: str
+    loss: str
+    dataset: str
+    batch_size: Count = 128
+    cuda: bool = False
+    cut: str = ""
+    """Where samples pass through ``encoding`` without noise, as features do that a head was trained on; or nowhere."""
+    encoding: str = ""

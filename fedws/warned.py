@@ -1,0 +1,20 @@
+"""Warnings that a report carries as codes, and the log line of each."""
+
+from fedws.messages import Json
+
+NOT_LOG_PROBABILITIES = "not_log_probabilities"
+LINES = {
+    NOT_LOG_PROBABILITIES: "The model's outputs are not log-probabilities, which loss nll needs; "
+    "use --loss cross_entropy",
+}
+"""The line of each code; a peer sends the code alone."""
+
+
+def lines(metrics: Json) -> list[str]:
+    """Return the log lines of the warnings that a report's metrics carry; an unknown code has none.
+
+    >>> lines({"loss": 0.3}), len(lines({"warnings": ["not_log_probabilities", "rm"]}))
+    ([], 1)
+    """
+    codes = metrics.get("warnings", ())
+    return [line for code, line in LINES.items() if isinstance(codes, list) and code in codes]

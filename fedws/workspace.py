@@ -1,0 +1,116 @@
+"""What a task may use on its node."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from fedws import registry
+from fedws.encoded import encoded
+from fedws.errors import FedwsError, TaskError
+from fedws.interfaces import Dataset
+from fedws.keepsake import Keepsake
+from fedws.messages import Json, Order, Report
+from fedws.plan import explain
+from fedws.policy import Features, Policy
+from fedws.seeds import initial
+from fedws.settings import Scoring
+from fedws.tensors import Tensors, difference
+from fedws.uploads import Uploads
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a task may use on its node."""
+
+    node: str
+    dataset: str
+    """The name under which this node's data set is registered."""
+    data: Dataset
+    stop: threading.Event = field(default_factory=threading.Event)
+    threads: int = 1
+    """How many threads may score batches at once."""
+    keepsake: Keepsake = field(default_factory=Keepsake)
+    """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
+    uploads: Uploads = field(default_factory=Uploads)
+    """What was made of the samples for this run."""
+    policy: Policy = field(default_factory=Policy)
+    leaving: dict[str, tuple[Features, Callable[[], None]]] = field(default_factory=dict)
+    """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
+    warnings: list[str] = field(default_factory=list)
+    """Codes of the warnings that the next report carries, see :mod:`fedws.warned`; tasks use :meth:`warn`."""
+
+    def settings(self, order: Order, kind: type[Settings]) -> Settings:
+        """The order's settings, checked. Raises TaskError."""
+        try:
+            settings = kind.model_validate(order.settings)
+        except ValidationError as error:
+            raise TaskError(f"settings: {explain(error)}") from None
+        wanted = getattr(settings, "dataset", self.dataset)
+        if wanted != self.dataset:
+            raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
+        return settings
+
+    def module(self, spec: str, tensors: Tensors) -> torch.nn.Module:
+        """The registered model of that name, on the CPU, holding a copy of ``tensors``. Raises TaskError."""
+        with registry.task_errors():
+            module = initial(spec, seed=0)  # its own weights are for nothing, but drawing them is seen by other nodes
+        problem = difference(tensors, module.state_dict())
+        if problem:
+            raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
+        module.load_state_dict(dict(tensors))
+        return module
+
+    def scored(self, settings: Scoring, tensors: Tensors) -> torch.nn.Module:
+        """The model to score, with what passes from half to half encoded if it is cut. Raises TaskError."""
+        module = self.module(settings.model, tensors)
+        return encoded(module, settings) if settings.cut else module
+
+    def recall(self, order: Order) -> Tensors | None:
+        """The state that ``order`` starts from, as kept when the order of round ``order.base`` was answered.
+
+        None when it starts from none. Raises TaskError when the state is not here any more.
+        """
+        return self.keepsake.recall(order)
+
+    def keep(self, order: Order, tensors: Tensors) -> None:
+        """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
+        self.keepsake.keep(order, tensors)
+
+    def announce(self, order: Order, features: Features, then: Callable[[], None]) -> None:
+        """Say that the answer to ``order`` will hold features, before they are computed; ``then``, when it leaves.
+
+        Raises TaskError with the reason when the node's owner does not allow them.
+        """
+        self.policy.allow(features)
+        self.leaving[order.id] = features, then
+
+    def warn(self, code: str) -> None:
+        """Let the next report carry the warning of that code."""
+        if code not in self.warnings:
+            self.warnings.append(code)
+
+    def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
+        """The good answer to ``order``, from this node and its samples; it takes the warnings with it."""
+        if self.warnings:
+            metrics = {**metrics, "warnings": list(self.warnings)}
+            self.warnings.clear()
+        return Report(
+            order=order.id,
+            worker=self.node,
+            round=order.round,
+            samples=len(self.data),
+            metrics=metrics,
+            tensors=tensors or {},
+        )
+
+
+def piece(kind: str, spec: str, *given: Any) -> Any:
+    """Return what :func:`fedws.registry.build` makes. Raises TaskError."""
+    with registry.task_errors():
+        return registry.build(kind, spec, *given)
