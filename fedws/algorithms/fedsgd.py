@@ -45,8 +45,13 @@ def local_gradient(order: Order, workspace: Workspace) -> Report:
     trained = gradient(module, workspace, settings, order.seed)
     found = dict(module.state_dict())
     for name, value in _parameters(module).items():
-        found[_GRADIENT + name] = torch.zeros_like(value) if value.grad is None else value.grad
+        found[_GRADIENT + name] = torch.zeros_like(value) if value.grad is None else _dense(value.grad)
     return workspace.report(order, asdict(trained), detached({name: found[name] for name in _names(module)}))
+
+
+def _dense(gradient: torch.Tensor) -> torch.Tensor:
+    """Return a gradient as it can be sent; that of an embedding may be sparse."""
+    return gradient if gradient.layout is torch.strided else gradient.to_dense()
 
 
 # ------------------------------------------------------------------ on the coordinator

@@ -18,6 +18,7 @@ from fedws.plan import Training
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.tensors import Tensors
+from tests.support import sent_over
 
 SIZES = {"alice": 40, "bob": 24}
 
@@ -52,11 +53,25 @@ def tied() -> nn.Module:
     return module
 
 
+class Looked(nn.Module):
+    """An embedding of the sign, whose gradient may be sparse."""
+
+    def __init__(self, *, sparse: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 2, sparse=sparse)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.table((inputs > 0).long())
+        return found.sum(1).log_softmax(1)
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
     monkeypatch.setitem(registry._pieces, ("model", "plain"), plain)
     monkeypatch.setitem(registry._pieces, ("model", "tied"), tied)
+    monkeypatch.setitem(registry._pieces, ("model", "sparse"), lambda: Looked(sparse=True))
+    monkeypatch.setitem(registry._pieces, ("model", "dense"), lambda: Looked(sparse=False))
 
 
 def training(**options: Any) -> Training:
@@ -196,3 +211,16 @@ def test_the_seed_chooses_the_samples() -> None:
 def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
     with pytest.raises(TaskError):
         reported(**settings)
+
+
+def test_a_sparse_gradient_trains_as_a_dense_one_and_can_travel() -> None:
+    order = Order(
+        id="1/alice", worker="alice", round=1, task="fedsgd.gradient", seed=5, tensors=start("sparse"),
+        settings=training(model="sparse").model_dump(),
+    )  # fmt: skip
+    report = sent_over(local_gradient(order, Workspace("alice", "points", Points(40))))
+    slope = report.tensors["gradient:table.weight"]
+    assert slope.layout is torch.strided and torch.equal(slope[2], torch.zeros(2)), "a row that no sample has"
+    sparse, dense = run("sparse", 3), run("dense", 3)
+    torch.testing.assert_close(sparse["table.weight"], dense["table.weight"], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(sparse["table.weight"][:2], start("sparse")["table.weight"][:2])
