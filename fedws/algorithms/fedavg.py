@@ -4,6 +4,9 @@ Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every w
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
@@ -34,13 +37,12 @@ class FedAvg:
 
     training: Training
     _: KW_ONLY
-    epochs: int = 1
-    """Local epochs (E of the paper), within the limit of ``--federate_after_n_batches``."""
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Local epochs (E of the paper), whole ones unless ``--federate_after_n_batches`` is given; 0: as ``--epochs``."""
 
     def order(self, model: Tensors, worker: str, round: int) -> Ask:
         """Train ``model`` with this round's learning rate."""
-        settings = self.training.at(round).model_copy(update={"epochs": self.epochs})
-        return Ask("fedavg.fit", settings.model_dump(), model)
+        return Ask("fedavg.fit", self.training.at(round).whole(self.epochs).model_dump(), model)
 
     def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
         """The mean is the next model."""

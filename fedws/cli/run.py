@@ -66,10 +66,18 @@ def parser(prog: str) -> Parser:
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
     add("--loss", metavar="NAME", help="(nll)")
     add("--optimizer", metavar="NAME", help="(sgd)")
-    add("--lr", metavar="X", type=float, help="learning rate of round 1; 2 %% less each round (0.1)")
+    add("--lr", metavar="X", type=float, help="learning rate of round 1 (0.1)")
+    add("--lr-decay", metavar="X", type=float, help="its factor after each round; 1: a constant rate (0.98)")
     add("--batch-size", metavar="N", type=int, help="(32)")
     add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
-    add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains in a round (10)")
+    add(
+        "--federate-after-n-batches",
+        metavar="N",
+        type=int,
+        help="most batches a worker trains in a round (10; with --epochs no limit)",
+    )
+    add("--epochs", metavar="N", type=int, help="whole epochs a worker trains in a round (within 10 batches)")
+    add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
     add("--cuda", action=argparse.BooleanOptionalAction, help="nodes use their GPU, where they have one")
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
     add("--id", metavar="ID", help="the coordinator's name at the nodes, and in its certificate (coordinator)")

@@ -54,10 +54,18 @@ def parser(prog: str) -> Parser:
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
     add("--loss", metavar="NAME", help="(nll)")
     add("--optimizer", metavar="NAME", help="(sgd)")
-    add("--lr", metavar="X", type=float, help="learning rate of round 1; 2 %% less each round (0.1)")
+    add("--lr", metavar="X", type=float, help="learning rate of round 1 (0.1)")
+    add("--lr-decay", metavar="X", type=float, help="its factor after each round; 1: a constant rate (0.98)")
     add("--batch-size", metavar="N", type=int, help="(32)")
     add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
-    add("--federate-after-n-batches", metavar="N", type=int, help="batches a worker trains for an order (10)")
+    add(
+        "--federate-after-n-batches",
+        metavar="N",
+        type=int,
+        help="most batches a worker trains for an order (10; with --epochs no limit)",
+    )
+    add("--epochs", metavar="N", type=int, help="whole epochs a worker trains for an order (within 10 batches)")
+    add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
     add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
     add("--seed", metavar="N", type=int, help="of everything (1)")
     add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")

@@ -30,6 +30,8 @@ class Pace:
         left, size, epochs = (order.settings.get(name) for name in ("batches", "batch_size", "epochs"))
         if not (isinstance(left, int) and isinstance(size, int) and isinstance(epochs, int) and size > 0 and held > 0):
             return 0.0
+        if order.settings.get("drop_last") is True:
+            held -= held % size
         each = -(-held // size)  # batches of an epoch, the last of which may be short
         whole = min(epochs, left // each)
         rest = min(left - whole * each, each) if whole < epochs else 0

@@ -14,7 +14,7 @@ from fedws.choosers.all import All
 from fedws.errors import TaskError, UsageError
 from fedws.learning import Workspace, initial, order_seed
 from fedws.messages import Order, Report
-from fedws.plan import Training
+from fedws.plan import Training, make
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.tensors import Tensors
@@ -118,10 +118,33 @@ def test_the_order_carries_model_and_settings_of_its_round() -> None:
 
 
 def test_epochs_are_an_option() -> None:
-    assert registry.build("strategy", "fedavg", training()).epochs == 1
+    assert registry.build("strategy", "fedavg", training()).epochs == 0
     assert registry.build("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
     with pytest.raises(UsageError, match="epochs"):
         registry.build("strategy", "fedavg:epochs=many", training())
+    with pytest.raises(UsageError, match="epochs: Input should be greater than or equal to 0, not '-1'"):
+        registry.build("strategy", "fedavg:epochs=-1", training())
+
+
+@pytest.mark.parametrize(
+    ("option", "settings", "wanted"),
+    [
+        ("fedavg", {}, (1, 10, 30)),
+        ("fedavg:epochs=2", {}, (2, 2**31, 80)),
+        ("fedavg:epochs=1", {}, (1, 2**31, 40)),
+        ("fedavg", {"epochs": 3}, (3, 2**31, 120)),
+        ("fedavg:epochs=2", {"epochs": 3}, (2, 2**31, 80)),
+        ("fedavg:epochs=2", {"federate_after_n_batches": 15}, (2, 15, 43)),
+        ("fedavg", {"epochs": 2, "federate_after_n_batches": 3}, (2, 3, 9)),
+    ],
+)
+def test_who_asks_for_epochs_gets_whole_ones(option: str, settings: Any, wanted: tuple[int, int, int]) -> None:
+    """40 samples in batches of 3 are 14 batches, the last of which has one and is joined to the one before."""
+    plan = make({"model": "tiny", "dataset": "points", "batch_size": 3, **settings})
+    ask = registry.build("strategy", option, plan.training()).order(start(), "alice", 1)
+    assert (ask.settings["epochs"], ask.settings["batches"]) == wanted[:2]
+    order = Order(id="1/alice", worker="alice", round=1, task=ask.task, settings=ask.settings, tensors=ask.tensors)
+    assert fit(order, Workspace("alice", "points", Points(40))).metrics["samples"] == wanted[2]
 
 
 def fitted(**settings: Any) -> Report:

@@ -216,12 +216,14 @@ def test_whoever_closes_the_link_and_calls_again_is_served_at_once(tmp_path: Pat
 @pytest.mark.parametrize("task", ["fedavg.fit", "fedsgd.gradient", "fedbuff.fit", "fedasync.fit"])
 @pytest.mark.parametrize("batches", [1, 4, 5, 16, 100])
 @pytest.mark.parametrize("epochs", [1, 2, 7])
-def test_the_samples_of_an_order_are_foretold(task: str, batches: int, epochs: int) -> None:
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_the_samples_of_an_order_are_foretold(task: str, batches: int, epochs: int, drop_last: bool) -> None:
     """12 samples in batches of 5 are batches of 5, 5 and 2."""
     node = fedws.Worker("alice", "points", Part(Points(Path(), True), torch.arange(12)))
     asked = order(batches=batches)
-    own = {"mu": 0.0} if task == "fedasync.fit" else {}
-    asked = replace(asked, task=task, settings={**asked.settings, "batch_size": 5, "epochs": epochs, **own})
+    own: dict[str, Any] = {"mu": 0.0} if task == "fedasync.fit" else {}
+    own |= {"batch_size": 5, "epochs": epochs, "drop_last": drop_last}
+    asked = replace(asked, task=task, settings={**asked.settings, **own})
     report = node.answer(asked)
     assert isinstance(report, Report), report
     assert Pace(1.0).foretold(asked, 12) == Pace(1.0).work(report)
