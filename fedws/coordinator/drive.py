@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.fleet import Fleet, clock
+from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
 from fedws.durations import duration
 from fedws.errors import RejectedUpdate, RunFailed
@@ -39,6 +40,7 @@ class Driver(Generic[S]):
         scorer: Scorer | None,
         runlog: RunLog,
         checkpoints: Checkpoints,
+        remarks: Remarks,
         store: FeatureStore | None = None,
     ) -> None:
         self._plan = plan
@@ -47,6 +49,7 @@ class Driver(Generic[S]):
         self._scorer = scorer
         self._runlog = runlog
         self._checkpoints = checkpoints
+        self._remarks = remarks
         self._store = store
         self._scored_workers = set(list(fleet.links)[: plan.score_workers])
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
@@ -71,6 +74,7 @@ class Driver(Generic[S]):
             lines: Sequence[str] = ()
             if stored is None:
                 state, orders = await self._think(self._strategy.start, initial, here)
+                self._remarks.begin(orders, self._plan)  # before the checkpoint, so that a resumed run has it once
                 await self._save(state)
             else:
                 self.version = self._strategy.version(stored.state)
@@ -132,6 +136,7 @@ class Driver(Generic[S]):
             event = await self._think(self._put_away, self._store, before, event)
         state, orders = await self._think(self._strategy.react, before, event)
         if isinstance(event, Report):
+            self._remarks.hear(event.metrics)
             await self._think(self._keep_worker_model, before, event)
         version = self._strategy.version(state)
         if version == self.version:

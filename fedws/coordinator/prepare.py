@@ -67,6 +67,8 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
         for name in FOR_ROUNDS:
             if name != "deadline" and getattr(plan, name) != Plan.model_fields[name].default:
                 raise UsageError(f"--{name} is for strategies with rounds; {plan.strategy} gathers once")
+        if plan.epochs:
+            raise UsageError(f"--epochs is for workers that train; for {plan.strategy} there are --server-epochs")
         if COORDINATOR in workers:
             raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
         algorithm.begin(initial)  # only to see that it fits

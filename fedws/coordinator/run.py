@@ -21,6 +21,7 @@ from fedws.coordinator.link import Link
 from fedws.coordinator.meeting import listening
 from fedws.coordinator.own import OwnNode
 from fedws.coordinator.prepare import prepare, secured
+from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
 from fedws.errors import FedwsError, StoreError, UsageError
 from fedws.featurestore import FeatureStore
@@ -181,11 +182,11 @@ async def _run(
             point = meeting if url == plan.listen else None
             return Link(node, url, role, name, plan.dataset, limits, plan.seed, security, point, blobs)
 
-        scorer, scoring, store = None, plan.scoring(), None
+        scorer, scoring, store, remarks = None, plan.scoring(), None, Remarks(runlog.lines)
         if isinstance(strategy, Gathering):
             scoring, store = strategy.scoring(scoring), FeatureStore(held.path / "features")
         for node, url in plan.evaluator.items():
-            scorer = Scorer(link(node, url, "evaluator"), scoring, plan.silence, runlog)
+            scorer = Scorer(link(node, url, "evaluator"), scoring, plan.silence, runlog, remarks)
             stack.push_async_callback(scorer.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
         own = await stack.enter_async_context(OwnNode(plan, store.folder)) if store is not None else None
@@ -212,7 +213,7 @@ async def _run(
             runlog.lines.say(f"Beginning without {', '.join(away)}")
         if plan.cuda:
             _say_who_has_no_gpu(links, runlog)
-        driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints, store)
+        driver = Driver(plan, strategy, fleet, scorer, runlog, checkpoints, remarks, store)
         try:
             model = await driver.run(initial, here, stored)
             await fleet.close()

@@ -15,8 +15,9 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from fedws import curves
 from fedws.coordinator.link import Answer, Link
+from fedws.coordinator.remarks import Remarks
 from fedws.errors import RunFailed
-from fedws.learning import Score
+from fedws.evaluation import Score
 from fedws.messages import Failure, Order
 from fedws.plan import Scoring, explain
 from fedws.roster import LOSSES, STRIKES
@@ -64,11 +65,12 @@ class Scorer:
     An evaluator that is away or cannot score costs scores, never a round: what is missing is said in one line.
     """
 
-    def __init__(self, link: Link, settings: Scoring, silence: float, runlog: RunLog) -> None:
+    def __init__(self, link: Link, settings: Scoring, silence: float, runlog: RunLog, remarks: Remarks) -> None:
         self._link = link
         self._settings = settings
         self._silence = silence
         self._runlog = runlog
+        self._remarks = remarks
         self._folder = runlog.directory / "awaiting_scores"
         self._kept: dict[str, Path] = {}
         self._rounds: deque[_Round] = deque()
@@ -230,6 +232,7 @@ class Scorer:
         """Record a score; return what is wrong with the answer, if anything."""
         if isinstance(answer, Failure):
             return answer.reason
+        self._remarks.hear(answer.metrics)
         try:
             self._record(entry, model, _SCORE.validate_python(answer.metrics))
         except ValidationError as error:

@@ -1,0 +1,71 @@
+"""What a run logs once: what a worker trains, and warnings."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fedws import registry
+from fedws.coordinator.remarks import Remarks, workload
+from fedws.messages import Order
+from fedws.plan import make
+from fedws.runlog import Lines
+from fedws.security import COORDINATOR
+from fedws.warned import LINES
+
+
+def orders(strategy: str = "fedavg", **settings: Any) -> Any:
+    plan = make({"strategy": strategy, "model": "linear", **settings})
+    ask = registry.build("strategy", strategy, plan.training()).order({}, "alice", 3)
+    order = Order(id="3/alice", worker="alice", round=3, task=ask.task, settings=ask.settings, tensors={})
+    return [order], plan
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "line"),
+    [
+        ("fedavg", {}, "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, 2 % less each round)"),
+        ("fedavg", {"lr_decay": 1}, "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, constant)"),
+        (
+            "fedavg",
+            {"lr_decay": 0.995},
+            "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, 0.5 % less each round)",
+        ),
+        ("fedavg:2", {}, "Each worker trains 2 epochs in batches of 32 (sgd, lr 0.1, 2 % less each round)"),
+        ("fedavg", {"epochs": 1}, "Each worker trains 1 epoch in batches of 32 (sgd, lr 0.1, 2 % less each round)"),
+        (
+            "fedasync",
+            {"epochs": 2, "federate_after_n_batches": 7, "drop_last": True, "optimizer": "adam", "lr": 0.01},
+            "Each worker trains 2 epochs in batches of 32, at most 7 batches, without a short last batch "
+            "(adam, lr 0.01, 2 % less each round)",
+        ),
+        (
+            "fedsgd",
+            {"federate_after_n_batches": 1, "batch_size": 8},
+            "Each worker computes the gradient of at most 1 batch of 8 (lr 0.1, 2 % less each round)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_worker_trains(strategy: str, settings: dict[str, Any], line: str) -> None:
+    assert workload(*orders(strategy, **settings)) == [line]
+
+
+def test_orders_that_do_not_say_so_have_no_line() -> None:
+    (order,), plan = orders()
+    assert workload([], plan) == []
+    assert workload([replace(order, settings={"batches": 1})], plan) == []
+    assert workload([replace(order, worker=COORDINATOR)], plan) == []
+    assert workload([replace(order, worker=COORDINATOR), order], plan) != []
+
+
+def test_a_warning_is_logged_once_and_only_if_it_is_known() -> None:
+    logged: list[str] = []
+    remarks = Remarks(Lines(logged.append))
+    remarks.hear({"loss": 1.0})
+    for warnings in ("not_log_probabilities", {"not_log_probabilities": 1}, 5, None, ["rm -r", 7, [1]]):
+        remarks.hear({"warnings": warnings})
+    assert logged == []
+    for _ in range(3):
+        remarks.hear({"warnings": ["other", "not_log_probabilities", "not_log_probabilities"]})
+    assert logged == [LINES["not_log_probabilities"]]
+    assert "use --loss cross_entropy" in logged[0]
