@@ -1,15 +1,16 @@
 """Trains an extractor on a node's own samples before it is used there."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from fedws import learning
 from fedws.errors import TaskError
 from fedws.extraction import Digest, Extraction
-from fedws.plan import Count, Training
 from fedws.ranges import Positive
+from fedws.settings import UNLIMITED, Count, Training, sent
 from fedws.tensors import Tensors, detached, unfit
 
 
@@ -26,6 +27,11 @@ class Adaptation(Extraction):
     optimizer: str
     lr: Positive
     train_batch_size: Count
+    drop_last: bool = False
+
+    @model_serializer(mode="wrap")
+    def _sent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return sent(dump(self))
 
     @property
     def further(self) -> list[str]:
@@ -43,8 +49,9 @@ class Adaptation(Extraction):
             optimizer=self.optimizer,
             lr=self.lr,
             batch_size=self.train_batch_size,
-            batches=2**31,
+            batches=UNLIMITED,
             epochs=self.epochs,
+            drop_last=self.drop_last,
             cuda=self.cuda,
         )
         learning.train(module, workspace, settings, seed)

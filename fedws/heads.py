@@ -11,8 +11,12 @@ from fedws.cuts import split
 from fedws.errors import Stopped, TaskError
 from fedws.extraction import Cut
 from fedws.featurestore import Records
-from fedws.plan import Count
+from fedws.grouping import enough, groups, normalises
+from fedws.nested import described
+from fedws.objective import outputs as computed
+from fedws.objective import suit
 from fedws.ranges import Positive
+from fedws.settings import Count
 from fedws.tensors import Tensors, detached
 
 LIKELIHOODS = ("nll", "cross_entropy")
@@ -30,6 +34,7 @@ class Epoch(Cut):
     lr: Positive
     batch_size: Count
     cuda: bool
+    drop_last: bool = False
     crop: Annotated[int, Field(ge=0)] = 0
     """By how many places feature maps are shifted at most; 0: not at all."""
 
@@ -52,9 +57,11 @@ def trained(
         raise TaskError(why)
     if settings.crop and not settings.classes:
         raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move")
-    total, usual = 0.0, min(settings.batch_size, len(records))
+    total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
+    drop, join = settings.drop_last and len(records) >= settings.batch_size, normalises(head)
     with learning.seeded(seed) as generator:
-        for indices in torch.randperm(len(records), generator=generator).split(settings.batch_size):
+        order = torch.randperm(len(records), generator=generator)
+        for indices in groups(order, settings.batch_size, join=join, drop_last=drop):
             if work.stop.is_set():
                 raise Stopped("told to stop")
             packed, targets = records.batch(indices)
@@ -63,13 +70,18 @@ def trained(
                 features = cropped(features, settings.crop, generator)
             if features.dim() == 4:
                 features = features.to(memory_format=torch.channels_last)  # a third faster on CPUs
-            outputs = head(features)
+            with enough(len(targets), work.node, join=join):
+                outputs = computed(head(features))
+            if corrected and not isinstance(outputs, torch.Tensor):
+                raise TaskError(f"the head of {settings.model} gives {described(outputs)}; it must give logits")
             if corrected:  # log_softmax leaves log-probabilities as they are
                 loss = labels.loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
+                suit(plain, settings.loss, outputs, targets)
                 loss = plain(outputs, targets)
             optimizer.zero_grad()
             (loss * (len(targets) / usual)).backward()  # a record of a short last batch weighs no more than others
             optimizer.step()
             total += float(loss.detach()) * len(targets)
-    return total / len(records), detached({**module.state_dict(), **momentum.memory(optimizer)})
+            used += len(targets)
+    return total / used, detached({**module.state_dict(), **momentum.memory(optimizer)})

@@ -1,12 +1,16 @@
 """Trains a whole model on public data, before it is cut; also with several extractors, from different beginnings."""
 
+from typing import Any
+
 import torch
 
 from fedws import extractors, labels, learning
 from fedws.cuts import split
 from fedws.errors import TaskError
-from fedws.plan import Training
+from fedws.nested import described
+from fedws.objective import outputs
 from fedws.samples import batch
+from fedws.settings import Training
 from fedws.tensors import Tensors, detached
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
@@ -47,10 +51,10 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
 
     Raises TaskError when the samples do not fit, or the labels can neither be randomised nor be sent as they are.
     """
-    inputs, targets = batch(work.data, torch.tensor([0]))
+    inputs, targets = first(work)
     try:
         with torch.inference_mode():
-            found = labels.classes(module.eval()(inputs), targets)
+            found = labels.classes(outputs(module.eval()(inputs)), targets)
     except RuntimeError as error:
         what = f"samples of {work.dataset} do not fit {settings.model}"
         raise TaskError(
@@ -62,3 +66,19 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
         return found, labels.told(labels.plain(targets))
     except ValueError as error:
         raise TaskError(f"{work.dataset}: {error}") from None
+
+
+def first(work: learning.Workspace) -> tuple[torch.Tensor, Any]:
+    """Return the first sample of the node's data as a batch of one. Raises TaskError where its input is not a tensor.
+
+    A model is cut along its forward pass with one tensor; what several make would not fit one record.
+    """
+    inputs, targets = batch(work.data, torch.tensor([0]))
+    if not isinstance(inputs, torch.Tensor):
+        raise TaskError(f"an input of {work.dataset} is {described(inputs)}; pretraining and MistNet need one tensor")
+    return inputs, targets
+
+
+def shape(work: learning.Workspace) -> list[int]:
+    """Return the shape of one input. Raises as :func:`first`."""
+    return list(first(work)[0].shape[1:])

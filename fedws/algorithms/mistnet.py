@@ -29,11 +29,11 @@ from fedws.interfaces import Ask, Dataset, Task
 from fedws.learning import Workspace
 from fedws.lessons import CLEAR, Lesson
 from fedws.messages import Json, Order, Report
-from fedws.plan import Count, Scoring, Training
 from fedws.policy import Features
 from fedws.ranges import Positive
 from fedws.registry import register
 from fedws.samples import fingerprint
+from fedws.settings import UNLIMITED, Count, Scoring, Training
 from fedws.tensors import Tensors, digest
 
 # ------------------------------------------------------------------ on the worker
@@ -84,7 +84,8 @@ def _extract(
             chosen = choose(pieces)
             uploads.start(settings.asked, chosen, data)
         extractor = settings.loaded(chosen)
-        made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
+        with learning.seeded(order.seed):  # a data set may draw; noise never comes from a seed
+            made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:
         raise TaskFailed(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
     return workspace.report(order, facts(made))
@@ -133,7 +134,7 @@ def pretrain(order: Order, workspace: Workspace) -> Report:
     others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
     classes, label = lessons.examine(module, public, settings)
     trained, tensors = lessons.learn(module, others, public, settings, order.seed)
-    told = {"classes": classes, "label": label, "sample": list(public.data[0][0].shape)}
+    told = {"classes": classes, "label": label, "sample": lessons.shape(public)}
     return workspace.report(order, {**asdict(trained), **told}, tensors)
 
 
@@ -252,7 +253,7 @@ class MistNet:
         """What to have done in that epoch of pretraining, from 1; None after the last."""
         if self.pretrained or epoch > self.pretrain_epochs:
             return None
-        changes = {"dataset": self.public, "batches": 2**31}
+        changes = {"dataset": self.public, "batches": UNLIMITED, "epochs": 1}
         settings = Lesson(**{**self.training.model_dump(), **changes}, cut=self.place, clear=self.labels == "clear")
         return Ask("mistnet.pretrain", settings.model_dump(), {**model, **others})
 
@@ -269,14 +270,14 @@ class MistNet:
             head = self._half(1, model)
             pieces.append(head)
             asked |= {"head": digest(head), "epochs": self.fine_tune, "train_batch_size": at.batch_size}
-            asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr}
+            asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr, "drop_last": at.drop_last}
         task, settings = ("mistnet.adapt", Adaptation) if self.fine_tune else ("mistnet.extract", Extraction)
         return Ask(task, settings(**asked).model_dump(), join(pieces) if send else {})
 
     def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
         """What to have done in that epoch of training, from 1."""
         at = self.training.at(epoch)
-        own = at.model_dump(include={"loss", "optimizer", "lr", "batch_size", "cuda"})
+        own = at.model_dump(include={"loss", "optimizer", "lr", "batch_size", "drop_last", "cuda"})
         settings = Epoch(**self._cut(classes), **own, shape=list(shape), crop=self.crop)
         return Ask("mistnet.train", settings.model_dump(), {**model, **memory})
 

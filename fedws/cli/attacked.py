@@ -50,9 +50,13 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
     import torch
 
-    from fedws.errors import UsageError
+    from fedws import learning, lessons
+    from fedws.errors import TaskError, UsageError
 
-    sample = torch.as_tensor(data[0][0])
+    try:
+        sample = lessons.first(learning.Workspace("public", dataset, data))[0][0]
+    except TaskError as error:
+        raise UsageError(str(error)) from None
     try:
         with torch.inference_mode():
             module.eval()(sample.unsqueeze(0))

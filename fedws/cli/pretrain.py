@@ -25,8 +25,10 @@ def parser(prog: str) -> Parser:
     add("--cut", metavar="WHERE", help="where several extractors end, as features.2 or 4 (the model's own place)")
     add("--loss", metavar="NAME", default="nll", help="(nll)")
     add("--optimizer", metavar="NAME", default="sgd", help="(sgd)")
-    add("--lr", metavar="X", type=float, default=0.1, help="learning rate of epoch 1; 2 %% less each epoch (0.1)")
+    add("--lr", metavar="X", type=float, default=0.1, help="learning rate of epoch 1 (0.1)")
+    add("--lr-decay", metavar="X", type=float, default=0.98, help="its factor after each epoch; 1: constant (0.98)")
     add("--batch-size", metavar="N", type=int, default=32, help="(32)")
+    add("--drop-last", action="store_true", help="leave a short last batch of an epoch out")
     add("--seed", metavar="N", type=int, default=1, help="(1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
     add("--cuda", action="store_true", help="use the GPU, where there is one")
@@ -47,7 +49,8 @@ def main(arguments: argparse.Namespace) -> int:
         registry.load_plugin(plugin)
     name = arguments.model or holding.model(arguments.dataset)
     chosen = {
-        key: getattr(arguments, key) for key in ("dataset", "loss", "optimizer", "lr", "batch_size", "seed", "cuda")
+        key: getattr(arguments, key)
+        for key in ("dataset", "loss", "optimizer", "lr", "lr_decay", "batch_size", "drop_last", "seed", "cuda")
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
@@ -102,9 +105,7 @@ def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Ori
     names = learning.initial(plan.model, 0).state_dict()
     module = work.module(plan.model, {name: tensors[name] for name in names})
     classes, label = lessons.examine(module, work, settings)
-    return pretrained.Origin(
-        plan.model, plan.dataset, classes, list(data[0][0].shape), plan.training_rounds, label, cut
-    )
+    return pretrained.Origin(plan.model, plan.dataset, classes, lessons.shape(work), plan.training_rounds, label, cut)
 
 
 def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
@@ -133,21 +134,26 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     """
     import torch
 
-    from fedws import learning, lessons
-    from fedws.errors import UsageError
+    from fedws import learning, lessons, warned
+    from fedws.errors import TaskError, UsageError
+    from fedws.settings import UNLIMITED
 
     torch.set_num_threads(plan.threads)
     module = learning.initial(plan.model, plan.seed)
     work = learning.Workspace("public", plan.dataset, data)
-    settings = lessons.Lesson(**{**plan.training().model_dump(), "batches": 2**31}, cut=cut)
+    settings = lessons.Lesson(**{**plan.training().model_dump(), "batches": UNLIMITED}, cut=cut)
     tensors: Tensors = {**module.state_dict(), **others}
     try:
         with torch.inference_mode():
-            module.eval()(data[0][0].unsqueeze(0))
+            module.eval()(lessons.first(work)[0])
+    except TaskError as error:
+        raise UsageError(str(error)) from None
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
     for epoch in range(1, plan.training_rounds + 1):
         seed, further = learning.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
         found, tensors = lessons.learn(module, further, work, settings.at(epoch), seed)
         print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
+        if epoch == 1 and work.warnings:
+            print(*warned.lines({"warnings": work.warnings}), sep="\n", flush=True)
     return tensors
