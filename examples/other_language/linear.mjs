@@ -17,6 +17,7 @@ const SETTINGS = {
   lr: [(value) => rate(value) > 0 && rate(value) < Infinity, 0.1],
   lr_decay: [(value) => rate(value) > 0 && rate(value) <= 1, 0.98], // done already: not for us
   batch_size: [count, 32], batches: [count, 10], epochs: [count, 1],
+  drop_last: [(value) => typeof value === "boolean", false],
   cuda: [(value) => typeof value === "boolean", false], // there is none here
 };
 
@@ -31,6 +32,8 @@ export function prepare(order, data) { // settings and tensors: weight [outputs,
     throw new Refused(`here are samples of ${data.inputs[0].length} inputs, labels up to ${data.labels.at(-1)}`);
   // The model gives log-probabilities, which log softmax leaves as they are: both losses are the same number.
   if (!["nll", "cross_entropy"].includes(settings.loss)) throw new Refused(`unknown loss '${settings.loss}'`);
+  if (settings.drop_last && data.inputs.length < settings.batch_size)
+    throw new Refused(`here are ${data.inputs.length} samples, less than one batch of ${settings.batch_size}`);
   if (settings.optimizer !== "sgd") throw new Refused(`unknown optimizer '${settings.optimizer}'; there is sgd`);
   const tensors = [["dense.weight", [outputs, inputs]], ["dense.bias", [outputs]]].map(([name, shape]) => {
     const found = order.tensors.get(name);
@@ -55,6 +58,7 @@ export async function train(weight, bias, data, settings, seed, signal) {
   let [loss, used, left] = [0, 0, Number(settings.batches)];
   for (let epoch = 0; epoch < settings.epochs && left > 0; epoch++) {
     const order = shuffled(data.inputs.length, seed, epoch);
+    if (settings.drop_last) order.length -= order.length % batchSize;
     for (let start = 0; start < order.length && left > 0; start += batchSize, left--) {
       const batch = order.slice(start, start + batchSize);
       const [slope, shift] = [new Float64Array(weight.length), new Float64Array(bias.length)]; // sums of gradients

@@ -77,7 +77,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
             result = await fedws.run(run_dir=tmp_path / "run", **settings, score_workers=2)
     said = [record.getMessage() for record in caplog.records if record.name == "fedws"]
     told = [line for line in said if not re.match("(alice|bob|charlie|testing): run ", line)]
-    wanted = []
+    wanted = ["Each worker trains at most 5 batches of 8 (sgd, lr 0.1, 2 % less each round)"]
     for round in (1, 2):
         wanted += [f"Training round {round}/2", "Evaluating models"]
         for score in result.metrics:
@@ -91,7 +91,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
                 f"{name}: Average loss: {score['loss']:.4f}, "
                 f"Accuracy: {score['correct']}/120 ({100 * score['correct'] / 120:.2f}%)",
             ]
-    assert len(wanted) == 2 * (2 + 3 * 2), "two workers' models and the federated one"
+    assert len(wanted) == 1 + 2 * (2 + 3 * 2), "two workers' models and the federated one"
     assert told == wanted
     logged = (tmp_path / "run" / "run.log").read_text().splitlines()
     assert [line.partition(" | ")[2] for line in logged if line.partition(" | ")[2] in wanted] == wanted

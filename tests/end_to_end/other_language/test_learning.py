@@ -73,6 +73,15 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
     assert not torch.equal(other.tensors["dense.weight"], answer.tensors["dense.weight"])
 
 
+async def test_a_short_last_batch_can_be_left_out(url: str) -> None:
+    used = []
+    for drop_last in (False, True):
+        answer = await asked(url, order(batch_size=50, batches=100, epochs=1, drop_last=drop_last))
+        assert isinstance(answer, Report)
+        used.append(answer.metrics["samples"])
+    assert used[1] == used[0] - used[0] % 50 < used[0]
+
+
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
@@ -85,6 +94,8 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
         ({"lr": 0.0}, "settings: lr is wrong"),
         ({"lr": "1"}, "settings: lr is wrong"),
         ({"batches": 0}, "settings: batches is wrong"),
+        ({"drop_last": 1}, "settings: drop_last is wrong"),
+        ({"drop_last": True, "batch_size": 5000}, "here are "),
         ({"other": 1}, "settings: other is not known"),
         ({"settings": {"dataset": "digits"}}, "settings: model is missing"),
         ({"tensors": {}}, "the tensors are not those of linear"),
