@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedws import registry
 from fedws.encoded import encoded
-from fedws.errors import FedwsError, TaskError
+from fedws.errors import TaskError
 from fedws.interfaces import Dataset
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
