@@ -1,10 +1,15 @@
 """The directory of a run: one coordinator's at a time, and the place from which the run can go on."""
 
 import contextlib
+import errno
 import json
 import math
+import os
+import re
 import secrets
+import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +23,8 @@ from fedws.runlog import write_text
 FORMAT = 1
 """Of ``run.json`` and what it goes with; a newer one is not read."""
 _LOCK = ".lock"
+LONGEST_NAME = 40
+"""Characters of a strategy that may be in a directory's name."""
 
 
 class RunDirectory:
@@ -34,7 +41,17 @@ class RunDirectory:
     @classmethod
     def new(cls, path: Path) -> Self:
         """Take a new or empty directory. Raises UsageError."""
-        made = empty(path)
+        return cls._taken(path, empty(path))
+
+    @classmethod
+    def named(cls, strategy: str, parent: Path = Path("runs")) -> Self:
+        """Take a directory of its own for a run with this strategy, see :func:`new_directory`. Raises UsageError."""
+        made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+        path = new_directory(strategy, parent)
+        return cls._taken(path, [path, *made])
+
+    @classmethod
+    def _taken(cls, path: Path, made: Sequence[Path]) -> Self:
         found = cls(path, _locked(path, "--run-dir"), made)
         try:
             (path / "run.log").open("x").close()  # it is somebody's now, also while workers are awaited
@@ -101,7 +118,11 @@ def empty(path: Path) -> list[Path]:
     """Make a directory, unless it is there and empty; gives those that were made. Raises UsageError."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            _make(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
         if any(path.iterdir()):
             raise _not_new(path, "is not empty")
     except FileExistsError:
@@ -109,6 +130,48 @@ def empty(path: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
     return made
+
+
+def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:
+    """Make a directory that no other run has, ``runs/<time>-<strategy>``, and return its path. Raises UsageError.
+
+    Making it is what claims the name, so two runs that start within one second get two directories.
+    """
+    strategy = strategy if len(strategy) <= LONGEST_NAME else strategy.partition(":")[0]  # plan.toml has all of it
+    name = time.strftime("%Y%m%d-%H%M%S-") + re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
+    for number in count(1):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            _make(path)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made: {error.strerror or error}; name a --run-dir elsewhere") from None
+        return path
+    raise AssertionError  # count() does not end
+
+
+def _make(path: Path) -> None:
+    """Make a directory that does not exist, and its parents. Raises FileExistsError when it exists, or OSError.
+
+    A run that never began removes the parents that it made, maybe between the two steps here; then both follow again.
+    """
+    for left in reversed(range(100)):
+        try:
+            _make_parent(path.parent)
+            path.mkdir()
+        except FileNotFoundError:
+            if not left:
+                raise
+        else:
+            return
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # a file, or a link to nothing
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
 
 def _not_new(path: Path, what: str) -> UsageError:

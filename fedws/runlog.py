@@ -5,8 +5,6 @@ import json
 import logging
 import math
 import os
-import re
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,18 +205,3 @@ def write_text(path: Path, text: str) -> None:
 def title(plan: Mapping[str, Any]) -> str:
     """What a run's curves are called: its strategy, data set and model."""
     return ", ".join(str(plan[name]) for name in ("strategy", "dataset", "model") if plan.get(name))
-
-
-LONGEST_NAME = 40
-"""Characters of a strategy that may be in a directory's name."""
-
-
-def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:
-    """A run directory that does not exist yet: ``runs/<time>-<strategy>``."""
-    strategy = strategy if len(strategy) <= LONGEST_NAME else strategy.partition(":")[0]  # plan.toml has all of it
-    name = time.strftime("%Y%m%d-%H%M%S-") + re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
-    path, number = parent / name, 1
-    while path.exists():
-        number += 1
-        path = parent / f"{name}-{number}"
-    return path

@@ -24,7 +24,7 @@ from fedws.cli.console import guarded
 from fedws.coded import Coded
 from fedws.cuts import split
 from fedws.policy import Features
-from fedws.runlog import new_directory
+from fedws.rundir import new_directory
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # short, for the commands are shown
 POLICY = HERE / "policy.toml"
@@ -58,7 +58,7 @@ def main(flags: argparse.Namespace) -> int:
     split(SsdLite(), flags.cut)  # this and what the edges would refuse are told before minutes of work
     policy.load(POLICY).allow(Coded.of(ENCODING, flags.epsilon, None).spent(()))
     output = Path(flags.output) if flags.output else new_directory("coco128")
-    output.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=not flags.output)
     record, data = output / "run", ["--data-dir", str(folder)]
     file = Path(flags.pretrained or output / "pretrained.safetensors")
     if not flags.pretrained:

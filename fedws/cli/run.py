@@ -100,7 +100,6 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.plan import make, merged
     from fedws.registry import load_plugin
     from fedws.rundir import has_finished, stored_settings
-    from fedws.runlog import new_directory
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
@@ -110,17 +109,19 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     if "listen" in given:
         given["listen"] = address(given["listen"], proved)
     setting = blobs.blobs(arguments)
+    taken: list[Path] = []  # the run's directory, once it has one
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
         directory, wanted = Path(given["resume"]), settings(given)
         plan = named(partial(make, merged(stored_settings(directory), wanted)), given)
+        taken.append(directory)
         work = partial(resume_run, directory, wanted, security=proved)
     else:
         plan = named(partial(make, settings(given)), given)
-        directory = Path(given["run_dir"]) if "run_dir" in given else new_directory(plan.strategy)
-        work = partial(run_plan, plan, directory, security=proved)
+        named_directory = Path(given["run_dir"]) if "run_dir" in given else None
+        work = partial(run_plan, plan, named_directory, security=proved, taken=taken.append)
     if plan.listen:
         for line in warnings("the coordinator", plan.listen, proved):
             print(line)
@@ -135,8 +136,9 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
         with Progress(plan.training_rounds) as progress:
             result = run_loop(work(observers=[progress.show]))
     except (RunFailed, OSError, KeyboardInterrupt):
-        if nodes_stay and any((directory / "checkpoints").glob("checkpoint-*.safetensors")):
-            print(f"go on with: fedws run --resume {shlex.quote(str(directory))}{_again(given)}")
+        for path in taken:
+            if nodes_stay and any((path / "checkpoints").glob("checkpoint-*.safetensors")):
+                print(f"go on with: fedws run --resume {shlex.quote(str(path))}{_again(given)}")
         raise
     if result.accuracy is not None:
         last = result.scores()[-1]["round"]

@@ -86,8 +86,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws import curves, holding
     from fedws.cli.console import set_up_logging
     from fedws.cli.progress import Progress
-    from fedws.rundir import empty
-    from fedws.runlog import Record, new_directory
+    from fedws.rundir import empty, new_directory
+    from fedws.runlog import Record
     from fedws.simulation import fleet, report
     from fedws.simulation.plans import EVALUATOR, plans
     from fedws.simulation.run import run
@@ -102,8 +102,11 @@ def main(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(wanted[0].threads)
     devices = fleet.make(conditions, dataset, holding.load(dataset, data_dir, train=True))
     node = evaluator(EVALUATOR, dataset, holding.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
-    directory = Path(given["run_dir"]) if "run_dir" in given else new_directory("simulate")
-    empty(directory)
+    if "run_dir" in given:
+        directory = Path(given["run_dir"])
+        empty(directory)
+    else:
+        directory = new_directory("simulate")
 
     def tell(record: Record, now: float) -> None:
         if record["kind"] == "score":

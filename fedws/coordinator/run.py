@@ -30,7 +30,7 @@ from fedws.interfaces import Limits, Strategy
 from fedws.located import told
 from fedws.plan import Plan, going_on, make, merged
 from fedws.rundir import RunDirectory, stored_settings
-from fedws.runlog import NOTHING, Record, RunLog, new_directory
+from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport
 from fedws.scores import FEDERATED
 from fedws.security import Security
@@ -126,11 +126,14 @@ async def run_plan(
     observers: Sequence[Observer] = (),
     security: Security | None = None,
     shelf: Shelf | None = None,
+    taken: Callable[[Path], object] = lambda path: None,
 ) -> Result:
-    """:func:`run` for a plan that is made already."""
+    """:func:`run` for a plan that is made already; ``taken`` is called with the run's directory once it has one."""
     plan, strategy, initial = prepare(plan)
     security = secured(plan, security)
-    with contextlib.closing(RunDirectory.new(directory or new_directory(plan.strategy))) as held:
+    found = RunDirectory.named(plan.strategy) if directory is None else RunDirectory.new(directory)
+    with contextlib.closing(found) as held:
+        taken(held.path)
         return await _run(plan, strategy, initial, held, (None, ""), observers, security, shelf)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedws.errors import RunFailed
 from fedws.plan import Plan
-from fedws.runlog import Lines, RunLog, log, new_directory, write_tensors
+from fedws.runlog import Lines, RunLog, log, write_tensors
 
 # --------------------------------------------------------------------------- lines
 
@@ -119,21 +119,6 @@ def test_the_labels_of_workers_are_written_when_they_become_known(record: RunLog
     assert not path.exists(), "nothing new"
     record.know({"alice": [], "bob": [2]})
     assert strict(path.read_text()) == record.groups == {"alice": [0, 1], "bob": [2]}, "who is away is not forgotten"
-
-
-def test_a_new_directory_is_named_after_time_and_strategy(tmp_path: Path) -> None:
-    first = new_directory("fedavg:epochs=2,x/../y", tmp_path)
-    assert first.parent == tmp_path and not first.exists()
-    assert re.fullmatch(r"\d{8}-\d{6}-fedavg-epochs=2-x-..-y", first.name)
-
-
-def test_runs_of_the_same_second_have_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.strftime", lambda form: "20200101-000000-")
-    found = []
-    for _ in range(3):
-        found.append(new_directory("fedavg", tmp_path))
-        found[-1].mkdir()
-    assert [path.name for path in found] == [f"20200101-000000-fedavg{end}" for end in ("", "-2", "-3")]
 
 
 # --------------------------------------------------------------------------- the log
