@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from fedws import metrics
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
@@ -23,6 +24,8 @@ class AsynchronousState(Generic[B]):
     buffer: B
     updates: tuple[Json, ...] = ()
     """Worker and staleness of each report in the buffer."""
+    numbers: tuple[metrics.Numbers, ...] = ()
+    """The numbers of each report in the buffer."""
     reports: int = 0
     """Reports taken since the run began."""
     spoilt: int = 0
@@ -117,7 +120,8 @@ class Asynchronous(Generic[B]):
         if problem:
             return replace(state, roster=state.roster.fail(rejected(report, problem)))
         updates = (*state.updates, {"worker": report.worker, "staleness": staleness})
-        new = replace(state, buffer=buffer, updates=updates, reports=state.reports + 1)
+        numbers = (*state.numbers, metrics.reported(report))
+        new = replace(state, buffer=buffer, updates=updates, numbers=numbers, reports=state.reports + 1)
         accepted = replace(new, roster=state.roster.accept(report))
         if len(updates) < self._algorithm.k:
             return accepted
@@ -128,8 +132,8 @@ class Asynchronous(Generic[B]):
         roster, spoilt = state.roster.fail(rejected(report, stepped)), state.spoilt + 1
         never = spoilt >= STRIKES * len(self._terms.workers)  # those before the last get no strike for it
         reason = f"version {state.version + 1}: the reports do not fit the model: {stepped}" if never else ""
-        buffer = self._algorithm.empty()
-        return replace(new, roster=roster, buffer=buffer, updates=(), spoilt=spoilt, reason=reason)
+        new = replace(new, buffer=self._algorithm.empty(), updates=(), numbers=())
+        return replace(new, roster=roster, spoilt=spoilt, reason=reason)
 
     def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
         """Make a version, or say why that cannot be."""
@@ -138,6 +142,8 @@ class Asynchronous(Generic[B]):
             return problem
         roster, failed = state.roster.counted()
         record: Json = {"updates": list(state.updates), "answered": len(state.updates), "failed": failed}
+        if means := metrics.mean(state.numbers):
+            record["metrics"] = means
         out = excluded(roster)
         return replace(
             state,
@@ -146,6 +152,7 @@ class Asynchronous(Generic[B]):
             roster=roster,
             buffer=self._algorithm.empty(),
             updates=(),
+            numbers=(),
             spoilt=0,
             record={**record, "excluded": out} if out else record,
         )

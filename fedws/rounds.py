@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, TypeVar
 
+from fedws import metrics
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
@@ -29,6 +30,8 @@ class RoundState(Generic[A]):
     """So many reports close the round at once: the cohort without those selected over."""
     reported: tuple[str, ...]
     sum: A
+    numbers: tuple[metrics.Numbers, ...] = ()
+    """The numbers of each report in ``reported``."""
     due: bool = False
     """Whether the round's time is up: it closes with a quorum."""
     overdue: tuple[str, ...] = ()
@@ -69,7 +72,8 @@ class Rounds(Generic[A]):
             return replace(state, roster=roster), ()
         if state.cohort:
             roster = roster.say(self._title(state.round))
-        state = replace(state, roster=roster, reported=(), sum=self._aggregator.empty(), due=False, overdue=())
+        state = replace(state, roster=roster, due=False, overdue=())
+        state = replace(state, reported=(), sum=self._aggregator.empty(), numbers=())
         return self._go_on(state)
 
     def react(self, state: RoundState[A], event: Event) -> tuple[RoundState[A], Sequence[Order]]:
@@ -149,6 +153,7 @@ class Rounds(Generic[A]):
             problem = str(error)
         if problem:
             return replace(state, roster=state.roster.fail(rejected(report, problem)))
+        state = replace(state, numbers=(*state.numbers, metrics.reported(report)))
         reported = (*state.reported, report.worker)
         return replace(state, sum=sum, reported=reported, roster=state.roster.accept(report))
 
@@ -214,6 +219,8 @@ class Rounds(Generic[A]):
         roster, failed = state.roster.counted()
         record: Json = {"cohort": list(state.cohort), "missing": missing}
         record |= {"answered": len(state.reported), "failed": failed, "late": state.late}
+        if means := metrics.mean(state.numbers):
+            record["metrics"] = means
         out = excluded(roster)
         state = replace(
             state,
@@ -223,6 +230,7 @@ class Rounds(Generic[A]):
             cohort=(),
             reported=(),
             sum=self._aggregator.empty(),
+            numbers=(),
             due=False,
             overdue=(),
             late=0,

@@ -143,10 +143,8 @@ class RunLog:
         """Write one line of metrics and show it to the observers. Raises RunFailed."""
         record = {"kind": kind, **fields}
         self.records.append(record)
-        # JSON has no NaN and no Infinity, which a loss may be
-        known = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
         try:
-            self._metrics.write(json.dumps(known, allow_nan=False) + "\n")
+            self._metrics.write(json.dumps(_known(record), allow_nan=False) + "\n")
             self._metrics.flush()
         except OSError as error:
             raise RunFailed(f"the record in {self.directory} cannot be written: {error.strerror or error}") from None
@@ -170,6 +168,12 @@ class RunLog:
             with contextlib.suppress(OSError):  # a full disk, which has been told
                 self._handler.close()
                 self._metrics.close()
+
+
+def _known(record: Record) -> Record:
+    """Return a record as JSON can hold it: None for NaN and Infinity, which a loss may be, and likewise a metric."""
+    found = {key: _known(value) if isinstance(value, Mapping) else value for key, value in record.items()}
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
 
 
 def _parsed(line: str) -> Record | None:

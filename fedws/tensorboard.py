@@ -60,11 +60,16 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     {'accuracy/alice': 0.25}
     >>> scalars({"kind": "round", "round": 1, "seconds": 0.5, "answered": 3})
     {'round/seconds': 0.5, 'round/answered': 3.0}
+    >>> scalars({"kind": "round", "round": 1, "metrics": {"loss": 0.25, "steps": 10.0}})
+    {'workers/loss': 0.25, 'workers/steps': 10.0}
     """
+    more = record.get("metrics") or {}
     if record.get("kind") == "score":
-        named = {f"{key}/{record['model']}": record.get(key) for key in SCORED}
+        own = {key: record[key] for key in SCORED if record.get(key) is not None}
+        named = {f"{key}/{record['model']}": value for key, value in {**own, **more, **own}.items()}
     elif record.get("kind") == "round":
         named = {f"round/{key}": value for key, value in record.items() if key != "round"}
+        named |= {f"workers/{key}": value for key, value in more.items()}
     else:
         named = {}
     numbers = {tag: v for tag, v in named.items() if isinstance(v, int | float) and not isinstance(v, bool)}

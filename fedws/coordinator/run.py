@@ -51,6 +51,10 @@ class Result:
     """Every line of ``metrics.jsonl``, in its order."""
     directory: Path
 
+    def rounds(self) -> list[Record]:
+        """Return the records of rounds, or of versions, in order; ``record["metrics"]`` holds the workers' means."""
+        return [record for record in self.metrics if record["kind"] == "round"]
+
     def scores(self, model: str = FEDERATED) -> list[Record]:
         """The scores of the federated model, or of a worker's own, by round."""
         return [record for record in self.metrics if record["kind"] == "score" and record["model"] == model]

@@ -6,14 +6,14 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import safetensors.torch
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from fedws import curves
+from fedws import curves, metrics
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.errors import RunFailed
@@ -37,6 +37,8 @@ def _possible(score: Score) -> Score:
 
 
 _SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
+_OWN = {field.name for field in fields(Score)}
+"""Metrics of an evaluator that every score has; others are its own."""
 _FILE = re.compile(r"(\d+)-(.+)\.safetensors")
 MOST_WAITING = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
@@ -234,7 +236,8 @@ class Scorer:
             return answer.reason
         self._remarks.hear(answer.metrics)
         try:
-            self._record(entry, model, _SCORE.validate_python(answer.metrics))
+            score = _SCORE.validate_python(answer.metrics)
+            self._record(entry, model, score, metrics.numbers(answer.metrics, _OWN))
         except ValidationError as error:
             return f"no score: {explain(error)}"
         return ""
@@ -251,9 +254,11 @@ class Scorer:
         )
         return await self._link.ask(order)
 
-    def _record(self, entry: _Round, model: str, score: Score) -> None:
+    def _record(self, entry: _Round, model: str, score: Score, more: Mapping[str, float]) -> None:
         record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}
         record |= asdict(score)
+        if more:
+            record["metrics"] = dict(more)
         self._runlog.record("score", **record)
         entry.lines += self._told(record)
 

@@ -166,6 +166,13 @@ def test_every_line_of_metrics_is_json(tmp_path_factory: pytest.TempPathFactory,
     assert strict(text) == {"kind": "score", **finite}
 
 
+def test_metrics_of_nodes_are_json_too(record: RunLog) -> None:
+    record.record("round", round=1, metrics={"loss": math.nan, "mine": 0.5, "far": -math.inf})
+    (line,) = (record.directory / "metrics.jsonl").read_text().splitlines()
+    assert strict(line) == {"kind": "round", "round": 1, "metrics": {"loss": None, "mine": 0.5, "far": None}}
+    assert math.isnan(record.records[0]["metrics"]["loss"])
+
+
 def test_a_line_is_written_before_observers_see_it(record: RunLog) -> None:
     seen = []
     path = record.directory / "metrics.jsonl"

@@ -97,6 +97,15 @@ def test_a_record_with_nothing_to_show_writes_nothing(tmp_path: Path, record: di
     assert written(tmp_path) == []
 
 
+def test_metrics_of_nodes_have_tags_of_their_own() -> None:
+    """One that is called as a number of the score is not taken for it; without that number it has the tag."""
+    metrics = {"loss": 0.5, "seconds": 3.0, "gone": None}
+    assert scalars({**ROUND, "metrics": metrics}) == {**scalars(ROUND), "workers/loss": 0.5, "workers/seconds": 3.0}
+    found = scalars({**SCORE, "metrics": {"f1": 0.75, "accuracy": 7.0, "loss": 9.0}})
+    assert found == {**scalars(SCORE), "f1/alice": 0.75}
+    assert scalars({**SCORE, "accuracy": None, "metrics": {"accuracy": 0.5}})["accuracy/alice"] == 0.5
+
+
 def test_only_numbers_are_scalars() -> None:
     assert scalars({**ROUND, "resumed": True, "note": "x"}) == scalars(ROUND)
     assert scalars({**SCORE, "accuracy": None}) == {"loss/alice": 1.5}
