@@ -96,8 +96,9 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws import holding
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
+    from fedws.continuing import merged
     from fedws.coordinator.run import resume_run, run_plan
-    from fedws.plan import make, merged
+    from fedws.plan import make
     from fedws.registry import load_plugin
     from fedws.rundir import has_finished, stored_settings
 

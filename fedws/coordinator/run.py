@@ -15,6 +15,7 @@ import safetensors.torch
 
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoint, Checkpoints
+from fedws.continuing import going_on, merged
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import Link
@@ -28,7 +29,7 @@ from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
 from fedws.located import told
-from fedws.plan import Plan, going_on, make, merged
+from fedws.plan import Plan, make
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport
@@ -82,7 +83,7 @@ async def run(
     ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
 
     With ``resume``, the directory of a run that did not come to its end, go on with that one from its newest
-    checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.plan.MAY_CHANGE`
+    checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.continuing.MAY_CHANGE`
     and addresses. One that had come to its end is over at once.
 
     ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key. With

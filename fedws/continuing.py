@@ -1,0 +1,46 @@
+"""The plan of a run that continues: which of its settings may change, and where its nodes are now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedws.errors import UsageError
+from fedws.plan import Plan, make
+
+MAY_CHANGE = frozenset({"listen", "silence", "heartbeat", "wait", "max_message", "plugin"})
+"""Settings that do not show in a run's result, so that they may be others when it goes on; addresses may be, too."""
+
+
+def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
+    """The plan of a run that goes on, with ``settings`` as they are now. Raises UsageError, saying what differs."""
+    plan = make({**stored.model_dump(), **settings})
+    for name in Plan.model_fields:
+        new, old = getattr(plan, name), getattr(stored, name)
+        if name in ("workers", "evaluator"):
+            new, old = list(new), list(old)
+        if name not in MAY_CHANGE and new != old:
+            raise UsageError(f"{what}: its {name} stays what it is, {_told(old)}, not {_told(new)}")
+    return plan
+
+
+def merged(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored plan's settings with those that are given now; who joins, or is to join now, does so at the new address.
+
+    >>> merged({"listen": "ws://a:1", "workers": {"alice": "ws://a:1", "bob": "ws://b:1"}}, {"listen": "ws://c:1"})
+    {'listen': 'ws://c:1', 'workers': {'alice': 'ws://c:1', 'bob': 'ws://b:1'}}
+    """
+    found, there = {**stored, **given}, stored.get("listen")
+    expected = given.get("expect") or ()
+    for kind in {"workers", "evaluator"} & stored.keys() - given.keys():
+        if isinstance(stored[kind], dict):
+            moved = {node for node, url in stored[kind].items() if url == there or node in expected}
+            found[kind] = {node: found.get("listen") if node in moved else url for node, url in stored[kind].items()}
+    nodes = [found.get(kind) for kind in ("workers", "evaluator")]
+    if not {"listen", "expect"} & given.keys() and all(
+        isinstance(it, dict) and there not in it.values() for it in nodes
+    ):
+        found["listen"] = ""  # all are dialled now
+    return found
+
+
+def _told(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, list) else repr(value)
