@@ -50,6 +50,7 @@ def _paths(files: Any) -> Any:
 
 
 Url = Annotated[str, AfterValidator(_url)]
+File = Annotated[str, BeforeValidator(lambda file: str(file) if isinstance(file, Path) else file)]
 Files = Annotated[tuple[str, ...], BeforeValidator(_paths)]
 
 DEFAULT_WORKERS = {
@@ -84,6 +85,8 @@ class Plan(BaseModel):
     dataset: str = "mnist"
     model: str = ""
     """Empty: the data set's own model."""
+    initial_model: File = ""
+    """A safetensors file with the weights to start from; empty: weights drawn from ``seed``."""
     loss: str = "nll"
     optimizer: str = "sgd"
     lr: Positive = 0.1

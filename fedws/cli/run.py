@@ -82,6 +82,7 @@ def parser(prog: str) -> Parser:
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
     add("--id", metavar="ID", help="the coordinator's name at the nodes, and in its certificate (coordinator)")
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
+    add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of another run")
     add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
     add("--resume", metavar="RUN", help="go on with the run in that directory, from its newest checkpoint")
     add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")

@@ -52,6 +52,7 @@ def parser(prog: str) -> Parser:
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
+    add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of a run")
     add("--loss", metavar="NAME", help="(nll)")
     add("--optimizer", metavar="NAME", help="(sgd)")
     add("--lr", metavar="X", type=float, help="learning rate of round 1 (0.1)")

@@ -1,8 +1,9 @@
 """From a plan to the pieces that it names: all that can be wrong with it is said here, before anybody is dialled."""
 
+from pathlib import Path
 from typing import Any
 
-from fedws import holding, learning, registry
+from fedws import holding, learning, modelfile, registry
 from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.errors import UsageError
 from fedws.gathering import Gathering
@@ -16,9 +17,10 @@ from fedws.security import COORDINATOR, INSECURE, Security, default
 from fedws.tensors import Tensors, detached
 
 
-def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
+def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Tensors]:
     """The whole plan, its strategy and the initial model; every piece that it names is looked up here, before dialling.
 
+    The file of an initial model is read only for a run at its first round: one that continues has its weights already.
     Raises UsageError for what does not fit together.
     """
     for plugin in plan.plugin:
@@ -35,7 +37,9 @@ def prepare(plan: Plan) -> tuple[Plan, Strategy[Any], Tensors]:
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
-    initial = detached(module.state_dict())
+    initial: Tensors = detached(module.state_dict())
+    if plan.initial_model and first:
+        initial = modelfile.load(Path(plan.initial_model), initial, plan.model)
     return plan, _strategy(plan, initial), initial
 
 
@@ -71,7 +75,9 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
             raise UsageError(f"--epochs is for workers that train; for {plan.strategy} there are --server-epochs")
         if COORDINATOR in workers:
             raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
-        algorithm.begin(initial)  # only to see that it fits
+        if algorithm.begin(initial).model is not initial and plan.initial_model:  # also to see that all fits
+            why = f"{plan.strategy} starts from a model of its own"
+            raise UsageError(f"--initial-model {plan.initial_model}: {why}; leave one of the two out")
         return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
     if hasattr(algorithm, "step"):
         size = chooser.size(len(workers))
