@@ -61,7 +61,7 @@ class Asynchronous(Generic[B]):
         self, state: AsynchronousState[B], workers: Collection[str]
     ) -> tuple[AsynchronousState[B], Sequence[Order]]:
         """Ask everybody for the order that was lost."""
-        return self._ask(replace(state, roster=state.roster.again(workers)))
+        return self._ask(replace(state, roster=state.roster.again(workers, self._terms.workers)))
 
     def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[Order]]:
         """Take an event; a report may make the next version of the model."""

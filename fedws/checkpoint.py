@@ -104,15 +104,13 @@ class Checkpoints:
             raise RunFailed(f"there is no whole checkpoint in {self.directory}: {remark}")
         raise UsageError(f"there is no checkpoint in {self.directory}")
 
-    def clear(self) -> None:
-        """Remove all checkpoints, and the directory if nothing else is in it. Raises RunFailed when that cannot be."""
-        for _, path in sorted(self._files().items()):  # the newest last, which is what load would want
+    def trim(self) -> None:
+        """Remove all checkpoints but the newest, from which a finished run can continue. Raises RunFailed."""
+        for _, path in sorted(self._files().items())[:-1]:
             try:
                 path.unlink()
             except OSError as error:
                 raise RunFailed(f"{path} cannot be removed: {error.strerror or error}") from None
-        with contextlib.suppress(OSError):
-            self.directory.rmdir()
 
     def _files(self) -> dict[int, Path]:
         """The checkpoints that are there, by number. What a save that was killed has left is removed."""

@@ -6,20 +6,24 @@ from typing import Any
 from fedws.errors import UsageError
 from fedws.plan import Plan, make
 
-MAY_CHANGE = frozenset({"listen", "silence", "heartbeat", "wait", "max_message", "plugin"})
-"""Settings that do not show in a run's result, so that they may be others when it goes on; addresses may be, too."""
+MAY_CHANGE = frozenset({"training_rounds", "listen", "silence", "heartbeat", "wait", "max_message", "plugin"})
+"""Settings that may be others when a run continues. The workers and all addresses may be others, too."""
 
 
 def going_on(stored: Plan, settings: Mapping[str, Any], what: str) -> Plan:
-    """The plan of a run that goes on, with ``settings`` as they are now. Raises UsageError, saying what differs."""
+    """Return the plan of a run that continues, with ``settings`` as they are now; workers that it adds come last.
+
+    Raises UsageError that names a setting which must stay and differs.
+    """
     plan = make({**stored.model_dump(), **settings})
     for name in Plan.model_fields:
         new, old = getattr(plan, name), getattr(stored, name)
-        if name in ("workers", "evaluator"):
+        if name == "evaluator":
             new, old = list(new), list(old)
-        if name not in MAY_CHANGE and new != old:
+        if name not in MAY_CHANGE | {"workers"} and new != old:
             raise UsageError(f"{what}: its {name} stays what it is, {_told(old)}, not {_told(new)}")
-    return plan
+    known = {worker: plan.workers[worker] for worker in stored.workers if worker in plan.workers}
+    return plan.model_copy(update={"workers": {**known, **plan.workers}})
 
 
 def merged(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

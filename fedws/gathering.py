@@ -48,7 +48,9 @@ class Gathering:
 
     def resume(self, state: GatheringState, workers: Collection[str]) -> tuple[GatheringState, Sequence[Order]]:
         """Go on with what is stored; the order that was open is given again."""
-        return self._go_on(replace(state, roster=state.roster.again(workers), own=""))
+        roster = state.roster.again(workers, self._terms.workers)
+        added = {worker: Delivery() for worker in self._terms.workers if worker not in state.deliveries}
+        return self._go_on(replace(state, roster=roster, deliveries={**state.deliveries, **added}, own=""))
 
     def react(self, state: GatheringState, event: Event) -> tuple[GatheringState, Sequence[Order]]:
         """Take an event. A report with features was stored before: see :meth:`chunk`."""

@@ -83,9 +83,14 @@ class Roster:
         """The workers of the plan, and those of them that are there; a mapping says how many samples each holds."""
         return cls({worker: _seen(Member(), worker, here) for worker in workers})
 
-    def again(self, here: Collection[str]) -> "Roster":
-        """After a restart of the coordinator: no order is open, and those are there that are there now."""
-        roster = Roster({worker: _seen(member, worker, here) for worker, member in self.members.items()})
+    def again(self, here: Collection[str], workers: Collection[str] | None = None) -> "Roster":
+        """After a restart of the coordinator: no order is open, and those are there that are there now.
+
+        ``workers`` are those of the plan now: others are removed, and new ones come last. None: the same as before.
+        """
+        members = {worker: member for worker, member in self.members.items() if workers is None or worker in workers}
+        members |= {worker: Member() for worker in workers or () if worker not in members}
+        roster = Roster({worker: _seen(member, worker, here) for worker, member in members.items()})
         for worker, reason in excluded(roster).items():
             roster = roster.say(f"{worker} stays excluded: it {reason}")
         return roster

@@ -66,8 +66,10 @@ class Rounds(Generic[A]):
         return self._begin(RoundState(model, roster, 1, (), 0, (), self._aggregator.empty()))
 
     def resume(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
-        """Ask the cohort of the round that was going on, all over."""
-        roster = state.roster.again(workers)
+        """Ask the cohort of the round that was going on, all over; with other workers, choose it again."""
+        roster = state.roster.again(workers, self._terms.workers)
+        if roster.members.keys() != state.roster.members.keys():
+            state = replace(state, cohort=())
         if state.reason or state.round > self._terms.rounds:
             return replace(state, roster=roster), ()
         if state.cohort:

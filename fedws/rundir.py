@@ -187,9 +187,10 @@ def stored_settings(path: Path) -> dict[str, Any]:
         raise UsageError(f"--resume {path}: {str(error).removeprefix('--plan ')}") from None
 
 
-def has_finished(path: Path) -> bool:
-    """Whether the run in that directory has come to its end. Raises UsageError when there is no such run."""
-    return bool(_story(path)["finished"])
+def finished_rounds(path: Path) -> int:
+    """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
+    story = _story(path)
+    return int(story["plan"]["training_rounds"]) if story["finished"] else 0
 
 
 def _story(path: Path) -> dict[str, Any]:

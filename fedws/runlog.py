@@ -94,6 +94,8 @@ class RunLog:
         self.lines = Lines(log.info)
         self.records: list[Record] = []
         self.observers: list[Callable[[Record], None]] = []
+        self.marks: dict[str, Any] = {}
+        """What a checkpoint holds beside the place."""
         self.groups: dict[str, list[int]] = {}
         """The labels that each worker declares."""
         self._metrics: Any = None
@@ -109,8 +111,8 @@ class RunLog:
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
 
     def place(self) -> dict[str, Any]:
-        """Where the record stands, for a checkpoint: bytes of the log, and what was not said yet."""
-        return {"log": (self.directory / "run.log").stat().st_size, "waiting": self.lines.waiting()}
+        """Where the record stands, for a checkpoint: bytes of the log, what was not said yet, and the marks."""
+        return {"log": (self.directory / "run.log").stat().st_size, "waiting": self.lines.waiting(), **self.marks}
 
     def sync(self) -> None:
         """Have all records on the disk, whatever happens to the machine next. Raises RunFailed."""

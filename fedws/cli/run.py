@@ -84,7 +84,9 @@ def parser(prog: str) -> Parser:
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
     add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of another run")
     add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
-    add("--resume", metavar="RUN", help="go on with the run in that directory, from its newest checkpoint")
+    add(
+        "--resume", metavar="RUN", help="continue the run in that directory; a finished one with more --training-rounds"
+    )
     add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")
     add_common(flags, threads="torch's threads in the coordinator (1)")
     return flags
@@ -101,7 +103,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.plan import make
     from fedws.registry import load_plugin
-    from fedws.rundir import has_finished, stored_settings
+    from fedws.rundir import finished_rounds, stored_settings
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
@@ -128,7 +130,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
         for line in warnings("the coordinator", plan.listen, proved):
             print(line)
     torch.set_num_threads(plan.threads)
-    if "resume" in given and has_finished(directory):
+    if "resume" in given and finished_rounds(directory) == plan.training_rounds:
         print("this run had come to its end already")
     else:
         for plugin in plan.plugin:  # it may be the store's

@@ -79,7 +79,8 @@ class Driver(Generic[S]):
             else:
                 self.version = self._strategy.version(stored.state)
                 self.model = self._strategy.model(stored.state) if self.version else None
-                lines = self._strategy.said(stored.state)  # said after the checkpoint, and so cut off
+                if not stored.extra.get("said"):
+                    lines = self._strategy.said(stored.state)  # said after the checkpoint, and so cut off
                 state = stored.state
                 if self._store is not None and isinstance(state, GatheringState):
                     state = state.found(self._store.chunks())

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import safetensors.torch
 
 from fedws.blobs import Blobs
-from fedws.checkpoint import Checkpoint, Checkpoints
+from fedws.checkpoint import Checkpoints
 from fedws.continuing import going_on, merged
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -24,6 +24,7 @@ from fedws.coordinator.own import OwnNode
 from fedws.coordinator.prepare import prepare, secured
 from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
+from fedws.coordinator.start import Start, continued
 from fedws.errors import FedwsError, StoreError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
@@ -82,9 +83,9 @@ async def run(
     ``evaluator={...}`` (empty for none), ``strategy="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
     ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
 
-    With ``resume``, the directory of a run that did not come to its end, go on with that one from its newest
-    checkpoint. ``settings`` may then be left out, or must be those of the run but for :data:`fedws.continuing.MAY_CHANGE`
-    and addresses. One that had come to its end is over at once.
+    With ``resume``, a run's directory, continue that run from its newest checkpoint. ``settings`` may then be left out,
+    or must be those of the run, but for :data:`fedws.continuing.MAY_CHANGE`, the workers and all addresses. A run that
+    has finished continues with more ``training_rounds``, and is over at once without.
 
     ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key. With
     ``shelf``, large bodies go through its object store to and from all nodes that have one, and are deleted at the end.
@@ -139,7 +140,7 @@ async def run_plan(
     found = RunDirectory.named(plan.strategy) if directory is None else RunDirectory.new(directory)
     with contextlib.closing(found) as held:
         taken(held.path)
-        return await _run(plan, strategy, initial, held, (None, ""), observers, security, shelf)
+        return await _run(plan, strategy, initial, held, Start(), observers, security, shelf)
 
 
 async def resume_run(
@@ -154,12 +155,13 @@ async def resume_run(
         checkpoints = Checkpoints(directory / "checkpoints")
         plan = going_on(held.plan, merged(stored_settings(directory), given), f"--resume {directory}")
         if held.finished:
-            checkpoints.clear()  # it may have been killed just before it did
-            return _finished(directory)
-        plan, strategy, initial = prepare(plan)
+            checkpoints.trim()  # it may have been killed just before it did
+            if plan.training_rounds == held.plan.training_rounds:
+                return _finished(directory)
+        plan, strategy, initial = prepare(plan, first=not checkpoints.any())
         security = secured(plan, security)
-        found = checkpoints.load() if checkpoints.any() else (None, "")  # it was killed before its first order
-        return await _run(plan, strategy, initial, held, found, observers, security, shelf)
+        start = continued(held, plan, strategy, checkpoints)
+        return await _run(plan, strategy, initial, held, start, observers, security, shelf)
 
 
 async def _run(
@@ -167,12 +169,13 @@ async def _run(
     strategy: Strategy[Any],
     initial: Tensors,
     held: RunDirectory,
-    found: tuple[Checkpoint | None, str],
+    start: Start,
     observers: Sequence[Observer],
     security: Security,
     shelf: Shelf | None,
 ) -> Result:
-    (stored, remark), runlog, checkpoints = found, RunLog(held.path), Checkpoints(held.path / "checkpoints")
+    stored, runlog, checkpoints = start.checkpoint, RunLog(held.path), Checkpoints(held.path / "checkpoints")
+    runlog.marks = {"workers": list(plan.workers), "changed": start.changed}
     name = held.begin(plan)
     if held.kept:
         runlog.cut_back(*((stored.number, stored.extra) if stored is not None else (0, NOTHING)))
@@ -209,10 +212,9 @@ async def _run(
         events = Events(runlog.directory, runlog.records)
         stack.callback(events.close)
         runlog.observers += [events.add, *observers]
-        if stored is not None:
-            if scorer is not None:
-                scorer.restore(stored.number, stored.extra["waiting"])
-            runlog.lines.say(*filter(None, [remark]), f"Going on after round {stored.number} of {plan.training_rounds}")
+        if stored is not None and scorer is not None:
+            scorer.restore(stored.number, stored.extra["waiting"])
+        runlog.lines.say(*start.lines)
         if plan.listen and not plan.evaluator:
             runlog.lines.say("No model is scored: there is no --evaluator")
         if security.key is None and not all(transport(url).private for url in plan.workers.values()):
@@ -235,7 +237,7 @@ async def _run(
             raise
         runlog.finish(model, plan)
         held.finish()
-        checkpoints.clear()
+        checkpoints.trim()
     return Result(model, runlog.records, runlog.directory)
 
 

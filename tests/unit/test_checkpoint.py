@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -534,30 +535,28 @@ def test_what_is_saved_is_the_newest_also_after_going_back(two: Path) -> None:
     assert Checkpoints(two).load()[0].state == Pair(1)
 
 
-def test_a_run_that_has_finished_leaves_nothing(two: Path) -> None:
+def test_a_run_that_has_finished_leaves_its_newest_checkpoint(two: Path) -> None:
+    """And what else is in the directory; again, and where there is none, this does nothing."""
     (two / "checkpoint-000013.safetensors.part").write_text("half")
-    Checkpoints(two).clear()
-    assert not two.exists() and two.parent.is_dir()
-    Checkpoints(two).clear()
-    two.mkdir()
     (two / "model.safetensors").write_text("precious")
-    Checkpoints(two).save(1, STATE, {})
-    Checkpoints(two).clear()
-    assert names(two) == ["model.safetensors"]
+    newest = max(path.name for path in two.glob("checkpoint-*.safetensors"))
+    for _ in range(2):
+        Checkpoints(two).trim()
+        assert names(two) == [newest, "model.safetensors"]
+    assert Checkpoints(two).load()[0].number == 12
+    Checkpoints(two / "none").trim()
+    assert not (two / "none").exists()
 
 
-def test_the_oldest_goes_first_and_what_cannot_be_removed_is_said(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlink = Path.unlink
-
+def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stuck(self: Path, missing_ok: bool = False) -> None:
-        if self.name == path_of(two, 12).name:
-            raise OSError(errno.EROFS, "Read-only file system")
-        unlink(self, missing_ok)
+        raise OSError(errno.EROFS, "Read-only file system")
 
+    before = names(two)
     monkeypatch.setattr(Path, "unlink", stuck)
-    with pytest.raises(RunFailed, match=r"checkpoint-000012.safetensors cannot be removed: Read-only file system\Z"):
-        Checkpoints(two).clear()
-    assert names(two) == [path_of(two, 12).name]
+    with pytest.raises(RunFailed, match=r"checkpoint-0000\d\d.safetensors cannot be removed: Read-only file system\Z"):
+        Checkpoints(two).trim()
+    assert names(two) == before
 
 
 # --------------------------------------------------------------------------- when writing fails
@@ -683,7 +682,7 @@ def end(child: int) -> int:
 
 def kill_at_every_line(directory: Path) -> None:
     for line in itertools.count(1):
-        Checkpoints(directory).clear()
+        shutil.rmtree(directory, ignore_errors=True)
         for number in (1, 2):
             Checkpoints(directory).save(number, filled(number, 3), {})
         left = itertools.count(line, -1)

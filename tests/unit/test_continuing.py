@@ -6,7 +6,7 @@ import pytest
 
 from fedws.continuing import going_on, merged
 from fedws.errors import UsageError
-from fedws.plan import make
+from fedws.plan import Plan, make
 
 JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:1"}, "evaluator": {"e": "ws://l:1"}}
 
@@ -65,9 +65,39 @@ def test_a_run_that_dialled_all_may_go_on_with_nodes_that_join() -> None:
     assert plan.evaluator == stored.evaluator
 
 
-def test_others_than_it_began_with_cannot_join_a_run_that_goes_on() -> None:
+def going(now: dict[str, Any]) -> Plan:
     stored = make(JOINED)
-    with pytest.raises(
-        UsageError, match=r"^--resume run: its workers stays what it is, alice, bob, not alice, bob, dora$"
-    ):
-        going_on(stored, merged(stored.model_dump(), {"expect": ["alice", "dora"]}), "--resume run")
+    return going_on(stored, merged(stored.model_dump(), now), "--resume run")
+
+
+def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> None:
+    """Whatever the order in which they are named now."""
+    assert list(going({"expect": ["dora", "bob", "alice"]}).workers) == ["alice", "bob", "dora"]
+    named = {"dora": "ws://d:1", "bob": "ws://b:1", "alice": "ws://l:1"}
+    assert going({"workers": named}).workers == named
+    assert list(going({"workers": named}).workers) == ["alice", "bob", "dora"]
+    assert list(going({"workers": {"dora": "ws://d:1", "bob": "ws://b:1"}}).workers) == ["bob", "dora"]
+
+
+def test_a_plan_must_hold_with_the_workers_that_it_has_now() -> None:
+    with pytest.raises(UsageError, match=r"^--quorum 2 is above the number of workers, 1$"):
+        going_on(make({**JOINED, "quorum": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        ({"lr": 0.5}, "its lr stays what it is, 0.1, not 0.5"),
+        ({"quorum": 1}, "its quorum stays what it is, 0, not 1"),
+        ({"initial_model": "m"}, "its initial_model stays what it is, '', not 'm'"),
+        ({"evaluator": {}}, "its evaluator stays what it is, e, not none"),
+    ],
+)
+def test_what_shows_in_the_result_stays(now: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        going(now)
+    assert str(caught.value) == f"--resume run: {text}"
+
+
+def test_a_run_may_have_more_or_fewer_rounds() -> None:
+    assert [going({"training_rounds": rounds}).training_rounds for rounds in (1, 40, 80)] == [1, 40, 80]

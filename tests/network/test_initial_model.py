@@ -1,0 +1,95 @@
+"""A run that starts from the weights in a file: those that its workers get first, and that it needs only once."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import fedws
+from fedws import learning, pretrained
+from fedws.algorithms.fedavg import fit
+from fedws.coordinator.prepare import prepare
+from fedws.messages import Order, Report
+from fedws.plan import make
+from tests.nodes import WORKERS, settings, worker
+from tests.resuming import plan, stopped
+from tests.runs import ALL, assert_same, there
+from tests.virtual import virtual
+
+pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+
+
+def model_file(path: Path, seed: int = 7, name: str = "points_linear") -> Path:
+    safetensors.torch.save_file(learning.initial(name, seed).state_dict(), path)
+    return path
+
+
+def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@virtual
+async def test_the_first_order_carries_the_weights_of_the_file(tmp_path: Path) -> None:
+    asked: list[Order] = []
+
+    def watched(order: Order, workspace: fedws.Workspace) -> Report:
+        asked.append(order)
+        return fit(order, workspace)
+
+    path = model_file(tmp_path / "m.safetensors")
+    flags = settings({"alice": "memory://alice"}, run_dir=tmp_path / "run")
+    async with fedws.serving(worker("alice", watched), "memory://alice"):
+        first = await fedws.run(**flags, initial_model=path)
+        again = tmp_path / "run" / "model.safetensors"
+        await fedws.run(**flags | {"run_dir": tmp_path / "again"}, initial_model=str(again))
+    assert same(asked[0].tensors, safetensors.torch.load_file(path))
+    assert same(asked[2].tensors, first.model), "the result of one run can be the beginning of another"
+    assert f'initial_model = "{path}"' in (tmp_path / "run" / "plan.toml").read_text()
+
+
+@virtual
+async def test_a_run_that_continues_needs_the_file_no_more(tmp_path: Path) -> None:
+    path = model_file(tmp_path / "m.safetensors")
+    async with there(*ALL):
+        wanted = await fedws.run(run_dir=tmp_path / "whole", **plan(initial_model=path, training_rounds=6))
+        await stopped(tmp_path / "run", lambda record: record["round"] == 2, initial_model=path)
+        path.unlink()
+        await fedws.run(resume=tmp_path / "run")
+        assert_same(await fedws.run(resume=tmp_path / "run", training_rounds=6), wanted)
+        with pytest.raises(fedws.UsageError, match=r"its initial_model stays what it is, '.*', not ''$"):
+            await fedws.run(resume=tmp_path / "run", training_rounds=7, initial_model="")
+
+
+async def test_a_file_that_does_not_fit_is_said_before_a_node_is_dialled(tmp_path: Path) -> None:
+    path = model_file(tmp_path / "m.safetensors", name="points_net")
+    with pytest.raises(fedws.UsageError) as caught:
+        await fedws.run(run_dir=tmp_path / "run", **plan(initial_model=path))
+    problem = "does not fit the model points_linear: calls is missing"
+    assert str(caught.value) == f"--initial-model {path} {problem}; name the model that it is of with --model"
+    assert not (tmp_path / "run").exists()
+
+
+def gathering(**more: Any) -> fedws.Plan:
+    workers = {node: f"memory://{node}" for node in WORKERS}
+    basis = {"dataset": "points", "model": "points_net", "strategy": "mistnet:cut=relu,public=points"}
+    return make({"workers": workers, "evaluator": {}, **basis, **more})
+
+
+def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_own_cannot(tmp_path: Path) -> None:
+    path = model_file(tmp_path / "m.safetensors", name="points_net")
+    public = tmp_path / "public.safetensors"
+    _, strategy, initial = prepare(gathering(initial_model=path))
+    state, _ = strategy.start(initial, WORKERS)
+    assert same(strategy.model(state), safetensors.torch.load_file(path))
+    weights = {name: tensor.clone() for name, tensor in learning.initial("points_net", 3).state_dict().items()}
+    origin = pretrained.Origin("points_net", "points", 10, [4], 1)
+    pretrained.save(public, pretrained.Pretrained(weights, origin, {}))
+    own = f"mistnet:cut=relu,public=points,pretrained={public}"
+    with pytest.raises(fedws.UsageError) as caught:
+        prepare(gathering(initial_model=path, strategy=own))
+    why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
+    assert str(caught.value) == why
+    assert same(prepare(gathering(strategy=own))[2], learning.initial("points_net", 1).state_dict())
