@@ -19,7 +19,7 @@ from tests.support import recorded
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
-LEFT_BEHIND = ("checkpoints", "awaiting_scores", ".lock", "*.part")
+LEFT_BEHIND = ("checkpoints/*.part", "awaiting_scores", ".lock", "*.part")
 """What is in no directory of a run that has ended."""
 
 
@@ -96,6 +96,9 @@ def record_problems(run: Path, rounds: int) -> list[str]:
     titles = [int(found[1]) for line in (run / "run.log").read_text().splitlines() if (found := ROUND.search(line))]
     if titles != list(range(1, rounds + 1)):
         problems.append(f"the rounds in run.log are {titles}")
+    checkpoints = [path.name for path in run.glob("checkpoints/*.safetensors")]
+    if checkpoints != [f"checkpoint-{rounds:06}.safetensors"]:
+        problems.append(f"the checkpoints are {checkpoints}")
     problems += [f"{path} is left behind" for pattern in LEFT_BEHIND for path in run.glob(pattern)]
     return problems
 

@@ -130,7 +130,7 @@ def test_run_directory_has_what_is_promised(ran: Ran) -> None:
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     promised = {"plan.toml", "run.json", "workers.json", "run.log", "metrics.jsonl", "model.safetensors", "curves.png"}
-    assert names - events == promised
+    assert names - events == promised | {"checkpoints"}
     assert (ran.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     logged = (ran.directory / "run.log").read_text().splitlines()
     assert [line for line in ran.printed["coordinator"] if line in logged] == logged
@@ -142,7 +142,8 @@ def test_metrics_have_the_promised_keys(ran: Ran) -> None:
     assert [record["round"] for record in rounds] == [1, 2, 3, 4]
     for record in rounds:
         counts = {"seconds", "bytes_sent", "bytes_received", "answered", "failed", "late"}
-        assert set(record) == {"kind", "round", "version", "cohort", "missing", *counts}
+        assert set(record) == {"kind", "round", "version", "cohort", "missing", "metrics", *counts}
+        assert set(record["metrics"]) == {"loss"}
         assert (record["answered"], record["failed"], record["late"], record["missing"]) == (3, 0, 0, [])
         assert record["version"] == record["round"] and record["cohort"] == ["alice", "bob", "charlie"]
     models = ["alice", "bob", "charlie", "federated"]

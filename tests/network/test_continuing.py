@@ -86,6 +86,16 @@ async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeyp
     )
 
 
+@virtual
+async def test_the_last_line_of_a_finished_run_is_not_said_again(tmp_path: Path) -> None:
+    late = lambda report: 35.0 if (report.worker, report.round) == ("bob", 4) else ROUND  # noqa: E731
+    async with there(*WORKERS, seconds=late):
+        await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, quorum=2, deadline=15))
+        await fedws.run(resume=tmp_path / "run", training_rounds=5)
+    closed = "Round 4: 2 of 3 reports at the deadline; missing: bob"
+    assert [line for line in log(tmp_path / "run") if line.startswith("Round ")] == [closed]
+
+
 @pytest.mark.parametrize("rounds", [3, 4, 6])
 @virtual
 async def test_a_run_that_was_stopped_continues_to_another_last_round(tmp_path: Path, rounds: int) -> None:
