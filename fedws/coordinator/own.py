@@ -74,7 +74,7 @@ class OwnNode:
                 size -= len(piece)
         except (EOFError, OSError, asyncio.IncompleteReadError):
             status, self._process = await process.wait(), None
-            reason = f"its process ended with status {status}; was memory short?"
+            reason = f"its process ended with status {status} (was memory short?)"
             return Failure(order=order.id, worker=order.worker, round=order.round, kind="lost", reason=reason)
         answer: Message = decoder.message()
         assert isinstance(answer, Report | Failure)

@@ -143,8 +143,8 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
         return Report(order=order.id, worker="testing", round=order.round, samples=1, metrics=next(nonsense))
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
-        settings = {**settings, "score_workers": 1}
-        for number in range(len(NONSENSE) // 4):
+        settings = {**settings, "score_workers": 1, "training_rounds": 1}  # the third in a row would be the last
+        for number in range(len(NONSENSE) // 2):
             result = await fedws.run(run_dir=tmp_path / str(number), **settings)
             assert [record for record in result.metrics if record["kind"] == "score"] == []
             assert result.accuracy is None
@@ -303,19 +303,3 @@ async def test_a_model_of_other_shapes_is_refused_in_words(tmp_path: Path) -> No
         what = "failed: RuntimeError; the log of alice says more"
         with pytest.raises(fedws.RunFailed, match=excluded("alice", what)):
             await fedws.run(run_dir=tmp_path / "run", **{**settings, "model": "mlp"})
-
-
-async def test_a_message_above_the_limit_ends_the_run_with_the_reason(tmp_path: Path) -> None:
-    """Whichever side sets the limit, and for the evaluator too."""
-    async with federation(nodes=("alice", "testing")) as settings:
-        what = r"failed: its order cannot be sent: .* above the limit"
-        with pytest.raises(fedws.RunFailed, match=excluded("alice", what)):
-            await fedws.run(run_dir=tmp_path / "a", **settings, model="mnist_cnn", max_message=2**20)
-    async with (
-        federation(nodes=("testing",)) as settings,
-        fedws.serving(worker(), "ws://localhost:0", fedws.Limits(message=2**20)) as url,
-    ):
-        settings = {**settings, "workers": {"alice": url}, "model": "mnist_cnn", "silence": SOON.silence}
-        what = r"failed: link lost: .* 1048576.*"
-        with pytest.raises(fedws.RunFailed, match=excluded("alice", what)):
-            await fedws.run(run_dir=tmp_path / "b", **settings)

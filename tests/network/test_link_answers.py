@@ -1,10 +1,13 @@
 """What a coordinator makes of answers to its orders, and of orders that cannot be given. In virtual time."""
 
 import asyncio
+import contextlib
 from dataclasses import replace
 
 import pytest
 
+from fedws.errors import LinkLost
+from fedws.interfaces import Channel
 from fedws.messages import Failure, Left, Message, Order, Report
 from tests.peers import (
     JOINED,
@@ -81,15 +84,23 @@ async def test_an_order_without_a_link_is_lost_at_once() -> None:
 
 @virtual
 async def test_an_order_that_cannot_be_sent_has_failed_and_the_link_stays() -> None:
-    peer = Peer(Peer.works)
-    async with peer.served(), Heard(message=2048) as heard:
+
+    async def small(peer: Peer, channel: Channel) -> None:
+        await channel.send(replace(WELCOME, max_message=2048))
+        with contextlib.suppress(LinkLost):
+            while True:
+                await channel.send(reported(await channel.receive()))
+
+    peer = Peer(small)
+    async with peer.served(), Heard() as heard:
         assert await heard.next() == JOINED
         await heard.give(asked())
         failure = await heard.next()
         assert isinstance(failure, Failure)
-        assert failure.kind == "failed" and failure.reason.startswith("its order cannot be sent: ")
-        small = Order(id="2", worker="alice", round=2, task="t")
-        assert await heard.link.ask(small) == reported(small)
+        assert (failure.kind, failure.code) == ("failed", "permanent")
+        assert failure.reason.startswith("its order has 4,") and "alice accepts at most 2,048" in failure.reason
+        other = Order(id="2", worker="alice", round=2, task="t")
+        assert await heard.link.ask(other) == reported(other)
     assert len(peer.dialled) == 1
 
 

@@ -222,18 +222,27 @@ def test_no_worker_is_called_as_the_node_that_trains(tmp_path: Path) -> None:
         prepare(make({**gathering(tmp_path, {"coordinator": "memory://x"}), "evaluator": {}}))
 
 
-async def test_a_training_process_that_dies_ends_the_run_with_its_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("deaths", [2, 3])
+async def test_a_training_process_that_dies_is_started_again_and_the_third_death_ends_the_run(
+    deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = OwnNode.ask
+    ask, asked = OwnNode.ask, 0
 
     async def killed(self: OwnNode, order: Order) -> Any:
-        assert self._process is not None
-        self._process.kill()
+        nonlocal asked
+        asked += 1
+        if asked <= deaths:
+            (await self._started()).kill()
         return await ask(self, order)
 
     async with served("alice", Node(), tmp_path) as url, asyncio.timeout(PATIENCE):
+        settings = gathering(tmp_path, {"alice": url})
         with monkeypatch.context() as patch:
             patch.setattr(OwnNode, "ask", killed)
-            with pytest.raises(RunFailed, match="training process ended with status -9; was memory short"):
-                await fedws.run(run_dir=tmp_path / "run", **gathering(tmp_path, {"alice": url}))
+            if deaths < 3:
+                result = await fedws.run(run_dir=tmp_path / "run", **settings)
+                assert result.rounds()[-1]["round"] == settings["training_rounds"]
+                return
+            why = r"own training failed: its process ended with status -9 \(was memory short\?\), three times in a row"
+            with pytest.raises(RunFailed, match=why):
+                await fedws.run(run_dir=tmp_path / "run", **settings)

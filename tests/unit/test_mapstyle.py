@@ -108,7 +108,7 @@ def given() -> Iterator[Callable[[Any], None]]:
     registry._pieces.pop(("dataset", "given"))
 
 
-@pytest.mark.parametrize(("data", "text"), [*KINDS, *SAMPLES], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("data", "text"), [*KINDS, *SAMPLES], ids=range(len(KINDS) + len(SAMPLES)))
 def test_what_cannot_be_held_is_a_line_when_the_node_starts(data: Any, text: str, given: Callable[[Any], None]) -> None:
     given(data)
     with pytest.raises(UsageError, match=f"^dataset given: {text}") as caught:
@@ -122,7 +122,7 @@ def test_other_data_sets_are_taken_as_they_are(data: Any, given: Callable[[Any],
     assert holding.load("given", None, train=True) is data
 
 
-@pytest.mark.parametrize(("data", "text"), KINDS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("data", "text"), KINDS, ids=range(len(KINDS)))
 def test_a_worker_from_python_takes_no_other_kind(data: Any, text: str) -> None:
     with pytest.raises(UsageError, match=f"^dataset given: {text}"):
         Worker("alice", "given", data)
