@@ -19,11 +19,12 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fedws import tensorfile
 from fedws.durable import sync
 from fedws.errors import RunFailed, UsageError
 from fedws.messages import Json
 from fedws.packing import Packer, unpack
-from fedws.tensors import DTYPES, NAMES
+from fedws.tensors import DTYPES, NAMES, raw
 
 FORMAT = "1"
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
@@ -32,8 +33,7 @@ _PLACE = slice(37, 45)
 """Where the checksum stands in a file: behind the header's length and ``{"__metadata__":{"checksum":"``."""
 _CHUNK = 2**20  # bytes that are summed, then written: they are still in the processor's cache
 
-_CODES = dict(zip(DTYPES, ["F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "BOOL"], strict=True))
-_DTYPES = {code: DTYPES[name] for name, code in _CODES.items()}
+_DTYPES = {tensorfile.CODES[name]: dtype for name, dtype in DTYPES.items() if name in tensorfile.CODES}
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,14 @@ def _write(path: Path, number: int, state: Any, extra: Json) -> None:
         "state": json.dumps(pack(state, "state")),
         "extra": json.dumps(pack(extra, "extra")),
     }
+    held, dtypes = tensorfile.stored(pack.tensors, lambda dtype: NAMES[dtype] in tensorfile.CODES)
+    about |= dtypes
     # Wider elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
-    tensors = dict(sorted(pack.tensors.items(), key=lambda item: -item[1].itemsize))
+    tensors = dict(sorted(held.items(), key=lambda item: -item[1].itemsize))
     table, end = {}, 0
     for name, tensor in tensors.items():
-        offsets = [end, end := end + tensor.nbytes]
-        table[name] = {"dtype": _CODES[NAMES[tensor.dtype]], "shape": list(tensor.shape), "data_offsets": offsets}
+        code, offsets = tensorfile.CODES[NAMES[tensor.dtype]], [end, end := end + tensor.nbytes]
+        table[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets}
     header = json.dumps({"__metadata__": about, **table}, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
@@ -144,7 +146,7 @@ def _write(path: Path, number: int, state: Any, extra: Json) -> None:
     with path.open("wb") as file:
         file.write(head)
         for tensor in tensors.values():
-            data = _bytes(tensor)
+            data = raw(tensor)
             for start in range(0, len(data), _CHUNK):
                 piece = data[start : start + _CHUNK]
                 checksum = zlib.crc32(piece, checksum)
@@ -168,8 +170,9 @@ def _read(path: Path) -> Checkpoint | None:
         tensors = {}
         for name, entry in table.items():  # their bytes lie in this order
             tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
-            if file.readinto(_bytes(tensors[name])) != tensors[name].nbytes:
+            if file.readinto(raw(tensors[name])) != tensors[name].nbytes:
                 return None
+    tensors = tensorfile.restored(tensors, about)
     state, extra = (unpack(json.loads(about[what]), tensors) for what in ("state", "extra"))
     return Checkpoint(int(about["number"]), state, extra)
 
@@ -181,10 +184,3 @@ def _whole(file: BinaryIO) -> bool:
     while piece := file.read(_CHUNK):
         checksum = zlib.crc32(piece, checksum)
     return first[_PLACE] == b"%08x" % checksum
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    """A tensor's bytes, row by row: a view where they lie so."""
-    whole = tensor.resolve_neg().contiguous()
-    flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

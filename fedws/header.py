@@ -21,8 +21,9 @@ MAX_DEPTH = 16
 MAX_KEYS = 32
 """Of the header, of a row and of a message's fields; none has so many, and each wrong one would be an error object."""
 
-# No path, hidden file or terminal's control sequence; nor what a table of numbers would be read as.
-_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*")
+# No hidden file or terminal's control sequence; nor what a table of numbers would be read as.
+_NAME = re.compile(r"[^./\\\x00-\x1f\x7f-\x9f][^\\\x00-\x1f\x7f-\x9f]*")
+_NOT_PARTS = {"", ".", ".."}  # what would make the parts between slashes a path to another folder
 _NO_NUMBER = re.compile(r"[+-]?nan", re.IGNORECASE)
 _JSON = (str, int, float, bool, type(None))
 _Size = Annotated[int, Field(ge=0, lt=2**48)]
@@ -95,10 +96,12 @@ def misnamed(name: object) -> str:
 
     >>> misnamed("layers.0.weight"), misnamed("../weight"), misnamed("NaN")
     ('', 'no name is like a path or has control characters', 'no name is NaN')
+    >>> misnamed("towers.sensor/1.weight"), misnamed("towers/../weight")
+    ('', 'no name is like a path or has control characters')
     """
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME:
         return f"a name is a text of 1 to {MAX_NAME} characters"
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or not _NOT_PARTS.isdisjoint(name.split("/")):
         return "no name is like a path or has control characters"
     return "no name is NaN" if _NO_NUMBER.fullmatch(name) else ""
 

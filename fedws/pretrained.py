@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import safetensors.torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from fedws import extractors
+from fedws import extractors, tensorfile
 from fedws.errors import UsageError
 from fedws.tensors import Tensors, difference
 
@@ -49,7 +48,7 @@ def save(path: Path, found: Pretrained) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         about = {"fedws": json.dumps(asdict(found.origin))}
-        safetensors.torch.save_file({**found.model, **found.others}, part, about)
+        tensorfile.save_file({**found.model, **found.others}, part, about)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
@@ -59,9 +58,8 @@ def save(path: Path, found: Pretrained) -> None:
 def load(path: Path) -> Pretrained:
     """What a file holds. Raises UsageError for one that is none of ours."""
     try:
-        with safe_open(path, framework="pt") as file:
-            origin = _ORIGIN.validate_json((file.metadata() or {}).get("fedws", ""))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        tensors, about = tensorfile.read(path)
+        origin = _ORIGIN.validate_json(about.get("fedws", ""))
     except OSError as error:
         raise UsageError(f"the pretrained model {path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValidationError):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
+from safetensors import SafetensorError
 
-from fedws import curves
+from fedws import curves, tensorfile
 from fedws.errors import RunFailed
 from fedws.plan import Plan
 from fedws.tensors import Tensors
@@ -191,9 +191,9 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
     """Write a safetensors file through a temporary name; gives the path. Raises RunFailed when it cannot be written."""
     part = path.with_name(path.name + ".part")
     try:
-        safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+        tensorfile.save_file(tensors, part)
         return part.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise RunFailed(f"{path} cannot be written: {error}") from None
 

@@ -10,28 +10,79 @@ import torch
 Tensors = Mapping[str, torch.Tensor]
 """A state dict: parameters and buffers by name. Never mutated in place."""
 
+_PLAIN = "float16 bfloat16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool"
+_FLOAT8 = "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
+_COMPLEX = "complex32 complex64 complex128"
+
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {
-        "float16": torch.float16,
-        "bfloat16": torch.bfloat16,
-        "float32": torch.float32,
-        "float64": torch.float64,
-        "int8": torch.int8,
-        "int16": torch.int16,
-        "int32": torch.int32,
-        "int64": torch.int64,
-        "uint8": torch.uint8,
-        "bool": torch.bool,
+        name: getattr(torch, name)
+        for name in f"{_PLAIN} {_FLOAT8} {_COMPLEX}".split()
+        if hasattr(torch, name)  # float8_e8m0fnu came with torch 2.7
     }
 )
 """The dtypes that may cross the wire, by their name there."""
 
 NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
 
+FLOAT8 = frozenset(DTYPES[name] for name in _FLOAT8.split() if name in DTYPES)
+"""Floats of one byte. Torch stores and converts them, but has no arithmetic for them."""
+
+_WIDE = {**dict.fromkeys(FLOAT8, torch.float32), torch.complex32: torch.complex64}
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+_STEP = 2**16  # elements of a float8 tensor that are converted at a time
+
+
+def averaged(tensor: torch.Tensor) -> bool:
+    """Return whether an aggregate takes the mean of such tensors: of floats and complex numbers.
+
+    Of integers and booleans it takes the maximum, see :func:`maximum`.
+    """
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def reals(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of real numbers: a complex one as [..., 2], real part first; any other as it is.
+
+    Mean, NaN and Inf of complex tensors are those of their parts.
+
+    >>> reals(torch.tensor([1 + 2j])).tolist()
+    [[1.0, 2.0]]
+    """
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the values in a dtype that torch computes in: float8 as float32, complex32 as complex64, else as it is."""
+    return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype))
+
+
+def maximum(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the larger of two integers or booleans, element by element.
+
+    Not every torch compares uint16, uint32 and uint64. With the highest bit flipped, signed integers have their order.
+
+    >>> maximum(torch.tensor([1, 2**63], dtype=torch.uint64), torch.tensor([2, 7], dtype=torch.uint64)).tolist()
+    [2, 9223372036854775808]
+    """
+    signed = _SIGNED.get(one.dtype)
+    if signed is None:
+        return torch.maximum(one, other)
+    flip = torch.iinfo(signed).min
+    return (torch.maximum(one.view(signed) ^ flip, other.view(signed) ^ flip) ^ flip).view(one.dtype)
+
+
+def raw(tensor: torch.Tensor) -> memoryview:
+    """Return the bytes of a tensor, row by row: a view of its memory if they lie there so."""
+    whole = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
 
 def detached(tensors: Tensors) -> dict[str, torch.Tensor]:
     """The same values on the CPU, outside any graph and in memory of their own."""
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return {name: copy.resolve_conj().resolve_neg().contiguous() for name, copy in copies.items()}
 
 
 def difference(tensors: Tensors, like: Tensors) -> str:
@@ -62,7 +113,8 @@ def unfit(tensors: Tensors) -> str:
     """The first tensor that holds a value which is no finite number, in words; empty when there is none.
 
     Integers and booleans are always finite. One pass, without a mask in memory: the least and the greatest value are
-    NaN where any is, and one of them is infinite where any is; unlike a sum they cannot overflow.
+    NaN where any is, and one of them is infinite where any is; unlike a sum they cannot overflow. A complex number
+    is NaN or Inf if its real or its imaginary part is.
 
     >>> unfit({"w": torch.tensor([1.0, math.nan])})
     'w holds NaN'
@@ -72,9 +124,11 @@ def unfit(tensors: Tensors) -> str:
     ''
     """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.numel():
+        if not averaged(tensor) or not tensor.numel():
             continue
-        ends = [float(end) for end in tensor.detach().aminmax()]
+        values = reals(tensor.detach())
+        parts = [values] if values.dtype not in FLOAT8 else map(wide, values.reshape(-1).split(_STEP))
+        ends = [float(end) for part in parts for end in part.aminmax()]
         if any(map(math.isnan, ends)):
             return f"{name} holds NaN"
         if any(map(math.isinf, ends)):
@@ -93,6 +147,5 @@ def digest(tensors: Tensors) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{len(name)}:{name}:{NAMES[tensor.dtype]}:{list(tensor.shape)}:".encode())
-        whole = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(whole.view(torch.uint8).numpy().data)
+        found.update(raw(tensor))
     return found.hexdigest()

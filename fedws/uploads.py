@@ -20,9 +20,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
+from fedws import tensorfile
 from fedws.durable import sync, write
 from fedws.errors import Stopped, TaskError
 from fedws.messages import Json
@@ -120,8 +121,8 @@ class Uploads:
     def begun(self, asked: Json, data: str) -> Tensors | None:
         """The extractor of the upload that was begun with these settings and ``data``; None when none was."""
         try:
-            found = safetensors.torch.load((self._place() / _EXTRACTOR).read_bytes())
-        except (OSError, safetensors.SafetensorError):
+            found = tensorfile.load((self._place() / _EXTRACTOR).read_bytes())
+        except (OSError, SafetensorError):
             return None
         facts = self._facts()
         return found if (facts.get("asked"), facts.get("data")) == (asked, data) else None
@@ -137,7 +138,7 @@ class Uploads:
         self._prune()
         folder.mkdir(mode=0o700, parents=True)
         sync(folder.parent)
-        write(folder / _EXTRACTOR, safetensors.torch.save(dict(extractor)))
+        write(folder / _EXTRACTOR, tensorfile.save(extractor))
         none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
         self._keep({"asked": asked, "data": data, **none})
 
@@ -208,8 +209,8 @@ class Uploads:
         known = {path.name: path for path in self._folder.glob(f"{CACHED}*")}  # the digest only selects
         path = known.get(f"{CACHED}{wanted}")
         try:
-            found = safetensors.torch.load(path.read_bytes()) if path is not None else None
-        except safetensors.SafetensorError:
+            found = tensorfile.load(path.read_bytes()) if path is not None else None
+        except SafetensorError:
             return None
         if path is None or found is None or digest(found) != wanted:
             return None
@@ -219,7 +220,7 @@ class Uploads:
     def cache(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write(self._folder / f"{CACHED}{digest(tensors)}", safetensors.torch.save(dict(tensors)))
+        write(self._folder / f"{CACHED}{digest(tensors)}", tensorfile.save(tensors))
         self._prune_cache(0.0)
 
     # ------------------------------------------------------------------ where it is

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from fedws.errors import ProtocolError, UsageError
-from fedws.header import ALIGNMENT, misnamed, packed
+from fedws.header import ALIGNMENT, MAX_DIMENSIONS, misnamed, packed
 from fedws.limits import CHUNK, USUAL, Accepted
 from fedws.messages import MESSAGES, Message
-from fedws.tensors import DTYPES, NAMES, Tensors
+from fedws.tensors import DTYPES, NAMES, Tensors, raw
 
 MAGIC = b"FDWS"
 VERSION = 1
@@ -94,24 +94,18 @@ def encode(message: Message, accepted: Accepted = USUAL) -> Encoded:
     tensors: Tensors = getattr(message, "tensors", {})
     table, body, position = [], [], 0
     for name, tensor in tensors.items():
-        if tensor.dtype not in NAMES:
-            raise UsageError(f"tensor {name}: {tensor.dtype} cannot travel; these can: {', '.join(DTYPES)}")
+        why, remedy = strange(tensor)
+        if why:
+            raise UsageError(f"tensor {name!r:.300} cannot travel: it {why}; {remedy}")
         if wrong := misnamed(name):
             raise UsageError(f"tensor {name!r:.300}: {wrong}")
         pad = -position % ALIGNMENT
         if pad:
             body.append(memoryview(bytes(pad)))
-        data = _bytes(tensor)
+        data = raw(tensor)
         body.append(data)
         position += pad + len(data)
-        table.append(
-            {
-                "name": name,
-                "dtype": NAMES[tensor.dtype],
-                "shape": list(tensor.shape),
-                "length": len(data),
-            }
-        )
+        table.append(row(name, tensor))
     header = {
         "type": _TYPES[type(message)],
         "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
@@ -124,6 +118,29 @@ def encode(message: Message, accepted: Accepted = USUAL) -> Encoded:
     return Encoded(header, head, body, len(head) + position)
 
 
+def strange(tensor: torch.Tensor) -> tuple[str, str]:
+    """Return why a tensor cannot travel, and what to do; both are empty if it can.
+
+    >>> strange(torch.eye(2).to_sparse())
+    ('is torch.sparse_coo, and only strided tensors travel', 'use a dense tensor')
+    """
+    if tensor.is_meta:
+        return "is on the device meta, and so has no values", "create it on the CPU"
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        layout = "nested" if tensor.is_nested else str(tensor.layout)
+        return f"is {layout}, and only strided tensors travel", "use a dense tensor"
+    if tensor.dtype not in NAMES:
+        return f"is {tensor.dtype}", f"these dtypes can: {', '.join(DTYPES)}"
+    if tensor.dim() > MAX_DIMENSIONS:
+        return f"has {tensor.dim()} dimensions", f"use at most {MAX_DIMENSIONS}"
+    return "", ""
+
+
+def row(name: str, tensor: torch.Tensor) -> dict[str, Any]:
+    """Return the row of a tensor in a header's table."""
+    return {"name": name, "dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "length": tensor.nbytes}
+
+
 def _head(header: dict[str, Any], size: int, accepted: Accepted) -> bytes:
     """Prefix, header and padding of a message with a body of ``size`` bytes."""
     try:
@@ -134,9 +151,3 @@ def _head(header: dict[str, Any], size: int, accepted: Accepted) -> bytes:
     head += bytes(-len(head) % ALIGNMENT)
     accepted.check(len(written), len(header["tensors"]), len(head) + size)
     return head
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    whole = tensor.detach().cpu().contiguous()
-    flat = whole.as_strided((whole.numel(),), (1,))  # a dimension of size 1 may have kept another stride
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -14,7 +14,9 @@ const most = (value) => integer(value) && value >= 1;
 const map = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const BYTES = { // of an element
-  float16: 2, bfloat16: 2, float32: 4, float64: 8, int8: 1, int16: 2, int32: 4, int64: 8, uint8: 1, bool: 1,
+  float16: 2, bfloat16: 2, float32: 4, float64: 8, int8: 1, int16: 2, int32: 4, int64: 8, uint8: 1, uint16: 2, uint32: 4,
+  uint64: 8, bool: 1, float8_e4m3fn: 1, float8_e5m2: 1, float8_e4m3fnuz: 1, float8_e5m2fnuz: 1, float8_e8m0fnu: 1,
+  complex32: 4, complex64: 8, complex128: 16,
 };
 // Each key with its check, and what is taken when it is absent; where that is undefined, no check lets it pass.
 const HEADER = {
@@ -23,8 +25,9 @@ const HEADER = {
   offset: [(value) => integer(value) && Number(value) === 0], // it says in no welcome that it has a part of a body
 };
 const ENTRY = {
-  name: [(value) => text(value) && [...value].length <= 256 && /^[^./\\\p{Cc}][^/\\\p{Cc}]*$/u.test(value) &&
-    !/^[+-]?nan$/i.test(value)], // like no path, without control characters, and not NaN
+  name: [(value) => text(value) && [...value].length <= 256 && /^[^./\\\p{Cc}][^\\\p{Cc}]*$/u.test(value) &&
+    !value.split("/").some((part) => ["", ".", ".."].includes(part)) &&
+    !/^[+-]?nan$/i.test(value)], // unlike a path to another folder, without control characters, and not NaN
   dtype: [(value) => Object.hasOwn(BYTES, value)],
   shape: [(value) => Array.isArray(value) && value.length <= 16 && value.every(size)],
   length: [size],

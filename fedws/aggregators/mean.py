@@ -7,7 +7,7 @@ import torch
 from fedws.errors import RejectedUpdate
 from fedws.messages import Report
 from fedws.registry import register
-from fedws.tensors import Tensors, difference
+from fedws.tensors import Tensors, averaged, difference, maximum, reals
 
 _CHUNK = 2**17
 """Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""
@@ -17,7 +17,7 @@ _MOST = 2**40
 
 @dataclass(frozen=True)
 class Sum:
-    """What has been added: float64 sums of floating tensors, maxima of the others."""
+    """What has been added: float64 sums of floats and of the parts of complex numbers; maxima of all others."""
 
     totals: Tensors
     like: Tensors
@@ -30,7 +30,8 @@ class Mean:
     """``sum(weight * report) / sum(weight)``, with weight = samples, or 1 when not ``weighted``.
 
     Accumulates in float64 with integer weights, divides once and rounds once to the tensor's dtype, so the order of
-    arrival does not show in the result. Integer and boolean tensors (batch norm's counters) take the maximum.
+    arrival does not show in the result. Of complex tensors real and imaginary parts have a mean each. Integer and
+    boolean tensors (batch norm's counters) take the maximum.
     """
 
     def __init__(self, *, weighted: bool = False) -> None:
@@ -55,30 +56,32 @@ class Mean:
             raise RejectedUpdate(problem)
         for name, tensor in report.tensors.items():
             total = sum.totals[name]
-            if not tensor.is_floating_point():
-                torch.maximum(total, tensor, out=total)
-                continue
-            for part, more in zip(_chunks(total), _chunks(tensor), strict=True):
-                part.add_(more.double(), alpha=weight)
+            summed = averaged(tensor)
+            for part, more in zip(_chunks(total), _chunks(reals(tensor)), strict=True):
+                if summed:
+                    part.add_(more.double(), alpha=weight)
+                else:
+                    part.copy_(maximum(part, more))
         return Sum(sum.totals, sum.like, sum.weight + weight)
 
     def result(self, sum: Sum) -> Tensors:
         """The mean, in the reports' dtypes."""
         result = {}
         for name, total in sum.totals.items():
-            mean = torch.empty(total.shape, dtype=sum.like[name].dtype)
-            for part, whole in zip(_chunks(mean), _chunks(total), strict=True):
-                part.copy_(whole / sum.weight if mean.is_floating_point() else whole)
+            mean = torch.empty(sum.like[name].shape, dtype=sum.like[name].dtype)
+            for part, whole in zip(_chunks(reals(mean)), _chunks(total), strict=True):
+                part.copy_(whole / sum.weight if averaged(mean) else whole)
             result[name] = mean
         return result
 
 
 def _first(tensor: torch.Tensor, weight: int) -> torch.Tensor:
     """The total of one report, in memory of its own."""
-    if not tensor.is_floating_point():
+    if not averaged(tensor):
         return tensor.clone(memory_format=torch.contiguous_format)
-    total = torch.empty(tensor.shape, dtype=torch.float64)
-    for part, first in zip(_chunks(total), _chunks(tensor), strict=True):
+    values = reals(tensor)
+    total = torch.empty(values.shape, dtype=torch.float64)
+    for part, first in zip(_chunks(total), _chunks(values), strict=True):
         torch.mul(first.double(), weight, out=part)
     return total
 

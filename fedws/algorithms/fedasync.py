@@ -15,7 +15,7 @@ from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.ranges import NotNegative, Positive
 from fedws.registry import register
-from fedws.tensors import Tensors, detached
+from fedws.tensors import FLOAT8, Tensors, averaged, detached, maximum, reals, wide
 
 # ------------------------------------------------------------------ on the worker
 
@@ -33,7 +33,11 @@ def fit(order: Order, workspace: Workspace) -> Report:
     module = workspace.module(settings.model, order.tensors)
 
     def proximal(module: torch.nn.Module) -> torch.Tensor:
-        terms = [((w - order.tensors[name].to(w.device)) ** 2).sum() for name, w in module.named_parameters()]
+        terms = [
+            ((reals(w) - reals(order.tensors[name].to(w.device))) ** 2).sum()
+            for name, w in module.named_parameters()
+            if averaged(w) and w.dtype not in FLOAT8  # which no optimizer moves
+        ]
         return settings.mu / 2 * torch.stack(terms).sum()
 
     trained = train(module, workspace, settings, order.seed, proximal if settings.mu else None)
@@ -76,9 +80,9 @@ class FedAsync:
         """The mixture. Integer buffers take the maximum."""
         weight = self.a * self.damping(staleness)
         return {
-            name: torch.lerp(old, report.tensors[name], weight)
-            if old.is_floating_point()
-            else torch.maximum(old, report.tensors[name])
+            name: torch.lerp(wide(old), wide(report.tensors[name]), weight).to(old.dtype)
+            if averaged(old)
+            else maximum(old, report.tensors[name])
             for name, old in model.items()
         }
 

@@ -17,19 +17,22 @@ from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.ranges import Positive
 from fedws.registry import register
-from fedws.tensors import Tensors, detached, difference
+from fedws.tensors import Tensors, averaged, detached, difference, maximum, wide
 
 # ------------------------------------------------------------------ on the worker
 
 
 @register("task", "fedbuff.fit", releases="update")
 def fit(order: Order, workspace: Workspace) -> Report:
-    """Train the order's model; the report holds what was added to each of its floats, and integers as they are."""
+    """Train the order's model; the report holds what was added to each of its floats, and integers as they are.
+
+    The differences of a float8 tensor are float32, and of a complex32 tensor complex64: its own dtype may lack them.
+    """
     settings = workspace.settings(order, Training)
     module = workspace.module(settings.model, order.tensors)
     trained = train(module, workspace, settings, order.seed)
     new = detached(module.state_dict())
-    change = {name: new[name] - old if old.is_floating_point() else new[name] for name, old in order.tensors.items()}
+    change = {name: wide(new[name]) - wide(old) if averaged(old) else new[name] for name, old in order.tensors.items()}
     return workspace.report(order, asdict(trained), change)
 
 
@@ -59,34 +62,37 @@ class FedBuff:
     def add(
         self, model: Tensors, buffer: dict[str, torch.Tensor], report: Report, staleness: int
     ) -> dict[str, torch.Tensor]:
-        """Add ``s(staleness) d`` in float64; of integers keep the maximum."""
+        """Add ``s(staleness) d`` in float64, complex ones in complex128; of integers keep the maximum."""
         weight = (1 + staleness) ** -0.5
         new = {}
         for name, change in report.tensors.items():
-            if not change.is_floating_point():
-                new[name] = torch.maximum(buffer.get(name, change), change)
+            if not averaged(change):
+                new[name] = maximum(buffer.get(name, change), change)
             elif name in buffer:
-                new[name] = buffer[name].add_(change.double(), alpha=weight)
+                new[name] = buffer[name].add_(_double(change), alpha=weight)
             else:
-                new[name] = change.double() * weight
+                new[name] = _double(change) * weight
         return new
 
     def step(self, model: Tensors, buffer: dict[str, torch.Tensor]) -> Tensors:
         """``x + eta_g / K`` times the sum."""
         scale = self.lr / self.k
         return {
-            name: (old.double() + scale * buffer[name]).to(old.dtype)
-            if old.is_floating_point()
-            else torch.maximum(old, buffer[name])
+            name: (_double(old) + scale * buffer[name]).to(old.dtype) if averaged(old) else maximum(old, buffer[name])
             for name, old in model.items()
         }
 
     def worker_model(self, model: Tensors, report: Report) -> Tensors:
         """The newest model with this worker's difference alone; the worker's own where nothing came between."""
-        problem = difference(report.tensors, model)
+        problem = difference(report.tensors, {name: wide(old) for name, old in model.items()})
         if problem:  # torch would broadcast it
             raise RejectedUpdate(problem)
         return {
-            name: old + report.tensors[name] if old.is_floating_point() else report.tensors[name]
+            name: (wide(old) + report.tensors[name]).to(old.dtype) if averaged(old) else report.tensors[name]
             for name, old in model.items()
         }
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the values as float64 or complex128."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

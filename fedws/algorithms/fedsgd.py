@@ -14,7 +14,7 @@ from fedws.learning import Workspace, gradient, initial
 from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.registry import register
-from fedws.tensors import Tensors, detached, difference
+from fedws.tensors import Tensors, detached, difference, wide
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""
@@ -45,7 +45,7 @@ def local_gradient(order: Order, workspace: Workspace) -> Report:
     trained = gradient(module, workspace, settings, order.seed)
     found = dict(module.state_dict())
     for name, value in _parameters(module).items():
-        found[_GRADIENT + name] = torch.zeros_like(value) if value.grad is None else _dense(value.grad)
+        found[_GRADIENT + name] = torch.zeros_like(wide(value)) if value.grad is None else wide(_dense(value.grad))
     return workspace.report(order, asdict(trained), detached({name: found[name] for name in _names(module)}))
 
 
@@ -84,10 +84,14 @@ class FedSGD:
         slope = aggregated.get(_GRADIENT + name)
         if slope is None:
             return aggregated.get(name, value)
-        problem = difference({name: slope}, {name: value})
+        problem = difference({name: slope}, {name: wide(value)})
         if problem:  # torch would broadcast it, or raise an error of its own
             raise RejectedUpdate(f"the gradient of {problem}")
-        return value - self.training.at(round).lr * slope
+        return (wide(value) - self.training.at(round).lr * slope).to(value.dtype)
+
+    def reported(self, model: Tensors) -> Tensors:
+        """Return tensors of the names, dtypes and shapes of a report, for a check before the run."""
+        return {name: wide(model[name.removeprefix(_GRADIENT)]) for name in _asked(self.training.model)}
 
 
 @cache

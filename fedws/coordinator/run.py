@@ -11,8 +11,7 @@ from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any, Literal
 
-import safetensors.torch
-
+from fedws import tensorfile
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
 from fedws.continuing import going_on, merged
@@ -251,7 +250,7 @@ async def _clean(blobs: Blobs, nodes: Sequence[str], runlog: RunLog) -> None:
 def _finished(directory: Path) -> Result:
     """What a run left that had come to its end."""
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    model = safetensors.torch.load_file(directory / "model.safetensors")
+    model = tensorfile.load_file(directory / "model.safetensors")
     return Result(model, [json.loads(line) for line in lines], directory)
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import safetensors.torch
 from pydantic import AfterValidator, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
-from fedws import curves, metrics
+from fedws import curves, metrics, tensorfile
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.errors import RunFailed
@@ -209,7 +209,7 @@ class Scorer:
         except asyncio.CancelledError:
             entry.waiting.appendleft((model, path))
             raise
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, SafetensorError) as error:
             entry.missing.setdefault(str(error), []).append(model)
             return
         if isinstance(answer, Failure) and answer.kind == "lost":
@@ -250,7 +250,7 @@ class Scorer:
             round=entry.round,
             task="evaluate",
             settings=self._settings.model_dump(),
-            tensors=await asyncio.to_thread(safetensors.torch.load_file, path),
+            tensors=await asyncio.to_thread(tensorfile.load_file, path),
         )
         return await self._link.ask(order)
 

@@ -5,7 +5,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from fedws.tensors import Tensors
+from fedws.tensors import Tensors, raw
 
 
 class Shared:
@@ -20,5 +20,4 @@ class Shared:
 
 
 def _content(tensor: torch.Tensor) -> tuple[object, ...]:
-    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return tensor.dtype, tuple(tensor.shape), hashlib.blake2b(raw.data, digest_size=16).digest()
+    return tensor.dtype, tuple(tensor.shape), hashlib.blake2b(raw(tensor), digest_size=16).digest()

@@ -20,7 +20,7 @@ ODD: tuple[Any, ...] = (
     *(0, 1, -1, 2, 15, 16, 17, 31, 63, 64, 255, 256, 2**16, 2**31, 2**32 - 1, 2**47, 2**48, 2**63, 2**64 - 1),
     *(None, True, False, 0.0, math.nan, math.inf, b"", b"w", msgpack.ExtType(5, b"code"), msgpack.Timestamp(1, 1)),
     *("", "w", "x" * 65, "x" * 257, "nan", "NaN", "../w", "/etc/passwd", "a\\b", "w\0", "\x1b[2J", ".w", "a\nb"),
-    *([], {}, [[]], [0, 2**63], [2**47, 2**47, 0], [1] * 17, {"a": {"b": [{}]}}, *DTYPES, "complex64", "object"),
+    *([], {}, [[]], [0, 2**63], [2**47, 2**47, 0], [1] * 17, {"a": {"b": [{}]}}, *DTYPES, "quint8", "object"),
 )
 KEYS = ("type", "fields", "tensors", "transfer", "digest", "offset", "name", "dtype", "shape", "length", "settings")
 LIES = (b"\x91", b"\x81\xa1x", b"\xdc\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xdf\0\1\0\0", b"\xc6\xff\xff\0\0")

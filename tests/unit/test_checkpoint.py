@@ -27,7 +27,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws import checkpoint, packing
+from fedws import checkpoint, packing, tensorfile
 from fedws.aggregators.mean import Mean, Sum
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.errors import RunFailed, UsageError
@@ -208,7 +208,9 @@ def test_a_tensor_of_every_dtype_is_what_the_library_reads(tmp_path: Path, name:
     """The header is written here; that it says the right things is for the library to tell."""
     tensors = {"odd": torch.ones(3, dtype=torch.bool), "one": torch.tensor([[0, 1], [1, 0]]).to(DTYPES[name])}
     there_and_back(tmp_path, tensors)
-    found = safetensors.torch.load_file(path_of(tmp_path, 1))
+    library = safetensors.torch.load_file(path_of(tmp_path, 1))
+    assert name in ("complex32", "complex128") or library["state['one']"].dtype == DTYPES[name]
+    found = tensorfile.load_file(path_of(tmp_path, 1))  # the format has no code for those two
     assert {key: (tensor.dtype, tensor.tolist()) for key, tensor in found.items()} == {
         f"state[{key!r}]": (tensor.dtype, tensor.tolist()) for key, tensor in tensors.items()
     }
@@ -323,8 +325,8 @@ Lost, _Renamed = _Renamed, Pair  # type: ignore[misc,assignment]
         (torch.zeros(1).numpy()[0], r"state is a numpy\.float32, .*"),
         (torch.nn.Parameter(torch.zeros(1)), r"state is a torch\.nn\.parameter\.Parameter, .*"),
         ({"w": torch.zeros(1, requires_grad=True)}, r"state\['w'\] is a tensor that a .* cannot hold: .*grad=True"),
-        (torch.zeros(1, dtype=torch.complex64), r"state is a tensor that a .* cannot hold: torch\.complex64, .*"),
-        (torch.zeros(1, dtype=torch.complex64, device="meta"), r"state is a tensor .*: torch\.complex64, .*"),
+        (torch.zeros(1, dtype=torch.uint8).view(torch.bits8), r"state is a .* cannot hold: torch\.bits8, .*"),
+        (torch.zeros(1, dtype=torch.bits8, device="meta"), r"state is a tensor .*: torch\.bits8, .*"),
         (torch.eye(2).to_sparse(), r"state is a tensor that a .* cannot hold: torch\.float32, torch\.sparse_coo, .*"),
         (_holding_itself(), r"state\[0\]\[0\].* is nested deeper than 100 levels"),
     ],
@@ -563,7 +565,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(Path, "open"), (checkpoint, "_bytes"), (os, "fsync"), (Path, "replace"), (os, "open")]
+    ("owner", "name"), [(Path, "open"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (os, "open")]
 )
 def test_a_full_disk_leaves_the_checkpoints_before(
     two: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
@@ -776,4 +778,4 @@ def test_nothing_is_copied_to_write_or_read(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert saving < 2**20 and loading < 4 * 2**20
     tensor = state["w"]
-    assert checkpoint._bytes(tensor).obj.__array_interface__["data"][0] == tensor.data_ptr()  # type: ignore[attr-defined]
+    assert checkpoint.raw(tensor).obj.__array_interface__["data"][0] == tensor.data_ptr()  # type: ignore[attr-defined]

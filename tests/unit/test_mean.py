@@ -16,6 +16,7 @@ from fedws.errors import RejectedUpdate
 from fedws.messages import Report
 from fedws.tensors import Tensors, difference
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -94,7 +95,7 @@ def test_the_order_of_arrival_shows_in_float32_sums() -> None:
     assert found == {float(np.float32((1 + 2.0**-23) / 3))}
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, *UNSIGNED])
 def test_the_largest_of_any_whole_numbers_is_exact(dtype: torch.dtype) -> None:
     most = torch.iinfo(dtype).max
     found = result([report(w=torch.tensor([value, most - 1 - value], dtype=dtype)) for value in (0, most - 1)])

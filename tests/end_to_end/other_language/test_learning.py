@@ -103,6 +103,10 @@ async def test_a_short_last_batch_can_be_left_out(url: str) -> None:
             {"tensors": {"dense.weight": torch.zeros(10, 784), "dense.bias": torch.zeros(10).half()}},
             "the tensors are not",
         ),
+        (
+            {"tensors": {"dense.weight": torch.zeros(10, 784, dtype=torch.complex64), "dense.bias": torch.zeros(10)}},
+            "the tensors are not",
+        ),
         ({"tensors": {**order().tensors, "more": torch.zeros(1)}}, "the tensors are not those of linear"),
     ],
 )

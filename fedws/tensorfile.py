@@ -1,0 +1,123 @@
+"""Safetensors files of tensors of every dtype that travels.
+
+A dtype that safetensors cannot hold is stored as another one: complex numbers as [..., 2], real part first, and other
+dtypes, which all have elements of one byte, as uint8. The file's metadata then name the dtypes, see :data:`DTYPES_KEY`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fedws.tensors import DTYPES, NAMES, Tensors, reals
+
+DTYPES_KEY = "fedws.dtypes"
+"""Key of the metadata: as JSON, the dtypes of those tensors that are stored as others, by name."""
+CODES: Mapping[str, str] = MappingProxyType(
+    {
+        "float16": "F16",
+        "bfloat16": "BF16",
+        "float32": "F32",
+        "float64": "F64",
+        "int8": "I8",
+        "int16": "I16",
+        "int32": "I32",
+        "int64": "I64",
+        "uint8": "U8",
+        "uint16": "U16",
+        "uint32": "U32",
+        "uint64": "U64",
+        "bool": "BOOL",
+        "float8_e4m3fn": "F8_E4M3",
+        "float8_e5m2": "F8_E5M2",
+        "float8_e4m3fnuz": "F8_E4M3FNUZ",
+        "float8_e5m2fnuz": "F8_E5M2FNUZ",
+        "float8_e8m0fnu": "F8_E8M0",
+        "complex64": "C64",
+    }
+)
+"""The codes of the format for dtypes; it has none for complex32 and complex128."""
+
+
+@cache
+def holds(dtype: torch.dtype) -> bool:
+    """Return whether the installed safetensors writes and reads such tensors. Its versions differ."""
+    try:
+        found = safetensors.torch.load(safetensors.torch.save({"one": torch.zeros(1, dtype=dtype)}))
+    except (LookupError, TypeError, ValueError, RuntimeError, SafetensorError):
+        return False
+    return found["one"].dtype == dtype
+
+
+def stored(
+    tensors: Tensors, held: Callable[[torch.dtype], bool] = holds
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors as a file holds them, and the metadata of that: none if all dtypes are ``held``.
+
+    >>> stored({"w": torch.tensor([1 + 2j], dtype=torch.complex128)})
+    ({'w': tensor([[1., 2.]], dtype=torch.float64)}, {'fedws.dtypes': '{"w": "complex128"}'})
+    """
+    others = {name: NAMES[tensor.dtype] for name, tensor in tensors.items() if not held(tensor.dtype)}
+    found = {name: _as_other(tensor) if name in others else tensor for name, tensor in tensors.items()}
+    return found, {DTYPES_KEY: json.dumps(others)} if others else {}
+
+
+def restored(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return the tensors as they were before :func:`stored`. Raises SafetensorError if the metadata do not fit them."""
+    found = dict(tensors)
+    try:
+        for name, dtype in json.loads(metadata.get(DTYPES_KEY, "{}")).items():
+            found[name] = _as_it_was(found[name], DTYPES[dtype])
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {error}") from None
+    return found
+
+
+def save(tensors: Tensors) -> bytes:
+    """Return a file's bytes."""
+    found, metadata = stored(tensors)
+    return bytes(safetensors.torch.save(found, metadata or None))
+
+
+def save_file(tensors: Tensors, path: Path, about: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a file with ``about`` as metadata. Raises OSError or SafetensorError."""
+    found, metadata = stored({name: tensor.contiguous() for name, tensor in tensors.items()})
+    safetensors.torch.save_file(found, path, {**about, **metadata} or None)
+
+
+def load(data: bytes) -> dict[str, torch.Tensor]:
+    """Return what :func:`save` was given. Raises SafetensorError."""
+    tensors = safetensors.torch.load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return restored(tensors, header.get("__metadata__", {}))
+
+
+def load_file(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file. Raises OSError or SafetensorError."""
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a file, and its metadata. Raises as :func:`load_file`."""
+    with safe_open(path, framework="pt") as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+    return restored(tensors, metadata), metadata
+
+
+def _as_other(tensor: torch.Tensor) -> torch.Tensor:
+    return reals(tensor) if tensor.is_complex() else tensor.view(torch.uint8)
+
+
+def _as_it_was(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not dtype.is_complex:
+        return tensor.view(dtype)
+    found = torch.view_as_complex(tensor)
+    if found.dtype != dtype:
+        raise TypeError(f"{NAMES[found.dtype]} instead of {NAMES[dtype]}")
+    return found
