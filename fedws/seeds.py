@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from fedws import registry
+from fedws import portable, registry
 
 _generator = threading.RLock()  # the default generators are one per process
 
@@ -52,5 +52,4 @@ def _restored() -> Iterator[None]:
 def initial(spec: str, seed: int) -> torch.nn.Module:
     """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
     with seeded(seed):
-        module: torch.nn.Module = registry.build("model", spec)
-    return module
+        return portable.built(spec, registry.build("model", spec))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import holding, learning, modelfile, registry
+from fedws import holding, learning, modelfile, portable, registry
 from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.errors import UsageError
 from fedws.gathering import Gathering
@@ -34,6 +34,7 @@ def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Ten
         if urls.count(url) > 1 and url != plan.listen and not way.shared:
             raise UsageError(f"{url} is named for two nodes")
     module = learning.initial(plan.model, plan.seed)
+    portable.check(plan.model, module)
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
@@ -62,6 +63,7 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
     aggregator = registry.build("aggregator", plan.aggregator + (",weighted=true" if plan.weighted else ""))
     chooser = registry.build("chooser", plan.chooser)
     algorithm = registry.build("strategy", plan.strategy, plan.training())
+    _fits(plan, algorithm, initial)
     if without_rounds(algorithm):
         for name in FOR_ROUNDS:
             if getattr(plan, name) != Plan.model_fields[name].default:
@@ -75,9 +77,6 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
             raise UsageError(f"--epochs is for workers that train; for {plan.strategy} there are --server-epochs")
         if COORDINATOR in workers:
             raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
-        if algorithm.begin(initial).model is not initial and plan.initial_model:  # also to see that all fits
-            why = f"{plan.strategy} starts from a model of its own"
-            raise UsageError(f"--initial-model {plan.initial_model}: {why}; leave one of the two out")
         return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
     if hasattr(algorithm, "step"):
         size = chooser.size(len(workers))
@@ -91,3 +90,21 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
         return Rounds(algorithm, aggregator, chooser, terms)
     strategy: Strategy[Any] = algorithm
     return strategy
+
+
+def _fits(plan: Plan, algorithm: Any, initial: Tensors) -> None:
+    """Raise UsageError if an order of the algorithm, or a report whose form it tells, cannot travel."""
+    if gathers(algorithm):
+        basis = algorithm.begin(initial)  # also to see that it fits
+        if plan.initial_model and basis.model is not initial:
+            why = f"{plan.strategy} starts from a model of its own"
+            raise UsageError(f"--initial-model {plan.initial_model}: {why}; leave one of the two out")
+        asks = [algorithm.extraction(basis.model, basis.others, max(2, basis.classes), send=True)]
+        asks += [ask for ask in [algorithm.pretraining(basis.model, basis.others, 1)] if ask is not None]
+    else:
+        asks = [algorithm.order(initial, next(iter(plan.workers)), 1)] if hasattr(algorithm, "order") else []
+    several = [ask.tensors for ask in asks]
+    if hasattr(algorithm, "reported"):
+        several.append(algorithm.reported(initial))
+    for tensors in several:
+        portable.fits(plan.model, tensors)

@@ -1,0 +1,95 @@
+"""Whether a model can travel: checked when a run is prepared, before any node is connected."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch.nn.parameter import is_lazy
+
+from fedws.errors import ProtocolError, UsageError
+from fedws.header import MAX_HEADER, MAX_TENSORS, Entry, body_size, misnamed, packed, problem
+from fedws.tensors import Tensors
+from fedws.wire import row, strange
+
+FIELDS = 2**14
+"""Bytes of a header that are kept free for a message's fields."""
+_EXTRA = "_extra_state"  # the last part of the name under which torch stores a module's extra state
+_METADATA = "__metadata__"  # the key that safetensors files have for themselves
+
+
+def built(spec: str, found: Any) -> torch.nn.Module:
+    """Return what a model's factory made. Raises UsageError if it is not a torch.nn.Module."""
+    if isinstance(found, torch.nn.Module):
+        return found
+    what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    what = "None" if found is None else what
+    raise UsageError(f"model {spec}: its factory returned {what}; return a torch.nn.Module")
+
+
+def check(spec: str, module: torch.nn.Module) -> None:
+    """Raise UsageError, naming the tensor, if anything of the module's state dict cannot travel."""
+    for name, tensor in _parts(module):
+        if is_lazy(tensor):
+            raise UsageError(
+                f"model {spec}: {_quoted(name)} is not initialised: its module is lazy; "
+                "pass a sample through the model in its factory"
+            )
+    state: dict[str, Any] = module.state_dict()
+    for name, value in state.items():
+        why, remedy = _subclass(value) if isinstance(value, torch.Tensor) else _extra(module, name, value)
+        if why:
+            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: it {why}; {remedy}")
+    fits(spec, state)
+
+
+def fits(spec: str, tensors: Tensors) -> None:
+    """Raise UsageError if one message of a run with that model cannot hold ``tensors``, whatever its size in bytes."""
+    if len(tensors) > MAX_TENSORS:
+        what = f"model {spec}: {len(tensors)} tensors cannot travel: a message holds at most {MAX_TENSORS}"
+        raise UsageError(f"{what}; stack some of them into one")
+    for name, tensor in tensors.items():
+        why, remedy = strange(tensor)
+        if why:
+            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: it {why}; {remedy}")
+        if wrong := "a safetensors file needs this name" if name == _METADATA else misnamed(name):
+            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: {wrong}; rename it")
+    rows = [row(name, tensor) for name, tensor in tensors.items()]
+    try:
+        body_size([Entry.model_validate(each) for each in rows])
+    except ValidationError as error:
+        raise UsageError(f"model {spec} cannot travel: {problem(error)}; rename or reshape the tensor") from None
+    except ProtocolError as error:
+        raise UsageError(f"model {spec} cannot travel: {error}; rename or reshape the tensor") from None
+    size = len(packed({"tensors": rows}))
+    if size > MAX_HEADER - FIELDS:
+        what = f"model {spec}: the names, dtypes and shapes of its {len(rows)} tensors take {size} bytes"
+        raise UsageError(
+            f"{what}, and a message has at most {MAX_HEADER - FIELDS} for them; use shorter names or fewer tensors"
+        )
+
+
+def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _extra(module: torch.nn.Module, name: str, value: Any) -> tuple[str, str]:
+    """Return why a value that is not a tensor cannot travel, and what to do."""
+    what, (owner, _, last) = f"is a {type(value).__name__}, not a tensor", name.rpartition(".")
+    if last != _EXTRA:
+        return what, "leave it out of the state dict"
+    layer = type(dict(module.named_modules(remove_duplicate=False)).get(owner, module)).__name__
+    return f"{what}, from get_extra_state of {layer}", "return a tensor there, or keep the value out of the state dict"
+
+
+def _subclass(tensor: torch.Tensor) -> tuple[str, str]:
+    """Return why a tensor of a class of its own cannot travel, and what to do; empty for a plain one."""
+    kind = type(tensor.detach())
+    if kind is torch.Tensor:
+        return "", ""
+    return f"is a {kind.__name__}, a subclass of torch.Tensor", "use a plain tensor"  # it may hold several inside
+
+
+def _quoted(name: object) -> str:
+    return f"{name!r:.300}"

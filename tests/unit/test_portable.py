@@ -1,0 +1,247 @@
+"""A model that cannot travel is one line when the run is prepared, before any node is connected."""
+
+import bisect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fedws
+from fedws import portable, registry
+from fedws.coordinator.prepare import prepare
+from fedws.decoder import Decoder
+from fedws.errors import UsageError
+from fedws.header import MAX_HEADER
+from fedws.interfaces import Ask
+from fedws.messages import Order
+from fedws.plan import make
+from fedws.simulation.plans import plans
+from fedws.wire import encode
+
+SETTINGS = {"dataset": "digits", "workers": {"alice": "memory://alice", "bob": "memory://bob"}, "evaluator": {}}
+
+
+class Net(nn.Module):
+    """A layer, and a tensor or whatever else a test wants."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__()
+        self.dense = nn.Linear(2, 2)
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                self.add_module(name, part)
+            else:
+                self.register_buffer(name, part)
+
+
+class Extra(nn.Module):
+    def __init__(self, state: Any) -> None:
+        super().__init__()
+        self._state = state
+
+    def get_extra_state(self) -> Any:
+        return self._state
+
+    def set_extra_state(self, state: Any) -> None:
+        self._state = state
+
+
+class Named(nn.Module):
+    """Tensors under names that attributes cannot have."""
+
+    def __init__(self, *names: str, like: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.names, self.like = names, torch.zeros(1) if like is None else like
+        self.dense = nn.Linear(1, 1)  # for the optimizer
+
+    def state_dict(self, *given: Any, **options: Any) -> Any:
+        return dict.fromkeys(self.names, self.like)
+
+
+class Own(torch.Tensor):
+    """A subclass of its own."""
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], str]:
+    """Register a factory that gives this; return its name."""
+
+    def made(found: Any) -> str:
+        monkeypatch.setitem(registry._pieces, ("model", "odd"), lambda: found)
+        return "odd"
+
+    return made
+
+
+NOT_MODULES = [
+    (None, "None"),
+    (Net, "the class Net"),
+    ({"w": torch.zeros(1)}, "a dict"),
+    (torch.zeros(1), "a Tensor"),
+]
+BITS = torch.zeros(3, dtype=torch.uint8).view(torch.bits8)
+CANNOT = [
+    (
+        Extra({"version": 2}),
+        "'_extra_state' cannot travel: it is a dict, not a tensor, from get_extra_state of Extra; ",
+    ),
+    (
+        Net(deep=nn.Sequential(Extra(b"pickled"))),
+        "'deep.0._extra_state' cannot travel: it is a bytes, not a tensor, from get_extra_state of Extra; return a",
+    ),
+    (Named("w", like=3), "'w' cannot travel: it is a int, not a tensor; leave it out of the state dict"),  # type: ignore[arg-type]
+    (Net(lazy=nn.LazyLinear(3)), "'lazy.weight' is not initialised: its module is lazy; pass a sample through the"),
+    (Net(lazy=nn.LazyBatchNorm1d()), "'lazy.weight' is not initialised: its module is lazy; pass a sample"),
+    (Net(q=BITS), "'q' cannot travel: it is torch.bits8; these dtypes can: float16, "),
+    (Net(s=torch.eye(3).to_sparse()), "'s' cannot travel: it is torch.sparse_coo, and only strided tensors travel; "),
+    (
+        Net(n=torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged)),
+        "'n' cannot travel: it is a NestedTensor, a subclass of torch.Tensor; use a plain tensor",
+    ),
+    (Net(m=torch.ones(3, device="meta")), "'m' cannot travel: it is on the device meta, and so has no values; "),
+    (Net(o=torch.ones(3).as_subclass(Own)), "'o' cannot travel: it is a Own, a subclass of torch.Tensor; use a plain"),
+    (Net(d=torch.ones([1] * 17)), "'d' cannot travel: it has 17 dimensions; use at most 16"),
+    (Net(e=torch.ones(2**30, 0).expand(2**30, 2**30, 0)), " cannot travel: tensor 'e': no tensor has shape "),
+    (Named("../w"), "'../w' cannot travel: no name is like a path or has control characters; rename it"),
+    (Named("a//b"), "'a//b' cannot travel: no name is like a path or has control characters; rename it"),
+    (Named("NaN"), "'NaN' cannot travel: no name is NaN; rename it"),
+    (Named("w" * 257), "' cannot travel: a name is a text of 1 to 256 characters; rename it"),
+    (Named("\ud800"), " cannot travel: name: Input should be a valid string"),
+    (Named("__metadata__"), "'__metadata__' cannot travel: a safetensors file needs this name; rename it"),
+    (Named(*map(str, range(10_001))), "10001 tensors cannot travel: a message holds at most 10000; stack some of"),
+    (
+        Named(*(f"{number:0100}" for number in range(4_000))),
+        f"of its 4000 tensors take 552012 bytes, and a message has at most {2**19 - 2**14} for them; use shorter",
+    ),
+]
+
+
+def assert_one_line(caught: pytest.ExceptionInfo[UsageError], text: str) -> None:
+    said = str(caught.value)
+    assert said.startswith("model odd") and text in said and "\n" not in said, said
+    assert len(said) < 600
+
+
+@pytest.mark.parametrize(("found", "what"), NOT_MODULES, ids=[what for _, what in NOT_MODULES])
+def test_a_factory_that_returns_no_module_is_named(model: Callable[[Any], str], found: Any, what: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        prepare(make({**SETTINGS, "model": model(found)}))
+    assert str(caught.value) == f"model odd: its factory returned {what}; return a torch.nn.Module"
+
+
+@pytest.mark.parametrize(("module", "text"), CANNOT, ids=[text[:40] for _, text in CANNOT])
+def test_what_cannot_travel_is_said_when_a_run_is_prepared(
+    model: Callable[[Any], str], module: nn.Module, text: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        prepare(make({**SETTINGS, "model": model(module)}))
+    assert_one_line(caught, text)
+
+
+def test_a_run_from_python_and_a_simulation_end_before_anybody_is_dialled(model: Callable[[Any], str]) -> None:
+    """No node is served here: a run that went on would wait for them."""
+    spec = model(CANNOT[0][0])
+    with pytest.raises(UsageError) as caught:
+        fedws.run_sync(**{**SETTINGS, "model": spec})
+    assert_one_line(caught, CANNOT[0][1])
+    with pytest.raises(UsageError) as caught:
+        plans(["fedavg"], {"dataset": "digits", "model": spec}, ["alice", "bob"])
+    assert_one_line(caught, CANNOT[0][1])
+
+
+# --------------------------------------------------------------------------- what can travel
+
+
+def tied() -> Net:
+    """One weight under two names, a buffer that is a view of it, one that repeats a number, and a conjugate."""
+    module, other = Net(), nn.Linear(2, 2)
+    module.other = other
+    other.weight = module.dense.weight
+    module.register_buffer("view", module.dense.weight.detach().t()[0])
+    module.register_buffer("same", torch.tensor(3.0).expand(4, 5))
+    module.register_buffer("conjugate", torch.tensor([1 + 2j]).conj())
+    return module
+
+
+CAN = [
+    tied(),
+    Net(extra=Extra(torch.arange(3))),
+    Net(towers=nn.ModuleDict({"sensor/1": nn.Linear(1, 1), "sensor/": nn.Linear(1, 1)})),
+    Net(e=torch.ones(0, 3), s=torch.tensor(1), d=torch.ones([1] * 16)),
+    Net(b=nn.LSTM(2, 2), c=nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
+    Named(*map(str, range(9_000)), like=torch.zeros(())),
+]
+
+
+@pytest.mark.parametrize("module", CAN, ids=lambda module: type(module).__name__)
+def test_what_can_travel_arrives_as_it_is(model: Callable[[Any], str], module: nn.Module) -> None:
+    _, _, initial = prepare(make({**SETTINGS, "model": model(module)}))
+    decoder = Decoder()
+    for piece in encode(Order(id="1", worker="a", round=1, task="t", tensors=initial)).fragments():
+        decoder.feed(piece)
+    message = decoder.message()
+    assert isinstance(message, Order)
+    state = module.state_dict()
+    assert list(message.tensors) == list(state) and all(torch.equal(message.tensors[n], t) for n, t in state.items())
+
+
+def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
+    """At the limit of the check, with more settings than an order has, the message still fits."""
+
+    def fits(count: int) -> bool:
+        try:
+            portable.fits("odd", {f"{number:0100}": torch.zeros(1) for number in range(count)})
+        except UsageError:
+            return False
+        return True
+
+    most = bisect.bisect_left(range(10_000), True, key=lambda count: not fits(count)) - 1
+    tensors = {f"{number:0100}": torch.zeros(1) for number in range(most)}
+    settings = {f"setting {number}": "x" * 400 for number in range(30)}
+    order = Order(id="1", worker="a" * 64, round=1, task="t", settings=settings, tensors=tensors)
+    assert MAX_HEADER - 2**13 < len(encode(order).head) <= MAX_HEADER
+
+
+# --------------------------------------------------------------------------- what algorithms add
+
+
+def test_the_names_of_gradients_must_travel_too(model: Callable[[Any], str]) -> None:
+    spec = model(Net(**{"w" * 245: nn.Linear(1, 1)}))
+    prepare(make({**SETTINGS, "model": spec, "strategy": "fedavg"}))
+    with pytest.raises(UsageError) as caught:
+        prepare(make({**SETTINGS, "model": spec, "strategy": "fedsgd"}))
+    assert_one_line(caught, "www' cannot travel: a name is a text of 1 to 256 characters; rename it"[3:])
+
+
+def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
+    model: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Double:
+        """As those that send control variates."""
+
+        def __init__(self, training: Any) -> None: ...
+
+        def order(self, model: Any, worker: str, round: int) -> Ask:
+            return Ask("t", {}, {**model, **{f"control:{name}": tensor for name, tensor in model.items()}})
+
+        def step(self, model: Any, aggregated: Any, round: int) -> Any:
+            return aggregated
+
+    monkeypatch.setitem(registry._pieces, ("strategy", "double"), Double)
+    settings = {**SETTINGS, "model": model(Named(*map(str, range(6_000))))}
+    prepare(make(settings))
+    with pytest.raises(UsageError) as caught:
+        prepare(make({**settings, "strategy": "double"}))
+    assert_one_line(caught, "12000 tensors cannot travel")
+
+
+def test_several_extractors_must_travel_together(model: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portable, "MAX_TENSORS", 9)  # four of the model, and two of each further extractor
+    spec = model(nn.Sequential(nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 10), nn.LogSoftmax(1)))
+    settings = {**SETTINGS, "model": spec}
+    prepare(make({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))
+    with pytest.raises(UsageError) as caught:
+        prepare(make({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=4"}))
+    assert_one_line(caught, "10 tensors cannot travel")
