@@ -290,10 +290,10 @@ async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_
 
 async def test_a_report_that_cannot_travel_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     """The task gives what the wire has no form for; the worker lives on."""
-    odd = reporting(**{"dense.bias": torch.zeros(10, dtype=torch.complex64)})
+    odd = reporting(**{"dense.bias": torch.zeros(10).to_sparse()})
     async with federation(tasks={"bob": odd}) as settings:
         for attempt in ("a", "b"):
-            what = r"failed: tensor dense\.bias: torch\.complex64 cannot travel; these can: .*"
+            what = r"failed: tensor 'dense\.bias' cannot travel: it is torch\.sparse_coo, and only .*"
             with pytest.raises(fedws.RunFailed, match=excluded("bob", what, quorum=3)):
                 await fedws.run(run_dir=tmp_path / attempt, **settings)
 

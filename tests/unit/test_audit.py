@@ -343,7 +343,7 @@ def stopped(order: Order, workspace: Workspace) -> Report:
 
 
 def odd(order: Order, workspace: Workspace) -> Report:
-    return workspace.report(order, {}, {"w": torch.zeros(3, dtype=torch.complex64)})
+    return workspace.report(order, {}, {"w": torch.zeros(3).to_sparse()})
 
 
 TASKS: dict[str, Any] = {f.__name__: f for f in (trains, scores, will_not, cannot, stopped, odd)}

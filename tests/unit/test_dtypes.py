@@ -140,8 +140,10 @@ def test_a_complex_number_is_finite_if_both_parts_are(name: str, part: int, odd:
     assert unfit({"w": values[:4]}) == ""
 
 
-def test_a_conjugate_that_is_not_computed_yet_is_its_values_everywhere() -> None:
-    lazy = torch.tensor([[1 + 2j, 3 - 4j], [6 + 1j, 2 + 5j]]).t().conj()
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_conjugate_that_is_not_computed_yet_is_its_values_everywhere(transposed: bool) -> None:
+    plain = torch.tensor([[1 + 2j, 6 + 1j], [3 - 4j, 2 + 5j]])
+    lazy = (plain.t().contiguous().t() if transposed else plain).conj()
     wanted = torch.tensor([[1 - 2j, 6 - 1j], [3 + 4j, 2 - 5j]])
     assert lazy.is_conj()
     assert bytes(raw(lazy)) == bytes(raw(wanted)) and digest({"w": lazy}) == digest({"w": wanted})

@@ -227,7 +227,7 @@ def test_saving_replaces_the_model_before_and_leaves_nothing_else(record: RunLog
 def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tensors(tmp_path / "model.safetensors", {"w": torch.tensor(1.0)})
 
-    def half(tensors: Any, target: Path) -> None:
+    def half(tensors: Any, target: Path, metadata: Any) -> None:
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
