@@ -109,8 +109,7 @@ def test_unsigned_integers_take_the_maximum_above_the_signed_ones_too(name: str,
     tensors = [torch.tensor(row, dtype=DTYPES[name]) for row in rows]
     assert mean(*tensors).tolist() == [max(column) for column in zip(*rows, strict=True)]
     whole = torch.tensor(rows, dtype=DTYPES[name])
-    scattered = maximum(whole[:, 0], whole[:, 2])
-    assert scattered.tolist() == [max(row[0], row[2]) for row in rows]
+    assert maximum(whole[:, 0], whole[:, 2]).tolist() == [max(row[0], row[2]) for row in rows]
 
 
 @pytest.mark.parametrize("name", ["complex64", "complex128"])
@@ -150,8 +149,8 @@ def test_a_conjugate_that_is_not_computed_yet_is_its_values_everywhere(transpose
     assert torch.equal(detached({"w": lazy})["w"], wanted) and not detached({"w": lazy})["w"].is_conj()
     assert torch.equal(sent({"w": lazy})["w"], wanted)
     assert torch.equal(mean(lazy, lazy), wanted)
-    known = Shared().of({"w": wanted})  # as those devices that are sent the same
-    assert known["w"] is wanted
+    shared = Shared()
+    assert shared.of({"w": wanted})["w"] is shared.of({"w": lazy})["w"] is wanted
 
 
 def sent(tensors: Tensors) -> Tensors:
@@ -274,8 +273,7 @@ def test_complex_weights_are_trained_as_their_parts_and_the_rest_stays(task: Any
 
 def test_a_difference_of_float8_that_float8_lacks_arrives() -> None:
     """From -448 to 448 is more than the dtype can hold; the model is there after one step."""
-    plan = training("complex")
-    algorithm = fedbuff.FedBuff(plan, k=1)
+    algorithm = fedbuff.FedBuff(training("complex"), k=1)
     start = {"w": torch.tensor([-448.0, 0.5]).to(torch.float8_e4m3fn)}
     change = report(w=torch.tensor([896.0, 2.0**-9]))
     assert algorithm.worker_model(start, change)["w"].float().tolist() == [448.0, 0.5], "0.5 + 2**-9 is rounded"
