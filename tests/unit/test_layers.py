@@ -23,7 +23,8 @@ LAYERS = (
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
-    "momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes store s3faults s3requests bounded",
+    "momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
+    "store s3faults s3requests bounded",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
     "stores/",
     "worker schemes unfinished turns",

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws import modelfile
+from fedws import modelfile, tensorfile
 from fedws.errors import UsageError
 
 LIKE = {"w": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.int64)}
@@ -81,3 +81,10 @@ def test_another_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "none").startswith("cannot be read: No such file or directory; name a file of weights")
     assert refused(tmp_path).startswith("cannot be read: Is a directory; ")
+
+
+def test_weights_of_a_dtype_that_the_format_lacks_are_read_as_a_run_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tensorfile.save_file({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
+    found = modelfile.load(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
+    assert found["w"].dtype == torch.complex128 and found["w"].tolist() == [1 + 2j]
