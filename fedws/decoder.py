@@ -88,6 +88,13 @@ class Decoder:
         return None if self._header is None else self._header.digest
 
     @property
+    def inside(self) -> bool:
+        """Whether the message has begun, and is not whole."""
+        if self._header is None or self._body is None:
+            return bool(self._head)
+        return not self.stored and self._filled < len(self._body)
+
+    @property
     def partial(self) -> Partial | None:
         """What is here of the body, if it has a digest and any whole chunk of it is."""
         if self.digest is None or self._body is None or self.stored:

@@ -149,9 +149,10 @@ class Failure:
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
     reason: str
-    code: Literal["", "permanent", "later", "progress"] = ""
+    code: Literal["", "permanent", "later", "progress", "transfer"] = ""
     """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``later`` (not
-    before ``wait`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before). Else empty.
+    before ``wait`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before), or ``transfer``
+    (one was cut off, and did not). Else empty.
     """
     wait: Wait = 0.0
     """Seconds, for ``later``."""

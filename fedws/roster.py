@@ -9,12 +9,11 @@ from fedws.errors import RejectedUpdate, printable
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
 from fedws.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.repeated import NEVER, Repeated
 from fedws.tensors import Tensors, difference, unfit
 
 STRIKES = 3
 """Failed or rejected answers in a row that exclude a worker."""
-LOSSES = 3
-"""Losses in a row of a worker with the same request, without progress of a transfer, after which that has failed."""
 POSTPONED = 3
 """Times in a row that a worker may put off the same request until later: then the request has failed too."""
 
@@ -55,7 +54,7 @@ class Member:
     """The last round of which its report was taken."""
     strikes: int = 0
     """Orders in a row that it refused, failed, or answered with what was rejected."""
-    lost: int = 0
+    lost: Repeated = NEVER
     """Losses in a row while it had the same request."""
     postponed: int = 0
     """Times in a row that it refused the same request until later."""
@@ -171,7 +170,7 @@ class Roster:
             settings=ask.settings,
             tensors=ask.tensors,
         )
-        new = {} if member.round == round else {"lost": 0, "postponed": 0}
+        new = {} if member.round == round else {"lost": NEVER, "postponed": 0}
         roster = self.with_(worker, round=round, attempt=attempt, **new)
         return replace(roster, open={**self.open, order.id: Asked(worker, round, version, ask.task)}), order
 
@@ -181,21 +180,21 @@ class Roster:
 
     def good(self, worker: str) -> "Roster":
         """A good report of the worker has arrived, which ends every row of failures."""
-        return self.with_(worker, strikes=0, lost=0, postponed=0)
+        return self.with_(worker, strikes=0, lost=NEVER, postponed=0)
 
     def fail(self, failure: Failure, task: str = "") -> "Roster":
         """Its order failed. That is a strike, and the third in a row excludes; a permanent refusal does so at once.
 
-        A loss and a refusal until later are no strikes, unless they repeat: see :data:`LOSSES`, :data:`POSTPONED`.
+        A loss and a refusal until later are no strikes unless they repeat: see :class:`Repeated`, :data:`POSTPONED`.
         """
         worker, roster = failure.worker, replace(self, failures=self.failures + 1)
         member = roster.members[worker]
         if failure.kind == "lost":
-            lost = 0 if failure.code == "progress" else (member.lost + 1) % LOSSES
-            roster = roster.with_(worker, lost=lost)
-            if lost or failure.code == "progress":
+            lost = member.lost.after(failure)
+            reason = lost.reason(printable(task, 64))
+            roster = roster.with_(worker, lost=NEVER if reason else lost)
+            if not reason:
                 return roster
-            reason = f"lost {LOSSES} times while it worked on {printable(task, 64)}; was its memory short?"
             failure = replace(failure, kind="failed", reason=reason)
         if failure.code == "later":
             postponed = (member.postponed + 1) % POSTPONED
@@ -274,7 +273,7 @@ def made(step: Callable[[], Tensors], like: Tensors) -> tuple[Tensors, str]:
 
 def _seen(member: Member, worker: str, here: Collection[str]) -> Member:
     samples = here.get(worker, 0) if isinstance(here, Mapping) else 0
-    fresh = replace(member, lost=0, postponed=0, waiting=False)
+    fresh = replace(member, lost=NEVER, postponed=0, waiting=False)
     return replace(fresh, here=worker in here, samples=samples or member.samples)
 
 

@@ -45,6 +45,8 @@ class Transfers:
         self._there: dict[str, int] = {}
         self._fetches = False
         self._accepted = USUAL
+        self.inside = False
+        """Whether a message had begun to arrive, and was not whole, when the last link ended."""
         self.progress = Progress()
         """How far the bodies of the request that is open have come."""
         self._stored = ""
@@ -110,6 +112,7 @@ class Transfers:
         try:
             yield decoder
         finally:
+            self.inside = decoder.inside
             if decoder.digest is not None:
                 self._here = decoder.partial
                 self.progress.received(0 if self._here is None else self._here.filled)

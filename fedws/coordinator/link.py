@@ -30,7 +30,7 @@ from fedws.unfinished import UNFINISHED
 
 Answer = Report | Failure
 Kind = Literal["lost", "failed"]
-Code = Literal["", "permanent", "later", "progress"]
+Code = Literal["", "permanent", "later", "progress", "transfer"]
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 25 * 3600.0
 """Seconds that a node can make its next request wait: a policy counts what left in a day."""
 _LOST: Kind = "lost"
@@ -65,6 +65,8 @@ class Link:
         self._silence = limits.silence
         self._channel: Channel | None = None
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
+        self._sending: set[str] = set()
+        """Open orders that are not wholly on their way."""
         self._before = (0, 0)
         self._request: tuple[object, ...] = ()
         """What tells the request that was sent last from others, however often it is sent."""
@@ -162,8 +164,10 @@ class Link:
             self._request = request
             self._transfers.progress.restart()
         self._open[order.id] = order, then
+        self._sending.add(order.id)
         try:
             await self._channel.send(replace(order, held=self._transfers.held))
+            self._sending.discard(order.id)
         except UsageError as error:  # too large, or of tensors that cannot travel: it will be so each time
             reason = f"its order has {error}" if isinstance(error, TooLarge) else f"its order cannot be sent: {error}"
             self._resolve(order.id, _failure(order, "failed", reason, "permanent"))
@@ -219,7 +223,10 @@ class Link:
             self.contact.pauses.again()
         self.away_since = asyncio.get_running_loop().time()
         for order, _ in list(self._open.values()):
-            self._resolve(order.id, _failure(order, kind, reason, "progress" if progress and kind == "lost" else ""))
+            code: Code = "transfer" if self._transfers.inside or order.id in self._sending else ""
+            code = "progress" if progress else code
+            self._resolve(order.id, _failure(order, kind, reason, code if kind == "lost" else ""))
+        self._sending.clear()
 
 
 def _failure(order: Order, kind: Kind, reason: str, code: Code = "") -> Failure:

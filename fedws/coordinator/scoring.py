@@ -20,7 +20,8 @@ from fedws.errors import RunFailed
 from fedws.evaluation import Score
 from fedws.messages import Failure, Order
 from fedws.plan import Scoring, explain
-from fedws.roster import LOSSES, STRIKES
+from fedws.repeated import NEVER, Repeated
+from fedws.roster import STRIKES
 from fedws.runlog import Record, RunLog, log, write_tensors
 from fedws.scores import FEDERATED, score_lines
 from fedws.tensors import Tensors
@@ -57,8 +58,8 @@ class _Round:
     """Which models were not scored, by reason."""
     tries: int = 0
     """How many orders to score its models there were."""
-    losses: int = 0
-    """How often in a row the evaluator was lost while it scored the first of them."""
+    lost: Repeated = NEVER
+    """Losses in a row of the evaluator while it scored the first of them."""
 
 
 class Scorer:
@@ -213,13 +214,13 @@ class Scorer:
             entry.missing.setdefault(str(error), []).append(model)
             return
         if isinstance(answer, Failure) and answer.kind == "lost":
-            entry.losses = 0 if answer.code == "progress" else entry.losses + 1
-            if entry.losses < LOSSES:
+            entry.lost = entry.lost.after(answer)
+            reason = entry.lost.reason("evaluate")
+            if not reason:
                 entry.waiting.appendleft((model, path))  # it is asked again when it is back
                 return
-            reason = f"lost {LOSSES} times while it worked on evaluate; was its memory short?"
             answer = replace(answer, kind="failed", reason=reason)
-        entry.losses = 0
+        entry.lost = NEVER
         problem = self._taken(entry, model, answer)
         self._strikes = self._strikes + 1 if problem else 0
         if problem:

@@ -6,6 +6,7 @@ Beside single promises there is one property over random schedules, :func:`test_
 import copy
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -587,8 +588,11 @@ class World(Run):
             other = self.strategy.react(copy.deepcopy(state), failed(order, "rejected"))
         orders = self.take(found)
         if isinstance(found, Failure) and order is not None and not self.ended:
-            said = any("lost 3 times while it worked on" in line for line in self.strategy.said(self.state))
-            assert said == (found.kind == "lost" and self.rows.get((found.worker, "lost")) == 0 and not found.code)
+            said = any(
+                re.search("lost (3 times while|10 times during)", line) for line in self.strategy.said(self.state)
+            )
+            row = {self.rows.get((found.worker, what)) for what in ("lost", "cut")}
+            assert said == (found.kind == "lost" and row <= {0, None} and found.code != "progress")
         if rejected:
             assert [told(order) for order in other[1]] == [told(order) for order in orders]
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
@@ -702,13 +706,17 @@ class World(Run):
             return False
         if found.kind != "lost" and found.code != "later":
             return True
-        what = (worker, found.kind)
-        self.rows[what] = 0 if found.code == "progress" else self.rows.get(what, 0) + 1
         if found.code == "progress":
             self.fruitless[worker] = 0
-        if self.rows[what] < 3:
+            self.rows.pop((worker, "lost"), None)
+            self.rows.pop((worker, "cut"), None)
             return False
-        self.rows[what] = 0
+        what, most = {"": ("lost", 3), "transfer": ("cut", 10), "later": ("refused", 3)}[found.code]
+        self.rows[worker, what] = self.rows.get((worker, what), 0) + 1
+        if self.rows[worker, what] < most:
+            return False
+        for row in ("lost", "cut") if what != "refused" else (what,):
+            self.rows[worker, row] = 0
         return True
 
     def _good(self, worker: str) -> None:
@@ -740,15 +748,16 @@ class World(Run):
         self.stored = copy.deepcopy((self.state, len(self.orders), self.excluded, self.count, self.permanent))
 
 
-FRUITLESS = 3 * (2 + 2 + 1)
+FRUITLESS = 3 * (2 + 9 + 2 + 1)
 """Requests to one worker, at most, without a report, a version or a transfer that progresses: before each of three
-strikes there may be two losses and two refusals until later.
+strikes there may be two losses, nine in transfer and two refusals until later.
 """
 FEW = ["answer", "answer", "refused", "spoil", "cut", "link", "deadline", "old deadline", "again", "probe", "crash"]
 MOODS = {
     "any": ["answer", "answer", "failed", "rejected", *FEW],
     "late": ["later", "later", "later", "available", "available", "cut", "link", "permanent", *FEW],
     "dying": ["cut", "link", "cut", "link", "cut", "link", "progress", "link", *FEW],
+    "cutting": ["transfer", "link", "transfer", "link", "transfer", "link"],
     "rude": ["refused", "failed", "rejected", "spoil", "spoil", *FEW],
     "flaky": ["cut", "cut", "cut", "link", "link", "link", *FEW],
     "slow": ["answer", "answer", "answer", "answer", "deadline", "deadline", "deadline", *FEW],
@@ -760,7 +769,7 @@ MOODS = {
 def scripts(draw: st.DrawFn) -> list[tuple[str, int, bool]]:
     """Moves, each with a number that says whose, and whether all is heard at once."""
     mood = draw(st.sampled_from(sorted(MOODS)))
-    whose = st.sampled_from([0, 0, 0, 0, 1]) if mood in ("dying", "late") else st.integers(0, 39)
+    whose = st.sampled_from([0, 0, 0, 0, 1]) if mood in ("dying", "cutting", "late") else st.integers(0, 39)
     move = st.tuples(st.sampled_from(MOODS[mood]), whose, st.booleans())
     length = draw(st.integers(0, 60))
     return draw(st.lists(move, min_size=length, max_size=length))
@@ -806,8 +815,8 @@ def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: l
                 world.fail(order, "refused", move)
             case "available" if worker in world.waiting:
                 world.queue.append((Available(worker=worker), False))
-            case "cut" | "progress" if worker in world.linked:
-                world.cut(worker, "progress" if move == "progress" else "")
+            case "cut" | "progress" | "transfer" if worker in world.linked:
+                world.cut(worker, "" if move == "cut" else move)
             case "link" if worker not in world.linked:
                 world.link(worker)
             case "deadline":

@@ -209,7 +209,9 @@ def undisturbed(name: str, workers: int, rounds: int) -> Tensors:
 def deserved(script: Sequence[Act]) -> bool:
     """Whether a worker that acts so can have been excluded."""
     acts = [what for what, _ in script]
-    strikes = sum(what in STRIKES for what in acts) + sum(what in THIRDS for what in acts) / 3
+    # A node that breaks the protocol loses its link, and may be asked once more before that is known.
+    lost = sum(what in (*THIRDS, "twice", "mix up", "garble") for what in acts)
+    strikes = sum(what in STRIKES for what in acts) + lost / 3
     return "never" in acts or strikes >= 3
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     "messages plan continuing interfaces keys audit settings warned",
     "progress header wire decoder digests blobs transfers pauses "
     "evaluation forward grouping learning metrics nested objective seeds training workspace "
-    "registry spec plugins keepsake roster rounds asynchronous packing security handshake gate vigil reaching "
+    "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "

@@ -11,7 +11,8 @@ from fedws.errors import RejectedUpdate
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
 from fedws.messages import Available, Deadline, Failure, Joined, Left, Measured, Order, Report
-from fedws.roster import LOSSES, POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
+from fedws.repeated import CUTS, LOSSES
+from fedws.roster import POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
 from fedws.tensors import Tensors
 
 THREE = ("alice", "bob", "charlie")
@@ -188,6 +189,18 @@ def test_three_losses_in_a_row_with_one_request_are_a_failure_and_three_of_these
     roster = failing(roster, "lost", 1)
     assert excluded(roster) == {"bob": f"{LOST}, three times in a row"}
     assert roster.counted()[1] == 9 and roster.counted()[0].failures == 0
+
+
+def test_losses_in_transfer_are_borne_longer_and_count_on_their_own() -> None:
+    roster = failing(Roster.of(THREE, THREE), "lost", CUTS - 1, code="transfer")
+    roster = failing(roster, "lost", LOSSES - 1)
+    assert roster.members["bob"].strikes == 0
+    roster = failing(roster, "lost", 1, code="transfer")
+    assert roster.said == ("bob failed: lost 10 times during the transfers of t.do, which got no further",)
+    roster = failing(roster, "lost", CUTS - 1, code="transfer")
+    assert roster.members["bob"].strikes == 1
+    roster = failing(failing(roster, "lost", 1, code="progress"), "lost", CUTS - 1, code="transfer")
+    assert roster.members["bob"].strikes == 1, "progress ends the row"
 
 
 def test_losses_with_other_requests_and_with_progress_are_borne_however_often() -> None:
