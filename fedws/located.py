@@ -20,15 +20,18 @@ def where(error: BaseException) -> str:
     """Return ``FILE, line N``: the last line of the user's own files that the error passed through.
 
     The traceback of the error itself is searched first, then those of its causes. The text is empty where no line of
-    the user's is found. It may depend on the data, so it is for the logs of this machine only.
+    the user's is found, and for an error of fedws that the user's own code raised on purpose: its text is for people.
+    It may depend on the data, so it is for the logs of this machine only.
     """
     for one in _chain(error):
         if isinstance(one, SyntaxError) and one.filename and own(one.filename):
             return f"{one.filename}, line {one.lineno}"
+        frames = list(traceback.walk_tb(one.__traceback__))
+        users = [own(frame.f_code.co_filename, frame.f_globals.get("__name__", "")) for frame, _ in frames]
+        if isinstance(one, FedwsError) and users and users[-1] and one.__cause__ is None:
+            return ""
         lines = [
-            f"{frame.f_code.co_filename}, line {line}"
-            for frame, line in traceback.walk_tb(one.__traceback__)
-            if own(frame.f_code.co_filename, frame.f_globals.get("__name__", ""))
+            f"{frame.f_code.co_filename}, line {line}" for (frame, line), its in zip(frames, users, strict=True) if its
         ]
         if lines:
             return lines[-1]

@@ -63,13 +63,12 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
             torch.empty(2**16 + 1)
         return Proof(proof="00" * 32)
 
-    clock = [0.0]
+    clock, run = [0.0], Target()  # which makes a worker, and reads its welcome
     monkeypatch.setattr(Decoder, "message", message)
     monkeypatch.setattr(target, "OFTEN", 1)
     monkeypatch.setattr("tests.fuzz.target.time.perf_counter", lambda: clock[-1])
     if what == "welcomes":
         monkeypatch.setattr("fedws.handshake.check", lambda *given: None)
-    run = Target()
     with pytest.raises(Wrong):
         run(seeds()[0])
     assert len(run.figures.found) == 1

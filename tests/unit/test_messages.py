@@ -6,6 +6,7 @@ import torch
 
 from fedws.messages import (
     MESSAGES,
+    Available,
     Challenge,
     Deadline,
     Event,
@@ -37,6 +38,7 @@ EXAMPLES: list[Message | Event] = [
     Left(worker="alice", reason="gone"),
     Measured(worker="alice", seconds=0.5),
     Deadline(version=1),
+    Available(worker="alice"),
 ]
 
 

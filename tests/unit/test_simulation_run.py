@@ -150,7 +150,7 @@ def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
     assert re.match(
         r"round 1: too few workers are left for a quorum of 5: w\d: refused its order: mse", outcome.failure
     )
-    assert outcome.counts["failure"] >= 3
+    assert outcome.counts["failure"] >= 1
 
 
 def test_the_log_tells_virtual_time(tmp_path: Path) -> None:
