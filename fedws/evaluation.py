@@ -50,12 +50,14 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     source = enumerate(batches(work.data, groups(torch.arange(len(work.data)), settings.batch_size)))
     turn = threading.Lock()
     done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
+    read: list[bool] = []
 
     @torch.inference_mode()
     def drain() -> None:
         while True:
-            with turn:  # a user's data set need not bear several readers
+            with turn, seeded(_SEED + len(read)):  # a user's data set need not bear several readers
                 found = next(source, None)
+                read.append(found is not None)
             if found is None:
                 return
             number, batch = found
@@ -64,7 +66,7 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
             loss, outputs, targets = objective(batch)
             done[number] = loss.cpu().double() * batch.samples, batch.samples, _confusion(outputs, targets)
 
-    with seeded(_SEED), ThreadPoolExecutor(work.threads) as pool:
+    with ThreadPoolExecutor(work.threads) as pool:
         for result in [pool.submit(drain) for _ in range(work.threads)]:
             result.result()
     if not done:

@@ -25,6 +25,11 @@ def moved(value: Any, place: torch.device) -> Any:
         return type(value)(*(moved(item, place) for item in value))
     if isinstance(value, tuple | list):
         return type(value)(moved(item, place) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        other = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(other, field.name, moved(getattr(value, field.name), place))
+        return other
     return value
 
 
@@ -42,6 +47,9 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors(getattr(value, field.name))
 
 
 def part(value: Any, name: str) -> torch.Tensor | None:
@@ -60,14 +68,14 @@ def part(value: Any, name: str) -> torch.Tensor | None:
 
 
 def described(value: Any) -> str:
-    """Return what kind of thing ``value`` is, for an error message; no value of it is shown.
+    """Return what kind of thing ``value`` is, for an error message; no value and no key of it is shown.
+
+    The message may go to the coordinator, and keys may be of the data.
 
     >>> described({"a": 1, "b": 2}), described((1, 2)), described(torch.ones(2, 3))
-    ('a dict with the keys a, b', 'a tuple of 2', 'a tensor of shape [2, 3]')
+    ('a dict of 2', 'a tuple of 2', 'a tensor of shape [2, 3]')
     """
     kind = f"{'an' if type(value).__name__[:1].lower() in 'aeio' else 'a'} {type(value).__name__}"
     if isinstance(value, torch.Tensor):
         return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"{kind} with the keys {', '.join(map(str, value))}"
-    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
+    return f"{kind} of {len(value)}" if isinstance(value, Mapping | tuple | list) else kind

@@ -146,9 +146,11 @@ class Roster:
         roster = replace(self, said=())
         if isinstance(event, Joined):
             roster = roster.with_(event.worker, here=True, samples=event.samples or member.samples)
-            return (roster if member.here else roster.say(f"{event.worker} has joined")), None
+            return (roster if member.here or member.excluded else roster.say(f"{event.worker} has joined")), None
         if isinstance(event, Left):
-            return roster.with_(event.worker, here=False).say(f"{event.worker} has left: {event.reason}"), None
+            roster = roster.with_(event.worker, here=False)
+            left = f"{event.worker} has left: {event.reason}"
+            return (roster if member.excluded else roster.say(left)), None
         if isinstance(event, Available):
             return roster.with_(event.worker, waiting=False), None
         if isinstance(event, Measured):

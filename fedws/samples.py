@@ -11,6 +11,7 @@ from fedws import targets
 from fedws.errors import TaskError
 from fedws.interfaces import Dataset
 from fedws.nested import described, tensors
+from fedws.tensors import raw
 
 
 class Batch(NamedTuple):
@@ -144,7 +145,7 @@ def fingerprint(data: Dataset) -> str:
     except ValueError:
         known = None
     for part in tensors((known, first)):
-        digest.update(part.contiguous().numpy().tobytes())
+        digest.update(raw(part))
     return digest.hexdigest()
 
 

@@ -118,6 +118,8 @@ class Service:
             greeting = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
             return await channel.close(str(lost), code_of(lost))
+        except UsageError as error:  # the caller accepts less than a welcome
+            return await channel.close(f"the welcome has {error}", CloseCode.NOT_TAKEN)
         if hello.run != self._turned_away:  # it may go on asking
             log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, SHOWN), greeting.reason)
         self._turned_away = hello.run

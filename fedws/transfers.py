@@ -124,7 +124,9 @@ class Transfers:
         """
         here, self._here = self._here, None
         if decoder.stored:
+            self.inside = True
             await self._fetch(decoder)
+            self.inside = False
         elif decoder.digest is not None:
             await asyncio.to_thread(decoder.verify)
         message = decoder.message()

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from fedws import declared, mapstyle, registry
+from fedws import declared, mapstyle, registry, samples
 from fedws.audit import Audit, Entry, now, once
 from fedws.errors import (
     FedwsError,
@@ -68,6 +68,8 @@ class Worker:
             raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
         try:
             mapstyle.check(data)
+            if len(data) and not isinstance(data, samples.Part):  # a part is of a data set that was checked
+                mapstyle.check_first(data)
         except ValueError as error:
             raise UsageError(f"dataset {dataset}: {error}") from error
         self.node = node

@@ -69,7 +69,8 @@ async function answer(node, link, hello) { // welcome, then one order after the 
       const trained = await train(weight, bias, node.data, settings, order.seed, link.signal);
       const fields = { ...head, samples: inputs.length, metrics: { ...trained, device: "cpu" } };
       const [size, most] = [write("report", fields, tensors).length, Number(hello.max_message)];
-      if (size > most) throw new Refused(`its report has ${size} bytes, and the coordinator accepts at most ${most}`);
+      if (size > most)
+        throw new Refused(`its report has ${size} bytes, and the coordinator accepts at most ${most}: see --max-message`);
       await link.send("report", fields, tensors);
     } catch (error) {
       if (link.signal.aborted) throw error;

@@ -155,11 +155,14 @@ class Link:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def give(self, order: Order, then: Callable[[Answer], None]) -> None:
-        """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link."""
+    async def give(self, order: Order, then: Callable[[Answer], None], about: str = "") -> None:
+        """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link.
+
+        ``about`` tells orders apart that are otherwise of one request, as those to score the models of one round.
+        """
         if self._channel is None:
-            return then(_failure(order, "lost", self.trouble))
-        request = (order.round, order.task, order.base, order.seed)
+            return then(_failure(order, "lost", self.trouble, "transfer"))  # it was not sent
+        request = (order.round, order.task, order.base, order.seed, about)
         if request != self._request:
             self._request = request
             self._transfers.progress.restart()
@@ -177,10 +180,10 @@ class Link:
             self._resolve(order.id, _failure(order, "failed", f"{type(error).__name__}: {error}"))
         return None
 
-    async def ask(self, order: Order) -> Answer:
+    async def ask(self, order: Order, about: str = "") -> Answer:
         """:meth:`give`, and wait for the answer."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        await self.give(order, lambda found: None if answer.done() else answer.set_result(found))
+        await self.give(order, lambda found: None if answer.done() else answer.set_result(found), about)
         return await answer
 
     async def _received(self, channel: Channel) -> Message:

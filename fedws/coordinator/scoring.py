@@ -225,6 +225,10 @@ class Scorer:
         self._strikes = self._strikes + 1 if problem else 0
         if problem:
             entry.missing.setdefault(problem, []).append(model)
+        if (
+            isinstance(answer, Failure) and answer.code == "later"
+        ):  # no strike, and no wait: the next model comes anyway
+            self._strikes -= 1
         permanent = isinstance(answer, Failure) and answer.code == "permanent"
         if permanent or self._strikes == STRIKES:
             times = "" if permanent else ", three times in a row"
@@ -253,7 +257,7 @@ class Scorer:
             settings=self._settings.model_dump(),
             tensors=await asyncio.to_thread(tensorfile.load_file, path),
         )
-        return await self._link.ask(order)
+        return await self._link.ask(order, about=model)
 
     def _record(self, entry: _Round, model: str, score: Score, more: Mapping[str, float]) -> None:
         record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}

@@ -39,7 +39,11 @@ def main() -> None:
     tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own
     store = FeatureStore(Path(given["store"]))
     while (order := _read(sys.stdin.buffer)) is not None:
-        encoded = encode(_answer(order, store, tasks), ANY)
+        answer = _answer(order, store, tasks)
+        try:
+            encoded = encode(answer, ANY)
+        except UsageError as error:  # more tensors than a message holds, as with an optimizer's memory
+            encoded = encode(_failed(order, f"its answer has {error}"), ANY)
         answers.write(LENGTH.pack(encoded.size))
         for piece in encoded.fragments():
             answers.write(piece)
@@ -50,9 +54,13 @@ def _answer(order: Order, store: FeatureStore, tasks: Mapping[str, Task]) -> Rep
     try:
         records = store.records()
     except UsageError as error:
-        return Failure(order=order.id, worker=COORDINATOR, round=order.round, kind="failed", reason=str(error))
+        return _failed(order, str(error))
     policy = Policy(samples=0)
     return Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy).answer(order)
+
+
+def _failed(order: Order, reason: str) -> Failure:
+    return Failure(order=order.id, worker=COORDINATOR, round=order.round, kind="failed", reason=reason)
 
 
 def _read(pipe: BinaryIO) -> Order | None:

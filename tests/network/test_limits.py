@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fedws
-from fedws.messages import Failure, Order, Report
+from fedws.messages import Failure, Hello, Order, Report
 from fedws.transfers import CHUNK
 from fedws.wire import encode
 from tests.nodes import evaluating, worker
@@ -94,6 +94,20 @@ async def test_an_evaluator_that_accepts_less_than_the_model_costs_all_scores_an
     assert "testing: it is excluded: its order has 1,7" in missing[0]
     assert [record["kind"] for record in recorded(tmp_path / "run")] == ["round", "round"]
     assert not list((tmp_path / "run").glob("awaiting_scores/*")), "no model waits for a score"
+
+
+async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(**fields: Any) -> Hello:
+        return Hello(**{**fields, "max_message": 100})
+
+    monkeypatch.setattr("fedws.coordinator.greeting.Hello", small)
+    why = r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message"
+    async with served() as settings:
+        alice = {"workers": {"alice": settings["workers"]["alice"]}, "evaluator": {}, "silence": 1.5}
+        with pytest.raises(fedws.RunFailed, match=why):
+            await fedws.run(run_dir=tmp_path / "run", **{**settings, **alice})
 
 
 def _fits(pattern: str, text: str) -> bool:

@@ -128,8 +128,10 @@ def test_a_worker_from_python_takes_no_other_kind(data: Any, text: str) -> None:
         Worker("alice", "given", data)
 
 
-def test_no_sample_is_read_of_what_a_worker_is_given() -> None:
-    assert Worker("alice", "given", Made(failing)).node == "alice"
+def test_the_first_sample_is_read_of_what_a_worker_is_given_but_not_of_a_part() -> None:
+    with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot be read: "):
+        Worker("alice", "given", Made(failing))
+    assert Worker("alice", "given", Part(Made(failing), torch.tensor([1]))).node == "alice"
     mapstyle.check(Records([{FEATURES: torch.zeros(2, 3, dtype=torch.uint8), LABELS: torch.zeros(2)}]))
     mapstyle.check(Records([]))
     mapstyle.check(Part(PAIRS, torch.tensor([1])))

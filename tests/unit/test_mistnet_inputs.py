@@ -62,7 +62,7 @@ def lesson(**changes: Any) -> Lesson:
 
 def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
     work = learning.Workspace("public", "points", Tokens(Path(), True))
-    text = "an input of points is a dict with the keys point; pretraining and MistNet need one tensor"
+    text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
     with pytest.raises(TaskError, match=text):
         lessons.examine(learning.initial("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
@@ -73,9 +73,7 @@ def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
 def test_a_worker_with_such_inputs_refuses_to_extract(tmp_path: Path) -> None:
     node = worker(tmp_path)
     object.__setattr__(node._workspace, "data", Tokens(Path(), True))
-    assert reason(node.answer(extraction())) == (
-        "inputs on alice are a dict with the keys point; an extractor takes one tensor"
-    )
+    assert reason(node.answer(extraction())) == ("inputs on alice are a dict of 1; an extractor takes one tensor")
 
 
 def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> None:

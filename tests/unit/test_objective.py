@@ -148,10 +148,10 @@ ALL: list[Callable[[Net, Any], Any]] = [
 @pytest.mark.parametrize(
     ("module", "data", "text"),
     [
-        (plain(lambda it: {"a": it, "b": it}), Data(), "the model gives a dict with the keys a, b; give a tensor, or"),
+        (plain(lambda it: {"a": it, "b": it}), Data(), "the model gives a dict of 2; give a tensor, or"),
         (plain(lambda it: (it, it)), Data(), r"loss nll takes a tensor, and the model gives a tuple of 2; give"),
         (plain(lambda it: {"loss": it}), Data(), r"loss is a tensor of shape \[8, 2\]; it must be a scalar"),
-        (plain(), Data(target=lambda it: {"label": int(it)}), "a tensor as targets, not a dict with the keys label"),
+        (plain(), Data(target=lambda it: {"label": int(it)}), "a tensor as targets, not a dict of 1"),
     ],
 )
 def test_what_a_loss_cannot_take_is_a_task_error(learn: Any, module: Net, data: Any, text: str) -> None:

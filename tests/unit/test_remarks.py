@@ -42,7 +42,7 @@ def orders(strategy: str = "fedavg", **settings: Any) -> Any:
         (
             "fedsgd",
             {"federate_after_n_batches": 1, "batch_size": 8},
-            "Each worker computes the gradient of at most 1 batch of 8 (lr 0.1, 2 % less each round)",
+            "Each worker trains at most 1 batch of 8 (sgd, lr 0.1, 2 % less each round)",
         ),
     ],
 )  # fmt: skip

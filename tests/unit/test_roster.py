@@ -217,6 +217,13 @@ def test_losses_with_other_requests_and_with_progress_are_borne_however_often() 
     assert roster.members["bob"].strikes == 0, "a report ends the row"
 
 
+def test_what_the_link_of_an_excluded_worker_does_is_not_logged() -> None:
+    roster = failing(Roster.of(THREE, THREE), "refused", 1, code="permanent")
+    for event in (Left(worker="bob", reason="gone"), Joined(worker="bob"), Left(worker="bob", reason="gone")):
+        roster, _ = roster.hear(event)
+        assert roster.said == ()
+
+
 def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
     roster = failing(Roster.of(THREE, THREE), "refused", 1, code="permanent")
     assert roster.said == ("bob is excluded: it refused its order: no power",)
