@@ -8,7 +8,7 @@ from typing import Literal
 from fedws.blobs import Blobs
 from fedws.closing import CloseCode
 from fedws.coordinator.contact import Contact, Found
-from fedws.coordinator.meeting import NEWER, Meeting
+from fedws.coordinator.meeting import NEWER
 from fedws.errors import (
     LinkError,
     LinkLost,
@@ -21,10 +21,9 @@ from fedws.errors import (
     UsageError,
     printable,
 )
-from fedws.interfaces import Channel, Limits
+from fedws.interfaces import Channel
 from fedws.limits import Accepted
 from fedws.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
-from fedws.security import Security
 from fedws.transfers import Transfers
 from fedws.unfinished import UNFINISHED
 
@@ -40,29 +39,18 @@ _FAILED: Kind = "failed"  # what would happen again is not laid on the link
 class Link:
     """One node of a run. While :meth:`keep` runs it is dialled again whenever its link is down."""
 
-    def __init__(
-        self,
-        node: str,
-        url: str,
-        role: Literal["worker", "evaluator"],
-        run: str,
-        dataset: str,
-        limits: Limits,
-        seed: int,
-        security: Security,
-        meeting: Meeting | None = None,
-        blobs: Blobs | None = None,
-    ) -> None:
-        self.node = node
-        self.url = url
-        self.contact = Contact(node, url, role, run, dataset, limits, seed, security, meeting, blobs=blobs is not None)
+    def __init__(self, contact: Contact, silence: float, blobs: Blobs | None = None) -> None:
+        """Make the link to the node of ``contact``, which counts as lost after ``silence`` seconds."""
+        self.contact = contact
+        self.node = contact.node
+        self.url = contact.url
         self.welcome: Welcome | None = None
         """What the node said of itself last; None before it was reached."""
         self.up = asyncio.Event()
         """Set while there is a link."""
         self.away_since = asyncio.get_running_loop().time()
         """By the loop's clock, while there is no link."""
-        self._silence = limits.silence
+        self._silence = silence
         self._channel: Channel | None = None
         self._open: dict[str, tuple[Order, Callable[[Answer], None]]] = {}
         self._sending: set[str] = set()
@@ -70,7 +58,7 @@ class Link:
         self._before = (0, 0)
         self._request: tuple[object, ...] = ()
         """What tells the request that was sent last from others, however often it is sent."""
-        self._transfers = Transfers(blobs, node)
+        self._transfers = Transfers(blobs, contact.node)
         self._forgetting: asyncio.TimerHandle | None = None
 
     @property

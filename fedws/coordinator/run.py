@@ -15,6 +15,7 @@ from fedws import tensorfile
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
 from fedws.continuing import going_on, merged
+from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import Link
@@ -190,7 +191,10 @@ async def _run(
 
         def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
             point = meeting if url == plan.listen else None
-            return Link(node, url, role, name, plan.dataset, limits, plan.seed, security, point, blobs)
+            stored = blobs is not None
+            data, seed = plan.dataset, plan.seed
+            contact = Contact(node, url, role, name, data, limits, seed, security, point, blobs=stored)
+            return Link(contact, plan.silence, blobs)
 
         scorer, scoring, store, remarks = None, plan.scoring(), None, Remarks(runlog.lines)
         if isinstance(strategy, Gathering):
