@@ -142,7 +142,7 @@ async def test_orders_that_a_lost_link_took_along_come_before_its_left() -> None
         lost = [replace(LOST, order=f"{round}/alice", round=round) for round in (1, 2)]
         assert events == [*lost, LEFT]
         gathered.give(asked(round=3))
-        assert await gathered.next() == replace(LOST, order="3/alice", round=3)
+        assert await gathered.next() == replace(LOST, order="3/alice", round=3, code="transfer")
         assert gathered.waiting == []
 
 
