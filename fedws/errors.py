@@ -51,12 +51,13 @@ class UnknownName(UsageError):
     unknown strategy 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, own: bool = False) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         have = f"There are {', '.join(known)}" if known else "There are none"
-        super().__init__(f"unknown {kind} {name!r}: {guess}{have}")
+        hint = "; one of your own needs --plugin FILE.py" if own else ""
+        super().__init__(f"unknown {kind} {name!r}: {guess}{have}{hint}")
 
 
 class PieceFailed(UsageError):

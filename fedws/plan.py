@@ -95,8 +95,8 @@ class Plan(BaseModel):
     batch_size: Count = 32
     federate_after_n_batches: Count | None = None
     """Most batches that a worker trains for an order; None: 10, or no limit where epochs are asked for."""
-    epochs: Annotated[int, Field(ge=0)] = 0
-    """Passes over a worker's samples in an order, whole ones unless batches are limited; 0: within 10 batches."""
+    epochs: Count | None = None
+    """Passes over a worker's samples in an order, whole ones unless batches are limited; None: at most 10 batches."""
     drop_last: bool = False
     """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
     test_batch_size: Count = 128

@@ -107,7 +107,7 @@ def find(kind: str, name: str) -> Any:
             except Exception as error:
                 raise UsageError(f"{kind} {name}: {entry.value} cannot be loaded: {summary(error)}") from error
     if (kind, name) not in _pieces:
-        raise UnknownName(kind, name, names(kind))
+        raise UnknownName(kind, name, names(kind), own=kind != "task")
     return _pieces[kind, name]
 
 

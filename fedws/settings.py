@@ -51,8 +51,8 @@ class Training(BaseModel):
             lr = max(self.lr_decay * lr, 0.01 * self.lr)
         return self.model_copy(update={"lr": lr})
 
-    def whole(self, epochs: int) -> Self:
-        """Return the settings for ``epochs`` passes over all samples; 0 leaves the settings as they are.
+    def whole(self, epochs: int | None) -> Self:
+        """Return the settings for ``epochs`` passes over all samples; None leaves them as they are.
 
         The default limit of ``batches`` does not apply then. A limit that was given does.
 
@@ -61,7 +61,7 @@ class Training(BaseModel):
         >>> Training(model="mnist_cnn", batches=5).whole(2).batches
         5
         """
-        if not epochs:
+        if epochs is None:
             return self
         limit = {} if "batches" in self.model_fields_set else {"batches": UNLIMITED}
         return self.model_copy(update={"epochs": epochs, **limit})

@@ -4,15 +4,13 @@ Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every w
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
 from fedws.plan import Training
 from fedws.registry import register
+from fedws.settings import Count
 from fedws.tensors import Tensors, detached
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
@@ -37,8 +35,11 @@ class FedAvg:
 
     training: Training
     _: KW_ONLY
-    epochs: Annotated[int, Field(ge=0)] = 0
-    """Local epochs (E of the paper), whole ones unless ``--federate_after_n_batches`` is given; 0: as ``--epochs``."""
+    epochs: Count | None = None
+    """Local epochs (E of the paper), all batches of each unless ``--federate_after_n_batches`` is given.
+
+    None: as ``--epochs``.
+    """
 
     def order(self, model: Tensors, worker: str, round: int) -> Ask:
         """Train ``model`` with this round's learning rate."""

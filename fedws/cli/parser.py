@@ -67,7 +67,9 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     )
     parser.add_argument("--heartbeat", metavar="S", type=float, help="seconds between pings (a third of --silence)")
     parser.add_argument("--max-message", metavar="BYTES", type=int, help="largest message taken (1073741824)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log the links too, and tracebacks of errors")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log tracebacks of errors, and what the websocket library reports"
+    )
     add_secure(parser)
     add_blobs(parser)
 

@@ -63,9 +63,14 @@ def parser(prog: str) -> Parser:
         "--federate-after-n-batches",
         metavar="N",
         type=int,
-        help="most batches a worker trains for an order (10; with --epochs no limit)",
+        help="most batches a worker trains for an order (10, or no limit with --epochs)",
     )
-    add("--epochs", metavar="N", type=int, help="whole epochs a worker trains for an order (within 10 batches)")
+    add(
+        "--epochs",
+        metavar="N",
+        type=int,
+        help="whole epochs a worker trains for an order (without it at most 10 batches)",
+    )
     add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
     add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
     add("--seed", metavar="N", type=int, help="of everything (1)")

@@ -118,11 +118,11 @@ def test_the_order_carries_model_and_settings_of_its_round() -> None:
 
 
 def test_epochs_are_an_option() -> None:
-    assert registry.build("strategy", "fedavg", training()).epochs == 0
+    assert registry.build("strategy", "fedavg", training()).epochs is None
     assert registry.build("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
     with pytest.raises(UsageError, match="epochs"):
         registry.build("strategy", "fedavg:epochs=many", training())
-    with pytest.raises(UsageError, match="epochs: Input should be greater than or equal to 0, not '-1'"):
+    with pytest.raises(UsageError, match="epochs: Input should be greater than or equal to 1, not '-1'"):
         registry.build("strategy", "fedavg:epochs=-1", training())
 
 

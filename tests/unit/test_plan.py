@@ -30,7 +30,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"test_batch_size": 0}, "test_batch_size: Input should be greater than or equal to 1, not 0"),
     ({"lr_decay": 1.1}, "lr_decay: Input should be less than or equal to 1, not 1.1"),
     ({"lr_decay": 0}, "lr_decay: Input should be greater than 0, not 0"),
-    ({"epochs": -1}, "epochs: Input should be greater than or equal to 0, not -1"),
+    ({"epochs": -1}, "epochs: Input should be greater than or equal to 1, not -1"),
     ({"federate_after_n_batches": 0}, "federate_after_n_batches: Input should be greater than or equal to 1, not 0"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
     ({"seed": 2**63}, f"seed: Input should be less than {2**63}, not {2**63}"),
