@@ -4,10 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedws.errors import TaskError
+from fedws.errors import FedwsError, PieceFailed, TaskError
 from fedws.forward import Forward
 from fedws.grouping import enough, normalises
 from fedws.interfaces import Loss
+from fedws.located import summary
 from fedws.nested import described, moved, part
 from fedws.registry import Spec
 from fedws.samples import Batch
@@ -57,7 +58,7 @@ class Objective:
         self._unchecked = Spec.parse(settings.loss).name == "nll"
 
     def __call__(self, batch: Batch) -> Value:
-        """Return the loss of a batch. Raises TaskError where the loss cannot take the model's outputs."""
+        """Return the loss of a batch. Raises TaskError where the loss cannot take the outputs, and PieceFailed."""
         with enough(batch.samples, self._work.node, join=self._normalises):
             result = self._forward(moved(batch.inputs, self.device))
         found, targets = outputs(result), moved(batch.targets, self.device)
@@ -70,7 +71,12 @@ class Objective:
             self._unchecked = False
             if not log_probabilities(found):
                 self._work.warn(NOT_LOG_PROBABILITIES)
-        return Value(self._loss(found, targets), found, targets)
+        try:
+            return Value(self._loss(found, targets), found, targets)
+        except FedwsError:
+            raise
+        except Exception as error:
+            raise PieceFailed(f"loss {self._name}: {summary(error)}") from error
 
 
 def suit(loss: Any, name: str, found: Any, targets: Any) -> None:

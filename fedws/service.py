@@ -166,7 +166,7 @@ class Service:
                 except Undelivered as error:
                     # What its store is, and where, is not for the coordinator.
                     log.warning("%s: the body of an order: %s", self._worker.node, error)
-                    message, trouble = error.message, "its object store does not give the order; its log says more"
+                    message, trouble = error.message, "its object store does not give the order (see its log)"
                 await orders.put((self._order(message, seen), trouble))
 
         async def reply() -> None:

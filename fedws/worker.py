@@ -158,7 +158,7 @@ class Worker:
             log.debug("%s: the traceback of this error", self.node, exc_info=error)
             cause = error.__cause__ if isinstance(error, PieceFailed) else None
             # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
-            return self.failure(order, "failed", f"{type(cause or error).__name__}; the log of {self.node} says more")
+            return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""

@@ -75,7 +75,7 @@ def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     """Print how many samples of each label are held, as the demo did."""
     which = f"{holding.title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
     if held.counts is None:
-        print(f"{which}, no class labels on {arguments.id}: {held.why}")
+        print(f"{which}, no class labels on {arguments.id} ({held.why.replace('it has', 'the data set has', 1)})")
     else:
         print(f"{which}, available numbers on {arguments.id}:")
         for label, count in enumerate(held.counts[:MOST_LINES]):
@@ -83,5 +83,11 @@ def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     if held.unasked:
         print(f"{arguments.id} holds all {len(held.data)} samples; --digits or --partition would choose a part")
     key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
-    print(f"datasets: {{'{key}': {held.data!r}}}")
+    print(f"datasets: {{'{key}': {_shown(held.data)}}}")
     print(f"len(datasets[{key}]): {len(held.data)}", flush=True)
+
+
+def _shown(data: Dataset) -> str:
+    """What a data set says of itself; its type and length where it says nothing but an address in memory."""
+    text = repr(data)
+    return f"{type(data).__name__}({len(data)})" if f" at {id(data):#x}" in text else text

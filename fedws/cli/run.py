@@ -74,9 +74,14 @@ def parser(prog: str) -> Parser:
         "--federate-after-n-batches",
         metavar="N",
         type=int,
-        help="most batches a worker trains in a round (10; with --epochs no limit)",
+        help="most batches a worker trains in a round (10, or no limit with --epochs)",
     )
-    add("--epochs", metavar="N", type=int, help="whole epochs a worker trains in a round (within 10 batches)")
+    add(
+        "--epochs",
+        metavar="N",
+        type=int,
+        help="whole epochs a worker trains in a round (without it at most 10 batches)",
+    )
     add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
     add("--cuda", action=argparse.BooleanOptionalAction, help="nodes use their GPU, where they have one")
     add("--seed", metavar="N", type=int, help="the run's seed (1)")
@@ -148,7 +153,11 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
         last = result.scores()[-1]["round"]
         print(f"Federated accuracy after round {last}: {100 * result.accuracy:.2f}%")
     elif plan.evaluator:
-        print("The federated model was not scored; the log says why")
+        scores = result.scores()
+        if scores:  # of a model that does not classify
+            print(f"Federated loss after round {scores[-1]['round']}: {scores[-1]['loss']:.4f}")
+        else:
+            print("The federated model was not scored; the log says why")
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):

@@ -43,5 +43,5 @@ def workload(orders: Sequence[Order], plan: Plan) -> list[str]:
         what += ", without a short last batch" if order.settings.get("drop_last") else ""
         decay = f"{100 * (1 - plan.lr_decay):.3g} % less each round" if plan.lr_decay < 1 else "constant"
         rate = f"lr {plan.lr:g}, {decay}"
-        return [f"Each worker trains {what} ({plan.optimizer}, {rate})"]
+        return [f"Each worker trains {what} (loss {plan.loss}, {plan.optimizer}, {rate})"]
     return []

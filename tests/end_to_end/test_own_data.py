@@ -36,8 +36,8 @@ def plugin(processes: Processes) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("dataset", "model", "loss", "held", "scored"),
     [
-        ("regression", "dense:outputs=1", "mse", 60, r"Federated model: Average loss: \d+\.\d+$"),
-        ("booleans", "dense:outputs=2", "cross_entropy", 80, r"Federated model: Average loss: .*, Accuracy: \d+/80 "),
+        ("regression", "dense:outputs=1", "mse", 60, r"Federated loss after round 2: \d+\.\d+$"),
+        ("booleans", "dense:outputs=2", "cross_entropy", 80, r"Federated accuracy after round 2: \d+\.\d+%$"),
     ],
 )
 def test_a_whole_run(

@@ -170,9 +170,7 @@ async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_
     stores.of["bob"].refused = {"get": "s3://bucket: refused (403)"}
     await run(stores, tmp_path / "run", quorum=2)
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "bob failed: its object store does not give the order; its log says more\n" in log, (
-        "and not what store it is"
-    )
+    assert "bob failed: its object store does not give the order (see its log)\n" in log, "and not what store it is"
     assert "bob: the body of an order: s3://bucket: refused (403)" in caplog.text
     assert stores.left == []
 

@@ -13,7 +13,7 @@ from fedws.messages import Order, Report
 from fedws.warned import LINES
 from tests.nodes import WORKERS, federation
 
-TRAINS = "Each worker trains at most 5 batches of 8 (sgd, lr 0.1, 2 % less each round)"
+TRAINS = "Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"
 WARNING = LINES["not_log_probabilities"]
 
 

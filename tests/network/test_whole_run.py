@@ -77,7 +77,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
             result = await fedws.run(run_dir=tmp_path / "run", **settings, score_workers=2)
     said = [record.getMessage() for record in caplog.records if record.name == "fedws"]
     told = [line for line in said if not re.match("(alice|bob|charlie|testing): run ", line)]
-    wanted = ["Each worker trains at most 5 batches of 8 (sgd, lr 0.1, 2 % less each round)"]
+    wanted = ["Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"]
     for round in (1, 2):
         wanted += [f"Training round {round}/2", "Evaluating models"]
         for score in result.metrics:
@@ -171,7 +171,7 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
             await happens(gate.entered)
             gate.task = broken
             gate.opened.set()
-            why = "too few workers are left for a quorum of 3: bob: failed: ValueError; the log of bob says more"
+            why = r"too few workers are left for a quorum of 3: bob: failed: ValueError \(see the log of bob\)"
             with pytest.raises(fedws.RunFailed, match=f"^round 2: {why}, three times in a row$"):
                 await run
     assert asyncio.all_tasks() == tasks

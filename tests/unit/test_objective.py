@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedws import registry
-from fedws.errors import TaskError
+from fedws.errors import PieceFailed, TaskError
 from fedws.learning import Workspace, gradient, score, seeded, train
 from fedws.settings import Scoring, Training
 
@@ -157,6 +157,13 @@ ALL: list[Callable[[Net, Any], Any]] = [
 def test_what_a_loss_cannot_take_is_a_task_error(learn: Any, module: Net, data: Any, text: str) -> None:
     with pytest.raises(TaskError, match=text):
         learn(module, data)
+
+
+@pytest.mark.parametrize("learn", ALL)
+def test_an_error_of_a_loss_names_the_loss(learn: Any) -> None:
+    with pytest.raises(PieceFailed, match=r"^loss nll: RuntimeError: .*multi-target not supported") as caught:
+        learn(plain(), Data(target=lambda label: torch.ones(2, dtype=torch.int64)))
+    assert isinstance(caught.value.__cause__, RuntimeError)
 
 
 @pytest.mark.parametrize("kind", [nn.NLLLoss, nn.CrossEntropyLoss])

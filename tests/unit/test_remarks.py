@@ -24,25 +24,29 @@ def orders(strategy: str = "fedavg", **settings: Any) -> Any:
 @pytest.mark.parametrize(
     ("strategy", "settings", "line"),
     [
-        ("fedavg", {}, "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, 2 % less each round)"),
-        ("fedavg", {"lr_decay": 1}, "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, constant)"),
+        ("fedavg", {}, "Each worker trains at most 10 batches of 32 (loss nll, sgd, lr 0.1, 2 % less each round)"),
+        ("fedavg", {"lr_decay": 1}, "Each worker trains at most 10 batches of 32 (loss nll, sgd, lr 0.1, constant)"),
         (
             "fedavg",
             {"lr_decay": 0.995},
-            "Each worker trains at most 10 batches of 32 (sgd, lr 0.1, 0.5 % less each round)",
+            "Each worker trains at most 10 batches of 32 (loss nll, sgd, lr 0.1, 0.5 % less each round)",
         ),
-        ("fedavg:2", {}, "Each worker trains 2 epochs in batches of 32 (sgd, lr 0.1, 2 % less each round)"),
-        ("fedavg", {"epochs": 1}, "Each worker trains 1 epoch in batches of 32 (sgd, lr 0.1, 2 % less each round)"),
+        ("fedavg:2", {}, "Each worker trains 2 epochs in batches of 32 (loss nll, sgd, lr 0.1, 2 % less each round)"),
+        (
+            "fedavg",
+            {"epochs": 1, "lr_decay": 1},
+            "Each worker trains 1 epoch in batches of 32 (loss nll, sgd, lr 0.1, constant)",
+        ),
         (
             "fedasync",
             {"epochs": 2, "federate_after_n_batches": 7, "drop_last": True, "optimizer": "adam", "lr": 0.01},
             "Each worker trains 2 epochs in batches of 32, at most 7 batches, without a short last batch "
-            "(adam, lr 0.01, 2 % less each round)",
+            "(loss nll, adam, lr 0.01, 2 % less each round)",
         ),
         (
             "fedsgd",
             {"federate_after_n_batches": 1, "batch_size": 8},
-            "Each worker trains at most 1 batch of 8 (sgd, lr 0.1, 2 % less each round)",
+            "Each worker trains at most 1 batch of 8 (loss nll, sgd, lr 0.1, 2 % less each round)",
         ),
     ],
 )  # fmt: skip

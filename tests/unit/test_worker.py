@@ -103,15 +103,15 @@ def test_a_report_is_given_as_the_task_made_it() -> None:
     [
         (TaskError("not for me"), "refused", "not for me"),
         (Stopped("told to stop"), "failed", "told to stop"),
-        (ValueError("bad\n  value\n"), "failed", "ValueError; the log of alice says more"),
-        (UsageError("odd"), "failed", "UsageError; the log of alice says more"),
-        (RejectedUpdate("odd"), "failed", "RejectedUpdate; the log of alice says more"),
-        (KeyError("x"), "failed", "KeyError; the log of alice says more"),
-        (MemoryError(), "failed", "MemoryError; the log of alice says more"),
-        (RecursionError("deep"), "failed", "RecursionError; the log of alice says more"),
-        (StopIteration(), "failed", "StopIteration; the log of alice says more"),
-        (AssertionError(), "failed", "AssertionError; the log of alice says more"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "failed", "OutOfMemoryError; the log of alice says more"),
+        (ValueError("bad\n  value\n"), "failed", "ValueError (see the log of alice)"),
+        (UsageError("odd"), "failed", "UsageError (see the log of alice)"),
+        (RejectedUpdate("odd"), "failed", "RejectedUpdate (see the log of alice)"),
+        (KeyError("x"), "failed", "KeyError (see the log of alice)"),
+        (MemoryError(), "failed", "MemoryError (see the log of alice)"),
+        (RecursionError("deep"), "failed", "RecursionError (see the log of alice)"),
+        (StopIteration(), "failed", "StopIteration (see the log of alice)"),
+        (AssertionError(), "failed", "AssertionError (see the log of alice)"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "failed", "OutOfMemoryError (see the log of alice)"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -231,7 +231,7 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
         node.begin(run)
         assert answer(1, 0) == 0
         node.begin(run)
-        assert answer(2, 1, fail=True) == ("failed", "ValueError; the log of alice says more")
+        assert answer(2, 1, fail=True) == ("failed", "ValueError (see the log of alice)")
         assert answer(2, 1) == 1 and answer(4, 2) == 2
     node.begin("one")
     assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")
