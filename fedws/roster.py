@@ -280,5 +280,7 @@ def _seen(member: Member, worker: str, here: Collection[str]) -> Member:
 
 
 def _did(failure: Failure) -> str:
+    if failure.kind == "failed" and failure.code == "permanent":  # its order was not sent
+        return f"cannot be asked: {failure.reason}"
     did = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
     return f"{did.get(failure.kind, 'failed')}: {failure.reason}"

@@ -67,7 +67,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
             await fedws.run(run_dir=tmp_path / "all", shelf=shelf, **settings)
         result = await fedws.run(run_dir=tmp_path / "one", shelf=shelf, quorum=1, **settings)
     why = f"its order has {TOO_LARGE.format('bob', 'bob')}"
-    few = "round 1: too few workers are left for a quorum of 2: bob: failed: "
+    few = "round 1: too few workers are left for a quorum of 2: bob: cannot be asked: "
     assert _fits(f"{few}{why}", str(ended.value))
     assert len(result.scores()) == 2
     lines = [line for line in caplog.messages if line.startswith("bob is excluded: ")]
