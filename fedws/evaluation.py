@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from fedws import labels
 from fedws.errors import Stopped, TaskError
 from fedws.grouping import groups
 from fedws.objective import Objective
-from fedws.samples import batches
+from fedws.samples import batches, constant
 from fedws.seeds import seeded
 from fedws.settings import Scoring
 from fedws.workspace import Workspace
@@ -49,13 +50,15 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     objective = Objective(module.eval(), work, settings)
     source = enumerate(batches(work.data, groups(torch.arange(len(work.data)), settings.batch_size)))
     turn = threading.Lock()
+    # Seeded blocks take turns: without need, a score would wait for the workers that train in this process.
+    drawing = nullcontext if constant(work.data) else seeded
     done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
     read: list[bool] = []
 
     @torch.inference_mode()
     def drain() -> None:
         while True:
-            with turn, seeded(_SEED + len(read)):  # a user's data set need not bear several readers
+            with turn, drawing(_SEED + len(read)):  # a user's data set need not bear several readers
                 found = next(source, None)
                 read.append(found is not None)
             if found is None:

@@ -90,6 +90,13 @@ class Part:
         return f"{len(self)} of {self._whole!r}"
 
 
+def constant(data: Any) -> bool:
+    """Return whether reading draws nothing at random for certain: images in memory, and parts of them."""
+    while type(data) in (Part, Subset):
+        data = data._whole if isinstance(data, Part) else data.dataset
+    return type(data) is Images
+
+
 def select(data: Dataset, indices: torch.Tensor) -> Dataset:
     """The samples at ``indices``; images are copied out, so that the rest can be forgotten."""
     data, indices = _within(data, indices)

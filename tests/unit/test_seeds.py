@@ -1,16 +1,19 @@
 """A data set that draws from numpy's and Python's generators: the seed decides, and their states come back."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
 from fedws.errors import Stopped
 from fedws.learning import Score, Workspace, gradient, initial, score, seeded, train
 from fedws.registry import _pieces
+from fedws.samples import Images, Part
 from fedws.settings import Scoring, Training
 
 
@@ -73,6 +76,16 @@ def test_scores_of_a_data_set_that_draws_are_the_same() -> None:
     before = states()
     assert scored() == scored(threads=3) == one
     assert states() == before
+
+
+@pytest.mark.parametrize("part", [lambda it: it, lambda it: Part(Subset(it, range(4)), torch.arange(3))])
+def test_scores_of_images_do_not_wait_for_a_worker_that_trains_in_the_process(part: Any) -> None:
+    images = part(Images(torch.zeros(5, 1, 1, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64), (0.0,), (1.0,)))
+    judge = Workspace("testing", "images", images)
+    module = nn.Sequential(nn.Flatten(), *net())
+    settings = Scoring(model="m", loss="nll", dataset="images", batch_size=3)
+    with ThreadPoolExecutor(1) as pool, seeded(1):
+        assert pool.submit(score, module, judge, settings).result(timeout=60).samples == len(images)
 
 
 @pytest.mark.parametrize("words", [(2**32, 1), (2**40 + 5, 5), (2**63, 2**62)])
