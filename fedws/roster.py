@@ -100,11 +100,11 @@ class Roster:
         return [worker for worker in self.able() if worker not in busy]
 
     def able(self) -> list[str]:
-        """Who is there, not excluded, and has not refused until later."""
+        """Return the workers that are connected, not excluded, and not waiting until a stated time."""
         return [worker for worker in self.present() if not self.members[worker].waiting]
 
     def present(self) -> list[str]:
-        """Who is there and not excluded, also when it has refused until later."""
+        """Return the workers that are connected and not excluded, also those waiting until a stated time."""
         return [worker for worker, member in self.members.items() if member.here and not member.excluded]
 
     def away(self) -> list[str]:

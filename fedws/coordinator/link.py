@@ -144,7 +144,7 @@ class Link:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def give(self, order: Order, then: Callable[[Answer], None], about: str = "") -> None:
-        """Send an order; ``then`` gets its one answer, be it a Failure of kind ``lost`` because there is no link.
+        """Send an order; ``then`` gets its one answer, also a Failure of kind ``lost`` without a link.
 
         ``about`` tells orders apart that are otherwise of one request, as those to score the models of one round.
         """
