@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedws.claim import Claim
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
@@ -23,7 +24,7 @@ def run(
     ``own`` are the tasks of the coordinator's own node.
     """
     for worker in workers.values():
-        worker.begin("benchmark")
+        worker.begin(Claim("benchmark"))
     store = FeatureStore(folder)
     state, orders = strategy.start(initial, list(workers))
     waiting = deque(orders)

@@ -18,6 +18,7 @@ from benchmarks.feed import peak
 from benchmarks.mistnet_cell import WORKERS, Cell
 from fedws import learning, pretrained
 from fedws.algorithms.fedavg import FedAvg
+from fedws.claim import Claim
 from fedws.interfaces import Ask
 from fedws.messages import Failure, Order
 from fedws.samples import Images
@@ -38,7 +39,7 @@ def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8)
     data = Images(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     worker = Worker(WORKERS[0], cell.dataset, data)
-    worker.begin("benchmark")
+    worker.begin(Claim("benchmark"))
     found = pretrained.load(Path(cell.pretrained))
     wanted = ask(what, cell, found.model, found.origin.classes)
     learning.initial(cell.model, 1)  # what it imports is there before it is measured

@@ -28,6 +28,7 @@ from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
 from fedws import certs, keys
+from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.interfaces import Limits
@@ -95,7 +96,8 @@ async def dialled(node: str, url: str, security: Security) -> Sequence[float]:
     """Dial a worker some times, each time until it welcomes the run; the first one does not count."""
     seconds = []
     for _ in range(DIALS + 1):
-        contact = Contact(node, url, "worker", "benchmark", "mnist", Limits(), 1, security)
+        claim = Claim("benchmark", security.name, takeover(bytes(32), node))
+        contact = Contact(node, url, "worker", claim, "mnist", Limits(), 1, security)
         link = Link(contact, Limits().silence)
         begun = time.perf_counter()
         tasks = [asyncio.create_task(work) for work in (link.keep(lambda event: None), link.up.wait())]

@@ -40,7 +40,7 @@ class Entry:
     node: str
     coordinator: str
     run: str
-    """The first 8 characters of its id."""
+    """The first 8 characters of its public id."""
     order: str
     round: int
     task: str
@@ -59,6 +59,8 @@ class Entry:
     """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
     privacy: str = ""
     """Of features, in words: what was spent for each of them, for a label, and for the record."""
+    again: bool = False
+    """Whether it is a report that was sent before, on a link that was lost; it does not count a second time."""
 
 
 class Audit:
@@ -108,7 +110,11 @@ class Audit:
             file.seek(self._read)
             new = file.read(end.size - self._read).splitlines(keepends=True)
             self._read = end.size
-        lines = [line for line in map(_parsed, new) if line is not None and line.get("data") in _SAMPLES]
+        lines = [
+            line
+            for line in map(_parsed, new)
+            if line is not None and line.get("data") in _SAMPLES and not line.get("again")
+        ]
         now = datetime.now(UTC)
         earliest = (now - since).isoformat()
         self._left += [(str(line["node"]), str(line["time"]), once(line)) for line in lines]

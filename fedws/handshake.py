@@ -3,13 +3,15 @@
     coordinator                                            node
     hello(run, coordinator, node, nonce)            ->
                                                     <-     challenge(node, nonce, proof of the node)
-    proof(proof of the coordinator)                 ->
+    proof(proof of the coordinator, takeover)       ->
                                                     <-     welcome, or a refusal
 
 A proof is an HMAC-SHA256 under the key of both nonces, both ids, the run, and the side that it is made for, so that no
 proof is of use on another link, for another run or node, or in the other direction (ISO/IEC 9798-4, the three passes of
 mutual authentication). It says that the other end is a member of the network, not which one; and nothing after it is
 protected: both is for TLS.
+
+``takeover`` is the run's secret for this node (:mod:`fedws.claim`). The proof of the coordinator covers it too.
 """
 
 import hmac
@@ -29,15 +31,17 @@ def nonce() -> str:
     return secrets.token_hex(32)
 
 
-def proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str) -> str:
-    """That ``side`` knows ``key``: 64 hexadecimal digits. ``node`` and ``nonce`` are the challenge's.
+def proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, takeover: str = "") -> str:
+    """Return the proof that ``side`` has ``key``, 64 hexadecimal digits.
+
+    ``node`` and ``nonce`` are the challenge's, and ``takeover`` is that of the proof of the coordinator.
 
     >>> hello = Hello(run="r", node="alice", protocol=1, nonce="00" * 32)
     >>> proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
     '10c50b2f6f592865'
     """
     fields = ("fedws", side, hello.run, hello.coordinator, hello.node, node, hello.nonce, nonce)
-    encoded = [field.encode() for field in fields]
+    encoded = [field.encode() for field in (*fields, *([takeover] if takeover else ()))]
     framed = b"".join(len(field).to_bytes(4, "little") + field for field in encoded)  # so that none runs into the next
     return hmac.digest(key, framed, "sha256").hex()
 
@@ -50,16 +54,17 @@ def challenge(key: bytes, hello: Hello, node: str) -> Challenge:
     return replace(challenge, proof=proof(key, "node", hello, node, challenge.nonce))
 
 
-def prove(key: bytes, hello: Hello, challenge: Challenge) -> Proof:
-    """The coordinator's side of it. Raises Refused when the node does not know the key."""
+def prove(key: bytes, hello: Hello, challenge: Challenge, takeover: str) -> Proof:
+    """Return the coordinator's proof. Raises Refused when the node does not have the key."""
     if not _equal(challenge.proof, proof(key, "node", hello, challenge.node, challenge.nonce)):
         raise Refused("key", f"{printable(challenge.node, 64)} has another network key; {REMEDY}")
-    return Proof(proof=proof(key, "coordinator", hello, challenge.node, challenge.nonce))
+    own = proof(key, "coordinator", hello, challenge.node, challenge.nonce, takeover)
+    return Proof(proof=own, takeover=takeover)
 
 
 def check(key: bytes, hello: Hello, challenge: Challenge, given: Proof) -> None:
-    """The node's last word. Raises Refused when the caller does not know the key."""
-    if not _equal(given.proof, proof(key, "coordinator", hello, challenge.node, challenge.nonce)):
+    """Check the coordinator's proof. Raises Refused when the caller does not have the key."""
+    if not _equal(given.proof, proof(key, "coordinator", hello, challenge.node, challenge.nonce, given.takeover)):
         raise Refused("key", f"the caller has another network key than {challenge.node}; {REMEDY}")
 
 

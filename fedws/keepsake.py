@@ -1,5 +1,6 @@
 """What a worker remembers of a run between its orders: control variates, error feedback. Never leaves the worker."""
 
+from fedws.claim import Claim
 from fedws.errors import TaskError
 from fedws.messages import Order
 from fedws.tensors import Tensors, detached
@@ -17,15 +18,15 @@ class Keepsake:
     """
 
     def __init__(self) -> None:
-        self._run = ""
+        self._claim = Claim()
         self._states: dict[int, Tensors] = {}
         self._bases: set[int] = set()  # the rounds that orders started from, up to the last one's
 
-    def begin(self, run: str) -> None:
-        """Serve this run from now on: forget all of another. A run without an id is another each time."""
-        if run != self._run or not run:
+    def begin(self, claim: Claim) -> None:
+        """Serve the run of this claim; drop all states unless it continues the run before."""
+        if not claim.continues(self._claim):
             self._states, self._bases = {}, set()
-        self._run = run
+        self._claim = claim
 
     def recall(self, order: Order) -> Tensors | None:
         """A copy of the state that ``order`` starts from; None when it starts from none.

@@ -73,6 +73,8 @@ class Proof:
     """The answer to a Challenge; the node's Welcome or Refusal comes next."""
 
     proof: Secret
+    takeover: Secret = field(repr=False)
+    """Secret of the run for this node: a later link with the same one may continue what this one began."""
 
 
 @dataclass(frozen=True, kw_only=True)

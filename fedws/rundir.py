@@ -80,13 +80,19 @@ class RunDirectory:
         """Whether the run has come to its end."""
         return bool(self._story.get("finished"))
 
+    @property
+    def secret(self) -> bytes:
+        """Secret of the run, 32 bytes; :meth:`begin` makes it. Who has it can take workers over from the run."""
+        return bytes.fromhex(self._story["secret"])
+
     def begin(self, plan: Plan) -> str:
-        """Write what a run begins with, or goes on with; gives the run's name on the links."""
-        run = self._story.get("run") or secrets.token_hex(8)  # to know it is to be let in
+        """Write the plan of a run that starts or continues; return the run's public id."""
+        run = self._story.get("run") or secrets.token_hex(8)
+        secret = self._story.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
         write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
         # without what is infinite, as a deadline by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
-        self._tell({"format": FORMAT, "run": run, "finished": False, "plan": settings})
+        self._tell({"format": FORMAT, "run": run, "secret": secret, "finished": False, "plan": settings})
         return str(run)
 
     def keep(self) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from fedws import handshake
+from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, TakenOver, Undelivered, UsageError, printable
 from fedws.gate import Complaints
@@ -18,7 +19,7 @@ from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Repor
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
 from fedws.store import Shelf
-from fedws.turns import SHOWN, TAKEN_OVER, Turns
+from fedws.turns import TAKEN_OVER, Turns
 from fedws.unfinished import UNFINISHED, Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
@@ -58,7 +59,7 @@ class Service:
         """Serve one link until it closes; ``first`` has been received on it already."""
         try:
             async with asyncio.timeout(self._limits.silence / 6):
-                hello = await self._meet(channel, first)
+                hello, claim = await self._meet(channel, first)
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
@@ -72,15 +73,16 @@ class Service:
         except LinkLost:
             return None
         with contextlib.suppress(LinkError):
-            await self._greet(channel, hello)
+            await self._greet(channel, hello, claim)
         return await channel.close()
 
-    async def _meet(self, channel: Channel, first: Message | None = None) -> Hello:
-        """Hear who is calling, and have it proved; only then may more than a few bytes come.
+    async def _meet(self, channel: Channel, first: Message | None = None) -> tuple[Hello, Claim]:
+        """Receive ``hello`` and check the caller's proof; only then accept larger messages.
 
-        Raises Refused when the caller does not know the key, ProtocolError, and LinkLost.
+        Raises Refused when the caller does not have the key, ProtocolError, and LinkLost.
         """
         hello, key, node = first or await channel.receive(), self._security.key, self._worker.node
+        takeover = ""  # without a key there is nobody to whom a secret could be entrusted
         if not isinstance(hello, Hello):
             raise ProtocolError(f"{_kind(hello)} before hello")
         if hello.protocol != VERSION:  # nothing can be proved
@@ -96,6 +98,7 @@ class Service:
             if not isinstance(proof, Proof):
                 raise ProtocolError(f"{_kind(proof)} where a proof was due")
             handshake.check(key.secret, hello, challenge, proof)
+            takeover = proof.takeover
             channel.protect(handshake.session(key.secret, hello, challenge))
         tls = self._security.tls
         if tls is not None and tls.mutual and channel.peer != hello.coordinator:
@@ -105,14 +108,14 @@ class Service:
             who = channel.peer or "a caller without a certificate"
             raise Refused("policy", f"the policy of {node} does not name {who}")
         channel.admit()
-        return hello
+        return hello, Claim(hello.run, hello.coordinator, takeover)
 
-    async def _greet(self, channel: Channel, hello: Hello) -> None:
+    async def _greet(self, channel: Channel, hello: Hello, claim: Claim) -> None:
         greeting = self._worker.greet(hello)
         try:
             if isinstance(greeting, Welcome):
-                async with self._turns.take(hello.run, hello.coordinator) as taken:
-                    closing = await self._run(channel, hello, greeting, taken)
+                async with self._turns.take(claim) as taken:
+                    closing = await self._run(channel, hello, claim, greeting, taken)
                 return await closing
         except Refused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
@@ -121,18 +124,20 @@ class Service:
         except UsageError as error:  # the caller accepts less than a welcome
             return await channel.close(f"the welcome has {error}", CloseCode.NOT_TAKEN)
         if hello.run != self._turned_away:  # it may go on asking
-            log.warning("%s: refused run %s: %s", self._worker.node, printable(hello.run, SHOWN), greeting.reason)
+            log.warning("%s: refused run %s: %s", self._worker.node, claim.shown, greeting.reason)
         self._turned_away = hello.run
         return await channel.send(greeting)
 
-    async def _run(self, channel: Channel, hello: Hello, welcome: Welcome, taken: asyncio.Event) -> asyncio.Task[None]:
-        """Serve a link until its work has ended; gives the closing of the link, which may take longer."""
-        name, reason = printable(hello.run, SHOWN), "ended"
+    async def _run(
+        self, channel: Channel, hello: Hello, claim: Claim, welcome: Welcome, taken: asyncio.Event
+    ) -> asyncio.Task[None]:
+        """Serve a link until its work has ended; return the closing of the link, which may take longer."""
+        name, reason = claim.shown, "ended"
         log.info("%s: run %s begins", self._worker.node, name)
         try:
-            self._worker.begin(hello.run, hello.coordinator)
+            self._worker.begin(claim)
             self._remember()
-            channel.transfers = self._unfinished.begin(hello.run, hello.coordinator)
+            channel.transfers = self._unfinished.begin(claim)
             channel.transfers.tell_store(hello.blobs)
             self._accepted = Accepted(hello.max_message, hello.max_tensors, "the coordinator")
             channel.transfers.tell_limits(self._accepted)
@@ -174,7 +179,8 @@ class Service:
                 order, trouble = await orders.get()
                 self._remember()
                 channel.transfers.tell(order.held)
-                answer = (None if trouble else self._unfinished.again(order)) or await self._work(order, trouble)
+                kept = None if trouble else self._unfinished.again(order)
+                answer = await (self._work(order, trouble) if kept is None else self._repeat(order, kept))
                 self._unfinished.keep(order, answer)
                 try:
                     await channel.send(answer)
@@ -221,6 +227,12 @@ class Service:
             await asyncio.wait([work])
             self._worker.resume()
             raise
+
+    async def _repeat(self, order: Order, report: Report) -> Report | Failure:
+        """Return a report that is sent once more; its line of the audit log is written in the node's thread."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._worker.repeat, order, report, self._accepted
+        )
 
     def _order(self, message: Message, seen: dict[str, None]) -> Order:
         if not isinstance(message, Order):

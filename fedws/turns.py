@@ -5,10 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from fedws.errors import Refused, TakenOver, printable
+from fedws.claim import Claim
+from fedws.errors import Refused, TakenOver
 
-SHOWN = 8
-"""Characters of a run's id that are told: who knows all of it may take the run over."""
 MOST_LINKS = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
 TAKEN_OVER = "taken over by the same run"
@@ -21,26 +20,25 @@ class Turns:
     def __init__(self, node: str, patience: float) -> None:
         self._node = node
         self._patience = patience
-        self._run = self._coordinator = ""
+        self._claim = Claim()
         self._since = datetime.now()
         self._links = 0  # of the run; the last one frees the node
         self._newest = asyncio.Event()
         self._free = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def take(self, run: str, coordinator: str) -> AsyncIterator[asyncio.Event]:
+    async def take(self, claim: Claim) -> AsyncIterator[asyncio.Event]:
         """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
 
         Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
         another run, with too many links of this one, or still with what it did for an older link; and TakenOver when
         a newer one came meanwhile.
         """
-        other = (run, coordinator) != (self._run, self._coordinator)  # its workers know a run's id too
-        if self._links and (other or not run):  # without an id it may be any run
+        if self._links and not claim.continues(self._claim):
             raise self._busy()
         if self._links >= MOST_LINKS:
             raise self._busy()
-        self._run, self._coordinator = run, coordinator
+        self._claim = claim
         self._newest.set()
         self._newest = taken = asyncio.Event()
         self._links += 1
@@ -62,4 +60,4 @@ class Turns:
 
     def _busy(self) -> Refused:
         since = self._since.strftime("%Y-%m-%d %H:%M:%S")
-        return Refused("busy", f"{self._node} is busy with run {printable(self._run, SHOWN)} since {since}")
+        return Refused("busy", f"{self._node} is busy with run {self._claim.shown} since {since}")

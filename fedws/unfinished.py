@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from fedws.blobs import Blobs
+from fedws.claim import Claim
 from fedws.messages import Failure, Order, Report
 from fedws.store import Shelf
 from fedws.transfers import Transfers
@@ -23,19 +24,19 @@ class Unfinished:
     def __init__(self, node: str, shelf: Shelf | None = None) -> None:
         self._node = node
         self._shelf = shelf
-        self._whose = ("", "")
+        self._claim = Claim()
         self._transfers = Transfers()
         self._last: tuple[Order, Report] | None = None
         self._new = False
 
-    def begin(self, run: str, coordinator: str) -> Transfers:
-        """A link of the run begins; gives how its bodies travel. What is of another run is forgotten."""
-        if (run, coordinator) != self._whose or not run:  # without an id it may be any run
+    def begin(self, claim: Claim) -> Transfers:
+        """Start a link; return how its bodies travel. What a link that this one does not continue left is dropped."""
+        if not claim.continues(self._claim):
             self.leave()
-            self._whose, blobs = (run, coordinator), None
-            if self._shelf is not None and run:
-                blobs = Blobs(self._shelf.store, self._shelf.above, run, self._node)
-            self._transfers = Transfers(blobs, coordinator, keep=True, replaced=self._drop)
+            self._claim, blobs = claim, None
+            if self._shelf is not None and claim.run:
+                blobs = Blobs(self._shelf.store, self._shelf.above, claim.run, self._node)
+            self._transfers = Transfers(blobs, claim.coordinator, keep=True, replaced=self._drop)
         self._new = True
         return self._transfers
 

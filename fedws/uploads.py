@@ -16,7 +16,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedws import tensorfile
+from fedws.claim import Claim
 from fedws.durable import sync, write
 from fedws.errors import Stopped, TaskError
 from fedws.messages import Json
@@ -105,12 +105,12 @@ class Uploads:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._given = folder
-        self.run: tuple[str, str] | None = None
-        """The coordinator's id and the run's; None for a run without one."""
+        self.claim: Claim | None = None
+        """Claim of the run; None for a run without an id."""
 
-    def begin(self, run: str, coordinator: str = "") -> None:
-        """Serve this run from now on; one without an id can have no uploads, since it could not ask for them again."""
-        self.run = (coordinator, run) if run else None
+    def begin(self, claim: Claim) -> None:
+        """Serve the run of this claim. One without an id can have no uploads: it could not request them again."""
+        self.claim = claim if claim.run else None
 
     # ------------------------------------------------------------------ the run's upload
 
@@ -196,8 +196,8 @@ class Uploads:
 
     @property
     def name(self) -> str:
-        """Of the run's upload: a hash, since the ids of a run are a peer's texts."""
-        return sha256(json.dumps(self.run).encode()).hexdigest()
+        """Name of the run's upload, 64 hexadecimal digits."""
+        return (self.claim or Claim()).digest
 
     def _place(self) -> Path:
         return self._folder / self.name

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ import torch
 
 from fedws import declared, mapstyle, registry, samples
 from fedws.audit import Audit, Entry, now, once
+from fedws.claim import Claim
 from fedws.errors import (
     FedwsError,
     PieceFailed,
@@ -77,7 +78,9 @@ class Worker:
         self._tasks = tasks
         self._audit = audit
         self._complaints = Complaints(node)
-        self._caller = ("", "")
+        self._claim = Claim()
+        self._features: Features | None = None
+        """The features in the last answer; None when it held none."""
         self._stop = threading.Event()
         self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
         self._welcome = declared.checked(
@@ -99,11 +102,11 @@ class Worker:
             return Refusal(kind="node", reason=f"this is {self.node}, not {printable(hello.node, 64)}")
         return self._welcome
 
-    def begin(self, run: str, coordinator: str = "") -> None:
-        """Serve the run of that id from now on; what tasks kept of another is forgotten. Call it between tasks."""
-        self._caller = run, coordinator
-        self._workspace.keepsake.begin(f"{coordinator}/{run}" if run else "")
-        self._workspace.uploads.begin(run, coordinator)
+    def begin(self, claim: Claim) -> None:
+        """Serve the run of this claim; drop what tasks kept of another run. Call it between tasks."""
+        self._claim = claim
+        self._workspace.keepsake.begin(claim)
+        self._workspace.uploads.begin(claim)
 
     def answer(self, order: Order, accepted: Accepted = ANY, trouble: str = "") -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
@@ -115,6 +118,25 @@ class Worker:
         features, then = self._workspace.leaving.pop(order.id, (None, None))
         if isinstance(answer, Failure):
             features = then = None
+        self._features = features
+        return self._written(order, answer, accepted, features, then)
+
+    def repeat(self, order: Order, report: Report, accepted: Accepted = ANY) -> Report | Failure:
+        """Return ``report``, which answered the same request on an older link, once its line is on the audit log."""
+        features = None if self._features is None else replace(self._features, again=True)
+        return self._written(order, report, accepted, features, again=True)
+
+    def _written(
+        self,
+        order: Order,
+        answer: Report | Failure,
+        accepted: Accepted,
+        features: Features | None,
+        then: Callable[[], None] | None = None,
+        *,
+        again: bool = False,
+    ) -> Report | Failure:
+        """Return the answer, or a Failure in its place, once its line is on the audit log."""
         if self._audit is None:
             if then is not None:
                 then()
@@ -125,7 +147,7 @@ class Worker:
             answer, features, then = self.unsendable(order, error), None, None
             size = encode(answer).size
         try:
-            self._audit.add(self._entry(order, answer, size, features))
+            self._audit.add(self._entry(order, answer, size, features, again=again))
             if then is not None:
                 then()
         except OSError as error:
@@ -176,8 +198,9 @@ class Worker:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
 
-    def _entry(self, order: Order, answer: Report | Failure, size: int, features: Features | None) -> Entry:
-        run, coordinator = self._caller
+    def _entry(
+        self, order: Order, answer: Report | Failure, size: int, features: Features | None, *, again: bool
+    ) -> Entry:
         model = order.settings.get("model", "")
         data, epsilon = "reason", None
         if isinstance(answer, Report):
@@ -186,8 +209,8 @@ class Worker:
         return Entry(
             time=now(),
             node=self.node,
-            coordinator=printable(coordinator, 64),
-            run=printable(run, 8),
+            coordinator=printable(self._claim.coordinator, 64),
+            run=self._claim.shown,
             order=printable(order.id, 64),
             round=order.round,
             task=printable(order.task, 64),
@@ -199,6 +222,7 @@ class Worker:
             upload=self._upload if features is not None else "",
             reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
             privacy="" if features is None else features.told().removeprefix("Privacy: "),
+            again=again,
         )
 
     @property

@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, Literal
 
 from fedws import registry
+from fedws.claim import Claim
 from fedws.coordinator.prepare import prepare
 from fedws.errors import RejectedUpdate
 from fedws.featurestore import FeatureStore
@@ -39,7 +40,7 @@ class Run:
         self.store = FeatureStore(folder / "features")
         self.nodes = {worker: Worker(worker, "points", Points(Path(), True)) for worker in WORKERS}
         for node in self.nodes.values():
-            node.begin("run", "lab")
+            node.begin(Claim("run", "lab"))
         self.own = registry.find("strategy", name).own
         self.here = set(here)
         self.open: dict[str, Order] = {}

@@ -12,7 +12,7 @@ from fedws.learning import initial
 from fedws.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.transport.ws import Ws
 from tests.processes import PATIENCE, Command, Processes
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, TAKEOVER
 
 FOLDER = REPOSITORY / "examples" / "other_language"
 NETWORK = bytes.fromhex("5e" * 32)
@@ -26,13 +26,15 @@ def alice(processes: Processes, node: str, data: Path, *flags: str) -> Command:
     return processes.execute(node, str(FOLDER / "worker.mjs"), "--id", "alice", "--data", str(data), *flags)
 
 
-async def met(channel: Channel, run: str = "run", key: bytes = NETWORK, node: str = "alice") -> Welcome | Refusal:
-    """What comes of the handshake, as the coordinator makes it; one of the same run takes over. Raises Refused."""
+async def met(
+    channel: Channel, run: str = "run", key: bytes = NETWORK, node: str = "alice", takeover: str = TAKEOVER
+) -> Welcome | Refusal:
+    """Return the end of the handshake, as the coordinator makes it; one of the same run takes over. Raises Refused."""
     hello = Hello(run=run, node=node, protocol=1, nonce=handshake.nonce())
     await channel.send(hello)
     challenge = await channel.receive()
     assert isinstance(challenge, Challenge)
-    await channel.send(handshake.prove(key, hello, challenge))
+    await channel.send(handshake.prove(key, hello, challenge, takeover))
     answer = await channel.receive()
     assert isinstance(answer, Welcome | Refusal)
     return answer

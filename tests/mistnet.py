@@ -7,6 +7,7 @@ import torch
 
 from fedws import learning, registry
 from fedws.algorithms.mistnet import MistNet
+from fedws.claim import Claim
 from fedws.messages import Failure, Order, Report
 from fedws.plan import Training
 from fedws.tensors import Tensors, detached
@@ -34,7 +35,7 @@ def order(ask: Any, number: int = 1, **changes: Any) -> Order:
 
 def worker(folder: Path, run: str = "first", **more: Any) -> Worker:
     made = Worker("alice", "points", Points(Path(), True), state=folder / "uploads", **more)
-    made.begin(run, "lab")
+    made.begin(Claim(run, "lab"))
     return made
 
 

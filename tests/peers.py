@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fedws import wire
+from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.errors import LinkLost
@@ -105,7 +106,8 @@ class Heard:
         given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}
         given |= more
         limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
-        contact = Contact(node, url, given["role"], "cafe", "points", limits, given["seed"], security, meeting)
+        claim = Claim("cafe", security.name, takeover(bytes(32), node))
+        contact = Contact(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
         self.link = Link(contact, silence)
         self.all: list[Event] = []
         self._news: asyncio.Queue[Event] = asyncio.Queue()

@@ -14,6 +14,8 @@ from fedws.messages import Message
 from fedws.wire import encode
 
 REPOSITORY = Path(__file__).parents[1]
+TAKEOVER = "7a" * 32
+"""A take-over secret."""
 
 
 def require(condition: object, reason: str) -> None:

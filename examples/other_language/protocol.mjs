@@ -36,7 +36,7 @@ const MESSAGES = { // those that a worker receives
   hello: { run: [name], node: [name], protocol: [integer], coordinator: [name, "coordinator"],
     nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false],
     max_message: [most, 2 ** 30], max_tensors: [most, 10000] },
-  proof: { proof: [secret] },
+  proof: { proof: [secret], takeover: [secret] },
   order: { id: [text], worker: [text], round: [integer], task: [text], base: [integer, 0], seed: [integer, 0],
     settings: [map, {}], held: [map, {}] }, // held is of use to nobody who tells no digest
 };
@@ -115,10 +115,12 @@ export function write(type, fields, tensors = []) { // tensors: {name, shape, va
   return Buffer.concat(parts);
 }
 
-export function proof(key, side, hello, challenge) { // 64 hexadecimal digits; nonces go in as the text that they are
+// 64 hexadecimal digits; nonces go in as the text that they are, and takeover in the coordinator's proof alone.
+export function proof(key, side, hello, challenge, takeover) {
   const hmac = createHmac("sha256", key);
   const { run, coordinator, node, nonce } = hello;
-  for (const each of ["fedws", side, run, coordinator, node, challenge.node, nonce, challenge.nonce]) {
+  const texts = ["fedws", side, run, coordinator, node, challenge.node, nonce, challenge.nonce];
+  for (const each of takeover ? [...texts, takeover] : texts) {
     const length = Buffer.alloc(4); // before each text, so that none runs into the next
     length.writeUInt32LE(Buffer.byteLength(each));
     hmac.update(length).update(each);

@@ -18,27 +18,31 @@ const line = (reason, length) => String(reason).replace(/[^\x20-\x7e]+/g, " ").s
 
 // ------------------------------------------------------------------------------------ one link (sections 4 to 6)
 
-async function meet(node, link) { // hello, challenge, proof; throws Refused
+async function meet(node, link) { // hello, challenge, proof; gives hello with takeover; throws Refused
   const hello = await link.receive("hello");
   if (Number(hello.protocol) !== 1) throw new Refused(`${node.id} speaks protocol 1`, "protocol");
   if (!hello.nonce) throw new Refused(`${node.id} asks for the network key, and was called without one`, "key");
   const challenge = { node: node.id, nonce: randomBytes(32).toString("hex") };
   await link.send("challenge", { ...challenge, proof: proof(node.key, "node", hello, challenge) });
-  const given = Buffer.from((await link.receive("proof")).proof);
-  const right = Buffer.from(proof(node.key, "coordinator", hello, challenge));
-  if (!timingSafeEqual(given, right)) throw new Refused(`the caller has another network key than ${node.id}`, "key");
+  const { proof: given, takeover } = await link.receive("proof");
+  if (!equal(given, proof(node.key, "coordinator", hello, challenge, takeover))) throw new Refused(`the caller has another network key than ${node.id}`, "key");
   link.admit();
   if (hello.node !== node.id) throw new Refused(`this is ${node.id}, not ${hello.node}`, "node");
-  return hello;
+  return { ...hello, takeover };
 }
 
-let turn = null; // the link that has the node: {run, since, link, done}
+const equal = (one, other) => timingSafeEqual(Buffer.from(one), Buffer.from(other)); // of 64 characters
 
-function take(node, run, link, work) { // have the node, one run at a time, and do the work; throws Refused
-  if (turn && (turn.run !== run || !run))
-    throw new Refused(`${node.id} is busy with run ${line(turn.run, 8)} since ${turn.since}`, "busy");
+const same = (one, other) => // whether a link is of the same run
+  one.run !== "" && one.run === other.run && one.coordinator === other.coordinator && equal(one.takeover, other.takeover);
+
+let turn = null; // the link that has the node: {hello, since, link, done}
+
+function take(node, hello, link, work) { // have the node, one run at a time, and do the work; throws Refused
+  if (turn && !same(hello, turn.hello))
+    throw new Refused(`${node.id} is busy with run ${line(turn.hello.run, 8)} since ${turn.since}`, "busy");
   const older = turn;
-  const mine = { run, since: new Date().toLocaleString("sv"), link }; // Swedes write 2026-11-21 09:10:03
+  const mine = { hello, since: new Date().toLocaleString("sv"), link }; // Swedes write 2026-11-21 09:10:03
   older?.link.end("taken over by the same run", 4001); // the close code says it to programs
   mine.done = (async () => {
     await older?.done.catch(() => {}); // soon: training looks at its signal every few samples
@@ -132,7 +136,7 @@ async function serve(node, socket, tcp, leaveDoor) { // one websocket; whatever 
   };
   try {
     const hello = await meet(node, link);
-    await take(node, hello.run, link, () => answer(node, link, hello));
+    await take(node, hello, link, () => answer(node, link, hello));
   } catch (error) {
     if (link.signal.aborted) socket.close(link.code, line(link.signal.reason, 123)); // nothing, if it is closed already
     else if (error instanceof Wrong) socket.close(4002, line(error.message, 123));

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Literal
 
+from fedws.claim import Claim
 from fedws.coordinator.greeting import Greeting
 from fedws.coordinator.meeting import Meeting
 from fedws.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
@@ -26,7 +27,7 @@ class Contact:
         node: str,
         url: str,
         role: Literal["worker", "evaluator"],
-        run: str,
+        claim: Claim,
         dataset: str,
         limits: Limits,
         seed: int,
@@ -49,7 +50,7 @@ class Contact:
         self._limits = limits
         self._transport = transport(url)
         self._security = INSECURE if self._transport.private else security
-        self._expected = run, node, role, dataset
+        self._expected = claim, node, role, dataset
         self._blobs = blobs
         self._complaints = Complaints(node)
 
@@ -106,8 +107,7 @@ class Contact:
 
     async def _greeted(self, channel: Channel) -> Welcome | None:
         """Return the node's welcome on a link; None when the handshake fails."""
-        run, node, role, dataset = self._expected
-        greeting = Greeting(run, node, role, dataset, self._security, self._blobs, self._limits.message)
+        greeting = Greeting(*self._expected, self._security, self._blobs, self._limits.message)
         try:
             async with asyncio.timeout(self._silence):
                 return await greeting.greet(channel)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedws import handshake
+from fedws.claim import Claim
 from fedws.closing import CloseCode
 from fedws.errors import ProtocolError, Refused, Undelivered, printable
 from fedws.interfaces import Channel
@@ -17,7 +18,8 @@ from fedws.wire import VERSION
 class Greeting:
     """One handshake: for which run, which node, and what it must be and hold."""
 
-    run: str
+    claim: Claim
+    """The run, with its secret for this node."""
     node: str
     role: Literal["worker", "evaluator"]
     dataset: str
@@ -48,10 +50,10 @@ class Greeting:
         key = security.key.secret if security.key is not None else None
         nonce = handshake.nonce() if key is not None else ""
         hello = Hello(
-            run=self.run,
+            run=self.claim.run,
             node=self.node,
             protocol=VERSION,
-            coordinator=security.name,
+            coordinator=self.claim.coordinator,
             nonce=nonce,
             blobs=self.blobs,
             max_message=self.max_message,
@@ -59,7 +61,7 @@ class Greeting:
         await channel.send(hello)
         answer = await channel.receive()
         if key is not None and isinstance(answer, Challenge):
-            proof = handshake.prove(key, hello, answer)
+            proof = handshake.prove(key, hello, answer, self.claim.secret)
             if answer.node != self.node:  # one that was asked by a stranger, who passes its proof off as his
                 raise Refused("node", f"this is {printable(answer.node, 64)}, not {self.node}")
             self.proved = True

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fedws import tensorfile
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
+from fedws.claim import Claim, takeover
 from fedws.continuing import going_on, merged
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
@@ -193,7 +194,8 @@ async def _run(
             point = meeting if url == plan.listen else None
             stored = blobs is not None
             data, seed = plan.dataset, plan.seed
-            contact = Contact(node, url, role, name, data, limits, seed, security, point, blobs=stored)
+            claim = Claim(name, security.name, takeover(held.secret, node))
+            contact = Contact(node, url, role, claim, data, limits, seed, security, point, blobs=stored)
             return Link(contact, plan.silence, blobs)
 
         scorer, scoring, store, remarks = None, plan.scoring(), None, Remarks(runlog.lines)

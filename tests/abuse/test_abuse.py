@@ -21,7 +21,7 @@ from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Wel
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files
 from tests.fuzz.connections import most_memory
 from tests.processes import Command, Processes, dialling, identity, serving
-from tests.support import require
+from tests.support import TAKEOVER, require
 
 KEY = bytes.fromhex("5e" * 32)
 BOUND = 32 * 2**20
@@ -73,7 +73,7 @@ async def member(url: str) -> AsyncIterator[tuple[Hostile, Hello, Proof]]:
         called = hello()
         challenge = await peer.challenged(called)
         assert isinstance(challenge, Challenge)
-        proof = handshake.prove(KEY, called, challenge)
+        proof = handshake.prove(KEY, called, challenge, TAKEOVER)
         await peer.say(frame(data(proof)))
         assert isinstance(await peer.hear(), Welcome)
         yield peer, called, proof
@@ -141,7 +141,7 @@ async def test_who_dribbles_is_dropped_after_a_sixth_of_silence(
 async def test_another_key_and_a_recorded_handshake_are_refused(url: str) -> None:
     async with member(url) as (_, called, recorded):
         pass
-    for wrong in (recorded, Proof(proof=handshake.nonce())):
+    for wrong in (recorded, Proof(proof=handshake.nonce(), takeover=TAKEOVER)):
         async with hostile(url) as peer:
             assert isinstance(await peer.challenged(called), Challenge)
             await peer.say(frame(data(wrong)))
@@ -246,7 +246,7 @@ class Crowd:
 
     async def _wrong(self, peer: Hostile) -> None:
         await peer.challenged(hello())
-        await self._prove(peer, Proof(proof=handshake.nonce()))
+        await self._prove(peer, Proof(proof=handshake.nonce(), takeover=TAKEOVER))
 
     async def _replay(self, peer: Hostile) -> None:
         called, proof = self._recorded

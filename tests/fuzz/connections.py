@@ -18,6 +18,7 @@ from tests.abuse import hostile
 from tests.abuse.hostile import BINARY, DEFLATE, PING, TEXT, UPGRADE, Hostile, data, frame
 from tests.fuzz.mutator import mutate, seeds
 from tests.processes import Processes, dialling, identity, serving
+from tests.support import TAKEOVER
 
 AT_ONCE = 48
 """Connections in flight."""
@@ -125,13 +126,13 @@ class Strangers:
 
     async def _wrong_proof(self, peer: Hostile) -> None:
         await peer.challenged(hostile.hello())
-        await peer.say(frame(data(Proof(proof=self._random.randbytes(32).hex()))))
+        await peer.say(frame(data(Proof(proof=self._random.randbytes(32).hex(), takeover=TAKEOVER))))
         await self._end(peer)
 
     async def _reflected(self, peer: Hostile) -> None:
         challenge = await peer.challenged(hostile.hello())
         if challenge is not None:
-            await peer.say(frame(data(Proof(proof=challenge.proof))))
+            await peer.say(frame(data(Proof(proof=challenge.proof, takeover=TAKEOVER))))
         await self._end(peer)
 
     async def _replay(self, peer: Hostile) -> None:
@@ -197,7 +198,7 @@ async def _recorded(url: str, key: bytes) -> tuple[Hello, Proof]:
     async with hostile.hostile(url) as peer:
         challenge = await peer.challenged(hello)
         assert isinstance(challenge, Challenge)
-        proof = handshake.prove(key, hello, challenge)
+        proof = handshake.prove(key, hello, challenge, TAKEOVER)
         await peer.say(frame(data(proof)))
         assert isinstance(await peer.hear(), Welcome)
     return hello, proof

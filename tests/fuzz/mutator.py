@@ -14,6 +14,7 @@ from fedws import wire
 from fedws.header import ALIGNMENT
 from fedws.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES
+from tests.support import TAKEOVER
 
 SECRET = "0f" * 32
 ODD: tuple[Any, ...] = (
@@ -36,7 +37,7 @@ def messages() -> list[Message]:
     return [
         Hello(run="r", node="alice", protocol=1, nonce=SECRET),
         Challenge(node="alice", nonce=SECRET, proof=SECRET),
-        Proof(proof=SECRET),
+        Proof(proof=SECRET, takeover=TAKEOVER),
         Welcome(node="alice", role="worker", dataset="d", samples=2, labels=[0, 1]),
         Refusal(kind="busy", reason="later"),
         Order(id="1", worker="alice", round=1, task="t", settings={"a": [1.0, None]}, tensors=tensors),

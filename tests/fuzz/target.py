@@ -24,6 +24,7 @@ from fedws.service import Service
 from fedws.transfers import Transfers
 from fedws.worker import Worker
 from tests.nodes import Points
+from tests.support import TAKEOVER
 
 LIMITS = (HANDSHAKE, 2**12, 2**20, 2**30)
 """What a message may take; an input's first byte chooses."""
@@ -156,7 +157,7 @@ class Target:
 
     def _met(self, message: Message) -> None:
         """Whatever it is, as the first word of a handshake, and as the second."""
-        for first, second in ((message, Proof(proof="00" * 32)), (_HELLO, message)):
+        for first, second in ((message, Proof(proof="00" * 32, takeover=TAKEOVER)), (_HELLO, message)):
             peer = _Peer(first, second)
             if "admitted" in _driven(self._service._meet(peer), peer):
                 raise Wrong("a peer without the key was admitted")
@@ -194,7 +195,7 @@ class _Peer:
     async def send(self, message: Message) -> None:
         self.events.append(type(message).__name__)
         if isinstance(message, Challenge) and isinstance(self._words[0], Proof) and self._words[0].proof == "00" * 32:
-            self._words[0] = Proof(proof=message.proof)
+            self._words[0] = Proof(proof=message.proof, takeover=TAKEOVER)
 
     async def receive(self) -> Message:
         if not self._words:

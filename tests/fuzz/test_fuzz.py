@@ -17,7 +17,7 @@ from tests.fuzz.__main__ import CORPUS, LONGEST, name
 from tests.fuzz.connections import against_a_worker
 from tests.fuzz.mutator import messages, mutate, parsed, seeds
 from tests.fuzz.target import Target, Wrong
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, TAKEOVER
 
 
 def test_all_of_the_corpus_is_refused_or_right() -> None:
@@ -61,7 +61,7 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
             clock.append(2.0)
         if what == "allocates":
             torch.empty(2**16 + 1)
-        return Proof(proof="00" * 32)
+        return Proof(proof="00" * 32, takeover=TAKEOVER)
 
     clock, run = [0.0], Target()  # which makes a worker, and reads its welcome
     monkeypatch.setattr(Decoder, "message", message)

@@ -18,19 +18,25 @@ from fedws.messages import Challenge, Hello, Message, Order, Proof, Refusal, Wel
 from tests.callers import HELLO
 from tests.keyed import KEY, SECRET, WELCOME, asked, dialled
 from tests.nodes import PATIENCE, Gate, happens, settings, worker
+from tests.support import TAKEOVER
+
+
+def proved(key: bytes, hello: Hello, challenge: Challenge) -> Proof:
+    own = handshake.proof(key, "coordinator", hello, challenge.node, challenge.nonce, TAKEOVER)
+    return Proof(proof=own, takeover=TAKEOVER)
 
 
 def wrong(hello: Hello, challenge: Challenge) -> Message:
     other = replace(hello, run="another")
-    return Proof(proof=handshake.proof(SECRET, "coordinator", other, challenge.node, challenge.nonce))
+    return proved(SECRET, other, challenge)
 
 
 def foreign(hello: Hello, challenge: Challenge) -> Message:
-    return Proof(proof=handshake.proof(bytes(32), "coordinator", hello, challenge.node, challenge.nonce))
+    return proved(bytes(32), hello, challenge)
 
 
 def reflected(hello: Hello, challenge: Challenge) -> Message:
-    return Proof(proof=challenge.proof)
+    return Proof(proof=challenge.proof, takeover=TAKEOVER)
 
 
 @pytest.mark.parametrize("answer", [wrong, foreign, reflected])
@@ -56,7 +62,7 @@ async def test_a_handshake_that_was_recorded_opens_nothing_later() -> None:
         async with dialled(url) as channel:
             challenge = await asked(channel, hello)
             assert isinstance(challenge, Challenge)
-            recorded = handshake.prove(SECRET, hello, challenge)
+            recorded = handshake.prove(SECRET, hello, challenge, TAKEOVER)
             await channel.send(recorded)
             assert isinstance(await channel.receive(), Welcome)
         async with dialled(url) as channel:

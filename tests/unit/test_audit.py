@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fedws import audit, registry
 from fedws.audit import GENESIS, Audit, Entry, read, verify
+from fedws.claim import Claim
 from fedws.cli import audit as command
 from fedws.errors import Stopped, TaskError, UsageError
 from fedws.learning import Workspace
@@ -351,7 +352,7 @@ TASKS: dict[str, Any] = {f.__name__: f for f in (trains, scores, will_not, canno
 
 def worker(path: Path) -> Worker:
     made = Worker("alice", "points", Points(), tasks=TASKS, audit=Audit(path))
-    made.begin("0123456789abcdef", "coordinator")
+    made.begin(Claim("0123456789abcdef", "coordinator"))
     return made
 
 
@@ -434,7 +435,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
 ) -> None:
     path = tmp_path_factory.mktemp("names") / "log"
     node = worker(path)
-    node.begin(name, name)
+    node.begin(Claim(name, name))
     node.answer(order(task, id=name, settings={"model": model}))
     assert problems(path) == []
     (line,) = read(path)

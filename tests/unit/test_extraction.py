@@ -12,6 +12,7 @@ from torch import nn
 
 from fedws import learning, registry
 from fedws.audit import Audit, read
+from fedws.claim import Claim
 from fedws.cuts import split
 from fedws.extractors import join
 from fedws.limits import Accepted
@@ -168,7 +169,7 @@ def test_nothing_is_sent_that_was_not_made(tmp_path: Path) -> None:
     assert reason(node.answer(part())) == "alice has no features of this run"
     assert isinstance(node.answer(order(strategy().acknowledgement())), Report)
     node.answer(extraction())
-    node.begin("second", "lab")
+    node.begin(Claim("second", "lab"))
     assert reason(node.answer(part())) == "alice has no features of this run"
 
 
@@ -255,7 +256,7 @@ class Lines(Points):
 def test_labels_that_are_no_classes_leave_as_they_are(tmp_path: Path) -> None:
     data = Lines(Path(), True)
     node = Worker("alice", "points", data, state=tmp_path, policy=Policy(labels="clear"))
-    node.begin("first", "lab")
+    node.begin(Claim("first", "lab"))
     asked = order(strategy(labels="clear").extraction(weights(), {}, 0, send=True))
     made = node.answer(asked)
     assert isinstance(made, Report) and (made.metrics["label_shape"], made.metrics["label_dtype"]) == ([2], "float32")
@@ -268,5 +269,5 @@ def test_labels_that_are_no_classes_cannot_be_randomised(tmp_path: Path) -> None
     asked = extraction(changes={"classes": 0})
     assert "labels that are no classes cannot be randomised" in reason(worker(tmp_path).answer(asked))
     node = Worker("alice", "points", Lines(Path(), True), state=tmp_path)
-    node.begin("first", "lab")
+    node.begin(Claim("first", "lab"))
     assert reason(node.answer(extraction())) == "the labels on alice are no classes, as points_net tells them apart"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedws.claim import Claim
 from fedws.messages import Failure, Report
 from fedws.uploads import Uploads
 from fedws.worker import Worker
@@ -91,5 +92,5 @@ def copied(node: Worker, folder: Path) -> Uploads:
     """The node's uploads as they are now, in another folder."""
     shutil.copytree(node._workspace.uploads._folder, folder)
     uploads = Uploads(folder)
-    uploads.begin("first", "lab")
+    uploads.begin(Claim("first", "lab"))
     return uploads

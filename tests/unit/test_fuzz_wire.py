@@ -28,6 +28,7 @@ from fedws.transport.memory import Memory, MemoryChannel
 from tests.fuzz.mutator import messages, mutate, seeds
 from tests.fuzz.target import OBJECTS
 from tests.nodes import PATIENCE, worker
+from tests.support import TAKEOVER
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 KEY = Security(Key(bytes(range(32)), "a test"))
@@ -167,7 +168,7 @@ def test_no_two_tensors_can_overlap() -> None:
 # --------------------------------------------------------------------------- the handshake
 
 _hello = Hello(run="r", node="alice", protocol=wire.VERSION, nonce="ab" * 32)
-_guess = Proof(proof=handshake.proof(bytes(32), "coordinator", _hello, "alice", "ab" * 32))
+_guess = Proof(proof=handshake.proof(bytes(32), "coordinator", _hello, "alice", "ab" * 32), takeover=TAKEOVER)
 REFLECT = "the node's own proof"
 _words = st.one_of(
     st.just(data(_hello)), st.just(data(_guess)), st.just(REFLECT), st.sampled_from([*map(data, messages())]), broken()
@@ -189,7 +190,7 @@ async def _said(words: list[tuple[bytes | str, list[int]]]) -> None:
         proof = "00" * 32
         try:
             for word, places in words:
-                said = data(Proof(proof=proof)) if isinstance(word, str) else word
+                said = data(Proof(proof=proof, takeover=TAKEOVER)) if isinstance(word, str) else word
                 await channel.send_raw(cut(said, places))
                 while not channel._inbox.empty():
                     answer = await channel.receive()

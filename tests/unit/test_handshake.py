@@ -14,6 +14,7 @@ from fedws import handshake
 from fedws.errors import Refused
 from fedws.handshake import Side
 from fedws.messages import Challenge, Hello, Proof
+from tests.support import TAKEOVER
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 SIDES: tuple[Side, Side] = ("coordinator", "node")
@@ -40,26 +41,26 @@ def refused(what: Any, *given: Any) -> str:
 @given(keys, hellos, names)
 def test_who_knows_the_key_is_believed(key: bytes, said: Hello, node: str) -> None:
     asked = handshake.challenge(key, said, node)
-    handshake.check(key, said, asked, handshake.prove(key, said, asked))
+    handshake.check(key, said, asked, handshake.prove(key, said, asked, TAKEOVER))
 
 
 @given(keys, keys, hellos, names)
 def test_who_has_another_key_is_not(key: bytes, other: bytes, said: Hello, node: str) -> None:
     assume(key != other)
     foreign = handshake.challenge(other, said, node)
-    assert "has another network key" in refused(handshake.prove, key, said, foreign)
+    assert "has another network key" in refused(handshake.prove, key, said, foreign, TAKEOVER)
     own = handshake.challenge(key, said, node)
-    given = Proof(proof=handshake.proof(other, "coordinator", said, node, own.nonce))
+    given = Proof(proof=handshake.proof(other, "coordinator", said, node, own.nonce), takeover=TAKEOVER)
     assert "has another network key" in refused(handshake.check, key, said, own, given)
 
 
 def test_a_refusal_names_both_remedies_and_no_secret() -> None:
     said = hello()
     asked = handshake.challenge(KEY, said, "alice")
-    right = handshake.prove(KEY, said, asked)
-    wrong = Proof(proof="00" * 32)
+    right = handshake.prove(KEY, said, asked, TAKEOVER)
+    wrong = Proof(proof="00" * 32, takeover=TAKEOVER)
     texts = [
-        refused(handshake.prove, OTHER, said, asked),
+        refused(handshake.prove, OTHER, said, asked, TAKEOVER),
         refused(handshake.check, KEY, said, asked, wrong),
         refused(handshake.challenge, KEY, hello(nonce=""), "alice"),
     ]
@@ -87,8 +88,8 @@ def test_a_hello_that_is_changed_on_its_way_proves_nothing(field: str) -> None:
     said = hello()
     heard = dataclasses.replace(said, **{field: CHANGES[field]})
     asked = handshake.challenge(KEY, heard, "alice")
-    refused(handshake.prove, KEY, said, asked)
-    genuine = handshake.prove(KEY, said, handshake.challenge(KEY, said, "alice"))
+    refused(handshake.prove, KEY, said, asked, TAKEOVER)
+    genuine = handshake.prove(KEY, said, handshake.challenge(KEY, said, "alice"), TAKEOVER)
     refused(handshake.check, KEY, heard, asked, genuine)
 
 
@@ -128,27 +129,36 @@ def test_text_moved_from_one_field_to_the_next_is_another_proof(one: str, two: s
 
 @pytest.mark.parametrize("side", ["coordinator", "node"])
 def test_a_proof_is_what_the_protocol_says(side: Side) -> None:
-    """An oracle of our own: HMAC-SHA256 over fields, each after its length."""
+    """An oracle of our own: HMAC-SHA256 over fields, each after its length; of the coordinator with the secret."""
     said = hello(run="r\u00fcn", node="alice", coordinator="c", nonce="11" * 32)
     fields = ["fedws", side, "r\u00fcn", "c", "alice", "bob", "11" * 32, "22" * 32]
-    framed = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in fields)
+    secret = TAKEOVER if side == "coordinator" else ""
+    framed = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in filter(None, [*fields, secret]))
     wanted = hmac.new(KEY, framed, hashlib.sha256).hexdigest()
-    assert handshake.proof(KEY, side, said, "bob", "22" * 32) == wanted
+    assert handshake.proof(KEY, side, said, "bob", "22" * 32, secret) == wanted
+
+
+def test_a_takeover_secret_that_is_changed_on_its_way_is_refused() -> None:
+    said = hello()
+    asked = handshake.challenge(KEY, said, "alice")
+    given = handshake.prove(KEY, said, asked, TAKEOVER)
+    handshake.check(KEY, said, asked, given)
+    refused(handshake.check, KEY, said, asked, dataclasses.replace(given, takeover="00" * 32))
 
 
 def test_what_a_node_says_is_no_proof_of_a_coordinator() -> None:
     """Reflection: a stranger dials a node and gives it its own proof back."""
     said = hello()
     asked = handshake.challenge(KEY, said, "alice")
-    refused(handshake.check, KEY, said, asked, Proof(proof=asked.proof))
+    refused(handshake.check, KEY, said, asked, Proof(proof=asked.proof, takeover=TAKEOVER))
 
 
 def test_a_coordinators_own_words_prove_nothing_to_it() -> None:
     """Reflection the other way: a fake node answers with the coordinator's nonce, or with a proof it got elsewhere."""
     said = hello()
-    earlier = handshake.prove(KEY, said, handshake.challenge(KEY, said, "alice"))
-    refused(handshake.prove, KEY, said, Challenge(node="alice", nonce=said.nonce, proof=earlier.proof))
-    refused(handshake.prove, KEY, said, Challenge(node="alice", nonce=said.nonce, proof=said.nonce))
+    earlier = handshake.prove(KEY, said, handshake.challenge(KEY, said, "alice"), TAKEOVER)
+    refused(handshake.prove, KEY, said, Challenge(node="alice", nonce=said.nonce, proof=earlier.proof), TAKEOVER)
+    refused(handshake.prove, KEY, said, Challenge(node="alice", nonce=said.nonce, proof=said.nonce), TAKEOVER)
 
 
 def test_a_node_is_no_oracle_for_another_session_of_it() -> None:
@@ -159,19 +169,19 @@ def test_a_node_is_no_oracle_for_another_session_of_it() -> None:
     three = handshake.challenge(KEY, crossed, "alice")
     for asked, said in ((one, first), (two, second), (three, crossed)):
         for known in (one.proof, two.proof, three.proof):
-            refused(handshake.check, KEY, said, asked, Proof(proof=known))
+            refused(handshake.check, KEY, said, asked, Proof(proof=known, takeover=TAKEOVER))
 
 
 def test_a_handshake_that_was_seen_opens_no_other() -> None:
     """Replay, against the node with the same hello, and against the coordinator with the same challenge."""
     said = hello()
     asked = handshake.challenge(KEY, said, "alice")
-    given = handshake.prove(KEY, said, asked)
+    given = handshake.prove(KEY, said, asked, TAKEOVER)
     handshake.check(KEY, said, asked, given)
     again = handshake.challenge(KEY, said, "alice")
     assert again.nonce != asked.nonce and again.proof != asked.proof
     refused(handshake.check, KEY, said, again, given)
-    refused(handshake.prove, KEY, hello(), asked)
+    refused(handshake.prove, KEY, hello(), asked, TAKEOVER)
 
 
 def test_a_caller_without_a_nonce_is_refused_and_gets_no_proof() -> None:
@@ -182,7 +192,7 @@ def test_a_caller_without_a_nonce_is_refused_and_gets_no_proof() -> None:
 def test_a_nodes_name_is_fit_for_a_terminal() -> None:
     said = hello()
     foreign = Challenge(node="\x1b[2J" + "x" * 60, nonce="00" * 32, proof="00" * 32)
-    text = refused(handshake.prove, KEY, said, foreign)
+    text = refused(handshake.prove, KEY, said, foreign, TAKEOVER)
     assert text.isprintable() and "\x1b" not in text
 
 

@@ -3,6 +3,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 
+from fedws.claim import Claim
 from fedws.errors import TaskError
 from fedws.keepsake import STATES, Keepsake
 from fedws.learning import Workspace
@@ -22,7 +23,7 @@ def state(value: float) -> Tensors:
 def kept(*orders: tuple[int, int]) -> Keepsake:
     """What is there after these orders, each a round and its base; a round's state holds its number."""
     found = Keepsake()
-    found.begin("run")
+    found.begin(Claim("run"))
     for round, base in orders:
         found.recall(order(round, base))
         found.keep(order(round, base), state(round))
@@ -163,19 +164,19 @@ def test_what_counted_before_the_kill_need_not_count_after_it() -> None:
 
 def test_another_run_finds_nothing() -> None:
     keepsake = kept((1, 0), (2, 1))
-    keepsake.begin("run")
+    keepsake.begin(Claim("run"))
     assert there(keepsake) == [1, 2], "the same one, on another link"
-    keepsake.begin("other")
+    keepsake.begin(Claim("other"))
     assert there(keepsake) == []
-    keepsake.begin("run")
+    keepsake.begin(Claim("run"))
     assert there(keepsake) == []
 
 
 def test_a_run_without_an_id_is_another_each_time() -> None:
     keepsake = Keepsake()
-    keepsake.begin("")
+    keepsake.begin(Claim(""))
     keepsake.keep(order(1), state(1))
-    keepsake.begin("")
+    keepsake.begin(Claim(""))
     assert there(keepsake) == []
 
 
@@ -199,7 +200,7 @@ def count(order: Order, workspace: Workspace) -> Report:
 
 def test_tasks_keep_and_recall_through_their_workspace() -> None:
     worker = Worker("alice", "points", Points(), tasks={"t": count})
-    worker.begin("run")
+    worker.begin(Claim("run"))
 
     def answer(round: int, base: int) -> float | str:
         found = worker.answer(order(round, base))
@@ -207,9 +208,9 @@ def test_tasks_keep_and_recall_through_their_workspace() -> None:
         return found.reason if isinstance(found, Failure) else float(found.metrics["n"])
 
     assert [answer(1, 0), answer(2, 1), answer(3, 1), answer(4, 3), answer(4, 3)] == [0, 1, 1, 2, 2]
-    worker.begin("run")
+    worker.begin(Claim("run"))
     assert answer(5, 4) == 3
-    worker.begin("other")
+    worker.begin(Claim("other"))
     assert answer(6, 5) == "alice has lost its state of round 5; was it restarted?"
     assert answer(1, 0) == 0
 

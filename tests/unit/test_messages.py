@@ -23,12 +23,13 @@ from fedws.messages import (
     Report,
     Welcome,
 )
+from tests.support import TAKEOVER
 
 EXAMPLES: list[Message | Event] = [
     Join(node="alice", protocol=1, instance="0" * 64),
     Hello(run="r", node="alice", protocol=1),
     Challenge(node="alice", nonce="0" * 64, proof="0" * 64),
-    Proof(proof="0" * 64),
+    Proof(proof="0" * 64, takeover=TAKEOVER),
     Welcome(node="alice", role="worker", dataset="mnist", samples=3),
     Refusal(kind="busy", reason="busy"),
     Order(id="1/alice", worker="alice", round=1, task="fedavg.fit"),

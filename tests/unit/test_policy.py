@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from fedws import registry
 from fedws.audit import Audit, Entry, read
+from fedws.claim import Claim
 from fedws.errors import TaskError, TryLater, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
@@ -340,11 +341,11 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
     """It numbers the rounds and names the runs, so the same number again is another round."""
     task, path = Training(), tmp_path / "audit.jsonl"
     node = worker(Policy(rounds_per_day=3), task, Audit(path))
-    node.begin("first")
+    node.begin(Claim("first"))
     kinds = [type(node.answer(order(number=number))).__name__ for number in numbers]
     assert kinds == ["Report", "Report", "Report", "Failure"]
     again = worker(Policy(rounds_per_day=3), task, Audit(path))
-    again.begin("second")
+    again.begin(Claim("second"))
     refused = again.answer(order(number=9))
     assert isinstance(refused, Failure) and "rounds a day" in refused.reason, "also after a new start, in another run"
     assert task.times == 3
@@ -444,7 +445,7 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
     )
 
     def ask(run: str, number: int, encoding: str = "bits") -> str:
-        node.begin(run)
+        node.begin(Claim(run))
         answer = node.answer(replace(order("extract", number=number), settings={"encoding": encoding}))
         return answer.reason if isinstance(answer, Failure) else "sent"
 

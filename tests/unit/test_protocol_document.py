@@ -19,6 +19,7 @@ from evaluator.node import evaluate
 from fedws import gate, handshake, keepsake, keys, learning, registry, vigil, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
+from fedws.claim import Claim
 from fedws.closing import CloseCode
 from fedws.coordinator.meeting import NEWER, second
 from fedws.decoder import Decoder
@@ -189,7 +190,7 @@ def test_what_is_said_to_who_joins() -> None:
 
 def test_what_the_busy_say() -> None:
     turns = Turns("alice", 10)
-    turns._run, turns._since = "77d1e0aa", datetime(2026, 11, 21, 9, 10, 3)
+    turns._claim, turns._since = Claim("77d1e0aa55c6f3b2"), datetime(2026, 11, 21, 9, 10, 3)
     assert str(turns._busy()) == example(Refusal).reason
     assert " ".join(section("One run at a time").split()).count(example(Refusal).reason) == 1
     assert section("One run at a time").count(TAKEN_OVER) == 1
@@ -221,17 +222,18 @@ def test_names_and_secrets() -> None:
 def test_the_texts_of_a_proof() -> None:
     """Made here as the page words it; the code agrees, and so do the vector's bytes."""
     hello, challenge = example(Hello), example(Challenge)
-    told = {"hello": hello, "challenge": challenge}
+    told = {"hello": hello, "challenge": challenge, "proof": example(Proof)}
     for side, wanted in (("node", challenge.proof), ("coordinator", example(Proof).proof)):
         texts = []
         for row in table(section("The proof"), "text"):
             field = re.fullmatch(r"`(\w+)` of `(\w+)`", row["value"])
             given = side if row["value"].startswith("the side") else row["value"]
             texts.append(getattr(told[field[2]], field[1]) if field else given)
-        assert len(texts) == 8
+        assert len(texts) == 9
+        texts = texts if side == "coordinator" else texts[:8]
         data = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
         assert hmac.digest(KEY, data, "sha256").hex() == wanted
-        assert handshake.proof(KEY, side, hello, challenge.node, challenge.nonce) == wanted  # type: ignore[arg-type]
+        assert handshake.proof(KEY, side, hello, challenge.node, challenge.nonce, *texts[8:]) == wanted  # type: ignore[arg-type]
         assert {row["side"]: row["proof"] for row in table(section("The proof"), "side")}[side] == wanted
         if side == "node":
             assert f"over these {len(data)} bytes" in TEXT and f"```hex\n{hexdump(data)}\n```" in section("The proof")
@@ -239,7 +241,7 @@ def test_the_texts_of_a_proof() -> None:
 
 def test_the_example_is_a_handshake() -> None:
     hello, challenge, proof = example(Hello), example(Challenge), example(Proof)
-    assert handshake.prove(KEY, hello, challenge) == proof
+    assert handshake.prove(KEY, hello, challenge, proof.takeover) == proof
     handshake.check(KEY, hello, challenge, proof)
     assert keys._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from fedws import pretrained, tensorfile
+from fedws.claim import Claim
 from fedws.pretrained import Origin
 from fedws.runlog import write_tensors
 from fedws.tensors import DTYPES, Tensors, digest
@@ -83,7 +84,7 @@ def test_pretrained_models_and_cached_extractors_are_of_every_dtype(tmp_path: Pa
     pretrained.save(tmp_path / "a", pretrained.of(EVERY, Origin("m", "digits", 10, [1], 1)))
     assert digest(pretrained.load(tmp_path / "a").model) == digest(EVERY)
     uploads = Uploads(tmp_path / "uploads")
-    uploads.begin("run")
+    uploads.begin(Claim("run"))
     uploads.cache(EVERY)
     cached = uploads.cached(digest(EVERY))
     assert cached is not None and digest(cached) == digest(EVERY)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedws.claim import Claim
 from fedws.messages import Failure, Order, Report
 from fedws.unfinished import Unfinished
 
@@ -25,7 +26,7 @@ REPORT = Report(order="1/alice", worker="alice", round=1, samples=3, tensors={"w
 def answered(answer: Report | Failure = REPORT, order: Order = ORDER, run: str = "run") -> Unfinished:
     """A node that has sent this answer, and whose link is lost."""
     node = Unfinished("alice")
-    node.begin(run, "coordinator")
+    node.begin(Claim(run, "coordinator"))
     assert node.again(order) is None
     node.keep(order, answer)
     return node
@@ -34,7 +35,7 @@ def answered(answer: Report | Failure = REPORT, order: Order = ORDER, run: str =
 def test_the_same_order_on_the_next_link_has_the_same_report() -> None:
     """Its id is another one, and so may be what the coordinator says it holds."""
     node = answered()
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     again = node.again(replace(ORDER, id="1/alice/again", held={"0" * 64: 5}))
     assert again is not None and again.order == "1/alice/again"
     assert again.tensors["w"] is REPORT.tensors["w"] and replace(again, order=REPORT.order, tensors={}) == replace(
@@ -45,7 +46,7 @@ def test_the_same_order_on_the_next_link_has_the_same_report() -> None:
 def test_it_may_get_lost_again_and_again() -> None:
     node, order = answered(), ORDER
     for number in range(5):
-        node.begin("run", "coordinator")
+        node.begin(Claim("run", "coordinator"))
         order = replace(ORDER, id=f"again {number}")
         again = node.again(order)
         assert again is not None
@@ -72,7 +73,7 @@ DIFFERENT = {
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_another_order_is_carried_out(what: str) -> None:
     node = answered()
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     assert node.again(replace(ORDER, id="2", **DIFFERENT[what])) is None  # type: ignore[arg-type]
 
 
@@ -80,7 +81,7 @@ def test_what_is_no_number_is_like_nothing() -> None:
     """Such an order is carried out again."""
     order = replace(ORDER, tensors={"w": torch.full((3,), math.nan)})
     node = answered(order=order)
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     assert node.again(order) is None
 
 
@@ -92,7 +93,7 @@ def test_on_the_same_link_the_same_order_is_carried_out_again() -> None:
 
 def test_only_the_first_order_on_a_link_can_be_one_that_was_asked_before() -> None:
     node = answered()
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     assert node.again(replace(ORDER, round=2)) is None
     assert node.again(ORDER) is None
 
@@ -100,15 +101,15 @@ def test_only_the_first_order_on_a_link_can_be_one_that_was_asked_before() -> No
 @pytest.mark.parametrize(("run", "coordinator"), [("other", "coordinator"), ("run", "other")])
 def test_another_run_finds_nothing(run: str, coordinator: str) -> None:
     node = answered()
-    before = node.begin("run", "coordinator")
-    assert node.begin("run", "coordinator") is before, "the transfers go on"
-    assert node.begin(run, coordinator) is not before
+    before = node.begin(Claim("run", "coordinator"))
+    assert node.begin(Claim("run", "coordinator")) is before, "the transfers go on"
+    assert node.begin(Claim(run, coordinator)) is not before
     assert node.again(ORDER) is None
 
 
 def test_a_run_without_an_id_may_be_any() -> None:
     node = answered(run="")
-    assert node.begin("", "coordinator") is not node.begin("", "coordinator")
+    assert node.begin(Claim("", "coordinator")) is not node.begin(Claim("", "coordinator"))
     assert node.again(ORDER) is None
 
 
@@ -123,19 +124,19 @@ def test_a_run_without_an_id_may_be_any() -> None:
 def test_only_reports_are_kept(answer: Report | Failure) -> None:
     """What failed may go well the next time."""
     node = answered(answer)
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     assert node.again(ORDER) is None
 
 
 def test_a_report_that_has_arrived_is_forgotten() -> None:
     node = answered()
     node.forget()
-    node.begin("run", "coordinator")
+    node.begin(Claim("run", "coordinator"))
     assert node.again(ORDER) is None
 
 
 def test_a_report_is_forgotten_when_another_order_begins_to_arrive() -> None:
     """Its body replaces the one that is here: the coordinator has gone on."""
     node = answered()
-    node.begin("run", "coordinator")._replaced()
+    node.begin(Claim("run", "coordinator"))._replaced()
     assert node.again(ORDER) is None

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from fedws.claim import Claim
 from fedws.errors import Stopped, TaskError
 from fedws.tensors import digest
 from fedws.uploads import KEPT, Batch, Upload, Uploads
@@ -29,7 +30,7 @@ def batches(first: int = 0, last: int = 7) -> Iterator[Batch]:
 
 def uploads(folder: Path | None, run: str = "first", coordinator: str = "lab") -> Uploads:
     made = Uploads(folder)
-    made.begin(run, coordinator)
+    made.begin(Claim(run, coordinator))
     return made
 
 
@@ -238,7 +239,7 @@ def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
     assert first.cached(digest(tensors)) is not None, "what is used is kept"
     make(uploads(tmp_path, "fourth"))
     for own in (uploads(tmp_path, name) for name in ("first", "second", "third")):
-        found, name = own.find(), own.run and own.run[1]
+        found, name = own.find(), own.claim and own.claim.run
         assert (found is not None and found.acknowledged, own.begun(ASKED, "data")) == (name == "first", None)
     assert first.cached(digest(tensors)) is not None and first.cached(digest(EXTRACTOR)) is None
 
@@ -278,9 +279,9 @@ def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
 def test_without_a_folder_it_lasts_as_long_as_the_node() -> None:
     own = uploads(None)
     make(own)
-    own.begin("second", "lab")
+    own.begin(Claim("second", "lab"))
     assert own.find() is None
-    own.begin("first", "lab")
+    own.begin(Claim("first", "lab"))
     assert own.find() is not None
     folder = own._folder
     del own

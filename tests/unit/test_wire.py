@@ -69,7 +69,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     ),
     st.builds(Join, node=_names, protocol=_whole, instance=_secrets),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
-    st.builds(Proof, proof=_secrets),
+    st.builds(Proof, proof=_secrets, takeover=_secrets),
     st.builds(
         Welcome,
         node=_words,

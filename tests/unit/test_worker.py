@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fedws import registry
+from fedws.claim import Claim
 from fedws.errors import RejectedUpdate, Stopped, TaskError, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
@@ -228,12 +229,12 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
 
     node = worker(task)
     for run in ("one", "other"):
-        node.begin(run)
+        node.begin(Claim(run))
         assert answer(1, 0) == 0
-        node.begin(run)
+        node.begin(Claim(run))
         assert answer(2, 1, fail=True) == ("failed", "ValueError (see the log of alice)")
         assert answer(2, 1) == 1 and answer(4, 2) == 2
-    node.begin("one")
+    node.begin(Claim("one"))
     assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")
 
 

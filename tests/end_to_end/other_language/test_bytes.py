@@ -14,6 +14,7 @@ from fedws.tensors import DTYPES, NAMES, raw
 from tests.javascript import FOLDER
 from tests.processes import PATIENCE
 from tests.protocol_page import KEY, example
+from tests.support import TAKEOVER
 
 
 def script(node: str, code: str, *arguments: str) -> str:
@@ -29,14 +30,16 @@ def script(node: str, code: str, *arguments: str) -> str:
 def test_the_proof_is_the_same(node: str) -> None:
     """Of the page's test vector, and of texts that are not ASCII."""
     code = """const [key, hello, challenge] = process.argv.slice(1).map((text) => JSON.parse(text));
-    for (const side of ["node", "coordinator"]) console.log(proof(Buffer.from(key, "hex"), side, hello, challenge));"""
+    const made = (side, takeover) => console.log(proof(Buffer.from(key, "hex"), side, hello, challenge, takeover));
+    made("node"), made("coordinator", "TAKEOVER");""".replace("TAKEOVER", TAKEOVER)
     other = Hello(run="Zürich ⁂ 𝄞", node="b", protocol=1, coordinator="", nonce="0f" * 32)
     for hello, challenge in (
         (example(Hello), example(Challenge)),
         (other, Challenge(node="é", nonce="1e" * 32, proof="")),
     ):
         told = [json.dumps(KEY.hex()), json.dumps(vars(hello)), json.dumps(vars(challenge))]
-        sides = [handshake.proof(KEY, side, hello, challenge.node, challenge.nonce) for side in ("node", "coordinator")]
+        given = hello, challenge.node, challenge.nonce
+        sides = [handshake.proof(KEY, "node", *given), handshake.proof(KEY, "coordinator", *given, TAKEOVER)]
         assert script(node, code, *told).split() == sides
     assert handshake.proof(KEY, "node", example(Hello), "alice", example(Challenge).nonce) == example(Challenge).proof
 

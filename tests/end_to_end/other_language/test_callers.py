@@ -11,6 +11,7 @@ from fedws.messages import Challenge, Hello, Proof, Refusal, Report
 from fedws.transport.ws import Ws
 from tests.javascript import NETWORK, alice, dialled, met, order
 from tests.processes import PATIENCE, Processes, dialling, serving
+from tests.support import TAKEOVER
 
 
 def test_with_another_key_it_is_refused(processes: Processes, node: str, data: Path) -> None:
@@ -56,7 +57,7 @@ async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
         await channel.send(Hello(run="run", node="alice", protocol=1, nonce=nonce))
         if nonce:
             assert isinstance(await channel.receive(), Challenge)
-            await channel.send(Proof(proof=proof))
+            await channel.send(Proof(proof=proof, takeover=TAKEOVER))
         answer = await channel.receive()
         assert isinstance(answer, Refusal) and answer.kind == "key", answer
         with pytest.raises(LinkLost):
@@ -69,7 +70,7 @@ async def test_its_own_proof_is_not_taken_back(url: str) -> None:
     await channel.send(Hello(run="run", node="alice", protocol=1, nonce="ab" * 32))
     challenge = await channel.receive()
     assert isinstance(challenge, Challenge)
-    await channel.send(Proof(proof=challenge.proof))
+    await channel.send(Proof(proof=challenge.proof, takeover=TAKEOVER))
     answer = await channel.receive()
     assert isinstance(answer, Refusal) and answer.kind == "key", answer
     await channel.close()
@@ -81,6 +82,10 @@ async def test_who_else_is_refused(url: str) -> None:
         answer = await met(channel, "another")
         assert isinstance(answer, Refusal) and answer.kind == "busy"
         assert answer.reason.startswith("alice is busy with run 01234567 since 20")
+        await channel.close()
+        channel = await Ws().connect(url, Limits())
+        answer = await met(channel, "0123456789abcdef", takeover="00" * 32)
+        assert isinstance(answer, Refusal) and answer.kind == "busy", "a member that has only heard of the run"
         await channel.close()
     channel = await Ws().connect(url, Limits())
     answer = await met(channel, node="bob")

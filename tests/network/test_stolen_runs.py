@@ -1,0 +1,168 @@
+"""A member that has seen a run's public ids cannot take its workers over, or get what they keep of it."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fedws
+from fedws import audit, handshake, wire
+from fedws.claim import takeover
+from fedws.interfaces import Channel, Limits
+from fedws.messages import Challenge, Hello, Order, Refusal, Report, Welcome
+from fedws.policy import Policy
+from fedws.rundir import RunDirectory
+from fedws.schemes import transport
+from fedws.store import Shelf
+from fedws.stores.file import FileStore
+from fedws.worker import Worker
+from tests.keyed import KEY, SECRET
+from tests.nodes import PATIENCE, settings
+from tests.runs import DATA
+
+VICTIM, THIEF = takeover(bytes(32), "alice"), takeover(b"\1" * 32, "alice")
+BODY = {"x": torch.arange(400_000.0)}  # more than one chunk, so that it has a digest
+
+
+class Counted:
+    """A task that returns a tensor, and how often it ran."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+        self.times += 1
+        return workspace.report(order, {"times": self.times}, {"y": torch.ones(2)})
+
+
+def request(id: str, sent: bool = True) -> Order:
+    return Order(id=id, worker="alice", round=1, task="fedavg.fit", tensors=BODY if sent else {})
+
+
+@contextlib.asynccontextmanager
+async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted, Path]]:
+    """Serve a worker with an audit log; give its address, its task and the log."""
+    log, task = folder / "alice.jsonl", Counted()
+    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": task}, policy=Policy(**policy), audit=audit.Audit(log))
+    async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
+        yield url, task, log
+
+
+@contextlib.asynccontextmanager
+async def link(url: str, secret: str) -> AsyncIterator[tuple[Channel, Welcome | Refusal]]:
+    """Connect as the coordinator of the run ``cafe``, with a take-over secret; give the end of the handshake."""
+    hello = Hello(run="cafe", node="alice", protocol=wire.VERSION, nonce=handshake.nonce())
+    async with asyncio.timeout(PATIENCE):
+        channel = await transport(url).connect(url, Limits())
+        try:
+            await channel.send(hello)
+            challenge = await channel.receive()
+            assert isinstance(challenge, Challenge)
+            await channel.send(handshake.prove(SECRET, hello, challenge, secret))
+            answer = await channel.receive()
+            assert isinstance(answer, Welcome | Refusal)
+            channel.admit()
+            yield channel, answer
+        finally:
+            await channel.close()
+
+
+@contextlib.asynccontextmanager
+async def welcomed(url: str, secret: str) -> AsyncIterator[tuple[Channel, Welcome]]:
+    """Connect until the node has ended the link before."""
+    while True:
+        async with link(url, secret) as (channel, answer):
+            if isinstance(answer, Welcome):
+                yield channel, answer
+                return
+
+
+async def answer(channel: Channel, order: Order) -> Report:
+    await channel.send(order)
+    report = await channel.receive()
+    assert isinstance(report, Report), report
+    return report
+
+
+def lines(log: Path) -> list[tuple[str, bool]]:
+    """What each line of an audit log says left, and whether it had left before."""
+    return [(line["data"], line["again"]) for line in audit.read(log) if line is not None]
+
+
+async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
+    async with alice(tmp_path) as (url, _, _), link(url, VICTIM) as (channel, welcome):
+        assert isinstance(welcome, Welcome)
+        async with link(url, THIEF) as (_, refused):
+            assert isinstance(refused, Refusal) and refused.kind == "busy"
+            assert VICTIM[:8] not in refused.reason
+        assert (await answer(channel, request("1"))).metrics == {"times": 1}, "the victim's link stays"
+
+
+async def test_a_thief_finds_nothing_of_the_run_before(tmp_path: Path) -> None:
+    async with alice(tmp_path) as (url, task, log):
+        async with link(url, VICTIM) as (channel, _):
+            await answer(channel, request("1"))
+        async with welcomed(url, THIEF) as (channel, welcome):
+            assert welcome.held == {}, "not even that a body is there"
+            assert (await answer(channel, request("2"))).metrics == {"times": 2}, "computed for itself"
+        async with welcomed(url, VICTIM) as (channel, _):
+            assert (await answer(channel, request("3"))).metrics == {"times": 3}, "and the other way round"
+    assert task.times == 3 and lines(log) == [("tensors", False)] * 3
+
+
+async def test_every_send_is_a_line_of_the_audit_log_and_counts_once(tmp_path: Path) -> None:
+    async with alice(tmp_path, rounds_per_day=1) as (url, task, log):
+        async with link(url, VICTIM) as (channel, _):
+            first = await answer(channel, request("1"))
+        for number in ("2", "3"):
+            async with welcomed(url, VICTIM) as (channel, welcome):
+                assert list(welcome.held.values()) == [BODY["x"].nbytes]
+                again = await answer(channel, request(number))
+                assert (again.metrics, again.order) == (first.metrics, number)
+    assert task.times == 1
+    assert lines(log) == [("tensors", False), ("tensors", True), ("tensors", True)]
+    assert audit.verify(log)[1] == []
+
+
+async def test_a_repeated_answer_does_not_leave_without_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError("the disk is full")
+
+    async with alice(tmp_path) as (url, _, _):
+        async with link(url, VICTIM) as (channel, _):
+            await answer(channel, request("1"))
+        monkeypatch.setattr(audit.Audit, "add", full)
+        async with welcomed(url, VICTIM) as (channel, _):
+            await channel.send(request("2"))
+            failure = await channel.receive()
+            assert getattr(failure, "reason", "") == "the audit log cannot be written, so nothing leaves"
+
+
+def texts(folder: Path) -> Iterator[str]:
+    """Yield the path and the content of every file."""
+    for path in folder.rglob("*"):
+        yield str(path.relative_to(folder))
+        if path.is_file() and path.name != "run.json":
+            yield path.read_bytes().decode("latin-1")
+
+
+async def test_no_part_of_a_secret_is_in_a_log_or_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    shelf = Shelf(FileStore((tmp_path / "store").as_uri(), 5), above=16)
+    node = Worker("alice", "points", DATA, state=tmp_path / "state", audit=audit.Audit(tmp_path / "alice.jsonl"))
+    (tmp_path / "store").mkdir()
+    async with fedws.serving(node, "ws://localhost:0", security=KEY, shelf=shelf) as url:
+        await fedws.run(run_dir=tmp_path / "run", security=KEY, shelf=shelf, **settings({"alice": url}))
+    held = RunDirectory.old(tmp_path / "run")
+    secrets = [held.secret.hex(), takeover(held.secret, "alice")]
+    held.close()
+    assert held.secret.hex() in (tmp_path / "run" / "run.json").read_text()
+    for text in (*texts(tmp_path), caplog.text):
+        assert not any(secret[at : at + 8] in text for secret in secrets for at in range(57))
