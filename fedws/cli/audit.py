@@ -103,4 +103,6 @@ def _cell(line: Mapping[str, object], key: str) -> str:
     text = "" if line.get(key) is None else printable(str(line[key]))
     if key == "epsilon" and not text and line.get("data") == "features":
         return "none"
+    if key == "data" and line.get("again"):
+        return f"{text} again"
     return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # months to seconds

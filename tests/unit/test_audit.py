@@ -465,6 +465,10 @@ def test_a_row_is_as_wide_as_what_is_in_it() -> None:
     assert [heading.index(title) for title in ("asked", "task", "model")] == [15, 27, 38]
 
 
+def test_a_row_tells_a_report_that_was_sent_again() -> None:
+    assert " tensors again " in table({**entry(3).__dict__, "again": True})[1]
+
+
 def test_a_row_is_no_wider_than_a_terminal() -> None:
     whole, long = entry(3).__dict__, dict.fromkeys(command._TITLES, "x" * 200)
     for row in table(whole, long):
