@@ -40,7 +40,7 @@ class Adaptation(Extraction):
 
     def adapted(self, extractor: Tensors, head: Tensors, workspace: learning.Workspace, seed: int) -> Tensors:
         """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
-        module = _Before(self.loaded(extractor), self.loaded(head, head=True))
+        module = _Before(self.loaded(extractor, workspace), self.loaded(head, workspace, head=True))
         self.fits(module.extractor, workspace)
         settings = Training(
             model=self.model,

@@ -14,11 +14,12 @@ from fedws.grouping import groups
 from fedws.messages import Json
 from fedws.nested import described, moved
 from fedws.noise import Noise
+from fedws.outlines import complete
 from fedws.policy import Features
 from fedws.samples import batch, batches
 from fedws.settings import Count
 from fedws.tensors import Tensors, difference, digest
-from fedws.uploads import Batch, Upload, Uploads
+from fedws.uploads import Batch, Upload
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -59,7 +60,7 @@ class Extraction(Cut):
         """The digests of the tensors that it takes beside an extractor."""
         return []
 
-    def pieces(self, sent: Tensors, uploads: Uploads) -> list[Tensors] | None:
+    def pieces(self, sent: Tensors, workspace: learning.Workspace) -> list[Tensors] | None:
         """An extractor, drawn by chance that nobody else knows, and what else is wanted; None when it is not here.
 
         ``sent`` are all extractors and the rest, joined, or nothing: then they are taken from the cache. Raises
@@ -69,7 +70,7 @@ class Extraction(Cut):
         pieces = extractors.parts(sent)
         if sent and [digest(piece) for piece in pieces] != [*self.extractors, *self.further]:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
-        halves = self._halves() if pieces else ()
+        halves, uploads = self._outlines(workspace) if pieces else (), workspace.uploads
         for number, piece in enumerate(pieces):
             self._check(piece, halves, head=number >= len(self.extractors))
         for piece in pieces:
@@ -78,11 +79,11 @@ class Extraction(Cut):
         found = [uploads.cached(one) for one in (drawn, *self.further)]
         return None if None in found else [one for one in found if one is not None]
 
-    def loaded(self, tensors: Tensors, *, head: bool = False) -> torch.nn.Module:
+    def loaded(self, tensors: Tensors, workspace: learning.Workspace, *, head: bool = False) -> torch.nn.Module:
         """The extractor with those weights, or the head. Raises TaskError when they are not of this model and cut."""
-        halves = self._halves()
-        self._check(tensors, halves, head=head)
-        half = halves[head]
+        self._check(tensors, self._outlines(workspace), head=head)
+        with registry.task_errors():
+            half = split(complete(self.model), self.cut)[head]
         half.load_state_dict(dict(tensors))
         return half
 
@@ -105,9 +106,11 @@ class Extraction(Cut):
             raise TaskError(f"the extractor of {self.model} gives {described(features)}; features must be one tensor")
         return features
 
-    def _halves(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def _outlines(self, workspace: learning.Workspace) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return the extractor and the head without values. Raises TaskError."""
+        whole = workspace.outline(self.model)
         with registry.task_errors():
-            return split(learning.initial(self.model, seed=0), self.cut)
+            return split(whole, self.cut)
 
     def _check(self, tensors: Tensors, halves: Sequence[torch.nn.Module], *, head: bool) -> None:
         problem = difference(tensors, halves[head].state_dict())

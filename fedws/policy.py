@@ -95,6 +95,8 @@ class Policy(BaseModel):
     models: Annotated[Patterns, AfterValidator(_names)] = ("*",)
     epochs: Annotated[int, Field(ge=1)] | None = None
     """At most so many passes over the data in one order."""
+    parameters: Annotated[int, Field(ge=1)] = 100_000_000
+    """Most elements of a model's parameters and buffers together."""
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
     """Answers with tensors of this node that may leave in 24 hours, over all runs; one a round, if all goes well.
 
@@ -137,6 +139,12 @@ class Policy(BaseModel):
             raise TaskError("the policy here lets no model updates leave")
         if not begun:
             self._count(left)
+
+    def sized(self, model: str, values: int) -> None:
+        """Check a model's number of parameters and buffers' elements before it is built. Raises TaskError."""
+        if values > self.parameters:
+            what = f"the policy here allows {self.parameters:,} parameters of a model, and {model[:64]} has {values:,}"
+            raise TaskError(f"{what}; the node's owner can allow more: parameters in its policy")
 
     def _count(self, left: Mapping[str, float]) -> None:
         most = self.rounds_per_day

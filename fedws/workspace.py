@@ -14,9 +14,9 @@ from fedws.errors import TaskError
 from fedws.interfaces import Dataset
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
+from fedws.outlines import complete, outline, values
 from fedws.plan import explain
 from fedws.policy import Features, Policy
-from fedws.seeds import initial
 from fedws.settings import Scoring
 from fedws.tensors import Tensors, difference
 from fedws.uploads import Uploads
@@ -56,13 +56,26 @@ class Workspace:
             raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
         return settings
 
-    def module(self, spec: str, tensors: Tensors) -> torch.nn.Module:
-        """The registered model of that name, on the CPU, holding a copy of ``tensors``. Raises TaskError."""
+    def outline(self, spec: str) -> torch.nn.Module:
+        """Return the registered model of that name without values, see :func:`fedws.outlines.outline`.
+
+        Raises TaskError, also for one with more parameters than the policy allows.
+        """
         with registry.task_errors():
-            module = initial(spec, seed=0)  # its own weights are for nothing, but drawing them is seen by other nodes
-        problem = difference(tensors, module.state_dict())
+            found = outline(spec)
+        self.policy.sized(spec, values(found))
+        return found
+
+    def module(self, spec: str, tensors: Tensors) -> torch.nn.Module:
+        """Return the registered model of that name, on the CPU, with a copy of ``tensors``. Raises TaskError.
+
+        It is built only when names, dtypes and shapes of ``tensors`` are its own.
+        """
+        problem = difference(tensors, self.outline(spec).state_dict())
         if problem:
             raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
+        with registry.task_errors():
+            module = complete(spec)  # its own weights are for nothing, but drawing them is seen by other nodes
         module.load_state_dict(dict(tensors))
         return module
 

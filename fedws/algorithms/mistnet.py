@@ -79,12 +79,12 @@ def _extract(
             data = fingerprint(workspace.data)
         chosen = uploads.begun(settings.asked, data)
         if chosen is None:
-            pieces = settings.pieces(order.tensors, uploads)
+            pieces = settings.pieces(order.tensors, workspace)
             if pieces is None:
                 return workspace.report(order, {"wanted": "extractor"})
             chosen = choose(pieces)
             uploads.start(settings.asked, chosen, data)
-        extractor = settings.loaded(chosen)
+        extractor = settings.loaded(chosen, workspace)
         with learning.seeded(order.seed):  # a data set may draw; noise never comes from a seed
             made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:

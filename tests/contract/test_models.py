@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from fedws import cuts, learning, registry
+from fedws.outlines import outline, values
+from fedws.policy import Policy
 from fedws.tensors import NAMES, detached, difference
 
 NAMES_OF_MODELS = registry.names("model")
@@ -30,6 +32,15 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     same, other = learning.initial(name, 1).state_dict(), learning.initial(name, 2).state_dict()
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", NAMES_OF_MODELS)
+def test_it_can_be_built_without_memory_and_is_then_the_same_but_for_the_values(name: str) -> None:
+    """Its factory must not read a value: a node compares a request with what this gives before it builds a model."""
+    found, real = outline(name), learning.initial(name, 1)
+    assert all(tensor.is_meta for tensor in (*found.parameters(), *found.buffers()))
+    assert difference(real.state_dict(), found.state_dict()) == ""
+    assert values(found) == values(real) <= Policy().parameters
 
 
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)

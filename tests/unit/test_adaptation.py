@@ -125,7 +125,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
         ask = made.extraction(model, {}, 10, send=True)
         settings, (extractor, head) = Adaptation.model_validate(ask.settings), parts(ask.tensors)
         work, before = learning.Workspace("alice", "points", Points(Path(), True)), digest(head)
-        inner, outer = settings.loaded(extractor), settings.loaded(head, head=True)
+        inner, outer = settings.loaded(extractor, work), settings.loaded(head, work, head=True)
         module = _Before(inner, outer)
         learning.train(module, work, Training(model="normed", dataset="points"), seed=1)
         assert digest(outer.state_dict()) == before == digest(head)

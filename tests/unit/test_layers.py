@@ -17,7 +17,7 @@ LAYERS = (
     "errors claim closing limits durations located tensors ranges tls folders noise durable",
     "messages plan continuing interfaces keys audit settings warned",
     "progress header wire decoder digests blobs transfers pauses "
-    "evaluation forward grouping learning metrics nested objective seeds training workspace "
+    "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "
     "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
