@@ -17,7 +17,7 @@ from fedws.noise import Noise
 from fedws.outlines import complete
 from fedws.policy import Features
 from fedws.samples import batch, batches
-from fedws.settings import Count
+from fedws.settings import AT_A_TIME, AtATime
 from fedws.tensors import Tensors, difference, digest
 from fedws.uploads import Batch, Upload
 
@@ -47,7 +47,7 @@ class Extraction(Cut):
     dataset: str
     extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractors.MOST)]
     """Their digests; the tensors come with the order only when the node has asked for them. It takes one by chance."""
-    batch_size: Count = 128
+    batch_size: AtATime = AT_A_TIME
     cuda: bool = False
 
     @property

@@ -97,6 +97,8 @@ class Policy(BaseModel):
     """At most so many passes over the data in one order."""
     parameters: Annotated[int, Field(ge=1)] = 100_000_000
     """Most elements of a model's parameters and buffers together."""
+    batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Most samples in a batch that a model is trained on."""
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
     """Answers with tensors of this node that may leave in 24 hours, over all runs; one a round, if all goes well.
 
@@ -145,6 +147,13 @@ class Policy(BaseModel):
         if values > self.parameters:
             what = f"the policy here allows {self.parameters:,} parameters of a model, and {model[:64]} has {values:,}"
             raise TaskError(f"{what}; the node's owner can allow more: parameters in its policy")
+
+    def batched(self, size: int, held: int) -> None:
+        """Check the size of a training's batches on ``held`` samples before any is made. Raises TaskError."""
+        largest = min(size, held)
+        if largest > self.batch_size:
+            what = f"the policy here allows {self.batch_size:,} samples in a batch, not {largest:,}"
+            raise TaskError(f"{what}; use a smaller --batch-size, or let the node's owner set batch_size in its policy")
 
     def _count(self, left: Mapping[str, float]) -> None:
         most = self.rounds_per_day

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from fedws.ranges import Positive
 
@@ -10,6 +10,23 @@ Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]
 UNLIMITED = 2**31
 """Number of batches that stands for no limit."""
+AT_A_TIME = 128
+"""Most samples that a node passes through a model at a time where the number does not show in the result."""
+CAPPED = AfterValidator(lambda size: min(size, AT_A_TIME))
+"""Mark of a setting that is a number of samples at a time: a node takes at most its own, whatever is requested."""
+AtATime = Annotated[Count, CAPPED]
+BATCHES = ("batch_size", "train_batch_size")
+"""Settings that are the number of samples in a batch."""
+
+
+def batches(settings: BaseModel) -> list[int]:
+    """Return the sizes of training batches that settings ask for: those that show in the result.
+
+    >>> batches(Training(model="mnist_cnn")), batches(Scoring(model="mnist_cnn", loss="nll", dataset="mnist"))
+    ([32], [])
+    """
+    known = type(settings).model_fields
+    return [getattr(settings, name) for name in BATCHES if name in known and CAPPED not in known[name].metadata]
 
 
 def sent(settings: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +92,7 @@ class Scoring(BaseModel):
     model: str
     loss: str
     dataset: str
-    batch_size: Count = 128
+    batch_size: AtATime = AT_A_TIME
     cuda: bool = False
     cut: str = ""
     """Where samples pass through ``encoding`` without noise, as features do that a head was trained on; or nowhere."""

@@ -17,7 +17,7 @@ from fedws.messages import Json, Order, Report
 from fedws.outlines import complete, outline, values
 from fedws.plan import explain
 from fedws.policy import Features, Policy
-from fedws.settings import Scoring
+from fedws.settings import Scoring, batches
 from fedws.tensors import Tensors, difference
 from fedws.uploads import Uploads
 
@@ -54,6 +54,8 @@ class Workspace:
         wanted = getattr(settings, "dataset", self.dataset)
         if wanted != self.dataset:
             raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
+        for size in batches(settings):
+            self.policy.batched(size, len(self.data))
         return settings
 
     def outline(self, spec: str) -> torch.nn.Module:

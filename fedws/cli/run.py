@@ -69,7 +69,7 @@ def parser(prog: str) -> Parser:
     add("--lr", metavar="X", type=float, help="learning rate of round 1 (0.1)")
     add("--lr-decay", metavar="X", type=float, help="its factor after each round; 1: a constant rate (0.98)")
     add("--batch-size", metavar="N", type=int, help="(32)")
-    add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
+    add("--test-batch-size", metavar="N", type=int, help="the evaluator's, at most 128 (128)")
     add(
         "--federate-after-n-batches",
         metavar="N",

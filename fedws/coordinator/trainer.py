@@ -55,7 +55,7 @@ def _answer(order: Order, store: FeatureStore, tasks: Mapping[str, Task]) -> Rep
         records = store.records()
     except UsageError as error:
         return _failed(order, str(error))
-    policy = Policy(samples=0, parameters=2**63)  # requests are of this process's own user
+    policy = Policy(samples=0, parameters=2**63, batch_size=2**63)  # requests are of this process's own user
     return Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy).answer(order)
 
 
