@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from fedws import metrics
+from fedws import allowances, metrics
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
@@ -162,13 +162,14 @@ class Asynchronous(Generic[B]):
         if self._ended(state) or len(state.roster.present()) < self.quorum:
             return state, ()
         orders, roster = [], state.roster
-        round = 1 + state.reports // len(self._terms.workers)
-        for worker in roster.idle():
+        round, idle = 1 + state.reports // len(self._terms.workers), roster.idle()
+        answer = allowances.expected(self._algorithm, state.model) if idle else 0
+        for worker in idle:
             member = roster.members[worker]
             # asked again until its report is taken: the same order with the same seed
             number = member.round if member.round > member.base else member.round + 1
             ask = self._algorithm.order(state.model, worker, round)
-            roster, order = roster.order(worker, number, state.version, self._terms.seed, ask)
+            roster, order = roster.order(worker, number, state.version, self._terms.seed, ask, answer)
             orders.append(order)
         return replace(state, roster=roster), orders
 

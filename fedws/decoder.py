@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, cr
 
 from fedws.errors import ProtocolError
 from fedws.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
-from fedws.messages import MESSAGES, Message
+from fedws.messages import MESSAGES, Message, carried
 from fedws.tensors import DTYPES
 from fedws.wire import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
 
@@ -21,7 +21,7 @@ def _schema(kind: type[Message]) -> type[BaseModel]:
     """The fields of a message as a strict schema: unknown, missing or wrongly typed ones are refused."""
     hints = typing.get_type_hints(kind, include_extras=True)
     hints = {name: Annotated[hint, FailFast()] if hint == list[int] else hint for name, hint in hints.items()}
-    known: dict[str, Any] = {f.name: (hints[f.name], _default(f)) for f in fields(kind) if f.name != "tensors"}
+    known: dict[str, Any] = {f.name: (hints[f.name], _default(f)) for f in carried(kind)}
     return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **known)
 
 
@@ -58,10 +58,20 @@ class Decoder:
     Refusal(kind='busy', reason='later')
     """
 
-    def __init__(self, limit: int = 2**30, begun: Callable[[str], Partial | None] = lambda digest: None) -> None:
-        """``begun`` is asked for what is here of a body, when its message begins."""
+    def __init__(
+        self,
+        limit: int = 2**30,
+        begun: Callable[[str], Partial | None] = lambda digest: None,
+        allowed: Callable[[], int] | None = None,
+    ) -> None:
+        """``begun`` is asked for what is here of a body, when its message begins.
+
+        ``allowed`` returns the bytes of the largest answer that may come now. It is called when a header is whole,
+        since a decoder may wait for its message from before the request.
+        """
         self._limit = limit
         self._begun = begun
+        self._allowed = allowed
         self._head = bytearray()
         self._header: Header | None = None
         self._body: Any = None  # numpy view of self._buffer
@@ -174,6 +184,9 @@ class Decoder:
             size = body_size(self._header.tensors)
             if wanted + size > self._limit:
                 raise ProtocolError(f"message of {wanted + size} bytes; at most {self._limit}")
+            if self._allowed is not None and wanted + size > (most := self._allowed()):
+                what = f"a {self._header.type} of {wanted + size:,} bytes"
+                raise ProtocolError(f"{what}; an answer to what was requested has at most {most:,}")
             self._buffer = self._room(self._header, size)
             self._body = self._buffer.numpy()
         return data[taken + more :]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from fedws.allowances import body
 from fedws.messages import Json
 from fedws.plan import Count
 
@@ -93,6 +94,14 @@ class Delivery:
         """Of its next answer with records, from 0."""
         return self.arrived // chunk(self.facts)
 
+    @property
+    def answer(self) -> int:
+        """Bytes of the tensors in its next answer."""
+        if self.step != "upload":
+            return 0
+        label = _each(self.facts) - self.facts["bytes"]
+        return body([self.count * self.facts["bytes"], self.count * label])
+
     def stored(self, chunks: int) -> Self:
         """With at least so many of its answers."""
         arrived = min(chunks * chunk(self.facts), self.facts["records"])
@@ -128,5 +137,8 @@ def chunk(facts: Json) -> int:
     >>> chunk({"bytes": 2**30, "label_shape": [100, 5], "label_dtype": "float32"})
     1
     """
-    label = math.prod(facts["label_shape"]) * _BYTES[facts["label_dtype"]]
-    return max(1, CHUNK // (int(facts["bytes"]) + label))
+    return max(1, CHUNK // _each(facts))
+
+
+def _each(facts: Json) -> int:
+    return int(facts["bytes"]) + math.prod(facts["label_shape"]) * _BYTES[facts["label_dtype"]]

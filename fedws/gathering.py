@@ -200,9 +200,8 @@ class Gathering:
             if not step:
                 continue
             number = member.round if member.round > member.base else member.round + 1
-            roster, order = roster.order(
-                worker, number, state.version, self._terms.seed, self._ask(state, worker, step)
-            )
+            ask, answer = self._ask(state, worker, step), state.deliveries[worker].answer
+            roster, order = roster.order(worker, number, state.version, self._terms.seed, ask, answer)
             orders.append(order)
         state = replace(state, roster=roster)
         if not state.begun and self._enough(state):

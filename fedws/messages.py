@@ -5,7 +5,8 @@ gives each its fields on the wire. An event is what a strategy reacts to: an ans
 went.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import Field as Attribute
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -122,6 +123,8 @@ class Order:
     settings: Json = field(default_factory=dict)
     held: Held = field(default_factory=dict)
     """Of this worker's reports."""
+    answer: int | None = field(default=None, compare=False, metadata={"local": True})
+    """Bytes of the tensors in its answer, at most; None: as many as its own. It does not cross the wire."""
     tensors: Tensors = field(default_factory=dict, repr=False)
 
 
@@ -218,3 +221,8 @@ MESSAGES: dict[str, type[Message]] = {
     "failure": Failure,
 }
 """Every message by its type name on the wire."""
+
+
+def carried(kind: type[Message]) -> "list[Attribute[Any]]":
+    """Return the fields of a message that stand in its header: all but its tensors and what stays on its side."""
+    return [each for each in fields(kind) if each.name != "tensors" and not each.metadata.get("local")]

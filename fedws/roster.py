@@ -158,8 +158,13 @@ class Roster:
             return roster.with_(event.worker, seconds=seconds), None
         return self, None
 
-    def order(self, worker: str, round: int, version: int, seed: int, ask: Ask) -> tuple["Roster", Order]:
-        """Ask a worker; ``seed`` is the run's. Asked again in a round, the order differs in its id alone."""
+    def order(
+        self, worker: str, round: int, version: int, seed: int, ask: Ask, answer: int | None = None
+    ) -> tuple["Roster", Order]:
+        """Ask a worker; ``seed`` is the run's. Asked again in a round, the order differs in its id alone.
+
+        ``answer`` is the size of its report's tensors in bytes, see :class:`fedws.messages.Order`.
+        """
         member = self.members[worker]
         attempt = member.attempt + 1 if member.round == round else 1
         order = Order(
@@ -170,6 +175,7 @@ class Roster:
             base=member.base,
             seed=order_seed(seed, worker, round),
             settings=ask.settings,
+            answer=answer,
             tensors=ask.tensors,
         )
         new = {} if member.round == round else {"lost": NEVER, "postponed": 0}

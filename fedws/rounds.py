@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, TypeVar
 
-from fedws import metrics
+from fedws import allowances, metrics
 from fedws.errors import RejectedUpdate
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
@@ -205,9 +205,10 @@ class Rounds(Generic[A]):
 
     def _ask(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
         orders, roster = [], state.roster
+        answer = allowances.expected(self._algorithm, state.model) if workers else 0
         for worker in workers:
             ask = self._algorithm.order(state.model, worker, state.round)
-            roster, order = roster.order(worker, state.round, state.round - 1, self._terms.seed, ask)
+            roster, order = roster.order(worker, state.round, state.round - 1, self._terms.seed, ask, answer)
             orders.append(order)
         return replace(state, roster=roster), orders
 

@@ -31,8 +31,11 @@ class Transfers:
         *,
         keep: bool = False,
         replaced: Callable[[], object] = lambda: None,
+        allowed: Callable[[], int] | None = None,
     ) -> None:
         """With ``keep`` a whole body stays too, until :meth:`forget`, or the next one begins.
+
+        ``allowed`` returns the bytes of the largest message that may come now; None: whatever the link takes.
 
         ``peer`` is the other node's id, under which its blobs are. ``replaced`` is called when another body begins to
         arrive than the one that is here.
@@ -41,6 +44,7 @@ class Transfers:
         self._peer = peer
         self._keep = keep
         self._replaced = replaced
+        self._allowed = allowed
         self._here: Partial | None = None
         self._there: dict[str, int] = {}
         self._fetches = False
@@ -108,7 +112,7 @@ class Transfers:
     @contextlib.contextmanager
     def decoding(self, limit: int) -> Iterator[Decoder]:
         """A decoder for the next message; what has come of its body stays here, however the context ends."""
-        decoder = Decoder(limit, self._begun)
+        decoder = Decoder(limit, self._begun, self._allowed)
         try:
             yield decoder
         finally:

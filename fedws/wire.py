@@ -8,7 +8,7 @@ says their names, dtypes, shapes and lengths. A message travels as fragments of 
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from fedws.errors import ProtocolError, UsageError
 from fedws.header import ALIGNMENT, MAX_DIMENSIONS, misnamed, packed
 from fedws.limits import CHUNK, USUAL, Accepted
-from fedws.messages import MESSAGES, Message
+from fedws.messages import MESSAGES, Message, carried
 from fedws.tensors import DTYPES, NAMES, Tensors, raw
 
 MAGIC = b"FDWS"
@@ -108,7 +108,7 @@ def encode(message: Message, accepted: Accepted = USUAL) -> Encoded:
         table.append(row(name, tensor))
     header = {
         "type": _TYPES[type(message)],
-        "fields": {f.name: getattr(message, f.name) for f in fields(message) if f.name != "tensors"},
+        "fields": {f.name: getattr(message, f.name) for f in carried(type(message))},
         "tensors": table,
         "transfer": "",
         "digest": None,

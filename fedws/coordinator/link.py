@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from fedws import allowances
 from fedws.blobs import Blobs
 from fedws.closing import CloseCode
 from fedws.coordinator.contact import Contact, Found
@@ -58,7 +59,7 @@ class Link:
         self._before = (0, 0)
         self._request: tuple[object, ...] = ()
         """What tells the request that was sent last from others, however often it is sent."""
-        self._transfers = Transfers(blobs, contact.node)
+        self._transfers = Transfers(blobs, contact.node, allowed=self._allowed)
         self._forgetting: asyncio.TimerHandle | None = None
 
     @property
@@ -185,6 +186,10 @@ class Link:
             return Failure(
                 order=report.order, worker=report.worker, round=report.round, kind="failed", reason=str(error)
             )
+
+    def _allowed(self) -> int:
+        """Return the bytes of the largest message that the node may send now."""
+        return allowances.allowed(order for order, _ in self._open.values())
 
     def _answered(self, message: Message) -> None:
         if not isinstance(message, Report | Failure):

@@ -255,6 +255,7 @@ class Scorer:
             round=entry.round,
             task="evaluate",
             settings=self._settings.model_dump(),
+            answer=0,
             tensors=await asyncio.to_thread(tensorfile.load_file, path),
         )
         return await self._link.ask(order, about=model)

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws import registry
+from fedws.allowances import weight
 from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.gathering_algorithm import gathers
@@ -97,6 +98,7 @@ def answer(order: Order) -> Report:
     worker = Worker(order.worker, "points", Points(Path(), True))
     found = sent_over(worker.answer(sent_over(order)))
     assert isinstance(found, Report), found
+    assert order.answer is not None and weight(found.tensors) <= order.answer, "its reported(model) is too small"
     return found
 
 

@@ -16,7 +16,7 @@ from tests.support import REPOSITORY
 LAYERS = (
     "errors claim closing limits durations located tensors ranges tls folders noise durable",
     "messages plan continuing interfaces keys audit settings warned",
-    "progress header wire decoder digests blobs transfers pauses "
+    "progress header allowances wire decoder digests blobs transfers pauses "
     "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "
     "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
