@@ -9,10 +9,11 @@ from fedws.claim import Claim
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
-from fedws.messages import Failure
+from fedws.messages import Failure, Hello, Welcome
 from fedws.policy import Policy
 from fedws.security import COORDINATOR
 from fedws.tensors import Tensors
+from fedws.wire import VERSION
 from fedws.worker import Worker
 
 
@@ -26,7 +27,7 @@ def run(
     for worker in workers.values():
         worker.begin(Claim("benchmark"))
     store = FeatureStore(folder)
-    state, orders = strategy.start(initial, list(workers))
+    state, orders = strategy.start(initial, {name: _declared(worker) for name, worker in workers.items()})
     waiting = deque(orders)
     while waiting:
         order = waiting.popleft()
@@ -44,3 +45,10 @@ def run(
     if strategy.failure(state):
         raise RuntimeError(strategy.failure(state))
     return strategy.model(state)
+
+
+def _declared(worker: Worker) -> int:
+    """How many samples a worker declares."""
+    welcome = worker.greet(Hello(run="benchmark", node=worker.node, protocol=VERSION))
+    assert isinstance(welcome, Welcome)
+    return welcome.samples

@@ -6,7 +6,9 @@ from typing import Any
 from fedws.errors import UsageError
 from fedws.plan import Plan, make
 
-MAY_CHANGE = frozenset({"training_rounds", "listen", "silence", "heartbeat", "wait", "max_message", "plugin"})
+MAY_CHANGE = frozenset(
+    {"training_rounds", "listen", "silence", "heartbeat", "wait", "max_message", "max_features", "plugin"}
+)
 """Settings that may be others when a run continues. The workers and all addresses may be others, too."""
 
 

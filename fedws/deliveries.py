@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.allowances import body
+from fedws.errors import RejectedUpdate
 from fedws.messages import Json
 from fedws.plan import Count
 
@@ -45,9 +46,28 @@ class Facts(BaseModel):
     label_dtype: Literal["int64", "float32"] = "int64"
 
     @property
+    def each(self) -> int:
+        """Bytes of one record: features and label."""
+        return _each(self.model_dump())
+
+    @property
     def label(self) -> str:
         """What one of its labels is: dtype and shape, as :func:`fedws.labels.told` tells them."""
         return f"{self.label_dtype} {list(self.label_shape)}"
+
+    def admit(self, samples: int, others: int, quota: int) -> None:
+        """Check how many records a worker states before any is requested.
+
+        ``samples`` is how many it declared, ``others`` the bytes of all other workers' records, and ``quota`` the
+        most that a run stores. Raises RejectedUpdate.
+        """
+        if self.records > samples:
+            raise RejectedUpdate(f"{self.records:,} records, above the {samples:,} samples declared")
+        size = self.records * self.each
+        if others + size > quota:
+            what = f"{self.records:,} records take {size:,} bytes beside the {others:,} of others"
+            why = f"this run stores at most {quota:,}"
+            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-features {others + size}")
 
     def told(self) -> str:
         """In words.
@@ -93,6 +113,12 @@ class Delivery:
     def number(self) -> int:
         """Of its next answer with records, from 0."""
         return self.arrived // chunk(self.facts)
+
+    def size(self, *, excluded: bool = False) -> int:
+        """Return the bytes of all its records; of a worker that is ``excluded``, of those that have arrived."""
+        if not self.facts:
+            return 0
+        return int(self.arrived if excluded else self.facts["records"]) * _each(self.facts)
 
     @property
     def answer(self) -> int:

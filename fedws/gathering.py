@@ -119,13 +119,15 @@ class Gathering:
     def _hear(self, state: GatheringState, report: Report) -> GatheringState:
         """A good answer of a worker, to what was its next step."""
         worker, delivery = report.worker, state.deliveries[report.worker]
-        step, roster = delivery.step, state.roster.accept(report)
+        step, samples = delivery.step, state.roster.members[worker].samples
+        roster = state.roster.accept(replace(report, samples=samples))  # no report changes what was declared
         if step == "extract":
             if report.metrics.get("wanted") == "extractor" and not delivery.wanted:
                 return replace(state, roster=roster).deliver(worker, wanted=True)
             try:
                 facts = Facts.model_validate(report.metrics)
                 self._algorithm.coded.agree(facts, state.shape, state.label)
+                facts.admit(samples, state.stated, self._terms.features)
             except (ValidationError, RejectedUpdate) as error:
                 problem = explain(error) if isinstance(error, ValidationError) else str(error)
                 return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))

@@ -6,7 +6,7 @@ from typing import Self
 
 from fedws.deliveries import Delivery
 from fedws.messages import Json
-from fedws.roster import Roster
+from fedws.roster import Roster, excluded
 from fedws.tensors import Tensors
 
 
@@ -43,6 +43,12 @@ class GatheringState:
     """How many of them in a row have failed."""
     record: Json = field(default_factory=dict)
     reason: str = ""
+
+    @property
+    def stated(self) -> int:
+        """Bytes of the records that workers state; of an excluded worker, of those that have arrived."""
+        out = excluded(self.roster)
+        return sum(delivery.size(excluded=worker in out) for worker, delivery in self.deliveries.items())
 
     def deliver(self, worker: str, **changes: object) -> Self:
         """With that in the worker's delivery."""

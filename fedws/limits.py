@@ -13,6 +13,9 @@ CHUNK = 2**20
 HEADER = 2**19
 """Bytes of a header; it holds the names of the tensors, the settings and the metrics."""
 
+FEATURES = 2**34
+"""Bytes of features and labels that a run stores of all its workers, unless it sets another bound."""
+
 
 @dataclass(frozen=True)
 class Accepted:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fedws.errors import UsageError
+from fedws.limits import FEATURES, MESSAGE
 from fedws.ranges import NotNegative, Positive
 from fedws.settings import Count as Count
 from fedws.settings import Decay
@@ -107,7 +108,9 @@ class Plan(BaseModel):
     """Seconds between pings; 0: a third of ``silence``."""
     wait: Literal["silence", "forever"] = "silence"
     """How long a run waits for its first cohort or a lost quorum."""
-    max_message: Annotated[int, Field(ge=1024)] = 2**30
+    max_message: Annotated[int, Field(ge=1024)] = MESSAGE
+    max_features: Count = FEATURES
+    """Bytes of features and labels that a run of MistNet stores at most, of all workers together."""
     threads: Count = 1
     plugin: Files = ()
 

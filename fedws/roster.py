@@ -8,6 +8,7 @@ from fedws.durations import duration
 from fedws.errors import RejectedUpdate, printable
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
+from fedws.limits import FEATURES
 from fedws.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.repeated import NEVER, Repeated
 from fedws.tensors import Tensors, difference, unfit
@@ -28,6 +29,8 @@ class Terms:
     seed: int
     quorum: int
     over_select: float = 0.0
+    features: int = FEATURES
+    """Bytes of features and labels that are stored at most, of all workers together."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Run:
         self.stored: dict[tuple[int, int], Any] = {}
         self.excluded: set[str] = set()
         self.lines: list[str] = []
-        self.state, orders = self.strategy.start(self.initial, sorted(self.here))
+        self.state, orders = self.strategy.start(self.initial, self._declared())
         self.saved = copy.deepcopy(self.state)
         """What a coordinator that is killed now would go on from, with what is stored."""
         self._hold(orders)
@@ -99,8 +99,12 @@ class Run:
         """The coordinator was killed, and goes on from what it had saved."""
         self.open, self.ids = {}, set()
         state = copy.deepcopy(self.saved).found(self.store.chunks())
-        self.state, orders = self.strategy.resume(state, sorted(self.here))
+        self.state, orders = self.strategy.resume(state, self._declared())
         self._hold(orders)
+
+    def _declared(self) -> dict[str, int]:
+        """Who is there, and how many samples each declares."""
+        return {worker: len(Points(Path(), True)) for worker in sorted(self.here)}
 
     def finish(self, random: Random) -> "Run":
         """Everybody answers, in any order."""

@@ -53,6 +53,7 @@ def parser(prog: str) -> Parser:
     )
     add("--fine-tune", metavar="N", type=int, help="mistnet: epochs that workers adapt it first, which is training (0)")
     add("--server-epochs", metavar="N", type=int, help="mistnet: epochs that the coordinator trains (40)")
+    add("--max-features", metavar="BYTES", type=int, help="mistnet: most bytes stored of all workers (17179869184)")
     add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
     add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--training-rounds", metavar="N", type=int, help="rounds, or versions of an asynchronous model (40)")

@@ -77,7 +77,9 @@ def _strategy(plan: Plan, initial: Tensors) -> Strategy[Any]:
             raise UsageError(f"--epochs is for workers that train; for {plan.strategy} there are --server-epochs")
         if COORDINATOR in workers:
             raise UsageError(f"--workers: {COORDINATOR} is what {plan.strategy} calls the node that trains here")
-        return Gathering(algorithm, Terms(workers, plan.training_rounds, plan.seed, plan.quorum or len(workers)))
+        quorum = plan.quorum or len(workers)
+        terms = Terms(workers, plan.training_rounds, plan.seed, quorum, features=plan.max_features)
+        return Gathering(algorithm, terms)
     if hasattr(algorithm, "step"):
         size = chooser.size(len(workers))
         if plan.quorum > size:

@@ -36,6 +36,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": 2**63}, f"seed: Input should be less than {2**63}, not {2**63}"),
     ({"silence": 0}, "silence: Input should be greater than 0, not 0"),
     ({"silence": math.inf}, "silence: Input should be a finite number, not inf"),
+    ({"max_features": 0}, "max_features: Input should be greater than or equal to 1, not 0"),
     ({"max_message": 1023}, "max_message: Input should be greater than or equal to 1024, not 1023"),
     ({"threads": 0}, "threads: Input should be greater than or equal to 1, not 0"),
     ({"quorum": 5}, "--quorum 5 is above the number of workers, 3"),
