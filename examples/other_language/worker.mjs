@@ -169,7 +169,8 @@ function listen(node, host, port) {
     door.set(tcp, { leave, sendAway });
     tcp.on("close", leave);
   });
-  const server = new WebSocketServer({ server: http, maxPayload: MESSAGE, closeTimeout: patience });
+  const verifyClient = ({ req }, done) => done(!("origin" in req.headers), 403); // web pages are refused (section 1)
+  const server = new WebSocketServer({ server: http, maxPayload: MESSAGE, closeTimeout: patience, verifyClient });
   server.on("connection", (socket, { socket: tcp }) => serve(node, socket, tcp, () => door.get(tcp)?.leave()));
   server.on("error", (error) => fail(`cannot listen on ${host}:${port}: ${error.code}`));
   const where = host === "localhost" ? "127.0.0.1" : host;

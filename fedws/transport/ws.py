@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -14,6 +15,7 @@ from weakref import WeakSet
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
+from websockets.http11 import Request, Response
 
 from fedws import wire
 from fedws.errors import LinkError, Refused, Unreachable, UsageError
@@ -24,8 +26,10 @@ from fedws.registry import register
 from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.door import Door
-from fedws.websocket.watched import Client, Server
+from fedws.websocket.watched import Client, Server, address_of
 
+NO_PAGE = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
+"""The answer to a browser; every request of a page for a websocket has that header (RFC 6455, section 10.2)."""
 _log = logging.getLogger("fedws.websockets")
 _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 
@@ -83,8 +87,8 @@ class Ws:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check(url, tls)
         host, port = _address(url)
-        gate, callers = Gate(), WeakSet[Server]()
-        door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
+        gate, callers, complaints = Gate(), WeakSet[Server](), Complaints(url)
+        door = Door((tls or Tls()).server(), complaints) if self._encrypted else None
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             caller = Server(*given, **settings)
@@ -96,7 +100,13 @@ class Ws:
             assert isinstance(connection, Server)
             await handle(WsChannel(connection, limits))
 
-        settings = {"create_connection": connection, **_settings(limits)}
+        def upgrade(connection: ServerConnection, request: Request) -> Response | None:
+            if "Origin" not in request.headers:
+                return None
+            complaints.hear(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
+            return connection.respond(HTTPStatus.FORBIDDEN, NO_PAGE)
+
+        settings = {"create_connection": connection, "process_request": upgrade, **_settings(limits)}
         try:
             server = await serve(handler, _interfaces(host, port), port, **settings)  # type: ignore[arg-type]
         except OSError as error:

@@ -4,6 +4,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from fedws.errors import LinkLost, Refused
 from fedws.interfaces import Limits
@@ -135,3 +138,12 @@ async def test_wrong_orders_close_the_link(url: str, changed: dict[str, str], re
         await channel.send(order(**changed))
         with pytest.raises(LinkLost, match=reason):
             await channel.receive()
+
+
+async def test_a_web_page_is_refused(url: str) -> None:
+    for origin in ("https://example.org", "null"):
+        with pytest.raises(InvalidStatus) as found:
+            await connect(url, origin=Origin(origin), proxy=None)
+        assert found.value.response.status_code == 403
+    async with dialled(url):
+        pass
