@@ -1,56 +1,107 @@
-"""Those who are at the door of a node and have not proved yet who they are: only so many at once."""
+"""The callers of a node that have not proved anything yet: a bounded number at once."""
 
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from random import Random, SystemRandom
+from typing import Protocol
 
 log = logging.getLogger("fedws")
 MOST = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
+PREFIX = 64
+"""Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
+
+
+class Caller(Protocol):
+    """What the gate compares of two callers."""
+
+    @property
+    def received(self) -> int:
+        """Bytes received."""
+
+    @property
+    def greeted(self) -> bool:
+        """Whether a whole message has been received, which is a ``hello``: any other ends the link."""
 
 
 class Gate:
-    """Lets in whoever comes. When it is full one is sent away: of those from the address with the most, the oldest."""
+    """Admits whoever comes. When it is full, each further caller costs one of those that wait its place.
 
-    def __init__(self, most: int = MOST) -> None:
+    That one is drawn from the address with the most callers: at random, among the half of them that comes last by
+    having sent a whole ``hello``, and then by bytes sent. A caller is thus never certain to lose its place, whatever
+    the others send, unless it shares an address with more callers than others do.
+    """
+
+    def __init__(self, most: int = MOST, random: Random | None = None) -> None:
         self._most = most
-        self._waiting: dict[int, tuple[str, Callable[[], object]]] = {}
+        self._random = random or SystemRandom()
+        self._waiting: dict[int, tuple[Caller, str, Callable[[], object]]] = {}
 
     def __len__(self) -> int:
-        """How many are waiting."""
+        """Return how many are waiting."""
         return len(self._waiting)
 
-    def enter(self, guest: object, send_away: Callable[[], object], address: str = "") -> None:
-        """Somebody comes, and waits until :meth:`leave`; who waits already keeps their place."""
-        if id(guest) not in self._waiting and len(self._waiting) >= self._most:
-            crowd = Counter(whence for whence, _ in self._waiting.values()).most_common(1)[0][0]
-            oldest = next(one for one, (whence, _) in self._waiting.items() if whence == crowd)
-            self._waiting.pop(oldest)[1]()
-        self._waiting[id(guest)] = address, send_away
+    def enter(self, caller: Caller, drop: Callable[[], object], address: str = "") -> None:
+        """Let ``caller`` wait until :meth:`leave`; one that waits already keeps its place. ``drop`` ends its link."""
+        if id(caller) not in self._waiting and len(self._waiting) >= self._most:
+            self._waiting.pop(self._last())[2]()
+        self._waiting[id(caller)] = caller, group(address), drop
 
-    def leave(self, guest: object) -> None:
-        """Somebody has been admitted or has gone; nothing if they are not waiting."""
-        self._waiting.pop(id(guest), None)
+    def leave(self, caller: Caller) -> None:
+        """Forget a caller that has been admitted or is gone; do nothing if it is not waiting."""
+        self._waiting.pop(id(caller), None)
+
+    def _last(self) -> int:
+        """Return the key of the one to be dropped."""
+        sizes = Counter(where for _, where, _ in self._waiting.values())
+        most = max(sizes.values())
+        crowd = sorted(
+            (caller.greeted, caller.received, self._random.random(), key)
+            for key, (caller, where, _) in self._waiting.items()
+            if sizes[where] == most
+        )
+        return self._random.choice(crowd[: -(-len(crowd) // 2)])[-1]
+
+
+def group(address: str) -> str:
+    """Return what one host's addresses have in common: an IPv4 address, or the first 64 bits of an IPv6 address.
+
+    >>> group("2001:db8::1"), group("::ffff:192.0.2.7"), group("192.0.2.7"), group("")
+    ('2001:db8::/64', '192.0.2.7', '192.0.2.7', '')
+    """
+    try:
+        found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    except ValueError:  # of a transport that has others
+        return address
+    if isinstance(found, IPv6Address):
+        return str(found.ipv4_mapped or IPv6Network((found, PREFIX), strict=False))
+    return str(found)
 
 
 class Complaints:
-    """Says what strangers do to a node, at most once in ten seconds: they may try as often as they like."""
+    """Log lines that a peer causes: a few at once, then one in ten seconds with the number of those left out."""
 
     APART = 10.0
+    """Seconds between two lines, on average."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, burst: int = 1) -> None:
+        """Make the lines of ``node``, of which ``burst`` may come at once."""
         self._node = node
-        self._last = -math.inf
+        self._burst = burst
+        self._due = -math.inf  # when all lines so far are paid for, at one in so many seconds
         self._unsaid = 0
 
-    def hear(self, what: str) -> None:
-        """Say it, or count it."""
+    def hear(self, what: str, level: int = logging.WARNING) -> bool:
+        """Log a line, or count it; return whether it was logged."""
         now = time.monotonic()
-        if now - self._last < self.APART:
+        if self._due - now > (self._burst - 1) * self.APART:
             self._unsaid += 1
-            return
+            return False
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
-        log.warning("%s: %s%s", self._node, what, more)
-        self._last, self._unsaid = now, 0
+        log.log(level, "%s: %s%s", self._node, what, more)
+        self._due, self._unsaid = max(self._due, now) + self.APART, 0
+        return True

@@ -10,6 +10,7 @@ import aiomqtt
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello
 from fedws.mqtt.channel import MqttChannel
+from fedws.mqtt.frames import Kind
 from fedws.transport.mqtt import Mqtt
 from tests.mosquitto import PASSWORD, Mosquitto
 
@@ -85,6 +86,16 @@ class Stranger:
         async with asyncio.timeout(PATIENCE), self._news:
             await self._news.wait_for(found)
             return found()[-1]
+
+    async def sees_closed(self, count: int) -> dict[str, bytes]:
+        """Wait until so many links were closed by the node; gives the payload of each by its topic."""
+
+        def found() -> dict[str, bytes]:
+            return {topic: payload[9:] for topic, payload, _ in self.seen if payload[:1] == bytes([Kind.CLOSE])}
+
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(lambda: len(found()) >= count)
+            return found()
 
     async def sees_topic(self, part: str) -> str:
         """The newest topic that has a message, and contains this."""

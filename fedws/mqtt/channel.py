@@ -40,7 +40,7 @@ class Road:
     """Bytes of a packet that brings a frame of so many."""
     chunk: int
     """Bytes of a message in one frame, at most."""
-    complain: Callable[[str], None]
+    complain: Callable[[str], object]
     """Say that something was dropped which was not the other end's."""
     admitted: Callable[[], None] = lambda: None
     release: Callable[[], Awaitable[None]] = _nothing
@@ -119,6 +119,11 @@ class MqttChannel:
         """Whether the other end has proved who it is."""
         return self._before is None
 
+    @property
+    def greeted(self) -> bool:
+        """Whether a whole message has been received."""
+        return self._end.messages > 0
+
     def admit(self) -> None:
         """Take messages of any size that the limits allow. Raises Refused when they should be sealed and cannot be."""
         if self._end.seal and self._end.protected is not Level.SEALED:
@@ -152,7 +157,8 @@ class MqttChannel:
                 return self.dismiss("too much before a proof")
         news = self._end.hear(data)
         if news is News.ODD:
-            return self._road.complain(self._end.why)
+            self._road.complain(self._end.why)
+            return None
         if news is News.NOTHING:  # no sign of life: anybody may have sent it
             return None
         self._heard += len(data)

@@ -109,6 +109,16 @@ class Server(Watched, ServerConnection):
     _admitted = False
     _frames = 0
 
+    @property
+    def received(self) -> int:
+        """Bytes received, without those of TLS."""
+        return self._heard
+
+    @property
+    def greeted(self) -> bool:
+        """Whether a whole message has been received."""
+        return self._messages > 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody is at the door."""
         super().connection_made(transport)

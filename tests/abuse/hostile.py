@@ -106,10 +106,11 @@ class Hostile:
 
 
 @contextlib.asynccontextmanager
-async def hostile(url: str) -> AsyncIterator[Hostile]:
-    """A connection to a node, dropped at the end."""
+async def hostile(url: str, source: str = "") -> AsyncIterator[Hostile]:
+    """A connection to a node, from an address of this machine, dropped at the end."""
     place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    own = (source, 0) if source else None
+    reader, writer = await asyncio.open_connection(place.hostname, place.port, local_addr=own)
     peer = Hostile(reader, writer)
     try:
         yield peer
