@@ -68,10 +68,7 @@ class Strategy(Protocol[S]):
         """What the record says of the last complete version, beside its number."""
 
     def worker_model(self, state: S, report: Report) -> Tensors | None:
-        """A worker's own model, for scoring; None where the algorithm has none, or the report does not count.
-
-        ``state`` is from before the report.
-        """
+        """A worker's own model; None for none, or if the report does not count. ``state`` is from before the report."""
 
 
 @dataclass(frozen=True)
@@ -232,6 +229,10 @@ class Channel(Protocol):
     transfers: "Transfers"
     """How bodies travel; set by who knows of earlier links to the same peer."""
 
+    @property
+    def arriving(self) -> bool:
+        """Whether a part of a message has come that is not whole."""
+
     async def send(self, message: Message) -> None:
         """Send one message; returns when it is handed to the transport."""
 
@@ -284,8 +285,7 @@ class Transport(Protocol):
     """Whether many nodes have one address, as a broker's."""
 
     def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
-        """Raises UsageError when the URL can be no address here, or does not go with ``tls``, or ``seal``: that those
-        who carry messages cannot read them."""
+        """Raise UsageError unless the URL is an address here and goes with ``tls``; ``seal``: no carrier may read."""
 
     def connect(
         self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False

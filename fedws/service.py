@@ -10,7 +10,7 @@ from dataclasses import replace
 from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, TakenOver, Undelivered, UsageError, printable
+from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
 from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.limits import USUAL, Accepted
@@ -19,7 +19,7 @@ from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Repor
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
 from fedws.store import Shelf
-from fedws.turns import TAKEN_OVER, Turns
+from fedws.turns import Turn, Turns
 from fedws.unfinished import UNFINISHED, Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
@@ -40,7 +40,7 @@ class Service:
         self._worker = worker
         self._limits = limits
         self._security = security
-        self._turns = Turns(worker.node, limits.silence / 6)
+        self._turns = Turns(worker.node, limits.silence)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
         self._unfinished = Unfinished(worker.node, shelf)
@@ -114,8 +114,8 @@ class Service:
         greeting = self._worker.greet(hello)
         try:
             if isinstance(greeting, Welcome):
-                async with self._turns.take(claim) as taken:
-                    closing = await self._run(channel, hello, claim, greeting, taken)
+                async with self._turns.take(channel, claim) as turn:
+                    closing = await self._run(channel, hello, claim, greeting, turn)
                 return await closing
         except Refused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
@@ -129,7 +129,7 @@ class Service:
         return await channel.send(greeting)
 
     async def _run(
-        self, channel: Channel, hello: Hello, claim: Claim, welcome: Welcome, taken: asyncio.Event
+        self, channel: Channel, hello: Hello, claim: Claim, welcome: Welcome, turn: Turn
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; return the closing of the link, which may take longer."""
         name, reason = claim.shown, "ended"
@@ -143,7 +143,7 @@ class Service:
             channel.transfers.tell_limits(self._accepted)
             held, blobs = channel.transfers.held, channel.transfers.fetches
             await channel.send(replace(welcome, held=held, blobs=blobs, max_message=self._limits.message))
-            error, closing = await self._serve(channel, taken)
+            error, closing = await self._serve(channel, turn)
             reason = f"ended: {error}"
             return closing
         except LinkError as error:
@@ -156,7 +156,7 @@ class Service:
         finally:
             log.info("%s: run %s %s", self._worker.node, name, reason)
 
-    async def _serve(self, channel: Channel, taken: asyncio.Event) -> tuple[LinkError, asyncio.Task[None]]:
+    async def _serve(self, channel: Channel, turn: Turn) -> tuple[LinkError, asyncio.Task[None]]:
         """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
 
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
@@ -172,7 +172,10 @@ class Service:
                     # What its store is, and where, is not for the coordinator.
                     log.warning("%s: the body of an order: %s", self._worker.node, error)
                     message, trouble = error.message, "its object store does not give the order (see its log)"
-                await orders.put((self._order(message, seen), trouble))
+                order = self._order(message, seen)
+                turn.received()
+                await orders.put((order, trouble))
+                del message, order  # models, which an idle node need not hold
 
         async def reply() -> None:
             while True:
@@ -186,12 +189,13 @@ class Service:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
                     await channel.send(self._worker.unsendable(order, error))
+                turn.answered()
                 del order, answer  # models, which an idle node need not hold
                 self._forget_in(self._limits.silence, self._unfinished.forget)  # a lost link is known by then
 
         async def give_way() -> None:
-            await taken.wait()
-            raise TakenOver(TAKEN_OVER)
+            await turn.over.wait()
+            raise turn.reason
 
         tasks = [asyncio.create_task(end()) for end in (read, reply, give_way)]
         try:

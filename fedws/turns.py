@@ -6,57 +6,108 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 
 from fedws.claim import Claim
-from fedws.errors import Refused, TakenOver
+from fedws.errors import LinkLost, Refused, TakenOver
+from fedws.interfaces import Channel
 
+IDLE = 10
+"""Times ``silence`` without a request for which a run keeps a node; then another run that calls gets it."""
 MOST_LINKS = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
 TAKEN_OVER = "taken over by the same run"
 """The reason for people when the run of a link connects again; :class:`TakenOver` is what programs decide by."""
 
 
-class Turns:
-    """Those of one node."""
+class Turn:
+    """The time for which one link has the node."""
 
-    def __init__(self, node: str, patience: float) -> None:
+    def __init__(self, channel: Channel) -> None:
+        self.over = asyncio.Event()
+        """Set when the link must end."""
+        self.reason: LinkLost = TakenOver(TAKEN_OVER)
+        """The error that ends it."""
+        self._channel = channel
+        self._open = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on what is idle."""
+        self._heard = self._channel.received
+        self._since = asyncio.get_running_loop().time()
+
+    def received(self) -> None:
+        """A whole request has been received."""
+        self._open += 1
+        self._heard = self._channel.received
+
+    def answered(self) -> None:
+        """The answer to a request has been sent."""
+        self._open -= 1
+        self._since = asyncio.get_running_loop().time()
+
+    @property
+    def idle(self) -> float:
+        """Seconds for which no request has been open, on its way here, or being fetched from an object store."""
+        if self._open or self._channel.arriving or self._channel.received != self._heard:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._since
+
+    def give_way(self) -> None:
+        """End the link for another run: its coordinator may dial again, and hears that the node is busy."""
+        self.reason = LinkLost(f"idle for {self.idle:g} s, and another run has called")
+        self.over.set()
+
+
+class Turns:
+    """The turns at one node."""
+
+    def __init__(self, node: str, silence: float) -> None:
+        """``silence`` is in seconds, as in :class:`fedws.interfaces.Limits`."""
         self._node = node
-        self._patience = patience
+        self._patience = silence / 6
+        self._idle = IDLE * silence
         self._claim = Claim()
         self._since = datetime.now()
         self._links = 0  # of the run; the last one frees the node
-        self._newest = asyncio.Event()
+        self._newest: Turn | None = None
         self._free = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def take(self, claim: Claim) -> AsyncIterator[asyncio.Event]:
-        """Have the node while the context lasts; gives what is set when a newer link of the run takes over.
+    async def take(self, channel: Channel, claim: Claim) -> AsyncIterator[Turn]:
+        """Have the node while the context lasts.
 
-        Older links are told so and waited for, at most ``patience`` seconds. Raises Refused when the node is busy with
-        another run, with too many links of this one, or still with what it did for an older link; and TakenOver when
-        a newer one came meanwhile.
+        Older links of the run end, and the one link of another run that has been idle for long; they are waited for, at
+        most a sixth of ``silence``. Raises Refused when the node is busy with another run, with too many links of this
+        one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
         """
         if self._links and not claim.continues(self._claim):
-            raise self._busy()
+            if self._newest is None or self._links > 1 or self._newest.idle < self._idle:
+                raise self._busy()
+            self._newest.give_way()
         if self._links >= MOST_LINKS:
             raise self._busy()
         self._claim = claim
-        self._newest.set()
-        self._newest = taken = asyncio.Event()
+        if self._newest is not None:
+            self._newest.over.set()
+        self._newest = turn = Turn(channel)
         self._links += 1
         try:
             async with asyncio.timeout(self._patience):
                 await self._free.acquire()
         except TimeoutError:
-            raise (TakenOver(TAKEN_OVER) if taken.is_set() else self._busy()) from None
+            raise (turn.reason if turn.over.is_set() else self._busy()) from None
         else:
             try:
-                if taken.is_set():
-                    raise TakenOver(TAKEN_OVER)
+                if turn.over.is_set():
+                    raise turn.reason
                 self._since = datetime.now()
-                yield taken
+                turn.begin()
+                yield turn
             finally:
                 self._free.release()
         finally:
             self._links -= 1
+            if self._newest is turn:
+                self._newest = None
 
     def _busy(self) -> Refused:
         since = self._since.strftime("%Y-%m-%d %H:%M:%S")

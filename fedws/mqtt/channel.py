@@ -124,6 +124,11 @@ class MqttChannel:
         """Whether a whole message has been received."""
         return self._end.messages > 0
 
+    @property
+    def arriving(self) -> bool:
+        """Whether a part of a message has come that is not whole."""
+        return self._end.under_way
+
     def admit(self) -> None:
         """Take messages of any size that the limits allow. Raises Refused when they should be sealed and cannot be."""
         if self._end.seal and self._end.protected is not Level.SEALED:

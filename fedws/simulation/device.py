@@ -141,6 +141,11 @@ class SlowChannel:
         await self._channel.send(message)
         self.sent = self._channel.sent
 
+    @property
+    def arriving(self) -> bool:
+        """Whether an order is on its way."""
+        return self._channel.arriving or bool(self.open)
+
     def admit(self) -> None:
         """Take messages of any size that the limits allow."""
         self._channel.admit()

@@ -35,6 +35,11 @@ class MemoryChannel:
         self.received = 0
         self.transfers = Transfers()
 
+    @property
+    def arriving(self) -> bool:
+        """Whether a part of a message has come that is not whole."""
+        return not self._inbox.empty()
+
     @classmethod
     def pair(cls, limits: Limits) -> tuple["MemoryChannel", "MemoryChannel"]:
         """Two ends of a new link."""

@@ -34,6 +34,11 @@ class WsChannel:
         self.received = 0
         self.transfers = Transfers()
 
+    @property
+    def arriving(self) -> bool:
+        """Whether a part of a message has come that is not whole."""
+        return self._socket.under_way
+
     async def send(self, message: Message) -> None:
         """Send one message in fragments of at most 1 MiB, as views of its tensors."""
         encoded = await self.transfers.encode(message)

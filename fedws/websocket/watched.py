@@ -35,6 +35,11 @@ class Watched(Connection):
     _inside = False  # between two frames of one message
     _timer: asyncio.TimerHandle | None = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a part of a message has come that is not whole."""
+        return self._inside or bool(self.protocol.reader.buffer)
+
     def watch(self, silence: float) -> None:
         """Begin, with the seconds that the other end may be silent."""
         self._silence = silence
@@ -90,8 +95,8 @@ class Watched(Connection):
         if self.recv_messages.paused:  # it is we who do not read
             self._vigil.excuse()
             return ""
-        under_way = self._inside or bool(self.protocol.reader.buffer)
-        return self._vigil.look(self._heard, self._heard - self._control, self._messages, under_way=under_way)
+        content = self._heard - self._control
+        return self._vigil.look(self._heard, content, self._messages, under_way=self.under_way)
 
 
 class Client(Watched, ClientConnection):

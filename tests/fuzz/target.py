@@ -186,6 +186,7 @@ class _Peer:
 
     peer = address = ""
     sent = received = 0
+    arriving = False
     transfers = Transfers()
 
     def __init__(self, *words: Message) -> None:

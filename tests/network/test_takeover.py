@@ -218,6 +218,7 @@ class Stuck:
     """A link whose other end is stopped: it says hello, and does not let itself be closed before the test does."""
 
     sent = received = 0
+    arriving = False
     peer = address = ""
 
     def __init__(self, run: str) -> None:
