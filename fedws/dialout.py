@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, Unreachable, UsageError, printable
+from fedws.gate import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.located import placed
 from fedws.messages import Join, Message, Refusal
@@ -17,8 +18,6 @@ from fedws.service import Service, asked, serving
 from fedws.store import Shelf
 from fedws.wire import VERSION
 from fedws.worker import Worker
-
-log = logging.getLogger("fedws")
 
 
 class _Joining:
@@ -35,6 +34,7 @@ class _Joining:
         self._join = Join(node=node, protocol=VERSION, instance=secrets.token_hex(32))
         self._pauses = Pauses(limits.silence, self._join.instance)
         self._said = ""
+        self._lines = Complaints(node, BURST)
 
     async def keep(self) -> None:
         """Join whenever there is no link, until cancelled."""
@@ -47,8 +47,7 @@ class _Joining:
             except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
                 self._say(str(error))
             except Exception as error:  # a bug costs a link, and not the node
-                log.error("%s: an error on a link to %s: %s", self._join.node, self._url, placed(error))
-                log.debug("%s: the traceback of this error", self._join.node, exc_info=error)
+                self._lines.hear(f"an error on a link to {self._url}: {placed(error)}", logging.ERROR, error)
             await asyncio.sleep(self._pauses.next())
 
     async def _joined(self) -> None:
@@ -61,7 +60,7 @@ class _Joining:
         reason = "the node ends"  # as long as it has not come to an end by itself
         try:
             first = await self._called(channel)
-            log.info("%s: has joined at %s", self._join.node, self._url)
+            self._lines.hear(f"has joined at {self._url}", logging.INFO)
             self._said = ""
             await self._service.handle(channel, first)
         except Exception as error:
@@ -86,7 +85,7 @@ class _Joining:
 
     def _say(self, trouble: str) -> None:
         if trouble != self._said:
-            log.info("%s: waits to join at %s (%s)", self._join.node, self._url, trouble)
+            self._lines.hear(f"waits to join at {self._url} ({trouble})", logging.INFO)
         self._said = trouble
 
 
@@ -98,13 +97,13 @@ async def _served(
     security: Security | None,
     shelf: Shelf | None,
 ) -> str:
-    pauses, said = Pauses(limits.silence, worker.node), ""
+    pauses, said, lines = Pauses(limits.silence, worker.node), "", Complaints(worker.node, BURST)
     while True:
         try:
             return await stack.enter_async_context(serving(worker, url, limits, security, shelf))
         except Unreachable as error:
             if str(error) != said:
-                log.info("%s: waits for a broker (%s)", worker.node, error)
+                lines.hear(f"waits for a broker ({error})", logging.INFO)
             said = str(error)
         await asyncio.sleep(pauses.next())
 

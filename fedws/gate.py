@@ -12,6 +12,8 @@ from typing import Protocol
 log = logging.getLogger("fedws")
 MOST = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
+BURST = 20
+"""Log lines of one kind that members may cause at once, as of runs that begin and end."""
 PREFIX = 64
 """Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
 
@@ -83,7 +85,7 @@ def group(address: str) -> str:
 
 
 class Complaints:
-    """Log lines that a peer causes: a few at once, then one in ten seconds with the number of those left out."""
+    """Log lines that a peer causes: some at once, then one in ten seconds with the number of those left out."""
 
     APART = 10.0
     """Seconds between two lines, on average."""
@@ -95,13 +97,15 @@ class Complaints:
         self._due = -math.inf  # when all lines so far are paid for, at one in so many seconds
         self._unsaid = 0
 
-    def hear(self, what: str, level: int = logging.WARNING) -> bool:
-        """Log a line, or count it; return whether it was logged."""
+    def hear(self, what: str, level: int = logging.WARNING, error: BaseException | None = None) -> bool:
+        """Log a line, and the traceback of ``error`` for who debugs, or count it; return whether it was logged."""
         now = time.monotonic()
         if self._due - now > (self._burst - 1) * self.APART:
             self._unsaid += 1
             return False
         more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
         log.log(level, "%s: %s%s", self._node, what, more)
+        if error is not None:
+            log.debug("%s: the traceback of this error", self._node, exc_info=error)
         self._due, self._unsaid = max(self._due, now) + self.APART, 0
         return True

@@ -11,7 +11,7 @@ from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
-from fedws.gate import Complaints
+from fedws.gate import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.limits import USUAL, Accepted
 from fedws.located import placed
@@ -43,6 +43,7 @@ class Service:
         self._turns = Turns(worker.node, limits.silence)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
+        self._lines = Complaints(worker.node, BURST)
         self._unfinished = Unfinished(worker.node, shelf)
         self._forgetting: asyncio.TimerHandle | None = None
         self._accepted = USUAL
@@ -124,7 +125,7 @@ class Service:
         except UsageError as error:  # the caller accepts less than a welcome
             return await channel.close(f"the welcome has {error}", CloseCode.NOT_TAKEN)
         if hello.run != self._turned_away:  # it may go on asking
-            log.warning("%s: refused run %s: %s", self._worker.node, claim.shown, greeting.reason)
+            self._lines.hear(f"refused run {claim.shown}: {greeting.reason}")
         self._turned_away = hello.run
         return await channel.send(greeting)
 
@@ -132,8 +133,8 @@ class Service:
         self, channel: Channel, hello: Hello, claim: Claim, welcome: Welcome, turn: Turn
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; return the closing of the link, which may take longer."""
-        name, reason = claim.shown, "ended"
-        log.info("%s: run %s begins", self._worker.node, name)
+        name, reason, trouble = claim.shown, "ended", None
+        self._lines.hear(f"run {name} begins", logging.INFO)
         try:
             self._worker.begin(claim)
             self._remember()
@@ -150,11 +151,10 @@ class Service:
             reason = f"ended: {error}"
             raise
         except Exception as error:  # as of a store or a transport of the user's
-            reason = f"ended: {placed(error)}"
-            log.debug("%s: the traceback of this error", self._worker.node, exc_info=error)
+            reason, trouble = f"ended: {placed(error)}", error
             raise
         finally:
-            log.info("%s: run %s %s", self._worker.node, name, reason)
+            self._lines.hear(f"run {name} {reason}", logging.INFO, trouble)
 
     async def _serve(self, channel: Channel, turn: Turn) -> tuple[LinkError, asyncio.Task[None]]:
         """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
@@ -170,7 +170,7 @@ class Service:
                     message, trouble = await channel.receive(), ""
                 except Undelivered as error:
                     # What its store is, and where, is not for the coordinator.
-                    log.warning("%s: the body of an order: %s", self._worker.node, error)
+                    self._lines.hear(f"the body of an order: {error}")
                     message, trouble = error.message, "its object store does not give the order (see its log)"
                 order = self._order(message, seen)
                 turn.received()

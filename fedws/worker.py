@@ -24,7 +24,7 @@ from fedws.errors import (
     UsageError,
     printable,
 )
-from fedws.gate import Complaints
+from fedws.gate import BURST, Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
 from fedws.limits import ANY, Accepted
@@ -34,7 +34,6 @@ from fedws.policy import Features, Policy
 from fedws.uploads import Uploads
 from fedws.wire import VERSION, encode
 
-log = logging.getLogger("fedws")
 ALL = Policy()
 """The policy of a node whose owner wrote none."""
 
@@ -78,6 +77,7 @@ class Worker:
         self._tasks = tasks
         self._audit = audit
         self._complaints = Complaints(node)
+        self._failures = Complaints(node, BURST)
         self._claim = Claim()
         self._features: Features | None = None
         """The features in the last answer; None when it held none."""
@@ -151,7 +151,7 @@ class Worker:
             if then is not None:
                 then()
         except OSError as error:
-            log.error("%s: the audit log cannot be written, so nothing leaves: %s", self.node, error)
+            self._failures.hear(f"the audit log cannot be written, so nothing leaves: {error}", logging.ERROR)
             return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
         return answer
 
@@ -176,8 +176,7 @@ class Worker:
         except (TaskFailed, Stopped) as error:
             return self.failure(order, "failed", str(error))
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            log.error("%s: %s failed: %s", self.node, order.task, placed(error))
-            log.debug("%s: the traceback of this error", self.node, exc_info=error)
+            self._failures.hear(f"{order.task} failed: {placed(error)}", logging.ERROR, error)
             cause = error.__cause__ if isinstance(error, PieceFailed) else None
             # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
             return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")

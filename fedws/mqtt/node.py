@@ -6,11 +6,10 @@ import logging
 from collections.abc import AsyncIterator
 
 from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
+from fedws.gate import BURST, Complaints
 from fedws.located import placed
 from fedws.mqtt.session import Served, Session
 from fedws.pauses import Pauses
-
-log = logging.getLogger("fedws")
 
 
 class Node:
@@ -18,6 +17,7 @@ class Node:
 
     def __init__(self, served: Served) -> None:
         self._served = served
+        self._lines = Complaints(served.node, BURST)
         self._former: list[str] = []
         """Instances of this process that the broker may not have noticed to be gone."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,13 +47,13 @@ class Node:
         self._session = session
 
     async def _keep(self) -> None:
-        node, broker = self._served.node, f"{self._served.address.host}:{self._served.address.port}"
+        broker = f"{self._served.address.host}:{self._served.address.port}"
         while True:
             error = await self._session.lost()
             self._former = [*self._former[-9:], self._session.instance]
-            log.warning("%s: %s; it is dialled again", node, error)
+            self._lines.hear(f"{error}; it is dialled again")
             await self._again()
-            log.info("%s: on the broker at %s again", node, broker)
+            self._lines.hear(f"on the broker at {broker} again", logging.INFO)
 
     async def _again(self) -> None:
         """Begin until it succeeds, with pauses that are longer each time."""
@@ -64,8 +64,7 @@ class Node:
                 return await self._begin()
             except (LinkError, UsageError) as error:
                 if str(error) != said:
-                    log.warning("%s: waiting for the broker (%s)", self._served.node, error)
+                    self._lines.hear(f"waiting for the broker ({error})")
                 said = str(error)
             except Exception as error:  # a node that nobody watches must not be gone for good
-                log.error("%s: an error while the broker was dialled: %s", self._served.node, placed(error))
-                log.debug("%s: the traceback of this error", self._served.node, exc_info=error)
+                self._lines.hear(f"an error while the broker was dialled: {placed(error)}", logging.ERROR, error)

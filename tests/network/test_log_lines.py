@@ -1,0 +1,147 @@
+"""What peers can make a node log: each kind of line comes at once for a few, and then once in ten seconds."""
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fedws
+from fedws.audit import Audit
+from fedws.dialout import joining
+from fedws.errors import LinkLost
+from fedws.interfaces import Channel, Limits
+from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.mqtt.address import address
+from fedws.mqtt.node import Node
+from fedws.mqtt.session import Served
+from fedws.security import INSECURE
+from fedws.service import serving
+from fedws.transport.memory import Memory
+from tests.nodes import Points, worker
+from tests.virtual import virtual
+
+LIMITS = Limits(silence=60.0)
+FEW = 22
+"""Twenty lines may come at once, and one more if a test takes ten seconds."""
+MANY = 100
+
+
+@pytest.fixture(autouse=True)
+def _all_lines(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fedws")
+
+
+async def call(run: str) -> tuple[Channel, Message]:
+    channel = await Memory().connect("memory://alice", LIMITS)
+    await channel.send(Hello(run=run, node="alice", protocol=1))
+    return channel, await channel.receive()
+
+
+@virtual
+async def test_links_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The first of them are logged at once."""
+    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+        for number in range(MANY):
+            channel, answer = await call(f"{number:08}-run")
+            assert isinstance(answer, Welcome)
+            await channel.close()
+            await asyncio.sleep(0.1)
+            if number == 0:
+                begun, ended = caplog.messages
+                assert begun == "alice: run 00000000 begins" and ended.startswith("alice: run 00000000 ended")
+        assert len(caplog.messages) <= FEW
+
+
+@virtual
+async def test_refused_runs_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever they are called."""
+    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+        await call("holder")
+        for number in range(MANY):
+            channel, answer = await call(f"run {number}")
+            assert isinstance(answer, Refusal)
+            await channel.close()
+        assert any("refused run run 0: alice is busy with run holder since" in line for line in caplog.messages)
+        assert len(caplog.messages) <= FEW
+
+
+def failing(order: Order, workspace: fedws.Workspace) -> Report:
+    raise ValueError("no such sample")
+
+
+def test_tasks_that_fail_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "fedws")
+    node = worker(task=failing)
+    for number in range(MANY):
+        answer = node.answer(Order(id=str(number), worker="alice", round=1, task="fedavg.fit"))
+        assert isinstance(answer, Failure) and answer.kind == "failed"
+    lines = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "alice: fedavg.fit failed: ValueError: no such sample" in lines[0].getMessage()
+    assert len(lines) <= FEW and len(caplog.records) <= 2 * FEW, "with their tracebacks, for who debugs"
+
+
+def test_an_audit_log_that_cannot_be_written_fills_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audit = Audit(tmp_path / "alice.jsonl")
+    node = fedws.Worker("alice", "points", Points(tmp_path, True), audit=audit)
+    (tmp_path / "alice.jsonl.head").unlink()
+    for number in range(MANY):
+        answer = node.answer(Order(id=str(number), worker="alice", round=1, task="none"))
+        assert isinstance(answer, Failure)
+    lines = [line for line in caplog.messages if "the audit log cannot be written, so nothing leaves" in line]
+    assert 1 <= len(lines) <= FEW
+
+
+@virtual
+async def test_who_is_joined_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Also with a reason that is another each time, and with a ``hello`` after which nothing comes."""
+    came = 0
+
+    async def meets(channel: Channel) -> None:
+        nonlocal came
+        came += 1
+        await channel.receive()
+        if came % 2:
+            return await channel.send(Refusal(kind="busy", reason=f"reason {came}"))
+        return await channel.send(Hello(run=str(came), node="alice", protocol=1))
+
+    async with Memory().serve("memory://run", meets, LIMITS), joining(worker(), "memory://run", LIMITS, INSECURE):
+        while came < MANY:
+            await asyncio.sleep(1)
+    for what in ("waits to join", "has joined", "run "):
+        assert any(what in line for line in caplog.messages)
+    assert len(caplog.messages) <= 2 * FEW, "those of the dialler, and those of runs"
+
+
+@virtual
+async def test_a_broker_that_comes_and_goes_fills_no_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = 0
+
+    async def loses() -> LinkLost:
+        nonlocal lost
+        lost += 1
+        await asyncio.sleep(0.01)
+        return LinkLost(f"the broker's connection is lost: {lost}")
+
+    async def ends() -> None:
+        pass
+
+    async def begins(self: Node) -> None:
+        self._session = session
+
+    session: Any = SimpleNamespace(lost=loses, end=ends, instance="0" * 32)
+    monkeypatch.setattr(Node, "_begin", begins)
+
+    async def handle(channel: Channel) -> None:
+        pass
+
+    served: Any = Served(address("mqtt://localhost"), None, "alice", handle, LIMITS, False, None)  # type: ignore[arg-type]
+    async with Node(served).served():
+        while lost < MANY:
+            await asyncio.sleep(1)
+    assert caplog.messages[0] == "alice: the broker's connection is lost: 1; it is dialled again"
+    assert len(caplog.messages) <= FEW
