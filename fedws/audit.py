@@ -52,7 +52,7 @@ class Entry:
     bytes: int
     """Of the answer, with what frames it but the transport's own."""
     upload: str = ""
-    """Of features: a hash of coordinator and run, which have one upload."""
+    """Of features: the id of the upload, which is another one whenever noise is drawn anew."""
     reason: str = ""
     """Why it was refused or failed."""
     epsilon: float | None = None

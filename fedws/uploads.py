@@ -5,10 +5,10 @@ was interrupted goes on where it stopped. When the coordinator has acknowledged 
 stays that they were sent.
 """
 
-import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -26,21 +26,26 @@ from fedws import tensorfile
 from fedws.claim import Claim
 from fedws.durable import sync, write
 from fedws.errors import Stopped, TaskError
+from fedws.kept import (
+    CACHED,
+    DAY,
+    EXTRACTOR,
+    FACTS,
+    FEATURES,
+    LABELS,
+    LARGEST,
+    MOST_SENT,
+    SENT,
+    empty,
+    prune,
+    prune_cache,
+    prune_old,
+)
 from fedws.messages import Json
 from fedws.tensors import NAMES, Tensors, digest
 
-_FACTS, _FEATURES, _LABELS, _SENT, _EXTRACTOR = "facts.json", "features", "labels", "sent", "extractor"
-_HELD = (_FEATURES, _LABELS, _EXTRACTOR)
-CACHED = "extractor-"
-"""What the names of cached tensors begin with; their digest follows."""
 SAFE = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""
-KEPT = 30 * 24 * 3600.0
-"""Seconds for which features that nobody fetches are kept, and what nobody uses of the cache."""
-MOST_CACHED = 64
-"""Files in the cache; the oldest beyond are forgotten, whoever sent them."""
-MOST_WAITING = 8
-"""Uploads of other runs that wait to be fetched when one more is made."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,15 @@ class Upload:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.facts: Json = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        self.facts: Json = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         """What was ``asked``, how many ``records`` there are, ``bytes`` and ``shape`` of one's features, and
         ``label_shape`` and ``label_dtype``."""
-        self.acknowledged = not (folder / _FEATURES).exists()
+        self.acknowledged = not (folder / FEATURES).exists()
 
     def part(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Records from ``first`` on: features uint8 [count, bytes] and labels [count, ...]."""
-        features = self._read(_FEATURES, "uint8", [self.facts["bytes"]], first, count)
-        return features, self._read(_LABELS, self.facts["label_dtype"], self.facts["label_shape"], first, count)
+        features = self._read(FEATURES, "uint8", [self.facts["bytes"]], first, count)
+        return features, self._read(LABELS, self.facts["label_dtype"], self.facts["label_shape"], first, count)
 
     def _read(self, name: str, dtype: str, shape: Sequence[int], first: int, count: int) -> torch.Tensor:
         whole = np.memmap(self._folder / name, dtype, "r", shape=(self.facts["records"], *shape))
@@ -82,18 +87,21 @@ class Upload:
 
     def sent(self, first: int, count: int) -> bool:
         """Whether exactly these records were sent before."""
-        path = self._folder / _SENT
-        return path.exists() and f"{first} {count}" in path.read_text(encoding="ascii").splitlines()
+        return f"{first} {count}" in self._noted()
 
     def note(self, first: int, count: int) -> None:
         """These records are sent."""
-        if not self.sent(first, count):
-            with (self._folder / _SENT).open("a", encoding="ascii") as file:
+        if not self.sent(first, count) and len(self._noted()) < MOST_SENT:
+            with (self._folder / SENT).open("a", encoding="ascii") as file:
                 file.write(f"{first} {count}\n")
+
+    def _noted(self) -> list[str]:
+        path = self._folder / SENT
+        return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
     def acknowledge(self) -> None:
         """The coordinator has all of it: delete the bits, and keep in mind that they were sent."""
-        _empty(self._folder)
+        empty(self._folder)
         self.acknowledged = True
 
 
@@ -107,10 +115,14 @@ class Uploads:
         self._given = folder
         self.claim: Claim | None = None
         """Claim of the run; None for a run without an id."""
+        self._pruned = -math.inf
 
     def begin(self, claim: Claim) -> None:
         """Serve the run of this claim. One without an id can have no uploads: it could not request them again."""
         self.claim = claim if claim.run else None
+        if self._given is not None and time.monotonic() - self._pruned > DAY:
+            prune_old(self._given, self.name)
+            self._pruned = time.monotonic()
 
     # ------------------------------------------------------------------ the run's upload
 
@@ -121,7 +133,7 @@ class Uploads:
     def begun(self, asked: Json, data: str) -> Tensors | None:
         """The extractor of the upload that was begun with these settings and ``data``; None when none was."""
         try:
-            found = tensorfile.load((self._place() / _EXTRACTOR).read_bytes())
+            found = tensorfile.load((self._place() / EXTRACTOR).read_bytes())
         except (OSError, SafetensorError):
             return None
         facts = self._facts()
@@ -130,17 +142,16 @@ class Uploads:
     def start(self, asked: Json, extractor: Tensors, data: str) -> None:
         """Begin the run's upload anew; ``data`` is what tells these samples from others. Raises OSError.
 
-        What nobody has wanted for long is forgotten now, and of other runs' uploads that were not fetched the newest
-        stay, so that nobody fills the disk with runs.
+        What is too old or too much of other runs is deleted now.
         """
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
-        self._prune()
+        prune(folder.parent)
         folder.mkdir(mode=0o700, parents=True)
         sync(folder.parent)
-        write(folder / _EXTRACTOR, tensorfile.save(extractor))
+        write(folder / EXTRACTOR, tensorfile.save(extractor))
         none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
-        self._keep({"asked": asked, "data": data, **none})
+        self._keep({"asked": asked, "data": data, "upload": secrets.token_hex(8), **none})
 
     def make(self, batches: Callable[[int], Iterable[Batch]]) -> Upload:
         """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
@@ -150,7 +161,7 @@ class Uploads:
         """
         folder, facts = self._place(), self._facts()
         try:
-            with (folder / _FEATURES).open("ab") as features, (folder / _LABELS).open("ab") as labels:
+            with (folder / FEATURES).open("ab") as features, (folder / LABELS).open("ab") as labels:
                 per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
                 features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
                 labels.truncate(facts["records"] * per_label)
@@ -169,6 +180,8 @@ class Uploads:
                         features.write(batch.features.contiguous().numpy().data)
                         labels.write(batch.labels.contiguous().numpy().data)
                         facts |= {**batch.each, "records": facts["records"] + len(batch.features)}
+                        if features.tell() + labels.tell() > LARGEST:
+                            raise TaskError(f"the features have more than {LARGEST:,} bytes; cut the model elsewhere")
                         if (facts["records"] - safe) * facts["bytes"] >= SAFE:
                             save()
                             safe = facts["records"]
@@ -181,18 +194,27 @@ class Uploads:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        (folder / _EXTRACTOR).unlink(missing_ok=True)
+        (folder / EXTRACTOR).unlink(missing_ok=True)
         return Upload(folder)
 
     def _facts(self) -> Json:
         try:
-            facts: Json = json.loads((self._place() / _FACTS).read_text(encoding="utf-8"))
+            facts: Json = json.loads((self._place() / FACTS).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         return facts
 
     def _keep(self, facts: Json) -> None:
-        write(self._place() / _FACTS, json.dumps(facts).encode())
+        write(self._place() / FACTS, json.dumps(facts).encode())
+
+    @property
+    def id(self) -> str:
+        """Id of the run's upload, 16 hexadecimal digits: random, and another one whenever the upload is begun anew.
+
+        While none was begun it is a hash of the run's own.
+        """
+        here = self._given is not None or "_folder" in self.__dict__
+        return str((self._facts() if here else {}).get("upload", self.name[:16]))
 
     @property
     def name(self) -> str:
@@ -221,7 +243,7 @@ class Uploads:
         """Cache tensors under their digest. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write(self._folder / f"{CACHED}{digest(tensors)}", tensorfile.save(tensors))
-        self._prune_cache(0.0)
+        prune_cache(self._folder)
 
     # ------------------------------------------------------------------ where it is
 
@@ -232,38 +254,3 @@ class Uploads:
         folder = tempfile.mkdtemp(prefix="fedws-uploads-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
-
-    def _prune(self) -> None:
-        """Forget what nobody has wanted for long; of what was sent the note stays, that it is not noised again."""
-        old = time.time() - KEPT
-        self._prune_cache(old)
-        for number, folder in enumerate(self._waiting()):
-            if _age(folder) < old or number >= MOST_WAITING:
-                _empty(folder)
-
-    def _prune_cache(self, old: float) -> None:
-        used = sorted(((_age(path), path) for path in self._folder.glob(f"{CACHED}*")), reverse=True)
-        for number, (at, path) in enumerate(used):
-            if at < old or number >= MOST_CACHED:
-                path.unlink(missing_ok=True)
-
-    def _waiting(self) -> list[Path]:
-        """The folders of all runs that hold more than a note, the newest first."""
-        held = {path.parent for name in _HELD for path in self._folder.glob(f"*/{name}")}
-        return sorted(held, key=_age, reverse=True)
-
-
-def _age(path: Path) -> float:
-    """When a file was used or a folder's were written last; it may be gone."""
-    try:
-        files = [path / name for name in _HELD if (path / name).exists()] if path.is_dir() else [path]
-        return max((file.stat().st_mtime for file in files), default=0.0)
-    except OSError:
-        return 0.0
-
-
-def _empty(folder: Path) -> None:
-    """Keep nothing of an upload but the notes."""
-    for name in _HELD:
-        with contextlib.suppress(OSError):
-            (folder / name).unlink(missing_ok=True)

@@ -226,7 +226,7 @@ class Worker:
 
     @property
     def _upload(self) -> str:
-        return self._workspace.uploads.name[:16]
+        return self._workspace.uploads.id
 
     def refusal(self, order: Order, error: FedwsError) -> Failure:
         """Return the answer to an order that is refused: for the whole run, or until later."""

@@ -66,6 +66,18 @@ def problems(path: Path) -> list[str]:
 # --------------------------------------------------------------------------- what is written
 
 
+def test_a_line_is_bounded_whatever_others_write_into_a_request(tmp_path: Path) -> None:
+    """Each answer is one, also a refusal, so a member can only add lines."""
+    path, wide = tmp_path / "alice.jsonl", "\U0001f600" * 100_000
+    node = Worker("alice", "points", [(torch.zeros(1), 0)], audit=Audit(path))
+    node.begin(Claim(wide, wide, wide))
+    for task in ("fedavg.fit", wide):
+        answer = node.answer(Order(id=wide, worker="alice", round=2**63, task=task, settings={"model": wide}))
+        assert isinstance(answer, Failure)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) <= 8192
+
+
 def test_a_line_says_who_asked_what_and_what_left(tmp_path: Path) -> None:
     first, second = (line for line in read(log(tmp_path, 2)) if line is not None)
     assert list(first) == ["number", *Entry.__dataclass_fields__, "before", "hash"]

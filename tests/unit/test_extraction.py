@@ -1,6 +1,7 @@
 """MistNet on a worker: what it makes of its samples, once, and what it sends of that."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedws.messages import Failure, Report
 from fedws.policy import Policy
 from fedws.tensors import digest
 from fedws.worker import Worker
-from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
+from tests.mistnet import extraction, features, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 
 
@@ -271,3 +272,16 @@ def test_labels_that_are_no_classes_cannot_be_randomised(tmp_path: Path) -> None
     node = Worker("alice", "points", Lines(Path(), True), state=tmp_path)
     node.begin(Claim("first", "lab"))
     assert reason(node.answer(extraction())) == "the labels on alice are no classes, as points_net tells them apart"
+
+
+def test_new_noise_for_a_run_whose_notes_are_gone_counts_as_a_new_run(tmp_path: Path) -> None:
+    """Notes are kept for a bounded time; the audit log, which counts, stays."""
+    log = Audit(tmp_path / "audit.jsonl")
+    node = worker(tmp_path, policy=Policy(rounds_per_day=1), audit=log)
+    assert isinstance(node.answer(extraction()), Report)
+    assert len(features(node.answer(part()))) == 120
+    assert len(features(node.answer(part(number=3)))) == 120, "the same bits count once"
+    (folder,) = (path for path in (tmp_path / "uploads").iterdir() if path.is_dir())
+    shutil.rmtree(folder)
+    assert "are used up" in reason(node.answer(extraction(number=4)))
+    assert "are used up" in reason(node.answer(part(number=5)))

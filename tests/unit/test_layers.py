@@ -21,7 +21,7 @@ LAYERS = (
     "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
-    "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction uploads "
+    "tracing cuts bits records labels channel onebit reals encoding encoded coded extraction kept uploads "
     "extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
     "momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
     "store s3faults s3requests bounded",

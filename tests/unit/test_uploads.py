@@ -15,8 +15,9 @@ import torch
 
 from fedws.claim import Claim
 from fedws.errors import Stopped, TaskError
+from fedws.kept import KEPT
 from fedws.tensors import digest
-from fedws.uploads import KEPT, Batch, Upload, Uploads
+from fedws.uploads import Batch, Upload, Uploads
 
 ASKED = {"encoding": "bits"}
 EXTRACTOR = {"w": torch.arange(3.0)}
@@ -45,7 +46,7 @@ def test_what_was_made_is_found_again_also_after_a_new_start(tmp_path: Path) -> 
     for found in (uploads(tmp_path).find(), uploads(tmp_path).find()):
         assert isinstance(found, Upload)
         assert found.facts == {
-            "asked": ASKED, "data": "data", "shape": [2, 3], "records": 7, "bytes": 2,
+            "asked": ASKED, "data": "data", "upload": uploads(tmp_path).id, "shape": [2, 3], "records": 7, "bytes": 2,
             "label_shape": [], "label_dtype": "int64", "whole": True,
         }  # fmt: skip
         features, labels = found.part(3, 2)
@@ -172,7 +173,7 @@ def test_records_that_are_not_alike_are_refused(other: Batch, tmp_path: Path) ->
 
 def test_uploads_that_nobody_fetches_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for them, in however many runs."""
-    monkeypatch.setattr("fedws.uploads.MOST_WAITING", 2)
+    monkeypatch.setattr("fedws.kept.MOST_WAITING", 2)
     for number in range(5):
         own = uploads(tmp_path, str(number))
         make(own)
@@ -212,7 +213,7 @@ def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
 
 def test_the_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also within a run."""
-    monkeypatch.setattr("fedws.uploads.MOST_CACHED", 2)
+    monkeypatch.setattr("fedws.kept.MOST_CACHED", 2)
     own = uploads(tmp_path)
     sent = [{"w": torch.full((1,), float(number))} for number in range(4)]
     for number, tensors in enumerate(sent):
