@@ -10,6 +10,7 @@ from fedws.interfaces import Limits
 from fedws.mqtt.channel import MqttChannel, Road
 from fedws.mqtt.end import End, Names
 from fedws.mqtt.frames import BEAT, Kind, Level, head
+from fedws.mqtt.seal import Plain
 from fedws.mqtt.topics import Will
 from tests.virtual import now, virtual
 
@@ -61,4 +62,18 @@ async def test_what_a_stranger_sends_after_the_proof_does_not_count_as_too_much_
     await asyncio.sleep(1)
     assert not reading.done() and len(said) == 100
     reading.cancel()
+    channel.fail(LinkLost("the test ends"))
+
+
+@virtual
+async def test_how_much_has_come_is_seen_while_a_message_arrives() -> None:
+    """By the gate, of a caller that has proved nothing, and by a node that looks whether its run is idle."""
+    road = Road(post=lambda frame, sure: len(frame), packet=lambda size: size, chunk=1000, complain=lambda what: None)
+    channel = MqttChannel(End(Names("alice", Will().name, Will().name), dialled=False, seal=False), road, Limits())
+    assert (channel.received, channel.greeted, channel.arriving) == (0, False, False)
+    channel.hear(bytes(Plain().wrap(Kind.DATA, 0, b"half")))
+    half = channel.received
+    assert half > 0 and (channel.greeted, channel.arriving) == (False, True)
+    channel.hear(bytes(Plain().wrap(Kind.END, 1, b"of it")))
+    assert channel.received > half and (channel.greeted, channel.arriving) == (True, False)
     channel.fail(LinkLost("the test ends"))
