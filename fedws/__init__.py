@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedws.coordinator.run import run_sync as run_sync
     from fedws.dialout import joining as joining
     from fedws.errors import FedwsError as FedwsError
+    from fedws.errors import RequestError as RequestError
     from fedws.errors import RunFailed as RunFailed
     from fedws.errors import TaskError as TaskError
     from fedws.errors import TaskFailed as TaskFailed
@@ -56,6 +57,7 @@ _HOME = {
     "Plan": "plan",
     "Policy": "policy",
     "Report": "messages",
+    "RequestError": "errors",
     "Result": "coordinator.run",
     "RunFailed": "errors",
     "Score": "evaluation",

@@ -20,14 +20,11 @@ from typing import Any
 import filelock
 
 from fedws import folders
+from fedws.counts import DAY, Counted, Counts
 from fedws.errors import UsageError
 
-CLOCK = 0.001
-"""Seconds that a line may be of the future: a time is written down in whole milliseconds."""
 GENESIS = "0" * 64
 """What the first line is bound to."""
-_SAMPLES = {"tensors": "number", "features": "upload"}
-"""What is made of samples, and by which of its fields it is counted."""
 _HEAD = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
 
 
@@ -52,7 +49,7 @@ class Entry:
     bytes: int
     """Of the answer, with what frames it but the transport's own."""
     upload: str = ""
-    """Of features: the id of the upload, which is another one whenever noise is drawn anew."""
+    """Of features, and of what counts as a part of an upload: its id, which is another one whenever noise is drawn anew."""
     reason: str = ""
     """Why it was refused or failed."""
     epsilon: float | None = None
@@ -61,6 +58,12 @@ class Entry:
     """Of features, in words: what was spent for each of them, for a label, and for the record."""
     again: bool = False
     """Whether it is a report that was sent before, on a link that was lost; it does not count a second time."""
+    dataset: str = ""
+    """Name of the data set that the node holds."""
+    peer: str = ""
+    """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
+    counts: Counted = ""
+    """What it counts as for ``rounds_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
 
 
 class Audit:
@@ -69,7 +72,7 @@ class Audit:
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
-        self._left: list[tuple[str, str, str]] = []  # node, time, and what counts once
+        self._counts = Counts()
         self._read = 0  # bytes of the log that this knows
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,32 +102,26 @@ class Audit:
                 os.fsync(file.fileno())
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
 
-    def left(self, node: str, since: timedelta = timedelta(days=1)) -> dict[str, float]:
-        """Return the answers of a node with tensors that left in that time, over all runs: their age in seconds.
+    def left(self, node: str, since: timedelta = DAY) -> dict[str, float]:
+        """Return what a node's answers of that time count as: see :meth:`fedws.counts.Counts.left`. Raises OSError."""
+        self._catch_up()
+        return self._counts.left(node, since)
 
-        The keys are what counts once, see :func:`once`; of several lines the newest gives the age. Lines of the
-        future, from a clock that was ahead, do not count until their time has come. Raises OSError.
-        """
+    def uploads(self, node: str, dataset: str, peer: str) -> set[str]:
+        """Return the uploads that left a node: see :meth:`fedws.counts.Counts.uploads`. Raises OSError."""
+        self._catch_up()
+        return self._counts.uploads(node, dataset, peer)
+
+    def _catch_up(self) -> None:
+        """Count the lines that were written since, by whatever process."""
         with _alone(self.path), self.path.open("rb") as file:
             end = _end(self.path)
             file.seek(self._read)
             new = file.read(end.size - self._read).splitlines(keepends=True)
             self._read = end.size
-        lines = [
-            line
-            for line in map(_parsed, new)
-            if line is not None and line.get("data") in _SAMPLES and not line.get("again")
-        ]
-        now = datetime.now(UTC)
-        earliest = (now - since).isoformat()
-        self._left += [(str(line["node"]), str(line["time"]), once(line)) for line in lines]
-        self._left = [entry for entry in self._left if entry[1] >= earliest]
-        ages: dict[str, float] = {}
-        for whose, time, what in self._left:
-            age = (now - datetime.fromisoformat(time)).total_seconds()
-            if whose == node and age >= -CLOCK:
-                ages[what] = max(0.0, min(age, ages.get(what, age)))
-        return ages
+        for line in map(_parsed, new):
+            if line is not None:
+                self._counts.add(line)
 
 
 @dataclass(frozen=True)
@@ -185,12 +182,6 @@ def verify(path: Path) -> tuple[Head, list[str]]:
 
 def _alone(path: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
-
-
-def once(line: Mapping[str, Any]) -> str:
-    """What is the same in all lines that count once."""
-    field = _SAMPLES[line["data"]]
-    return f"{field} {line[field]}"
 
 
 def _hash(line: Mapping[str, Any]) -> str:

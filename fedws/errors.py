@@ -13,7 +13,8 @@
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker will not carry out in this run; answered with a Failure
-    │   └── TryLater            not before a stated time has passed
+    │   ├── TryLater            not before a stated time has passed
+    │   └── RequestError        whatever the samples are, so that its text may be told after they were read
     ├── TaskFailed          an order that this worker could not carry out; it may be tried again
     ├── Stopped             a task was told to end: its link is gone, or its node is ending
     ├── StoreError          an object store did not take or give a blob
@@ -113,6 +114,14 @@ class TryLater(TaskError):
     def __init__(self, reason: str, seconds: float) -> None:
         super().__init__(reason)
         self.seconds = seconds
+
+
+class RequestError(TaskError):
+    """An order that cannot be carried out for what it asks for, whatever the samples are.
+
+    The coordinator gets the text also where a task raises it after it has read samples. Raise it only where no value
+    of a sample or label decides whether it is raised, and none is in the text.
+    """
 
 
 class TaskFailed(FedwsError):

@@ -16,7 +16,7 @@ from fedws.nested import described, moved
 from fedws.noise import Noise
 from fedws.outlines import complete
 from fedws.policy import Features
-from fedws.samples import batch, batches
+from fedws.samples import batch, batches, fingerprint
 from fedws.settings import AT_A_TIME, AtATime
 from fedws.tensors import Tensors, difference, digest
 from fedws.uploads import Batch, Upload
@@ -117,6 +117,12 @@ class Extraction(Cut):
         if problem:
             what = f"the {'head' if head else 'extractor'} of {self.model}, cut at {self.cut}"
             raise TaskError(f"{what}, is another one here: {problem}")
+
+
+def told_apart(workspace: learning.Workspace) -> str:
+    """Return what tells a node's samples from others."""
+    with learning.seeded(0):  # one that draws at random gives the same sample each time
+        return fingerprint(workspace.data)
 
 
 @torch.inference_mode()

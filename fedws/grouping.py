@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from fedws.errors import TaskError
+from fedws.errors import RequestError
 
 _BATCH_NORMS = (
     nn.BatchNorm1d,
@@ -17,6 +17,9 @@ _BATCH_NORMS = (
     nn.LazyBatchNorm2d,
     nn.LazyBatchNorm3d,
 )
+
+_ONE_VALUE = "Expected more than 1 value per channel"
+"""Beginning of torch's own error for a batch norm; any other may depend on the data."""
 
 
 def count(samples: int, size: int, *, drop_last: bool = False) -> int:
@@ -51,13 +54,13 @@ def normalises(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def enough(samples: int, node: str, *, join: bool) -> Iterator[None]:
-    """Raise TaskError where a batch norm fails on a batch of one sample; ``join`` is what :func:`normalises` gave."""
+    """Raise RequestError where a batch norm fails on a batch of one; ``join`` is what :func:`normalises` gave."""
     try:
         yield
-    except ValueError:
-        if samples > 1 or not join:
+    except ValueError as error:
+        if samples > 1 or not join or not str(error).startswith(_ONE_VALUE):
             raise
-        raise TaskError(
+        raise RequestError(
             f"batch norm on {node} cannot train on a batch of one sample, which has no variance; "
             "give the node more samples, or use a --batch-size of 2 or more"
         ) from None

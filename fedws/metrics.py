@@ -15,6 +15,8 @@ LONGEST = 64
 """Characters of a metric's name."""
 MOST_SAMPLES = 2**40
 """Largest weight of a report."""
+DIGITS = 5
+"""Number of significant digits of a score; those behind them would tell more of single samples than of a model."""
 _UNIT = 1074
 """Every finite float is an integer times ``2**-_UNIT``."""
 
@@ -42,6 +44,19 @@ def numbers(metrics: Mapping[str, Any], without: Collection[str] = ()) -> dict[s
         if isinstance(value, int | float) and not isinstance(value, bool) and _named(name) and name not in without
     )
     return dict(islice(found, MOST))
+
+
+def rounded(value: Any) -> Any:
+    """Return metrics with each float rounded to :data:`DIGITS` significant digits, at any depth.
+
+    >>> rounded({"loss": 2.302585093, "each": [0.000123456789], "samples": 1234567})
+    {'loss': 2.3026, 'each': [0.00012346], 'samples': 1234567}
+    """
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def reported(report: Report) -> Numbers:

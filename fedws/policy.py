@@ -5,16 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedws.durations import duration
 from fedws.errors import TaskError, TryLater, UsageError
+from fedws.least import least
 from fedws.messages import Json, Order, Report
 from fedws.plan import explain
-from fedws.registry import Released
+from fedws.registry import UNSTATED, Released, Traits
 
 DAY = 24 * 3600.0
 """Seconds for which an answer counts."""
@@ -100,10 +100,15 @@ class Policy(BaseModel):
     batch_size: Annotated[int, Field(ge=1)] = 1024
     """Most samples in a batch that a model is trained on."""
     rounds_per_day: Annotated[int, Field(ge=1)] | None = None
-    """Answers with tensors of this node that may leave in 24 hours, over all runs; one a round, if all goes well.
+    """Answers of this node that depend on its samples, in 24 hours, over all runs; one a round, if all goes well.
 
-    They are counted one by one, since it is the coordinator that numbers the rounds. Features are sent in many answers
-    but noised once a run, so those of a run count once.
+    Updates, scores and failures of tasks that had read samples are counted one by one, since it is the coordinator that
+    numbers the rounds. Features are sent in many answers but noised once a run, so those of a run count once.
+    """
+    uploads: Annotated[int, Field(ge=1)] = 1
+    """Uploads of features, each of one run and with noise of its own, that may leave for one coordinator, ever.
+
+    They are counted for each data set. Coordinators are told apart by their certificates, else all are one.
     """
     samples: Annotated[int, Field(ge=0)] = 1
     """At least so many samples behind every number that leaves."""
@@ -121,26 +126,49 @@ class Policy(BaseModel):
     """At most so much for each randomised label."""
 
     def before(
-        self, order: Order, held: int, left: Mapping[str, float], releases: Released = "update", *, begun: bool = False
+        self, order: Order, held: int, left: Mapping[str, float], task: Traits = UNSTATED, *, uploads: int = 0
     ) -> None:
         """Check an order before anything is computed. Raises TaskError with the reason, as TryLater.
 
-        ``held`` is the number of samples, ``left`` what left in the last day (see :meth:`fedws.audit.Audit.left`),
-        and ``releases`` what the task is registered to release. With ``begun``, features of this run have left.
+        ``held`` is the number of samples. ``left`` is what counts for the day's limit (see
+        :meth:`fedws.audit.Audit.left`), and ``uploads`` the number of uploads that left: both without this run's own.
         """
-        model, epochs = _text(order.settings.get("model")), order.settings.get("epochs", 1)
-        if not _any(self.tasks, order.task):
-            raise TaskError(f"the policy here does not allow the task {order.task[:64]}")
-        if self.models != ("*",) and not _any(self.models, model.partition(":")[0].partition(",")[0].strip()):
-            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of an order that names none'}")
+        self._name(order, task)
+        epochs = order.settings.get("epochs", 1)
         if self.epochs is not None and not (isinstance(epochs, int) and epochs <= self.epochs):
             raise TaskError(f"the policy here wants at most {self.epochs} as an order's epochs, not {str(epochs)[:64]}")
         if held < self.samples:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
-        if not self.updates and releases == "update":
+        if not self.updates and task.releases == "update":
             raise TaskError("the policy here lets no model updates leave")
-        if not begun:
-            self._count(left)
+        if self.samples > 1:
+            self._fewest(order, held, task)
+        if task.releases == "features" and uploads >= self.uploads:
+            what = f"the uploads that the policy here allows for a coordinator, {self.uploads}, have left"
+            why = "one more has new noise on the same samples, and could be averaged with them"
+            raise TaskError(f"{what}: {why}; to allow it, set uploads = {uploads + 1} in the node's --policy")
+        self._count(left)
+
+    def _name(self, order: Order, task: Traits) -> None:
+        model = _text(order.settings.get("model"))
+        if not _any(self.tasks, order.task):
+            raise TaskError(f"the policy here does not allow the task {order.task[:64]}")
+        if task.explicit and order.task not in self.tasks:
+            name = order.task[:64]
+            what = f"the policy here does not name the task {name}, which no pattern allows"
+            raise TaskError(f'{what}; to allow it, set tasks = ["*", "{name}"] in the node\'s --policy')
+        if self.models != ("*",) and not _any(self.models, model.partition(":")[0].partition(",")[0].strip()):
+            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of an order that names none'}")
+
+    def _fewest(self, order: Order, held: int, task: Traits) -> None:
+        """Raise TaskError where a number could be of fewer samples than ``samples``."""
+        what = f"the policy here wants {self.samples} samples behind a number"
+        if task.releases == "features":
+            raise TaskError(f"{what}; features are of one")
+        fewest = least(order.settings, held, task.settings) if task.releases == "update" else held
+        if fewest < self.samples:
+            how = "use a larger --batch-size, or more batches"
+            raise TaskError(f"{what}; those of this order may be of {fewest}: {how}")
 
     def sized(self, model: str, values: int) -> None:
         """Check a model's number of parameters and buffers' elements before it is built. Raises TaskError."""
@@ -181,21 +209,15 @@ class Policy(BaseModel):
         if self.samples > 1:
             raise TaskError(f"the policy here wants {self.samples} samples behind a number; features are of one")
 
-    def after(
-        self,
-        report: Report,
-        features: Features | None = None,
-        left: Mapping[str, float] = MappingProxyType({}),
-        releases: Released = "update",
-    ) -> None:
-        """Check a report before it leaves; ``features`` are what it holds, the rest is as in :meth:`before`.
+    def after(self, report: Report, features: Features | None = None, releases: Released = "update") -> None:
+        """Check a report before it leaves, as a second defence; ``features`` are what it holds.
 
         Raises TaskError, also when the report holds what its task is not registered to release.
         """
         if report.tensors and (releases == "metrics" or (releases == "features" and features is None)):
             raise TaskError(f"the task is registered to release {releases}, and its report holds other tensors")
-        if report.tensors and features is None:
-            self._count(left)
+        if features is not None and releases != "features":
+            raise TaskError(f"the task is registered to release {releases}, and its report holds features")
         if report.tensors and features is None and not self.updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)

@@ -11,10 +11,13 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel
 
 from fedws.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
 from fedws.located import summary, where
@@ -43,15 +46,42 @@ Released = Literal["update", "features", "metrics"]
 RELEASED: tuple[Released, ...] = get_args(Released)
 """What a task's reports may release."""
 
+
+@dataclass(frozen=True)
+class Traits:
+    """What a task states of itself; the owner's policy decides by it before the task computes anything."""
+
+    releases: Released = "update"
+    """Kind of what its reports release.
+
+    ``update`` (tensors made from many samples, as a model or a gradient), ``features`` (a record for each sample, and
+    what prepares such records) or ``metrics`` (no tensors).
+    """
+    settings: type[BaseModel] | None = None
+    """Class that its settings are checked against, as ``Training``; gives how many samples a request uses at least."""
+    explicit: bool = False
+    """Whether the policy must name the task, where for others a pattern is enough."""
+
+
+UNSTATED = Traits()
+"""Traits of a task that states nothing: it is taken for one that releases updates."""
+
 _pieces: dict[tuple[str, str], Any] = {}
 T = TypeVar("T")
 
 
-def register(kind: str, name: str, *, releases: Released | None = None) -> Callable[[T], T]:
+def register(
+    kind: str,
+    name: str,
+    *,
+    releases: Released | None = None,
+    settings: type[BaseModel] | None = None,
+    explicit: bool = False,
+) -> Callable[[T], T]:
     """Decorator: make the decorated factory (or task, or transport) known as ``name``.
 
     The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file. A task is
-    registered with what its reports release: see :func:`released`.
+    registered with what its reports release, and the rest of its :class:`Traits`.
     Raises UsageError for an unknown kind, for a name that is taken, and for a task without ``releases``.
     """
     if kind not in KINDS:
@@ -62,7 +92,7 @@ def register(kind: str, name: str, *, releases: Released | None = None) -> Calla
 
     def keep(piece: T) -> T:
         if releases is not None:
-            releasing(releases)(piece)
+            releasing(releases, settings=settings, explicit=explicit)(piece)
         known = _pieces.get((kind, name))
         shipped = _stem(name) in _shipped(kind) and _module(kind, name) != getattr(piece, "__module__", None)
         if shipped or (known is not None and _origin(known) != _origin(piece)):
@@ -73,25 +103,21 @@ def register(kind: str, name: str, *, releases: Released | None = None) -> Calla
     return keep
 
 
-def releasing(what: Released) -> Callable[[T], T]:
-    """Decorator for a task that is not registered, as an evaluator's: state what its reports release."""
+def releasing(what: Released, *, settings: type[BaseModel] | None = None, explicit: bool = False) -> Callable[[T], T]:
+    """Decorator for a task that is not registered, as an evaluator's: state its :class:`Traits`."""
     if what not in RELEASED:
         raise UsageError(f"a task releases one of {', '.join(RELEASED)}, not {what!r}")
 
     def mark(task: T) -> T:
-        task.releases = what  # type: ignore[attr-defined]
+        task.traits = Traits(what, settings, explicit)  # type: ignore[attr-defined]
         return task
 
     return mark
 
 
-def released(task: object) -> Released:
-    """Return what a task's reports release: the owner's policy decides by it before the task computes anything.
-
-    ``update`` (tensors made from all samples, as a model or a gradient), ``features`` (tensors that hold a record for
-    each sample) or ``metrics`` (no tensors). A task that does not state it is taken for one that releases updates.
-    """
-    found: Released = getattr(task, "releases", "update")
+def traits(task: object) -> Traits:
+    """Return what a task states of itself, or :data:`UNSTATED`."""
+    found: Traits = getattr(task, "traits", UNSTATED)
     return found
 
 

@@ -136,7 +136,7 @@ class Service:
         name, reason, trouble = claim.shown, "ended", None
         self._lines.hear(f"run {name} begins", logging.INFO)
         try:
-            self._worker.begin(claim)
+            self._worker.begin(claim, channel.peer)
             self._remember()
             channel.transfers = self._unfinished.begin(claim)
             channel.transfers.tell_store(hello.blobs)

@@ -81,7 +81,7 @@ def _shuffled(work: Workspace, settings: Training, generator: torch.Generator, *
     A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
     used.
     """
-    held, size, left = len(work.data), settings.batch_size, settings.batches
+    held, size, left = work.held, settings.batch_size, settings.batches
     if not held:
         raise TaskError(f"{work.node} holds no samples")
     if settings.drop_last and held < size:

@@ -130,14 +130,17 @@ class Uploads:
         """What was made for the run; None when nothing was, or not all of it."""
         return Upload(self._place()) if self._facts().get("whole") else None
 
-    def begun(self, asked: Json, data: str) -> Tensors | None:
-        """The extractor of the upload that was begun with these settings and ``data``; None when none was."""
+    def begun(self, asked: Json, data: Callable[[], str]) -> Tensors | None:
+        """The extractor of the upload that was begun with these settings; None when none was.
+
+        ``data`` gives what tells its samples from others; it is called only where an upload was begun.
+        """
         try:
             found = tensorfile.load((self._place() / EXTRACTOR).read_bytes())
         except (OSError, SafetensorError):
             return None
         facts = self._facts()
-        return found if (facts.get("asked"), facts.get("data")) == (asked, data) else None
+        return found if (facts.get("asked"), facts.get("data")) == (asked, data()) else None
 
     def start(self, asked: Json, extractor: Tensors, data: str) -> None:
         """Begin the run's upload anew; ``data`` is what tells these samples from others. Raises OSError.

@@ -3,18 +3,21 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from fedws import declared, mapstyle, registry, samples
-from fedws.audit import Audit, Entry, now, once
+from fedws.audit import Audit, Entry
 from fedws.claim import Claim
+from fedws.counts import Counted, Counts, upload
+from fedws.entries import Place, counted, entry
 from fedws.errors import (
     FedwsError,
     PieceFailed,
+    RequestError,
     Stopped,
     TaskError,
     TaskFailed,
@@ -30,6 +33,7 @@ from fedws.learning import Workspace
 from fedws.limits import ANY, Accepted
 from fedws.located import placed, where
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.metrics import rounded
 from fedws.policy import Features, Policy
 from fedws.uploads import Uploads
 from fedws.wire import VERSION, encode
@@ -45,9 +49,10 @@ class Worker:
     tells a coordinator that it is. ``labels`` are those that it declares to hold; None means those of its data. More
     than 1,000 are not declared.
     ``threads`` score batches at once. ``policy`` is its owner's; ``audit`` is where every answer is written down
-    before it leaves; ``state`` is a folder for what it keeps from run to run. Raises UsageError for a policy that
-    counts rounds, where nothing is written down, for ``data`` that is not a map-style data set, and for labels that
-    cannot be declared.
+    before it leaves; ``state`` is a folder for what it keeps from run to run. With ``details``, which is for a node
+    whose data the coordinator may see, the text of an error also leaves where it may tell of the data.
+    Raises UsageError for a policy that counts rounds, where nothing is written down, for ``data`` that is not a
+    map-style data set, and for labels that cannot be declared.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Worker:
         policy: Policy = ALL,
         audit: Audit | None = None,
         state: Path | None = None,
+        details: bool = False,
     ) -> None:
         if policy.rounds_per_day is not None and audit is None:
             raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
@@ -81,6 +87,9 @@ class Worker:
         self._claim = Claim()
         self._features: Features | None = None
         """The features in the last answer; None when it held none."""
+        self._peer = ""
+        self._counts = Counts()  # where there is no audit log
+        self._details = details
         self._stop = threading.Event()
         self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
         self._welcome = declared.checked(
@@ -102,9 +111,12 @@ class Worker:
             return Refusal(kind="node", reason=f"this is {self.node}, not {printable(hello.node, 64)}")
         return self._welcome
 
-    def begin(self, claim: Claim) -> None:
-        """Serve the run of this claim; drop what tasks kept of another run. Call it between tasks."""
-        self._claim = claim
+    def begin(self, claim: Claim, peer: str = "") -> None:
+        """Serve the run of this claim; drop what tasks kept of another run. Call it between tasks.
+
+        ``peer`` is the id in the coordinator's certificate, if it showed one.
+        """
+        self._claim, self._peer = claim, printable(peer, 64)
         self._workspace.keepsake.begin(claim)
         self._workspace.uploads.begin(claim)
 
@@ -114,6 +126,7 @@ class Worker:
         So does a report that is not ``accepted``, and an order with ``trouble``: why it cannot be carried out. The
         answer is on the audit log when this returns.
         """
+        self._workspace.read.clear()
         answer = self.failure(order, "failed", trouble) if trouble else self._answer(order)
         features, then = self._workspace.leaving.pop(order.id, (None, None))
         if isinstance(answer, Failure):
@@ -137,17 +150,17 @@ class Worker:
         again: bool = False,
     ) -> Report | Failure:
         """Return the answer, or a Failure in its place, once its line is on the audit log."""
-        if self._audit is None:
-            if then is not None:
-                then()
-            return answer
         try:
-            size = encode(answer, accepted).size
+            size = encode(answer, accepted).size if self._audit is not None else 0
         except UsageError as error:
             answer, features, then = self.unsendable(order, error), None, None
             size = encode(answer).size
         try:
-            self._audit.add(self._entry(order, answer, size, features, again=again))
+            line = self._entry(order, answer, size, features, again=again)
+            if self._audit is not None:
+                self._audit.add(line)
+            elif features is not None:
+                self._counts.add(asdict(line))
             if then is not None:
                 then()
         except OSError as error:
@@ -158,28 +171,59 @@ class Worker:
     def _answer(self, order: Order) -> Report | Failure:
         self._workspace.warnings.clear()
         try:
-            left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
-            upload = once({"data": "features", "upload": self._upload})
             task = self._task(order.task)
-            released = registry.released(task)
-            self.policy.before(order, len(self._workspace.data), left, released, begun=upload in left)
+            traits = registry.traits(task)
+            self._allow(order, traits)
             report = task(order, self._workspace)
             if not isinstance(report, Report):
-                return self.failure(order, "failed", f"task {order.task} gave {type(report).__name__}, no Report")
+                raise TaskFailed(f"task {order.task} gave {type(report).__name__}, no Report")
             features, _ = self._workspace.leaving.get(order.id, (None, None))
-            self.policy.after(report, features, left, released)
-            return report
-        except (TaskError, UnknownName) as error:
-            place = f" ({where(error)})" if where(error) else ""
-            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}{place}")
-            return self.refusal(order, error)
-        except (TaskFailed, Stopped) as error:
-            return self.failure(order, "failed", str(error))
+            self.policy.after(report, features, traits.releases)
+            return replace(report, metrics=rounded(report.metrics)) if traits.releases == "metrics" else report
         except Exception as error:  # a user's model or data may raise anything; the node must live on
+            return self._failed(order, error)
+
+    def _allow(self, order: Order, task: registry.Traits) -> None:
+        """Hold an order against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
+        work, own, uploads = self._workspace, self._upload, 0
+        left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
+        if task.releases == "features":
+            known = (self._audit or self._counts).uploads(self.node, work.dataset, self._peer)
+            uploads = len(known - {own})
+            left = {what: age for what, age in left.items() if what != upload(own)}
+        self.policy.before(order, work.held, left, task, uploads=uploads)
+
+    def _failed(self, order: Order, error: Exception) -> Failure:
+        """Return the answer to an order whose task raised an error.
+
+        Once the task has got samples, an error and its type may depend on them. The coordinator then gets one text for
+        all errors, but for those that are declared to depend on the request alone.
+        """
+        if isinstance(error, Stopped) and self._stop.is_set():
+            self._workspace.read.clear()  # its caller is gone, or its node is ending: it depends on no sample
+        hidden = self._hidden and not isinstance(error, RequestError)
+        if isinstance(error, TaskError | UnknownName):
+            place, done = f" ({where(error)})" if where(error) else "", "failed" if hidden else "was refused"
+            self._complaints.hear(f"{printable(order.task, 64)} {done}: {printable(str(error), 200)}{place}")
+        elif hidden or not isinstance(error, TaskFailed | Stopped):
             self._failures.hear(f"{order.task} failed: {placed(error)}", logging.ERROR, error)
-            cause = error.__cause__ if isinstance(error, PieceFailed) else None
-            # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
-            return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")
+        if hidden:
+            return self._on_data(order)
+        if isinstance(error, TaskError | UnknownName):
+            return self.refusal(order, error)
+        if isinstance(error, TaskFailed | Stopped):
+            return self.failure(order, "failed", str(error))
+        cause = error.__cause__ if isinstance(error, PieceFailed) else None
+        # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
+        return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether what goes wrong now may depend on samples that the coordinator must not learn about."""
+        return self._workspace.read.is_set() and not self._details
+
+    def _on_data(self, order: Order) -> Failure:
+        return self.failure(order, "failed", f"the task failed on its data (see the log of {self.node})")
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""
@@ -200,29 +244,11 @@ class Worker:
     def _entry(
         self, order: Order, answer: Report | Failure, size: int, features: Features | None, *, again: bool
     ) -> Entry:
-        model = order.settings.get("model", "")
-        data, epsilon = "reason", None
-        if isinstance(answer, Report):
-            data = "numbers" if not answer.tensors else "tensors" if features is None else "features"
-            epsilon = features.spent if features is not None else None
-        return Entry(
-            time=now(),
-            node=self.node,
-            coordinator=printable(self._claim.coordinator, 64),
-            run=self._claim.shown,
-            order=printable(order.id, 64),
-            round=order.round,
-            task=printable(order.task, 64),
-            model=printable(str(model), 64),
-            answer="report" if isinstance(answer, Report) else answer.kind,
-            data=data,
-            bytes=size,
-            epsilon=epsilon,
-            upload=self._upload if features is not None else "",
-            reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
-            privacy="" if features is None else features.told().removeprefix("Privacy: "),
-            again=again,
-        )
+        releases = registry.traits(self._task(order.task)).releases if isinstance(answer, Report) else "metrics"
+        counts: Counted = "" if again else counted(answer, features, releases, read=self._workspace.read.is_set())
+        upload = self._upload if features is not None or counts == "upload" else ""
+        place = Place(self.node, self._workspace.dataset, self._claim, self._peer, upload)
+        return entry(order, answer, size, features, place, counts, again=again)
 
     @property
     def _upload(self) -> str:
@@ -239,6 +265,9 @@ class Worker:
         """Return the answer in place of a report that cannot be sent: what it has would be the same another time."""
         if isinstance(error, TooLarge):
             return replace(self.failure(order, "refused", f"its report has {error}"), code="permanent")
+        if self._hidden:
+            log.error("%s: %s failed: its report cannot be sent: %s", self.node, order.task, error)
+            return self._on_data(order)
         return self.failure(order, "failed", str(error))  # a task may report what cannot travel
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -24,6 +24,26 @@ from fedws.uploads import Uploads
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
+class _Samples:
+    """The attribute ``data``: who gets it has ``read`` set, since from then on all that happens may depend on it."""
+
+    @overload
+    def __get__(self, work: None, owner: object) -> "_Samples": ...
+
+    @overload
+    def __get__(self, work: "Workspace", owner: object) -> Dataset: ...
+
+    def __get__(self, work: "Workspace | None", owner: object) -> "Dataset | _Samples":
+        if work is None:
+            raise AttributeError  # so that the field has no default
+        work.read.set()
+        found: Dataset = work.__dict__["data"]
+        return found
+
+    def __set__(self, work: "Workspace", data: Dataset) -> None:
+        work.__dict__["data"] = data
+
+
 @dataclass(frozen=True)
 class Workspace:
     """What a task may use on its node."""
@@ -31,7 +51,8 @@ class Workspace:
     node: str
     dataset: str
     """The name under which this node's data set is registered."""
-    data: Dataset
+    data: _Samples = _Samples()
+    """The node's samples. Once a task has got them, the coordinator gets the text of no error but RequestError."""
     stop: threading.Event = field(default_factory=threading.Event)
     threads: int = 1
     """How many threads may score batches at once."""
@@ -44,6 +65,13 @@ class Workspace:
     """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
     warnings: list[str] = field(default_factory=list)
     """Codes of the warnings that the next report carries, see :mod:`fedws.warned`; tasks use :meth:`warn`."""
+    read: threading.Event = field(default_factory=threading.Event)
+    """Set once a task gets the samples, or what it kept of them, for the order that it carries out."""
+
+    @property
+    def held(self) -> int:
+        """Number of samples, which a coordinator is told as it connects."""
+        return len(self.__dict__["data"])
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:
         """The order's settings, checked. Raises TaskError."""
@@ -91,7 +119,10 @@ class Workspace:
 
         None when it starts from none. Raises TaskError when the state is not here any more.
         """
-        return self.keepsake.recall(order)
+        found = self.keepsake.recall(order)
+        if found is not None:
+            self.read.set()
+        return found
 
     def keep(self, order: Order, tensors: Tensors) -> None:
         """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
@@ -119,7 +150,7 @@ class Workspace:
             order=order.id,
             worker=self.node,
             round=order.round,
-            samples=len(self.data),
+            samples=self.held,
             metrics=metrics,
             tensors=tensors or {},
         )

@@ -52,6 +52,12 @@ def reason(answer: Report | Failure) -> str:
     return answer.reason
 
 
+def on_data(answer: Report | Failure) -> bool:
+    """Whether it is what a coordinator gets for every failure that may depend on the samples."""
+    wanted = ("failed", "the task failed on its data (see the log of alice)", "")
+    return isinstance(answer, Failure) and (answer.kind, answer.reason, answer.code) == wanted
+
+
 def features(sent: Report | Failure) -> torch.Tensor:
     assert isinstance(sent, Report), sent
     return sent.tensors["features"]

@@ -66,6 +66,7 @@ class Node:
             "mistnet.acknowledge": mistnet.acknowledge,
         }
 
+    @fedws.releasing("features")
     def upload(self, order: Order, workspace: fedws.Workspace) -> Report:
         if len(self.sent) == self._stops_at:
             self._loop.call_soon_threadsafe(self.reached.set)

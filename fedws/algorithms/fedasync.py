@@ -26,7 +26,7 @@ class Settings(Training):
     mu: NotNegative
 
 
-@register("task", "fedasync.fit", releases="update")
+@register("task", "fedasync.fit", releases="update", settings=Settings)
 def fit(order: Order, workspace: Workspace) -> Report:
     """Train on the local loss + mu / 2 |x - x_t|^2, where x_t is the order's model; the report holds the result."""
     settings = workspace.settings(order, Settings)

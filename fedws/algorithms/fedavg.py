@@ -16,7 +16,7 @@ from fedws.tensors import Tensors, detached
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 
 
-@register("task", "fedavg.fit", releases="update")
+@register("task", "fedavg.fit", releases="update", settings=Training)
 def fit(order: Order, workspace: Workspace) -> Report:
     """Train the order's model on local data; the report holds the trained model, buffers included."""
     settings = workspace.settings(order, Training)

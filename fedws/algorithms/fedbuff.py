@@ -22,7 +22,7 @@ from fedws.tensors import Tensors, averaged, detached, difference, maximum, wide
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "fedbuff.fit", releases="update")
+@register("task", "fedbuff.fit", releases="update", settings=Training)
 def fit(order: Order, workspace: Workspace) -> Report:
     """Train the order's model; the report holds what was added to each of its floats, and integers as they are.
 

@@ -37,7 +37,7 @@ def _names(module: torch.nn.Module) -> list[str]:
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "fedsgd.gradient", releases="update")
+@register("task", "fedsgd.gradient", releases="update", settings=Training)
 def local_gradient(order: Order, workspace: Workspace) -> Report:
     """The gradient of the mean loss over at most ``batches`` local batches, drawn by the order's seed."""
     settings = workspace.settings(order, Training)

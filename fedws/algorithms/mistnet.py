@@ -5,7 +5,7 @@ coordinator trains the other layers on them.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -20,7 +20,7 @@ from fedws.crops import problem
 from fedws.cuts import cuts, split
 from fedws.deliveries import Kept, Part, chunk
 from fedws.errors import TaskError, TaskFailed, UsageError
-from fedws.extraction import Extraction, encoded, facts, spent
+from fedws.extraction import Extraction, encoded, facts, spent, told_apart
 from fedws.extractors import MOST, join, parts
 from fedws.featurestore import FEATURES, LABELS, Records
 from fedws.gathering_algorithm import Basis
@@ -32,21 +32,20 @@ from fedws.messages import Json, Order, Report
 from fedws.policy import Features
 from fedws.ranges import Positive
 from fedws.registry import register
-from fedws.samples import fingerprint
 from fedws.settings import UNLIMITED, Count, Scoring, Training
 from fedws.tensors import Tensors, digest
 
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "mistnet.extract", releases="metrics")
+@register("task", "mistnet.extract", releases="features")
 def extract(order: Order, workspace: Workspace) -> Report:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
     settings = workspace.settings(order, Extraction)
     return _extract(order, workspace, settings, lambda pieces: pieces[0])
 
 
-@register("task", "mistnet.adapt", releases="metrics")
+@register("task", "mistnet.adapt", releases="features", explicit=True)
 def adapt(order: Order, workspace: Workspace) -> Report:
     """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
     settings = workspace.settings(order, Adaptation)
@@ -75,15 +74,13 @@ def _extract(
     except UsageError as error:
         raise TaskError(str(error)) from None
     try:
-        with learning.seeded(0):  # one that draws at random gives the same sample each time
-            data = fingerprint(workspace.data)
-        chosen = uploads.begun(settings.asked, data)
+        chosen = uploads.begun(settings.asked, partial(told_apart, workspace))
         if chosen is None:
             pieces = settings.pieces(order.tensors, workspace)
             if pieces is None:
                 return workspace.report(order, {"wanted": "extractor"})
             chosen = choose(pieces)
-            uploads.start(settings.asked, chosen, data)
+            uploads.start(settings.asked, chosen, told_apart(workspace))
         extractor = settings.loaded(chosen, workspace)
         with learning.seeded(order.seed):  # a data set may draw; noise never comes from a seed
             made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
@@ -108,7 +105,7 @@ def upload(order: Order, workspace: Workspace) -> Report:
     return workspace.report(order, {"first": part.first}, {FEATURES: features, LABELS: targets})
 
 
-@register("task", "mistnet.acknowledge", releases="metrics")
+@register("task", "mistnet.acknowledge", releases="features")
 def acknowledge(order: Order, workspace: Workspace) -> Report:
     """The coordinator has every record: delete them."""
     workspace.settings(order, Kept)

@@ -56,7 +56,8 @@ def _answer(order: Order, store: FeatureStore, tasks: Mapping[str, Task]) -> Rep
     except UsageError as error:
         return _failed(order, str(error))
     policy = Policy(samples=0, parameters=2**63, batch_size=2**63)  # requests are of this process's own user
-    return Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy).answer(order)
+    own = Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy, details=True)
+    return own.answer(order)
 
 
 def _failed(order: Order, reason: str) -> Failure:

@@ -56,7 +56,7 @@ async def test_a_finished_run_continues_as_if_it_had_had_more_rounds_at_once(tmp
 async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the features that are stored: the workers are not asked for them again. A worker that is added is."""
     monkeypatch.setattr("fedws.coordinator.run.OwnNode", Thread)
-    policy = Policy(features=("clear_bits",), labels="clear")
+    policy = Policy(features=("clear_bits",), labels="clear", uploads=2)
     how = "mistnet:cut=relu,public=points,pretrain_epochs=1,encoding=clear_bits,labels=clear"
     async with contextlib.AsyncExitStack() as stack:
         urls = {}

@@ -70,13 +70,17 @@ async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None
 
 async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     """A policy that fits, on workers and evaluator; their logs hold each answer, and what left."""
-    policy = Policy(tasks=("*.fit", "evaluate"), models=("points_*",), epochs=1, samples=40, rounds_per_day=2)
-    logs = {name: tmp_path / f"{name}.jsonl" for name in ("alice", "testing")}
-    async with served(*(node(name, policy, log) for name, log in logs.items())) as urls:
+    shared: dict[str, Any] = {"models": ("points_*",), "epochs": 1, "samples": 40}
+    policies = {
+        "alice": Policy(tasks=("*.fit",), rounds_per_day=2, **shared),
+        "testing": Policy(tasks=("evaluate",), rounds_per_day=4, **shared),
+    }
+    logs = {name: tmp_path / f"{name}.jsonl" for name in policies}
+    async with served(*(node(name, policies[name], log) for name, log in logs.items())) as urls:
         await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
     left = {name: [(line["task"], line["data"]) for line in read(log) if line] for name, log in logs.items()}
     assert left["alice"] == 2 * [("fedavg.fit", "tensors")]
-    assert set(left["testing"]) == {("evaluate", "numbers")}
+    assert left["testing"] == 4 * [("evaluate", "numbers")], "of alice's model and the federated one, in two rounds"
     for line in read(logs["alice"]):
         assert line is not None
         assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")

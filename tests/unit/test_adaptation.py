@@ -19,8 +19,11 @@ from fedws.messages import Report
 from fedws.plan import Scoring, Training
 from fedws.policy import Policy
 from fedws.tensors import Tensors, detached, digest
-from tests.mistnet import TOLD, features, order, part, reason, strategy, weights, worker
+from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
+
+ADAPT = Policy(tasks=("*", "mistnet.adapt"))
+"""The policy of an owner who lets the device train for MistNet."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,7 +76,7 @@ def test_all_of_several_extractors_must_be_those_that_are_meant(tmp_path: Path) 
 
 def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Path) -> None:
     model, made = weights(), strategy(fine_tune=3, epsilon=50)
-    node = worker(tmp_path, policy=Policy(epsilon=50))
+    node = worker(tmp_path, policy=ADAPT.model_copy(update={"epsilon": 50}))
     ask = made.extraction(model, {}, 10, send=True)
     assert ask.task == "mistnet.adapt"
     assert node.answer(order(replace(ask, tensors={}))).metrics == {"wanted": "extractor"}  # type: ignore[union-attr]
@@ -100,7 +103,7 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
 def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     """Each record's features tell of all samples, and of their labels, by which the extractor was trained."""
     log = Audit(tmp_path / "log")
-    node, made = worker(tmp_path, audit=log), strategy(fine_tune=1)
+    node, made = worker(tmp_path, audit=log, policy=ADAPT), strategy(fine_tune=1)
     node.answer(order(made.extraction(weights(), {}, 10, send=True)))
     features(node.answer(part()))
     (line,) = [line for line in read(log.path) if line is not None and line["data"] == "features"]
@@ -136,35 +139,48 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
         del registry._pieces["model", "normed"]
 
 
-def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path) -> None:
+def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = order(strategy(fine_tune=2).extraction(weights(), {}, 10, send=True), lr=3e38)
-    why = reason(worker(tmp_path).answer(asked))
-    assert re.fullmatch("the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)", why)
+    assert on_data(worker(tmp_path, policy=ADAPT).answer(asked))
+    why = "the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)"
+    assert re.search(why, caplog.text)
 
 
-def test_samples_of_another_shape_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_samples_of_another_shape_are_told_before_anything_is_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ask = strategy("points_net:inputs=5", fine_tune=1).extraction(weights("points_net:inputs=5"), {}, 10, send=True)
-    why = reason(worker(tmp_path).answer(order(ask)))
-    assert why == "samples of [4] on alice do not fit the extractor of points_net:inputs=5"
+    assert on_data(worker(tmp_path, policy=ADAPT).answer(order(ask)))
+    assert "samples of [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
 
 
 def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:
     ask = strategy(fine_tune=1).extraction(weights(), {}, 10, send=True)
     spoilt = {**ask.tensors, "1:outer.bias": torch.zeros(10)}
-    assert reason(worker(tmp_path).answer(order(replace(ask, tensors=spoilt)))).endswith("its digest is another")
+    assert reason(worker(tmp_path, policy=ADAPT).answer(order(replace(ask, tensors=spoilt)))).endswith(
+        "its digest is another"
+    )
     other = {"outer.weight": torch.zeros(2, 11), "outer.bias": torch.zeros(2)}
     tensors = {**{name: tensor for name, tensor in ask.tensors.items() if name.startswith("0:")}, **join([{}, other])}
     asked = order(replace(ask, tensors=tensors), head=digest(other))
     assert re.fullmatch(
-        r"the head of points_net, cut at relu, is another one here: .*", reason(worker(tmp_path).answer(asked))
+        r"the head of points_net, cut at relu, is another one here: .*",
+        reason(worker(tmp_path, policy=ADAPT).answer(asked)),
     )
 
 
-def test_an_owner_can_keep_a_device_from_training(tmp_path: Path) -> None:
+def test_a_device_trains_only_where_its_owner_names_the_task(tmp_path: Path) -> None:
+    """A pattern is not a name: an owner who allows all tasks of MistNet allows no training with them."""
     ask = order(strategy(fine_tune=3).extraction(weights(), {}, 10, send=True))
+    for tasks in (("*",), ("mistnet.*",), ("mistnet.adap?", "*.adapt")):
+        why = reason(worker(tmp_path, policy=Policy(tasks=tasks)).answer(ask))
+        assert why == (
+            "the policy here does not name the task mistnet.adapt, which no pattern allows; "
+            'to allow it, set tasks = ["*", "mistnet.adapt"] in the node\'s --policy'
+        )
     node = worker(tmp_path, policy=Policy(tasks=("mistnet.extract", "mistnet.upload", "mistnet.acknowledge")))
     assert reason(node.answer(ask)) == "the policy here does not allow the task mistnet.adapt"
-    node = worker(tmp_path, policy=Policy(epochs=2))
+    node = worker(tmp_path, policy=ADAPT.model_copy(update={"epochs": 2}))
     assert reason(node.answer(ask)) == "the policy here wants at most 2 as an order's epochs, not 3"
 
 

@@ -15,7 +15,7 @@ from fedws.claim import Claim
 from fedws.messages import Failure, Report
 from fedws.uploads import Uploads
 from fedws.worker import Worker
-from tests.mistnet import extraction, part, worker
+from tests.mistnet import extraction, on_data, part, worker
 from tests.nodes import Points, registered
 
 
@@ -25,8 +25,10 @@ def _pieces() -> Iterator[None]:
         yield
 
 
-def test_a_full_disk_is_said_and_nothing_is_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it is that no more can be written, until all of it can."""
+def test_a_full_disk_is_said_and_nothing_is_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wherever it is that no more can be written, until all of it can; once samples were read, in the node's log."""
     synced = os.fsync
     for most in itertools.count():
         calls = itertools.count()
@@ -42,7 +44,8 @@ def test_a_full_disk_is_said_and_nothing_is_half_made(tmp_path: Path, monkeypatc
             answer = node.answer(extraction())
         if isinstance(answer, Report):
             break
-        assert answer.reason == "alice cannot keep its features: No space left on device"
+        told = caplog.messages[-1] if on_data(answer) else answer.reason
+        assert "alice cannot keep its features: No space left on device" in told
         assert not list((tmp_path / str(most) / "uploads").glob("*/features"))
         made = node.answer(extraction(number=2))
         assert isinstance(made, Report) and isinstance(node.answer(part()), Report)

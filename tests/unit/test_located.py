@@ -208,7 +208,7 @@ class Model(torch.nn.Module):
 
 @pytest.mark.parametrize(
     ("model", "kind", "line"),
-    [("mlp", "RuntimeError", Data.__getitem__.__code__.co_firstlineno + 1),
+    [("mlp", "the task failed on its data", Data.__getitem__.__code__.co_firstlineno + 1),
      ("broken", "LookupError", Model.__init__.__code__.co_firstlineno + 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])

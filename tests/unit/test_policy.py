@@ -18,8 +18,11 @@ from fedws.errors import TaskError, TryLater, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Features, Policy, load
-from fedws.registry import releasing
+from fedws.registry import Traits, releasing
+from fedws.settings import Training as Settings
 from fedws.worker import ALL, Worker
+
+UPDATE, METRICS = Traits("update", settings=Settings), Traits("metrics")
 
 
 def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> Order:
@@ -29,7 +32,7 @@ def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> Order:
 def refusal(policy: Policy, asked: Order, held: int = 100, rounds: int = 0) -> str:
     """Why an order is refused."""
     with pytest.raises(TaskError) as error:
-        policy.before(asked, held, left(rounds), "metrics" if asked.task == "evaluate" else "update")
+        policy.before(asked, held, left(rounds), METRICS if asked.task == "evaluate" else UPDATE)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -64,6 +67,7 @@ epochs = 2
 rounds_per_day = 100
 samples = 50
 updates = false
+uploads = 3
 features = ["floats", "bits"]
 epsilon = 1
 delta = 1e-6
@@ -78,6 +82,7 @@ label_epsilon = inf
         rounds_per_day=100,
         samples=50,
         updates=False,
+        uploads=3,
         features=("floats", "bits"),
         epsilon=1.0,
         delta=1e-6,
@@ -200,7 +205,7 @@ def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
 
 def test_samples() -> None:
     policy = Policy(samples=50)
-    policy.before(order(), 50, left(0))
+    policy.before(order(), 50, left(0), UPDATE)
     assert refusal(policy, order(), 49) == "the policy here wants 50 samples behind a number; there are 49"
     policy.after(report(50))
     policy.after(report(1000, behind=50))
@@ -213,7 +218,7 @@ def test_updates() -> None:
     """By the name of the task before it has cost anything, and in any case by what it would send."""
     policy = Policy(updates=False)
     assert refusal(policy, order("fedavg.fit")) == "the policy here lets no model updates leave"
-    policy.before(order("evaluate"), 1, {}, "metrics")
+    policy.before(order("evaluate"), 1, {}, METRICS)
     policy.after(report())
     with pytest.raises(TaskError, match="lets no plain tensors leave"):
         policy.after(report(tensors=True))
@@ -320,16 +325,18 @@ def test_a_task_that_releases_updates_is_refused_before_it_computes_whatever_it_
     assert mapped.answer(order("peek")).reason == reason and task.times == 0  # type: ignore[union-attr]
     node = Worker("alice", "points", Points(), policy=Policy(updates=False))
     for name in registry.names("task"):
-        if registry.released(registry.find("task", name)) == "update":
+        if registry.traits(registry.find("task", name)).releases == "update":
             answer = node.answer(order(name))
             assert isinstance(answer, Failure) and answer.reason == reason
 
 
 def test_every_task_that_ships_is_registered_with_what_it_releases() -> None:
-    released = {name: registry.find("task", name).releases for name in registry.names("task") if "." in name}
-    assert {name for name, what in released.items() if what == "features"} == {"mistnet.upload"}
-    metrics = {"mistnet.extract", "mistnet.adapt", "mistnet.acknowledge"}
-    assert {name for name, what in released.items() if what == "metrics"} == metrics
+    traits = {name: registry.find("task", name).traits for name in registry.names("task") if "." in name}
+    features = {"mistnet.extract", "mistnet.adapt", "mistnet.upload", "mistnet.acknowledge"}
+    assert {name for name, its in traits.items() if its.releases == "features"} == features
+    assert not {name for name, its in traits.items() if its.releases == "metrics"}
+    assert {name for name, its in traits.items() if its.explicit} == {"mistnet.adapt"}
+    assert all(issubclass(its.settings, Settings) for its in traits.values() if its.releases == "update")
     with pytest.raises(UsageError, match=r"^register\('task', 'odd.task'\): a task needs releases=: one of update, "):
         registry.register("task", "odd.task")
 
@@ -352,14 +359,15 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
     assert [line["data"] for line in read(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
 
 
-def test_rounds_of_yesterday_and_answers_without_tensors_do_not_count(tmp_path: Path) -> None:
+def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Path) -> None:
     log = Audit(tmp_path / "audit.jsonl")
     now = datetime.now(UTC)
 
     def entry(hours: float, data: str) -> Entry:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
         fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
-        return Entry(**fixed, time=time, round=1, answer="report", data=data, bytes=1)
+        counts: Any = "request" if data == "tensors" else ""
+        return Entry(**fixed, time=time, round=1, answer="report", data=data, bytes=1, counts=counts)
 
     for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "numbers"), (0, "tensors")):
         log.add(entry(hours, data))
@@ -379,7 +387,7 @@ def test_lines_of_the_future_do_not_count_today_and_the_newest_line_gives_the_ag
     fixed |= {"round": 1, "answer": "report", "bytes": 1}
     for hours, upload in ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-2, "u")):
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
-        log.add(Entry(**fixed, time=time, data="features" if upload else "tensors", upload=upload))
+        log.add(Entry(**fixed, time=time, data="", upload=upload, counts="upload" if upload else "request"))
     assert {what: round(age / 3600, 3) for what, age in log.left("x").items()} == {"number 1": 5.0, "upload u": 1.0}
 
 
@@ -439,7 +447,7 @@ def extract(order: Order, workspace: Workspace) -> Report:
 
 
 def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Path) -> None:
-    policy, path = Policy(updates=False, rounds_per_day=2), tmp_path / "log"
+    policy, path = Policy(updates=False, rounds_per_day=2, uploads=9), tmp_path / "log"
     node = Worker(
         "alice", "points", Points(), tasks={"extract": releasing("features")(extract)}, policy=policy, audit=Audit(path)
     )

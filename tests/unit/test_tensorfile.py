@@ -89,7 +89,7 @@ def test_pretrained_models_and_cached_extractors_are_of_every_dtype(tmp_path: Pa
     cached = uploads.cached(digest(EVERY))
     assert cached is not None and digest(cached) == digest(EVERY)
     uploads.start({}, EVERY, "data")
-    begun = uploads.begun({}, "data")
+    begun = uploads.begun({}, lambda: "data")
     assert begun is not None and digest(begun) == digest(EVERY)
 
 

@@ -79,7 +79,7 @@ def test_after_an_error_nothing_was_made(tmp_path: Path) -> None:
     own.start(ASKED, EXTRACTOR, "data")
     with pytest.raises(OSError, match="No space"):
         own.make(breaks)
-    assert own.find() is None and own.begun(ASKED, "data") is None and list(tmp_path.iterdir()) == []
+    assert own.find() is None and own.begun(ASKED, lambda: "data") is None and list(tmp_path.iterdir()) == []
     assert make(own).facts["records"] == 7
 
 
@@ -104,7 +104,7 @@ def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert stop_in(own, 3) == [0] and stop_in(uploads(tmp_path), 6) == [3]
     own = uploads(tmp_path)
     assert own.find() is None, "it is not whole"
-    found = own.begun(ASKED, "data")
+    found = own.begun(ASKED, lambda: "data")
     assert found is not None and digest(found) == digest(EXTRACTOR)
     asked = []
 
@@ -116,7 +116,7 @@ def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert asked == [6]
     features, labels = made.part(0, 7)
     assert labels.tolist() == list(range(7)) == features[:, 0].tolist()
-    assert own.begun(ASKED, "data") is None, "the extractor is not needed any more"
+    assert own.begun(ASKED, lambda: "data") is None, "the extractor is not needed any more"
 
 
 def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypa
             file.write(b"\x00" * 5)
     write = safetensors.torch.save(EXTRACTOR)
     (folder / "extractor").write_bytes(write)
-    assert uploads(tmp_path).begun(ASKED, "data") is not None
+    assert uploads(tmp_path).begun(ASKED, lambda: "data") is not None
     assert uploads(tmp_path).make(batches).part(0, 7)[1].tolist() == list(range(7))
 
 
@@ -149,7 +149,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     own = uploads(tmp_path)
     own.start(ASKED, EXTRACTOR, "data")
     stop_in(own, 3)
-    assert own.begun({"encoding": "sue"}, "data") is None and own.begun(ASKED, "other data") is None
+    assert own.begun({"encoding": "sue"}, lambda: "data") is None and own.begun(ASKED, lambda: "other data") is None
     own.start({"encoding": "sue"}, EXTRACTOR, "data")
     assert own.make(batches).facts["records"] == 7
 
@@ -241,7 +241,7 @@ def test_what_nobody_wants_for_a_month_is_forgotten(tmp_path: Path) -> None:
     make(uploads(tmp_path, "fourth"))
     for own in (uploads(tmp_path, name) for name in ("first", "second", "third")):
         found, name = own.find(), own.claim and own.claim.run
-        assert (found is not None and found.acknowledged, own.begun(ASKED, "data")) == (name == "first", None)
+        assert (found is not None and found.acknowledged, own.begun(ASKED, lambda: "data")) == (name == "first", None)
     assert first.cached(digest(tensors)) is not None and first.cached(digest(EXTRACTOR)) is None
 
 

@@ -232,7 +232,7 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
         node.begin(Claim(run))
         assert answer(1, 0) == 0
         node.begin(Claim(run))
-        assert answer(2, 1, fail=True) == ("failed", "ValueError (see the log of alice)")
+        assert answer(2, 1, fail=True) == ("failed", "the task failed on its data (see the log of alice)")
         assert answer(2, 1) == 1 and answer(4, 2) == 2
     node.begin(Claim("one"))
     assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")

@@ -1,0 +1,119 @@
+"""A coordinator that has the same samples noised again under another run's id, to average the noise away."""
+
+from collections.abc import Iterator
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedws.audit import Audit, Entry, read
+from fedws.claim import Claim
+from fedws.messages import Failure, Report
+from fedws.policy import Policy
+from fedws.worker import Worker
+from tests.mistnet import extraction, order, part, strategy
+from tests.nodes import Points, registered
+
+WHY = (
+    "the uploads that the policy here allows for a coordinator, 1, have left: one more has new noise on the same "
+    "samples, and could be averaged with them; to allow it, set uploads = 2 in the node's --policy"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pieces() -> Iterator[None]:
+    with registered():
+        yield
+
+
+def node(folder: Path, *, log: bool = True, dataset: str = "points", state: bool = True, **policy: Any) -> Worker:
+    audit = Audit(folder / "log") if log else None
+    kept = folder / "uploads" if state else None
+    return Worker("alice", dataset, Points(Path(), True), policy=Policy(**policy), audit=audit, state=kept)
+
+
+def upload(worker: Worker, run: str, coordinator: str = "lab", peer: str = "", dataset: str = "points") -> str:
+    """Have features made and sent; gives why not, if they were not."""
+    worker.begin(Claim(run, coordinator), *([peer] if peer else []))
+    asked = extraction(changes={"dataset": dataset})
+    for number, request in enumerate((asked, part(0, 60), part(60, 60), order(strategy().acknowledgement()))):
+        answer = worker.answer(request)
+        if isinstance(answer, Failure):
+            return f"{number}: {answer.kind}, {answer.code}: {answer.reason}"
+    return "sent"
+
+
+REFUSED = f"0: refused, permanent: {WHY}"
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) -> None:
+    """With epsilon 2, 31 runs gave 99.999 % of the bits."""
+    worker = node(tmp_path, log=log)
+    assert [upload(worker, run) for run in ("first", "second", "third")] == ["sent", REFUSED, REFUSED]
+    assert upload(worker, "first", "other lab") == REFUSED, "anyone can call himself anything"
+    assert upload(worker, "first").startswith("1: refused, permanent: alice has deleted the features"), (
+        "its own goes on"
+    )
+    if log:
+        assert upload(node(tmp_path), "fourth") == REFUSED, "also after a new start"
+        left = {line["upload"] for line in read(tmp_path / "log") if line and line["data"] == "features"}
+        assert len(left) == 1
+
+
+def test_features_of_two_runs_that_were_made_first_leave_once(tmp_path: Path) -> None:
+    worker = node(tmp_path)
+    for run in ("first", "second"):
+        worker.begin(Claim(run, "lab"))
+        assert isinstance(worker.answer(extraction()), Report)
+    sent = []
+    for run in ("first", "second", "first"):
+        worker.begin(Claim(run, "lab"))
+        sent.append(worker.answer(part(0, 60)))
+    assert [isinstance(answer, Report) for answer in sent] == [True, False, True]
+    assert isinstance(sent[1], Failure) and sent[1].reason == WHY
+
+
+def test_the_owner_can_allow_more(tmp_path: Path) -> None:
+    worker = node(tmp_path, uploads=2)
+    assert [upload(worker, run) for run in ("first", "second")] == 2 * ["sent"]
+    assert upload(worker, "third") == REFUSED.replace("coordinator, 1,", "coordinator, 2,").replace("= 2", "= 3")
+
+
+def test_each_coordinator_with_a_certificate_gets_one_of_each_data_set(tmp_path: Path) -> None:
+    worker = node(tmp_path)
+    assert upload(worker, "first", "lab", "lab") == "sent"
+    assert upload(worker, "second", "lab", "lab") == REFUSED
+    assert upload(worker, "third", "clinic", "clinic") == "sent"
+    why = upload(worker, "fourth", "ward")
+    assert why == REFUSED.replace("= 2", "= 3"), "without a certificate it may be one of them"
+    other = node(tmp_path, dataset="others")
+    assert upload(other, "fifth", "lab", "lab", dataset="others") == "sent"
+    assert upload(other, "sixth", "ward", dataset="others") == REFUSED
+
+
+def test_an_upload_to_who_showed_no_certificate_counts_for_all(tmp_path: Path) -> None:
+    worker = node(tmp_path)
+    assert upload(worker, "first", "lab") == "sent"
+    assert upload(worker, "second", "lab", "lab") == REFUSED
+
+
+def test_a_run_whose_noise_is_lost_gets_no_other(tmp_path: Path) -> None:
+    """A node without a folder forgets what it noised when it ends; its log does not."""
+    assert upload(node(tmp_path, state=False), "first") == "sent"
+    why = "the features of this run have left, and their noise is not kept here; start a new run"
+    assert upload(node(tmp_path, state=False, uploads=9), "first") == f"0: refused, permanent: {why}"
+
+
+def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coordinator(tmp_path: Path) -> None:
+    assert upload(node(tmp_path), "first") == "sent"
+    new, old = Audit(tmp_path / "log"), Audit(tmp_path / "old")
+    kept = [field for field in fields(Entry) if field.name not in ("dataset", "peer", "counts", "again")]
+    earlier: Any = make_dataclass("Earlier", [(field.name, Any) for field in kept])
+    for line in read(new.path):
+        assert line is not None
+        old.add(earlier(**{field.name: line[field.name] for field in kept}))
+    worker = Worker("alice", "others", Points(Path(), True), audit=old, policy=Policy(rounds_per_day=9))
+    assert upload(worker, "second", "clinic", "clinic", "others") == REFUSED
+    assert len(old.left("alice")) == 1, "the upload, of which there are two lines"

@@ -1,0 +1,137 @@
+"""A coordinator that reads labels from what becomes of its requests to train."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fedws
+import fedws.policy
+from fedws import registry
+from fedws.audit import Audit, read
+from fedws.claim import Claim
+from fedws.errors import TaskError
+from fedws.messages import Failure, Order, Report
+from fedws.policy import Policy
+from fedws.worker import Worker
+
+UNIFORM = ("failed", "the task failed on its data (see the log of alice)", "")
+
+
+class Few:
+    """Thirty points with labels from 0 to 9; counts how often one is read."""
+
+    def __init__(self) -> None:
+        self.targets = torch.arange(30) % 10
+        self.read = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.read += 1
+        return torch.ones(2), self.targets[index]
+
+
+def worker(data: Any, folder: Path, tasks: Any = None, **policy: Any) -> Worker:
+    node = Worker("alice", "few", data, tasks=tasks, policy=Policy(**policy), audit=Audit(folder / "log"))
+    node.begin(Claim("run", "lab"))
+    data.read = 0  # the first sample is checked as the node starts
+    return node
+
+
+def gradient(number: int, outputs: int, task: str = "fedsgd.gradient", **settings: Any) -> Order:
+    """A request for a gradient of a model with so few outputs that a label may be beyond them."""
+    model = f"linear:inputs=2,outputs={outputs}"
+    tensors = registry.build("model", model).state_dict()
+    asked = {"model": model, "dataset": "few", **settings}
+    return Order(id=f"{number}", worker="alice", round=number, task=task, settings=asked, tensors=tensors, seed=number)
+
+
+def told(answer: Report | Failure) -> Any:
+    return (answer.kind, answer.reason, answer.code) if isinstance(answer, Failure) else "a report"
+
+
+@pytest.mark.parametrize("size", [{"batch_size": 1, "batches": 1}, {"batch_size": 24, "batches": 1}])
+def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: dict[str, Any], tmp_path: Path) -> None:
+    """The request failed for a label beyond the outputs, and was refused for any other: 30 labels in 104 requests."""
+    data = Few()
+    node = worker(data, tmp_path, samples=25)
+    answers = {told(node.answer(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
+    used = size["batch_size"] * size["batches"]
+    how = f"those of this order may be of {used}: use a larger --batch-size, or more batches"
+    assert answers == {("refused", f"the policy here wants 25 samples behind a number; {how}", "permanent")}
+    assert data.read == 0, "nothing was computed"
+
+
+def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -> None:
+    """Whether all labels are below some number is a bit; a day has as many of them as rounds."""
+    node = worker(Few(), tmp_path, samples=25, rounds_per_day=4)
+    answers = [told(node.answer(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
+    assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
+    assert [answer[2] for answer in answers[4:]] == 2 * ["later"]
+    counted = [line["counts"] for line in read(tmp_path / "log") if line is not None]
+    assert counted == 4 * ["request"] + 2 * [""]
+
+
+class Raising(Few):
+    """Samples of which the last one has an error of its own; the first is checked as the node starts."""
+
+    def __init__(self, error: BaseException | torch.Tensor) -> None:
+        super().__init__()
+        self._error = error
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if index < 29:
+            return super().__getitem__(index)
+        if isinstance(self._error, BaseException):
+            raise self._error
+        return self._error, self.targets[0]
+
+
+@pytest.mark.parametrize("task", ["fedsgd.gradient", "fedavg.fit"])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Smith"), TaskError("sample 29 is of Smith"), OSError(5, "Smith"), MemoryError(), torch.ones(3)],
+    ids=["ValueError", "TaskError", "OSError", "MemoryError", "shape"],
+)
+def test_no_error_of_a_sample_reaches_the_coordinator(
+    error: Any, task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = worker(Raising(error), tmp_path)
+    assert told(node.answer(gradient(1, 10, task))) == UNIFORM
+    assert caplog.messages, "the node's own log has it"
+    (line,) = read(tmp_path / "log")
+    assert line is not None and (line["data"], line["reason"], line["counts"]) == ("reason", UNIFORM[1], "request")
+
+
+def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path: Path) -> None:
+    node = worker(Few(), tmp_path, rounds_per_day=1)
+    for asked, why in (
+        (gradient(1, 10, loss="none"), "unknown loss 'none'"),
+        (gradient(2, 10, "fedavg.fit", optimizer="none"), "unknown optimizer 'none'"),
+        (gradient(3, 10, lr=-1.0), "settings: lr: "),
+        (gradient(4, 10, model="linear:inputs=2,outputs=3"), "model linear:inputs=2,outputs=3 is another one on alice"),
+        (gradient(5, 10, drop_last=True, batch_size=31), "alice holds 30 samples, less than one batch of 31"),
+    ):
+        answer = node.answer(asked)
+        assert isinstance(answer, Failure) and answer.reason.startswith(why), answer
+    assert [line["counts"] for line in read(tmp_path / "log") if line] == 5 * [""]
+
+
+def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -> None:
+    """Those of a run whose features had left were not counted before the task, and a failure not after it."""
+
+    @fedws.releasing("features")
+    def upload(order: Order, workspace: fedws.Workspace) -> Report:
+        workspace.announce(order, fedws.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
+        return workspace.report(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
+
+    tasks = {"upload": upload, "fedsgd.gradient": registry.find("task", "fedsgd.gradient")}
+    node = worker(Few(), tmp_path, tasks, rounds_per_day=2)
+    sent = [told(node.answer(gradient(number, 10, "upload"))) for number in (1, 2)]
+    failed = [told(node.answer(gradient(number, 5))) for number in (3, 4, 5)]
+    assert sent == 2 * ["a report"] and failed[0] == UNIFORM
+    assert [it[2] for it in failed[1:]] == 2 * ["later"]
+    assert told(node.answer(gradient(6, 10, "upload"))) == "a report", "the rest of what was begun still leaves"
