@@ -31,7 +31,8 @@ class Score:
     """The true mean over samples."""
     correct: int | None = None
     histogram: list[int] | None = None
-    """How often each label was predicted."""
+    """How often each label was predicted; None also where a label was predicted for so few samples that the node's
+    policy does not let a number of them leave."""
 
     @property
     def accuracy(self) -> float | None:
@@ -48,6 +49,8 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     :class:`fedws.objective.Objective` describes the loss. A data set that draws at random always draws the same.
     """
     objective = Objective(module.eval(), work, settings)
+    if not work.held:
+        raise TaskError(f"{work.node} holds no samples")
     source = enumerate(batches(work.data, groups(torch.arange(len(work.data)), settings.batch_size)))
     turn = threading.Lock()
     # Seeded blocks take turns: without need, a score would wait for the workers that train in this process.
@@ -72,14 +75,13 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     with ThreadPoolExecutor(work.threads) as pool:
         for result in [pool.submit(drain) for _ in range(work.threads)]:
             result.result()
-    if not done:
-        raise TaskError(f"{work.node} holds no samples")
     losses, counts, confusions = zip(*(done[number] for number in sorted(done)), strict=True)
     samples, loss = sum(counts), float(sum(losses)) / sum(counts)
     if any(confusion is None for confusion in confusions):
         return Score(samples, loss)
     correct, *histogram = sum(confusions).tolist()
-    return Score(samples, loss, correct, histogram)
+    few = any(0 < cell < work.policy.samples for cell in histogram)
+    return Score(samples, loss, correct, None if few else histogram)
 
 
 def _confusion(outputs: Any, targets: Any) -> torch.Tensor | None:

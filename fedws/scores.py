@@ -12,7 +12,8 @@ FEDERATED = "federated"
 def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
     """What a ``score`` record says, in one line or two.
 
-    ``groups`` are sets of labels; the share of the predictions that fall into each is cut to whole percents.
+    ``groups`` are sets of labels; the share of the predictions that fall into each is cut to whole percents. Without a
+    histogram, which an evaluator may keep back, there are no shares.
 
     >>> record = {"model": "alice", "loss": 2.3, "correct": 3, "samples": 8, "histogram": [5, 2, 1]}
     >>> print(*score_lines(record, [[0, 1], [2]]), sep="\\n")
@@ -23,10 +24,12 @@ def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> l
     if record["correct"] is None:
         return [f"{name}: Average loss: {record['loss']:.4f}"]
     histogram, samples = record["histogram"], record["samples"]
-    shares = (f"{digits.short(group)}: {100 * _count(histogram, group) // samples}%" for group in groups)
     result = f"Accuracy: {record['correct']}/{samples} ({100 * record['correct'] / samples:.2f}%)"
-    lines = [f"{name}: Percentage numbers {', '.join(shares)}"] if groups else []
-    return [*lines, f"{name}: Average loss: {record['loss']:.4f}, {result}"]
+    told = f"{name}: Average loss: {record['loss']:.4f}, {result}"
+    if not groups or histogram is None:
+        return [told]
+    shares = (f"{digits.short(group)}: {100 * _count(histogram, group) // samples}%" for group in groups)
+    return [f"{name}: Percentage numbers {', '.join(shares)}", told]
 
 
 def _count(histogram: Sequence[int], group: Sequence[int]) -> int:

@@ -28,9 +28,9 @@ from fedws.tensors import Tensors
 
 
 def _possible(score: Score) -> Score:
-    """A score that could be one: a classifier's has both a count and a histogram, of as many samples."""
+    """A score that could be one: a histogram is a classifier's, of as many samples; an evaluator may keep it back."""
     counts = score.histogram or []
-    if (score.correct is None) != (score.histogram is None) or not 0 <= (score.correct or 0) <= score.samples:
+    if (score.correct is None and score.histogram is not None) or not 0 <= (score.correct or 0) <= score.samples:
         raise ValueError(f"{score.correct} correct of {score.samples}, with the histogram {score.histogram}")
     if score.histogram is not None and (min(counts, default=0) < 0 or sum(counts) != score.samples):
         raise ValueError(f"a histogram {counts} of {score.samples} samples")

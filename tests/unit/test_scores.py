@@ -69,3 +69,9 @@ def test_any_loss_has_a_line(loss: float, text: str) -> None:
 def test_none_and_all_may_be_right() -> None:
     assert score_lines(record("a", 1, 0, [3], samples=3), [])[0].endswith("Accuracy: 0/3 (0.00%)")
     assert score_lines(record("a", 1, 3, [3], samples=3), [])[0].endswith("Accuracy: 3/3 (100.00%)")
+
+
+def test_a_classifier_whose_histogram_was_kept_back_has_no_shares() -> None:
+    assert score_lines(record("bob", 2, 5, None, samples=10), GROUPS) == [
+        "Model update bob: Average loss: 2.0000, Accuracy: 5/10 (50.00%)"
+    ]

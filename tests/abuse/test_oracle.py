@@ -1,0 +1,98 @@
+"""A coordinator that reads the evaluator's pictures through the scores of models that it makes for that."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluator import evaluator
+from fedws.audit import Audit, read
+from fedws.messages import Failure, Order, Report
+from fedws.policy import Policy
+from fedws.worker import Worker
+
+
+class Pictures:
+    """Forty pictures of four pixels; the first pixel of the last picture is brighter than any other one."""
+
+    def __init__(self) -> None:
+        self.targets = torch.zeros(40, dtype=torch.int64)
+        self.pixels = torch.rand(40, 4, generator=torch.Generator().manual_seed(1)) / 2
+        self.pixels[-1, 0] = 0.7
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pixels[index], self.targets[index]
+
+
+def node(folder: Path, **policy: Any) -> Worker:
+    return evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=Audit(folder / "log"))
+
+
+def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> Order:
+    """A request to score a model whose prediction is 1 where that pixel is brighter, else 0."""
+    weights = torch.zeros(2, 4)
+    weights[1, pixel] = weight
+    tensors = {"dense.weight": weights, "dense.bias": torch.tensor([0.0, -weight * threshold])}
+    settings = {"model": "linear:inputs=4,outputs=2", "loss": "nll", "dataset": "pictures"}
+    return Order(id=f"{number}", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+
+
+def search(worker: Worker, steps: int) -> tuple[float, list[Report | Failure]]:
+    """The brightest first pixel, by bisection, and what the evaluator answered."""
+    low, high, answers = 0.0, 1.0, []
+    for number in range(steps):
+        middle = (low + high) / 2
+        answers.append(worker.answer(brighter(number, middle)))
+        if isinstance(answers[-1], Report):
+            low, high = (middle, high) if answers[-1].metrics["correct"] < 40 else (low, middle)
+    return (low + high) / 2, answers
+
+
+def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None:
+    """784 pixels of one picture were read in 9,460 requests, of any number that was answered."""
+    found, answers = search(node(tmp_path, rounds_per_day=3), 12)
+    assert [isinstance(answer, Report) for answer in answers] == 3 * [True] + 9 * [False]
+    assert {answer.code for answer in answers[3:] if isinstance(answer, Failure)} == {"later"}
+    assert abs(found - 0.7) > 0.01, "three bits of it"
+    assert [line["counts"] for line in read(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
+    again = node(tmp_path, rounds_per_day=3).answer(brighter(99, 0.5))
+    assert isinstance(again, Failure) and again.code == "later", "also after a new start"
+
+
+def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
+    """What the page says that the owner of an evaluator gives away, also with a policy that wants many samples."""
+    found, _ = search(node(tmp_path, samples=40), 20)
+    assert abs(found - 0.7) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("samples", "threshold", "histogram"),
+    [
+        (1, 0.6, [39, 1]),
+        (2, 0.6, None),
+        (2, 0.9, [40, 0]),
+        (2, -1.0, [0, 40]),
+        (40, 0.6, None),
+        (40, 0.9, [40, 0]),
+    ],
+)
+def test_a_histogram_with_a_cell_of_too_few_samples_does_not_leave(
+    samples: int, threshold: float, histogram: Any, tmp_path: Path
+) -> None:
+    answer = node(tmp_path, samples=samples).answer(brighter(1, threshold))
+    assert isinstance(answer, Report) and answer.metrics["histogram"] == histogram
+    assert answer.metrics["samples"] == 40 and answer.metrics["correct"] is not None
+
+
+def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:
+    """Else one pixel, times a small weight, could be read from its last digits."""
+    worker, losses = node(tmp_path), []
+    for pixel in (1, 2):
+        answer = worker.answer(brighter(pixel, 0.25, pixel, weight=1e-5))
+        assert isinstance(answer, Report)
+        losses.append(answer.metrics["loss"])
+    assert losses[0] == losses[1] == 0.69315
