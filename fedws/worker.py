@@ -202,17 +202,15 @@ class Worker:
         if isinstance(error, Stopped) and self._stop.is_set():
             self._workspace.read.clear()  # its caller is gone, or its node is ending: it depends on no sample
         hidden = self._hidden and not isinstance(error, RequestError)
-        if isinstance(error, TaskError | UnknownName):
-            place, done = f" ({where(error)})" if where(error) else "", "failed" if hidden else "was refused"
-            self._complaints.hear(f"{printable(order.task, 64)} {done}: {printable(str(error), 200)}{place}")
-        elif hidden or not isinstance(error, TaskFailed | Stopped):
-            self._failures.hear(f"{order.task} failed: {placed(error)}", logging.ERROR, error)
+        if isinstance(error, TaskError | UnknownName) and not hidden:
+            place = f" ({where(error)})" if where(error) else ""
+            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}{place}")
+            return self.refusal(order, error)
+        if isinstance(error, TaskFailed | Stopped) and not hidden:
+            return self.failure(order, "failed", str(error))
+        self._failures.hear(f"{order.task} failed: {placed(error)}", logging.ERROR, error)
         if hidden:
             return self._on_data(order)
-        if isinstance(error, TaskError | UnknownName):
-            return self.refusal(order, error)
-        if isinstance(error, TaskFailed | Stopped):
-            return self.failure(order, "failed", str(error))
         cause = error.__cause__ if isinstance(error, PieceFailed) else None
         # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
         return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")

@@ -40,7 +40,7 @@ class Fleet:
         for number, (node, part) in enumerate(self.parts.items()):
             indices = torch.from_numpy(part)
             own = samples.Part(self.data, indices, None if known is None else known[indices])
-            worker = Worker(node, self.dataset, own, labels=[] if known is None else None)
+            worker = Worker(node, self.dataset, own, labels=[] if known is None else None, details=True)
             pace = Pace(self.slowness[node] * self.conditions.seconds_per_sample, bandwidth)
             found.append(Device(worker, pace, self._absences(number), journal, shared))
         return found
