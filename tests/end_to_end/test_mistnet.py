@@ -41,7 +41,8 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
         made.line(rf"of 355 test samples of digits, \d\d\.\d\d % are right with extractor {number}$")
     how = "--strategy mistnet --cut relu1 --extractor random --model mlp --pretrained mlp.safetensors"
     made.line(f"use it with: fedws run {how}$")
-    urls = given.nodes(*DIGITS, nodes=("alice", "bob"))
+    (given.folder / "policy.toml").write_text('tasks = ["*", "mistnet.adapt"]\n')  # as the README says
+    urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice", "bob"))
     chosen = ("--cut", "relu1", "--epsilon", "8", "--label_epsilon", "8", "--encoding", "sue", "--server-epochs", "2")
     ways = ("--extractor", "random", "--fine_tune", "1", "--model", "mlp", "--pretrained", "mlp.safetensors")
     run = ended_well(given.fork("run", *dialling(urls), *MISTNET, *ways, *chosen))
@@ -49,6 +50,19 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
     run.line(r"Each worker draws one of several extractors; its features may tell which: it adds no privacy$")
     run.line(r"Devices train first \(epochs: 1\), which takes time and memory there$")
     run.line(r"Privacy: epsilon 8 for each of a record's 200 features and 8 for its label; no bound for")
+
+
+def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
+    """One upload leaves a node for a coordinator, also after the node has ended; the refusal tells what to do."""
+    run = ("--strategy", "mistnet:pretrain_epochs=1", "--server-epochs", "1")
+    for number, policy in enumerate(((), (), ("--policy", "policy.toml"))):
+        (given.folder / "policy.toml").write_text("uploads = 2\n")
+        urls = given.nodes(*DIGITS, *policy, nodes=("alice",))
+        process = given.fork("run", *dialling(urls), *DIGITS, *run, "--run-dir", f"run{number}")
+        if number == 1:
+            assert_one_line(process, "alice: refused its order: .* set uploads = 2 in the node's --policy", 1)
+        else:
+            ended_well(process)
 
 
 def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:

@@ -153,6 +153,21 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
     assert all(line.count("(no score: ") == 2 for line in lines), lines
 
 
+async def test_a_score_without_its_histogram_has_an_accuracy_and_no_shares(tmp_path: Path) -> None:
+    """The evaluator keeps it back where a cell is of fewer samples than its policy wants."""
+
+    def score(order: Order, workspace: fedws.Workspace) -> Report:
+        metrics = {**GOOD, "histogram": None}
+        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=metrics)
+
+    async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
+        result = await fedws.run(run_dir=tmp_path / "run", **settings)
+    assert result.accuracy == 0.1 and {record["histogram"] for record in result.scores()} == {None}
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "Federated model: Average loss: 1.0000, Accuracy: 12/120 (10.00%)" in log and "Percentage" not in log
+    assert (tmp_path / "run" / "curves.png").is_file()
+
+
 async def test_a_loss_that_is_no_number_is_recorded_as_one_can_read(tmp_path: Path) -> None:
     """Training may diverge; metrics.jsonl stays JSON that every reader takes."""
 

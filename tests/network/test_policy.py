@@ -84,6 +84,7 @@ async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     for line in read(logs["alice"]):
         assert line is not None
         assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")
+        assert (line["peer"], line["dataset"], line["counts"]) == ("", "points", "request"), "nothing proves the id"
         assert line["bytes"] > 4 * 50, "ten neurons of four weights and a bias, in float32"
     assert all(verify(log)[1] == [] for log in logs.values())
 
@@ -127,13 +128,14 @@ async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
     def security(name: str) -> Security:
         return Security(KEY.key, Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"), name)
 
-    alice = node("alice", Policy(coordinators=("lab",)))
+    alice = node("alice", Policy(coordinators=("lab",)), tmp_path / "log")
     async with fedws.serving(alice, "wss://localhost:0", security=security("alice")) as url:
         for name, said in (("coordinator", "coordinator"), ("alice", "alice")):
             with pytest.raises(WrongNode, match=f"the policy of alice does not name {said}$"):
                 await fedws.run(run_dir=tmp_path / "never", security=security(name), **settings({"alice": url}))
         result = await fedws.run(run_dir=tmp_path / "run", security=security("lab"), **settings({"alice": url}))
     assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+    assert {line["peer"] for line in read(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
 
 
 async def test_without_certificates_nobody_is_a_named_coordinator(tmp_path: Path) -> None:
