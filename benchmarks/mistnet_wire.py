@@ -23,11 +23,12 @@ def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
     gathered = ["--cut", cell.cut, "--encoding", cell.encoding, "--pretrained", cell.pretrained, "--server-epochs", "1"]
     averaged = ["--training-rounds", str(rounds), "--federate-after-n-batches", "1"]
     shared = ["--dataset", cell.dataset, "--plugin", PLUGIN]
-    with Crew() as crew:
-        nodes = {}
+    with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
+        policy, nodes = Path(folder) / "policy.toml", {}
+        policy.write_text("uploads = 99\n", encoding="utf-8")  # of all cells, which share the nodes' audit logs
         for number, name in enumerate(WORKERS):
             share = ["--partition", cell.partition, "--share", f"{number}/{len(WORKERS)}"]
-            place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", cell.data_dir]
+            place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", cell.data_dir, "--policy", str(policy)]
             nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *share, *place, *shared)
         urls = {name: child.wait_for(r"serving.*(ws://\S+)", PATIENCE)[1][1] for name, child in nodes.items()}
         links = ["--workers", *(f"{name}={url}" for name, url in urls.items()), "--evaluator", "none"]
