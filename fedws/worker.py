@@ -264,7 +264,7 @@ class Worker:
         if isinstance(error, TooLarge):
             return replace(self.failure(order, "refused", f"its report has {error}"), code="permanent")
         if self._hidden:
-            log.error("%s: %s failed: its report cannot be sent: %s", self.node, order.task, error)
+            self._failures.hear(f"{order.task} failed: its report cannot be sent: {error}", logging.ERROR)
             return self._on_data(order)
         return self.failure(order, "failed", str(error))  # a task may report what cannot travel
 

@@ -99,11 +99,10 @@ def test_an_upload_to_who_showed_no_certificate_counts_for_all(tmp_path: Path) -
     assert upload(worker, "second", "lab", "lab") == REFUSED
 
 
-def test_a_run_whose_noise_is_lost_gets_no_other(tmp_path: Path) -> None:
+def test_new_noise_for_a_run_whose_noise_is_lost_counts_as_another_upload(tmp_path: Path) -> None:
     """A node without a folder forgets what it noised when it ends; its log does not."""
     assert upload(node(tmp_path, state=False), "first") == "sent"
-    why = "the features of this run have left, and their noise is not kept here; start a new run"
-    assert upload(node(tmp_path, state=False, uploads=9), "first") == f"0: refused, permanent: {why}"
+    assert upload(node(tmp_path, state=False), "first") == REFUSED
 
 
 def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coordinator(tmp_path: Path) -> None:
