@@ -49,7 +49,7 @@ class Entry:
     bytes: int
     """Of the answer, with what frames it but the transport's own."""
     upload: str = ""
-    """Of features, and of what counts as a part of an upload: its id, which is another one whenever noise is drawn anew."""
+    """Id of the upload of which the answer is a part; new noise has a new id. Empty for any other answer."""
     reason: str = ""
     """Why it was refused or failed."""
     epsilon: float | None = None
