@@ -83,7 +83,7 @@ class Workspace:
         if wanted != self.dataset:
             raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
         for size in batches(settings):
-            self.policy.batched(size, len(self.data))
+            self.policy.batched(size, self.held)
         return settings
 
     def outline(self, spec: str) -> torch.nn.Module:
