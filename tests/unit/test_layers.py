@@ -22,8 +22,8 @@ LAYERS = (
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "least entries tracing cuts bits records labels channel onebit reals encoding encoded coded extraction kept "
-    "uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries featurestore "
-    "momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
+    "uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries "
+    "featurestore momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
     "store s3faults s3requests bounded",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
     "stores/",
