@@ -149,3 +149,21 @@ def digest(tensors: Tensors) -> str:
         found.update(f"{len(name)}:{name}:{NAMES[tensor.dtype]}:{list(tensor.shape)}:".encode())
         found.update(raw(tensor))
     return found.hexdigest()
+
+
+def narrowed(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return ``values``, float64, such that torch's conversion to ``dtype`` gives the nearest number of that dtype.
+
+    Torch converts to dtypes of one or two bytes by way of float32, and so would round twice. Rounding to odd in between
+    makes that harmless: Boldo, Melquiond, "When double rounding is odd" (IMACS 2005), Theorem 3.1.
+
+    >>> value = torch.tensor([704 - 2.0**-20], dtype=torch.float64)  # below the middle of 640 and 768
+    >>> [float(found.to(torch.float8_e5m2)) for found in (value, narrowed(value, torch.float8_e5m2))]
+    [768.0, 640.0]
+    """
+    if dtype.itemsize > 2:
+        return values
+    near = values.float()
+    wide, bits = near.double(), near.view(torch.int32)
+    bits = torch.where(wide.abs() > values.abs(), bits - 1, bits)  # toward zero
+    return torch.where(wide != values, bits | 1, bits).view(torch.float32)

@@ -7,7 +7,7 @@ import torch
 from fedws.errors import RejectedUpdate
 from fedws.messages import Report
 from fedws.registry import register
-from fedws.tensors import Tensors, averaged, difference, maximum, reals
+from fedws.tensors import Tensors, averaged, difference, maximum, narrowed, reals
 
 _CHUNK = 2**17
 """Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""
@@ -70,7 +70,7 @@ class Mean:
         for name, total in sum.totals.items():
             mean = torch.empty(sum.like[name].shape, dtype=sum.like[name].dtype)
             for part, whole in zip(_chunks(reals(mean)), _chunks(total), strict=True):
-                part.copy_(whole / sum.weight if averaged(mean) else whole)
+                part.copy_(narrowed(whole / sum.weight, part.dtype) if averaged(mean) else whole)
             result[name] = mean
         return result
 

@@ -100,6 +100,12 @@ def test_the_mean_of_float8_is_the_nearest_to_the_true_one(name: str, data: st.D
     assert abs(value(name, found) - true) == nearest
 
 
+def test_a_mean_is_rounded_once() -> None:
+    """The true mean is just below 704, the middle of 640 and 768; as float32 it is 704."""
+    several = bytes([95, 110, 129, 228, 232])
+    assert float(mean(*[float8("float8_e5m2", bytes([byte])) for byte in several])) == 640.0
+
+
 @pytest.mark.parametrize("name", ["uint16", "uint32", "uint64"])
 @CALM
 @given(data=st.data())
