@@ -1,0 +1,87 @@
+"""A coordinator that sends bytes of another body under the digest of the one that a task works on."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from websockets.asyncio.client import ClientConnection
+
+import fedws
+from fedws import digests, wire
+from fedws.limits import USUAL
+from fedws.messages import Order, Report
+from fedws.transfers import CHUNK
+from tests.callers import closed, rough, welcomed
+from tests.nodes import happens, worker
+
+pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
+SIZE = 2 * CHUNK + 4096
+
+
+@dataclass
+class Holding:
+    """A task that keeps its order until the test opens it, and counts the bytes that changed meanwhile."""
+
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    changed: int = -1
+
+    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+        """Wait, whether or not the node ends the task."""
+        before = {name: tensor.clone() for name, tensor in order.tensors.items()}
+        self.entered.set()
+        self.opened.wait()
+        self.changed = sum(int((before[name] != tensor).sum()) for name, tensor in order.tensors.items())
+        self.ended.set()
+        return workspace.report(order, {})
+
+
+def asked(number: int, body: torch.Tensor) -> wire.Encoded:
+    order = Order(id=str(number), worker="alice", round=1, task="fedavg.fit", tensors={"w": body})
+    return wire.encode(order)
+
+
+def pieces(encoded: wire.Encoded, digest: str, offset: int = 0) -> Sequence[bytes]:
+    return [bytes(piece) for piece in encoded.named(digest, offset, USUAL).fragments()]
+
+
+async def fragmented(socket: ClientConnection, sent: Sequence[bytes]) -> None:
+    await socket.send(iter(sent))
+
+
+@pytest.mark.parametrize("offset", [CHUNK, 2 * CHUNK, SIZE - 1])
+async def test_bytes_behind_an_offset_do_not_reach_a_task_that_is_running(offset: int) -> None:
+    """The body of the digest is whole here, and is worked on; its digest would be checked only at the end."""
+    task, honest = Holding(), torch.zeros(SIZE, dtype=torch.uint8)
+    first = asked(1, honest)
+    digest = digests.digest({"w": honest}, first.body)
+    async with fedws.serving(worker(task=task), "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        await fragmented(socket, pieces(first, digest))
+        await happens(task.entered)
+        try:
+            await fragmented(socket, pieces(asked(2, torch.ones_like(honest)), digest, offset))
+            reason = await closed(socket)
+        finally:
+            task.opened.set()
+        await happens(task.ended)
+    assert task.changed == 0
+    assert reason == f"it goes on at byte {offset} of a body that is whole here"
+
+
+async def test_a_whole_body_is_used_again_without_a_byte() -> None:
+    """An honest coordinator leaves out all that the node has, or nothing."""
+    task, body = Holding(), torch.arange(SIZE).to(torch.uint8)
+    task.opened.set()
+    encoded = asked(1, body)
+    digest = digests.digest({"w": body}, encoded.body)
+    async with fedws.serving(worker(task=task), "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        for number, offset in ((1, 0), (2, SIZE), (3, 0)):
+            await fragmented(socket, pieces(asked(number, body), digest, offset))
+            await happens(task.ended)
+            task.ended.clear()
+    assert task.changed == 0
