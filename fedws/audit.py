@@ -22,6 +22,7 @@ import filelock
 from fedws import folders
 from fedws.counts import DAY, Counted, Counts
 from fedws.errors import UsageError
+from fedws.foreign import printable
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
@@ -92,6 +93,7 @@ class Audit:
         with _alone(self.path):
             end = _end(self.path)
             line = {"number": end.lines + 1, **asdict(entry), "before": end.hash}
+            line = {key: printable(value) if isinstance(value, str) else value for key, value in line.items()}
             line["hash"] = _hash(line)
             data = _text(line)
             with self.path.open("r+b") as file:

@@ -30,6 +30,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from fedws.foreign import line
+from fedws.foreign import printable as printable
+
 Kind = Literal["busy", "node", "protocol", "key", "policy"]
 """Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
 
@@ -38,7 +41,10 @@ certificate is not the right one, or its owner's policy forbids it.
 
 
 class FedwsError(Exception):
-    """The root of the tree; its text is one line, fit for a person."""
+    """The root of the tree; its text is one printable line of at most :data:`fedws.foreign.LINE` characters."""
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*(line(each) if isinstance(each, str) else each for each in given))
 
 
 class UsageError(FedwsError):
@@ -154,12 +160,3 @@ class RunFailed(FedwsError):
 
 class WrongNode(RunFailed):
     """Who answers at an address is not the node that was meant, or holds other data."""
-
-
-def printable(text: str, length: int = 500) -> str:
-    """A peer's text as one line that is safe in a log and on a terminal, cut to ``length``.
-
-    >>> printable("gone\\n\\x1b[2J")
-    'gone??[2J'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:length])

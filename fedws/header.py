@@ -8,6 +8,7 @@ import msgpack
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from fedws.errors import ProtocolError
+from fedws.foreign import printable, words
 from fedws.limits import HEADER, TENSORS
 from fedws.messages import MESSAGES, Digest
 from fedws.tensors import DTYPES
@@ -78,7 +79,7 @@ def parsed(data: bytes) -> Header:
     except ValidationError as error:
         raise ProtocolError(f"header: {problem(error)}") from None
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise ProtocolError(f"header is not msgpack: {error}") from None
+        raise ProtocolError(f"header is not msgpack: {words(error)}") from None
     if header.type not in MESSAGES:
         raise ProtocolError(f"unknown message type {header.type[:40]!r}")
     return header
@@ -88,7 +89,7 @@ def problem(error: ValidationError) -> str:
     """The first thing that is wrong, in one line of bounded length however a peer names its fields."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))[:80]
-    return f"{place if place.isprintable() else repr(place)}: {first['msg']}"
+    return f"{place if place.isprintable() else repr(place)}: {printable(first['msg'], 200)}"
 
 
 def misnamed(name: object) -> str:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from fedws.errors import FedwsError
+from fedws.foreign import line, printable, words
 
 PLUGIN = "fedws_plugin_"
 """The beginning of the name of each module that is loaded with ``--plugin``."""
@@ -54,7 +55,7 @@ def told(error: BaseException) -> str:
     if not isinstance(error, FedwsError | OSError):
         return placed(error)
     place = where(error)
-    return " ".join(str(error).split()) + (f" ({place})" if place else "")
+    return line(" ".join(str(error).split()) + (f" ({place})" if place else ""))
 
 
 def summary(error: BaseException, longest: int = 300) -> str:
@@ -63,14 +64,11 @@ def summary(error: BaseException, longest: int = 300) -> str:
     >>> summary(KeyError("label"))
     "KeyError: 'label'"
     """
-    kind = type(error).__name__
-    try:
-        text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())[:longest]
-    except Exception:  # the __str__ of a user's own class
-        text = "its text cannot be read"
     if isinstance(error, FedwsError):
-        return text
-    return f"{kind}: {text}" if text else kind
+        return printable(" ".join(str(error).split()), longest)
+    kind = type(error).__name__
+    text = words(SyntaxError(error.msg) if isinstance(error, SyntaxError) else error, longest)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 @cache

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fedws import targets
+from fedws.foreign import words
 from fedws.interfaces import Dataset
 from fedws.samples import Part, batch
 
@@ -73,4 +74,4 @@ def _leaves(tree: Any) -> Iterator[Any]:
 
 def _line(error: Exception) -> str:
     """Return an exception's type and text as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {words(error, 300)}"

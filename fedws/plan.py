@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from fedws.errors import UsageError
+from fedws.foreign import printable
 from fedws.limits import FEATURES, MESSAGE
 from fedws.ranges import NotNegative, Positive
 from fedws.settings import Count as Count
@@ -217,15 +218,16 @@ def explain(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
     parts = [str(part) for part in first["loc"] if part != "[key]"]
-    place = ".".join(part if part.isprintable() else repr(part) for part in parts)
-    message = first["msg"].removeprefix("Value error, ")
+    place = printable(".".join(part if part.isprintable() else repr(part) for part in parts), 80)
+    message = printable(first["msg"].removeprefix("Value error, "))
+    given = printable(repr(first["input"]), 80)
     if first["type"] == "extra_forbidden":
         return f"{place}: there is no such setting"
     if first["type"] == "string_pattern_mismatch":
-        return f"{place}: {first['input']!r} is no node id (letters, digits, '.', '_' and '-', at most 64)"
+        return f"{place}: {given} is no node id (letters, digits, '.', '_' and '-', at most 64)"
     if first["type"] == "value_error" or isinstance(first["input"], dict):
         return f"{place}: {message}" if place else message
-    return f"{place}: {message}, not {first['input']!r}"
+    return f"{place}: {message}, not {given}"
 
 
 def read(path: Path) -> dict[str, Any]:

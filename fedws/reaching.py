@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 
+from fedws.foreign import printable, words
 from fedws.tls import Tls
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
@@ -15,7 +16,8 @@ NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 def why(error: BaseException) -> str:
     """What an error of a socket means."""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS there that goes with ours: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        reason = printable(error.reason or words(error)).replace("_", " ").lower()
+        return f"no TLS there that goes with ours: {reason}"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     if "Connect call failed" in str(error):  # of several addresses of one host
@@ -24,7 +26,7 @@ def why(error: BaseException) -> str:
         return "no answer"
     if isinstance(error, socket.gaierror):
         return "no such host"
-    return str(error)
+    return words(error)
 
 
 async def speaks_tls(host: str, port: int, patience: float) -> bool:

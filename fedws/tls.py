@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedws.errors import UsageError
+from fedws.foreign import printable
 
 _OTHER_NAME, _FOREIGN = (62, 64), (2, 7, 18, 19, 20, 21)
 """Of OpenSSL's X509_V_ERR codes: that the name or address is another, and that no CA of ours has signed."""
@@ -83,7 +84,7 @@ def unaccepted(error: ssl.SSLCertVerificationError, node: str, tls: Tls) -> str:
     if error.verify_code in _FOREIGN:
         whose = f"the CA in {tls.ca}" if tls.ca is not None else "a CA that this machine trusts; name yours: --tls-ca"
         return f"its certificate is not signed by {whose}"
-    why = error.verify_message.rstrip(".")
+    why = printable(error.verify_message.rstrip("."))
     return f"its certificate is not accepted: {why[:1].lower()}{why[1:]}"
 
 

@@ -5,12 +5,12 @@ import contextlib
 import logging
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fedws.cli import interrupts
 from fedws.errors import FedwsError, UsageError
+from fedws.foreign import CLEAN, line, trace
 from fedws.located import told, where
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ def set_up_logging(verbose: bool) -> None:
 
     handler = Handler()
     handler.setFormatter(logging.Formatter(FORMAT))
+    handler.addFilter(CLEAN)
+    logging.getLogger("asyncio").addFilter(CLEAN)  # what it logs of a link goes to standard error
     log = logging.getLogger("fedws")
     log.addHandler(handler)
     log.propagate = False
@@ -62,8 +64,8 @@ def guarded(command: str, work: Callable[[], int], *, verbose: bool = False) -> 
         return INTERRUPTED
     except Exception as error:
         if verbose:
-            traceback.print_exception(error)
-        print(f"{command}: {_line(error)}", file=sys.stderr)
+            print(trace(error), file=sys.stderr)
+        print(line(f"{command}: {_line(error)}"), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

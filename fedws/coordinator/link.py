@@ -24,6 +24,7 @@ from fedws.errors import (
 )
 from fedws.interfaces import Channel
 from fedws.limits import Accepted
+from fedws.located import summary
 from fedws.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
 from fedws.transfers import Transfers
 from fedws.unfinished import UNFINISHED
@@ -166,7 +167,7 @@ class Link:
         except LinkError:
             pass  # the reader sees it too, and answers all that is open
         except Exception as error:  # a bug here must end the order, not leave it waiting
-            self._resolve(order.id, _failure(order, "failed", f"{type(error).__name__}: {error}"))
+            self._resolve(order.id, _failure(order, "failed", summary(error)))
         return None
 
     async def ask(self, order: Order, about: str = "") -> Answer:
@@ -183,9 +184,8 @@ class Link:
             report = error.message
             if not isinstance(report, Report):
                 raise ProtocolError("a body in an object store, of no report") from None
-            return Failure(
-                order=report.order, worker=report.worker, round=report.round, kind="failed", reason=str(error)
-            )
+            reason = printable(str(error))
+            return Failure(order=report.order, worker=report.worker, round=report.round, kind="failed", reason=reason)
 
     def _allowed(self) -> int:
         """Return the bytes of the largest message that the node may send now."""

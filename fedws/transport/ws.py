@@ -19,6 +19,7 @@ from websockets.http11 import Request, Response
 
 from fedws import wire
 from fedws.errors import LinkError, Refused, Unreachable, UsageError
+from fedws.foreign import words
 from fedws.gate import Complaints, Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.reaching import NO_TLS, speaks_tls, why
@@ -72,7 +73,7 @@ class Ws:
         except InvalidMessage as error:
             raise await self._ended(error, url, limits, tls) from None
         except (InvalidURI, ValueError) as error:
-            raise UsageError(f"{url} is no address: {error}") from None
+            raise UsageError(f"{url} is no address: {words(error)}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
             if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
                 raise Refused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
@@ -113,7 +114,7 @@ class Ws:
             if error.errno == errno.EADDRINUSE:
                 flag = "--port" if node else "--listen"
                 raise UsageError(f"port {port} on {host} is in use; choose another with {flag}") from None
-            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or words(error)}") from None
         try:
             port = next(iter(server.sockets)).getsockname()[1]
             yield f"ws{'s' * self._encrypted}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -185,4 +186,4 @@ def _interfaces(host: str, port: int) -> list[str]:
 
 
 def _why(error: Exception) -> str:
-    return f"no websocket there: {error}" if isinstance(error, WebSocketException) else why(error)
+    return f"no websocket there: {words(error)}" if isinstance(error, WebSocketException) else why(error)

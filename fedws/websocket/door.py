@@ -6,6 +6,7 @@ import socket
 import ssl
 from typing import cast
 
+from fedws.foreign import printable, words
 from fedws.gate import Complaints
 from fedws.websocket.watched import Server, address_of
 
@@ -49,7 +50,7 @@ class Door:
                 connection.gate.leave(connection)
                 own.close()  # nobody has, if it was sent away before TLS began
             if not task.cancelled() and isinstance(error := task.exception(), ssl.SSLError):
-                why = getattr(error, "verify_message", "") or error.reason or str(error)
+                why = printable(getattr(error, "verify_message", "") or error.reason or words(error))
                 self._complaints.hear(f"a caller at {address} was turned away by TLS: {why.replace('_', ' ').lower()}")
 
         self._shaking.add(task)

@@ -14,15 +14,15 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "errors claim counts closing limits durations located tensors ranges tls folders noise durable",
+    "foreign errors claim counts closing limits durations located tensors ranges tls folders noise durable",
     "messages plan continuing interfaces keys audit settings warned",
     "progress header allowances wire decoder digests blobs transfers pauses "
     "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "
     "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
     "websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
-    "least entries tracing cuts bits records labels channel onebit reals encoding encoded coded extraction kept "
-    "uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries "
+    "least entries tracing cuts bits records stored labels channel onebit reals encoding encoded coded extraction "
+    "kept uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries "
     "featurestore momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
     "store s3faults s3requests bounded",
     "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
