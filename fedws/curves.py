@@ -1,6 +1,5 @@
 """A run's learning curves as one picture, ``curves.png``: how well the models do, and what they predict."""
 
-import json
 import math
 import os
 import warnings
@@ -9,8 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws import digits
+from fedws import digits, stored
 from fedws.errors import UsageError
+from fedws.foreign import words
 from fedws.scores import FEDERATED
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
 
 
-def read(run: Path) -> list[dict[str, Any]]:
+def read(run: Path) -> list[Record]:
     """The records of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
     path = run / "metrics.jsonl"
     try:
@@ -38,13 +38,13 @@ def read(run: Path) -> list[dict[str, Any]]:
         raise UsageError(f"{run} holds no metrics.jsonl; name the directory of a run") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
-    records = []
+    records: list[Record] = []
     for number, line in enumerate([*whole, last], 1):
         try:
-            records += [dict(json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError):
+            records += [stored.record(line)] if line.strip() else []
+        except ValueError as error:
             if number <= len(whole):
-                raise UsageError(f"{path}: line {number} is no record") from None
+                raise UsageError(f"{path}: line {number} is no record: {words(error)}; remove the line") from None
     return records
 
 

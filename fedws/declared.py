@@ -7,19 +7,17 @@ from fedws import samples
 from fedws.decoder import Decoder
 from fedws.errors import ProtocolError, UsageError
 from fedws.interfaces import HANDSHAKE, Dataset
-from fedws.limits import Accepted
+from fedws.limits import CLASSES, LABELS, Accepted
 from fedws.messages import Welcome
 from fedws.wire import encode
-
-MOST = 1000
-"""Number of distinct labels up to which they are declared; more are not classes that a log could tell apart."""
 
 
 def labels(data: Dataset, given: Iterable[int] | None, least: int) -> list[int]:
     """Return the labels to declare, ascending, each once: those ``given``, or those of the data if None.
 
-    With ``least`` above 1, a label of fewer samples is left out. Raises UsageError when those ``given`` are not whole
-    numbers from 0 up.
+    With ``least`` above 1, a label of fewer samples is left out. Labels of the data that are no classes, as -1 and
+    100,000, are left out too; above :data:`fedws.limits.LABELS` none is declared. Raises UsageError when those
+    ``given`` are not whole numbers from 0 to 99,999.
     """
     counted: dict[int, int] | None = None
     if given is None or least > 1:
@@ -28,7 +26,8 @@ def labels(data: Dataset, given: Iterable[int] | None, least: int) -> list[int]:
             found, counts = held.unique(return_counts=True)
             counted = dict(zip(found.tolist(), counts.tolist(), strict=True))
     chosen = _whole(given) if given is not None else sorted(counted or {})
-    if len(chosen) > MOST:
+    chosen = [label for label in chosen if 0 <= label < CLASSES]
+    if len(chosen) > LABELS:
         return []
     if counted is not None and least > 1:
         chosen = [label for label in chosen if counted.get(label, 0) >= least]
@@ -55,4 +54,6 @@ def _whole(given: Iterable[int]) -> list[int]:
         raise UsageError(f"labels must be whole numbers: {error}; number the classes from 0") from None
     if chosen and chosen[0] < 0:
         raise UsageError(f"labels must be 0 or more: one is {chosen[0]}; number the classes from 0")
+    if chosen and chosen[-1] >= CLASSES:
+        raise UsageError(f"labels must be below {CLASSES:,}: one is {chosen[-1]!s:.30}; number the classes from 0")
     return chosen

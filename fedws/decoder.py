@@ -5,10 +5,10 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fedws.errors import ProtocolError
 from fedws.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
@@ -20,7 +20,6 @@ from fedws.wire import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
 def _schema(kind: type[Message]) -> type[BaseModel]:
     """The fields of a message as a strict schema: unknown, missing or wrongly typed ones are refused."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    hints = {name: Annotated[hint, FailFast()] if hint == list[int] else hint for name, hint in hints.items()}
     known: dict[str, Any] = {f.name: (hints[f.name], _default(f)) for f in carried(kind)}
     return create_model(kind.__name__, __config__=ConfigDict(strict=True, extra="forbid"), **known)
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from fedws.errors import UsageError
+from fedws.foreign import printable
 
 DEFAULTS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
 """Labels that the workers of the demo hold, of a data set that comes with fedws."""
@@ -16,31 +17,38 @@ def parse(text: str, classes: int = 10) -> tuple[int, ...]:
     (0, 1, 2, 7)
     """
     found: set[int] = set()
+    flag = f"--digits {printable(text, 80)}"
     for part in text.split(","):
         matched = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if matched is None:
             raise UsageError(
-                f"--digits {text}: {part!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
+                f"{flag}: {printable(part, 80)!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
             )
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if first > last:
-            raise UsageError(f"--digits {text}: the range {part.strip()} runs backwards")
+            raise UsageError(f"{flag}: the range {part.strip()} runs backwards")
         if last >= classes:
-            raise UsageError(f"--digits {text}: {last} is out of range; the data set has 0-{classes - 1}")
+            raise UsageError(f"{flag}: {last} is out of range; the data set has 0-{classes - 1}")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 
 
-def short(labels: Iterable[int]) -> str:
-    """The text for a set of labels: what :func:`parse` reads.
+def short(labels: Iterable[int], longest: int = 0) -> str:
+    """Return the text for a set of labels, which :func:`parse` reads; above ``longest`` characters, its beginning.
 
     >>> short([0, 1, 2, 7]), short([4, 5]), short([0, 5]), short([4])
     ('0-2,7', '4-5', '0,5', '4')
+    >>> short(range(0, 2000, 2), 12)
+    '0,2,4,6,8,... (1000 labels)'
     """
+    labels = set(labels)
     runs: list[list[int]] = []
-    for label in sorted(set(labels)):
+    for label in sorted(labels):
         if runs and runs[-1][-1] == label - 1:
             runs[-1].append(label)
         else:
             runs.append([label])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    if not longest or len(text) <= longest:
+        return text
+    return f"{text[:longest].rpartition(',')[0]},... ({len(labels)} labels)"

@@ -12,6 +12,7 @@ from pydantic import Field
 from fedws import labels
 from fedws.errors import Stopped, TaskError
 from fedws.grouping import groups
+from fedws.limits import CLASSES, SAMPLES
 from fedws.objective import Objective
 from fedws.samples import batches, constant
 from fedws.seeds import seeded
@@ -21,16 +22,18 @@ from fedws.workspace import Workspace
 _SEED = 0
 """Every score begins with the same random state, so that scores can be compared."""
 
+_Count = Annotated[int, Field(ge=0, le=SAMPLES, strict=True)]
+
 
 @dataclass(frozen=True)
 class Score:
     """How good a model is on a node's data. ``accuracy``, ``correct`` and ``histogram`` are for classifiers only."""
 
-    samples: Annotated[int, Field(ge=1)]
-    loss: float
+    samples: Annotated[int, Field(ge=1, le=SAMPLES, strict=True)]
+    loss: Annotated[float, Field(strict=True)]
     """The true mean over samples."""
-    correct: int | None = None
-    histogram: list[int] | None = None
+    correct: _Count | None = None
+    histogram: Annotated[list[_Count], Field(max_length=CLASSES, fail_fast=True)] | None = None
     """How often each label was predicted; None also where a label was predicted for so few samples that the node's
     policy does not let a number of them leave."""
 

@@ -15,6 +15,12 @@ HEADER = 2**19
 
 FEATURES = 2**34
 """Bytes of features and labels that a run stores of all its workers, unless it sets another bound."""
+SAMPLES = 2**40
+"""Samples that a node can hold."""
+LABELS = 1000
+"""Labels that a node declares; more are not classes that a log could tell apart."""
+CLASSES = 100_000
+"""Classes of a model that are counted one by one: a declared label is below it, a histogram not longer."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ went.
 
 from dataclasses import Field as Attribute
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedws.errors import Kind
-from fedws.limits import MESSAGE, TENSORS
+from fedws.foreign import printable
+from fedws.limits import CLASSES, LABELS, MESSAGE, SAMPLES, TENSORS
 from fedws.tensors import Tensors
 
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -20,11 +22,25 @@ Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Most = Annotated[int, Field(ge=1)]
 Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=64)]
+Text = Annotated[str, AfterValidator(printable)]
+"""A line for a person, as it is shown: printable, and cut to :data:`fedws.foreign.WORDS` characters."""
+DataName = Annotated[str, Field(max_length=256)]
+Samples = Annotated[int, Field(ge=1, le=SAMPLES)]
 Digest = Secret
 """SHA-256 of a message's body, as hexadecimal digits."""
 Held = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
 """How many bytes somebody has of a body that was cut off with a link, by its digest."""
 
+
+def _ascending(labels: list[int]) -> list[int]:
+    if any(first >= second for first, second in pairwise(labels)):
+        raise ValueError("labels must be ascending, each once")
+    return labels
+
+
+Labels = Annotated[
+    list[Annotated[int, Field(ge=0, lt=CLASSES)]], Field(max_length=LABELS, fail_fast=True), AfterValidator(_ascending)
+]
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
 
@@ -82,11 +98,11 @@ class Proof:
 class Welcome:
     """The good end of a handshake: who this is and what it holds, in numbers only."""
 
-    node: str
+    node: Name
     role: Literal["worker", "evaluator"]
-    dataset: str
-    samples: int
-    labels: list[int] = field(default_factory=list)
+    dataset: DataName
+    samples: Samples
+    labels: Labels = field(default_factory=list)
     """The labels that this node declares to hold, ascending; empty when its data has none."""
     cuda: bool = False
     held: Held = field(default_factory=dict)
@@ -104,7 +120,7 @@ class Refusal:
     """The other end of a handshake."""
 
     kind: Kind
-    reason: str
+    reason: Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +151,7 @@ class Report:
     order: str
     worker: str
     round: int
-    samples: int
+    samples: Samples
     """How many samples the worker holds: the weight of its report, where weights are used."""
     metrics: Json = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict, repr=False)
@@ -153,7 +169,7 @@ class Failure:
     worker: str
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
-    reason: str
+    reason: Text
     code: Literal["", "permanent", "later", "progress", "transfer"] = ""
     """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``later`` (not
     before ``wait`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before), or ``transfer``

@@ -6,15 +6,16 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from fedws import curves, tensorfile
+from fedws import curves, stored, tensorfile
 from fedws.errors import RunFailed
+from fedws.foreign import CLEAN, line, printable, words
 from fedws.plan import Plan
 from fedws.tensors import Tensors
 
@@ -53,7 +54,7 @@ class Lines:
     def say(self, *texts: str) -> None:
         """Emit lines, once all that is held before them has been said."""
         if texts:
-            self._queue.append(_Entry(texts=texts))
+            self._queue.append(_Entry(texts=[line(text) for text in texts]))
             self._flush()
 
     def hold(self, about: Any = None) -> Callable[..., None]:
@@ -65,7 +66,7 @@ class Lines:
         self._queue.append(entry)
 
         def fill(*texts: str) -> None:
-            entry.texts = texts
+            entry.texts = [line(text) for text in texts]
             self._flush()
 
         return fill
@@ -98,6 +99,7 @@ class RunLog:
         """What a checkpoint holds beside the place."""
         self.groups: dict[str, list[int]] = {}
         """The labels that each worker declares."""
+        self._dropped: list[str] = []
         self._metrics: Any = None
         self._handler: logging.Handler | None = None
 
@@ -105,10 +107,12 @@ class RunLog:
         """Begin the record, or go on with it."""
         self._handler = _LogFile(self.directory / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(FORMAT))
+        self._handler.addFilter(CLEAN)
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
         self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
+        self.lines.say(*self._dropped)
 
     def place(self) -> dict[str, Any]:
         """Where the record stands, for a checkpoint: bytes of the log, what was not said yet, and the marks."""
@@ -124,15 +128,23 @@ class RunLog:
     def cut_back(self, version: int, place: Mapping[str, Any]) -> None:
         """Before :meth:`open`: forget all lines after ``place`` and all records after ``version``. Raises RunFailed."""
         path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
-        with contextlib.suppress(OSError, ValueError):  # they will be told again
-            self.groups = dict(json.loads((self.directory / "workers.json").read_text(encoding="utf-8")))
+        self.groups, self._dropped = stored.groups(self.directory / "workers.json")  # they will be told again
         try:
             os.truncate(log_file, min(place["log"], log_file.stat().st_size))
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-            self.records = [record for line in lines if (record := _parsed(line)) and record["round"] <= version]
+            self.records = [record for record in self._read(lines) if record["round"] <= version]
             write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         except OSError as error:
             raise RunFailed(f"the record in {self.directory} cannot be cut back: {error.strerror or error}") from None
+
+    def _read(self, lines: Sequence[str]) -> Iterator[Record]:
+        """Yield the records of lines; of one that cannot be used, say so when the log is open."""
+        for number, text in enumerate(lines, 1):
+            try:
+                yield stored.record(text)
+            except ValueError as error:
+                if text.endswith("}"):  # else it was cut off as it was written
+                    self._dropped.append(f"metrics.jsonl: line {number} was dropped ({words(error)})")
 
     def know(self, groups: Mapping[str, list[int]]) -> None:
         """Take and write the labels that each worker declares; of one that is not there, what it declared before."""
@@ -143,7 +155,7 @@ class RunLog:
 
     def record(self, kind: str, **fields: Any) -> None:
         """Write one line of metrics and show it to the observers. Raises RunFailed."""
-        record = {"kind": kind, **fields}
+        record: Record = _clean({"kind": kind, **fields})
         self.records.append(record)
         try:
             self._metrics.write(json.dumps(_known(record), allow_nan=False) + "\n")
@@ -172,19 +184,19 @@ class RunLog:
                 self._metrics.close()
 
 
+def _clean(value: Any) -> Any:
+    """Return what a record holds with each text in it printable and short."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _known(record: Record) -> Record:
     """Return a record as JSON can hold it: None for NaN and Infinity, which a loss may be, and likewise a metric."""
     found = {key: _known(value) if isinstance(value, Mapping) else value for key, value in record.items()}
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
-
-
-def _parsed(line: str) -> Record | None:
-    """A record, or None for a line that was not written whole."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and isinstance(record.get("round"), int) else None
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:

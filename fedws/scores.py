@@ -1,5 +1,6 @@
 """The lines that tell of a model's score, word for word those of the demo that fedws succeeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,21 @@ from fedws import digits
 
 FEDERATED = "federated"
 """The name of the federated model among the scored ones."""
+
+LONGEST = 64
+"""Characters of a set of labels in a line."""
+
+
+def number(loss: float | None) -> str:
+    """Return a loss with four decimals; one that has more than 15 digits before them, with an exponent.
+
+    A record has None for a loss that is no number.
+
+    >>> number(0.12345), number(1e300), number(None)
+    ('0.1235', '1.0000e+300', 'nan')
+    """
+    loss = math.nan if loss is None else loss
+    return f"{loss:.4e}" if abs(loss) >= 1e15 else f"{loss:.4f}"
 
 
 def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> list[str]:
@@ -22,13 +38,13 @@ def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> l
     """
     name = "Federated model" if record["model"] == FEDERATED else f"Model update {record['model']}"
     if record["correct"] is None:
-        return [f"{name}: Average loss: {record['loss']:.4f}"]
+        return [f"{name}: Average loss: {number(record['loss'])}"]
     histogram, samples = record["histogram"], record["samples"]
     result = f"Accuracy: {record['correct']}/{samples} ({100 * record['correct'] / samples:.2f}%)"
-    told = f"{name}: Average loss: {record['loss']:.4f}, {result}"
+    told = f"{name}: Average loss: {number(record['loss'])}, {result}"
     if not groups or histogram is None:
         return [told]
-    shares = (f"{digits.short(group)}: {100 * _count(histogram, group) // samples}%" for group in groups)
+    shares = (f"{digits.short(group, LONGEST)}: {100 * _count(histogram, group) // samples}%" for group in groups)
     return [f"{name}: Percentage numbers {', '.join(shares)}", told]
 
 

@@ -78,6 +78,8 @@ class Worker:
                 mapstyle.check_first(data)
         except ValueError as error:
             raise UsageError(f"dataset {dataset}: {error}") from error
+        if not len(data):
+            raise UsageError(f"dataset {dataset}: {node} holds no samples of it; a node needs at least 1")
         self.node = node
         self.policy = policy
         self._tasks = tasks
@@ -270,5 +272,5 @@ class Worker:
 
     def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
         """The answer to an order that was not carried out."""
-        line = " ".join(reason.split())[:500]  # it may quote the order, which may be of any size
+        line = printable(" ".join(reason.split()))  # it may quote the order, which may be of any size
         return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=line)

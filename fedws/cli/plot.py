@@ -1,7 +1,6 @@
 """``fedws plot RUN``: draw a run's curves again from its record."""
 
 import argparse
-import json
 from pathlib import Path
 
 from fedws.cli.parser import Parser
@@ -17,14 +16,11 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw, and say where."""
-    from fedws import curves
+    from fedws import curves, stored
     from fedws.errors import UsageError
 
     records = curves.read(arguments.run)
-    try:
-        groups = json.loads((arguments.run / "workers.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        groups = {}
+    groups, _ = stored.groups(arguments.run / "workers.json")
     path = arguments.output or arguments.run / "curves.png"
     try:
         curves.draw(records, groups, path, _title(arguments.run))

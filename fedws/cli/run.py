@@ -110,6 +110,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.plan import make
     from fedws.registry import load_plugin
     from fedws.rundir import finished_rounds, stored_settings
+    from fedws.scores import number
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
@@ -156,7 +157,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     elif plan.evaluator:
         scores = result.scores()
         if scores:  # of a model that does not classify
-            print(f"Federated loss after round {scores[-1]['round']}: {scores[-1]['loss']:.4f}")
+            print(f"Federated loss after round {scores[-1]['round']}: {number(scores[-1]['loss'])}")
         else:
             print("The federated model was not scored; the log says why")
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any, Literal
 
-from fedws import tensorfile
+from fedws import curves, tensorfile
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
 from fedws.claim import Claim, takeover
@@ -255,9 +254,8 @@ async def _clean(blobs: Blobs, nodes: Sequence[str], runlog: RunLog) -> None:
 
 def _finished(directory: Path) -> Result:
     """What a run left that had come to its end."""
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     model = tensorfile.load_file(directory / "model.safetensors")
-    return Result(model, [json.loads(line) for line in lines], directory)
+    return Result(model, curves.read(directory), directory)
 
 
 def _say_who_has_no_gpu(links: Mapping[str, Link], runlog: RunLog) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -29,11 +28,12 @@ from fedws.tensors import Tensors
 
 def _possible(score: Score) -> Score:
     """A score that could be one: a histogram is a classifier's, of as many samples; an evaluator may keep it back."""
-    counts = score.histogram or []
-    if (score.correct is None and score.histogram is not None) or not 0 <= (score.correct or 0) <= score.samples:
-        raise ValueError(f"{score.correct} correct of {score.samples}, with the histogram {score.histogram}")
-    if score.histogram is not None and (min(counts, default=0) < 0 or sum(counts) != score.samples):
-        raise ValueError(f"a histogram {counts} of {score.samples} samples")
+    if score.correct is None and score.histogram is not None:
+        raise ValueError("a histogram without the number of correct predictions")
+    if (score.correct or 0) > score.samples:
+        raise ValueError(f"{score.correct} correct of {score.samples} samples")
+    if score.histogram is not None and sum(score.histogram) != score.samples:
+        raise ValueError(f"a histogram of {sum(score.histogram)} predictions for {score.samples} samples")
     return score
 
 
@@ -269,8 +269,8 @@ class Scorer:
         entry.lines += self._told(record)
 
     def _told(self, record: Record) -> list[str]:
-        """The lines of a score; in one that was read again, JSON left a loss out that is no number."""
-        return score_lines({**record, "loss": math.nan if record["loss"] is None else record["loss"]}, self._groups)
+        """Return the lines of a score."""
+        return score_lines(record, self._groups)
 
     def _skip_oldest(self) -> None:
         """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""

@@ -154,7 +154,8 @@ def test_read_leaves_out_a_line_that_was_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", [b'{"kind": ', b"17", b"[1, 2]", b"\xff"])
 def test_read_names_a_line_that_is_no_record(tmp_path: Path, line: bytes) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(b"{}\n" + line + b"\n{}\n")
+    whole = json.dumps(timing(1)).encode() + b"\n"
+    (tmp_path / "metrics.jsonl").write_bytes(whole + line + b"\n" + whole)
     with pytest.raises(UsageError, match=r"metrics\.jsonl: line 2 is no record"):
         read(tmp_path)
 

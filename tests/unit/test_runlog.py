@@ -3,6 +3,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.errors import RunFailed
+from fedws.evaluation import Score
+from fedws.foreign import printable
 from fedws.plan import Plan
 from fedws.runlog import Lines, RunLog, log, write_tensors
 
@@ -160,10 +163,14 @@ def test_every_line_of_metrics_is_json(tmp_path_factory: pytest.TempPathFactory,
     finally:
         record.close()
     assert text.endswith("\n") and len(text.splitlines()) == 1
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
-    }
-    assert strict(text) == {"kind": "score", **finite}
+    assert strict(text) == {"kind": "score", **{key: kept(value) for key, value in fields.items()}}
+
+
+def kept(value: Any) -> Any:
+    """What a record keeps of a value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return printable(value) if isinstance(value, str) else value
 
 
 def test_metrics_of_nodes_are_json_too(record: RunLog) -> None:
@@ -292,7 +299,8 @@ def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
     scores = record.lines.hold([2, "federated"])
     record.lines.say("behind the scores")
     place = record.place()
-    record.record("score", round=2, model="federated", loss=math.nan)
+    score = Score(samples=10, loss=math.nan)
+    record.record("score", round=2, model="federated", accuracy=score.accuracy, **asdict(score))
     record.record("round", round=3)
     scores("scores of round 2")
     record.close()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from fedws.decoder import Decoder
 from fedws.errors import ProtocolError, TooLarge, UsageError
+from fedws.foreign import printable
 from fedws.header import MAX_HEADER, misnamed
-from fedws.limits import Accepted
+from fedws.limits import CLASSES, SAMPLES, Accepted
 from fedws.messages import MESSAGES, Challenge, Failure, Hello, Join, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, encode
@@ -57,6 +58,8 @@ _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=
 _tensors = st.dictionaries(_names.filter(lambda name: not misnamed(name)), _tensor(), max_size=4)
 _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _held = st.dictionaries(_secrets, st.integers(0, 2**63), max_size=4)
+_texts = _words.map(printable)
+_samples = st.integers(1, SAMPLES)
 _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Hello,
@@ -72,16 +75,16 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Proof, proof=_secrets, takeover=_secrets),
     st.builds(
         Welcome,
-        node=_words,
+        node=_names,
         role=st.sampled_from(["worker", "evaluator"]),
         dataset=_words,
-        samples=_whole,
-        labels=st.lists(_whole, max_size=4),
+        samples=_samples,
+        labels=st.sets(st.integers(0, CLASSES - 1), max_size=4).map(sorted),
         cuda=st.booleans(),
         held=_held,
         blobs=st.booleans(),
     ),
-    st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_words),
+    st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_texts),
     st.builds(
         Order,
         id=_words,
@@ -93,14 +96,14 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         held=_held,
         tensors=_tensors,
     ),
-    st.builds(Report, order=_words, worker=_words, round=_whole, samples=_whole, metrics=_json, tensors=_tensors),
+    st.builds(Report, order=_words, worker=_words, round=_whole, samples=_samples, metrics=_json, tensors=_tensors),
     st.builds(
         Failure,
         order=_words,
         worker=_words,
         round=_whole,
         kind=st.sampled_from(["refused", "failed", "rejected", "lost"]),
-        reason=_words,
+        reason=_texts,
     ),
 )
 

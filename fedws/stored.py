@@ -1,0 +1,83 @@
+"""What a run has stored, checked when it is read again: an earlier version took from nodes what this one refuses."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedws.evaluation import Score
+from fedws.messages import Labels
+from fedws.plan import explain
+
+_Round = Annotated[int, Field(ge=0, lt=2**48)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    """Any record; what else is in it is the coordinator's own."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    kind: str
+    round: _Round
+    metrics: dict[str, _Finite | None] = {}
+
+
+class _Scored(_Record):
+    """The score of a model; a loss that is no number was stored as null."""
+
+    kind: Literal["score"]
+    model: Annotated[str, Field(max_length=64)]
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None
+
+
+_SCORE, _LABELS = TypeAdapter(Score), TypeAdapter(Labels)
+
+
+def record(text: str | bytes) -> dict[str, Any]:
+    """Return the record of a line of ``metrics.jsonl``. Raises ValueError with the reason for one that cannot be used.
+
+    >>> record('{"kind": "round", "round": 1, "seconds": 0.5}')
+    {'kind': 'round', 'round': 1, 'seconds': 0.5}
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it is no record")
+    try:
+        if found.get("kind") != "score":
+            _Record.model_validate(found)
+            return found
+        _Scored.model_validate(found)
+        score = {key: found[key] for key in ("samples", "loss", "correct", "histogram")}
+        _SCORE.validate_python({**score, "loss": 0.0} if score["loss"] is None else score)
+    except KeyError as error:
+        raise ValueError(f"a score without {error}") from None
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+    if (found["correct"] is None and found["histogram"] is not None) or (found["correct"] or 0) > found["samples"]:
+        raise ValueError("its numbers do not fit together")
+    return found
+
+
+def groups(path: Path) -> tuple[dict[str, list[int]], list[str]]:
+    """Return the labels that each worker declared, from ``workers.json``, and a line for each that cannot be used.
+
+    Both are empty where there is no such file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}, []
+    known: dict[str, list[int]] = {}
+    dropped = []
+    for worker, labels in found.items() if isinstance(found, Mapping) else ():
+        try:
+            known[worker] = _LABELS.validate_python(labels, strict=True)
+        except ValidationError as error:
+            dropped.append(f"{path.name}: the labels of {worker} were dropped ({explain(error)})")
+    return known, dropped

@@ -1,0 +1,77 @@
+"""What a run stored is checked when it is read: no value that a node once sent ends in a traceback."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedws import stored
+from fedws.runlog import RunLog
+from fedws.scores import score_lines
+
+SCORE = {
+    "kind": "score", "round": 1, "version": 1, "model": "alice", "accuracy": 0.5, "samples": 4, "loss": 1.5,
+    "correct": 2, "histogram": [1, 3],
+}  # fmt: skip
+WRONG: dict[str, Any] = {
+    "no object": [1],
+    "no round": {"kind": "round"},
+    "a round of text": {**SCORE, "round": "1"},
+    "metrics that are no numbers": {"kind": "round", "round": 1, "metrics": {"loss": "x"}},
+    "no samples": {**SCORE, "samples": 0},
+    "samples below 0": {**SCORE, "samples": -4},
+    "samples of text": {**SCORE, "samples": "4"},
+    "a negative count": {**SCORE, "histogram": [-1, 5]},
+    "a long histogram": {**SCORE, "histogram": [0] * 100_001},
+    "more correct than samples": {**SCORE, "correct": 5},
+    "a histogram without correct": {**SCORE, "correct": None},
+    "an accuracy of text": {**SCORE, "accuracy": "high"},
+    "an accuracy of 2": {**SCORE, "accuracy": 2.0},
+    "a loss of text": {**SCORE, "loss": "x" * 500_000},
+    "no model": {key: value for key, value in SCORE.items() if key != "model"},
+    "no loss": {key: value for key, value in SCORE.items() if key != "loss"},
+}
+
+
+@pytest.mark.parametrize("loss", [1.5, None, 1, 1e300])
+def test_a_record_that_can_be_is_read_as_it_is(loss: Any) -> None:
+    record = {**SCORE, "loss": loss}
+    assert stored.record(json.dumps(record)) == record
+    assert all(len(line) < 100 for line in score_lines(record, [[0], [1, 9]]))
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_record_that_cannot_be_is_dropped_with_a_line(what: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        stored.record(json.dumps(WRONG[what]))
+    assert len(str(caught.value)) < 300
+    log = RunLog(tmp_path)
+    log.open()
+    log.record("round", round=1)
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(WRONG[what]) + "\n")
+    again = RunLog(tmp_path)
+    again.cut_back(1, {"log": 0})
+    again.open()
+    again.close()
+    assert [record["kind"] for record in again.records] == ["round"]
+    text = (tmp_path / "run.log").read_text()
+    assert what == "no object" or "metrics.jsonl: line 2 was dropped (" in text
+
+
+@pytest.mark.parametrize("labels", [[-1], [1, 0], [0, 0], [100_000], list(range(1001)), ["1"], [True], 7, None])
+def test_labels_that_cannot_be_are_dropped_with_a_line(labels: Any, tmp_path: Path) -> None:
+    path = tmp_path / "workers.json"
+    path.write_text(json.dumps({"alice": labels, "bob": [0, 7]}))
+    known, (line,) = stored.groups(path)
+    assert known == {"bob": [0, 7]}
+    assert line.startswith("workers.json: the labels of alice were dropped (") and len(line) < 300
+
+
+@pytest.mark.parametrize("text", ["", "7", "[" * 100_000, '"x"', "\x00"])
+def test_a_file_of_something_else_holds_no_labels(text: str, tmp_path: Path) -> None:
+    (tmp_path / "workers.json").write_text(text)
+    assert stored.groups(tmp_path / "workers.json") == ({}, [])
+    assert stored.groups(tmp_path / "nowhere") == ({}, [])
