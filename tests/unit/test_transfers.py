@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.decoder import Partial
-from fedws.errors import ProtocolError, TooLarge
+from fedws.errors import ProtocolError, TooLarge, Undelivered
 from fedws.header import Header, parsed
 from fedws.limits import Accepted
 from fedws.messages import Hello, Message, Order
 from fedws.transfers import CHUNK, Transfers
+from fedws.wire import encode
 
 LIMIT = 2**26
 SIZE = 3 * CHUNK + 100
@@ -207,3 +208,32 @@ async def test_what_was_cut_is_not_changed_under_the_message_before() -> None:
     first = await received(receiver, await encoded(Transfers(), order(seed=1)))
     await cut(receiver, await encoded(Transfers(), order(seed=2)), 3 * CHUNK)
     assert same(first, order(seed=1))
+
+
+class _Other:
+    """An object store that hands out other bytes than were put there."""
+
+    async def get(self, node: str, digest: str, into: memoryview) -> None:
+        into[:] = bytes(len(into))
+
+
+async def test_a_store_that_hands_out_other_bytes_does_not_change_the_message_before() -> None:
+    """They are fetched into memory of their own, also under the digest of the body that a node works on."""
+    receiver = Transfers(_Other(), keep=True)  # type: ignore[arg-type]
+    sent = order()
+    digest = named(await encoded(Transfers(), sent))
+    first = await received(receiver, await encoded(Transfers(), sent))
+    with pytest.raises(Undelivered, match="not the one of the digest"):
+        await received(receiver, [bytes(piece) for piece in encode(sent).stored(digest, Accepted(LIMIT)).fragments()])
+    assert same(first, sent)
+
+
+async def test_a_coordinator_continues_no_report_that_it_has_taken() -> None:
+    receiver, sent = Transfers(), order()
+    pieces = await encoded(Transfers(), sent)
+    first = await received(receiver, pieces)
+    sender = Transfers()
+    sender.tell({named(pieces): CHUNK})
+    with pytest.raises(ProtocolError, match="of a body that did not begin here"):
+        await received(receiver, await encoded(sender, sent))
+    assert same(first, sent)
