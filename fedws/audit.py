@@ -22,7 +22,7 @@ import filelock
 from fedws import folders
 from fedws.counts import DAY, Counted, Counts
 from fedws.errors import UsageError
-from fedws.foreign import printable
+from fedws.foreign import printable, words
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
@@ -162,7 +162,7 @@ def verify(path: Path) -> tuple[Head, list[str]]:
             head: Head | None = _head(path)
         except OSError as error:
             head = None
-            problems += [str(error)] if end.size else []
+            problems += [words(error)] if end.size else []
         for line in read(path):
             if head is not None and end.lines == head.lines:
                 behind += 1

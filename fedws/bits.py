@@ -6,6 +6,7 @@ The first of eight is the highest bit of its byte, as in numpy's packbits; bits 
 import numpy as np
 import torch
 
+from fedws.foreign import words
 from fedws.records import check
 
 
@@ -32,7 +33,7 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     try:
         check(packed, size(bits))
     except ValueError as error:
-        raise ValueError(f"wrong bit count, {bits} are wanted: {error}") from None
+        raise ValueError(f"wrong bit count, {bits} are wanted: {words(error)}") from None
     values = packed.numpy()
     if bits % 8 and (values[:, -1] & (0xFF >> bits % 8)).any():
         raise ValueError(f"wrong bit count: bits beyond the {bits} of a record are set")

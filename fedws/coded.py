@@ -12,6 +12,7 @@ from fedws.deliveries import Delivery, Facts
 from fedws.encoding import Encoding
 from fedws.errors import RejectedUpdate
 from fedws.featurestore import FEATURES, LABELS
+from fedws.foreign import words
 from fedws.messages import Report
 from fedws.policy import Features
 from fedws.ranges import Positive
@@ -93,6 +94,6 @@ class Coded(BaseModel):
                 for part in report.tensors[FEATURES].split(few):
                     encoding.decode(part, facts["shape"])
             except ValueError as error:
-                problem = str(error)
+                problem = words(error)
         if problem:
             raise RejectedUpdate(f"records {delivery.arrived} to {delivery.arrived + count}: {problem}")

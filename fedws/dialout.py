@@ -64,7 +64,7 @@ class _Joining:
             self._said = ""
             await self._service.handle(channel, first)
         except Exception as error:
-            reason = str(error) if isinstance(error, LinkError) else "an error in the node"
+            reason = printable(str(error)) if isinstance(error, LinkError) else "an error in the node"
             raise
         finally:
             await channel.close(reason)  # nothing, where that has been done

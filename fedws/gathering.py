@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fedws.deliveries import Delivery, Facts
 from fedws.errors import RejectedUpdate
+from fedws.foreign import words
 from fedws.gathering_algorithm import GatheringAlgorithm
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
@@ -129,7 +130,7 @@ class Gathering:
                 self._algorithm.coded.agree(facts, state.shape, state.label)
                 facts.admit(samples, state.stated, self._terms.features)
             except (ValidationError, RejectedUpdate) as error:
-                problem = explain(error) if isinstance(error, ValidationError) else str(error)
+                problem = explain(error) if isinstance(error, ValidationError) else words(error)
                 return replace(state, roster=state.roster.fail(rejected(report, f"its features: {problem}")))
             roster = roster.say(f"{worker} has {facts.told()}")
             return replace(state, roster=roster).deliver(worker, facts=facts.model_dump())

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from fedws.errors import FedwsError
-from fedws.foreign import line, printable, words
+from fedws.foreign import LINE, line, printable, words
 
 PLUGIN = "fedws_plugin_"
 """The beginning of the name of each module that is loaded with ``--plugin``."""
@@ -55,7 +55,7 @@ def told(error: BaseException) -> str:
     if not isinstance(error, FedwsError | OSError):
         return placed(error)
     place = where(error)
-    return line(" ".join(str(error).split()) + (f" ({place})" if place else ""))
+    return line(words(error, LINE) + (f" ({place})" if place else ""))
 
 
 def summary(error: BaseException, longest: int = 300) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fedws import targets
-from fedws.foreign import words
 from fedws.interfaces import Dataset
+from fedws.located import summary
 from fedws.samples import Part, batch
 
 WANTED = "it must have a length, and data[i] must be a pair of input and target"
@@ -34,7 +34,7 @@ def check(data: object) -> None:
     try:
         length = len(data)  # type: ignore[arg-type]
     except Exception as error:  # of a user's own class
-        raise ValueError(f"its length cannot be read: {_line(error)}; {WANTED}") from error
+        raise ValueError(f"its length cannot be read: {summary(error)}; {WANTED}") from error
     if length:
         targets.check(data)  # type: ignore[arg-type]
 
@@ -44,7 +44,7 @@ def check_first(data: Dataset) -> None:
     try:
         sample = data[0]
     except Exception as error:  # of a user's own class
-        raise ValueError(f"its first sample cannot be read: {_line(error)}") from error
+        raise ValueError(f"its first sample cannot be read: {summary(error)}") from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         size = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
         raise ValueError(f"its first sample is a {type(sample).__name__}{size}; data[i] must be a pair: input, target")
@@ -52,7 +52,7 @@ def check_first(data: Dataset) -> None:
         _, target = batch(data, torch.tensor([0]))
     except Exception as error:  # of a user's own class, or of a type that cannot be stacked
         raise ValueError(
-            f"its first sample cannot become a batch: {_line(error)}; inputs and targets must be tensors or numbers, "
+            f"its first sample cannot become a batch: {summary(error)}; inputs and targets must be tensors or numbers, "
             "or dicts, tuples or lists of these"
         ) from error
     for leaf in _leaves(target):
@@ -70,8 +70,3 @@ def _leaves(tree: Any) -> Iterator[Any]:
             yield from _leaves(part)
     else:
         yield tree
-
-
-def _line(error: Exception) -> str:
-    """Return an exception's type and text as one line."""
-    return f"{type(error).__name__}: {words(error, 300)}"

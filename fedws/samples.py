@@ -9,6 +9,7 @@ from torch.utils.data import Subset, default_collate
 
 from fedws import targets
 from fedws.errors import TaskError
+from fedws.foreign import words
 from fedws.interfaces import Dataset
 from fedws.nested import described, tensors
 from fedws.tensors import raw
@@ -73,7 +74,7 @@ class Part:
             try:
                 self._known = targets.tensor(self._whole)[self._indices]
             except ValueError as error:
-                raise AttributeError(str(error)) from None
+                raise AttributeError(words(error)) from None
         return self._known
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from torch import nn
 from fedws import registry
 from fedws.cuts import split
 from fedws.errors import UsageError
+from fedws.foreign import printable
 
 RECORDS, ROUNDS = 50_000, 100
 """Those of the published claim: CIFAR-10, and FedAvg's rounds."""
@@ -69,7 +70,7 @@ def measure(
         try:
             features = extractor(torch.empty(1, *shape))
         except RuntimeError as error:
-            problem = str(error).splitlines()[0]
+            problem = printable(str(error).splitlines()[0])
             raise UsageError(
                 f"--shape {times(shape)} does not fit {net}: {problem}; name that of its samples, as --shape 1x28x28"
             ) from error

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedws.evaluation import Score
+from fedws.foreign import words
 from fedws.messages import Labels
 from fedws.plan import explain
 
@@ -56,7 +57,7 @@ def record(text: str | bytes) -> dict[str, Any]:
         score = {key: found[key] for key in ("samples", "loss", "correct", "histogram")}
         _SCORE.validate_python({**score, "loss": 0.0} if score["loss"] is None else score)
     except KeyError as error:
-        raise ValueError(f"a score without {error}") from None
+        raise ValueError(f"a score without {words(error)}") from None
     except ValidationError as error:
         raise ValueError(explain(error)) from None
     if (found["correct"] is None and found["histogram"] is not None) or (found["correct"] or 0) > found["samples"]:

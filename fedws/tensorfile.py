@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from fedws.foreign import words
 from fedws.tensors import DTYPES, NAMES, Tensors, reals
 
 DTYPES_KEY = "fedws.dtypes"
@@ -74,7 +75,7 @@ def restored(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.T
         for name, dtype in json.loads(metadata.get(DTYPES_KEY, "{}")).items():
             found[name] = _as_it_was(found[name], DTYPES[dtype])
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {error}") from None
+        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {words(error)}") from None
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from fedws.errors import UsageError
+from fedws.foreign import words
 
 _turn = threading.Lock()  # while torch.fx traces, methods of nn.Module are replaced, for all threads
 
@@ -117,7 +118,7 @@ def _traced(module: nn.Module) -> _Tracer:
                 tracer.trace(module)
         except Exception as error:  # whatever a model raises when it is given what stands for a tensor
             if not tracer.closed:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = words(error)
                 raise UsageError(f"{type(module).__name__} cannot be cut, as it cannot be traced: {reason}") from error
             whole.add(tracer.closed)
         else:

@@ -7,6 +7,7 @@ import torch
 
 from fedws import digits, holding, registry, shares, targets
 from fedws.errors import UsageError
+from fedws.foreign import words
 from fedws.interfaces import Dataset
 
 MOST_LINES = 1000
@@ -58,7 +59,7 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
         classes = int(targets.labels(data).max()) + 1
         counts = torch.bincount(targets.labels(part), minlength=classes)
     except ValueError as error:
-        return Held(part, wanted, why=str(error), unasked=unasked)
+        return Held(part, wanted, why=words(error), unasked=unasked)
     return Held(part, wanted, tuple(counts.tolist()), unasked=unasked)
 
 

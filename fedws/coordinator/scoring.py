@@ -17,6 +17,7 @@ from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.errors import RunFailed
 from fedws.evaluation import Score
+from fedws.foreign import words
 from fedws.messages import Failure, Order
 from fedws.plan import Scoring, explain
 from fedws.repeated import NEVER, Repeated
@@ -211,7 +212,7 @@ class Scorer:
             entry.waiting.appendleft((model, path))
             raise
         except (OSError, SafetensorError) as error:
-            entry.missing.setdefault(str(error), []).append(model)
+            entry.missing.setdefault(words(error), []).append(model)
             return
         if isinstance(answer, Failure) and answer.kind == "lost":
             entry.lost = entry.lost.after(answer)

@@ -15,6 +15,7 @@ from fedws.coordinator.own import LENGTH
 from fedws.decoder import Decoder
 from fedws.errors import FedwsError, UsageError
 from fedws.featurestore import FeatureStore
+from fedws.foreign import CLEAN
 from fedws.interfaces import Task
 from fedws.limits import ANY
 from fedws.located import told
@@ -32,6 +33,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
     torch.set_num_threads(given["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger().handlers[0].addFilter(CLEAN)
     if given.get("verbose"):
         logging.getLogger("fedws").setLevel(logging.DEBUG)
     for plugin in given["plugin"]:

@@ -1,0 +1,308 @@
+"""Peers with control characters and 500,000 characters in every text: no line of log, record or terminal obeys them."""
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+
+import fedws
+from fedws import audit
+from fedws.cli.console import guarded
+from fedws.errors import FedwsError, LinkError
+from fedws.foreign import LINE
+from fedws.interfaces import Channel, Limits
+from fedws.messages import (
+    MESSAGES,
+    Challenge,
+    DataName,
+    Failure,
+    Hello,
+    Join,
+    Json,
+    Message,
+    Name,
+    Order,
+    Refusal,
+    Report,
+    Text,
+    Welcome,
+)
+from fedws.schemes import transport
+from fedws.worker import ALL
+from tests.callers import HELLO, closed, data, order, rough, welcomed
+from tests.nodes import Points, evaluating, registered, settings, worker
+
+HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2028\ufeff"
+SHORT = HOSTILE + "x" * 60
+LONG = HOSTILE + "x" * 500_000
+HANDSHAKE = HOSTILE + "x" * 60_000
+"""As long as it may be before a proof."""
+PREFIX = 60
+"""Characters that a handler or a command puts before a line: the time, its name."""
+TEXTS: list[object] = [str, Name, Text, DataName, Json]
+SECRET = "ab" * 32
+
+
+def texts(kind: type[Message]) -> list[str]:
+    """The fields of a message that hold text."""
+    return [field.name for field in dataclasses.fields(kind) if field.type in TEXTS]
+
+
+def hostile(message: Message, name: str, text: str) -> Message:
+    """The message with a hostile text in that field, or in that key of a map; a map gets it as a key too."""
+    name, _, key = name.partition(".")
+    value: Any = text
+    if key or name in ("settings", "metrics"):
+        value = {**getattr(message, name), text[:1000]: 1.0, key or "loss": text}
+    return replace(message, **{name: value})
+
+
+def right(line: str) -> bool:
+    return line.isprintable() and len(line) <= LINE + PREFIX
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in value.items() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from strings(each)
+
+
+@pytest.fixture(autouse=True)
+def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
+    monkeypatch.setattr("fedws.gate.Complaints.APART", 0.0)
+    with registered():
+        yield
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """Every line that a program which uses the library would log, debug lines and tracebacks too."""
+    found: list[str] = []
+    handler, log = logging.Handler(), logging.getLogger("fedws")
+    handler.emit = lambda record: found.extend(logging.Formatter().format(record).split("\n"))  # type: ignore[method-assign]
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    yield found
+    log.setLevel(level)
+    log.removeHandler(handler)
+
+
+def terminal(error: BaseException, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a command prints for an error, with its traceback."""
+
+    def work() -> int:
+        raise error
+
+    guarded("fedws run", work, verbose=True)
+    out, err = capsys.readouterr()
+    return [line for line in (out + err).split("\n") if line]
+
+
+def kept(folder: Path) -> list[str]:
+    """Every line of a run's log and every text of its record."""
+    found: list[str] = []
+    for path in folder.rglob("run.log"):
+        found += path.read_text(encoding="utf-8").split("\n")
+    for path in folder.rglob("metrics.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found += strings(json.loads(line))
+    return found
+
+
+# ------------------------------------------------------------------ a coordinator and its nodes
+
+Node = Callable[[Channel], Awaitable[None]]
+
+
+def greets_with(message: Message) -> Node:
+    async def node(channel: Channel) -> None:
+        await channel.receive()
+        await channel.send(message)
+        await channel.receive()
+
+    return node
+
+
+def answers_with(answer: Message, *fields: str) -> Node:
+    """Welcome the run, and give each order an answer that is right but for the hostile text."""
+
+    async def node(channel: Channel) -> None:
+        await channel.receive()
+        channel.admit()
+        await channel.send(worker()._welcome)
+        while True:
+            asked = await channel.receive()
+            assert isinstance(asked, Order)
+            known: dict[str, Any] = {"order": asked.id, "worker": asked.worker, "round": asked.round}
+            await channel.send(replace(answer, **{key: value for key, value in known.items() if key not in fields}))
+
+    return node
+
+
+FAILURE = Failure(order="", worker="alice", round=1, kind="failed", reason="")
+REPORT = Report(order="", worker="alice", round=1, samples=120)
+WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120)
+GREETINGS: list[Message] = [
+    WELCOME,
+    Refusal(kind="node", reason=""),
+    Challenge(node="alice", nonce=SECRET, proof=SECRET),
+    HELLO,
+    Join(node="alice", protocol=1, instance=SECRET),
+]
+NODES: dict[str, Node] = {
+    f"{type(message).__name__}.{name}, {len(text):,} characters": greets_with(hostile(message, name, text))
+    for message in GREETINGS
+    for name in texts(type(message))
+    for text in (SHORT, HANDSHAKE)
+} | {
+    f"{type(message).__name__}.{name}, {len(text):,} characters": answers_with(hostile(message, name, text), name)
+    for message in (FAILURE, REPORT)
+    for name in texts(type(message))
+    for text in (SHORT, LONG)
+}
+
+
+@pytest.mark.parametrize("what", NODES)
+async def test_a_run_with_a_hostile_worker(
+    what: str, tmp_path: Path, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def handle(channel: Channel) -> None:
+        with contextlib.suppress(LinkError):
+            await NODES[what](channel)
+
+    told = []
+    async with transport("memory://alice").serve("memory://alice", handle, Limits()):
+        plan = settings({"alice": "memory://alice"}, training_rounds=1, silence=0.3)
+        try:
+            await fedws.run(run_dir=tmp_path / "run", **plan)
+        except FedwsError as error:
+            told = [str(error), *terminal(error, capsys)]
+    assert told, "such a worker ends no run well"
+    assert all(right(line) for line in (*lines, *told, *kept(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["loss", "correct", "histogram", "mine", LONG])
+@pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
+async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Path, lines: list[str]) -> None:
+    def score(order: Order, workspace: fedws.Workspace) -> Report:
+        own = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10, name: text}
+        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=own)
+
+    async with (
+        fedws.serving(worker(), "memory://alice"),
+        fedws.serving(evaluating(score), "memory://testing"),
+    ):
+        plan = settings({"alice": "memory://alice", "testing": "memory://testing"}, training_rounds=1)
+        await fedws.run(run_dir=tmp_path / "run", **plan)
+    found = [*lines, *kept(tmp_path)]
+    assert found and all(right(line) for line in found)
+
+
+# ------------------------------------------------------------------ a node and its callers
+
+
+@pytest.mark.parametrize("name", [*texts(Order), "settings.model", "settings.dataset", "settings.optimizer"])
+@pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
+async def test_a_worker_and_a_hostile_order(
+    name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer, or the reason of its close, is fit for a terminal too."""
+    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.INSECURE)
+    log = audit.Audit(tmp_path / "alice.jsonl")
+    node = fedws.Worker("alice", "points", Points(Path(), True), policy=ALL, audit=log)
+    async with fedws.serving(node, "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        await socket.send(data(hostile(order(), name, text)))
+        await socket.send(data(order(worker="bob")))  # which ends the link
+        reason = await closed(socket)
+    assert reason.isprintable()
+    written = [line for entry in audit.read(log.path) for line in strings(entry)]
+    assert lines and all(right(line) for line in (*lines, *written))
+
+
+@pytest.mark.parametrize("name", texts(Hello))
+@pytest.mark.parametrize("text", [SHORT, HOSTILE + "x" * 50, HANDSHAKE], ids=["short", "a name", "long"])
+async def test_a_worker_and_a_hostile_caller(
+    name: str, text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.INSECURE)
+    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+        await socket.send(data(hostile(HELLO, name, text)))
+        await socket.send(data(HELLO))
+        assert (await closed(socket)).isprintable()
+    assert lines and all(right(line) for line in lines)
+
+
+def test_every_message_is_among_the_attacks() -> None:
+    """So is one that is added."""
+    tried = {type(message) for message in GREETINGS} | {Failure, Report, Order, Hello}
+    assert {kind for kind in MESSAGES.values() if texts(kind)} <= tried
+
+
+# ------------------------------------------------------------------ below the messages
+
+UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+RAW = b"\xff\x9b2J\x9d0;title\x9c"  # control bytes that HTTP lets through
+ANSWERS: dict[str, bytes] = {
+    "an accept key": UPGRADE + b"Sec-WebSocket-Accept: " + RAW + b"\r\n\r\n",
+    "an upgrade": UPGRADE.replace(b": websocket", b": " + RAW) + b"\r\n",
+    "a status": b"HTTP/1.1 500 " + RAW + b"\r\n\r\n",
+    "a version": b"HTTP/9." + RAW + b" 200 OK\r\n\r\n",
+    "a header": UPGRADE + RAW + b"\r\n\r\n",
+    "a long header": UPGRADE + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
+    "an extension": UPGRADE + b"Sec-WebSocket-Extensions: " + RAW + b"\r\n\r\n",
+    "no HTTP": RAW * 100,
+}
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    handling: list[asyncio.Task[Any] | None] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handling.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await asyncio.gather(*filter(None, handling))
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+async def test_an_answer_of_something_that_is_no_node(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async with answering(ANSWERS[what]) as url:
+        with pytest.raises(LinkError) as caught:
+            await transport(url).connect(url, Limits(silence=3))
+    assert all(right(line) for line in (str(caught.value), *terminal(caught.value, capsys)))
+    assert len(str(caught.value)) < 600
+
+
+async def test_a_reason_to_close(capsys: pytest.CaptureFixture[str]) -> None:
+    async def handle(socket: ServerConnection) -> None:
+        await socket.close(4000, HOSTILE)
+
+    async with serve(handle, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        channel = await transport(url).connect(url, Limits())
+        with pytest.raises(LinkError) as caught:
+            await channel.receive()
+        await channel.close()
+    assert str(caught.value).isprintable() and all(right(line) for line in terminal(caught.value, capsys))

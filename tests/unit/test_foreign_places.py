@@ -1,0 +1,159 @@
+"""Where the text of others becomes a part of a line: only through what makes it printable and short.
+
+The sources are read, not run. A text of others is what an exception says that is not one of fedws, and what a field of
+a message holds. A line that is put together from it must go, in the same expression, into ``foreign.printable`` or
+``foreign.words``, or where every line is made printable: an error of fedws, a log record, the lines of a run.
+"""
+
+import ast
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedws import errors, foreign
+from fedws.messages import MESSAGES, DataName, Json, Name, Text
+from tests.support import REPOSITORY
+
+ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+CLEANS = {"printable", "words", "line", "trace"}
+"""What makes a text printable."""
+THROUGH = {"summary", "told", "placed", "explain", "problem", "why", "unaccepted"}
+"""What gives a text that is printable; test_foreign.py and the tests of their files show it."""
+OUT = {"hear", "say", "info", "warning", "error", "debug"}
+"""Where a line leaves: complaints and log records, and the lines of a run."""
+MESSAGE = {
+    "hello", "join", "challenge", "proof", "welcome", "refusal", "refused", "order", "report", "failure", "answer",
+    "message", "first", "event", "lost",
+}  # fmt: skip
+"""The names that messages and events have in the code."""
+TEXTS = {"node", "run", "coordinator", "dataset", "reason", "id", "worker", "task", "settings", "order", "metrics"}
+"""Fields of messages that hold texts, or maps with texts."""
+TEXTUAL: list[object] = [str, Name, Text, DataName, Json]
+"""The types of such fields."""
+KNOWN = {
+    ("fedws/roster.py", "{failure.reason}"): "a decoded reason is printable; it is said in a line of the run",
+    ("fedws/roster.py", "{event.reason}"): "the text of an error of fedws, said in a line of the run",
+    ("fedws/roster.py", "{event.worker}"): "a name from the plan",
+    ("fedws/worker.py", "{order.task}"): "the name of a task that was found; the text goes through printable",
+    ("fedws/data/cifar10.py", "{error.strerror}"): "a text of the system's, for an error of fedws",
+    ("fedws/mqtt/end.py", "str(gap)"): "an exception of that module, with numbers only",
+    ("fedws/mqtt/end.py", "str(flood)"): "an exception of that module, with numbers only",
+}
+"""The places that are right without, and why."""
+
+
+def _types(node: ast.expr | None) -> set[str]:
+    """Return the names of the exceptions that a handler catches."""
+    if isinstance(node, ast.Tuple):
+        return {name for each in node.elts for name in _types(each)}
+    return {"BaseException"} if node is None else {ast.unparse(node).rpartition(".")[2]}
+
+
+def _theirs(tree: ast.Module) -> Iterator[ast.expr]:
+    """Yield each use of an exception that is not of fedws, and of a message's text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.name and not _types(node.type) <= ERRORS:
+            inner = (each for statement in node.body for each in ast.walk(statement))
+            yield from (each for each in inner if isinstance(each, ast.Name) and each.id == node.name)
+        elif isinstance(node, ast.Attribute) and node.attr in TEXTS and getattr(node.value, "id", "") in MESSAGE:
+            yield node
+
+
+def _called(node: ast.AST) -> str:
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+
+
+def unclean(source: str) -> list[str]:
+    """Return the expressions of a source that make a line of foreign text, and do not make it printable.
+
+    >>> unclean('try: f()\\nexcept OSError as error: print(f"no: {error}")')
+    ['{error}']
+    """
+    tree = ast.parse(source)
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    found = []
+    for use in _theirs(tree):
+        formatted, clean = "", False
+        node: ast.AST = use
+        while not isinstance(parent := parents[node], ast.stmt):
+            call = _called(parent)
+            if call and node is not getattr(parent, "func", None):
+                clean = clean or call in CLEANS | THROUGH | OUT | ERRORS or call == "type"
+                if call in {"str", "repr", "format", "join", "print", "exit", "write"}:
+                    formatted = formatted or ast.unparse(parent)
+            percent = isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Mod)
+            if isinstance(parent, ast.FormattedValue) or percent:
+                formatted = formatted or ast.unparse(parent)
+            node = parent
+        if formatted and not clean:
+            found.append(formatted)
+    return found
+
+
+def sources() -> list[Path]:
+    folders = [REPOSITORY / "fedws", REPOSITORY / "evaluator"]
+    return sorted([*(path for folder in folders for path in folder.rglob("*.py")), *REPOSITORY.glob("run_*.py")])
+
+
+def test_foreign_text_is_formatted_nowhere_else() -> None:
+    places = {
+        (path.relative_to(REPOSITORY).as_posix(), text)
+        for path in sources()
+        for text in unclean(path.read_text(encoding="utf-8"))
+    }
+    new, gone = sorted(places - KNOWN.keys()), sorted(KNOWN.keys() - places)
+    assert not new, f"make this text printable with fedws.foreign, or tell why it is: {new}"
+    assert not gone, f"KNOWN names what is not there: {gone}"
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("try: f()\nexcept OSError as error: x = f'{error}'", True),
+        ("try: f()\nexcept OSError as error: x = str(error)", True),
+        ("try: f()\nexcept (UsageError, ssl.SSLError) as e: x = 'no: %s' % e.reason", True),
+        ("try: f()\nexcept OSError as error: print('no', error)", True),
+        ("try: f()\nexcept OSError as error: sys.exit(f'no {error}')", True),
+        ("def f(order): return ', '.join([order.task])", True),
+        ("def f(welcome): x = f'holds {welcome.dataset}'", True),
+        ("def f(welcome): x = f'holds {printable(welcome.dataset, 64)}'", False),
+        ("try: f()\nexcept OSError as error: x = words(error)", False),
+        ("try: f()\nexcept OSError as error: raise UsageError(f'no: {error}') from None", False),
+        ("try: f()\nexcept OSError as error: log.error('no: %s', error)", False),
+        ("try: f()\nexcept LinkError as error: x = str(error)", False),
+        ("try: f()\nexcept OSError as error: x = type(error).__name__", False),
+    ],
+)
+def test_such_a_place_is_found(source: str, wrong: bool) -> None:
+    assert bool(unclean(source)) is wrong
+
+
+def test_all_fields_with_texts_are_looked_at() -> None:
+    texts = set()
+    for kind in MESSAGES.values():
+        texts |= {field.name for field in dataclasses.fields(kind) if field.type in TEXTUAL}
+    assert texts and texts <= TEXTS
+
+
+def test_tracebacks_are_made_in_one_file() -> None:
+    """A traceback ends with the text of its error."""
+    makes = ("traceback.print_", "traceback.format_", ".print_exc", "log.exception", "_log.exception")
+    found = [path.name for path in sources() if any(make in path.read_text(encoding="utf-8") for make in makes)]
+    assert found == ["foreign.py"]
+
+
+def test_every_logger_and_handler_is_clean() -> None:
+    for path in sources():
+        if path.name == "foreign.py":
+            continue
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)):
+            if _called(node) == "getLogger" and isinstance(node, ast.Call) and node.args:
+                name = ast.literal_eval(node.args[0])
+                assert name in (*foreign.LOGGERS, "asyncio"), f"{path.name}: {name} is not in foreign.LOGGERS"
+            if _called(node) in ("addHandler", "basicConfig"):
+                assert "addFilter(CLEAN)" in source, f"{path.name}: its handler takes records as they are"
