@@ -26,6 +26,7 @@ Text = Annotated[str, AfterValidator(printable)]
 """A line for a person, as it is shown: printable, and cut to :data:`fedws.foreign.WORDS` characters."""
 DataName = Annotated[str, Field(max_length=256)]
 Samples = Annotated[int, Field(ge=1, le=SAMPLES)]
+Weight = Annotated[int, Field(ge=0, le=SAMPLES)]
 Digest = Secret
 """SHA-256 of a message's body, as hexadecimal digits."""
 Held = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
@@ -151,8 +152,11 @@ class Report:
     order: str
     worker: str
     round: int
-    samples: Samples
-    """How many samples the worker holds: the weight of its report, where weights are used."""
+    samples: Weight
+    """How many samples the worker holds: the weight of its report, where weights are used.
+
+    0 is for the coordinator's own node; an update of this weight is rejected where weights are used.
+    """
     metrics: Json = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict, repr=False)
 

@@ -37,6 +37,7 @@ class Service:
     def __init__(
         self, worker: Worker, limits: Limits, security: Security = INSECURE, shelf: Shelf | None = None
     ) -> None:
+        worker.check()
         self._worker = worker
         self._limits = limits
         self._security = security

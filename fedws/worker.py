@@ -78,8 +78,6 @@ class Worker:
                 mapstyle.check_first(data)
         except ValueError as error:
             raise UsageError(f"dataset {dataset}: {error}") from error
-        if not len(data):
-            raise UsageError(f"dataset {dataset}: {node} holds no samples of it; a node needs at least 1")
         self.node = node
         self.policy = policy
         self._tasks = tasks
@@ -94,16 +92,20 @@ class Worker:
         self._details = details
         self._stop = threading.Event()
         self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
-        self._welcome = declared.checked(
-            Welcome(
-                node=node,
-                role="evaluator" if evaluator else "worker",
-                dataset=dataset,
-                samples=len(data),
-                labels=declared.labels(data, labels, policy.samples),
-                cuda=torch.cuda.is_available(),
-            )
+        self._welcome = Welcome(
+            node=node,
+            role="evaluator" if evaluator else "worker",
+            dataset=dataset,
+            samples=len(data),
+            labels=declared.labels(data, labels, policy.samples),
+            cuda=torch.cuda.is_available(),
         )
+        declared.checked(replace(self._welcome, samples=max(1, len(data))))  # one that is not served may hold none
+
+    def check(self) -> None:
+        """Raise UsageError for a node that no run can use, as it holds no samples."""
+        if not self._welcome.samples:
+            raise UsageError(f"{self.node} holds no samples of {self._welcome.dataset}; serve a node with at least 1")
 
     def greet(self, hello: Hello) -> Welcome | Refusal:
         """The answer to who is calling; a Refusal when the caller means another node or speaks another protocol."""

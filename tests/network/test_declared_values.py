@@ -30,6 +30,7 @@ def claiming(**changes: Any) -> fedws.Worker:
     """A worker that declares what it wants to."""
     node = worker()
     node._welcome = replace(node._welcome, **changes)
+    node.check = lambda: None  # type: ignore[method-assign]
     return node
 
 
@@ -81,3 +82,11 @@ async def test_many_labels_make_a_short_line(tmp_path: Path, caplog: pytest.LogC
         await fedws.run(run_dir=tmp_path / "run", **settings(urls, training_rounds=1))
     (shares,) = (text for text in caplog.messages if text.startswith("Federated model: Percentage"))
     assert "... (1000 labels)" in shares and len(shares) < 200 < LINE
+
+
+@pytest.mark.parametrize("way", [fedws.serving, fedws.joining])
+async def test_a_node_without_samples_is_a_line_at_its_start(way: Any) -> None:
+    node = fedws.Worker("alice", "points", [])
+    with pytest.raises(fedws.UsageError, match=r"^alice holds no samples of points; serve a node with at least 1$"):
+        async with way(node, "memory://alice"):
+            pass

@@ -47,6 +47,7 @@ from fedws.messages import (
     Secret,
     Text,
     Wait,
+    Weight,
     carried,
 )
 from fedws.mqtt import channel as mqtt_channel
@@ -68,6 +69,7 @@ TYPES: dict[Any, str] = {
     bool: "boolean",
     Labels: "array of integers",
     Samples: "integer, 1 to 1099511627776",
+    Weight: "integer, 0 to 1099511627776",
     DataName: "string of at most 256 characters",
     Text: "text",
     Json: "map",
