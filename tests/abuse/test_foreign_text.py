@@ -1,17 +1,15 @@
 """Peers with control characters and 500,000 characters in every text: no line of log, record or terminal obeys them."""
 
-import asyncio
 import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
 
 import fedws
 from fedws import audit
@@ -248,61 +246,3 @@ def test_every_message_is_among_the_attacks() -> None:
     """So is one that is added."""
     tried = {type(message) for message in GREETINGS} | {Failure, Report, Order, Hello}
     assert {kind for kind in MESSAGES.values() if texts(kind)} <= tried
-
-
-# ------------------------------------------------------------------ below the messages
-
-UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-RAW = b"\xff\x9b2J\x9d0;title\x9c"  # control bytes that HTTP lets through
-ANSWERS: dict[str, bytes] = {
-    "an accept key": UPGRADE + b"Sec-WebSocket-Accept: " + RAW + b"\r\n\r\n",
-    "an upgrade": UPGRADE.replace(b": websocket", b": " + RAW) + b"\r\n",
-    "a status": b"HTTP/1.1 500 " + RAW + b"\r\n\r\n",
-    "a version": b"HTTP/9." + RAW + b" 200 OK\r\n\r\n",
-    "a header": UPGRADE + RAW + b"\r\n\r\n",
-    "a long header": UPGRADE + b"X: " + b"x" * 100_000 + b"\r\n\r\n",
-    "an extension": UPGRADE + b"Sec-WebSocket-Extensions: " + RAW + b"\r\n\r\n",
-    "no HTTP": RAW * 100,
-}
-
-
-@contextlib.asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[str]:
-    handling: list[asyncio.Task[Any] | None] = []
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        handling.append(asyncio.current_task())
-        with contextlib.suppress(ConnectionError, EOFError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    await asyncio.gather(*filter(None, handling))
-
-
-@pytest.mark.parametrize("what", ANSWERS)
-async def test_an_answer_of_something_that_is_no_node(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    async with answering(ANSWERS[what]) as url:
-        with pytest.raises(LinkError) as caught:
-            await transport(url).connect(url, Limits(silence=3))
-    assert all(right(line) for line in (str(caught.value), *terminal(caught.value, capsys)))
-    assert len(str(caught.value)) < 600
-
-
-async def test_a_reason_to_close(capsys: pytest.CaptureFixture[str]) -> None:
-    async def handle(socket: ServerConnection) -> None:
-        await socket.close(4000, HOSTILE)
-
-    async with serve(handle, "127.0.0.1", 0) as server:
-        url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        channel = await transport(url).connect(url, Limits())
-        with pytest.raises(LinkError) as caught:
-            await channel.receive()
-        await channel.close()
-    assert str(caught.value).isprintable() and all(right(line) for line in terminal(caught.value, capsys))
