@@ -67,8 +67,8 @@ def warnings(node: str, url: str, security: "Security") -> list[str]:
     lines = []
     if security.key is not None and security.key.made:
         lines.append(
-            f"a network key was made; unless another device has one already, on each other device run: "
-            f"export FEDWS_KEY={security.key.text}"
+            "a network key was made; each other device needs the same, unless one had a key before: "
+            "'fedws key show' prints it"
         )
     if scheme in ("mqtt", "mqtts"):
         if not security.seal:
