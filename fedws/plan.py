@@ -3,7 +3,7 @@
 import contextlib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedws import addresses
 from fedws.errors import UsageError
 from fedws.foreign import printable
 from fedws.limits import FEATURES, MESSAGE
@@ -31,6 +32,16 @@ from fedws.settings import Training as Training
 
 NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NodeId = Annotated[str, Field(pattern=NODE_ID)]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a setting of any form, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.items() for part in item for text in _texts(part))
+    elif isinstance(value, list | tuple):
+        yield from (text for part in value for text in _texts(part))
 
 
 def _url(text: str) -> str:
@@ -61,6 +72,8 @@ DEFAULT_WORKERS = {
     "charlie": "ws://localhost:8779",
 }
 DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
+_ADDRESSED = ("workers", "evaluator", "listen", "expect")
+"""Settings that hold addresses, or in which one may be written by mistake."""
 
 
 class Plan(BaseModel):
@@ -115,6 +128,7 @@ class Plan(BaseModel):
     threads: Count = 1
     plugin: Files = ()
 
+    # The validators of this mode are called from the last one to the first one.
     @model_validator(mode="before")
     @classmethod
     def _expected(cls, given: Any) -> Any:
@@ -141,6 +155,18 @@ class Plan(BaseModel):
             given.setdefault("evaluator", {})  # the default one is dialled on this machine
         if isinstance(evaluator, str):
             given["evaluator"] = {evaluator: listen}
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, given: Any) -> Any:
+        """Refuse an address with a secret in it before another error can repeat it."""
+        for name in _ADDRESSED if isinstance(given, dict) else ():
+            for text in _texts(given.get(name)):
+                try:
+                    addresses.check(text)
+                except ValueError as error:
+                    raise ValueError(f"--{name}: {error}") from None
         return given
 
     @model_serializer(mode="wrap")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from fedws import registry
+from fedws import addresses, registry
 from fedws.errors import UsageError
 from fedws.interfaces import Transport
 
@@ -11,8 +11,12 @@ from fedws.interfaces import Transport
 def transport(url: str) -> Transport:
     """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
 
-    Raises UsageError, listing the schemes, when there is none.
+    Raises UsageError, listing the schemes, when there is none, and for an address with a secret in it.
     """
+    try:
+        addresses.check(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     scheme = url.partition("://")[0].lower()
     ways: dict[str, Callable[[], Transport]] = {}
     for name in registry.names("transport"):

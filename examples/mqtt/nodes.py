@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import fedws
-from fedws.mqtt.address import PASSWORD
+from fedws.addresses import PASSWORD
 
 
 @contextlib.contextmanager

@@ -23,13 +23,15 @@ def add_blobs(flags: argparse.ArgumentParser) -> None:
 
 def blobs(arguments: argparse.Namespace) -> "Setting | None":
     """What the flags say; None: nothing goes through a store. Raises UsageError."""
-    from fedws.store import Setting
+    from fedws.store import Setting, parsed
 
     url, above = getattr(arguments, "blobs", None), getattr(arguments, "blobs_above", None)
     if url is None and above is not None:
         raise UsageError("--blobs-above needs --blobs, the store that they go through")
     if above is not None and not (above >= 0 and math.isfinite(above)):
         raise UsageError(f"--blobs-above {above:g}: a number of MB, at least 0")
+    if url is not None:
+        parsed(url)  # before a line can repeat it
     return Setting(url, int((_MB if above is None else above) * 1e6)) if url is not None else None
 
 

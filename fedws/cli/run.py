@@ -213,7 +213,8 @@ def pairs(flag: str, texts: list[str]) -> dict[str, str]:
     for text in ",".join(texts).split(","):
         node, equals, url = text.partition("=")
         if not equals:
-            raise UsageError(f"{flag}: {text!r} is not ID=URL, as alice=ws://localhost:8777")
+            shown = repr(text) if "@" not in text else "one of them"  # it may be the end of a password
+            raise UsageError(f"{flag}: {shown} is not ID=URL, as alice=ws://localhost:8777")
         if node in found:
             raise UsageError(f"{flag}: {node} is named twice; every node has an id of its own")
         found[node] = url

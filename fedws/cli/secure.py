@@ -55,7 +55,17 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
 
 
 def address(text: str, security: "Security") -> str:
-    """A URL, where a host and a port alone are a websocket's, under TLS if there are certificates."""
+    """Return a URL; a host and a port alone are a websocket's, under TLS if there are certificates.
+
+    Raises UsageError for an address with a secret in it.
+    """
+    from fedws import addresses
+    from fedws.errors import UsageError
+
+    try:
+        addresses.check(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return text if "://" in text else f"ws{'' if security.tls is None else 's'}://{text}"
 
 

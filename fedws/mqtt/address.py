@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from fedws import addresses
+from fedws.addresses import PASSWORD, PASSWORD_FILE
 from fedws.errors import UsageError
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
-PASSWORD, FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,16 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
     """
     scheme, _, rest = url.partition("://")
     try:
+        addresses.check(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
         (host or "").encode("idna")  # which a name must be fit for to be looked up
     except ValueError:
         host, port = None, 0
-    else:
-        if parts.password is not None:  # which is not repeated
-            raise UsageError(f"a password in an address would stand in logs and plans; put it in {PASSWORD} or {FILE}")
-    if not host or port == 0 or parts.path.strip("/") or parts.query or parts.fragment:
+    if not host or port == 0 or parts.path.strip("/"):
         raise UsageError(
             f"{scheme}://{rest.rpartition('@')[2]} is no address; one looks like {scheme}://user@broker:1883"
         )
@@ -48,9 +50,11 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
 def _password(environment: Mapping[str, str]) -> str | None:
     if PASSWORD in environment:
         return environment[PASSWORD]
-    if FILE not in environment:
+    if PASSWORD_FILE not in environment:
         return None
     try:
-        return Path(environment[FILE]).read_text(encoding="utf-8").rstrip("\r\n")
+        return Path(environment[PASSWORD_FILE]).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{FILE} {environment[FILE]} cannot be read: {getattr(error, 'strerror', error)}") from None
+        raise UsageError(
+            f"{PASSWORD_FILE} {environment[PASSWORD_FILE]} cannot be read: {getattr(error, 'strerror', error)}"
+        ) from None

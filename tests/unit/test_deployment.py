@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from fedws.addresses import PASSWORD_FILE
 from fedws.cli.main import COMMANDS
 from fedws.cli.parser import Parser
 from fedws.cli.run import settings
 from fedws.cli.secure import address
-from fedws.mqtt.address import FILE
 from fedws.mqtt.address import address as broker_address
 from fedws.plan import make
 from fedws.security import Security
@@ -136,7 +136,7 @@ def test_a_service_starts_a_command_with_secrets_that_it_is_given(name: str) -> 
     found = parsed(*service["command"])
     url = found.listen if name == "coordinator" else found.join
     assert broker_address(url, {}).user == name and found.seal
-    given = [found.key_file, found.tls_ca, service["environment"][FILE]]
+    given = [found.key_file, found.tls_ca, service["environment"][PASSWORD_FILE]]
     assert sorted(given) == sorted(f"{SECRETS}{secret}" for secret in service["secrets"])
     assert set(service["secrets"]) <= COMPOSE["secrets"].keys()
 

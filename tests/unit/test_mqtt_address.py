@@ -44,7 +44,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 @pytest.mark.parametrize(
     "rest",
     [
-        *("", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic", "broker:1?a=b"),
+        *("", ":1883", "broker:x", "broker:99999", "broker:0", "[::1", "broker:1883/topic"),
         *("bro..ker", f"{'a' * 64}.example"),
     ],
 )
@@ -54,6 +54,6 @@ def test_what_is_no_address_is_said(rest: str) -> None:
 
 
 def test_not_even_a_broken_address_has_its_password_repeated() -> None:
-    with pytest.raises(UsageError, match="is no address") as error:
+    with pytest.raises(UsageError, match=r"^a password in an address ") as error:
         address("mqtt://me:secret@broker:x", {})
     assert "secret" not in str(error.value)

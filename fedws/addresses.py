@@ -1,0 +1,37 @@
+"""What an address of a node may hold: a scheme, a host, a port, a path, and of a broker a user.
+
+Addresses are written to plans, records and logs. An address with a secret is refused,
+and the text of the error is without it.
+"""
+
+PASSWORD, PASSWORD_FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
+_BROKERS = ("mqtt", "mqtts")
+"""Schemes whose addresses may name a user."""
+
+
+def check(text: str) -> str:
+    """Return the text of an address, whose form is checked elsewhere.
+
+    Raises ValueError, which repeats nothing of it, when it holds a user, a password, a query or a fragment. What is
+    before the last ``@`` counts as a user also where the rules of URLs read it as a path.
+
+    >>> check("mqtt://alice@broker:1883")
+    'mqtt://alice@broker:1883'
+    >>> check("ws://alice:secret@host:8777")
+    Traceback (most recent call last):
+    ValueError: an address with an @ in it: a user or password would stand in logs and plans; leave it out
+    """
+    scheme, separator, rest = text.partition("://")
+    before, at, host = (rest if separator else text).rpartition("@")
+    if scheme.lower() not in _BROKERS:
+        if at:
+            raise ValueError(
+                "an address with an @ in it: a user or password would stand in logs and plans; leave it out"
+            )
+    elif set(before) & set(":/?#@"):
+        raise ValueError(
+            f"a password in an address would stand in logs and plans; put it in {PASSWORD} or {PASSWORD_FILE}"
+        )
+    if "?" in host or "#" in host:
+        raise ValueError("an address with a ? or # in it: what follows would stand in logs and plans; leave it out")
+    return text

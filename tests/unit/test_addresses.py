@@ -1,0 +1,137 @@
+"""Addresses that hold a secret: refused wherever one is given, before it is written or repeated anywhere."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+import fedws
+from fedws import addresses
+from fedws.cli import console, run, worker
+from fedws.cli.secure import address
+from fedws.continuing import merged
+from fedws.errors import UsageError
+from fedws.plan import make
+from fedws.rundir import RunDirectory, stored_settings
+from fedws.schemes import transport
+from fedws.security import INSECURE
+
+SECRET = "hunter2"
+BAD = [
+    f"ws://me:{SECRET}@host:8777",
+    f"ws://{SECRET}@host:8777",
+    f"wss://:{SECRET}@host:8777",
+    f"ws://me:{SECRET}/more@host:8777",
+    f"ws://me:{SECRET}@[::1",
+    f"ws://me:{SECRET}@",
+    f"me:{SECRET}@host:8777",
+    f"ws://host:8777/?token={SECRET}",
+    f"ws://host:8777#{SECRET}",
+    f"memory://me:{SECRET}@alice",
+    f"mqtt://me:{SECRET}@broker",
+    f"mqtts://:{SECRET}@broker:8883",
+    f"MQTT://me:{SECRET}@broker",
+    f"mqtt://me:{SECRET}@more@broker",
+    f"mqtt://me/{SECRET}@broker",
+    f"mqtt://me@broker?token={SECRET}",
+]
+GOOD = ["ws://host:8777", "wss://[::1]:8777/path", "memory://alice", "mqtt://me@broker", "mqtts://device%401@broker:1"]
+
+
+def refused(work: Any, *given: Any) -> str:
+    """The text of the UsageError that a call raises, in which there is no secret."""
+    with pytest.raises(UsageError) as caught:
+        work(*given)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("text", GOOD)
+def test_an_address_without_a_secret_is_taken(text: str) -> None:
+    assert addresses.check(text) == address(text, INSECURE) == text
+    assert make({"workers": {"alice": text}, "evaluator": {}}).workers == {"alice": text}
+
+
+@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("setting", ["workers", "evaluator", "listen", "expect", "a name", "alone", "two"])
+def test_a_plan_takes_none_with_a_secret(setting: str, text: str) -> None:
+    wanted: dict[str, dict[str, Any]] = {
+        "workers": {"workers": {"alice": text}, "evaluator": {}},
+        "evaluator": {"evaluator": {"testing": text}},
+        "listen": {"workers": {"alice": text}, "evaluator": {}, "listen": text},
+        "expect": {"listen": "ws://host:1", "expect": [f"alice={text}"]},
+        "a name": {"workers": {text: "ws://host:1"}},
+        "alone": {"evaluator": text},
+        "two": {"evaluator": {"testing": [text]}},
+    }
+    assert "stand in logs and plans" in refused(make, wanted[setting])
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_neither_does_a_node_or_a_flag(text: str) -> None:
+    assert "stand in logs and plans" in refused(transport, text)
+    assert "stand in logs and plans" in refused(address, text, INSECURE)
+
+
+async def test_nor_a_node_in_a_program() -> None:
+    node = fedws.Worker("alice", "points", [], labels=[])
+    for there in (fedws.serving, fedws.joining):
+        with pytest.raises(UsageError) as caught:
+            async with there(node, f"ws://me:{SECRET}@localhost:1"):
+                pass
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["run", "--workers", f"alice=ws://me:{SECRET}@host:1"],
+        ["run", "--workers", f"alice=ws://me:a,{SECRET}@host:1"],
+        ["run", "--workers", f"ws://me:{SECRET}@host:1"],
+        ["run", "--evaluator", f"testing=ws://me:{SECRET}@host:1"],
+        ["run", "--evaluator", f"ws://me:{SECRET}@host:1"],
+        ["run", "--listen", f"ws://me:{SECRET}@host:1", "--expect", "alice"],
+        ["run", "--listen", f"me:{SECRET}@host:1", "--expect", "alice"],
+        ["run", "--listen", "host:1", "--expect", f"ws://me:{SECRET}@host:1"],
+        ["run", "--blobs", f"s3://me:{SECRET}@bucket"],
+        ["run", "--seal", "--blobs", f"s3://me:{SECRET}@bucket"],
+        ["worker", "--id", "alice", "--join", f"ws://me:{SECRET}@host:1"],
+        ["worker", "--id", "alice", "--join", f"mqtt://me:{SECRET}@host:1"],
+        ["worker", "--id", "alice", "--host", f"me:{SECRET}@host"],
+        ["worker", "--id", "alice", "--port", "0", "--seal", "--blobs", f"file:///x?{SECRET}"],
+    ],
+    ids=lambda argv: " ".join(argv).replace(SECRET, "..."),
+)
+def test_commands_refuse_it_and_repeat_it_nowhere(
+    argv: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "set_up_logging", lambda verbose: None)  # it would stay for other tests
+    caplog.set_level(logging.DEBUG)
+    command: Any = {"run": run, "worker": worker}[argv[0]]
+    arguments = command.parser(f"fedws {argv[0]}").parse_args(argv[1:])
+    refused(command.main, arguments)
+    told = capsys.readouterr()
+    assert SECRET not in told.out + told.err + caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_an_older_version_does_not_go_on_with_one(tmp_path: Path) -> None:
+    plan = make({"workers": {"alice": "ws://host:1"}, "evaluator": {}})
+    held = RunDirectory.new(tmp_path)
+    held.begin(plan)
+    held.keep()
+    held.close()
+    settings = {**plan.model_dump(), "workers": {"alice": f"ws://me:{SECRET}@host:1"}}
+    (tmp_path / "plan.toml").write_text(tomli_w.dumps({k: v for k, v in settings.items() if k != "deadline"}))
+    story = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**story, "plan": {**story["plan"], "workers": settings["workers"]}}))
+    assert "stand in logs and plans" in refused(lambda: RunDirectory.old(tmp_path).plan)
+    assert "stand in logs and plans" in refused(lambda: make(merged(stored_settings(tmp_path), {})))
