@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fedws import tensorfile
+from fedws import private, tensorfile
 from fedws.durable import sync
 from fedws.errors import RunFailed, UsageError
 from fedws.messages import Json
@@ -64,7 +64,7 @@ class Checkpoints:
         part = path.with_name(f"{path.name}.part")
         try:
             if not self.directory.is_dir():
-                self.directory.mkdir(parents=True)
+                private.folder(self.directory, parents=True)
                 sync(self.directory.parent)
             before = self._files()
             _write(part, number, state, extra)
@@ -143,7 +143,7 @@ def _write(path: Path, number: int, state: Any, extra: Json) -> None:
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
     checksum = zlib.crc32(head)
-    with path.open("wb") as file:
+    with private.binary(path, "wb") as file:
         file.write(head)
         for tensor in tensors.values():
             data = raw(tensor)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws import digits, stored
+from fedws import digits, private, stored
 from fedws.errors import UsageError
 from fedws.foreign import words
 from fedws.scores import FEDERATED
@@ -109,6 +109,7 @@ def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         try:
+            private.touch(temporary)
             picture(Figure(dpi=100)).savefig(temporary, format="png")
             temporary.replace(path)
         finally:

@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+from fedws import private
+
 
 def sync(directory: Path) -> None:
     """Wait until a directory's entries are on the disk. Raises OSError."""
@@ -18,10 +20,10 @@ def sync(directory: Path) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; when this returns it is on the disk. Raises OSError."""
+    """Write a private file whole or not at all; when this returns it is on the disk. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with private.binary(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
+from fedws import private
 from fedws.durable import sync, write
 from fedws.errors import RunFailed, UsageError
 from fedws.tensors import Tensors
@@ -33,7 +34,7 @@ class FeatureStore:
         path = self.folder / f"{worker}-{chunk}.safetensors"
         try:
             if not self.folder.is_dir():
-                self.folder.mkdir(parents=True)
+                private.folder(self.folder, parents=True)
                 sync(self.folder.parent)
             write(path, safetensors.torch.save(dict(tensors)))
         except OSError as error:

@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Sequence
 from itertools import count
@@ -16,10 +18,12 @@ from typing import Any, Self
 import filelock
 import tomli_w
 
+from fedws import private
 from fedws.errors import UsageError
 from fedws.plan import Plan, make, read
 from fedws.runlog import write_text
 
+log = logging.getLogger("fedws")
 FORMAT = 1
 """Of ``run.json`` and what it goes with; a newer one is not read."""
 _LOCK = ".lock"
@@ -54,7 +58,7 @@ class RunDirectory:
     def _taken(cls, path: Path, made: Sequence[Path]) -> Self:
         found = cls(path, _locked(path, "--run-dir"), made)
         try:
-            (path / "run.log").open("x").close()  # it is somebody's now, also while workers are awaited
+            private.text(path / "run.log", "x").close()  # it is somebody's now, also while workers are awaited
         except FileExistsError:
             raise _not_new(path, "was taken by another run just now") from None
         except OSError as error:
@@ -165,7 +169,7 @@ def _make(path: Path) -> None:
     for left in reversed(range(100)):
         try:
             _make_parent(path.parent)
-            path.mkdir()
+            private.folder(path)
         except FileNotFoundError:
             if not left:
                 raise
@@ -219,11 +223,13 @@ def _story(path: Path) -> dict[str, Any]:
 
 
 def _locked(path: Path, flag: str) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path / _LOCK)
+    lock = filelock.FileLock(path / _LOCK, mode=private.FILE)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UsageError(f"{flag} {path} is in use by another coordinator") from None
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror or error}") from None
+    if private.exposed(path):  # its owner made it so, maybe for a group that shares it; the files in it are private
+        log.warning("%s %s is open to other users of this machine: chmod -R go= %s", flag, path, shlex.quote(str(path)))
     return lock

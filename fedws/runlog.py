@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from fedws import curves, stored, tensorfile
+from fedws import curves, private, stored, tensorfile
 from fedws.errors import RunFailed
 from fedws.foreign import CLEAN, line, printable, words
 from fedws.plan import Plan
@@ -105,13 +105,14 @@ class RunLog:
 
     def open(self) -> None:
         """Begin the record, or go on with it."""
+        private.text(self.directory / "run.log", "a").close()  # the handler opens it by its name
         self._handler = _LogFile(self.directory / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(FORMAT))
         self._handler.addFilter(CLEAN)
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
-        self._metrics = (self.directory / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = private.text(self.directory / "metrics.jsonl", "a")
         self.lines.say(*self._dropped)
 
     def place(self) -> dict[str, Any]:
@@ -200,10 +201,15 @@ def _known(record: Record) -> Record:
 
 
 def write_tensors(path: Path, tensors: Tensors) -> Path:
-    """Write a safetensors file through a temporary name; gives the path. Raises RunFailed when it cannot be written."""
+    """Write a private safetensors file through a temporary name; gives the path.
+
+    Raises RunFailed when it cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     try:
+        private.touch(part)
         tensorfile.save_file(tensors, part)
+        private.restrict(part)  # some versions of the library make a file of their own
         return part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
@@ -211,9 +217,9 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small private file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    with private.text(part, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from fedws import tensorfile
+from fedws import private, tensorfile
 from fedws.claim import Claim
 from fedws.durable import sync, write
 from fedws.errors import Stopped, TaskError
@@ -92,7 +92,7 @@ class Upload:
     def note(self, first: int, count: int) -> None:
         """These records are sent."""
         if not self.sent(first, count) and len(self._noted()) < MOST_SENT:
-            with (self._folder / SENT).open("a", encoding="ascii") as file:
+            with private.text(self._folder / SENT, "a", "ascii") as file:
                 file.write(f"{first} {count}\n")
 
     def _noted(self) -> list[str]:
@@ -150,7 +150,8 @@ class Uploads:
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
         prune(folder.parent)
-        folder.mkdir(mode=0o700, parents=True)
+        private.folder(folder.parent, parents=True, exist_ok=True)
+        private.folder(folder)
         sync(folder.parent)
         write(folder / EXTRACTOR, tensorfile.save(extractor))
         none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
@@ -164,7 +165,7 @@ class Uploads:
         """
         folder, facts = self._place(), self._facts()
         try:
-            with (folder / FEATURES).open("ab") as features, (folder / LABELS).open("ab") as labels:
+            with private.binary(folder / FEATURES, "ab") as features, private.binary(folder / LABELS, "ab") as labels:
                 per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
                 features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
                 labels.truncate(facts["records"] * per_label)
@@ -244,7 +245,7 @@ class Uploads:
 
     def cache(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.folder(self._folder, parents=True, exist_ok=True)
         write(self._folder / f"{CACHED}{digest(tensors)}", tensorfile.save(tensors))
         prune_cache(self._folder)
 

@@ -225,8 +225,11 @@ def save(model: Any, name: str) -> Path:
     """Save a state dict in the working directory, as the demo did; ``torch.load(..., weights_only=True)`` reads it."""
     import torch
 
+    from fedws import private
+
     path = Path(f"{name.partition(':')[0]}.pt")
     try:
+        private.touch(path)
         torch.save(dict(model), path)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"--save-model: {path} cannot be written: {str(error).splitlines()[0]}") from None

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import curves, metrics, tensorfile
+from fedws import curves, metrics, private, tensorfile
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.errors import RunFailed
@@ -116,7 +116,7 @@ class Scorer:
         if self._given_up:
             return
         try:
-            self._folder.mkdir(exist_ok=True)
+            private.folder(self._folder, exist_ok=True)
         except OSError as error:
             raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
         self._kept[model] = write_tensors(self._folder / f"{round}-{model}.safetensors", tensors)

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
+from fedws import private
+
 
 class Journal:
     """Writes events to a file, which is made by the first one, until it is closed; then it takes no more."""
@@ -22,7 +24,7 @@ class Journal:
         if self._closed:
             return
         if self._file is None:
-            self._file = self._path.open("w", encoding="utf-8")
+            self._file = private.text(self._path, "w")
         self.counts[event] += 1
         now = round(asyncio.get_running_loop().time(), 6)
         self._file.write(json.dumps({"t": now, "event": event, **fields}) + "\n")

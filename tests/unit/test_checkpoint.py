@@ -27,7 +27,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws import checkpoint, packing, tensorfile
+from fedws import checkpoint, packing, private, tensorfile
 from fedws.aggregators.mean import Mean, Sum
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.errors import RunFailed, UsageError
@@ -565,7 +565,8 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(Path, "open"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (os, "open")]
+    ("owner", "name"),
+    [(private, "binary"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (checkpoint, "sync")],
 )
 def test_a_full_disk_leaves_the_checkpoints_before(
     two: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
@@ -580,7 +581,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(
     assert str(caught.value) == f"{path_of(two, 13)} cannot be written: No space left on device"
     before = [path_of(two, number).name for number in (11, 12)]
     assert [found for found in names(two) if found != path_of(two, 13).name] == before
-    assert path_of(two, 13).exists() == ((owner, name) == (os, "open")), "it is in place when its directory is synced"
+    assert path_of(two, 13).exists() == (name == "sync"), "it is in place when its directory is synced"
     assert Checkpoints(two).load()[1] == ""
 
 

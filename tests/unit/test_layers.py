@@ -14,7 +14,8 @@ from tests.support import REPOSITORY
 
 # Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
 LAYERS = (
-    "foreign errors claim counts closing limits durations located tensors ranges addresses tls folders noise durable",
+    "foreign errors claim counts closing limits durations located tensors ranges addresses tls folders noise private "
+    "durable",
     "messages plan continuing interfaces keys audit settings warned",
     "progress header allowances wire decoder digests blobs transfers pauses "
     "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "

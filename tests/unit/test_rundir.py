@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fedws import private
 from fedws.errors import UsageError
 from fedws.plan import Plan, make
 from fedws.rundir import FORMAT, RunDirectory, empty, new_directory, stored_settings
@@ -60,10 +61,10 @@ def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
 
 
 def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, *given: Any, **options: Any) -> None:
+    def full(*given: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(private, "text", full)
     with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
         RunDirectory.new(tmp_path)
 
