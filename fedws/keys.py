@@ -5,7 +5,6 @@ every other node of that user reads it there. Elsewhere it is given in a file or
 """
 
 import contextlib
-import logging
 import os
 import re
 import secrets
@@ -14,10 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedws import folders
+from fedws import folders, private
 from fedws.errors import UsageError
 
-log = logging.getLogger("fedws")
 VARIABLE = "FEDWS_KEY"
 _INSTEAD = f"name one with --key-file or {VARIABLE}, or do without one: --insecure"
 _LENGTH = 32
@@ -91,20 +89,13 @@ def make(place: Path, *, replace: bool = False) -> Key:
 def _read(place: Path, name: str) -> Key:
     try:
         with place.open(encoding="ascii") as file:
-            if os.fstat(file.fileno()).st_mode & (0o007 if _credential(place) else 0o077):
-                log.warning("%s can be read by other users of this machine: chmod 600 %s", name, place)
+            private.warn(name, place)
             text = file.read(4 * _LENGTH)
     except UnicodeDecodeError:
         text = ""
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from None
     return Key(_parse(text, name), name)
-
-
-def _credential(place: Path) -> bool:
-    """Whether systemd handed the file to this service alone: by an ACL, which looks as if a group could read it."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return bool(folder) and place.is_relative_to(str(folder))
 
 
 def _parse(text: str, name: str) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedws import private
 from fedws.errors import UsageError
 from fedws.foreign import printable
 
@@ -27,6 +28,8 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             raise UsageError("--tls-cert and --tls-key go together: a certificate and its private key")
         self.client()
+        if self.key is not None:
+            private.warn(f"--tls-key {self.key}", self.key)
 
     def client(self) -> ssl.SSLContext:
         """To dial with: the other end's certificate is verified, always."""

@@ -53,6 +53,21 @@ def test_files_that_do_not_do_are_named_before_anything_begins(
     assert str(error.value) == text.replace("{}", str(folder))
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o755])
+def test_a_private_key_that_others_can_read_is_told_of(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certs.init(tmp_path)
+    certs.issue(tmp_path, "alice")
+    files = tmp_path / "alice.pem", tmp_path / "alice.key", tmp_path / "ca.pem"
+    Tls(*files)
+    assert caplog.messages == []
+    files[1].chmod(mode)
+    Tls(*files)
+    told = f"--tls-key {files[1]} can be read by other users of this machine: chmod 600 {files[1]}"
+    assert caplog.messages == [told]
+
+
 def whole(folder: Path) -> Tls:
     """All three files of alice."""
     return Tls(folder / "alice.pem", folder / "alice.key", folder / "ca.pem")
