@@ -1,5 +1,6 @@
 # make demo   the whole job on this machine: four nodes, forty rounds, the result; DEMO="--dataset digits" adds flags
-# make test   every test, by two processes;  make lint  the linters and the type checker;  make bench  the figures
+# make test   every test but the long ones, by two processes;  make test-long  those
+# make lint   the linters and the type checker;  make bench  the figures
 # make chaos  forty rounds of MNIST while processes are killed and links are cut; SEED=3 draws other faults
 # make bench-mistnet   MistNet on CIFAR-10, up to two hours on two cores; FULL=--full for the paper's nets
 # make audit  known vulnerabilities of requirements/release.txt (needs the network);  make pin  makes that file again
@@ -12,7 +13,7 @@ DEMO ?=
 FUZZ ?=
 FULL ?=
 
-.PHONY: setup demo test chaos fuzz lint bench bench-mistnet audit pin clean
+.PHONY: setup demo test test-long chaos fuzz lint bench bench-mistnet audit pin clean
 
 setup: .venv/ready
 
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-long: setup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 chaos: setup
 	@$(BIN)/python -m tests.chaos --seed $(SEED)

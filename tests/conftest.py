@@ -1,4 +1,4 @@
-"""Fixtures of all tests: real data where this machine has it, and a count of what was skipped."""
+"""Fixtures of all tests: real data where this machine has it; and a count of what was skipped or left out, and why."""
 
 import fcntl
 import os
@@ -9,10 +9,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests import apart
 from tests.support import REPOSITORY, require
 
 torch.set_num_threads(1)
@@ -24,6 +26,20 @@ CIFAR10 = tuple(
     f"cifar-10-batches-py/{name}"
     for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6)))
 )
+
+
+def _fsync(fd: Any) -> None:
+    """Check the handle, and do not wait for the disk: no power cut is tested, and there are many waits."""
+    os.fstat(fd if isinstance(fd, int) else fd.fileno())
+
+
+os.fsync = _fsync
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs write empty pictures: drawing takes longer than a short run."""
+    monkeypatch.setattr("fedws.curves.draw", lambda records, groups, path, title="": path.touch())
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +77,18 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_state, ignore_errors=True)
 
 
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests that were not asked for."""
+    left_out = set(apart.left_out(items, config))
+    config.stash[_LEFT_OUT] = len(left_out)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     """Say at the end, after pytest's own summary, how many tests were skipped and why, also when none was."""
@@ -69,6 +97,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     reasons = Counter(_reason(report) for report in skipped)
     told = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
     terminalreporter.write_line(f"skipped {len(skipped)}" + (f": {told}" if told else ""))
+    if count := terminalreporter.config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(apart.told(count))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the count from a process of pytest-xdist to the one that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take that count: every process collects all tests."""
+    node.config.stash[_LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", 0)
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -38,7 +38,13 @@ QUORUM = (
 )
 
 
-@pytest.mark.parametrize(("quorum", "kinds", "seed"), [(0, FULL, 45), (1, QUORUM, 210)], ids=["full", "quorum"])
+@pytest.mark.parametrize(
+    ("quorum", "kinds", "seed"),
+    [
+        pytest.param(0, FULL, 45, id="full", marks=pytest.mark.long),
+        pytest.param(1, QUORUM, 210, id="quorum"),
+    ],
+)
 async def test_a_run_survives(quorum: int, kinds: tuple[str, ...], seed: int, tmp_path: Path) -> None:
     """The seeds draw faults that are spread over the rounds."""
     wanted = [KINDS[kind] for kind in kinds]

@@ -29,6 +29,7 @@ def ready(given: Processes) -> Processes:
     return given
 
 
+@pytest.mark.long
 def test_it_learns_from_two_edges_and_says_what_has_left_them(ready: Processes) -> None:
     run = ready.start(SCRIPT, *SHORT)
     for done in ("epoch 1/1", "of 64 test samples"):  # each takes seconds, and there is patience for each
@@ -48,6 +49,7 @@ def test_it_learns_from_two_edges_and_says_what_has_left_them(ready: Processes) 
     assert 64 * 8000 < first["bytes_received"] < 1.1 * 64 * (8000 + 64 * 5 * 4)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_all_that_it_started(ready: Processes) -> None:
     fresh = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=81).state_dict()
     origin = pretrained.Origin("ssdlite", "none", 0, [3, 320, 320], 0, label="float32 [64, 5]")
@@ -72,7 +74,7 @@ def test_without_the_pictures_it_is_one_line(given: Processes) -> None:
 @pytest.mark.parametrize(
     ("flags", "pattern", "status"),
     [
-        ("--epsilon 3", "the policy here allows epsilon up to 2, not 3", 1),
+        pytest.param("--epsilon 3", "the policy here allows epsilon up to 2, not 3", 1, marks=pytest.mark.long),
         ("--cut head", "--cut head: .*; there are: .*backbone.features.0.4", 2),
     ],
 )

@@ -53,6 +53,7 @@ def node(name: str) -> Iterator[str]:
             process.communicate()
 
 
+@pytest.mark.long
 def test_the_script_runs_over_named_nodes(tmp_path: Path) -> None:
     with ExitStack() as stack:
         urls = {name: stack.enter_context(node(name)) for name in ("alice", "bob", "charlie", "testing")}
@@ -87,6 +88,7 @@ print("FACTS", [dataset, result.accuracy, *(accuracy(name, rounds) for name in h
 """A cell for the test's own use, run last."""
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
 def test_the_notebook(

@@ -9,6 +9,7 @@ DIGITS = ("--dataset", "digits")
 MISTNET = (*DIGITS, "--strategy", "mistnet", "--run-dir", "run")
 
 
+@pytest.mark.long
 def test_a_run_from_one_upload_with_bare_defaults(given: Processes) -> None:
     urls = given.nodes(*DIGITS)
     run = ended_well(given.fork("run", *dialling(urls), *MISTNET, "--server_epochs", "3", "--evaluate_every", "1"))

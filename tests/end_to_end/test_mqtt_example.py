@@ -3,6 +3,7 @@
 import signal
 
 import psutil
+import pytest
 
 from fedws.digits import DEFAULTS
 from tests.mosquitto import MISSING, PROGRAM
@@ -12,6 +13,7 @@ from tests.support import recorded, require
 SCRIPT = "examples/mqtt/run.py"
 
 
+@pytest.mark.long
 def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
     require(PROGRAM, MISSING)
     run = given.start(SCRIPT, "--dataset", "digits", "--training-rounds", "2", "--run-dir", "out")
@@ -26,6 +28,7 @@ def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
     assert "mqtt://coordinator@localhost:" in plan
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_all_that_it_started(given: Processes) -> None:
     require(PROGRAM, MISSING)
     run = given.start(SCRIPT, "--dataset", "digits", "--training-rounds", "1000", "--run-dir", "out")

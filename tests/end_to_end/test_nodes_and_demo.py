@@ -25,6 +25,7 @@ def assert_gone(nodes: list[psutil.Process]) -> None:
     assert alive == []
 
 
+@pytest.mark.long
 def test_demo_with_mnist(processes: Processes, mnist_root: Path) -> None:
     processes.environment["FEDWS_DATA"] = str(mnist_root)
     demo = processes.start("-m", "fedws", "demo", "--training-rounds", "1", "--run-dir", "run")
@@ -52,6 +53,7 @@ def test_demo_with_mnist(processes: Processes, mnist_root: Path) -> None:
     assert (processes.folder / "other.png").read_bytes() == picture.read_bytes()
 
 
+@pytest.mark.long
 def test_demo_without_data_and_network(processes: Processes) -> None:
     """It takes the digits that come with scikit-learn, says so in one line, and is killed in another test."""
     home = processes.folder / "home"
@@ -82,7 +84,9 @@ def test_nodes_have_their_owners_policy(processes: Processes) -> None:
     assert not any(line.startswith("testing ") and "--policy" in line for line in command.lines)
 
 
-@pytest.mark.parametrize("how", ["Ctrl+C", "kill -9", "a node ends"])
+@pytest.mark.parametrize(
+    "how", ["Ctrl+C", *(pytest.param(how, marks=pytest.mark.long) for how in ("kill -9", "a node ends"))]
+)
 def test_nodes_end_together(processes: Processes, how: str) -> None:
     """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
     command = processes.fork("nodes", *processes.tiny(), "--first-port", "0")
@@ -109,7 +113,7 @@ def test_nodes_end_together(processes: Processes, how: str) -> None:
     assert_gone(nodes)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_demo_stopped_while_it_runs(processes: Processes, number: signal.Signals) -> None:
     demo = processes.fork("demo", *processes.tiny(), "--training-rounds", "100000", "--run-dir", "run")
     demo.line("Training round 3/100000$")

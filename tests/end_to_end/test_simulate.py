@@ -31,6 +31,7 @@ def test_strategies_over_one_fleet(processes: Processes, tmp_path: Path) -> None
         assert (tmp_path / "sim" / strategy / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_another_process_tells_the_same_events(processes: Processes, tmp_path: Path) -> None:
     flags = ("--training-rounds", "3", "--evaluate-every", "1", "--dropout", "20", "--strategy", "fedasync")
     commands = []

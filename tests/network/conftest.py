@@ -28,8 +28,6 @@ def every_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fedws")
 
 
-@pytest.fixture
-def no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither pictures nor waiting for the disk, which take most of a short run's time."""
-    monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
-    monkeypatch.setattr("os.fsync", lambda handle: None)
+@pytest.fixture(autouse=True)
+def _empty_pictures(no_pictures: None) -> None:
+    """A module whose runs are to draw has a fixture of this name that does nothing."""

@@ -92,7 +92,7 @@ async def run(stores: Stores, folder: Path, above: int = 0, **more: Any) -> fedw
 
 
 @pytest.fixture
-async def plain(tmp_path: Path, no_disk: None) -> fedws.Result:
+async def plain(tmp_path: Path) -> fedws.Result:
     """The same run over links alone."""
     return await run(Stores(tmp_path / "none", (*WORKERS, "testing", "coordinator")), tmp_path / "plain")
 
@@ -110,7 +110,7 @@ async def test_the_model_is_the_same_and_nothing_is_left(plain: fedws.Result, tm
     assert all(len(names) == 64 for names in models)
 
 
-async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_path: Path, no_disk: None) -> None:
+async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_path: Path) -> None:
     stores, most = Stores(tmp_path / "store"), 0
 
     def look(record: Any) -> None:
@@ -125,7 +125,7 @@ async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_
     assert stores.left == []
 
 
-async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path, no_disk: None) -> None:
+async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path) -> None:
     """A model is put once for all who are asked, and each report once."""
     given: dict[str, Any] = {"model": "mlp:inputs=4,hidden=300", "training_rounds": 1, "evaluator": {}}
     result = await run(Stores(tmp_path / "store"), tmp_path / "run", **given)
@@ -164,7 +164,7 @@ async def test_a_body_that_a_store_does_not_take_goes_on_the_link(
 
 
 async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_why(
-    tmp_path: Path, no_disk: None, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"get": "s3://bucket: refused (403)"}
@@ -175,7 +175,7 @@ async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_
     assert stores.left == []
 
 
-async def test_a_report_whose_body_cannot_be_had_is_a_failure(tmp_path: Path, no_disk: None) -> None:
+async def test_a_report_whose_body_cannot_be_had_is_a_failure(tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["coordinator"].refused = {"get": "s3://bucket: refused (403)"}
     with pytest.raises(fedws.RunFailed, match=r"failed: s3://bucket: refused \(403\)"):
@@ -183,9 +183,7 @@ async def test_a_report_whose_body_cannot_be_had_is_a_failure(tmp_path: Path, no
     assert stores.left == []
 
 
-async def test_a_body_that_the_store_has_altered_is_a_failure(
-    tmp_path: Path, no_disk: None, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_body_that_the_store_has_altered_is_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"alter": ""}
     await run(stores, tmp_path / "run", quorum=2)
@@ -202,9 +200,7 @@ async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(
     assert "What this run has left in the object store stays there: s3://bucket: refused (403)" in log
 
 
-async def test_what_a_node_put_for_a_run_that_is_gone_is_deleted_when_it_is_forgotten(
-    tmp_path: Path, no_disk: None
-) -> None:
+async def test_what_a_node_put_for_a_run_that_is_gone_is_deleted_when_it_is_forgotten(tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     node = fedws.Worker("alice", "points", Points(Path(), True))
     limits = Limits(silence=0.2)

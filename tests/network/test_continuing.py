@@ -19,7 +19,7 @@ from tests.support import recorded
 from tests.uploading import Thread
 from tests.virtual import virtual
 
-pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("every_line")
 
 HOW: dict[str, dict[str, Any]] = {
     "fedavg": {"chooser": "random:per_round=2"},

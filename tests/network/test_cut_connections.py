@@ -25,7 +25,7 @@ MOST = 5 * CHUNK // 2
 
 
 @pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch, no_disk: None) -> None:
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "wide"), Wide)
 
 

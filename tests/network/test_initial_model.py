@@ -19,7 +19,7 @@ from tests.resuming import plan, stopped
 from tests.runs import ALL, assert_same, there
 from tests.virtual import virtual
 
-pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("every_line")
 
 
 def model_file(path: Path, seed: int = 7, name: str = "points_linear") -> Path:

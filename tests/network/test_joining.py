@@ -28,7 +28,6 @@ from tests.runs import ALL, Run, assert_same, there
 from tests.virtual import now, virtual
 
 SCHEMES = pytest.mark.parametrize("scheme", ["memory", "ws"])
-pytestmark = pytest.mark.usefixtures("no_disk")
 
 
 def place(scheme: str) -> str:

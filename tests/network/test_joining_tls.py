@@ -15,7 +15,7 @@ from fedws.tls import Tls
 from tests.joined import expecting, listening
 from tests.nodes import PATIENCE, Points
 
-pytestmark = pytest.mark.usefixtures("no_disk", "every_line")
+pytestmark = pytest.mark.usefixtures("every_line")
 KEY = Key(bytes(32), "a test")
 
 

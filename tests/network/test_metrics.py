@@ -19,7 +19,7 @@ from tests.runs import DATA, there
 from tests.support import recorded
 from tests.virtual import virtual
 
-pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("every_line")
 
 SAMPLES = {"alice": 1, "bob": 3}
 VALUES = {"alice": 2.0, "bob": 6.0}

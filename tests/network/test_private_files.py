@@ -23,6 +23,11 @@ def _open_umask() -> Iterator[None]:
     os.umask(before)
 
 
+@pytest.fixture
+def _empty_pictures() -> None:
+    """Draw the real ones here."""
+
+
 class Watched:
     """The modes of all that a folder has held, seen at each record of a run."""
 

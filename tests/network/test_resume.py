@@ -36,14 +36,16 @@ from tests.resuming import (
 from tests.runs import ALL, ROUND, there
 from tests.virtual import now, virtual
 
-pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("every_line")
 
 
 class Killed(BaseException):
     """What no code expects."""
 
 
-@pytest.mark.parametrize(("chooser", "every"), [("all", 1), ("random:per_round=2", 4)])
+@pytest.mark.parametrize(
+    ("chooser", "every"), [("all", 5), ("random:per_round=2", 5), pytest.param("all", 1, marks=pytest.mark.long)]
+)
 @virtual
 async def test_wherever_it_was_killed_it_ends_as_if_nothing_had_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chooser: str, every: int

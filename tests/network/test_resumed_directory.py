@@ -33,7 +33,7 @@ from tests.resuming import (
 from tests.runs import ALL, ROUND, there
 from tests.virtual import virtual
 
-pytestmark = pytest.mark.usefixtures("every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("every_line")
 
 
 @pytest.fixture

@@ -164,7 +164,6 @@ def watching() -> Iterator[list[Watched]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_strategy", strategy)
-        patch.setattr("fedws.curves.draw", lambda *_: None)  # the picture takes longer than the run
         yield watched
 
 

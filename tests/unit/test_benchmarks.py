@@ -192,6 +192,7 @@ def test_a_strategy_is_fed_to_its_end(capsys: pytest.CaptureFixture[str]) -> Non
     assert 0 < before <= after
 
 
+@pytest.mark.long
 def test_no_checkpoint_is_stored_where_the_plugin_says_so(tmp_path: Path) -> None:
     code = "import sys, pathlib, benchmarks.unsaved as it; it.Checkpoints(pathlib.Path(sys.argv[1])).save(1, {}, {})"
     with Crew() as crew:

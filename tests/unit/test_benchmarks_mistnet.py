@@ -149,6 +149,7 @@ def test_the_best_of_what_nobody_recognises_is_told() -> None:
     assert mistnet.verdict(found, plain, {}) == "no setting has an SSIM below 0.3"
 
 
+@pytest.mark.long
 def test_mistnet_can_be_run_quickly(
     cifar_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

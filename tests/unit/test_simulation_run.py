@@ -20,7 +20,7 @@ FLEET = {"workers": 5, "dropout": 20, "pause": 2, "speeds": "pareto:1.5", "secon
 
 
 @pytest.fixture(autouse=True)
-def _known() -> Iterator[None]:
+def _known(no_pictures: None) -> Iterator[None]:
     with registered():
         yield
 
