@@ -40,6 +40,7 @@ KNOWN = {
     ("fedws/data/cifar10.py", "{error.strerror}"): "a text of the system's, for an error of fedws",
     ("fedws/mqtt/end.py", "str(gap)"): "an exception of that module, with numbers only",
     ("fedws/mqtt/end.py", "str(flood)"): "an exception of that module, with numbers only",
+    ("fedws/plan.py", "{error}"): "one of the texts of fedws.addresses, which repeat nothing of an address",
 }
 """The places that are right without, and why."""
 
