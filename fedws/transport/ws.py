@@ -35,6 +35,14 @@ _log = logging.getLogger("fedws.websockets")
 _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 
 
+class _Direct(connect):
+    """Connects to the address that it is given, and follows no redirect to another one."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Return the error of an answer with a new address, so that it is raised."""
+        return exc
+
+
 @register("transport", "ws")
 class Ws:
     """See :class:`fedws.interfaces.Transport`."""
@@ -59,7 +67,7 @@ class Ws:
         """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
         self.check(url, tls)
         try:
-            socket = await connect(
+            socket = await _Direct(
                 url, proxy=None, create_connection=Client, **self._client(node, tls), **_settings(limits)
             )
             assert isinstance(socket, Client)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from fedws.errors import LinkError
+from fedws.errors import LinkError, Unreachable
 from fedws.interfaces import Limits
 from fedws.schemes import transport
 from tests.abuse.test_foreign_text import HOSTILE, right, terminal
@@ -54,6 +54,20 @@ async def test_an_answer_of_something_that_is_no_node(what: str, capsys: pytest.
             await transport(url).connect(url, Limits(silence=3))
     assert all(right(line) for line in (str(caught.value), *terminal(caught.value, capsys)))
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+async def test_a_redirect_is_not_followed(scheme: str) -> None:
+    """It would have the coordinator connect to a place in its own network, or end its run as if the plan were wrong."""
+    connections = []
+    server = await asyncio.start_server(lambda reader, writer: connections.append(writer), "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        answer = f"HTTP/1.1 302 Found\r\nLocation: {scheme}://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n"
+        async with answering(answer.encode()) as url:
+            with pytest.raises(Unreachable, match="HTTP 302"):
+                await transport(url).connect(url, Limits(silence=3))
+    assert connections == []
 
 
 async def test_a_reason_to_close(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,7 @@ USES = (
     Use(_PROTOCOL, "max_message_size", _CHANNEL),
     Use(_PROTOCOL, "max_fragment_size", _CHANNEL),
     Use("websockets.frames", "DATA_OPCODES", _WATCHED),
+    Use("websockets.asyncio.client:connect", "process_redirect", "transport/ws.py", ("exc",)),
     Use(_MQTT, "_client", _CLIENT),
     Use(_MQTT, "_connected", _CLIENT),
     Use(_MQTT, "_client_connect", _CLIENT, ()),
