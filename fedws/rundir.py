@@ -27,6 +27,7 @@ log = logging.getLogger("fedws")
 FORMAT = 1
 """Of ``run.json`` and what it goes with; a newer one is not read."""
 _LOCK = ".lock"
+_SECRET = re.compile("[0-9a-f]{64}")
 LONGEST_NAME = 40
 """Characters of a strategy that may be in a directory's name."""
 
@@ -217,7 +218,9 @@ def _story(path: Path) -> dict[str, Any]:
     number = story.get("format") if isinstance(story, dict) else None
     if isinstance(number, int) and number > FORMAT:
         raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {FORMAT})")
-    if number != FORMAT or not {"run", "finished", "plan"} <= story.keys():
+    secret = story.get("secret", "0" * 64) if isinstance(story, dict) else None  # a run of an earlier version has none
+    whole = isinstance(secret, str) and _SECRET.fullmatch(secret)
+    if number != FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
     return dict(story)
 

@@ -211,6 +211,11 @@ def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: flo
 # --------------------------------------------------------------------------- of a run that goes on
 
 
+def story(**more: object) -> str:
+    """Return a ``run.json``."""
+    return json.dumps({"format": FORMAT, "run": "ab" * 8, "finished": False, "plan": {}, **more})
+
+
 FOREIGN = "run.json is not one of fedws"
 NEWER = f"it is of a newer fedws (format {FORMAT + 1}; this one reads {FORMAT})"
 REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
@@ -221,6 +226,8 @@ REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "another program's format": ({"run.json": '{"format": 1, "name": "another program"}'}, FOREIGN),
     "a list": ({"run.json": '["format", 1]'}, FOREIGN),
     "no JSON": ({"run.json": "no"}, "run.json cannot be read: Expecting value: line 1 column 1 (char 0)"),
+    "a secret that is none": ({"run.json": story(secret="ab")}, FOREIGN),
+    "a secret that is a number": ({"run.json": story(secret=5)}, FOREIGN),
     "newer": ({"run.json": f'{{"format": {FORMAT + 1}}}'}, NEWER),
 }
 
