@@ -89,7 +89,7 @@ class Blobs:
                 raise result
 
     def _place(self, node: str) -> str:
-        """Not the run's id: who knows that may take the run over."""
+        """Return the folder of ``node`` in this run: a part of a hash of public ids."""
         return sha256(f"{self._run}/{node}".encode()).hexdigest()[:16]
 
     def _lock(self, digest: str) -> asyncio.Lock:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 from fedws import handshake
 from fedws.claim import Claim
@@ -155,6 +156,7 @@ class Service:
             reason, trouble = f"ended: {placed(error)}", error
             raise
         finally:
+            self._forget_in(UNFINISHED * self._limits.silence, self._unfinished.leave)
             self._lines.hear(f"run {name} {reason}", logging.INFO, trouble)
 
     async def _serve(self, channel: Channel, turn: Turn) -> tuple[LinkError, asyncio.Task[None]]:
@@ -183,15 +185,20 @@ class Service:
                 order, trouble = await orders.get()
                 self._remember()
                 channel.transfers.tell(order.held)
-                kept = None if trouble else self._unfinished.again(order)
-                answer = await (self._work(order, trouble) if kept is None else self._repeat(order, kept))
+                kept = self._unfinished.again(order)
+                if kept is None or trouble:
+                    answer = await self._threaded(self._worker.answer, order, self._accepted, trouble)
+                else:
+                    answer = await self._threaded(self._worker.repeat, order, kept, self._accepted)
                 self._unfinished.keep(order, answer)
                 try:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
-                    await channel.send(self._worker.unsendable(order, error))
+                    answer = await self._threaded(self._worker.replaced, order, error, self._accepted)
+                    self._unfinished.keep(order, answer)
+                    await channel.send(answer)
                 turn.answered()
-                del order, answer  # models, which an idle node need not hold
+                del order, answer, kept  # models, which an idle node need not hold
                 self._forget_in(self._limits.silence, self._unfinished.forget)  # a lost link is known by then
 
         async def give_way() -> None:
@@ -209,7 +216,6 @@ class Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._forget_in(UNFINISHED * self._limits.silence, self._unfinished.leave)
 
     def _remember(self) -> None:
         """Do not forget what the run's next link could go on with."""
@@ -220,24 +226,19 @@ class Service:
         self._remember()
         self._forgetting = asyncio.get_running_loop().call_later(seconds, forget)
 
-    async def _work(self, order: Order, trouble: str = "") -> Report | Failure:
-        """Carry out one order in the node's thread; when cancelled, tell it to stop and wait until it has."""
-        work = asyncio.get_running_loop().run_in_executor(
-            self._thread, self._worker.answer, order, self._accepted, trouble
-        )
+    async def _threaded(self, work: Callable[..., Report | Failure], *given: Any) -> Report | Failure:
+        """Return an answer that is made, and written down, in the node's thread.
+
+        When cancelled, tell the task to stop and wait until the thread is free: its audit line is of this run.
+        """
+        working = asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
         try:
-            return await asyncio.shield(work)
+            return await asyncio.shield(working)
         except asyncio.CancelledError:
             self._worker.stop()
-            await asyncio.wait([work])
+            await asyncio.wait([working])
             self._worker.resume()
             raise
-
-    async def _repeat(self, order: Order, report: Report) -> Report | Failure:
-        """Return a report that is sent once more; its line of the audit log is written in the node's thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._worker.repeat, order, report, self._accepted
-        )
 
     def _order(self, message: Message, seen: dict[str, None]) -> Order:
         if not isinstance(message, Order):

@@ -41,10 +41,13 @@ class Unfinished:
         return self._transfers
 
     def again(self, order: Order) -> Report | None:
-        """The report for the first order on a link, if that is the one that was answered last on the link before."""
-        known, self._last = self._last if self._new else None, None
-        self._new = False
-        if known is None or not _same(order, known[0]):
+        """Return the report for the first order on a link, if that order is the last one that was answered before.
+
+        The report is kept until :meth:`keep`, so that the next link can have it if this one is lost before.
+        """
+        known, new, self._new = self._last, self._new, False
+        if known is None or not new or not _same(order, known[0]):
+            self._last = None
             return None
         return replace(known[1], order=order.id)
 

@@ -143,6 +143,10 @@ class Worker:
         features = None if self._features is None else replace(self._features, again=True)
         return self._written(order, report, accepted, features, again=True)
 
+    def replaced(self, order: Order, error: UsageError, accepted: Accepted = ANY) -> Report | Failure:
+        """Return the answer in place of one that could not be sent, once its line is on the audit log."""
+        return self._written(order, self.unsendable(order, error), accepted, None)
+
     def _written(
         self,
         order: Order,

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,22 @@ import torch
 import fedws
 from fedws import audit, handshake, wire
 from fedws.claim import takeover
+from fedws.errors import LinkError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Hello, Order, Refusal, Report, Welcome
+from fedws.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.policy import Policy
 from fedws.rundir import RunDirectory
 from fedws.schemes import transport
+from fedws.security import INSECURE
+from fedws.service import serving
 from fedws.store import Shelf
 from fedws.stores.file import FileStore
+from fedws.unfinished import Unfinished
 from fedws.worker import Worker
 from tests.keyed import KEY, SECRET
-from tests.nodes import PATIENCE, settings
+from tests.nodes import PATIENCE, happens, settings
 from tests.runs import DATA
+from tests.virtual import virtual
 
 VICTIM, THIEF = takeover(bytes(32), "alice"), takeover(b"\1" * 32, "alice")
 BODY = {"x": torch.arange(400_000.0)}  # more than one chunk, so that it has a digest
@@ -54,9 +60,12 @@ async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted
 
 
 @contextlib.asynccontextmanager
-async def link(url: str, secret: str) -> AsyncIterator[tuple[Channel, Welcome | Refusal]]:
-    """Connect as the coordinator of the run ``cafe``, with a take-over secret; give the end of the handshake."""
-    hello = Hello(run="cafe", node="alice", protocol=wire.VERSION, nonce=handshake.nonce())
+async def link(
+    url: str, secret: str, run: str = "cafe", max_message: int = 2**30
+) -> AsyncIterator[tuple[Channel, Welcome | Refusal]]:
+    """Connect as the coordinator of a run, with a take-over secret; give the end of the handshake."""
+    nonce = handshake.nonce()
+    hello = Hello(run=run, node="alice", protocol=wire.VERSION, nonce=nonce, max_message=max_message)
     async with asyncio.timeout(PATIENCE):
         channel = await transport(url).connect(url, Limits())
         try:
@@ -73,10 +82,10 @@ async def link(url: str, secret: str) -> AsyncIterator[tuple[Channel, Welcome | 
 
 
 @contextlib.asynccontextmanager
-async def welcomed(url: str, secret: str) -> AsyncIterator[tuple[Channel, Welcome]]:
+async def welcomed(url: str, secret: str, **more: Any) -> AsyncIterator[tuple[Channel, Welcome]]:
     """Connect until the node has ended the link before."""
     while True:
-        async with link(url, secret) as (channel, answer):
+        async with link(url, secret, **more) as (channel, answer):
             if isinstance(answer, Welcome):
                 yield channel, answer
                 return
@@ -143,6 +152,100 @@ async def test_a_repeated_answer_does_not_leave_without_its_line(
             await channel.send(request("2"))
             failure = await channel.receive()
             assert getattr(failure, "reason", "") == "the audit log cannot be written, so nothing leaves"
+
+
+class Held:
+    """Holds back the node's thread as it writes a line of the audit log, until the test lets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        add = audit.Audit.add
+
+        def held(log: audit.Audit, entry: audit.Entry) -> None:
+            if entry.again:
+                self.entered.set()
+                assert self.opened.wait(PATIENCE)
+            add(log, entry)
+
+        monkeypatch.setattr(audit.Audit, "add", held)
+
+
+async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its line would name the other run."""
+    async with alice(tmp_path) as (url, _, log):
+        async with link(url, VICTIM) as (channel, _):
+            await answer(channel, request("1"))
+        held = Held(monkeypatch)
+        async with welcomed(url, VICTIM) as (channel, _):
+            await channel.send(request("2"))
+            await happens(held.entered)
+        async with link(url, THIEF, run="beef") as (_, refused):
+            assert isinstance(refused, Refusal) and refused.kind == "busy"
+        held.opened.set()
+        async with welcomed(url, THIEF, run="beef") as (channel, _):
+            await answer(channel, request("3"))
+    assert [(line["run"], line["order"]) for line in audit.read(log) if line] == [
+        ("cafe", "1"),
+        ("cafe", "2"),
+        ("beef", "3"),
+    ]
+
+
+async def test_a_repeated_answer_that_is_cut_off_is_repeated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with alice(tmp_path, rounds_per_day=1) as (url, task, log):
+        async with link(url, VICTIM) as (channel, _):
+            await answer(channel, request("1"))
+        held = Held(monkeypatch)
+        async with welcomed(url, VICTIM) as (channel, _):
+            await channel.send(request("2"))
+            await happens(held.entered)
+        held.opened.set()
+        async with welcomed(url, VICTIM) as (channel, _):
+            await answer(channel, request("3"))
+    assert task.times == 1 and lines(log) == [("tensors", False), ("tensors", True), ("tensors", True)]
+
+
+async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp_path: Path) -> None:
+    """The report fits what the coordinator accepts until its header gets the digest of its body."""
+
+    def large(order: Order, workspace: fedws.Workspace) -> Report:
+        return workspace.report(order, {}, BODY)
+
+    log = tmp_path / "alice.jsonl"
+    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit=audit.Audit(log))
+    async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
+        async with link(url, VICTIM) as (channel, _):
+            size = wire.encode(await answer(channel, request("1"))).size
+        async with welcomed(url, THIEF, max_message=size) as (channel, _):
+            await channel.send(request("2"))
+            failure = await channel.receive()
+            assert isinstance(failure, Failure) and failure.code == "permanent"
+    last = [line for line in audit.read(log) if line][-1]
+    assert (last["answer"], last["order"], last["reason"]) == ("refused", "2", failure.reason[:200])
+
+
+@virtual
+async def test_what_is_kept_is_forgotten_also_after_a_link_that_got_no_welcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A coordinator that accepts less than a welcome has its link closed before any request."""
+    left = []
+    monkeypatch.setattr(Unfinished, "leave", lambda self: left.append(asyncio.get_running_loop().time()))
+    node, limits = Worker("alice", "points", DATA), Limits(silence=60.0)
+    async with serving(node, "memory://alice", limits, INSECURE):
+        for most in (2**20, 10):
+            channel = await transport("memory://alice").connect("memory://alice", limits)
+            await channel.send(Hello(run="cafe", node="alice", protocol=wire.VERSION, max_message=most))
+            with contextlib.suppress(LinkError):
+                await channel.receive()
+            await channel.close()
+        left.clear()
+        await asyncio.sleep(601)
+        assert len(left) == 1
 
 
 def texts(folder: Path) -> Iterator[str]:
