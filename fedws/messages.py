@@ -19,6 +19,8 @@ from fedws.tensors import Tensors
 
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
+Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
+"""An Ed25519 signature: 64 bytes as hexadecimal digits, or empty."""
 Most = Annotated[int, Field(ge=1)]
 Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=64)]
@@ -91,8 +93,10 @@ class Proof:
     """The answer to a Challenge; the node's Welcome or Refusal comes next."""
 
     proof: Secret
-    takeover: Secret = field(repr=False)
-    """Secret of the run for this node: a later link with the same one may continue what this one began."""
+    takeover: Secret
+    """Public key of the run for this node: a later link with the same one may continue what this one began."""
+    signature: Signature = ""
+    """Signature of this handshake with the private key of the run; an empty one is never right."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ class RunDirectory:
 
     @property
     def secret(self) -> bytes:
-        """Secret of the run, 32 bytes; :meth:`begin` makes it. Who has it can take workers over from the run."""
+        """Secret of the run, 32 bytes, never sent; :meth:`begin` makes it. Its keys can take the run's nodes over."""
         return bytes.fromhex(self._story["secret"])
 
     def begin(self, plan: Plan) -> str:

@@ -85,7 +85,7 @@ class Service:
         Raises Refused when the caller does not have the key, ProtocolError, and LinkLost.
         """
         hello, key, node = first or await channel.receive(), self._security.key, self._worker.node
-        takeover = ""  # a caller without a key sends no proof, and so no secret
+        takeover = ""  # a caller without a key sends no proof
         if not isinstance(hello, Hello):
             raise ProtocolError(f"{_kind(hello)} before hello")
         if hello.protocol != VERSION:  # nothing can be proved

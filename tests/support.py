@@ -15,7 +15,7 @@ from fedws.wire import encode
 
 REPOSITORY = Path(__file__).parents[1]
 TAKEOVER = "7a" * 32
-"""A take-over secret."""
+"""A private key of a run for a node; as good as any other public key where a proof is wrong."""
 
 
 def require(condition: object, reason: str) -> None:

@@ -1,5 +1,5 @@
 // Messages as bytes, and the proof of the network key: sections 2 to 4 of docs/protocol.md, as far as a worker needs.
-import { createHash, createHmac } from "node:crypto";
+import { createHash, createHmac, createPublicKey, verify } from "node:crypto";
 import { decode, encode } from "@msgpack/msgpack";
 
 export class Wrong extends Error {} // the other end broke the protocol: the link must be closed, and this is why
@@ -36,7 +36,7 @@ const MESSAGES = { // those that a worker receives
   hello: { run: [name], node: [name], protocol: [integer], coordinator: [name, "coordinator"],
     nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false],
     max_message: [most, 2 ** 30], max_tensors: [most, 10000] },
-  proof: { proof: [secret], takeover: [secret] },
+  proof: { proof: [secret], takeover: [secret], signature: [(value) => text(value) && /^([0-9a-f]{128})?$/.test(value), ""] },
   order: { id: [text], worker: [text], round: [integer], task: [text], base: [integer, 0], seed: [integer, 0],
     settings: [map, {}], held: [map, {}] }, // held is of use to nobody who tells no digest
 };
@@ -115,15 +115,27 @@ export function write(type, fields, tensors = []) { // tensors: {name, shape, va
   return Buffer.concat(parts);
 }
 
-// 64 hexadecimal digits; nonces go in as the text that they are, and takeover in the coordinator's proof alone.
-export function proof(key, side, hello, challenge, takeover) {
-  const hmac = createHmac("sha256", key);
+function framed(side, hello, challenge, takeover) { // nonces go in as the text that they are
   const { run, coordinator, node, nonce } = hello;
   const texts = ["fedws", side, run, coordinator, node, challenge.node, nonce, challenge.nonce];
-  for (const each of takeover ? [...texts, takeover] : texts) {
+  return Buffer.concat((takeover ? [...texts, takeover] : texts).flatMap((each) => {
     const length = Buffer.alloc(4); // before each text, so that none runs into the next
     length.writeUInt32LE(Buffer.byteLength(each));
-    hmac.update(length).update(each);
+    return [length, Buffer.from(each)];
+  }));
+}
+
+// 64 hexadecimal digits; takeover goes into the coordinator's proof alone.
+export function proof(key, side, hello, challenge, takeover) {
+  return createHmac("sha256", key).update(framed(side, hello, challenge, takeover)).digest("hex");
+}
+
+export function signed(hello, challenge, { takeover, signature }) { // whether the run's key made the signature: Ed25519
+  try {
+    const x = Buffer.from(takeover, "hex").toString("base64url");
+    const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
+    return verify(null, framed("takeover", hello, challenge, takeover), key, Buffer.from(signature, "hex"));
+  } catch {
+    return false; // bytes that are no key
   }
-  return hmac.digest("hex");
 }

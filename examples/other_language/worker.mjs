@@ -7,7 +7,7 @@ import { endianness, homedir } from "node:os";
 import { parseArgs } from "node:util";
 import { WebSocketServer } from "ws";
 import { prepare, Refused, train } from "./linear.mjs";
-import { proof, read, TENSORS, write, Wrong } from "./protocol.mjs";
+import { proof, read, signed, TENSORS, write, Wrong } from "./protocol.mjs";
 
 const HANDSHAKE = 2 ** 16; // bytes of a message before its sender has proved that he knows the key
 const MESSAGE = 2 ** 26; // bytes of any other; no linear model that this worker could train needs more
@@ -24,8 +24,10 @@ async function meet(node, link) { // hello, challenge, proof; gives hello with t
   if (!hello.nonce) throw new Refused(`${node.id} asks for the network key, and was called without one`, "key");
   const challenge = { node: node.id, nonce: randomBytes(32).toString("hex") };
   await link.send("challenge", { ...challenge, proof: proof(node.key, "node", hello, challenge) });
-  const { proof: given, takeover } = await link.receive("proof");
+  const answer = await link.receive("proof");
+  const { proof: given, takeover } = answer;
   if (!equal(given, proof(node.key, "coordinator", hello, challenge, takeover))) throw new Refused(`the caller has another network key than ${node.id}`, "key");
+  if (!signed(hello, challenge, answer)) throw new Refused("the caller does not have the key of its run", "key");
   link.admit();
   if (hello.node !== node.id) throw new Refused(`this is ${node.id}, not ${hello.node}`, "node");
   return { ...hello, takeover };
@@ -34,7 +36,7 @@ async function meet(node, link) { // hello, challenge, proof; gives hello with t
 const equal = (one, other) => timingSafeEqual(Buffer.from(one), Buffer.from(other)); // of 64 characters
 
 const same = (one, other) => // whether a link is of the same run
-  one.run !== "" && one.run === other.run && one.coordinator === other.coordinator && equal(one.takeover, other.takeover);
+  one.run !== "" && one.run === other.run && one.coordinator === other.coordinator && one.takeover === other.takeover;
 
 let turn = null; // the link that has the node: {hello, since, link, done}
 

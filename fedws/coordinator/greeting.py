@@ -19,7 +19,7 @@ class Greeting:
     """One handshake: for which run, which node, and what it must be and hold."""
 
     claim: Claim
-    """The run, with its secret for this node."""
+    """The run, with its private key for this node."""
     node: str
     role: Literal["worker", "evaluator"]
     dataset: str
@@ -61,7 +61,7 @@ class Greeting:
         await channel.send(hello)
         answer = await channel.receive()
         if key is not None and isinstance(answer, Challenge):
-            proof = handshake.prove(key, hello, answer, self.claim.secret)
+            proof = handshake.prove(key, hello, answer, self.claim.key)
             if answer.node != self.node:  # one that was asked by a stranger, who passes its proof off as his
                 raise Refused("node", f"this is {printable(answer.node, 64)}, not {self.node}")
             self.proved = True

@@ -13,10 +13,10 @@ import torch
 
 import fedws
 from fedws import audit, handshake, wire
-from fedws.claim import takeover
+from fedws.claim import public, takeover
 from fedws.errors import LinkError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.policy import Policy
 from fedws.rundir import RunDirectory
 from fedws.schemes import transport
@@ -59,19 +59,25 @@ async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted
         yield url, task, log
 
 
+async def challenged(url: str, run: str = "cafe", max_message: int = 2**30) -> tuple[Channel, Challenge, Hello]:
+    """Connect, and say hello."""
+    nonce = handshake.nonce()
+    hello = Hello(run=run, node="alice", protocol=wire.VERSION, nonce=nonce, max_message=max_message)
+    channel = await transport(url).connect(url, Limits())
+    await channel.send(hello)
+    challenge = await channel.receive()
+    assert isinstance(challenge, Challenge)
+    return channel, challenge, hello
+
+
 @contextlib.asynccontextmanager
 async def link(
     url: str, secret: str, run: str = "cafe", max_message: int = 2**30
 ) -> AsyncIterator[tuple[Channel, Welcome | Refusal]]:
-    """Connect as the coordinator of a run, with a take-over secret; give the end of the handshake."""
-    nonce = handshake.nonce()
-    hello = Hello(run=run, node="alice", protocol=wire.VERSION, nonce=nonce, max_message=max_message)
+    """Connect as the coordinator of a run, with its private key for alice; give the end of the handshake."""
     async with asyncio.timeout(PATIENCE):
-        channel = await transport(url).connect(url, Limits())
+        channel, challenge, hello = await challenged(url, run, max_message)
         try:
-            await channel.send(hello)
-            challenge = await channel.receive()
-            assert isinstance(challenge, Challenge)
             await channel.send(handshake.prove(SECRET, hello, challenge, secret))
             answer = await channel.receive()
             assert isinstance(answer, Welcome | Refusal)
@@ -109,6 +115,21 @@ async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
         async with link(url, THIEF) as (_, refused):
             assert isinstance(refused, Refusal) and refused.kind == "busy"
             assert VICTIM[:8] not in refused.reason
+        assert (await answer(channel, request("1"))).metrics == {"times": 1}, "the victim's link stays"
+
+
+async def test_a_handshake_that_a_member_has_heard_takes_nothing_over(tmp_path: Path) -> None:
+    """As a client of the broker does, or one that has joined the run under the worker's name."""
+    async with alice(tmp_path) as (url, _, _), link(url, VICTIM) as (channel, welcome):
+        assert isinstance(welcome, Welcome)
+        heard = public(VICTIM)
+        thief, challenge, called = await challenged(url)
+        signature = handshake.prove(SECRET, called, challenge, THIEF).signature
+        own = handshake.proof(SECRET, "coordinator", called, "alice", challenge.nonce, heard)
+        await thief.send(Proof(proof=own, takeover=heard, signature=signature))
+        refused = await thief.receive()
+        assert isinstance(refused, Refusal) and refused.kind == "key"
+        await thief.close()
         assert (await answer(channel, request("1"))).metrics == {"times": 1}, "the victim's link stays"
 
 

@@ -146,6 +146,21 @@ def test_a_takeover_secret_that_is_changed_on_its_way_is_refused() -> None:
     refused(handshake.check, KEY, said, asked, dataclasses.replace(given, takeover="00" * 32))
 
 
+@pytest.mark.parametrize("change", [{"run": "other"}, {"coordinator": "other"}, {"nonce": "33" * 32}])
+def test_a_signature_that_was_heard_is_of_no_other_handshake(change: dict[str, Any]) -> None:
+    """A member has the network key, and so makes a right proof; the run's private key it has not."""
+    said = hello()
+    asked = handshake.challenge(KEY, said, "alice")
+    heard = handshake.prove(KEY, said, asked, TAKEOVER)
+    assert TAKEOVER not in (heard.proof, heard.takeover) and TAKEOVER not in heard.signature
+    other = dataclasses.replace(said, **change)
+    for called, again in ((other, asked), (said, handshake.challenge(KEY, said, "alice"))):
+        own = handshake.proof(KEY, "coordinator", called, again.node, again.nonce, heard.takeover)
+        for signature in (heard.signature, ""):
+            stolen = dataclasses.replace(heard, proof=own, signature=signature)
+            assert "does not have the key of its run" in refused(handshake.check, KEY, called, again, stolen)
+
+
 def test_what_a_node_says_is_no_proof_of_a_coordinator() -> None:
     """Reflection: a stranger dials a node and gives it its own proof back."""
     said = hello()

@@ -53,6 +53,7 @@ ASYNC = (
 """Where asyncio may be imported: where links are, and where programs begin."""
 ONCE = (
     "aiomqtt", "paho", "boto3", "botocore", "cryptography.x509", "cryptography.hazmat.primitives.ciphers",
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
     "matplotlib", "tensorboardX", "uvloop", "msgpack", "scipy",
 )  # fmt: skip
 """Libraries that one file knows, so that replacing one is a change of one file."""
@@ -198,9 +199,11 @@ def test_a_library_is_known_to_one_file(library: str) -> None:
     assert len(of(library)) == 1, f"{library} is imported in {', '.join(of(library)) or 'no file'}"
 
 
-def test_cryptography_is_for_certificates_and_for_seals() -> None:
-    """Two things that have nothing in common but the library."""
-    assert of("cryptography") == sorted([*of("cryptography.x509"), *of("cryptography.hazmat.primitives.ciphers")])
+def test_cryptography_is_for_certificates_seals_and_signatures() -> None:
+    """Three things that have nothing in common but the library."""
+    parts = [library for library in ONCE if library.startswith("cryptography.")]
+    assert len(parts) == 3
+    assert of("cryptography") == sorted(place for part in parts for place in of(part))
 
 
 def test_nothing_turns_bytes_into_code() -> None:

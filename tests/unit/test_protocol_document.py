@@ -45,6 +45,7 @@ from fedws.messages import (
     Report,
     Samples,
     Secret,
+    Signature,
     Text,
     Wait,
     Weight,
@@ -79,6 +80,7 @@ TYPES: dict[Any, str] = {
     Wait: "float, 0 or more",
     Secret: "secret",
     Secret | Literal[""]: 'secret or `""`',
+    Signature: 'signature or `""`',
 }
 RANGES: dict[str, tuple[list[float], list[float]]] = {
     "any": ([], []),
@@ -251,8 +253,10 @@ def test_the_texts_of_a_proof() -> None:
 
 def test_the_example_is_a_handshake() -> None:
     hello, challenge, proof = example(Hello), example(Challenge), example(Proof)
-    assert handshake.prove(KEY, hello, challenge, proof.takeover) == proof
+    assert handshake.prove(KEY, hello, challenge, bytes(range(0xE0, 0x100)).hex()) == proof
     handshake.check(KEY, hello, challenge, proof)
+    signed = handshake._framed("takeover", hello, challenge.node, challenge.nonce, proof.takeover)
+    assert f"over {len(signed)} bytes" in section("The proof")
     assert keys._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
 
 

@@ -1,6 +1,7 @@
 """Whom the worker in JavaScript serves: who knows the key, one run at a time, order by order."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
+from fedws import handshake
 from fedws.errors import LinkLost, Refused
 from fedws.interfaces import Limits
 from fedws.messages import Challenge, Hello, Proof, Refusal, Report
@@ -65,6 +67,22 @@ async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
         assert isinstance(answer, Refusal) and answer.kind == "key", answer
         with pytest.raises(LinkLost):
             await channel.receive()
+        await channel.close()
+
+
+async def test_a_signature_that_was_heard_is_refused(url: str) -> None:
+    signatures = [""]
+    for _ in range(2):
+        channel = await Ws().connect(url, Limits())
+        hello = Hello(run="run", node="alice", protocol=1, nonce=handshake.nonce())
+        await channel.send(hello)
+        challenge = await channel.receive()
+        assert isinstance(challenge, Challenge)
+        proof = handshake.prove(NETWORK, hello, challenge, TAKEOVER)
+        await channel.send(replace(proof, signature=signatures[-1]))
+        answer = await channel.receive()
+        assert isinstance(answer, Refusal) and answer.kind == "key", answer
+        signatures.append(proof.signature)
         await channel.close()
 
 
