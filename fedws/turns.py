@@ -53,7 +53,7 @@ class Turn:
 
     def give_way(self) -> None:
         """End the link for another run: its coordinator may dial again, and hears that the node is busy."""
-        self.reason = LinkLost(f"idle for {self.idle:g} s, and another run has called")
+        self.reason = LinkLost(f"idle for {self.idle:.0f} s, and another run has called")
         self.over.set()
 
 
