@@ -37,7 +37,7 @@ def messages() -> list[Message]:
     return [
         Hello(run="r", node="alice", protocol=1, nonce=SECRET),
         Challenge(node="alice", nonce=SECRET, proof=SECRET),
-        Proof(proof=SECRET, takeover=TAKEOVER),
+        Proof(proof=SECRET, takeover=TAKEOVER, signature=2 * TAKEOVER),
         Welcome(node="alice", role="worker", dataset="d", samples=2, labels=[0, 1]),
         Refusal(kind="busy", reason="later"),
         Order(id="1", worker="alice", round=1, task="t", settings={"a": [1.0, None]}, tensors=tensors),

@@ -72,7 +72,9 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     ),
     st.builds(Join, node=_names, protocol=_whole, instance=_secrets),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
-    st.builds(Proof, proof=_secrets, takeover=_secrets),
+    st.builds(
+        Proof, proof=_secrets, takeover=_secrets, signature=st.just("") | st.builds(str.__mul__, _secrets, st.just(2))
+    ),
     st.builds(
         Welcome,
         node=_names,
