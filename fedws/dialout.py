@@ -6,8 +6,8 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
+from fedws.complaints import BURST, Complaints
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, Unreachable, UsageError, printable
-from fedws.gate import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.located import placed
 from fedws.messages import Join, Message, Refusal

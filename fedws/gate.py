@@ -1,19 +1,13 @@
 """The callers of a node that have not proved anything yet: a bounded number at once."""
 
-import logging
-import math
-import time
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random, SystemRandom
 from typing import Protocol
 
-log = logging.getLogger("fedws")
 MOST = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
-BURST = 20
-"""Log lines of one kind that members may cause at once, as of runs that begin and end."""
 PREFIX = 64
 """Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
 
@@ -31,7 +25,7 @@ class Caller(Protocol):
 
 
 class Gate:
-    """Admits whoever comes. When it is full, each further caller costs one of those that wait its place.
+    """Admits every caller. When it is full, each further caller costs one of those that wait its place.
 
     That one is drawn from the address with the most callers: at random, among the half of them that comes last by
     having sent a whole ``hello``, and then by bytes sent. A caller is thus never certain to lose its place, whatever
@@ -82,30 +76,3 @@ def group(address: str) -> str:
     if isinstance(found, IPv6Address):
         return str(found.ipv4_mapped or IPv6Network((found, PREFIX), strict=False))
     return str(found)
-
-
-class Complaints:
-    """Log lines that a peer causes: some at once, then one in ten seconds with the number of those left out."""
-
-    APART = 10.0
-    """Seconds between two lines, on average."""
-
-    def __init__(self, node: str, burst: int = 1) -> None:
-        """Make the lines of ``node``, of which ``burst`` may come at once."""
-        self._node = node
-        self._burst = burst
-        self._due = -math.inf  # when all lines so far are paid for, at one in so many seconds
-        self._unsaid = 0
-
-    def hear(self, what: str, level: int = logging.WARNING, error: BaseException | None = None) -> bool:
-        """Log a line, and the traceback of ``error`` for who debugs, or count it; return whether it was logged."""
-        now = time.monotonic()
-        if self._due - now > (self._burst - 1) * self.APART:
-            self._unsaid += 1
-            return False
-        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
-        log.log(level, "%s: %s%s", self._node, what, more)
-        if error is not None:
-            log.debug("%s: the traceback of this error", self._node, exc_info=error)
-        self._due, self._unsaid = max(self._due, now) + self.APART, 0
-        return True

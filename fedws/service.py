@@ -11,8 +11,8 @@ from typing import Any
 from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
+from fedws.complaints import BURST, Complaints
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
-from fedws.gate import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.limits import USUAL, Accepted
 from fedws.located import placed
@@ -45,7 +45,7 @@ class Service:
         self._turns = Turns(worker.node, limits.silence)
         self._turned_away = ""
         self._complaints = Complaints(worker.node)
-        self._lines = Complaints(worker.node, BURST)
+        self._runs, self._refused, self._bodies = (Complaints(worker.node, BURST) for _ in range(3))
         self._unfinished = Unfinished(worker.node, shelf)
         self._forgetting: asyncio.TimerHandle | None = None
         self._accepted = USUAL
@@ -127,7 +127,7 @@ class Service:
         except UsageError as error:  # the caller accepts less than a welcome
             return await channel.close(f"the welcome has {error}", CloseCode.NOT_TAKEN)
         if hello.run != self._turned_away:  # it may go on asking
-            self._lines.hear(f"refused run {claim.shown}: {greeting.reason}")
+            self._refused.hear(f"refused run {claim.shown}: {greeting.reason}")
         self._turned_away = hello.run
         return await channel.send(greeting)
 
@@ -136,7 +136,7 @@ class Service:
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; return the closing of the link, which may take longer."""
         name, reason, trouble = claim.shown, "ended", None
-        self._lines.hear(f"run {name} begins", logging.INFO)
+        self._runs.hear(f"run {name} begins", logging.INFO)
         try:
             self._worker.begin(claim, channel.peer)
             self._remember()
@@ -157,7 +157,7 @@ class Service:
             raise
         finally:
             self._forget_in(UNFINISHED * self._limits.silence, self._unfinished.leave)
-            self._lines.hear(f"run {name} {reason}", logging.INFO, trouble)
+            self._runs.hear(f"run {name} {reason}", logging.INFO, trouble)
 
     async def _serve(self, channel: Channel, turn: Turn) -> tuple[LinkError, asyncio.Task[None]]:
         """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
@@ -173,7 +173,7 @@ class Service:
                     message, trouble = await channel.receive(), ""
                 except Undelivered as error:
                     # What its store is, and where, is not for the coordinator.
-                    self._lines.hear(f"the body of an order: {error}")
+                    self._bodies.hear(f"the body of an order: {error}")
                     message, trouble = error.message, "its object store does not give the order (see its log)"
                 order = self._order(message, seen)
                 turn.received()

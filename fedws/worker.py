@@ -12,6 +12,7 @@ import torch
 from fedws import declared, mapstyle, registry, samples
 from fedws.audit import Audit, Entry
 from fedws.claim import Claim
+from fedws.complaints import BURST, Complaints
 from fedws.counts import Counted, Counts, upload
 from fedws.entries import Place, counted, entry
 from fedws.errors import (
@@ -27,7 +28,6 @@ from fedws.errors import (
     UsageError,
     printable,
 )
-from fedws.gate import BURST, Complaints
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
 from fedws.limits import ANY, Accepted

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedws.closing import CloseCode
+from fedws.complaints import Complaints
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
-from fedws.gate import Complaints
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Join, Refusal, Welcome
 from fedws.plan import Plan

@@ -5,8 +5,8 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
+from fedws.complaints import BURST, Complaints
 from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
-from fedws.gate import BURST, Complaints
 from fedws.located import placed
 from fedws.mqtt.session import Served, Session
 from fedws.pauses import Pauses

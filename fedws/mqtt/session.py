@@ -6,8 +6,9 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from fedws.complaints import Complaints
 from fedws.errors import LinkError
-from fedws.gate import Complaints, Gate
+from fedws.gate import Gate
 from fedws.interfaces import Handler, Limits
 from fedws.mqtt import topics
 from fedws.mqtt.address import Address

@@ -6,8 +6,8 @@ The password of the user is in ``FEDWS_MQTT_PASSWORD``, or in the file that ``FE
 import contextlib
 from collections.abc import AsyncIterator
 
+from fedws.complaints import Complaints
 from fedws.errors import Unreachable, UsageError
-from fedws.gate import Complaints
 from fedws.interfaces import Channel, Handler, Limits
 from fedws.mqtt.address import address
 from fedws.mqtt.dialling import Dialler

@@ -18,9 +18,10 @@ from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 from websockets.http11 import Request, Response
 
 from fedws import wire
+from fedws.complaints import Complaints
 from fedws.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.foreign import words
-from fedws.gate import Complaints, Gate
+from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.reaching import NO_TLS, speaks_tls, why
 from fedws.registry import register
@@ -96,8 +97,8 @@ class Ws:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check(url, tls)
         host, port = _address(url)
-        gate, callers, complaints = Gate(), WeakSet[Server](), Complaints(url)
-        door = Door((tls or Tls()).server(), complaints) if self._encrypted else None
+        gate, callers, pages = Gate(), WeakSet[Server](), Complaints(url)
+        door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             caller = Server(*given, **settings)
@@ -112,7 +113,7 @@ class Ws:
         def upgrade(connection: ServerConnection, request: Request) -> Response | None:
             if "Origin" not in request.headers:
                 return None
-            complaints.hear(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
+            pages.hear(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
             return connection.respond(HTTPStatus.FORBIDDEN, NO_PAGE)
 
         settings = {"create_connection": connection, "process_request": upgrade, **_settings(limits)}

@@ -77,7 +77,7 @@ def strings(value: Any) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
-    monkeypatch.setattr("fedws.gate.Complaints.APART", 0.0)
+    monkeypatch.setattr("fedws.complaints.Complaints.APART", 0.0)
     with registered():
         yield
 

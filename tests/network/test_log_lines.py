@@ -83,6 +83,27 @@ def test_tasks_that_fail_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
     assert len(lines) <= FEW and len(caplog.records) <= 2 * FEW, "with their tracebacks, for who debugs"
 
 
+def test_refused_tasks_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    node = worker()
+    for number in range(MANY):
+        answer = node.answer(Order(id=str(number), worker="alice", round=1, task=f"none{number}"))
+        assert isinstance(answer, Failure) and answer.kind == "refused"
+    assert 1 <= len(caplog.messages) <= FEW
+
+
+async def test_refusals_do_not_hide_that_a_run_begins(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+        holder, _ = await call("holder")
+        for number in range(MANY):
+            refused, _ = await call(f"run {number}")
+            await refused.close()
+        await holder.close()
+        while not any("run holder ended" in line for line in caplog.messages):
+            await asyncio.sleep(0)
+        assert isinstance((await call("another"))[1], Welcome)
+    assert "alice: run another begins" in caplog.messages
+
+
 def test_an_audit_log_that_cannot_be_written_fills_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     audit = Audit(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(tmp_path, True), audit=audit)

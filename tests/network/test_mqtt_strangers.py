@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fedws.complaints import Complaints
 from fedws.errors import LinkLost, Refused
-from fedws.gate import MOST, Complaints
+from fedws.gate import MOST
 from fedws.interfaces import HANDSHAKE, Channel, Limits
 from fedws.messages import Hello, Order
 from fedws.mqtt import topics

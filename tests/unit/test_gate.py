@@ -1,6 +1,5 @@
 """The door of a node: only so many wait there, and none of them is sure to lose its place."""
 
-import logging
 from collections.abc import Sequence
 from random import Random
 
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.gate import MOST, Complaints, Gate, group
+from fedws.gate import MOST, Gate, group
 
 
 class Guest:
@@ -190,36 +189,6 @@ def test_of_those_alike_the_oldest_is_not_always_dropped() -> None:
         Guest(gate, addresses(6)).come()
         lost |= {number for number, guest in enumerate(guests) if guest.dropped}
     assert lost == set(range(6))
-
-
-# --------------------------------------------------------------------------- log lines
-
-
-def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    now = [100.0]
-    monkeypatch.setattr("fedws.gate.time.monotonic", lambda: now[0])
-    complaints = Complaints("alice")
-    for _ in range(100):
-        complaints.hear("somebody was turned away")
-        now[0] += 1
-    assert len(caplog.messages) == 10
-    assert caplog.messages[0] == "alice: somebody was turned away"
-    assert caplog.messages[1] == "alice: somebody was turned away (9 more since the last such line)"
-
-
-def test_a_few_lines_may_come_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """As of a run that begins and ends; then they are as far apart as others, also after a long time."""
-    caplog.set_level(logging.INFO, "fedws")
-    now = [100.0]
-    monkeypatch.setattr("fedws.gate.time.monotonic", lambda: now[0])
-    lines = Complaints("alice", burst=3)
-    for _ in range(2):
-        assert [lines.hear("run a begins", logging.INFO) for _ in range(5)] == [True] * 3 + [False] * 2
-        now[0] += 1000
-    assert len(caplog.messages) == 6 and caplog.records[0].levelname == "INFO"
-    assert caplog.messages[3] == "alice: run a begins (2 more since the last such line)"
-    now[0] += 10 - 1000
-    assert [lines.hear("run a begins") for _ in range(2)] == [True, False]
 
 
 def test_a_crowd_from_one_address_sends_nobody_else_away() -> None:

@@ -19,8 +19,8 @@ LAYERS = (
     "messages plan continuing interfaces keys audit settings warned",
     "progress header allowances wire decoder digests blobs transfers pauses "
     "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "
-    "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate vigil reaching "
-    "websocket/ mqtt/ "
+    "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate complaints "
+    "vigil reaching websocket/ mqtt/ "
     "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
     "least entries tracing cuts bits records stored labels channel onebit reals encoding encoded coded extraction "
     "kept uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries "

@@ -1,4 +1,4 @@
-"""A node logs by :class:`fedws.gate.Complaints`, which bounds what a peer can cause; any other log call is listed."""
+"""A node logs by :class:`fedws.complaints.Complaints`, which bounds what peers can cause; other calls are listed."""
 
 import ast
 from collections.abc import Iterator
@@ -6,19 +6,19 @@ from pathlib import Path
 
 from tests.support import REPOSITORY
 
-NODE = (
-    "service.py", "worker.py", "dialout.py", "turns.py", "unfinished.py", "uploads.py", "blobs.py", "transfers.py",
-    "audit.py", "policy.py", "workspace.py", "handshake.py", "websocket", "mqtt", "transport", "stores",
-)  # fmt: skip
-"""Files and folders of what runs on a node and meets peers' bytes."""
-ONCE = {("service.py", "asked")}
-"""Functions that log when a node starts."""
+OTHERS = ("cli", "coordinator", "simulation", "complaints.py", "rundir.py", "runlog.py")
+"""Files and folders of what does not run on a node, and of what bounds the lines."""
+ONCE = {("service.py", "asked"), ("private.py", "warn"), ("datadir.py", "_alone"), ("datadir.py", "_download")}
+"""Functions that log when a node starts, or when its owner's data set is downloaded."""
+METHODS = ("debug", "info", "warning", "error", "critical", "exception", "log", "print")
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    for name in NODE:
-        place = REPOSITORY / "fedws" / name
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+    """Yield every other file, with its first name below the package."""
+    package = REPOSITORY / "fedws"
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package).parts[0]
+        if name not in OTHERS:
             yield name, file
 
 
@@ -32,7 +32,7 @@ def _logging(tree: ast.AST) -> Iterator[str]:
     }
     for node in ast.walk(tree):
         called = ast.unparse(node.func).split(".") if isinstance(node, ast.Call) else [""]
-        if called[0] in ("log", "_log", "logging", "print") and called[-1] not in ("getLogger", "setLevel"):
+        if called[0] in ("log", "_log", "logging", "print") and called[-1] in METHODS:
             yield inside.get(node, "?")
 
 

@@ -1,0 +1,36 @@
+"""Log lines that peers cause, at a bounded rate."""
+
+import logging
+import math
+import time
+
+log = logging.getLogger("fedws")
+BURST = 20
+"""Log lines of one kind that members may cause at once, as of runs that begin and end."""
+
+
+class Complaints:
+    """Log lines that a peer causes: some at once, then one in ten seconds with the number of those left out."""
+
+    APART = 10.0
+    """Seconds between two lines, on average."""
+
+    def __init__(self, node: str, burst: int = 1) -> None:
+        """Make the lines of ``node``, of which ``burst`` may come at once."""
+        self._node = node
+        self._burst = burst
+        self._due = -math.inf  # when all lines so far are paid for, at one in so many seconds
+        self._unsaid = 0
+
+    def hear(self, what: str, level: int = logging.WARNING, error: BaseException | None = None) -> bool:
+        """Log a line or count it; return whether it was logged. The traceback of ``error`` is for debugging."""
+        now = time.monotonic()
+        if self._due - now > (self._burst - 1) * self.APART:
+            self._unsaid += 1
+            return False
+        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
+        log.log(level, "%s: %s%s", self._node, what, more)
+        if error is not None:
+            log.debug("%s: the traceback of this error", self._node, exc_info=error)
+        self._due, self._unsaid = max(self._due, now) + self.APART, 0
+        return True
