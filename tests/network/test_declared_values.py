@@ -11,7 +11,7 @@ import fedws
 from fedws.foreign import LINE
 from tests.nodes import evaluating, settings, worker
 
-pytestmark = pytest.mark.usefixtures("nobody_has_a_key", "every_line", "no_disk")
+pytestmark = pytest.mark.usefixtures("nobody_has_a_key", "every_line")
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a label far below 0": ({"labels": [-1000]}, "labels.0: "),
     "-1, which would count the last class": ({"labels": [-1, 3]}, "labels.0: "),
