@@ -4,6 +4,8 @@ Addresses are written to plans, records and logs. An address with a secret is re
 and the text of the error is without it.
 """
 
+from fedws.errors import UsageError
+
 PASSWORD, PASSWORD_FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
 _BROKERS = ("mqtt", "mqtts")
 """Schemes whose addresses may name a user."""
@@ -35,3 +37,11 @@ def check(text: str) -> str:
     if "?" in host or "#" in host:
         raise ValueError("an address with a ? or # in it: what follows would stand in logs and plans; leave it out")
     return text
+
+
+def checked(text: str) -> str:
+    """Return the text of an address as :func:`check` does. Raises UsageError where that raises ValueError."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -89,7 +89,7 @@ class Blobs:
                 raise result
 
     def _place(self, node: str) -> str:
-        """Return the folder of ``node`` in this run: a part of a hash of public ids."""
+        """Return the folder of a node's blobs in the run, 16 hexadecimal digits."""
         return sha256(f"{self._run}/{node}".encode()).hexdigest()[:16]
 
     def _lock(self, digest: str) -> asyncio.Lock:

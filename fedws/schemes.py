@@ -13,11 +13,7 @@ def transport(url: str) -> Transport:
 
     Raises UsageError, listing the schemes, when there is none, and for an address with a secret in it.
     """
-    try:
-        addresses.check(url)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    scheme = url.partition("://")[0].lower()
+    scheme = addresses.checked(url).partition("://")[0].lower()
     ways: dict[str, Callable[[], Transport]] = {}
     for name in registry.names("transport"):
         kind = registry.find("transport", name)

@@ -60,12 +60,8 @@ def address(text: str, security: "Security") -> str:
     Raises UsageError for an address with a secret in it.
     """
     from fedws import addresses
-    from fedws.errors import UsageError
 
-    try:
-        addresses.check(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    addresses.checked(text)
     return text if "://" in text else f"ws{'' if security.tls is None else 's'}://{text}"
 
 

@@ -28,11 +28,7 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
 
     Raises UsageError.
     """
-    scheme, _, rest = url.partition("://")
-    try:
-        addresses.check(url)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    scheme, _, rest = addresses.checked(url).partition("://")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

@@ -17,6 +17,7 @@ from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will
 from fedws.transport.mqtt import Mqtt
 from tests.brokered import HELLO, LIMITS, dialled, linked, soon, stranger
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.nodes import PATIENCE
 from tests.processes import Processes
 
 QUICK = Limits(silence=12.0)
@@ -176,7 +177,7 @@ async def test_a_node_finds_its_own_former_presence_and_asks_nobody(
         monkeypatch.setattr(Session, "begin", again)
         async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
             sessions[0]._broker.drop()
-            async with asyncio.timeout(LIMITS.silence / 6):  # which asking would take
+            async with asyncio.timeout(PATIENCE):
                 while len(sessions) < 2 or [said for _, said in await retained(broker)] != [HERE]:
                     await asyncio.sleep(0)
             await (await dialled(broker.url)).close()
