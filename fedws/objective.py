@@ -55,7 +55,9 @@ class Objective:
         self._name = settings.loss
         self._work = work
         self._normalises = normalises(module)
-        self._unchecked = Spec.parse(settings.loss).name == "nll"
+        self._unchecked = max(1, work.policy.samples) if Spec.parse(settings.loss).name == "nll" else 0
+        """Number of samples still to check: a warning is a number of as many as the policy wants."""
+        self._odd = False
 
     def __call__(self, batch: Batch) -> Value:
         """Return the loss of a batch. Raises TaskError where the loss cannot take the outputs, and PieceFailed."""
@@ -67,9 +69,10 @@ class Objective:
                 raise TaskError(f"the model's own loss is {described(own)}; it must be a scalar, as loss.mean()")
             return Value(own, None, targets)
         suit(self._loss, self._name, found, targets)
-        if self._unchecked:
-            self._unchecked = False
-            if not log_probabilities(found):
+        if self._unchecked > 0:
+            self._unchecked -= batch.samples
+            self._odd = self._odd or not log_probabilities(found)
+            if self._odd and self._unchecked <= 0:
                 self._work.warn(NOT_LOG_PROBABILITIES)
         try:
             return Value(self._loss(found, targets), found, targets)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from evaluator import evaluator
+from fedws import registry
 from fedws.audit import Audit, read
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
@@ -96,3 +97,51 @@ def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:
         assert isinstance(answer, Report)
         losses.append(answer.metrics["loss"])
     assert losses[0] == losses[1] == 0.69315
+
+
+def test_one_score_tells_digits_of_one_sample_where_the_model_ignores_the_others(tmp_path: Path) -> None:
+    """What the page says that neither ``samples`` nor the rounding prevents; only the number of scores does."""
+    mlp = "mlp:inputs=4,hidden=1,outputs=2"
+    tensors = {
+        "fc1.weight": torch.eye(4)[:1],
+        "fc1.bias": torch.tensor([-0.6]),  # only the last picture is brighter
+        "fc2.weight": torch.ones(1, 1),
+        "fc2.bias": torch.zeros(1),
+        "fc3.weight": torch.tensor([[0.0], [1e8]]),
+        "fc3.bias": torch.zeros(2),
+    }
+    settings = {"model": mlp, "loss": "nll", "dataset": "pictures"}
+    asked = Order(id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+    answer = node(tmp_path, samples=40).answer(asked)
+    assert isinstance(answer, Report)
+    assert abs(answer.metrics["loss"] * 40 / 1e8 + 0.6 - 0.7) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 8, 128])
+@pytest.mark.parametrize("index", [0, 39])
+def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_path: Path) -> None:
+    """It was of the first batch, whose size the coordinator chooses, and so of one sample."""
+    data = Pictures()
+    data.pixels[:, 3] = 0.0
+    data.pixels[index, 3] = 1.0
+    logits = registry.register("model", "logits")(Logits)
+    tensors = {
+        "weight": torch.tensor([[0.0, 0.0, 0.0, 9.0], [0.0, 0.0, 0.0, 0.0]]),
+        "bias": torch.full((2,), 0.5).log(),
+    }
+    settings = {"model": "logits", "loss": "nll", "dataset": "pictures", "batch_size": size}
+    asked = Order(id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+    try:
+        made = evaluator("testing", "pictures", data, policy=Policy(samples=40), audit=Audit(tmp_path / "log"))
+        answer = made.answer(asked)
+    finally:
+        registry._pieces.pop(("model", "logits"))
+    assert logits is Logits and isinstance(answer, Report)
+    assert answer.metrics["warnings"] == ["not_log_probabilities"], "wherever the sample is"
+
+
+class Logits(torch.nn.Linear):
+    """A model of an owner's, whose outputs are not log-probabilities by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
