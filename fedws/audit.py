@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,11 +74,12 @@ class Audit:
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
+        self._lock = _alone(path)
         self._counts = Counts()
         self._read = 0  # bytes of the log that this knows
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _alone(path):
+            with self._lock:
                 path.touch(mode=0o600)
                 if path.stat().st_size == 0 and not _beside(path).exists():
                     _set_head(path, Head())
@@ -88,9 +90,13 @@ class Audit:
                 f"the audit log {path} cannot be gone on with ({why}); name another with --audit, or move it away"
             ) from None
 
+    def alone(self) -> AbstractContextManager[object]:
+        """Return a block in which no other process writes the log: what is counted in it holds for the line added."""
+        return self._lock
+
     def add(self, entry: Entry) -> None:
         """Write a line; when this returns it is on the disk. Raises OSError."""
-        with _alone(self.path):
+        with self._lock:
             end = _end(self.path)
             line = {"number": end.lines + 1, **asdict(entry), "before": end.hash}
             line = {key: printable(value) if isinstance(value, str) else value for key, value in line.items()}
@@ -106,24 +112,28 @@ class Audit:
 
     def left(self, node: str, since: timedelta = DAY) -> dict[str, float]:
         """Return what a node's answers of that time count as: see :meth:`fedws.counts.Counts.left`. Raises OSError."""
+        if not self._counts.days:
+            self._counts, self._read = Counts(days=True), 0
         self._catch_up()
-        return self._counts.left(node, since)
+        return self._counts.left(printable(node), since)
 
     def uploads(self, node: str, dataset: str, peer: str) -> set[str]:
         """Return the uploads that left a node: see :meth:`fedws.counts.Counts.uploads`. Raises OSError."""
         self._catch_up()
-        return self._counts.uploads(node, dataset, peer)
+        return self._counts.uploads(printable(node), printable(dataset), peer)  # as the lines have them
 
     def _catch_up(self) -> None:
-        """Count the lines that were written since, by whatever process."""
-        with _alone(self.path), self.path.open("rb") as file:
+        """Count the lines that were written since, by whatever process. The log may be larger than the memory."""
+        with self._lock, self.path.open("rb") as file:
             end = _end(self.path)
             file.seek(self._read)
-            new = file.read(end.size - self._read).splitlines(keepends=True)
-            self._read = end.size
-        for line in map(_parsed, new):
-            if line is not None:
-                self._counts.add(line)
+            for text in file:
+                if self._read >= end.size:
+                    break
+                self._read += len(text)
+                line = _parsed(text)
+                if line is not None:
+                    self._counts.add(line)
 
 
 @dataclass(frozen=True)

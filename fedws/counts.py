@@ -6,8 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 Counted = Literal["", "request", "upload"]
 """What a line counts as for a day's limit: nothing, a request of its own, or a part of the run's upload."""
-CLOCK = 0.001
-"""Seconds that a line may be of the future: a time is written down in whole milliseconds."""
 DAY = timedelta(days=1)
 _OLD: dict[str, Counted] = {"tensors": "request", "features": "upload"}
 """What a line of an earlier version counts as, by the data that left: such a line does not state it."""
@@ -27,14 +25,19 @@ class Upload(NamedTuple):
 class Counts:
     """What counts, of the lines that were added."""
 
-    def __init__(self) -> None:
-        self._recent: list[tuple[str, str, str]] = []  # node, time, and what counts once
+    def __init__(self, *, days: bool = False) -> None:
+        """Keep what counts for a day's limit only with ``days``: where no limit is set, nothing bounds its number."""
+        self.days = days
+        self._recent: dict[tuple[str, str], str] = {}  # node and what counts once, and the newest time
         self._uploads: set[Upload] = set()
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take in a line of an audit log."""
-        if what := once(line):
-            self._recent.append((str(line["node"]), str(line["time"]), what))
+        if self.days and (what := once(line)):
+            key, time = (str(line["node"]), what), str(line["time"])
+            latest = (datetime.now(UTC) + DAY).isoformat()
+            possible = [it for it in (time, self._recent.get(key, "")) if it and it <= latest]
+            self._recent[key] = max(possible, default=time)
         if line.get("data") == "features":
             known = (str(line.get(key, "")) for key in ("node", "dataset", "peer", "upload"))
             self._uploads.add(Upload(*known))
@@ -42,18 +45,15 @@ class Counts:
     def left(self, node: str, since: timedelta = DAY) -> dict[str, float]:
         """Return what a node's lines of that time count as, over all runs: the age of each in seconds.
 
-        The keys are what counts once, see :func:`once`; of several lines the newest gives the age. Lines of the
-        future, from a clock that was ahead, do not count until their time has come. Older lines are forgotten.
+        The keys are what counts once, see :func:`once`; of several lines the newest gives the age. A line of the
+        future has age 0, since the clock was set back after it; further ahead than that time the clock was wrong, and
+        the line does not count until its time has come. Older lines are forgotten.
         """
         now = datetime.now(UTC)
-        earliest = (now - since).isoformat()
-        self._recent = [entry for entry in self._recent if entry[1] >= earliest]
-        ages: dict[str, float] = {}
-        for whose, time, what in self._recent:
-            age = (now - datetime.fromisoformat(time)).total_seconds()
-            if whose == node and age >= -CLOCK:
-                ages[what] = max(0.0, min(age, ages.get(what, age)))
-        return ages
+        earliest, latest = (now - since).isoformat(), now + since
+        self._recent = {key: time for key, time in self._recent.items() if time >= earliest}
+        times = {what: datetime.fromisoformat(time) for (whose, what), time in self._recent.items() if whose == node}
+        return {what: max(0.0, (now - time).total_seconds()) for what, time in times.items() if time <= latest}
 
     def uploads(self, node: str, dataset: str, peer: str) -> set[str]:
         """Return the ids of the uploads whose features left that node for that coordinator, over all time.

@@ -380,15 +380,17 @@ def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Pa
     assert len(Audit(log.path).left("x", timedelta(hours=24.5))) == 4
 
 
-def test_lines_of_the_future_do_not_count_today_and_the_newest_line_gives_the_age(tmp_path: Path) -> None:
-    """The clock was ahead when they were written, and is right again."""
+def test_lines_of_the_future_count_from_now_for_a_day_and_the_newest_line_gives_the_age(tmp_path: Path) -> None:
+    """The clock was ahead when they were written, and is right again; by more than a day, they do not count."""
     log, now = Audit(tmp_path / "audit.jsonl"), datetime.now(UTC)
     fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
     fixed |= {"round": 1, "answer": "report", "bytes": 1}
-    for hours, upload in ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-2, "u")):
+    lines = ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-48, "u"), (0.5, "u"), (1, "v"), (-2, "v"))
+    for hours, upload in lines:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
         log.add(Entry(**fixed, time=time, data="", upload=upload, counts="upload" if upload else "request"))
-    assert {what: round(age / 3600, 3) for what, age in log.left("x").items()} == {"number 1": 5.0, "upload u": 1.0}
+    wanted = {"number 1": 5.0, "number 3": 0.0, "upload u": 0.5, "upload v": 0.0}
+    assert {what: round(age / 3600, 3) for what, age in log.left("x").items()} == wanted
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
