@@ -143,6 +143,10 @@ class Policy(BaseModel):
             raise TaskError("the policy here lets no model updates leave")
         if self.samples > 1:
             self._fewest(order, held, task)
+        self.counted(left, task, uploads=uploads)
+
+    def counted(self, left: Mapping[str, float], task: Traits, *, uploads: int = 0) -> None:
+        """Check what has left against the limits in number, as :meth:`before`. Raises TaskError, as TryLater."""
         if task.releases == "features" and uploads >= self.uploads:
             what = f"the uploads that the policy here allows for a coordinator, {self.uploads}, have left"
             why = "one more has new noise on the same samples, and could be averaged with them"

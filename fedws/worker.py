@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -165,12 +166,20 @@ class Worker:
             size = encode(answer).size
         try:
             line = self._entry(order, answer, size, features, again=again)
-            if self._audit is not None:
-                self._audit.add(line)
-            elif features is not None:
-                self._counts.add(asdict(line))
+            with self._audit.alone() if self._audit is not None else nullcontext():
+                if line.counts:  # another process of this node may have answered since the request was allowed
+                    task = registry.traits(self._task(order.task))
+                    left, uploads = self._left(task)
+                    self.policy.counted(left, task, uploads=uploads)
+                if self._audit is not None:
+                    self._audit.add(line)
+                elif features is not None:
+                    self._counts.add(asdict(line))
             if then is not None:
                 then()
+        except TaskError as error:
+            self._workspace.read.clear()  # it is refused as if nothing had been computed
+            return self._written(order, self.refusal(order, error), accepted, None)
         except OSError as error:
             self._failures.hear(f"the audit log cannot be written, so nothing leaves: {error}", logging.ERROR)
             return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
@@ -193,13 +202,18 @@ class Worker:
 
     def _allow(self, order: Order, task: registry.Traits) -> None:
         """Hold an order against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
-        work, own, uploads = self._workspace, self._upload, 0
+        left, uploads = self._left(task)
+        self.policy.before(order, self._workspace.held, left, task, uploads=uploads)
+
+    def _left(self, task: registry.Traits) -> tuple[Mapping[str, float], int]:
+        """Return what counts for the day and the number of uploads that left, both without the run's own upload."""
+        own, uploads = self._upload, 0
         left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
         if task.releases == "features":
-            known = (self._audit or self._counts).uploads(self.node, work.dataset, self._peer)
+            known = (self._audit or self._counts).uploads(self.node, self._workspace.dataset, self._peer)
             uploads = len(known - {own})
             left = {what: age for what, age in left.items() if what != upload(own)}
-        self.policy.before(order, work.held, left, task, uploads=uploads)
+        return left, uploads
 
     def _failed(self, order: Order, error: Exception) -> Failure:
         """Return the answer to an order whose task raised an error.
@@ -212,7 +226,7 @@ class Worker:
         hidden = self._hidden and not isinstance(error, RequestError)
         if isinstance(error, TaskError | UnknownName) and not hidden:
             place = f" ({where(error)})" if where(error) else ""
-            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 200)}{place}")
+            self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 300)}{place}")
             return self.refusal(order, error)
         if isinstance(error, TaskFailed | Stopped) and not hidden:
             return self.failure(order, "failed", str(error))
