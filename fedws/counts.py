@@ -33,9 +33,9 @@ class Counts:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take in a line of an audit log."""
-        if self.days and (what := once(line)):
-            key, time = (str(line["node"]), what), str(line["time"])
-            latest = (datetime.now(UTC) + DAY).isoformat()
+        now, time = datetime.now(UTC), str(line.get("time"))
+        if self.days and time >= (now - 2 * DAY).isoformat() and (what := once(line)):
+            key, latest = (str(line["node"]), what), (now + DAY).isoformat()
             possible = [it for it in (time, self._recent.get(key, "")) if it and it <= latest]
             self._recent[key] = max(possible, default=time)
         if line.get("data") == "features":

@@ -123,6 +123,7 @@ def test_without_a_limit_for_a_day_nothing_is_kept_for_one(tmp_path: Path) -> No
         for kept in (endless, limited):
             kept.add({**line, "number": number})
             kept.add({**line, "counts": "upload", "upload": "a5"})
+            kept.add({**line, "number": 90 + number, "time": (datetime.now(UTC) - timedelta(days=3)).isoformat()})
     assert not endless._recent
     assert len(limited._recent) == 11, "all parts of an upload are one"
     worker = node(tmp_path)
