@@ -95,6 +95,8 @@ def upload(order: Order, workspace: Workspace) -> Report:
     part, made = workspace.settings(order, Part), workspace.uploads.find()
     if made is None or made.acknowledged:
         raise TaskError(f"{workspace.node} has {'no' if made is None else 'deleted the'} features of this run")
+    if (held := made.facts["asked"]["dataset"]) != workspace.dataset:
+        raise TaskError(f"the features of this run are of {held}; {workspace.node} holds {workspace.dataset}")
     first, count, records = part.first, part.count, made.facts["records"]
     if part.model != made.facts["asked"]["model"]:
         raise TaskError(f"the features of this run are of {made.facts['asked']['model']}, not of {part.model}")

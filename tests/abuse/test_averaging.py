@@ -116,3 +116,16 @@ def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coo
     worker = Worker("alice", "others", Points(Path(), True), audit=old, policy=Policy(rounds_per_day=9))
     assert upload(worker, "second", "clinic", "clinic", "others") == REFUSED
     assert len(old.left("alice")) == 1, "the upload, of which there are two lines"
+
+
+def test_features_of_another_data_set_do_not_leave_under_the_name_of_this_one(tmp_path: Path) -> None:
+    """They would count for the wrong data set, and another upload of the right one would be allowed."""
+    worker = node(tmp_path)
+    worker.begin(Claim("first", "lab"))
+    assert isinstance(worker.answer(extraction()), Report)
+    other = node(tmp_path, dataset="others")
+    other.begin(Claim("first", "lab"))
+    answer = other.answer(part(0, 60))
+    assert isinstance(answer, Failure) and answer.reason == "the features of this run are of points; alice holds others"
+    assert upload(node(tmp_path), "second") == "sent"
+    assert upload(node(tmp_path), "first") == REFUSED
