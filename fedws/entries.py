@@ -53,7 +53,7 @@ def entry(
         bytes=size,
         epsilon=epsilon,
         upload=place.upload,
-        reason="" if isinstance(answer, Report) else printable(answer.reason, 200),
+        reason="" if isinstance(answer, Report) else printable(answer.reason, 300),
         privacy="" if features is None else features.told().removeprefix("Privacy: "),
         dataset=place.dataset,
         peer=place.peer,

@@ -58,6 +58,7 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
     )
     if log:
         assert upload(node(tmp_path), "fourth") == REFUSED, "also after a new start"
+        assert WHY in [line["reason"] for line in read(tmp_path / "log") if line], "what to do is not cut off"
         left = {line["upload"] for line in read(tmp_path / "log") if line and line["data"] == "features"}
         assert len(left) == 1
 
