@@ -43,6 +43,8 @@ class Road:
     complain: Callable[[str], object]
     """Say that something was dropped which was not the other end's."""
     admitted: Callable[[], None] = lambda: None
+    closing: Callable[[], None] = lambda: None
+    """Called before a link that was admitted waits for the other end to close it too."""
     release: Callable[[], Awaitable[None]] = _nothing
     """Called once the link has ended."""
 
@@ -218,7 +220,8 @@ class MqttChannel:
         """
         self._finish(reason, code=code)
         try:
-            if self.admitted:
+            if self.admitted and not self._quits.is_set():
+                self._road.closing()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._limits.silence / 6):
                         await self._quits.wait()

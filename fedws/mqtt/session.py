@@ -53,7 +53,7 @@ class Session:
         name = f"fedws-{node}-{secrets.token_hex(4)}"
         self._broker = Broker(served.address, served.tls, name, gone, served.limits, self._hear)
         self._presence = Presence(self._broker, node, will.name)
-        self._gate = Gate()
+        self._gate, self._closing = Gate(), Gate()
         self._links: dict[str, MqttChannel] = {}
 
     async def begin(self, former: Collection[str]) -> None:
@@ -107,7 +107,8 @@ class Session:
             packet=lambda size: packet(down, size),
             chunk=self._broker.chunk,
             complain=lambda what: served.complaints.hear(f"{what} was dropped"),
-            admitted=lambda: self._admitted(channel),
+            admitted=lambda: self._gate.leave(channel),
+            closing=lambda: self._closing.enter(channel, lambda: channel.dismiss("too many are being closed")),
         )
         channel = MqttChannel(End(names, dialled=False, seal=seal or served.seal), road, served.limits)
         self._links[link] = channel
@@ -117,9 +118,6 @@ class Session:
         task = asyncio.create_task(self._serve(link, channel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _admitted(self, channel: MqttChannel) -> None:
-        self._gate.leave(channel)
 
     async def _serve(self, link: str, channel: MqttChannel) -> None:
         patience = self._served.limits.silence / 6
@@ -135,6 +133,7 @@ class Session:
             door.cancel()
             self._gate.leave(channel)
             await channel.close(reason)
+            self._closing.leave(channel)
             del self._links[link]
 
     def _too_late(self, channel: MqttChannel) -> None:

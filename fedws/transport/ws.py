@@ -97,12 +97,12 @@ class Ws:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check(url, tls)
         host, port = _address(url)
-        gate, callers, pages = Gate(), WeakSet[Server](), Complaints(url)
+        gate, closing, callers, pages = Gate(), Gate(), WeakSet[Server](), Complaints(url)
         door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             caller = Server(*given, **settings)
-            caller.gate, caller.patience = gate, limits.silence / 6
+            caller.gate, caller.closing, caller.patience = gate, closing, limits.silence / 6
             callers.add(caller)
             return caller if door is None else door.caller(caller)
 

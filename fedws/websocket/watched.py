@@ -107,11 +107,14 @@ class Server(Watched, ServerConnection):
     """One that was dialled: at the gate until :meth:`admit`, and not for long."""
 
     gate: Gate
+    closing: Gate
+    """The links of the port that are being closed: a bounded number, since other ends need not let them close."""
     patience: float
     arrived: float | None = None
     """By the loop's clock, when it was before TLS."""
     _door: asyncio.TimerHandle
     _admitted = False
+    _gone = False
     _frames = 0
 
     @property
@@ -148,8 +151,16 @@ class Server(Watched, ServerConnection):
             return self.transport.abort()
         return super().process_event(event)
 
+    async def close(self, code: CloseCode | int = CloseCode.DONE, reason: str = "") -> None:
+        """Close the link; it is aborted when too many are being closed."""
+        if self._admitted and not self._gone:
+            self.closing.enter(self, self.transport.abort, address_of(self.transport))
+        await super().close(code, reason)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """They have gone."""
+        self._gone = True
+        self.closing.leave(self)
         self._depart()
         super().connection_lost(exc)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 import torch
@@ -230,6 +230,30 @@ async def test_strangers_have_no_answers_that_others_wait_behind(
         node._push()
         await node.flush()
         await (await dialled(broker.url)).close()
+
+
+async def test_links_that_are_closed_and_that_their_callers_keep_are_bounded(
+    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of members that are refused; the newest are kept, and have a sixth of ``silence`` to be closed."""
+    sessions, begin = [], Session.begin
+
+    async def kept(self: Session, former: Collection[str]) -> None:
+        sessions.append(self)
+        await begin(self, former)
+
+    async def leaves(channel: Channel) -> None:
+        channel.admit()
+
+    monkeypatch.setattr(Session, "begin", kept)
+    limits = Limits(silence=6000.0)
+    async with stranger(broker) as other, Mqtt().serve(broker.url, leaves, limits, node="alice"):
+        (session,) = sessions
+        for _ in range(MOST + 30):
+            link = await opened(other, session.instance)
+            await other.sees(f"{link}/up", Kind.CLOSE)
+            assert len(session._links) <= MOST + 2
+        assert len(session._links) >= MOST
 
 
 @pytest.mark.parametrize(("size", "count"), [(0, MOST_FRAMES + 1), (HANDSHAKE, 3)])

@@ -1,0 +1,72 @@
+"""Members whose links a node closes, and who do not close them: their number is bounded."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from fedws.gate import MOST
+from fedws.interfaces import Limits
+from fedws.messages import Hello, Message, Refusal, Welcome
+from fedws.security import INSECURE
+from fedws.service import serving
+from fedws.websocket.watched import Server
+from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
+from tests.nodes import worker
+
+LIMITS = Limits(silence=6000.0)
+"""A link that is not ended for another reason lives longer than a test."""
+MORE = MOST + 30
+"""Links that are closed, one after the other."""
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> set[Server]:
+    """Return the connections of the node that are not lost."""
+    found: set[Server] = set()
+    begin, end = Server.connection_made, Server.connection_lost
+
+    def connection_made(self: Server, transport: asyncio.BaseTransport) -> None:
+        found.add(self)
+        begin(self, transport)
+
+    def connection_lost(self: Server, exc: Exception | None) -> None:
+        found.discard(self)
+        end(self, exc)
+
+    monkeypatch.setattr(Server, "connection_made", connection_made)
+    monkeypatch.setattr(Server, "connection_lost", connection_lost)
+    return found
+
+
+async def called(peer: Hostile, run: str) -> Message | None:
+    """Call alice; return what she answers."""
+    await peer.upgrade()
+    await peer.say(frame(data(Hello(run=run, node="alice", protocol=1))))
+    return await peer.hear()
+
+
+async def test_refused_members_that_do_not_close_their_links_are_bounded(made: set[Server]) -> None:
+    many_files()
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(worker(), "ws://localhost:0", LIMITS, INSECURE))
+        holder = await stack.enter_async_context(hostile(url))
+        assert isinstance(await called(holder, "holder"), Welcome)
+        for turn in range(MORE):
+            peer = await stack.enter_async_context(hostile(url))
+            assert isinstance(await called(peer, f"run {turn}"), Refusal)
+            assert await peer.hear() is None
+            assert len(made) <= MOST + 2, "the holder, those that are being closed, and one that is just dropped"
+
+
+async def test_members_that_end_their_runs_and_do_not_close_their_links_are_bounded(made: set[Server]) -> None:
+    many_files()
+    async with contextlib.AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(worker(), "ws://localhost:0", LIMITS, INSECURE))
+        for turn in range(MORE):
+            peer = await stack.enter_async_context(hostile(url))
+            while not isinstance(await called(peer, f"run {turn}"), Welcome):  # the run before is just ending
+                peer = await stack.enter_async_context(hostile(url))
+            await peer.say(frame(b"no message of fedws"))
+            assert await peer.hear() is None
+            assert len(made) <= MOST + 2, "those that are being closed, this one, and one that is just dropped"
