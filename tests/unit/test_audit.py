@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -410,6 +411,24 @@ def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tm
     assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent")
     assert answer.reason.startswith(f"its report has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
     assert [line["data"] for line in read(path) if line is not None] == ["tensors", "tensors", "reason"]
+
+
+def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members can make it as long as they like, and it is read when a node has started anew."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    written = Audit(tmp_path / "alice.jsonl")
+    for number in range(1, 1001):
+        written.add(entry(number, data="features", upload=f"{number % 3}", reason="\u2603" * 500))
+    assert written.path.stat().st_size > 3_000_000
+    found = Audit(written.path)
+    tracemalloc.start()
+    try:
+        assert found.uploads("alice", "mnist", "") == {"0", "1", "2"}
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+    written.add(entry(1001, data="features", upload="more"))
+    assert found.uploads("alice", "mnist", "") == {"0", "1", "2", "more"}
 
 
 def test_where_it_cannot_be_written_nothing_leaves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
