@@ -35,6 +35,8 @@ WAITING = 2**33
 """Bytes of these, at most."""
 LARGEST = 2**33
 """Bytes of one upload, at most."""
+MOST_ASKED = 2**14
+"""Bytes of the settings in the notes of a run."""
 MOST_SENT = 10_000
 """Notes of what was sent of one upload, at most; what comes beyond counts as sent for the first time, each time."""
 

@@ -34,6 +34,7 @@ from fedws.kept import (
     FEATURES,
     LABELS,
     LARGEST,
+    MOST_ASKED,
     MOST_SENT,
     SENT,
     empty,
@@ -143,10 +144,14 @@ class Uploads:
         return found if (facts.get("asked"), facts.get("data")) == (asked, data()) else None
 
     def start(self, asked: Json, extractor: Tensors, data: str) -> None:
-        """Begin the run's upload anew; ``data`` is what tells these samples from others. Raises OSError.
+        """Begin the run's upload anew; ``data`` is what tells these samples from others.
 
-        What is too old or too much of other runs is deleted now.
+        What is too old or too much of other runs is deleted now. Raises OSError, and TaskError for settings that are
+        too long to be kept.
         """
+        size = len(json.dumps(asked).encode())
+        if size > MOST_ASKED:
+            raise TaskError(f"the settings of features have {size:,} bytes; at most {MOST_ASKED:,} are kept")
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
         prune(folder.parent)
