@@ -21,6 +21,7 @@ from fedws import audit, registry
 from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.claim import Claim
 from fedws.cli import audit as command
+from fedws.counts import Counts
 from fedws.errors import Stopped, TaskError, UsageError
 from fedws.learning import Workspace
 from fedws.limits import Accepted
@@ -429,6 +430,24 @@ def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pyt
         tracemalloc.stop()
     written.add(entry(1001, data="features", upload="more"))
     assert found.uploads("alice", "mnist", "") == {"0", "1", "2", "more"}
+
+
+def test_the_parts_of_an_upload_count_once_however_many_leave() -> None:
+    """A coordinator may request one part as often as it likes, and what counts is looked through at each request."""
+    counts = Counts(days=True)
+    line = {"node": "alice", "counts": "upload", "upload": "a5", "data": "features"}
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            part = {**line, "number": number, "time": audit.now()}
+            counts.add(part)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    counts.add({**line, "time": "3026-11-21T10:00:00.000+00:00"})
+    (age,) = counts.left("alice").values()
+    assert age < 60, "the newest, but for what a clock that was ahead wrote"
+    assert counts.uploads("alice", "", "") == {"a5"}
 
 
 def test_where_it_cannot_be_written_nothing_leaves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
