@@ -20,7 +20,7 @@ from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Repor
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
 from fedws.store import Shelf
-from fedws.turns import Turn, Turns
+from fedws.turns import Turn, Turns, while_up
 from fedws.unfinished import UNFINISHED, Unfinished
 from fedws.wire import VERSION
 from fedws.worker import Worker
@@ -177,7 +177,7 @@ class Service:
                     message, trouble = error.message, "its object store does not give the order (see its log)"
                 order = self._order(message, seen)
                 turn.received()
-                await orders.put((order, trouble))
+                await while_up(channel, orders.put((order, trouble)))  # what ended it is received next
                 del message, order  # models, which an idle node need not hold
 
         async def reply() -> None:

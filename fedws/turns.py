@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
+from typing import Any
 
 from fedws.claim import Claim
 from fedws.errors import LinkLost, Refused, TakenOver
@@ -112,3 +113,14 @@ class Turns:
     def _busy(self) -> Refused:
         since = self._since.strftime("%Y-%m-%d %H:%M:%S")
         return Refused("busy", f"{self._node} is busy with run {self._claim.shown} since {since}")
+
+
+async def while_up(channel: Channel, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``work``, but cancel it when the link is down."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(channel.closed())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
