@@ -490,7 +490,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
     assert problems(path) == []
     (line,) = read(path)
     assert line is not None
-    assert all(text.isprintable() and len(text) <= 200 for text in line.values() if isinstance(text, str))
+    assert all(text.isprintable() and len(text) <= 300 for text in line.values() if isinstance(text, str))
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
