@@ -26,6 +26,8 @@ INK, FAINT = "#1a1a1a", "#b8b8b8"
 # twice as many workers. Of more workers the best and the worst are named.
 COLOURS, MARKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
 UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+LARGEST = 1e30
+"""Largest value that is drawn, of either sign; axes of much larger ones overflow."""
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
 
 
@@ -49,7 +51,9 @@ def read(run: Path) -> list[Record]:
 
 
 def series(records: Sequence[Record], key: str = "accuracy") -> Series:
-    """The finite values of ``key`` that each model scored, as points (round, value). The last score of a round counts.
+    """The values of ``key`` that each model scored, as points (round, value). The last score of a round counts.
+
+    A value that is not finite, or above :data:`LARGEST`, is left out.
 
     >>> series([{"kind": "score", "round": 1, "model": "bob", "accuracy": 0.5}])
     {'bob': [(1, 0.5)]}
@@ -57,7 +61,7 @@ def series(records: Sequence[Record], key: str = "accuracy") -> Series:
     found: dict[str, dict[int, float]] = {}
     for record in records:
         value = record.get(key)
-        if record.get("kind") == "score" and value is not None and math.isfinite(value):
+        if record.get("kind") == "score" and value is not None and abs(value) <= LARGEST:
             found.setdefault(record["model"], {})[record["round"]] = value
     return {model: sorted(points.items()) for model, points in found.items()}
 
@@ -128,7 +132,7 @@ def _picture(figure: "Figure", records: Sequence[Record], groups: Groups, title:
     elif values := series(records, "loss"):
         _lines(left, values, list(groups), "{:#.4g}", "Loss on the test data")
     else:
-        timed = sorted((r["round"], r["seconds"]) for r in records if r.get("kind") == "round")
+        timed = sorted((r["round"], r["seconds"]) for r in records if r.get("kind") == "round" and "seconds" in r)
         what = "Seconds per round" if timed else "Nothing was recorded"
         _lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
     if both and len(groups) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):
@@ -180,7 +184,15 @@ def _lines(axes: "Axes", values: Series, order: Sequence[str], form: str, title:
         aside: Any = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([x, 1.025], [y, place], color=look["color"], linewidth=0.8, linestyle=":", **aside)
         axes.plot([1.025, 1.045, 1.065], [place] * 3, **look, markersize=7, markevery=[1], **aside)
-        axes.text(1.08, place, text, va="center", weight="bold" if look["color"] == INK else "normal", **aside)
+        axes.text(
+            1.08,
+            place,
+            text,
+            va="center",
+            weight="bold" if look["color"] == INK else "normal",
+            parse_math=False,
+            **aside,
+        )
 
 
 def _look(index: int | None, named: bool) -> dict[str, Any]:
@@ -252,7 +264,12 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
     for place, model in enumerate(models):
         axes = figure.add_subplot(grid[place // 2, place % 2])
         own = tuple(sorted(set(groups.get(model, ()))))
-        axes.set_title(f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model, size=11, pad=5)
+        axes.set_title(
+            f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model,
+            size=11,
+            pad=5,
+            parse_math=False,
+        )
         axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
         axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])
         axes.tick_params(labelleft=place % 2 == 0)

@@ -60,6 +60,28 @@ def test_series_leaves_out_what_is_no_number_and_keeps_the_last_of_a_round_score
     assert series([timing(1)]) == {}
 
 
+def lossy(round: int, loss: float, model: str = FEDERATED) -> dict[str, Any]:
+    return {**score(round, model, None, None), "loss": loss}
+
+
+@pytest.mark.parametrize("losses", [[1.7e308], [-1.7e308], [1e308, -1e308], [1e31, 0.5], [1e30, -1e30], [5e-324, 1e30]])
+def test_values_that_no_axis_holds_are_left_out_of_the_picture(losses: list[float], tmp_path: Path) -> None:
+    records = [lossy(round, loss) for round, loss in enumerate(losses, 1)]
+    draw(records, {}, tmp_path / "curves.png")
+    assert sum(map(len, series(records, "loss").values())) == sum(abs(loss) <= 1e30 for loss in losses)
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("model", ["$\\frac{$", "a$b$c", "^_{"])
+@pytest.mark.parametrize("groups", [{}, {"$\\frac{$": [0], "a$b$c": [1], "^_{": [2]}])
+def test_a_name_is_no_formula(model: str, groups: Mapping[str, Sequence[int]], tmp_path: Path) -> None:
+    draw([score(1, model, 0.5, [1, 2, 3])], groups, tmp_path / "curves.png")
+
+
+def test_a_round_without_its_seconds_is_left_out_of_the_picture(tmp_path: Path) -> None:
+    draw([{"kind": "round", "round": 1}, timing(2)], {}, tmp_path / "curves.png")
+
+
 def test_shares_of_the_test_images() -> None:
     found = shares(run(GROUPS), GROUPS)
     assert list(found) == ["alice", "bob", "charlie", FEDERATED]
