@@ -18,7 +18,7 @@ from typing import Any, Self
 import filelock
 import tomli_w
 
-from fedws import private
+from fedws import private, stored
 from fedws.errors import UsageError
 from fedws.plan import Plan, make, read
 from fedws.runlog import write_text
@@ -201,7 +201,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
 def finished_rounds(path: Path) -> int:
     """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
     story = _story(path)
-    return int(story["plan"]["training_rounds"]) if story["finished"] else 0
+    return make(story["plan"]).training_rounds if story["finished"] else 0
 
 
 def _story(path: Path) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _story(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         what = "is empty" if not any(path.iterdir()) else "holds no run that had begun (no run.json)"
         raise UsageError(f"--resume {path}: the directory {what}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
     number = story.get("format") if isinstance(story, dict) else None
     if isinstance(number, int) and number > FORMAT:
@@ -222,6 +222,8 @@ def _story(path: Path) -> dict[str, Any]:
     whole = isinstance(secret, str) and _SECRET.fullmatch(secret)
     if number != FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
+    if problem := stored.story(story):
+        raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")
     return dict(story)
 
 

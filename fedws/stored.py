@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedws.evaluation import Score
 from fedws.foreign import words
-from fedws.messages import Labels
+from fedws.messages import Labels, Secret
 from fedws.plan import explain
 
 _Round = Annotated[int, Field(ge=0, lt=2**48)]
@@ -23,6 +23,7 @@ class _Record(BaseModel):
 
     kind: str
     round: _Round
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     metrics: dict[str, _Finite | None] = {}
 
 
@@ -32,6 +33,17 @@ class _Scored(_Record):
     kind: Literal["score"]
     model: Annotated[str, Field(max_length=64)]
     accuracy: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class _Story(BaseModel):
+    """What ``run.json`` holds; a run of an earlier version has no secret."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    run: Annotated[str, Field(min_length=1, max_length=64)]
+    secret: Secret | None = None
+    finished: bool
+    plan: dict[str, Any]
 
 
 _SCORE, _LABELS = TypeAdapter(Score), TypeAdapter(Labels)
@@ -49,6 +61,7 @@ def record(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("it is no record")
+    _storable(found)
     try:
         if found.get("kind") != "score":
             _Record.model_validate(found)
@@ -63,6 +76,30 @@ def record(text: str | bytes) -> dict[str, Any]:
     if (found["correct"] is None and found["histogram"] is not None) or (found["correct"] or 0) > found["samples"]:
         raise ValueError("its numbers do not fit together")
     return found
+
+
+def story(found: Mapping[str, Any]) -> str:
+    """Return why what ``run.json`` holds cannot be used, without any of its secret; empty when it can."""
+    try:
+        _Story.model_validate(dict(found))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        return "secret: it is not 64 hexadecimal digits" if wrong["loc"] == ("secret",) else explain(error)
+    return ""
+
+
+def _storable(found: Mapping[str, Any]) -> None:
+    """Raise ValueError for a text or a number that other files of a run, as its events, cannot hold."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in it is not Unicode") from None
+    for value in found.values():
+        if isinstance(value, int):
+            try:
+                float(value)
+            except OverflowError:
+                raise ValueError("a number in it is too large") from None
 
 
 def groups(path: Path) -> tuple[dict[str, list[int]], list[str]]:

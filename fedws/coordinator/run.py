@@ -10,6 +10,8 @@ from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+
 from fedws import curves, tensorfile
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
@@ -25,7 +27,7 @@ from fedws.coordinator.prepare import prepare, secured
 from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
 from fedws.coordinator.start import Start, continued
-from fedws.errors import FedwsError, StoreError, UsageError
+from fedws.errors import FedwsError, RunFailed, StoreError, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
@@ -253,8 +255,12 @@ async def _clean(blobs: Blobs, nodes: Sequence[str], runlog: RunLog) -> None:
 
 
 def _finished(directory: Path) -> Result:
-    """What a run left that had come to its end."""
-    model = tensorfile.load_file(directory / "model.safetensors")
+    """What a run left that had come to its end. Raises RunFailed, OSError and UsageError when it cannot be read."""
+    path = directory / "model.safetensors"
+    try:
+        model = tensorfile.load_file(path)
+    except SafetensorError as error:
+        raise RunFailed(f"{path} cannot be read: {error}; continue with more --training-rounds to write it") from None
     return Result(model, curves.read(directory), directory)
 
 

@@ -74,6 +74,15 @@ async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path
         await fedws.run(resume=tmp_path / "run")
 
 
+@pytest.mark.parametrize("data", [b"", b"x", bytes(64)])
+async def test_a_model_of_a_finished_run_that_cannot_be_is_a_line(data: bytes, tmp_path: Path) -> None:
+    async with fedws.serving(worker(), "memory://alice"):
+        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
+    (tmp_path / "run" / "model.safetensors").write_bytes(data)
+    with pytest.raises(fedws.RunFailed, match=r"model\.safetensors cannot be read: .*; continue with more "):
+        await fedws.run(resume=tmp_path / "run")
+
+
 async def test_many_labels_make_a_short_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As many as can be declared, and no two of them neighbours."""
     node = claiming(labels=list(range(0, 2000, 2)))

@@ -14,7 +14,7 @@ import pytest
 from fedws import private
 from fedws.errors import UsageError
 from fedws.plan import Plan, make
-from fedws.rundir import FORMAT, RunDirectory, empty, new_directory, stored_settings
+from fedws.rundir import FORMAT, RunDirectory, empty, finished_rounds, new_directory, stored_settings
 
 PLAN = make({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
 
@@ -288,3 +288,25 @@ def test_a_plan_that_somebody_has_spoilt_is_said(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").unlink()
     with pytest.raises(UsageError, match=r"plan.toml: No such file or directory$"):
         stored_settings(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 50_000, 'a = "\\u202e"\na = 1'])
+def test_a_plan_that_no_one_can_read_is_a_line(text: str, tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    (tmp_path / "run" / "plan.toml").write_text(text)
+    with pytest.raises(UsageError, match=r"^--resume .*plan\.toml: ") as caught:
+        stored_settings(tmp_path / "run")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "changes", [{"plan": "x"}, {"plan": {"training_rounds": "x"}}, {"finished": 1}, {"secret": "ab"}]
+)
+def test_a_story_that_cannot_be_is_a_line(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = begun(tmp_path / "run") / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "finished": True, **changes}))
+    with pytest.raises(UsageError):
+        finished_rounds(tmp_path / "run")
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"run\.json cannot be read: "):
+        finished_rounds(tmp_path / "run")

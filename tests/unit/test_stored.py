@@ -29,6 +29,12 @@ WRONG: dict[str, Any] = {
     "an accuracy of text": {**SCORE, "accuracy": "high"},
     "an accuracy of 2": {**SCORE, "accuracy": 2.0},
     "a loss of text": {**SCORE, "loss": "x" * 500_000},
+    "seconds of text": {"kind": "round", "round": 1, "seconds": "long"},
+    "seconds below 0": {"kind": "round", "round": 1, "seconds": -1},
+    "seconds that no float holds": {"kind": "round", "round": 1, "seconds": 10**400},
+    "a number that no float holds": {"kind": "round", "round": 1, "answered": 10**400},
+    "half a surrogate pair": {"kind": "round", "round": 1, "metrics": {"\ud800": 1.0}},
+    "a model of half a surrogate pair": {**SCORE, "model": "\ud800"},
     "no model": {key: value for key, value in SCORE.items() if key != "model"},
     "no loss": {key: value for key, value in SCORE.items() if key != "loss"},
 }
@@ -59,6 +65,35 @@ def test_a_record_that_cannot_be_is_dropped_with_a_line(what: str, tmp_path: Pat
     assert [record["kind"] for record in again.records] == ["round"]
     text = (tmp_path / "run.log").read_text()
     assert what == "no object" or "metrics.jsonl: line 2 was dropped (" in text
+
+
+STORY = {"format": 1, "run": "cafe", "secret": "0a" * 32, "finished": False, "plan": {}}
+
+
+def test_what_a_run_wrote_about_itself_can_be_used() -> None:
+    assert stored.story(STORY) == ""
+    assert stored.story({key: value for key, value in STORY.items() if key != "secret"}) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"plan": "x"}, "plan: "),
+        ({"plan": None}, "plan: "),
+        ({"finished": "no"}, "finished: "),
+        ({"run": 5}, "run: "),
+        ({"run": "x" * 65}, "run: "),
+        ({"run": ""}, "run: "),
+    ],
+)
+def test_what_cannot_be_used_is_named(changes: dict[str, Any], wrong: str) -> None:
+    found = stored.story({**STORY, **changes})
+    assert found.startswith(wrong) and len(found) < 300
+
+
+@pytest.mark.parametrize("secret", ["0a" * 31, "0A" * 32, "0a" * 31 + "zz", 5, ["0a" * 32]])
+def test_a_secret_that_cannot_be_is_named_and_not_repeated(secret: Any) -> None:
+    assert stored.story({**STORY, "secret": secret}) == "secret: it is not 64 hexadecimal digits"
 
 
 @pytest.mark.parametrize("labels", [[-1], [1, 0], [0, 0], [100_000], list(range(1001)), ["1"], [True], 7, None])
