@@ -62,7 +62,7 @@ def series(records: Sequence[Record], key: str = "accuracy") -> Series:
     for record in records:
         value = record.get(key)
         if record.get("kind") == "score" and value is not None and abs(value) <= LARGEST:
-            found.setdefault(record["model"], {})[record["round"]] = value
+            found.setdefault(record["model"], {})[record["round"]] = float(value)
     return {model: sorted(points.items()) for model, points in found.items()}
 
 
@@ -112,6 +112,7 @@ def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
+        warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
         try:
             private.touch(temporary)
             picture(Figure(dpi=100)).savefig(temporary, format="png")
@@ -132,7 +133,8 @@ def _picture(figure: "Figure", records: Sequence[Record], groups: Groups, title:
     elif values := series(records, "loss"):
         _lines(left, values, list(groups), "{:#.4g}", "Loss on the test data")
     else:
-        timed = sorted((r["round"], r["seconds"]) for r in records if r.get("kind") == "round" and "seconds" in r)
+        took = ((r["round"], r.get("seconds", math.inf)) for r in records if r.get("kind") == "round")
+        timed = sorted((round, float(seconds)) for round, seconds in took if seconds <= LARGEST)
         what = "Seconds per round" if timed else "Nothing was recorded"
         _lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
     if both and len(groups) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):
@@ -184,15 +186,8 @@ def _lines(axes: "Axes", values: Series, order: Sequence[str], form: str, title:
         aside: Any = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([x, 1.025], [y, place], color=look["color"], linewidth=0.8, linestyle=":", **aside)
         axes.plot([1.025, 1.045, 1.065], [place] * 3, **look, markersize=7, markevery=[1], **aside)
-        axes.text(
-            1.08,
-            place,
-            text,
-            va="center",
-            weight="bold" if look["color"] == INK else "normal",
-            parse_math=False,
-            **aside,
-        )
+        weight = "bold" if look["color"] == INK else "normal"
+        axes.text(1.08, place, text, va="center", weight=weight, parse_math=False, **aside)
 
 
 def _look(index: int | None, named: bool) -> dict[str, Any]:
@@ -264,12 +259,8 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
     for place, model in enumerate(models):
         axes = figure.add_subplot(grid[place // 2, place % 2])
         own = tuple(sorted(set(groups.get(model, ()))))
-        axes.set_title(
-            f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model,
-            size=11,
-            pad=5,
-            parse_math=False,
-        )
+        name = f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model
+        axes.set_title(name, size=11, pad=5, parse_math=False)
         axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
         axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])
         axes.tick_params(labelleft=place % 2 == 0)

@@ -78,8 +78,13 @@ def test_a_name_is_no_formula(model: str, groups: Mapping[str, Sequence[int]], t
     draw([score(1, model, 0.5, [1, 2, 3])], groups, tmp_path / "curves.png")
 
 
-def test_a_round_without_its_seconds_is_left_out_of_the_picture(tmp_path: Path) -> None:
-    draw([{"kind": "round", "round": 1}, timing(2)], {}, tmp_path / "curves.png")
+@pytest.mark.parametrize("seconds", [{}, {"seconds": 1e308}, {"seconds": 10**20}])
+def test_any_seconds_of_a_round_give_a_picture(seconds: dict[str, Any], tmp_path: Path) -> None:
+    draw([{"kind": "round", "round": 1, **seconds}, timing(2)], {}, tmp_path / "curves.png")
+
+
+def test_losses_that_are_large_integers_are_drawn(tmp_path: Path) -> None:
+    draw([lossy(1, 1), lossy(2, 10**20)], {}, tmp_path / "curves.png")
 
 
 def test_shares_of_the_test_images() -> None:
