@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedws.evaluation import Score
 from fedws.foreign import words
-from fedws.messages import Labels, Secret
+from fedws.messages import Labels
 from fedws.plan import explain
 
 _Round = Annotated[int, Field(ge=0, lt=2**48)]
@@ -36,12 +36,11 @@ class _Scored(_Record):
 
 
 class _Story(BaseModel):
-    """What ``run.json`` holds; a run of an earlier version has no secret."""
+    """What ``run.json`` holds beside its secret."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
     run: Annotated[str, Field(min_length=1, max_length=64)]
-    secret: Secret | None = None
     finished: bool
     plan: dict[str, Any]
 
@@ -79,12 +78,11 @@ def record(text: str | bytes) -> dict[str, Any]:
 
 
 def story(found: Mapping[str, Any]) -> str:
-    """Return why what ``run.json`` holds cannot be used, without any of its secret; empty when it can."""
+    """Return why what ``run.json`` holds cannot be used; empty when it can."""
     try:
         _Story.model_validate(dict(found))
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)[0]
-        return "secret: it is not 64 hexadecimal digits" if wrong["loc"] == ("secret",) else explain(error)
+        return explain(error)
     return ""
 
 

@@ -72,7 +72,6 @@ STORY = {"format": 1, "run": "cafe", "secret": "0a" * 32, "finished": False, "pl
 
 def test_what_a_run_wrote_about_itself_can_be_used() -> None:
     assert stored.story(STORY) == ""
-    assert stored.story({key: value for key, value in STORY.items() if key != "secret"}) == ""
 
 
 @pytest.mark.parametrize(
@@ -89,11 +88,6 @@ def test_what_a_run_wrote_about_itself_can_be_used() -> None:
 def test_what_cannot_be_used_is_named(changes: dict[str, Any], wrong: str) -> None:
     found = stored.story({**STORY, **changes})
     assert found.startswith(wrong) and len(found) < 300
-
-
-@pytest.mark.parametrize("secret", ["0a" * 31, "0A" * 32, "0a" * 31 + "zz", 5, ["0a" * 32]])
-def test_a_secret_that_cannot_be_is_named_and_not_repeated(secret: Any) -> None:
-    assert stored.story({**STORY, "secret": secret}) == "secret: it is not 64 hexadecimal digits"
 
 
 @pytest.mark.parametrize("labels", [[-1], [1, 0], [0, 0], [100_000], list(range(1001)), ["1"], [True], 7, None])
