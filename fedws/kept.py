@@ -67,7 +67,8 @@ def prune_cache(folder: Path, earliest: float = 0.0) -> None:
     newest = max(files, key=lambda path: _weighed(path, ())[0], default=None)
     for path in _beyond(files, (), earliest, MOST_CACHED, CACHE):
         if path != newest or _weighed(path, ())[0] < earliest:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def empty(run: Path) -> None:

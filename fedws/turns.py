@@ -11,7 +11,7 @@ from fedws.errors import LinkLost, Refused, TakenOver
 from fedws.interfaces import Channel
 
 IDLE = 10
-"""Times ``silence`` without a request for which a run keeps a node; then another run that calls gets it."""
+"""Times ``silence`` for which a run keeps a node without a request, although another run connects."""
 MOST_LINKS = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
 TAKEN_OVER = "taken over by the same run"
@@ -36,12 +36,12 @@ class Turn:
         self._since = asyncio.get_running_loop().time()
 
     def received(self) -> None:
-        """A whole request has been received."""
+        """Count a request that was received whole."""
         self._open += 1
         self._heard = self._channel.received
 
     def answered(self) -> None:
-        """The answer to a request has been sent."""
+        """Count a request whose answer was sent."""
         self._open -= 1
         self._since = asyncio.get_running_loop().time()
 
@@ -53,7 +53,7 @@ class Turn:
         return asyncio.get_running_loop().time() - self._since
 
     def give_way(self) -> None:
-        """End the link for another run: its coordinator may dial again, and hears that the node is busy."""
+        """End the link for another run; its coordinator may connect again, and then gets the refusal ``busy``."""
         self.reason = LinkLost(f"idle for {self.idle:.0f} s, and another run has called")
         self.over.set()
 
@@ -86,7 +86,7 @@ class Turns:
             self._newest.give_way()
         if self._links >= MOST_LINKS:
             raise self._busy()
-        self._claim = claim
+        before, self._claim = self._claim, claim
         if self._newest is not None:
             self._newest.over.set()
         self._newest = turn = Turn(channel)
@@ -95,6 +95,8 @@ class Turns:
             async with asyncio.timeout(self._patience):
                 await self._free.acquire()
         except TimeoutError:
+            if self._newest is turn:  # the node is still at work for the run before
+                self._claim = before
             raise (turn.reason if turn.over.is_set() else self._busy()) from None
         else:
             try:

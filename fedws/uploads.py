@@ -209,7 +209,7 @@ class Uploads:
     def _facts(self) -> Json:
         try:
             facts: Json = json.loads((self._place() / FACTS).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # none, or damaged: it is made again, which counts as a new upload
             return {}
         return facts
 

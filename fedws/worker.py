@@ -206,14 +206,19 @@ class Worker:
         self.policy.before(order, self._workspace.held, left, task, uploads=uploads)
 
     def _left(self, task: registry.Traits) -> tuple[Mapping[str, float], int]:
-        """Return what counts for the day and the number of uploads that left, both without the run's own upload."""
-        own, uploads = self._upload, 0
+        """Return what counts for the day and the number of uploads that left, both without the run's own upload.
+
+        Raises TaskError where features are requested by a run without an id.
+        """
         left = self._audit.left(self.node) if self._audit is not None and self.policy.rounds_per_day else {}
-        if task.releases == "features":
-            known = (self._audit or self._counts).uploads(self.node, self._workspace.dataset, self._peer)
-            uploads = len(known - {own})
-            left = {what: age for what, age in left.items() if what != upload(own)}
-        return left, uploads
+        if task.releases != "features":
+            return left, 0
+        if not self._claim.run:
+            raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
+        own = self._upload
+        known = (self._audit or self._counts).uploads(self.node, self._workspace.dataset, self._peer)
+        left = {what: age for what, age in left.items() if what != upload(own)}
+        return left, len(known - {own})
 
     def _failed(self, order: Order, error: Exception) -> Failure:
         """Return the answer to an order whose task raised an error.

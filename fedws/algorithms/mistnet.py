@@ -60,8 +60,6 @@ def _extract(
     order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
 ) -> Report:
     uploads = workspace.uploads
-    if uploads.claim is None:
-        raise TaskError("a run without an id could not ask for the same features again")
     made = uploads.find()
     if made is not None:
         if made.facts["asked"] != settings.asked:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from fedws import registry
 from fedws.audit import Audit, Entry, read
 from fedws.claim import Claim
-from fedws.messages import Failure, Report
-from fedws.policy import Policy
+from fedws.learning import Workspace
+from fedws.messages import Failure, Order, Report
+from fedws.policy import Features, Policy
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, strategy
 from tests.nodes import Points, registered
@@ -61,6 +64,22 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
         assert WHY in [line["reason"] for line in read(tmp_path / "log") if line], "what to do is not cut off"
         left = {line["upload"] for line in read(tmp_path / "log") if line and line["data"] == "features"}
         assert len(left) == 1
+
+
+def test_runs_without_an_id_get_no_features_of_any_task(tmp_path: Path) -> None:
+    """All of them would be one run, whose own upload does not count against it."""
+
+    @registry.register("task", "sends.features", releases="features")
+    def sends(order: Order, workspace: Workspace) -> Report:
+        workspace.announce(order, Features("bits", 1.0, 1.0, 1), lambda: None)
+        return workspace.report(order, {}, {"x": torch.ones(1)})
+
+    audit = Audit(tmp_path / "log")
+    worker = Worker("alice", "points", Points(Path(), True), tasks={"sends.features": sends}, audit=audit)
+    for run, kind in (("", Failure), ("", Failure), ("first", Report)):
+        worker.begin(Claim(run, "lab"))
+        answer = worker.answer(Order(id="1", worker="alice", round=1, task="sends.features"))
+        assert isinstance(answer, kind), answer
 
 
 def test_features_of_two_runs_that_were_made_first_leave_once(tmp_path: Path) -> None:

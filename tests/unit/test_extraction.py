@@ -113,7 +113,9 @@ def test_what_was_acknowledged_is_gone_and_not_made_again(tmp_path: Path) -> Non
 def test_a_run_without_an_id_gets_none(tmp_path: Path) -> None:
     """It could not ask for the same bits again, and would get new noise each time."""
     node = worker(tmp_path, run="")
-    assert reason(node.answer(extraction())) == "a run without an id could not ask for the same features again"
+    assert reason(node.answer(extraction())) == (
+        "features were refused: a run without an id cannot be told from others; connect with one"
+    )
 
 
 def test_a_days_rounds_count_every_run_once_however_it_is_called(tmp_path: Path) -> None:

@@ -287,6 +287,15 @@ def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
         assert own.cached(digest(tensors)) is None, "one that was spoilt on the disk is asked for again"
 
 
+@pytest.mark.parametrize("damage", ["", "{", "\x00" * 64])
+def test_a_note_that_is_damaged_counts_as_none(damage: str, tmp_path: Path) -> None:
+    own = uploads(tmp_path)
+    make(own)
+    before = own.id
+    (tmp_path / own.name / "facts.json").write_text(damage)
+    assert own.find() is None and own.id != before, "new noise is a new upload"
+
+
 def test_without_a_folder_it_lasts_as_long_as_the_node() -> None:
     own = uploads(None)
     make(own)

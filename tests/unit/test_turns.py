@@ -1,0 +1,50 @@
+"""Turns: a run that is refused does not take the place of the run that the node works for."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedws.claim import Claim
+from fedws.errors import Refused
+from fedws.turns import IDLE, Turns
+from tests.virtual import virtual
+
+SILENCE = 60.0
+HOLDER, OTHER = Claim("a" * 16, "lab", "1" * 64), Claim("b" * 16, "lab", "2" * 64)
+
+
+@virtual
+async def test_a_run_that_does_not_get_the_node_leaves_it_to_the_run_before() -> None:
+    """The idle run gives way, but its work outlasts the other run's patience; then both call again."""
+    turns = Turns("alice", SILENCE)
+    channel: Any = SimpleNamespace(received=0, arriving=False)
+    async with turns.take(channel, HOLDER) as turn:
+        await asyncio.sleep(IDLE * SILENCE + 1)
+        with pytest.raises(Refused, match="alice is busy with run aaaaaaaa since"):
+            async with turns.take(channel, OTHER):
+                pass
+        assert turn.over.is_set(), "it must end"
+    again = asyncio.create_task(_have(turns, channel, HOLDER))
+    assert await again, "the run before is let in"
+    assert await _have(turns, channel, OTHER)
+
+
+async def _have(turns: Turns, channel: Any, claim: Claim) -> bool:
+    async with turns.take(channel, claim):
+        return True
+
+
+@virtual
+async def test_the_run_before_may_call_while_its_work_ends() -> None:
+    turns = Turns("alice", SILENCE)
+    channel: Any = SimpleNamespace(received=0, arriving=False)
+    async with turns.take(channel, HOLDER):
+        await asyncio.sleep(IDLE * SILENCE + 1)
+        with pytest.raises(Refused):
+            async with turns.take(channel, OTHER):
+                pass
+        waiting = asyncio.create_task(_have(turns, channel, HOLDER))
+        await asyncio.sleep(1)
+    assert await waiting, "it was waiting for its own older link, and was not refused for the other run"
