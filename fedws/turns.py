@@ -28,10 +28,6 @@ class Turn:
         """The error that ends it."""
         self._channel = channel
         self._open = 0
-        self.begin()
-
-    def begin(self) -> None:
-        """Count from now on what is idle."""
         self._heard = self._channel.received
         self._since = asyncio.get_running_loop().time()
 
@@ -81,7 +77,7 @@ class Turns:
         one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
         """
         if self._links and not claim.continues(self._claim):
-            if self._newest is None or self._links > 1 or self._newest.idle < self._idle:
+            if self._newest is None or self._newest.idle < self._idle:
                 raise self._busy()
             self._newest.give_way()
         if self._links >= MOST_LINKS:
@@ -103,7 +99,6 @@ class Turns:
                 if turn.over.is_set():
                     raise turn.reason
                 self._since = datetime.now()
-                turn.begin()
                 yield turn
             finally:
                 self._free.release()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedws.errors import UsageError
 from fedws.messages import Failure, Report
 from fedws.outlines import complete, outline, values
 from fedws.policy import Policy
@@ -54,6 +55,20 @@ def test_a_request_of_few_bytes_for_the_largest_model_takes_no_memory() -> None:
     for model in ("mlp:hidden=10000,inputs=10000,outputs=10000", "linear:inputs=1,outputs=100000000"):
         reason = refused(asked("fedavg.fit", model, {}))
         assert f"allows 100,000,000 parameters of a model, and {model} has" in reason or "has 2" in reason
+
+
+@pytest.mark.parametrize(("model", "tries"), [("mlp", 1), ("watched", 2)])
+def test_only_a_model_of_the_owners_own_is_built_with_values_where_meta_fails(
+    model: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = []
+
+    def fails(spec: str, seed: int) -> nn.Module:
+        devices.append(torch.empty(0).device.type)
+        raise UsageError("it fails")
+
+    monkeypatch.setattr("fedws.outlines.initial", fails)
+    assert "it fails" in refused(asked("fedavg.fit", model, weights())) and devices == ["meta", "cpu"][:tries]
 
 
 def test_buffers_count_and_tied_weights_count_once() -> None:

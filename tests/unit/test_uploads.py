@@ -287,6 +287,18 @@ def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
         assert own.cached(digest(tensors)) is None, "one that was spoilt on the disk is asked for again"
 
 
+def test_what_is_too_old_is_looked_for_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, now, looked = uploads(tmp_path), [time.monotonic()], []
+    monkeypatch.setattr("fedws.uploads.prune_old", lambda *given: looked.append(given))
+    monkeypatch.setattr("fedws.uploads.time.monotonic", lambda: now[0])
+    own.begin(Claim("second", "lab"))
+    assert looked == [], "it was when the run before began"
+    now[0] += 24 * 3600 + 1
+    for run in ("third", "fourth"):
+        own.begin(Claim(run, "lab"))
+    assert len(looked) == 1
+
+
 @pytest.mark.parametrize("damage", ["", "{", "\x00" * 64])
 def test_a_note_that_is_damaged_counts_as_none(damage: str, tmp_path: Path) -> None:
     own = uploads(tmp_path)
