@@ -204,9 +204,9 @@ class Decoder:
         if not header.offset:
             return torch.empty(size, dtype=torch.uint8)
         if begun is None or header.offset > begun.filled or len(begun.buffer) != size:
-            raise ProtocolError(f"it goes on at byte {header.offset} of a body that did not begin here")
+            raise ProtocolError(f"it continues at byte {header.offset} of a body that did not begin here")
         if begun.whole and header.offset < size:  # a task may be working on it, and the digest is checked at the end
-            raise ProtocolError(f"it goes on at byte {header.offset} of a body that is whole here")
+            raise ProtocolError(f"it continues at byte {header.offset} of a body that is whole here")
         return begun.buffer
 
     def _tensors(self, table: list[Entry]) -> dict[str, torch.Tensor]:

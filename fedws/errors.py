@@ -123,7 +123,7 @@ class TryLater(TaskError):
 
 
 class RequestError(TaskError):
-    """An order that cannot be carried out for what it asks for, whatever the samples are.
+    """A request that fails for its own content, independent of any sample.
 
     The coordinator gets the text also where a task raises it after it has read samples. Raise it only where no value
     of a sample or label decides whether it is raised, and none is in the text.

@@ -136,9 +136,9 @@ class Policy(BaseModel):
         self._name(order, task)
         epochs = order.settings.get("epochs", 1)
         if self.epochs is not None and not (isinstance(epochs, int) and epochs <= self.epochs):
-            raise TaskError(f"the policy here wants at most {self.epochs} as an order's epochs, not {str(epochs)[:64]}")
+            raise TaskError(f"the policy here allows {self.epochs} epochs a request, not {str(epochs)[:64]}")
         if held < self.samples:
-            raise TaskError(f"the policy here wants {self.samples} samples behind a number; there are {held}")
+            raise TaskError(f"the policy here requires {self.samples} samples behind a number; there are {held}")
         if not self.updates and task.releases == "update":
             raise TaskError("the policy here lets no model updates leave")
         if self.samples > 1:
@@ -166,9 +166,9 @@ class Policy(BaseModel):
 
     def _fewest(self, order: Order, held: int, task: Traits) -> None:
         """Raise TaskError where a number could be of fewer samples than ``samples``."""
-        what = f"the policy here wants {self.samples} samples behind a number"
+        what = f"the policy here requires {self.samples} samples behind a number"
         if task.releases == "features":
-            raise TaskError(f"{what}; features are of one")
+            raise TaskError(f"{what}; a record of features is of one sample")
         fewest = least(order.settings, held, task.settings) if task.releases == "update" else held
         if fewest < self.samples:
             how = "use a larger --batch-size, or more batches"
@@ -211,7 +211,8 @@ class Policy(BaseModel):
             if wanted is not None and wanted > most:
                 raise TaskError(f"the policy here allows {what} up to {most:g}, not {wanted:g}")
         if self.samples > 1:
-            raise TaskError(f"the policy here wants {self.samples} samples behind a number; features are of one")
+            what = f"the policy here requires {self.samples} samples behind a number"
+            raise TaskError(f"{what}; a record of features is of one sample")
 
     def after(self, report: Report, features: Features | None = None, releases: Released = "update") -> None:
         """Check a report before it leaves, as a second defence; ``features`` are what it holds.
@@ -226,7 +227,7 @@ class Policy(BaseModel):
             raise TaskError("the policy here lets no plain tensors leave")
         behind = report.metrics.get("samples", report.samples)
         if self.samples > 1 and not (isinstance(behind, int) and behind >= self.samples):
-            raise TaskError(f"the policy here wants {self.samples} samples behind a number; there were {behind}")
+            raise TaskError(f"the policy here requires {self.samples} samples behind a number; there were {behind}")
 
     def admits(self, coordinator: str) -> bool:
         """Whether the coordinator of that id, which its certificate shows, may ask at all."""

@@ -59,7 +59,9 @@ class RunDirectory:
     def _taken(cls, path: Path, made: Sequence[Path]) -> Self:
         found = cls(path, _locked(path, "--run-dir"), made)
         try:
-            private.text(path / "run.log", "x").close()  # it is somebody's now, also while workers are awaited
+            private.text(
+                path / "run.log", "x"
+            ).close()  # no other run takes the directory while this one waits for its workers
         except FileExistsError:
             raise _not_new(path, "was taken by another run just now") from None
         except OSError as error:

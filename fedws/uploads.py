@@ -132,7 +132,7 @@ class Uploads:
         return Upload(self._place()) if self._facts().get("whole") else None
 
     def begun(self, asked: Json, data: Callable[[], str]) -> Tensors | None:
-        """The extractor of the upload that was begun with these settings; None when none was.
+        """Return the extractor of the upload that was begun with these settings; None when none was.
 
         ``data`` gives what tells its samples from others; it is called only where an upload was begun.
         """

@@ -25,7 +25,7 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class _Samples:
-    """The attribute ``data``: who gets it has ``read`` set, since from then on all that happens may depend on it."""
+    """Descriptor of ``data``, which sets ``read`` when it is read: from then on an error may depend on the samples."""
 
     @overload
     def __get__(self, work: None, owner: object) -> "_Samples": ...

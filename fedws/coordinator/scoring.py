@@ -28,7 +28,7 @@ from fedws.tensors import Tensors
 
 
 def _possible(score: Score) -> Score:
-    """A score that could be one: a histogram is a classifier's, of as many samples; an evaluator may keep it back."""
+    """Return a score that is possible: a histogram is of a classifier and as many samples. It may be left out."""
     if score.correct is None and score.histogram is not None:
         raise ValueError("a histogram without the number of correct predictions")
     if (score.correct or 0) > score.samples:

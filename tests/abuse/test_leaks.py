@@ -61,7 +61,7 @@ def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: di
     answers = {told(node.answer(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
     used = size["batch_size"] * size["batches"]
     how = f"those of this order may be of {used}: use a larger --batch-size, or more batches"
-    assert answers == {("refused", f"the policy here wants 25 samples behind a number; {how}", "permanent")}
+    assert answers == {("refused", f"the policy here requires 25 samples behind a number; {how}", "permanent")}
     assert data.read == 0, "nothing was computed"
 
 

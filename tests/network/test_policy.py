@@ -44,7 +44,7 @@ async def served(*nodes: fedws.Worker) -> AsyncIterator[dict[str, str]]:
 REFUSED = {
     "task": (Policy(tasks=("evaluate",)), "the policy here does not allow the task fedavg.fit"),
     "model": (Policy(models=("mlp",)), "the policy here does not allow the model points_linear"),
-    "samples": (Policy(samples=121), "the policy here wants 121 samples behind a number; there are 120"),
+    "samples": (Policy(samples=121), "the policy here requires 121 samples behind a number; there are 120"),
     "updates": (Policy(updates=False), "the policy here lets no model updates leave"),
 }
 

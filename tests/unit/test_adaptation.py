@@ -181,7 +181,7 @@ def test_a_device_trains_only_where_its_owner_names_the_task(tmp_path: Path) -> 
     node = worker(tmp_path, policy=Policy(tasks=("mistnet.extract", "mistnet.upload", "mistnet.acknowledge")))
     assert reason(node.answer(ask)) == "the policy here does not allow the task mistnet.adapt"
     node = worker(tmp_path, policy=ADAPT.model_copy(update={"epochs": 2}))
-    assert reason(node.answer(ask)) == "the policy here wants at most 2 as an order's epochs, not 3"
+    assert reason(node.answer(ask)) == "the policy here allows 2 epochs a request, not 3"
 
 
 def test_what_is_different_on_the_devices_is_said() -> None:

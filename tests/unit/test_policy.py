@@ -185,9 +185,7 @@ def test_a_name_of_any_length_makes_a_short_reason() -> None:
 
 @pytest.mark.parametrize("epochs", [3, 10**30, "1", None, 2.0, [1], float("nan")])
 def test_more_passes_than_allowed_are_refused(epochs: Any) -> None:
-    assert refusal(Policy(epochs=2), order(epochs=epochs)).startswith(
-        "the policy here wants at most 2 as an order's epochs, not"
-    )
+    assert refusal(Policy(epochs=2), order(epochs=epochs)).startswith("the policy here allows 2 epochs a request, not")
 
 
 def test_an_order_is_of_one_pass_unless_it_says_so() -> None:
@@ -206,7 +204,7 @@ def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
 def test_samples() -> None:
     policy = Policy(samples=50)
     policy.before(order(), 50, left(0), UPDATE)
-    assert refusal(policy, order(), 49) == "the policy here wants 50 samples behind a number; there are 49"
+    assert refusal(policy, order(), 49) == "the policy here requires 50 samples behind a number; there are 49"
     policy.after(report(50))
     policy.after(report(1000, behind=50))
     for few in (report(49), report(1000, behind=49), report(1000, behind="many"), report(1000, behind=None)):
@@ -422,7 +420,7 @@ def test_by_default_noisy_bits_with_randomised_labels_may_leave(encoding: str) -
         (ALL, replace(NOISY, epsilon=700.0), "allows epsilon up to 8, not 700"),
         (ALL, replace(NOISY, label_epsilon=700.0), "allows label_epsilon up to 8, not 700"),
         (Policy(features=("*",)), replace(NOISY, delta=0.01), "allows delta up to 1e-05, not 1"),
-        (Policy(samples=2), NOISY, "wants 2 samples behind a number; features are of one"),
+        (Policy(samples=2), NOISY, "requires 2 samples behind a number; a record of features is of one sample"),
     ],
 )
 def test_features_that_the_owner_does_not_allow_are_refused(policy: Policy, features: Features, reason: str) -> None:

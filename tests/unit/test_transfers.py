@@ -172,7 +172,7 @@ async def test_an_offset_that_is_not_here_is_refused(lie: str) -> None:
         await cut(receiver, await encoded(Transfers(), order(4 * CHUNK)), 2 * CHUNK + 5000)
         receiver._here = Partial(digest, receiver._here.buffer, CHUNK) if receiver._here else None
         sender.tell({digest: CHUNK})
-    with pytest.raises(ProtocolError, match=r"it goes on at byte [0-9]+ of a body that did not begin here"):
+    with pytest.raises(ProtocolError, match=r"it continues at byte [0-9]+ of a body that did not begin here"):
         await received(receiver, await encoded(sender, sent))
 
 
