@@ -191,17 +191,23 @@ class Held:
         monkeypatch.setattr(audit.Audit, "add", held)
 
 
+async def cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> Held:
+    """Have a request answered, repeat it on a new link, and lose that link while the line is being written."""
+    async with link(url, VICTIM) as (channel, _):
+        await answer(channel, request("1"))
+    held = Held(monkeypatch)
+    async with welcomed(url, VICTIM) as (channel, _):
+        await channel.send(request("2"))
+        await happens(held.entered)
+    return held
+
+
 async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_node(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else its line would name the other run."""
     async with alice(tmp_path) as (url, _, log):
-        async with link(url, VICTIM) as (channel, _):
-            await answer(channel, request("1"))
-        held = Held(monkeypatch)
-        async with welcomed(url, VICTIM) as (channel, _):
-            await channel.send(request("2"))
-            await happens(held.entered)
+        held = await cut_off(url, monkeypatch)
         async with link(url, THIEF, run="beef") as (_, refused):
             assert isinstance(refused, Refusal) and refused.kind == "busy"
         held.opened.set()
@@ -218,12 +224,7 @@ async def test_a_repeated_answer_that_is_cut_off_is_repeated_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with alice(tmp_path, rounds_per_day=1) as (url, task, log):
-        async with link(url, VICTIM) as (channel, _):
-            await answer(channel, request("1"))
-        held = Held(monkeypatch)
-        async with welcomed(url, VICTIM) as (channel, _):
-            await channel.send(request("2"))
-            await happens(held.entered)
+        held = await cut_off(url, monkeypatch)
         held.opened.set()
         async with welcomed(url, VICTIM) as (channel, _):
             await answer(channel, request("3"))
