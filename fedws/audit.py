@@ -10,6 +10,7 @@ A node that was killed between the two wrote a line that the head does not count
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -156,33 +157,38 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def read(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Every line; None for one that no node has written like that. Raises OSError."""
+def read(path: Path, size: float = math.inf) -> Iterator[dict[str, Any] | None]:
+    """Yield every line of the first ``size`` bytes; None for one that no node wrote like that. Raises OSError."""
     with path.open("rb") as file:
-        yield from map(_parsed, file)
+        for text in file:
+            if size <= 0:
+                return
+            size -= len(text)
+            yield _parsed(text)
 
 
 def verify(path: Path) -> tuple[Head, list[str]]:
     """Where the log ends, and everything that is wrong with it. Raises OSError."""
-    problems, name, end, behind = [], _beside(path).name, Head(size=path.stat().st_size), 0
+    problems, name, behind = [], _beside(path).name, 0
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # of a copy that is read only nobody is writing the end just now
+        with contextlib.suppress(OSError):  # of a copy that is read only, whose end no node is writing just now
             stack.enter_context(_alone(path))
+        end = Head(size=path.stat().st_size)
         try:
             head: Head | None = _head(path)
         except OSError as error:
             head = None
             problems += [words(error)] if end.size else []
-        for line in read(path):
-            if head is not None and end.lines == head.lines:
-                behind += 1
-                continue
-            number = end.lines + 1
-            if line is None or line.get("hash") != _hash(line):
-                problems.append(f"line {number} was edited")
-            elif line.get("before") != (end.hash or line.get("before")) or line.get("number") != number:
-                problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
-            end = Head(number, str(line.get("hash")) if line is not None else "", end.size)  # "": what it was is lost
+    for line in read(path, end.size):  # without the lock, which each answer of the node needs
+        if head is not None and end.lines == head.lines:
+            behind += 1
+            continue
+        number = end.lines + 1
+        if line is None or line.get("hash") != _hash(line):
+            problems.append(f"line {number} was edited")
+        elif line.get("before") != (end.hash or line.get("before")) or line.get("number") != number:
+            problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
+        end = Head(number, str(line.get("hash")) if line is not None else "", end.size)  # "": what it was is lost
     if head is not None and end.lines < head.lines:
         problems.append(f"{head.lines - end.lines} missing at the end: {name} counts {head.lines} lines")
     elif head is not None and end.hash != head.hash and not problems:

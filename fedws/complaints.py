@@ -34,3 +34,12 @@ class Complaints:
             log.debug("%s: the traceback of this error", self._node, exc_info=error)
         self._due, self._unsaid = max(self._due, now) + self.APART, 0
         return True
+
+
+def at(address: str) -> str:
+    """Return where a caller is, for a line about it; empty where its transport has no addresses.
+
+    >>> at("192.0.2.7"), at("")
+    (' at 192.0.2.7', '')
+    """
+    return f" at {address}" if address else ""

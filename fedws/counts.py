@@ -33,7 +33,7 @@ class Counts:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Take in a line of an audit log."""
-        now, time = datetime.now(UTC), str(line.get("time"))
+        now, time = datetime.now(UTC), _time(line)
         if self.days and time >= (now - 2 * DAY).isoformat() and (what := once(line)):
             key, latest = (str(line["node"]), what), (now + DAY).isoformat()
             possible = [it for it in (time, self._recent.get(key, "")) if it and it <= latest]
@@ -66,6 +66,14 @@ class Counts:
             for found in self._uploads
             if found.node == node and found.dataset in ("", dataset) and (not peer or found.peer in ("", peer))
         }
+
+
+def _time(line: Mapping[str, Any]) -> str:
+    """Return when a line was written; now where a damaged line does not state a time, so that it counts."""
+    try:
+        return datetime.fromisoformat(str(line.get("time"))).astimezone(UTC).isoformat(timespec="milliseconds")
+    except ValueError:
+        return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def once(line: Mapping[str, Any]) -> str:

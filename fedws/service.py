@@ -6,12 +6,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
-from fedws.complaints import BURST, Complaints
+from fedws.complaints import BURST, Complaints, at
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.limits import USUAL, Accepted
@@ -66,12 +67,12 @@ class Service:
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
-            self._complaints.hear(f"a caller{_at(channel)} was turned away: {refused}")
+            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
+            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {error}")
             return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None
@@ -96,7 +97,7 @@ class Service:
             try:
                 proof = await channel.receive()
             except LinkLost:  # most likely it has another key, and has been told so by its own side
-                self._complaints.hear(f"a caller{_at(channel)} left instead of proving that it knows the network key")
+                self._complaints.hear(f"a caller{at(channel.address)} left without a proof of the network key")
                 raise
             if not isinstance(proof, Proof):
                 raise ProtocolError(f"{_kind(proof)} where a proof was due")
@@ -229,16 +230,22 @@ class Service:
     async def _threaded(self, work: Callable[..., Report | Failure], *given: Any) -> Report | Failure:
         """Return an answer that is made, and written down, in the node's thread.
 
-        When cancelled, tell the task to stop and wait until the thread is free: its audit line is of this run.
+        When cancelled, stop the task and wait for the thread; an answer made all the same is kept for the next link.
         """
         working = asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             self._worker.stop()
+            working.add_done_callback(partial(self._made, given[0], self._unfinished.claim))
             await asyncio.wait([working])
-            self._worker.resume()
             raise
+
+    def _made(self, order: Order, claim: Claim, working: asyncio.Future[Report | Failure]) -> None:
+        """Keep what the thread made after its link was lost, unless another run has the node."""
+        self._worker.resume()
+        if not working.cancelled() and working.exception() is None and claim is self._unfinished.claim:
+            self._unfinished.keep(order, working.result())
 
     def _order(self, message: Message, seen: dict[str, None]) -> Order:
         if not isinstance(message, Order):
@@ -286,10 +293,6 @@ async def serving(
         served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
         async with served as address:
             yield address
-
-
-def _at(channel: Channel) -> str:
-    return f" at {channel.address}" if channel.address else ""
 
 
 def _kind(message: Message) -> str:

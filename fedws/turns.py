@@ -62,7 +62,7 @@ class Turns:
         self._node = node
         self._patience = silence / 6
         self._idle = IDLE * silence
-        self._claim = Claim()
+        self._claim = self._working = Claim()  # of the newest link, and of the one that has the node
         self._since = datetime.now()
         self._links = 0  # of the run; the last one frees the node
         self._newest: Turn | None = None
@@ -82,7 +82,7 @@ class Turns:
             self._newest.give_way()
         if self._links >= MOST_LINKS:
             raise self._busy()
-        before, self._claim = self._claim, claim
+        self._claim = claim
         if self._newest is not None:
             self._newest.over.set()
         self._newest = turn = Turn(channel)
@@ -92,13 +92,13 @@ class Turns:
                 await self._free.acquire()
         except TimeoutError:
             if self._newest is turn:  # the node is still at work for the run before
-                self._claim = before
+                self._claim = self._working
             raise (turn.reason if turn.over.is_set() else self._busy()) from None
         else:
             try:
                 if turn.over.is_set():
                     raise turn.reason
-                self._since = datetime.now()
+                self._since, self._working = datetime.now(), claim
                 yield turn
             finally:
                 self._free.release()

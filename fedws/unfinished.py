@@ -24,16 +24,17 @@ class Unfinished:
     def __init__(self, node: str, shelf: Shelf | None = None) -> None:
         self._node = node
         self._shelf = shelf
-        self._claim = Claim()
+        self.claim = Claim()
+        """Claim of the run."""
         self._transfers = Transfers()
         self._last: tuple[Order, Report] | None = None
         self._new = False
 
     def begin(self, claim: Claim) -> Transfers:
         """Start a link; return how its bodies travel. What a link that this one does not continue left is dropped."""
-        if not claim.continues(self._claim):
+        if not claim.continues(self.claim):
             self.leave()
-            self._claim, blobs = claim, None
+            self.claim, blobs = claim, None
             if self._shelf is not None and claim.run:
                 blobs = Blobs(self._shelf.store, self._shelf.above, claim.run, self._node)
             self._transfers = Transfers(blobs, claim.coordinator, keep=True, replaced=self._drop)

@@ -67,6 +67,14 @@ class Batch:
         return {"bytes": self.features.shape[1], "shape": list(self.shape), **label}
 
 
+def kept(asked: Json) -> Json:
+    """Return the settings that features depend on. Raises TaskError where they are too long to be kept."""
+    size = len(json.dumps(asked).encode())
+    if size > MOST_ASKED:
+        raise TaskError(f"the settings of features have {size:,} bytes; at most {MOST_ASKED:,} are kept")
+    return asked
+
+
 class Upload:
     """The features and labels of all records of a node, encoded, for one run."""
 
@@ -146,12 +154,8 @@ class Uploads:
     def start(self, asked: Json, extractor: Tensors, data: str) -> None:
         """Begin the run's upload anew; ``data`` is what tells these samples from others.
 
-        What is too old or too much of other runs is deleted now. Raises OSError, and TaskError for settings that are
-        too long to be kept.
+        What is too old or too much of other runs is deleted now. Raises OSError.
         """
-        size = len(json.dumps(asked).encode())
-        if size > MOST_ASKED:
-            raise TaskError(f"the settings of features have {size:,} bytes; at most {MOST_ASKED:,} are kept")
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
         prune(folder.parent)
@@ -208,10 +212,10 @@ class Uploads:
 
     def _facts(self) -> Json:
         try:
-            facts: Json = json.loads((self._place() / FACTS).read_text(encoding="utf-8"))
+            facts = json.loads((self._place() / FACTS).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # none, or damaged: it is made again, which counts as a new upload
             return {}
-        return facts
+        return facts if isinstance(facts, dict) else {}
 
     def _keep(self, facts: Json) -> None:
         write(self._place() / FACTS, json.dumps(facts).encode())

@@ -146,7 +146,7 @@ class Worker:
 
     def replaced(self, order: Order, error: UsageError, accepted: Accepted = ANY) -> Report | Failure:
         """Return the answer in place of one that could not be sent, once its line is on the audit log."""
-        return self._written(order, self.unsendable(order, error), accepted, None)
+        return self._written(order, self.unsendable(order, error), accepted, None, counts=False)
 
     def _written(
         self,
@@ -157,15 +157,16 @@ class Worker:
         then: Callable[[], None] | None = None,
         *,
         again: bool = False,
+        counts: bool = True,
     ) -> Report | Failure:
-        """Return the answer, or a Failure in its place, once its line is on the audit log."""
+        """Return the answer, or a Failure, once its line is on the audit log; without ``counts`` it counts as none."""
         try:
             size = encode(answer, accepted).size if self._audit is not None else 0
         except UsageError as error:
             answer, features, then = self.unsendable(order, error), None, None
             size = encode(answer).size
         try:
-            line = self._entry(order, answer, size, features, again=again)
+            line = self._entry(order, answer, size, features, again=again, counts=counts and not again)
             with self._audit.alone() if self._audit is not None else nullcontext():
                 if line.counts:  # another process of this node may have answered since the request was allowed
                     task = registry.traits(self._task(order.task))
@@ -215,7 +216,7 @@ class Worker:
             return left, 0
         if not self._claim.run:
             raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
-        own = self._upload
+        own = self._workspace.uploads.id
         known = (self._audit or self._counts).uploads(self.node, self._workspace.dataset, self._peer)
         left = {what: age for what, age in left.items() if what != upload(own)}
         return left, len(known - {own})
@@ -267,17 +268,13 @@ class Worker:
         return self._tasks[name]
 
     def _entry(
-        self, order: Order, answer: Report | Failure, size: int, features: Features | None, *, again: bool
+        self, order: Order, answer: Report | Failure, size: int, features: Features | None, *, again: bool, counts: bool
     ) -> Entry:
         releases = registry.traits(self._task(order.task)).releases if isinstance(answer, Report) else "metrics"
-        counts: Counted = "" if again else counted(answer, features, releases, read=self._workspace.read.is_set())
-        upload = self._upload if features is not None or counts == "upload" else ""
+        what: Counted = counted(answer, features, releases, read=self._workspace.read.is_set()) if counts else ""
+        upload = self._workspace.uploads.id if features is not None or what == "upload" else ""
         place = Place(self.node, self._workspace.dataset, self._claim, self._peer, upload)
-        return entry(order, answer, size, features, place, counts, again=again)
-
-    @property
-    def _upload(self) -> str:
-        return self._workspace.uploads.id
+        return entry(order, answer, size, features, place, what, again=again)
 
     def refusal(self, order: Order, error: FedwsError) -> Failure:
         """Return the answer to an order that is refused: for the whole run, or until later."""

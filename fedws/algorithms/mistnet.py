@@ -34,6 +34,7 @@ from fedws.ranges import Positive
 from fedws.registry import register
 from fedws.settings import UNLIMITED, Count, Scoring, Training
 from fedws.tensors import Tensors, digest
+from fedws.uploads import kept
 
 # ------------------------------------------------------------------ on the worker
 
@@ -59,10 +60,10 @@ def adapt(order: Order, workspace: Workspace) -> Report:
 def _extract(
     order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
 ) -> Report:
-    uploads = workspace.uploads
+    uploads, asked = workspace.uploads, kept(settings.asked)
     made = uploads.find()
     if made is not None:
-        if made.facts["asked"] != settings.asked:
+        if made.facts["asked"] != asked:
             raise TaskError(
                 "the features of this run were made with other settings; new noise would spend privacy twice"
             )
@@ -72,13 +73,13 @@ def _extract(
     except UsageError as error:
         raise TaskError(str(error)) from None
     try:
-        chosen = uploads.begun(settings.asked, partial(told_apart, workspace))
+        chosen = uploads.begun(asked, partial(told_apart, workspace))
         if chosen is None:
             pieces = settings.pieces(order.tensors, workspace)
             if pieces is None:
                 return workspace.report(order, {"wanted": "extractor"})
             chosen = choose(pieces)
-            uploads.start(settings.asked, chosen, told_apart(workspace))
+            uploads.start(asked, chosen, told_apart(workspace))
         extractor = settings.loaded(chosen, workspace)
         with learning.seeded(order.seed):  # a data set may draw; noise never comes from a seed
             made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))

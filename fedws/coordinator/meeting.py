@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedws.closing import CloseCode
-from fedws.complaints import Complaints
+from fedws.complaints import Complaints, at
 from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Join, Refusal, Welcome
@@ -102,12 +102,12 @@ class Meeting:
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
-            self._complaints.hear(f"a node{_at(channel)} was turned away: {refused}")
+            self._complaints.hear(f"a node{at(channel.address)} was turned away: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{_at(channel)} was turned away: {error}")
+            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {error}")
             return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None
@@ -164,7 +164,3 @@ async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIter
 def second(node: str) -> str:
     """What another node of its name is told."""
     return f"{node} is here already, or seems to be; ids must differ"
-
-
-def _at(channel: Channel) -> str:
-    return f" at {channel.address}" if channel.address else ""

@@ -226,6 +226,7 @@ class MqttChannel:
                     async with asyncio.timeout(self._limits.silence / 6):
                         await self._quits.wait()
         finally:
+            self._quits.set()  # a further call need not wait again
             await self._road.release()
 
     async def closed(self) -> None:

@@ -77,7 +77,7 @@ def test_another_key_is_refused_with_what_to_do(given: Processes) -> None:
     run = given.fork("run", *dialling(urls), *SHORT, "--key-file", "other.key", "--wait", "forever")
     assert_one_line(run, f"alice at {urls['alice']}: alice has another network key; .*--key-file or FEDWS_KEY", 1)
     assert not (given.folder / "run").exists()
-    node.line("alice: a caller at 127.0.0.1 left instead of proving that it knows the network key")
+    node.line("alice: a caller at 127.0.0.1 left without a proof of the network key")
     ended_well(given.fork("run", *dialling(urls), *SHORT))
     for command in (run, node):
         assert KEY not in command.everything and OTHER not in command.everything

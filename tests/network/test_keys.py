@@ -55,4 +55,4 @@ async def test_a_node_tells_its_owner_of_callers_who_prove_nothing(
     async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
         await failed(url, tmp_path, OTHER)
         await honest(url, tmp_path / "run", KEY)
-    assert "alice: a caller at 127.0.0.1 left instead of proving that it knows the network key" in caplog.messages
+    assert "alice: a caller at 127.0.0.1 left without a proof of the network key" in caplog.messages

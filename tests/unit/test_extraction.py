@@ -290,3 +290,12 @@ def test_new_noise_for_a_run_whose_notes_are_gone_counts_as_a_new_run(tmp_path: 
     shutil.rmtree(folder)
     assert "are used up" in reason(node.answer(extraction(number=4)))
     assert "are used up" in reason(node.answer(part(number=5)))
+
+
+def test_settings_that_are_too_long_are_refused_before_a_sample_is_read(tmp_path: Path) -> None:
+    """So the coordinator gets the reason, and the request counts for no limit."""
+    log = Audit(tmp_path / "audit.jsonl")
+    node = worker(tmp_path, policy=Policy(rounds_per_day=1), audit=log)
+    padded = extraction(changes={"encoding": "bits" + " " * 20_000})
+    assert "bytes; at most 16,384 are kept" in reason(node.answer(padded))
+    assert log.left("alice") == {} and not (tmp_path / "uploads").exists()

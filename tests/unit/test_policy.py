@@ -208,7 +208,7 @@ def test_samples() -> None:
     policy.after(report(50))
     policy.after(report(1000, behind=50))
     for few in (report(49), report(1000, behind=49), report(1000, behind="many"), report(1000, behind=None)):
-        with pytest.raises(TaskError, match="wants 50 samples behind a number; there were "):
+        with pytest.raises(TaskError, match="requires 50 samples behind a number; there were "):
             policy.after(few)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedws.claim import Claim
-from fedws.errors import Refused
+from fedws.errors import LinkLost, Refused
 from fedws.turns import IDLE, Turns
 from tests.virtual import virtual
 
@@ -48,3 +48,18 @@ async def test_the_run_before_may_call_while_its_work_ends() -> None:
         waiting = asyncio.create_task(_have(turns, channel, HOLDER))
         await asyncio.sleep(1)
     assert await waiting, "it was waiting for its own older link, and was not refused for the other run"
+
+
+@virtual
+async def test_two_links_that_do_not_get_the_node_leave_it_too() -> None:
+    turns = Turns("alice", SILENCE)
+    channel: Any = SimpleNamespace(received=0, arriving=False)
+    async with turns.take(channel, HOLDER):
+        await asyncio.sleep(IDLE * SILENCE + 1)
+        others = [asyncio.create_task(_have(turns, channel, OTHER)) for _ in range(2)]
+        assert all(
+            isinstance(each, LinkLost | Refused) for each in await asyncio.gather(*others, return_exceptions=True)
+        )
+        waiting = asyncio.create_task(_have(turns, channel, HOLDER))
+        await asyncio.sleep(1)
+    assert await waiting
