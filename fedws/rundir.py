@@ -79,8 +79,11 @@ class RunDirectory:
 
     @property
     def plan(self) -> Plan:
-        """The plan that it began with."""
-        return make(dict(self._story["plan"]))
+        """The plan that it began with. Raises UsageError where ``run.json`` holds none."""
+        try:
+            return make(dict(self._story["plan"]))
+        except UsageError as error:
+            raise UsageError(f"--resume {self.path}: run.json: {error}") from None
 
     @property
     def finished(self) -> bool:

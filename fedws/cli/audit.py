@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> int:
         for line in audit.read(path):
             print(_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
-                print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 200)}")
+                print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 300)}")
             if line is not None and line.get("privacy", "") not in ("", told):  # it is the same for all of a run
                 told = line["privacy"]
                 print(f"{'':15}{printable(str(told), 300)}")

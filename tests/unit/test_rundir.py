@@ -310,3 +310,13 @@ def test_a_story_that_cannot_be_is_a_line(changes: dict[str, Any], tmp_path: Pat
     path.write_text("[" * 100_000)
     with pytest.raises(UsageError, match=r"run\.json cannot be read: "):
         finished_rounds(tmp_path / "run")
+
+
+def test_a_setting_of_a_stored_plan_that_cannot_be_is_named_with_its_file(tmp_path: Path) -> None:
+    path = begun(tmp_path) / "run.json"
+    story = json.loads(path.read_text())
+    path.write_text(json.dumps({**story, "plan": {**story["plan"], "lr": "fast"}}))
+    held = RunDirectory.old(tmp_path)
+    with pytest.raises(UsageError, match=rf"^--resume {tmp_path}: run.json: lr: "):
+        held.plan  # noqa: B018
+    held.close()
