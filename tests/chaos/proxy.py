@@ -38,7 +38,8 @@ class _Link:
                     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
             elif not writer.transport.is_closing():
-                writer.write_eof()
+                with contextlib.suppress(OSError):  # the other end reset it, and the loop has not noticed yet
+                    writer.write_eof()
 
 
 @dataclass(eq=False)
