@@ -67,12 +67,12 @@ class Service:
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
-            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {refused}")
+            self._complaints.hear(f"a caller{at(channel.address)} was refused: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {error}")
+            self._complaints.hear(f"a caller{at(channel.address)} was refused: {error}")
             return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None

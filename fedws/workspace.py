@@ -70,7 +70,7 @@ class Workspace:
 
     @property
     def held(self) -> int:
-        """Number of samples, which a coordinator is told as it connects."""
+        """Number of samples, which ``welcome`` states."""
         return len(self.__dict__["data"])
 
     def settings(self, order: Order, kind: type[Settings]) -> Settings:

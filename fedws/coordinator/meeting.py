@@ -32,7 +32,7 @@ class _Guest:
 class Meeting:
     """Holds those who come, by name. Anybody may claim one; whose it is, the :class:`Link` that calls them finds out.
 
-    Once that is known, another node of the same name is turned away.
+    Once that is known, another node of the same name is refused.
     """
 
     def __init__(self, expected: Collection[str], limits: Limits, security: Security) -> None:
@@ -102,12 +102,12 @@ class Meeting:
         except TimeoutError:
             return await channel.close("no hello in time")
         except Refused as refused:
-            self._complaints.hear(f"a node{at(channel.address)} was turned away: {refused}")
+            self._complaints.hear(f"a node{at(channel.address)} was refused: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
         except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{at(channel.address)} was turned away: {error}")
+            self._complaints.hear(f"a caller{at(channel.address)} was refused: {error}")
             return await channel.close(str(error), CloseCode.NOT_TAKEN)
         except LinkLost:
             return None

@@ -51,7 +51,7 @@ class Door:
                 own.close()  # nobody has, if it was sent away before TLS began
             if not task.cancelled() and isinstance(error := task.exception(), ssl.SSLError):
                 why = printable(getattr(error, "verify_message", "") or error.reason or words(error))
-                self._complaints.hear(f"a caller at {address} was turned away by TLS: {why.replace('_', ' ').lower()}")
+                self._complaints.hear(f"a caller at {address} was refused by TLS: {why.replace('_', ' ').lower()}")
 
         self._shaking.add(task)
         task.add_done_callback(done)

@@ -49,7 +49,7 @@ class Strangers:
         await self._stack.aclose()
 
     async def come(self, count: int) -> None:
-        """Let so many more come; return when the door is no fuller than before, whoever had to leave it."""
+        """Let so many more come; return when the door is no fuller than before, also if one had to leave it."""
         for _ in range(count):
             self._came += 1
             source = f"127.1.{self._came >> 8}.{self._came & 255}"
@@ -69,7 +69,7 @@ async def answer(peer: Hostile, message: Hello | Message) -> Message | None:
     return await peer.hear()
 
 
-async def test_slow_callers_get_through_whoever_comes_from_many_addresses() -> None:
+async def test_slow_callers_get_through_a_flood_from_many_addresses() -> None:
     """All of them, where the strangers send nothing: who has sent more than half of the others keeps its place."""
     require(sys.platform == "linux", "only here all of 127.0.0.0/8 is this machine")
     many_files()

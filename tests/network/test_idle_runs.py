@@ -95,7 +95,7 @@ async def test_an_idle_holder_gives_way_when_another_run_calls() -> None:
 
 
 @virtual
-async def test_a_holder_that_nobody_disturbs_keeps_the_node() -> None:
+async def test_a_holder_alone_keeps_the_node() -> None:
     async with node():
         idle = await holder()
         await asyncio.sleep(100 * LONG)
@@ -118,7 +118,7 @@ async def test_each_request_counts_from_its_answer_on() -> None:
 
 @virtual
 async def test_two_runs_do_not_steal_from_each_other() -> None:
-    """Whoever gets the node keeps it as long as it sends requests, and else for as long as the other had it."""
+    """The run that gets the node keeps it as long as it sends requests, and else for as long as the other had it."""
     async with node():
         first = await holder("first")
         for turn in range(3):

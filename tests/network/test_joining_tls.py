@@ -62,7 +62,7 @@ async def ran(tmp_path: Path, run: Security, *nodes: Security, policy: Policy | 
 async def test_a_run_under_mutual_tls(folders: dict[str, Path], tmp_path: Path) -> None:
     ours = folders["ours"]
     text = await ran(tmp_path, mutual(ours, "coordinator"), mutual(ours, "alice"))
-    assert "turned away" not in text and "waits to join" not in text
+    assert "refused" not in text and "waits to join" not in text
 
 
 async def test_a_run_whose_coordinator_alone_has_a_certificate(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ async def test_a_node_with_the_certificate_of_another_is_told(folders: dict[str,
     bob = Security(KEY, shown(ours, "bob", ours), "alice")
     text = await ran(tmp_path, mutual(ours, "coordinator"), bob, mutual(ours, "alice"))
     assert "(alice shows the certificate of bob; see --id)" in text
-    assert "the coordinator: a node at 127.0.0.1 was turned away: alice shows the certificate of bob; see --id" in text
+    assert "the coordinator: a node at 127.0.0.1 was refused: alice shows the certificate of bob; see --id" in text
 
 
 async def test_a_node_without_a_certificate_of_our_ca_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ async def test_a_node_without_a_certificate_of_our_ca_is_told(folders: dict[str,
         ]
     ):
         text = await ran(tmp_path / str(number), mutual(ours, "coordinator"), Security(KEY, own), mutual(ours, "alice"))
-        assert why in text and "a caller at 127.0.0.1 was turned away by TLS: " in text
+        assert why in text and "a caller at 127.0.0.1 was refused by TLS: " in text
 
 
 async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where nodes arrive that dial out: who is held, who is turned away and why, and that nobody keeps a node out.
+"""Where nodes arrive that dial out: who is held, who is refused and why, and that nobody keeps a node out.
 
 All in virtual time, where to sleep is to have come to that time.
 """
@@ -140,7 +140,7 @@ async def test_another_node_of_its_name_is_refused_by_name_and_the_first_goes_on
         await welcomed(later)
         assert await heard.next() == JOINED, "once the first has gone, the other may come"
     assert caplog.messages == [
-        "the coordinator: a node was turned away: alice is here already, or seems to be; ids must differ"
+        "the coordinator: a node was refused: alice is here already, or seems to be; ids must differ"
     ]
 
 

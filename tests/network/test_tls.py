@@ -164,7 +164,7 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(
         "expired": "certificate has expired",
         "foreign": "unable to get local issuer certificate",
     }
-    assert f"a caller at 127.0.0.1 was turned away by TLS: {said[case]}" in caplog.text
+    assert f"a caller at 127.0.0.1 was refused by TLS: {said[case]}" in caplog.text
 
 
 async def test_a_caller_with_the_certificate_of_another_is_told(folders: Folders, tmp_path: Path) -> None:

@@ -132,9 +132,7 @@ def through(arrivals: int, strangers: tuple[int, bool], tries: int = 200) -> int
 @pytest.mark.parametrize(
     ("strangers", "least"), [((0, False), 100), ((250, False), 60), ((60_000, True), 3)], ids=["idle", "open", "hello"]
 )
-def test_a_slow_handshake_may_get_through_whoever_comes_from_many_addresses(
-    strangers: tuple[int, bool], least: int
-) -> None:
+def test_a_slow_handshake_may_get_through_a_flood_from_many_addresses(strangers: tuple[int, bool], least: int) -> None:
     """Before, it lost its place for certain once 64 strangers had come."""
     found = through(99, strangers)
     print(f"{found} of 200 slow handshakes got through")

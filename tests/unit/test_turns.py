@@ -36,30 +36,21 @@ async def _have(turns: Turns, channel: Any, claim: Claim) -> bool:
         return True
 
 
-@virtual
-async def test_the_run_before_may_call_while_its_work_ends() -> None:
-    turns = Turns("alice", SILENCE)
-    channel: Any = SimpleNamespace(received=0, arriving=False)
-    async with turns.take(channel, HOLDER):
-        await asyncio.sleep(IDLE * SILENCE + 1)
-        with pytest.raises(Refused):
-            async with turns.take(channel, OTHER):
-                pass
-        waiting = asyncio.create_task(_have(turns, channel, HOLDER))
-        await asyncio.sleep(1)
-    assert await waiting, "it was waiting for its own older link, and was not refused for the other run"
+@pytest.mark.parametrize("links", [1, 2])
+def test_the_run_before_may_call_while_its_work_ends(links: int) -> None:
+    """Its new link waits for its own older one, and is not refused for the other run, however many links that made."""
 
+    @virtual
+    async def calls() -> None:
+        turns = Turns("alice", SILENCE)
+        channel: Any = SimpleNamespace(received=0, arriving=False)
+        async with turns.take(channel, HOLDER):
+            await asyncio.sleep(IDLE * SILENCE + 1)
+            others = [_have(turns, channel, OTHER) for _ in range(links)]
+            found = await asyncio.gather(*others, return_exceptions=True)
+            assert all(isinstance(each, LinkLost | Refused) for each in found)
+            waiting = asyncio.create_task(_have(turns, channel, HOLDER))
+            await asyncio.sleep(1)
+        assert await waiting
 
-@virtual
-async def test_two_links_that_do_not_get_the_node_leave_it_too() -> None:
-    turns = Turns("alice", SILENCE)
-    channel: Any = SimpleNamespace(received=0, arriving=False)
-    async with turns.take(channel, HOLDER):
-        await asyncio.sleep(IDLE * SILENCE + 1)
-        others = [asyncio.create_task(_have(turns, channel, OTHER)) for _ in range(2)]
-        assert all(
-            isinstance(each, LinkLost | Refused) for each in await asyncio.gather(*others, return_exceptions=True)
-        )
-        waiting = asyncio.create_task(_have(turns, channel, HOLDER))
-        await asyncio.sleep(1)
-    assert await waiting
+    calls()
