@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
@@ -40,7 +39,7 @@ KINDS = {
     "encoding": "encodings",
     "store": "stores",
 }
-"""Every kind of piece, and the folder its shipped files are in."""
+"""Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
 
 Released = Literal["update", "features", "metrics"]
 RELEASED: tuple[Released, ...] = get_args(Released)
@@ -205,8 +204,8 @@ def _origin(piece: Any) -> tuple[str, str]:
 
 @cache
 def _shipped(kind: str) -> list[str]:
-    folder = Path(__file__).parent / KINDS[kind]
-    return [module.name for module in pkgutil.iter_modules([str(folder)])]
+    package = importlib.import_module(f"fedws.{KINDS[kind]}")
+    return [module.name for module in pkgutil.iter_modules(package.__path__)]
 
 
 @cache

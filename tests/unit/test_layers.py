@@ -12,29 +12,6 @@ import pytest
 import fedws
 from tests.support import REPOSITORY
 
-# Bottom to top. A file imports from lower layers, and from its own; a folder's files count as one, but for pieces.
-LAYERS = (
-    "foreign errors claim counts closing limits durations located tensors ranges addresses tls folders noise private "
-    "durable",
-    "messages plan continuing interfaces keys audit settings warned",
-    "progress header allowances wire decoder digests blobs transfers pauses "
-    "evaluation forward grouping learning metrics nested objective seeds outlines training workspace "
-    "registry spec plugins keepsake repeated roster rounds asynchronous packing security handshake gate complaints "
-    "vigil reaching websocket/ mqtt/ "
-    "samples targets mapstyle declared scores holding datadir idx digits shares curves tensorboard certs policy "
-    "least entries tracing cuts bits records stored labels channel onebit reals encoding encoded coded extraction "
-    "kept uploads extractors adaptation crops heads lessons gathering gathering_algorithm gathering_state deliveries "
-    "featurestore momentum pretrained modelfile tensorfile portable similarity inversion gallery sizes "
-    "store s3faults s3requests bounded",
-    "algorithms/ aggregators/ choosers/ transport/ models/ data/ partitions/ losses/ optimizers/ speeds/ encodings/ "
-    "stores/",
-    "worker schemes unfinished turns",
-    "service dialout runlog rundir checkpoint coordinator/ simulation/",
-    "cli/ __main__",
-)
-PIECES = 4
-"""The layer whose files do not know each other, also within a folder."""
-
 ASYNC = (
     "fedws/transfers.py",
     "fedws/blobs.py",
@@ -77,12 +54,6 @@ class File:
         """``fedws/wire.py``."""
         return self.path.relative_to(REPOSITORY).as_posix()
 
-    @property
-    def unit(self) -> str:
-        """What the table calls it: ``wire``, or ``cli/`` for all files of a folder."""
-        parts = self.path.relative_to(REPOSITORY / "fedws").parts
-        return f"{parts[0]}/" if len(parts) > 1 else self.path.stem
-
 
 @cache
 def files() -> tuple[File, ...]:
@@ -124,52 +95,27 @@ def within(file: File) -> list[File]:
     return [other for other in own(file) if other.name.startswith("fedws.")]
 
 
-def layer(file: File) -> int:
-    """From 1, the bottom."""
-    for number, units in enumerate(LAYERS, 1):
-        if file.unit in units.split():
-            return number
-    raise AssertionError(f"{file.place} is in no layer: give it a place in LAYERS of {Path(__file__).name}")
-
-
 def layered() -> list[File]:
     """Every file of fedws but its front door."""
     return [file for file in files() if file.name.startswith("fedws.")]
 
 
-@pytest.mark.parametrize("file", layered(), ids=lambda file: file.place)
-def test_every_file_has_a_layer(file: File) -> None:
-    assert layer(file)
-
-
-def test_every_place_in_the_table_is_taken_once() -> None:
-    units = " ".join(LAYERS).split()
-    assert len(units) == len(set(units))
-    gone = set(units) - {file.unit for file in layered()}
-    assert not gone, f"LAYERS names what is not there: {', '.join(sorted(gone))}"
-
-
-@pytest.mark.parametrize("file", layered(), ids=lambda file: file.place)
-def test_imports_go_down(file: File) -> None:
-    up = [other.place for other in within(file) if layer(other) > layer(file)]
-    assert not up, f"{file.place} is below {', '.join(up)} and must not import it"
-
-
-@pytest.mark.parametrize(
-    "file", [file for file in layered() if file.unit in LAYERS[PIECES - 1].split()], ids=lambda file: file.place
-)
-def test_pieces_do_not_know_each_other(file: File) -> None:
-    siblings = [other.place for other in within(file) if layer(other) == PIECES]
-    assert not siblings, f"{file.place} imports {', '.join(siblings)}"
+def beneath_commands() -> list[File]:
+    """Return every file of fedws but its front door and the commands."""
+    return [file for file in layered() if not file.name.startswith("fedws.cli.")]
 
 
 def test_nothing_within_fedws_comes_in_by_the_front_door() -> None:
     """``import fedws`` is for users; within, a name is imported from the file that has it. Commands are users too."""
-    assert [file.place for file in layered() if "fedws" in file.imports and file.unit != "cli/"] == []
+    assert [
+        file.place for file in layered() if "fedws" in file.imports and not file.name.startswith("fedws.cli.")
+    ] == []
 
 
 def test_only_commands_know_the_evaluator() -> None:
-    assert [file.place for file in layered() if file.unit != "cli/" and file in _users_of("evaluator")] == []
+    assert [
+        file.place for file in layered() if not file.name.startswith("fedws.cli.") and file in _users_of("evaluator")
+    ] == []
 
 
 def _users_of(package: str) -> list[File]:
@@ -259,5 +205,3 @@ def later():
     assert found == {
         "asyncio", "json", "fedws.wire", "fedws", "fedws.coordinator.link", "shelve", "websockets.asyncio", "uvloop",
     }  # fmt: skip
-    with pytest.raises(AssertionError, match=r"fedws/novel\.py is in no layer: give it a place in LAYERS"):
-        layer(File(REPOSITORY / "fedws" / "novel.py", "fedws.novel", ast.parse(""), frozenset()))

@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
@@ -157,14 +158,18 @@ def test_a_wrong_option_is_told_in_one_line(spec: str, text: str) -> None:
 # --------------------------------------------------------------------------- shipped files
 
 
-def test_the_kinds_are_the_folders_of_pieces() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-    assert set(KINDS.values()) == folders - {"cli", "coordinator", "mqtt", "simulation", "websocket"}
+def test_every_shipped_piece_is_in_a_folder_of_pieces() -> None:
+    registering = {
+        ".".join(path.parent.relative_to(PACKAGE).parts)
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"^@(registry\.)?register\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert registering == set(KINDS.values())
 
 
 @pytest.mark.parametrize(("kind", "folder"), sorted((kind, folder) for kind, folder in KINDS.items() if kind != "task"))
 def test_every_shipped_file_registers_a_piece_of_its_own_name(kind: str, folder: str) -> None:
-    files = [module.name for module in pkgutil.iter_modules([str(PACKAGE / folder)])]
+    files = [module.name for module in pkgutil.iter_modules([str(PACKAGE.joinpath(*folder.split(".")))])]
     assert files and set(files) <= set(names(kind))
     for file in files:
         module = importlib.import_module(f"fedws.{folder}.{file}")
