@@ -13,12 +13,12 @@ import torch
 from benchmarks.noop import Noop
 from fedws.aggregators.mean import Mean
 from fedws.choosers.all import All
+from fedws.core.plan import Training
+from fedws.core.tensors import detached
 from fedws.learning import initial
 from fedws.messages import Measured, Report
-from fedws.plan import Training
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.tensors import detached
 
 MODEL = "mnist_cnn"
 

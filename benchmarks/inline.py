@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from fedws.claim import Claim
+from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
 from fedws.messages import Failure, Hello, Welcome
 from fedws.policy import Policy
 from fedws.security import COORDINATOR
-from fedws.tensors import Tensors
 from fedws.wire import VERSION
 from fedws.worker import Worker
 

@@ -21,16 +21,16 @@ from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.choosers.all import All
+from fedws.core.plan import Scoring, Training
+from fedws.core.registry import build
+from fedws.core.tensors import Tensors, detached
 from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
 from fedws.learning import Workspace
-from fedws.plan import Scoring, Training
 from fedws.policy import Policy
-from fedws.registry import build
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.samples import labels, select
-from fedws.tensors import Tensors, detached
 from fedws.worker import Worker
 
 WORKERS = ("w1", "w2", "w3", "w4")

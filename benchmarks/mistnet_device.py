@@ -19,10 +19,10 @@ from benchmarks.mistnet_cell import WORKERS, Cell
 from fedws import learning, pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.claim import Claim
+from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask
 from fedws.messages import Failure, Order
 from fedws.samples import Images
-from fedws.tensors import Tensors
 from fedws.worker import Worker
 
 

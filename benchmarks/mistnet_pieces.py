@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedws import sizes
+from fedws.core.registry import register
 from fedws.data.cifar10 import Cifar10
 from fedws.interfaces import Dataset
-from fedws.registry import register
 from fedws.samples import Images
 
 PRIVATE = 40_000

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from fedws.core.plan import Training
+from fedws.core.registry import register
+from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask
 from fedws.learning import Workspace
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.registry import register
-from fedws.tensors import Tensors
 
 
 @register("task", "noop.fit", releases="update")

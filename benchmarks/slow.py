@@ -14,11 +14,11 @@ import torch
 import uvloop
 
 from fedws import Order, Report, Training, Worker, Workspace, serving, train
+from fedws.core.registry import find
 from fedws.holding import load
 from fedws.interfaces import Task
 from fedws.learning import initial
 from fedws.partitions.iid import iid
-from fedws.registry import find
 from fedws.samples import Part, labels
 from fedws.shares import parse
 

@@ -12,13 +12,20 @@ if TYPE_CHECKING:
     from fedws.coordinator.run import Result as Result
     from fedws.coordinator.run import run as run
     from fedws.coordinator.run import run_sync as run_sync
+    from fedws.core.errors import FedwsError as FedwsError
+    from fedws.core.errors import RequestError as RequestError
+    from fedws.core.errors import RunFailed as RunFailed
+    from fedws.core.errors import TaskError as TaskError
+    from fedws.core.errors import TaskFailed as TaskFailed
+    from fedws.core.errors import UsageError as UsageError
+    from fedws.core.plan import Plan as Plan
+    from fedws.core.plugins import load_plugin as load_plugin
+    from fedws.core.registry import register as register
+    from fedws.core.registry import releasing as releasing
+    from fedws.core.task_settings import Scoring as Scoring
+    from fedws.core.task_settings import Training as Training
+    from fedws.core.tensors import Tensors as Tensors
     from fedws.dialout import joining as joining
-    from fedws.errors import FedwsError as FedwsError
-    from fedws.errors import RequestError as RequestError
-    from fedws.errors import RunFailed as RunFailed
-    from fedws.errors import TaskError as TaskError
-    from fedws.errors import TaskFailed as TaskFailed
-    from fedws.errors import UsageError as UsageError
     from fedws.evaluation import Score as Score
     from fedws.evaluation import score as score
     from fedws.interfaces import Ask as Ask
@@ -28,18 +35,11 @@ if TYPE_CHECKING:
     from fedws.messages import Failure as Failure
     from fedws.messages import Order as Order
     from fedws.messages import Report as Report
-    from fedws.plan import Plan as Plan
-    from fedws.plugins import load_plugin as load_plugin
     from fedws.policy import Policy as Policy
-    from fedws.registry import register as register
-    from fedws.registry import releasing as releasing
     from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
-    from fedws.settings import Scoring as Scoring
-    from fedws.settings import Training as Training
     from fedws.store import shelf as shelf
-    from fedws.tensors import Tensors as Tensors
     from fedws.tls import Tls as Tls
     from fedws.training import train as train
     from fedws.worker import Worker as Worker
@@ -50,32 +50,32 @@ _HOME = {
     "Audit": "audit",
     "Dataset": "interfaces",
     "Failure": "messages",
-    "FedwsError": "errors",
+    "FedwsError": "core.errors",
     "Images": "samples",
     "Limits": "interfaces",
     "Order": "messages",
-    "Plan": "plan",
+    "Plan": "core.plan",
     "Policy": "policy",
     "Report": "messages",
-    "RequestError": "errors",
+    "RequestError": "core.errors",
     "Result": "coordinator.run",
-    "RunFailed": "errors",
+    "RunFailed": "core.errors",
     "Score": "evaluation",
-    "Scoring": "settings",
+    "Scoring": "core.task_settings",
     "Security": "security",
-    "TaskError": "errors",
-    "TaskFailed": "errors",
-    "Tensors": "tensors",
+    "TaskError": "core.errors",
+    "TaskFailed": "core.errors",
+    "Tensors": "core.tensors",
     "Tls": "tls",
-    "Training": "settings",
-    "UsageError": "errors",
+    "Training": "core.task_settings",
+    "UsageError": "core.errors",
     "Worker": "worker",
     "Workspace": "workspace",
     "joining": "dialout",
-    "load_plugin": "plugins",
+    "load_plugin": "core.plugins",
     "network_key": "keys",
-    "register": "registry",
-    "releasing": "registry",
+    "register": "core.registry",
+    "releasing": "core.registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
     "score": "evaluation",

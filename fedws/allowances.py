@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from fedws.core.limits import CHUNK
+from fedws.core.tensors import Tensors
 from fedws.header import ALIGNMENT
-from fedws.limits import CHUNK
 from fedws.messages import Order
-from fedws.tensors import Tensors
 
 SLACK = CHUNK
 """Bytes that an answer may have beside the body that is expected: for its header, and for tensors that do not fit the

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from fedws import allowances, metrics
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
-from fedws.tensors import Tensors
 
 B = TypeVar("B")
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import filelock
 
-from fedws import folders
+from fedws.core import user_dirs
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import printable, words
 from fedws.counts import DAY, Counted, Counts
-from fedws.errors import UsageError
-from fedws.foreign import printable, words
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
@@ -149,7 +149,9 @@ class Head:
 
 def own(node: str) -> Path:
     """Where a node's log is, unless it is told another place. Raises UsageError."""
-    return folders.own("state", "say with --audit where its answers are to be written down") / "audit" / f"{node}.jsonl"
+    return (
+        user_dirs.own("state", "say with --audit where its answers are to be written down") / "audit" / f"{node}.jsonl"
+    )
 
 
 def now() -> str:

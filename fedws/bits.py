@@ -6,7 +6,7 @@ The first of eight is the highest bit of its byte, as in numpy's packbits; bits 
 import numpy as np
 import torch
 
-from fedws.foreign import words
+from fedws.core.untrusted_text import words
 from fedws.records import check
 
 

@@ -11,8 +11,8 @@ from hashlib import sha256
 from typing import Any
 from weakref import WeakValueDictionary
 
-from fedws.complaints import Complaints
-from fedws.errors import StoreError
+from fedws.core.errors import StoreError
+from fedws.core.rate_limited_log import Complaints
 from fedws.store import Store
 
 _THREADS = ThreadPoolExecutor(8, thread_name_prefix="store")

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from fedws.errors import StoreError
+from fedws.core.errors import StoreError
 
 T = TypeVar("T")
 SLOWEST = 1024

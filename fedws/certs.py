@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedws.errors import UsageError
-from fedws.plan import NODE_ID
+from fedws.core.errors import UsageError
+from fedws.core.plan import NODE_ID
 
 CA_DAYS, NODE_DAYS = 3650, 365
 _SLACK = datetime.timedelta(hours=1)  # devices' clocks differ

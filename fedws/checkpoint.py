@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fedws import private, tensorfile
-from fedws.durable import sync
-from fedws.errors import RunFailed, UsageError
+from fedws.core import private_files, tensor_file
+from fedws.core.errors import RunFailed, UsageError
+from fedws.core.files import sync
+from fedws.core.tensors import DTYPES, NAMES, raw
 from fedws.messages import Json
 from fedws.packing import Packer, unpack
-from fedws.tensors import DTYPES, NAMES, raw
 
 FORMAT = "1"
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
@@ -33,7 +33,7 @@ _PLACE = slice(37, 45)
 """Where the checksum stands in a file: behind the header's length and ``{"__metadata__":{"checksum":"``."""
 _CHUNK = 2**20  # bytes that are summed, then written: they are still in the processor's cache
 
-_DTYPES = {tensorfile.CODES[name]: dtype for name, dtype in DTYPES.items() if name in tensorfile.CODES}
+_DTYPES = {tensor_file.CODES[name]: dtype for name, dtype in DTYPES.items() if name in tensor_file.CODES}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Checkpoints:
         part = path.with_name(f"{path.name}.part")
         try:
             if not self.directory.is_dir():
-                private.folder(self.directory, parents=True)
+                private_files.folder(self.directory, parents=True)
                 sync(self.directory.parent)
             before = self._files()
             _write(part, number, state, extra)
@@ -131,19 +131,19 @@ def _write(path: Path, number: int, state: Any, extra: Json) -> None:
         "state": json.dumps(pack(state, "state")),
         "extra": json.dumps(pack(extra, "extra")),
     }
-    held, dtypes = tensorfile.stored(pack.tensors, lambda dtype: NAMES[dtype] in tensorfile.CODES)
+    held, dtypes = tensor_file.stored(pack.tensors, lambda dtype: NAMES[dtype] in tensor_file.CODES)
     about |= dtypes
     # Wider elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
     tensors = dict(sorted(held.items(), key=lambda item: -item[1].itemsize))
     table, end = {}, 0
     for name, tensor in tensors.items():
-        code, offsets = tensorfile.CODES[NAMES[tensor.dtype]], [end, end := end + tensor.nbytes]
+        code, offsets = tensor_file.CODES[NAMES[tensor.dtype]], [end, end := end + tensor.nbytes]
         table[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets}
     header = json.dumps({"__metadata__": about, **table}, separators=(",", ":")).encode("ascii")
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
     checksum = zlib.crc32(head)
-    with private.binary(path, "wb") as file:
+    with private_files.binary(path, "wb") as file:
         file.write(head)
         for tensor in tensors.values():
             data = raw(tensor)
@@ -172,7 +172,7 @@ def _read(path: Path) -> Checkpoint | None:
             tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
             if file.readinto(raw(tensors[name])) != tensors[name].nbytes:
                 return None
-    tensors = tensorfile.restored(tensors, about)
+    tensors = tensor_file.restored(tensors, about)
     state, extra = (unpack(json.loads(about[what]), tensors) for what in ("state", "extra"))
     return Checkpoint(int(about["number"]), state, extra)
 

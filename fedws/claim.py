@@ -8,7 +8,7 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedws.errors import printable
+from fedws.core.errors import printable
 
 SHOWN = 8
 """Characters of a run's public id in log lines and refusals."""

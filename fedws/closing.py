@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from fedws.errors import LinkError, LinkLost, NotTaken, ProtocolError, TakenOver, printable
+from fedws.core.errors import LinkError, LinkLost, NotTaken, ProtocolError, TakenOver, printable
 
 
 class CloseCode(IntEnum):

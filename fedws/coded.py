@@ -7,16 +7,16 @@ from typing import Self
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import DTYPES, difference, unfit
+from fedws.core.untrusted_text import words
+from fedws.core.validation import Positive
 from fedws.deliveries import Delivery, Facts
 from fedws.encoding import Encoding
-from fedws.errors import RejectedUpdate
 from fedws.featurestore import FEATURES, LABELS
-from fedws.foreign import words
 from fedws.messages import Report
 from fedws.policy import Features
-from fedws.ranges import Positive
-from fedws.tensors import DTYPES, difference, unfit
 
 DECODED = 2**22
 """Feature values that are decoded at a time to see whether they can be."""

@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws import digits, private, stored
-from fedws.errors import UsageError
-from fedws.foreign import words
+from fedws import digits, stored
+from fedws.core import private_files
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import words
 from fedws.scores import FEDERATED
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
         try:
-            private.touch(temporary)
+            private_files.touch(temporary)
             picture(Figure(dpi=100)).savefig(temporary, format="png")
             temporary.replace(path)
         finally:

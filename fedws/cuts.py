@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.tracing import Flow
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fedws import folders
-from fedws.errors import UsageError
+from fedws.core import user_dirs
+from fedws.core.errors import UsageError
 
 PATIENCE = 10.0
 """Seconds that a download waits for a connection, and for each next piece."""
@@ -24,7 +24,7 @@ _turn = threading.Lock()  # the default timeout of sockets is one per process
 def resolve(data_dir: str | None) -> Path:
     """Where data sets are: the folder given, else ``$FEDWS_DATA``, else the user's cache folder for fedws."""
     chosen = data_dir or os.environ.get("FEDWS_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else folders.own("cache", _advice())
+    return Path(chosen).expanduser().absolute() if chosen else user_dirs.own("cache", _advice())
 
 
 def ensure(root: Path, folder: str, title: str, present: Callable[[], bool], fetch: Callable[[Path], object]) -> None:

@@ -4,10 +4,10 @@ import operator
 from collections.abc import Iterable
 
 from fedws import samples
+from fedws.core.errors import ProtocolError, UsageError
+from fedws.core.limits import CLASSES, LABELS, Accepted
 from fedws.decoder import Decoder
-from fedws.errors import ProtocolError, UsageError
 from fedws.interfaces import HANDSHAKE, Dataset
-from fedws.limits import CLASSES, LABELS, Accepted
 from fedws.messages import Welcome
 from fedws.wire import encode
 
@@ -16,7 +16,7 @@ def labels(data: Dataset, given: Iterable[int] | None, least: int) -> list[int]:
     """Return the labels to declare, ascending, each once: those ``given``, or those of the data if None.
 
     With ``least`` above 1, a label of fewer samples is left out. Labels of the data that are no classes, as -1 and
-    100,000, are left out too; above :data:`fedws.limits.LABELS` none is declared. Raises UsageError when those
+    100,000, are left out too; above :data:`fedws.core.limits.LABELS` none is declared. Raises UsageError when those
     ``given`` are not whole numbers from 0 to 99,999.
     """
     counted: dict[int, int] | None = None

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from fedws.errors import ProtocolError
+from fedws.core.errors import ProtocolError
+from fedws.core.tensors import DTYPES
 from fedws.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
 from fedws.messages import MESSAGES, Message, carried
-from fedws.tensors import DTYPES
 from fedws.wire import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
 
 

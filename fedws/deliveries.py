@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.allowances import body
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import Count
 from fedws.messages import Json
-from fedws.plan import Count
 
 CHUNK = 2**23
 """Bytes of features and labels in an answer, at most, unless a single record has more."""

@@ -6,10 +6,19 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
-from fedws.complaints import BURST, Complaints
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, Unreachable, UsageError, printable
+from fedws.core.error_location import placed
+from fedws.core.errors import (
+    LinkError,
+    LinkLost,
+    ProtocolError,
+    Refused,
+    Undelivered,
+    Unreachable,
+    UsageError,
+    printable,
+)
+from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
-from fedws.located import placed
 from fedws.messages import Join, Message, Refusal
 from fedws.pauses import Pauses
 from fedws.schemes import transport

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import torch
 
-from fedws.tensors import Tensors
+from fedws.core.tensors import Tensors
 
 _KEPT = 4
 _Known = tuple[tuple[tuple[int, int], ...], list[weakref.ref[torch.Tensor]], str]

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from fedws.errors import UsageError
-from fedws.foreign import printable
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import printable
 
 DEFAULTS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
 """Labels that the workers of the demo hold, of a data set that comes with fedws."""

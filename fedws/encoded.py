@@ -2,10 +2,10 @@
 
 import torch
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.plan import Scoring
 from fedws.cuts import split
 from fedws.encoding import Encoding
-from fedws.plan import Scoring
 
 
 class Encoded(torch.nn.Module):

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from fedws.audit import Entry, now
 from fedws.claim import Claim
+from fedws.core.errors import printable
+from fedws.core.registry import Released
 from fedws.counts import Counted
-from fedws.errors import printable
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Features
-from fedws.registry import Released
 
 
 @dataclass(frozen=True)

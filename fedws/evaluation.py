@@ -10,13 +10,13 @@ import torch
 from pydantic import Field
 
 from fedws import labels
-from fedws.errors import Stopped, TaskError
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.limits import CLASSES, SAMPLES
+from fedws.core.seeds import seeded
+from fedws.core.task_settings import Scoring
 from fedws.grouping import groups
-from fedws.limits import CLASSES, SAMPLES
 from fedws.objective import Objective
 from fedws.samples import batches, constant
-from fedws.seeds import seeded
-from fedws.settings import Scoring
 from fedws.workspace import Workspace
 
 _SEED = 0

@@ -6,10 +6,13 @@ from typing import Annotated, Any, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws import extractors, labels, learning, registry
+from fedws import extractors, labels, learning
 from fedws.coded import Coded
+from fedws.core import registry
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.task_settings import AT_A_TIME, AtATime
+from fedws.core.tensors import Tensors, difference, digest
 from fedws.cuts import split
-from fedws.errors import Stopped, TaskError
 from fedws.grouping import groups
 from fedws.messages import Json
 from fedws.nested import described, moved
@@ -17,8 +20,6 @@ from fedws.noise import Noise
 from fedws.outlines import complete
 from fedws.policy import Features
 from fedws.samples import batch, batches, fingerprint
-from fedws.settings import AT_A_TIME, AtATime
-from fedws.tensors import Tensors, difference, digest
 from fedws.uploads import Batch, Upload
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -7,8 +7,8 @@ from itertools import count, takewhile
 import torch
 from torch import nn
 
+from fedws.core.tensors import Tensors
 from fedws.cuts import split
-from fedws.tensors import Tensors
 
 MOST = 16
 """Extractors to draw from."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from fedws import private
-from fedws.durable import sync, write
-from fedws.errors import RunFailed, UsageError
-from fedws.tensors import Tensors
+from fedws.core import private_files
+from fedws.core.errors import RunFailed, UsageError
+from fedws.core.files import sync, write
+from fedws.core.tensors import Tensors
 
 FEATURES, LABELS = "features", "labels"
 _NAME = re.compile(r"(\d+)-(\d+)\.safetensors")
@@ -34,7 +34,7 @@ class FeatureStore:
         path = self.folder / f"{worker}-{chunk}.safetensors"
         try:
             if not self.folder.is_dir():
-                private.folder(self.folder, parents=True)
+                private_files.folder(self.folder, parents=True)
                 sync(self.folder.parent)
             write(path, safetensors.torch.save(dict(tensors)))
         except OSError as error:

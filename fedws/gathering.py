@@ -9,18 +9,18 @@ from dataclasses import replace
 
 from pydantic import ValidationError
 
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import explain
+from fedws.core.tensors import Tensors, difference, unfit
+from fedws.core.untrusted_text import words
 from fedws.deliveries import Delivery, Facts
-from fedws.errors import RejectedUpdate
-from fedws.foreign import words
 from fedws.gathering_algorithm import GatheringAlgorithm
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
 from fedws.learning import order_seed
 from fedws.messages import Deadline, Event, Failure, Json, Order, Report
-from fedws.plan import explain
 from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
 from fedws.security import COORDINATOR
-from fedws.tensors import Tensors, difference, unfit
 
 
 class Gathering:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fedws.coded import Coded
+from fedws.core.plan import Scoring
+from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask, Task
-from fedws.plan import Scoring
 from fedws.policy import Features
-from fedws.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Basis:
 class GatheringAlgorithm(Protocol):
     """An algorithm that trains on the coordinator: :class:`fedws.gathering.Gathering` makes a Strategy of it.
 
-    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """
 
     @property

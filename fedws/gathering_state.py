@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from fedws.core.tensors import Tensors
 from fedws.deliveries import Delivery
 from fedws.messages import Json
 from fedws.roster import Roster, excluded
-from fedws.tensors import Tensors
 
 
 @dataclass(frozen=True)

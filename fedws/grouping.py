@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from fedws.errors import RequestError
+from fedws.core.errors import RequestError
 
 _BATCH_NORMS = (
     nn.BatchNorm1d,

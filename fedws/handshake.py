@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Literal
 
 from fedws.claim import public, sign, signed
-from fedws.errors import Refused, printable
+from fedws.core.errors import Refused, printable
 from fedws.messages import Challenge, Hello, Proof
 
 REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import msgpack
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from fedws.errors import ProtocolError
-from fedws.foreign import printable, words
-from fedws.limits import HEADER, TENSORS
+from fedws.core.errors import ProtocolError
+from fedws.core.limits import HEADER, TENSORS
+from fedws.core.tensors import DTYPES
+from fedws.core.untrusted_text import printable, words
 from fedws.messages import MESSAGES, Digest
-from fedws.tensors import DTYPES
 
 ALIGNMENT = 64
 MAX_HEADER, MAX_TENSORS = HEADER, TENSORS

@@ -5,19 +5,20 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedws import labels, learning, momentum, registry
+from fedws import labels, learning, momentum
+from fedws.core import registry
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.task_settings import Count
+from fedws.core.tensors import Tensors, detached
+from fedws.core.validation import Positive
 from fedws.crops import cropped, problem
 from fedws.cuts import split
-from fedws.errors import Stopped, TaskError
 from fedws.extraction import Cut
 from fedws.featurestore import Records
 from fedws.grouping import enough, groups, normalises
 from fedws.nested import described
 from fedws.objective import outputs as computed
 from fedws.objective import suit
-from fedws.ranges import Positive
-from fedws.settings import Count
-from fedws.tensors import Tensors, detached
 
 LIKELIHOODS = ("nll", "cross_entropy")
 """Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""

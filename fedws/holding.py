@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedws import datadir, mapstyle, registry, targets
-from fedws.errors import UsageError
+from fedws import datadir, mapstyle, targets
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.interfaces import Dataset
 from fedws.samples import select
 

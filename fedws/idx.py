@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 
 def present(folder: Path, train: bool) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from fedws.closing import CloseCode
+from fedws.core.tensors import Tensors
 from fedws.messages import Event, Json, Message, Order, Report
-from fedws.tensors import Tensors
 from fedws.tls import Tls
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Ask:
 class RoundAlgorithm(Protocol):
     """A round-based algorithm: :class:`fedws.rounds.Rounds` makes a :class:`Strategy` of it.
 
-    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """
 
     def order(self, model: Tensors, worker: str, round: int) -> Ask:
@@ -102,7 +102,7 @@ B = TypeVar("B")
 class AsynchronousAlgorithm(Protocol[B]):
     """An algorithm without rounds: :class:`fedws.asynchronous.Asynchronous` makes a :class:`Strategy` of it.
 
-    Factory: ``(training: fedws.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """
 
     @property

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedws import folders, private
-from fedws.errors import UsageError
+from fedws.core import private_files, user_dirs
+from fedws.core.errors import UsageError
 
 VARIABLE = "FEDWS_KEY"
 _INSTEAD = f"name one with --key-file or {VARIABLE}, or do without one: --insecure"
@@ -57,7 +57,7 @@ def network_key(file: str | Path | None = None, environment: Mapping[str, str] =
 
 def own() -> Path:
     """Where the user's own key is. Raises UsageError."""
-    return folders.own("config", f"there is no network key: {_INSTEAD}") / "network.key"
+    return user_dirs.own("config", f"there is no network key: {_INSTEAD}") / "network.key"
 
 
 def make(place: Path, *, replace: bool = False) -> Key:
@@ -89,7 +89,7 @@ def make(place: Path, *, replace: bool = False) -> Key:
 def _read(place: Path, name: str) -> Key:
     try:
         with place.open(encoding="ascii") as file:
-            private.warn(name, place)
+            private_files.warn(name, place)
             text = file.read(4 * _LENGTH)
     except UnicodeDecodeError:
         text = ""

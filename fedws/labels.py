@@ -11,9 +11,9 @@ import math
 import torch
 from torch.nn import functional
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
+from fedws.core.tensors import NAMES
 from fedws.noise import Noise, drawable
-from fedws.tensors import NAMES
 
 
 def randomise(labels: torch.Tensor, classes: int, epsilon: float | None, noise: Noise) -> torch.Tensor:

@@ -5,16 +5,16 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fedws.errors import TaskError
-from fedws.plan import explain
+from fedws.core.errors import TaskError
+from fedws.core.plan import explain
 
 
 def least(settings: Mapping[str, Any], held: int, kind: type[BaseModel] | None = None) -> int:
     """Return the least number of distinct samples that a task uses, of ``held``.
 
-    ``kind`` is what the task is registered to check its settings against, as :class:`fedws.settings.Training`: it gives
-    what the settings leave out. Without it, what is not stated counts as 1; so does a setting that the kind lacks.
-    Raises TaskError for settings that are not of ``kind``.
+    ``kind`` is what the task is registered to check its settings against, as
+    :class:`fedws.core.task_settings.Training`: it gives what the settings leave out. Without it, what is not stated
+    counts as 1; so does a setting that the kind lacks. Raises TaskError for settings that are not of ``kind``.
 
     >>> least({"batch_size": 8, "batches": 2}, 100), least({"batch_size": 8}, 100), least({}, 100)
     (16, 8, 1)

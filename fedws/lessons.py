@@ -5,13 +5,13 @@ from typing import Any
 import torch
 
 from fedws import extractors, labels, learning
+from fedws.core.errors import TaskError
+from fedws.core.task_settings import Training
+from fedws.core.tensors import Tensors, detached
 from fedws.cuts import split
-from fedws.errors import TaskError
 from fedws.nested import described
 from fedws.objective import outputs
 from fedws.samples import batch
-from fedws.settings import Training
-from fedws.tensors import Tensors, detached
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fedws import targets
+from fedws.core.error_location import summary
 from fedws.interfaces import Dataset
-from fedws.located import summary
 from fedws.samples import Part, batch
 
 WANTED = "it must have a length, and data[i] must be a pair of input and target"

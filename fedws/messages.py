@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedws.errors import Kind
-from fedws.foreign import printable
-from fedws.limits import CLASSES, LABELS, MESSAGE, SAMPLES, TENSORS
-from fedws.tensors import Tensors
+from fedws.core.errors import Kind
+from fedws.core.limits import CLASSES, LABELS, MESSAGE, SAMPLES, TENSORS
+from fedws.core.tensors import Tensors
+from fedws.core.untrusted_text import printable
 
 Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
@@ -25,7 +25,7 @@ Most = Annotated[int, Field(ge=1)]
 Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=64)]
 Text = Annotated[str, AfterValidator(printable)]
-"""A line for a person, as it is shown: printable, and cut to :data:`fedws.foreign.WORDS` characters."""
+"""A line for a person, as it is shown: printable, and cut to :data:`fedws.core.untrusted_text.WORDS` characters."""
 DataName = Annotated[str, Field(max_length=256)]
 Samples = Annotated[int, Field(ge=1, le=SAMPLES)]
 Weight = Annotated[int, Field(ge=0, le=SAMPLES)]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from fedws import tensorfile
-from fedws.errors import UsageError, printable
-from fedws.tensors import Tensors, detached, difference, unfit
+from fedws.core import tensor_file
+from fedws.core.errors import UsageError, printable
+from fedws.core.tensors import Tensors, detached, difference, unfit
 
 _FILE = "a file of weights, as model.safetensors of a run"
 
@@ -18,7 +18,7 @@ def load(path: Path, like: Tensors, model: str) -> Tensors:
     """
     try:
         with path.open("rb"):  # says in words why it cannot be read
-            found = tensorfile.load_file(path)
+            found = tensor_file.load_file(path)
     except OSError as error:
         raise UsageError(f"--initial-model {path} cannot be read: {error.strerror or error}; name {_FILE}") from None
     except (SafetensorError, KeyError, ValueError):  # a dtype that torch has not

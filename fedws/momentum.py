@@ -2,7 +2,7 @@
 
 import torch
 
-from fedws.tensors import Tensors
+from fedws.core.tensors import Tensors
 
 PREFIX = "optimizer:"
 """What the names begin with, which no model's do."""

@@ -4,15 +4,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedws.errors import FedwsError, PieceFailed, TaskError
+from fedws.core.error_location import summary
+from fedws.core.errors import FedwsError, PieceFailed, TaskError
+from fedws.core.registry import Spec
+from fedws.core.task_settings import Scoring, Training
 from fedws.forward import Forward
 from fedws.grouping import enough, normalises
 from fedws.interfaces import Loss
-from fedws.located import summary
 from fedws.nested import described, moved, part
-from fedws.registry import Spec
 from fedws.samples import Batch
-from fedws.settings import Scoring, Training
 from fedws.warned import NOT_LOG_PROBABILITIES
 from fedws.workspace import Workspace, piece
 

@@ -5,16 +5,16 @@ import warnings
 import torch
 from torch.nn.parameter import is_lazy
 
-from fedws import registry
-from fedws.errors import FedwsError, PieceFailed
-from fedws.seeds import initial, seeded
+from fedws.core import registry
+from fedws.core.errors import FedwsError, PieceFailed
+from fedws.core.seeds import initial, seeded
 
 
 def outline(spec: str) -> torch.nn.Module:
     """Return a registered model on the device ``meta``, where tensors have no values and take no memory.
 
     A factory of the user's own that fails there, as one that reads a value, is called again as usual, and the result
-    has values. Raises as :func:`fedws.seeds.initial`.
+    has values. Raises as :func:`fedws.core.seeds.initial`.
     """
     try:
         # Seeded blocks take turns, which the filters of warnings need: they are one list per process.

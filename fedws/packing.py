@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from fedws.errors import UsageError
-from fedws.tensors import DTYPES, NAMES
+from fedws.core.errors import UsageError
+from fedws.core.tensors import DTYPES, NAMES
 
 _DEEPEST = 100  # levels of a state: one that holds itself would overflow the stack
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedws.durations import duration
-from fedws.errors import TaskError, TryLater, UsageError
+from fedws.core.durations import duration
+from fedws.core.errors import TaskError, TryLater, UsageError
+from fedws.core.plan import explain
+from fedws.core.registry import UNSTATED, Released, Traits
 from fedws.least import least
 from fedws.messages import Json, Order, Report
-from fedws.plan import explain
-from fedws.registry import UNSTATED, Released, Traits
 
 DAY = 24 * 3600.0
 """Seconds for which an answer counts."""

@@ -7,9 +7,9 @@ import torch
 from pydantic import ValidationError
 from torch.nn.parameter import is_lazy
 
-from fedws.errors import ProtocolError, UsageError
+from fedws.core.errors import ProtocolError, UsageError
+from fedws.core.tensors import Tensors
 from fedws.header import MAX_HEADER, MAX_TENSORS, Entry, body_size, misnamed, packed, problem
-from fedws.tensors import Tensors
 from fedws.wire import row, strange
 
 FIELDS = 2**14

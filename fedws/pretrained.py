@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import extractors, tensorfile
-from fedws.errors import UsageError
-from fedws.tensors import Tensors, difference
+from fedws import extractors
+from fedws.core import tensor_file
+from fedws.core.errors import UsageError
+from fedws.core.tensors import Tensors, difference
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def save(path: Path, found: Pretrained) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
         about = {"fedws": json.dumps(asdict(found.origin))}
-        tensorfile.save_file({**found.model, **found.others}, part, about)
+        tensor_file.save_file({**found.model, **found.others}, part, about)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
@@ -58,7 +59,7 @@ def save(path: Path, found: Pretrained) -> None:
 def load(path: Path) -> Pretrained:
     """What a file holds. Raises UsageError for one that is none of ours."""
     try:
-        tensors, about = tensorfile.read(path)
+        tensors, about = tensor_file.read(path)
         origin = _ORIGIN.validate_json(about.get("fedws", ""))
     except OSError as error:
         raise UsageError(f"the pretrained model {path} cannot be read: {error.strerror or error}") from None

@@ -1,6 +1,6 @@
 """How far the transfers of one request have come, over all links to a node; pure."""
 
-from fedws.limits import CHUNK
+from fedws.core.limits import CHUNK
 
 
 class Progress:

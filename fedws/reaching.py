@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 
-from fedws.foreign import printable, words
+from fedws.core.untrusted_text import printable, words
 from fedws.tls import Tls
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")

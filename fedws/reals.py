@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from fedws.core.tensors import unfit
 from fedws.noise import Noise
 from fedws.records import check, rows
-from fedws.tensors import unfit
 
 _FARTHEST = 40.0
 """In scales: no noise is drawn farther from 0."""

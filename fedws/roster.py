@@ -4,14 +4,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedws.durations import duration
-from fedws.errors import RejectedUpdate, printable
+from fedws.core.durations import duration
+from fedws.core.errors import RejectedUpdate, printable
+from fedws.core.limits import FEATURES
+from fedws.core.tensors import Tensors, difference, unfit
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
-from fedws.limits import FEATURES
 from fedws.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.repeated import NEVER, Repeated
-from fedws.tensors import Tensors, difference, unfit
 
 STRIKES = 3
 """Failed or rejected answers in a row that exclude a worker."""

@@ -7,11 +7,11 @@ from random import Random
 from typing import Generic, TypeVar
 
 from fedws import allowances, metrics
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
-from fedws.tensors import Tensors
 
 A = TypeVar("A")
 

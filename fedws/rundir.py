@@ -18,9 +18,10 @@ from typing import Any, Self
 import filelock
 import tomli_w
 
-from fedws import private, stored
-from fedws.errors import UsageError
-from fedws.plan import Plan, make, read
+from fedws import stored
+from fedws.core import private_files
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan, make, read
 from fedws.runlog import write_text
 
 log = logging.getLogger("fedws")
@@ -59,7 +60,7 @@ class RunDirectory:
     def _taken(cls, path: Path, made: Sequence[Path]) -> Self:
         found = cls(path, _locked(path, "--run-dir"), made)
         try:
-            private.text(
+            private_files.text(
                 path / "run.log", "x"
             ).close()  # no other run takes the directory while this one waits for its workers
         except FileExistsError:
@@ -175,7 +176,7 @@ def _make(path: Path) -> None:
     for left in reversed(range(100)):
         try:
             _make_parent(path.parent)
-            private.folder(path)
+            private_files.folder(path)
         except FileNotFoundError:
             if not left:
                 raise
@@ -233,13 +234,15 @@ def _story(path: Path) -> dict[str, Any]:
 
 
 def _locked(path: Path, flag: str) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path / _LOCK, mode=private.FILE)
+    lock = filelock.FileLock(path / _LOCK, mode=private_files.FILE)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UsageError(f"{flag} {path} is in use by another coordinator") from None
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror or error}") from None
-    if private.exposed(path):  # its owner made it so, maybe for a group that shares it; the files in it are private
+    if private_files.exposed(
+        path
+    ):  # its owner made it so, maybe for a group that shares it; the files in it are private
         log.warning("%s %s is open to other users of this machine: chmod -R go= %s", flag, path, shlex.quote(str(path)))
     return lock

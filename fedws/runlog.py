@@ -13,11 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from fedws import curves, private, stored, tensorfile
-from fedws.errors import RunFailed
-from fedws.foreign import CLEAN, line, printable, words
-from fedws.plan import Plan
-from fedws.tensors import Tensors
+from fedws import curves, stored
+from fedws.core import private_files, tensor_file
+from fedws.core.errors import RunFailed
+from fedws.core.plan import Plan
+from fedws.core.tensors import Tensors
+from fedws.core.untrusted_text import CLEAN, line, printable, words
 
 log = logging.getLogger("fedws")
 
@@ -105,14 +106,14 @@ class RunLog:
 
     def open(self) -> None:
         """Begin the record, or go on with it."""
-        private.text(self.directory / "run.log", "a").close()  # the handler opens it by its name
+        private_files.text(self.directory / "run.log", "a").close()  # the handler opens it by its name
         self._handler = _LogFile(self.directory / "run.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(FORMAT))
         self._handler.addFilter(CLEAN)
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
-        self._metrics = private.text(self.directory / "metrics.jsonl", "a")
+        self._metrics = private_files.text(self.directory / "metrics.jsonl", "a")
         self.lines.say(*self._dropped)
 
     def place(self) -> dict[str, Any]:
@@ -207,9 +208,9 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
     """
     part = path.with_name(path.name + ".part")
     try:
-        private.touch(part)
-        tensorfile.save_file(tensors, part)
-        private.restrict(part)  # some versions of the library make a file of their own
+        private_files.touch(part)
+        tensor_file.save_file(tensors, part)
+        private_files.restrict(part)  # some versions of the library make a file of their own
         return part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
@@ -219,7 +220,7 @@ def write_tensors(path: Path, tensors: Tensors) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Write a small private file whole or not at all."""
     part = path.with_name(path.name + ".part")
-    with private.text(part, "w") as file:
+    with private_files.text(part, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

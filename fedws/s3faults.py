@@ -6,7 +6,7 @@ A code is the store's own (``NoSuchBucket``), or the class of the client's error
 
 from dataclasses import dataclass
 
-from fedws.errors import printable
+from fedws.core.errors import printable
 
 _UNREACHED = {
     "EndpointConnectionError": "cannot be reached",

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fedws.bounded import Progress
-from fedws.errors import StoreError, UsageError
+from fedws.core.errors import StoreError, UsageError
 from fedws.s3faults import Fault
 
 T = TypeVar("T")

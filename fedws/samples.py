@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Subset, default_collate
 
 from fedws import targets
-from fedws.errors import TaskError
-from fedws.foreign import words
+from fedws.core.errors import TaskError
+from fedws.core.tensors import raw
+from fedws.core.untrusted_text import words
 from fedws.interfaces import Dataset
 from fedws.nested import described, tensors
-from fedws.tensors import raw
 
 
 class Batch(NamedTuple):

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from fedws import addresses, registry
-from fedws.errors import UsageError
+from fedws.core import addresses, registry
+from fedws.core.errors import UsageError
 from fedws.interfaces import Transport
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode, code_of
-from fedws.complaints import BURST, Complaints, at
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
+from fedws.core.error_location import placed
+from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
+from fedws.core.limits import USUAL, Accepted
+from fedws.core.rate_limited_log import BURST, Complaints, at
 from fedws.interfaces import Channel, Limits, Transport
-from fedws.limits import USUAL, Accepted
-from fedws.located import placed
 from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default

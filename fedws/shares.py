@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 
 def parse(text: str) -> tuple[int, int]:

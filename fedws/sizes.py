@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import printable
 from fedws.cuts import split
-from fedws.errors import UsageError
-from fedws.foreign import printable
 
 RECORDS, ROUNDS = 50_000, 100
 """Those of the published claim: CIFAR-10, and FedAvg's rounds."""

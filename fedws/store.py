@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
-from fedws import registry
-from fedws.errors import StoreError, UsageError
+from fedws.core import registry
+from fedws.core.errors import StoreError, UsageError
 
 PART = 2**23
 """Bytes of a large blob that are sent at once; what was interrupted goes on from the last whole part."""

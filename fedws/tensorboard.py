@@ -14,8 +14,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from fedws import private
-from fedws.errors import UsageError
+from fedws.core import private_files
+from fedws.core.errors import UsageError
 
 SCORED = ("accuracy", "loss")
 
@@ -31,11 +31,11 @@ class Events:
         try:
             for old in directory.glob("events.out.tfevents.*"):
                 old.unlink()
-            private.folder(directory, parents=True, exist_ok=True)
+            private_files.folder(directory, parents=True, exist_ok=True)
             # tensorboardX names a file by the second and truncates one of the same name.
             self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
             for file in directory.glob("events.out.tfevents.*"):
-                private.restrict(file)
+                private_files.restrict(file)
         except OSError as error:
             raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
         self._open = True

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedws import private
-from fedws.errors import UsageError
-from fedws.foreign import printable
+from fedws.core import private_files
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import printable
 
 _OTHER_NAME, _FOREIGN = (62, 64), (2, 7, 18, 19, 20, 21)
 """Of OpenSSL's X509_V_ERR codes: that the name or address is another, and that no CA of ours has signed."""
@@ -29,7 +29,7 @@ class Tls:
             raise UsageError("--tls-cert and --tls-key go together: a certificate and its private key")
         self.client()
         if self.key is not None:
-            private.warn(f"--tls-key {self.key}", self.key)
+            private_files.warn(f"--tls-key {self.key}", self.key)
 
     def client(self) -> ssl.SSLContext:
         """To dial with: the other end's certificate is verified, always."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from fedws.errors import UsageError
-from fedws.foreign import words
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import words
 
 _turn = threading.Lock()  # while torch.fx traces, methods of nn.Module are replaced, for all threads
 

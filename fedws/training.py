@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.errors import Stopped, TaskError
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.seeds import seeded
+from fedws.core.task_settings import Training
 from fedws.grouping import count, groups, normalises
 from fedws.objective import Objective
 from fedws.samples import Batch, batches
-from fedws.seeds import seeded
-from fedws.settings import Training
 from fedws.workspace import Workspace, piece
 
 

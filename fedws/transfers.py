@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from fedws import digests, wire
 from fedws.blobs import Blobs
+from fedws.core.errors import ProtocolError, StoreError, Undelivered
+from fedws.core.limits import CHUNK as CHUNK
+from fedws.core.limits import USUAL, Accepted
 from fedws.decoder import Decoder, Partial
-from fedws.errors import ProtocolError, StoreError, Undelivered
-from fedws.limits import CHUNK as CHUNK
-from fedws.limits import USUAL, Accepted
 from fedws.messages import Message
 from fedws.progress import Progress
 

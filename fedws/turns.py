@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from fedws.claim import Claim
-from fedws.errors import LinkLost, Refused, TakenOver
+from fedws.core.errors import LinkLost, Refused, TakenOver
 from fedws.interfaces import Channel
 
 IDLE = 10

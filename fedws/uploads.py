@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from fedws import private, tensorfile
 from fedws.claim import Claim
-from fedws.durable import sync, write
-from fedws.errors import Stopped, TaskError
+from fedws.core import private_files, tensor_file
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.files import sync, write
+from fedws.core.tensors import NAMES, Tensors, digest
 from fedws.kept import (
     CACHED,
     DAY,
@@ -43,7 +44,6 @@ from fedws.kept import (
     prune_old,
 )
 from fedws.messages import Json
-from fedws.tensors import NAMES, Tensors, digest
 
 SAFE = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""
@@ -101,7 +101,7 @@ class Upload:
     def note(self, first: int, count: int) -> None:
         """These records are sent."""
         if not self.sent(first, count) and len(self._noted()) < MOST_SENT:
-            with private.text(self._folder / SENT, "a", "ascii") as file:
+            with private_files.text(self._folder / SENT, "a", "ascii") as file:
                 file.write(f"{first} {count}\n")
 
     def _noted(self) -> list[str]:
@@ -145,7 +145,7 @@ class Uploads:
         ``data`` gives what tells its samples from others; it is called only where an upload was begun.
         """
         try:
-            found = tensorfile.load((self._place() / EXTRACTOR).read_bytes())
+            found = tensor_file.load((self._place() / EXTRACTOR).read_bytes())
         except (OSError, SafetensorError):
             return None
         facts = self._facts()
@@ -159,10 +159,10 @@ class Uploads:
         folder = self._place()
         shutil.rmtree(folder, ignore_errors=True)
         prune(folder.parent)
-        private.folder(folder.parent, parents=True, exist_ok=True)
-        private.folder(folder)
+        private_files.folder(folder.parent, parents=True, exist_ok=True)
+        private_files.folder(folder)
         sync(folder.parent)
-        write(folder / EXTRACTOR, tensorfile.save(extractor))
+        write(folder / EXTRACTOR, tensor_file.save(extractor))
         none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
         self._keep({"asked": asked, "data": data, "upload": secrets.token_hex(8), **none})
 
@@ -174,7 +174,10 @@ class Uploads:
         """
         folder, facts = self._place(), self._facts()
         try:
-            with private.binary(folder / FEATURES, "ab") as features, private.binary(folder / LABELS, "ab") as labels:
+            with (
+                private_files.binary(folder / FEATURES, "ab") as features,
+                private_files.binary(folder / LABELS, "ab") as labels,
+            ):
                 per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
                 features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
                 labels.truncate(facts["records"] * per_label)
@@ -244,7 +247,7 @@ class Uploads:
         known = {path.name: path for path in self._folder.glob(f"{CACHED}*")}  # the digest only selects
         path = known.get(f"{CACHED}{wanted}")
         try:
-            found = tensorfile.load(path.read_bytes()) if path is not None else None
+            found = tensor_file.load(path.read_bytes()) if path is not None else None
         except SafetensorError:
             return None
         if path is None or found is None or digest(found) != wanted:
@@ -254,8 +257,8 @@ class Uploads:
 
     def cache(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""
-        private.folder(self._folder, parents=True, exist_ok=True)
-        write(self._folder / f"{CACHED}{digest(tensors)}", tensorfile.save(tensors))
+        private_files.folder(self._folder, parents=True, exist_ok=True)
+        write(self._folder / f"{CACHED}{digest(tensors)}", tensor_file.save(tensors))
         prune_cache(self._folder)
 
     # ------------------------------------------------------------------ where it is

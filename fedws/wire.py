@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from fedws.errors import ProtocolError, UsageError
+from fedws.core.errors import ProtocolError, UsageError
+from fedws.core.limits import CHUNK, USUAL, Accepted
+from fedws.core.tensors import DTYPES, NAMES, Tensors, raw
 from fedws.header import ALIGNMENT, MAX_DIMENSIONS, misnamed, packed
-from fedws.limits import CHUNK, USUAL, Accepted
 from fedws.messages import MESSAGES, Message, carried
-from fedws.tensors import DTYPES, NAMES, Tensors, raw
 
 MAGIC = b"FDWS"
 VERSION = 1

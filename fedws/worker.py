@@ -10,13 +10,12 @@ from typing import Literal
 
 import torch
 
-from fedws import declared, mapstyle, registry, samples
+from fedws import declared, mapstyle, samples
 from fedws.audit import Audit, Entry
 from fedws.claim import Claim
-from fedws.complaints import BURST, Complaints
-from fedws.counts import Counted, Counts, upload
-from fedws.entries import Place, counted, entry
-from fedws.errors import (
+from fedws.core import registry
+from fedws.core.error_location import placed, where
+from fedws.core.errors import (
     FedwsError,
     PieceFailed,
     RequestError,
@@ -29,10 +28,12 @@ from fedws.errors import (
     UsageError,
     printable,
 )
+from fedws.core.limits import ANY, Accepted
+from fedws.core.rate_limited_log import BURST, Complaints
+from fedws.counts import Counted, Counts, upload
+from fedws.entries import Place, counted, entry
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
-from fedws.limits import ANY, Accepted
-from fedws.located import placed, where
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.metrics import rounded
 from fedws.policy import Features, Policy

@@ -8,17 +8,17 @@ from typing import Any, TypeVar, overload
 import torch
 from pydantic import BaseModel, ValidationError
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.errors import TaskError
+from fedws.core.plan import explain
+from fedws.core.task_settings import Scoring, batches
+from fedws.core.tensors import Tensors, difference
 from fedws.encoded import encoded
-from fedws.errors import TaskError
 from fedws.interfaces import Dataset
 from fedws.keepsake import Keepsake
 from fedws.messages import Json, Order, Report
 from fedws.outlines import complete, outline, values
-from fedws.plan import explain
 from fedws.policy import Features, Policy
-from fedws.settings import Scoring, batches
-from fedws.tensors import Tensors, difference
 from fedws.uploads import Uploads
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -157,6 +157,6 @@ class Workspace:
 
 
 def piece(kind: str, spec: str, *given: Any) -> Any:
-    """Return what :func:`fedws.registry.build` makes. Raises TaskError."""
+    """Return what :func:`fedws.core.registry.build` makes. Raises TaskError."""
     with registry.task_errors():
         return registry.build(kind, spec, *given)

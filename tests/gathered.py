@@ -6,18 +6,18 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from fedws import registry
 from fedws.claim import Claim
 from fedws.coordinator.prepare import prepare
-from fedws.errors import RejectedUpdate
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import make
+from fedws.core.tensors import difference
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.messages import Event, Failure, Joined, Left, Order, Report
-from fedws.plan import make
 from fedws.policy import Policy
 from fedws.roster import rejected
 from fedws.security import COORDINATOR
-from fedws.tensors import difference
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 from tests.support import sent_over

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from fedws import learning, registry
+from fedws import learning
 from fedws.algorithms.mistnet import MistNet
 from fedws.claim import Claim
+from fedws.core import registry
+from fedws.core.plan import Training
+from fedws.core.tensors import Tensors, detached
 from fedws.messages import Failure, Order, Report
-from fedws.plan import Training
-from fedws.tensors import Tensors, detached
 from fedws.worker import Worker
 from tests.nodes import Points
 

@@ -14,9 +14,9 @@ from torch.nn.functional import log_softmax
 
 import fedws
 from evaluator import evaluator
-from fedws import registry
 from fedws.algorithms.fedavg import fit
-from fedws.errors import Stopped
+from fedws.core import registry
+from fedws.core.errors import Stopped
 from fedws.interfaces import Limits, Task
 from fedws.messages import Order, Report
 

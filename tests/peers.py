@@ -12,7 +12,7 @@ from fedws import wire
 from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
 from fedws.security import INSECURE

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedws import registry
-from fedws.located import PLUGIN
+from fedws.core import registry
+from fedws.core.error_location import PLUGIN
 
 
 @pytest.fixture

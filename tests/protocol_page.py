@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from fedws.core.tensors import DTYPES
 from fedws.messages import MESSAGES, Message
-from fedws.tensors import DTYPES
 from tests.support import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedws import registry
+from fedws.core import registry
 from fedws.decoder import Decoder
 from fedws.messages import Message
 from fedws.wire import encode

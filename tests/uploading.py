@@ -11,10 +11,10 @@ import torch
 import fedws
 from fedws.algorithms import mistnet
 from fedws.coordinator import trainer
+from fedws.core.plan import Plan
 from fedws.featurestore import FEATURES, FeatureStore
 from fedws.interfaces import Limits
 from fedws.messages import Failure, Order, Report
-from fedws.plan import Plan
 from tests.nodes import PATIENCE, Points, evaluating, settings
 from tests.support import REPOSITORY, sent_over
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import fedws
-from fedws.addresses import PASSWORD
+from fedws.core.addresses import PASSWORD
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from broker import broker
 from nodes import joined
 
 from fedws import UsageError, holding
-from fedws.addresses import PASSWORD
 from fedws.cli import interrupts, run
 from fedws.cli.console import guarded
+from fedws.core.addresses import PASSWORD
 
 WORKERS, EVALUATOR, COORDINATOR = ("alice", "bob", "charlie"), "testing", "coordinator"
 

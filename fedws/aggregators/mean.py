@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.registry import register
+from fedws.core.tensors import Tensors, averaged, difference, maximum, narrowed, reals
 from fedws.messages import Report
-from fedws.registry import register
-from fedws.tensors import Tensors, averaged, difference, maximum, narrowed, reals
 
 _CHUNK = 2**17
 """Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""

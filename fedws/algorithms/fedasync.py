@@ -9,13 +9,13 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from fedws.core.plan import Training
+from fedws.core.registry import register
+from fedws.core.tensors import FLOAT8, Tensors, averaged, detached, maximum, reals, wide
+from fedws.core.validation import NotNegative, Positive
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.ranges import NotNegative, Positive
-from fedws.registry import register
-from fedws.tensors import FLOAT8, Tensors, averaged, detached, maximum, reals, wide
 
 # ------------------------------------------------------------------ on the worker
 

@@ -5,13 +5,13 @@ Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every w
 
 from dataclasses import KW_ONLY, asdict, dataclass
 
+from fedws.core.plan import Training
+from fedws.core.registry import register
+from fedws.core.task_settings import Count
+from fedws.core.tensors import Tensors, detached
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.registry import register
-from fedws.settings import Count
-from fedws.tensors import Tensors, detached
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 

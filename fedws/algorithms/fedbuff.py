@@ -10,14 +10,14 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import Training
+from fedws.core.registry import register
+from fedws.core.tensors import Tensors, averaged, detached, difference, maximum, wide
+from fedws.core.validation import Positive
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.ranges import Positive
-from fedws.registry import register
-from fedws.tensors import Tensors, averaged, detached, difference, maximum, wide
 
 # ------------------------------------------------------------------ on the worker
 

@@ -8,13 +8,13 @@ from functools import cache
 
 import torch
 
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import Training
+from fedws.core.registry import register
+from fedws.core.tensors import Tensors, detached, difference, wide
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, gradient, initial
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.registry import register
-from fedws.tensors import Tensors, detached, difference, wide
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""

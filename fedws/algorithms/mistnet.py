@@ -13,13 +13,18 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws import heads, holding, learning, lessons, momentum, pretrained, registry
+from fedws import heads, holding, learning, lessons, momentum, pretrained
 from fedws.adaptation import Adaptation
 from fedws.coded import Coded
+from fedws.core import registry
+from fedws.core.errors import TaskError, TaskFailed, UsageError
+from fedws.core.registry import register
+from fedws.core.task_settings import UNLIMITED, Count, Scoring, Training
+from fedws.core.tensors import Tensors, digest
+from fedws.core.validation import Positive
 from fedws.crops import problem
 from fedws.cuts import cuts, split
 from fedws.deliveries import Kept, Part, chunk
-from fedws.errors import TaskError, TaskFailed, UsageError
 from fedws.extraction import Extraction, encoded, facts, spent, told_apart
 from fedws.extractors import MOST, join, parts
 from fedws.featurestore import FEATURES, LABELS, Records
@@ -30,10 +35,6 @@ from fedws.learning import Workspace
 from fedws.lessons import CLEAR, Lesson
 from fedws.messages import Json, Order, Report
 from fedws.policy import Features
-from fedws.ranges import Positive
-from fedws.registry import register
-from fedws.settings import UNLIMITED, Count, Scoring, Training
-from fedws.tensors import Tensors, digest
 from fedws.uploads import kept
 
 # ------------------------------------------------------------------ on the worker

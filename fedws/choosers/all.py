@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from fedws.core.registry import register
 from fedws.interfaces import Candidate
-from fedws.registry import register
 
 
 @register("chooser", "all")

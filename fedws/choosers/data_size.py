@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from random import Random
 
+from fedws.core.plan import Count
+from fedws.core.registry import register
 from fedws.interfaces import Candidate
-from fedws.plan import Count
-from fedws.registry import register
 
 _MOST = 2**40
 """More samples than these are not believed: a count is what a peer says."""

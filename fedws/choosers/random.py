@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from random import Random
 
+from fedws.core.plan import Count
+from fedws.core.registry import register
 from fedws.interfaces import Candidate
-from fedws.plan import Count
-from fedws.registry import register
 
 
 @register("chooser", "random")

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedws.core.plan import Count
+from fedws.core.registry import register
 from fedws.interfaces import Candidate
-from fedws.plan import Count
-from fedws.registry import register
 
 
 @register("chooser", "speed")

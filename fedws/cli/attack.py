@@ -69,10 +69,11 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fedws import gallery, holding, inversion, learning, pretrained, registry
+    from fedws import gallery, holding, inversion, learning, pretrained
     from fedws.cli.attacked import fit, pictures, weights
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
     from fedws.cuts import split
-    from fedws.errors import UsageError
     from fedws.noise import Noise
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
@@ -124,7 +125,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _specs(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
     """Every encoding with every epsilon, if it has one and does not say its own."""
-    from fedws import registry
+    from fedws.core import registry
 
     found = []
     for text in encodings:

@@ -15,7 +15,7 @@ def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
     """The pictures to attack. Raises UsageError when there are too few, or what is there cannot be attacked."""
     import torch
 
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
     from fedws.samples import Images, select
     from fedws.similarity import WINDOW
 
@@ -35,7 +35,7 @@ def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[
 
     from fedws import holding, pretrained
     from fedws.cli.pretrain import trained
-    from fedws.plan import make
+    from fedws.core.plan import make
 
     if arguments.pretrained:
         return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
@@ -51,7 +51,7 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     import torch
 
     from fedws import learning, lessons
-    from fedws.errors import TaskError, UsageError
+    from fedws.core.errors import TaskError, UsageError
 
     try:
         sample = lessons.first(learning.Workspace("public", dataset, data))[0][0]

@@ -34,7 +34,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fedws import audit
-    from fedws.errors import UsageError, printable
+    from fedws.core.errors import UsageError, printable
 
     given = Path(arguments.node)
     path = given if given.is_file() else audit.own(arguments.node)
@@ -98,7 +98,7 @@ def _row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
 
 
 def _cell(line: Mapping[str, object], key: str) -> str:
-    from fedws.errors import printable
+    from fedws.core.errors import printable
 
     text = "" if line.get(key) is None else printable(str(line[key]))
     if key == "epsilon" and not text and line.get("data") == "features":

@@ -4,7 +4,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fedws.security import Security

@@ -26,7 +26,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fedws import certs
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
 
     days = {} if arguments.days is None else {"days": arguments.days}
     if arguments.days is not None and not 0 < arguments.days <= 36500:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fedws.cli import interrupts
-from fedws.errors import FedwsError, UsageError
-from fedws.foreign import CLEAN, line, trace
-from fedws.located import told, where
+from fedws.core.error_location import told, where
+from fedws.core.errors import FedwsError, UsageError
+from fedws.core.untrusted_text import CLEAN, line, trace
 
 T = TypeVar("T")
 

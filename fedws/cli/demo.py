@@ -5,7 +5,7 @@ import sys
 
 from fedws.cli.nodes import add_handed_on, handed_on
 from fedws.cli.parser import Parser
-from fedws.errors import FedwsError
+from fedws.core.errors import FedwsError
 
 _LOG = 8
 """Lines of the nodes' output that are printed where a run fails."""
@@ -23,10 +23,10 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
-    from fedws import registry
     from fedws.cli import run
     from fedws.cli.processes import Nodes
-    from fedws.plan import make
+    from fedws.core import registry
+    from fedws.core.plan import make
 
     make({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
     arguments.dataset = _dataset(arguments)
@@ -67,8 +67,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _dataset(arguments: argparse.Namespace) -> str:
     """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
-    from fedws import holding, registry
-    from fedws.errors import UsageError
+    from fedws import holding
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)

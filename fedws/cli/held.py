@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws import digits, holding, registry, shares, targets
-from fedws.errors import UsageError
-from fedws.foreign import words
+from fedws import digits, holding, shares, targets
+from fedws.core import registry
+from fedws.core.errors import UsageError
+from fedws.core.untrusted_text import words
 from fedws.interfaces import Dataset
 
 MOST_LINES = 1000

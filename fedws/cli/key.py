@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from fedws import keys
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
 
     if arguments.what == "show":
         key = keys.network_key(arguments.key_file)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedws.cli.blobs import add_blobs
 from fedws.cli.secure import add_secure
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedws.plan import Plan
+    from fedws.core.plan import Plan
 
 
 class Parser(argparse.ArgumentParser):

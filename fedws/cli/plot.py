@@ -17,7 +17,7 @@ def parser(prog: str) -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Draw, and say where."""
     from fedws import curves, stored
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
 
     records = curves.read(arguments.run)
     groups, _ = stored.groups(arguments.run / "workers.json")
@@ -31,8 +31,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _title(run: Path) -> str:
-    from fedws.errors import UsageError
-    from fedws.plan import read
+    from fedws.core.errors import UsageError
+    from fedws.core.plan import read
     from fedws.runlog import title
 
     try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from fedws.cli.parser import Parser, add_local, named
 
 if TYPE_CHECKING:
+    from fedws.core.plan import Plan
+    from fedws.core.tensors import Tensors
     from fedws.interfaces import Dataset
-    from fedws.plan import Plan
     from fedws.pretrained import Origin, Pretrained
-    from fedws.tensors import Tensors
 
 
 def parser(prog: str) -> Parser:
@@ -41,9 +41,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import extractors, holding, learning, lessons, portable, pretrained, registry
-    from fedws.errors import UsageError
-    from fedws.plan import make
+    from fedws import extractors, holding, learning, lessons, portable, pretrained
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
+    from fedws.core.plan import make
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -82,9 +83,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _cut(model: str, given: str | None, *, needed: bool) -> str:
     """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
-    from fedws import learning, registry
+    from fedws import learning
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
     from fedws.cuts import cuts, resolved
-    from fedws.errors import UsageError
 
     own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
     if not given and not needed:
@@ -136,8 +138,8 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     import torch
 
     from fedws import learning, lessons, warned
-    from fedws.errors import TaskError, UsageError
-    from fedws.settings import UNLIMITED
+    from fedws.core.errors import TaskError, UsageError
+    from fedws.core.task_settings import UNLIMITED
 
     torch.set_num_threads(plan.threads)
     module = learning.initial(plan.model, plan.seed)

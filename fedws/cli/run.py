@@ -10,7 +10,7 @@ from typing import Any
 from fedws.cli import blobs
 from fedws.cli.parser import Parser, add_common, named
 from fedws.cli.secure import FLAGS, address, security, warnings
-from fedws.errors import RunFailed, UsageError
+from fedws.core.errors import RunFailed, UsageError
 
 _OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
 """Flags that are options of the strategy."""
@@ -105,10 +105,10 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws import holding
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
-    from fedws.continuing import merged
     from fedws.coordinator.run import resume_run, run_plan
-    from fedws.plan import make
-    from fedws.registry import load_plugin
+    from fedws.core.plan import make
+    from fedws.core.registry import load_plugin
+    from fedws.core.resume_rules import merged
     from fedws.rundir import finished_rounds, stored_settings
     from fedws.scores import number
 
@@ -179,7 +179,7 @@ def _again(given: dict[str, Any]) -> str:
 
 def settings(given: dict[str, Any]) -> dict[str, Any]:
     """The plan's settings: the plan file's, then the flags'. Raises UsageError."""
-    from fedws.plan import Plan, read
+    from fedws.core.plan import Plan, read
 
     found = read(Path(given["plan"])) if "plan" in given else {}
     found.update({key: value for key, value in given.items() if key not in _OWN})
@@ -225,11 +225,11 @@ def save(model: Any, name: str) -> Path:
     """Save a state dict in the working directory, as the demo did; ``torch.load(..., weights_only=True)`` reads it."""
     import torch
 
-    from fedws import private
+    from fedws.core import private_files
 
     path = Path(f"{name.partition(':')[0]}.pt")
     try:
-        private.touch(path)
+        private_files.touch(path)
         torch.save(dict(model), path)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"--save-model: {path} cannot be written: {str(error).splitlines()[0]}") from None

@@ -33,7 +33,7 @@ def add_key(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def security(arguments: argparse.Namespace, name: str = "") -> "Security":
     """What the flags say of the node of that name, by default the coordinator. Raises UsageError."""
     from fedws import keys
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
     from fedws.security import COORDINATOR, Security
     from fedws.tls import Tls
 
@@ -59,7 +59,7 @@ def address(text: str, security: "Security") -> str:
 
     Raises UsageError for an address with a secret in it.
     """
-    from fedws import addresses
+    from fedws.core import addresses
 
     addresses.checked(text)
     return text if "://" in text else f"ws{'' if security.tls is None else 's'}://{text}"

@@ -34,8 +34,9 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table, and the claim beside it."""
-    from fedws import registry, sizes
-    from fedws.errors import UsageError
+    from fedws import sizes
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -61,9 +62,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _own(model: str, given: dict[str, str | int]) -> "Sizes":
-    from fedws import registry, sizes
+    from fedws import sizes
+    from fedws.core import registry
+    from fedws.core.errors import UsageError
     from fedws.cuts import cuts
-    from fedws.errors import UsageError
 
     for name in ("records", "rounds"):
         if int(given.get(name, 1)) < 1:
@@ -77,7 +79,7 @@ def _own(model: str, given: dict[str, str | int]) -> "Sizes":
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    from fedws.errors import UsageError
+    from fedws.core.errors import UsageError
 
     parts = text.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 from fedws.cli.blobs import blobs, shelf
 from fedws.cli.parser import Parser, add_common
 from fedws.cli.secure import address, security, warnings
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fedws.audit import Audit
     from fedws.cli.held import Held
-    from fedws.plan import Plan
+    from fedws.core.plan import Plan
     from fedws.policy import Policy
     from fedws.security import Security
     from fedws.store import Shelf
@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.held import take, tell
-    from fedws.plan import make
+    from fedws.core.plan import make
     from fedws.schemes import transport
 
     set_up_logging(arguments.verbose)
@@ -105,7 +105,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _url(arguments: argparse.Namespace, proved: "Security") -> str:
     """Where the node is served, or joins. Raises UsageError."""
-    from fedws.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
+    from fedws.core.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 
     if arguments.join is not None:
         for flag in ("host", "port"):
@@ -130,7 +130,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     """Priority, threads and plugins of this process."""
     import torch
 
-    from fedws import registry
+    from fedws.core import registry
 
     if hasattr(os, "nice"):
         try:
@@ -160,7 +160,7 @@ def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy",
 
 def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
     from evaluator import evaluator
-    from fedws import folders
+    from fedws.core import user_dirs
     from fedws.worker import Worker
 
     if len(held.data) < policy.samples:
@@ -169,7 +169,7 @@ def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Po
         )
     if arguments.testing:
         return evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
-    state = folders.own("state", "MistNet keeps uploads there") / "uploads" / arguments.id
+    state = user_dirs.own("state", "MistNet keeps uploads there") / "uploads" / arguments.id
     return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log, state=state)
 
 

@@ -5,10 +5,10 @@ import logging
 from typing import Literal
 
 from fedws.claim import Claim
-from fedws.complaints import Complaints
 from fedws.coordinator.greeting import Greeting
 from fedws.coordinator.meeting import Meeting
-from fedws.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
+from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
+from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Welcome
 from fedws.pauses import Pauses

@@ -11,19 +11,19 @@ from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
-from fedws.durations import duration
-from fedws.errors import RejectedUpdate, RunFailed
+from fedws.core.durations import duration
+from fedws.core.errors import RejectedUpdate, RunFailed
+from fedws.core.plan import Plan
+from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Strategy
 from fedws.messages import Deadline, Event, Joined, Order, Report
-from fedws.plan import Plan
 from fedws.roster import rejected
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
 from fedws.security import COORDINATOR
-from fedws.tensors import Tensors
 
 S = TypeVar("S")
 T = TypeVar("T")

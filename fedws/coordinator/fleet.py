@@ -8,8 +8,8 @@ from typing import Self
 
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.own import OwnNode
-from fedws.errors import RunFailed
-from fedws.located import placed
+from fedws.core.error_location import placed
+from fedws.core.errors import RunFailed
 from fedws.messages import Available, Event, Joined, Left, Measured, Order, Report
 from fedws.security import COORDINATOR
 

@@ -6,9 +6,9 @@ from typing import Literal
 from fedws import handshake
 from fedws.claim import Claim
 from fedws.closing import CloseCode
-from fedws.errors import ProtocolError, Refused, Undelivered, printable
+from fedws.core.errors import ProtocolError, Refused, Undelivered, printable
+from fedws.core.limits import MESSAGE
 from fedws.interfaces import Channel
-from fedws.limits import MESSAGE
 from fedws.messages import Challenge, Hello, Message, Refusal, Welcome
 from fedws.security import Security
 from fedws.wire import VERSION

@@ -10,7 +10,8 @@ from fedws.blobs import Blobs
 from fedws.closing import CloseCode
 from fedws.coordinator.contact import Contact, Found
 from fedws.coordinator.meeting import NEWER
-from fedws.errors import (
+from fedws.core.error_location import summary
+from fedws.core.errors import (
     LinkError,
     LinkLost,
     NotTaken,
@@ -22,9 +23,8 @@ from fedws.errors import (
     UsageError,
     printable,
 )
+from fedws.core.limits import Accepted
 from fedws.interfaces import Channel
-from fedws.limits import Accepted
-from fedws.located import summary
 from fedws.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
 from fedws.transfers import Transfers
 from fedws.unfinished import UNFINISHED

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedws.closing import CloseCode
-from fedws.complaints import Complaints, at
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
+from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
+from fedws.core.plan import Plan
+from fedws.core.rate_limited_log import Complaints, at
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Join, Refusal, Welcome
-from fedws.plan import Plan
 from fedws.runlog import log
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security

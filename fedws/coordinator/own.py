@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fedws.core.limits import ANY
+from fedws.core.plan import Plan
 from fedws.decoder import Decoder
-from fedws.limits import ANY
 from fedws.messages import Failure, Message, Order, Report
-from fedws.plan import Plan
 from fedws.wire import encode
 
 log = logging.getLogger("fedws")

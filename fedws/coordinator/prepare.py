@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import holding, learning, modelfile, portable, registry
+from fedws import holding, learning, modelfile, portable
 from fedws.asynchronous import Asynchronous, without_rounds
-from fedws.errors import UsageError
+from fedws.core import registry
+from fedws.core.errors import UsageError
+from fedws.core.plan import FOR_ROUNDS, Plan
+from fedws.core.tensors import Tensors, detached
 from fedws.gathering import Gathering
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
-from fedws.plan import FOR_ROUNDS, Plan
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.schemes import transport
 from fedws.security import COORDINATOR, INSECURE, Security, default
-from fedws.tensors import Tensors, detached
 
 
 def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Tensors]:

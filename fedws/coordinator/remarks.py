@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from fedws import warned
+from fedws.core.plan import Plan
+from fedws.core.task_settings import UNLIMITED
 from fedws.messages import Json, Order
-from fedws.plan import Plan
 from fedws.runlog import Lines
 from fedws.security import COORDINATOR
-from fedws.settings import UNLIMITED
 
 
 class Remarks:

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from fedws import curves, tensorfile
+from fedws import curves
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
 from fedws.claim import Claim, takeover
-from fedws.continuing import going_on, merged
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -27,12 +26,15 @@ from fedws.coordinator.prepare import prepare, secured
 from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
 from fedws.coordinator.start import Start, continued
-from fedws.errors import FedwsError, RunFailed, StoreError, UsageError
+from fedws.core import tensor_file
+from fedws.core.error_location import told
+from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError
+from fedws.core.plan import Plan, make
+from fedws.core.resume_rules import going_on, merged
+from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
-from fedws.located import told
-from fedws.plan import Plan, make
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport
@@ -40,7 +42,6 @@ from fedws.scores import FEDERATED
 from fedws.security import Security
 from fedws.store import Shelf
 from fedws.tensorboard import Events
-from fedws.tensors import Tensors
 
 Observer = Callable[[Record], None]
 
@@ -86,8 +87,8 @@ async def run(
     ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
 
     With ``resume``, a run's directory, continue that run from its newest checkpoint. ``settings`` may then be left out,
-    or must be those of the run, but for :data:`fedws.continuing.MAY_CHANGE`, the workers and all addresses. A run that
-    has finished continues with more ``training_rounds``, and is over at once without.
+    or must be those of the run, but for :data:`fedws.core.resume_rules.MAY_CHANGE`, the workers and all addresses. A
+    run that has finished continues with more ``training_rounds``, and is over at once without.
 
     ``security`` is what the run proves itself with, and asks of its nodes; by default the user's own network key. With
     ``shelf``, large bodies go through its object store to and from all nodes that have one, and are deleted at the end.
@@ -258,7 +259,7 @@ def _finished(directory: Path) -> Result:
     """What a run left that had come to its end. Raises RunFailed, OSError and UsageError when it cannot be read."""
     path = directory / "model.safetensors"
     try:
-        model = tensorfile.load_file(path)
+        model = tensor_file.load_file(path)
     except SafetensorError as error:
         raise RunFailed(f"{path} cannot be read: {error}; continue with more --training-rounds to write it") from None
     return Result(model, curves.read(directory), directory)

@@ -12,19 +12,20 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import curves, metrics, private, tensorfile
+from fedws import curves, metrics
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
-from fedws.errors import RunFailed
+from fedws.core import private_files, tensor_file
+from fedws.core.errors import RunFailed
+from fedws.core.plan import Scoring, explain
+from fedws.core.tensors import Tensors
+from fedws.core.untrusted_text import words
 from fedws.evaluation import Score
-from fedws.foreign import words
 from fedws.messages import Failure, Order
-from fedws.plan import Scoring, explain
 from fedws.repeated import NEVER, Repeated
 from fedws.roster import STRIKES
 from fedws.runlog import Record, RunLog, log, write_tensors
 from fedws.scores import FEDERATED, score_lines
-from fedws.tensors import Tensors
 
 
 def _possible(score: Score) -> Score:
@@ -116,7 +117,7 @@ class Scorer:
         if self._given_up:
             return
         try:
-            private.folder(self._folder, exist_ok=True)
+            private_files.folder(self._folder, exist_ok=True)
         except OSError as error:
             raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
         self._kept[model] = write_tensors(self._folder / f"{round}-{model}.safetensors", tensors)
@@ -257,7 +258,7 @@ class Scorer:
             task="evaluate",
             settings=self._settings.model_dump(),
             answer=0,
-            tensors=await asyncio.to_thread(tensorfile.load_file, path),
+            tensors=await asyncio.to_thread(tensor_file.load_file, path),
         )
         return await self._link.ask(order, about=model)
 

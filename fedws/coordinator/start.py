@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedws.checkpoint import Checkpoint, Checkpoints
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy
-from fedws.plan import Plan
 from fedws.rundir import RunDirectory
 from fedws.runlog import RunLog
 

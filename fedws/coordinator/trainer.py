@@ -10,15 +10,15 @@ from typing import BinaryIO
 
 import torch
 
-from fedws import registry
 from fedws.coordinator.own import LENGTH
+from fedws.core import registry
+from fedws.core.error_location import told
+from fedws.core.errors import FedwsError, UsageError
+from fedws.core.limits import ANY
+from fedws.core.untrusted_text import CLEAN
 from fedws.decoder import Decoder
-from fedws.errors import FedwsError, UsageError
 from fedws.featurestore import FeatureStore
-from fedws.foreign import CLEAN
 from fedws.interfaces import Task
-from fedws.limits import ANY
-from fedws.located import told
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.security import COORDINATOR

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
 from fedws.datadir import ensure
-from fedws.errors import UsageError
-from fedws.registry import register
 from fedws.samples import Images
 
 FOLDER = "cifar-10-batches-py"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fedws.registry import register
+from fedws.core.registry import register
 from fedws.samples import Images
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from fedws import idx
+from fedws.core.registry import register
 from fedws.datadir import ensure
-from fedws.registry import register
 from fedws.samples import Images
 
 

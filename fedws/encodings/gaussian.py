@@ -10,10 +10,10 @@ from pydantic import Field
 from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
+from fedws.core.registry import register
+from fedws.core.validation import Positive
 from fedws.encoding import Encoding
-from fedws.ranges import Positive
 from fedws.reals import Noisy
-from fedws.registry import register
 
 
 @register("encoding", "gaussian")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from fedws.core.registry import register
 from fedws.encoding import Encoding
 from fedws.noise import Noise
 from fedws.reals import Reals, finite
 from fedws.records import check, rows
-from fedws.registry import register
 
 _HEAD = 8
 

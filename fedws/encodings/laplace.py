@@ -5,10 +5,10 @@
 
 import math
 
+from fedws.core.registry import register
+from fedws.core.validation import Positive
 from fedws.encoding import Encoding
-from fedws.ranges import Positive
 from fedws.reals import Noisy
-from fedws.registry import register
 
 
 @register("encoding", "laplace")

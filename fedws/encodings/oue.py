@@ -6,11 +6,11 @@ estimation" (USENIX Security 2017), section 4.3.
 import math
 
 from fedws.channel import Channel
+from fedws.core.registry import register
+from fedws.core.validation import Positive
 from fedws.encoding import Encoding
 from fedws.noise import drawable
 from fedws.onebit import OneBit
-from fedws.ranges import Positive
-from fedws.registry import register
 
 
 @register("encoding", "oue")

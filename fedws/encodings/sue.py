@@ -4,10 +4,10 @@ estimation" (USENIX Security 2017), section 4.3.
 """
 
 from fedws.channel import randomised_response
+from fedws.core.registry import register
+from fedws.core.validation import Positive
 from fedws.encoding import Encoding
 from fedws.onebit import OneBit
-from fedws.ranges import Positive
-from fedws.registry import register
 
 
 @register("encoding", "sue")

@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional
 
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
+from fedws.core.registry import register
 from fedws.interfaces import Loss
-from fedws.registry import register
 
 
 @register("loss", "mse")

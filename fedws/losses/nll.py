@@ -2,8 +2,8 @@
 
 from torch.nn import functional
 
+from fedws.core.registry import register
 from fedws.interfaces import Loss
-from fedws.registry import register
 
 
 @register("loss", "nll")

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.errors import UsageError
-from fedws.registry import register
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
 
 LARGEST = 100_000_000
 """Weights; a peer may name the sizes, so they are checked before anything is allocated."""

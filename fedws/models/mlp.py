@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.errors import UsageError
-from fedws.registry import register
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
 
 LARGEST = 10_000
 """Width of a layer; a peer may name it, so it is checked before anything is allocated."""

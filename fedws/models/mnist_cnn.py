@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.registry import register
+from fedws.core.registry import register
 
 
 @register("model", "mnist_cnn")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from fedws import addresses
-from fedws.addresses import PASSWORD, PASSWORD_FILE
-from fedws.errors import UsageError
+from fedws.core import addresses
+from fedws.core.addresses import PASSWORD, PASSWORD_FILE
+from fedws.core.errors import UsageError
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from fedws.errors import LinkError, LinkLost, Refused, Unreachable
+from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable
 from fedws.gate import MOST
 from fedws.interfaces import Limits
 from fedws.mqtt.address import Address

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedws import wire
 from fedws.closing import CloseCode, code_of, error_of
-from fedws.errors import LinkError, LinkLost, ProtocolError, Refused
+from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.mqtt.end import End, News

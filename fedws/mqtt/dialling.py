@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 
-from fedws.complaints import Complaints
-from fedws.errors import LinkLost, Unreachable
+from fedws.core.errors import LinkLost, Unreachable
+from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Limits
 from fedws.mqtt import topics
 from fedws.mqtt.address import Address

@@ -5,9 +5,9 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fedws.complaints import BURST, Complaints
-from fedws.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
-from fedws.located import placed
+from fedws.core.error_location import placed
+from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
+from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.mqtt.session import Served, Session
 from fedws.pauses import Pauses
 

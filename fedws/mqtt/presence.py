@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Collection
 
-from fedws.errors import LinkError, Refused, UsageError
+from fedws.core.errors import LinkError, Refused, UsageError
 from fedws.mqtt import topics
 from fedws.mqtt.broker import Broker
 

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from fedws.complaints import Complaints
-from fedws.errors import LinkError
+from fedws.core.errors import LinkError
+from fedws.core.rate_limited_log import Complaints
 from fedws.gate import Gate
 from fedws.interfaces import Handler, Limits
 from fedws.mqtt import topics

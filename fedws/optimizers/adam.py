@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
-from fedws.errors import UsageError
-from fedws.registry import register
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
 
 
 @register("optimizer", "adam")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from fedws.registry import register
+from fedws.core.registry import register
 
 
 @register("optimizer", "sgd")

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from fedws.errors import UsageError
-from fedws.registry import register
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
 from fedws.shares import check, generator
 
 TRIES = 1000

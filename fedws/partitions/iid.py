@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedws.registry import register
+from fedws.core.registry import register
 from fedws.shares import check, generator
 
 

@@ -6,7 +6,7 @@ Decentralized Data", 2017 (arXiv:1602.05629), section 3: the "pathological non-I
 
 import numpy as np
 
-from fedws.registry import register
+from fedws.core.registry import register
 from fedws.shares import check, generator
 
 

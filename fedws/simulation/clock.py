@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
 
-from fedws.errors import FedwsError
+from fedws.core.errors import FedwsError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

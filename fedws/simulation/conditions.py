@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedws.errors import UsageError
-from fedws.plan import explain
-from fedws.ranges import NotNegative, Positive
+from fedws.core.errors import UsageError
+from fedws.core.plan import explain
+from fedws.core.validation import NotNegative, Positive
 
 HOUR = 3600.0
 
@@ -59,7 +59,7 @@ def make(settings: Mapping[str, Any]) -> Conditions:
 
     >>> make({"workers": 0})
     Traceback (most recent call last):
-    fedws.errors.UsageError: workers: Input should be greater than or equal to 1, not 0
+    fedws.core.errors.UsageError: workers: Input should be greater than or equal to 1, not 0
     """
     try:
         found = Conditions.model_validate(dict(settings))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedws import digits, holding, registry, samples, shares
-from fedws.errors import UsageError
+from fedws import digits, holding, samples, shares
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.interfaces import Dataset
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace

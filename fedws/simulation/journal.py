@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
-from fedws import private
+from fedws.core import private_files
 
 
 class Journal:
@@ -24,7 +24,7 @@ class Journal:
         if self._closed:
             return
         if self._file is None:
-            self._file = private.text(self._path, "w")
+            self._file = private_files.text(self._path, "w")
         self.counts[event] += 1
         now = round(asyncio.get_running_loop().time(), 6)
         self._file.write(json.dumps({"t": now, "event": event, **fields}) + "\n")

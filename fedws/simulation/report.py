@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.runlog import write_text
 from fedws.simulation.fleet import Fleet
 from fedws.simulation.run import Outcome

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedws.coordinator.run import run_plan
-from fedws.errors import RunFailed
+from fedws.core.errors import RunFailed
+from fedws.core.plan import Plan
 from fedws.interfaces import Limits
-from fedws.plan import Plan
 from fedws.runlog import Record, log
 from fedws.scores import FEDERATED
 from fedws.service import serving

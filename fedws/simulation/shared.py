@@ -5,7 +5,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from fedws.tensors import Tensors, raw
+from fedws.core.tensors import Tensors, raw
 
 
 class Shared:

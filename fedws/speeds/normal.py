@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedws.ranges import NotNegative, Positive
-from fedws.registry import register
+from fedws.core.registry import register
+from fedws.core.validation import NotNegative, Positive
 
 
 @register("speed", "normal")

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedws.registry import register
+from fedws.core.registry import register
 
 
 @register("speed", "pareto")

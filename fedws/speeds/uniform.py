@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fedws.errors import UsageError
-from fedws.ranges import Positive
-from fedws.registry import register
+from fedws.core.errors import UsageError
+from fedws.core.registry import register
+from fedws.core.validation import Positive
 
 
 @register("speed", "uniform")

@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from fedws.registry import register
+from fedws.core.registry import register
 
 
 @register("speed", "zipf")

@@ -10,9 +10,9 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from fedws.bounded import Progress, bounded
-from fedws.durable import sync
-from fedws.errors import StoreError, UsageError
-from fedws.registry import register
+from fedws.core.errors import StoreError, UsageError
+from fedws.core.files import sync
+from fedws.core.registry import register
 from fedws.store import PART, parsed, parts, place
 
 T = TypeVar("T")

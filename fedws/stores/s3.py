@@ -11,8 +11,8 @@ from hashlib import md5
 from typing import TypeVar
 
 from fedws.bounded import Progress, Stopped, bounded
-from fedws.errors import StoreError, UsageError
-from fedws.registry import register
+from fedws.core.errors import StoreError, UsageError
+from fedws.core.registry import register
 from fedws.s3requests import Failed, Requests, field
 from fedws.store import PART, parsed, parts, place
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 
 from fedws import wire
 from fedws.closing import CloseCode, error_of
-from fedws.errors import LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.core.errors import LinkLost, ProtocolError, Unreachable, UsageError
+from fedws.core.registry import register
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.messages import Message
-from fedws.registry import register
 from fedws.tls import Tls
 from fedws.transfers import Transfers
 

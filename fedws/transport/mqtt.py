@@ -6,14 +6,14 @@ The password of the user is in ``FEDWS_MQTT_PASSWORD``, or in the file that ``FE
 import contextlib
 from collections.abc import AsyncIterator
 
-from fedws.complaints import Complaints
-from fedws.errors import Unreachable, UsageError
+from fedws.core.errors import Unreachable, UsageError
+from fedws.core.rate_limited_log import Complaints
+from fedws.core.registry import register
 from fedws.interfaces import Channel, Handler, Limits
 from fedws.mqtt.address import address
 from fedws.mqtt.dialling import Dialler
 from fedws.mqtt.node import Node
 from fedws.mqtt.session import Served
-from fedws.registry import register
 from fedws.tls import Tls
 
 

@@ -18,13 +18,13 @@ from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 from websockets.http11 import Request, Response
 
 from fedws import wire
-from fedws.complaints import Complaints
-from fedws.errors import LinkError, Refused, Unreachable, UsageError
-from fedws.foreign import words
+from fedws.core.errors import LinkError, Refused, Unreachable, UsageError
+from fedws.core.rate_limited_log import Complaints
+from fedws.core.registry import register
+from fedws.core.untrusted_text import words
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.reaching import NO_TLS, speaks_tls, why
-from fedws.registry import register
 from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.door import Door

@@ -7,7 +7,7 @@ from websockets.exceptions import ConnectionClosed
 
 from fedws import wire
 from fedws.closing import CloseCode, error_of
-from fedws.errors import LinkError, LinkLost, ProtocolError
+from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.messages import Message
 from fedws.tls import name_of

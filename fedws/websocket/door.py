@@ -6,8 +6,8 @@ import socket
 import ssl
 from typing import cast
 
-from fedws.complaints import Complaints
-from fedws.foreign import printable, words
+from fedws.core.rate_limited_log import Complaints
+from fedws.core.untrusted_text import printable, words
 from fedws.websocket.watched import Server, address_of
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
 from fedws.audit import Audit, Entry, read
 from fedws.claim import Claim
+from fedws.core import registry
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Features, Policy

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from fedws.errors import LinkError, Unreachable
+from fedws.core.errors import LinkError, Unreachable
 from fedws.interfaces import Limits
 from fedws.schemes import transport
 from tests.abuse.test_foreign_text import HOSTILE, right, terminal

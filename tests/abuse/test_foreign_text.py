@@ -14,8 +14,8 @@ import pytest
 import fedws
 from fedws import audit
 from fedws.cli.console import guarded
-from fedws.errors import FedwsError, LinkError
-from fedws.foreign import LINE
+from fedws.core.errors import FedwsError, LinkError
+from fedws.core.untrusted_text import LINE
 from fedws.interfaces import Channel, Limits
 from fedws.messages import (
     MESSAGES,
@@ -77,7 +77,7 @@ def strings(value: Any) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
-    monkeypatch.setattr("fedws.complaints.Complaints.APART", 0.0)
+    monkeypatch.setattr("fedws.core.rate_limited_log.Complaints.APART", 0.0)
     with registered():
         yield
 

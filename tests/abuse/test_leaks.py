@@ -8,10 +8,10 @@ import torch
 
 import fedws
 import fedws.policy
-from fedws import registry
 from fedws.audit import Audit, read
 from fedws.claim import Claim
-from fedws.errors import TaskError
+from fedws.core import registry
+from fedws.core.errors import TaskError
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.worker import Worker

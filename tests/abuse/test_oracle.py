@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from evaluator import evaluator
-from fedws import registry
 from fedws.audit import Audit, read
+from fedws.core import registry
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
 from fedws.worker import Worker

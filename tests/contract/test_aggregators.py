@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
-from fedws.errors import RejectedUpdate
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Aggregator
 from fedws.messages import Report
-from fedws.tensors import Tensors, difference
 
 every = pytest.mark.parametrize("name", registry.names("aggregator"))
 

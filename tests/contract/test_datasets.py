@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import datadir, holding, registry
-from fedws.errors import UsageError
+from fedws import datadir, holding
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.interfaces import Dataset
 from fedws.learning import initial
 from fedws.samples import batch, labels

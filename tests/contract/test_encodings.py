@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fedws import registry
+from fedws.core import registry
 from fedws.encoding import Encoding
 from fedws.noise import Noise
 from tests.statistics import assert_mean, seeded
@@ -150,7 +150,7 @@ def test_any_bytes_are_finite_features_or_refused(name: str) -> None:
 
 MEMORY = """
 import resource, sys, torch
-from fedws import registry
+from fedws.core import registry
 from fedws.noise import Noise
 
 def peak():

@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws import registry
+from fedws.core import registry
 from fedws.extractors import parts
 from fedws.featurestore import Records
 from fedws.gathering_algorithm import gathers

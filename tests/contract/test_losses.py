@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fedws import registry
-from fedws.errors import TaskError
+from fedws.core import registry
+from fedws.core.errors import TaskError
 from fedws.interfaces import Loss
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from fedws import cuts, learning, registry
+from fedws import cuts, learning
+from fedws.core import registry
+from fedws.core.tensors import NAMES, detached, difference
 from fedws.outlines import outline, values
 from fedws.policy import Policy
-from fedws.tensors import NAMES, detached, difference
 
 NAMES_OF_MODELS = registry.names("model")
 CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in cuts.cuts(registry.build("model", name))]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedws import registry
+from fedws.core import registry
 
 
 def descend(name: str, lr: float, steps: int) -> tuple[torch.Tensor, list[float]]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws import registry
-from fedws.errors import UsageError
+from fedws.core import registry
+from fedws.core.errors import UsageError
 
 NAMES = registry.names("partition")
 

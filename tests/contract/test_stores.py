@@ -14,8 +14,8 @@ from random import Random
 
 import pytest
 
-from fedws import registry
-from fedws.errors import StoreError, UsageError
+from fedws.core import registry
+from fedws.core.errors import StoreError, UsageError
 from fedws.store import PART, Setting, Store, opened
 from tests.storeproxy import StoreProxy, served
 from tests.support import REPOSITORY

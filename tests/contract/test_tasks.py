@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from evaluator.node import evaluate
-from fedws import registry
 from fedws.coordinator.prepare import prepare
+from fedws.core import registry
+from fedws.core.plan import make
+from fedws.core.tensors import Tensors
 from fedws.gathering_algorithm import gathers
 from fedws.learning import order_seed
 from fedws.messages import Failure, Order, Report
-from fedws.plan import make
-from fedws.tensors import Tensors
 from fedws.wire import encode
 from fedws.worker import Worker
 from tests.nodes import Points, registered

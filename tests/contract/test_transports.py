@@ -11,10 +11,10 @@ import pytest
 import torch
 import websockets
 
-from fedws import registry
-from fedws.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
+from fedws.core import registry
+from fedws.core.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
+from fedws.core.limits import USUAL, Accepted
 from fedws.interfaces import Channel, Handler, Limits, Transport
-from fedws.limits import USUAL, Accepted
 from fedws.messages import Hello, Order
 from fedws.mqtt import broker
 from fedws.mqtt.channel import MqttChannel

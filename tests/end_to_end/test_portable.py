@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import fedws
-from fedws import registry, tensorfile
-from fedws.tensors import DTYPES, FLOAT8, averaged, digest
+from fedws.core import registry, tensor_file
+from fedws.core.tensors import DTYPES, FLOAT8, averaged, digest
 from tests.nodes import PointsLinear, federation, registered
 from tests.processes import NO_NETWORK, Processes, assert_one_line
 
@@ -82,7 +82,7 @@ async def test_a_model_with_tensors_of_every_dtype_is_trained_scored_and_kept(
         again = await fedws.run(resume=tmp_path / "run")
     scores = [record["loss"] for record in result.metrics if record["kind"] == "score"]
     assert len(scores) >= 2 and len(set(scores)) > 1
-    kept = tensorfile.load_file(tmp_path / "run" / "model.safetensors")
+    kept = tensor_file.load_file(tmp_path / "run" / "model.safetensors")
     assert digest(kept) == digest(result.model) == digest(again.model)
     for name, dtype in DTYPES.items():
         weight = result.model[f"weight_{name}"]

@@ -11,9 +11,9 @@ import msgpack
 import torch
 
 from fedws import wire
+from fedws.core.tensors import DTYPES
 from fedws.header import ALIGNMENT
 from fedws.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
-from fedws.tensors import DTYPES
 from tests.support import TAKEOVER
 
 SECRET = "0f" * 32

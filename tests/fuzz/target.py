@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from fedws.closing import CloseCode
+from fedws.core.errors import LinkLost, ProtocolError, Refused
 from fedws.decoder import Decoder
-from fedws.errors import LinkLost, ProtocolError, Refused
 from fedws.header import MAX_DIMENSIONS, misnamed
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 import torch
 
+from fedws.core.errors import ProtocolError
 from fedws.decoder import Decoder
-from fedws.errors import ProtocolError
 from fedws.messages import Message, Proof
 from tests.fuzz import target
 from tests.fuzz.__main__ import CORPUS, LONGEST, name

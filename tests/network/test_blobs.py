@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.errors import StoreError
+from fedws.core.errors import StoreError
 from fedws.interfaces import Limits
 from fedws.security import INSECURE
 from fedws.store import Shelf, Store

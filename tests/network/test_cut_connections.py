@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws import registry
 from fedws.algorithms.fedavg import fit
+from fedws.core import registry
 from fedws.interfaces import Limits
 from fedws.messages import Order, Report
 from fedws.transfers import CHUNK

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 import fedws
-from fedws import registry
 from fedws.algorithms.fedavg import fit
-from fedws.errors import LinkLost
+from fedws.core import registry
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Limits
 from fedws.messages import Order, Report
 from fedws.transfers import CHUNK

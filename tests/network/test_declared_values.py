@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.foreign import LINE
+from fedws.core.untrusted_text import LINE
 from tests.nodes import evaluating, settings, worker
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key", "every_line")

@@ -10,7 +10,7 @@ from websockets.asyncio.client import ClientConnection
 
 import fedws
 from fedws import digests, wire
-from fedws.limits import USUAL
+from fedws.core.limits import USUAL
 from fedws.messages import Order, Report
 from fedws.transfers import CHUNK
 from tests.callers import closed, rough, welcomed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws.errors import Unreachable, UsageError
+from fedws.core.errors import Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello
 from fedws.transport.mqtt import Mqtt

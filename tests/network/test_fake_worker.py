@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws import handshake
-from fedws.errors import LinkError
+from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Hello, Message, Refusal
 from fedws.schemes import transport

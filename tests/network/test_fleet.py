@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fedws.coordinator.fleet import Fleet
-from fedws.errors import RunFailed, WrongNode
+from fedws.core.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel
 from fedws.messages import Measured, Report
 from tests.peers import (

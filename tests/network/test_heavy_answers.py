@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import fedws
-from fedws import registry
-from fedws.errors import LinkError
+from fedws.core import registry
+from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Order, Report
 from fedws.security import INSECURE

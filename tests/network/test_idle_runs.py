@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fedws
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security import INSECURE

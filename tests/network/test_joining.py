@@ -13,8 +13,8 @@ import pytest
 
 import fedws
 from fedws.coordinator.meeting import Meeting
+from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.dialout import joining
-from fedws.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report

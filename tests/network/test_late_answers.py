@@ -10,8 +10,8 @@ import pytest
 
 import fedws
 from fedws.audit import Audit, read
+from fedws.core.limits import ANY
 from fedws.interfaces import Channel, Limits
-from fedws.limits import ANY
 from fedws.messages import Hello, Order, Report, Welcome
 from fedws.policy import Policy
 from fedws.schemes import transport

@@ -12,7 +12,7 @@ import pytest
 
 import fedws
 from fedws.closing import CloseCode
-from fedws.errors import RunFailed, WrongNode
+from fedws.core.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Joined, Left, Message, Report
 from fedws.pauses import FIRST as FIRST_PAUSE

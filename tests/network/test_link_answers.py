@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel
 from fedws.messages import Failure, Left, Message, Order, Report
 from tests.peers import (

@@ -10,8 +10,8 @@ import pytest
 
 import fedws
 from fedws.audit import Audit
+from fedws.core.errors import LinkLost
 from fedws.dialout import joining
-from fedws.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.mqtt.address import address

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from fedws.coordinator.meeting import NEWER
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
+from fedws.core.limits import USUAL
 from fedws.interfaces import Channel, Limits
-from fedws.limits import USUAL
 from fedws.messages import Hello, Joined, Left, Message, Order, Refusal, Report
 from fedws.schemes import transport
 from fedws.transport.memory import MemoryChannel

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws import curves, registry
+from fedws import curves
+from fedws.core import registry
 from fedws.messages import Order, Report
 from tests.events import written
 from tests.nodes import evaluating, federation, settings

@@ -19,12 +19,12 @@ from fedws.checkpoint import Checkpoints
 from fedws.coordinator.own import LENGTH, OwnNode
 from fedws.coordinator.prepare import prepare
 from fedws.coordinator.run import resume_run
+from fedws.core.errors import RunFailed, UsageError
+from fedws.core.plan import Scoring, make
 from fedws.encoded import encoded
-from fedws.errors import RunFailed, UsageError
 from fedws.featurestore import FeatureStore
 from fedws.learning import initial
 from fedws.messages import Order
-from fedws.plan import Scoring, make
 from fedws.wire import encode
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded

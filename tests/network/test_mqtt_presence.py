@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws.errors import LinkLost, Unreachable, UsageError
+from fedws.core.errors import LinkLost, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.mqtt import topics
 from fedws.mqtt.session import Session

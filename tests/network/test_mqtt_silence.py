@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fedws.errors import LinkLost, Unreachable
+from fedws.core.errors import LinkLost, Unreachable
 from fedws.mqtt.address import address
 from fedws.mqtt.broker import Broker
 from fedws.mqtt.client import Said

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 import pytest
 import torch
 
-from fedws.complaints import Complaints
-from fedws.errors import LinkLost, Refused
+from fedws.core.errors import LinkLost, Refused
+from fedws.core.rate_limited_log import Complaints
 from fedws.gate import MOST
 from fedws.interfaces import HANDSHAKE, Channel, Limits
 from fedws.messages import Hello, Order

@@ -15,7 +15,7 @@ import torch
 import fedws
 from fedws import certs
 from fedws.closing import CloseCode
-from fedws.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
+from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Order
 from fedws.mqtt import broker as brokers

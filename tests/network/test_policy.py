@@ -13,7 +13,7 @@ import fedws
 from evaluator import evaluator
 from fedws import certs
 from fedws.audit import Audit, read, verify
-from fedws.errors import RunFailed, WrongNode
+from fedws.core.errors import RunFailed, WrongNode
 from fedws.keys import Key
 from fedws.policy import Policy
 from fedws.security import Security

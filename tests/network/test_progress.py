@@ -16,7 +16,7 @@ from websockets.asyncio.server import serve
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 
-from fedws.errors import LinkError, LinkLost
+from fedws.core.errors import LinkError, LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Hello, Order
 from fedws.transport.ws import Ws

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import fedws
-from fedws import registry
+from fedws.core import registry
 from fedws.messages import Order, Report
 from fedws.warned import LINES
 from tests.nodes import WORKERS, federation

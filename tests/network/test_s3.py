@@ -16,7 +16,7 @@ import pytest
 
 from fedws import certs, s3requests
 from fedws.bounded import Progress
-from fedws.errors import StoreError, UsageError
+from fedws.core.errors import StoreError, UsageError
 from fedws.store import PART, Setting, Store, opened
 from fedws.stores.s3 import S3Store
 from tests.storeproxy import (

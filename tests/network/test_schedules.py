@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fedws
-from fedws import registry
 from fedws.asynchronous import without_rounds
-from fedws.errors import LinkLost
+from fedws.core import registry
+from fedws.core.errors import LinkLost
+from fedws.core.tensors import Tensors, unfit
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.messages import Event, Failure, Hello, Order, Report, Welcome
 from fedws.schemes import transport
 from fedws.simulation import clock
-from fedws.tensors import Tensors, unfit
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 

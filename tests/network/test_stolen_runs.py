@@ -14,7 +14,7 @@ import torch
 import fedws
 from fedws import audit, handshake, wire
 from fedws.claim import public, takeover
-from fedws.errors import LinkError
+from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.policy import Policy

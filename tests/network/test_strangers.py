@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 
 import fedws
 from fedws import handshake, wire
-from fedws.errors import LinkError, LinkLost
+from fedws.core.errors import LinkError, LinkLost
 from fedws.interfaces import HANDSHAKE
 from fedws.messages import Challenge, Hello, Message, Order, Proof, Refusal, Welcome
 from tests.callers import HELLO

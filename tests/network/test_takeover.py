@@ -12,7 +12,7 @@ import torch
 
 import fedws
 from fedws.closing import CloseCode
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.schemes import transport

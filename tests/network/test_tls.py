@@ -14,7 +14,7 @@ import uvloop
 
 import fedws
 from fedws import certs
-from fedws.errors import RunFailed, UsageError, WrongNode
+from fedws.core.errors import RunFailed, UsageError, WrongNode
 from fedws.gate import MOST
 from fedws.interfaces import Limits
 from fedws.keys import Key

@@ -9,12 +9,12 @@ import pytest
 import tomli_w
 
 import fedws
-from fedws import addresses
 from fedws.cli import console, run, worker
 from fedws.cli.secure import address
-from fedws.continuing import merged
-from fedws.errors import UsageError
-from fedws.plan import make
+from fedws.core import addresses
+from fedws.core.errors import UsageError
+from fedws.core.plan import make
+from fedws.core.resume_rules import merged
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.schemes import transport
 from fedws.security import INSECURE

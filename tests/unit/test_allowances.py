@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from fedws import registry
 from fedws.algorithms.fedsgd import FedSGD
 from fedws.allowances import SLACK, allowed, body, expected, weight
-from fedws.errors import ProtocolError
+from fedws.core import registry
+from fedws.core.errors import ProtocolError
+from fedws.core.limits import CHUNK
+from fedws.core.plan import Training
+from fedws.core.tensors import detached
 from fedws.header import MAX_HEADER, packed
-from fedws.limits import CHUNK
 from fedws.messages import Order, Report
-from fedws.plan import Training
-from fedws.tensors import detached
 from fedws.transfers import Transfers
 from fedws.wire import MAGIC, PREFIX, VERSION, encode
 

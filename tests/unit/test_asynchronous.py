@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fedws.asynchronous import Asynchronous, AsynchronousState
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask
 from fedws.learning import order_seed
 from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
-from fedws.tensors import Tensors, difference
 
 START = {"w": torch.zeros(2)}
 THREE = ("alice", "bob", "charlie")

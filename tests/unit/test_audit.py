@@ -17,14 +17,15 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedws import audit, registry
+from fedws import audit
 from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.claim import Claim
 from fedws.cli import audit as command
+from fedws.core import registry
+from fedws.core.errors import Stopped, TaskError, UsageError
+from fedws.core.limits import Accepted
 from fedws.counts import Counts
-from fedws.errors import Stopped, TaskError, UsageError
 from fedws.learning import Workspace
-from fedws.limits import Accepted
 from fedws.messages import Failure, Order, Report
 from fedws.wire import encode
 from fedws.worker import Worker

@@ -19,7 +19,8 @@ from benchmarks.pairs import Pair, Run, Summary, added, summaries, verdict
 from benchmarks.processes import Child, Crew
 from benchmarks.round import Traffic, loopback, traffics
 from benchmarks.slow import paced
-from fedws import Order, Report, Workspace, registry
+from fedws import Order, Report, Workspace
+from fedws.core import registry
 from tests.support import registered_by_benchmarks
 
 QUIET, NOISY = 0.02, 0.5

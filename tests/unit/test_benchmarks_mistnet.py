@@ -12,11 +12,13 @@ import torch
 from benchmarks import inline, mistnet, mistnet_pieces, mistnet_wire
 from benchmarks.mistnet_cell import SKEWED, WORKERS, Cell, parts
 from benchmarks.settings import Settings
-from fedws import Images, Training, Worker, Workspace, learning, pretrained, registry
+from fedws import Images, Training, Worker, Workspace, learning, pretrained
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.choosers.all import All
+from fedws.core import registry
+from fedws.core.tensors import Tensors, detached
 from fedws.cuts import cuts
 from fedws.data.cifar10 import Cifar10
 from fedws.featurestore import FeatureStore
@@ -24,7 +26,6 @@ from fedws.gathering import Gathering
 from fedws.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.tensors import Tensors, detached
 from tests.copies import Copy
 from tests.support import registered_by_benchmarks
 

@@ -10,7 +10,7 @@ from benchmarks import secure
 from benchmarks.job import WORKERS, Job
 from benchmarks.processes import ENVIRONMENT, Crew
 from fedws import Images, Worker, certs, serving
-from fedws.errors import WrongNode
+from fedws.core.errors import WrongNode
 from fedws.keys import Key
 from fedws.security import COORDINATOR, Security
 from fedws.tls import Tls

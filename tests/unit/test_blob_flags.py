@@ -8,7 +8,7 @@ import pytest
 from fedws.cli import run, worker
 from fedws.cli.blobs import blobs
 from fedws.cli.parser import Parser
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.store import Setting
 
 URL = "s3://bucket/prefix"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedws.blobs import Blobs
-from fedws.errors import StoreError
+from fedws.core.errors import StoreError
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 BODY = [memoryview(b"body")]

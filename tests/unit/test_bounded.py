@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedws.bounded import SLOWEST, Progress, Stopped, bounded
-from fedws.errors import StoreError
+from fedws.core.errors import StoreError
 
 LATE = r"^disk: no progress in 0\.1 s$"
 

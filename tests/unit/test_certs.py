@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedws import certs
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 DAY = datetime.timedelta(days=1)
 

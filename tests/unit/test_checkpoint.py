@@ -27,12 +27,13 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws import checkpoint, packing, private, tensorfile
+from fedws import checkpoint, packing
 from fedws.aggregators.mean import Mean, Sum
 from fedws.checkpoint import Checkpoint, Checkpoints
-from fedws.errors import RunFailed, UsageError
+from fedws.core import private_files, tensor_file
+from fedws.core.errors import RunFailed, UsageError
+from fedws.core.tensors import DTYPES, Tensors
 from fedws.messages import Report
-from fedws.tensors import DTYPES, Tensors
 from tests.support import REPOSITORY
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -210,7 +211,7 @@ def test_a_tensor_of_every_dtype_is_what_the_library_reads(tmp_path: Path, name:
     there_and_back(tmp_path, tensors)
     library = safetensors.torch.load_file(path_of(tmp_path, 1))
     assert name in ("complex32", "complex128") or library["state['one']"].dtype == DTYPES[name]
-    found = tensorfile.load_file(path_of(tmp_path, 1))  # the format has no code for those two
+    found = tensor_file.load_file(path_of(tmp_path, 1))  # the format has no code for those two
     assert {key: (tensor.dtype, tensor.tolist()) for key, tensor in found.items()} == {
         f"state[{key!r}]": (tensor.dtype, tensor.tolist()) for key, tensor in tensors.items()
     }
@@ -566,7 +567,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(private, "binary"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (checkpoint, "sync")],
+    [(private_files, "binary"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (checkpoint, "sync")],
 )
 def test_a_full_disk_leaves_the_checkpoints_before(
     two: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from fedws import cuts, holding, learning, registry, samples
-from fedws.errors import UsageError
+from fedws import cuts, holding, learning, samples
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from tests.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "coco128_mistnet"

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from fedws.coded import Coded
+from fedws.core.errors import RejectedUpdate, UnknownName, UsageError
 from fedws.deliveries import Delivery, Facts
-from fedws.errors import RejectedUpdate, UnknownName, UsageError
 from fedws.featurestore import FEATURES, LABELS
 from fedws.messages import Report
 

@@ -4,12 +4,12 @@ import logging
 
 import pytest
 
-from fedws.complaints import Complaints
+from fedws.core.rate_limited_log import Complaints
 
 
 def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     now = [100.0]
-    monkeypatch.setattr("fedws.complaints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedws.core.rate_limited_log.time.monotonic", lambda: now[0])
     complaints = Complaints("alice")
     for _ in range(100):
         complaints.hear("refused a caller")
@@ -23,7 +23,7 @@ def test_a_few_lines_may_come_at_once(monkeypatch: pytest.MonkeyPatch, caplog: p
     """As of a run that begins and ends; then they are as far apart as others, also after a long time."""
     caplog.set_level(logging.INFO, "fedws")
     now = [100.0]
-    monkeypatch.setattr("fedws.complaints.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedws.core.rate_limited_log.time.monotonic", lambda: now[0])
     lines = Complaints("alice", burst=3)
     for _ in range(2):
         assert [lines.hear("run a begins", logging.INFO) for _ in range(5)] == [True] * 3 + [False] * 2

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from fedws.continuing import going_on, merged
-from fedws.errors import UsageError
-from fedws.plan import Plan, make
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan, make
+from fedws.core.resume_rules import going_on, merged
 
 JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:1"}, "evaluator": {"e": "ws://l:1"}}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.plan import Training
 from fedws.learning import initial
 from fedws.messages import Order, Report
-from fedws.plan import Training
 from fedws.samples import Images
 from fedws.worker import Worker
 from tests.support import REPOSITORY

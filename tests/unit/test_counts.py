@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import audit, counts, registry
+from fedws import audit, counts
 from fedws.audit import Audit, read
 from fedws.claim import Claim
+from fedws.core import registry
 from fedws.counts import Counts
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from fedws.core.errors import UsageError
 from fedws.curves import draw, read, series, share_groups, shares, spread
-from fedws.errors import UsageError
 from fedws.scores import FEDERATED
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}

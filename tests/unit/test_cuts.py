@@ -13,8 +13,8 @@ from torchvision.models import ResNet, resnet18, vgg16, vgg16_bn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import VGG, make_layers
 
+from fedws.core.errors import UsageError
 from fedws.cuts import cuts, split
-from fedws.errors import UsageError
 
 
 def small_vgg(batch_norm: bool = False) -> nn.Module:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedws.core.errors import UsageError
 from fedws.data.cifar10 import Cifar10
 from fedws.data.digits import Digits
 from fedws.data.fashion_mnist import FashionMnist
 from fedws.data.mnist import Mnist
-from fedws.errors import UsageError
 from fedws.samples import Images
 from tests.support import idx_bytes, write_idx
 

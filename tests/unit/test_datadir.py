@@ -11,8 +11,8 @@ import pytest
 from filelock import FileLock
 
 from fedws import datadir
+from fedws.core.errors import UsageError
 from fedws.datadir import ensure, patience, resolve
-from fedws.errors import UsageError
 
 NODE = """
 import sys

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedws import declared
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.messages import Welcome
 from fedws.policy import Policy
 from fedws.worker import Worker

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from fedws.addresses import PASSWORD_FILE
 from fedws.cli.main import COMMANDS
 from fedws.cli.parser import Parser
 from fedws.cli.run import settings
 from fedws.cli.secure import address
+from fedws.core.addresses import PASSWORD_FILE
+from fedws.core.plan import make
 from fedws.mqtt.address import address as broker_address
-from fedws.plan import make
 from fedws.security import Security
 from tests.support import REPOSITORY
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fedws import digests, wire
+from fedws.core.tensors import Tensors
 from fedws.messages import Order
-from fedws.tensors import Tensors
 
 
 def body(tensors: Tensors) -> list[memoryview]:

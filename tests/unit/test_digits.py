@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedws import digits
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 
 @pytest.mark.parametrize(

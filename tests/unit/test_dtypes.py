@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedws import registry
 from fedws.aggregators.mean import Mean
 from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
+from fedws.core import registry
+from fedws.core.plan import Training
+from fedws.core.tensors import DTYPES, FLOAT8, Tensors, detached, difference, digest, maximum, raw, reals, unfit
 from fedws.decoder import Decoder
 from fedws.learning import Workspace
 from fedws.messages import Order, Report
-from fedws.plan import Training
 from fedws.roster import unusable
 from fedws.simulation.shared import Shared
-from fedws.tensors import DTYPES, FLOAT8, Tensors, detached, difference, digest, maximum, raw, reals, unfit
 from fedws.wire import encode
 
 CALM = settings(deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedws.durable import sync, write
+from fedws.core.files import sync, write
 
 
 def test_a_file_is_whole_and_nothing_is_left_of_the_making(tmp_path: Path) -> None:

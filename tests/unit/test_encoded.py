@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fedws.core.errors import TaskError
+from fedws.core.plan import Scoring
 from fedws.encoded import encoded
-from fedws.errors import TaskError
 from fedws.learning import initial
-from fedws.plan import Scoring
 from tests.nodes import registered
 
 POINTS = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))

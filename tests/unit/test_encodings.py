@@ -9,10 +9,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.encoding import Encoding
 from fedws.encodings.gaussian import calibrated
-from fedws.errors import UsageError
 from fedws.onebit import OneBit
 from tests.statistics import assert_mean, seeded
 

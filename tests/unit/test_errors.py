@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from fedws import errors
-from fedws.errors import FedwsError, Refused, UnknownName, UsageError, printable
+from fedws.core import errors
+from fedws.core.errors import FedwsError, Refused, UnknownName, UsageError, printable
 
 ALL = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 

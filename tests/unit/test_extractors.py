@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fedws import learning
+from fedws.core.errors import UsageError
+from fedws.core.plan import Training
+from fedws.core.tensors import detached, digest
 from fedws.cuts import split
-from fedws.errors import UsageError
 from fedws.extractors import Shared, join, joined, parts
 from fedws.header import misnamed
-from fedws.plan import Training
-from fedws.tensors import detached, digest
 from tests.nodes import Points, registered
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws.errors import RunFailed, UsageError
+from fedws.core.errors import RunFailed, UsageError
 from fedws.featurestore import FEATURES, LABELS, FeatureStore
 
 

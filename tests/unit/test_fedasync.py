@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws import registry
 from fedws.algorithms.fedasync import FedAsync, fit
 from fedws.asynchronous import Asynchronous
-from fedws.errors import TaskError, UsageError
+from fedws.core import registry
+from fedws.core.errors import TaskError, UsageError
+from fedws.core.plan import Training
+from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial, order_seed
 from fedws.messages import Order, Report
-from fedws.plan import Training
 from fedws.roster import Terms
-from fedws.tensors import Tensors
 
 SIZES = {"alice": 40, "bob": 24}
 

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws import registry
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg, fit
 from fedws.choosers.all import All
-from fedws.errors import TaskError, UsageError
+from fedws.core import registry
+from fedws.core.errors import TaskError, UsageError
+from fedws.core.plan import Training, make
+from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial, order_seed
 from fedws.messages import Order, Report
-from fedws.plan import Training, make
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.tensors import Tensors
 
 SIZES = {"alice": 40, "bob": 24}
 

@@ -7,17 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws import registry
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedsgd import FedSGD, local_gradient
 from fedws.choosers.all import All
-from fedws.errors import RejectedUpdate, TaskError
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate, TaskError
+from fedws.core.plan import Training
+from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial
 from fedws.messages import Order, Report
-from fedws.plan import Training
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.tensors import Tensors
 from tests.support import sent_over
 
 SIZES = {"alice": 40, "bob": 24}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedws.bounded import Progress
-from fedws.errors import StoreError, UsageError
+from fedws.core.errors import StoreError, UsageError
 from fedws.store import PART, Setting, opened
 from fedws.stores import file
 from fedws.stores.file import FileStore

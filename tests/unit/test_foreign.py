@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fedws import errors, foreign
-from fedws.errors import FedwsError, Refused, UsageError
-from fedws.foreign import CLEAN, LINE, LOGGERS, TRACE, WORDS, line, printable, trace, words
+from fedws.core import errors, untrusted_text
+from fedws.core.error_location import placed, summary, told
+from fedws.core.errors import FedwsError, Refused, UsageError
+from fedws.core.plan import explain
+from fedws.core.untrusted_text import CLEAN, LINE, LOGGERS, TRACE, WORDS, line, printable, trace, words
 from fedws.header import problem
-from fedws.located import placed, summary, told
-from fedws.plan import explain
 
 HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2066\u200b\ufeff\u2028\ue000\udcff"
 """Control sequences in both forms, line ends, and formats that turn or hide text."""
@@ -109,7 +109,7 @@ def test_a_record_that_is_clean_already_is_not_changed() -> None:
     error = Refused("key", "no")
     record = logging.LogRecord("fedws", logging.INFO, "", 1, "x %s", (error,), None)
     assert CLEAN.filter(record) and record.args == (error,)
-    assert all(CLEAN in logging.getLogger(name).filters for name in foreign.LOGGERS)
+    assert all(CLEAN in logging.getLogger(name).filters for name in untrusted_text.LOGGERS)
 
 
 def test_what_is_wrong_with_a_peers_value_is_told_shortly() -> None:

@@ -1,8 +1,8 @@
 """Where the text of others becomes a part of a line: only through what makes it printable and short.
 
 The sources are read, not run. A text of others is what an exception says that is not one of fedws, and what a field of
-a message holds. A line that is put together from it must go, in the same expression, into ``foreign.printable`` or
-``foreign.words``, or where every line is made printable: an error of fedws, a log record, the lines of a run.
+a message holds. A line that is put together from it must go, in the same expression, into ``untrusted_text.printable``
+or ``untrusted_text.words``, or where every line is made printable: an error of fedws, a log record, the lines of a run.
 """
 
 import ast
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fedws import errors, foreign
+from fedws.core import errors, untrusted_text
 from fedws.messages import MESSAGES, DataName, Json, Name, Text
 from tests.support import REPOSITORY
 
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+CLEANER = "fedws/core/untrusted_text.py"
 CLEANS = {"printable", "words", "line", "trace"}
 """What makes a text printable."""
 THROUGH = {"summary", "told", "placed", "explain", "problem", "why", "unaccepted", "where", "last", "failure"}
@@ -40,7 +41,7 @@ KNOWN = {
     ("fedws/data/cifar10.py", "{error.strerror}"): "a text of the system's, for an error of fedws",
     ("fedws/mqtt/end.py", "str(gap)"): "an exception of that module, with numbers only",
     ("fedws/mqtt/end.py", "str(flood)"): "an exception of that module, with numbers only",
-    ("fedws/plan.py", "{error}"): "one of the texts of fedws.addresses, which repeat nothing of an address",
+    ("fedws/core/plan.py", "{error}"): "one of the texts of fedws.core.addresses, which repeat nothing of an address",
 }
 """The places that are right without, and why."""
 
@@ -118,11 +119,11 @@ def test_foreign_text_is_formatted_nowhere_else() -> None:
     places = {
         (path.relative_to(REPOSITORY).as_posix(), text)
         for path in sources()
-        if path.name != "foreign.py"
+        if path != REPOSITORY / CLEANER
         for text in unclean(path.read_text(encoding="utf-8"))
     }
     new, gone = sorted(places - KNOWN.keys()), sorted(KNOWN.keys() - places)
-    assert not new, f"make this text printable with fedws.foreign, or tell why it is: {new}"
+    assert not new, f"make this text printable with fedws.core.untrusted_text, or tell why it is: {new}"
     assert not gone, f"KNOWN names what is not there: {gone}"
 
 
@@ -160,18 +161,24 @@ def test_all_fields_with_texts_are_looked_at() -> None:
 def test_tracebacks_are_made_in_one_file() -> None:
     """A traceback ends with the text of its error."""
     makes = ("traceback.print_", "traceback.format_", ".print_exc", "log.exception", "_log.exception")
-    found = [path.name for path in sources() if any(make in path.read_text(encoding="utf-8") for make in makes)]
-    assert found == ["foreign.py"]
+    found = [
+        path.relative_to(REPOSITORY).as_posix()
+        for path in sources()
+        if any(make in path.read_text(encoding="utf-8") for make in makes)
+    ]
+    assert found == [CLEANER]
 
 
 def test_every_logger_and_handler_is_clean() -> None:
     for path in sources():
-        if path.name == "foreign.py":
+        if path == REPOSITORY / CLEANER:
             continue
         source = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(source)):
             if _called(node) == "getLogger" and isinstance(node, ast.Call) and node.args:
                 name = ast.literal_eval(node.args[0])
-                assert name in (*foreign.LOGGERS, "asyncio"), f"{path.name}: {name} is not in foreign.LOGGERS"
+                assert name in (*untrusted_text.LOGGERS, "asyncio"), (
+                    f"{path.name}: {name} is not in LOGGERS of {CLEANER}"
+                )
             if _called(node) in ("addHandler", "basicConfig"):
                 assert "addFilter(CLEAN)" in source, f"{path.name}: its handler takes records as they are"

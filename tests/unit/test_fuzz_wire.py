@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws import handshake, wire
+from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.decoder import Decoder
-from fedws.errors import LinkError, LinkLost, ProtocolError
 from fedws.header import Entry
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key

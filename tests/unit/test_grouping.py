@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
+from fedws.core.task_settings import Training
 from fedws.grouping import groups, normalises
 from fedws.learning import Workspace, gradient, seeded, train
-from fedws.settings import Training
 
 
 class Points:

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedws import handshake
-from fedws.errors import Refused
+from fedws.core.errors import Refused
 from fedws.handshake import Side
 from fedws.messages import Challenge, Hello, Proof
 from tests.support import TAKEOVER

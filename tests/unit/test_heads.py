@@ -10,16 +10,17 @@ import pytest
 import torch
 
 import fedws
-from fedws import heads, learning, registry
+from fedws import heads, learning
 from fedws.algorithms.mistnet import train
+from fedws.core import registry
+from fedws.core.errors import TaskError
+from fedws.core.plan import Training
+from fedws.core.tensors import Tensors, digest
 from fedws.cuts import split
-from fedws.errors import TaskError
 from fedws.featurestore import FeatureStore, Records
 from fedws.heads import Epoch
 from fedws.messages import Order, Report
 from fedws.momentum import PREFIX
-from fedws.plan import Training
-from fedws.tensors import Tensors, digest
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import registered

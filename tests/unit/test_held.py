@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from fedws import registry
 from fedws.cli.held import take, tell
-from fedws.errors import UsageError
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.samples import labels
 from fedws.worker import Worker
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedws import digits, holding, registry
-from fedws.errors import UnknownName, UsageError
+from fedws import digits, holding
+from fedws.core import registry
+from fedws.core.errors import UnknownName, UsageError
 from fedws.samples import Images
 from tests.support import write_idx
 

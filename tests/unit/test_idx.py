@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedws import idx
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from tests.support import idx_bytes, write_idx
 
 VALUES = np.arange(24).reshape(2, 3, 4)

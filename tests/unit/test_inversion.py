@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import inversion, registry
+from fedws import inversion
+from fedws.core import registry
 from fedws.encoding import Encoding
 from fedws.inversion import Effort, Outcome, attack, invert, misfits, total_variation
 from fedws.samples import Images

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fedws.claim import Claim
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
+from fedws.core.tensors import Tensors
 from fedws.keepsake import STATES, Keepsake
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
-from fedws.tensors import Tensors
 from fedws.worker import Worker
 
 

@@ -10,8 +10,8 @@ import torch
 
 from fedws import kept
 from fedws.claim import Claim
-from fedws.errors import TaskError
-from fedws.tensors import digest
+from fedws.core.errors import TaskError
+from fedws.core.tensors import digest
 from fedws.uploads import Batch, Upload, Uploads
 from tests.unit.test_uploads import ASKED, EXTRACTOR, batches, make, uploads
 

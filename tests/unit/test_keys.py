@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedws import keys
 from fedws.cli.secure import warnings
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.keys import Key
 from fedws.security import Security
 from fedws.tls import Tls

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.labels import classes, loss, plain, randomise, redrawn, told
 from fedws.noise import Noise
 from tests.statistics import assert_mean, assert_shares, seeded

@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from fedws import learning
-from fedws.errors import Stopped, TaskError, UnknownName
+from fedws.core.errors import Stopped, TaskError, UnknownName
+from fedws.core.plan import Scoring, Training
 from fedws.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
 from fedws.messages import Order
-from fedws.plan import Scoring, Training
 
 
 class Points:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fedws.algorithms.fedasync import Settings
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
+from fedws.core.task_settings import Scoring, Training
 from fedws.learning import Workspace, train
 from fedws.least import least
-from fedws.settings import Scoring, Training
 
 
 @pytest.mark.parametrize(

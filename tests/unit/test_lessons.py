@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fedws import learning
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
+from fedws.core.tensors import Tensors, detached, digest
 from fedws.extractors import parts
 from fedws.lessons import Lesson, beginnings, examine, learn
-from fedws.tensors import Tensors, detached, digest
 from tests.nodes import Points, registered
 
 

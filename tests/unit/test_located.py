@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
 from fedws.cli.console import guarded
-from fedws.errors import PieceFailed, RunFailed, UsageError
+from fedws.core import registry
+from fedws.core.error_location import PLUGIN, last, own, placed, summary, told, where
+from fedws.core.errors import PieceFailed, RunFailed, UsageError
 from fedws.interfaces import Dataset
-from fedws.located import PLUGIN, last, own, placed, summary, told, where
 from fedws.messages import Failure, Order
 from fedws.worker import Worker
 from tests.plugged import forgotten as forgotten
@@ -152,7 +152,7 @@ def test_so_it_does_for_any_other_error(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_error_that_no_line_of_the_user_led_to_is_its_text(
     error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.located.own", lambda *_: False)  # these tests are a user's files too
+    monkeypatch.setattr("fedws.core.error_location.own", lambda *_: False)  # these tests are a user's files too
 
     def work() -> int:
         raise error

@@ -1,4 +1,5 @@
-"""A node logs by :class:`fedws.complaints.Complaints`, which bounds what peers can cause; other calls are listed."""
+"""A node logs by :class:`fedws.core.rate_limited_log.Complaints`, which bounds what peers can cause; other calls are
+listed."""
 
 import ast
 from collections.abc import Iterator
@@ -6,19 +7,24 @@ from pathlib import Path
 
 from tests.support import REPOSITORY
 
-OTHERS = ("cli", "coordinator", "simulation", "complaints.py", "rundir.py", "runlog.py")
+OTHERS = ("cli/", "coordinator/", "simulation/", "core/rate_limited_log.py", "rundir.py", "runlog.py")
 """Files and folders of what does not run on a node, and of what bounds the lines."""
-ONCE = {("service.py", "asked"), ("private.py", "warn"), ("datadir.py", "_alone"), ("datadir.py", "_download")}
+ONCE = {
+    ("service.py", "asked"),
+    ("core/private_files.py", "warn"),
+    ("datadir.py", "_alone"),
+    ("datadir.py", "_download"),
+}
 """Functions that log when a node starts, or when its owner's data set is downloaded."""
 METHODS = ("debug", "info", "warning", "error", "critical", "exception", "log", "print")
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    """Yield every other file, with its first name below the package."""
+    """Yield every other file, with its path below the package."""
     package = REPOSITORY / "fedws"
     for file in sorted(package.rglob("*.py")):
-        name = file.relative_to(package).parts[0]
-        if name not in OTHERS:
+        name = file.relative_to(package).as_posix()
+        if not name.startswith(OTHERS):
             yield name, file
 
 

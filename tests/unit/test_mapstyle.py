@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from fedws import holding, mapstyle, registry
-from fedws.errors import UsageError
+from fedws import holding, mapstyle
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.featurestore import FEATURES, LABELS, Records
 from fedws.samples import Part
 from fedws.worker import Worker

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedws import registry
 from fedws.aggregators import mean
 from fedws.aggregators.mean import Mean, Sum
-from fedws.errors import RejectedUpdate
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors, difference
 from fedws.messages import Report
-from fedws.tensors import Tensors, difference
 
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

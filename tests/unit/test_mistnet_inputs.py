@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import heads, labels, learning, lessons, registry
+from fedws import heads, labels, learning, lessons
 from fedws.bits import pack
 from fedws.cli.attacked import fit
 from fedws.coordinator.prepare import prepare
+from fedws.core import registry
+from fedws.core.errors import TaskError, UsageError
+from fedws.core.plan import make
+from fedws.core.task_settings import Training
+from fedws.core.tensors import detached, digest
 from fedws.cuts import split
-from fedws.errors import TaskError, UsageError
 from fedws.featurestore import Records
 from fedws.heads import Epoch
 from fedws.lessons import Lesson
-from fedws.plan import make
-from fedws.settings import Training
-from fedws.tensors import detached, digest
 from tests.mistnet import extraction, on_data, worker
 from tests.nodes import Points, registered
 

@@ -8,8 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws import modelfile, tensorfile
-from fedws.errors import UsageError
+from fedws import modelfile
+from fedws.core import tensor_file
+from fedws.core.errors import UsageError
 
 LIKE = {"w": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.int64)}
 GOOD = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7)}
@@ -85,6 +86,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_a_dtype_that_the_format_lacks_are_read_as_a_run_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    tensorfile.save_file({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
+    tensor_file.save_file({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
     found = modelfile.load(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
     assert found["w"].dtype == torch.complex128 and found["w"].tolist() == [1 + 2j]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
+from fedws.core import registry
+from fedws.core.tensors import detached
 from fedws.header import misnamed
 from fedws.momentum import PREFIX, memory, remember
-from fedws.tensors import detached
 
 
 def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.mqtt.address import Address, address
 
 

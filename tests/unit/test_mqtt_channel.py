@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from fedws.interfaces import Limits
 from fedws.mqtt.channel import MqttChannel, Road
 from fedws.mqtt.end import End, Names

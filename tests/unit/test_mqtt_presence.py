@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedws.errors import Refused, UsageError
+from fedws.core.errors import Refused, UsageError
 from fedws.mqtt import topics
 from fedws.mqtt.presence import MOST, Presence
 from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will

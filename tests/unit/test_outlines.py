@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.messages import Failure, Report
 from fedws.outlines import complete, outline, values
 from fedws.policy import Policy

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.partitions.dirichlet import dirichlet
 from fedws.partitions.iid import iid
 from fedws.partitions.shards import shards

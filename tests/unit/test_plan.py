@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedws.errors import UsageError
-from fedws.plan import Plan, Scoring, Training, explain, make, read
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan, Scoring, Training, explain, make, read
 
 WORKERS = {"alice": "ws://localhost:8777", "bob": "ws://localhost:8778"}
 INT = "Input should be a valid integer"

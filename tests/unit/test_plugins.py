@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fedws import registry
-from fedws.errors import UsageError
-from fedws.located import PLUGIN, where
-from fedws.plugins import load_plugin
+from fedws.core import registry
+from fedws.core.error_location import PLUGIN, where
+from fedws.core.errors import UsageError
+from fedws.core.plugins import load_plugin
 from tests.plugged import forgotten as forgotten
 from tests.support import REPOSITORY
 

@@ -11,15 +11,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fedws import registry
 from fedws.audit import Audit, Entry, read
 from fedws.claim import Claim
-from fedws.errors import TaskError, TryLater, UsageError
+from fedws.core import registry
+from fedws.core.errors import TaskError, TryLater, UsageError
+from fedws.core.registry import Traits, releasing
+from fedws.core.task_settings import Training as Settings
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report
 from fedws.policy import Features, Policy, load
-from fedws.registry import Traits, releasing
-from fedws.settings import Training as Settings
 from fedws.worker import ALL, Worker
 
 UPDATE, METRICS = Traits("update", settings=Settings), Traits("metrics")

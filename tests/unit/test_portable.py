@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 import fedws
-from fedws import portable, registry
+from fedws import portable
 from fedws.coordinator.prepare import prepare
+from fedws.core import registry
+from fedws.core.errors import UsageError
+from fedws.core.plan import make
 from fedws.decoder import Decoder
-from fedws.errors import UsageError
 from fedws.header import MAX_HEADER
 from fedws.interfaces import Ask
 from fedws.messages import Order
-from fedws.plan import make
 from fedws.simulation.plans import plans
 from fedws.wire import encode
 

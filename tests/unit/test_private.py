@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import certs, private
+from fedws import certs
 from fedws.audit import Audit
 from fedws.checkpoint import Checkpoints
 from fedws.cli.run import save
+from fedws.core import private_files
+from fedws.core.errors import RunFailed
+from fedws.core.files import write
 from fedws.curves import draw
-from fedws.durable import write
-from fedws.errors import RunFailed
 from fedws.featurestore import FeatureStore
 from fedws.rundir import RunDirectory
 from fedws.runlog import RunLog, write_tensors, write_text
@@ -38,45 +39,45 @@ def modes(root: Path) -> dict[str, int]:
 
 @pytest.mark.usefixtures("umask")
 def test_a_file_is_private_from_its_first_byte_on(tmp_path: Path) -> None:
-    with private.binary(tmp_path / "a", "wb") as file:
+    with private_files.binary(tmp_path / "a", "wb") as file:
         assert modes(tmp_path) == {"a": 0o600}
         file.write(b"1")
-    with private.binary(tmp_path / "a", "ab") as file:
+    with private_files.binary(tmp_path / "a", "ab") as file:
         file.write(b"2")
-    with private.text(tmp_path / "b", "x") as text:
+    with private_files.text(tmp_path / "b", "x") as text:
         text.write("3")
-    with private.text(tmp_path / "b", "a", "ascii") as text:
+    with private_files.text(tmp_path / "b", "a", "ascii") as text:
         text.write("4")
     with pytest.raises(FileExistsError):
-        private.text(tmp_path / "b", "x")
-    private.touch(tmp_path / "c")
+        private_files.text(tmp_path / "b", "x")
+    private_files.touch(tmp_path / "c")
     assert [(tmp_path / name).read_text() for name in "abc"] == ["12", "34", ""]
     assert modes(tmp_path) == {"a": 0o600, "b": 0o600, "c": 0o600}
 
 
 def test_a_file_that_others_could_read_becomes_private(tmp_path: Path) -> None:
     (tmp_path / "a").touch(0o644)
-    private.text(tmp_path / "a", "a").close()
+    private_files.text(tmp_path / "a", "a").close()
     assert modes(tmp_path) == {"a": 0o600}
 
 
 @pytest.mark.usefixtures("umask")
 def test_a_folder_is_private_and_one_that_exists_keeps_its_mode(tmp_path: Path) -> None:
-    private.folder(tmp_path / "a")
+    private_files.folder(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b").chmod(0o750)
-    private.folder(tmp_path / "b", exist_ok=True)
+    private_files.folder(tmp_path / "b", exist_ok=True)
     with pytest.raises(FileExistsError):
-        private.folder(tmp_path / "b")
+        private_files.folder(tmp_path / "b")
     (tmp_path / "c").touch()
     with pytest.raises(FileExistsError):
-        private.folder(tmp_path / "c", exist_ok=True)
+        private_files.folder(tmp_path / "c", exist_ok=True)
     assert [modes(tmp_path)[name] for name in "ab"] == [0o700, 0o750]
 
 
 def test_parents_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
-    private.folder(tmp_path / "runs" / "one", parents=True)
+    private_files.folder(tmp_path / "runs" / "one", parents=True)
     os.umask(before)
     assert modes(tmp_path) == {"runs": 0o755, "runs/one": 0o700}
 
@@ -87,9 +88,9 @@ def test_a_file_system_without_modes_is_no_error(tmp_path: Path, monkeypatch: py
 
     (tmp_path / "a").touch(0o644)
     monkeypatch.setattr(os, "chmod", refuse)
-    private.text(tmp_path / "a", "a").close()
+    private_files.text(tmp_path / "a", "a").close()
     before = os.umask(0)
-    private.text(tmp_path / "b", "w").close()
+    private_files.text(tmp_path / "b", "w").close()
     os.umask(before)
     assert modes(tmp_path) == {"a": 0o644, "b": 0o600}, "a new file is private before its mode is set"
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.limits import CHUNK
+from fedws.core.limits import CHUNK
 from fedws.progress import Progress
 
 

@@ -16,15 +16,18 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, handshake, keepsake, keys, learning, registry, vigil, wire
+from fedws import gate, handshake, keepsake, keys, learning, vigil, wire
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.claim import Claim
 from fedws.closing import CloseCode
 from fedws.coordinator.meeting import NEWER, second
+from fedws.core import registry
+from fedws.core.errors import ProtocolError, TaskError
+from fedws.core.plan import NODE_ID, Scoring, Training
+from fedws.core.tensors import DTYPES
 from fedws.decoder import Decoder
 from fedws.deliveries import Part
-from fedws.errors import ProtocolError, TaskError
 from fedws.extraction import Extraction
 from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
@@ -52,9 +55,7 @@ from fedws.messages import (
     carried,
 )
 from fedws.mqtt import channel as mqtt_channel
-from fedws.plan import NODE_ID, Scoring, Training
 from fedws.samples import Images
-from fedws.tensors import DTYPES
 from fedws.transport import ws
 from fedws.turns import TAKEN_OVER, Turns
 from fedws.websocket import channel, watched

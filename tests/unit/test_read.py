@@ -8,7 +8,7 @@ import torch
 import fedws
 import fedws.policy
 from fedws.claim import Claim
-from fedws.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
+from fedws.core.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
 from fedws.keepsake import Keepsake
 from fedws.learning import Workspace
 from fedws.messages import Failure, Order, Report

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedws
-from fedws import registry
-from fedws.errors import UnknownName, UsageError
-from fedws.registry import KINDS, Spec, build, find, load_plugin, names, options, register
+from fedws.core import registry
+from fedws.core.errors import UnknownName, UsageError
+from fedws.core.registry import KINDS, Spec, build, find, load_plugin, names, options, register
 
 PACKAGE = Path(inspect.getfile(fedws)).parent
 

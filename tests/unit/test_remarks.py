@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from fedws import registry
 from fedws.coordinator.remarks import Remarks, workload
+from fedws.core import registry
+from fedws.core.plan import make
 from fedws.messages import Order
-from fedws.plan import make
 from fedws.runlog import Lines
 from fedws.security import COORDINATOR
 from fedws.warned import LINES

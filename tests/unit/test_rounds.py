@@ -11,13 +11,13 @@ import torch
 
 from fedws.aggregators.mean import Mean, Sum
 from fedws.choosers.all import All
-from fedws.errors import RejectedUpdate
+from fedws.core.errors import RejectedUpdate
+from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask, Candidate, Chooser
 from fedws.learning import order_seed
 from fedws.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds, RoundState
-from fedws.tensors import Tensors, difference
 
 START = {"w": torch.zeros(2)}
 TWO = ("alice", "bob")

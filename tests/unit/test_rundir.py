@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fedws import private
-from fedws.errors import UsageError
-from fedws.plan import Plan, make
+from fedws.core import private_files
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan, make
 from fedws.rundir import FORMAT, RunDirectory, empty, finished_rounds, new_directory, stored_settings
 
 PLAN = make({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
@@ -64,7 +64,7 @@ def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: py
     def full(*given: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(private, "text", full)
+    monkeypatch.setattr(private_files, "text", full)
     with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
         RunDirectory.new(tmp_path)
 

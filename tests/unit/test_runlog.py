@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.errors import RunFailed
+from fedws.core.errors import RunFailed
+from fedws.core.plan import Plan
+from fedws.core.untrusted_text import printable
 from fedws.evaluation import Score
-from fedws.foreign import printable
-from fedws.plan import Plan
 from fedws.runlog import Lines, RunLog, log, write_tensors
 
 # --------------------------------------------------------------------------- lines

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Subset, default_collate
 
 from fedws import holding
-from fedws.errors import TaskError
+from fedws.core.errors import TaskError
 from fedws.grouping import groups
 from fedws.samples import Images, Part, batch, batches, fingerprint, labels, select
 

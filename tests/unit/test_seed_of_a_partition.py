@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedws import holding, registry
+from fedws import holding
+from fedws.core import registry
 from tests.plugged import forgotten as forgotten
 
 pytestmark = pytest.mark.usefixtures("forgotten")

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from fedws.errors import Stopped
+from fedws.core.errors import Stopped
+from fedws.core.registry import _pieces
+from fedws.core.task_settings import Scoring, Training
 from fedws.learning import Score, Workspace, gradient, initial, score, seeded, train
-from fedws.registry import _pieces
 from fedws.samples import Images, Part
-from fedws.settings import Scoring, Training
 
 
 class Augmented:

@@ -1,7 +1,7 @@
 import pytest
 
 from fedws import shares
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 
 @pytest.mark.parametrize(("text", "share"), [("0/3", (0, 3)), ("2/3", (2, 3)), ("0/1", (0, 1)), (" 4/10 ", (4, 10))])

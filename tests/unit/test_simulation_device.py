@@ -13,17 +13,17 @@ import pytest
 import torch
 
 import fedws
-from fedws.errors import LinkLost, Unreachable
+from fedws.core.errors import LinkLost, Unreachable
+from fedws.core.plan import Training
+from fedws.core.tensors import detached
 from fedws.interfaces import Channel, Limits
 from fedws.learning import initial
 from fedws.messages import Failure, Hello, Order, Report, Welcome
-from fedws.plan import Training
 from fedws.samples import Part
 from fedws.simulation.clock import run
 from fedws.simulation.device import Device, Pace, SlowChannel
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
-from fedws.tensors import detached
 from fedws.transport.memory import Memory, MemoryChannel
 from fedws.wire import VERSION
 from tests.nodes import Points, registered, worker

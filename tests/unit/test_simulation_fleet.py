@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.samples import Images
 from fedws.simulation import fleet
 from fedws.simulation.conditions import Conditions, make

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.simulation.fleet import names
 from fedws.simulation.plans import plans
 

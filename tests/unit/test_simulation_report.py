@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedws import curves
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.samples import Images
 from fedws.simulation import fleet, report
 from fedws.simulation.conditions import make

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fedws.foreign import CLEAN
-from fedws.plan import Plan
+from fedws.core.plan import Plan
+from fedws.core.untrusted_text import CLEAN
 from fedws.simulation import conditions, fleet
 from fedws.simulation.plans import plans
 from fedws.simulation.run import Outcome, run

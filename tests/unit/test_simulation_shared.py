@@ -4,8 +4,8 @@ import gc
 
 import torch
 
+from fedws.core.tensors import DTYPES
 from fedws.simulation.shared import Shared
-from fedws.tensors import DTYPES
 
 
 def test_equal_tensors_are_one() -> None:

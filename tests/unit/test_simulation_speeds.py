@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fedws import registry
-from fedws.errors import UsageError
+from fedws.core import registry
+from fedws.core.errors import UsageError
 
 MANY = 200_000
 WRONG = ["uniform:2,high=1", "uniform:0", "uniform:1,high=inf", "normal:-1", "normal:nan", "normal:1,sd=-1"]

@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
-from fedws import registry, sizes
+from fedws import sizes
 from fedws.cli.main import main
+from fedws.core import registry
+from fedws.core.errors import UsageError
 from fedws.cuts import split
-from fedws.errors import UsageError
 from fedws.models.cifar_cnn import CifarCnn
 
 LARGE, POOLED, WHOLE, _, RESIDUAL = sizes.published()

@@ -8,8 +8,8 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from fedws.errors import UsageError
-from fedws.spec import Spec, options
+from fedws.core.errors import UsageError
+from fedws.core.spec import Spec, options
 
 SOURCE = """{future}
 import dataclasses, functools

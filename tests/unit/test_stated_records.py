@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedws.allowances import weight
+from fedws.core.errors import RejectedUpdate
 from fedws.deliveries import Delivery, Facts
-from fedws.errors import RejectedUpdate
 from fedws.messages import Joined, Order, Report
 from fedws.security import COORDINATOR
 from tests.gathered import Run

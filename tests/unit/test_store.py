@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws import registry, store
-from fedws.errors import StoreError, UsageError
+from fedws import store
+from fedws.core import registry
+from fedws.core.errors import StoreError, UsageError
 from fedws.store import Setting, opened, parsed, parts, place, shelf
 
 RUN, NAME = "0123456789abcdef", "0123456789abcdef" * 4

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.tensorboard import Events, scalars
 from tests.events import frames, written
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from fedws import pretrained, tensorfile
+from fedws import pretrained
 from fedws.claim import Claim
+from fedws.core import tensor_file
+from fedws.core.tensors import DTYPES, Tensors, digest
 from fedws.pretrained import Origin
 from fedws.runlog import write_tensors
-from fedws.tensors import DTYPES, Tensors, digest
 from fedws.uploads import Uploads
 
 OLD = {"F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3", "F8_E5M2"}
@@ -27,16 +28,16 @@ EVERY: Tensors = {name: torch.tensor([[0, 1], [1, 0], [1, 1]]).to(dtype) for nam
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the library hold what it holds, or less."""
     if request.param == "safetensors 0.5":
-        few = {DTYPES[name] for name, code in tensorfile.CODES.items() if code in OLD and name in DTYPES}
-        monkeypatch.setattr(tensorfile.stored, "__defaults__", (few.__contains__,))
+        few = {DTYPES[name] for name, code in tensor_file.CODES.items() if code in OLD and name in DTYPES}
+        monkeypatch.setattr(tensor_file.stored, "__defaults__", (few.__contains__,))
 
 
 @pytest.mark.usefixtures("library")
 def test_every_dtype_comes_back_from_a_file_and_from_bytes(tmp_path: Path) -> None:
-    tensorfile.save_file(EVERY, tmp_path / "a", {"about": "me"})
-    found, metadata = tensorfile.read(tmp_path / "a")
-    assert digest(found) == digest(EVERY) == digest(tensorfile.load(tensorfile.save(EVERY)))
-    assert digest(tensorfile.load_file(tmp_path / "a")) == digest(EVERY) and metadata["about"] == "me"
+    tensor_file.save_file(EVERY, tmp_path / "a", {"about": "me"})
+    found, metadata = tensor_file.read(tmp_path / "a")
+    assert digest(found) == digest(EVERY) == digest(tensor_file.load(tensor_file.save(EVERY)))
+    assert digest(tensor_file.load_file(tmp_path / "a")) == digest(EVERY) and metadata["about"] == "me"
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -45,7 +46,7 @@ def test_every_dtype_comes_back_from_a_file_and_from_bytes(tmp_path: Path) -> No
 def test_any_bits_come_back(name: str, data: bytes) -> None:
     bits = torch.tensor(list(data * DTYPES[name].itemsize), dtype=torch.uint8)
     tensors = {"w": (bits & 1 if name == "bool" else bits).view(DTYPES[name]), "scalar": EVERY[name][0, 0]}
-    assert digest(tensorfile.load(tensorfile.save(tensors))) == digest(tensors)
+    assert digest(tensor_file.load(tensor_file.save(tensors))) == digest(tensors)
 
 
 @pytest.mark.usefixtures("library")
@@ -55,7 +56,7 @@ def test_the_library_reads_all_of_it_some_as_other_dtypes(tmp_path: Path) -> Non
     with safetensors.safe_open(tmp_path / "model", "pt") as file:
         others = json.loads(file.metadata()["fedws.dtypes"])
     assert {"complex32", "complex128"} <= others.keys()
-    assert others.keys().isdisjoint({name for name, code in tensorfile.CODES.items() if code in OLD})
+    assert others.keys().isdisjoint({name for name, code in tensor_file.CODES.items() if code in OLD})
     for name in EVERY:
         assert (found[name].dtype == DTYPES[name]) == (name not in others), name
     assert found["complex128"].tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 0]], [[1, 0], [1, 0]]]
@@ -64,10 +65,10 @@ def test_the_library_reads_all_of_it_some_as_other_dtypes(tmp_path: Path) -> Non
 
 def test_a_file_without_such_tensors_is_what_the_library_writes(tmp_path: Path) -> None:
     plain = {name: EVERY[name] for name in ("float32", "bfloat16", "int64", "bool")}
-    tensorfile.save_file(plain, tmp_path / "a")
+    tensor_file.save_file(plain, tmp_path / "a")
     safetensors.torch.save_file(plain, tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert tensorfile.save(plain) == safetensors.torch.save(plain)
+    assert tensor_file.save(plain) == safetensors.torch.save(plain)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_file_without_such_tensors_is_what_the_library_writes(tmp_path: Path) 
 def test_metadata_that_do_not_fit_are_an_error_of_the_library(metadata: str, tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.zeros(3)}, tmp_path / "a", {"fedws.dtypes": metadata})
     with pytest.raises(SafetensorError, match=r"^fedws.dtypes does not fit the tensors: "):
-        tensorfile.load_file(tmp_path / "a")
+        tensor_file.load_file(tmp_path / "a")
 
 
 def test_pretrained_models_and_cached_extractors_are_of_every_dtype(tmp_path: Path) -> None:
@@ -95,6 +96,6 @@ def test_pretrained_models_and_cached_extractors_are_of_every_dtype(tmp_path: Pa
 
 def test_a_complex_number_is_its_real_part_and_then_its_imaginary_part() -> None:
     tensors = {"w": torch.tensor([1 + 2j, complex(math.inf, -0.0)], dtype=torch.complex128)}
-    stored, metadata = tensorfile.stored(tensors)
+    stored, metadata = tensor_file.stored(tensors)
     assert stored["w"].tolist() == [[1, 2], [math.inf, 0]] and math.copysign(1, float(stored["w"][1, 1])) == -1
     assert metadata == {"fedws.dtypes": '{"w": "complex128"}'}

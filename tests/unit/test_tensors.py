@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.tensors import DTYPES, FLOAT8, NAMES, averaged, detached, difference, unfit, wide
+from fedws.core.tensors import DTYPES, FLOAT8, NAMES, averaged, detached, difference, unfit, wide
 
 FLOATING = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
 INFINITE = [dtype for dtype in FLOATING if dtype not in FLOAT8 or dtype is torch.float8_e5m2]

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from fedws import certs
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.tls import Tls, name_of, unaccepted
 
 

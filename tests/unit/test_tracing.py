@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 from fedws.tracing import Flow
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedws.core.errors import ProtocolError, TooLarge, Undelivered
+from fedws.core.limits import Accepted
 from fedws.decoder import Partial
-from fedws.errors import ProtocolError, TooLarge, Undelivered
 from fedws.header import Header, parsed
-from fedws.limits import Accepted
 from fedws.messages import Hello, Message, Order
 from fedws.transfers import CHUNK, Transfers
 from fedws.wire import encode

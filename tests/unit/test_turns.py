@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedws.claim import Claim
-from fedws.errors import LinkLost, Refused
+from fedws.core.errors import LinkLost, Refused
 from fedws.turns import IDLE, Turns
 from tests.virtual import virtual
 

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 
 from fedws.claim import Claim
-from fedws.errors import Stopped, TaskError
+from fedws.core.errors import Stopped, TaskError
+from fedws.core.tensors import digest
 from fedws.kept import KEPT, MOST_ASKED
-from fedws.tensors import digest
 from fedws.uploads import Batch, Upload, Uploads, kept
 
 ASKED = {"encoding": "bits"}

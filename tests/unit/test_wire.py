@@ -13,13 +13,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedws.core.errors import ProtocolError, TooLarge, UsageError
+from fedws.core.limits import CLASSES, SAMPLES, Accepted
+from fedws.core.tensors import DTYPES, NAMES
+from fedws.core.untrusted_text import printable
 from fedws.decoder import Decoder
-from fedws.errors import ProtocolError, TooLarge, UsageError
-from fedws.foreign import printable
 from fedws.header import MAX_HEADER, misnamed
-from fedws.limits import CLASSES, SAMPLES, Accepted
 from fedws.messages import MESSAGES, Challenge, Failure, Hello, Join, Message, Order, Proof, Refusal, Report, Welcome
-from fedws.tensors import DTYPES, NAMES
 from fedws.wire import FRAGMENT, encode
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import registry
 from fedws.claim import Claim
-from fedws.errors import RejectedUpdate, Stopped, TaskError, UsageError
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate, Stopped, TaskError, UsageError
 from fedws.learning import Workspace
 from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.wire import VERSION, encode

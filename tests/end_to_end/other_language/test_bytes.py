@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fedws import handshake, wire
+from fedws.core.errors import ProtocolError
+from fedws.core.tensors import DTYPES, NAMES, raw
 from fedws.decoder import Decoder
-from fedws.errors import ProtocolError
 from fedws.messages import Challenge, Hello, Order, Proof, Report
-from fedws.tensors import DTYPES, NAMES, raw
 from tests.javascript import FOLDER
 from tests.processes import PATIENCE
 from tests.protocol_page import KEY, example

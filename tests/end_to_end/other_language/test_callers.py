@@ -10,7 +10,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from fedws import handshake
-from fedws.errors import LinkLost, Refused
+from fedws.core.errors import LinkLost, Refused
 from fedws.interfaces import Limits
 from fedws.messages import Challenge, Hello, Proof, Refusal, Report
 from fedws.transport.ws import Ws

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from fedws import wire
-from fedws.errors import LinkLost
+from fedws.core.errors import LinkLost
 from tests.javascript import alice, dialled
 from tests.processes import PATIENCE, Processes, serving
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from fedws.ranges import Positive
+from fedws.core.validation import Positive
 
 Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(gt=0, le=1)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedws.errors import TooLarge
+from fedws.core.errors import TooLarge
 
 MESSAGE = 2**30
 """Largest message in bytes, header and body, unless the owner of a node sets another."""
@@ -37,7 +37,7 @@ class Accepted:
 
         >>> Accepted(message=8_000_000, peer="bob").check(300, 4, 20_000_000)
         Traceback (most recent call last):
-        fedws.errors.TooLarge: 20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message 20971520
+        fedws.core.errors.TooLarge: 20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message 20971520
         """
         if header > HEADER:
             raise TooLarge(f"{header:,} bytes of names and settings, and a message holds at most {HEADER:,}")

@@ -30,8 +30,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from fedws.foreign import line
-from fedws.foreign import printable as printable
+from fedws.core.untrusted_text import line
+from fedws.core.untrusted_text import printable as printable
 
 Kind = Literal["busy", "node", "protocol", "key", "policy"]
 """Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
@@ -41,7 +41,8 @@ certificate is not the right one, or its owner's policy forbids it.
 
 
 class FedwsError(Exception):
-    """The root of the tree; its text is one printable line of at most :data:`fedws.foreign.LINE` characters."""
+    """The root of the tree; its text is one printable line of at most :data:`fedws.core.untrusted_text.LINE`
+    characters."""
 
     def __init__(self, *given: object) -> None:
         super().__init__(*(line(each) if isinstance(each, str) else each for each in given))

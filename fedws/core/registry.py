@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from fedws.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
-from fedws.located import summary, where
-from fedws.plugins import load_plugin as load_plugin
-from fedws.spec import Spec as Spec
-from fedws.spec import options as options
+from fedws.core.error_location import summary, where
+from fedws.core.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
+from fedws.core.plugins import load_plugin as load_plugin
+from fedws.core.spec import Spec as Spec
+from fedws.core.spec import options as options
 
 KINDS = {
     "strategy": "algorithms",

@@ -5,7 +5,7 @@ from typing import Literal
 
 import platformdirs
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 
 def own(kind: Literal["config", "state", "cache"], instead: str) -> Path:

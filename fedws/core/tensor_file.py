@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedws.foreign import words
-from fedws.tensors import DTYPES, NAMES, Tensors, reals
+from fedws.core.tensors import DTYPES, NAMES, Tensors, reals
+from fedws.core.untrusted_text import words
 
 DTYPES_KEY = "fedws.dtypes"
 """Key of the metadata: as JSON, the dtypes of those tensors that are stored as others, by name."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from fedws import portable, registry
+from fedws import portable
+from fedws.core import registry
 
 _generator = threading.RLock()  # the default generators are one per process
 

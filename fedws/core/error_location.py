@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from fedws.errors import FedwsError
-from fedws.foreign import LINE, line, printable, words
+from fedws.core.errors import FedwsError
+from fedws.core.untrusted_text import LINE, line, printable, words
 
 PLUGIN = "fedws_plugin_"
 """The beginning of the name of each module that is loaded with ``--plugin``."""
@@ -86,7 +86,7 @@ def own(file: str, module: str = "") -> bool:
 
 @cache
 def _theirs() -> tuple[Path, ...]:
-    here = Path(os.path.realpath(__file__)).parent
+    here = Path(os.path.realpath(__file__)).parents[1]
     libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
     return here, here.parent / "evaluator", *(Path(os.path.realpath(folder)) for folder in libraries)
 

@@ -4,7 +4,7 @@ Addresses are written to plans, records and logs. An address with a secret is re
 and the text of the error is without it.
 """
 
-from fedws.errors import UsageError
+from fedws.core.errors import UsageError
 
 PASSWORD, PASSWORD_FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
 _BROKERS = ("mqtt", "mqtts")

@@ -4,7 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from fedws import private
+from fedws.core import private_files
 
 
 def sync(directory: Path) -> None:
@@ -23,7 +23,7 @@ def write(path: Path, data: bytes) -> None:
     """Write a private file whole or not at all; when this returns it is on the disk. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     try:
-        with private.binary(part, "wb") as file:
+        with private_files.binary(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

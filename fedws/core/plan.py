@@ -20,15 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from fedws import addresses
-from fedws.errors import UsageError
-from fedws.foreign import printable
-from fedws.limits import FEATURES, MESSAGE
-from fedws.ranges import NotNegative, Positive
-from fedws.settings import Count as Count
-from fedws.settings import Decay
-from fedws.settings import Scoring as Scoring
-from fedws.settings import Training as Training
+from fedws.core import addresses
+from fedws.core.errors import UsageError
+from fedws.core.limits import FEATURES, MESSAGE
+from fedws.core.task_settings import Count as Count
+from fedws.core.task_settings import Decay
+from fedws.core.task_settings import Scoring as Scoring
+from fedws.core.task_settings import Training as Training
+from fedws.core.untrusted_text import printable
+from fedws.core.validation import NotNegative, Positive
 
 NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NodeId = Annotated[str, Field(pattern=NODE_ID)]
@@ -228,7 +228,7 @@ def make(settings: Mapping[str, Any]) -> Plan:
 
     >>> make({"training_rounds": 0})
     Traceback (most recent call last):
-    fedws.errors.UsageError: training_rounds: Input should be greater than or equal to 1, not 0
+    fedws.core.errors.UsageError: training_rounds: Input should be greater than or equal to 1, not 0
     """
     try:
         return Plan.model_validate(dict(settings))

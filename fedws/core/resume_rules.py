@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fedws.errors import UsageError
-from fedws.plan import Plan, make
+from fedws.core.errors import UsageError
+from fedws.core.plan import Plan, make
 
 MAY_CHANGE = frozenset(
     {"training_rounds", "listen", "silence", "heartbeat", "wait", "max_message", "max_features", "plugin"}

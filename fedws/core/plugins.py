@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from fedws.errors import UsageError
-from fedws.located import PLUGIN, own, summary
+from fedws.core.error_location import PLUGIN, own, summary
+from fedws.core.errors import UsageError
 
 
 def load_plugin(path: str | Path) -> None:

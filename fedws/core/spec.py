@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from fedws.errors import UnknownName, UsageError
-from fedws.located import summary
+from fedws.core.error_location import summary
+from fedws.core.errors import UnknownName, UsageError
 
 
 @dataclass(frozen=True)
