@@ -16,7 +16,7 @@ from fedws.choosers.all import All
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
 from fedws.learning import initial
-from fedws.messages import Measured, Report
+from fedws.protocol.messages import Measured, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedws.claim import Claim
 from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
-from fedws.messages import Failure, Hello, Welcome
 from fedws.policy import Policy
+from fedws.protocol.encoder import VERSION
+from fedws.protocol.messages import Failure, Hello, Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.security import COORDINATOR
-from fedws.wire import VERSION
 from fedws.worker import Worker
 
 

@@ -18,10 +18,10 @@ from benchmarks.feed import peak
 from benchmarks.mistnet_cell import WORKERS, Cell
 from fedws import learning, pretrained
 from fedws.algorithms.fedavg import FedAvg
-from fedws.claim import Claim
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask
-from fedws.messages import Failure, Order
+from fedws.protocol.messages import Failure, Order
+from fedws.protocol.run_claim import Claim
 from fedws.samples import Images
 from fedws.worker import Worker
 

@@ -12,7 +12,7 @@ from fedws.core.registry import register
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask
 from fedws.learning import Workspace
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 
 
 @register("task", "noop.fit", releases="update")

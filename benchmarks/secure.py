@@ -28,10 +28,10 @@ from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
 from fedws import certs, keys
-from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.interfaces import Limits
+from fedws.protocol.run_claim import Claim, takeover
 from fedws.security import COORDINATOR, Security
 from fedws.tls import Tls
 

@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from fedws.checkpoint import Checkpoints
-from fedws.messages import Json
+from fedws.protocol.messages import Json
 
 
 def save(self: Checkpoints, number: int, state: Any, extra: Json) -> None:

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
     from fedws.keys import network_key as network_key
-    from fedws.messages import Failure as Failure
-    from fedws.messages import Order as Order
-    from fedws.messages import Report as Report
     from fedws.policy import Policy as Policy
+    from fedws.protocol.messages import Failure as Failure
+    from fedws.protocol.messages import Order as Order
+    from fedws.protocol.messages import Report as Report
     from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
@@ -49,14 +49,14 @@ _HOME = {
     "Ask": "interfaces",
     "Audit": "audit",
     "Dataset": "interfaces",
-    "Failure": "messages",
+    "Failure": "protocol.messages",
     "FedwsError": "core.errors",
     "Images": "samples",
     "Limits": "interfaces",
-    "Order": "messages",
+    "Order": "protocol.messages",
     "Plan": "core.plan",
     "Policy": "policy",
-    "Report": "messages",
+    "Report": "protocol.messages",
     "RequestError": "core.errors",
     "Result": "coordinator.run",
     "RunFailed": "core.errors",

@@ -4,11 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from fedws import allowances, metrics
+from fedws import metrics
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.interfaces import AsynchronousAlgorithm
-from fedws.messages import Deadline, Event, Json, Order, Report
+from fedws.protocol import answer_size
+from fedws.protocol.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
 
 B = TypeVar("B")
@@ -163,7 +164,7 @@ class Asynchronous(Generic[B]):
             return state, ()
         orders, roster = [], state.roster
         round, idle = 1 + state.reports // len(self._terms.workers), roster.idle()
-        answer = allowances.expected(self._algorithm, state.model) if idle else 0
+        answer = answer_size.expected(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = roster.members[worker]
             # asked again until its report is taken: the same order with the same seed

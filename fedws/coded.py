@@ -15,8 +15,8 @@ from fedws.core.validation import Positive
 from fedws.deliveries import Delivery, Facts
 from fedws.encoding import Encoding
 from fedws.featurestore import FEATURES, LABELS
-from fedws.messages import Report
 from fedws.policy import Features
+from fedws.protocol.messages import Report
 
 DECODED = 2**22
 """Feature values that are decoded at a time to see whether they can be."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from fedws import samples
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import CLASSES, LABELS, Accepted
-from fedws.decoder import Decoder
 from fedws.interfaces import HANDSHAKE, Dataset
-from fedws.messages import Welcome
-from fedws.wire import encode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Welcome
 
 
 def labels(data: Dataset, given: Iterable[int] | None, least: int) -> list[int]:

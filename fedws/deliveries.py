@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedws.allowances import body
 from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import Count
-from fedws.messages import Json
+from fedws.protocol.answer_size import body
+from fedws.protocol.messages import Json
 
 CHUNK = 2**23
 """Bytes of features and labels in an answer, at most, unless a single record has more."""

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from fedws.audit import Entry, now
-from fedws.claim import Claim
 from fedws.core.errors import printable
 from fedws.core.registry import Released
 from fedws.counts import Counted
-from fedws.messages import Failure, Order, Report
 from fedws.policy import Features
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from fedws.core.task_settings import AT_A_TIME, AtATime
 from fedws.core.tensors import Tensors, difference, digest
 from fedws.cuts import split
 from fedws.grouping import groups
-from fedws.messages import Json
 from fedws.nested import described, moved
 from fedws.noise import Noise
 from fedws.outlines import complete
 from fedws.policy import Features
+from fedws.protocol.messages import Json
 from fedws.samples import batch, batches, fingerprint
 from fedws.uploads import Batch, Upload
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from fedws.core.tensors import Tensors
 from fedws.deliveries import Delivery
-from fedws.messages import Json
+from fedws.protocol.messages import Json
 from fedws.roster import Roster, excluded
 
 

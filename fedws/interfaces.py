@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from fedws.closing import CloseCode
 from fedws.core.tensors import Tensors
-from fedws.messages import Event, Json, Message, Order, Report
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Event, Json, Message, Order, Report
 from fedws.tls import Tls
 
 if TYPE_CHECKING:

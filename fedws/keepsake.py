@@ -1,9 +1,9 @@
 """What a worker remembers of a run between its orders: control variates, error feedback. Never leaves the worker."""
 
-from fedws.claim import Claim
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, detached
-from fedws.messages import Order
+from fedws.protocol.messages import Order
+from fedws.protocol.run_claim import Claim
 
 STATES = 3
 """How many rounds' states are kept: that of the newest order, the one that it started from, and one before."""

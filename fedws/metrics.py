@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 
 MOST = 64
 """Metrics of one report, and of one record."""

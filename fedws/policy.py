@@ -14,7 +14,7 @@ from fedws.core.errors import TaskError, TryLater, UsageError
 from fedws.core.plan import explain
 from fedws.core.registry import UNSTATED, Released, Traits
 from fedws.least import least
-from fedws.messages import Json, Order, Report
+from fedws.protocol.messages import Json, Order, Report
 
 DAY = 24 * 3600.0
 """Seconds for which an answer counts."""

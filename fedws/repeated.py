@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from fedws.messages import Failure
+from fedws.protocol.messages import Failure
 
 LOSSES = 3
 """Losses in a row of a node that had the whole request, after which the request has failed."""

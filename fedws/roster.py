@@ -10,7 +10,7 @@ from fedws.core.limits import FEATURES
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.interfaces import Ask, Candidate
 from fedws.learning import order_seed
-from fedws.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.repeated import NEVER, Repeated
 
 STRIKES = 3
@@ -166,7 +166,7 @@ class Roster:
     ) -> tuple["Roster", Order]:
         """Ask a worker; ``seed`` is the run's. Asked again in a round, the order differs in its id alone.
 
-        ``answer`` is the size of its report's tensors in bytes, see :class:`fedws.messages.Order`.
+        ``answer`` is the size of its report's tensors in bytes, see :class:`fedws.protocol.messages.Order`.
         """
         member = self.members[worker]
         attempt = member.attempt + 1 if member.round == round else 1

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, TypeVar
 
-from fedws import allowances, metrics
+from fedws import metrics
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
-from fedws.messages import Deadline, Event, Json, Order, Report
+from fedws.protocol import answer_size
+from fedws.protocol.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
 
 A = TypeVar("A")
@@ -205,7 +206,7 @@ class Rounds(Generic[A]):
 
     def _ask(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
         orders, roster = [], state.roster
-        answer = allowances.expected(self._algorithm, state.model) if workers else 0
+        answer = answer_size.expected(self._algorithm, state.model) if workers else 0
         for worker in workers:
             ask = self._algorithm.order(state.model, worker, state.round)
             roster, order = roster.order(worker, state.round, state.round - 1, self._terms.seed, ask, answer)

@@ -9,21 +9,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fedws import handshake
-from fedws.claim import Claim
-from fedws.closing import CloseCode, code_of
 from fedws.core.error_location import placed
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
 from fedws.core.limits import USUAL, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints, at
 from fedws.interfaces import Channel, Limits, Transport
-from fedws.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.protocol import handshake
+from fedws.protocol.close_codes import CloseCode, code_of
+from fedws.protocol.encoder import VERSION
+from fedws.protocol.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security, default
 from fedws.store import Shelf
 from fedws.turns import Turn, Turns, while_up
 from fedws.unfinished import UNFINISHED, Unfinished
-from fedws.wire import VERSION
 from fedws.worker import Worker
 
 log = logging.getLogger("fedws")

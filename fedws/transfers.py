@@ -11,14 +11,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from fedws import digests, wire
+from fedws import digests
 from fedws.blobs import Blobs
 from fedws.core.errors import ProtocolError, StoreError, Undelivered
 from fedws.core.limits import CHUNK as CHUNK
 from fedws.core.limits import USUAL, Accepted
-from fedws.decoder import Decoder, Partial
-from fedws.messages import Message
 from fedws.progress import Progress
+from fedws.protocol import encoder
+from fedws.protocol.decoder import Decoder, Partial
+from fedws.protocol.messages import Message
 
 
 class Transfers:
@@ -87,9 +88,10 @@ class Transfers:
         """Nor is the one that is in the store for the other side, which may take as long as it likes to fetch it."""
         self._keep_stored("")
 
-    async def encode(self, message: Message) -> wire.Encoded:
-        """A message as it should travel now. Raises TooLarge and UsageError, as :func:`fedws.wire.encode` does."""
-        encoded = wire.encode(message, self._accepted)
+    async def encode(self, message: Message) -> encoder.Encoded:
+        """A message as it should travel now. Raises TooLarge and UsageError, as :func:`fedws.protocol.encoder.encode`
+        does."""
+        encoded = encoder.encode(message, self._accepted)
         store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
         if encoded.body_size <= CHUNK and store is None:
             return encoded

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from typing import Any
 
-from fedws.claim import Claim
 from fedws.core.errors import LinkLost, Refused, TakenOver
 from fedws.interfaces import Channel
+from fedws.protocol.run_claim import Claim
 
 IDLE = 10
 """Times ``silence`` for which a run keeps a node without a request, although another run connects."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from fedws.blobs import Blobs
-from fedws.claim import Claim
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.store import Shelf
 from fedws.transfers import Transfers
 

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from fedws.claim import Claim
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.files import sync, write
@@ -43,7 +42,8 @@ from fedws.kept import (
     prune_cache,
     prune_old,
 )
-from fedws.messages import Json
+from fedws.protocol.messages import Json
+from fedws.protocol.run_claim import Claim
 
 SAFE = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""

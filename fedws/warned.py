@@ -1,6 +1,6 @@
 """Warnings that a report carries as codes, and the log line of each."""
 
-from fedws.messages import Json
+from fedws.protocol.messages import Json
 
 NOT_LOG_PROBABILITIES = "not_log_probabilities"
 LINES = {

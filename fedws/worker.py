@@ -12,7 +12,6 @@ import torch
 
 from fedws import declared, mapstyle, samples
 from fedws.audit import Audit, Entry
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.error_location import placed, where
 from fedws.core.errors import (
@@ -34,11 +33,12 @@ from fedws.counts import Counted, Counts, upload
 from fedws.entries import Place, counted, entry
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
-from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.metrics import rounded
 from fedws.policy import Features, Policy
+from fedws.protocol.encoder import VERSION, encode
+from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.uploads import Uploads
-from fedws.wire import VERSION, encode
 
 ALL = Policy()
 """The policy of a node whose owner wrote none."""

@@ -16,9 +16,9 @@ from fedws.core.tensors import Tensors, difference
 from fedws.encoded import encoded
 from fedws.interfaces import Dataset
 from fedws.keepsake import Keepsake
-from fedws.messages import Json, Order, Report
 from fedws.outlines import complete, outline, values
 from fedws.policy import Features, Policy
+from fedws.protocol.messages import Json, Order, Report
 from fedws.uploads import Uploads
 
 Settings = TypeVar("Settings", bound=BaseModel)

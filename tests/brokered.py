@@ -8,9 +8,9 @@ from typing import Any
 import aiomqtt
 
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Hello
 from fedws.mqtt.channel import MqttChannel
 from fedws.mqtt.frames import Kind
+from fedws.protocol.messages import Hello
 from fedws.transport.mqtt import Mqtt
 from tests.mosquitto import PASSWORD, Mosquitto
 

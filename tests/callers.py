@@ -11,18 +11,18 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 import fedws
-from fedws import wire
-from fedws.decoder import Decoder
-from fedws.messages import Hello, Message, Order, Welcome
+from fedws.protocol import encoder
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.messages import Hello, Message, Order, Welcome
 from fedws.security import Security
 from tests.nodes import PATIENCE, settings
 
-HELLO = Hello(run="rough", node="alice", protocol=wire.VERSION)
+HELLO = Hello(run="rough", node="alice", protocol=encoder.VERSION)
 
 
 def data(message: Message) -> bytes:
     """A message's bytes."""
-    return b"".join(wire.encode(message).fragments())
+    return b"".join(encoder.encode(message).fragments())
 
 
 def order(**changes: Any) -> Order:

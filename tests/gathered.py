@@ -6,7 +6,6 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from fedws.claim import Claim
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
@@ -14,8 +13,9 @@ from fedws.core.plan import make
 from fedws.core.tensors import difference
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
-from fedws.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.roster import rejected
 from fedws.security import COORDINATOR
 from fedws.worker import Worker

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fedws import handshake
 from fedws.interfaces import Channel, Limits
 from fedws.learning import initial
-from fedws.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.protocol import handshake
+from fedws.protocol.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.transport.ws import Ws
 from tests.processes import PATIENCE, Command, Processes
 from tests.support import REPOSITORY, TAKEOVER

@@ -11,21 +11,21 @@ from typing import Any
 
 import fedws
 from evaluator import evaluator
-from fedws import wire
 from fedws.coordinator.meeting import Meeting
 from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Hello, Join, Message
+from fedws.protocol import encoder
+from fedws.protocol.messages import Hello, Join, Message
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from tests.nodes import HELD, WORKERS, Points, settings
 
 FIRST, SECOND = "1" * 64, "2" * 64
 """Instances of a node."""
-HELLO = Hello(run="cafe", node="alice", protocol=wire.VERSION)
+HELLO = Hello(run="cafe", node="alice", protocol=encoder.VERSION)
 
 
-def join(instance: str = FIRST, node: str = "alice", protocol: int = wire.VERSION) -> Join:
+def join(instance: str = FIRST, node: str = "alice", protocol: int = encoder.VERSION) -> Join:
     return Join(node=node, protocol=protocol, instance=instance)
 
 

@@ -10,7 +10,7 @@ import pytest
 import fedws
 from fedws.interfaces import Channel, Limits
 from fedws.keys import Key
-from fedws.messages import Hello, Message, Welcome
+from fedws.protocol.messages import Hello, Message, Welcome
 from fedws.schemes import transport
 from fedws.security import Security
 from tests.nodes import PATIENCE, settings

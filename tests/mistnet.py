@@ -7,11 +7,11 @@ import torch
 
 from fedws import learning
 from fedws.algorithms.mistnet import MistNet
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, detached
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests.nodes import Points
 

@@ -18,7 +18,7 @@ from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import Stopped
 from fedws.interfaces import Limits, Task
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 
 PATIENCE = 60.0
 """Seconds that a test waits for what comes at once."""

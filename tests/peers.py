@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from fedws import wire
-from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.protocol import encoder
+from fedws.protocol.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.protocol.run_claim import Claim, takeover
 from fedws.security import INSECURE
 from fedws.transport.memory import Memory
 from tests.virtual import now
@@ -69,7 +69,7 @@ class Peer:
         self.dialled.append(now())
         self.channels.append(channel)
         hello = await channel.receive()
-        assert hello == Hello(run="cafe", node=self.node, protocol=wire.VERSION)
+        assert hello == Hello(run="cafe", node=self.node, protocol=encoder.VERSION)
         await (self.script.pop(0) if len(self.script) > 1 else self.script[0])(self, channel)
 
 

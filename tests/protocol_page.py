@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedws.core.tensors import DTYPES
-from fedws.messages import MESSAGES, Message
+from fedws.protocol.messages import MESSAGES, Message
 from tests.support import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 
 import fedws
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Message, Report
+from fedws.protocol.messages import Message, Report
 from fedws.schemes import transport
 from fedws.service import Service
 from fedws.worker import Worker

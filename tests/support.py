@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from fedws.core import registry
-from fedws.decoder import Decoder
-from fedws.messages import Message
-from fedws.wire import encode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Message
 
 REPOSITORY = Path(__file__).parents[1]
 TAKEOVER = "7a" * 32

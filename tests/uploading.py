@@ -14,7 +14,7 @@ from fedws.coordinator import trainer
 from fedws.core.plan import Plan
 from fedws.featurestore import FEATURES, FeatureStore
 from fedws.interfaces import Limits
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
 from tests.nodes import PATIENCE, Points, evaluating, settings
 from tests.support import REPOSITORY, sent_over
 
@@ -24,7 +24,7 @@ PLUGIN = f"""
 import sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 import fedws
-from fedws.wire import encode
+from fedws.protocol.encoder import encode
 from tests.nodes import Points, PointsNet
 fedws.register("dataset", "points")(Points)
 fedws.register("model", "points_net")(PointsNet)

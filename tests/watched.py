@@ -11,12 +11,12 @@ from torch import nn
 
 import fedws
 from evaluator import evaluator
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
-from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests import mistnet
 from tests.nodes import Points, registered

@@ -7,7 +7,7 @@ import torch
 from fedws.core.errors import RejectedUpdate
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors, averaged, difference, maximum, narrowed, reals
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 
 _CHUNK = 2**17
 """Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""

@@ -15,7 +15,7 @@ from fedws.core.tensors import FLOAT8, Tensors, averaged, detached, maximum, rea
 from fedws.core.validation import NotNegative, Positive
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 
 # ------------------------------------------------------------------ on the worker
 

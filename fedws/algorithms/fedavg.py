@@ -11,7 +11,7 @@ from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, detached
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 

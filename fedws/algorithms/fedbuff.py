@@ -17,7 +17,7 @@ from fedws.core.tensors import Tensors, averaged, detached, difference, maximum,
 from fedws.core.validation import Positive
 from fedws.interfaces import Ask
 from fedws.learning import Workspace, train
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 
 # ------------------------------------------------------------------ on the worker
 

@@ -41,10 +41,11 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import extractors, holding, learning, lessons, portable, pretrained
+    from fedws import extractors, holding, learning, lessons, pretrained
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.plan import make
+    from fedws.protocol import sendable_model
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -62,7 +63,7 @@ def main(arguments: argparse.Namespace) -> int:
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
-    portable.check(name, learning.initial(name, plan.seed))
+    sendable_model.check(name, learning.initial(name, plan.seed))
     data, held_out = (holding.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
     cut = _cut(name, arguments.cut, needed=several)

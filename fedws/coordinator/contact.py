@@ -4,14 +4,14 @@ import asyncio
 import logging
 from typing import Literal
 
-from fedws.claim import Claim
 from fedws.coordinator.greeting import Greeting
 from fedws.coordinator.meeting import Meeting
 from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
 from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Welcome
 from fedws.pauses import Pauses
+from fedws.protocol.messages import Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 

@@ -19,7 +19,7 @@ from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Strategy
-from fedws.messages import Deadline, Event, Joined, Order, Report
+from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
 from fedws.roster import rejected
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED

@@ -10,7 +10,7 @@ from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.own import OwnNode
 from fedws.core.error_location import placed
 from fedws.core.errors import RunFailed
-from fedws.messages import Available, Event, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Available, Event, Joined, Left, Measured, Order, Report
 from fedws.security import COORDINATOR
 
 

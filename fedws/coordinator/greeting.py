@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fedws import handshake
-from fedws.claim import Claim
-from fedws.closing import CloseCode
 from fedws.core.errors import ProtocolError, Refused, Undelivered, printable
 from fedws.core.limits import MESSAGE
 from fedws.interfaces import Channel
-from fedws.messages import Challenge, Hello, Message, Refusal, Welcome
+from fedws.protocol import handshake
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.encoder import VERSION
+from fedws.protocol.messages import Challenge, Hello, Message, Refusal, Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.security import Security
-from fedws.wire import VERSION
 
 
 @dataclass

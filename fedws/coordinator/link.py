@@ -5,9 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from fedws import allowances
 from fedws.blobs import Blobs
-from fedws.closing import CloseCode
 from fedws.coordinator.contact import Contact, Found
 from fedws.coordinator.meeting import NEWER
 from fedws.core.error_location import summary
@@ -25,7 +23,9 @@ from fedws.core.errors import (
 )
 from fedws.core.limits import Accepted
 from fedws.interfaces import Channel
-from fedws.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
+from fedws.protocol import answer_size
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
 from fedws.transfers import Transfers
 from fedws.unfinished import UNFINISHED
 
@@ -189,7 +189,7 @@ class Link:
 
     def _allowed(self) -> int:
         """Return the bytes of the largest message that the node may send now."""
-        return allowances.allowed(order for order, _ in self._open.values())
+        return answer_size.allowed(order for order, _ in self._open.values())
 
     def _answered(self, message: Message) -> None:
         if not isinstance(message, Report | Failure):

@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fedws.closing import CloseCode
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
 from fedws.core.plan import Plan
 from fedws.core.rate_limited_log import Complaints, at
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Join, Refusal, Welcome
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.encoder import VERSION
+from fedws.protocol.messages import Join, Refusal, Welcome
 from fedws.runlog import log
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
-from fedws.wire import VERSION
 
 NEWER = "the node has joined anew"
 """Why the older of two links of one node is closed."""

@@ -15,9 +15,9 @@ from typing import Self
 
 from fedws.core.limits import ANY
 from fedws.core.plan import Plan
-from fedws.decoder import Decoder
-from fedws.messages import Failure, Message, Order, Report
-from fedws.wire import encode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Failure, Message, Order, Report
 
 log = logging.getLogger("fedws")
 LENGTH = struct.Struct(">Q")

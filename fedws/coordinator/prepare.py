@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import holding, learning, modelfile, portable
+from fedws import holding, learning, modelfile
 from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.core import registry
 from fedws.core.errors import UsageError
@@ -12,6 +12,7 @@ from fedws.core.tensors import Tensors, detached
 from fedws.gathering import Gathering
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
+from fedws.protocol import sendable_model
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.schemes import transport
@@ -35,7 +36,7 @@ def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Ten
         if urls.count(url) > 1 and url != plan.listen and not way.shared:
             raise UsageError(f"{url} is named for two nodes")
     module = learning.initial(plan.model, plan.seed)
-    portable.check(plan.model, module)
+    sendable_model.check(plan.model, module)
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
@@ -110,4 +111,4 @@ def _fits(plan: Plan, algorithm: Any, initial: Tensors) -> None:
     if hasattr(algorithm, "reported"):
         several.append(algorithm.reported(initial))
     for tensors in several:
-        portable.fits(plan.model, tensors)
+        sendable_model.fits(plan.model, tensors)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fedws import warned
 from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED
-from fedws.messages import Json, Order
+from fedws.protocol.messages import Json, Order
 from fedws.runlog import Lines
 from fedws.security import COORDINATOR
 

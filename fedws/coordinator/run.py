@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from fedws import curves
 from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
-from fedws.claim import Claim, takeover
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -35,6 +34,7 @@ from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
+from fedws.protocol.run_claim import Claim, takeover
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport

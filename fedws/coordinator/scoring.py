@@ -21,7 +21,7 @@ from fedws.core.plan import Scoring, explain
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import words
 from fedws.evaluation import Score
-from fedws.messages import Failure, Order
+from fedws.protocol.messages import Failure, Order
 from fedws.repeated import NEVER, Repeated
 from fedws.roster import STRIKES
 from fedws.runlog import Record, RunLog, log, write_tensors

@@ -103,7 +103,7 @@ class ProtocolError(LinkError):
 class Refused(LinkError):
     """The other node refused the link, and said why.
 
-    ``kind`` is that of a :class:`fedws.messages.Refusal`.
+    ``kind`` is that of a :class:`fedws.protocol.messages.Refusal`.
     """
 
     def __init__(self, kind: Kind, reason: str) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from fedws import portable
 from fedws.core import registry
+from fedws.protocol import sendable_model
 
 _generator = threading.RLock()  # the default generators are one per process
 
@@ -53,4 +53,4 @@ def _restored() -> Iterator[None]:
 def initial(spec: str, seed: int) -> torch.nn.Module:
     """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
     with seeded(seed):
-        return portable.built(spec, registry.build("model", spec))
+        return sendable_model.built(spec, registry.build("model", spec))

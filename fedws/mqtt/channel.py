@@ -5,15 +5,15 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from fedws import wire
-from fedws.closing import CloseCode, code_of, error_of
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused
 from fedws.interfaces import HANDSHAKE, Limits
-from fedws.messages import Message
 from fedws.mqtt.end import End, News
 from fedws.mqtt.flow import Part
 from fedws.mqtt.frames import Kind, Level
 from fedws.mqtt.seal import Piece
+from fedws.protocol import encoder
+from fedws.protocol.close_codes import CloseCode, code_of, error_of
+from fedws.protocol.messages import Message
 from fedws.transfers import Transfers
 from fedws.vigil import LOOKS, Vigil
 
@@ -262,7 +262,7 @@ class MqttChannel:
             event.set()
 
 
-def _cut(encoded: wire.Encoded, size: int) -> Iterator[memoryview]:
+def _cut(encoded: encoder.Encoded, size: int) -> Iterator[memoryview]:
     for fragment in encoded.fragments():
         view = memoryview(fragment)
         for start in range(0, len(view), size):

@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from fedws.wire import FRAGMENT
+from fedws.protocol.encoder import FRAGMENT
 
 HEAD = struct.Struct("<BQ")
 BEAT = struct.Struct("<QQ")

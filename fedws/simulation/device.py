@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fedws.closing import CloseCode
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Failure, Message, Order, Report, Welcome
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Failure, Message, Order, Report, Welcome
 from fedws.schemes import transport
 from fedws.service import Service
 from fedws.simulation.journal import Journal

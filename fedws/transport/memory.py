@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from fedws import wire
-from fedws.closing import CloseCode, error_of
 from fedws.core.errors import LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.core.registry import register
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
-from fedws.messages import Message
+from fedws.protocol import encoder
+from fedws.protocol.close_codes import CloseCode, error_of
+from fedws.protocol.messages import Message
 from fedws.tls import Tls
 from fedws.transfers import Transfers
 
@@ -69,8 +69,8 @@ class MemoryChannel:
         """The next message."""
         with self.transfers.decoding(self._most) as decoder:
             while piece := await self._next():
-                if len(piece) > wire.FRAGMENT:
-                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {wire.FRAGMENT}")
+                if len(piece) > encoder.FRAGMENT:
+                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {encoder.FRAGMENT}")
                 decoder.feed(piece)
                 self.received += len(piece)
         return await self.transfers.message(decoder)

@@ -17,13 +17,13 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 from websockets.http11 import Request, Response
 
-from fedws import wire
 from fedws.core.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.registry import register
 from fedws.core.untrusted_text import words
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
+from fedws.protocol import encoder
 from fedws.reaching import NO_TLS, speaks_tls, why
 from fedws.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
@@ -165,7 +165,7 @@ def _settings(limits: Limits) -> dict[str, Any]:
         "compression": None,
         "max_size": (min(HANDSHAKE, limits.message), HANDSHAKE),  # see WsChannel.admit
         "max_queue": 8,
-        "write_limit": wire.FRAGMENT,
+        "write_limit": encoder.FRAGMENT,
         "open_timeout": limits.silence / 6,
         "close_timeout": limits.silence / 6,
         "ping_interval": limits.beat,

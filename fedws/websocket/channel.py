@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from fedws import wire
-from fedws.closing import CloseCode, error_of
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
-from fedws.messages import Message
+from fedws.protocol import encoder
+from fedws.protocol.close_codes import CloseCode, error_of
+from fedws.protocol.messages import Message
 from fedws.tls import name_of
 from fedws.transfers import Transfers
 from fedws.websocket.watched import Server, Watched, address_of, framed
@@ -67,7 +67,7 @@ class WsChannel:
         """Take messages of any size that the limits allow."""
         self._most = self._limits.message
         protocol = self._socket.protocol
-        protocol.max_message_size, protocol.max_fragment_size = self._most, wire.FRAGMENT
+        protocol.max_message_size, protocol.max_fragment_size = self._most, encoder.FRAGMENT
         if isinstance(self._socket, Server):
             self._socket.admit()
 
@@ -83,7 +83,7 @@ class WsChannel:
         """Wait until it is."""
         await self._socket.wait_closed()
 
-    def _counted(self, encoded: wire.Encoded) -> Iterator[memoryview | bytes]:
+    def _counted(self, encoded: encoder.Encoded) -> Iterator[memoryview | bytes]:
         for fragment in encoded.fragments():
             self.sent += framed(len(fragment), masked=self._client)
             yield fragment

@@ -10,17 +10,17 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
-from fedws import wire
-from fedws.closing import CloseCode
 from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE
+from fedws.protocol import encoder
+from fedws.protocol.close_codes import CloseCode
 from fedws.vigil import LOOKS, Vigil
 
 MOST_BEFORE = 2 * HANDSHAKE + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
 MOST_FRAMES = 64
 """Frames, likewise."""
-_UNREAD = 4 * wire.FRAGMENT  # bytes; more pile up only before somebody who never reads
+_UNREAD = 4 * encoder.FRAGMENT  # bytes; more pile up only before somebody who never reads
 _TLS = b"\x16"  # the type of the record that a TLS client begins with
 
 

@@ -8,9 +8,9 @@ import struct
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
-from fedws import handshake, wire
-from fedws.decoder import Decoder
-from fedws.messages import Challenge, Hello, Message
+from fedws.protocol import encoder, handshake
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.messages import Challenge, Hello, Message
 
 PATIENCE = 60.0
 """Seconds that a hostile peer waits for what comes at once, or for the node to be rid of it."""
@@ -24,7 +24,7 @@ TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
 def data(message: Message) -> bytes:
     """A message's bytes."""
-    return b"".join(wire.encode(message).fragments())
+    return b"".join(encoder.encode(message).fragments())
 
 
 def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv1: bool = False, claim: int = -1) -> bytes:
@@ -120,7 +120,7 @@ async def hostile(url: str, source: str = "") -> AsyncIterator[Hostile]:
 
 def hello(run: str = "rough", node: str = "alice") -> Hello:
     """Of somebody who would have a key."""
-    return Hello(run=run, node=node, protocol=wire.VERSION, nonce=handshake.nonce())
+    return Hello(run=run, node=node, protocol=encoder.VERSION, nonce=handshake.nonce())
 
 
 def many_files(wanted: int = 4096) -> None:

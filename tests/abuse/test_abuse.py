@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import psutil
 import pytest
 
-from fedws import handshake, wire
 from fedws.gate import MOST
-from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Welcome
+from fedws.protocol import encoder, handshake
+from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Welcome
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files
 from tests.fuzz.connections import most_memory
 from tests.processes import Command, Processes, dialling, identity, serving
@@ -94,7 +94,7 @@ async def test_a_frame_of_4_gb_is_refused_by_its_length(node: Command, url: str)
 async def test_a_header_of_4_gb_is_refused_by_its_length(url: str) -> None:
     async with hostile(url) as peer:
         await peer.upgrade()
-        await peer.say(frame(wire.MAGIC + b"\1\0\0\0\xff\xff\xff\xff"))
+        await peer.say(frame(encoder.MAGIC + b"\1\0\0\0\xff\xff\xff\xff"))
         assert b"header of 4294967295 bytes; at most 524288" in await peer.dropped()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedws.gate import MOST
 from fedws.interfaces import Limits
-from fedws.messages import Hello, Message, Refusal, Welcome
+from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security import INSECURE
 from fedws.service import serving
 from fedws.websocket.watched import Server

@@ -17,7 +17,7 @@ from fedws.cli.console import guarded
 from fedws.core.errors import FedwsError, LinkError
 from fedws.core.untrusted_text import LINE
 from fedws.interfaces import Channel, Limits
-from fedws.messages import (
+from fedws.protocol.messages import (
     MESSAGES,
     Challenge,
     DataName,

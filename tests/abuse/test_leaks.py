@@ -9,11 +9,11 @@ import torch
 import fedws
 import fedws.policy
 from fedws.audit import Audit, read
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 
 UNIFORM = ("failed", "the task failed on its data (see the log of alice)", "")

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import fedws
-from fedws import handshake
 from fedws.gate import MOST
-from fedws.messages import Challenge, Hello, Message, Welcome
+from fedws.protocol import handshake
+from fedws.protocol.messages import Challenge, Hello, Message, Welcome
 from tests.abuse.hostile import Hostile, data, frame, hello, hostile, many_files
 from tests.keyed import KEY, SECRET
 from tests.nodes import registered, worker

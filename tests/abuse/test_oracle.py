@@ -9,8 +9,8 @@ import torch
 from evaluator import evaluator
 from fedws.audit import Audit, read
 from fedws.core import registry
-from fedws.messages import Failure, Order, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Failure, Order, Report
 from fedws.worker import Worker
 
 

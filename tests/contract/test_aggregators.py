@@ -10,7 +10,7 @@ from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Aggregator
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 
 every = pytest.mark.parametrize("name", registry.names("aggregator"))
 

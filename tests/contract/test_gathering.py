@@ -18,7 +18,7 @@ from fedws.core import registry
 from fedws.extractors import parts
 from fedws.featurestore import Records
 from fedws.gathering_algorithm import gathers
-from fedws.messages import Deadline, Joined, Left, Order, Report
+from fedws.protocol.messages import Deadline, Joined, Left, Order, Report
 from fedws.security import COORDINATOR
 from tests.gathered import EPOCHS, OPTIONS, Run, failed
 from tests.nodes import WORKERS, registered

@@ -18,7 +18,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws.allowances import weight
 from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
@@ -26,7 +25,8 @@ from fedws.core.plan import make
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
-from fedws.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.answer_size import weight
+from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.worker import Worker
 from tests.nodes import Points, registered
 from tests.support import sent_over

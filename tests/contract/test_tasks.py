@@ -16,8 +16,8 @@ from fedws.core.plan import make
 from fedws.core.tensors import Tensors
 from fedws.gathering_algorithm import gathers
 from fedws.learning import order_seed
-from fedws.messages import Failure, Order, Report
-from fedws.wire import encode
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Failure, Order, Report
 from fedws.worker import Worker
 from tests.nodes import Points, registered
 

@@ -15,14 +15,14 @@ from fedws.core import registry
 from fedws.core.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
 from fedws.core.limits import USUAL, Accepted
 from fedws.interfaces import Channel, Handler, Limits, Transport
-from fedws.messages import Hello, Order
 from fedws.mqtt import broker
 from fedws.mqtt.channel import MqttChannel
 from fedws.mqtt.frames import Kind
+from fedws.protocol.encoder import FRAGMENT, encode
+from fedws.protocol.messages import Hello, Order
 from fedws.schemes import transport
 from fedws.transfers import CHUNK
 from fedws.transport.memory import MemoryChannel
-from fedws.wire import FRAGMENT, encode
 from tests.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
 from tests.support import require
 

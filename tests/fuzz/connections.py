@@ -12,8 +12,8 @@ from random import Random
 
 import msgpack
 
-from fedws import handshake, wire
-from fedws.messages import Challenge, Hello, Order, Proof, Welcome
+from fedws.protocol import encoder, handshake
+from fedws.protocol.messages import Challenge, Hello, Order, Proof, Welcome
 from tests.abuse import hostile
 from tests.abuse.hostile import BINARY, DEFLATE, PING, TEXT, UPGRADE, Hostile, data, frame
 from tests.fuzz.mutator import mutate, seeds
@@ -150,14 +150,14 @@ class Strangers:
         await self._say(peer, frame(bytes(64), claim=2**32))
 
     async def _large_header(self, peer: Hostile) -> None:
-        await self._say(peer, frame(wire.MAGIC + b"\1\0\0\0\xff\xff\xff\xff" + bytes(500)))
+        await self._say(peer, frame(encoder.MAGIC + b"\1\0\0\0\xff\xff\xff\xff" + bytes(500)))
 
     async def _large_tensor(self, peer: Hostile) -> None:
         whole = data(Order(id="1", worker="alice", round=1, task="t"))
         length = int.from_bytes(whole[8:12], "little")
         table = msgpack.packb([{"name": "w", "dtype": "uint8", "shape": [2**40], "length": 2**40}])
         header = whole[12 : 12 + length].replace(b"\xa7tensors\x90", b"\xa7tensors" + table)
-        head = wire.MAGIC + b"\1\0\0\0" + len(header).to_bytes(4, "little") + header
+        head = encoder.MAGIC + b"\1\0\0\0" + len(header).to_bytes(4, "little") + header
         await self._say(peer, frame(head + bytes(-len(head) % 64)))
 
     async def _bomb(self, peer: Hostile) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import msgpack
 import torch
 
-from fedws import wire
 from fedws.core.tensors import DTYPES
-from fedws.header import ALIGNMENT
-from fedws.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.protocol import encoder
+from fedws.protocol.header import ALIGNMENT
+from fedws.protocol.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from tests.support import TAKEOVER
 
 SECRET = "0f" * 32
@@ -50,7 +50,7 @@ def messages() -> list[Message]:
 
 def seeds() -> list[bytes]:
     """Inputs to begin with: a byte that says how to feed it, and a message."""
-    return [bytes([place]) + b"".join(wire.encode(each).fragments()) for place, each in enumerate(messages())]
+    return [bytes([place]) + b"".join(encoder.encode(each).fragments()) for place, each in enumerate(messages())]
 
 
 _SEEDS = seeds()
@@ -78,7 +78,7 @@ def mutate(data: bytes, random: Random, most: int = 2**16) -> bytes:
 
 def parsed(data: bytes) -> tuple[int, Any, bytes] | None:
     """The input's first byte, its header and its body; None where it has no header."""
-    if len(data) < 13 or data[1:5] != wire.MAGIC:
+    if len(data) < 13 or data[1:5] != encoder.MAGIC:
         return None
     length = struct.unpack_from("<I", data, 9)[0]
     end = 12 + length
@@ -101,7 +101,7 @@ def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
         packed[place:place] = lie * random.choice((1, 3, 17, 100, 1100))
     length = len(packed) if random.random() < 0.95 else random.choice((0, len(packed) - 1, 2**16, 2**19 + 1, 2**32 - 1))
     version = 1 if random.random() < 0.98 else random.randrange(4)
-    head = struct.pack("<4sII", wire.MAGIC, version, max(0, length)) + packed
+    head = struct.pack("<4sII", encoder.MAGIC, version, max(0, length)) + packed
     return bytes([control]) + head + bytes(-len(head) % ALIGNMENT) + body
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from fedws.closing import CloseCode
 from fedws.core.errors import LinkLost, ProtocolError, Refused
-from fedws.decoder import Decoder
-from fedws.header import MAX_DIMENSIONS, misnamed
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key
-from fedws.messages import MESSAGES, Challenge, Message, Proof
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.header import MAX_DIMENSIONS, misnamed
+from fedws.protocol.messages import MESSAGES, Challenge, Message, Proof
 from fedws.security import Security
 from fedws.service import Service
 from fedws.transfers import Transfers

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedws.core.errors import ProtocolError
-from fedws.decoder import Decoder
-from fedws.messages import Message, Proof
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.messages import Message, Proof
 from tests.fuzz import target
 from tests.fuzz.__main__ import CORPUS, LONGEST, name
 from tests.fuzz.connections import against_a_worker
@@ -70,7 +70,7 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(target, "OFTEN", 1)
     monkeypatch.setattr("tests.fuzz.target.time.perf_counter", lambda: clock[-1])
     if what == "welcomes":
-        monkeypatch.setattr("fedws.handshake.check", lambda *given: None)
+        monkeypatch.setattr("fedws.protocol.handshake.check", lambda *given: None)
     with pytest.raises(Wrong):
         run(seeds()[0])
     assert len(run.figures.found) == 1

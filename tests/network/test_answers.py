@@ -18,7 +18,7 @@ from evaluator.node import evaluate
 from fedws.algorithms.fedavg import fit
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.interfaces import Limits, Task
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from tests.nodes import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker
 from tests.support import recorded
 

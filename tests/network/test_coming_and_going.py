@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.coordinator.drive import Driver
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 from tests.nodes import WORKERS, Gate, federation, happens, worker
 from tests.runs import ROUND, Run, assert_same, in_order, there
 from tests.virtual import now, virtual

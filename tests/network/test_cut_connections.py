@@ -13,7 +13,7 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.interfaces import Limits
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.transfers import CHUNK
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.network.test_cut_links import Wide

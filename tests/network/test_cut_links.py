@@ -18,7 +18,7 @@ from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Limits
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.transfers import CHUNK
 from fedws.transport.memory import MemoryChannel
 from tests.nodes import WORKERS, Points, settings

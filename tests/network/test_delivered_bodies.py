@@ -9,9 +9,10 @@ import torch
 from websockets.asyncio.client import ClientConnection
 
 import fedws
-from fedws import digests, wire
+from fedws import digests
 from fedws.core.limits import USUAL
-from fedws.messages import Order, Report
+from fedws.protocol import encoder
+from fedws.protocol.messages import Order, Report
 from fedws.transfers import CHUNK
 from tests.callers import closed, rough, welcomed
 from tests.nodes import happens, worker
@@ -39,12 +40,12 @@ class Holding:
         return workspace.report(order, {})
 
 
-def asked(number: int, body: torch.Tensor) -> wire.Encoded:
+def asked(number: int, body: torch.Tensor) -> encoder.Encoded:
     order = Order(id=str(number), worker="alice", round=1, task="fedavg.fit", tensors={"w": body})
-    return wire.encode(order)
+    return encoder.encode(order)
 
 
-def pieces(encoded: wire.Encoded, digest: str, offset: int = 0) -> Sequence[bytes]:
+def pieces(encoded: encoder.Encoded, digest: str, offset: int = 0) -> Sequence[bytes]:
     return [bytes(piece) for piece in encoded.named(digest, offset, USUAL).fragments()]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedws.core.errors import Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Hello
+from fedws.protocol.messages import Hello
 from fedws.transport.mqtt import Mqtt
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.support import REPOSITORY

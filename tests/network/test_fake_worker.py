@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws import handshake
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Hello, Message, Refusal
+from fedws.protocol import handshake
+from fedws.protocol.messages import Challenge, Hello, Message, Refusal
 from fedws.schemes import transport
 from tests.keyed import KEY, WELCOME, asked, dialled, failed
 from tests.nodes import worker

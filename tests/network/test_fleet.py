@@ -11,7 +11,7 @@ import pytest
 from fedws.coordinator.fleet import Fleet
 from fedws.core.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel
-from fedws.messages import Measured, Report
+from fedws.protocol.messages import Measured, Report
 from tests.peers import (
     LEFT,
     LOST,

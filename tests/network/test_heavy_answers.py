@@ -17,7 +17,7 @@ import fedws
 from fedws.core import registry
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
 from fedws.security import INSECURE
 from fedws.store import Shelf
 from fedws.stores.file import FileStore

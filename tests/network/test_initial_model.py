@@ -13,7 +13,7 @@ from fedws import learning, pretrained
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.prepare import prepare
 from fedws.core.plan import make
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from tests.nodes import WORKERS, settings, worker
 from tests.resuming import plan, stopped
 from tests.runs import ALL, assert_same, there

@@ -17,7 +17,7 @@ from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.dialout import joining
 from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
+from fedws.protocol.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
 from fedws.schemes import transport
 from fedws.security import INSECURE, Security
 from fedws.service import Service

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws import handshake
+from fedws.protocol import handshake
 from fedws.security import INSECURE, Security
 from tests.callers import honest
 from tests.keyed import KEY, OTHER, failed

@@ -12,8 +12,8 @@ import fedws
 from fedws.audit import Audit, read
 from fedws.core.limits import ANY
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Hello, Order, Report, Welcome
 from fedws.policy import Policy
+from fedws.protocol.messages import Hello, Order, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE
 from fedws.service import Service, serving

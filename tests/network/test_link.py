@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.closing import CloseCode
 from fedws.core.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Joined, Left, Message, Report
 from fedws.pauses import FIRST as FIRST_PAUSE
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Joined, Left, Message, Report
 from fedws.simulation import clock
 from fedws.transport.memory import Memory
 from fedws.turns import TAKEN_OVER

@@ -8,7 +8,7 @@ import pytest
 
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel
-from fedws.messages import Failure, Left, Message, Order, Report
+from fedws.protocol.messages import Failure, Left, Message, Order, Report
 from tests.peers import (
     JOINED,
     REPORT,

@@ -13,10 +13,10 @@ from fedws.audit import Audit
 from fedws.core.errors import LinkLost
 from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.mqtt.address import address
 from fedws.mqtt.node import Node
 from fedws.mqtt.session import Served
+from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security import INSECURE
 from fedws.service import serving
 from fedws.transport.memory import Memory

@@ -12,7 +12,7 @@ import pytest
 import fedws
 from fedws import curves
 from fedws.core import registry
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from tests.events import written
 from tests.nodes import evaluating, federation, settings
 from tests.resuming import stopped

@@ -24,8 +24,8 @@ from fedws.core.plan import Scoring, make
 from fedws.encoded import encoded
 from fedws.featurestore import FeatureStore
 from fedws.learning import initial
-from fedws.messages import Order
-from fedws.wire import encode
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Order
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded
 from tests.uploading import CHUNKS, RECORDS, Node, Thread, federation, gathering, served

@@ -11,7 +11,6 @@ from fedws.core.errors import LinkLost, Refused
 from fedws.core.rate_limited_log import Complaints
 from fedws.gate import MOST
 from fedws.interfaces import HANDSHAKE, Channel, Limits
-from fedws.messages import Hello, Order
 from fedws.mqtt import topics
 from fedws.mqtt.broker import Broker
 from fedws.mqtt.channel import MOST_FRAMES
@@ -19,6 +18,7 @@ from fedws.mqtt.frames import Kind, Level, head, opening
 from fedws.mqtt.seal import Plain
 from fedws.mqtt.session import Session
 from fedws.mqtt.topics import HERE, PROBE, Will
+from fedws.protocol.messages import Hello, Order
 from fedws.service import serving
 from fedws.transport.mqtt import Mqtt
 from tests.brokered import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger

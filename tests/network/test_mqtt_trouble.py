@@ -14,14 +14,14 @@ import torch
 
 import fedws
 from fedws import certs
-from fedws.closing import CloseCode
 from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Order
 from fedws.mqtt import broker as brokers
 from fedws.mqtt.broker import Broker
 from fedws.mqtt.flow import WINDOW
 from fedws.mqtt.frames import Kind
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Order
 from fedws.tls import Tls
 from fedws.transport.mqtt import Mqtt
 from tests.brokered import LIMITS, dialled, linked, soon

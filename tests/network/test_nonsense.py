@@ -11,21 +11,21 @@ import msgpack
 import pytest
 
 import fedws
-from fedws import wire
-from fedws.closing import CloseCode
-from fedws.header import ALIGNMENT
 from fedws.interfaces import Limits
-from fedws.messages import Report, Welcome
+from fedws.protocol import encoder
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.header import ALIGNMENT
+from fedws.protocol.messages import Report, Welcome
 from tests.callers import HELLO, closed, data, honest, order, rough, welcomed
 from tests.nodes import PATIENCE, worker
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
 
 
-def headed(fields: dict[str, Any], version: int = wire.VERSION) -> bytes:
+def headed(fields: dict[str, Any], version: int = encoder.VERSION) -> bytes:
     """A message of this header and no body."""
     header: bytes = msgpack.packb(fields)
-    head = wire.MAGIC + struct.pack("<II", version, len(header)) + header
+    head = encoder.MAGIC + struct.pack("<II", version, len(header)) + header
     return head + bytes(-len(head) % ALIGNMENT)
 
 
@@ -41,8 +41,8 @@ STRANGE: dict[str, tuple[str | bytes, str]] = {
     "nothing": (b"", "message ends before the length it declares"),
     "wrong magic": (b"FDWX" + data(HELLO)[4:], "not a fedws message"),
     "another version": (headed(claim(0), 2), "protocol version 2; this node speaks version 1"),
-    "no msgpack": (wire.MAGIC + struct.pack("<II", 1, 52) + b"\xc1" * 52, "header is not msgpack"),
-    "huge header": (wire.MAGIC + struct.pack("<II", 1, 2**31) + bytes(52), "header of 2147483648 bytes; at most"),
+    "no msgpack": (encoder.MAGIC + struct.pack("<II", 1, 52) + b"\xc1" * 52, "header is not msgpack"),
+    "huge header": (encoder.MAGIC + struct.pack("<II", 1, 2**31) + bytes(52), "header of 2147483648 bytes; at most"),
     "huge body": (headed(claim(2**40)), "message of 1099511627904 bytes; at most 65536"),
     "more than said": (data(HELLO) + bytes(64), "message is longer than the 0 bytes of body it declares"),
     "less than said": (headed(claim(64)), "message ends before the length it declares"),
@@ -110,7 +110,7 @@ async def test_a_worker_outlives_all_of_it_and_then_runs(tmp_path: Path) -> None
             await socket.send(data(HELLO)[:4])
         async with rough(url) as socket:  # one frame of more than a fragment
             await welcomed(socket)
-            await socket.send(wire.MAGIC + bytes(2**21))
+            await socket.send(encoder.MAGIC + bytes(2**21))
             await closed(socket)
             assert socket.close_code == 1009
         async with rough(url) as socket:  # the first half of an order, and gone without a word

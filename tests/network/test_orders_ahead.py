@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Hello, Message, Order, Refusal, Welcome
+from fedws.protocol.messages import Hello, Message, Order, Refusal, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE
 from fedws.service import serving

@@ -9,7 +9,7 @@ from torch import nn
 
 import fedws
 from fedws.core import registry
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.warned import LINES
 from tests.nodes import WORKERS, federation
 

@@ -19,7 +19,7 @@ import fedws
 from fedws import checkpoint
 from fedws.algorithms.fedavg import fit
 from fedws.checkpoint import Checkpoints
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.simulation import clock
 from tests.nodes import WORKERS, Gate, evaluating, federation, happens, worker
 from tests.resuming import (

@@ -17,7 +17,7 @@ import tomli_w
 
 import fedws
 from fedws import rundir
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.simulation import clock
 from tests.events import written
 from tests.nodes import WORKERS, evaluating, worker

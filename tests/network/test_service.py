@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.interfaces import Limits
-from fedws.messages import Failure, Report
+from fedws.protocol.messages import Failure, Report
 from tests.callers import HELLO, answer, closed, data, honest, order, rough, welcomed
 from tests.nodes import PATIENCE, Gate, Proxy, evaluating, federation, happens, settings, worker
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import fedws
-from fedws import audit, handshake, wire
-from fedws.claim import public, takeover
+from fedws import audit
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
-from fedws.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.policy import Policy
+from fedws.protocol import encoder, handshake
+from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
+from fedws.protocol.run_claim import public, takeover
 from fedws.rundir import RunDirectory
 from fedws.schemes import transport
 from fedws.security import INSECURE
@@ -62,7 +63,7 @@ async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted
 async def challenged(url: str, run: str = "cafe", max_message: int = 2**30) -> tuple[Channel, Challenge, Hello]:
     """Connect, and say hello."""
     nonce = handshake.nonce()
-    hello = Hello(run=run, node="alice", protocol=wire.VERSION, nonce=nonce, max_message=max_message)
+    hello = Hello(run=run, node="alice", protocol=encoder.VERSION, nonce=nonce, max_message=max_message)
     channel = await transport(url).connect(url, Limits())
     await channel.send(hello)
     challenge = await channel.receive()
@@ -241,7 +242,7 @@ async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp
     node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit=audit.Audit(log))
     async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
         async with link(url, VICTIM) as (channel, _):
-            size = wire.encode(await answer(channel, request("1"))).size
+            size = encoder.encode(await answer(channel, request("1"))).size
         async with welcomed(url, THIEF, max_message=size) as (channel, _):
             await channel.send(request("2"))
             failure = await channel.receive()
@@ -261,7 +262,7 @@ async def test_what_is_kept_is_forgotten_also_after_a_link_that_got_no_welcome(
     async with serving(node, "memory://alice", limits, INSECURE):
         for most in (2**20, 10):
             channel = await transport("memory://alice").connect("memory://alice", limits)
-            await channel.send(Hello(run="cafe", node="alice", protocol=wire.VERSION, max_message=most))
+            await channel.send(Hello(run="cafe", node="alice", protocol=encoder.VERSION, max_message=most))
             with contextlib.suppress(LinkError):
                 await channel.receive()
             await channel.close()

@@ -11,10 +11,10 @@ from websockets.asyncio.client import connect
 from websockets.frames import Frame, Opcode
 
 import fedws
-from fedws import handshake, wire
 from fedws.core.errors import LinkError, LinkLost
 from fedws.interfaces import HANDSHAKE
-from fedws.messages import Challenge, Hello, Message, Order, Proof, Refusal, Welcome
+from fedws.protocol import encoder, handshake
+from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Refusal, Welcome
 from tests.callers import HELLO
 from tests.keyed import KEY, SECRET, WELCOME, asked, dialled
 from tests.nodes import PATIENCE, Gate, happens, settings, worker
@@ -130,7 +130,7 @@ async def test_a_stranger_cannot_send_frame_after_frame(opcode: Opcode) -> None:
     """Each is small, but costs time."""
     async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
         async with connect(url, compression=None, proxy=None, ping_interval=None) as socket:
-            first = [Frame(Opcode.BINARY, wire.MAGIC, fin=False)] if opcode is Opcode.CONT else []
+            first = [Frame(Opcode.BINARY, encoder.MAGIC, fin=False)] if opcode is Opcode.CONT else []
             frames = first + [Frame(opcode, b"", fin=opcode is not Opcode.CONT)] * 1000
             socket.transport.write(b"".join(frame.serialize(mask=True) for frame in frames))
             async with asyncio.timeout(PATIENCE):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import fedws
-from fedws.closing import CloseCode
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
-from fedws.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.schemes import transport
 from fedws.security import INSECURE
 from fedws.service import Service

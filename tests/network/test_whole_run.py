@@ -15,7 +15,7 @@ import torch
 import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.run import run_plan
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from tests.nodes import WORKERS, Gate, federation, happens
 from tests.support import recorded
 

@@ -18,8 +18,8 @@ from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
 from fedws.cuts import split
 from fedws.extractors import join, parts
-from fedws.messages import Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Report
 from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from fedws.algorithms.fedsgd import FedSGD
-from fedws.allowances import SLACK, allowed, body, expected, weight
 from fedws.core import registry
 from fedws.core.errors import ProtocolError
 from fedws.core.limits import CHUNK
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
-from fedws.header import MAX_HEADER, packed
-from fedws.messages import Order, Report
+from fedws.protocol.answer_size import SLACK, allowed, body, expected, weight
+from fedws.protocol.encoder import MAGIC, PREFIX, VERSION, encode
+from fedws.protocol.header import MAX_HEADER, packed
+from fedws.protocol.messages import Order, Report
 from fedws.transfers import Transfers
-from fedws.wire import MAGIC, PREFIX, VERSION, encode
 
 SMALL = {"w": torch.ones(10)}
 LIMIT = 2**30

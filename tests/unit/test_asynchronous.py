@@ -13,7 +13,7 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask
 from fedws.learning import order_seed
-from fedws.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 
 START = {"w": torch.zeros(2)}

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from fedws import audit
 from fedws.audit import GENESIS, Audit, Entry, read, verify
-from fedws.claim import Claim
 from fedws.cli import audit as command
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError, UsageError
 from fedws.core.limits import Accepted
 from fedws.counts import Counts
 from fedws.learning import Workspace
-from fedws.messages import Failure, Order, Report
-from fedws.wire import encode
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests.support import REPOSITORY
 

@@ -11,8 +11,8 @@ import torch
 import fedws
 from fedws.coordinator import trainer
 from fedws.featurestore import FeatureStore
-from fedws.messages import Order, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Order, Report
 from tests import mistnet
 from tests.nodes import Points
 from tests.watched import MADE, answered, asked, refused, watched, weights

@@ -33,7 +33,7 @@ from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.tensors import DTYPES, Tensors
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 from tests.support import REPOSITORY
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

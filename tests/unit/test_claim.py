@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedws.claim import Claim, public, sign, signed, takeover
+from fedws.protocol.run_claim import Claim, public, sign, signed, takeover
 
 CLAIM = Claim("77d1e0aa55c6f3b2", "lab", "7a" * 32)
 

@@ -11,7 +11,7 @@ from fedws.coded import Coded
 from fedws.core.errors import RejectedUpdate, UnknownName, UsageError
 from fedws.deliveries import Delivery, Facts
 from fedws.featurestore import FEATURES, LABELS
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 
 CODED = Coded.of("bits", 2.0, 4.0)
 FACTS = Facts(records=5, bytes=2, shape=(11,), encoding="bits", epsilon=2.0, label_epsilon=4.0)

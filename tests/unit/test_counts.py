@@ -10,12 +10,12 @@ import torch
 
 from fedws import audit, counts
 from fedws.audit import Audit, read
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.counts import Counts
 from fedws.learning import Workspace
-from fedws.messages import Failure, Order, Report
 from fedws.policy import Features, Policy
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests.nodes import Points
 

@@ -6,13 +6,14 @@ from hashlib import sha256
 import pytest
 import torch
 
-from fedws import digests, wire
+from fedws import digests
 from fedws.core.tensors import Tensors
-from fedws.messages import Order
+from fedws.protocol import encoder
+from fedws.protocol.messages import Order
 
 
 def body(tensors: Tensors) -> list[memoryview]:
-    return wire.encode(Order(id="1", worker="a", round=1, task="t", tensors=tensors)).body
+    return encoder.encode(Order(id="1", worker="a", round=1, task="t", tensors=tensors)).body
 
 
 class Unread(list[memoryview]):

@@ -16,12 +16,12 @@ from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.core.tensors import DTYPES, FLOAT8, Tensors, detached, difference, digest, maximum, raw, reals, unfit
-from fedws.decoder import Decoder
 from fedws.learning import Workspace
-from fedws.messages import Order, Report
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import encode
+from fedws.protocol.messages import Order, Report
 from fedws.roster import unusable
 from fedws.simulation.shared import Shared
-from fedws.wire import encode
 
 CALM = settings(deadline=None, max_examples=60)
 FORMATS = {  # bits of the mantissa, bias of the exponent; see arXiv 2209.05433, arXiv 2206.02915 and OCP's MX 1.0

@@ -13,14 +13,14 @@ from torch import nn
 
 from fedws import learning
 from fedws.audit import Audit, read
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.limits import Accepted
 from fedws.core.tensors import digest
 from fedws.cuts import split
 from fedws.extractors import join
-from fedws.messages import Failure, Report
 from fedws.policy import Policy
+from fedws.protocol.messages import Failure, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests.mistnet import extraction, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fedws.claim import Claim
-from fedws.messages import Failure, Report
+from fedws.protocol.messages import Failure, Report
+from fedws.protocol.run_claim import Claim
 from fedws.uploads import Uploads
 from fedws.worker import Worker
 from tests.mistnet import extraction, on_data, part, worker

@@ -12,7 +12,7 @@ from fedws.core.plan import Training
 from fedws.core.tensors import detached, digest
 from fedws.cuts import split
 from fedws.extractors import Shared, join, joined, parts
-from fedws.header import misnamed
+from fedws.protocol.header import misnamed
 from tests.nodes import Points, registered
 
 

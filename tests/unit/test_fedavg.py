@@ -15,7 +15,7 @@ from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training, make
 from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial, order_seed
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 

@@ -15,7 +15,7 @@ from fedws.core.errors import RejectedUpdate, TaskError, UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial, order_seed
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 
 SIZES = {"alice": 40, "bob": 24}

@@ -15,7 +15,7 @@ from fedws.core.errors import RejectedUpdate, TaskError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors
 from fedws.learning import Workspace, initial
-from fedws.messages import Order, Report
+from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from tests.support import sent_over

@@ -14,7 +14,7 @@ from fedws.core.error_location import placed, summary, told
 from fedws.core.errors import FedwsError, Refused, UsageError
 from fedws.core.plan import explain
 from fedws.core.untrusted_text import CLEAN, LINE, LOGGERS, TRACE, WORDS, line, printable, trace, words
-from fedws.header import problem
+from fedws.protocol.header import problem
 
 HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2066\u200b\ufeff\u2028\ue000\udcff"
 """Control sequences in both forms, line ends, and formats that turn or hide text."""

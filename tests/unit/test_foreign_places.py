@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core import errors, untrusted_text
-from fedws.messages import MESSAGES, DataName, Json, Name, Text
+from fedws.protocol.messages import MESSAGES, DataName, Json, Name, Text
 from tests.support import REPOSITORY
 
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}

@@ -15,13 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws import handshake, wire
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
-from fedws.decoder import Decoder
-from fedws.header import Entry
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.keys import Key
-from fedws.messages import Challenge, Hello, Message, Order, Proof, Welcome
+from fedws.protocol import encoder, handshake
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.header import Entry
+from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Welcome
 from fedws.security import Security
 from fedws.service import serving
 from fedws.transport.memory import Memory, MemoryChannel
@@ -35,7 +35,7 @@ KEY = Security(Key(bytes(range(32)), "a test"))
 
 
 def data(message: Message) -> bytes:
-    return b"".join(wire.encode(message).fragments())
+    return b"".join(encoder.encode(message).fragments())
 
 
 @st.composite
@@ -145,7 +145,7 @@ COSTLY = {
 def test_64_kib_from_a_stranger_cost_no_more_than_8_mib(what: str) -> None:
     """An array is made as long as it says, and an error for each thing that is wrong; so both are bounded first."""
     packed = COSTLY[what]
-    head = wire.MAGIC + b"\1\0\0\0" + len(packed).to_bytes(4, "little") + packed
+    head = encoder.MAGIC + b"\1\0\0\0" + len(packed).to_bytes(4, "little") + packed
     whole = head + bytes(-len(head) % 64)
     assert len(whole) <= HANDSHAKE
     found, peak = traced([whole], HANDSHAKE)
@@ -167,7 +167,7 @@ def test_no_two_tensors_can_overlap() -> None:
 
 # --------------------------------------------------------------------------- the handshake
 
-_hello = Hello(run="r", node="alice", protocol=wire.VERSION, nonce="ab" * 32)
+_hello = Hello(run="r", node="alice", protocol=encoder.VERSION, nonce="ab" * 32)
 _guess = Proof(proof=handshake.proof(bytes(32), "coordinator", _hello, "alice", "ab" * 32), takeover=TAKEOVER)
 REFLECT = "the node's own proof"
 _words = st.one_of(

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedws import handshake
 from fedws.core.errors import Refused
-from fedws.handshake import Side
-from fedws.messages import Challenge, Hello, Proof
+from fedws.protocol import handshake
+from fedws.protocol.handshake import Side
+from fedws.protocol.messages import Challenge, Hello, Proof
 from tests.support import TAKEOVER
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))

@@ -19,8 +19,8 @@ from fedws.core.tensors import Tensors, digest
 from fedws.cuts import split
 from fedws.featurestore import FeatureStore, Records
 from fedws.heads import Epoch
-from fedws.messages import Order, Report
 from fedws.momentum import PREFIX
+from fedws.protocol.messages import Order, Report
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import registered

@@ -3,12 +3,12 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from fedws.claim import Claim
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors
 from fedws.keepsake import STATES, Keepsake
 from fedws.learning import Workspace
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 
 

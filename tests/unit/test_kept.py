@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fedws import kept
-from fedws.claim import Claim
 from fedws.core.errors import TaskError
 from fedws.core.tensors import digest
+from fedws.protocol.run_claim import Claim
 from fedws.uploads import Batch, Upload, Uploads
 from tests.unit.test_uploads import ASKED, EXTRACTOR, batches, make, uploads
 

@@ -45,13 +45,13 @@ class File:
 
     path: Path
     name: str
-    """As a module: ``fedws.wire``."""
+    """As a module: ``fedws.protocol.encoder``."""
     tree: ast.Module
     imports: frozenset[str]
 
     @property
     def place(self) -> str:
-        """``fedws/wire.py``."""
+        """``fedws/protocol/encoder.py``."""
         return self.path.relative_to(REPOSITORY).as_posix()
 
 
@@ -187,7 +187,8 @@ def test_imports_are_read_right() -> None:
     """That the tests above can fail."""
     source = """
 import asyncio as a, json
-from fedws import wire, register
+from fedws.protocol import encoder
+from fedws import register
 from fedws.coordinator import link
 if TYPE_CHECKING:
     import pickle
@@ -203,5 +204,6 @@ def later():
 """
     found = set(_imports(ast.parse(source)))
     assert found == {
-        "asyncio", "json", "fedws.wire", "fedws", "fedws.coordinator.link", "shelve", "websockets.asyncio", "uvloop",
+        "asyncio", "json", "fedws.protocol.encoder", "fedws", "fedws.coordinator.link", "shelve", "websockets.asyncio",
+        "uvloop",
     }  # fmt: skip

@@ -14,7 +14,7 @@ from fedws import learning
 from fedws.core.errors import Stopped, TaskError, UnknownName
 from fedws.core.plan import Scoring, Training
 from fedws.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
-from fedws.messages import Order
+from fedws.protocol.messages import Order
 
 
 class Points:

@@ -16,7 +16,7 @@ from fedws.core import registry
 from fedws.core.error_location import PLUGIN, last, own, placed, summary, told, where
 from fedws.core.errors import PieceFailed, RunFailed, UsageError
 from fedws.interfaces import Dataset
-from fedws.messages import Failure, Order
+from fedws.protocol.messages import Failure, Order
 from fedws.worker import Worker
 from tests.plugged import forgotten as forgotten
 

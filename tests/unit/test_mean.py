@@ -14,7 +14,7 @@ from fedws.aggregators.mean import Mean, Sum
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
-from fedws.messages import Report
+from fedws.protocol.messages import Report
 
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

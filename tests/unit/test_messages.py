@@ -4,7 +4,7 @@ import typing
 import pytest
 import torch
 
-from fedws.messages import (
+from fedws.protocol.messages import (
     MESSAGES,
     Available,
     Challenge,

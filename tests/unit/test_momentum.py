@@ -7,8 +7,8 @@ import torch
 
 from fedws.core import registry
 from fedws.core.tensors import detached
-from fedws.header import misnamed
 from fedws.momentum import PREFIX, memory, remember
+from fedws.protocol.header import misnamed
 
 
 def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:

@@ -6,14 +6,14 @@ import re
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedws import handshake
 from fedws.interfaces import Limits
-from fedws.messages import Challenge, Hello
 from fedws.mqtt import address, broker, end, flow, frames, session, topics
 from fedws.mqtt.frames import Kind, Level, opening
 from fedws.mqtt.seal import Plain, guard
 from fedws.mqtt.topics import Will
-from fedws.wire import FRAGMENT
+from fedws.protocol import handshake
+from fedws.protocol.encoder import FRAGMENT
+from fedws.protocol.messages import Challenge, Hello
 from tests.protocol_page import KEY, TEXT, example, section, table
 
 CHAPTER = TEXT[TEXT.index("## 11. ") : TEXT.index("## 12. ")]

@@ -224,7 +224,7 @@ def test_nll_on_what_is_not_log_probabilities_is_warned_of(learn: Any, module: A
 
 
 def test_a_report_takes_the_warnings_with_it() -> None:
-    from fedws.messages import Order
+    from fedws.protocol.messages import Order
 
     found, order = work(), Order(id="1", worker="alice", round=1, task="t")
     found.warn("one")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from fedws.core.errors import UsageError
-from fedws.messages import Failure, Report
 from fedws.outlines import complete, outline, values
 from fedws.policy import Policy
+from fedws.protocol.messages import Failure, Report
 from tests.watched import MADE, TASKS, Watched, answered, asked, refused, watched, weights
 
 every = pytest.mark.parametrize("task", TASKS)

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 import fedws
-from fedws import portable
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import make
-from fedws.decoder import Decoder
-from fedws.header import MAX_HEADER
 from fedws.interfaces import Ask
-from fedws.messages import Order
+from fedws.protocol import sendable_model
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import encode
+from fedws.protocol.header import MAX_HEADER
+from fedws.protocol.messages import Order
 from fedws.simulation.plans import plans
-from fedws.wire import encode
 
 SETTINGS = {"dataset": "digits", "workers": {"alice": "memory://alice", "bob": "memory://bob"}, "evaluator": {}}
 
@@ -193,7 +193,7 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
 
     def fits(count: int) -> bool:
         try:
-            portable.fits("odd", {f"{number:0100}": torch.zeros(1) for number in range(count)})
+            sendable_model.fits("odd", {f"{number:0100}": torch.zeros(1) for number in range(count)})
         except UsageError:
             return False
         return True
@@ -239,7 +239,7 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
 
 
 def test_several_extractors_must_travel_together(model: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portable, "MAX_TENSORS", 9)  # four of the model, and two of each further extractor
+    monkeypatch.setattr(sendable_model, "MAX_TENSORS", 9)  # four of the model, and two of each further extractor
     spec = model(nn.Sequential(nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 10), nn.LogSoftmax(1)))
     settings = {**SETTINGS, "model": spec}
     prepare(make({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))

@@ -16,23 +16,24 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, handshake, keepsake, keys, learning, vigil, wire
+from fedws import gate, keepsake, keys, learning, vigil
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
-from fedws.claim import Claim
-from fedws.closing import CloseCode
 from fedws.coordinator.meeting import NEWER, second
 from fedws.core import registry
 from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.plan import NODE_ID, Scoring, Training
 from fedws.core.tensors import DTYPES
-from fedws.decoder import Decoder
 from fedws.deliveries import Part
 from fedws.extraction import Extraction
-from fedws.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
-from fedws.messages import (
+from fedws.mqtt import channel as mqtt_channel
+from fedws.protocol import encoder, handshake
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
+from fedws.protocol.messages import (
     MESSAGES,
     Challenge,
     DataName,
@@ -54,7 +55,7 @@ from fedws.messages import (
     Weight,
     carried,
 )
-from fedws.mqtt import channel as mqtt_channel
+from fedws.protocol.run_claim import Claim
 from fedws.samples import Images
 from fedws.transport import ws
 from fedws.turns import TAKEN_OVER, Turns
@@ -114,13 +115,15 @@ def test_the_numbers() -> None:
         MAX_DIMENSIONS,
         MAX_DEPTH,
         ALIGNMENT,
-        wire.FRAGMENT,
+        encoder.FRAGMENT,
         Limits().message,
         HANDSHAKE,
     ]
-    assert f"at most {wire.FRAGMENT:,} bytes (1 MiB)" in TEXT and f"at most {Limits().message:,} bytes (1 GiB)" in TEXT
+    assert (
+        f"at most {encoder.FRAGMENT:,} bytes (1 MiB)" in TEXT and f"at most {Limits().message:,} bytes (1 GiB)" in TEXT
+    )
     assert f"at most {HANDSHAKE:,} bytes (64 KiB)" in TEXT and f"above {HANDSHAKE:,}\n" in TEXT
-    assert f"magic: {wire.MAGIC.hex(' ')}" in TEXT and f"version: {wire.VERSION}" in TEXT
+    assert f"magic: {encoder.MAGIC.hex(' ')}" in TEXT and f"version: {encoder.VERSION}" in TEXT
     assert NODE_ID == r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "the first section words it"
 
 
@@ -403,7 +406,7 @@ def test_there_is_an_example_of_every_message() -> None:
 def test_example_bytes(name: str) -> None:
     ((content, dump),) = ((c, d) for c, d in examples() if c["type"] == name)
     message = parse_message(content)
-    data = b"".join(bytes(piece) for piece in wire.encode(message).fragments())
+    data = b"".join(bytes(piece) for piece in encoder.encode(message).fragments())
     assert dump.rstrip("\n") == hexdump(data)
     shown = b"".join(bytes.fromhex(line[6:53]) for line in dump.splitlines())
     assert shown == data
@@ -448,7 +451,7 @@ def test_an_evaluator_reports_no_tensors() -> None:
 
 def _raw(header: dict[str, Any]) -> bytes:
     packed: bytes = msgpack.packb(header)
-    head = wire.MAGIC + wire.VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    head = encoder.MAGIC + encoder.VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
     return head + bytes(-len(head) % ALIGNMENT)
 
 

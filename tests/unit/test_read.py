@@ -7,11 +7,11 @@ import torch
 
 import fedws
 import fedws.policy
-from fedws.claim import Claim
 from fedws.core.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
 from fedws.keepsake import Keepsake
 from fedws.learning import Workspace
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 from tests.mistnet import on_data
 

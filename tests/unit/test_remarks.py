@@ -8,7 +8,7 @@ import pytest
 from fedws.coordinator.remarks import Remarks, workload
 from fedws.core import registry
 from fedws.core.plan import make
-from fedws.messages import Order
+from fedws.protocol.messages import Order
 from fedws.runlog import Lines
 from fedws.security import COORDINATOR
 from fedws.warned import LINES

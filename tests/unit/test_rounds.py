@@ -15,7 +15,7 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask, Candidate, Chooser
 from fedws.learning import order_seed
-from fedws.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds, RoundState
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fedws.allowances import weight
 from fedws.core.errors import RejectedUpdate
 from fedws.deliveries import Delivery, Facts
-from fedws.messages import Joined, Order, Report
+from fedws.protocol.answer_size import weight
+from fedws.protocol.messages import Joined, Order, Report
 from fedws.security import COORDINATOR
 from tests.gathered import Run
 from tests.nodes import registered

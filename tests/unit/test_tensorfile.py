@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from fedws import pretrained
-from fedws.claim import Claim
 from fedws.core import tensor_file
 from fedws.core.tensors import DTYPES, Tensors, digest
 from fedws.pretrained import Origin
+from fedws.protocol.run_claim import Claim
 from fedws.runlog import write_tensors
 from fedws.uploads import Uploads
 

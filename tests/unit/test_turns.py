@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedws.claim import Claim
 from fedws.core.errors import LinkLost, Refused
+from fedws.protocol.run_claim import Claim
 from fedws.turns import IDLE, Turns
 from tests.virtual import virtual
 

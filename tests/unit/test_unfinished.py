@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedws.claim import Claim
-from fedws.messages import Failure, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
 from fedws.unfinished import Unfinished
 
 ORDER = Order(

@@ -13,10 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws.claim import Claim
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.tensors import digest
 from fedws.kept import KEPT, MOST_ASKED
+from fedws.protocol.run_claim import Claim
 from fedws.uploads import Batch, Upload, Uploads, kept
 
 ASKED = {"encoding": "bits"}

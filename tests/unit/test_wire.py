@@ -17,10 +17,22 @@ from fedws.core.errors import ProtocolError, TooLarge, UsageError
 from fedws.core.limits import CLASSES, SAMPLES, Accepted
 from fedws.core.tensors import DTYPES, NAMES
 from fedws.core.untrusted_text import printable
-from fedws.decoder import Decoder
-from fedws.header import MAX_HEADER, misnamed
-from fedws.messages import MESSAGES, Challenge, Failure, Hello, Join, Message, Order, Proof, Refusal, Report, Welcome
-from fedws.wire import FRAGMENT, encode
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.encoder import FRAGMENT, encode
+from fedws.protocol.header import MAX_HEADER, misnamed
+from fedws.protocol.messages import (
+    MESSAGES,
+    Challenge,
+    Failure,
+    Hello,
+    Join,
+    Message,
+    Order,
+    Proof,
+    Refusal,
+    Report,
+    Welcome,
+)
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -578,7 +590,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "a time": (raw(field(settings={"x": msgpack.Timestamp(1, 1)})), "header: Timestamp, which no message holds"),
     "a wrong time": (raw(long_header(offset=b"\xc7\x0c\xff" + b"\xff" * 12)), "header"),
     "unknown type": (raw(changed(type="bye")), "unknown message type 'bye'"),
-    "type of a class": (raw(changed(type="fedws.messages.Order")), "unknown message type"),
+    "type of a class": (raw(changed(type="fedws.protocol.messages.Order")), "unknown message type"),
     "type of another kind": (raw(changed(type=1)), "header: type: "),
     "type as bytes": (raw(changed(type=b"order")), "header: bytes, which no message holds"),
     "no type": (raw({key: value for key, value in HEADER.items() if key != "type"}), "header: type: Field required"),

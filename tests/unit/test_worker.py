@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedws.claim import Claim
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, Stopped, TaskError, UsageError
 from fedws.learning import Workspace
-from fedws.messages import Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.wire import VERSION, encode
+from fedws.protocol.encoder import VERSION, encode
+from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
 
 

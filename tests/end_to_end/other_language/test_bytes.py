@@ -7,11 +7,11 @@ import subprocess
 import pytest
 import torch
 
-from fedws import handshake, wire
 from fedws.core.errors import ProtocolError
 from fedws.core.tensors import DTYPES, NAMES, raw
-from fedws.decoder import Decoder
-from fedws.messages import Challenge, Hello, Order, Proof, Report
+from fedws.protocol import encoder, handshake
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.messages import Challenge, Hello, Order, Proof, Report
 from tests.javascript import FOLDER
 from tests.processes import PATIENCE
 from tests.protocol_page import KEY, example
@@ -62,7 +62,7 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
     const fields = { ...head, samples: 3, metrics: { loss: 0.5, samples: 3, device: "cpu" } };
     console.log(write("report", fields, tensors).toString("hex"));"""
     messages = [example(Hello), example(Proof), example(Order)]
-    encoded = [b"".join(bytes(piece) for piece in wire.encode(message).fragments()).hex() for message in messages]
+    encoded = [b"".join(bytes(piece) for piece in encoder.encode(message).fragments()).hex() for message in messages]
     *lines, report = script(node, code, *encoded).splitlines()
     for message, text in zip(messages, lines, strict=True):
         fields = {each.name: vars(message)[each.name] for each in dataclasses.fields(message) if not each.metadata}
@@ -85,7 +85,7 @@ def test_it_reads_every_dtype_and_names_with_slashes(node: str) -> None:
     """It has few of them in use, but a model that it does not know is refused, and the link stays."""
     tensors = {f"towers.sensor/1.{name}": torch.ones(3, 2).to(dtype) for name, dtype in DTYPES.items()}
     order = Order(id="1", worker="alice", round=1, task="t", tensors=tensors)
-    data = b"".join(bytes(piece) for piece in wire.encode(order).fragments())
+    data = b"".join(bytes(piece) for piece in encoder.encode(order).fragments())
     code = """const { tensors } = read(Buffer.from(process.argv[1], "hex"), "order");
     for (const [name, { dtype, shape, bytes }] of tensors) console.log(name, dtype, shape, bytes.toString("hex"));"""
     wanted = [[name, NAMES[tensor.dtype], "[", "3,", "2", "]", raw(tensor).hex()] for name, tensor in tensors.items()]
@@ -95,7 +95,7 @@ def test_it_reads_every_dtype_and_names_with_slashes(node: str) -> None:
 @pytest.mark.parametrize("name", ["/w", "a//b", "a/", "a/../b", "./w", "a/.", "a\\b"])
 def test_it_takes_no_name_that_is_a_path(node: str, name: str) -> None:
     order = Order(id="1", worker="alice", round=1, task="t", tensors={"x" * len(name): torch.ones(1)})
-    data = b"".join(bytes(piece) for piece in wire.encode(order).fragments())
+    data = b"".join(bytes(piece) for piece in encoder.encode(order).fragments())
     data = data.replace(b"x" * len(name), name.encode())
     code = (
         """try { read(Buffer.from(process.argv[1], "hex"), "order"); } catch (error) { console.log(error.message); }"""

@@ -9,10 +9,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from fedws import handshake
 from fedws.core.errors import LinkLost, Refused
 from fedws.interfaces import Limits
-from fedws.messages import Challenge, Hello, Proof, Refusal, Report
+from fedws.protocol import handshake
+from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, Report
 from fedws.transport.ws import Ws
 from tests.javascript import NETWORK, alice, dialled, met, order
 from tests.processes import PATIENCE, Processes, dialling, serving

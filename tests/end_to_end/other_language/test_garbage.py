@@ -11,8 +11,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from fedws import wire
 from fedws.core.errors import LinkLost
+from fedws.protocol import encoder
 from tests.javascript import alice, dialled
 from tests.processes import PATIENCE, Processes, serving
 
@@ -20,7 +20,7 @@ from tests.processes import PATIENCE, Processes, serving
 def raw(header: object, body: bytes = b"") -> bytes:
     """A message with any header."""
     packed: bytes = msgpack.packb(header) if not isinstance(header, bytes) else header
-    head = wire.MAGIC + (1).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    head = encoder.MAGIC + (1).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
     return head + bytes(-len(head) % 64) + body
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import nll_loss
 from fedws.algorithms.fedavg import fit
 from fedws.data.digits import Digits
 from fedws.learning import Workspace
-from fedws.messages import Failure, Report
+from fedws.protocol.messages import Failure, Report
 from fedws.samples import select
 from tests.javascript import HELD, alice, asked, dialled, order
 from tests.processes import Processes, dialling, identity, serving

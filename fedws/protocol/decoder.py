@@ -1,4 +1,4 @@
-"""Bytes to messages: the receiving half of the format that :mod:`fedws.wire` writes; pure, without I/O."""
+"""Bytes to messages: the receiving half of the format that :mod:`fedws.protocol.encoder` writes; pure, without I/O."""
 
 import dataclasses
 import typing
@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fedws.core.errors import ProtocolError
 from fedws.core.tensors import DTYPES
-from fedws.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
-from fedws.messages import MESSAGES, Message, carried
-from fedws.wire import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
+from fedws.protocol.encoder import FRAGMENT, MAGIC, PREFIX, STORED, VERSION
+from fedws.protocol.header import ALIGNMENT, MAX_HEADER, Entry, Header, body_size, few, parsed, problem
+from fedws.protocol.messages import MESSAGES, Message, carried
 
 
 def _schema(kind: type[Message]) -> type[BaseModel]:
@@ -53,8 +53,8 @@ class Partial:
 class Decoder:
     """Bytes of one message in, in pieces cut anywhere; the message out. Any wrong byte raises ProtocolError.
 
-    >>> from fedws.messages import Refusal
-    >>> from fedws.wire import encode
+    >>> from fedws.protocol.messages import Refusal
+    >>> from fedws.protocol.encoder import encode
     >>> decoder = Decoder()
     >>> for piece in encode(Refusal(kind="busy", reason="later")).fragments():
     ...     decoder.feed(piece)

@@ -56,7 +56,7 @@ class Hello:
     node: Name
     """The id of the node that the caller means to reach."""
     protocol: int
-    """The protocol version, :data:`fedws.wire.VERSION`."""
+    """The protocol version, :data:`fedws.protocol.encoder.VERSION`."""
     coordinator: Name = "coordinator"
     """The id of the caller."""
     nonce: Secret | Literal[""] = ""
@@ -81,7 +81,7 @@ class Join:
 
 @dataclass(frozen=True, kw_only=True)
 class Challenge:
-    """The answer to a Hello of a node with a network key; see :mod:`fedws.handshake`."""
+    """The answer to a Hello of a node with a network key; see :mod:`fedws.protocol.handshake`."""
 
     node: Name
     nonce: Secret

@@ -16,8 +16,8 @@ import torch
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import CHUNK, USUAL, Accepted
 from fedws.core.tensors import DTYPES, NAMES, Tensors, raw
-from fedws.header import ALIGNMENT, MAX_DIMENSIONS, misnamed, packed
-from fedws.messages import MESSAGES, Message, carried
+from fedws.protocol.header import ALIGNMENT, MAX_DIMENSIONS, misnamed, packed
+from fedws.protocol.messages import MESSAGES, Message, carried
 
 MAGIC = b"FDWS"
 VERSION = 1

@@ -11,9 +11,9 @@ proof is of use on another link, for another run or node, or in the other direct
 mutual authentication). It says that the other end is a member of the network, not which one; and nothing after it is
 protected: both is for TLS.
 
-``takeover`` is the run's public key for this node (:mod:`fedws.claim`), and ``signature`` is made with the private one:
-a member that has heard one handshake cannot make the signature of the next. The proof of the coordinator covers the
-public key too.
+``takeover`` is the run's public key for this node (:mod:`fedws.protocol.run_claim`), and ``signature`` is made with the
+private one: a member that has heard one handshake cannot make the signature of the next. The proof of the coordinator
+covers the public key too.
 """
 
 import hmac
@@ -21,9 +21,9 @@ import secrets
 from dataclasses import replace
 from typing import Literal
 
-from fedws.claim import public, sign, signed
 from fedws.core.errors import Refused, printable
-from fedws.messages import Challenge, Hello, Proof
+from fedws.protocol.messages import Challenge, Hello, Proof
+from fedws.protocol.run_claim import public, sign, signed
 
 REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
 Side = Literal["coordinator", "node", "link", "takeover"]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from fedws.core.limits import CHUNK
 from fedws.core.tensors import Tensors
-from fedws.header import ALIGNMENT
-from fedws.messages import Order
+from fedws.protocol.header import ALIGNMENT
+from fedws.protocol.messages import Order
 
 SLACK = CHUNK
 """Bytes that an answer may have beside the body that is expected: for its header, and for tensors that do not fit the

@@ -11,7 +11,7 @@ from fedws.core.errors import ProtocolError
 from fedws.core.limits import HEADER, TENSORS
 from fedws.core.tensors import DTYPES
 from fedws.core.untrusted_text import printable, words
-from fedws.messages import MESSAGES, Digest
+from fedws.protocol.messages import MESSAGES, Digest
 
 ALIGNMENT = 64
 MAX_HEADER, MAX_TENSORS = HEADER, TENSORS

@@ -9,8 +9,8 @@ from torch.nn.parameter import is_lazy
 
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.tensors import Tensors
-from fedws.header import MAX_HEADER, MAX_TENSORS, Entry, body_size, misnamed, packed, problem
-from fedws.wire import row, strange
+from fedws.protocol.encoder import row, strange
+from fedws.protocol.header import MAX_HEADER, MAX_TENSORS, Entry, body_size, misnamed, packed, problem
 
 FIELDS = 2**14
 """Bytes of a header that are kept free for a message's fields."""
