@@ -16,7 +16,7 @@ from types import FrameType
 import psutil
 
 from benchmarks.settings import Settings
-from fedws.datadir import resolve
+from fedws.data.download import resolve
 
 ALL = (
     "checkpoint", "curve", "devices", "floor", "memory", "reach", "round", "secure", "start", "stragglers",

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import inline
 from benchmarks import mistnet_pieces as pieces
-from fedws import holding, learning, pretrained
+from fedws import learning, pretrained
 from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
@@ -24,13 +24,14 @@ from fedws.choosers.all import All
 from fedws.core.plan import Scoring, Training
 from fedws.core.registry import build
 from fedws.core.tensors import Tensors, detached
+from fedws.data import loading
+from fedws.data.samples import labels, select
 from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
 from fedws.learning import Workspace
 from fedws.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.samples import labels, select
 from fedws.worker import Worker
 
 WORKERS = ("w1", "w2", "w3", "w4")
@@ -128,7 +129,7 @@ def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
 
 def main(cell: Cell) -> None:
     """Load, train, score."""
-    data, test = (holding.load(cell.dataset, cell.data_dir, train) for train in (True, False))
+    data, test = (loading.load(cell.dataset, cell.data_dir, train) for train in (True, False))
     model = pretrained.load(Path(cell.pretrained)).model
     begun = time.monotonic()
     found = accuracy(cell, test, trained(cell, data, model))

@@ -19,10 +19,10 @@ from benchmarks.mistnet_cell import WORKERS, Cell
 from fedws import learning, pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
+from fedws.data.samples import Images
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Failure, Order
 from fedws.protocol.run_claim import Claim
-from fedws.samples import Images
 from fedws.worker import Worker
 
 

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedws import sizes
 from fedws.core.registry import register
-from fedws.data.cifar10 import Cifar10
+from fedws.data.datasets.cifar10 import Cifar10
+from fedws.data.samples import Images
 from fedws.interfaces import Dataset
-from fedws.samples import Images
 
 PRIVATE = 40_000
 """Samples of the training batches 1 to 4; those of batch 5 are public."""

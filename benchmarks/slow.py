@@ -15,12 +15,12 @@ import uvloop
 
 from fedws import Order, Report, Training, Worker, Workspace, serving, train
 from fedws.core.registry import find
-from fedws.holding import load
+from fedws.data.loading import load
+from fedws.data.partitioning import parse
+from fedws.data.partitions.iid import iid
+from fedws.data.samples import Part, labels
 from fedws.interfaces import Task
 from fedws.learning import initial
-from fedws.partitions.iid import iid
-from fedws.samples import Part, labels
-from fedws.shares import parse
 
 TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 

@@ -24,7 +24,8 @@ import torch
 from benchmarks.settings import Settings
 from benchmarks.tables import table
 from evaluator import evaluator
-from fedws import FedwsError, holding
+from fedws import FedwsError
+from fedws.data import loading
 from fedws.simulation import conditions, fleet, plans
 from fedws.simulation.run import run
 
@@ -79,7 +80,7 @@ def simulate(case: Case) -> float:
         settings = {**choice, "silence": 600.0, "seed": case.seed}
         (plan,) = plans.plans([settings.pop("strategy")], settings, fleet.names(DEVICES))
         plan = plan.model_copy(update={"evaluate_every": SCORED_EVERY.get(case.name, 1)})
-        train, test = (holding.load("mnist", str(case.data_dir), train=train) for train in (True, False))
+        train, test = (loading.load("mnist", str(case.data_dir), train=train) for train in (True, False))
         with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
             made = fleet.make(devices, "mnist", train)
             outcome = run(plan, Path(folder) / "run", made, evaluator(plans.EVALUATOR, "mnist", test))

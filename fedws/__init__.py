@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedws.core.task_settings import Scoring as Scoring
     from fedws.core.task_settings import Training as Training
     from fedws.core.tensors import Tensors as Tensors
+    from fedws.data.samples import Images as Images
     from fedws.dialout import joining as joining
     from fedws.evaluation import Score as Score
     from fedws.evaluation import score as score
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from fedws.protocol.messages import Failure as Failure
     from fedws.protocol.messages import Order as Order
     from fedws.protocol.messages import Report as Report
-    from fedws.samples import Images as Images
     from fedws.security import Security as Security
     from fedws.service import serving as serving
     from fedws.store import shelf as shelf
@@ -51,7 +51,7 @@ _HOME = {
     "Dataset": "interfaces",
     "Failure": "protocol.messages",
     "FedwsError": "core.errors",
-    "Images": "samples",
+    "Images": "data.samples",
     "Limits": "interfaces",
     "Order": "protocol.messages",
     "Plan": "core.plan",

@@ -8,10 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws import digits, stored
+from fedws import stored
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import words
+from fedws.data import label_ranges
 from fedws.scores import FEDERATED
 
 if TYPE_CHECKING:
@@ -253,14 +254,15 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
     grid = figure.add_gridspec(rows, 2, left=0.59, right=0.955, bottom=0.085, top=0.785, hspace=0.4, wspace=0.32)
     figure.text(0.59, 0.877, "What each model predicts (% of its predictions)", size=12)
     keys = [
-        Patch(color=c, label=f"labels {_short(digits.short(g), 12)}") for c, g in zip(colours, distinct, strict=True)
+        Patch(color=c, label=f"labels {_short(label_ranges.short(g), 12)}")
+        for c, g in zip(colours, distinct, strict=True)
     ]
     keys.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="the worker's own"))
     figure.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.585, 0.875), ncols=4, frameon=False, handlelength=1)
     for place, model in enumerate(models):
         axes = figure.add_subplot(grid[place // 2, place % 2])
         own = tuple(sorted(set(groups.get(model, ()))))
-        name = f"{_short(model, 12)}, holds {_short(digits.short(own), 12)}" if own else model
+        name = f"{_short(model, 12)}, holds {_short(label_ranges.short(own), 12)}" if own else model
         axes.set_title(name, size=11, pad=5, parse_math=False)
         axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
         axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])

@@ -3,9 +3,9 @@
 import operator
 from collections.abc import Iterable
 
-from fedws import samples
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import CLASSES, LABELS, Accepted
+from fedws.data import samples
 from fedws.interfaces import HANDSHAKE, Dataset
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode

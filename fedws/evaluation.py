@@ -14,9 +14,9 @@ from fedws.core.errors import Stopped, TaskError
 from fedws.core.limits import CLASSES, SAMPLES
 from fedws.core.seeds import seeded
 from fedws.core.task_settings import Scoring
+from fedws.data.samples import batches, constant
 from fedws.grouping import groups
 from fedws.objective import Objective
-from fedws.samples import batches, constant
 from fedws.workspace import Workspace
 
 _SEED = 0

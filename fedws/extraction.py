@@ -13,13 +13,13 @@ from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import AT_A_TIME, AtATime
 from fedws.core.tensors import Tensors, difference, digest
 from fedws.cuts import split
+from fedws.data.nested_tensors import described, moved
+from fedws.data.samples import batch, batches, fingerprint
 from fedws.grouping import groups
-from fedws.nested import described, moved
 from fedws.noise import Noise
 from fedws.outlines import complete
 from fedws.policy import Features
 from fedws.protocol.messages import Json
-from fedws.samples import batch, batches, fingerprint
 from fedws.uploads import Batch, Upload
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

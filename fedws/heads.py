@@ -13,10 +13,10 @@ from fedws.core.tensors import Tensors, detached
 from fedws.core.validation import Positive
 from fedws.crops import cropped, problem
 from fedws.cuts import split
+from fedws.data.nested_tensors import described
 from fedws.extraction import Cut
 from fedws.featurestore import Records
 from fedws.grouping import enough, groups, normalises
-from fedws.nested import described
 from fedws.objective import outputs as computed
 from fedws.objective import suit
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedws.data.samples import Images
 from fedws.encoding import Encoding
 from fedws.noise import Noise
 from fedws.records import rows
-from fedws.samples import Images
 from fedws.similarity import psnr, ssim
 
 Misfit = Callable[[torch.Tensor], torch.Tensor]

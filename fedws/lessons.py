@@ -9,9 +9,9 @@ from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
 from fedws.core.tensors import Tensors, detached
 from fedws.cuts import split
-from fedws.nested import described
+from fedws.data.nested_tensors import described
+from fedws.data.samples import batch
 from fedws.objective import outputs
-from fedws.samples import batch
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 

@@ -8,11 +8,11 @@ from fedws.core.error_location import summary
 from fedws.core.errors import FedwsError, PieceFailed, TaskError
 from fedws.core.registry import Spec
 from fedws.core.task_settings import Scoring, Training
+from fedws.data.nested_tensors import described, moved, part
+from fedws.data.samples import Batch
 from fedws.forward import Forward
 from fedws.grouping import enough, normalises
 from fedws.interfaces import Loss
-from fedws.nested import described, moved, part
-from fedws.samples import Batch
 from fedws.warned import NOT_LOG_PROBABILITIES
 from fedws.workspace import Workspace, piece
 

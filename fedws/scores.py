@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedws import digits
+from fedws.data import label_ranges
 
 FEDERATED = "federated"
 """The name of the federated model among the scored ones."""
@@ -44,7 +44,7 @@ def score_lines(record: Mapping[str, Any], groups: Sequence[Sequence[int]]) -> l
     told = f"{name}: Average loss: {number(record['loss'])}, {result}"
     if not groups or histogram is None:
         return [told]
-    shares = (f"{digits.short(group, LONGEST)}: {100 * _count(histogram, group) // samples}%" for group in groups)
+    shares = (f"{label_ranges.short(group, LONGEST)}: {100 * _count(histogram, group) // samples}%" for group in groups)
     return [f"{name}: Percentage numbers {', '.join(shares)}", told]
 
 

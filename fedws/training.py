@@ -8,9 +8,9 @@ import torch
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.seeds import seeded
 from fedws.core.task_settings import Training
+from fedws.data.samples import Batch, batches
 from fedws.grouping import count, groups, normalises
 from fedws.objective import Objective
-from fedws.samples import Batch, batches
 from fedws.workspace import Workspace, piece
 
 

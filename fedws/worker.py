@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from fedws import declared, mapstyle, samples
+from fedws import declared
 from fedws.audit import Audit, Entry
 from fedws.core import registry
 from fedws.core.error_location import placed, where
@@ -30,6 +30,7 @@ from fedws.core.errors import (
 from fedws.core.limits import ANY, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.counts import Counted, Counts, upload
+from fedws.data import map_style, samples
 from fedws.entries import Place, counted, entry
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
@@ -75,9 +76,9 @@ class Worker:
         if policy.rounds_per_day is not None and audit is None:
             raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
         try:
-            mapstyle.check(data)
+            map_style.check(data)
             if len(data) and not isinstance(data, samples.Part):  # a part is of a data set that was checked
-                mapstyle.check_first(data)
+                map_style.check_first(data)
         except ValueError as error:
             raise UsageError(f"dataset {dataset}: {error}") from error
         self.node = node

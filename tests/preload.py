@@ -18,8 +18,8 @@ import fedws.cli.plot
 import fedws.cli.run
 import fedws.cli.worker
 import fedws.coordinator.run
-import fedws.data.digits
-import fedws.data.mnist
+import fedws.data.datasets.digits
+import fedws.data.datasets.mnist
 import fedws.models.mnist_cnn
 import tests.processes
 

@@ -18,11 +18,12 @@ from edges import served
 from ssdlite import SsdLite, detect, ssd, truth
 
 import fedws
-from fedws import datadir, policy, pretrained
+from fedws import policy, pretrained
 from fedws.cli import interrupts, pretrain, run
 from fedws.cli.console import guarded
 from fedws.coded import Coded
 from fedws.cuts import split
+from fedws.data import download
 from fedws.policy import Features
 from fedws.rundir import new_directory
 
@@ -53,7 +54,7 @@ def main(flags: argparse.Namespace) -> int:
     """Pretrain, serve two edges, run, say what came of it."""
     if find_spec("pycocotools") is None:
         raise fedws.UsageError("pycocotools is not here: pip install 'fedws[examples]'")
-    folder = datadir.resolve(flags.data_dir)
+    folder = download.resolve(flags.data_dir)
     pictures = Coco128(folder, train=True)
     split(SsdLite(), flags.cut)  # this and what the edges would refuse are told before minutes of work
     policy.load(POLICY).allow(Coded.of(ENCODING, flags.epsilon, None).spent(()))

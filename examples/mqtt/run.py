@@ -9,10 +9,11 @@ import sys
 from broker import broker
 from nodes import joined
 
-from fedws import UsageError, holding
+from fedws import UsageError
 from fedws.cli import interrupts, run
 from fedws.cli.console import guarded
 from fedws.core.addresses import PASSWORD
+from fedws.data import loading
 
 WORKERS, EVALUATOR, COORDINATOR = ("alice", "bob", "charlie"), "testing", "coordinator"
 
@@ -46,7 +47,7 @@ def main(flags: argparse.Namespace) -> int:
 def dataset(data_dir: str | None) -> str:
     """MNIST, or the digits of scikit-learn where it cannot be had."""
     try:
-        holding.load("mnist", data_dir, train=True)
+        loading.load("mnist", data_dir, train=True)
     except UsageError as error:
         print(f"{str(error).partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
         return "digits"

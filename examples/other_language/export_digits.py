@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from fedws.data.digits import Digits
+from fedws.data.datasets.digits import Digits
 
 
 def main() -> None:

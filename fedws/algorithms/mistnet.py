@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws import heads, holding, learning, lessons, momentum, pretrained
+from fedws import heads, learning, lessons, momentum, pretrained
 from fedws.adaptation import Adaptation
 from fedws.coded import Coded
 from fedws.core import registry
@@ -24,6 +24,7 @@ from fedws.core.tensors import Tensors, digest
 from fedws.core.validation import Positive
 from fedws.crops import problem
 from fedws.cuts import cuts, split
+from fedws.data import loading
 from fedws.deliveries import Kept, Part, chunk
 from fedws.extraction import Extraction, encoded, facts, spent, told_apart
 from fedws.extractors import MOST, join, parts
@@ -122,7 +123,7 @@ def acknowledge(order: Order, workspace: Workspace) -> Report:
 
 @cache
 def _public(dataset: str) -> Dataset:
-    return holding.load(dataset, None, train=True)
+    return loading.load(dataset, None, train=True)
 
 
 def pretrain(order: Order, workspace: Workspace) -> Report:

@@ -69,11 +69,12 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fedws import gallery, holding, inversion, learning, pretrained
+    from fedws import gallery, inversion, learning, pretrained
     from fedws.cli.attacked import fit, pictures, weights
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.cuts import split
+    from fedws.data import loading
     from fedws.noise import Noise
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
@@ -83,14 +84,14 @@ def main(arguments: argparse.Namespace) -> int:
         registry.load_plugin(plugin)
     torch.set_num_threads(arguments.threads)
     encodings = [(spec, registry.build("encoding", spec)) for spec in _specs(arguments.encoding, arguments.epsilon)]
-    images = pictures(holding.load(arguments.dataset, arguments.data_dir, train=False), arguments)
+    images = pictures(loading.load(arguments.dataset, arguments.data_dir, train=False), arguments)
     output = Path(arguments.output)
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")
     spec = arguments.model
     if not spec:
         file = arguments.pretrained
-        spec = pretrained.load(Path(file)).origin.model if file else holding.model(arguments.dataset)
+        spec = pretrained.load(Path(file)).origin.model if file else loading.model(arguments.dataset)
     module = learning.initial(spec, seed=0)
     fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")
@@ -114,7 +115,7 @@ def main(arguments: argparse.Namespace) -> int:
                 how = f"found by {outcome.loss} + {outcome.weight:g} x TV"
                 rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.pictures))
     try:
-        gallery.draw(rows, output, f"{spec} on {holding.title(arguments.dataset)}: what its features give away")
+        gallery.draw(rows, output, f"{spec} on {loading.title(arguments.dataset)}: what its features give away")
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
     print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")

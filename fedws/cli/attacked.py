@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
+    from fedws.data.samples import Images
     from fedws.interfaces import Dataset
-    from fedws.samples import Images
 
 
 def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
@@ -16,7 +16,7 @@ def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
     import torch
 
     from fedws.core.errors import UsageError
-    from fedws.samples import Images, select
+    from fedws.data.samples import Images, select
     from fedws.similarity import WINDOW
 
     if not isinstance(data, Images) or min(data.pixels.shape[2:]) < WINDOW:
@@ -33,15 +33,16 @@ def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[
     """What was pretrained, now if need be, of a model as ``module``. Raises UsageError for another's."""
     from pathlib import Path
 
-    from fedws import holding, pretrained
+    from fedws import pretrained
     from fedws.cli.pretrain import trained
     from fedws.core.plan import make
+    from fedws.data import loading
 
     if arguments.pretrained:
         return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
     chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
     plan = make({**chosen, "seed": arguments.seed, "threads": arguments.threads})
-    public = holding.load(arguments.public, arguments.data_dir, train=True)
+    public = loading.load(arguments.public, arguments.data_dir, train=True)
     fit(module, public, spec, arguments.public)
     return dict(trained(plan, public))
 

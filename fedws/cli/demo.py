@@ -67,17 +67,17 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _dataset(arguments: argparse.Namespace) -> str:
     """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
-    from fedws import holding
     from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.data import loading
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
     if arguments.dataset is not None:
-        holding.load(arguments.dataset, arguments.data_dir, train=True)
+        loading.load(arguments.dataset, arguments.data_dir, train=True)
         return str(arguments.dataset)
     try:
-        holding.load("mnist", arguments.data_dir, train=True)
+        loading.load("mnist", arguments.data_dir, train=True)
     except UsageError as error:
         print(f"{error.args[0].partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
         return "digits"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws import digits, holding, shares, targets
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import words
+from fedws.data import label_ranges, loading, partitioning, targets
 from fedws.interfaces import Dataset
 
 MOST_LINES = 1000
@@ -39,22 +39,22 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
         raise UsageError("--digits and --partition exclude each other")
     given = arguments.digits is not None or arguments.partition is not None
     whole = not given and (arguments.testing or not registry.ships("dataset", dataset))
-    if not (given or whole or node in digits.DEFAULTS):
+    if not (given or whole or node in label_ranges.DEFAULTS):
         raise UsageError(
-            f"which samples does {node} hold? Only {', '.join(digits.DEFAULTS)} have digits of their own: "
+            f"which samples does {node} hold? Only {', '.join(label_ranges.DEFAULTS)} have digits of their own: "
             "say --digits 0-3, or --partition iid --share 0/3"
         )
     _check_words(arguments)  # before minutes of loading
-    data = holding.load(dataset, arguments.data_dir, train=not arguments.testing)
+    data = loading.load(dataset, arguments.data_dir, train=not arguments.testing)
     part, wanted = data, None
     if arguments.partition is not None:
-        share, of = shares.parse(arguments.share)
-        part = holding.of_share(data, dataset, holding.seeded(arguments.partition, arguments.seed), share, of)
+        share, of = partitioning.parse(arguments.share)
+        part = loading.of_share(data, dataset, loading.seeded(arguments.partition, arguments.seed), share, of)
     elif not whole:
-        wanted = digits.DEFAULTS.get(node, ())
+        wanted = label_ranges.DEFAULTS.get(node, ())
         if arguments.digits is not None:
-            wanted = digits.parse(arguments.digits, holding.classes(data, dataset))
-        part = holding.of_labels(data, dataset, wanted)
+            wanted = label_ranges.parse(arguments.digits, loading.classes(data, dataset))
+        part = loading.of_labels(data, dataset, wanted)
     unasked = whole and not arguments.testing
     try:
         classes = int(targets.labels(data).max()) + 1
@@ -67,15 +67,15 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
 def _check_words(arguments: argparse.Namespace) -> None:
     """What can be said of the flags without the data. Raises UsageError or UnknownName."""
     if arguments.digits is not None:
-        digits.parse(arguments.digits, classes=10**9)
+        label_ranges.parse(arguments.digits, classes=10**9)
     if arguments.partition is not None:
-        shares.parse(arguments.share)
+        partitioning.parse(arguments.share)
         registry.find("partition", registry.Spec.parse(arguments.partition).name)
 
 
 def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
     """Print how many samples of each label are held, as the demo did."""
-    which = f"{holding.title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
+    which = f"{loading.title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
     if held.counts is None:
         print(f"{which}, no class labels on {arguments.id} ({held.why.replace('it has', 'the data set has', 1)})")
     else:

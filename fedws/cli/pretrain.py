@@ -41,15 +41,16 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import extractors, holding, learning, lessons, pretrained
+    from fedws import extractors, learning, lessons, pretrained
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.plan import make
+    from fedws.data import loading
     from fedws.protocol import sendable_model
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
-    name = arguments.model or holding.model(arguments.dataset)
+    name = arguments.model or loading.model(arguments.dataset)
     chosen = {
         key: getattr(arguments, key)
         for key in ("dataset", "loss", "optimizer", "lr", "lr_decay", "batch_size", "drop_last", "seed", "cuda")
@@ -64,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
     sendable_model.check(name, learning.initial(name, plan.seed))
-    data, held_out = (holding.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
+    data, held_out = (loading.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
     cut = _cut(name, arguments.cut, needed=several)
     others = lessons.beginnings(name, cut, arguments.extractors - 1) if several else {}

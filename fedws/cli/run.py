@@ -102,13 +102,13 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     """Run, then say what came of it and where it is; if it fails, how it goes on, where its nodes stay."""
     import torch
 
-    from fedws import holding
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.progress import Progress
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.core.plan import make
     from fedws.core.registry import load_plugin
     from fedws.core.resume_rules import merged
+    from fedws.data import loading
     from fedws.rundir import finished_rounds, stored_settings
     from fedws.scores import number
 
@@ -163,7 +163,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):
-        print(f"{'saved':6}{save(result.model, plan.model or holding.model(plan.dataset))}")
+        print(f"{'saved':6}{save(result.model, plan.model or loading.model(plan.dataset))}")
     return 0
 
 

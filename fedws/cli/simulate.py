@@ -89,9 +89,10 @@ def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from evaluator import evaluator
-    from fedws import curves, holding
+    from fedws import curves
     from fedws.cli.console import set_up_logging
     from fedws.cli.progress import Progress
+    from fedws.data import loading
     from fedws.rundir import empty, new_directory
     from fedws.runlog import Record
     from fedws.simulation import fleet, report
@@ -106,8 +107,8 @@ def main(arguments: argparse.Namespace) -> int:
     wanted = plans(strategies, settings, workers, conditions.present)
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
-    devices = fleet.make(conditions, dataset, holding.load(dataset, data_dir, train=True))
-    node = evaluator(EVALUATOR, dataset, holding.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
+    devices = fleet.make(conditions, dataset, loading.load(dataset, data_dir, train=True))
+    node = evaluator(EVALUATOR, dataset, loading.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
     if "run_dir" in given:
         directory = Path(given["run_dir"])
         empty(directory)

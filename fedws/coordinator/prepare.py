@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import holding, learning, modelfile
+from fedws import learning, modelfile
 from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan
 from fedws.core.tensors import Tensors, detached
+from fedws.data import loading
 from fedws.gathering import Gathering
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
@@ -28,7 +29,7 @@ def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Ten
     for plugin in plan.plugin:
         registry.load_plugin(plugin)
     if not plan.model:
-        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
+        plan = plan.model_copy(update={"model": loading.model(plan.dataset)})
     urls = [*plan.workers.values(), *plan.evaluator.values()]
     for url in urls:
         way = transport(url)

@@ -1,1 +1,1 @@
-"""Data sets, one a file."""
+"""What a node holds: samples, loading and splitting."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedws import digits, holding, samples, shares
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.data import label_ranges, loading, partitioning, samples
 from fedws.interfaces import Dataset
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace
@@ -74,9 +74,9 @@ def make(conditions: Conditions, dataset: str, data: Dataset) -> Fleet:
 
 def _dealt(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarray]:
     if conditions.partition == "digits":
-        return by_digits(holding.labels(data, dataset).numpy(), conditions.workers, conditions.seed)
-    partition = holding.seeded(conditions.partition, conditions.seed)
-    return holding.dealt(data, dataset, partition, conditions.workers)
+        return by_digits(loading.labels(data, dataset).numpy(), conditions.workers, conditions.seed)
+    partition = loading.seeded(conditions.partition, conditions.seed)
+    return loading.dealt(data, dataset, partition, conditions.workers)
 
 
 def by_digits(targets: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:
@@ -85,14 +85,14 @@ def by_digits(targets: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:
     the fourth alice's again, and so on; those with the same digits hold equal shares of them. Samples of labels from
     10 on are nobody's. Raises UsageError when there are fewer than three workers or too few samples.
     """
-    groups = list(digits.DEFAULTS.values())
+    groups = list(label_ranges.DEFAULTS.values())
     if workers < len(groups):
         raise UsageError(f"partition digits is for {len(groups)} workers or more, not {workers}")
-    random, found = shares.generator(seed), [np.empty(0, dtype=np.int64)] * workers
+    random, found = partitioning.generator(seed), [np.empty(0, dtype=np.int64)] * workers
     for first, group in enumerate(groups):
         held = np.flatnonzero(np.isin(targets, group))
         holders = range(first, workers, len(groups))
-        shares.check(len(held), len(holders))
+        partitioning.check(len(held), len(holders))
         for worker, part in zip(holders, np.array_split(random.permutation(held), len(holders)), strict=True):
             found[worker] = np.sort(part)
     return found

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedws import holding
 from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan, make
+from fedws.data import loading
 from fedws.gathering_algorithm import gathers
 
 EVALUATOR = "testing"
@@ -44,7 +44,7 @@ def _plan(settings: dict[str, Any], present: float) -> Plan:
     for plugin in plan.plugin:
         registry.load_plugin(plugin)
     if not plan.model:
-        plan = plan.model_copy(update={"model": holding.model(plan.dataset)})
+        plan = plan.model_copy(update={"model": loading.model(plan.dataset)})
     everybody, cohort = len(plan.workers), registry.build("chooser", plan.chooser).size(len(plan.workers))
     algorithm = registry.build("strategy", plan.strategy, plan.training())
     if gathers(algorithm):

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import datadir, holding
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.data import download, loading
+from fedws.data.samples import batch, labels
 from fedws.interfaces import Dataset
 from fedws.learning import initial
-from fedws.samples import batch, labels
 from tests.support import require, write_idx
 
 
@@ -31,7 +31,7 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         raise UsageError("nothing is downloaded in tests")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datadir, "_download", offline)
+        patch.setattr(download, "_download", offline)
         yield name, root
 
 
@@ -47,7 +47,7 @@ def train_set(held: tuple[str, Path]) -> Dataset:
 
 def load(name: str, root: Path, train: bool) -> Dataset:
     try:
-        return holding.load(name, str(root), train)
+        return loading.load(name, str(root), train)
     except UsageError as error:
         require(False, f"{name} is not here: {error}")
         raise
@@ -89,7 +89,7 @@ def test_loading_again_gives_the_same(held: tuple[str, Path], test_set: Dataset)
 
 
 def test_its_own_model_takes_it(held: tuple[str, Path], test_set: Dataset) -> None:
-    module = initial(holding.model(held[0]), seed=1).eval()
+    module = initial(loading.model(held[0]), seed=1).eval()
     outputs = module(batch(test_set, torch.arange(4))[0])
-    assert outputs.shape == (4, holding.classes(test_set, held[0]))
-    assert holding.title(held[0])
+    assert outputs.shape == (4, loading.classes(test_set, held[0]))
+    assert loading.title(held[0])

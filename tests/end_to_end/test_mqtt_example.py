@@ -5,7 +5,7 @@ import signal
 import psutil
 import pytest
 
-from fedws.digits import DEFAULTS
+from fedws.data.label_ranges import DEFAULTS
 from tests.mosquitto import MISSING, PROGRAM
 from tests.processes import NODES, SECONDS, Processes, assert_one_line
 from tests.support import recorded, require

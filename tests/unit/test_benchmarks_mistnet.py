@@ -20,7 +20,7 @@ from fedws.choosers.all import All
 from fedws.core import registry
 from fedws.core.tensors import Tensors, detached
 from fedws.cuts import cuts
-from fedws.data.cifar10 import Cifar10
+from fedws.data.datasets.cifar10 import Cifar10
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.policy import Policy

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from fedws import cuts, holding, learning, samples
+from fedws import cuts, learning
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.data import loading, samples
 from tests.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "coco128_mistnet"
@@ -75,7 +76,7 @@ def label(root: Path, number: int, text: str) -> None:
 
 
 def test_the_first_half_is_public_and_the_second_the_edges(pieces: Any, root: Path) -> None:
-    public, edges = (holding.load(f"coco128{part}", str(root), True) for part in (":public", ""))
+    public, edges = (loading.load(f"coco128{part}", str(root), True) for part in (":public", ""))
     assert len(public) == len(edges) == 2
     assert [round(float((edges[index][0].mean() + 1) * 127.5)) for index in range(2)] == [180, 240]
     for data in (public, edges):
@@ -87,7 +88,7 @@ def test_the_first_half_is_public_and_the_second_the_edges(pieces: Any, root: Pa
 
 
 def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: Path) -> None:
-    public, edges = (holding.load(f"coco128{part}", str(root), True) for part in (":public", ""))
+    public, edges = (loading.load(f"coco128{part}", str(root), True) for part in (":public", ""))
     padding = torch.tensor([-1.0, 0, 0, 0, 0])
     assert public[1][1][:2].tolist() == torch.tensor([[7, 0.5, 0.5, 0.6, 0.4], [3, 0.25, 0.5, 0.5, 1]]).tolist()
     for boxes, known in ((public[0][1], 0), (public[1][1], 2), (edges[0][1], 0), (edges[1][1], 1)):
@@ -96,10 +97,10 @@ def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: 
 
 def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
     for part, expected in ((":public", [80, 3]), ("", [80, 79])):
-        targets = samples.labels(holding.load(f"coco128{part}", str(root), True))
+        targets = samples.labels(loading.load(f"coco128{part}", str(root), True))
         assert targets is not None and targets.dtype == torch.int64 and targets.tolist() == expected
-    edges = holding.load("coco128", str(root), True)
-    shares = [holding.of_share(edges, "coco128", "iid", share, 2) for share in range(2)]
+    edges = loading.load("coco128", str(root), True)
+    shares = [loading.of_share(edges, "coco128", "iid", share, 2) for share in range(2)]
     assert sorted(int(share[0][1][0, 0]) for share in shares) == [-1, 79]
 
 
@@ -119,18 +120,18 @@ def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
 def test_a_line_that_is_no_box_is_named(pieces: Any, root: Path, line: str) -> None:
     label(root, 3, f"1 0.5 0.5 1 1\n{line}\n")
     with pytest.raises(UsageError, match=r"3\.txt, line 2: '.*' is not class, x, y, width, height"):
-        holding.load("coco128", str(root), True)
+        loading.load("coco128", str(root), True)
 
 
 def test_too_many_boxes_are_told(pieces: Any, root: Path) -> None:
     label(root, 3, "1 0.5 0.5 1 1\n" * 65)
     with pytest.raises(UsageError, match=r"3\.txt: 65 boxes; at most 64"):
-        holding.load("coco128", str(root), True)
+        loading.load("coco128", str(root), True)
 
 
 def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"coco128 is not in .*: unpack Ultralytics' coco128 there"):
-        holding.load("coco128", str(tmp_path), True)
+        loading.load("coco128", str(tmp_path), True)
 
 
 # ------------------------------------------------------------------ the model

@@ -9,9 +9,9 @@ import torch
 
 from fedws.core import registry
 from fedws.core.plan import Training
+from fedws.data.samples import Images
 from fedws.learning import initial
 from fedws.protocol.messages import Order, Report
-from fedws.samples import Images
 from fedws.worker import Worker
 from tests.support import REPOSITORY
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.data.cifar10 import Cifar10
-from fedws.data.digits import Digits
-from fedws.data.fashion_mnist import FashionMnist
-from fedws.data.mnist import Mnist
-from fedws.samples import Images
+from fedws.data.datasets.cifar10 import Cifar10
+from fedws.data.datasets.digits import Digits
+from fedws.data.datasets.fashion_mnist import FashionMnist
+from fedws.data.datasets.mnist import Mnist
+from fedws.data.samples import Images
 from tests.support import idx_bytes, write_idx
 
 
@@ -44,7 +44,7 @@ def test_mnist_is_the_real_one(mnist_root: Path) -> None:
 
 def test_mnist_is_read_without_torchvision(mnist_root: Path) -> None:
     code = (
-        "import sys; from fedws import holding; holding.load('mnist', sys.argv[1], True);"
+        "import sys; from fedws.data import loading as holding; holding.load('mnist', sys.argv[1], True);"
         "assert not {'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(mnist_root)], check=True, timeout=60)
@@ -135,10 +135,10 @@ def test_digits_are_split_the_same_way_always(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_of_images_is_no_data_set(tmp_path: Path) -> None:
-    from fedws import holding
+    from fedws.data import loading
 
     write_idx(tmp_path / "MNIST" / "raw")
     for name, shape in (("images-idx3", (0, 28, 28)), ("labels-idx1", (0,))):
         (tmp_path / "MNIST" / "raw" / f"train-{name}-ubyte").write_bytes(idx_bytes(np.zeros(shape)))
     with pytest.raises(UsageError, match="dataset mnist is empty"):
-        holding.load("mnist", str(tmp_path), train=True)
+        loading.load("mnist", str(tmp_path), train=True)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from fedws import datadir
 from fedws.core.errors import UsageError
-from fedws.datadir import ensure, patience, resolve
+from fedws.data import download
+from fedws.data.download import ensure, patience, resolve
 
 NODE = """
 import sys
 from pathlib import Path
-from fedws.datadir import ensure
+from fedws.data.download import ensure
 root = Path(sys.argv[1])
 def fetch(place):
     (place / "set").mkdir()
@@ -75,7 +75,7 @@ def test_threads_that_ask_at_once_download_once(
                 waiting.release()
             return super().acquire(timeout=timeout, **options)
 
-    monkeypatch.setattr(datadir, "FileLock", Told)
+    monkeypatch.setattr(download, "FileLock", Told)
     file, calls, errors = tmp_path / "set" / "deep" / "file", [], []
 
     def fetch(place: Path) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import Subset, TensorDataset
 from fedws.cli.held import take, tell
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.samples import labels
+from fedws.data.samples import labels
 from fedws.worker import Worker
 
 

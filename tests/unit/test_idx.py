@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedws import idx
 from fedws.core.errors import UsageError
+from fedws.data import idx
 from tests.support import idx_bytes, write_idx
 
 VALUES = np.arange(24).reshape(2, 3, 4)

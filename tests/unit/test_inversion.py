@@ -10,9 +10,9 @@ from torch import nn
 
 from fedws import inversion
 from fedws.core import registry
+from fedws.data.samples import Images
 from fedws.encoding import Encoding
 from fedws.inversion import Effort, Outcome, attack, invert, misfits, total_variation
-from fedws.samples import Images
 from fedws.similarity import ssim
 from tests.statistics import seeded
 

@@ -12,8 +12,8 @@ OTHERS = ("cli/", "coordinator/", "simulation/", "core/rate_limited_log.py", "ru
 ONCE = {
     ("service.py", "asked"),
     ("core/private_files.py", "warn"),
-    ("datadir.py", "_alone"),
-    ("datadir.py", "_download"),
+    ("data/download.py", "_alone"),
+    ("data/download.py", "_download"),
 }
 """Functions that log when a node starts, or when its owner's data set is downloaded."""
 METHODS = ("debug", "info", "warning", "error", "critical", "exception", "log", "print")

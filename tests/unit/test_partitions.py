@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.partitions.dirichlet import dirichlet
-from fedws.partitions.iid import iid
-from fedws.partitions.shards import shards
+from fedws.data.partitions.dirichlet import dirichlet
+from fedws.data.partitions.iid import iid
+from fedws.data.partitions.shards import shards
 
 TARGETS = np.repeat(np.arange(10), 60)[np.random.default_rng(0).permutation(600)]
 

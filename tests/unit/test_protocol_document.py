@@ -24,6 +24,7 @@ from fedws.core import registry
 from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.plan import NODE_ID, Scoring, Training
 from fedws.core.tensors import DTYPES
+from fedws.data.samples import Images
 from fedws.deliveries import Part
 from fedws.extraction import Extraction
 from fedws.interfaces import HANDSHAKE, Limits
@@ -56,7 +57,6 @@ from fedws.protocol.messages import (
     carried,
 )
 from fedws.protocol.run_claim import Claim
-from fedws.samples import Images
 from fedws.transport import ws
 from fedws.turns import TAKEN_OVER, Turns
 from fedws.websocket import channel, watched
@@ -364,7 +364,7 @@ def test_pieces_and_their_options(kind: str) -> None:
 
 
 def test_normalisation_of_digits() -> None:
-    from fedws.data.digits import Digits
+    from fedws.data.datasets.digits import Digits
 
     (row,) = (row for row in table(section("8. Models"), "dataset") if row["dataset"] == "digits")
     data = Digits(REPOSITORY, train=False)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.utils.data import Subset, default_collate
 
-from fedws import holding
 from fedws.core.errors import TaskError
+from fedws.data import loading
+from fedws.data.samples import Images, Part, batch, batches, fingerprint, labels, select
 from fedws.grouping import groups
-from fedws.samples import Images, Part, batch, batches, fingerprint, labels, select
 
 
 @pytest.fixture(scope="module")
 def mnist(mnist_root: Path) -> Images:
-    data = holding.load("mnist", str(mnist_root), train=True)
+    data = loading.load("mnist", str(mnist_root), train=True)
     assert isinstance(data, Images)
     return data
 

@@ -13,8 +13,8 @@ from torch.utils.data import Subset
 from fedws.core.errors import Stopped
 from fedws.core.registry import _pieces
 from fedws.core.task_settings import Scoring, Training
+from fedws.data.samples import Images, Part
 from fedws.learning import Score, Workspace, gradient, initial, score, seeded, train
-from fedws.samples import Images, Part
 
 
 class Augmented:

@@ -1,12 +1,12 @@
 import pytest
 
-from fedws import shares
 from fedws.core.errors import UsageError
+from fedws.data import partitioning
 
 
 @pytest.mark.parametrize(("text", "share"), [("0/3", (0, 3)), ("2/3", (2, 3)), ("0/1", (0, 1)), (" 4/10 ", (4, 10))])
 def test_parse(text: str, share: tuple[int, int]) -> None:
-    assert shares.parse(text) == share
+    assert partitioning.parse(text) == share
 
 
 @pytest.mark.parametrize(
@@ -24,18 +24,21 @@ def test_parse(text: str, share: tuple[int, int]) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
-        shares.parse(text)
+        partitioning.parse(text)
     assert str(caught.value).startswith(f"--share {text}: {problem}") and "\n" not in str(caught.value)
 
 
 def test_randomness_depends_on_the_seed_alone() -> None:
-    assert shares.generator(3).integers(1000, size=9).tolist() == shares.generator(3).integers(1000, size=9).tolist()
+    assert (
+        partitioning.generator(3).integers(1000, size=9).tolist()
+        == partitioning.generator(3).integers(1000, size=9).tolist()
+    )
     with pytest.raises(UsageError, match="must not be negative, as -1 is"):
-        shares.generator(-1)
+        partitioning.generator(-1)
 
 
 @pytest.mark.parametrize(("samples", "count", "each"), [(2, 3, 1), (5, 3, 2), (5, 0, 1), (5, -1, 1), (5, 1, 0)])
 def test_check_refuses_what_would_leave_a_share_empty(samples: int, count: int, each: int) -> None:
     with pytest.raises(UsageError):
-        shares.check(samples, count, each)
-    shares.check(6, 3, 2)
+        partitioning.check(samples, count, each)
+    partitioning.check(6, 3, 2)

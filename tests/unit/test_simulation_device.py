@@ -16,11 +16,11 @@ import fedws
 from fedws.core.errors import LinkLost, Unreachable
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
+from fedws.data.samples import Part
 from fedws.interfaces import Channel, Limits
 from fedws.learning import initial
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
-from fedws.samples import Part
 from fedws.simulation.clock import run
 from fedws.simulation.device import Device, Pace, SlowChannel
 from fedws.simulation.journal import Journal

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.samples import Images
+from fedws.data.samples import Images
 from fedws.simulation import fleet
 from fedws.simulation.conditions import Conditions, make
 from fedws.simulation.journal import Journal

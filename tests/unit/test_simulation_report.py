@@ -8,7 +8,7 @@ import torch
 
 from fedws import curves
 from fedws.core.errors import UsageError
-from fedws.samples import Images
+from fedws.data.samples import Images
 from fedws.simulation import fleet, report
 from fedws.simulation.conditions import make
 from fedws.simulation.run import Outcome

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, random_split
 
-from fedws import samples, targets
-from fedws.samples import Part, batch, fingerprint, select
+from fedws.data import samples, targets
+from fedws.data.samples import Part, batch, fingerprint, select
 
 
 class Held(Dataset[tuple[torch.Tensor, int]]):

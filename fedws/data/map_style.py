@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from fedws import targets
 from fedws.core.error_location import summary
+from fedws.data import targets
+from fedws.data.samples import Part, batch
 from fedws.interfaces import Dataset
-from fedws.samples import Part, batch
 
 WANTED = "it must have a length, and data[i] must be a pair of input and target"
 

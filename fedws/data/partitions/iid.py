@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedws.core.registry import register
-from fedws.shares import check, generator
+from fedws.data.partitioning import check, generator
 
 
 @register("partition", "iid")

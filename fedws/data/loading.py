@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedws import datadir, mapstyle, targets
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.data import download, map_style, targets
+from fedws.data.samples import select
 from fedws.interfaces import Dataset
-from fedws.samples import select
 
 _HELP = "give each sample a whole number from 0 up in an attribute targets, or use --partition iid, which needs none"
 
 
 def load(dataset: str, data_dir: str | None, train: bool) -> Dataset:
     """The training or the test set of that name. Raises UnknownName, or UsageError when it cannot be had."""
-    data: Dataset = registry.build("dataset", dataset, datadir.resolve(data_dir), train)
+    data: Dataset = registry.build("dataset", dataset, download.resolve(data_dir), train)
     try:
-        mapstyle.check(data)
+        map_style.check(data)
         if not len(data):
             raise UsageError(f"dataset {dataset} is empty: it has no {'training' if train else 'test'} samples")
-        mapstyle.check_first(data)
+        map_style.check_first(data)
     except ValueError as error:
         raise UsageError(f"dataset {dataset}: {error}") from error
     return data

@@ -8,8 +8,8 @@ import torch
 
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
-from fedws.datadir import ensure
-from fedws.samples import Images
+from fedws.data.download import ensure
+from fedws.data.samples import Images
 
 FOLDER = "cifar-10-batches-py"
 FILES = ("batches.meta", *(f"data_batch_{number}" for number in range(1, 6)), "test_batch")

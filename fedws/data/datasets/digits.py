@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from fedws.core.registry import register
-from fedws.samples import Images
+from fedws.data.samples import Images
 
 
 @register("dataset", "digits")

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
-from fedws.shares import check, generator
+from fedws.data.partitioning import check, generator
 
 TRIES = 1000
 

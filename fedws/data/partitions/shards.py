@@ -7,7 +7,7 @@ Decentralized Data", 2017 (arXiv:1602.05629), section 3: the "pathological non-I
 import numpy as np
 
 from fedws.core.registry import register
-from fedws.shares import check, generator
+from fedws.data.partitioning import check, generator
 
 
 @register("partition", "shards")

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Subset, default_collate
 
-from fedws import targets
 from fedws.core.errors import TaskError
 from fedws.core.tensors import raw
 from fedws.core.untrusted_text import words
+from fedws.data import targets
+from fedws.data.nested_tensors import described, tensors
 from fedws.interfaces import Dataset
-from fedws.nested import described, tensors
 
 
 class Batch(NamedTuple):

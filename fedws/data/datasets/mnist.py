@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from fedws import idx
 from fedws.core.registry import register
-from fedws.datadir import ensure
-from fedws.samples import Images
+from fedws.data import idx
+from fedws.data.download import ensure
+from fedws.data.samples import Images
 
 
 @register("dataset", "mnist")
