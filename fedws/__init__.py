@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
     from fedws.keys import network_key as network_key
+    from fedws.object_store.base import shelf as shelf
     from fedws.policy import Policy as Policy
     from fedws.protocol.messages import Failure as Failure
     from fedws.protocol.messages import Order as Order
     from fedws.protocol.messages import Report as Report
     from fedws.security import Security as Security
     from fedws.service import serving as serving
-    from fedws.store import shelf as shelf
     from fedws.tls import Tls as Tls
     from fedws.training import train as train
     from fedws.worker import Worker as Worker
@@ -80,7 +80,7 @@ _HOME = {
     "run_sync": "coordinator.run",
     "score": "evaluation",
     "serving": "service",
-    "shelf": "store",
+    "shelf": "object_store.base",
     "train": "training",
 }
 

@@ -19,13 +19,13 @@ from fedws.core.errors import (
 )
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
+from fedws.object_store.base import Shelf
 from fedws.pauses import Pauses
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Message, Refusal
 from fedws.schemes import transport
 from fedws.security import COORDINATOR, Security
 from fedws.service import Service, asked, serving
-from fedws.store import Shelf
 from fedws.worker import Worker
 
 

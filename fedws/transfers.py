@@ -12,10 +12,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 from fedws import digests
-from fedws.blobs import Blobs
 from fedws.core.errors import ProtocolError, StoreError, Undelivered
 from fedws.core.limits import CHUNK as CHUNK
 from fedws.core.limits import USUAL, Accepted
+from fedws.object_store.blobs import Blobs
 from fedws.progress import Progress
 from fedws.protocol import encoder
 from fedws.protocol.decoder import Decoder, Partial

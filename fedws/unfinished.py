@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from fedws.blobs import Blobs
+from fedws.object_store.base import Shelf
+from fedws.object_store.blobs import Blobs
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.store import Shelf
 from fedws.transfers import Transfers
 
 UNFINISHED = 10

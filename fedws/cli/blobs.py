@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from fedws.object_store.base import Setting, Shelf
     from fedws.security import Security
-    from fedws.store import Setting, Shelf
 
 FLAGS = ("blobs", "blobs_above")
 _MB = 1.0
@@ -23,7 +23,7 @@ def add_blobs(flags: argparse.ArgumentParser) -> None:
 
 def blobs(arguments: argparse.Namespace) -> "Setting | None":
     """What the flags say; None: nothing goes through a store. Raises UsageError."""
-    from fedws.store import Setting, parsed
+    from fedws.object_store.base import Setting, parsed
 
     url, above = getattr(arguments, "blobs", None), getattr(arguments, "blobs_above", None)
     if url is None and above is not None:
@@ -37,8 +37,8 @@ def blobs(arguments: argparse.Namespace) -> "Setting | None":
 
 def shelf(setting: "Setting | None", patience: float, security: "Security") -> "Shelf | None":
     """The store of that setting, open and tried; what its owner can read is said. Raises UsageError."""
-    from fedws import store
+    from fedws.object_store import base
 
     if setting is not None and security.seal:
         print(f"--seal is for links: what goes through {setting.url} can be read there")
-    return None if setting is None else store.shelf(setting.url, setting.above, patience)
+    return None if setting is None else base.shelf(setting.url, setting.above, patience)

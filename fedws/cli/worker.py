@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from fedws.audit import Audit
     from fedws.cli.held import Held
     from fedws.core.plan import Plan
+    from fedws.object_store.base import Shelf
     from fedws.policy import Policy
     from fedws.security import Security
-    from fedws.store import Shelf
     from fedws.worker import Worker
 
 INTERRUPTED = 130

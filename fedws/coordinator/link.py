@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from fedws.blobs import Blobs
 from fedws.coordinator.contact import Contact, Found
 from fedws.coordinator.meeting import NEWER
 from fedws.core.error_location import summary
@@ -23,6 +22,7 @@ from fedws.core.errors import (
 )
 from fedws.core.limits import Accepted
 from fedws.interfaces import Channel
+from fedws.object_store.blobs import Blobs
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome

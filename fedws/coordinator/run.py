@@ -13,7 +13,6 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from fedws import curves
-from fedws.blobs import Blobs
 from fedws.checkpoint import Checkpoints
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
@@ -34,13 +33,14 @@ from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
+from fedws.object_store.base import Shelf
+from fedws.object_store.blobs import Blobs
 from fedws.protocol.run_claim import Claim, takeover
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport
 from fedws.scores import FEDERATED
 from fedws.security import Security
-from fedws.store import Shelf
 from fedws.tensorboard import Events
 
 Observer = Callable[[Record], None]

@@ -37,7 +37,7 @@ KINDS = {
     "optimizer": "optimizers",
     "speed": "speeds",
     "encoding": "encodings",
-    "store": "stores",
+    "store": "object_store.backends",
 }
 """Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
 

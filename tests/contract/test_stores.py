@@ -16,7 +16,7 @@ import pytest
 
 from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
-from fedws.store import PART, Setting, Store, opened
+from fedws.object_store.base import PART, Setting, Store, opened
 from tests.storeproxy import StoreProxy, served
 from tests.support import REPOSITORY
 from tests.unit.test_store import BAD_NAMES, BAD_RUNS
@@ -234,7 +234,7 @@ def test_a_store_may_be_used_in_many_threads(place: Place) -> None:
 
 ENDED = """
 import os, signal, sys
-from fedws.store import PART, Setting, opened
+from fedws.object_store.base import PART, Setting, opened
 
 class Body(list):
     passes = 0

@@ -11,9 +11,9 @@ import pytest
 import fedws
 from fedws.core.errors import StoreError
 from fedws.interfaces import Limits
+from fedws.object_store.backends.file import FileStore
+from fedws.object_store.base import Shelf, Store
 from fedws.security import INSECURE
-from fedws.store import Shelf, Store
-from fedws.stores.file import FileStore
 from tests.nodes import WORKERS, Points, evaluating, happens, settings
 from tests.runs import assert_same
 

@@ -14,11 +14,12 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fedws import certs, s3requests
-from fedws.bounded import Progress
+from fedws import certs
 from fedws.core.errors import StoreError, UsageError
-from fedws.store import PART, Setting, Store, opened
-from fedws.stores.s3 import S3Store
+from fedws.object_store import s3_client
+from fedws.object_store.backends.s3 import S3Store
+from fedws.object_store.base import PART, Setting, Store, opened
+from fedws.object_store.watchdog import Progress
 from tests.storeproxy import (
     ALWAYS,
     KEY_ID,
@@ -512,7 +513,7 @@ def endless(handler: Handler) -> None:
 
 
 def test_a_listing_without_an_end_is_no_progress(proxy: StoreProxy, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3requests, "PAGES", 10**9)
+    monkeypatch.setattr(s3_client, "PAGES", 10**9)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
     began = time.monotonic()
     assert told(lambda: put(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
@@ -522,7 +523,7 @@ def test_a_listing_without_an_end_is_no_progress(proxy: StoreProxy, url: str, mo
 def test_a_listing_has_a_number_of_pages(
     proxy: StoreProxy, store: S3Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3requests, "PAGES", 7)
+    monkeypatch.setattr(s3_client, "PAGES", 7)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
     assert told(lambda: store.clean(RUN), url) == "127.0.0.1 lists more than 7 pages"
     assert proxy.requests.count("ListObjectsV2") == 7

@@ -15,6 +15,8 @@ import fedws
 from fedws import audit
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
+from fedws.object_store.backends.file import FileStore
+from fedws.object_store.base import Shelf
 from fedws.policy import Policy
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
@@ -23,8 +25,6 @@ from fedws.rundir import RunDirectory
 from fedws.schemes import transport
 from fedws.security import INSECURE
 from fedws.service import serving
-from fedws.store import Shelf
-from fedws.stores.file import FileStore
 from fedws.unfinished import Unfinished
 from fedws.worker import Worker
 from tests.keyed import KEY, SECRET

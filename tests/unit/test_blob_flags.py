@@ -9,7 +9,7 @@ from fedws.cli import run, worker
 from fedws.cli.blobs import blobs
 from fedws.cli.parser import Parser
 from fedws.core.errors import UsageError
-from fedws.store import Setting
+from fedws.object_store.base import Setting
 
 URL = "s3://bucket/prefix"
 PARSERS: dict[str, Callable[[], tuple[Parser, list[str]]]] = {

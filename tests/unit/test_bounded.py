@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedws.bounded import SLOWEST, Progress, Stopped, bounded
 from fedws.core.errors import StoreError
+from fedws.object_store.watchdog import SLOWEST, Progress, Stopped, bounded
 
 LATE = r"^disk: no progress in 0\.1 s$"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fedws.bounded import Progress
 from fedws.core.errors import StoreError, UsageError
-from fedws.store import PART, Setting, opened
-from fedws.stores import file
-from fedws.stores.file import FileStore
+from fedws.object_store.backends import file
+from fedws.object_store.backends.file import FileStore
+from fedws.object_store.base import PART, Setting, opened
+from fedws.object_store.watchdog import Progress
 
 RUN = "0123456789abcdef"
 BODY = bytes(range(256)) * 100

@@ -14,7 +14,7 @@ from tests.support import REPOSITORY
 
 ASYNC = (
     "fedws/transfers.py",
-    "fedws/blobs.py",
+    "fedws/object_store/blobs.py",
     "fedws/transport/",
     "fedws/websocket/",
     "fedws/mqtt/",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedws.s3faults import Fault
+from fedws.object_store.s3_errors import Fault
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws import store
 from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
-from fedws.store import Setting, opened, parsed, parts, place, shelf
+from fedws.object_store import base
+from fedws.object_store.base import Setting, opened, parsed, parts, place, shelf
 
 RUN, NAME = "0123456789abcdef", "0123456789abcdef" * 4
 BAD_RUNS = ["", "0", RUN + "0", RUN.upper(), RUN[:-1] + "g", RUN[:-1] + "\n", "../" + RUN[3:], RUN[:-1] + "٣", NAME]
@@ -47,7 +47,7 @@ def test_whatever_a_peer_says_a_place_is_within_the_store(run: str, name: str) -
 def test_parts_are_the_body(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "PART", 8)
+        patch.setattr(base, "PART", 8)
         found = [b"".join(part) for part in parts([memoryview(piece) for piece in pieces])]
     assert b"".join(found) == whole
     assert [len(part) for part in found] == [8] * (len(whole) // 8) + [len(whole) % 8] * (len(whole) % 8 > 0)

@@ -10,11 +10,11 @@ from datetime import datetime
 from hashlib import md5
 from typing import TypeVar
 
-from fedws.bounded import Progress, Stopped, bounded
 from fedws.core.errors import StoreError, UsageError
 from fedws.core.registry import register
-from fedws.s3requests import Failed, Requests, field
-from fedws.store import PART, parsed, parts, place
+from fedws.object_store.base import PART, parsed, parts, place
+from fedws.object_store.s3_client import Failed, Requests, field
+from fedws.object_store.watchdog import Progress, Stopped, bounded
 
 T = TypeVar("T")
 _BUCKET = re.compile("[A-Za-z0-9._-]{3,255}")
@@ -42,7 +42,7 @@ class _Body(io.BytesIO):
 
 @register("store", "s3")
 class S3Store:
-    """See :class:`fedws.store.Store`."""
+    """See :class:`fedws.object_store.base.Store`."""
 
     def __init__(self, url: str, patience: float) -> None:
         found = parsed(url)

@@ -12,9 +12,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from fedws.bounded import Progress
 from fedws.core.errors import StoreError, UsageError
-from fedws.s3faults import Fault
+from fedws.object_store.s3_errors import Fault
+from fedws.object_store.watchdog import Progress
 
 T = TypeVar("T")
 TRIES = 4

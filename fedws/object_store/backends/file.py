@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from fedws.bounded import Progress, bounded
 from fedws.core.errors import StoreError, UsageError
 from fedws.core.files import sync
 from fedws.core.registry import register
-from fedws.store import PART, parsed, parts, place
+from fedws.object_store.base import PART, parsed, parts, place
+from fedws.object_store.watchdog import Progress, bounded
 
 T = TypeVar("T")
 _UNFINISHED = ".part"
@@ -21,7 +21,7 @@ _UNFINISHED = ".part"
 
 @register("store", "file")
 class FileStore:
-    """See :class:`fedws.store.Store`. Files are for the user's own eyes (mode 0600, in folders of 0700)."""
+    """See :class:`fedws.object_store.base.Store`. Files are for the user's own eyes (mode 0600, in folders of 0700)."""
 
     def __init__(self, url: str, patience: float) -> None:
         found = parsed(url)

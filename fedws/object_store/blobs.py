@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from fedws.core.errors import StoreError
 from fedws.core.rate_limited_log import Complaints
-from fedws.store import Store
+from fedws.object_store.base import Store
 
 _THREADS = ThreadPoolExecutor(8, thread_name_prefix="store")
 """A store that hangs keeps other stores waiting, and nobody else."""

@@ -1,0 +1,1 @@
+"""Large message bodies in an object store beside the link."""
