@@ -13,7 +13,7 @@ from fedws.policy import Policy
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from fedws.worker import Worker
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Child, Crew
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 
 WORKERS = ("alice", "bob", "charlie")
 EVALUATOR = "testing"
@@ -30,8 +30,9 @@ class Job:
 
     Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
     ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone. ``tls`` is a folder with a CA
-    and certificates of all nodes, as :mod:`fedws.certs` makes them; without one, links are not encrypted. With ``join``
-    the nodes are not dialled: they join there, where the coordinator listens, be it at a broker.
+    and certificates of all nodes, as :mod:`fedws.security.certificates` makes them; without one, links are not
+    encrypted. With ``join`` the nodes are not dialled: they join there, where the coordinator listens, be it at a
+    broker.
     """
 
     def __init__(

@@ -1,10 +1,11 @@
 """The cost of authentication and of TLS: three workers that train nothing, in three variants in turn.
 
 The variants are ``--insecure`` over ``ws://``, the network key over ``ws://``, and the key with mutual TLS over
-``wss://``, on certificates that :mod:`fedws.certs` makes here. As in :mod:`benchmarks.round` a round is: send the model
-to three workers, get it back from them, average; of each run the median counts, without the first round. The key is
-proved once a link, before any round, so its ratio shows what the rounds of two runs differ by anyway; in that of TLS is
-that the model is encrypted and decrypted on its way to each worker and back, all on the cores of one machine.
+``wss://``, on certificates that :mod:`fedws.security.certificates` makes here. As in :mod:`benchmarks.round` a round
+is: send the model to three workers, get it back from them, average; of each run the median counts, without the first
+round. The key is proved once a link, before any round, so its ratio shows what the rounds of two runs differ by anyway;
+in that of TLS is that the model is encrypted and decrypted on its way to each worker and back, all on the cores of one
+machine.
 
 Beside it stands what the key and TLS do cost once a link: the time of one handshake, from the dial to the welcome, of
 this process with a worker that waits for its run. Reading the certificates' files is part of a dial.
@@ -27,13 +28,13 @@ from benchmarks.processes import ENVIRONMENT, Crew
 from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
-from fedws import certs, keys
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.interfaces import Limits
 from fedws.protocol.run_claim import Claim, takeover
-from fedws.security import COORDINATOR, Security
-from fedws.tls import Tls
+from fedws.security import certificates, network_key
+from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.tls import Tls
 
 VARIANTS = ("insecure", "key", "TLS")
 DIALS = 10
@@ -43,7 +44,7 @@ def main(settings: Settings) -> None:
     """Run the variants of both sizes and print them."""
     dials: dict[str, list[float]] = {name: [] for name in VARIANTS}
     with tempfile.TemporaryDirectory(prefix="fedws-bench-certs-") as folder:
-        certificates(Path(folder))
+        issue_certificates(Path(folder))
         for model in MODELS:
             rounds = 3 if settings.quick else 2 * model.rounds
             print(f"secure: {len(WORKERS)} workers, {model.name}, {model.size:,} bytes, {rounds} rounds")
@@ -64,11 +65,11 @@ def main(settings: Settings) -> None:
     print(table(["variant", "dials", "median", "min", "max"], [[name, *spread(dials[name])] for name in VARIANTS]))
 
 
-def certificates(folder: Path) -> None:
+def issue_certificates(folder: Path) -> None:
     """A CA, and a certificate of each worker and of the coordinator."""
-    certs.init(folder)
+    certificates.init(folder)
     for name in (*WORKERS, COORDINATOR):
-        certs.issue(folder, name)
+        certificates.issue(folder, name)
 
 
 def run(
@@ -89,7 +90,7 @@ def security(variant: str, folder: Path) -> Security:
     if variant == "insecure":
         return Security(None)
     files = (folder / f"{COORDINATOR}.pem", folder / f"{COORDINATOR}.key", folder / "ca.pem")
-    return Security(keys.network_key(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
+    return Security(network_key.network_key(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
 
 
 async def dialled(node: str, url: str, security: Security) -> Sequence[float]:

@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
-    from fedws.keys import network_key as network_key
     from fedws.object_store.base import shelf as shelf
     from fedws.policy import Policy as Policy
     from fedws.protocol.messages import Failure as Failure
     from fedws.protocol.messages import Order as Order
     from fedws.protocol.messages import Report as Report
-    from fedws.security import Security as Security
+    from fedws.security.credentials import Security as Security
+    from fedws.security.network_key import network_key as network_key
+    from fedws.security.tls import Tls as Tls
     from fedws.service import serving as serving
-    from fedws.tls import Tls as Tls
     from fedws.training import train as train
     from fedws.worker import Worker as Worker
     from fedws.workspace import Workspace as Workspace
@@ -62,18 +62,18 @@ _HOME = {
     "RunFailed": "core.errors",
     "Score": "evaluation",
     "Scoring": "core.task_settings",
-    "Security": "security",
+    "Security": "security.credentials",
     "TaskError": "core.errors",
     "TaskFailed": "core.errors",
     "Tensors": "core.tensors",
-    "Tls": "tls",
+    "Tls": "security.tls",
     "Training": "core.task_settings",
     "UsageError": "core.errors",
     "Worker": "worker",
     "Workspace": "workspace",
     "joining": "dialout",
     "load_plugin": "core.plugins",
-    "network_key": "keys",
+    "network_key": "security.network_key",
     "register": "core.registry",
     "releasing": "core.registry",
     "run": "coordinator.run",

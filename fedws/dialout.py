@@ -24,7 +24,7 @@ from fedws.pauses import Pauses
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Message, Refusal
 from fedws.schemes import transport
-from fedws.security import COORDINATOR, Security
+from fedws.security.credentials import COORDINATOR, Security
 from fedws.service import Service, asked, serving
 from fedws.worker import Worker
 

@@ -20,7 +20,7 @@ from fedws.interfaces import Ask
 from fedws.learning import order_seed
 from fedws.protocol.messages import Deadline, Event, Failure, Json, Order, Report
 from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 
 
 class Gathering:

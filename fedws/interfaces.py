@@ -18,7 +18,7 @@ import torch
 from fedws.core.tensors import Tensors
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Event, Json, Message, Order, Report
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 
 if TYPE_CHECKING:
     from fedws.learning import Workspace

@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from fedws.core.untrusted_text import printable, words
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """What OpenSSL calls an answer in plain text."""

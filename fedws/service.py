@@ -21,7 +21,7 @@ from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.schemes import transport
-from fedws.security import INSECURE, Security, default
+from fedws.security.credentials import INSECURE, Security, default
 from fedws.turns import Turn, Turns, while_up
 from fedws.unfinished import UNFINISHED, Unfinished
 from fedws.worker import Worker

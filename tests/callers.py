@@ -14,7 +14,7 @@ import fedws
 from fedws.protocol import encoder
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.messages import Hello, Message, Order, Welcome
-from fedws.security import Security
+from fedws.security.credentials import Security
 from tests.nodes import PATIENCE, settings
 
 HELLO = Hello(run="rough", node="alice", protocol=encoder.VERSION)

@@ -17,7 +17,7 @@ from fedws.policy import Policy
 from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.roster import rejected
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 from tests.support import sent_over

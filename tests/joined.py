@@ -17,7 +17,7 @@ from fedws.interfaces import Channel, Limits
 from fedws.protocol import encoder
 from fedws.protocol.messages import Hello, Join, Message
 from fedws.schemes import transport
-from fedws.security import INSECURE, Security
+from fedws.security.credentials import INSECURE, Security
 from tests.nodes import HELD, WORKERS, Points, settings
 
 FIRST, SECOND = "1" * 64, "2" * 64

@@ -9,10 +9,10 @@ import pytest
 
 import fedws
 from fedws.interfaces import Channel, Limits
-from fedws.keys import Key
 from fedws.protocol.messages import Hello, Message, Welcome
 from fedws.schemes import transport
-from fedws.security import Security
+from fedws.security.credentials import Security
+from fedws.security.network_key import Key
 from tests.nodes import PATIENCE, settings
 
 KEY, OTHER = (Security(Key(bytes([number]) * 32, "a test")) for number in (1, 2))

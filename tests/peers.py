@@ -15,7 +15,7 @@ from fedws.interfaces import Channel, Limits
 from fedws.protocol import encoder
 from fedws.protocol.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim, takeover
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.transport.memory import Memory
 from tests.virtual import now
 

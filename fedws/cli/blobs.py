@@ -8,7 +8,7 @@ from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
     from fedws.object_store.base import Setting, Shelf
-    from fedws.security import Security
+    from fedws.security.credentials import Security
 
 FLAGS = ("blobs", "blobs_above")
 _MB = 1.0

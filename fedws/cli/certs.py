@@ -25,8 +25,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Make them, and say where they are."""
     from pathlib import Path
 
-    from fedws import certs
     from fedws.core.errors import UsageError
+    from fedws.security import certificates
 
     days = {} if arguments.days is None else {"days": arguments.days}
     if arguments.days is not None and not 0 < arguments.days <= 36500:
@@ -34,8 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     if (arguments.what == "issue") != bool(arguments.names):
         raise UsageError("init takes no name" if arguments.names else "issue whom? fedws certs issue alice")
     folder = Path(arguments.dir)
-    made = [certs.init(folder, **days)] if arguments.what == "init" else []
-    made += [certs.issue(folder, name, **days) for name in arguments.names]
+    made = [certificates.init(folder, **days)] if arguments.what == "init" else []
+    made += [certificates.issue(folder, name, **days) for name in arguments.names]
     for cert, key in made:
         print(f"{cert}  {key}")
     return 0

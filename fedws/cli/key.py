@@ -22,22 +22,23 @@ def main(arguments: argparse.Namespace) -> int:
     import os
     from pathlib import Path
 
-    from fedws import keys
     from fedws.core.errors import UsageError
+    from fedws.security import network_key
 
     if arguments.what == "show":
-        key = keys.network_key(arguments.key_file)
+        key = network_key.network_key(arguments.key_file)
         if key.made:
             print(f"there was none: made a new one, in {key.origin}", file=sys.stderr)
         print(key.text)
         return 0
-    place = Path(arguments.key_file) if arguments.key_file else keys.own()
+    place = Path(arguments.key_file) if arguments.key_file else network_key.own()
     try:
-        keys.make(place, replace=True)
+        network_key.make(place, replace=True)
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror or error}") from None
-    if arguments.key_file is None and keys.VARIABLE in os.environ:
-        print(f"a new key is in {place}, but {keys.VARIABLE} is set here and goes before it: unset {keys.VARIABLE}")
+    if arguments.key_file is None and network_key.VARIABLE in os.environ:
+        variable = network_key.VARIABLE
+        print(f"a new key is in {place}, but {variable} is set here and goes before it: unset {variable}")
     else:
         print(f"a new key is in {place}; nodes that run keep the old one until they are started again")
     return 0

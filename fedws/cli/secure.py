@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from fedws.security import Security
+    from fedws.security.credentials import Security
 
 FLAGS = ("key_file", "insecure", "seal", "tls_cert", "tls_key", "tls_ca")
 
@@ -32,17 +32,17 @@ def add_key(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 
 def security(arguments: argparse.Namespace, name: str = "") -> "Security":
     """What the flags say of the node of that name, by default the coordinator. Raises UsageError."""
-    from fedws import keys
     from fedws.core.errors import UsageError
-    from fedws.security import COORDINATOR, Security
-    from fedws.tls import Tls
+    from fedws.security import network_key
+    from fedws.security.credentials import COORDINATOR, Security
+    from fedws.security.tls import Tls
 
     files = {flag: getattr(arguments, f"tls_{flag}", None) for flag in ("cert", "key", "ca")}
     tls = Tls(**{flag: Path(file) for flag, file in files.items() if file}) if any(files.values()) else None
     if tls is not None and tls.cert is not None:
-        from fedws import certs
+        from fedws.security import certificates
 
-        certs.check(tls.cert, name or COORDINATOR)
+        certificates.check(tls.cert, name or COORDINATOR)
     file = getattr(arguments, "key_file", None)
     seal = bool(getattr(arguments, "seal", False))
     if getattr(arguments, "insecure", False):
@@ -51,7 +51,7 @@ def security(arguments: argparse.Namespace, name: str = "") -> "Security":
         if seal:
             raise UsageError("--seal encrypts under the network key; leave out --insecure")
         return Security(None, tls, name or COORDINATOR)
-    return Security(keys.network_key(file), tls, name or COORDINATOR, seal)
+    return Security(network_key.network_key(file), tls, name or COORDINATOR, seal)
 
 
 def address(text: str, security: "Security") -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedws.core.plan import Plan
     from fedws.object_store.base import Shelf
     from fedws.policy import Policy
-    from fedws.security import Security
+    from fedws.security.credentials import Security
     from fedws.worker import Worker
 
 INTERRUPTED = 130
@@ -184,7 +184,7 @@ async def _serve(
 ) -> int:
     from fedws.dialout import joining
     from fedws.interfaces import Limits
-    from fedws.security import COORDINATOR
+    from fedws.security.credentials import COORDINATOR
     from fedws.service import serving
 
     done, served = asyncio.Event(), False

@@ -13,7 +13,7 @@ from fedws.pauses import Pauses
 from fedws.protocol.messages import Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.schemes import transport
-from fedws.security import INSECURE, Security
+from fedws.security.credentials import INSECURE, Security
 
 log = logging.getLogger("fedws")
 Found = tuple[Channel, Welcome]

@@ -23,7 +23,7 @@ from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
 from fedws.roster import rejected
 from fedws.runlog import RunLog, log
 from fedws.scores import FEDERATED
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from fedws.coordinator.own import OwnNode
 from fedws.core.error_location import placed
 from fedws.core.errors import RunFailed
 from fedws.protocol.messages import Available, Event, Joined, Left, Measured, Order, Report
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 
 
 def clock() -> float:

@@ -11,7 +11,7 @@ from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Challenge, Hello, Message, Refusal, Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.security import Security
+from fedws.security.credentials import Security
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Refusal, Welcome
 from fedws.runlog import log
 from fedws.schemes import transport
-from fedws.security import INSECURE, Security
+from fedws.security.credentials import INSECURE, Security
 
 NEWER = "the node has joined anew"
 """Why the older of two links of one node is closed."""

@@ -17,7 +17,7 @@ from fedws.protocol import sendable_model
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.schemes import transport
-from fedws.security import COORDINATOR, INSECURE, Security, default
+from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
 
 
 def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Tensors]:

@@ -7,7 +7,7 @@ from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED
 from fedws.protocol.messages import Json, Order
 from fedws.runlog import Lines
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 
 
 class Remarks:

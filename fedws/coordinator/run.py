@@ -40,7 +40,7 @@ from fedws.rundir import RunDirectory, stored_settings
 from fedws.runlog import NOTHING, Record, RunLog
 from fedws.schemes import transport
 from fedws.scores import FEDERATED
-from fedws.security import Security
+from fedws.security.credentials import Security
 from fedws.tensorboard import Events
 
 Observer = Callable[[Record], None]

@@ -22,7 +22,7 @@ from fedws.policy import Policy
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from fedws.worker import Worker
 
 

@@ -14,7 +14,7 @@ from fedws.mqtt.address import Address
 from fedws.mqtt.client import AT_ONCE, Client, Failed, Said
 from fedws.mqtt.frames import LARGEST
 from fedws.reaching import NO_TLS, speaks_tls, why
-from fedws.tls import Tls, unaccepted
+from fedws.security.tls import Tls, unaccepted
 
 LOST = "the broker's connection is lost"
 OVERHEAD = 2048

@@ -14,7 +14,7 @@ from fedws.mqtt.client import Said
 from fedws.mqtt.end import End, Names
 from fedws.mqtt.frames import Kind, Level, head
 from fedws.mqtt.topics import Will
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 
 
 class Dialler:

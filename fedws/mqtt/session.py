@@ -19,7 +19,7 @@ from fedws.mqtt.end import End, Names
 from fedws.mqtt.frames import Kind, Level, head, opened, parse
 from fedws.mqtt.presence import Presence
 from fedws.mqtt.topics import Will
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 
 KEPT = 60.0
 """Seconds for which a broker keeps the will of a node in the place where the node was."""

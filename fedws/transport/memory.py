@@ -13,7 +13,7 @@ from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, error_of
 from fedws.protocol.messages import Message
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 from fedws.transfers import Transfers
 
 _serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}

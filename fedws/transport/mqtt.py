@@ -14,7 +14,7 @@ from fedws.mqtt.address import address
 from fedws.mqtt.dialling import Dialler
 from fedws.mqtt.node import Node
 from fedws.mqtt.session import Served
-from fedws.tls import Tls
+from fedws.security.tls import Tls
 
 
 @register("transport", "mqtt")

@@ -25,7 +25,7 @@ from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.protocol import encoder
 from fedws.reaching import NO_TLS, speaks_tls, why
-from fedws.tls import Tls, names_of, unaccepted
+from fedws.security.tls import Tls, names_of, unaccepted
 from fedws.websocket.channel import WsChannel
 from fedws.websocket.door import Door
 from fedws.websocket.watched import Client, Server, address_of

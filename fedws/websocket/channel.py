@@ -10,7 +10,7 @@ from fedws.interfaces import HANDSHAKE, Limits
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, error_of
 from fedws.protocol.messages import Message
-from fedws.tls import name_of
+from fedws.security.tls import name_of
 from fedws.transfers import Transfers
 from fedws.websocket.watched import Server, Watched, address_of, framed
 

@@ -8,7 +8,7 @@ import pytest
 from fedws.gate import MOST
 from fedws.interfaces import Limits
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from fedws.websocket.watched import Server
 from tests.abuse.hostile import Hostile, data, frame, hostile, many_files

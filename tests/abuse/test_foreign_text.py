@@ -216,7 +216,7 @@ async def test_a_worker_and_a_hostile_order(
     name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer, or the reason of its close, is fit for a terminal too."""
-    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.INSECURE)
+    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.credentials.INSECURE)
     log = audit.Audit(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(Path(), True), policy=ALL, audit=log)
     async with fedws.serving(node, "ws://localhost:0") as url, rough(url) as socket:
@@ -234,7 +234,7 @@ async def test_a_worker_and_a_hostile_order(
 async def test_a_worker_and_a_hostile_caller(
     name: str, text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.INSECURE)
+    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.credentials.INSECURE)
     async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await socket.send(data(hostile(HELLO, name, text)))
         await socket.send(data(HELLO))

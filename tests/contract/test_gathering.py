@@ -19,7 +19,7 @@ from fedws.extractors import parts
 from fedws.featurestore import Records
 from fedws.gathering_algorithm import gathers
 from fedws.protocol.messages import Deadline, Joined, Left, Order, Report
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from tests.gathered import EPOCHS, OPTIONS, Run, failed
 from tests.nodes import WORKERS, registered
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws import certs
+from fedws.security import certificates
 from tests.processes import Processes, assert_one_line
 from tests.secured import KEY
 
@@ -14,8 +14,8 @@ from tests.secured import KEY
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """A folder with files that are good and bad."""
     folder = tmp_path_factory.mktemp("flags")
-    certs.init(folder / "certs")
-    certs.issue(folder / "certs", "alice")
+    certificates.init(folder / "certs")
+    certificates.issue(folder / "certs", "alice")
     texts = {"junk": "junk", "unknown.toml": "task = ['*']", "named.toml": "coordinators = ['lab']", "good.key": KEY}
     texts |= {"many.toml": "samples = 100000", "syntax.toml": "tasks = ["}
     for name, text in texts.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from tests.nodes import registered
 
 

@@ -13,7 +13,7 @@ from fedws.core.errors import StoreError
 from fedws.interfaces import Limits
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf, Store
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from tests.nodes import WORKERS, Points, evaluating, happens, settings
 from tests.runs import assert_same
 

@@ -20,7 +20,7 @@ from fedws.interfaces import Channel, Limits
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf
 from fedws.protocol.messages import Failure, Order, Report
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from tests.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
 from tests.nodes import PATIENCE, evaluating, settings, worker
 from tests.peers import JOINED, WELCOME, Heard, asked, reported

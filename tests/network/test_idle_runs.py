@@ -14,7 +14,7 @@ from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Report, Welcome
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from fedws.transport.memory import Memory
 from fedws.websocket.watched import Server

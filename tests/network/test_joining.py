@@ -19,7 +19,7 @@ from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
 from fedws.protocol.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
 from fedws.schemes import transport
-from fedws.security import INSECURE, Security
+from fedws.security.credentials import INSECURE, Security
 from fedws.service import Service
 from tests.joined import come, expecting, free_port, join, listening, meeting, node, outside
 from tests.keyed import KEY, OTHER

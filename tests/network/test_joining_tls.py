@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws import certs
 from fedws.dialout import joining
-from fedws.keys import Key
 from fedws.policy import Policy
-from fedws.security import COORDINATOR, Security
-from fedws.tls import Tls
+from fedws.security import certificates
+from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 from tests.joined import expecting, listening
 from tests.nodes import PATIENCE, Points
 
@@ -24,9 +24,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Certificates of one network, and of another."""
     found = {name: tmp_path_factory.mktemp(name) for name in ("ours", "theirs")}
     for folder in found.values():
-        certs.init(folder)
+        certificates.init(folder)
         for name in ("alice", "bob", "coordinator", "lab", "localhost"):
-            certs.issue(folder, name)
+            certificates.issue(folder, name)
     return found
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import fedws
 from fedws.protocol import handshake
-from fedws.security import INSECURE, Security
+from fedws.security.credentials import INSECURE, Security
 from tests.callers import honest
 from tests.keyed import KEY, OTHER, failed
 from tests.nodes import worker

@@ -15,7 +15,7 @@ from fedws.interfaces import Channel, Limits
 from fedws.policy import Policy
 from fedws.protocol.messages import Hello, Order, Report, Welcome
 from fedws.schemes import transport
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import Service, serving
 from fedws.worker import Worker
 from tests.nodes import PATIENCE, address, happens, worker

@@ -17,7 +17,7 @@ from fedws.mqtt.address import address
 from fedws.mqtt.node import Node
 from fedws.mqtt.session import Served
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from fedws.transport.memory import Memory
 from tests.nodes import Points, worker

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import fedws
-from fedws import certs
 from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
 from fedws.mqtt import broker as brokers
@@ -22,7 +21,8 @@ from fedws.mqtt.flow import WINDOW
 from fedws.mqtt.frames import Kind
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Order
-from fedws.tls import Tls
+from fedws.security import certificates
+from fedws.security.tls import Tls
 from fedws.transport.mqtt import Mqtt
 from tests.brokered import LIMITS, dialled, linked, soon
 from tests.mosquitto import PASSWORD, Mosquitto, free_port, mosquitto
@@ -148,9 +148,9 @@ async def test_the_rights_in_the_protocols_page_are_enough(tmp_path: Path) -> No
 def made(tmp_path: Path) -> Path:
     """A CA, and certificates of a broker and of a node."""
     folder = tmp_path / "certs"
-    certs.init(folder)
+    certificates.init(folder)
     for name in ("localhost", "alice"):
-        certs.issue(folder, name)
+        certificates.issue(folder, name)
     return folder
 
 

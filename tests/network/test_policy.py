@@ -11,13 +11,13 @@ import pytest
 
 import fedws
 from evaluator import evaluator
-from fedws import certs
 from fedws.audit import Audit, read, verify
 from fedws.core.errors import RunFailed, WrongNode
-from fedws.keys import Key
 from fedws.policy import Policy
-from fedws.security import Security
-from fedws.tls import Tls
+from fedws.security import certificates
+from fedws.security.credentials import Security
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 from tests.nodes import Points, settings
 
 KEY = Security(Key(bytes(32), "a test"))
@@ -121,9 +121,9 @@ async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) 
 async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
     """Known by their certificates; whatever they call themselves."""
     folder = tmp_path / "certs"
-    certs.init(folder)
+    certificates.init(folder)
     for name in ("alice", "coordinator", "lab"):
-        certs.issue(folder, name)
+        certificates.issue(folder, name)
 
     def security(name: str) -> Security:
         return Security(KEY.key, Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"), name)

@@ -14,12 +14,12 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fedws import certs
 from fedws.core.errors import StoreError, UsageError
 from fedws.object_store import s3_client
 from fedws.object_store.backends.s3 import S3Store
 from fedws.object_store.base import PART, Setting, Store, opened
 from fedws.object_store.watchdog import Progress
+from fedws.security import certificates
 from tests.storeproxy import (
     ALWAYS,
     KEY_ID,
@@ -689,8 +689,8 @@ def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 def test_a_bucket_is_reached_over_tls_where_its_certificate_is_trusted(
     proxy: StoreProxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certs.init(tmp_path)
-    certs.issue(tmp_path, "localhost")
+    certificates.init(tmp_path)
+    certificates.issue(tmp_path, "localhost")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(tmp_path / "localhost.pem", tmp_path / "localhost.key")
     with StoreProxy(proxy.behind, tls) as secure:

@@ -23,7 +23,7 @@ from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Ref
 from fedws.protocol.run_claim import public, takeover
 from fedws.rundir import RunDirectory
 from fedws.schemes import transport
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from fedws.unfinished import Unfinished
 from fedws.worker import Worker

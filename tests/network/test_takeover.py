@@ -16,7 +16,7 @@ from fedws.interfaces import Channel, Limits, Task
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.schemes import transport
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 from fedws.service import Service
 from fedws.transfers import Transfers
 from fedws.turns import MOST_LINKS, TAKEN_OVER

@@ -13,13 +13,13 @@ import pytest
 import uvloop
 
 import fedws
-from fedws import certs
 from fedws.core.errors import RunFailed, UsageError, WrongNode
 from fedws.gate import MOST
 from fedws.interfaces import Limits
-from fedws.keys import Key
-from fedws.security import Security
-from fedws.tls import Tls
+from fedws.security import certificates
+from fedws.security.credentials import Security
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 from fedws.websocket.watched import Server
 from tests.nodes import PATIENCE, evaluating, settings, worker
 
@@ -40,16 +40,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Of alice, bob, the coordinator and the evaluator."""
     ours, theirs, old = (tmp_path_factory.mktemp(name) for name in ("ours", "theirs", "old"))
     for folder in (ours, theirs):
-        certs.init(folder)
+        certificates.init(folder)
     for name in ("ca.pem", "ca.key"):
         shutil.copy(ours / name, old / name)
     for folder in (ours, theirs):
         for name in ("alice", "bob", "testing", "coordinator"):
-            certs.issue(folder, name)
+            certificates.issue(folder, name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certs, "_SLACK", datetime.timedelta(days=3))
+        patch.setattr(certificates, "_SLACK", datetime.timedelta(days=3))
         for name in ("alice", "coordinator"):
-            certs.issue(old, name, days=-1)
+            certificates.issue(old, name, days=-1)
     return Folders(ours, theirs, old)
 
 
@@ -127,7 +127,7 @@ async def test_a_node_that_shows_no_good_certificate_is_named(case: str, folders
 
 async def test_ids_are_not_names_of_hosts(folders: Folders, tmp_path: Path) -> None:
     """To TLS the case of a name is no matter."""
-    certs.issue(folders.ours, "ALICE")
+    certificates.issue(folders.ours, "ALICE")
     async with served(tls(folders.ours, "ALICE", folders.ours)) as url:
         security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await failed(url, tmp_path, security) == "its certificate is not one of alice"

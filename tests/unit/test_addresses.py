@@ -17,7 +17,7 @@ from fedws.core.plan import make
 from fedws.core.resume_rules import merged
 from fedws.rundir import RunDirectory, stored_settings
 from fedws.schemes import transport
-from fedws.security import INSECURE
+from fedws.security.credentials import INSECURE
 
 SECRET = "hunter2"
 BAD = [

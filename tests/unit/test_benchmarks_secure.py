@@ -9,17 +9,19 @@ import torch
 from benchmarks import secure
 from benchmarks.job import WORKERS, Job
 from benchmarks.processes import ENVIRONMENT, Crew
-from fedws import Images, Worker, certs, serving
+from fedws import Images, Worker, serving
 from fedws.core.errors import WrongNode
-from fedws.keys import Key
-from fedws.security import COORDINATOR, Security
-from fedws.tls import Tls
+from fedws.security import certificates
+from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 
 
 def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log() -> None:
     """Its own processes share one key, and none of the shell's."""
     assert ENVIRONMENT["FEDWS_KEY"] != os.environ["FEDWS_KEY"]
-    code = "from fedws import audit, keys; print(keys.network_key().text, audit.own('alice'))"
+    imports = "from fedws import audit\nfrom fedws.security import network_key as keys"
+    code = f"{imports}\nprint(keys.network_key().text, audit.own('alice'))"
     with Crew() as crew:
         child = crew.start("teller", "-c", code)
         _, found = child.wait_for(r"^(\S+) (\S+)$", 60)
@@ -28,18 +30,18 @@ def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log()
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def certificate_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the benchmark's certificates."""
     folder = tmp_path_factory.mktemp("certificates")
-    secure.certificates(folder)
+    secure.issue_certificates(folder)
     return folder
 
 
 def test_every_node_of_a_job_under_tls_is_given_its_own_certificate(
-    certificates: Path, monkeypatch: pytest.MonkeyPatch
+    certificate_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (*WORKERS, COORDINATOR):
-        certs.check(certificates / f"{name}.pem", name)
+        certificates.check(certificate_folder / f"{name}.pem", name)
     started: dict[str, tuple[str, ...]] = {}
 
     class Ready:
@@ -48,20 +50,22 @@ def test_every_node_of_a_job_under_tls_is_given_its_own_certificate(
 
     monkeypatch.setattr(Crew, "start", lambda self, name, *words: started.update({name: words}) or Ready())
     with Crew() as crew:
-        job = Job(crew, Path(), evaluator=False, tls=certificates)
+        job = Job(crew, Path(), evaluator=False, tls=certificate_folder)
         job.coordinate()
     for name in (*WORKERS, COORDINATOR):
         words = started[name]
         given = [words[words.index(flag) + 1] for flag in ("--tls-cert", "--tls-key", "--tls-ca")]
-        assert given == [str(certificates / file) for file in (f"{name}.pem", f"{name}.key", "ca.pem")]
+        assert given == [str(certificate_folder / file) for file in (f"{name}.pem", f"{name}.key", "ca.pem")]
     assert all(url.startswith("wss://") for url in job.addresses.values())
 
 
 @pytest.mark.parametrize("variant", secure.VARIANTS)
-async def test_handshakes_are_timed_in_every_variant(variant: str, certificates: Path) -> None:
+async def test_handshakes_are_timed_in_every_variant(variant: str, certificate_folder: Path) -> None:
     data = Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
-    caller = secure.security(variant, certificates)
-    own = Tls(*(certificates / file for file in ("alice.pem", "alice.key", "ca.pem"))) if variant == "TLS" else None
+    caller = secure.security(variant, certificate_folder)
+    own = (
+        Tls(*(certificate_folder / file for file in ("alice.pem", "alice.key", "ca.pem"))) if variant == "TLS" else None
+    )
     url = "ws://localhost:0" if own is None else "wss://localhost:0"
     async with serving(Worker("alice", "mnist", data), url, security=Security(caller.key, own)) as address:
         seconds = await secure.dialled("alice", address, caller)

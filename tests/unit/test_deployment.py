@@ -19,7 +19,7 @@ from fedws.cli.secure import address
 from fedws.core.addresses import PASSWORD_FILE
 from fedws.core.plan import make
 from fedws.mqtt.address import address as broker_address
-from fedws.security import Security
+from fedws.security.credentials import Security
 from tests.support import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "deploy"

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws import keys
 from fedws.cli.secure import warnings
 from fedws.core.errors import UsageError
-from fedws.keys import Key
-from fedws.security import Security
-from fedws.tls import Tls
+from fedws.security import network_key
+from fedws.security.credentials import Security
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 
 TEXT = "0f" * 32
 
@@ -25,7 +25,7 @@ TEXT = "0f" * 32
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty configuration directory; gives where the user's own key would be."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.delenv(keys.VARIABLE)
+    monkeypatch.delenv(network_key.VARIABLE)
     return tmp_path / "config" / "fedws" / "network.key"
 
 
@@ -38,18 +38,18 @@ def file(folder: Path, text: str | bytes, mode: int = 0o600) -> Path:
 
 
 def test_the_first_makes_it_and_all_others_read_it(home: Path) -> None:
-    made = keys.network_key()
+    made = network_key.network_key()
     assert (made.made, made.origin, len(made.secret)) == (True, str(home), 32)
     assert home.read_text() == made.text + "\n"
     assert stat.S_IMODE(home.stat().st_mode) == 0o600
     assert stat.S_IMODE(home.parent.stat().st_mode) == 0o700
     assert list(home.parent.iterdir()) == [home], "nothing is left of the making"
-    again = keys.network_key()
+    again = network_key.network_key()
     assert (again.secret, again.made) == (made.secret, False)
 
 
 def test_two_makings_are_two_keys(tmp_path: Path) -> None:
-    assert keys.make(tmp_path / "a").secret != keys.make(tmp_path / "b").secret
+    assert network_key.make(tmp_path / "a").secret != network_key.make(tmp_path / "b").secret
 
 
 def test_of_many_that_make_it_at_once_all_have_the_same(home: Path) -> None:
@@ -58,7 +58,7 @@ def test_of_many_that_make_it_at_once_all_have_the_same(home: Path) -> None:
 
     def look() -> None:
         together.wait()
-        found.append(keys.network_key())
+        found.append(network_key.network_key())
 
     threads = [threading.Thread(target=look) for _ in range(16)]
     for thread in threads:
@@ -81,33 +81,33 @@ def test_who_loses_the_race_reads_the_winners(home: Path, monkeypatch: pytest.Mo
         return token
 
     monkeypatch.setattr(secrets, "token_bytes", meanwhile)
-    found = keys.network_key()
+    found = network_key.network_key()
     assert (found.text, found.made) == (TEXT, False)
     assert home.read_text() == TEXT + "\n"
     assert list(home.parent.iterdir()) == [home]
 
 
 def test_a_file_goes_before_the_variable_and_that_before_the_users_own(home: Path, tmp_path: Path) -> None:
-    own, given = keys.make(home), file(tmp_path, "1a" * 32)
-    assert keys.network_key().secret == own.secret
-    assert keys.network_key(None, {keys.VARIABLE: TEXT}).text == TEXT
-    assert keys.network_key(given, {keys.VARIABLE: TEXT}).text == "1a" * 32
-    assert keys.network_key(str(given), {}).origin == f"--key-file {given}"
+    own, given = network_key.make(home), file(tmp_path, "1a" * 32)
+    assert network_key.network_key().secret == own.secret
+    assert network_key.network_key(None, {network_key.VARIABLE: TEXT}).text == TEXT
+    assert network_key.network_key(given, {network_key.VARIABLE: TEXT}).text == "1a" * 32
+    assert network_key.network_key(str(given), {}).origin == f"--key-file {given}"
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT.upper(), f"  {TEXT}\n\n", f"{TEXT}\r\n"])
 def test_a_key_may_come_as_people_copy_it(text: str, tmp_path: Path) -> None:
-    assert keys.network_key(file(tmp_path, text)).text == TEXT
-    assert keys.network_key(None, {keys.VARIABLE: text}).text == TEXT
+    assert network_key.network_key(file(tmp_path, text)).text == TEXT
+    assert network_key.network_key(None, {network_key.VARIABLE: text}).text == TEXT
 
 
 @pytest.mark.parametrize(
     "text", ["", "\n", TEXT[:-1], TEXT + "0", TEXT + TEXT, "0g" * 32, f"{TEXT[:32]} {TEXT[32:]}", "x" * 5000]
 )
 def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> None:
-    for named, environment in ((file(tmp_path, text), {}), (None, {keys.VARIABLE: text})):
+    for named, environment in ((file(tmp_path, text), {}), (None, {network_key.VARIABLE: text})):
         with pytest.raises(UsageError, match="no network key, which is 64 hexadecimal digits, as 'fedws key"):
-            keys.network_key(named, environment)
+            network_key.network_key(named, environment)
     assert not home.exists(), "none is made where one was named"
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> Non
 def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     place = file(tmp_path_factory.getbasetemp(), content)
     try:
-        key = keys.network_key(place)
+        key = network_key.network_key(place)
     except UsageError as error:
         assert "\n" not in str(error)
     else:
@@ -124,18 +124,20 @@ def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, co
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--key-file \S+none cannot be read: No such file or directory$"):
-        keys.network_key(tmp_path / "none")
+        network_key.network_key(tmp_path / "none")
     with pytest.raises(UsageError, match=r"--key-file \S+ cannot be read: Is a directory$"):
-        keys.network_key(tmp_path)
+        network_key.network_key(tmp_path)
 
 
 def test_where_none_can_be_made_all_three_remedies_are_named(home: Path) -> None:
     home.parents[1].write_text("a file where the directory should be")
     with pytest.raises(UsageError) as error:
-        keys.network_key()
+        network_key.network_key()
     assert str(error.value).startswith(f"there is no network key, and none can be made in {home.parent} (")
     assert all(remedy in str(error.value) for remedy in ("--key-file", "FEDWS_KEY", "--insecure"))
-    assert keys.network_key(None, {keys.VARIABLE: TEXT}).text == TEXT, "a key that is given needs no directory"
+    assert network_key.network_key(None, {network_key.VARIABLE: TEXT}).text == TEXT, (
+        "a key that is given needs no directory"
+    )
 
 
 def test_without_a_home_none_is_made_in_the_working_directory(
@@ -145,7 +147,7 @@ def test_without_a_home_none_is_made_in_the_working_directory(
     monkeypatch.setattr(platformdirs, "user_config_path", lambda _: Path("~/.config/fedws"))
     what = "has no home directory; there is no network key: name one with --key-file or FEDWS_KEY, or .* --insecure$"
     with pytest.raises(UsageError, match=what):
-        keys.network_key()
+        network_key.network_key()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +155,7 @@ def test_a_link_to_nowhere_is_not_written_through(home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.symlink_to("nowhere")
     with pytest.raises(UsageError, match="cannot be read"):
-        keys.network_key()
+        network_key.network_key()
     assert not (home.parent / "nowhere").exists()
 
 
@@ -161,9 +163,9 @@ def test_a_new_one_replaces_a_link_and_not_what_it_points_to(home: Path, tmp_pat
     home.parent.mkdir(parents=True)
     target = file(tmp_path, TEXT)
     home.symlink_to(target)
-    assert keys.network_key().text == TEXT
-    new = keys.make(home, replace=True)
-    assert keys.network_key().secret == new.secret != bytes.fromhex(TEXT)
+    assert network_key.network_key().text == TEXT
+    new = network_key.make(home, replace=True)
+    assert network_key.network_key().secret == new.secret != bytes.fromhex(TEXT)
     assert target.read_text() == TEXT
     assert stat.S_IMODE(home.stat().st_mode) == 0o600
 
@@ -171,13 +173,13 @@ def test_a_new_one_replaces_a_link_and_not_what_it_points_to(home: Path, tmp_pat
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666, 0o644])
 def test_a_file_that_others_can_read_is_told_of(mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = file(tmp_path, TEXT, mode)
-    assert keys.network_key(place).text == TEXT
+    assert network_key.network_key(place).text == TEXT
     assert caplog.messages == [
         f"--key-file {place} can be read by other users of this machine: chmod 600 {place}",
     ]
     caplog.clear()
     place.chmod(0o600)
-    keys.network_key(place)
+    network_key.network_key(place)
     assert caplog.messages == []
 
 
@@ -187,16 +189,16 @@ def test_a_credential_of_systemd_looks_as_if_a_group_could_read_it(
 ) -> None:
     place = file(tmp_path, TEXT, mode)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert keys.network_key(place).text == TEXT
+    assert network_key.network_key(place).text == TEXT
     assert bool(caplog.messages) == told
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "others"))
     caplog.clear()
-    keys.network_key(place)
+    network_key.network_key(place)
     assert caplog.messages
 
 
 def test_a_key_is_not_shown_by_accident(tmp_path: Path) -> None:
-    key = keys.make(tmp_path / "key")
+    key = network_key.make(tmp_path / "key")
     assert key.text not in repr(key) + str(key) + repr(Security(key))
     assert repr(key.secret) not in repr(key)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import certs
 from fedws.audit import Audit
 from fedws.checkpoint import Checkpoints
 from fedws.cli.run import save
@@ -19,6 +18,7 @@ from fedws.curves import draw
 from fedws.featurestore import FeatureStore
 from fedws.rundir import RunDirectory
 from fedws.runlog import RunLog, write_tensors, write_text
+from fedws.security import certificates
 from fedws.tensorboard import Events
 
 TENSORS = {"w": torch.arange(3.0)}
@@ -115,7 +115,7 @@ def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkey
     record.close()
     save(TENSORS, "model")
     Audit(Path("audit") / "alice.jsonl")
-    certs.init(Path("certs"))
+    certificates.init(Path("certs"))
     found = modes(tmp_path)
     assert len(found) >= 21
     public = {"certs/ca.pem", "certs/.gitignore"}

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, keepsake, keys, learning, vigil
+from fedws import gate, keepsake, learning, vigil
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.meeting import NEWER, second
@@ -57,6 +57,7 @@ from fedws.protocol.messages import (
     carried,
 )
 from fedws.protocol.run_claim import Claim
+from fedws.security import network_key
 from fedws.transport import ws
 from fedws.turns import TAKEN_OVER, Turns
 from fedws.websocket import channel, watched
@@ -261,7 +262,7 @@ def test_the_example_is_a_handshake() -> None:
     handshake.check(KEY, hello, challenge, proof)
     signed = handshake._framed("takeover", hello, challenge.node, challenge.nonce, proof.takeover)
     assert f"over {len(signed)} bytes" in section("The proof")
-    assert keys._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
+    assert network_key._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
 
 
 def test_how_many_wait_at_the_door() -> None:

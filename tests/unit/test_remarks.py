@@ -10,7 +10,7 @@ from fedws.core import registry
 from fedws.core.plan import make
 from fedws.protocol.messages import Order
 from fedws.runlog import Lines
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from fedws.warned import LINES
 
 

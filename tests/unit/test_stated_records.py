@@ -11,7 +11,7 @@ from fedws.core.errors import RejectedUpdate
 from fedws.deliveries import Delivery, Facts
 from fedws.protocol.answer_size import weight
 from fedws.protocol.messages import Joined, Order, Report
-from fedws.security import COORDINATOR
+from fedws.security.credentials import COORDINATOR
 from tests.gathered import Run
 from tests.nodes import registered
 

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from fedws import certs
 from fedws.core.errors import UsageError
-from fedws.tls import Tls, name_of, unaccepted
+from fedws.security import certificates
+from fedws.security.tls import Tls, name_of, unaccepted
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA, certificates of alice and bob, and files that are none. Its name has what messages must not change."""
     made = tmp_path_factory.mktemp("Certs_OF")
-    certs.init(made)
+    certificates.init(made)
     for name in ("alice", "bob"):
-        certs.issue(made, name)
+        certificates.issue(made, name)
     (made / "junk").write_text("no certificate")
     (made / "empty").write_bytes(b"")
     secret = serialization.load_pem_private_key((made / "alice.key").read_bytes(), None)
@@ -57,8 +57,8 @@ def test_files_that_do_not_do_are_named_before_anything_begins(
 def test_a_private_key_that_others_can_read_is_told_of(
     mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    certs.init(tmp_path)
-    certs.issue(tmp_path, "alice")
+    certificates.init(tmp_path)
+    certificates.issue(tmp_path, "alice")
     files = tmp_path / "alice.pem", tmp_path / "alice.key", tmp_path / "ca.pem"
     Tls(*files)
     assert caplog.messages == []
@@ -135,7 +135,7 @@ def shaken(client: ssl.SSLContext, server: ssl.SSLContext, node: str) -> None:
 def test_any_usual_id_is_a_name_in_tls(node: str, folder: Path, tmp_path: Path) -> None:
     for name in ("ca.pem", "ca.key"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    cert, key = certs.issue(tmp_path, node)
+    cert, key = certificates.issue(tmp_path, node)
     context = Tls(cert, key, tmp_path / "ca.pem")
     shaken(context.client(), context.server(), node)
     with pytest.raises(ssl.SSLCertVerificationError) as error:
@@ -144,8 +144,8 @@ def test_any_usual_id_is_a_name_in_tls(node: str, folder: Path, tmp_path: Path) 
 
 
 def test_who_was_signed_by_another_ca_is_told_with_where_to_look(folder: Path, tmp_path: Path) -> None:
-    certs.init(tmp_path)
-    cert, key = certs.issue(tmp_path, "alice")
+    certificates.init(tmp_path)
+    cert, key = certificates.issue(tmp_path, "alice")
     for ours, whose in (
         (whole(folder), f"the CA in {folder / 'ca.pem'}"),
         (Tls(), "a CA that this machine trusts; name yours: --tls-ca"),

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from fedws import keys
-from fedws.keys import Key
-from fedws.tls import Tls
+from fedws.security import network_key
+from fedws.security.network_key import Key
+from fedws.security.tls import Tls
 
 COORDINATOR = "coordinator"
 
@@ -27,4 +27,4 @@ INSECURE = Security(None)
 
 def default() -> Security:
     """The user's own key, and no TLS. Raises UsageError when there is no key and none can be made."""
-    return Security(keys.network_key())
+    return Security(network_key.network_key())

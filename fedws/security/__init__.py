@@ -1,0 +1,1 @@
+"""Network key, TLS and certificates: who may connect."""
