@@ -9,7 +9,7 @@ from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Welcome
 from fedws.protocol.run_claim import Claim

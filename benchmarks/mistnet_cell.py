@@ -29,7 +29,7 @@ from fedws.data.samples import labels, select
 from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
 from fedws.learning import Workspace
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.worker import Worker

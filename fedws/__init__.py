@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedws.audit import Audit as Audit
     from fedws.coordinator.run import Result as Result
     from fedws.coordinator.run import run as run
     from fedws.coordinator.run import run_sync as run_sync
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
     from fedws.object_store.base import shelf as shelf
-    from fedws.policy import Policy as Policy
+    from fedws.privacy.audit_log import Audit as Audit
+    from fedws.privacy.policy import Policy as Policy
     from fedws.protocol.messages import Failure as Failure
     from fedws.protocol.messages import Order as Order
     from fedws.protocol.messages import Report as Report
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Ask": "interfaces",
-    "Audit": "audit",
+    "Audit": "privacy.audit_log",
     "Dataset": "interfaces",
     "Failure": "protocol.messages",
     "FedwsError": "core.errors",
@@ -55,7 +55,7 @@ _HOME = {
     "Limits": "interfaces",
     "Order": "protocol.messages",
     "Plan": "core.plan",
-    "Policy": "policy",
+    "Policy": "privacy.policy",
     "Report": "protocol.messages",
     "RequestError": "core.errors",
     "Result": "coordinator.run",

@@ -15,7 +15,7 @@ from fedws.core.validation import Positive
 from fedws.deliveries import Delivery, Facts
 from fedws.encoding import Encoding
 from fedws.featurestore import FEATURES, LABELS
-from fedws.policy import Features
+from fedws.privacy.policy import Features
 from fedws.protocol.messages import Report
 
 DECODED = 2**22

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 
 
 class Encoding(Protocol):

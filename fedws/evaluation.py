@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 
-from fedws import labels
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.limits import CLASSES, SAMPLES
 from fedws.core.seeds import seeded
@@ -17,6 +16,7 @@ from fedws.core.task_settings import Scoring
 from fedws.data.samples import batches, constant
 from fedws.grouping import groups
 from fedws.objective import Objective
+from fedws.privacy import randomized_labels
 from fedws.workspace import Workspace
 
 _SEED = 0
@@ -89,7 +89,7 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
 
 def _confusion(outputs: Any, targets: Any) -> torch.Tensor | None:
     """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
-    if not labels.classes(outputs, targets):
+    if not randomized_labels.classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)
     correct = (predicted == targets).sum().reshape(1)

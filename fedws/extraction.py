@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws import extractors, labels, learning
+from fedws import extractors, learning
 from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError
@@ -16,9 +16,10 @@ from fedws.cuts import split
 from fedws.data.nested_tensors import described, moved
 from fedws.data.samples import batch, batches, fingerprint
 from fedws.grouping import groups
-from fedws.noise import Noise
 from fedws.outlines import complete
-from fedws.policy import Features
+from fedws.privacy import randomized_labels
+from fedws.privacy.policy import Features
+from fedws.privacy.secure_noise import Noise
 from fedws.protocol.messages import Json
 from fedws.uploads import Batch, Upload
 
@@ -149,7 +150,7 @@ def encoded(
 def _labels(targets: object, settings: Extraction, node: str, noise: Noise) -> torch.Tensor:
     """The labels of a batch as they may leave. Raises TaskError."""
     try:
-        plain = labels.plain(targets)
+        plain = randomized_labels.plain(targets)
     except ValueError as error:
         raise TaskError(f"{node}: {error}") from None
     if not settings.classes:
@@ -158,7 +159,7 @@ def _labels(targets: object, settings: Extraction, node: str, noise: Noise) -> t
         raise TaskError(f"the labels on {node} are no classes, as {settings.model} tells them apart")
     if int(plain.min()) < 0 or int(plain.max()) >= settings.classes:
         raise TaskError(f"{node} holds labels beyond the {settings.classes} of {settings.model}")
-    return labels.randomise(plain, settings.classes, settings.label_epsilon, noise)
+    return randomized_labels.randomise(plain, settings.classes, settings.label_epsilon, noise)
 
 
 def spent(upload: Upload, *, again: bool = False) -> Features:

@@ -8,7 +8,7 @@ from fedws.coded import Coded
 from fedws.core.plan import Scoring
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask, Task
-from fedws.policy import Features
+from fedws.privacy.policy import Features
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Basis:
     """Extractors beyond the model's own, joined."""
     classes: int = 0
     label: str = ""
-    """What a label is, as :func:`fedws.labels.told` tells it."""
+    """What a label is, as :func:`fedws.privacy.randomized_labels.told` tells it."""
     sample: Sequence[int] = ()
     """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
 

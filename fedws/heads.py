@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedws import labels, learning, momentum
+from fedws import learning, momentum
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import Count
@@ -19,6 +19,7 @@ from fedws.featurestore import Records
 from fedws.grouping import enough, groups, normalises
 from fedws.objective import outputs as computed
 from fedws.objective import suit
+from fedws.privacy import randomized_labels
 
 LIKELIHOODS = ("nll", "cross_entropy")
 """Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""
@@ -76,7 +77,7 @@ def trained(
             if corrected and not isinstance(outputs, torch.Tensor):
                 raise TaskError(f"the head of {settings.model} gives {described(outputs)}; it must give logits")
             if corrected:  # log_softmax leaves log-probabilities as they are
-                loss = labels.loss(outputs.log_softmax(1), targets, settings.label_epsilon)
+                loss = randomized_labels.loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
                 suit(plain, settings.loss, outputs, targets)
                 loss = plain(outputs, targets)

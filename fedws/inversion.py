@@ -13,7 +13,7 @@ import torch
 
 from fedws.data.samples import Images
 from fedws.encoding import Encoding
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 from fedws.records import rows
 from fedws.similarity import psnr, ssim
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from fedws import extractors, labels, learning
+from fedws import extractors, learning
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
 from fedws.core.tensors import Tensors, detached
@@ -12,6 +12,7 @@ from fedws.cuts import split
 from fedws.data.nested_tensors import described
 from fedws.data.samples import batch
 from fedws.objective import outputs
+from fedws.privacy import randomized_labels
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 
@@ -54,7 +55,7 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
     inputs, targets = first(work)
     try:
         with torch.inference_mode():
-            found = labels.classes(outputs(module.eval()(inputs)), targets)
+            found = randomized_labels.classes(outputs(module.eval()(inputs)), targets)
     except RuntimeError as error:
         what = f"samples of {work.dataset} do not fit {settings.model}"
         raise TaskError(
@@ -63,7 +64,7 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
     if not found and not settings.clear:
         raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
     try:
-        return found, labels.told(labels.plain(targets))
+        return found, randomized_labels.told(randomized_labels.plain(targets))
     except ValueError as error:
         raise TaskError(f"{work.dataset}: {error}") from None
 

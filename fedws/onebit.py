@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from fedws import bits
-from fedws.channel import Channel
-from fedws.noise import Noise
+from fedws.privacy.binary_channel import Channel
+from fedws.privacy.secure_noise import Noise
 from fedws.records import rows
 
 

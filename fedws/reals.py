@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedws.core.tensors import unfit
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 from fedws.records import check, rows
 
 _FARTHEST = 40.0

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 
 from fedws import declared
-from fedws.audit import Audit, Entry
 from fedws.core import registry
 from fedws.core.error_location import placed, where
 from fedws.core.errors import (
@@ -29,13 +28,14 @@ from fedws.core.errors import (
 )
 from fedws.core.limits import ANY, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints
-from fedws.counts import Counted, Counts, upload
 from fedws.data import map_style, samples
-from fedws.entries import Place, counted, entry
 from fedws.interfaces import Dataset, Task
 from fedws.learning import Workspace
 from fedws.metrics import rounded
-from fedws.policy import Features, Policy
+from fedws.privacy.audit_entry import Place, counted, entry
+from fedws.privacy.audit_log import Audit, Entry
+from fedws.privacy.policy import Features, Policy
+from fedws.privacy.usage_counts import Counted, Counts, upload
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim

@@ -17,7 +17,7 @@ from fedws.encoded import encoded
 from fedws.interfaces import Dataset
 from fedws.keepsake import Keepsake
 from fedws.outlines import complete, outline, values
-from fedws.policy import Features, Policy
+from fedws.privacy.policy import Features, Policy
 from fedws.protocol.messages import Json, Order, Report
 from fedws.uploads import Uploads
 

@@ -13,7 +13,7 @@ from fedws.core.plan import make
 from fedws.core.tensors import difference
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.roster import rejected

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 
 SURE = 1e-9
 """The chance that a statistical test fails for nothing; its noise is seeded, so that it never does."""

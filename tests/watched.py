@@ -14,7 +14,7 @@ from evaluator import evaluator
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker

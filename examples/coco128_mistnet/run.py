@@ -18,13 +18,14 @@ from edges import served
 from ssdlite import SsdLite, detect, ssd, truth
 
 import fedws
-from fedws import policy, pretrained
+from fedws import pretrained
 from fedws.cli import interrupts, pretrain, run
 from fedws.cli.console import guarded
 from fedws.coded import Coded
 from fedws.cuts import split
 from fedws.data import download
-from fedws.policy import Features
+from fedws.privacy import policy
+from fedws.privacy.policy import Features
 from fedws.rundir import new_directory
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # short, for the commands are shown

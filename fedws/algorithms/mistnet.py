@@ -34,7 +34,7 @@ from fedws.heads import LIKELIHOODS, Epoch
 from fedws.interfaces import Ask, Dataset, Task
 from fedws.learning import Workspace
 from fedws.lessons import CLEAR, Lesson
-from fedws.policy import Features
+from fedws.privacy.policy import Features
 from fedws.protocol.messages import Json, Order, Report
 from fedws.uploads import kept
 

@@ -75,7 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.core.errors import UsageError
     from fedws.cuts import split
     from fedws.data import loading
-    from fedws.noise import Noise
+    from fedws.privacy.secure_noise import Noise
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
         if getattr(arguments, name) < 1:

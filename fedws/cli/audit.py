@@ -33,23 +33,23 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the table, or with ``--verify`` what is wrong; then the status is 1."""
     from pathlib import Path
 
-    from fedws import audit
     from fedws.core.errors import UsageError, printable
+    from fedws.privacy import audit_log
 
     given = Path(arguments.node)
-    path = given if given.is_file() else audit.own(arguments.node)
+    path = given if given.is_file() else audit_log.own(arguments.node)
     try:
         if arguments.verify:
-            end, problems = audit.verify(path)
+            end, problems = audit_log.verify(path)
             for problem in problems:
                 print(problem)
             if not problems:
                 print(f"{path}: {end.lines} lines, whole; the last one's hash is {end.hash}")
             return 1 if problems else 0
-        widths = _widths(audit.read(path), max(_NARROWEST, shutil.get_terminal_size().columns))
+        widths = _widths(audit_log.read(path), max(_NARROWEST, shutil.get_terminal_size().columns))
         print(_row(_TITLES, widths))
         told = ""
-        for line in audit.read(path):
+        for line in audit_log.read(path):
             print(_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
                 print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 300)}")

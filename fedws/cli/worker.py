@@ -17,11 +17,11 @@ from fedws.cli.secure import address, security, warnings
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedws.audit import Audit
     from fedws.cli.held import Held
     from fedws.core.plan import Plan
     from fedws.object_store.base import Shelf
-    from fedws.policy import Policy
+    from fedws.privacy.audit_log import Audit
+    from fedws.privacy.policy import Policy
     from fedws.security.credentials import Security
     from fedws.worker import Worker
 
@@ -146,8 +146,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy", "Audit"]:
     """What the node's owner allows, and where its answers are written down. Raises UsageError."""
-    from fedws import audit
-    from fedws.policy import Policy, load
+    from fedws.privacy import audit_log
+    from fedws.privacy.policy import Policy, load
 
     policy = load(Path(arguments.policy)) if arguments.policy is not None else Policy()
     if policy.coordinators is not None and not (proved.tls is not None and proved.tls.mutual):
@@ -155,7 +155,9 @@ def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy",
             f"--policy {arguments.policy}: coordinators are known by their certificates; "
             "this needs --tls-cert, --tls-key and --tls-ca"
         )
-    return policy, audit.Audit(Path(arguments.audit) if arguments.audit is not None else audit.own(arguments.id))
+    return policy, audit_log.Audit(
+        Path(arguments.audit) if arguments.audit is not None else audit_log.own(arguments.id)
+    )
 
 
 def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":

@@ -18,7 +18,7 @@ from fedws.core.limits import ANY
 from fedws.core.untrusted_text import CLEAN
 from fedws.featurestore import FeatureStore
 from fedws.interfaces import Task
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report

@@ -1,10 +1,10 @@
 """One bit for each feature value, flipped at random: MistNet's encoding."""
 
-from fedws.channel import randomised_response
 from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.encoding import Encoding
 from fedws.onebit import OneBit
+from fedws.privacy.binary_channel import randomised_response
 
 
 @register("encoding", "bits")

@@ -12,7 +12,7 @@ import torch
 
 from fedws.core.registry import register
 from fedws.encoding import Encoding
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 from fedws.reals import Reals, finite
 from fedws.records import check, rows
 

@@ -5,12 +5,12 @@ estimation" (USENIX Security 2017), section 4.3.
 
 import math
 
-from fedws.channel import Channel
 from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.encoding import Encoding
-from fedws.noise import drawable
 from fedws.onebit import OneBit
+from fedws.privacy.binary_channel import Channel
+from fedws.privacy.secure_noise import drawable
 
 
 @register("encoding", "oue")

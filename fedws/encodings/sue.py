@@ -3,11 +3,11 @@
 estimation" (USENIX Security 2017), section 4.3.
 """
 
-from fedws.channel import randomised_response
 from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.encoding import Encoding
 from fedws.onebit import OneBit
+from fedws.privacy.binary_channel import randomised_response
 
 
 @register("encoding", "sue")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedws.audit import Audit, Entry, read
 from fedws.core import registry
 from fedws.learning import Workspace
-from fedws.policy import Features, Policy
+from fedws.privacy.audit_log import Audit, Entry, read
+from fedws.privacy.policy import Features, Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws import audit
 from fedws.cli.console import guarded
 from fedws.core.errors import FedwsError, LinkError
 from fedws.core.untrusted_text import LINE
 from fedws.interfaces import Channel, Limits
+from fedws.privacy import audit_log
 from fedws.protocol.messages import (
     MESSAGES,
     Challenge,
@@ -217,7 +217,7 @@ async def test_a_worker_and_a_hostile_order(
 ) -> None:
     """The answer, or the reason of its close, is fit for a terminal too."""
     monkeypatch.setattr("fedws.service.default", lambda: fedws.security.credentials.INSECURE)
-    log = audit.Audit(tmp_path / "alice.jsonl")
+    log = audit_log.Audit(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(Path(), True), policy=ALL, audit=log)
     async with fedws.serving(node, "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
@@ -225,7 +225,7 @@ async def test_a_worker_and_a_hostile_order(
         await socket.send(data(order(worker="bob")))  # which ends the link
         reason = await closed(socket)
     assert reason.isprintable()
-    written = [line for entry in audit.read(log.path) for line in strings(entry)]
+    written = [line for entry in audit_log.read(log.path) for line in strings(entry)]
     assert lines and all(right(line) for line in (*lines, *written))
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import fedws
-import fedws.policy
-from fedws.audit import Audit, read
+import fedws.privacy.policy
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
@@ -125,7 +125,7 @@ def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -
 
     @fedws.releasing("features")
     def upload(order: Order, workspace: fedws.Workspace) -> Report:
-        workspace.announce(order, fedws.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.announce(order, fedws.privacy.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.report(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
 
     tasks = {"upload": upload, "fedsgd.gradient": registry.find("task", "fedsgd.gradient")}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from evaluator import evaluator
-from fedws.audit import Audit, read
 from fedws.core import registry
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.worker import Worker
 

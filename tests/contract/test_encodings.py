@@ -10,7 +10,7 @@ import torch
 
 from fedws.core import registry
 from fedws.encoding import Encoding
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 from tests.statistics import assert_mean, seeded
 from tests.support import REPOSITORY
 
@@ -151,7 +151,7 @@ def test_any_bytes_are_finite_features_or_refused(name: str) -> None:
 MEMORY = """
 import resource, sys, torch
 from fedws.core import registry
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 
 def peak():
     return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -7,7 +7,7 @@ from fedws import cuts, learning
 from fedws.core import registry
 from fedws.core.tensors import NAMES, detached, difference
 from fedws.outlines import outline, values
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 
 NAMES_OF_MODELS = registry.names("model")
 CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in cuts.cuts(registry.build("model", name))]

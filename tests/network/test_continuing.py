@@ -11,7 +11,7 @@ import pytest
 
 import fedws
 from fedws.coordinator.start import OTHERS
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from tests.nodes import WORKERS, settings
 from tests.resuming import log, plan, records, stopped
 from tests.runs import ALL, DATA, ROUND, assert_same, there

@@ -7,7 +7,7 @@ import pytest
 
 import fedws
 from fedws.dialout import joining
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.security import certificates
 from fedws.security.credentials import COORDINATOR, Security
 from fedws.security.network_key import Key

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.audit import Audit, read
 from fedws.core.limits import ANY
 from fedws.interfaces import Channel, Limits
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, Order, Report, Welcome
 from fedws.schemes import transport
 from fedws.security.credentials import INSECURE

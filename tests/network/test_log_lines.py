@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.audit import Audit
 from fedws.core.errors import LinkLost
 from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
 from fedws.mqtt.address import address
 from fedws.mqtt.node import Node
 from fedws.mqtt.session import Served
+from fedws.privacy.audit_log import Audit
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
 from fedws.service import serving

@@ -11,9 +11,9 @@ import pytest
 
 import fedws
 from evaluator import evaluator
-from fedws.audit import Audit, read, verify
 from fedws.core.errors import RunFailed, WrongNode
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read, verify
+from fedws.privacy.policy import Policy
 from fedws.security import certificates
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key

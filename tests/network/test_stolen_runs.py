@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import fedws
-from fedws import audit
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf
-from fedws.policy import Policy
+from fedws.privacy import audit_log
+from fedws.privacy.policy import Policy
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import public, takeover
@@ -55,7 +55,9 @@ def request(id: str, sent: bool = True) -> Order:
 async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted, Path]]:
     """Serve a worker with an audit log; give its address, its task and the log."""
     log, task = folder / "alice.jsonl", Counted()
-    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": task}, policy=Policy(**policy), audit=audit.Audit(log))
+    node = Worker(
+        "alice", "points", DATA, tasks={"fedavg.fit": task}, policy=Policy(**policy), audit=audit_log.Audit(log)
+    )
     async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
         yield url, task, log
 
@@ -107,7 +109,7 @@ async def answer(channel: Channel, order: Order) -> Report:
 
 def lines(log: Path) -> list[tuple[str, bool]]:
     """What each line of an audit log says left, and whether it had left before."""
-    return [(line["data"], line["again"]) for line in audit.read(log) if line is not None]
+    return [(line["data"], line["again"]) for line in audit_log.read(log) if line is not None]
 
 
 async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ async def test_every_send_is_a_line_of_the_audit_log_and_counts_once(tmp_path: P
                 assert (again.metrics, again.order) == (first.metrics, number)
     assert task.times == 1
     assert lines(log) == [("tensors", False), ("tensors", True), ("tensors", True)]
-    assert audit.verify(log)[1] == []
+    assert audit_log.verify(log)[1] == []
 
 
 async def test_a_repeated_answer_does_not_leave_without_its_line(
@@ -169,7 +171,7 @@ async def test_a_repeated_answer_does_not_leave_without_its_line(
     async with alice(tmp_path) as (url, _, _):
         async with link(url, VICTIM) as (channel, _):
             await answer(channel, request("1"))
-        monkeypatch.setattr(audit.Audit, "add", full)
+        monkeypatch.setattr(audit_log.Audit, "add", full)
         async with welcomed(url, VICTIM) as (channel, _):
             await channel.send(request("2"))
             failure = await channel.receive()
@@ -181,15 +183,15 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
-        add = audit.Audit.add
+        add = audit_log.Audit.add
 
-        def held(log: audit.Audit, entry: audit.Entry) -> None:
+        def held(log: audit_log.Audit, entry: audit_log.Entry) -> None:
             if entry.again:
                 self.entered.set()
                 assert self.opened.wait(PATIENCE)
             add(log, entry)
 
-        monkeypatch.setattr(audit.Audit, "add", held)
+        monkeypatch.setattr(audit_log.Audit, "add", held)
 
 
 async def cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> Held:
@@ -214,7 +216,7 @@ async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_nod
         held.opened.set()
         async with welcomed(url, THIEF, run="beef") as (channel, _):
             await answer(channel, request("3"))
-    assert [(line["run"], line["order"]) for line in audit.read(log) if line] == [
+    assert [(line["run"], line["order"]) for line in audit_log.read(log) if line] == [
         ("cafe", "1"),
         ("cafe", "2"),
         ("beef", "3"),
@@ -239,7 +241,7 @@ async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp
         return workspace.report(order, {}, BODY)
 
     log = tmp_path / "alice.jsonl"
-    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit=audit.Audit(log))
+    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit=audit_log.Audit(log))
     async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
         async with link(url, VICTIM) as (channel, _):
             size = encoder.encode(await answer(channel, request("1"))).size
@@ -247,7 +249,7 @@ async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp
             await channel.send(request("2"))
             failure = await channel.receive()
             assert isinstance(failure, Failure) and failure.code == "permanent"
-    last = [line for line in audit.read(log) if line][-1]
+    last = [line for line in audit_log.read(log) if line][-1]
     assert (last["answer"], last["order"], last["reason"]) == ("refused", "2", failure.reason[:200])
 
 
@@ -282,7 +284,7 @@ def texts(folder: Path) -> Iterator[str]:
 async def test_no_part_of_a_secret_is_in_a_log_or_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shelf = Shelf(FileStore((tmp_path / "store").as_uri(), 5), above=16)
-    node = Worker("alice", "points", DATA, state=tmp_path / "state", audit=audit.Audit(tmp_path / "alice.jsonl"))
+    node = Worker("alice", "points", DATA, state=tmp_path / "state", audit=audit_log.Audit(tmp_path / "alice.jsonl"))
     (tmp_path / "store").mkdir()
     async with fedws.serving(node, "ws://localhost:0", security=KEY, shelf=shelf) as url:
         await fedws.run(run_dir=tmp_path / "run", security=KEY, shelf=shelf, **settings({"alice": url}))

@@ -12,13 +12,13 @@ from torch import nn
 import fedws
 from fedws import learning, lessons
 from fedws.adaptation import Adaptation, _Before
-from fedws.audit import Audit, read
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
 from fedws.cuts import split
 from fedws.extractors import join, parts
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Report
 from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered

@@ -17,14 +17,14 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fedws import audit
-from fedws.audit import GENESIS, Audit, Entry, read, verify
 from fedws.cli import audit as command
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError, UsageError
 from fedws.core.limits import Accepted
-from fedws.counts import Counts
 from fedws.learning import Workspace
+from fedws.privacy import audit_log
+from fedws.privacy.audit_log import GENESIS, Audit, Entry, read, verify
+from fedws.privacy.usage_counts import Counts
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
@@ -98,7 +98,7 @@ def test_a_whole_log_is_whole_and_goes_on_after_a_new_start(tmp_path: Path) -> N
 
 
 def test_an_empty_log_is_whole(tmp_path: Path) -> None:
-    assert verify(log(tmp_path, 0)) == (audit.Head(), [])
+    assert verify(log(tmp_path, 0)) == (audit_log.Head(), [])
 
 
 def test_it_is_its_owners_alone(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_line_that_was_edited_with_its_hash_is_found_by_the_next(
 ) -> None:
     lines = whole[0].splitlines(keepends=True)
     line = {**json.loads(lines[number]), "task": "evaluate"}
-    line["hash"] = audit._hash(line)
-    lines[number] = audit._text(line)
+    line["hash"] = audit_log._hash(line)
+    lines[number] = audit_log._text(line)
     wanted = f"line {number + 2} does not follow the line before it" if number < 4 else "it does not end as alice.jsonl"
     assert put(lines)[0].startswith(wanted)
 
@@ -440,7 +440,7 @@ def test_the_parts_of_an_upload_count_once_however_many_leave() -> None:
     tracemalloc.start()
     try:
         for number in range(2000):
-            part = {**line, "number": number, "time": audit.now()}
+            part = {**line, "number": number, "time": audit_log.now()}
             counts.add(part)
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:

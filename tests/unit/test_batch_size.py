@@ -11,7 +11,7 @@ import torch
 import fedws
 from fedws.coordinator import trainer
 from fedws.featurestore import FeatureStore
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Order, Report
 from tests import mistnet
 from tests.nodes import Points

@@ -23,7 +23,7 @@ from fedws.cuts import cuts
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from tests.copies import Copy

@@ -20,7 +20,7 @@ from fedws.security.tls import Tls
 def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log() -> None:
     """Its own processes share one key, and none of the shell's."""
     assert ENVIRONMENT["FEDWS_KEY"] != os.environ["FEDWS_KEY"]
-    imports = "from fedws import audit\nfrom fedws.security import network_key as keys"
+    imports = "from fedws.privacy import audit_log as audit\nfrom fedws.security import network_key as keys"
     code = f"{imports}\nprint(keys.network_key().text, audit.own('alice'))"
     with Crew() as crew:
         child = crew.start("teller", "-c", code)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedws.channel import Channel, randomised_response
+from fedws.privacy.binary_channel import Channel, randomised_response
 from tests.statistics import assert_mean, seeded
 
 MANY = 1_000_000

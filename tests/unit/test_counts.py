@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import audit, counts
-from fedws.audit import Audit, read
 from fedws.core import registry
-from fedws.counts import Counts
 from fedws.learning import Workspace
-from fedws.policy import Features, Policy
+from fedws.privacy import audit_log, usage_counts
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Features, Policy
+from fedws.privacy.usage_counts import Counts
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker
@@ -79,8 +79,8 @@ def test_a_clock_that_is_set_back_frees_no_round(
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) - timedelta(seconds=back)
 
-    monkeypatch.setattr(counts, "datetime", Earlier)
-    monkeypatch.setattr(audit, "datetime", Earlier)
+    monkeypatch.setattr(usage_counts, "datetime", Earlier)
+    monkeypatch.setattr(audit_log, "datetime", Earlier)
     assert told(worker.answer(order(2))) == again
     refused = worker.answer(order(3))
     assert isinstance(refused, Failure) and 0 < refused.wait <= 86_400

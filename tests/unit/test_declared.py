@@ -8,7 +8,7 @@ import torch
 
 from fedws import declared
 from fedws.core.errors import UsageError
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Welcome
 from fedws.worker import Worker
 from tests.support import sent_over

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fedws import learning
-from fedws.audit import Audit, read
 from fedws.core import registry
 from fedws.core.limits import Accepted
 from fedws.core.tensors import digest
 from fedws.cuts import split
 from fedws.extractors import join
-from fedws.policy import Policy
+from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import Worker

@@ -9,7 +9,7 @@ from fedws.algorithms.fedasync import Settings
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Scoring, Training
 from fedws.learning import Workspace, train
-from fedws.least import least
+from fedws.privacy.min_samples import least
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import heads, labels, learning, lessons
+from fedws import heads, learning, lessons
 from fedws.bits import pack
 from fedws.cli.attacked import fit
 from fedws.coordinator.prepare import prepare
@@ -21,6 +21,7 @@ from fedws.cuts import split
 from fedws.featurestore import Records
 from fedws.heads import Epoch
 from fedws.lessons import Lesson
+from fedws.privacy import randomized_labels
 from tests.mistnet import extraction, on_data, worker
 from tests.nodes import Points, registered
 
@@ -123,7 +124,7 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
     packed, targets = records(12).batch(torch.randperm(12, generator=torch.Generator().manual_seed(1))[:8])
     decoded = registry.build("encoding", "bits").decode(packed, (11,))
     outputs = split(learning.initial("points_net", 1), "relu")[1](decoded)
-    assert found == pytest.approx(float(labels.loss(outputs.detach(), targets, 4.0)), rel=1e-6)
+    assert found == pytest.approx(float(randomized_labels.loss(outputs.detach(), targets, 4.0)), rel=1e-6)
 
 
 def test_epochs_are_not_for_workers_that_do_not_train() -> None:

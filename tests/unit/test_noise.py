@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import laplace, norm
 
-from fedws.noise import Noise, drawable
+from fedws.privacy.secure_noise import Noise, drawable
 from tests.statistics import SURE, assert_mean, assert_shares, seeded
 
 MANY = 2_500_000  # more than two blocks

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedws.core.errors import UsageError
 from fedws.outlines import complete, outline, values
-from fedws.policy import Policy
+from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Report
 from tests.watched import MADE, TASKS, Watched, answered, asked, refused, watched, weights
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fedws.audit import Audit, Entry, read
 from fedws.core import registry
 from fedws.core.errors import TaskError, TryLater, UsageError
 from fedws.core.registry import Traits, releasing
 from fedws.core.task_settings import Training as Settings
 from fedws.learning import Workspace
-from fedws.policy import Features, Policy, load
+from fedws.privacy.audit_log import Audit, Entry, read
+from fedws.privacy.policy import Features, Policy, load
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.worker import ALL, Worker

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws.audit import Audit
 from fedws.checkpoint import Checkpoints
 from fedws.cli.run import save
 from fedws.core import private_files
@@ -16,6 +15,7 @@ from fedws.core.errors import RunFailed
 from fedws.core.files import write
 from fedws.curves import draw
 from fedws.featurestore import FeatureStore
+from fedws.privacy.audit_log import Audit
 from fedws.rundir import RunDirectory
 from fedws.runlog import RunLog, write_tensors, write_text
 from fedws.security import certificates

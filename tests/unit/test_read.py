@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fedws
-import fedws.policy
+import fedws.privacy.policy
 from fedws.core.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
 from fedws.keepsake import Keepsake
 from fedws.learning import Workspace
@@ -106,7 +106,7 @@ def test_features_leave_only_from_a_task_that_is_registered_for_them() -> None:
     """Else the uploads of a node would not be counted."""
 
     def task(order: Order, workspace: Workspace) -> Report:
-        workspace.announce(order, fedws.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.announce(order, fedws.privacy.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.report(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
 
     found = answer(task)

@@ -6,7 +6,7 @@ import struct
 import pytest
 import torch
 
-from fedws.noise import Noise
+from fedws.privacy.secure_noise import Noise
 from fedws.reals import Noisy, Reals
 from tests.statistics import seeded
 

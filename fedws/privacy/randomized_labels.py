@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fedws.core.errors import UsageError
 from fedws.core.tensors import NAMES
-from fedws.noise import Noise, drawable
+from fedws.privacy.secure_noise import Noise, drawable
 
 
 def randomise(labels: torch.Tensor, classes: int, epsilon: float | None, noise: Noise) -> torch.Tensor:

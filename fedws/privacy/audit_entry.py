@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from fedws.audit import Entry, now
 from fedws.core.errors import printable
 from fedws.core.registry import Released
-from fedws.counts import Counted
-from fedws.policy import Features
+from fedws.privacy.audit_log import Entry, now
+from fedws.privacy.policy import Features
+from fedws.privacy.usage_counts import Counted
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 

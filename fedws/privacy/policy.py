@@ -13,7 +13,7 @@ from fedws.core.durations import duration
 from fedws.core.errors import TaskError, TryLater, UsageError
 from fedws.core.plan import explain
 from fedws.core.registry import UNSTATED, Released, Traits
-from fedws.least import least
+from fedws.privacy.min_samples import least
 from fedws.protocol.messages import Json, Order, Report
 
 DAY = 24 * 3600.0
@@ -131,7 +131,8 @@ class Policy(BaseModel):
         """Check an order before anything is computed. Raises TaskError with the reason, as TryLater.
 
         ``held`` is the number of samples. ``left`` is what counts for the day's limit (see
-        :meth:`fedws.audit.Audit.left`), and ``uploads`` the number of uploads that left: both without this run's own.
+        :meth:`fedws.privacy.audit_log.Audit.left`), and ``uploads`` the number of uploads that left: both without this
+        run's own.
         """
         self._name(order, task)
         epochs = order.settings.get("epochs", 1)

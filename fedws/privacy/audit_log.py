@@ -24,7 +24,7 @@ import filelock
 from fedws.core import user_dirs
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import printable, words
-from fedws.counts import DAY, Counted, Counts
+from fedws.privacy.usage_counts import DAY, Counted, Counts
 
 GENESIS = "0" * 64
 """What the first line is bound to."""
@@ -112,14 +112,16 @@ class Audit:
             _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
 
     def left(self, node: str, since: timedelta = DAY) -> dict[str, float]:
-        """Return what a node's answers of that time count as: see :meth:`fedws.counts.Counts.left`. Raises OSError."""
+        """Return what a node's answers of that time count as: see :meth:`fedws.privacy.usage_counts.Counts.left`.
+        Raises OSError."""
         if not self._counts.days:
             self._counts, self._read = Counts(days=True), 0
         self._catch_up()
         return self._counts.left(printable(node), since)
 
     def uploads(self, node: str, dataset: str, peer: str) -> set[str]:
-        """Return the uploads that left a node: see :meth:`fedws.counts.Counts.uploads`. Raises OSError."""
+        """Return the uploads that left a node: see :meth:`fedws.privacy.usage_counts.Counts.uploads`. Raises
+        OSError."""
         self._catch_up()
         return self._counts.uploads(printable(node), printable(dataset), peer)  # as the lines have them
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from fedws.noise import Noise, drawable
+from fedws.privacy.secure_noise import Noise, drawable
 
 
 @dataclass(frozen=True)
