@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.noop import Noop
-from fedws.aggregators.mean import Mean
 from fedws.choosers.all import All
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
@@ -19,6 +18,7 @@ from fedws.learning import initial
 from fedws.protocol.messages import Measured, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.updates.aggregators.mean import Mean
 
 MODEL = "mnist_cnn"
 

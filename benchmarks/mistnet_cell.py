@@ -17,7 +17,6 @@ import torch
 from benchmarks import inline
 from benchmarks import mistnet_pieces as pieces
 from fedws import learning, pretrained
-from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.choosers.all import All
@@ -32,6 +31,7 @@ from fedws.learning import Workspace
 from fedws.privacy.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.updates.aggregators.mean import Mean
 from fedws.worker import Worker
 
 WORKERS = ("w1", "w2", "w3", "w4")

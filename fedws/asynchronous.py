@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from fedws import metrics
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.protocol import answer_size
 from fedws.protocol.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
+from fedws.updates import metrics
 
 B = TypeVar("B")
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Generic, TypeVar
 
-from fedws import metrics
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.protocol import answer_size
 from fedws.protocol.messages import Deadline, Event, Json, Order, Report
 from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
+from fedws.updates import metrics
 
 A = TypeVar("A")
 

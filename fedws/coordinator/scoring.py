@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import curves, metrics
+from fedws import curves
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.core import private_files, tensor_file
@@ -26,6 +26,7 @@ from fedws.repeated import NEVER, Repeated
 from fedws.roster import STRIKES
 from fedws.runlog import Record, RunLog, log, write_tensors
 from fedws.scores import FEDERATED, score_lines
+from fedws.updates import metrics
 
 
 def _possible(score: Score) -> Score:

@@ -27,7 +27,7 @@ from fedws.core.spec import options as options
 KINDS = {
     "strategy": "algorithms",
     "task": "algorithms",
-    "aggregator": "aggregators",
+    "aggregator": "updates.aggregators",
     "chooser": "choosers",
     "transport": "transport",
     "model": "models",

@@ -28,12 +28,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fedws import checkpoint, packing
-from fedws.aggregators.mean import Mean, Sum
 from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.tensors import DTYPES, Tensors
 from fedws.protocol.messages import Report
+from fedws.updates.aggregators.mean import Mean, Sum
 from tests.support import REPOSITORY
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

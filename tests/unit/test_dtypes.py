@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedws.aggregators.mean import Mean
 from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
 from fedws.core import registry
 from fedws.core.plan import Training
@@ -22,6 +21,7 @@ from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order, Report
 from fedws.roster import unusable
 from fedws.simulation.shared import Shared
+from fedws.updates.aggregators.mean import Mean
 
 CALM = settings(deadline=None, max_examples=60)
 FORMATS = {  # bits of the mantissa, bias of the exponent; see arXiv 2209.05433, arXiv 2206.02915 and OCP's MX 1.0

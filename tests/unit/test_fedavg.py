@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedavg import FedAvg, fit
 from fedws.choosers.all import All
 from fedws.core import registry
@@ -18,6 +17,7 @@ from fedws.learning import Workspace, initial, order_seed
 from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.updates.aggregators.mean import Mean
 
 SIZES = {"alice": 40, "bob": 24}
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.aggregators.mean import Mean
 from fedws.algorithms.fedsgd import FedSGD, local_gradient
 from fedws.choosers.all import All
 from fedws.core import registry
@@ -18,6 +17,7 @@ from fedws.learning import Workspace, initial
 from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.updates.aggregators.mean import Mean
 from tests.support import sent_over
 
 SIZES = {"alice": 40, "bob": 24}

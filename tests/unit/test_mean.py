@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fedws.aggregators import mean
-from fedws.aggregators.mean import Mean, Sum
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.protocol.messages import Report
+from fedws.updates.aggregators import mean
+from fedws.updates.aggregators.mean import Mean, Sum
 
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

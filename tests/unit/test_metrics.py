@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.metrics import LONGEST, MOST, MOST_SAMPLES, Numbers, mean, numbers, reported
 from fedws.protocol.messages import Report
+from fedws.updates.metrics import LONGEST, MOST, MOST_SAMPLES, Numbers, mean, numbers, reported
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WEIGHTED = st.lists(st.tuples(st.integers(1, MOST_SAMPLES), FINITE), min_size=1, max_size=8)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fedws.aggregators.mean import Mean, Sum
 from fedws.choosers.all import All
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
@@ -18,6 +17,7 @@ from fedws.learning import order_seed
 from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds, RoundState
+from fedws.updates.aggregators.mean import Mean, Sum
 
 START = {"w": torch.zeros(2)}
 TWO = ("alice", "bob")
