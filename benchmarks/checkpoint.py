@@ -25,7 +25,7 @@ from benchmarks.processes import Crew
 from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios
-from fedws.checkpoint import Checkpoints
+from fedws.recording.checkpoint import Checkpoints
 
 SAVES = 5
 

@@ -6,8 +6,8 @@
 from typing import Any
 from unittest.mock import patch
 
-from fedws.checkpoint import Checkpoints
 from fedws.protocol.messages import Json
+from fedws.recording.checkpoint import Checkpoints
 
 
 def save(self: Checkpoints, number: int, state: Any, extra: Json) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from fedws import curves
+from fedws.recording import curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

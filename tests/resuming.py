@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import fedws
-from fedws.runlog import RunLog
+from fedws.recording.run_log import RunLog
 from tests.nodes import settings
 from tests.runs import ALL
 from tests.support import recorded

@@ -26,7 +26,7 @@ from fedws.cuts import split
 from fedws.data import download
 from fedws.privacy import policy
 from fedws.privacy.policy import Features
-from fedws.rundir import new_directory
+from fedws.recording.run_directory import new_directory
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # short, for the commands are shown
 POLICY = HERE / "policy.toml"

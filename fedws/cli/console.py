@@ -32,7 +32,7 @@ class Handler(logging.Handler):
 
 def set_up_logging(verbose: bool) -> None:
     """Log lines as the demo's: a time stamp, a bar, the text."""
-    from fedws.runlog import FORMAT
+    from fedws.recording.run_log import FORMAT
 
     handler = Handler()
     handler.setFormatter(logging.Formatter(FORMAT))

@@ -16,11 +16,11 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Draw, and say where."""
-    from fedws import curves, stored
     from fedws.core.errors import UsageError
+    from fedws.recording import curves, stored_records
 
     records = curves.read(arguments.run)
-    groups, _ = stored.groups(arguments.run / "workers.json")
+    groups, _ = stored_records.groups(arguments.run / "workers.json")
     path = arguments.output or arguments.run / "curves.png"
     try:
         curves.draw(records, groups, path, _title(arguments.run))
@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _title(run: Path) -> str:
     from fedws.core.errors import UsageError
     from fedws.core.plan import read
-    from fedws.runlog import title
+    from fedws.recording.run_log import title
 
     try:
         return title(read(run / "plan.toml"))

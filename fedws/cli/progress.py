@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from fedws.runlog import Record
-from fedws.scores import FEDERATED
+from fedws.recording.run_log import Record
+from fedws.recording.score_lines import FEDERATED
 
 
 class Progress:

@@ -109,8 +109,8 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     from fedws.core.registry import load_plugin
     from fedws.core.resume_rules import merged
     from fedws.data import loading
-    from fedws.rundir import finished_rounds, stored_settings
-    from fedws.scores import number
+    from fedws.recording.run_directory import finished_rounds, stored_settings
+    from fedws.recording.score_lines import number
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))

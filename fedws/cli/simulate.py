@@ -89,12 +89,12 @@ def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from evaluator import evaluator
-    from fedws import curves
     from fedws.cli.console import set_up_logging
     from fedws.cli.progress import Progress
     from fedws.data import loading
-    from fedws.rundir import empty, new_directory
-    from fedws.runlog import Record
+    from fedws.recording import curves
+    from fedws.recording.run_directory import empty, new_directory
+    from fedws.recording.run_log import Record
     from fedws.simulation import fleet, report
     from fedws.simulation.plans import EVALUATOR, plans
     from fedws.simulation.run import run

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.coordinator.fleet import Fleet, clock
 from fedws.coordinator.remarks import Remarks
 from fedws.coordinator.scoring import Scorer
@@ -20,9 +19,10 @@ from fedws.gathering import Gathering
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Strategy
 from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
+from fedws.recording.checkpoint import Checkpoint, Checkpoints
+from fedws.recording.run_log import RunLog, log
+from fedws.recording.score_lines import FEDERATED
 from fedws.roster import rejected
-from fedws.runlog import RunLog, log
-from fedws.scores import FEDERATED
 from fedws.security.credentials import COORDINATOR
 
 S = TypeVar("S")

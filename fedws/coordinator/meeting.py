@@ -13,7 +13,7 @@ from fedws.interfaces import Channel, Limits
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Refusal, Welcome
-from fedws.runlog import log
+from fedws.recording.run_log import log
 from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security
 

@@ -6,7 +6,7 @@ from fedws import warned
 from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED
 from fedws.protocol.messages import Json, Order
-from fedws.runlog import Lines
+from fedws.recording.run_log import Lines
 from fedws.security.credentials import COORDINATOR
 
 

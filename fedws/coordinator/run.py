@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from fedws import curves
-from fedws.checkpoint import Checkpoints
 from fedws.coordinator.contact import Contact
 from fedws.coordinator.drive import Driver
 from fedws.coordinator.fleet import Fleet
@@ -36,12 +34,14 @@ from fedws.interfaces import Limits, Strategy
 from fedws.object_store.base import Shelf
 from fedws.object_store.blobs import Blobs
 from fedws.protocol.run_claim import Claim, takeover
-from fedws.rundir import RunDirectory, stored_settings
-from fedws.runlog import NOTHING, Record, RunLog
+from fedws.recording import curves
+from fedws.recording.checkpoint import Checkpoints
+from fedws.recording.run_directory import RunDirectory, stored_settings
+from fedws.recording.run_log import NOTHING, Record, RunLog
+from fedws.recording.score_lines import FEDERATED
+from fedws.recording.sinks.tensorboard import Events
 from fedws.schemes import transport
-from fedws.scores import FEDERATED
 from fedws.security.credentials import Security
-from fedws.tensorboard import Events
 
 Observer = Callable[[Record], None]
 

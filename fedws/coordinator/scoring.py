@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import curves
 from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.remarks import Remarks
 from fedws.core import private_files, tensor_file
@@ -22,10 +21,11 @@ from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import words
 from fedws.evaluation import Score
 from fedws.protocol.messages import Failure, Order
+from fedws.recording import curves
+from fedws.recording.run_log import Record, RunLog, log, write_tensors
+from fedws.recording.score_lines import FEDERATED, score_lines
 from fedws.repeated import NEVER, Repeated
 from fedws.roster import STRIKES
-from fedws.runlog import Record, RunLog, log, write_tensors
-from fedws.scores import FEDERATED, score_lines
 from fedws.updates import metrics
 
 
@@ -93,7 +93,7 @@ class Scorer:
     def restore(self, version: int, waiting: Sequence[Mapping[str, Any]]) -> None:
         """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come.
 
-        ``waiting`` is what :meth:`fedws.runlog.Lines.waiting` gave then.
+        ``waiting`` is what :meth:`fedws.recording.run_log.Lines.waiting` gave then.
         """
         known = {(record["round"], record["model"]): record for record in self._runlog.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}

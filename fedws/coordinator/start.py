@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.core.errors import UsageError
 from fedws.core.plan import Plan
 from fedws.gathering import Gathering
 from fedws.interfaces import Strategy
-from fedws.rundir import RunDirectory
-from fedws.runlog import RunLog
+from fedws.recording.checkpoint import Checkpoint, Checkpoints
+from fedws.recording.run_directory import RunDirectory
+from fedws.recording.run_log import RunLog
 
 OTHERS = "The workers changed since the run began: its result is no longer bit-identical to an uninterrupted run"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedws.core.errors import UsageError
-from fedws.runlog import write_text
+from fedws.recording.run_log import write_text
 from fedws.simulation.fleet import Fleet
 from fedws.simulation.run import Outcome
 

@@ -13,8 +13,8 @@ from fedws.coordinator.run import run_plan
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.interfaces import Limits
-from fedws.runlog import Record, log
-from fedws.scores import FEDERATED
+from fedws.recording.run_log import Record, log
+from fedws.recording.score_lines import FEDERATED
 from fedws.service import serving
 from fedws.simulation import clock
 from fedws.simulation.device import Device

@@ -76,7 +76,7 @@ def strings(value: Any) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("fedws.curves.draw", lambda *given: None)
+    monkeypatch.setattr("fedws.recording.curves.draw", lambda *given: None)
     monkeypatch.setattr("fedws.core.rate_limited_log.Complaints.APART", 0.0)
     with registered():
         yield

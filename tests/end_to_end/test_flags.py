@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws import curves
+from fedws.recording import curves
 from tests.processes import Command, Processes, dialling, serving
 
 PLUGIN = """

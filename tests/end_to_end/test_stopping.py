@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from filelock import FileLock
 
-from fedws import curves
+from fedws.recording import curves
 from tests.processes import PATIENCE, SECONDS, Command, Processes, dialling
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

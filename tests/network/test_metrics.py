@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws import curves
 from fedws.core import registry
 from fedws.protocol.messages import Order, Report
+from fedws.recording import curves
 from tests.events import written
 from tests.nodes import evaluating, federation, settings
 from tests.resuming import stopped

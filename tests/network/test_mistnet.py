@@ -15,7 +15,6 @@ import torch
 
 import fedws
 from fedws import deliveries
-from fedws.checkpoint import Checkpoints
 from fedws.coordinator.own import LENGTH, OwnNode
 from fedws.coordinator.prepare import prepare
 from fedws.coordinator.run import resume_run
@@ -26,6 +25,7 @@ from fedws.featurestore import FeatureStore
 from fedws.learning import initial
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order
+from fedws.recording.checkpoint import Checkpoints
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded
 from tests.uploading import CHUNKS, RECORDS, Node, Thread, federation, gathering, served

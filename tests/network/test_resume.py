@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import fedws
-from fedws import checkpoint
 from fedws.algorithms.fedavg import fit
-from fedws.checkpoint import Checkpoints
 from fedws.protocol.messages import Order, Report
+from fedws.recording import checkpoint
+from fedws.recording.checkpoint import Checkpoints
 from fedws.simulation import clock
 from tests.nodes import WORKERS, Gate, evaluating, federation, happens, worker
 from tests.resuming import (

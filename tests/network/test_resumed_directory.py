@@ -16,8 +16,8 @@ import pytest
 import tomli_w
 
 import fedws
-from fedws import rundir
 from fedws.protocol.messages import Order, Report
+from fedws.recording import run_directory
 from fedws.simulation import clock
 from tests.events import written
 from tests.nodes import WORKERS, evaluating, worker
@@ -176,7 +176,7 @@ def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.Result, Pat
     _, run = killed
     settings, text = OTHER[name]
     if where == "plan.toml":
-        (run / "plan.toml").write_text(tomli_w.dumps({**rundir.stored_settings(run), **settings}))
+        (run / "plan.toml").write_text(tomli_w.dumps({**run_directory.stored_settings(run), **settings}))
     with pytest.raises(fedws.UsageError) as caught:
         clock.run(resumed(run, **(settings if where == "given" else {})))
     assert str(caught.value) == f"--resume {run}: {text}"
@@ -194,7 +194,7 @@ async def test_addresses_and_patience_may_change(tmp_path: Path) -> None:
             await stack.enter_async_context(fedws.serving(worker(node), url))
         result = await fedws.run(resume=tmp_path / "run", workers=elsewhere, silence=5.0, wait="forever")
     assert_as_if_nothing_had_been(result, whole)
-    assert fedws.Plan(**rundir.stored_settings(tmp_path / "run")).workers == elsewhere
+    assert fedws.Plan(**run_directory.stored_settings(tmp_path / "run")).workers == elsewhere
 
 
 @virtual

@@ -21,7 +21,7 @@ from fedws.privacy.policy import Policy
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import public, takeover
-from fedws.rundir import RunDirectory
+from fedws.recording.run_directory import RunDirectory
 from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 from fedws.service import serving

@@ -27,12 +27,12 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws import checkpoint, packing
-from fedws.checkpoint import Checkpoint, Checkpoints
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.tensors import DTYPES, Tensors
 from fedws.protocol.messages import Report
+from fedws.recording import checkpoint, state_serialization
+from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.updates.aggregators.mean import Mean, Sum
 from tests.support import REPOSITORY
 
@@ -373,9 +373,9 @@ def test_a_name_is_looked_up_without_running_anything(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec("def __getattr__(name): raise SystemExit(name)", module.__dict__)
     for name in ("of_a_checkpoint:Kept", "of_a_checkpoint:Kept.Inner", "os:system", "builtins:object", "x:y", ":", ""):
-        assert packing._class(name) is None
-    assert packing._class(f"{__name__}:Slotted.Inner") is Slotted.Inner
-    assert packing._class(f"{__name__}:Thawed") is None
+        assert state_serialization._class(name) is None
+    assert state_serialization._class(f"{__name__}:Slotted.Inner") is Slotted.Inner
+    assert state_serialization._class(f"{__name__}:Thawed") is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.curves import draw, read, series, share_groups, shares, spread
-from fedws.scores import FEDERATED
+from fedws.recording.curves import draw, read, series, share_groups, shares, spread
+from fedws.recording.score_lines import FEDERATED
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
 TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -163,7 +163,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, m
 
 
 def test_reading_records_costs_no_matplotlib() -> None:
-    source = "import sys, fedws.curves; sys.exit('matplotlib' in sys.modules)"
+    source = "import sys, fedws.recording.curves; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", source], timeout=60, check=False).returncode == 0
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from tests.support import REPOSITORY
 
-OTHERS = ("cli/", "coordinator/", "simulation/", "core/rate_limited_log.py", "rundir.py", "runlog.py")
+OTHERS = (
+    "cli/",
+    "coordinator/",
+    "simulation/",
+    "core/rate_limited_log.py",
+    "recording/run_directory.py",
+    "recording/run_log.py",
+)
 """Files and folders of what does not run on a node, and of what bounds the lines."""
 ONCE = {
     ("service.py", "asked"),

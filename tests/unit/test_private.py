@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws.checkpoint import Checkpoints
 from fedws.cli.run import save
 from fedws.core import private_files
 from fedws.core.errors import RunFailed
 from fedws.core.files import write
-from fedws.curves import draw
 from fedws.featurestore import FeatureStore
 from fedws.privacy.audit_log import Audit
-from fedws.rundir import RunDirectory
-from fedws.runlog import RunLog, write_tensors, write_text
+from fedws.recording.checkpoint import Checkpoints
+from fedws.recording.curves import draw
+from fedws.recording.run_directory import RunDirectory
+from fedws.recording.run_log import RunLog, write_tensors, write_text
+from fedws.recording.sinks.tensorboard import Events
 from fedws.security import certificates
-from fedws.tensorboard import Events
 
 TENSORS = {"w": torch.arange(3.0)}
 

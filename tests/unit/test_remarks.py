@@ -9,7 +9,7 @@ from fedws.coordinator.remarks import Remarks, workload
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.protocol.messages import Order
-from fedws.runlog import Lines
+from fedws.recording.run_log import Lines
 from fedws.security.credentials import COORDINATOR
 from fedws.warned import LINES
 

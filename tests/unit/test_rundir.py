@@ -14,7 +14,7 @@ import pytest
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.plan import Plan, make
-from fedws.rundir import FORMAT, RunDirectory, empty, finished_rounds, new_directory, stored_settings
+from fedws.recording.run_directory import FORMAT, RunDirectory, empty, finished_rounds, new_directory, stored_settings
 
 PLAN = make({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
 
@@ -275,7 +275,7 @@ def test_a_run_that_ends_while_another_coordinator_comes_is_seen_to_have_ended(
         first.close()
         return RunDirectory.old(tmp_path)._lock
 
-    monkeypatch.setattr("fedws.rundir._locked", locked)
+    monkeypatch.setattr("fedws.recording.run_directory._locked", locked)
     held = RunDirectory.old(tmp_path)
     assert held.finished
     held.close()

@@ -17,7 +17,7 @@ from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.core.untrusted_text import printable
 from fedws.evaluation import Score
-from fedws.runlog import Lines, RunLog, log, write_tensors
+from fedws.recording.run_log import Lines, RunLog, log, write_tensors
 
 # --------------------------------------------------------------------------- lines
 

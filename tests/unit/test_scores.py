@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from fedws.scores import FEDERATED, score_lines
+from fedws.recording.score_lines import FEDERATED, score_lines
 from tests.support import REPOSITORY, require
 
 GROUPS = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]

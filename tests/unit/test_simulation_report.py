@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import curves
 from fedws.core.errors import UsageError
 from fedws.data.samples import Images
+from fedws.recording import curves
 from fedws.simulation import fleet, report
 from fedws.simulation.conditions import make
 from fedws.simulation.run import Outcome

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.tensorboard import Events, scalars
+from fedws.recording.sinks.tensorboard import Events, scalars
 from tests.events import frames, written
 
 SCORE = {
@@ -120,7 +120,7 @@ def test_a_directory_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
 
 START = f"""
 import os, pathlib, resource, signal, sys
-from fedws.tensorboard import Events
+from fedws.recording.sinks.tensorboard import Events
 events, record = Events(pathlib.Path(sys.argv[1])), {ROUND}
 events.add(record)
 """

@@ -16,7 +16,7 @@ from fedws.core import tensor_file
 from fedws.core.tensors import DTYPES, Tensors, digest
 from fedws.pretrained import Origin
 from fedws.protocol.run_claim import Claim
-from fedws.runlog import write_tensors
+from fedws.recording.run_log import write_tensors
 from fedws.uploads import Uploads
 
 OLD = {"F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3", "F8_E5M2"}

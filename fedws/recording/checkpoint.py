@@ -23,8 +23,8 @@ from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.files import sync
 from fedws.core.tensors import DTYPES, NAMES, raw
-from fedws.packing import Packer, unpack
 from fedws.protocol.messages import Json
+from fedws.recording.state_serialization import Packer, unpack
 
 FORMAT = "1"
 _NAME = re.compile(r"checkpoint-(\d+)\.safetensors")

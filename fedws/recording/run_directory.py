@@ -18,11 +18,11 @@ from typing import Any, Self
 import filelock
 import tomli_w
 
-from fedws import stored
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.plan import Plan, make, read
-from fedws.runlog import write_text
+from fedws.recording import stored_records
+from fedws.recording.run_log import write_text
 
 log = logging.getLogger("fedws")
 FORMAT = 1
@@ -228,7 +228,7 @@ def _story(path: Path) -> dict[str, Any]:
     whole = isinstance(secret, str) and _SECRET.fullmatch(secret)
     if number != FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
-    if problem := stored.story(story):
+    if problem := stored_records.story(story):
         raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")
     return dict(story)
 

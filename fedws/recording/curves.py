@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws import stored
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import words
 from fedws.data import label_ranges
-from fedws.scores import FEDERATED
+from fedws.recording import stored_records
+from fedws.recording.score_lines import FEDERATED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def read(run: Path) -> list[Record]:
     records: list[Record] = []
     for number, line in enumerate([*whole, last], 1):
         try:
-            records += [stored.record(line)] if line.strip() else []
+            records += [stored_records.record(line)] if line.strip() else []
         except ValueError as error:
             if number <= len(whole):
                 raise UsageError(f"{path}: line {number} is no record: {words(error)}; remove the line") from None

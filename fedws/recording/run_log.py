@@ -13,12 +13,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from fedws import curves, stored
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import CLEAN, line, printable, words
+from fedws.recording import curves, stored_records
 
 log = logging.getLogger("fedws")
 
@@ -130,7 +130,7 @@ class RunLog:
     def cut_back(self, version: int, place: Mapping[str, Any]) -> None:
         """Before :meth:`open`: forget all lines after ``place`` and all records after ``version``. Raises RunFailed."""
         path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
-        self.groups, self._dropped = stored.groups(self.directory / "workers.json")  # they will be told again
+        self.groups, self._dropped = stored_records.groups(self.directory / "workers.json")  # they will be told again
         try:
             os.truncate(log_file, min(place["log"], log_file.stat().st_size))
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
@@ -143,7 +143,7 @@ class RunLog:
         """Yield the records of lines; of one that cannot be used, say so when the log is open."""
         for number, text in enumerate(lines, 1):
             try:
-                yield stored.record(text)
+                yield stored_records.record(text)
             except ValueError as error:
                 if text.endswith("}"):  # else it was cut off as it was written
                     self._dropped.append(f"metrics.jsonl: line {number} was dropped ({words(error)})")

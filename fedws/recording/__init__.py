@@ -1,0 +1,1 @@
+"""The directory of a run: log, metrics, checkpoint and curves."""

@@ -1,0 +1,1 @@
+"""Sinks, one a file: other formats of a run's record."""
