@@ -19,11 +19,11 @@ from fedws.core.errors import (
 )
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
+from fedws.network.backoff import Pauses
+from fedws.network.lookup import transport
 from fedws.object_store.base import Shelf
-from fedws.pauses import Pauses
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Message, Refusal
-from fedws.schemes import transport
 from fedws.security.credentials import COORDINATOR, Security
 from fedws.service import Service, asked, serving
 from fedws.worker import Worker

@@ -22,7 +22,7 @@ from fedws.security.tls import Tls
 
 if TYPE_CHECKING:
     from fedws.learning import Workspace
-    from fedws.transfers import Transfers
+    from fedws.network.body_transfer import Transfers
 
 S = TypeVar("S")
 A = TypeVar("A")

@@ -14,13 +14,13 @@ from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undel
 from fedws.core.limits import USUAL, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints, at
 from fedws.interfaces import Channel, Limits, Transport
+from fedws.network.lookup import transport
 from fedws.object_store.base import Shelf
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode, code_of
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security, default
 from fedws.turns import Turn, Turns, while_up
 from fedws.unfinished import UNFINISHED, Unfinished

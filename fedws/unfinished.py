@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from fedws.network.body_transfer import Transfers
 from fedws.object_store.base import Shelf
 from fedws.object_store.blobs import Blobs
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.transfers import Transfers
 
 UNFINISHED = 10
 """Times ``silence`` for which either side keeps what a lost link left half done."""

@@ -8,10 +8,10 @@ from typing import Any
 import aiomqtt
 
 from fedws.interfaces import Channel, Limits
-from fedws.mqtt.channel import MqttChannel
-from fedws.mqtt.frames import Kind
+from fedws.network.mqtt.channel import MqttChannel
+from fedws.network.mqtt.frames import Kind
+from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.messages import Hello
-from fedws.transport.mqtt import Mqtt
 from tests.mosquitto import PASSWORD, Mosquitto
 
 PATIENCE = 60.0

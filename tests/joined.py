@@ -14,9 +14,9 @@ from evaluator import evaluator
 from fedws.coordinator.meeting import Meeting
 from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol import encoder
 from fedws.protocol.messages import Hello, Join, Message
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security
 from tests.nodes import HELD, WORKERS, Points, settings
 

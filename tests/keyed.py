@@ -9,8 +9,8 @@ import pytest
 
 import fedws
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Hello, Message, Welcome
-from fedws.schemes import transport
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from tests.nodes import PATIENCE, settings

@@ -12,11 +12,11 @@ from fedws.coordinator.contact import Contact
 from fedws.coordinator.link import Link
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
+from fedws.network.transports.memory import Memory
 from fedws.protocol import encoder
 from fedws.protocol.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim, takeover
 from fedws.security.credentials import INSECURE
-from fedws.transport.memory import Memory
 from tests.virtual import now
 
 WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120, labels=[0, 1])

@@ -10,8 +10,8 @@ import torch
 
 import fedws
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Message, Report
-from fedws.schemes import transport
 from fedws.service import Service
 from fedws.worker import Worker
 from tests.nodes import HELD, WORKERS, Points, evaluating, settings

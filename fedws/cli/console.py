@@ -43,7 +43,7 @@ def set_up_logging(verbose: bool) -> None:
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     if verbose:
-        import fedws.transport.ws  # noqa: F401  # sets the level that is raised here
+        import fedws.network.transports.ws  # noqa: F401  # sets the level that is raised here
 
         logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 

@@ -76,7 +76,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.cli.console import run_loop, set_up_logging
     from fedws.cli.held import take, tell
     from fedws.core.plan import make
-    from fedws.schemes import transport
+    from fedws.network.lookup import transport
 
     set_up_logging(arguments.verbose)
     if arguments.notebook is not None:

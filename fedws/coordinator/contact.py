@@ -9,10 +9,10 @@ from fedws.coordinator.meeting import Meeting
 from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
 from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Channel, Limits
-from fedws.pauses import Pauses
+from fedws.network.backoff import Pauses
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security
 
 log = logging.getLogger("fedws")

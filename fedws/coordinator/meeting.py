@@ -10,11 +10,11 @@ from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undel
 from fedws.core.plan import Plan
 from fedws.core.rate_limited_log import Complaints, at
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Refusal, Welcome
 from fedws.recording.run_log import log
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security
 
 NEWER = "the node has joined anew"

@@ -13,10 +13,10 @@ from fedws.data import loading
 from fedws.gathering import Gathering
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
+from fedws.network.lookup import transport
 from fedws.protocol import sendable_model
 from fedws.roster import Terms
 from fedws.rounds import Rounds
-from fedws.schemes import transport
 from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
 
 

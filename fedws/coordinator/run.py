@@ -31,6 +31,7 @@ from fedws.core.tensors import Tensors
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
+from fedws.network.lookup import transport
 from fedws.object_store.base import Shelf
 from fedws.object_store.blobs import Blobs
 from fedws.protocol.run_claim import Claim, takeover
@@ -40,7 +41,6 @@ from fedws.recording.run_directory import RunDirectory, stored_settings
 from fedws.recording.run_log import NOTHING, Record, RunLog
 from fedws.recording.score_lines import FEDERATED
 from fedws.recording.sinks.tensorboard import Events
-from fedws.schemes import transport
 from fedws.security.credentials import Security
 
 Observer = Callable[[Record], None]

@@ -29,7 +29,7 @@ KINDS = {
     "task": "algorithms",
     "aggregator": "updates.aggregators",
     "chooser": "choosers",
-    "transport": "transport",
+    "transport": "network.transports",
     "model": "models",
     "dataset": "data.datasets",
     "partition": "data.partitions",

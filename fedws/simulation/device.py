@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from fedws.interfaces import Channel, Limits
+from fedws.network.body_transfer import Transfers
+from fedws.network.lookup import transport
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Message, Order, Report, Welcome
-from fedws.schemes import transport
 from fedws.service import Service
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
-from fedws.transfers import Transfers
 from fedws.worker import Worker
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import psutil
 import pytest
 
-from fedws.gate import MOST
+from fedws.network.admission import MOST
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Welcome
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files

@@ -5,12 +5,12 @@ import contextlib
 
 import pytest
 
-from fedws.gate import MOST
 from fedws.interfaces import Limits
+from fedws.network.admission import MOST
+from fedws.network.websocket.connection import Server
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security.credentials import INSECURE
 from fedws.service import serving
-from fedws.websocket.watched import Server
 from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
 from tests.nodes import worker
 

@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from fedws.core.errors import LinkError, Unreachable
 from fedws.interfaces import Limits
-from fedws.schemes import transport
+from fedws.network.lookup import transport
 from tests.abuse.test_foreign_text import HOSTILE, right, terminal
 
 UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

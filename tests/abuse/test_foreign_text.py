@@ -16,6 +16,7 @@ from fedws.cli.console import guarded
 from fedws.core.errors import FedwsError, LinkError
 from fedws.core.untrusted_text import LINE
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.privacy import audit_log
 from fedws.protocol.messages import (
     MESSAGES,
@@ -33,7 +34,6 @@ from fedws.protocol.messages import (
     Text,
     Welcome,
 )
-from fedws.schemes import transport
 from fedws.worker import ALL
 from tests.callers import HELLO, closed, data, order, rough, welcomed
 from tests.nodes import Points, evaluating, registered, settings, worker

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import fedws
-from fedws.gate import MOST
+from fedws.network.admission import MOST
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Welcome
 from tests.abuse.hostile import Hostile, data, frame, hello, hostile, many_files

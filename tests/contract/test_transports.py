@@ -15,14 +15,14 @@ from fedws.core import registry
 from fedws.core.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
 from fedws.core.limits import USUAL, Accepted
 from fedws.interfaces import Channel, Handler, Limits, Transport
-from fedws.mqtt import broker
-from fedws.mqtt.channel import MqttChannel
-from fedws.mqtt.frames import Kind
+from fedws.network.body_transfer import CHUNK
+from fedws.network.lookup import transport
+from fedws.network.mqtt import connection
+from fedws.network.mqtt.channel import MqttChannel
+from fedws.network.mqtt.frames import Kind
+from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.encoder import FRAGMENT, encode
 from fedws.protocol.messages import Hello, Order
-from fedws.schemes import transport
-from fedws.transfers import CHUNK
-from fedws.transport.memory import MemoryChannel
 from tests.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
 from tests.support import require
 
@@ -234,7 +234,7 @@ async def test_bytes_are_counted_alike_at_both_ends(scheme: str) -> None:
                 await asyncio.gather(sender.send(message), soon(receiver.receive()))
                 encoded = encode(message)
                 size = encoded.size if encoded.body_size <= CHUNK else encoded.named("0" * 64, 0, USUAL).size
-                pieces = size // broker.CHUNK + 4 if scheme == "mqtt" else size // FRAGMENT + 2
+                pieces = size // connection.CHUNK + 4 if scheme == "mqtt" else size // FRAGMENT + 2
                 assert size <= sender.sent - before <= size + EACH[scheme] * pieces
                 assert (sender.sent, sender.received) == (receiver.received, receiver.sent)
 

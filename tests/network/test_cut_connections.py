@@ -13,8 +13,8 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.interfaces import Limits
+from fedws.network.body_transfer import CHUNK
 from fedws.protocol.messages import Order, Report
-from fedws.transfers import CHUNK
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.network.test_cut_links import Wide
 from tests.nodes import Points, Proxy, settings

@@ -18,9 +18,9 @@ from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Limits
+from fedws.network.body_transfer import CHUNK
+from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.messages import Order, Report
-from fedws.transfers import CHUNK
-from fedws.transport.memory import MemoryChannel
 from tests.nodes import WORKERS, Points, settings
 from tests.runs import assert_same
 from tests.virtual import virtual

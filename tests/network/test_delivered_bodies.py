@@ -9,11 +9,11 @@ import torch
 from websockets.asyncio.client import ClientConnection
 
 import fedws
-from fedws import digests
 from fedws.core.limits import USUAL
+from fedws.network import body_digest
+from fedws.network.body_transfer import CHUNK
 from fedws.protocol import encoder
 from fedws.protocol.messages import Order, Report
-from fedws.transfers import CHUNK
 from tests.callers import closed, rough, welcomed
 from tests.nodes import happens, worker
 
@@ -58,7 +58,7 @@ async def test_bytes_behind_an_offset_do_not_reach_a_task_that_is_running(offset
     """The body of the digest is whole here, and is worked on; its digest would be checked only at the end."""
     task, honest = Holding(), torch.zeros(SIZE, dtype=torch.uint8)
     first = asked(1, honest)
-    digest = digests.digest({"w": honest}, first.body)
+    digest = body_digest.digest({"w": honest}, first.body)
     async with fedws.serving(worker(task=task), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         await fragmented(socket, pieces(first, digest))
@@ -78,7 +78,7 @@ async def test_a_whole_body_is_used_again_without_a_byte() -> None:
     task, body = Holding(), torch.arange(SIZE).to(torch.uint8)
     task.opened.set()
     encoded = asked(1, body)
-    digest = digests.digest({"w": body}, encoded.body)
+    digest = body_digest.digest({"w": body}, encoded.body)
     async with fedws.serving(worker(task=task), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         for number, offset in ((1, 0), (2, SIZE), (3, 0)):

@@ -8,8 +8,8 @@ import pytest
 
 from fedws.core.errors import Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
+from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.messages import Hello
-from fedws.transport.mqtt import Mqtt
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.support import REPOSITORY
 

@@ -11,9 +11,9 @@ import pytest
 import fedws
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Refusal
-from fedws.schemes import transport
 from tests.keyed import KEY, WELCOME, asked, dialled, failed
 from tests.nodes import worker
 

@@ -12,12 +12,12 @@ import torch
 import fedws
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
+from fedws.network.transports.memory import Memory
+from fedws.network.websocket.connection import Server
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
 from fedws.service import serving
-from fedws.transport.memory import Memory
-from fedws.websocket.watched import Server
 from tests.abuse.hostile import PATIENCE, frame, hostile
 from tests.callers import HELLO, answer, data, rough
 from tests.nodes import worker

@@ -15,10 +15,10 @@ import fedws
 from fedws.coordinator.meeting import Meeting
 from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.dialout import joining
-from fedws.gate import MOST
 from fedws.interfaces import Channel, Limits
+from fedws.network.admission import MOST
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE, Security
 from fedws.service import Service
 from tests.joined import come, expecting, free_port, join, listening, meeting, node, outside

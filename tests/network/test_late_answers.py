@@ -11,10 +11,10 @@ import pytest
 import fedws
 from fedws.core.limits import ANY
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, Order, Report, Welcome
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 from fedws.service import Service, serving
 from fedws.worker import Worker

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import fedws
+from fedws.network.body_transfer import CHUNK
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Hello, Order, Report
-from fedws.transfers import CHUNK
 from tests.nodes import evaluating, worker
 from tests.peers import JOINED, WELCOME, Heard, Part, Peer, asked
 from tests.support import recorded

@@ -12,14 +12,14 @@ import fedws
 from fedws.core.errors import LinkLost
 from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
-from fedws.mqtt.address import address
-from fedws.mqtt.node import Node
-from fedws.mqtt.session import Served
+from fedws.network.mqtt.broker_url import address
+from fedws.network.mqtt.listener import Node
+from fedws.network.mqtt.session import Served
+from fedws.network.transports.memory import Memory
 from fedws.privacy.audit_log import Audit
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
 from fedws.service import serving
-from fedws.transport.memory import Memory
 from tests.nodes import Points, worker
 from tests.virtual import virtual
 

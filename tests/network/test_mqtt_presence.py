@@ -11,10 +11,10 @@ import pytest
 
 from fedws.core.errors import LinkLost, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
-from fedws.mqtt import topics
-from fedws.mqtt.session import Session
-from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will
-from fedws.transport.mqtt import Mqtt
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.session import Session
+from fedws.network.mqtt.topics import CLAIMS, HERE, PROBE, Will
+from fedws.network.transports.mqtt import Mqtt
 from tests.brokered import HELLO, LIMITS, dialled, linked, soon, stranger
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.nodes import PATIENCE

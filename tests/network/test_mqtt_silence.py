@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fedws.core.errors import LinkLost, Unreachable
-from fedws.mqtt.address import address
-from fedws.mqtt.broker import Broker
-from fedws.mqtt.client import Said
-from fedws.transport.mqtt import Mqtt
+from fedws.network.mqtt.broker_url import address
+from fedws.network.mqtt.connection import Broker
+from fedws.network.mqtt.library import Said
+from fedws.network.transports.mqtt import Mqtt
 from tests.brokered import LIMITS, soon
 
 

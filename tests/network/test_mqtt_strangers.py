@@ -9,18 +9,18 @@ import torch
 
 from fedws.core.errors import LinkLost, Refused
 from fedws.core.rate_limited_log import Complaints
-from fedws.gate import MOST
 from fedws.interfaces import HANDSHAKE, Channel, Limits
-from fedws.mqtt import topics
-from fedws.mqtt.broker import Broker
-from fedws.mqtt.channel import MOST_FRAMES
-from fedws.mqtt.frames import Kind, Level, head, opening
-from fedws.mqtt.seal import Plain
-from fedws.mqtt.session import Session
-from fedws.mqtt.topics import HERE, PROBE, Will
+from fedws.network.admission import MOST
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.channel import MOST_FRAMES
+from fedws.network.mqtt.connection import Broker
+from fedws.network.mqtt.encryption import Plain
+from fedws.network.mqtt.frames import Kind, Level, head, opening
+from fedws.network.mqtt.session import Session
+from fedws.network.mqtt.topics import HERE, PROBE, Will
+from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.messages import Hello, Order
 from fedws.service import serving
-from fedws.transport.mqtt import Mqtt
 from tests.brokered import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger
 from tests.keyed import KEY
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto

@@ -15,15 +15,15 @@ import torch
 import fedws
 from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
 from fedws.interfaces import Channel, Limits
-from fedws.mqtt import broker as brokers
-from fedws.mqtt.broker import Broker
-from fedws.mqtt.flow import WINDOW
-from fedws.mqtt.frames import Kind
+from fedws.network.mqtt import connection as brokers
+from fedws.network.mqtt.connection import Broker
+from fedws.network.mqtt.flow_control import WINDOW
+from fedws.network.mqtt.frames import Kind
+from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Order
 from fedws.security import certificates
 from fedws.security.tls import Tls
-from fedws.transport.mqtt import Mqtt
 from tests.brokered import LIMITS, dialled, linked, soon
 from tests.mosquitto import PASSWORD, Mosquitto, free_port, mosquitto
 from tests.nodes import federation, settings, worker

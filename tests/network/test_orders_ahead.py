@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Welcome
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from tests.nodes import PATIENCE, Gate, address, happens, worker

@@ -18,11 +18,11 @@ from websockets.protocol import Event
 
 from fedws.core.errors import LinkError, LinkLost
 from fedws.interfaces import Channel, Limits
+from fedws.network.liveness import SLOWEST
+from fedws.network.transports.ws import Ws
+from fedws.network.websocket.channel import WsChannel
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Hello, Order
-from fedws.transport.ws import Ws
-from fedws.vigil import SLOWEST
-from fedws.websocket.channel import WsChannel
 from tests.nodes import PATIENCE, Proxy
 
 LIMITS = Limits(silence=0.6)

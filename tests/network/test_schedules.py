@@ -22,8 +22,8 @@ from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
 from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Channel, Limits, Strategy
+from fedws.network.lookup import transport
 from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
-from fedws.schemes import transport
 from fedws.simulation import clock
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points

@@ -14,6 +14,7 @@ import torch
 import fedws
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
+from fedws.network.lookup import transport
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf
 from fedws.privacy import audit_log
@@ -22,7 +23,6 @@ from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import public, takeover
 from fedws.recording.run_directory import RunDirectory
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 from fedws.service import serving
 from fedws.unfinished import Unfinished

@@ -13,12 +13,12 @@ import torch
 import fedws
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
+from fedws.network.body_transfer import Transfers
+from fedws.network.lookup import transport
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 from fedws.service import Service
-from fedws.transfers import Transfers
 from fedws.turns import MOST_LINKS, TAKEN_OVER
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 

@@ -14,13 +14,13 @@ import uvloop
 
 import fedws
 from fedws.core.errors import RunFailed, UsageError, WrongNode
-from fedws.gate import MOST
 from fedws.interfaces import Limits
+from fedws.network.admission import MOST
+from fedws.network.websocket.connection import Server
 from fedws.security import certificates
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
-from fedws.websocket.watched import Server
 from tests.nodes import PATIENCE, evaluating, settings, worker
 
 KEY = Key(bytes(32), "a test")

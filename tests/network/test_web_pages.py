@@ -13,9 +13,9 @@ from websockets.typing import Origin
 
 import fedws
 from fedws.interfaces import Channel, Limits
+from fedws.network.transports.ws import Ws
 from fedws.protocol.messages import Welcome
 from fedws.security.credentials import INSECURE, Security
-from fedws.transport.ws import Ws
 from tests.callers import HELLO, answer, data, honest
 from tests.keyed import KEY
 from tests.nodes import worker

@@ -15,8 +15,8 @@ from fedws.core import addresses
 from fedws.core.errors import UsageError
 from fedws.core.plan import make
 from fedws.core.resume_rules import merged
+from fedws.network.lookup import transport
 from fedws.recording.run_directory import RunDirectory, stored_settings
-from fedws.schemes import transport
 from fedws.security.credentials import INSECURE
 
 SECRET = "hunter2"

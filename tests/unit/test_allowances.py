@@ -9,11 +9,11 @@ from fedws.core.errors import ProtocolError
 from fedws.core.limits import CHUNK
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
+from fedws.network.body_transfer import Transfers
 from fedws.protocol.answer_size import SLACK, allowed, body, expected, weight
 from fedws.protocol.encoder import MAGIC, PREFIX, VERSION, encode
 from fedws.protocol.header import MAX_HEADER, packed
 from fedws.protocol.messages import Order, Report
-from fedws.transfers import Transfers
 
 SMALL = {"w": torch.ones(10)}
 LIMIT = 2**30

@@ -18,7 +18,7 @@ from fedws.cli.run import settings
 from fedws.cli.secure import address
 from fedws.core.addresses import PASSWORD_FILE
 from fedws.core.plan import make
-from fedws.mqtt.address import address as broker_address
+from fedws.network.mqtt.broker_url import address as broker_address
 from fedws.security.credentials import Security
 from tests.support import REPOSITORY
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.transports.memory import Memory, MemoryChannel
 from fedws.protocol import encoder, handshake
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.header import Entry
@@ -24,7 +25,6 @@ from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Wel
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.service import serving
-from fedws.transport.memory import Memory, MemoryChannel
 from tests.fuzz.mutator import messages, mutate, seeds
 from tests.fuzz.target import OBJECTS
 from tests.nodes import PATIENCE, worker

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.gate import MOST, Gate, group
+from fedws.network.admission import MOST, Gate, group
 
 
 class Guest:

@@ -13,12 +13,8 @@ import fedws
 from tests.support import REPOSITORY
 
 ASYNC = (
-    "fedws/transfers.py",
+    "fedws/network/",
     "fedws/object_store/blobs.py",
-    "fedws/transport/",
-    "fedws/websocket/",
-    "fedws/mqtt/",
-    "fedws/reaching.py",
     "fedws/service.py",
     "fedws/turns.py",
     "fedws/dialout.py",

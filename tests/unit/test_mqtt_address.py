@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.mqtt.address import Address, address
+from fedws.network.mqtt.broker_url import Address, address
 
 
 def test_host_port_and_user() -> None:

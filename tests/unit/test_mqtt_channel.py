@@ -7,11 +7,11 @@ import pytest
 
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Limits
-from fedws.mqtt.channel import MqttChannel, Road
-from fedws.mqtt.end import End, Names
-from fedws.mqtt.frames import BEAT, Kind, Level, head
-from fedws.mqtt.seal import Plain
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt.channel import MqttChannel, Road
+from fedws.network.mqtt.encryption import Plain
+from fedws.network.mqtt.endpoint import End, Names
+from fedws.network.mqtt.frames import BEAT, Kind, Level, head
+from fedws.network.mqtt.topics import Will
 from tests.virtual import now, virtual
 
 SILENCE = 60.0

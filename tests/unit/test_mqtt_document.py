@@ -7,10 +7,10 @@ import re
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedws.interfaces import Limits
-from fedws.mqtt import address, broker, end, flow, frames, session, topics
-from fedws.mqtt.frames import Kind, Level, opening
-from fedws.mqtt.seal import Plain, guard
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt import broker_url, connection, endpoint, flow_control, frames, session, topics
+from fedws.network.mqtt.encryption import Plain, guard
+from fedws.network.mqtt.frames import Kind, Level, opening
+from fedws.network.mqtt.topics import Will
 from fedws.protocol import handshake
 from fedws.protocol.encoder import FRAGMENT
 from fedws.protocol.messages import Challenge, Hello
@@ -37,10 +37,10 @@ def test_topics() -> None:
 
 
 def test_the_numbers() -> None:
-    assert f"at most {FRAGMENT:,} bytes" in CHAPTER and f"cuts at {broker.CHUNK:,} bytes" in CHAPTER
-    assert f"Maximum Packet Size of {frames.LARGEST + broker.OVERHEAD:,}" in CHAPTER
-    assert f"at most {flow.WINDOW} counted frames" in CHAPTER and f"read {end._TOLD} more than" in CHAPTER
-    assert f"port {address.PORTS['mqtt']};" in CHAPTER and f"port {address.PORTS['mqtts']};" in CHAPTER
+    assert f"at most {FRAGMENT:,} bytes" in CHAPTER and f"cuts at {connection.CHUNK:,} bytes" in CHAPTER
+    assert f"Maximum Packet Size of {frames.LARGEST + connection.OVERHEAD:,}" in CHAPTER
+    assert f"at most {flow_control.WINDOW} counted frames" in CHAPTER and f"read {endpoint._TOLD} more than" in CHAPTER
+    assert f"port {broker_url.PORTS['mqtt']};" in CHAPTER and f"port {broker_url.PORTS['mqtts']};" in CHAPTER
     assert Limits().beat == 20 and "in seconds (4 at least)" in CHAPTER
     assert "number, little-endian" in CHAPTER and frames.HEAD.size == 9 and frames.TAG == 16
 

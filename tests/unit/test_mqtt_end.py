@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedws.interfaces import HANDSHAKE
-from fedws.mqtt.end import End, Names, News
-from fedws.mqtt.flow import WINDOW
-from fedws.mqtt.frames import Kind, Level, head, opening
-from fedws.mqtt.seal import Plain
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt.encryption import Plain
+from fedws.network.mqtt.endpoint import End, Names, News
+from fedws.network.mqtt.flow_control import WINDOW
+from fedws.network.mqtt.frames import Kind, Level, head, opening
+from fedws.network.mqtt.topics import Will
 
 WILL = Will(bytes(32))
 NAMES = Names("alice", "1" * 32, WILL.name)

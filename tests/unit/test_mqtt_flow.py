@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedws.mqtt.flow import WINDOW, Flood, Gap, Part, Receiving, Sending
-from fedws.mqtt.frames import Kind
+from fedws.network.mqtt.flow_control import WINDOW, Flood, Gap, Part, Receiving, Sending
+from fedws.network.mqtt.frames import Kind
 
 PART = Part(Kind.DATA, b"")
 

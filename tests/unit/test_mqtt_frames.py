@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.mqtt.frames import HEAD, LARGEST, TAG, Frame, Kind, Level, head, opened, opening, parse
-from fedws.mqtt.seal import Guard, Plain, guard
+from fedws.network.mqtt.encryption import Guard, Plain, guard
+from fedws.network.mqtt.frames import HEAD, LARGEST, TAG, Frame, Kind, Level, head, opened, opening, parse
 
 SECRET = bytes(range(32))
 NAMES = ("alice", "1" * 32, "2" * 32)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import Refused, UsageError
-from fedws.mqtt import topics
-from fedws.mqtt.presence import MOST, Presence
-from fedws.mqtt.topics import CLAIMS, HERE, PROBE, Will
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.presence import MOST, Presence
+from fedws.network.mqtt.topics import CLAIMS, HERE, PROBE, Will
 
 OWN, OTHER, THIRD = (digit * 32 for digit in "123")
 

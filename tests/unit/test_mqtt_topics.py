@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.mqtt import topics
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.topics import Will
 
 NAME = "0123456789abcdef" * 2
 

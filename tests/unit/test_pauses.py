@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from fedws.pauses import FIRST, Pauses
+from fedws.network.backoff import FIRST, Pauses
 
 
 @pytest.mark.parametrize("silence", [60.0, 12.0, 0.5])

@@ -40,7 +40,11 @@ _MQTT = "aiomqtt:Client"
 _LOOP = "asyncio:BaseEventLoop"
 _TOLD = ("client", "userdata", "flags", "reason_code", "properties")
 _EVENTS = "tensorboardX.event_file_writer:EventsWriter"
-_WATCHED, _CHANNEL, _CLIENT = "websocket/watched.py", "websocket/channel.py", "mqtt/client.py"
+_WATCHED, _CHANNEL, _CLIENT = (
+    "network/websocket/connection.py",
+    "network/websocket/channel.py",
+    "network/mqtt/library.py",
+)
 
 USES = (
     Use(_CONNECTION, "connection_made", _WATCHED, ("transport",)),
@@ -61,7 +65,7 @@ USES = (
     Use(_PROTOCOL, "max_message_size", _CHANNEL),
     Use(_PROTOCOL, "max_fragment_size", _CHANNEL),
     Use("websockets.frames", "DATA_OPCODES", _WATCHED),
-    Use("websockets.asyncio.client:connect", "process_redirect", "transport/ws.py", ("exc",)),
+    Use("websockets.asyncio.client:connect", "process_redirect", "network/transports/ws.py", ("exc",)),
     Use(_MQTT, "_client", _CLIENT),
     Use(_MQTT, "_connected", _CLIENT),
     Use(_MQTT, "_client_connect", _CLIENT, ()),
@@ -76,7 +80,7 @@ USES = (
     Use(_EVENTS, "close", "recording/sinks/tensorboard.py", ()),
     Use("tensorboardX.proto.event_pb2", "Event", "recording/sinks/tensorboard.py"),
     Use("tensorboardX.proto.summary_pb2", "Summary", "recording/sinks/tensorboard.py"),
-    Use("torch:Tensor", "_version", "digests.py"),
+    Use("torch:Tensor", "_version", "network/body_digest.py"),
     Use("torch.nn:Module", "_modules", "cuts.py"),
     Use("torch.nn:Module", "_buffers", "cuts.py"),
     Use(_LOOP, "_scheduled", "simulation/clock.py"),

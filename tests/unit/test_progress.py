@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedws.core.limits import CHUNK
-from fedws.progress import Progress
+from fedws.network.transfer_progress import Progress
 
 
 def test_only_whole_chunks_beyond_the_furthest_count() -> None:

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import gate, keepsake, learning, vigil
+from fedws import keepsake, learning
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.meeting import NEWER, second
@@ -29,7 +29,10 @@ from fedws.deliveries import Part
 from fedws.extraction import Extraction
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.learning import Score, Workspace
-from fedws.mqtt import channel as mqtt_channel
+from fedws.network import admission, liveness
+from fedws.network.mqtt import channel as mqtt_channel
+from fedws.network.transports import ws
+from fedws.network.websocket import channel, connection
 from fedws.protocol import encoder, handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
@@ -58,9 +61,7 @@ from fedws.protocol.messages import (
 )
 from fedws.protocol.run_claim import Claim
 from fedws.security import network_key
-from fedws.transport import ws
 from fedws.turns import TAKEN_OVER, Turns
-from fedws.websocket import channel, watched
 from fedws.worker import Worker
 from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
 from tests.support import REPOSITORY, registered_by_benchmarks
@@ -134,16 +135,16 @@ def test_timers_follow_from_silence() -> None:
     assert (settings["ping_interval"], settings["ping_timeout"]) == (20, None), "what is watched is not a pong"
     assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
-    assert f"{vigil.SLOWEST:,} bytes a second" in TEXT and f"({60 * vigil.SLOWEST:,} bytes in 60 s)" in TEXT
-    assert vigil.LOOKS % 6 == 0, "a sixth of silence is a number of looks"
+    assert f"{liveness.SLOWEST:,} bytes a second" in TEXT and f"({60 * liveness.SLOWEST:,} bytes in 60 s)" in TEXT
+    assert liveness.LOOKS % 6 == 0, "a sixth of silence is a number of looks"
     assert settings["compression"] is None and settings["max_size"] == (HANDSHAKE, HANDSHAKE)
     assert channel._MAX_REASON == 123
     codes = {int(row["code"]) for row in table(section("Close codes"), "code")}
     assert codes >= {code for code in CloseCode if code is not CloseCode.NOT_UTF8}
     assert [int(code) for code in mqtt_channel._CODES] == [4000, 4002, 4001], "and section 11 says so"
     assert "1 for the code 4002 of section 1, 2 for 4001, else 0" in TEXT
-    assert watched._UNREAD == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
-    assert f"at most {watched.MOST_BEFORE:,} bytes and {watched.MOST_FRAMES} frames" in TEXT
+    assert connection._UNREAD == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
+    assert f"at most {connection.MOST_BEFORE:,} bytes and {connection.MOST_FRAMES} frames" in TEXT
 
 
 def test_dtypes() -> None:
@@ -266,7 +267,7 @@ def test_the_example_is_a_handshake() -> None:
 
 
 def test_how_many_wait_at_the_door() -> None:
-    assert f"At most {gate.MOST} connections are in the handshake at once" in TEXT
+    assert f"At most {admission.MOST} connections are in the handshake at once" in TEXT
 
 
 def test_what_is_kept_between_orders() -> None:

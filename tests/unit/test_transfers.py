@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from fedws.core.errors import ProtocolError, TooLarge, Undelivered
 from fedws.core.limits import Accepted
+from fedws.network.body_transfer import CHUNK, Transfers
 from fedws.protocol.decoder import Partial
 from fedws.protocol.encoder import encode
 from fedws.protocol.header import Header, parsed
 from fedws.protocol.messages import Hello, Message, Order
-from fedws.transfers import CHUNK, Transfers
 
 LIMIT = 2**26
 SIZE = 3 * CHUNK + 100

@@ -1,6 +1,6 @@
 """Whether the other end of a link is silent, or too slow; in looks, whatever a clock says."""
 
-from fedws.vigil import LOOKS, SLOWEST, Vigil
+from fedws.network.liveness import LOOKS, SLOWEST, Vigil
 
 SILENCE = 6.0
 

@@ -11,9 +11,9 @@ from websockets.typing import Origin
 
 from fedws.core.errors import LinkLost, Refused
 from fedws.interfaces import Limits
+from fedws.network.transports.ws import Ws
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, Report
-from fedws.transport.ws import Ws
 from tests.javascript import NETWORK, alice, dialled, met, order
 from tests.processes import PATIENCE, Processes, dialling, serving
 from tests.support import TAKEOVER

@@ -10,10 +10,10 @@ from fedws.core.errors import Unreachable, UsageError
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.registry import register
 from fedws.interfaces import Channel, Handler, Limits
-from fedws.mqtt.address import address
-from fedws.mqtt.dialling import Dialler
-from fedws.mqtt.node import Node
-from fedws.mqtt.session import Served
+from fedws.network.mqtt.broker_url import address
+from fedws.network.mqtt.dialer import Dialler
+from fedws.network.mqtt.listener import Node
+from fedws.network.mqtt.session import Served
 from fedws.security.tls import Tls
 
 

@@ -35,7 +35,7 @@ class Kind(IntEnum):
     BEAT = 4
     """A sign of life, with how many numbered frames its sender has read, and sent."""
     GONE = 5
-    """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.mqtt.topics.Will`."""
+    """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.network.mqtt.topics.Will`."""
 
 
 class Level(IntEnum):

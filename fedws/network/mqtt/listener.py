@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from fedws.core.error_location import placed
 from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
 from fedws.core.rate_limited_log import BURST, Complaints
-from fedws.mqtt.session import Served, Session
-from fedws.pauses import Pauses
+from fedws.network.backoff import Pauses
+from fedws.network.mqtt.session import Served, Session
 
 
 class Node:

@@ -6,14 +6,14 @@ import secrets
 from fedws.core.errors import LinkLost, Unreachable
 from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Limits
-from fedws.mqtt import topics
-from fedws.mqtt.address import Address
-from fedws.mqtt.broker import Broker, packet
-from fedws.mqtt.channel import MqttChannel, Road
-from fedws.mqtt.client import Said
-from fedws.mqtt.end import End, Names
-from fedws.mqtt.frames import Kind, Level, head
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.broker_url import Address
+from fedws.network.mqtt.channel import MqttChannel, Road
+from fedws.network.mqtt.connection import Broker, packet
+from fedws.network.mqtt.endpoint import End, Names
+from fedws.network.mqtt.frames import Kind, Level, head
+from fedws.network.mqtt.library import Said
+from fedws.network.mqtt.topics import Will
 from fedws.security.tls import Tls
 
 

@@ -10,11 +10,11 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
-from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE
+from fedws.network.admission import Gate
+from fedws.network.liveness import LOOKS, Vigil
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode
-from fedws.vigil import LOOKS, Vigil
 
 MOST_BEFORE = 2 * HANDSHAKE + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""

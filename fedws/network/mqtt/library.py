@@ -15,7 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from fedws.mqtt.address import Address
+from fedws.network.mqtt.broker_url import Address
 
 AT_ONCE = 20
 """Packets that the broker has not acknowledged, at most; it may want fewer."""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused
 from fedws.interfaces import HANDSHAKE, Limits
-from fedws.mqtt.end import End, News
-from fedws.mqtt.flow import Part
-from fedws.mqtt.frames import Kind, Level
-from fedws.mqtt.seal import Piece
+from fedws.network.body_transfer import Transfers
+from fedws.network.liveness import LOOKS, Vigil
+from fedws.network.mqtt.encryption import Piece
+from fedws.network.mqtt.endpoint import End, News
+from fedws.network.mqtt.flow_control import Part
+from fedws.network.mqtt.frames import Kind, Level
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, code_of, error_of
 from fedws.protocol.messages import Message
-from fedws.transfers import Transfers
-from fedws.vigil import LOOKS, Vigil
 
 MOST_BEFORE = 2 * HANDSHAKE
 """Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""

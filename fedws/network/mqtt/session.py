@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from fedws.core.errors import LinkError
 from fedws.core.rate_limited_log import Complaints
-from fedws.gate import Gate
 from fedws.interfaces import Handler, Limits
-from fedws.mqtt import topics
-from fedws.mqtt.address import Address
-from fedws.mqtt.broker import Broker, packet
-from fedws.mqtt.channel import MqttChannel, Road
-from fedws.mqtt.client import Said
-from fedws.mqtt.end import End, Names
-from fedws.mqtt.frames import Kind, Level, head, opened, parse
-from fedws.mqtt.presence import Presence
-from fedws.mqtt.topics import Will
+from fedws.network.admission import Gate
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.broker_url import Address
+from fedws.network.mqtt.channel import MqttChannel, Road
+from fedws.network.mqtt.connection import Broker, packet
+from fedws.network.mqtt.endpoint import End, Names
+from fedws.network.mqtt.frames import Kind, Level, head, opened, parse
+from fedws.network.mqtt.library import Said
+from fedws.network.mqtt.presence import Presence
+from fedws.network.mqtt.topics import Will
 from fedws.security.tls import Tls
 
 KEPT = 60.0

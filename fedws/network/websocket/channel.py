@@ -7,12 +7,12 @@ from websockets.exceptions import ConnectionClosed
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.body_transfer import Transfers
+from fedws.network.websocket.connection import Server, Watched, address_of, framed
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, error_of
 from fedws.protocol.messages import Message
 from fedws.security.tls import name_of
-from fedws.transfers import Transfers
-from fedws.websocket.watched import Server, Watched, address_of, framed
 
 _BROKEN = (CloseCode.BROKEN_FRAME, CloseCode.NOT_UTF8, CloseCode.TOO_LARGE)  # what the library closes with
 _MAX_REASON = 123  # bytes, RFC 6455, section 5.5

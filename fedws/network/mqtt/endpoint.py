@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from fedws.interfaces import HANDSHAKE
-from fedws.mqtt.flow import WINDOW, Flood, Gap, Part, Receiving, Sending
-from fedws.mqtt.frames import BEAT, HEAD, NUMBERED, Frame, Kind, Level, opened, opening, parse
-from fedws.mqtt.seal import Guard, Piece, Plain, guard
-from fedws.mqtt.topics import Will
+from fedws.network.mqtt.encryption import Guard, Piece, Plain, guard
+from fedws.network.mqtt.flow_control import WINDOW, Flood, Gap, Part, Receiving, Sending
+from fedws.network.mqtt.frames import BEAT, HEAD, NUMBERED, Frame, Kind, Level, opened, opening, parse
+from fedws.network.mqtt.topics import Will
 
 _EARLY = 4  # protected frames that are kept until this side can read them, too
 _TOLD = WINDOW // 4  # frames that are read before the other end hears of it

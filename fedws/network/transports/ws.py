@@ -21,14 +21,14 @@ from fedws.core.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.registry import register
 from fedws.core.untrusted_text import words
-from fedws.gate import Gate
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
+from fedws.network.admission import Gate
+from fedws.network.connect_errors import NO_TLS, speaks_tls, why
+from fedws.network.websocket.channel import WsChannel
+from fedws.network.websocket.connection import Client, Server, address_of
+from fedws.network.websocket.tls_listener import Door
 from fedws.protocol import encoder
-from fedws.reaching import NO_TLS, speaks_tls, why
 from fedws.security.tls import Tls, names_of, unaccepted
-from fedws.websocket.channel import WsChannel
-from fedws.websocket.door import Door
-from fedws.websocket.watched import Client, Server, address_of
 
 NO_PAGE = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
 """The answer to a browser; every request of a page for a websocket has that header (RFC 6455, section 10.2)."""

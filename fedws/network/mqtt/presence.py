@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Collection
 
 from fedws.core.errors import LinkError, Refused, UsageError
-from fedws.mqtt import topics
-from fedws.mqtt.broker import Broker
+from fedws.network.mqtt import topics
+from fedws.network.mqtt.connection import Broker
 
 MOST = 1000
 """Older instances that are looked after, at most, of those that say that they are here, and of those that do not."""

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from fedws import digests
 from fedws.core.errors import ProtocolError, StoreError, Undelivered
 from fedws.core.limits import CHUNK as CHUNK
 from fedws.core.limits import USUAL, Accepted
+from fedws.network import body_digest
+from fedws.network.transfer_progress import Progress
 from fedws.object_store.blobs import Blobs
-from fedws.progress import Progress
 from fedws.protocol import encoder
 from fedws.protocol.decoder import Decoder, Partial
 from fedws.protocol.messages import Message
@@ -95,7 +95,7 @@ class Transfers:
         store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
         if encoded.body_size <= CHUNK and store is None:
             return encoded
-        digest = await asyncio.to_thread(digests.digest, getattr(message, "tensors", {}), encoded.body)
+        digest = await asyncio.to_thread(body_digest.digest, getattr(message, "tensors", {}), encoded.body)
         there, self._there = self._there.get(digest, 0), {}  # of another body, what is there is dropped when this comes
         if store is not None:
             try:

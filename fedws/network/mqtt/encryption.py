@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedws.mqtt.frames import HEAD, TAG, Frame, Kind, Level, head
+from fedws.network.mqtt.frames import HEAD, TAG, Frame, Kind, Level, head
 
 Piece = bytes | memoryview
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable
-from fedws.gate import MOST
 from fedws.interfaces import Limits
-from fedws.mqtt.address import Address
-from fedws.mqtt.client import AT_ONCE, Client, Failed, Said
-from fedws.mqtt.frames import LARGEST
-from fedws.reaching import NO_TLS, speaks_tls, why
+from fedws.network.admission import MOST
+from fedws.network.connect_errors import NO_TLS, speaks_tls, why
+from fedws.network.mqtt.broker_url import Address
+from fedws.network.mqtt.frames import LARGEST
+from fedws.network.mqtt.library import AT_ONCE, Client, Failed, Said
 from fedws.security.tls import Tls, unaccepted
 
 LOST = "the broker's connection is lost"
@@ -177,12 +177,12 @@ class Broker:
     # ------------------------------------------------------------------ what is told of it
 
     def connected(self, largest: float, at_once: float) -> None:
-        """See :class:`fedws.mqtt.client.Listener`."""
+        """See :class:`fedws.network.mqtt.library.Listener`."""
         self.chunk = int(max(256, min(CHUNK, largest - OVERHEAD)))
         self._at_once = int(min(AT_ONCE, at_once))
 
     def acknowledged(self, number: int, refused: str, code: int) -> None:
-        """See :class:`fedws.mqtt.client.Listener`."""
+        """See :class:`fedws.network.mqtt.library.Listener`."""
         topic = self._topics.pop(number, "")
         self._push()
         if not self._topics:

@@ -8,7 +8,7 @@ from typing import cast
 
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.untrusted_text import printable, words
-from fedws.websocket.watched import Server, address_of
+from fedws.network.websocket.connection import Server, address_of
 
 
 class Door:

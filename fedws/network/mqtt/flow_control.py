@@ -7,8 +7,8 @@ broker nor a receiver that does not read ever holds more of a link, however larg
 from collections import deque
 from dataclasses import dataclass
 
-from fedws.mqtt.frames import Kind
-from fedws.mqtt.seal import Piece
+from fedws.network.mqtt.encryption import Piece
+from fedws.network.mqtt.frames import Kind
 
 WINDOW = 48
 """Frames."""

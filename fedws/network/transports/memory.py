@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from fedws.core.errors import LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.core.registry import register
 from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
+from fedws.network.body_transfer import Transfers
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, error_of
 from fedws.protocol.messages import Message
 from fedws.security.tls import Tls
-from fedws.transfers import Transfers
 
 _serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 

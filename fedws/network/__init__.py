@@ -1,0 +1,1 @@
+"""Links between nodes: liveness, admission, back-off, websocket and MQTT."""
