@@ -14,10 +14,10 @@ from benchmarks.noop import Noop
 from fedws.choosers.all import All
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
-from fedws.learning import initial
 from fedws.protocol.messages import Measured, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.training.learning import initial
 from fedws.updates.aggregators.mean import Mean
 
 MODEL = "mnist_cnn"

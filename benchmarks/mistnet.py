@@ -23,8 +23,9 @@ from benchmarks.mistnet_pieces import PRIVATE, multiply_adds
 from benchmarks.processes import Child, Crew
 from benchmarks.settings import Settings
 from benchmarks.tables import table
-from fedws import learning, sizes
+from fedws import sizes
 from fedws.cuts import split
+from fedws.training import learning
 
 ENCODINGS = ("floats", "clear_bits", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
 LABEL_EPSILON = 4.0

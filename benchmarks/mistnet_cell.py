@@ -16,7 +16,7 @@ import torch
 
 from benchmarks import inline
 from benchmarks import mistnet_pieces as pieces
-from fedws import learning, pretrained
+from fedws import pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.choosers.all import All
@@ -27,10 +27,11 @@ from fedws.data import loading
 from fedws.data.samples import labels, select
 from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
-from fedws.learning import Workspace
 from fedws.privacy.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.training import learning
+from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean
 from fedws.worker import Worker
 

@@ -16,13 +16,14 @@ import torch
 
 from benchmarks.feed import peak
 from benchmarks.mistnet_cell import WORKERS, Cell
-from fedws import learning, pretrained
+from fedws import pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
 from fedws.data.samples import Images
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Failure, Order
 from fedws.protocol.run_claim import Claim
+from fedws.training import learning
 from fedws.worker import Worker
 
 

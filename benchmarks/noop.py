@@ -11,8 +11,8 @@ from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask
-from fedws.learning import Workspace
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import Workspace
 
 
 @register("task", "noop.fit", releases="update")

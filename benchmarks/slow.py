@@ -20,7 +20,7 @@ from fedws.data.partitioning import parse
 from fedws.data.partitions.iid import iid
 from fedws.data.samples import Part, labels
 from fedws.interfaces import Task
-from fedws.learning import initial
+from fedws.training.learning import initial
 
 TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 

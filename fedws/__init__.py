@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from fedws.core.tensors import Tensors as Tensors
     from fedws.data.samples import Images as Images
     from fedws.dialout import joining as joining
-    from fedws.evaluation import Score as Score
-    from fedws.evaluation import score as score
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
@@ -41,9 +39,11 @@ if TYPE_CHECKING:
     from fedws.security.network_key import network_key as network_key
     from fedws.security.tls import Tls as Tls
     from fedws.service import serving as serving
-    from fedws.training import train as train
+    from fedws.training.evaluation import Score as Score
+    from fedws.training.evaluation import score as score
+    from fedws.training.local import train as train
+    from fedws.training.task_context import Workspace as Workspace
     from fedws.worker import Worker as Worker
-    from fedws.workspace import Workspace as Workspace
 
 _HOME = {
     "Ask": "interfaces",
@@ -60,7 +60,7 @@ _HOME = {
     "RequestError": "core.errors",
     "Result": "coordinator.run",
     "RunFailed": "core.errors",
-    "Score": "evaluation",
+    "Score": "training.evaluation",
     "Scoring": "core.task_settings",
     "Security": "security.credentials",
     "TaskError": "core.errors",
@@ -70,7 +70,7 @@ _HOME = {
     "Training": "core.task_settings",
     "UsageError": "core.errors",
     "Worker": "worker",
-    "Workspace": "workspace",
+    "Workspace": "training.task_context",
     "joining": "dialout",
     "load_plugin": "core.plugins",
     "network_key": "security.network_key",
@@ -78,10 +78,10 @@ _HOME = {
     "releasing": "core.registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
-    "score": "evaluation",
+    "score": "training.evaluation",
     "serving": "service",
     "shelf": "object_store.base",
-    "train": "training",
+    "train": "training.local",
 }
 
 __all__ = sorted(_HOME)

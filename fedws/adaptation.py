@@ -6,12 +6,12 @@ import torch
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
-from fedws import learning
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import UNLIMITED, Count, Training, sent
 from fedws.core.tensors import Tensors, detached, unfit
 from fedws.core.validation import Positive
 from fedws.extraction import Digest, Extraction
+from fedws.training import learning
 
 
 class Adaptation(Extraction):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws import extractors, learning
+from fedws import extractors
 from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError
@@ -15,12 +15,13 @@ from fedws.core.tensors import Tensors, difference, digest
 from fedws.cuts import split
 from fedws.data.nested_tensors import described, moved
 from fedws.data.samples import batch, batches, fingerprint
-from fedws.grouping import groups
-from fedws.outlines import complete
 from fedws.privacy import randomized_labels
 from fedws.privacy.policy import Features
 from fedws.privacy.secure_noise import Noise
 from fedws.protocol.messages import Json
+from fedws.training import learning
+from fedws.training.batching import groups
+from fedws.training.model_outline import complete
 from fedws.uploads import Batch, Upload
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

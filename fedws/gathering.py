@@ -17,10 +17,10 @@ from fedws.deliveries import Delivery, Facts
 from fedws.gathering_algorithm import GatheringAlgorithm
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
-from fedws.learning import order_seed
 from fedws.protocol.messages import Deadline, Event, Failure, Json, Order, Report
 from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
 from fedws.security.credentials import COORDINATOR
+from fedws.training.learning import order_seed
 
 
 class Gathering:

@@ -5,7 +5,6 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedws import learning, momentum
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import Count
@@ -16,10 +15,11 @@ from fedws.cuts import split
 from fedws.data.nested_tensors import described
 from fedws.extraction import Cut
 from fedws.featurestore import Records
-from fedws.grouping import enough, groups, normalises
-from fedws.objective import outputs as computed
-from fedws.objective import suit
 from fedws.privacy import randomized_labels
+from fedws.training import learning, optimizer_state
+from fedws.training.batching import enough, groups, normalises
+from fedws.training.objective import outputs as computed
+from fedws.training.objective import suit
 
 LIKELIHOODS = ("nll", "cross_entropy")
 """Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""
@@ -52,7 +52,7 @@ def trained(
     _, head = split(module.to(place), settings.cut)
     head.train()
     optimizer = registry.build("optimizer", settings.optimizer, head.parameters(), settings.lr)
-    momentum.remember(optimizer, memory)
+    optimizer_state.remember(optimizer, memory)
     plain = registry.build("loss", settings.loss)
     corrected = settings.classes > 0 and settings.loss in LIKELIHOODS
     if why := problem(settings.shape, settings.crop):
@@ -86,4 +86,4 @@ def trained(
             optimizer.step()
             total += float(loss.detach()) * len(targets)
             used += len(targets)
-    return total / used, detached({**module.state_dict(), **momentum.memory(optimizer)})
+    return total / used, detached({**module.state_dict(), **optimizer_state.memory(optimizer)})

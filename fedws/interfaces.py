@@ -21,8 +21,8 @@ from fedws.protocol.messages import Event, Json, Message, Order, Report
 from fedws.security.tls import Tls
 
 if TYPE_CHECKING:
-    from fedws.learning import Workspace
     from fedws.network.body_transfer import Transfers
+    from fedws.training.learning import Workspace
 
 S = TypeVar("S")
 A = TypeVar("A")

@@ -4,15 +4,16 @@ from typing import Any
 
 import torch
 
-from fedws import extractors, learning
+from fedws import extractors
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
 from fedws.core.tensors import Tensors, detached
 from fedws.cuts import split
 from fedws.data.nested_tensors import described
 from fedws.data.samples import batch
-from fedws.objective import outputs
 from fedws.privacy import randomized_labels
+from fedws.training import learning
+from fedws.training.objective import outputs
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 
@@ -37,7 +38,7 @@ def learn(
 ) -> tuple[learning.Trained, Tensors]:
     """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of ``others``.
 
-    ``others`` are further extractors, joined. Raises as :func:`fedws.learning.train`.
+    ``others`` are further extractors, joined. Raises as :func:`fedws.training.learning.train`.
     """
     if not others:
         trained = learning.train(module, work, settings, seed)

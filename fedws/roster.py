@@ -9,9 +9,9 @@ from fedws.core.errors import RejectedUpdate, printable
 from fedws.core.limits import FEATURES
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.interfaces import Ask, Candidate
-from fedws.learning import order_seed
 from fedws.protocol.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.repeated import NEVER, Repeated
+from fedws.training.learning import order_seed
 
 STRIKES = 3
 """Failed or rejected answers in a row that exclude a worker."""

@@ -30,7 +30,6 @@ from fedws.core.limits import ANY, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.data import map_style, samples
 from fedws.interfaces import Dataset, Task
-from fedws.learning import Workspace
 from fedws.privacy.audit_entry import Place, counted, entry
 from fedws.privacy.audit_log import Audit, Entry
 from fedws.privacy.policy import Features, Policy
@@ -38,6 +37,7 @@ from fedws.privacy.usage_counts import Counted, Counts, upload
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
+from fedws.training.learning import Workspace
 from fedws.updates.metrics import rounded
 from fedws.uploads import Uploads
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fedws.interfaces import Channel, Limits
-from fedws.learning import initial
 from fedws.network.transports.ws import Ws
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.training.learning import initial
 from tests.processes import PATIENCE, Command, Processes
 from tests.support import REPOSITORY, TAKEOVER
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from fedws import learning
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, detached
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
+from fedws.training import learning
 from fedws.worker import Worker
 from tests.nodes import Points
 

@@ -14,8 +14,8 @@ from fedws.core.registry import register
 from fedws.core.tensors import FLOAT8, Tensors, averaged, detached, maximum, reals, wide
 from fedws.core.validation import NotNegative, Positive
 from fedws.interfaces import Ask
-from fedws.learning import Workspace, train
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import Workspace, train
 
 # ------------------------------------------------------------------ on the worker
 

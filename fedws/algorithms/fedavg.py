@@ -10,8 +10,8 @@ from fedws.core.registry import register
 from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, detached
 from fedws.interfaces import Ask
-from fedws.learning import Workspace, train
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import Workspace, train
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 

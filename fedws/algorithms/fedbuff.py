@@ -16,8 +16,8 @@ from fedws.core.registry import register
 from fedws.core.tensors import Tensors, averaged, detached, difference, maximum, wide
 from fedws.core.validation import Positive
 from fedws.interfaces import Ask
-from fedws.learning import Workspace, train
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import Workspace, train
 
 # ------------------------------------------------------------------ on the worker
 

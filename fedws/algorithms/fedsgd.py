@@ -13,8 +13,8 @@ from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors, detached, difference, wide
 from fedws.interfaces import Ask
-from fedws.learning import Workspace, gradient, initial
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import Workspace, gradient, initial
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""

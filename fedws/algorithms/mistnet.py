@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws import heads, learning, lessons, momentum, pretrained
+from fedws import heads, lessons, pretrained
 from fedws.adaptation import Adaptation
 from fedws.coded import Coded
 from fedws.core import registry
@@ -32,10 +32,11 @@ from fedws.featurestore import FEATURES, LABELS, Records
 from fedws.gathering_algorithm import Basis
 from fedws.heads import LIKELIHOODS, Epoch
 from fedws.interfaces import Ask, Dataset, Task
-from fedws.learning import Workspace
 from fedws.lessons import CLEAR, Lesson
 from fedws.privacy.policy import Features
 from fedws.protocol.messages import Json, Order, Report
+from fedws.training import learning, optimizer_state
+from fedws.training.learning import Workspace
 from fedws.uploads import kept
 
 # ------------------------------------------------------------------ on the worker
@@ -143,7 +144,7 @@ def train(order: Order, workspace: Workspace) -> Report:
     """An epoch of the head on every record that is stored by now; the report also holds the optimizer's memory."""
     settings, records = workspace.settings(order, Epoch), workspace.data
     assert isinstance(records, Records)
-    memory = {name: tensor for name, tensor in order.tensors.items() if name.startswith(momentum.PREFIX)}
+    memory = {name: tensor for name, tensor in order.tensors.items() if name.startswith(optimizer_state.PREFIX)}
     weights = {name: tensor for name, tensor in order.tensors.items() if name not in memory}
     module = workspace.module(settings.model, weights)
     loss, tensors = heads.trained(module, memory, records, settings, workspace, order.seed)

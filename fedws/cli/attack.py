@@ -69,13 +69,14 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fedws import gallery, inversion, learning, pretrained
+    from fedws import gallery, inversion, pretrained
     from fedws.cli.attacked import fit, pictures, weights
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.cuts import split
     from fedws.data import loading
     from fedws.privacy.secure_noise import Noise
+    from fedws.training import learning
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
         if getattr(arguments, name) < 1:

@@ -51,8 +51,9 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
     import torch
 
-    from fedws import learning, lessons
+    from fedws import lessons
     from fedws.core.errors import TaskError, UsageError
+    from fedws.training import learning
 
     try:
         sample = lessons.first(learning.Workspace("public", dataset, data))[0][0]

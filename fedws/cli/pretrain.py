@@ -41,12 +41,13 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import extractors, learning, lessons, pretrained
+    from fedws import extractors, lessons, pretrained
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.plan import make
     from fedws.data import loading
     from fedws.protocol import sendable_model
+    from fedws.training import learning
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -85,10 +86,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _cut(model: str, given: str | None, *, needed: bool) -> str:
     """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
-    from fedws import learning
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.cuts import cuts, resolved
+    from fedws.training import learning
 
     own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
     if not given and not needed:
@@ -103,7 +104,8 @@ def _cut(model: str, given: str | None, *, needed: bool) -> str:
 
 def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Origin":
     """What it is that was pretrained."""
-    from fedws import learning, lessons, pretrained
+    from fedws import lessons, pretrained
+    from fedws.training import learning
 
     work = learning.Workspace("public", plan.dataset, data)
     settings = lessons.Lesson(**plan.training().model_dump(), clear=True)
@@ -115,7 +117,8 @@ def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Ori
 
 def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
     """How good it is on data that it was not trained on, with each of its extractors, in words."""
-    from fedws import extractors, learning
+    from fedws import extractors
+    from fedws.training import learning
 
     work = learning.Workspace("public", plan.dataset, data)
     several = extractors.parts(found.others)
@@ -139,9 +142,10 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     """
     import torch
 
-    from fedws import learning, lessons, warned
+    from fedws import lessons
     from fedws.core.errors import TaskError, UsageError
     from fedws.core.task_settings import UNLIMITED
+    from fedws.training import learning, task_warnings
 
     torch.set_num_threads(plan.threads)
     module = learning.initial(plan.model, plan.seed)
@@ -160,5 +164,5 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
         found, tensors = lessons.learn(module, further, work, settings.at(epoch), seed)
         print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
         if epoch == 1 and work.warnings:
-            print(*warned.lines({"warnings": work.warnings}), sep="\n", flush=True)
+            print(*task_warnings.lines({"warnings": work.warnings}), sep="\n", flush=True)
     return tensors

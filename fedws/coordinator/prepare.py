@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import learning, modelfile
+from fedws import modelfile
 from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.core import registry
 from fedws.core.errors import UsageError
@@ -18,6 +18,7 @@ from fedws.protocol import sendable_model
 from fedws.roster import Terms
 from fedws.rounds import Rounds
 from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
+from fedws.training import learning
 
 
 def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Tensors]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from fedws import warned
 from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED
 from fedws.protocol.messages import Json, Order
 from fedws.recording.run_log import Lines
 from fedws.security.credentials import COORDINATOR
+from fedws.training import task_warnings
 
 
 class Remarks:
@@ -23,7 +23,7 @@ class Remarks:
 
     def hear(self, metrics: Json) -> None:
         """Log the warnings that a report's metrics carry."""
-        self._log(*warned.lines(metrics))
+        self._log(*task_warnings.lines(metrics))
 
     def _log(self, *lines: str) -> None:
         self._lines.say(*(line for line in lines if line not in self._logged))

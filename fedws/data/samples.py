@@ -131,7 +131,7 @@ def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
 
 
 def batches(data: Dataset, groups: Iterable[torch.Tensor]) -> Iterator[Batch]:
-    """Yield a batch for each group of indices, see :func:`fedws.grouping.groups`."""
+    """Yield a batch for each group of indices, see :func:`fedws.training.batching.groups`."""
     for indices in groups:
         yield Batch(*batch(data, indices), len(indices))
 

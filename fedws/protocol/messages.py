@@ -140,7 +140,8 @@ class Order:
     base: int = 0
     """The round whose state of this worker (control variates, error feedback) the task starts from; 0: from none."""
     seed: int = 0
-    """For shuffling and initialising, 64 bits; see :func:`fedws.learning.order_seed`. Never for privacy noise."""
+    """For shuffling and initialising, 64 bits; see :func:`fedws.training.learning.order_seed`. Never for privacy
+    noise."""
     settings: Json = field(default_factory=dict)
     held: Held = field(default_factory=dict)
     """Of this worker's reports."""

@@ -12,7 +12,7 @@ from fedws.core.errors import UsageError
 from fedws.data import download, loading
 from fedws.data.samples import batch, labels
 from fedws.interfaces import Dataset
-from fedws.learning import initial
+from fedws.training.learning import initial
 from tests.support import require, write_idx
 
 

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from fedws import cuts, learning
+from fedws import cuts
 from fedws.core import registry
 from fedws.core.tensors import NAMES, detached, difference
-from fedws.outlines import outline, values
 from fedws.privacy.policy import Policy
+from fedws.training import learning
+from fedws.training.model_outline import outline, values
 
 NAMES_OF_MODELS = registry.names("model")
 CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in cuts.cuts(registry.build("model", name))]

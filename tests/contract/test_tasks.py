@@ -15,9 +15,9 @@ from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors
 from fedws.gathering_algorithm import gathers
-from fedws.learning import order_seed
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
+from fedws.training.learning import order_seed
 from fedws.worker import Worker
 from tests.nodes import Points, registered
 

@@ -9,11 +9,12 @@ import safetensors.torch
 import torch
 
 import fedws
-from fedws import learning, pretrained
+from fedws import pretrained
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.prepare import prepare
 from fedws.core.plan import make
 from fedws.protocol.messages import Order, Report
+from fedws.training import learning
 from tests.nodes import WORKERS, settings, worker
 from tests.resuming import plan, stopped
 from tests.runs import ALL, assert_same, there

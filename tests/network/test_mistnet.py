@@ -22,10 +22,10 @@ from fedws.core.errors import RunFailed, UsageError
 from fedws.core.plan import Scoring, make
 from fedws.encoded import encoded
 from fedws.featurestore import FeatureStore
-from fedws.learning import initial
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order
 from fedws.recording.checkpoint import Checkpoints
+from fedws.training.learning import initial
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded
 from tests.uploading import CHUNKS, RECORDS, Node, Thread, federation, gathering, served

@@ -10,7 +10,7 @@ from torch import nn
 import fedws
 from fedws.core import registry
 from fedws.protocol.messages import Order, Report
-from fedws.warned import LINES
+from fedws.training.task_warnings import LINES
 from tests.nodes import WORKERS, federation
 
 TRAINS = "Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fedws
-from fedws import learning, lessons
+from fedws import lessons
 from fedws.adaptation import Adaptation, _Before
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
@@ -20,6 +20,7 @@ from fedws.extractors import join, parts
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Report
+from fedws.training import learning
 from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 

@@ -12,9 +12,9 @@ from fedws.asynchronous import Asynchronous, AsynchronousState
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask
-from fedws.learning import order_seed
 from fedws.protocol.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
+from fedws.training.learning import order_seed
 
 START = {"w": torch.zeros(2)}
 THREE = ("alice", "bob", "charlie")

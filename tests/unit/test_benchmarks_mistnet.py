@@ -12,7 +12,7 @@ import torch
 from benchmarks import inline, mistnet, mistnet_pieces, mistnet_wire
 from benchmarks.mistnet_cell import SKEWED, WORKERS, Cell, parts
 from benchmarks.settings import Settings
-from fedws import Images, Training, Worker, Workspace, learning, pretrained
+from fedws import Images, Training, Worker, Workspace, pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.choosers.all import All
@@ -25,6 +25,7 @@ from fedws.gathering import Gathering
 from fedws.privacy.policy import Policy
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.training import learning
 from fedws.updates.aggregators.mean import Mean
 from tests.copies import Copy
 from tests.support import registered_by_benchmarks

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from fedws import cuts, learning
+from fedws import cuts
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import loading, samples
+from fedws.training import learning
 from tests.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "coco128_mistnet"

@@ -10,8 +10,8 @@ import torch
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.data.samples import Images
-from fedws.learning import initial
 from fedws.protocol.messages import Order, Report
+from fedws.training.learning import initial
 from fedws.worker import Worker
 from tests.support import REPOSITORY
 

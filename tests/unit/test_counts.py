@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.learning import Workspace
 from fedws.privacy import audit_log, usage_counts
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Features, Policy
 from fedws.privacy.usage_counts import Counts
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
+from fedws.training.learning import Workspace
 from fedws.worker import Worker
 from tests.nodes import Points
 

@@ -15,12 +15,12 @@ from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.core.tensors import DTYPES, FLOAT8, Tensors, detached, difference, digest, maximum, raw, reals, unfit
-from fedws.learning import Workspace
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order, Report
 from fedws.roster import unusable
 from fedws.simulation.shared import Shared
+from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean
 
 CALM = settings(deadline=None, max_examples=60)

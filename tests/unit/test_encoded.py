@@ -8,7 +8,7 @@ import torch
 from fedws.core.errors import TaskError
 from fedws.core.plan import Scoring
 from fedws.encoded import encoded
-from fedws.learning import initial
+from fedws.training.learning import initial
 from tests.nodes import registered
 
 POINTS = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))

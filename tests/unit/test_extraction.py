@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import learning
 from fedws.core import registry
 from fedws.core.limits import Accepted
 from fedws.core.tensors import digest
@@ -21,6 +20,7 @@ from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Report
 from fedws.protocol.run_claim import Claim
+from fedws.training import learning
 from fedws.worker import Worker
 from tests.mistnet import extraction, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered

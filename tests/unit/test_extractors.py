@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import learning
 from fedws.core.errors import UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import detached, digest
 from fedws.cuts import split
 from fedws.extractors import Shared, join, joined, parts
 from fedws.protocol.header import misnamed
+from fedws.training import learning
 from tests.nodes import Points, registered
 
 

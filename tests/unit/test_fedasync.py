@@ -15,9 +15,9 @@ from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors
-from fedws.learning import Workspace, initial, order_seed
 from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
+from fedws.training.learning import Workspace, initial, order_seed
 
 SIZES = {"alice": 40, "bob": 24}
 

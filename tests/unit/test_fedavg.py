@@ -13,10 +13,10 @@ from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training, make
 from fedws.core.tensors import Tensors
-from fedws.learning import Workspace, initial, order_seed
 from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.training.learning import Workspace, initial, order_seed
 from fedws.updates.aggregators.mean import Mean
 
 SIZES = {"alice": 40, "bob": 24}

@@ -13,10 +13,10 @@ from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, TaskError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors
-from fedws.learning import Workspace, initial
 from fedws.protocol.messages import Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds
+from fedws.training.learning import Workspace, initial
 from fedws.updates.aggregators.mean import Mean
 from tests.support import sent_over
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.forward import Forward
+from fedws.training.model_call import Forward
 
 A, B = torch.tensor(1), torch.tensor(2)
 Pair = namedtuple("Pair", "a b")

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
-from fedws.grouping import groups, normalises
-from fedws.learning import Workspace, gradient, seeded, train
+from fedws.training.batching import groups, normalises
+from fedws.training.learning import Workspace, gradient, seeded, train
 
 
 class Points:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fedws
-from fedws import heads, learning
+from fedws import heads
 from fedws.algorithms.mistnet import train
 from fedws.core import registry
 from fedws.core.errors import TaskError
@@ -19,8 +19,9 @@ from fedws.core.tensors import Tensors, digest
 from fedws.cuts import split
 from fedws.featurestore import FeatureStore, Records
 from fedws.heads import Epoch
-from fedws.momentum import PREFIX
 from fedws.protocol.messages import Order, Report
+from fedws.training import learning
+from fedws.training.optimizer_state import PREFIX
 from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import registered

@@ -5,10 +5,10 @@ import torch
 
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors
-from fedws.keepsake import STATES, Keepsake
-from fedws.learning import Workspace
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
+from fedws.training.client_state import STATES, Keepsake
+from fedws.training.learning import Workspace
 from fedws.worker import Worker
 
 

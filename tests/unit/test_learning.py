@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedws import learning
 from fedws.core.errors import Stopped, TaskError, UnknownName
 from fedws.core.plan import Scoring, Training
-from fedws.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
 from fedws.protocol.messages import Order
+from fedws.training import learning
+from fedws.training.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
 
 
 class Points:

@@ -8,8 +8,8 @@ import torch
 from fedws.algorithms.fedasync import Settings
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Scoring, Training
-from fedws.learning import Workspace, train
 from fedws.privacy.min_samples import least
+from fedws.training.learning import Workspace, train
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import learning
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, detached, digest
 from fedws.extractors import parts
 from fedws.lessons import Lesson, beginnings, examine, learn
+from fedws.training import learning
 from tests.nodes import Points, registered
 
 

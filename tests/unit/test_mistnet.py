@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import learning, lessons, pretrained
+from fedws import lessons, pretrained
 from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, detached, digest
 from fedws.extractors import join, parts
+from fedws.training import learning
 from tests.mistnet import strategy, weights
 from tests.nodes import registered
 

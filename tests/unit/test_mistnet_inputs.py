@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import heads, learning, lessons
+from fedws import heads, lessons
 from fedws.bits import pack
 from fedws.cli.attacked import fit
 from fedws.coordinator.prepare import prepare
@@ -22,6 +22,7 @@ from fedws.featurestore import Records
 from fedws.heads import Epoch
 from fedws.lessons import Lesson
 from fedws.privacy import randomized_labels
+from fedws.training import learning
 from tests.mistnet import extraction, on_data, worker
 from tests.nodes import Points, registered
 

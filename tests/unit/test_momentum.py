@@ -7,8 +7,8 @@ import torch
 
 from fedws.core import registry
 from fedws.core.tensors import detached
-from fedws.momentum import PREFIX, memory, remember
 from fedws.protocol.header import misnamed
+from fedws.training.optimizer_state import PREFIX, memory, remember
 
 
 def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:

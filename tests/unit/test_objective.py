@@ -13,7 +13,7 @@ from torch.nn import functional
 from fedws.core import registry
 from fedws.core.errors import PieceFailed, TaskError
 from fedws.core.task_settings import Scoring, Training
-from fedws.learning import Workspace, gradient, score, seeded, train
+from fedws.training.learning import Workspace, gradient, score, seeded, train
 
 INPUTS = torch.randn(21, 2, 3, generator=torch.Generator().manual_seed(1))
 TARGETS = (INPUTS[:, 0].sum(1) > 0).long()

@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws import keepsake, learning
 from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.meeting import NEWER, second
@@ -28,7 +27,6 @@ from fedws.data.samples import Images
 from fedws.deliveries import Part
 from fedws.extraction import Extraction
 from fedws.interfaces import HANDSHAKE, Limits
-from fedws.learning import Score, Workspace
 from fedws.network import admission, liveness
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
@@ -61,6 +59,8 @@ from fedws.protocol.messages import (
 )
 from fedws.protocol.run_claim import Claim
 from fedws.security import network_key
+from fedws.training import client_state, learning
+from fedws.training.learning import Score, Workspace
 from fedws.turns import TAKEN_OVER, Turns
 from fedws.worker import Worker
 from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
@@ -272,9 +272,9 @@ def test_how_many_wait_at_the_door() -> None:
 
 def test_what_is_kept_between_orders() -> None:
     text = " ".join(section("State between orders").split())
-    assert keepsake.STATES == 3 and "**three rounds**" in text
+    assert client_state.STATES == 3 and "**three rounds**" in text
     with pytest.raises(TaskError) as lost:
-        keepsake.Keepsake().recall(Order(id="4/alice", worker="alice", round=4, task="t", base=3))
+        client_state.Keepsake().recall(Order(id="4/alice", worker="alice", round=4, task="t", base=3))
     assert str(lost.value) in text
 
 

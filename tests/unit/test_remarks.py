@@ -11,7 +11,7 @@ from fedws.core.plan import make
 from fedws.protocol.messages import Order
 from fedws.recording.run_log import Lines
 from fedws.security.credentials import COORDINATOR
-from fedws.warned import LINES
+from fedws.training.task_warnings import LINES
 
 
 def orders(strategy: str = "fedavg", **settings: Any) -> Any:

@@ -13,10 +13,10 @@ from fedws.choosers.all import All
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask, Candidate, Chooser
-from fedws.learning import order_seed
 from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
 from fedws.roster import Terms
 from fedws.rounds import Rounds, RoundState
+from fedws.training.learning import order_seed
 from fedws.updates.aggregators.mean import Mean, Sum
 
 START = {"w": torch.zeros(2)}

@@ -9,7 +9,7 @@ from torch.utils.data import Subset, default_collate
 from fedws.core.errors import TaskError
 from fedws.data import loading
 from fedws.data.samples import Images, Part, batch, batches, fingerprint, labels, select
-from fedws.grouping import groups
+from fedws.training.batching import groups
 
 
 @pytest.fixture(scope="module")

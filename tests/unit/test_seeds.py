@@ -14,7 +14,7 @@ from fedws.core.errors import Stopped
 from fedws.core.registry import _pieces
 from fedws.core.task_settings import Scoring, Training
 from fedws.data.samples import Images, Part
-from fedws.learning import Score, Workspace, gradient, initial, score, seeded, train
+from fedws.training.learning import Score, Workspace, gradient, initial, score, seeded, train
 
 
 class Augmented:

@@ -18,7 +18,6 @@ from fedws.core.plan import Training
 from fedws.core.tensors import detached
 from fedws.data.samples import Part
 from fedws.interfaces import Channel, Limits
-from fedws.learning import initial
 from fedws.network.transports.memory import Memory, MemoryChannel
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
@@ -26,6 +25,7 @@ from fedws.simulation.clock import run
 from fedws.simulation.device import Device, Pace, SlowChannel
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
+from fedws.training.learning import initial
 from tests.nodes import Points, registered, worker
 
 LIMITS = Limits()

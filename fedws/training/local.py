@@ -9,9 +9,9 @@ from fedws.core.errors import Stopped, TaskError
 from fedws.core.seeds import seeded
 from fedws.core.task_settings import Training
 from fedws.data.samples import Batch, batches
-from fedws.grouping import count, groups, normalises
-from fedws.objective import Objective
-from fedws.workspace import Workspace, piece
+from fedws.training.batching import count, groups, normalises
+from fedws.training.objective import Objective
+from fedws.training.task_context import Workspace, piece
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def train(
     """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``batches`` batches in all.
 
     ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
-    generator seeded with ``seed``, one draw an epoch. :class:`fedws.objective.Objective` describes the loss. A last
-    batch of one sample is joined to the batch before if a batch norm trains. Raises TaskError for an unknown loss or
-    optimizer, Stopped when told to stop.
+    generator seeded with ``seed``, one draw an epoch. :class:`fedws.training.objective.Objective` describes the loss. A
+    last batch of one sample is joined to the batch before if a batch norm trains. Raises TaskError for an unknown loss
+    or optimizer, Stopped when told to stop.
     """
     objective = Objective(module.train(), work, settings)
     optimizer: torch.optim.Optimizer = piece("optimizer", settings.optimizer, module.parameters(), settings.lr)

@@ -14,10 +14,10 @@ from fedws.core.limits import CLASSES, SAMPLES
 from fedws.core.seeds import seeded
 from fedws.core.task_settings import Scoring
 from fedws.data.samples import batches, constant
-from fedws.grouping import groups
-from fedws.objective import Objective
 from fedws.privacy import randomized_labels
-from fedws.workspace import Workspace
+from fedws.training.batching import groups
+from fedws.training.objective import Objective
+from fedws.training.task_context import Workspace
 
 _SEED = 0
 """Every score begins with the same random state, so that scores can be compared."""
@@ -49,7 +49,8 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
     shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
     batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
-    :class:`fedws.objective.Objective` describes the loss. A data set that draws at random always draws the same.
+    :class:`fedws.training.objective.Objective` describes the loss. A data set that draws at random always draws the
+    same.
     """
     objective = Objective(module.eval(), work, settings)
     if not work.held:

@@ -15,10 +15,10 @@ from fedws.core.task_settings import Scoring, batches
 from fedws.core.tensors import Tensors, difference
 from fedws.encoded import encoded
 from fedws.interfaces import Dataset
-from fedws.keepsake import Keepsake
-from fedws.outlines import complete, outline, values
 from fedws.privacy.policy import Features, Policy
 from fedws.protocol.messages import Json, Order, Report
+from fedws.training.client_state import Keepsake
+from fedws.training.model_outline import complete, outline, values
 from fedws.uploads import Uploads
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -64,7 +64,8 @@ class Workspace:
     leaving: dict[str, tuple[Features, Callable[[], None]]] = field(default_factory=dict)
     """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
     warnings: list[str] = field(default_factory=list)
-    """Codes of the warnings that the next report carries, see :mod:`fedws.warned`; tasks use :meth:`warn`."""
+    """Codes of the warnings that the next report carries, see :mod:`fedws.training.task_warnings`; tasks use
+    :meth:`warn`."""
     read: threading.Event = field(default_factory=threading.Event)
     """Set once a task gets the samples, or what it kept of them, for the order that it carries out."""
 
@@ -87,7 +88,7 @@ class Workspace:
         return settings
 
     def outline(self, spec: str) -> torch.nn.Module:
-        """Return the registered model of that name without values, see :func:`fedws.outlines.outline`.
+        """Return the registered model of that name without values, see :func:`fedws.training.model_outline.outline`.
 
         Raises TaskError, also for one with more parameters than the policy allows.
         """

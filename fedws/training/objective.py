@@ -10,11 +10,11 @@ from fedws.core.registry import Spec
 from fedws.core.task_settings import Scoring, Training
 from fedws.data.nested_tensors import described, moved, part
 from fedws.data.samples import Batch
-from fedws.forward import Forward
-from fedws.grouping import enough, normalises
 from fedws.interfaces import Loss
-from fedws.warned import NOT_LOG_PROBABILITIES
-from fedws.workspace import Workspace, piece
+from fedws.training.batching import enough, normalises
+from fedws.training.model_call import Forward
+from fedws.training.task_context import Workspace, piece
+from fedws.training.task_warnings import NOT_LOG_PROBABILITIES
 
 _TENSORS_ONLY = ("torch.nn.", "fedws.losses.")
 """Where losses come from that take tensors alone; a user's own loss may take anything."""
