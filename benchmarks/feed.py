@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.noop import Noop
-from fedws.choosers.all import All
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
 from fedws.protocol.messages import Measured, Report
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds
 from fedws.training.learning import initial
 from fedws.updates.aggregators.mean import Mean
 

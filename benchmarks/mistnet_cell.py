@@ -19,7 +19,6 @@ from benchmarks import mistnet_pieces as pieces
 from fedws import pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
-from fedws.choosers.all import All
 from fedws.core.plan import Scoring, Training
 from fedws.core.registry import build
 from fedws.core.tensors import Tensors, detached
@@ -28,8 +27,9 @@ from fedws.data.samples import labels, select
 from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
 from fedws.privacy.policy import Policy
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds
 from fedws.training import learning
 from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean

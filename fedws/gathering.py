@@ -18,7 +18,7 @@ from fedws.gathering_algorithm import GatheringAlgorithm
 from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Deadline, Event, Failure, Json, Order, Report
-from fedws.roster import STRIKES, Roster, Terms, excluded, rejected
+from fedws.scheduling.participants import STRIKES, Roster, Terms, excluded, rejected
 from fedws.security.credentials import COORDINATOR
 from fedws.training.learning import order_seed
 

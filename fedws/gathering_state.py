@@ -7,7 +7,7 @@ from typing import Self
 from fedws.core.tensors import Tensors
 from fedws.deliveries import Delivery
 from fedws.protocol.messages import Json
-from fedws.roster import Roster, excluded
+from fedws.scheduling.participants import Roster, excluded
 
 
 @dataclass(frozen=True)

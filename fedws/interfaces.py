@@ -81,7 +81,7 @@ class Ask:
 
 
 class RoundAlgorithm(Protocol):
-    """A round-based algorithm: :class:`fedws.rounds.Rounds` makes a :class:`Strategy` of it.
+    """A round-based algorithm: :class:`fedws.scheduling.synchronous.Rounds` makes a :class:`Strategy` of it.
 
     Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """
@@ -100,7 +100,7 @@ B = TypeVar("B")
 
 
 class AsynchronousAlgorithm(Protocol[B]):
-    """An algorithm without rounds: :class:`fedws.asynchronous.Asynchronous` makes a :class:`Strategy` of it.
+    """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.Asynchronous` makes a :class:`Strategy` of it.
 
     Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """

@@ -16,7 +16,7 @@ from fedws.gathering import Gathering
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.roster import rejected
+from fedws.scheduling.participants import rejected
 from fedws.security.credentials import COORDINATOR
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points

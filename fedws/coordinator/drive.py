@@ -22,7 +22,7 @@ from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.run_log import RunLog, log
 from fedws.recording.score_lines import FEDERATED
-from fedws.roster import rejected
+from fedws.scheduling.participants import rejected
 from fedws.security.credentials import COORDINATOR
 
 S = TypeVar("S")

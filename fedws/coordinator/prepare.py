@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from fedws import modelfile
-from fedws.asynchronous import Asynchronous, without_rounds
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan
@@ -15,8 +14,9 @@ from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
 from fedws.network.lookup import transport
 from fedws.protocol import sendable_model
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.scheduling.asynchronous import Asynchronous, without_rounds
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.synchronous import Rounds
 from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
 from fedws.training import learning
 

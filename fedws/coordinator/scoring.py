@@ -23,8 +23,8 @@ from fedws.protocol.messages import Failure, Order
 from fedws.recording import curves
 from fedws.recording.run_log import Record, RunLog, log, write_tensors
 from fedws.recording.score_lines import FEDERATED, score_lines
-from fedws.repeated import NEVER, Repeated
-from fedws.roster import STRIKES
+from fedws.scheduling.lost_requests import NEVER, Repeated
+from fedws.scheduling.participants import STRIKES
 from fedws.training.evaluation import Score
 from fedws.updates import metrics
 

@@ -28,7 +28,7 @@ KINDS = {
     "strategy": "algorithms",
     "task": "algorithms",
     "aggregator": "updates.aggregators",
-    "chooser": "choosers",
+    "chooser": "scheduling.samplers",
     "transport": "network.transports",
     "model": "models",
     "dataset": "data.datasets",

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan, make
 from fedws.data import loading
 from fedws.gathering_algorithm import gathers
+from fedws.scheduling.asynchronous import without_rounds
 
 EVALUATOR = "testing"
 ROUNDS_ONLY = (*FOR_ROUNDS, "quorum")

@@ -18,7 +18,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws.asynchronous import without_rounds
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.plan import make
@@ -27,6 +26,7 @@ from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
 from fedws.protocol.answer_size import weight
 from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.scheduling.asynchronous import without_rounds
 from fedws.worker import Worker
 from tests.nodes import Points, registered
 from tests.support import sent_over

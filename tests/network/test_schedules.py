@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fedws
-from fedws.asynchronous import without_rounds
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
@@ -24,6 +23,7 @@ from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.network.lookup import transport
 from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
+from fedws.scheduling.asynchronous import without_rounds
 from fedws.simulation import clock
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fedws.asynchronous import Asynchronous, AsynchronousState
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
-from fedws.roster import Terms
+from fedws.scheduling.asynchronous import Asynchronous, AsynchronousState
+from fedws.scheduling.participants import Terms
 from fedws.training.learning import order_seed
 
 START = {"w": torch.zeros(2)}

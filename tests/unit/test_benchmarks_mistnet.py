@@ -15,7 +15,6 @@ from benchmarks.settings import Settings
 from fedws import Images, Training, Worker, Workspace, pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
-from fedws.choosers.all import All
 from fedws.core import registry
 from fedws.core.tensors import Tensors, detached
 from fedws.cuts import cuts
@@ -23,8 +22,9 @@ from fedws.data.datasets.cifar10 import Cifar10
 from fedws.featurestore import FeatureStore
 from fedws.gathering import Gathering
 from fedws.privacy.policy import Policy
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds
 from fedws.training import learning
 from fedws.updates.aggregators.mean import Mean
 from tests.copies import Copy

@@ -61,7 +61,7 @@ class Slotted:
 
 @dataclass(frozen=True)
 class Round:
-    """As :class:`fedws.rounds.RoundState`."""
+    """As :class:`fedws.scheduling.synchronous.RoundState`."""
 
     model: Tensors
     workers: tuple[str, ...]

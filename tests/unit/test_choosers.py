@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.choosers.data_size import DataSize
-from fedws.choosers.random import Uniform
-from fedws.choosers.speed import Speed
 from fedws.core.errors import UsageError
 from fedws.core.registry import build, names
 from fedws.interfaces import Candidate
+from fedws.scheduling.samplers.data_size import DataSize
+from fedws.scheduling.samplers.random import Uniform
+from fedws.scheduling.samplers.speed import Speed
 
 CHI_SQUARE_5, CHI_SQUARE_23 = 20.5, 49.7
 """Values that chi-square with 5 and 23 degrees of freedom passes once in a thousand."""

@@ -18,7 +18,7 @@ from fedws.core.tensors import DTYPES, FLOAT8, Tensors, detached, difference, di
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order, Report
-from fedws.roster import unusable
+from fedws.scheduling.participants import unusable
 from fedws.simulation.shared import Shared
 from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean

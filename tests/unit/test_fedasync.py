@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 from fedws.algorithms.fedasync import FedAsync, fit
-from fedws.asynchronous import Asynchronous
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Order, Report
-from fedws.roster import Terms
+from fedws.scheduling.asynchronous import Asynchronous
+from fedws.scheduling.participants import Terms
 from fedws.training.learning import Workspace, initial, order_seed
 
 SIZES = {"alice": 40, "bob": 24}

@@ -8,14 +8,14 @@ from torch import nn
 from torch.nn import functional
 
 from fedws.algorithms.fedavg import FedAvg, fit
-from fedws.choosers.all import All
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training, make
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Order, Report
-from fedws.roster import Terms
-from fedws.rounds import Rounds
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds
 from fedws.training.learning import Workspace, initial, order_seed
 from fedws.updates.aggregators.mean import Mean
 

@@ -34,9 +34,12 @@ TEXTS = {"node", "run", "coordinator", "dataset", "reason", "id", "worker", "tas
 TEXTUAL: list[object] = [str, Name, Text, DataName, Json]
 """The types of such fields."""
 KNOWN = {
-    ("fedws/roster.py", "{failure.reason}"): "a decoded reason is printable; it is said in a line of the run",
-    ("fedws/roster.py", "{event.reason}"): "the text of an error of fedws, said in a line of the run",
-    ("fedws/roster.py", "{event.worker}"): "a name from the plan",
+    (
+        "fedws/scheduling/participants.py",
+        "{failure.reason}",
+    ): "a decoded reason is printable; it is said in a line of the run",
+    ("fedws/scheduling/participants.py", "{event.reason}"): "the text of an error of fedws, said in a line of the run",
+    ("fedws/scheduling/participants.py", "{event.worker}"): "a name from the plan",
     ("fedws/data/download.py", "str(error)"): "the last line of a download's error, for an error of fedws",
     ("fedws/data/datasets/cifar10.py", "{error.strerror}"): "a text of the system's, for an error of fedws",
     ("fedws/network/mqtt/endpoint.py", "str(gap)"): "an exception of that module, with numbers only",

@@ -11,8 +11,8 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask, Candidate
 from fedws.protocol.messages import Available, Deadline, Failure, Joined, Left, Measured, Order, Report
-from fedws.repeated import CUTS, LOSSES
-from fedws.roster import POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
+from fedws.scheduling.lost_requests import CUTS, LOSSES
+from fedws.scheduling.participants import POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
 from fedws.training.learning import order_seed
 
 THREE = ("alice", "bob", "charlie")

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from fedws.choosers.all import All
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
 from fedws.interfaces import Ask, Candidate, Chooser
 from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
-from fedws.roster import Terms
-from fedws.rounds import Rounds, RoundState
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds, RoundState
 from fedws.training.learning import order_seed
 from fedws.updates.aggregators.mean import Mean, Sum
 

@@ -10,7 +10,7 @@ from fedws.core.limits import FEATURES
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.interfaces import Ask, Candidate
 from fedws.protocol.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
-from fedws.repeated import NEVER, Repeated
+from fedws.scheduling.lost_requests import NEVER, Repeated
 from fedws.training.learning import order_seed
 
 STRIKES = 3

@@ -11,7 +11,7 @@ from fedws.core.tensors import Tensors
 from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.protocol import answer_size
 from fedws.protocol.messages import Deadline, Event, Json, Order, Report
-from fedws.roster import Roster, Terms, excluded, made, rejected, unusable
+from fedws.scheduling.participants import Roster, Terms, excluded, made, rejected, unusable
 from fedws.updates import metrics
 
 A = TypeVar("A")

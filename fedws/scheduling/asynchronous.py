@@ -9,7 +9,7 @@ from fedws.core.tensors import Tensors
 from fedws.interfaces import AsynchronousAlgorithm
 from fedws.protocol import answer_size
 from fedws.protocol.messages import Deadline, Event, Json, Order, Report
-from fedws.roster import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
+from fedws.scheduling.participants import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
 from fedws.updates import metrics
 
 B = TypeVar("B")

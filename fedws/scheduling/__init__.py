@@ -1,0 +1,1 @@
+"""Pure state machines that decide which workers get a request and when a round closes."""
