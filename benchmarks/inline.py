@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from fedws.core.tensors import Tensors
-from fedws.featurestore import FeatureStore
-from fedws.gathering import Gathering
 from fedws.interfaces import Strategy, Task
 from fedws.privacy.policy import Policy
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.security.credentials import COORDINATOR
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.scheduler import Gathering
 from fedws.worker import Worker
 
 

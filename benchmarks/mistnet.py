@@ -23,8 +23,8 @@ from benchmarks.mistnet_pieces import PRIVATE, multiply_adds
 from benchmarks.processes import Child, Crew
 from benchmarks.settings import Settings
 from benchmarks.tables import table
-from fedws import sizes
-from fedws.cuts import split
+from fedws.split_learning import communication_cost
+from fedws.split_learning.model_split import split
 from fedws.training import learning
 
 ENCODINGS = ("floats", "clear_bits", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
@@ -48,9 +48,11 @@ class Net:
         """With weights that mean nothing."""
         return learning.initial(self.model, 1)
 
-    def size(self, cut: str, records: int) -> sizes.Sizes:
+    def size(self, cut: str, records: int) -> communication_cost.Sizes:
         """Of the model and of so many records, cut there."""
-        return sizes.measure(self.model, lambda: learning.initial(self.model, 1), (3, 32, 32), cut, records, 1)
+        return communication_cost.measure(
+            self.model, lambda: learning.initial(self.model, 1), (3, 32, 32), cut, records, 1
+        )
 
     def share(self, cut: str) -> float:
         """The part of the parameters that is in the extractor."""

@@ -16,7 +16,6 @@ import torch
 
 from benchmarks import inline
 from benchmarks import mistnet_pieces as pieces
-from fedws import pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.core.plan import Scoring, Training
@@ -24,12 +23,13 @@ from fedws.core.registry import build
 from fedws.core.tensors import Tensors, detached
 from fedws.data import loading
 from fedws.data.samples import labels, select
-from fedws.gathering import Gathering
 from fedws.interfaces import Dataset
 from fedws.privacy.policy import Policy
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
+from fedws.split_learning import pretrained_file
+from fedws.split_learning.scheduler import Gathering
 from fedws.training import learning
 from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean
@@ -131,7 +131,7 @@ def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
 def main(cell: Cell) -> None:
     """Load, train, score."""
     data, test = (loading.load(cell.dataset, cell.data_dir, train) for train in (True, False))
-    model = pretrained.load(Path(cell.pretrained)).model
+    model = pretrained_file.load(Path(cell.pretrained)).model
     begun = time.monotonic()
     found = accuracy(cell, test, trained(cell, data, model))
     print(f"accuracy {found:.4f} seconds {time.monotonic() - begun:.1f}")

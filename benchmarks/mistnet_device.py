@@ -16,13 +16,13 @@ import torch
 
 from benchmarks.feed import peak
 from benchmarks.mistnet_cell import WORKERS, Cell
-from fedws import pretrained
 from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
 from fedws.data.samples import Images
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Failure, Order
 from fedws.protocol.run_claim import Claim
+from fedws.split_learning import pretrained_file
 from fedws.training import learning
 from fedws.worker import Worker
 
@@ -41,7 +41,7 @@ def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     data = Images(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     worker = Worker(WORKERS[0], cell.dataset, data)
     worker.begin(Claim("benchmark"))
-    found = pretrained.load(Path(cell.pretrained))
+    found = pretrained_file.load(Path(cell.pretrained))
     wanted = ask(what, cell, found.model, found.origin.classes)
     learning.initial(cell.model, 1)  # what it imports is there before it is measured
     order = Order(

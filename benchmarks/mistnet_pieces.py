@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from fedws import sizes
 from fedws.core.registry import register
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.data.samples import Images
 from fedws.interfaces import Dataset
+from fedws.split_learning import communication_cost
 
 PRIVATE = 40_000
 """Samples of the training batches 1 to 4; those of batch 5 are public."""
@@ -76,13 +76,13 @@ def small_vgg() -> nn.Module:
 @register("model", "cifar_vgg16")
 def cifar_vgg16() -> nn.Module:
     """The paper's VGG-16."""
-    return Classifier(sizes.cifar_vgg16(batch_norm=True).get_submodule("features"), 512)
+    return Classifier(communication_cost.cifar_vgg16(batch_norm=True).get_submodule("features"), 512)
 
 
 @register("model", "cifar_resnet18")
 def cifar_resnet18() -> nn.Module:
     """The paper's ResNet-18."""
-    module = sizes.cifar_resnet18()
+    module = communication_cost.cifar_resnet18()
     module.fc = nn.Sequential(module.get_submodule("fc"), nn.LogSoftmax(dim=1))
     return module
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from fedws.data.samples import Images
-from fedws.encoding import Encoding
 from fedws.privacy.secure_noise import Noise
-from fedws.records import rows
 from fedws.similarity import psnr, ssim
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.record_rows import rows
 
 Misfit = Callable[[torch.Tensor], torch.Tensor]
 """How badly features, float [n, *shape], explain the bytes that were seen: [n], with a gradient."""

@@ -37,9 +37,9 @@ from fedws.privacy.usage_counts import Counted, Counts, upload
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
+from fedws.split_learning.upload_cache import Uploads
 from fedws.training.learning import Workspace
 from fedws.updates.metrics import rounded
-from fedws.uploads import Uploads
 
 ALL = Policy()
 """The policy of a node whose owner wrote none."""

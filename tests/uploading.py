@@ -12,9 +12,9 @@ import fedws
 from fedws.algorithms import mistnet
 from fedws.coordinator import trainer
 from fedws.core.plan import Plan
-from fedws.featurestore import FEATURES, FeatureStore
 from fedws.interfaces import Limits
 from fedws.protocol.messages import Failure, Order, Report
+from fedws.split_learning.feature_store import FEATURES, FeatureStore
 from tests.nodes import PATIENCE, Points, evaluating, settings
 from tests.support import REPOSITORY, sent_over
 

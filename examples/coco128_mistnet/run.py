@@ -18,15 +18,15 @@ from edges import served
 from ssdlite import SsdLite, detect, ssd, truth
 
 import fedws
-from fedws import pretrained
 from fedws.cli import interrupts, pretrain, run
 from fedws.cli.console import guarded
-from fedws.coded import Coded
-from fedws.cuts import split
 from fedws.data import download
 from fedws.privacy import policy
 from fedws.privacy.policy import Features
 from fedws.recording.run_directory import new_directory
+from fedws.split_learning import pretrained_file
+from fedws.split_learning.model_split import split
+from fedws.split_learning.release_format import Coded
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # short, for the commands are shown
 POLICY = HERE / "policy.toml"
@@ -85,7 +85,7 @@ def command(module: ModuleType, *words: str, **more: bool) -> None:
 
 def tell(cut: str, pictures: Coco128, file: Path, record: Path) -> None:
     """Score the edges' pictures before and after, and say what has left the edges and how private that is."""
-    before = pretrained.load(file).model
+    before = pretrained_file.load(file).model
     after = safetensors.torch.load_file(record / "model.safetensors")
     lines = (record / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rounds = [line for line in map(json.loads, lines) if line["kind"] == "round"]

@@ -13,31 +13,31 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws import heads, lessons, pretrained
-from fedws.adaptation import Adaptation
-from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import TaskError, TaskFailed, UsageError
 from fedws.core.registry import register
 from fedws.core.task_settings import UNLIMITED, Count, Scoring, Training
 from fedws.core.tensors import Tensors, digest
 from fedws.core.validation import Positive
-from fedws.crops import problem
-from fedws.cuts import cuts, split
 from fedws.data import loading
-from fedws.deliveries import Kept, Part, chunk
-from fedws.extraction import Extraction, encoded, facts, spent, told_apart
-from fedws.extractors import MOST, join, parts
-from fedws.featurestore import FEATURES, LABELS, Records
-from fedws.gathering_algorithm import Basis
-from fedws.heads import LIKELIHOODS, Epoch
 from fedws.interfaces import Ask, Dataset, Task
-from fedws.lessons import CLEAR, Lesson
 from fedws.privacy.policy import Features
 from fedws.protocol.messages import Json, Order, Report
+from fedws.split_learning import head_training, pretrained_file, pretraining
+from fedws.split_learning.base import Basis
+from fedws.split_learning.extraction import Extraction, encoded, facts, spent, told_apart
+from fedws.split_learning.extractor_pool import MOST, join, parts
+from fedws.split_learning.feature_crops import problem
+from fedws.split_learning.feature_store import FEATURES, LABELS, Records
+from fedws.split_learning.fine_tuning import Adaptation
+from fedws.split_learning.head_training import LIKELIHOODS, Epoch
+from fedws.split_learning.model_split import cuts, split
+from fedws.split_learning.pretraining import CLEAR, Lesson
+from fedws.split_learning.release_format import Coded
+from fedws.split_learning.upload_cache import kept
+from fedws.split_learning.upload_progress import Kept, Part, chunk
 from fedws.training import learning, optimizer_state
 from fedws.training.learning import Workspace
-from fedws.uploads import kept
 
 # ------------------------------------------------------------------ on the worker
 
@@ -134,9 +134,9 @@ def pretrain(order: Order, workspace: Workspace) -> Report:
     names = learning.initial(settings.model, seed=0).state_dict()
     module = public.module(settings.model, {name: order.tensors[name] for name in names})
     others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
-    classes, label = lessons.examine(module, public, settings)
-    trained, tensors = lessons.learn(module, others, public, settings, order.seed)
-    told = {"classes": classes, "label": label, "sample": lessons.shape(public)}
+    classes, label = pretraining.examine(module, public, settings)
+    trained, tensors = pretraining.learn(module, others, public, settings, order.seed)
+    told = {"classes": classes, "label": label, "sample": pretraining.shape(public)}
     return workspace.report(order, {**asdict(trained), **told}, tensors)
 
 
@@ -147,7 +147,7 @@ def train(order: Order, workspace: Workspace) -> Report:
     memory = {name: tensor for name, tensor in order.tensors.items() if name.startswith(optimizer_state.PREFIX)}
     weights = {name: tensor for name, tensor in order.tensors.items() if name not in memory}
     module = workspace.module(settings.model, weights)
-    loss, tensors = heads.trained(module, memory, records, settings, workspace, order.seed)
+    loss, tensors = head_training.trained(module, memory, records, settings, workspace, order.seed)
     return workspace.report(order, {"loss": loss, "samples": len(records)}, tensors)
 
 
@@ -232,14 +232,14 @@ class MistNet:
         Raises UsageError for a file that holds none, or another model.
         """
         if self.pretrained:
-            found = pretrained.load_for(Path(self.pretrained), self.training.model, model)
+            found = pretrained_file.load_for(Path(self.pretrained), self.training.model, model)
             own, origin, file = self._half(0, found.model), found.origin, f"--pretrained {self.pretrained}"
             if not origin.classes and self.labels != "clear":
                 raise UsageError(f"{file} tells no classes apart; {CLEAR}")
-            others = pretrained.several(found, own, file) if self.extractor == "random" else {}
+            others = pretrained_file.several(found, own, file) if self.extractor == "random" else {}
             return Basis(found.model, others, origin.classes, origin.label, origin.sample)
         if self.extractor == "random":
-            return Basis(model, lessons.beginnings(self.training.model, self.place, self.extractors - 1))
+            return Basis(model, pretraining.beginnings(self.training.model, self.place, self.extractors - 1))
         return Basis(model)
 
     def shape(self, sample: Sequence[int]) -> Sequence[int]:

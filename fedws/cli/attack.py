@@ -69,13 +69,14 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fedws import gallery, inversion, pretrained
+    from fedws import gallery, inversion
     from fedws.cli.attacked import fit, pictures, weights
     from fedws.core import registry
     from fedws.core.errors import UsageError
-    from fedws.cuts import split
     from fedws.data import loading
     from fedws.privacy.secure_noise import Noise
+    from fedws.split_learning import pretrained_file
+    from fedws.split_learning.model_split import split
     from fedws.training import learning
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
@@ -92,7 +93,7 @@ def main(arguments: argparse.Namespace) -> int:
     spec = arguments.model
     if not spec:
         file = arguments.pretrained
-        spec = pretrained.load(Path(file)).origin.model if file else loading.model(arguments.dataset)
+        spec = pretrained_file.load(Path(file)).origin.model if file else loading.model(arguments.dataset)
     module = learning.initial(spec, seed=0)
     fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")

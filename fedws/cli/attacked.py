@@ -33,13 +33,13 @@ def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[
     """What was pretrained, now if need be, of a model as ``module``. Raises UsageError for another's."""
     from pathlib import Path
 
-    from fedws import pretrained
     from fedws.cli.pretrain import trained
     from fedws.core.plan import make
     from fedws.data import loading
+    from fedws.split_learning import pretrained_file
 
     if arguments.pretrained:
-        return dict(pretrained.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
+        return dict(pretrained_file.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
     chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
     plan = make({**chosen, "seed": arguments.seed, "threads": arguments.threads})
     public = loading.load(arguments.public, arguments.data_dir, train=True)
@@ -51,12 +51,12 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
     import torch
 
-    from fedws import lessons
     from fedws.core.errors import TaskError, UsageError
+    from fedws.split_learning import pretraining
     from fedws.training import learning
 
     try:
-        sample = lessons.first(learning.Workspace("public", dataset, data))[0][0]
+        sample = pretraining.first(learning.Workspace("public", dataset, data))[0][0]
     except TaskError as error:
         raise UsageError(str(error)) from None
     try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fedws.core.plan import Plan
     from fedws.core.tensors import Tensors
     from fedws.interfaces import Dataset
-    from fedws.pretrained import Origin, Pretrained
+    from fedws.split_learning.pretrained_file import Origin, Pretrained
 
 
 def parser(prog: str) -> Parser:
@@ -41,12 +41,12 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws import extractors, lessons, pretrained
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.plan import make
     from fedws.data import loading
     from fedws.protocol import sendable_model
+    from fedws.split_learning import extractor_pool, pretrained_file, pretraining
     from fedws.training import learning
 
     for plugin in arguments.plugin or ():
@@ -58,8 +58,8 @@ def main(arguments: argparse.Namespace) -> int:
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
-    if not 1 <= arguments.extractors <= extractors.MOST:
-        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractors.MOST}")
+    if not 1 <= arguments.extractors <= extractor_pool.MOST:
+        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractor_pool.MOST}")
     given = {**chosen, "threads": arguments.threads}
     plan = named(lambda: make({**given, "model": name, "training_rounds": arguments.epochs}), given)
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
@@ -69,12 +69,12 @@ def main(arguments: argparse.Namespace) -> int:
     data, held_out = (loading.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
     cut = _cut(name, arguments.cut, needed=several)
-    others = lessons.beginnings(name, cut, arguments.extractors - 1) if several else {}
+    others = pretraining.beginnings(name, cut, arguments.extractors - 1) if several else {}
     tensors = trained(plan, data, cut, others)
-    found = pretrained.of(tensors, _origin(plan, data, tensors, cut if several else ""))
+    found = pretrained_file.of(tensors, _origin(plan, data, tensors, cut if several else ""))
     for told in _scores(plan, held_out, found):
         print(told)
-    pretrained.save(file, found)
+    pretrained_file.save(file, found)
     how = "mistnet" if found.origin.classes else "mistnet:labels=clear"
     how += f" --cut {cut}" if arguments.cut or several else ""
     how += " --extractor random" if several else ""
@@ -88,7 +88,7 @@ def _cut(model: str, given: str | None, *, needed: bool) -> str:
     """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
     from fedws.core import registry
     from fedws.core.errors import UsageError
-    from fedws.cuts import cuts, resolved
+    from fedws.split_learning.model_split import cuts, resolved
     from fedws.training import learning
 
     own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
@@ -104,24 +104,26 @@ def _cut(model: str, given: str | None, *, needed: bool) -> str:
 
 def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Origin":
     """What it is that was pretrained."""
-    from fedws import lessons, pretrained
+    from fedws.split_learning import pretrained_file, pretraining
     from fedws.training import learning
 
     work = learning.Workspace("public", plan.dataset, data)
-    settings = lessons.Lesson(**plan.training().model_dump(), clear=True)
+    settings = pretraining.Lesson(**plan.training().model_dump(), clear=True)
     names = learning.initial(plan.model, 0).state_dict()
     module = work.module(plan.model, {name: tensors[name] for name in names})
-    classes, label = lessons.examine(module, work, settings)
-    return pretrained.Origin(plan.model, plan.dataset, classes, lessons.shape(work), plan.training_rounds, label, cut)
+    classes, label = pretraining.examine(module, work, settings)
+    return pretrained_file.Origin(
+        plan.model, plan.dataset, classes, pretraining.shape(work), plan.training_rounds, label, cut
+    )
 
 
 def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
     """How good it is on data that it was not trained on, with each of its extractors, in words."""
-    from fedws import extractors
+    from fedws.split_learning import extractor_pool
     from fedws.training import learning
 
     work = learning.Workspace("public", plan.dataset, data)
-    several = extractors.parts(found.others)
+    several = extractor_pool.parts(found.others)
     for number, own in enumerate([{}, *several]):
         module = work.module(plan.model, {**found.model, **own})
         score = learning.score(module, work, plan.scoring())
@@ -142,26 +144,26 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     """
     import torch
 
-    from fedws import lessons
     from fedws.core.errors import TaskError, UsageError
     from fedws.core.task_settings import UNLIMITED
+    from fedws.split_learning import pretraining
     from fedws.training import learning, task_warnings
 
     torch.set_num_threads(plan.threads)
     module = learning.initial(plan.model, plan.seed)
     work = learning.Workspace("public", plan.dataset, data)
-    settings = lessons.Lesson(**{**plan.training().model_dump(), "batches": UNLIMITED}, cut=cut)
+    settings = pretraining.Lesson(**{**plan.training().model_dump(), "batches": UNLIMITED}, cut=cut)
     tensors: Tensors = {**module.state_dict(), **others}
     try:
         with torch.inference_mode():
-            module.eval()(lessons.first(work)[0])
+            module.eval()(pretraining.first(work)[0])
     except TaskError as error:
         raise UsageError(str(error)) from None
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
     for epoch in range(1, plan.training_rounds + 1):
         seed, further = learning.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
-        found, tensors = lessons.learn(module, further, work, settings.at(epoch), seed)
+        found, tensors = pretraining.learn(module, further, work, settings.at(epoch), seed)
         print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
         if epoch == 1 and work.warnings:
             print(*task_warnings.lines({"warnings": work.warnings}), sep="\n", flush=True)

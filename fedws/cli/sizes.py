@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fedws.cli.parser import Parser
 
 if TYPE_CHECKING:
-    from fedws.sizes import Sizes
+    from fedws.split_learning.communication_cost import Sizes
 
 WIDTH = 80
 HEAD = ("net", "input", "cut", "parameters", "model", "raw", "floats", "bits", "FedAvg")
@@ -34,9 +34,9 @@ def parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table, and the claim beside it."""
-    from fedws import sizes
     from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.split_learning import communication_cost
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -45,8 +45,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         if given:
             raise UsageError(f"--{next(iter(given))} is for a model of yours; name it with --model")
-        found = sizes.published()
-        claimed = sizes.claim(*found[:3])
+        found = communication_cost.published()
+        claimed = communication_cost.claim(*found[:3])
     else:
         found, claimed = [_own(arguments.model, given)], []
     lines = [HEAD, UNITS, *(_row(one) for one in found)]
@@ -62,10 +62,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def _own(model: str, given: dict[str, str | int]) -> "Sizes":
-    from fedws import sizes
     from fedws.core import registry
     from fedws.core.errors import UsageError
-    from fedws.cuts import cuts
+    from fedws.split_learning import communication_cost
+    from fedws.split_learning.model_split import cuts
 
     for name in ("records", "rounds"):
         if int(given.get(name, 1)) < 1:
@@ -75,7 +75,7 @@ def _own(model: str, given: dict[str, str | int]) -> "Sizes":
     if not cut:
         raise UsageError(f"--cut is needed, one of: {', '.join(cuts(registry.build('model', model)))}")
     shape = _shape(str(given.pop("shape", "3x32x32")))
-    return sizes.measure(model, lambda: registry.build("model", model), shape, cut, **given)  # type: ignore[arg-type]
+    return communication_cost.measure(model, lambda: registry.build("model", model), shape, cut, **given)  # type: ignore[arg-type]
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _row(one: "Sizes") -> Sequence[str]:
-    from fedws.sizes import times
+    from fedws.split_learning.communication_cost import times
 
     return (
         one.net,

@@ -14,9 +14,6 @@ from fedws.core.durations import duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
-from fedws.featurestore import FeatureStore
-from fedws.gathering import Gathering
-from fedws.gathering_state import GatheringState
 from fedws.interfaces import Strategy
 from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
@@ -24,6 +21,9 @@ from fedws.recording.run_log import RunLog, log
 from fedws.recording.score_lines import FEDERATED
 from fedws.scheduling.participants import rejected
 from fedws.security.credentials import COORDINATOR
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.scheduler import Gathering
+from fedws.split_learning.scheduler_state import GatheringState
 
 S = TypeVar("S")
 T = TypeVar("T")

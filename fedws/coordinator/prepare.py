@@ -9,8 +9,6 @@ from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan
 from fedws.core.tensors import Tensors, detached
 from fedws.data import loading
-from fedws.gathering import Gathering
-from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Strategy
 from fedws.network.lookup import transport
 from fedws.protocol import sendable_model
@@ -18,6 +16,8 @@ from fedws.scheduling.asynchronous import Asynchronous, without_rounds
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.synchronous import Rounds
 from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
+from fedws.split_learning.base import gathers
+from fedws.split_learning.scheduler import Gathering
 from fedws.training import learning
 
 

@@ -28,8 +28,6 @@ from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError
 from fedws.core.plan import Plan, make
 from fedws.core.resume_rules import going_on, merged
 from fedws.core.tensors import Tensors
-from fedws.featurestore import FeatureStore
-from fedws.gathering import Gathering
 from fedws.interfaces import Limits, Strategy
 from fedws.network.lookup import transport
 from fedws.object_store.base import Shelf
@@ -42,6 +40,8 @@ from fedws.recording.run_log import NOTHING, Record, RunLog
 from fedws.recording.score_lines import FEDERATED
 from fedws.recording.sinks.tensorboard import Events
 from fedws.security.credentials import Security
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.scheduler import Gathering
 
 Observer = Callable[[Record], None]
 

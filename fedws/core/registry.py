@@ -36,7 +36,7 @@ KINDS = {
     "loss": "training.losses",
     "optimizer": "training.optimizers",
     "speed": "speeds",
-    "encoding": "encodings",
+    "encoding": "split_learning.encodings",
     "store": "object_store.backends",
 }
 """Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""

@@ -9,8 +9,8 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan, make
 from fedws.data import loading
-from fedws.gathering_algorithm import gathers
 from fedws.scheduling.asynchronous import without_rounds
+from fedws.split_learning.base import gathers
 
 EVALUATOR = "testing"
 ROUNDS_ONLY = (*FOR_ROUNDS, "quorum")

@@ -13,13 +13,13 @@ from fedws.core.errors import TaskError
 from fedws.core.plan import explain
 from fedws.core.task_settings import Scoring, batches
 from fedws.core.tensors import Tensors, difference
-from fedws.encoded import encoded
 from fedws.interfaces import Dataset
 from fedws.privacy.policy import Features, Policy
 from fedws.protocol.messages import Json, Order, Report
+from fedws.split_learning.encoded_model import encoded
+from fedws.split_learning.upload_cache import Uploads
 from fedws.training.client_state import Keepsake
 from fedws.training.model_outline import complete, outline, values
-from fedws.uploads import Uploads
 
 Settings = TypeVar("Settings", bound=BaseModel)
 

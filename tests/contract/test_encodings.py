@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.encoding import Encoding
 from fedws.privacy.secure_noise import Noise
+from fedws.split_learning.encoding import Encoding
 from tests.statistics import assert_mean, seeded
 from tests.support import REPOSITORY
 

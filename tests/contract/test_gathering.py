@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core import registry
-from fedws.extractors import parts
-from fedws.featurestore import Records
-from fedws.gathering_algorithm import gathers
 from fedws.protocol.messages import Deadline, Joined, Left, Order, Report
 from fedws.security.credentials import COORDINATOR
+from fedws.split_learning.base import gathers
+from fedws.split_learning.extractor_pool import parts
+from fedws.split_learning.feature_store import Records
 from tests.gathered import EPOCHS, OPTIONS, Run, failed
 from tests.nodes import WORKERS, registered
 
@@ -36,7 +36,9 @@ def _pieces() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedws.deliveries.CHUNK", 10 * 50)  # fifty records of two bytes, and eight for a label
+    monkeypatch.setattr(
+        "fedws.split_learning.upload_progress.CHUNK", 10 * 50
+    )  # fifty records of two bytes, and eight for a label
 
 
 def whole(run: Run) -> Records:

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from fedws import cuts
 from fedws.core import registry
 from fedws.core.tensors import NAMES, detached, difference
 from fedws.privacy.policy import Policy
+from fedws.split_learning import model_split
 from fedws.training import learning
 from fedws.training.model_outline import outline, values
 
 NAMES_OF_MODELS = registry.names("model")
-CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in cuts.cuts(registry.build("model", name))]
+CUTS = [(name, cut) for name in NAMES_OF_MODELS for cut in model_split.cuts(registry.build("model", name))]
 SHAPES = ((1, 28, 28), (3, 32, 32), (784,))
 
 
@@ -79,7 +79,7 @@ def test_scoring_does_not_depend_on_the_batch(name: str) -> None:
 @pytest.mark.parametrize(("name", "cut"), CUTS)
 def test_extractor_and_head_are_the_model(name: str, cut: str, mode: bool) -> None:
     whole, halved = learning.initial(name, 1).train(mode), learning.initial(name, 1)
-    extractor, head = (half.train(mode) for half in cuts.split(halved, cut))
+    extractor, head = (half.train(mode) for half in model_split.split(halved, cut))
     torch.manual_seed(3)
     inputs, outputs = output(whole)
     torch.manual_seed(3)

@@ -14,9 +14,9 @@ from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors
-from fedws.gathering_algorithm import gathers
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
+from fedws.split_learning.base import gathers
 from fedws.training.learning import order_seed
 from fedws.worker import Worker
 from tests.nodes import Points, registered

@@ -9,11 +9,11 @@ import safetensors.torch
 import torch
 
 import fedws
-from fedws import pretrained
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.prepare import prepare
 from fedws.core.plan import make
 from fedws.protocol.messages import Order, Report
+from fedws.split_learning import pretrained_file
 from fedws.training import learning
 from tests.nodes import WORKERS, settings, worker
 from tests.resuming import plan, stopped
@@ -86,8 +86,8 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
     state, _ = strategy.start(initial, WORKERS)
     assert same(strategy.model(state), safetensors.torch.load_file(path))
     weights = {name: tensor.clone() for name, tensor in learning.initial("points_net", 3).state_dict().items()}
-    origin = pretrained.Origin("points_net", "points", 10, [4], 1)
-    pretrained.save(public, pretrained.Pretrained(weights, origin, {}))
+    origin = pretrained_file.Origin("points_net", "points", 10, [4], 1)
+    pretrained_file.save(public, pretrained_file.Pretrained(weights, origin, {}))
     own = f"mistnet:cut=relu,public=points,pretrained={public}"
     with pytest.raises(fedws.UsageError) as caught:
         prepare(gathering(initial_model=path, strategy=own))

@@ -14,17 +14,17 @@ import pytest
 import torch
 
 import fedws
-from fedws import deliveries
 from fedws.coordinator.own import LENGTH, OwnNode
 from fedws.coordinator.prepare import prepare
 from fedws.coordinator.run import resume_run
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.plan import Scoring, make
-from fedws.encoded import encoded
-from fedws.featurestore import FeatureStore
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order
 from fedws.recording.checkpoint import Checkpoints
+from fedws.split_learning import upload_progress
+from fedws.split_learning.encoded_model import encoded
+from fedws.split_learning.feature_store import FeatureStore
 from fedws.training.learning import initial
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded
@@ -36,7 +36,7 @@ IN_A_THREAD = pytest.mark.usefixtures("_in_a_thread")
 
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "CHUNK", 10 * RECORDS // CHUNKS)  # ten bytes a record
+    monkeypatch.setattr(upload_progress, "CHUNK", 10 * RECORDS // CHUNKS)  # ten bytes a record
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ import fedws
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
-from fedws.gathering_algorithm import gathers
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.network.lookup import transport
 from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
 from fedws.scheduling.asynchronous import without_rounds
 from fedws.simulation import clock
+from fedws.split_learning.base import gathers
 from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 import fedws
-from fedws import lessons
-from fedws.adaptation import Adaptation, _Before
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
-from fedws.cuts import split
-from fedws.extractors import join, parts
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Report
+from fedws.split_learning import pretraining
+from fedws.split_learning.extractor_pool import join, parts
+from fedws.split_learning.fine_tuning import Adaptation, _Before
+from fedws.split_learning.model_split import split
 from fedws.training import learning
 from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
@@ -35,7 +35,7 @@ def _pieces() -> Iterator[None]:
 
 
 def others() -> Tensors:
-    return lessons.beginnings("points_net", "relu", 2)
+    return pretraining.beginnings("points_net", "relu", 2)
 
 
 def made_by(extractor: Tensors) -> torch.Tensor:

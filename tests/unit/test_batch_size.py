@@ -10,9 +10,9 @@ import torch
 
 import fedws
 from fedws.coordinator import trainer
-from fedws.featurestore import FeatureStore
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Order, Report
+from fedws.split_learning.feature_store import FeatureStore
 from tests import mistnet
 from tests.nodes import Points
 from tests.watched import MADE, answered, asked, refused, watched, weights

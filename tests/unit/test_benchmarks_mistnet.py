@@ -12,19 +12,20 @@ import torch
 from benchmarks import inline, mistnet, mistnet_pieces, mistnet_wire
 from benchmarks.mistnet_cell import SKEWED, WORKERS, Cell, parts
 from benchmarks.settings import Settings
-from fedws import Images, Training, Worker, Workspace, pretrained
+from fedws import Images, Training, Worker, Workspace
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry
 from fedws.core.tensors import Tensors, detached
-from fedws.cuts import cuts
 from fedws.data.datasets.cifar10 import Cifar10
-from fedws.featurestore import FeatureStore
-from fedws.gathering import Gathering
 from fedws.privacy.policy import Policy
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
+from fedws.split_learning import pretrained_file
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.model_split import cuts
+from fedws.split_learning.scheduler import Gathering
 from fedws.training import learning
 from fedws.updates.aggregators.mean import Mean
 from tests.copies import Copy
@@ -106,7 +107,9 @@ def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tup
     """The model after an epoch on features without noise, and every record that was stored."""
     training = Training(model="small_vgg", dataset="noise")
     file = folder.with_suffix(".safetensors")
-    pretrained.save(file, pretrained.Pretrained(model, pretrained.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {}))
+    pretrained_file.save(
+        file, pretrained_file.Pretrained(model, pretrained_file.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {})
+    )
     algorithm = MistNet(training, cut="features.9", encoding="clear_bits", labels="clear", pretrained=str(file))
     strategy = Gathering(algorithm, Terms(WORKERS, 1, 1, len(WORKERS)))
     after = inline.run(strategy, workers, model, MistNet.own, folder)

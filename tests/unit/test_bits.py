@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.bits import pack, size, unpack
+from fedws.split_learning.bit_packing import pack, size, unpack
 
 counts = st.integers(0, 70)
 

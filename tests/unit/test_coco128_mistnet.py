@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from fedws import cuts
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import loading, samples
+from fedws.split_learning import model_split
 from fedws.training import learning
 from tests.support import REPOSITORY, require
 
@@ -140,14 +140,14 @@ def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
 
 def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
     model, batch = learning.initial("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
-    known = [cut for cut in cuts.cuts(model) if cut.startswith("backbone.features.0")]
+    known = [cut for cut in model_split.cuts(model) if cut.startswith("backbone.features.0")]
     assert {"backbone.features.0.0", "backbone.features.0.4", "backbone.features.0.13", "backbone.features.0"} <= set(
         known
     )
     with torch.inference_mode():
         whole = model(batch)
         for cut in ("backbone.features.0.0.0", "backbone.features.0.4", "backbone.features.0"):
-            extractor, head = cuts.split(model, cut)
+            extractor, head = model_split.split(model, cut)
             assert torch.equal(head(extractor(batch)), whole), cut
 
 

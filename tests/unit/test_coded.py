@@ -7,11 +7,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fedws.coded import Coded
 from fedws.core.errors import RejectedUpdate, UnknownName, UsageError
-from fedws.deliveries import Delivery, Facts
-from fedws.featurestore import FEATURES, LABELS
 from fedws.protocol.messages import Report
+from fedws.split_learning.feature_store import FEATURES, LABELS
+from fedws.split_learning.release_format import Coded
+from fedws.split_learning.upload_progress import Delivery, Facts
 
 CODED = Coded.of("bits", 2.0, 4.0)
 FACTS = Facts(records=5, bytes=2, shape=(11,), encoding="bits", epsilon=2.0, label_epsilon=4.0)
@@ -119,7 +119,9 @@ def test_a_delivery_knows_its_next_step() -> None:
 
 
 def test_chunks_are_numbered_whatever_the_last_ones_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedws.deliveries.CHUNK", 20)  # two records of two bytes and a label of eight
+    monkeypatch.setattr(
+        "fedws.split_learning.upload_progress.CHUNK", 20
+    )  # two records of two bytes and a label of eight
     delivery, found = DELIVERY, []
     while delivery.step == "upload":
         found.append((delivery.number, delivery.count))

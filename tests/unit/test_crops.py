@@ -2,7 +2,7 @@
 
 import torch
 
-from fedws.crops import cropped
+from fedws.split_learning.feature_crops import cropped
 
 
 def test_each_map_is_shifted_as_a_whole_and_the_rest_is_zero() -> None:

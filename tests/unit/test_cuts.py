@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import VGG, make_layers
 
 from fedws.core.errors import UsageError
-from fedws.cuts import cuts, split
+from fedws.split_learning.model_split import cuts, split
 
 
 def small_vgg(batch_norm: bool = False) -> nn.Module:

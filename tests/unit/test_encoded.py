@@ -7,7 +7,7 @@ import torch
 
 from fedws.core.errors import TaskError
 from fedws.core.plan import Scoring
-from fedws.encoded import encoded
+from fedws.split_learning.encoded_model import encoded
 from fedws.training.learning import initial
 from tests.nodes import registered
 

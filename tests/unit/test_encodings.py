@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.encoding import Encoding
-from fedws.encodings.gaussian import calibrated
-from fedws.onebit import OneBit
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.encodings.gaussian import calibrated
+from fedws.split_learning.one_bit import OneBit
 from tests.statistics import assert_mean, seeded
 
 MANY = 500_000

@@ -13,7 +13,7 @@ import pytest
 
 from fedws.protocol.messages import Failure, Report
 from fedws.protocol.run_claim import Claim
-from fedws.uploads import Uploads
+from fedws.split_learning.upload_cache import Uploads
 from fedws.worker import Worker
 from tests.mistnet import extraction, on_data, part, worker
 from tests.nodes import Points, registered

@@ -9,9 +9,9 @@ import torch
 from fedws.core.errors import UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import detached, digest
-from fedws.cuts import split
-from fedws.extractors import Shared, join, joined, parts
 from fedws.protocol.header import misnamed
+from fedws.split_learning.extractor_pool import Shared, join, joined, parts
+from fedws.split_learning.model_split import split
 from fedws.training import learning
 from tests.nodes import Points, registered
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedws.core.errors import RunFailed, UsageError
-from fedws.featurestore import FEATURES, LABELS, FeatureStore
+from fedws.split_learning.feature_store import FEATURES, LABELS, FeatureStore
 
 
 def chunk(first: int, count: int, size: int = 3) -> dict[str, torch.Tensor]:
@@ -102,7 +102,7 @@ def test_a_file_that_is_cut_short_is_named_and_one_of_another_name_is_not_read(t
 READER = """
 import resource, sys, torch
 from pathlib import Path
-from fedws.featurestore import FeatureStore
+from fedws.split_learning.feature_store import FeatureStore
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 records = FeatureStore(Path(sys.argv[1])).records()
 print(len(records), records.batch(torch.tensor([0, len(records) - 1]))[1].tolist())

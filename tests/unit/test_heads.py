@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import fedws
-from fedws import heads
 from fedws.algorithms.mistnet import train
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, digest
-from fedws.cuts import split
-from fedws.featurestore import FeatureStore, Records
-from fedws.heads import Epoch
 from fedws.protocol.messages import Order, Report
+from fedws.split_learning import head_training
+from fedws.split_learning.feature_store import FeatureStore, Records
+from fedws.split_learning.head_training import Epoch
+from fedws.split_learning.model_split import split
 from fedws.training import learning
 from fedws.training.optimizer_state import PREFIX
 from fedws.worker import Worker
@@ -89,7 +89,7 @@ def test_maps_are_cropped_where_that_is_wanted() -> None:
         made = registry.build("strategy", f"mistnet:crop={crop}", Training(model="mnist_cnn", dataset="digits"))
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (20, 12, 12), 1).settings)
         module = learning.initial("mnist_cnn", 1)
-        found.append(digest(heads.trained(module, {}, records, settings, work, seed=1)[1]))
+        found.append(digest(head_training.trained(module, {}, records, settings, work, seed=1)[1]))
     assert found[0] == found[1] != found[2]
 
 
@@ -106,7 +106,7 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
     memory: Tensors = {}
     losses = []
     for number in range(1, 20):
-        loss, tensors = heads.trained(module, memory, records, settings, work, seed=number)
+        loss, tensors = head_training.trained(module, memory, records, settings, work, seed=number)
         memory = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
         losses.append(loss)
     assert losses[-1] < losses[0] / 10
@@ -129,7 +129,7 @@ def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> No
     asked = made.epoch({}, {}, 10, (20, 12, 12), 1).settings
     work = learning.Workspace("coordinator", "features", records)
     with pytest.raises(TaskError, match=re.escape(why)):
-        heads.trained(
+        head_training.trained(
             learning.initial("mnist_cnn", 1), {}, records, Epoch.model_validate({**asked, **changes}), work, 1
         )
 
@@ -149,7 +149,7 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
         made = registry.build("strategy", "mistnet:cut=relu,labels=clear", training)
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
         work = learning.Workspace("coordinator", "features", records)
-        heads.trained(learning.initial("points_net", 1), {}, records, settings, work, seed=1)
+        head_training.trained(learning.initial("points_net", 1), {}, records, settings, work, seed=1)
     finally:
         del registry._pieces["loss", "mine"]
     assert sum(map(len, calls)) == 6
@@ -166,7 +166,7 @@ def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
         module = learning.initial("points_net", 1)
         before = module.state_dict()["outer.weight"].clone()
-        _, tensors = heads.trained(module, {}, records, settings, work, seed=1)
+        _, tensors = head_training.trained(module, {}, records, settings, work, seed=1)
         moved.append((tensors["outer.weight"] - before) * size)
     one, other = moved
     assert torch.allclose(one, other, rtol=0.05, atol=1e-6)

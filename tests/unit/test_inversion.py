@@ -11,9 +11,9 @@ from torch import nn
 from fedws import inversion
 from fedws.core import registry
 from fedws.data.samples import Images
-from fedws.encoding import Encoding
 from fedws.inversion import Effort, Outcome, attack, invert, misfits, total_variation
 from fedws.similarity import ssim
+from fedws.split_learning.encoding import Encoding
 from tests.statistics import seeded
 
 EFFORT = Effort(steps=120, starts=1)

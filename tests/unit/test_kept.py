@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws import kept
 from fedws.core.errors import TaskError
 from fedws.core.tensors import digest
 from fedws.protocol.run_claim import Claim
-from fedws.uploads import Batch, Upload, Uploads
+from fedws.split_learning import retention
+from fedws.split_learning.upload_cache import Batch, Upload, Uploads
 from tests.unit.test_uploads import ASKED, EXTRACTOR, batches, make, uploads
 
 
@@ -40,7 +40,7 @@ def known(folder: Path, *runs: str) -> list[bool]:
 
 
 def test_a_run_more_does_not_add_a_folder_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "MOST_NOTED", 3, raising=False)
+    monkeypatch.setattr(retention, "MOST_NOTED", 3, raising=False)
     runs = [str(number) for number in range(6)]
     made(tmp_path, *runs)
     assert known(tmp_path, *runs) == [False, False, True, True, True, True], "three, and that of the run itself"
@@ -59,7 +59,7 @@ def test_notes_are_kept_for_a_year(tmp_path: Path) -> None:
 def test_what_is_old_goes_as_a_run_begins(tmp_path: Path) -> None:
     """Also if it asks for no features; the run's own stays, as it may come back for it."""
     made(tmp_path, "first", "second", acknowledged=False)
-    aged(tmp_path, kept.KEPT + 60)
+    aged(tmp_path, retention.KEPT + 60)
     uploads(tmp_path, "second")
     first, second = (Upload(tmp_path / uploads(tmp_path, run).name) for run in ("second", "first"))
     assert (first.acknowledged, second.acknowledged) == (False, True)
@@ -85,7 +85,7 @@ def test_uploads_that_wait_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
     made(tmp_path, "first", acknowledged=False)
     (folder,) = tmp_path.iterdir()
     size = sum((folder / name).stat().st_size for name in ("features", "labels"))
-    monkeypatch.setattr(kept, "WAITING", 3 * size, raising=False)
+    monkeypatch.setattr(retention, "WAITING", 3 * size, raising=False)
     made(tmp_path, "second", "third", "fourth", "fifth", acknowledged=False)
     runs = ("first", "second", "third", "fourth", "fifth")
     left = [Upload(tmp_path / uploads(tmp_path, run).name).acknowledged for run in runs]
@@ -94,7 +94,7 @@ def test_uploads_that_wait_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
 
 def test_an_upload_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator chooses the model, and so how many features a sample has."""
-    monkeypatch.setattr("fedws.uploads.LARGEST", 10**6, raising=False)
+    monkeypatch.setattr("fedws.split_learning.upload_cache.LARGEST", 10**6, raising=False)
     wide = Batch(torch.zeros(4, 10**5, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), (10**5,))
     came = []
 
@@ -115,20 +115,20 @@ def test_the_cache_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
     sent = [{"w": torch.full((1000,), float(number))} for number in range(4)]
     own.cache(sent[0])
     (file,) = tmp_path.iterdir()
-    monkeypatch.setattr(kept, "CACHE", 2 * file.stat().st_size, raising=False)
+    monkeypatch.setattr(retention, "CACHE", 2 * file.stat().st_size, raising=False)
     cached: Callable[[], list[bool]] = lambda: [(tmp_path / f"extractor-{digest(one)}").exists() for one in sent]  # noqa: E731
     for number, tensors in enumerate(sent):
         own.cache(tensors)
         os.utime(tmp_path / f"extractor-{digest(tensors)}", (time.time() - 100 + number,) * 2)
     assert cached() == [False, False, True, True]
-    monkeypatch.setattr(kept, "CACHE", 1)
+    monkeypatch.setattr(retention, "CACHE", 1)
     own.cache(sent[0])
     assert cached() == [True, False, False, False]
 
 
 def test_notes_of_what_was_sent_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A coordinator may ask for any part of it; what is not noted counts as new each time."""
-    monkeypatch.setattr("fedws.uploads.MOST_SENT", 3, raising=False)
+    monkeypatch.setattr("fedws.split_learning.upload_cache.MOST_SENT", 3, raising=False)
     upload = make(uploads(tmp_path))
     for first in range(5):
         upload.note(first, 1)

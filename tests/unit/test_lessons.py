@@ -9,8 +9,8 @@ import torch
 
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, detached, digest
-from fedws.extractors import parts
-from fedws.lessons import Lesson, beginnings, examine, learn
+from fedws.split_learning.extractor_pool import parts
+from fedws.split_learning.pretraining import Lesson, beginnings, examine, learn
 from fedws.training import learning
 from tests.nodes import Points, registered
 

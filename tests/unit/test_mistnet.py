@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedws import lessons, pretrained
-from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, detached, digest
-from fedws.extractors import join, parts
+from fedws.split_learning import pretrained_file, pretraining
+from fedws.split_learning.extractor_pool import join, parts
+from fedws.split_learning.release_format import Coded
 from fedws.training import learning
 from tests.mistnet import strategy, weights
 from tests.nodes import registered
@@ -77,13 +77,13 @@ def test_what_is_spent_is_told_whole() -> None:
 
 def file(folder: Path, classes: int = 10, cut: str = "", others: Tensors | None = None) -> Path:
     """A pretrained model, as ``fedws pretrain`` writes it."""
-    origin = pretrained.Origin("points_net", "points", classes, [4], 1, cut=cut)
-    pretrained.save(folder / "made", pretrained.of({**weights(), **(others or {})}, origin))
+    origin = pretrained_file.Origin("points_net", "points", classes, [4], 1, cut=cut)
+    pretrained_file.save(folder / "made", pretrained_file.of({**weights(), **(others or {})}, origin))
     return folder / "made"
 
 
 def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
-    others = lessons.beginnings("points_net", "relu", 2)
+    others = pretraining.beginnings("points_net", "relu", 2)
     made = file(tmp_path, cut="relu", others=others)
     initial = detached(learning.initial("points_net", 9).state_dict())
     several = strategy(pretrained=made, extractor="random").begin(initial)

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import heads, lessons
-from fedws.bits import pack
 from fedws.cli.attacked import fit
 from fedws.coordinator.prepare import prepare
 from fedws.core import registry
@@ -17,11 +15,13 @@ from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import make
 from fedws.core.task_settings import Training
 from fedws.core.tensors import detached, digest
-from fedws.cuts import split
-from fedws.featurestore import Records
-from fedws.heads import Epoch
-from fedws.lessons import Lesson
 from fedws.privacy import randomized_labels
+from fedws.split_learning import head_training, pretraining
+from fedws.split_learning.bit_packing import pack
+from fedws.split_learning.feature_store import Records
+from fedws.split_learning.head_training import Epoch
+from fedws.split_learning.model_split import split
+from fedws.split_learning.pretraining import Lesson
 from fedws.training import learning
 from tests.mistnet import extraction, on_data, worker
 from tests.nodes import Points, registered
@@ -67,10 +67,10 @@ def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
     work = learning.Workspace("public", "points", Tokens(Path(), True))
     text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
     with pytest.raises(TaskError, match=text):
-        lessons.examine(learning.initial("points_net", 1), work, lesson())
+        pretraining.examine(learning.initial("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
         fit(learning.initial("points_net", 1), work.data, "points_net", "points")
-    assert lessons.shape(learning.Workspace("public", "points", Points(Path(), True))) == [4]
+    assert pretraining.shape(learning.Workspace("public", "points", Points(Path(), True))) == [4]
 
 
 def test_a_worker_with_such_inputs_does_not_extract(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -85,8 +85,8 @@ def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> N
     trained = []
     for name in ("points_net", "logits"):
         module = learning.initial(name, 1)
-        assert lessons.examine(module, work, lesson()) == (10, "int64 []")
-        _, tensors = lessons.learn(module, {}, work, lesson(), 2)
+        assert pretraining.examine(module, work, lesson()) == (10, "int64 []")
+        _, tensors = pretraining.learn(module, {}, work, lesson(), 2)
         trained.append((digest(tensors), digest(head(name, 20)[1])))
     assert trained[0] == trained[1]
 
@@ -104,7 +104,7 @@ def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     asked = Epoch.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
     work = learning.Workspace("coordinator", "features", held)
-    return heads.trained(learning.initial(model, 1), {}, held, asked, work, 1)
+    return head_training.trained(learning.initial(model, 1), {}, held, asked, work, 1)
 
 
 def batches(model: str, count: int, **settings: Any) -> int:

@@ -2,8 +2,8 @@ import dataclasses
 
 import torch
 
-from fedws.onebit import OneBit
 from fedws.privacy.binary_channel import Channel, randomised_response
+from fedws.split_learning.one_bit import OneBit
 from tests.statistics import seeded
 
 CLEAR = OneBit(Channel(lost=0.0, false=0.0), None)

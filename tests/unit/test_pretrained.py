@@ -9,7 +9,7 @@ import torch
 
 from fedws.core.errors import UsageError
 from fedws.core.tensors import digest
-from fedws.pretrained import Origin, load, load_for, of, save
+from fedws.split_learning.pretrained_file import Origin, load, load_for, of, save
 
 MODEL = {"w": torch.arange(4.0), "n": torch.tensor(3)}
 ORIGIN = Origin("mlp", "digits", 10, [1, 28, 28], 20)

@@ -12,7 +12,6 @@ from fedws.cli.run import save
 from fedws.core import private_files
 from fedws.core.errors import RunFailed
 from fedws.core.files import write
-from fedws.featurestore import FeatureStore
 from fedws.privacy.audit_log import Audit
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.curves import draw
@@ -20,6 +19,7 @@ from fedws.recording.run_directory import RunDirectory
 from fedws.recording.run_log import RunLog, write_tensors, write_text
 from fedws.recording.sinks.tensorboard import Events
 from fedws.security import certificates
+from fedws.split_learning.feature_store import FeatureStore
 
 TENSORS = {"w": torch.arange(3.0)}
 

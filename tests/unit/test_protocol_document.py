@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
-from fedws.adaptation import Adaptation
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.meeting import NEWER, second
 from fedws.core import registry
@@ -24,8 +23,6 @@ from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.plan import NODE_ID, Scoring, Training
 from fedws.core.tensors import DTYPES
 from fedws.data.samples import Images
-from fedws.deliveries import Part
-from fedws.extraction import Extraction
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.network import admission, liveness
 from fedws.network.mqtt import channel as mqtt_channel
@@ -59,6 +56,9 @@ from fedws.protocol.messages import (
 )
 from fedws.protocol.run_claim import Claim
 from fedws.security import network_key
+from fedws.split_learning.extraction import Extraction
+from fedws.split_learning.fine_tuning import Adaptation
+from fedws.split_learning.upload_progress import Part
 from fedws.training import client_state, learning
 from fedws.training.learning import Score, Workspace
 from fedws.turns import TAKEN_OVER, Turns

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedws.privacy.secure_noise import Noise
-from fedws.reals import Noisy, Reals
+from fedws.split_learning.real_valued import Noisy, Reals
 from tests.statistics import seeded
 
 BAD = [math.nan, math.inf, -math.inf]

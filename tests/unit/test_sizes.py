@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from fedws import sizes
 from fedws.cli.main import main
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.cuts import split
 from fedws.models.cifar_cnn import CifarCnn
+from fedws.split_learning import communication_cost
+from fedws.split_learning.model_split import split
 
-LARGE, POOLED, WHOLE, _, RESIDUAL = sizes.published()
+LARGE, POOLED, WHOLE, _, RESIDUAL = communication_cost.published()
 
 
 def gb(count: int) -> float:
@@ -40,7 +40,7 @@ def test_the_bits_of_a_resnet_cut_after_its_first_block() -> None:
 
 
 def test_the_claim_is_told_in_three_lines() -> None:
-    published, decoded, honest = sizes.claim(LARGE, POOLED, WHOLE)
+    published, decoded, honest = communication_cost.claim(LARGE, POOLED, WHOLE)
     assert "52 GB" in published and "5 GB" in published
     assert "138.4 M parameters x 4 B x 100 rounds one way = 55.3 GB" in decoded
     assert "64 x 112 x 112 bits x 50,000 = 5.02 GB" in decoded
@@ -48,7 +48,7 @@ def test_the_claim_is_told_in_three_lines() -> None:
         assert figure in honest
 
 
-@pytest.mark.parametrize("make", [sizes.cifar_vgg16, sizes.cifar_resnet18])
+@pytest.mark.parametrize("make", [communication_cost.cifar_vgg16, communication_cost.cifar_resnet18])
 def test_the_nets_for_small_images_can_be_run(make: type[torch.nn.Module]) -> None:
     assert make().eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
@@ -57,7 +57,7 @@ def test_the_nets_for_small_images_can_be_run(make: type[torch.nn.Module]) -> No
 def test_sizes_are_those_of_what_is_sent(spec: str) -> None:
     shape, cut = ((1, 28, 28), "pool1") if spec == "mnist_cnn" else ((3, 32, 32), "features.6")
     module = registry.build("model", spec).eval()
-    found = sizes.measure(spec, lambda: registry.build("model", spec), shape, cut, records=4, rounds=3)
+    found = communication_cost.measure(spec, lambda: registry.build("model", spec), shape, cut, records=4, rounds=3)
     features = split(module, cut)[0](torch.zeros(4, *shape))
     assert found.raw == torch.zeros(4, *shape, dtype=torch.uint8).nbytes
     assert found.encoded("floats") == features.nbytes
@@ -73,13 +73,13 @@ def test_a_net_takes_no_memory() -> None:
         made.append(CifarCnn())
         return made[-1]
 
-    sizes.measure("a net", make, (3, 32, 32), "features.6")
+    communication_cost.measure("a net", make, (3, 32, 32), "features.6")
     assert all(parameter.is_meta for parameter in made[0].parameters())
 
 
 def test_a_shape_that_does_not_fit_is_told_of() -> None:
     with pytest.raises(UsageError, match="--shape 3x32x32 does not fit mnist_cnn: "):
-        sizes.measure("mnist_cnn", lambda: registry.build("model", "mnist_cnn"), (3, 32, 32), "pool1")
+        communication_cost.measure("mnist_cnn", lambda: registry.build("model", "mnist_cnn"), (3, 32, 32), "pool1")
 
 
 # ------------------------------------------------------------------ the command

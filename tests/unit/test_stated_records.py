@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import RejectedUpdate
-from fedws.deliveries import Delivery, Facts
 from fedws.protocol.answer_size import weight
 from fedws.protocol.messages import Joined, Order, Report
 from fedws.security.credentials import COORDINATOR
+from fedws.split_learning.upload_progress import Delivery, Facts
 from tests.gathered import Run
 from tests.nodes import registered
 

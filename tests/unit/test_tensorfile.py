@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from fedws import pretrained
 from fedws.core import tensor_file
 from fedws.core.tensors import DTYPES, Tensors, digest
-from fedws.pretrained import Origin
 from fedws.protocol.run_claim import Claim
 from fedws.recording.run_log import write_tensors
-from fedws.uploads import Uploads
+from fedws.split_learning import pretrained_file
+from fedws.split_learning.pretrained_file import Origin
+from fedws.split_learning.upload_cache import Uploads
 
 OLD = {"F16", "BF16", "F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL", "F8_E4M3", "F8_E5M2"}
 """What the oldest safetensors that fedws takes, 0.5, can hold."""
@@ -82,8 +82,8 @@ def test_metadata_that_do_not_fit_are_an_error_of_the_library(metadata: str, tmp
 
 
 def test_pretrained_models_and_cached_extractors_are_of_every_dtype(tmp_path: Path) -> None:
-    pretrained.save(tmp_path / "a", pretrained.of(EVERY, Origin("m", "digits", 10, [1], 1)))
-    assert digest(pretrained.load(tmp_path / "a").model) == digest(EVERY)
+    pretrained_file.save(tmp_path / "a", pretrained_file.of(EVERY, Origin("m", "digits", 10, [1], 1)))
+    assert digest(pretrained_file.load(tmp_path / "a").model) == digest(EVERY)
     uploads = Uploads(tmp_path / "uploads")
     uploads.begin(Claim("run"))
     uploads.cache(EVERY)

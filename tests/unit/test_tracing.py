@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedws.core.errors import UsageError
-from fedws.tracing import Flow
+from fedws.split_learning.forward_graph import Flow
 
 
 class Branching(nn.Module):

@@ -15,9 +15,9 @@ import torch
 
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.tensors import digest
-from fedws.kept import KEPT, MOST_ASKED
 from fedws.protocol.run_claim import Claim
-from fedws.uploads import Batch, Upload, Uploads, kept
+from fedws.split_learning.retention import KEPT, MOST_ASKED
+from fedws.split_learning.upload_cache import Batch, Upload, Uploads, kept
 
 ASKED = {"encoding": "bits"}
 EXTRACTOR = {"w": torch.arange(3.0)}
@@ -128,7 +128,7 @@ def test_what_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may then be longer than what of them is on the disk."""
-    monkeypatch.setattr("fedws.uploads.SAFE", 7)  # records of two bytes: after the second batch
+    monkeypatch.setattr("fedws.split_learning.upload_cache.SAFE", 7)  # records of two bytes: after the second batch
     own = uploads(tmp_path)
     own.start(ASKED, EXTRACTOR, "data")
     safe = []
@@ -180,7 +180,7 @@ def test_records_that_are_not_alike_are_refused(other: Batch, tmp_path: Path) ->
 
 def test_uploads_that_nobody_fetches_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for them, in however many runs."""
-    monkeypatch.setattr("fedws.kept.MOST_WAITING", 2)
+    monkeypatch.setattr("fedws.split_learning.retention.MOST_WAITING", 2)
     for number in range(5):
         own = uploads(tmp_path, str(number))
         make(own)
@@ -220,7 +220,7 @@ def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
 
 def test_the_cache_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also within a run."""
-    monkeypatch.setattr("fedws.kept.MOST_CACHED", 2)
+    monkeypatch.setattr("fedws.split_learning.retention.MOST_CACHED", 2)
     own = uploads(tmp_path)
     sent = [{"w": torch.full((1,), float(number))} for number in range(4)]
     for number, tensors in enumerate(sent):
@@ -286,8 +286,8 @@ def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
 
 def test_what_is_too_old_is_looked_for_once_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own, now, looked = uploads(tmp_path), [time.monotonic()], []
-    monkeypatch.setattr("fedws.uploads.prune_old", lambda *given: looked.append(given))
-    monkeypatch.setattr("fedws.uploads.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedws.split_learning.upload_cache.prune_old", lambda *given: looked.append(given))
+    monkeypatch.setattr("fedws.split_learning.upload_cache.time.monotonic", lambda: now[0])
     own.begin(Claim("second", "lab"))
     assert looked == [], "it was when the run before began"
     now[0] += 24 * 3600 + 1

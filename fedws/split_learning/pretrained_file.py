@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws import extractors
 from fedws.core import tensor_file
 from fedws.core.errors import UsageError
 from fedws.core.tensors import Tensors, difference
+from fedws.split_learning import extractor_pool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pretrained:
     model: Tensors
     origin: Origin
     others: Tensors
-    """Its other extractors, joined as :func:`fedws.extractors.join` does."""
+    """Its other extractors, joined as :func:`fedws.split_learning.extractor_pool.join` does."""
 
 
 _ORIGIN = TypeAdapter(Origin)
@@ -70,10 +70,10 @@ def load(path: Path) -> Pretrained:
 
 def several(found: Pretrained, own: Tensors, file: str) -> Tensors:
     """Its other extractors, which must be as the model's ``own``. Raises UsageError where it has none for this cut."""
-    others = extractors.parts(found.others)
+    others = extractor_pool.parts(found.others)
     problem = "" if others else "it has one extractor"
-    if len(others) >= extractors.MOST:
-        problem = f"it has more than {extractors.MOST} extractors"
+    if len(others) >= extractor_pool.MOST:
+        problem = f"it has more than {extractor_pool.MOST} extractors"
     for one in others:
         problem = problem or difference(one, own)
     if problem:
@@ -85,7 +85,7 @@ def several(found: Pretrained, own: Tensors, file: str) -> Tensors:
 
 def of(tensors: Tensors, origin: Origin) -> Pretrained:
     """What is in one dict, with the other extractors behind their numbers."""
-    others = {name: tensor for name, tensor in tensors.items() if extractors.joined(name)}
+    others = {name: tensor for name, tensor in tensors.items() if extractor_pool.joined(name)}
     return Pretrained({name: tensor for name, tensor in tensors.items() if name not in others}, origin, others)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedws.core.tensors import Tensors
-from fedws.cuts import split
+from fedws.split_learning.model_split import split
 
 MOST = 16
 """Extractors to draw from."""
@@ -46,7 +46,7 @@ class Shared(nn.Module):
 
     So the head reads what any of them makes. ``module`` is the whole model, trained in place, and ``others`` the other
     extractors; ``turn`` says which begins, since there may be fewer batches than extractors. Raises UsageError, as
-    :func:`fedws.cuts.split`, and RuntimeError for extractors of another model or cut.
+    :func:`fedws.split_learning.model_split.split`, and RuntimeError for extractors of another model or cut.
     """
 
     def __init__(self, module: nn.Module, cut: str, others: Sequence[Tensors], turn: int = 0) -> None:

@@ -10,7 +10,7 @@ from fedws.core.errors import TaskError
 from fedws.core.task_settings import UNLIMITED, Count, Training, sent
 from fedws.core.tensors import Tensors, detached, unfit
 from fedws.core.validation import Positive
-from fedws.extraction import Digest, Extraction
+from fedws.split_learning.extraction import Digest, Extraction
 from fedws.training import learning
 
 

@@ -4,8 +4,8 @@ import torch
 
 from fedws.core import registry
 from fedws.core.plan import Scoring
-from fedws.cuts import split
-from fedws.encoding import Encoding
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.model_split import split
 
 
 class Encoded(torch.nn.Module):

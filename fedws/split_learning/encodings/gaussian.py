@@ -12,8 +12,8 @@ from scipy.special import log_ndtr
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.encoding import Encoding
-from fedws.reals import Noisy
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.real_valued import Noisy
 
 
 @register("encoding", "gaussian")

@@ -10,12 +10,12 @@ from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, detached
 from fedws.core.validation import Positive
-from fedws.crops import cropped, problem
-from fedws.cuts import split
 from fedws.data.nested_tensors import described
-from fedws.extraction import Cut
-from fedws.featurestore import Records
 from fedws.privacy import randomized_labels
+from fedws.split_learning.extraction import Cut
+from fedws.split_learning.feature_crops import cropped, problem
+from fedws.split_learning.feature_store import Records
+from fedws.split_learning.model_split import split
 from fedws.training import learning, optimizer_state
 from fedws.training.batching import enough, groups, normalises
 from fedws.training.objective import outputs as computed

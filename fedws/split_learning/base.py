@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedws.coded import Coded
 from fedws.core.plan import Scoring
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Ask, Task
 from fedws.privacy.policy import Features
+from fedws.split_learning.release_format import Coded
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Basis:
 
 
 class GatheringAlgorithm(Protocol):
-    """An algorithm that trains on the coordinator: :class:`fedws.gathering.Gathering` makes a Strategy of it.
+    """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.Gathering` makes a Strategy
+    of it.
 
     Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
     """

@@ -1,8 +1,8 @@
 """Feature values as they are: no privacy, for comparison."""
 
 from fedws.core.registry import register
-from fedws.encoding import Encoding
-from fedws.reals import Reals
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.real_valued import Reals
 
 
 @register("encoding", "floats")

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws import bits
 from fedws.privacy.binary_channel import Channel
 from fedws.privacy.secure_noise import Noise
-from fedws.records import rows
+from fedws.split_learning import bit_packing
+from fedws.split_learning.record_rows import rows
 
 
 @dataclass(frozen=True)
 class OneBit:
-    """An :class:`fedws.encoding.Encoding` whose bits go through a channel, eight to a byte.
+    """An :class:`fedws.split_learning.encoding.Encoding` whose bits go through a channel, eight to a byte.
 
     MistNet: B = 1 where A > 0. What the head gets is 0.0 and 1.0.
     """
@@ -27,12 +27,12 @@ class OneBit:
 
     def size(self, values: int) -> int:
         """An eighth, rounded up."""
-        return bits.size(values)
+        return bit_packing.size(values)
 
     def encode(self, features: torch.Tensor, noise: Noise | None) -> torch.Tensor:
         """Whether each is above 0, sent through the channel; NaN is not."""
         ones = rows(features.detach().cpu()) > 0
-        return bits.pack(ones if noise is None else self.channel.send(ones, noise))
+        return bit_packing.pack(ones if noise is None else self.channel.send(ones, noise))
 
     def decode(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """0.0 and 1.0, as they arrived."""
@@ -51,4 +51,4 @@ class OneBit:
         return rows(self.channel.likelihood(features / self.width - 2, arrived)).sum(1)
 
     def _bits(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        return bits.unpack(packed, math.prod(shape)).reshape(len(packed), *shape)
+        return bit_packing.unpack(packed, math.prod(shape)).reshape(len(packed), *shape)

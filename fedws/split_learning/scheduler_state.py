@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from fedws.core.tensors import Tensors
-from fedws.deliveries import Delivery
 from fedws.protocol.messages import Json
 from fedws.scheduling.participants import Roster, excluded
+from fedws.split_learning.upload_progress import Delivery
 
 
 @dataclass(frozen=True)

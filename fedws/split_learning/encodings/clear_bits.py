@@ -1,9 +1,9 @@
 """One bit for each feature value, without noise: no privacy mechanism."""
 
 from fedws.core.registry import register
-from fedws.encoding import Encoding
-from fedws.onebit import OneBit
 from fedws.privacy.binary_channel import Channel
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.one_bit import OneBit
 
 
 @register("encoding", "clear_bits")

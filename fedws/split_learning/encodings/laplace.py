@@ -7,8 +7,8 @@ import math
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.encoding import Encoding
-from fedws.reals import Noisy
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.real_valued import Noisy
 
 
 @register("encoding", "laplace")

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from fedws.core.errors import UsageError
-from fedws.tracing import Flow
+from fedws.split_learning.forward_graph import Flow
 
 
 def cuts(module: nn.Module) -> list[str]:

@@ -13,13 +13,13 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import explain
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.core.untrusted_text import words
-from fedws.deliveries import Delivery, Facts
-from fedws.gathering_algorithm import GatheringAlgorithm
-from fedws.gathering_state import GatheringState
 from fedws.interfaces import Ask
 from fedws.protocol.messages import Deadline, Event, Failure, Json, Order, Report
 from fedws.scheduling.participants import STRIKES, Roster, Terms, excluded, rejected
 from fedws.security.credentials import COORDINATOR
+from fedws.split_learning.base import GatheringAlgorithm
+from fedws.split_learning.scheduler_state import GatheringState
+from fedws.split_learning.upload_progress import Delivery, Facts
 from fedws.training.learning import order_seed
 
 

@@ -6,23 +6,23 @@ from typing import Annotated, Any, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws import extractors
-from fedws.coded import Coded
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import AT_A_TIME, AtATime
 from fedws.core.tensors import Tensors, difference, digest
-from fedws.cuts import split
 from fedws.data.nested_tensors import described, moved
 from fedws.data.samples import batch, batches, fingerprint
 from fedws.privacy import randomized_labels
 from fedws.privacy.policy import Features
 from fedws.privacy.secure_noise import Noise
 from fedws.protocol.messages import Json
+from fedws.split_learning import extractor_pool
+from fedws.split_learning.model_split import split
+from fedws.split_learning.release_format import Coded
+from fedws.split_learning.upload_cache import Batch, Upload
 from fedws.training import learning
 from fedws.training.batching import groups
 from fedws.training.model_outline import complete
-from fedws.uploads import Batch, Upload
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -48,7 +48,7 @@ class Extraction(Cut):
     """What an order to extract says."""
 
     dataset: str
-    extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractors.MOST)]
+    extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractor_pool.MOST)]
     """Their digests; the tensors come with the order only when the node has asked for them. It takes one by chance."""
     batch_size: AtATime = AT_A_TIME
     cuda: bool = False
@@ -70,7 +70,7 @@ class Extraction(Cut):
         TaskError for others than those that are meant, and for what is not of this model; OSError when they cannot be
         cached.
         """
-        pieces = extractors.parts(sent)
+        pieces = extractor_pool.parts(sent)
         if sent and [digest(piece) for piece in pieces] != [*self.extractors, *self.further]:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
         halves, uploads = self._outlines(workspace) if pieces else (), workspace.uploads
@@ -171,7 +171,7 @@ def spent(upload: Upload, *, again: bool = False) -> Features:
 
 
 def facts(upload: Upload) -> Json:
-    """What is said of an upload: :class:`fedws.deliveries.Facts`."""
+    """What is said of an upload: :class:`fedws.split_learning.upload_progress.Facts`."""
     made = {key: upload.facts[key] for key in ("records", "bytes", "shape", "label_shape", "label_dtype")}
     each = spent(upload)
     return {**made, "encoding": each.encoding, "epsilon": each.epsilon, "label_epsilon": each.label_epsilon}

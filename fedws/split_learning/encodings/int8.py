@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from fedws.core.registry import register
-from fedws.encoding import Encoding
 from fedws.privacy.secure_noise import Noise
-from fedws.reals import Reals, finite
-from fedws.records import check, rows
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.real_valued import Reals, finite
+from fedws.split_learning.record_rows import check, rows
 
 _HEAD = 8
 

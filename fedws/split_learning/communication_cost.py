@@ -15,7 +15,7 @@ from torch import nn
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import printable
-from fedws.cuts import split
+from fedws.split_learning.model_split import split
 
 RECORDS, ROUNDS = 50_000, 100
 """Those of the published claim: CIFAR-10, and FedAvg's rounds."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from fedws.core.untrusted_text import words
-from fedws.records import check
+from fedws.split_learning.record_rows import check
 
 
 def size(bits: int) -> int:

@@ -5,9 +5,9 @@ estimation" (USENIX Security 2017), section 4.3.
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.encoding import Encoding
-from fedws.onebit import OneBit
 from fedws.privacy.binary_channel import randomised_response
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.one_bit import OneBit
 
 
 @register("encoding", "sue")

@@ -26,7 +26,9 @@ from fedws.core import private_files, tensor_file
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.files import sync, write
 from fedws.core.tensors import NAMES, Tensors, digest
-from fedws.kept import (
+from fedws.protocol.messages import Json
+from fedws.protocol.run_claim import Claim
+from fedws.split_learning.retention import (
     CACHED,
     DAY,
     EXTRACTOR,
@@ -42,8 +44,6 @@ from fedws.kept import (
     prune_cache,
     prune_old,
 )
-from fedws.protocol.messages import Json
-from fedws.protocol.run_claim import Claim
 
 SAFE = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""

@@ -12,11 +12,11 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import DTYPES, difference, unfit
 from fedws.core.untrusted_text import words
 from fedws.core.validation import Positive
-from fedws.deliveries import Delivery, Facts
-from fedws.encoding import Encoding
-from fedws.featurestore import FEATURES, LABELS
 from fedws.privacy.policy import Features
 from fedws.protocol.messages import Report
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.feature_store import FEATURES, LABELS
+from fedws.split_learning.upload_progress import Delivery, Facts
 
 DECODED = 2**22
 """Feature values that are decoded at a time to see whether they can be."""

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from fedws import extractors
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
 from fedws.core.tensors import Tensors, detached
-from fedws.cuts import split
 from fedws.data.nested_tensors import described
 from fedws.data.samples import batch
 from fedws.privacy import randomized_labels
+from fedws.split_learning import extractor_pool
+from fedws.split_learning.model_split import split
 from fedws.training import learning
 from fedws.training.objective import outputs
 
@@ -30,7 +30,7 @@ class Lesson(Training):
 def beginnings(model: str, cut: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` extractors of a model with fresh weights, all different, joined."""
     seeds = [learning.order_seed(0, "extractor", number) for number in range(count)]
-    return extractors.join([split(learning.initial(model, seed), cut)[0].state_dict() for seed in seeds])
+    return extractor_pool.join([split(learning.initial(model, seed), cut)[0].state_dict() for seed in seeds])
 
 
 def learn(
@@ -43,7 +43,7 @@ def learn(
     if not others:
         trained = learning.train(module, work, settings, seed)
         return trained, detached(module.state_dict())
-    shared = extractors.Shared(module, settings.cut, extractors.parts(others), turn=seed)
+    shared = extractor_pool.Shared(module, settings.cut, extractor_pool.parts(others), turn=seed)
     trained = learning.train(shared, work, settings, seed)
     return trained, detached({**shared.whole(), **shared.others()})
 

@@ -7,10 +7,10 @@ import math
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.encoding import Encoding
-from fedws.onebit import OneBit
 from fedws.privacy.binary_channel import Channel
 from fedws.privacy.secure_noise import drawable
+from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.one_bit import OneBit
 
 
 @register("encoding", "oue")

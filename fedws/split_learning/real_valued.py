@@ -8,7 +8,7 @@ import torch
 
 from fedws.core.tensors import unfit
 from fedws.privacy.secure_noise import Noise
-from fedws.records import check, rows
+from fedws.split_learning.record_rows import check, rows
 
 _FARTHEST = 40.0
 """In scales: no noise is drawn farther from 0."""
@@ -17,7 +17,7 @@ _MOST = 2.0**20
 
 
 class Reals:
-    """An :class:`fedws.encoding.Encoding` in float32, little endian: four bytes a value, no privacy."""
+    """An :class:`fedws.split_learning.encoding.Encoding` in float32, little endian: four bytes a value, no privacy."""
 
     epsilon: float | None = None
     delta: float = 0.0
