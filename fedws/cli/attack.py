@@ -10,7 +10,7 @@ from fedws.cli.parser import Parser, add_local
 if TYPE_CHECKING:
     import torch
 
-    from fedws.inversion import Outcome
+    from fedws.attacks.feature_inversion import Outcome
 
 WIDTHS = (-12, -11, 8, 8, 9, 7, 6, 7, 6, 5)
 """Of the table's columns, 79 in all; the first two are set left."""
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from fedws import gallery, inversion
+    from fedws.attacks import feature_inversion, image_grid
     from fedws.cli.attacked import fit, pictures, weights
     from fedws.core import registry
     from fedws.core.errors import UsageError
@@ -99,7 +99,7 @@ def main(arguments: argparse.Namespace) -> int:
     own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")
     extractors = [(cut, split(module, cut)[0]) for cut in arguments.cut or [own]]
     module.load_state_dict(weights(module, spec, arguments))  # the extractors' are these
-    effort = inversion.Effort(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
+    effort = feature_inversion.Effort(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
     rows = [("originals", images.pixels / 255)]
     print(*_head(), sep="\n")
     total = len(extractors) * len(encodings) * effort.ticks
@@ -108,7 +108,7 @@ def main(arguments: argparse.Namespace) -> int:
         for cut, extractor in extractors:
             for text, encoding in encodings:
                 try:
-                    outcome = inversion.attack(extractor, encoding, images, effort, Noise(), bar.update)
+                    outcome = feature_inversion.attack(extractor, encoding, images, effort, Noise(), bar.update)
                 except ValueError as error:
                     raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
                 bar.write(_line(cut, registry.Spec.parse(text).name, encoding.epsilon, outcome), file=sys.stdout)
@@ -117,7 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
                 how = f"found by {outcome.loss} + {outcome.weight:g} x TV"
                 rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.pictures))
     try:
-        gallery.draw(rows, output, f"{spec} on {loading.title(arguments.dataset)}: what its features give away")
+        image_grid.draw(rows, output, f"{spec} on {loading.title(arguments.dataset)}: what its features give away")
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
     print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")

@@ -15,9 +15,9 @@ def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
     """The pictures to attack. Raises UsageError when there are too few, or what is there cannot be attacked."""
     import torch
 
+    from fedws.attacks.image_similarity import WINDOW
     from fedws.core.errors import UsageError
     from fedws.data.samples import Images, select
-    from fedws.similarity import WINDOW
 
     if not isinstance(data, Images) or min(data.pixels.shape[2:]) < WINDOW:
         raise UsageError(f"dataset {arguments.dataset} is none of fedws.Images, of {WINDOW} x {WINDOW} pixels or more")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws.gallery import EDGE, HEAD, LABEL, ROW
+from fedws.attacks.image_grid import EDGE, HEAD, LABEL, ROW
 from tests.processes import Processes
 
 SHORT = ("attack", "--pretrain-epochs", "1", "--steps", "20", "--starts", "1", "--samples", "3")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from fedws.gallery import EDGE, HEAD, LABEL, ROW, draw
+from fedws.attacks.image_grid import EDGE, HEAD, LABEL, ROW, draw
 
 
 def pixels(path: Path) -> np.ndarray:

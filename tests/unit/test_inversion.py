@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fedws import inversion
+from fedws.attacks import feature_inversion
+from fedws.attacks.feature_inversion import Effort, Outcome, attack, invert, misfits, total_variation
+from fedws.attacks.image_similarity import ssim
 from fedws.core import registry
 from fedws.data.samples import Images
-from fedws.inversion import Effort, Outcome, attack, invert, misfits, total_variation
-from fedws.similarity import ssim
 from fedws.split_learning.encoding import Encoding
 from tests.statistics import seeded
 
@@ -121,7 +121,7 @@ def test_the_start_counts_that_ends_with_the_least_loss(monkeypatch: pytest.Monk
         assert begin.shape == (24, 1, 20, 20) and not torch.equal(begin[0], begin[4])
         return torch.cat([ends, ends]).flatten(0, 1), torch.cat([losses, losses]).flatten()
 
-    monkeypatch.setattr(inversion, "invert", told)
+    monkeypatch.setattr(feature_inversion, "invert", told)
     found = attack(extractor(), build("floats"), images(), effort, seeded())
     assert found.pictures.mean((1, 2, 3)).tolist() == [0.25, 0.0, 0.25, 0.5]
 
@@ -168,7 +168,7 @@ def test_the_attacked_extractor_is_left_as_it_was() -> None:
 
 def test_a_relu_that_is_off_still_has_a_gradient_and_gives_what_it_gave() -> None:
     inputs = torch.tensor([-2.0, 0.5], requires_grad=True)
-    outputs = inversion._willing(nn.Sequential(nn.ReLU()))(inputs)
+    outputs = feature_inversion._willing(nn.Sequential(nn.ReLU()))(inputs)
     outputs.sum().backward()
     assert outputs.tolist() == [0, 0.5]
     assert inputs.grad is not None and inputs.grad.tolist() == pytest.approx([0.3, 1])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedws.similarity import psnr, ssim
+from fedws.attacks.image_similarity import psnr, ssim
 
 # By scikit-image 0.26: structural_similarity(..., data_range=1.0, channel_axis=0, gaussian_weights=True, sigma=1.5,
 # use_sample_covariance=False) and peak_signal_noise_ratio(..., data_range=1.0)

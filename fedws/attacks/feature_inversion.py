@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fedws.attacks.image_similarity import psnr, ssim
 from fedws.data.samples import Images
 from fedws.privacy.secure_noise import Noise
-from fedws.similarity import psnr, ssim
 from fedws.split_learning.encoding import Encoding
 from fedws.split_learning.record_rows import rows
 
