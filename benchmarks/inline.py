@@ -7,6 +7,7 @@ from typing import Any
 
 from fedws.core.tensors import Tensors
 from fedws.interfaces import Strategy, Task
+from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Welcome
@@ -14,7 +15,6 @@ from fedws.protocol.run_claim import Claim
 from fedws.security.credentials import COORDINATOR
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering
-from fedws.worker import Worker
 
 
 def run(

@@ -24,6 +24,7 @@ from fedws.core.tensors import Tensors, detached
 from fedws.data import loading
 from fedws.data.samples import labels, select
 from fedws.interfaces import Dataset
+from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
@@ -33,7 +34,6 @@ from fedws.split_learning.scheduler import Gathering
 from fedws.training import learning
 from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean
-from fedws.worker import Worker
 
 WORKERS = ("w1", "w2", "w3", "w4")
 SKEWED = "shards:2"

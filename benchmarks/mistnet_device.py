@@ -20,11 +20,11 @@ from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
 from fedws.data.samples import Images
 from fedws.interfaces import Ask
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order
 from fedws.protocol.run_claim import Claim
 from fedws.split_learning import pretrained_file
 from fedws.training import learning
-from fedws.worker import Worker
 
 
 def ask(what: str, cell: Cell, model: Tensors, classes: int) -> Ask:

@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from fedws.core.task_settings import Training as Training
     from fedws.core.tensors import Tensors as Tensors
     from fedws.data.samples import Images as Images
-    from fedws.dialout import joining as joining
     from fedws.interfaces import Ask as Ask
     from fedws.interfaces import Dataset as Dataset
     from fedws.interfaces import Limits as Limits
+    from fedws.node.dial_out import joining as joining
+    from fedws.node.server import serving as serving
+    from fedws.node.worker import Worker as Worker
     from fedws.object_store.base import shelf as shelf
     from fedws.privacy.audit_log import Audit as Audit
     from fedws.privacy.policy import Policy as Policy
@@ -38,12 +40,10 @@ if TYPE_CHECKING:
     from fedws.security.credentials import Security as Security
     from fedws.security.network_key import network_key as network_key
     from fedws.security.tls import Tls as Tls
-    from fedws.service import serving as serving
     from fedws.training.evaluation import Score as Score
     from fedws.training.evaluation import score as score
     from fedws.training.local import train as train
     from fedws.training.task_context import Workspace as Workspace
-    from fedws.worker import Worker as Worker
 
 _HOME = {
     "Ask": "interfaces",
@@ -69,9 +69,9 @@ _HOME = {
     "Tls": "security.tls",
     "Training": "core.task_settings",
     "UsageError": "core.errors",
-    "Worker": "worker",
+    "Worker": "node.worker",
     "Workspace": "training.task_context",
-    "joining": "dialout",
+    "joining": "node.dial_out",
     "load_plugin": "core.plugins",
     "network_key": "security.network_key",
     "register": "core.registry",
@@ -79,7 +79,7 @@ _HOME = {
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
     "score": "training.evaluation",
-    "serving": "service",
+    "serving": "node.server",
     "shelf": "object_store.base",
     "train": "training.local",
 }

@@ -11,6 +11,7 @@ from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import make
 from fedws.core.tensors import difference
+from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
 from fedws.protocol.run_claim import Claim
@@ -18,7 +19,6 @@ from fedws.scheduling.participants import rejected
 from fedws.security.credentials import COORDINATOR
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering
-from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 from tests.support import sent_over
 

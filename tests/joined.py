@@ -12,9 +12,9 @@ from typing import Any
 import fedws
 from evaluator import evaluator
 from fedws.coordinator.meeting import Meeting
-from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.dial_out import joining
 from fedws.protocol import encoder
 from fedws.protocol.messages import Hello, Join, Message
 from fedws.security.credentials import INSECURE, Security

@@ -9,10 +9,10 @@ from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, detached
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training import learning
-from fedws.worker import Worker
 from tests.nodes import Points
 
 TOLD = ("records", "bytes", "shape", "encoding", "epsilon", "label_epsilon", "label_shape", "label_dtype")

@@ -11,9 +11,9 @@ import torch
 import fedws
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.server import Service
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Message, Report
-from fedws.service import Service
-from fedws.worker import Worker
 from tests.nodes import HELD, WORKERS, Points, evaluating, settings
 from tests.virtual import now
 

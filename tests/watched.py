@@ -14,10 +14,10 @@ from evaluator import evaluator
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
+from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.worker import Worker
 from tests import mistnet
 from tests.nodes import Points, registered
 

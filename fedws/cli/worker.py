@@ -19,11 +19,11 @@ from fedws.core.errors import UsageError
 if TYPE_CHECKING:
     from fedws.cli.held import Held
     from fedws.core.plan import Plan
+    from fedws.node.worker import Worker
     from fedws.object_store.base import Shelf
     from fedws.privacy.audit_log import Audit
     from fedws.privacy.policy import Policy
     from fedws.security.credentials import Security
-    from fedws.worker import Worker
 
 INTERRUPTED = 130
 _BOUNDS = ("max_message", "silence", "heartbeat")
@@ -163,7 +163,7 @@ def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy",
 def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
     from evaluator import evaluator
     from fedws.core import user_dirs
-    from fedws.worker import Worker
+    from fedws.node.worker import Worker
 
     if len(held.data) < policy.samples:
         raise UsageError(
@@ -184,10 +184,10 @@ async def _serve(
     keeps: "Shelf | None",
     tell: Callable[[], None],
 ) -> int:
-    from fedws.dialout import joining
     from fedws.interfaces import Limits
+    from fedws.node.dial_out import joining
+    from fedws.node.server import serving
     from fedws.security.credentials import COORDINATOR
-    from fedws.service import serving
 
     done, served = asyncio.Event(), False
     loop, main = asyncio.get_running_loop(), asyncio.current_task()

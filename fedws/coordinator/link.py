@@ -23,11 +23,11 @@ from fedws.core.errors import (
 from fedws.core.limits import Accepted
 from fedws.interfaces import Channel
 from fedws.network.body_transfer import Transfers
+from fedws.node.answer_cache import UNFINISHED
 from fedws.object_store.blobs import Blobs
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
-from fedws.unfinished import UNFINISHED
 
 Answer = Report | Failure
 Kind = Literal["lost", "failed"]

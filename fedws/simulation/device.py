@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from fedws.interfaces import Channel, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.network.lookup import transport
+from fedws.node.server import Service
+from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Message, Order, Report, Welcome
-from fedws.service import Service
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
-from fedws.worker import Worker
 
 
 @dataclass(frozen=True)

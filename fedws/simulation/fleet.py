@@ -12,11 +12,11 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import label_ranges, loading, partitioning, samples
 from fedws.interfaces import Dataset
+from fedws.node.worker import Worker
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace
 from fedws.simulation.journal import Journal
 from fedws.simulation.shared import Shared
-from fedws.worker import Worker
 
 SPEEDS, ABSENCES = 1, 2
 """Streams of randomness: what one draws does not shift what the other does."""

@@ -13,14 +13,14 @@ from fedws.coordinator.run import run_plan
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.interfaces import Limits
+from fedws.node.server import serving
+from fedws.node.worker import Worker
 from fedws.recording.run_log import Record, log
 from fedws.recording.score_lines import FEDERATED
-from fedws.service import serving
 from fedws.simulation import clock
 from fedws.simulation.device import Device
 from fedws.simulation.fleet import Fleet
 from fedws.simulation.journal import Journal
-from fedws.worker import Worker
 
 EVENTS = "events.jsonl"
 Observer = Callable[[Record, float], None]

@@ -8,9 +8,9 @@ import pytest
 from fedws.interfaces import Limits
 from fedws.network.admission import MOST
 from fedws.network.websocket.connection import Server
+from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import serving
 from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
 from tests.nodes import worker
 

@@ -17,6 +17,7 @@ from fedws.core.errors import FedwsError, LinkError
 from fedws.core.untrusted_text import LINE
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.worker import ALL
 from fedws.privacy import audit_log
 from fedws.protocol.messages import (
     MESSAGES,
@@ -34,7 +35,6 @@ from fedws.protocol.messages import (
     Text,
     Welcome,
 )
-from fedws.worker import ALL
 from tests.callers import HELLO, closed, data, order, rough, welcomed
 from tests.nodes import Points, evaluating, registered, settings, worker
 
@@ -216,7 +216,7 @@ async def test_a_worker_and_a_hostile_order(
     name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer, or the reason of its close, is fit for a terminal too."""
-    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.credentials.INSECURE)
+    monkeypatch.setattr("fedws.node.server.default", lambda: fedws.security.credentials.INSECURE)
     log = audit_log.Audit(tmp_path / "alice.jsonl")
     node = fedws.Worker("alice", "points", Points(Path(), True), policy=ALL, audit=log)
     async with fedws.serving(node, "ws://localhost:0") as url, rough(url) as socket:
@@ -234,7 +234,7 @@ async def test_a_worker_and_a_hostile_order(
 async def test_a_worker_and_a_hostile_caller(
     name: str, text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.service.default", lambda: fedws.security.credentials.INSECURE)
+    monkeypatch.setattr("fedws.node.server.default", lambda: fedws.security.credentials.INSECURE)
     async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await socket.send(data(hostile(HELLO, name, text)))
         await socket.send(data(HELLO))

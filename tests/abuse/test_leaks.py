@@ -10,11 +10,11 @@ import fedws
 import fedws.privacy.policy
 from fedws.core import registry
 from fedws.core.errors import TaskError
+from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.worker import Worker
 
 UNIFORM = ("failed", "the task failed on its data (see the log of alice)", "")
 

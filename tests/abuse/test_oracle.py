@@ -8,10 +8,10 @@ import torch
 
 from evaluator import evaluator
 from fedws.core import registry
+from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
-from fedws.worker import Worker
 
 
 class Pictures:

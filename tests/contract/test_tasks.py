@@ -14,11 +14,11 @@ from fedws.coordinator.prepare import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors
+from fedws.node.worker import Worker
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.split_learning.base import gathers
 from fedws.training.learning import order_seed
-from fedws.worker import Worker
 from tests.nodes import Points, registered
 
 GATHERING = tuple(it for it in registry.names("strategy") if gathers(registry.find("strategy", it)))

@@ -15,14 +15,14 @@ import torch
 from fedws.core.errors import LinkLost, ProtocolError, Refused
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.network.body_transfer import Transfers
+from fedws.node.server import Service
+from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.header import MAX_DIMENSIONS, misnamed
 from fedws.protocol.messages import MESSAGES, Challenge, Message, Proof
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
-from fedws.service import Service
-from fedws.worker import Worker
 from tests.nodes import Points
 from tests.support import TAKEOVER
 

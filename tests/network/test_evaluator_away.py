@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.worker import Worker
+from fedws.node.worker import Worker
 from tests.nodes import WORKERS
 from tests.runs import ALL, DATA, ROUND, Run, in_order, there
 from tests.virtual import virtual

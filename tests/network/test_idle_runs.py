@@ -14,10 +14,10 @@ from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits
 from fedws.network.transports.memory import Memory
 from fedws.network.websocket.connection import Server
+from fedws.node.server import serving
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import serving
 from tests.abuse.hostile import PATIENCE, frame, hostile
 from tests.callers import HELLO, answer, data, rough
 from tests.nodes import worker
@@ -134,7 +134,7 @@ async def test_two_runs_do_not_steal_from_each_other() -> None:
 
 async def test_a_holder_whose_request_is_open_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it trains: here every time is long."""
-    monkeypatch.setattr("fedws.turns.IDLE", 1e-12)
+    monkeypatch.setattr("fedws.node.run_lease.IDLE", 1e-12)
     task = Task()
     async with node(task):
         training = await holder()
@@ -185,7 +185,7 @@ async def test_a_newer_link_of_an_idle_run_gives_way_too() -> None:
 
 async def test_a_holder_stays_while_a_frame_of_its_request_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame has up to 1 MiB, which a slow link may take long for."""
-    monkeypatch.setattr("fedws.turns.IDLE", 1e-12)
+    monkeypatch.setattr("fedws.node.run_lease.IDLE", 1e-12)
     came = asyncio.Event()
     received = Server.data_received
 

@@ -14,13 +14,13 @@ import pytest
 import fedws
 from fedws.coordinator.meeting import Meeting
 from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
-from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
 from fedws.network.admission import MOST
 from fedws.network.lookup import transport
+from fedws.node.dial_out import joining
+from fedws.node.server import Service
 from fedws.protocol.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
 from fedws.security.credentials import INSECURE, Security
-from fedws.service import Service
 from tests.joined import come, expecting, free_port, join, listening, meeting, node, outside
 from tests.keyed import KEY, OTHER
 from tests.nodes import PATIENCE, WORKERS, Gate, address, federation, happens, settings, worker

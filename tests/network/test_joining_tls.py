@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.dialout import joining
+from fedws.node.dial_out import joining
 from fedws.privacy.policy import Policy
 from fedws.security import certificates
 from fedws.security.credentials import COORDINATOR, Security

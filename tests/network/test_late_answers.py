@@ -12,12 +12,12 @@ import fedws
 from fedws.core.limits import ANY
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.server import Service, serving
+from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, Order, Report, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import Service, serving
-from fedws.worker import Worker
 from tests.nodes import PATIENCE, address, happens, worker
 from tests.runs import DATA
 

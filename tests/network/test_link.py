@@ -15,10 +15,10 @@ from fedws.core.errors import RunFailed, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.network.backoff import FIRST as FIRST_PAUSE
 from fedws.network.transports.memory import Memory
+from fedws.node.run_lease import TAKEN_OVER
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Joined, Left, Message, Report
 from fedws.simulation import clock
-from fedws.turns import TAKEN_OVER
 from tests.nodes import PATIENCE, worker
 from tests.peers import (
     JOINED,

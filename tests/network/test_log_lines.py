@@ -10,16 +10,16 @@ import pytest
 
 import fedws
 from fedws.core.errors import LinkLost
-from fedws.dialout import joining
 from fedws.interfaces import Channel, Limits
 from fedws.network.mqtt.broker_url import address
 from fedws.network.mqtt.listener import Node
 from fedws.network.mqtt.session import Served
 from fedws.network.transports.memory import Memory
+from fedws.node.dial_out import joining
+from fedws.node.server import serving
 from fedws.privacy.audit_log import Audit
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import serving
 from tests.nodes import Points, worker
 from tests.virtual import virtual
 

@@ -19,8 +19,8 @@ from fedws.network.mqtt.frames import Kind, Level, head, opening
 from fedws.network.mqtt.session import Session
 from fedws.network.mqtt.topics import HERE, PROBE, Will
 from fedws.network.transports.mqtt import Mqtt
+from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Order
-from fedws.service import serving
 from tests.brokered import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger
 from tests.keyed import KEY
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto

@@ -6,9 +6,9 @@ import pytest
 
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import serving
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 LIMITS = Limits()

@@ -21,11 +21,11 @@ from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
 from fedws.interfaces import Channel, Limits, Strategy
 from fedws.network.lookup import transport
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
 from fedws.scheduling.asynchronous import without_rounds
 from fedws.simulation import clock
 from fedws.split_learning.base import gathers
-from fedws.worker import Worker
 from tests.nodes import WORKERS, Points
 
 NAMES = [name for name in registry.names("strategy") if not gathers(registry.find("strategy", name))]

@@ -15,6 +15,9 @@ import fedws
 from fedws.core.errors import LinkError
 from fedws.interfaces import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.answer_cache import Unfinished
+from fedws.node.server import serving
+from fedws.node.worker import Worker
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf
 from fedws.privacy import audit_log
@@ -24,9 +27,6 @@ from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Ref
 from fedws.protocol.run_claim import public, takeover
 from fedws.recording.run_directory import RunDirectory
 from fedws.security.credentials import INSECURE
-from fedws.service import serving
-from fedws.unfinished import Unfinished
-from fedws.worker import Worker
 from tests.keyed import KEY, SECRET
 from tests.nodes import PATIENCE, happens, settings
 from tests.runs import DATA

@@ -15,11 +15,11 @@ from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits, Task
 from fedws.network.body_transfer import Transfers
 from fedws.network.lookup import transport
+from fedws.node.run_lease import MOST_LINKS, TAKEN_OVER
+from fedws.node.server import Service
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
-from fedws.service import Service
-from fedws.turns import MOST_LINKS, TAKEN_OVER
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])

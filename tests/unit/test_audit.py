@@ -21,6 +21,7 @@ from fedws.cli import audit as command
 from fedws.core import registry
 from fedws.core.errors import Stopped, TaskError, UsageError
 from fedws.core.limits import Accepted
+from fedws.node.worker import Worker
 from fedws.privacy import audit_log
 from fedws.privacy.audit_log import GENESIS, Audit, Entry, read, verify
 from fedws.privacy.usage_counts import Counts
@@ -28,7 +29,6 @@ from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.learning import Workspace
-from fedws.worker import Worker
 from tests.support import REPOSITORY
 
 

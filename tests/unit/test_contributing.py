@@ -10,9 +10,9 @@ import torch
 from fedws.core import registry
 from fedws.core.plan import Training
 from fedws.data.samples import Images
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Order, Report
 from fedws.training.learning import initial
-from fedws.worker import Worker
 from tests.support import REPOSITORY
 
 

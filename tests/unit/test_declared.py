@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedws import declared
 from fedws.core.errors import UsageError
+from fedws.node import data_summary
+from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Welcome
-from fedws.worker import Worker
 from tests.support import sent_over
 
 
@@ -85,7 +85,7 @@ def test_labels_that_no_coordinator_can_read_are_a_line(given: Any, text: str) -
 @pytest.mark.parametrize("data_set", ["x" * 2**16, 7])
 def test_what_cannot_pass_a_handshake_is_a_line(data_set: Any) -> None:
     with pytest.raises(UsageError, match=r"^alice cannot declare what it holds: "):
-        declared.checked(Welcome(node="alice", role="worker", dataset=data_set, samples=1))
+        data_summary.checked(Welcome(node="alice", role="worker", dataset=data_set, samples=1))
 
 
 def test_labels_of_too_few_samples_are_left_out() -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from fedws.core import registry
 from fedws.core.limits import Accepted
 from fedws.core.tensors import digest
+from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Report
@@ -21,7 +22,6 @@ from fedws.protocol.run_claim import Claim
 from fedws.split_learning.extractor_pool import join
 from fedws.split_learning.model_split import split
 from fedws.training import learning
-from fedws.worker import Worker
 from tests.mistnet import extraction, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 

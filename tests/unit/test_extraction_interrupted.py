@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Report
 from fedws.protocol.run_claim import Claim
 from fedws.split_learning.upload_cache import Uploads
-from fedws.worker import Worker
 from tests.mistnet import extraction, on_data, part, worker
 from tests.nodes import Points, registered
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.interfaces import HANDSHAKE, Limits
 from fedws.network.transports.memory import Memory, MemoryChannel
+from fedws.node.server import serving
 from fedws.protocol import encoder, handshake
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.header import Entry
 from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Welcome
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
-from fedws.service import serving
 from tests.fuzz.mutator import messages, mutate, seeds
 from tests.fuzz.target import OBJECTS
 from tests.nodes import PATIENCE, worker

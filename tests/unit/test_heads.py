@@ -15,6 +15,7 @@ from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.core.plan import Training
 from fedws.core.tensors import Tensors, digest
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Order, Report
 from fedws.split_learning import head_training
 from fedws.split_learning.feature_store import FeatureStore, Records
@@ -22,7 +23,6 @@ from fedws.split_learning.head_training import Epoch
 from fedws.split_learning.model_split import split
 from fedws.training import learning
 from fedws.training.optimizer_state import PREFIX
-from fedws.worker import Worker
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import registered
 

@@ -12,7 +12,7 @@ from fedws.cli.held import take, tell
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data.samples import labels
-from fedws.worker import Worker
+from fedws.node.worker import Worker
 
 
 def labelled(targets: Any) -> Any:

@@ -5,11 +5,11 @@ import torch
 
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.client_state import STATES, Keepsake
 from fedws.training.learning import Workspace
-from fedws.worker import Worker
 
 
 def order(round: int, base: int = 0, id: str = "") -> Order:

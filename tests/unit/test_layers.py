@@ -15,9 +15,9 @@ from tests.support import REPOSITORY
 ASYNC = (
     "fedws/network/",
     "fedws/object_store/blobs.py",
-    "fedws/service.py",
-    "fedws/turns.py",
-    "fedws/dialout.py",
+    "fedws/node/server.py",
+    "fedws/node/run_lease.py",
+    "fedws/node/dial_out.py",
     "fedws/coordinator/",
     "fedws/simulation/",
     "evaluator/",

@@ -16,8 +16,8 @@ from fedws.core import registry
 from fedws.core.error_location import PLUGIN, last, own, placed, summary, told, where
 from fedws.core.errors import PieceFailed, RunFailed, UsageError
 from fedws.interfaces import Dataset
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order
-from fedws.worker import Worker
 from tests.plugged import forgotten as forgotten
 
 pytestmark = pytest.mark.usefixtures("forgotten")

@@ -17,7 +17,7 @@ OTHERS = (
 )
 """Files and folders of what does not run on a node, and of what bounds the lines."""
 ONCE = {
-    ("service.py", "asked"),
+    ("node/server.py", "asked"),
     ("core/private_files.py", "warn"),
     ("data/download.py", "_alone"),
     ("data/download.py", "_download"),

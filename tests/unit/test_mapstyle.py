@@ -13,8 +13,8 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import loading, map_style
 from fedws.data.samples import Part
+from fedws.node.worker import Worker
 from fedws.split_learning.feature_store import FEATURES, LABELS, Records
-from fedws.worker import Worker
 
 PAIRS = TensorDataset(torch.zeros(6, 2), torch.arange(6))
 

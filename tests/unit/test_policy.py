@@ -15,12 +15,12 @@ from fedws.core import registry
 from fedws.core.errors import TaskError, TryLater, UsageError
 from fedws.core.registry import Traits, releasing
 from fedws.core.task_settings import Training as Settings
+from fedws.node.worker import ALL, Worker
 from fedws.privacy.audit_log import Audit, Entry, read
 from fedws.privacy.policy import Features, Policy, load
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.learning import Workspace
-from fedws.worker import ALL, Worker
 
 UPDATE, METRICS = Traits("update", settings=Settings), Traits("metrics")
 

@@ -28,6 +28,8 @@ from fedws.network import admission, liveness
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
 from fedws.network.websocket import channel, connection
+from fedws.node.run_lease import TAKEN_OVER, Turns
+from fedws.node.worker import Worker
 from fedws.protocol import encoder, handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
@@ -61,8 +63,6 @@ from fedws.split_learning.fine_tuning import Adaptation
 from fedws.split_learning.upload_progress import Part
 from fedws.training import client_state, learning
 from fedws.training.learning import Score, Workspace
-from fedws.turns import TAKEN_OVER, Turns
-from fedws.worker import Worker
 from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
 from tests.support import REPOSITORY, registered_by_benchmarks
 

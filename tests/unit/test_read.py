@@ -8,11 +8,11 @@ import torch
 import fedws
 import fedws.privacy.policy
 from fedws.core.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
+from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.client_state import Keepsake
 from fedws.training.learning import Workspace
-from fedws.worker import Worker
 from tests.mistnet import on_data
 
 ERRORS = [TaskError, TaskFailed, UsageError, ValueError, Stopped, KeyError]

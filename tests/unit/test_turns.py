@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import LinkLost, Refused
+from fedws.node.run_lease import IDLE, Turns
 from fedws.protocol.run_claim import Claim
-from fedws.turns import IDLE, Turns
 from tests.virtual import virtual
 
 SILENCE = 60.0

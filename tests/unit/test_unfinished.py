@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedws.node.answer_cache import Unfinished
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.unfinished import Unfinished
 
 ORDER = Order(
     id="1/alice",

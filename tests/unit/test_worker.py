@@ -6,11 +6,11 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, Stopped, TaskError, UsageError
+from fedws.node.worker import Worker
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.training.learning import Workspace
-from fedws.worker import Worker
 
 
 class Points:

@@ -15,6 +15,9 @@ from fedws.core.limits import USUAL, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints, at
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.network.lookup import transport
+from fedws.node.answer_cache import UNFINISHED, Unfinished
+from fedws.node.run_lease import Turn, Turns, while_up
+from fedws.node.worker import Worker
 from fedws.object_store.base import Shelf
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode, code_of
@@ -22,9 +25,6 @@ from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.security.credentials import INSECURE, Security, default
-from fedws.turns import Turn, Turns, while_up
-from fedws.unfinished import UNFINISHED, Unfinished
-from fedws.worker import Worker
 
 log = logging.getLogger("fedws")
 LONGEST = 128

@@ -21,12 +21,12 @@ from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.interfaces import Channel, Limits, Transport
 from fedws.network.backoff import Pauses
 from fedws.network.lookup import transport
+from fedws.node.server import Service, asked, serving
+from fedws.node.worker import Worker
 from fedws.object_store.base import Shelf
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Join, Message, Refusal
 from fedws.security.credentials import COORDINATOR, Security
-from fedws.service import Service, asked, serving
-from fedws.worker import Worker
 
 
 class _Joining:

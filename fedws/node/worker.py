@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 
-from fedws import declared
 from fedws.core import registry
 from fedws.core.error_location import placed, where
 from fedws.core.errors import (
@@ -30,6 +29,7 @@ from fedws.core.limits import ANY, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.data import map_style, samples
 from fedws.interfaces import Dataset, Task
+from fedws.node import data_summary
 from fedws.privacy.audit_entry import Place, counted, entry
 from fedws.privacy.audit_log import Audit, Entry
 from fedws.privacy.policy import Features, Policy
@@ -100,10 +100,10 @@ class Worker:
             role="evaluator" if evaluator else "worker",
             dataset=dataset,
             samples=len(data),
-            labels=declared.labels(data, labels, policy.samples),
+            labels=data_summary.labels(data, labels, policy.samples),
             cuda=torch.cuda.is_available(),
         )
-        declared.checked(replace(self._welcome, samples=max(1, len(data))))  # one that is not served may hold none
+        data_summary.checked(replace(self._welcome, samples=max(1, len(data))))  # one that is not served may hold none
 
     def check(self) -> None:
         """Raise UsageError for a node that no run can use, as it holds no samples."""

@@ -1,0 +1,1 @@
+"""A worker or an evaluator, and how it is served."""
