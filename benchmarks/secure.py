@@ -28,7 +28,7 @@ from benchmarks.processes import ENVIRONMENT, Crew
 from benchmarks.round import MODELS, Model, idle, measured
 from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
-from fedws.coordinator.contact import Contact
+from fedws.coordinator.connector import Contact
 from fedws.coordinator.link import Link
 from fedws.interfaces import Limits
 from fedws.protocol.run_claim import Claim, takeover

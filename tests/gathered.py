@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import make

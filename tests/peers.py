@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedws.coordinator.contact import Contact
+from fedws.coordinator.connector import Contact
 from fedws.coordinator.link import Link
 from fedws.core.errors import LinkLost
 from fedws.interfaces import Channel, Limits

@@ -10,7 +10,7 @@ import torch
 
 import fedws
 from fedws.algorithms import mistnet
-from fedws.coordinator import trainer
+from fedws.coordinator import server_trainer_main
 from fedws.core.plan import Plan
 from fedws.interfaces import Limits
 from fedws.protocol.messages import Failure, Order, Report
@@ -45,7 +45,9 @@ class Thread:
         """There is nothing to end."""
 
     async def ask(self, order: Order) -> Report | Failure:
-        answer = await asyncio.to_thread(trainer._answer, sent_over(order), self._store, mistnet.MistNet.own)
+        answer = await asyncio.to_thread(
+            server_trainer_main._answer, sent_over(order), self._store, mistnet.MistNet.own
+        )
         return sent_over(answer)  # type: ignore[no-any-return]
 
 

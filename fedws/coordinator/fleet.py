@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from fedws.coordinator.link import Answer, Link
-from fedws.coordinator.own import OwnNode
+from fedws.coordinator.server_trainer import OwnNode
 from fedws.core.error_location import placed
 from fedws.core.errors import RunFailed
 from fedws.protocol.messages import Available, Event, Joined, Left, Measured, Order, Report

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from fedws.coordinator.contact import Contact, Found
-from fedws.coordinator.meeting import NEWER
+from fedws.coordinator.connector import Contact, Found
+from fedws.coordinator.listener import NEWER
 from fedws.core.error_location import summary
 from fedws.core.errors import (
     LinkError,

@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from fedws.coordinator.contact import Contact
-from fedws.coordinator.drive import Driver
+from fedws.coordinator.connector import Contact
+from fedws.coordinator.driver import Driver
+from fedws.coordinator.evaluation import Scorer
 from fedws.coordinator.fleet import Fleet
 from fedws.coordinator.link import Link
-from fedws.coordinator.meeting import listening
-from fedws.coordinator.own import OwnNode
-from fedws.coordinator.prepare import prepare, secured
-from fedws.coordinator.remarks import Remarks
-from fedws.coordinator.scoring import Scorer
-from fedws.coordinator.start import Start, continued
+from fedws.coordinator.listener import listening
+from fedws.coordinator.one_time_log import Remarks
+from fedws.coordinator.server_trainer import OwnNode
+from fedws.coordinator.setup import prepare, secured
+from fedws.coordinator.starting_point import Start, continued
 from fedws.core import tensor_file
 from fedws.core.error_location import told
 from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError

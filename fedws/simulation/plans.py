@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan, make

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors, difference, unfit

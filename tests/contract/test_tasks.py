@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evaluator.node import evaluate
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors

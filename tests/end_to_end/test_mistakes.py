@@ -46,7 +46,7 @@ def test_and_with_v_the_traceback_above_it(files: Processes) -> None:
 def test_the_process_that_trains_for_a_coordinator_does_so_too(files: Processes) -> None:
     (files.folder / "pieces" / "late.py").write_text("import beside\n\nbeside.parse({})\n", encoding="utf-8")
     given = json.dumps({"strategy": "mistnet", "plugin": ["pieces/late.py"], "threads": 1, "store": "store"})
-    command = [sys.executable, "-m", "fedws.coordinator.trainer", given]
+    command = [sys.executable, "-m", "fedws.coordinator.server_trainer_main", given]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=files.folder, env=environment)
     place = files.folder.resolve() / "pieces" / "beside.py"

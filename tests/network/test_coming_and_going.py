@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.drive import Driver
+from fedws.coordinator.driver import Driver
 from fedws.protocol.messages import Report
 from tests.nodes import WORKERS, Gate, federation, happens, worker
 from tests.runs import ROUND, Run, assert_same, in_order, there

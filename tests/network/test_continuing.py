@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.start import OTHERS
+from fedws.coordinator.starting_point import OTHERS
 from fedws.privacy.policy import Policy
 from tests.nodes import WORKERS, settings
 from tests.resuming import log, plan, records, stopped

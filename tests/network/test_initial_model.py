@@ -10,7 +10,7 @@ import torch
 
 import fedws
 from fedws.algorithms.fedavg import fit
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core.plan import make
 from fedws.protocol.messages import Order, Report
 from fedws.split_learning import pretrained_file

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.meeting import Meeting
+from fedws.coordinator.listener import Meeting
 from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
 from fedws.interfaces import Channel, Limits
 from fedws.network.admission import MOST

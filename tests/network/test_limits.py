@@ -102,7 +102,7 @@ async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(
     def small(**fields: Any) -> Hello:
         return Hello(**{**fields, "max_message": 100})
 
-    monkeypatch.setattr("fedws.coordinator.greeting.Hello", small)
+    monkeypatch.setattr("fedws.coordinator.handshake.Hello", small)
     why = r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message"
     async with served() as settings:
         alice = {"workers": {"alice": settings["workers"]["alice"]}, "evaluator": {}, "silence": 1.5}

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedws.coordinator.meeting import NEWER
+from fedws.coordinator.listener import NEWER
 from fedws.core.errors import LinkLost
 from fedws.core.limits import USUAL
 from fedws.interfaces import Channel, Limits

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import fedws
-from fedws.coordinator.own import LENGTH, OwnNode
-from fedws.coordinator.prepare import prepare
 from fedws.coordinator.run import resume_run
+from fedws.coordinator.server_trainer import LENGTH, OwnNode
+from fedws.coordinator.setup import prepare
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.plan import Scoring, make
 from fedws.protocol.encoder import encode
@@ -210,7 +210,7 @@ async def test_a_full_disk_ends_a_run_that_goes_on_with_what_had_arrived(
 def test_the_training_process_ends_with_who_started_it(tmp_path: Path) -> None:
     """Also in the middle of a message."""
     given = json.dumps({"strategy": "mistnet", "plugin": [], "threads": 1, "store": str(tmp_path)})
-    command = [sys.executable, "-m", "fedws.coordinator.trainer", given]
+    command = [sys.executable, "-m", "fedws.coordinator.server_trainer_main", given]
     whole = b"".join(encode(Order(id="1", worker="coordinator", round=1, task="t")).fragments())
     half = LENGTH.pack(len(whole)) + whole[:10]
     ended = subprocess.run(command, input=half, capture_output=True, timeout=PATIENCE, cwd=REPOSITORY)

@@ -155,7 +155,7 @@ class Watched:
 @contextlib.contextmanager
 def watching() -> Iterator[list[Watched]]:
     """The strategies of runs that begin meanwhile."""
-    module: Any = importlib.import_module("fedws.coordinator.prepare")
+    module: Any = importlib.import_module("fedws.coordinator.setup")
     made, watched = module._strategy, []
 
     def strategy(plan: fedws.Plan, initial: Tensors) -> Watched:

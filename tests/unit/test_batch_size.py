@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import fedws
-from fedws.coordinator import trainer
+from fedws.coordinator import server_trainer_main
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Order, Report
 from fedws.split_learning.feature_store import FeatureStore
@@ -88,7 +88,7 @@ def test_the_coordinators_own_node_has_no_such_bounds(tmp_path: Path) -> None:
     """Its user chose model and batch, and named them on this machine."""
     order = replace(asked("fedavg.fit", "watched", weights(), batch_size=2**40), worker="coordinator")
     store = FeatureStore(tmp_path)
-    answer = trainer._answer(order, store, {"fedavg.fit": _policy})
+    answer = server_trainer_main._answer(order, store, {"fedavg.fit": _policy})
     assert isinstance(answer, Report) and answer.metrics == {"parameters": 2**63, "batch_size": 2**63}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fedws.cli.attacked import fit
-from fedws.coordinator.prepare import prepare
+from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import make

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws import modelfile
+from fedws.coordinator import initial_model
 from fedws.core import tensor_file
 from fedws.core.errors import UsageError
 
@@ -23,7 +23,7 @@ def saved(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        modelfile.load(path, LIKE, "net")
+        initial_model.load(path, LIKE, "net")
     text = str(caught.value)
     assert text.isprintable() and text.startswith(f"--initial-model {path} ")
     return text.removeprefix(f"--initial-model {path} ")
@@ -31,7 +31,7 @@ def refused(path: Path) -> str:
 
 def test_weights_are_read_and_the_file_is_not_needed_any_more(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors", GOOD)
-    found = modelfile.load(path, LIKE, "net")
+    found = initial_model.load(path, LIKE, "net")
     path.write_bytes(bytes(path.stat().st_size))
     path.unlink()
     assert found.keys() == GOOD.keys() and all(torch.equal(found[name], value) for name, value in GOOD.items())
@@ -87,5 +87,5 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 def test_weights_of_a_dtype_that_the_format_lacks_are_read_as_a_run_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     tensor_file.save_file({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
-    found = modelfile.load(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
+    found = initial_model.load(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
     assert found["w"].dtype == torch.complex128 and found["w"].tolist() == [1 + 2j]

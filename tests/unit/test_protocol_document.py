@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from evaluator.node import evaluate
 from fedws.algorithms.fedsgd import local_gradient
-from fedws.coordinator.meeting import NEWER, second
+from fedws.coordinator.listener import NEWER, second
 from fedws.core import registry
 from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.plan import NODE_ID, Scoring, Training

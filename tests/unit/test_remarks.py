@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fedws.coordinator.remarks import Remarks, workload
+from fedws.coordinator.one_time_log import Remarks, workload
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.protocol.messages import Order

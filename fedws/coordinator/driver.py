@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
+from fedws.coordinator.evaluation import Scorer
 from fedws.coordinator.fleet import Fleet, clock
-from fedws.coordinator.remarks import Remarks
-from fedws.coordinator.scoring import Scorer
+from fedws.coordinator.one_time_log import Remarks
 from fedws.core.durations import duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan

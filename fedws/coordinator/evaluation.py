@@ -13,7 +13,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from fedws.coordinator.link import Answer, Link
-from fedws.coordinator.remarks import Remarks
+from fedws.coordinator.one_time_log import Remarks
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Scoring, explain

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fedws import modelfile
+from fedws.coordinator import initial_model
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan
@@ -44,7 +44,7 @@ def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Ten
     registry.build("optimizer", plan.optimizer, module.parameters(), plan.lr)
     initial: Tensors = detached(module.state_dict())
     if plan.initial_model and first:
-        initial = modelfile.load(Path(plan.initial_model), initial, plan.model)
+        initial = initial_model.load(Path(plan.initial_model), initial, plan.model)
     return plan, _strategy(plan, initial), initial
 
 

@@ -38,7 +38,7 @@ class OwnNode:
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is None:
-            command = (sys.executable, "-m", "fedws.coordinator.trainer", self._begin)
+            command = (sys.executable, "-m", "fedws.coordinator.server_trainer_main", self._begin)
             pipe = asyncio.subprocess.PIPE
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=pipe, stdout=pipe, start_new_session=True

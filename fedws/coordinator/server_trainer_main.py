@@ -1,4 +1,5 @@
-"""The program of the coordinator's own node: see :mod:`fedws.coordinator.own`. Ends with its standard input."""
+"""The program of the coordinator's own node: see :mod:`fedws.coordinator.server_trainer`. Ends with its standard
+input."""
 
 import json
 import logging
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 import torch
 
-from fedws.coordinator.own import LENGTH
+from fedws.coordinator.server_trainer import LENGTH
 from fedws.core import registry
 from fedws.core.error_location import told
 from fedws.core.errors import FedwsError, UsageError

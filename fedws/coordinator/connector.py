@@ -4,8 +4,8 @@ import asyncio
 import logging
 from typing import Literal
 
-from fedws.coordinator.greeting import Greeting
-from fedws.coordinator.meeting import Meeting
+from fedws.coordinator.handshake import Greeting
+from fedws.coordinator.listener import Meeting
 from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
 from fedws.core.rate_limited_log import Complaints
 from fedws.interfaces import Channel, Limits
