@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -13,7 +13,7 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(*given: Any, **fixtures: Any) -> None:
-        clock.run(test(*given, **fixtures))
+        virtual_loop.run(test(*given, **fixtures))
 
     return run
 

@@ -35,7 +35,7 @@ KINDS = {
     "partition": "data.partitions",
     "loss": "training.losses",
     "optimizer": "training.optimizers",
-    "speed": "speeds",
+    "speed": "simulation.slowdowns",
     "encoding": "split_learning.encodings",
     "store": "object_store.backends",
 }

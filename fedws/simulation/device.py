@@ -12,8 +12,8 @@ from fedws.node.server import Service
 from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Message, Order, Report, Welcome
-from fedws.simulation.journal import Journal
-from fedws.simulation.shared import Shared
+from fedws.simulation.event_log import Journal
+from fedws.simulation.tensor_cache import Shared
 
 
 @dataclass(frozen=True)

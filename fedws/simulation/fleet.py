@@ -15,8 +15,8 @@ from fedws.interfaces import Dataset
 from fedws.node.worker import Worker
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace
-from fedws.simulation.journal import Journal
-from fedws.simulation.shared import Shared
+from fedws.simulation.event_log import Journal
+from fedws.simulation.tensor_cache import Shared
 
 SPEEDS, ABSENCES = 1, 2
 """Streams of randomness: what one draws does not shift what the other does."""

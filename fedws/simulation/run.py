@@ -17,10 +17,10 @@ from fedws.node.server import serving
 from fedws.node.worker import Worker
 from fedws.recording.run_log import Record, log
 from fedws.recording.score_lines import FEDERATED
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 from fedws.simulation.device import Device
+from fedws.simulation.event_log import Journal
 from fedws.simulation.fleet import Fleet
-from fedws.simulation.journal import Journal
 
 EVENTS = "events.jsonl"
 Observer = Callable[[Record, float], None]
@@ -55,9 +55,9 @@ class Outcome:
 def run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer] = ()) -> Outcome:
     """Run ``plan`` over the fleet and keep its record in ``directory``; ``evaluator`` scores in no time.
 
-    Raises UsageError for a plan that cannot work, and :class:`fedws.simulation.clock.Deadlock`.
+    Raises UsageError for a plan that cannot work, and :class:`fedws.simulation.virtual_loop.Deadlock`.
     """
-    return clock.run(_run(plan, directory, fleet, evaluator, observers))
+    return virtual_loop.run(_run(plan, directory, fleet, evaluator, observers))
 
 
 async def _run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer]) -> Outcome:

@@ -18,7 +18,7 @@ from fedws.network.transports.memory import Memory
 from fedws.node.run_lease import TAKEN_OVER
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Joined, Left, Message, Report
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 from tests.nodes import PATIENCE, worker
 from tests.peers import (
     JOINED,
@@ -79,7 +79,7 @@ async def dials(monkeypatch: pytest.MonkeyPatch, seconds: float, **more: Any) ->
 @pytest.mark.parametrize("silence", [60.0, 12.0, 0.5])
 def test_pauses_double_up_to_a_bound_and_are_drawn(monkeypatch: pytest.MonkeyPatch, silence: float) -> None:
     most = max(FIRST_PAUSE, silence / 12)
-    times = clock.run(dials(monkeypatch, 300, silence=silence))
+    times = virtual_loop.run(dials(monkeypatch, 300, silence=silence))
     pauses = [after - before for before, after in pairwise(times)]
     assert times[0] == 0
     for number, pause in enumerate(pauses):
@@ -91,7 +91,7 @@ def test_pauses_double_up_to_a_bound_and_are_drawn(monkeypatch: pytest.MonkeyPat
 
 def test_nodes_are_not_dialled_in_step_and_a_run_again_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
     def when(**more: Any) -> tuple[float, ...]:
-        return tuple(clock.run(dials(monkeypatch, 60, **more)))
+        return tuple(virtual_loop.run(dials(monkeypatch, 60, **more)))
 
     alice = when()
     assert when() == alice

@@ -20,7 +20,7 @@ from fedws.algorithms.fedavg import fit
 from fedws.protocol.messages import Order, Report
 from fedws.recording import checkpoint
 from fedws.recording.checkpoint import Checkpoints
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 from tests.nodes import WORKERS, Gate, evaluating, federation, happens, worker
 from tests.resuming import (
     SCORING,
@@ -253,7 +253,7 @@ def test_also_without_async(tmp_path: Path) -> None:
         async with there(*ALL):
             return await fedws.run(run_dir=tmp_path / "run", **plan())
 
-    result = clock.run(whole())
+    result = virtual_loop.run(whole())
     again = fedws.run_sync(resume=tmp_path / "run")
     assert again.metrics == result.metrics
     with pytest.raises(fedws.UsageError, match="leave run_dir out"):

@@ -18,7 +18,7 @@ import tomli_w
 import fedws
 from fedws.protocol.messages import Order, Report
 from fedws.recording import run_directory
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 from tests.events import written
 from tests.nodes import WORKERS, evaluating, worker
 from tests.resuming import (
@@ -46,7 +46,7 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[fedws.Resul
         name = next(name for name in copies.all if "after replace checkpoint-000003" in name)
         return whole, copies.all[name]
 
-    return clock.run(run())
+    return virtual_loop.run(run())
 
 
 async def resumed(run: Path, **settings: Any) -> fedws.Result:
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over_and_said(killed: tuple[f
     whole, run = killed
     newest = run / "checkpoints" / "checkpoint-000003.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
-    result = clock.run(resumed(run))
+    result = virtual_loop.run(resumed(run))
     text = (run / "run.log").read_text()
     remark = "checkpoint 3 is damaged or cut short; going on from 2"
     assert re.search(rf"\| {remark}\n.* \| Going on after round 2 of 4\n", text)
@@ -73,7 +73,7 @@ def test_where_no_checkpoint_is_whole_the_run_cannot_go_on(killed: tuple[fedws.R
     (run / ".lock").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     with pytest.raises(fedws.RunFailed, match=r"there is no whole checkpoint in .*: checkpoint 3 is damaged"):
-        clock.run(resumed(run))
+        virtual_loop.run(resumed(run))
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
@@ -83,7 +83,7 @@ def test_every_scalar_is_in_the_events_once(killed: tuple[fedws.Result, Path]) -
     def scalars(directory: Path) -> list[tuple[int, str]]:
         return sorted((step, tag) for step, tag, _ in written(directory))
 
-    clock.run(resumed(run))
+    virtual_loop.run(resumed(run))
     assert scalars(run) == scalars(whole.directory)
     assert len(set(scalars(run))) == len(scalars(run))
 
@@ -178,7 +178,7 @@ def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.Result, Pat
     if where == "plan.toml":
         (run / "plan.toml").write_text(tomli_w.dumps({**run_directory.stored_settings(run), **settings}))
     with pytest.raises(fedws.UsageError) as caught:
-        clock.run(resumed(run, **(settings if where == "given" else {})))
+        virtual_loop.run(resumed(run, **(settings if where == "given" else {})))
     assert str(caught.value) == f"--resume {run}: {text}"
 
 

@@ -24,7 +24,7 @@ from fedws.network.lookup import transport
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
 from fedws.scheduling.asynchronous import without_rounds
-from fedws.simulation import clock
+from fedws.simulation import virtual_loop
 from fedws.split_learning.base import gathers
 from tests.nodes import WORKERS, Points
 
@@ -193,7 +193,7 @@ def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.Result | None, str, W
 
     with tempfile.TemporaryDirectory() as folder, watching() as watched:
         try:
-            return clock.run(main(Path(folder) / "run")), "", watched[0]
+            return virtual_loop.run(main(Path(folder) / "run")), "", watched[0]
         except fedws.RunFailed as failed:
             return None, str(failed), watched[0]
 

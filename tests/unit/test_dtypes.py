@@ -19,7 +19,7 @@ from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order, Report
 from fedws.scheduling.participants import unusable
-from fedws.simulation.shared import Shared
+from fedws.simulation.tensor_cache import Shared
 from fedws.training.learning import Workspace
 from fedws.updates.aggregators.mean import Mean
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.simulation.clock import Deadlock, VirtualLoop, run
+from fedws.simulation.virtual_loop import Deadlock, VirtualLoop, run
 
 
 def now() -> float:

@@ -21,10 +21,10 @@ from fedws.interfaces import Channel, Limits
 from fedws.network.transports.memory import Memory, MemoryChannel
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
-from fedws.simulation.clock import run
 from fedws.simulation.device import Device, Pace, SlowChannel
-from fedws.simulation.journal import Journal
-from fedws.simulation.shared import Shared
+from fedws.simulation.event_log import Journal
+from fedws.simulation.tensor_cache import Shared
+from fedws.simulation.virtual_loop import run
 from fedws.training.learning import initial
 from tests.nodes import Points, registered, worker
 

@@ -13,7 +13,7 @@ from fedws.core.errors import UsageError
 from fedws.data.samples import Images
 from fedws.simulation import fleet
 from fedws.simulation.conditions import Conditions, make
-from fedws.simulation.journal import Journal
+from fedws.simulation.event_log import Journal
 from tests.nodes import Points
 
 

@@ -5,7 +5,7 @@ import gc
 import torch
 
 from fedws.core.tensors import DTYPES
-from fedws.simulation.shared import Shared
+from fedws.simulation.tensor_cache import Shared
 
 
 def test_equal_tensors_are_one() -> None:
