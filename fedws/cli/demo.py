@@ -24,9 +24,9 @@ def parser(prog: str) -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
     from fedws.cli import run
-    from fedws.cli.processes import Nodes
     from fedws.core import registry
     from fedws.core.plan import make
+    from fedws.launch.local_processes import Nodes
 
     make({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
     arguments.dataset = _dataset(arguments)

@@ -44,8 +44,8 @@ def handed_on(arguments: argparse.Namespace) -> list[str]:
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the nodes, show what they print, end them all when one ends or Ctrl+C comes."""
-    from fedws.cli.processes import Nodes
     from fedws.core import registry
+    from fedws.launch.local_processes import Nodes
 
     def say(node: str, line: str) -> None:
         sys.stdout.write(f"{node:8}{line}\n")  # at once with its end, for each node has a thread of its own

@@ -1,0 +1,1 @@
+"""Starts nodes as processes."""
