@@ -18,7 +18,7 @@ from edges import served
 from ssdlite import SsdLite, detect, ssd, truth
 
 import fedws
-from fedws.cli import interrupts, pretrain, run
+from fedws.cli import pretrain, run, signals
 from fedws.cli.console import guarded
 from fedws.data import download
 from fedws.privacy import policy
@@ -125,5 +125,5 @@ def score(pictures: Coco128, model: fedws.Tensors, cut: str) -> tuple[float, flo
 
 if __name__ == "__main__":
     flags = parser().parse_args()
-    interrupts.watch()
+    signals.watch()
     sys.exit(guarded("run.py", lambda: main(flags)))

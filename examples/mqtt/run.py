@@ -10,7 +10,7 @@ from broker import broker
 from nodes import joined
 
 from fedws import UsageError
-from fedws.cli import interrupts, run
+from fedws.cli import run, signals
 from fedws.cli.console import guarded
 from fedws.core.addresses import PASSWORD
 from fedws.data import loading
@@ -56,5 +56,5 @@ def dataset(data_dir: str | None) -> str:
 
 if __name__ == "__main__":
     flags = parser().parse_args()
-    interrupts.watch()
+    signals.watch()
     sys.exit(guarded("run.py", lambda: main(flags)))

@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fedws.attacks import feature_inversion, image_grid
-    from fedws.cli.attacked import fit, pictures, weights
+    from fedws.cli.attack_inputs import fit, pictures, weights
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.data import loading

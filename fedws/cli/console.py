@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fedws.cli import interrupts
+from fedws.cli import signals
 from fedws.core.error_location import told, where
 from fedws.core.errors import FedwsError, UsageError
 from fedws.core.untrusted_text import CLEAN, line, trace
@@ -85,7 +85,7 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
         factory = uvloop.new_event_loop
     try:
-        interrupts.hand_over()
+        signals.hand_over()
     except KeyboardInterrupt:
         main.close()  # or it is complained about that nobody awaited it
         raise

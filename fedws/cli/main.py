@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fedws.cli import interrupts
+from fedws.cli import signals
 from fedws.cli.parser import Parser
 
 COMMANDS = {
@@ -53,7 +53,7 @@ def command(name: str, prog: str, argv: Sequence[str]) -> int:
     """Run the command ``name`` under the name ``prog``."""
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    interrupts.watch()
+    signals.watch()
     try:
         evaluating = name == "evaluator"
         module = importlib.import_module(f"fedws.cli.{'worker' if evaluating else name}")

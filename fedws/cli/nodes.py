@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from fedws.cli.parser import Parser, add_local
-from fedws.cli.secure import add_key
+from fedws.cli.security_flags import add_key
 
 DATASET = "mnist (default), digits, fashion_mnist, cifar10 or your own, of which each worker holds a third"
 

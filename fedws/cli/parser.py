@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fedws.cli.blobs import add_blobs
-from fedws.cli.secure import add_secure
+from fedws.cli.security_flags import add_secure
+from fedws.cli.store_flags import add_blobs
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedws.cli import blobs
+from fedws.cli import store_flags
 from fedws.cli.parser import Parser, add_common, named
-from fedws.cli.secure import FLAGS, address, security, warnings
+from fedws.cli.security_flags import FLAGS, address, security, warnings
 from fedws.core.errors import RunFailed, UsageError
 
 _OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
 """Flags that are options of the strategy."""
-_AGAIN = ("id", *FLAGS, *blobs.FLAGS)
+_AGAIN = ("id", *FLAGS, *store_flags.FLAGS)
 """Flags that a run which goes on must be given again."""
 _OWN = {*_OPTIONS, *_AGAIN, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
 """Flags that are not settings of the plan."""
@@ -119,7 +119,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     proved = security(arguments, given.get("id", ""))
     if "listen" in given:
         given["listen"] = address(given["listen"], proved)
-    setting = blobs.blobs(arguments)
+    setting = store_flags.blobs(arguments)
     taken: list[Path] = []  # the run's directory, once it has one
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
@@ -142,7 +142,7 @@ def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
     else:
         for plugin in plan.plugin:  # it may be the store's
             load_plugin(plugin)
-        work = partial(work, shelf=blobs.shelf(setting, plan.silence, proved))
+        work = partial(work, shelf=store_flags.shelf(setting, plan.silence, proved))
     try:
         with Progress(plan.training_rounds) as progress:
             result = run_loop(work(observers=[progress.show]))

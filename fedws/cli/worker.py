@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from fedws.cli.blobs import blobs, shelf
 from fedws.cli.parser import Parser, add_common
-from fedws.cli.secure import address, security, warnings
+from fedws.cli.security_flags import address, security, warnings
+from fedws.cli.store_flags import blobs, shelf
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedws.cli.held import Held
+    from fedws.cli.data_flags import Held
     from fedws.core.plan import Plan
     from fedws.node.worker import Worker
     from fedws.object_store.base import Shelf
@@ -74,7 +74,7 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
 def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
-    from fedws.cli.held import take, tell
+    from fedws.cli.data_flags import take, tell
     from fedws.core.plan import make
     from fedws.network.lookup import transport
 

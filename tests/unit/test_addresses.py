@@ -10,7 +10,7 @@ import tomli_w
 
 import fedws
 from fedws.cli import console, run, worker
-from fedws.cli.secure import address
+from fedws.cli.security_flags import address
 from fedws.core import addresses
 from fedws.core.errors import UsageError
 from fedws.core.plan import make

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from fedws.cli import run, worker
-from fedws.cli.blobs import blobs
 from fedws.cli.parser import Parser
+from fedws.cli.store_flags import blobs
 from fedws.core.errors import UsageError
 from fedws.object_store.base import Setting
 

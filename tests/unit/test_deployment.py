@@ -15,7 +15,7 @@ import yaml
 from fedws.cli.main import COMMANDS
 from fedws.cli.parser import Parser
 from fedws.cli.run import settings
-from fedws.cli.secure import address
+from fedws.cli.security_flags import address
 from fedws.core.addresses import PASSWORD_FILE
 from fedws.core.plan import make
 from fedws.network.mqtt.broker_url import address as broker_address

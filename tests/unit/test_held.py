@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from fedws.cli.held import take, tell
+from fedws.cli.data_flags import take, tell
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data.samples import labels

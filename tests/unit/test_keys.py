@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.cli.secure import warnings
+from fedws.cli.security_flags import warnings
 from fedws.core.errors import UsageError
 from fedws.security import network_key
 from fedws.security.credentials import Security

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.cli.attacked import fit
+from fedws.cli.attack_inputs import fit
 from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError

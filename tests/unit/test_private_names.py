@@ -89,7 +89,7 @@ USES = (
     Use(_LOOP, "_write_to_self", "simulation/virtual_loop.py", ()),
     Use("asyncio.selector_events:BaseSelectorEventLoop", "_selector", "simulation/virtual_loop.py"),
     Use("argparse:ArgumentParser", "_option_string_actions", "cli/parser.py"),
-    Use("argparse", "_ArgumentGroup", "cli/secure.py"),
+    Use("argparse", "_ArgumentGroup", "cli/security_flags.py"),
     Use("os", "_exit", "cli/worker.py", ("status",)),
 )
 NAMES = {use.name for use in USES}
