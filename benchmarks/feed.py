@@ -13,11 +13,12 @@ import torch
 from benchmarks.noop import Noop
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
-from fedws.protocol.messages import Measured, Report
+from fedws.protocol.messages import Report
+from fedws.scheduling.events import Measured
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
-from fedws.training.learning import initial
+from fedws.training.building import initial
 from fedws.updates.aggregators.mean import Mean
 
 MODEL = "mnist_cnn"

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Strategy, Task
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.encoder import VERSION
-from fedws.protocol.messages import Failure, Hello, Welcome
+from fedws.protocol.messages import COORDINATOR, Failure, Hello, Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.security.credentials import COORDINATOR
+from fedws.scheduling.base import Strategy
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering
+from fedws.training.base import Task
 
 
 def run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import Child, Crew
-from fedws.security.credentials import COORDINATOR
+from fedws.protocol.messages import COORDINATOR
 
 WORKERS = ("alice", "bob", "charlie")
 EVALUATOR = "testing"

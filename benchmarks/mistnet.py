@@ -25,7 +25,7 @@ from benchmarks.settings import Settings
 from benchmarks.tables import table
 from fedws.split_learning import communication_cost
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building
 
 ENCODINGS = ("floats", "clear_bits", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
 LABEL_EPSILON = 4.0
@@ -46,12 +46,12 @@ class Net:
     @cached_property
     def module(self) -> torch.nn.Module:
         """With weights that mean nothing."""
-        return learning.initial(self.model, 1)
+        return building.initial(self.model, 1)
 
     def size(self, cut: str, records: int) -> communication_cost.Sizes:
         """Of the model and of so many records, cut there."""
         return communication_cost.measure(
-            self.model, lambda: learning.initial(self.model, 1), (3, 32, 32), cut, records, 1
+            self.model, lambda: building.initial(self.model, 1), (3, 32, 32), cut, records, 1
         )
 
     def share(self, cut: str) -> float:

@@ -18,12 +18,13 @@ from benchmarks import inline
 from benchmarks import mistnet_pieces as pieces
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
+from fedws.core import seeds
 from fedws.core.plan import Scoring, Training
 from fedws.core.registry import build
 from fedws.core.tensors import Tensors, detached
 from fedws.data import loading
+from fedws.data.base import Dataset
 from fedws.data.samples import labels, select
-from fedws.interfaces import Dataset
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.scheduling.participants import Terms
@@ -31,8 +32,8 @@ from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.scheduler import Gathering
-from fedws.training import learning
-from fedws.training.learning import Workspace
+from fedws.training import building, evaluation, local
+from fedws.training.task_context import Workspace
 from fedws.updates.aggregators.mean import Mean
 
 WORKERS = ("w1", "w2", "w3", "w4")
@@ -103,10 +104,10 @@ def parts(data: Dataset, partition: str) -> list[Dataset]:
 def trained(cell: Cell, data: Dataset, model: Tensors) -> Tensors:
     """The model that the cell's way makes of ``model``."""
     if cell.way == "centralised":
-        work, module = Workspace("one", cell.dataset, data), learning.initial(cell.model, 1)
+        work, module = Workspace("one", cell.dataset, data), building.initial(cell.model, 1)
         module.load_state_dict(dict(model))
         for epoch in range(1, cell.epochs + 1):
-            learning.train(module, work, cell.training.at(epoch), learning.order_seed(1, work.node, epoch))
+            local.train(module, work, cell.training.at(epoch), seeds.order_seed(1, work.node, epoch))
         return detached(module.state_dict())
     shares = zip(WORKERS, parts(data, cell.partition), strict=True)
     workers = {name: Worker(name, cell.dataset, part, policy=_ALL) for name, part in shares}
@@ -123,7 +124,7 @@ def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
     if cell.way == "mistnet":
         settings = cell.algorithm.scoring(settings)
     work = Workspace("testing", cell.dataset, test)
-    found = learning.score(work.scored(settings, model), work, settings).accuracy
+    found = evaluation.score(work.scored(settings, model), work, settings).accuracy
     assert found is not None
     return found
 

@@ -19,12 +19,12 @@ from benchmarks.mistnet_cell import WORKERS, Cell
 from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
 from fedws.data.samples import Images
-from fedws.interfaces import Ask
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order
 from fedws.protocol.run_claim import Claim
+from fedws.scheduling.base import Ask
 from fedws.split_learning import pretrained_file
-from fedws.training import learning
+from fedws.training import building
 
 
 def ask(what: str, cell: Cell, model: Tensors, classes: int) -> Ask:
@@ -43,7 +43,7 @@ def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     worker.begin(Claim("benchmark"))
     found = pretrained_file.load(Path(cell.pretrained))
     wanted = ask(what, cell, found.model, found.origin.classes)
-    learning.initial(cell.model, 1)  # what it imports is there before it is measured
+    building.initial(cell.model, 1)  # what it imports is there before it is measured
     order = Order(
         id="1/w1", worker=WORKERS[0], round=1, task=wanted.task, settings=wanted.settings, tensors=wanted.tensors
     )

@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedws.core.registry import register
+from fedws.data.base import Dataset
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.data.samples import Images
-from fedws.interfaces import Dataset
 from fedws.split_learning import communication_cost
 
 PRIVATE = 40_000

@@ -10,9 +10,9 @@ import torch
 from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Ask
 from fedws.protocol.messages import Order, Report
-from fedws.training.learning import Workspace
+from fedws.scheduling.base import Ask
+from fedws.training.task_context import Workspace
 
 
 @register("task", "noop.fit", releases="update")

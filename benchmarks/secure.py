@@ -30,10 +30,11 @@ from benchmarks.settings import Settings
 from benchmarks.tables import ratios, table
 from fedws.coordinator.connector import Contact
 from fedws.coordinator.link import Link
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
+from fedws.protocol.messages import COORDINATOR
 from fedws.protocol.run_claim import Claim, takeover
 from fedws.security import certificates, network_key
-from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.credentials import Security
 from fedws.security.tls import Tls
 
 VARIANTS = ("insecure", "key", "TLS")

@@ -19,8 +19,8 @@ from fedws.data.loading import load
 from fedws.data.partitioning import parse
 from fedws.data.partitions.iid import iid
 from fedws.data.samples import Part, labels
-from fedws.interfaces import Task
-from fedws.training.learning import initial
+from fedws.training.base import Task
+from fedws.training.building import initial
 
 TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 

@@ -24,35 +24,35 @@ if TYPE_CHECKING:
     from fedws.core.task_settings import Scoring as Scoring
     from fedws.core.task_settings import Training as Training
     from fedws.core.tensors import Tensors as Tensors
+    from fedws.data.base import Dataset as Dataset
     from fedws.data.samples import Images as Images
-    from fedws.interfaces import Ask as Ask
-    from fedws.interfaces import Dataset as Dataset
-    from fedws.interfaces import Limits as Limits
+    from fedws.network.base import Limits as Limits
     from fedws.node.dial_out import joining as joining
     from fedws.node.server import serving as serving
     from fedws.node.worker import Worker as Worker
     from fedws.object_store.base import shelf as shelf
     from fedws.privacy.audit_log import Audit as Audit
     from fedws.privacy.policy import Policy as Policy
+    from fedws.protocol.evaluation_result import Score as Score
     from fedws.protocol.messages import Failure as Failure
     from fedws.protocol.messages import Order as Order
     from fedws.protocol.messages import Report as Report
+    from fedws.scheduling.base import Ask as Ask
     from fedws.security.credentials import Security as Security
     from fedws.security.network_key import network_key as network_key
     from fedws.security.tls import Tls as Tls
-    from fedws.training.evaluation import Score as Score
     from fedws.training.evaluation import score as score
     from fedws.training.local import train as train
     from fedws.training.task_context import Workspace as Workspace
 
 _HOME = {
-    "Ask": "interfaces",
+    "Ask": "scheduling.base",
     "Audit": "privacy.audit_log",
-    "Dataset": "interfaces",
+    "Dataset": "data.base",
     "Failure": "protocol.messages",
     "FedwsError": "core.errors",
     "Images": "data.samples",
-    "Limits": "interfaces",
+    "Limits": "network.base",
     "Order": "protocol.messages",
     "Plan": "core.plan",
     "Policy": "privacy.policy",
@@ -60,7 +60,7 @@ _HOME = {
     "RequestError": "core.errors",
     "Result": "coordinator.run",
     "RunFailed": "core.errors",
-    "Score": "training.evaluation",
+    "Score": "protocol.evaluation_result",
     "Scoring": "core.task_settings",
     "Security": "security.credentials",
     "TaskError": "core.errors",

@@ -7,7 +7,7 @@ from typing import Any
 
 import aiomqtt
 
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.mqtt.frames import Kind
 from fedws.network.transports.mqtt import Mqtt

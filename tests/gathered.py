@@ -13,10 +13,10 @@ from fedws.core.plan import make
 from fedws.core.tensors import difference
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Event, Failure, Joined, Left, Order, Report
+from fedws.protocol.messages import COORDINATOR, Failure, Order, Report
 from fedws.protocol.run_claim import Claim
+from fedws.scheduling.events import Event, Joined, Left
 from fedws.scheduling.participants import rejected
-from fedws.security.credentials import COORDINATOR
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering
 from tests.nodes import WORKERS, Points

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.ws import Ws
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.training.learning import initial
+from fedws.training.building import initial
 from tests.processes import PATIENCE, Command, Processes
 from tests.support import REPOSITORY, TAKEOVER
 

@@ -12,7 +12,7 @@ from typing import Any
 import fedws
 from evaluator import evaluator
 from fedws.coordinator.listener import Meeting
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.dial_out import joining
 from fedws.protocol import encoder

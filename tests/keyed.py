@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.protocol.messages import Hello, Message, Welcome
 from fedws.security.credentials import Security

@@ -12,7 +12,7 @@ from fedws.core.tensors import Tensors, detached
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.training import learning
+from fedws.training import building
 from tests.nodes import Points
 
 TOLD = ("records", "bytes", "shape", "encoding", "epsilon", "label_epsilon", "label_shape", "label_dtype")
@@ -26,7 +26,7 @@ def strategy(model: str = "points_net", **options: Any) -> MistNet:
 
 
 def weights(model: str = "points_net") -> Tensors:
-    return detached(learning.initial(model, seed=3).state_dict())
+    return detached(building.initial(model, seed=3).state_dict())
 
 
 def order(ask: Any, number: int = 1, **changes: Any) -> Order:

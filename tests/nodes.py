@@ -17,8 +17,9 @@ from evaluator import evaluator
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import Stopped
-from fedws.interfaces import Limits, Task
+from fedws.network.base import Limits
 from fedws.protocol.messages import Order, Report
+from fedws.training.base import Task
 
 PATIENCE = 60.0
 """Seconds that a test waits for what comes at once."""

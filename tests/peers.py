@@ -11,11 +11,12 @@ import torch
 from fedws.coordinator.connector import Contact
 from fedws.coordinator.link import Link
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.memory import Memory
 from fedws.protocol import encoder
-from fedws.protocol.messages import Event, Failure, Hello, Joined, Left, Message, Order, Refusal, Report, Welcome
+from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim, takeover
+from fedws.scheduling.events import Event, Joined, Left
 from fedws.security.credentials import INSECURE
 from tests.virtual import now
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import fedws
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.server import Service
 from fedws.node.worker import Worker

@@ -12,7 +12,7 @@ import fedws
 from fedws.algorithms import mistnet
 from fedws.coordinator import server_trainer_main
 from fedws.core.plan import Plan
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.split_learning.feature_store import FEATURES, FeatureStore
 from tests.nodes import PATIENCE, Points, evaluating, settings

@@ -22,7 +22,7 @@ from fedws.cli import pretrain, run, signals
 from fedws.cli.console import guarded
 from fedws.data import download
 from fedws.privacy import policy
-from fedws.privacy.policy import Features
+from fedws.privacy.spending import Features
 from fedws.recording.run_directory import new_directory
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.model_split import split
@@ -115,7 +115,10 @@ def score(pictures: Coco128, model: fedws.Tensors, cut: str) -> tuple[float, flo
     from precision import map50
 
     work = fedws.Workspace("here", "coco128", pictures)
-    scoring = fedws.Scoring(model="ssdlite", loss="ssd", dataset="coco128", cut=cut, encoding=ENCODING if cut else "")
+    scoring = fedws.Scoring(model="ssdlite", loss="ssd", dataset="coco128")
+    if cut:
+        wrapped = {"wrapper": "encoded_split", "wrapper_options": {"cut": cut, "encoding": ENCODING}}
+        scoring = scoring.model_copy(update=wrapped)
     module = work.scored(scoring, model).eval()
     with torch.inference_mode():
         outputs = torch.cat([module(pictures[index][0].unsqueeze(0)) for index in range(len(pictures))])

@@ -13,7 +13,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_convert, box_iou
 
 import fedws
-from fedws.interfaces import Loss
+from fedws.training.base import Loss
 
 SIZE = 320
 CLASSES = 80

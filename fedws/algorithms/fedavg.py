@@ -9,9 +9,10 @@ from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, detached
-from fedws.interfaces import Ask
 from fedws.protocol.messages import Order, Report
-from fedws.training.learning import Workspace, train
+from fedws.scheduling.base import Ask
+from fedws.training.local import train
+from fedws.training.task_context import Workspace
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 

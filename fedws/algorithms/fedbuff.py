@@ -15,9 +15,10 @@ from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors, averaged, detached, difference, maximum, wide
 from fedws.core.validation import Positive
-from fedws.interfaces import Ask
 from fedws.protocol.messages import Order, Report
-from fedws.training.learning import Workspace, train
+from fedws.scheduling.base import Ask
+from fedws.training.local import train
+from fedws.training.task_context import Workspace
 
 # ------------------------------------------------------------------ on the worker
 

@@ -12,9 +12,11 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import Training
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors, detached, difference, wide
-from fedws.interfaces import Ask
 from fedws.protocol.messages import Order, Report
-from fedws.training.learning import Workspace, gradient, initial
+from fedws.scheduling.base import Ask
+from fedws.training.building import initial
+from fedws.training.local import gradient
+from fedws.training.task_context import Workspace
 
 _GRADIENT = "gradient:"
 """Before a parameter's name: its gradient. Buffers travel under their own names and are averaged."""

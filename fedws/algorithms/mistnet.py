@@ -13,16 +13,17 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws.core import registry
+from fedws.core import registry, seeds
 from fedws.core.errors import TaskError, TaskFailed, UsageError
 from fedws.core.registry import register
 from fedws.core.task_settings import UNLIMITED, Count, Scoring, Training
 from fedws.core.tensors import Tensors, digest
 from fedws.core.validation import Positive
 from fedws.data import loading
-from fedws.interfaces import Ask, Dataset, Task
-from fedws.privacy.policy import Features
+from fedws.data.base import Dataset
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Json, Order, Report
+from fedws.scheduling.base import Ask
 from fedws.split_learning import head_training, pretrained_file, pretraining
 from fedws.split_learning.base import Basis
 from fedws.split_learning.extraction import Extraction, encoded, facts, spent, told_apart
@@ -36,8 +37,9 @@ from fedws.split_learning.pretraining import CLEAR, Lesson
 from fedws.split_learning.release_format import Coded
 from fedws.split_learning.upload_cache import kept
 from fedws.split_learning.upload_progress import Kept, Part, chunk
-from fedws.training import learning, optimizer_state
-from fedws.training.learning import Workspace
+from fedws.training import building, optimizer_state
+from fedws.training.base import Task
+from fedws.training.task_context import Workspace
 
 # ------------------------------------------------------------------ on the worker
 
@@ -84,7 +86,7 @@ def _extract(
             chosen = choose(pieces)
             uploads.start(asked, chosen, told_apart(workspace))
         extractor = settings.loaded(chosen, workspace)
-        with learning.seeded(order.seed):  # a data set may draw; noise never comes from a seed
+        with seeds.seeded(order.seed):  # a data set may draw; noise never comes from a seed
             made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
     except OSError as error:
         raise TaskFailed(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
@@ -131,7 +133,7 @@ def pretrain(order: Order, workspace: Workspace) -> Report:
     """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
     settings = Lesson.model_validate(order.settings)
     public = replace(workspace, dataset=settings.dataset, data=_public(settings.dataset))
-    names = learning.initial(settings.model, seed=0).state_dict()
+    names = building.initial(settings.model, seed=0).state_dict()
     module = public.module(settings.model, {name: order.tensors[name] for name in names})
     others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
     classes, label = pretraining.examine(module, public, settings)
@@ -188,7 +190,7 @@ class MistNet:
         registry.find("dataset", registry.Spec.parse(self.public).name)
         if self.training.loss not in LIKELIHOODS and self.labels != "clear":
             raise UsageError(f"--loss {self.training.loss}: randomised labels want {' or '.join(LIKELIHOODS)}; {CLEAR}")
-        module = learning.initial(self.training.model, seed=0)
+        module = building.initial(self.training.model, seed=0)
         if not self.place:
             name, there = self.training.model, ", ".join(cuts(module)) or "none"
             raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {there}")
@@ -211,7 +213,8 @@ class MistNet:
 
     def scoring(self, plain: Scoring) -> Scoring:
         """How the evaluator passes a sample through both halves: encoded without noise, decoded as in training."""
-        return plain.model_copy(update={"cut": self.place, "encoding": self.coded.encoding})
+        options = {"cut": self.place, "encoding": self.coded.encoding}
+        return plain.model_copy(update={"wrapper": "encoded_split", "wrapper_options": options})
 
     def remarks(self) -> Sequence[str]:
         """What a person should know of the settings."""
@@ -244,7 +247,7 @@ class MistNet:
 
     def shape(self, sample: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the crop."""
-        extractor, _ = split(learning.initial(self.training.model, seed=0), self.place)
+        extractor, _ = split(building.initial(self.training.model, seed=0), self.place)
         with torch.inference_mode():
             found = tuple(extractor.eval()(torch.zeros(1, *sample)).shape[1:])
         if why := problem(found, self.crop):
@@ -296,5 +299,5 @@ class MistNet:
 
     def _half(self, number: int, model: Tensors) -> Tensors:
         """What of the model belongs to the extractor, 0, or to the head, 1."""
-        names = split(learning.initial(self.training.model, seed=0), self.place)[number].state_dict()
+        names = split(building.initial(self.training.model, seed=0), self.place)[number].state_dict()
         return {name: model[name] for name in names}

@@ -14,8 +14,8 @@ import torch
 from fedws.attacks.image_similarity import psnr, ssim
 from fedws.data.samples import Images
 from fedws.privacy.secure_noise import Noise
+from fedws.split_learning.bit_packing import rows
 from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.record_rows import rows
 
 Misfit = Callable[[torch.Tensor], torch.Tensor]
 """How badly features, float [n, *shape], explain the bytes that were seen: [n], with a gradient."""

@@ -77,7 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.privacy.secure_noise import Noise
     from fedws.split_learning import pretrained_file
     from fedws.split_learning.model_split import split
-    from fedws.training import learning
+    from fedws.training import building
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
         if getattr(arguments, name) < 1:
@@ -94,7 +94,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not spec:
         file = arguments.pretrained
         spec = pretrained_file.load(Path(file)).origin.model if file else loading.model(arguments.dataset)
-    module = learning.initial(spec, seed=0)
+    module = building.initial(spec, seed=0)
     fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")
     extractors = [(cut, split(module, cut)[0]) for cut in arguments.cut or [own]]

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     import torch
     from torch.nn import Module
 
+    from fedws.data.base import Dataset
     from fedws.data.samples import Images
-    from fedws.interfaces import Dataset
 
 
 def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
@@ -53,10 +53,10 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
 
     from fedws.core.errors import TaskError, UsageError
     from fedws.split_learning import pretraining
-    from fedws.training import learning
+    from fedws.training import task_context
 
     try:
-        sample = pretraining.first(learning.Workspace("public", dataset, data))[0][0]
+        sample = pretraining.first(task_context.Workspace("public", dataset, data))[0][0]
     except TaskError as error:
         raise UsageError(str(error)) from None
     try:

@@ -9,7 +9,7 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import words
 from fedws.data import label_ranges, loading, partitioning, targets
-from fedws.interfaces import Dataset
+from fedws.data.base import Dataset
 
 MOST_LINES = 1000
 """Labels whose counts are printed; the rest are left out."""

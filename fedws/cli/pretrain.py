@@ -10,7 +10,7 @@ from fedws.cli.parser import Parser, add_local, named
 if TYPE_CHECKING:
     from fedws.core.plan import Plan
     from fedws.core.tensors import Tensors
-    from fedws.interfaces import Dataset
+    from fedws.data.base import Dataset
     from fedws.split_learning.pretrained_file import Origin, Pretrained
 
 
@@ -47,7 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.data import loading
     from fedws.protocol import sendable_model
     from fedws.split_learning import extractor_pool, pretrained_file, pretraining
-    from fedws.training import learning
+    from fedws.training import building
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
-    sendable_model.check(name, learning.initial(name, plan.seed))
+    sendable_model.check(name, building.initial(name, plan.seed))
     data, held_out = (loading.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
     cut = _cut(name, arguments.cut, needed=several)
@@ -89,12 +89,12 @@ def _cut(model: str, given: str | None, *, needed: bool) -> str:
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.split_learning.model_split import cuts, resolved
-    from fedws.training import learning
+    from fedws.training import building
 
     own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
     if not given and not needed:
         return str(own)
-    module = learning.initial(model, 0)
+    module = building.initial(model, 0)
     if not own:
         raise UsageError(
             f"--cut is needed: {model} has no place of its own to be cut; there are: {', '.join(cuts(module))}"
@@ -105,11 +105,11 @@ def _cut(model: str, given: str | None, *, needed: bool) -> str:
 def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Origin":
     """What it is that was pretrained."""
     from fedws.split_learning import pretrained_file, pretraining
-    from fedws.training import learning
+    from fedws.training import building, task_context
 
-    work = learning.Workspace("public", plan.dataset, data)
+    work = task_context.Workspace("public", plan.dataset, data)
     settings = pretraining.Lesson(**plan.training().model_dump(), clear=True)
-    names = learning.initial(plan.model, 0).state_dict()
+    names = building.initial(plan.model, 0).state_dict()
     module = work.module(plan.model, {name: tensors[name] for name in names})
     classes, label = pretraining.examine(module, work, settings)
     return pretrained_file.Origin(
@@ -120,13 +120,13 @@ def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Ori
 def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
     """How good it is on data that it was not trained on, with each of its extractors, in words."""
     from fedws.split_learning import extractor_pool
-    from fedws.training import learning
+    from fedws.training import evaluation, task_context
 
-    work = learning.Workspace("public", plan.dataset, data)
+    work = task_context.Workspace("public", plan.dataset, data)
     several = extractor_pool.parts(found.others)
     for number, own in enumerate([{}, *several]):
         module = work.module(plan.model, {**found.model, **own})
-        score = learning.score(module, work, plan.scoring())
+        score = evaluation.score(module, work, plan.scoring())
         whose = f" with extractor {number + 1}" if several else ""
         right = (
             f"{100 * score.accuracy:.2f} % are right"
@@ -144,14 +144,15 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     """
     import torch
 
+    from fedws.core import seeds
     from fedws.core.errors import TaskError, UsageError
     from fedws.core.task_settings import UNLIMITED
     from fedws.split_learning import pretraining
-    from fedws.training import learning, task_warnings
+    from fedws.training import building, task_context, task_warnings
 
     torch.set_num_threads(plan.threads)
-    module = learning.initial(plan.model, plan.seed)
-    work = learning.Workspace("public", plan.dataset, data)
+    module = building.initial(plan.model, plan.seed)
+    work = task_context.Workspace("public", plan.dataset, data)
     settings = pretraining.Lesson(**{**plan.training().model_dump(), "batches": UNLIMITED}, cut=cut)
     tensors: Tensors = {**module.state_dict(), **others}
     try:
@@ -162,7 +163,7 @@ def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = Ma
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
     for epoch in range(1, plan.training_rounds + 1):
-        seed, further = learning.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
+        seed, further = seeds.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
         found, tensors = pretraining.learn(module, further, work, settings.at(epoch), seed)
         print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
         if epoch == 1 and work.warnings:

@@ -33,8 +33,9 @@ def add_key(flags: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def security(arguments: argparse.Namespace, name: str = "") -> "Security":
     """What the flags say of the node of that name, by default the coordinator. Raises UsageError."""
     from fedws.core.errors import UsageError
+    from fedws.protocol.messages import COORDINATOR
     from fedws.security import network_key
-    from fedws.security.credentials import COORDINATOR, Security
+    from fedws.security.credentials import Security
     from fedws.security.tls import Tls
 
     files = {flag: getattr(arguments, f"tls_{flag}", None) for flag in ("cert", "key", "ca")}

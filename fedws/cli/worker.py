@@ -184,10 +184,10 @@ async def _serve(
     keeps: "Shelf | None",
     tell: Callable[[], None],
 ) -> int:
-    from fedws.interfaces import Limits
+    from fedws.network.base import Limits
     from fedws.node.dial_out import joining
     from fedws.node.server import serving
-    from fedws.security.credentials import COORDINATOR
+    from fedws.protocol.messages import COORDINATOR
 
     done, served = asyncio.Event(), False
     loop, main = asyncio.get_running_loop(), asyncio.current_task()

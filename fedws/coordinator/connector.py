@@ -8,8 +8,8 @@ from fedws.coordinator.handshake import Greeting
 from fedws.coordinator.listener import Meeting
 from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
 from fedws.core.rate_limited_log import Complaints
-from fedws.interfaces import Channel, Limits
 from fedws.network.backoff import Pauses
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.protocol.messages import Welcome
 from fedws.protocol.run_claim import Claim

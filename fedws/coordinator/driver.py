@@ -14,13 +14,13 @@ from fedws.core.durations import duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Strategy
-from fedws.protocol.messages import Deadline, Event, Joined, Order, Report
+from fedws.protocol.messages import COORDINATOR, Order, Report
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.run_log import RunLog, log
 from fedws.recording.score_lines import FEDERATED
+from fedws.scheduling.base import Strategy
+from fedws.scheduling.events import Deadline, Event, Joined
 from fedws.scheduling.participants import rejected
-from fedws.security.credentials import COORDINATOR
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering
 from fedws.split_learning.scheduler_state import GatheringState

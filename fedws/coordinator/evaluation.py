@@ -19,13 +19,13 @@ from fedws.core.errors import RunFailed
 from fedws.core.plan import Scoring, explain
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import words
+from fedws.protocol.evaluation_result import Score
 from fedws.protocol.messages import Failure, Order
 from fedws.recording import curves
 from fedws.recording.run_log import Record, RunLog, log, write_tensors
 from fedws.recording.score_lines import FEDERATED, score_lines
 from fedws.scheduling.lost_requests import NEVER, Repeated
 from fedws.scheduling.participants import STRIKES
-from fedws.training.evaluation import Score
 from fedws.updates import metrics
 
 

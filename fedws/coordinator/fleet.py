@@ -10,8 +10,8 @@ from fedws.coordinator.link import Answer, Link
 from fedws.coordinator.server_trainer import OwnNode
 from fedws.core.error_location import placed
 from fedws.core.errors import RunFailed
-from fedws.protocol.messages import Available, Event, Joined, Left, Measured, Order, Report
-from fedws.security.credentials import COORDINATOR
+from fedws.protocol.messages import COORDINATOR, Order, Report
+from fedws.scheduling.events import Available, Event, Joined, Left, Measured
 
 
 def clock() -> float:

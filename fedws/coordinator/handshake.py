@@ -5,7 +5,7 @@ from typing import Literal
 
 from fedws.core.errors import ProtocolError, Refused, Undelivered, printable
 from fedws.core.limits import MESSAGE
-from fedws.interfaces import Channel
+from fedws.network.base import Channel
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import VERSION

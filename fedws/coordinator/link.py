@@ -21,13 +21,14 @@ from fedws.core.errors import (
     printable,
 )
 from fedws.core.limits import Accepted
-from fedws.interfaces import Channel
+from fedws.network.base import Channel
 from fedws.network.body_transfer import Transfers
 from fedws.node.answer_cache import UNFINISHED
 from fedws.object_store.blobs import Blobs
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Event, Failure, Joined, Left, Message, Order, Report, Welcome
+from fedws.protocol.messages import Failure, Message, Order, Report, Welcome
+from fedws.scheduling.events import Event, Joined, Left
 
 Answer = Report | Failure
 Kind = Literal["lost", "failed"]

@@ -9,7 +9,7 @@ from typing import Any
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
 from fedws.core.plan import Plan
 from fedws.core.rate_limited_log import Complaints, at
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import VERSION

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED
-from fedws.protocol.messages import Json, Order
+from fedws.protocol.messages import COORDINATOR, Json, Order
 from fedws.recording.run_log import Lines
-from fedws.security.credentials import COORDINATOR
 from fedws.training import task_warnings
 
 

@@ -28,7 +28,7 @@ from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError
 from fedws.core.plan import Plan, make
 from fedws.core.resume_rules import going_on, merged
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Limits, Strategy
+from fedws.network.base import Limits
 from fedws.network.lookup import transport
 from fedws.object_store.base import Shelf
 from fedws.object_store.blobs import Blobs
@@ -39,6 +39,7 @@ from fedws.recording.run_directory import RunDirectory, stored_settings
 from fedws.recording.run_log import NOTHING, Record, RunLog
 from fedws.recording.score_lines import FEDERATED
 from fedws.recording.sinks.tensorboard import Events
+from fedws.scheduling.base import Strategy
 from fedws.security.credentials import Security
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import Gathering

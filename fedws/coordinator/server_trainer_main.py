@@ -17,14 +17,13 @@ from fedws.core.error_location import told
 from fedws.core.errors import FedwsError, UsageError
 from fedws.core.limits import ANY
 from fedws.core.untrusted_text import CLEAN
-from fedws.interfaces import Task
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.security.credentials import COORDINATOR
+from fedws.protocol.messages import COORDINATOR, Failure, Order, Report
 from fedws.split_learning.feature_store import FeatureStore
+from fedws.training.base import Task
 
 
 def main() -> None:

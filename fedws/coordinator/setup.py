@@ -9,16 +9,17 @@ from fedws.core.errors import UsageError
 from fedws.core.plan import FOR_ROUNDS, Plan
 from fedws.core.tensors import Tensors, detached
 from fedws.data import loading
-from fedws.interfaces import Strategy
 from fedws.network.lookup import transport
 from fedws.protocol import sendable_model
+from fedws.protocol.messages import COORDINATOR
 from fedws.scheduling.asynchronous import Asynchronous, without_rounds
+from fedws.scheduling.base import Strategy
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.synchronous import Rounds
-from fedws.security.credentials import COORDINATOR, INSECURE, Security, default
+from fedws.security.credentials import INSECURE, Security, default
 from fedws.split_learning.base import gathers
 from fedws.split_learning.scheduler import Gathering
-from fedws.training import learning
+from fedws.training import building
 
 
 def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Tensors]:
@@ -37,7 +38,7 @@ def prepare(plan: Plan, *, first: bool = True) -> tuple[Plan, Strategy[Any], Ten
         way.check(url)
         if urls.count(url) > 1 and url != plan.listen and not way.shared:
             raise UsageError(f"{url} is named for two nodes")
-    module = learning.initial(plan.model, plan.seed)
+    module = building.initial(plan.model, plan.seed)
     sendable_model.check(plan.model, module)
     registry.find("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build("loss", plan.loss)

@@ -6,10 +6,10 @@ from typing import Any
 
 from fedws.core.errors import UsageError
 from fedws.core.plan import Plan
-from fedws.interfaces import Strategy
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.run_directory import RunDirectory
 from fedws.recording.run_log import RunLog
+from fedws.scheduling.base import Strategy
 from fedws.split_learning.scheduler import Gathering
 
 OTHERS = "The workers changed since the run began: its result is no longer bit-identical to an uninterrupted run"

@@ -4,6 +4,9 @@ A piece is one of three: a file that ships in the kind's folder (the file's name
 installed entry point of the group ``fedws.KIND``, or something registered by a local file that this node's owner
 named with ``--plugin``. Nothing is enumerated by hand. A name that comes from a peer is only ever looked up here;
 it can select what this side already has, never load anything else.
+
+A piece is made by a *factory*. It takes what the run gives it as positional arguments, which the protocol of each kind
+lists, and its own options as keyword-only arguments with types and defaults; ``NAME:value,key=value`` gives those.
 """
 
 import contextlib
@@ -38,6 +41,7 @@ KINDS = {
     "speed": "simulation.slowdowns",
     "encoding": "split_learning.encodings",
     "store": "object_store.backends",
+    "wrapper": "split_learning.wrappers",
 }
 """Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
 
@@ -152,13 +156,13 @@ def ships(kind: str, spec: str) -> bool:
     return _stem(Spec.parse(spec).name) in _shipped(kind)
 
 
-def build(kind: str, spec: str, *given: Any) -> Any:
-    """Make a piece from ``NAME[:value][,key=value...]`` and what the run gives it.
+def build(kind: str, spec: str | Spec, *given: Any) -> Any:
+    """Make a piece from ``NAME[:value][,key=value...]``, or its parts, and what the run gives it.
 
     Raises UnknownName, UsageError when an option is unknown or has a value that the piece rejects, and PieceFailed when
     the piece's own code fails.
     """
-    wanted = Spec.parse(spec)
+    wanted = Spec.parse(spec) if isinstance(spec, str) else spec
     factory = find(kind, wanted.name)
     chosen = options(kind, factory, wanted)
     try:
@@ -166,9 +170,10 @@ def build(kind: str, spec: str, *given: Any) -> Any:
     except FedwsError:
         raise
     except Exception as error:
+        text = spec if isinstance(spec, str) else wanted.name
         if isinstance(error, ValueError | TypeError) and not where(error):  # a shipped piece rejects an option
-            raise UsageError(f"{kind} {spec}: {error}") from error
-        raise PieceFailed(f"{kind} {spec}: {summary(error)}") from error
+            raise UsageError(f"{kind} {text}: {error}") from error
+        raise PieceFailed(f"{kind} {text}: {summary(error)}") from error
 
 
 @contextlib.contextmanager

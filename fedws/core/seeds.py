@@ -9,9 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from fedws.core import registry
-from fedws.protocol import sendable_model
-
 _generator = threading.RLock()  # the default generators are one per process
 
 
@@ -48,9 +45,3 @@ def _restored() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def initial(spec: str, seed: int) -> torch.nn.Module:
-    """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
-    with seeded(seed):
-        return sendable_model.built(spec, registry.build("model", spec))

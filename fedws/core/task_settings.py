@@ -94,6 +94,6 @@ class Scoring(BaseModel):
     dataset: str
     batch_size: AtATime = AT_A_TIME
     cuda: bool = False
-    cut: str = ""
-    """Where samples pass through ``encoding`` without noise, as features do that a head was trained on; or nowhere."""
-    encoding: str = ""
+    wrapper: str = ""
+    """Registered wrapper that the model is evaluated in, as ``encoded_split``; empty for the model as it is."""
+    wrapper_options: dict[str, str] = {}

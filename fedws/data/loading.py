@@ -9,8 +9,8 @@ import torch
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import download, map_style, targets
+from fedws.data.base import Dataset
 from fedws.data.samples import select
-from fedws.interfaces import Dataset
 
 _HELP = "give each sample a whole number from 0 up in an attribute targets, or use --partition iid, which needs none"
 

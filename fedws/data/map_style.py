@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fedws.core.error_location import summary
 from fedws.data import targets
+from fedws.data.base import Dataset
 from fedws.data.samples import Part, batch
-from fedws.interfaces import Dataset
 
 WANTED = "it must have a length, and data[i] must be a pair of input and target"
 

@@ -11,8 +11,8 @@ from fedws.core.errors import TaskError
 from fedws.core.tensors import raw
 from fedws.core.untrusted_text import words
 from fedws.data import targets
+from fedws.data.base import Dataset
 from fedws.data.nested_tensors import described, tensors
-from fedws.interfaces import Dataset
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from fedws.interfaces import Dataset
+from fedws.data.base import Dataset
 
 MOST = 2**20
 """Number of classes that labels may tell apart."""

@@ -5,7 +5,7 @@ from functools import partial
 
 from fedws.core import addresses, registry
 from fedws.core.errors import UsageError
-from fedws.interfaces import Transport
+from fedws.network.base import Transport
 
 
 def transport(url: str) -> Transport:

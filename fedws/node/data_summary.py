@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import CLASSES, LABELS, Accepted
 from fedws.data import samples
-from fedws.interfaces import HANDSHAKE, Dataset
+from fedws.data.base import Dataset
+from fedws.network.base import HANDSHAKE
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Welcome

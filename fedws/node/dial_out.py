@@ -18,15 +18,15 @@ from fedws.core.errors import (
     printable,
 )
 from fedws.core.rate_limited_log import BURST, Complaints
-from fedws.interfaces import Channel, Limits, Transport
 from fedws.network.backoff import Pauses
+from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import transport
 from fedws.node.server import Service, asked, serving
 from fedws.node.worker import Worker
 from fedws.object_store.base import Shelf
 from fedws.protocol.encoder import VERSION
-from fedws.protocol.messages import Join, Message, Refusal
-from fedws.security.credentials import COORDINATOR, Security
+from fedws.protocol.messages import COORDINATOR, Join, Message, Refusal
+from fedws.security.credentials import Security
 
 
 class _Joining:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from fedws.core.errors import LinkLost, Refused, TakenOver
-from fedws.interfaces import Channel
+from fedws.network.base import Channel
 from fedws.protocol.run_claim import Claim
 
 IDLE = 10
@@ -58,7 +58,7 @@ class Turns:
     """The turns at one node."""
 
     def __init__(self, node: str, silence: float) -> None:
-        """``silence`` is in seconds, as in :class:`fedws.interfaces.Limits`."""
+        """``silence`` is in seconds, as in :class:`fedws.network.base.Limits`."""
         self._node = node
         self._patience = silence / 6
         self._idle = IDLE * silence

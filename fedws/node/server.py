@@ -13,7 +13,7 @@ from fedws.core.error_location import placed
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
 from fedws.core.limits import USUAL, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints, at
-from fedws.interfaces import Channel, Limits, Transport
+from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import transport
 from fedws.node.answer_cache import UNFINISHED, Unfinished
 from fedws.node.run_lease import Turn, Turns, while_up

@@ -28,17 +28,19 @@ from fedws.core.errors import (
 from fedws.core.limits import ANY, Accepted
 from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.data import map_style, samples
-from fedws.interfaces import Dataset, Task
+from fedws.data.base import Dataset
 from fedws.node import data_summary
 from fedws.privacy.audit_entry import Place, counted, entry
 from fedws.privacy.audit_log import Audit, Entry
-from fedws.privacy.policy import Features, Policy
+from fedws.privacy.policy import Policy
+from fedws.privacy.spending import Features
 from fedws.privacy.usage_counts import Counted, Counts, upload
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
 from fedws.split_learning.upload_cache import Uploads
-from fedws.training.learning import Workspace
+from fedws.training.base import Task
+from fedws.training.task_context import Workspace
 from fedws.updates.metrics import rounded
 
 ALL = Policy()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedws.core.errors import printable
 from fedws.core.registry import Released
 from fedws.privacy.audit_log import Entry, now
-from fedws.privacy.policy import Features
+from fedws.privacy.spending import Features
 from fedws.privacy.usage_counts import Counted
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim

@@ -140,7 +140,7 @@ class Order:
     base: int = 0
     """The round whose state of this worker (control variates, error feedback) the task starts from; 0: from none."""
     seed: int = 0
-    """For shuffling and initialising, 64 bits; see :func:`fedws.training.learning.order_seed`. Never for privacy
+    """For shuffling and initialising, 64 bits; see :func:`fedws.core.seeds.order_seed`. Never for privacy
     noise."""
     settings: Json = field(default_factory=dict)
     held: Held = field(default_factory=dict)
@@ -188,51 +188,7 @@ class Failure:
     """Seconds, for ``later``."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Joined:
-    """Event: a worker is linked and ready."""
-
-    worker: str
-    samples: int = 0
-    """How many samples it says that it holds; 0 where that is not known."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Left:
-    """Event: a worker's link is gone. Its open orders have been answered with failures before."""
-
-    worker: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Available:
-    """Event: the time has passed for which a worker refused requests, with the code ``later``."""
-
-    worker: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Event: how long a worker took from its last order to the answer; comes before that answer."""
-
-    worker: str
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deadline:
-    """Event: the time for the model's next version is up, ``--deadline`` seconds after its first order or after
-
-    the last Deadline.
-    """
-
-    version: int
-    """The complete versions as the time began; a Deadline of an earlier version says nothing."""
-
-
 Message = Join | Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
-Event = Report | Failure | Joined | Left | Available | Measured | Deadline
 
 MESSAGES: dict[str, type[Message]] = {
     "join": Join,
@@ -251,3 +207,6 @@ MESSAGES: dict[str, type[Message]] = {
 def carried(kind: type[Message]) -> "list[Attribute[Any]]":
     """Return the fields of a message that stand in its header: all but its tensors and what stays on its side."""
     return [each for each in fields(kind) if each.name != "tensors" and not each.metadata.get("local")]
+
+
+COORDINATOR = "coordinator"

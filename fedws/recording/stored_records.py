@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedws.core.plan import explain
 from fedws.core.untrusted_text import words
+from fedws.protocol.evaluation_result import Score
 from fedws.protocol.messages import Labels
-from fedws.training.evaluation import Score
 
 _Round = Annotated[int, Field(ge=0, lt=2**48)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]

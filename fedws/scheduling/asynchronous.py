@@ -6,9 +6,10 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.interfaces import AsynchronousAlgorithm
 from fedws.protocol import answer_size
-from fedws.protocol.messages import Deadline, Event, Json, Order, Report
+from fedws.protocol.messages import Json, Order, Report
+from fedws.scheduling.base import AsynchronousAlgorithm
+from fedws.scheduling.events import Deadline, Event
 from fedws.scheduling.participants import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
 from fedws.updates import metrics
 
@@ -42,7 +43,7 @@ def without_rounds(algorithm: object) -> bool:
 
 
 class Asynchronous(Generic[B]):
-    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.AsynchronousAlgorithm`.
+    """A :class:`fedws.scheduling.base.Strategy` of a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
 
     There is no barrier: a worker gets its next order, with the newest model, as soon as its answer is in. The
     staleness of a report is the number of versions made since its order.

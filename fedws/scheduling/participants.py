@@ -7,11 +7,12 @@ from typing import Protocol
 from fedws.core.durations import duration
 from fedws.core.errors import RejectedUpdate, printable
 from fedws.core.limits import FEATURES
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors, difference, unfit
-from fedws.interfaces import Ask, Candidate
-from fedws.protocol.messages import Available, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.scheduling.base import Ask, Candidate
+from fedws.scheduling.events import Available, Event, Joined, Left, Measured
 from fedws.scheduling.lost_requests import NEVER, Repeated
-from fedws.training.learning import order_seed
 
 STRIKES = 3
 """Failed or rejected answers in a row that exclude a worker."""

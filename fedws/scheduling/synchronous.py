@@ -8,11 +8,13 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Aggregator, Chooser, RoundAlgorithm
 from fedws.protocol import answer_size
-from fedws.protocol.messages import Deadline, Event, Json, Order, Report
+from fedws.protocol.messages import Json, Order, Report
+from fedws.scheduling.base import Chooser, RoundAlgorithm
+from fedws.scheduling.events import Deadline, Event
 from fedws.scheduling.participants import Roster, Terms, excluded, made, rejected, unusable
 from fedws.updates import metrics
+from fedws.updates.base import Aggregator
 
 A = TypeVar("A")
 
@@ -45,7 +47,7 @@ class RoundState(Generic[A]):
 
 
 class Rounds(Generic[A]):
-    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.RoundAlgorithm`.
+    """A :class:`fedws.scheduling.base.Strategy` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
 
     A round closes when the cohort's size is reached, or when every order is answered or its time is up and a quorum
     has reported. With fewer, those missing are asked again as soon as they can be. Reports are aggregated as they

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
+from fedws.protocol.messages import COORDINATOR
 from fedws.security import network_key
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
-
-COORDINATOR = "coordinator"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.network.lookup import transport
 from fedws.node.server import Service
@@ -94,7 +94,7 @@ class Device:
 
 
 class SlowChannel:
-    """A device's end of a link; see :class:`fedws.interfaces.Channel`. Transfers and work take their time.
+    """A device's end of a link; see :class:`fedws.network.base.Channel`. Transfers and work take their time.
 
     The time for work passes before the device sees the order, as far as that tells how much work it is; so what is
     lost on the way, or is still going on when the run ends, is never computed. The rest passes before its report goes.

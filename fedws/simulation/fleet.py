@@ -11,7 +11,7 @@ import torch
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import label_ranges, loading, partitioning, samples
-from fedws.interfaces import Dataset
+from fedws.data.base import Dataset
 from fedws.node.worker import Worker
 from fedws.simulation.conditions import Conditions
 from fedws.simulation.device import Device, Pace

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedws.coordinator.run import run_plan
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.node.server import serving
 from fedws.node.worker import Worker
 from fedws.recording.run_log import Record, log

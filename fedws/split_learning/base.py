@@ -6,9 +6,10 @@ from typing import Protocol
 
 from fedws.core.plan import Scoring
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Ask, Task
-from fedws.privacy.policy import Features
+from fedws.privacy.spending import Features
+from fedws.scheduling.base import Ask
 from fedws.split_learning.release_format import Coded
+from fedws.training.base import Task
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Basis:
     """Extractors beyond the model's own, joined."""
     classes: int = 0
     label: str = ""
-    """What a label is, as :func:`fedws.privacy.randomized_labels.told` tells it."""
+    """What a label is, as :func:`fedws.data.labels.told` tells it."""
     sample: Sequence[int] = ()
     """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
 

@@ -3,11 +3,12 @@
 The first of eight is the highest bit of its byte, as in numpy's packbits; bits beyond a record's last are 0.
 """
 
+import math
+
 import numpy as np
 import torch
 
 from fedws.core.untrusted_text import words
-from fedws.split_learning.record_rows import check
 
 
 def size(bits: int) -> int:
@@ -38,3 +39,15 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     if bits % 8 and (values[:, -1] & (0xFF >> bits % 8)).any():
         raise ValueError(f"wrong bit count: bits beyond the {bits} of a record are set")
     return torch.from_numpy(np.unpackbits(values, axis=1, count=bits).view(np.bool_))
+
+
+def rows(features: torch.Tensor) -> torch.Tensor:
+    """Features [n, *shape] as [n, values]."""
+    return features.reshape(len(features), math.prod(features.shape[1:]))
+
+
+def check(packed: torch.Tensor, size: int) -> None:
+    """Raises ValueError unless ``packed`` is uint8 [n, size]."""
+    if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != size:
+        found = f"{str(packed.dtype).removeprefix('torch.')} {list(packed.shape)}"
+        raise ValueError(f"wrong size: records must be uint8 [n, {size}], not {found}")

@@ -3,9 +3,7 @@
 import torch
 
 from fedws.core import registry
-from fedws.core.plan import Scoring
 from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.model_split import split
 
 
 class Encoded(torch.nn.Module):
@@ -24,9 +22,3 @@ class Encoded(torch.nn.Module):
         packed = self._encoding.encode(features.cpu(), None)
         outputs: torch.Tensor = self.head(self._encoding.decode(packed, features.shape[1:]).to(features.device))
         return outputs
-
-
-def encoded(module: torch.nn.Module, settings: Scoring) -> Encoded:
-    """``module``, cut and encoded as the settings say. Raises TaskError."""
-    with registry.task_errors():
-        return Encoded(*split(module, settings.cut), settings.encoding)

@@ -6,21 +6,22 @@ from typing import Annotated, Any, Self
 import torch
 from pydantic import Field, model_validator
 
-from fedws.core import registry
+from fedws.core import registry, seeds
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import AT_A_TIME, AtATime
 from fedws.core.tensors import Tensors, difference, digest
+from fedws.data import labels
 from fedws.data.nested_tensors import described, moved
 from fedws.data.samples import batch, batches, fingerprint
 from fedws.privacy import randomized_labels
-from fedws.privacy.policy import Features
 from fedws.privacy.secure_noise import Noise
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Json
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split
 from fedws.split_learning.release_format import Coded
 from fedws.split_learning.upload_cache import Batch, Upload
-from fedws.training import learning
+from fedws.training import objective, task_context
 from fedws.training.batching import groups
 from fedws.training.model_outline import complete
 
@@ -63,7 +64,7 @@ class Extraction(Cut):
         """The digests of the tensors that it takes beside an extractor."""
         return []
 
-    def pieces(self, sent: Tensors, workspace: learning.Workspace) -> list[Tensors] | None:
+    def pieces(self, sent: Tensors, workspace: task_context.Workspace) -> list[Tensors] | None:
         """An extractor, drawn by chance that nobody else knows, and what else is wanted; None when it is not here.
 
         ``sent`` are all extractors and the rest, joined, or nothing: then they are taken from the cache. Raises
@@ -82,7 +83,7 @@ class Extraction(Cut):
         found = [uploads.cached(one) for one in (drawn, *self.further)]
         return None if None in found else [one for one in found if one is not None]
 
-    def loaded(self, tensors: Tensors, workspace: learning.Workspace, *, head: bool = False) -> torch.nn.Module:
+    def loaded(self, tensors: Tensors, workspace: task_context.Workspace, *, head: bool = False) -> torch.nn.Module:
         """The extractor with those weights, or the head. Raises TaskError when they are not of this model and cut."""
         self._check(tensors, self._outlines(workspace), head=head)
         with registry.task_errors():
@@ -90,7 +91,7 @@ class Extraction(Cut):
         half.load_state_dict(dict(tensors))
         return half
 
-    def fits(self, extractor: torch.nn.Module, workspace: learning.Workspace) -> None:
+    def fits(self, extractor: torch.nn.Module, workspace: task_context.Workspace) -> None:
         """Raises TaskError when the node's samples do not go through it."""
         inputs, _ = batch(workspace.data, torch.tensor([0]))
         with torch.inference_mode():
@@ -109,7 +110,7 @@ class Extraction(Cut):
             raise TaskError(f"the extractor of {self.model} gives {described(features)}; features must be one tensor")
         return features
 
-    def _outlines(self, workspace: learning.Workspace) -> tuple[torch.nn.Module, torch.nn.Module]:
+    def _outlines(self, workspace: task_context.Workspace) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return the extractor and the head without values. Raises TaskError."""
         whole = workspace.outline(self.model)
         with registry.task_errors():
@@ -122,21 +123,21 @@ class Extraction(Cut):
             raise TaskError(f"{what}, is another one here: {problem}")
 
 
-def told_apart(workspace: learning.Workspace) -> str:
+def told_apart(workspace: task_context.Workspace) -> str:
     """Return what tells a node's samples from others."""
-    with learning.seeded(0):  # one that draws at random gives the same sample each time
+    with seeds.seeded(0):  # one that draws at random gives the same sample each time
         return fingerprint(workspace.data)
 
 
 @torch.inference_mode()
 def encoded(
-    extractor: torch.nn.Module, settings: Extraction, workspace: learning.Workspace, first: int = 0
+    extractor: torch.nn.Module, settings: Extraction, workspace: task_context.Workspace, first: int = 0
 ) -> Iterator[Batch]:
     """A batch of samples at a time as it may leave, from number ``first`` on.
 
     Raises TaskError when samples do not fit, Stopped when told to stop.
     """
-    place, encoding, noise = learning.device(settings.cuda), settings.encoder(), Noise()
+    place, encoding, noise = objective.device(settings.cuda), settings.encoder(), Noise()
     extractor.to(place).eval()
     order = torch.arange(first, len(workspace.data))
     for inputs, targets, _ in batches(workspace.data, groups(order, settings.batch_size)):
@@ -151,7 +152,7 @@ def encoded(
 def _labels(targets: object, settings: Extraction, node: str, noise: Noise) -> torch.Tensor:
     """The labels of a batch as they may leave. Raises TaskError."""
     try:
-        plain = randomized_labels.plain(targets)
+        plain = labels.plain(targets)
     except ValueError as error:
         raise TaskError(f"{node}: {error}") from None
     if not settings.classes:

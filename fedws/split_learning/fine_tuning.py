@@ -11,7 +11,7 @@ from fedws.core.task_settings import UNLIMITED, Count, Training, sent
 from fedws.core.tensors import Tensors, detached, unfit
 from fedws.core.validation import Positive
 from fedws.split_learning.extraction import Digest, Extraction
-from fedws.training import learning
+from fedws.training import local, task_context
 
 
 class Adaptation(Extraction):
@@ -38,7 +38,7 @@ class Adaptation(Extraction):
         """The head's digest."""
         return [self.head]
 
-    def adapted(self, extractor: Tensors, head: Tensors, workspace: learning.Workspace, seed: int) -> Tensors:
+    def adapted(self, extractor: Tensors, head: Tensors, workspace: task_context.Workspace, seed: int) -> Tensors:
         """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
         module = _Before(self.loaded(extractor, workspace), self.loaded(head, workspace, head=True))
         self.fits(module.extractor, workspace)
@@ -54,7 +54,7 @@ class Adaptation(Extraction):
             drop_last=self.drop_last,
             cuda=self.cuda,
         )
-        learning.train(module, workspace, settings, seed)
+        local.train(module, workspace, settings, seed)
         found = detached(module.extractor.state_dict())
         if problem := unfit(found):
             raise TaskError(f"the extractor of {self.model} cannot be adapted on {workspace.node}: {problem}")

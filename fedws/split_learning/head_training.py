@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 
-from fedws.core import registry
+from fedws.core import registry, seeds
 from fedws.core.errors import Stopped, TaskError
 from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, detached
@@ -16,7 +16,7 @@ from fedws.split_learning.extraction import Cut
 from fedws.split_learning.feature_crops import cropped, problem
 from fedws.split_learning.feature_store import Records
 from fedws.split_learning.model_split import split
-from fedws.training import learning, optimizer_state
+from fedws.training import objective, optimizer_state, task_context
 from fedws.training.batching import enough, groups, normalises
 from fedws.training.objective import outputs as computed
 from fedws.training.objective import suit
@@ -42,13 +42,13 @@ class Epoch(Cut):
 
 
 def trained(
-    module: torch.nn.Module, memory: Tensors, records: Records, settings: Epoch, work: learning.Workspace, seed: int
+    module: torch.nn.Module, memory: Tensors, records: Records, settings: Epoch, work: task_context.Workspace, seed: int
 ) -> tuple[float, Tensors]:
     """Train the head of ``module`` for an epoch on ``records``; gives the mean loss, and model and memory after it.
 
     ``memory`` is the optimizer's, from the epoch before. Raises Stopped when told to stop.
     """
-    place, encoding = learning.device(settings.cuda), settings.encoder()
+    place, encoding = objective.device(settings.cuda), settings.encoder()
     _, head = split(module.to(place), settings.cut)
     head.train()
     optimizer = registry.build("optimizer", settings.optimizer, head.parameters(), settings.lr)
@@ -61,7 +61,7 @@ def trained(
         raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move")
     total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
     drop, join = settings.drop_last and len(records) >= settings.batch_size, normalises(head)
-    with learning.seeded(seed) as generator:
+    with seeds.seeded(seed) as generator:
         order = torch.randperm(len(records), generator=generator)
         for indices in groups(order, settings.batch_size, join=join, drop_last=drop):
             if work.stop.is_set():

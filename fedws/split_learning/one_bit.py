@@ -9,7 +9,7 @@ import torch
 from fedws.privacy.binary_channel import Channel
 from fedws.privacy.secure_noise import Noise
 from fedws.split_learning import bit_packing
-from fedws.split_learning.record_rows import rows
+from fedws.split_learning.bit_packing import rows
 
 
 @dataclass(frozen=True)

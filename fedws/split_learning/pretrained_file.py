@@ -26,7 +26,7 @@ class Origin:
     """The shape of one."""
     epochs: int
     label: str = "int64 []"
-    """What a label is, as :func:`fedws.privacy.randomized_labels.told` tells it."""
+    """What a label is, as :func:`fedws.data.labels.told` tells it."""
     cut: str = ""
     """Where its extractors end, if it has several."""
 

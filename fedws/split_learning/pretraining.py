@@ -4,15 +4,16 @@ from typing import Any
 
 import torch
 
+from fedws.core import seeds
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Training
 from fedws.core.tensors import Tensors, detached
+from fedws.data import labels
 from fedws.data.nested_tensors import described
 from fedws.data.samples import batch
-from fedws.privacy import randomized_labels
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building, local, task_context
 from fedws.training.objective import outputs
 
 CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
@@ -29,26 +30,26 @@ class Lesson(Training):
 
 def beginnings(model: str, cut: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` extractors of a model with fresh weights, all different, joined."""
-    seeds = [learning.order_seed(0, "extractor", number) for number in range(count)]
-    return extractor_pool.join([split(learning.initial(model, seed), cut)[0].state_dict() for seed in seeds])
+    drawn = [seeds.order_seed(0, "extractor", number) for number in range(count)]
+    return extractor_pool.join([split(building.initial(model, seed), cut)[0].state_dict() for seed in drawn])
 
 
 def learn(
-    module: torch.nn.Module, others: Tensors, work: learning.Workspace, settings: Lesson, seed: int
-) -> tuple[learning.Trained, Tensors]:
+    module: torch.nn.Module, others: Tensors, work: task_context.Workspace, settings: Lesson, seed: int
+) -> tuple[local.Trained, Tensors]:
     """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of ``others``.
 
-    ``others`` are further extractors, joined. Raises as :func:`fedws.training.learning.train`.
+    ``others`` are further extractors, joined. Raises as :func:`fedws.training.local.train`.
     """
     if not others:
-        trained = learning.train(module, work, settings, seed)
+        trained = local.train(module, work, settings, seed)
         return trained, detached(module.state_dict())
     shared = extractor_pool.Shared(module, settings.cut, extractor_pool.parts(others), turn=seed)
-    trained = learning.train(shared, work, settings, seed)
+    trained = local.train(shared, work, settings, seed)
     return trained, detached({**shared.whole(), **shared.others()})
 
 
-def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson) -> tuple[int, str]:
+def examine(module: torch.nn.Module, work: task_context.Workspace, settings: Lesson) -> tuple[int, str]:
     """How many classes a model tells apart on the node's data, 0 where it does not; and what a label is.
 
     Raises TaskError when the samples do not fit, or the labels can neither be randomised nor be sent as they are.
@@ -56,7 +57,7 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
     inputs, targets = first(work)
     try:
         with torch.inference_mode():
-            found = randomized_labels.classes(outputs(module.eval()(inputs)), targets)
+            found = labels.classes(outputs(module.eval()(inputs)), targets)
     except RuntimeError as error:
         what = f"samples of {work.dataset} do not fit {settings.model}"
         raise TaskError(
@@ -65,12 +66,12 @@ def examine(module: torch.nn.Module, work: learning.Workspace, settings: Lesson)
     if not found and not settings.clear:
         raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
     try:
-        return found, randomized_labels.told(randomized_labels.plain(targets))
+        return found, labels.told(labels.plain(targets))
     except ValueError as error:
         raise TaskError(f"{work.dataset}: {error}") from None
 
 
-def first(work: learning.Workspace) -> tuple[torch.Tensor, Any]:
+def first(work: task_context.Workspace) -> tuple[torch.Tensor, Any]:
     """Return the first sample of the node's data as a batch of one. Raises TaskError where its input is not a tensor.
 
     A model is cut along its forward pass with one tensor; what several make would not fit one record.
@@ -81,6 +82,6 @@ def first(work: learning.Workspace) -> tuple[torch.Tensor, Any]:
     return inputs, targets
 
 
-def shape(work: learning.Workspace) -> list[int]:
+def shape(work: task_context.Workspace) -> list[int]:
     """Return the shape of one input. Raises as :func:`first`."""
     return list(first(work)[0].shape[1:])

@@ -8,7 +8,7 @@ import torch
 
 from fedws.core.tensors import unfit
 from fedws.privacy.secure_noise import Noise
-from fedws.split_learning.record_rows import check, rows
+from fedws.split_learning.bit_packing import check, rows
 
 _FARTHEST = 40.0
 """In scales: no noise is drawn farther from 0."""

@@ -12,7 +12,7 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import DTYPES, difference, unfit
 from fedws.core.untrusted_text import words
 from fedws.core.validation import Positive
-from fedws.privacy.policy import Features
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Report
 from fedws.split_learning.encoding import Encoding
 from fedws.split_learning.feature_store import FEATURES, LABELS

@@ -11,20 +11,20 @@ from pydantic import ValidationError
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import explain
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors, difference, unfit
 from fedws.core.untrusted_text import words
-from fedws.interfaces import Ask
-from fedws.protocol.messages import Deadline, Event, Failure, Json, Order, Report
+from fedws.protocol.messages import COORDINATOR, Failure, Json, Order, Report
+from fedws.scheduling.base import Ask
+from fedws.scheduling.events import Deadline, Event
 from fedws.scheduling.participants import STRIKES, Roster, Terms, excluded, rejected
-from fedws.security.credentials import COORDINATOR
 from fedws.split_learning.base import GatheringAlgorithm
 from fedws.split_learning.scheduler_state import GatheringState
 from fedws.split_learning.upload_progress import Delivery, Facts
-from fedws.training.learning import order_seed
 
 
 class Gathering:
-    """A :class:`fedws.interfaces.Strategy` of a :class:`fedws.interfaces.GatheringAlgorithm`.
+    """A :class:`fedws.scheduling.base.Strategy` of a :class:`fedws.scheduling.base.GatheringAlgorithm`.
 
     A version of the model is an epoch of training. It begins when every worker has delivered, or when a quorum has and
     nobody else is at work or the time is up.

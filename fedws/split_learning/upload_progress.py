@@ -52,7 +52,7 @@ class Facts(BaseModel):
 
     @property
     def label(self) -> str:
-        """What one of its labels is: dtype and shape, as :func:`fedws.privacy.randomized_labels.told` tells them."""
+        """What one of its labels is: dtype and shape, as :func:`fedws.data.labels.told` tells them."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
     def admit(self, samples: int, others: int, quota: int) -> None:

@@ -3,44 +3,22 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from fedws.core.errors import Stopped, TaskError
-from fedws.core.limits import CLASSES, SAMPLES
 from fedws.core.seeds import seeded
 from fedws.core.task_settings import Scoring
+from fedws.data import labels
 from fedws.data.samples import batches, constant
-from fedws.privacy import randomized_labels
+from fedws.protocol.evaluation_result import Score
 from fedws.training.batching import groups
 from fedws.training.objective import Objective
 from fedws.training.task_context import Workspace
 
 _SEED = 0
 """Every score begins with the same random state, so that scores can be compared."""
-
-_Count = Annotated[int, Field(ge=0, le=SAMPLES, strict=True)]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How good a model is on a node's data. ``accuracy``, ``correct`` and ``histogram`` are for classifiers only."""
-
-    samples: Annotated[int, Field(ge=1, le=SAMPLES, strict=True)]
-    loss: Annotated[float, Field(strict=True)]
-    """The true mean over samples."""
-    correct: _Count | None = None
-    histogram: Annotated[list[_Count], Field(max_length=CLASSES, fail_fast=True)] | None = None
-    """How often each label was predicted; None also where a label was predicted for so few samples that the node's
-    policy does not let a number of them leave."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of correct predictions, 0 to 1; None for a model that does not classify."""
-        return None if self.correct is None else self.correct / self.samples
 
 
 def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
@@ -90,7 +68,7 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
 
 def _confusion(outputs: Any, targets: Any) -> torch.Tensor | None:
     """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
-    if not randomized_labels.classes(outputs, targets):
+    if not labels.classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)
     correct = (predicted == targets).sum().reshape(1)

@@ -7,14 +7,15 @@ from torch.nn.parameter import is_lazy
 
 from fedws.core import registry
 from fedws.core.errors import FedwsError, PieceFailed
-from fedws.core.seeds import initial, seeded
+from fedws.core.seeds import seeded
+from fedws.training.building import initial
 
 
 def outline(spec: str) -> torch.nn.Module:
     """Return a registered model on the device ``meta``, where tensors have no values and take no memory.
 
     A factory of the user's own that fails there, as one that reads a value, is called again as usual, and the result
-    has values. Raises as :func:`fedws.core.seeds.initial`.
+    has values. Raises as :func:`fedws.training.building.initial`.
     """
     try:
         # Seeded blocks take turns, which the filters of warnings need: they are one list per process.

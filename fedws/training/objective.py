@@ -10,7 +10,7 @@ from fedws.core.registry import Spec
 from fedws.core.task_settings import Scoring, Training
 from fedws.data.nested_tensors import described, moved, part
 from fedws.data.samples import Batch
-from fedws.interfaces import Loss
+from fedws.training.base import Loss
 from fedws.training.batching import enough, normalises
 from fedws.training.model_call import Forward
 from fedws.training.task_context import Workspace, piece

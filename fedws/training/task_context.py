@@ -13,10 +13,10 @@ from fedws.core.errors import TaskError
 from fedws.core.plan import explain
 from fedws.core.task_settings import Scoring, batches
 from fedws.core.tensors import Tensors, difference
-from fedws.interfaces import Dataset
-from fedws.privacy.policy import Features, Policy
+from fedws.data.base import Dataset
+from fedws.privacy.policy import Policy
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Json, Order, Report
-from fedws.split_learning.encoded_model import encoded
 from fedws.split_learning.upload_cache import Uploads
 from fedws.training.client_state import Keepsake
 from fedws.training.model_outline import complete, outline, values
@@ -111,9 +111,15 @@ class Workspace:
         return module
 
     def scored(self, settings: Scoring, tensors: Tensors) -> torch.nn.Module:
-        """The model to score, with what passes from half to half encoded if it is cut. Raises TaskError."""
+        """Return the model to score, in the wrapper that the settings name. Raises TaskError."""
         module = self.module(settings.model, tensors)
-        return encoded(module, settings) if settings.cut else module
+        if not settings.wrapper:
+            return module
+        with registry.task_errors():
+            wrapped: torch.nn.Module = registry.build(
+                "wrapper", registry.Spec(settings.wrapper, None, settings.wrapper_options), module
+            )
+        return wrapped
 
     def recall(self, order: Order) -> Tensors | None:
         """The state that ``order`` starts from, as kept when the order of round ``order.base`` was answered.

@@ -11,10 +11,11 @@ import torch
 from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, Entry, read
-from fedws.privacy.policy import Features, Policy
+from fedws.privacy.policy import Policy
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from tests.mistnet import extraction, order, part, strategy
 from tests.nodes import Points, registered
 

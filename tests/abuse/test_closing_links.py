@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from fedws.interfaces import Limits
 from fedws.network.admission import MOST
+from fedws.network.base import Limits
 from fedws.network.websocket.connection import Server
 from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome

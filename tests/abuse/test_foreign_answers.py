@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from fedws.core.errors import LinkError, Unreachable
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.lookup import transport
 from tests.abuse.test_foreign_text import HOSTILE, right, terminal
 

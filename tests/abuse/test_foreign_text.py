@@ -15,7 +15,7 @@ import fedws
 from fedws.cli.console import guarded
 from fedws.core.errors import FedwsError, LinkError
 from fedws.core.untrusted_text import LINE
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.worker import ALL
 from fedws.privacy import audit_log

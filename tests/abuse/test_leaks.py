@@ -125,7 +125,7 @@ def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -
 
     @fedws.releasing("features")
     def upload(order: Order, workspace: fedws.Workspace) -> Report:
-        workspace.announce(order, fedws.privacy.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.announce(order, fedws.privacy.spending.Features("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.report(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
 
     tasks = {"upload": upload, "fedsgd.gradient": registry.find("task", "fedsgd.gradient")}

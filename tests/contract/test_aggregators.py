@@ -9,8 +9,8 @@ import torch
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, difference
-from fedws.interfaces import Aggregator
 from fedws.protocol.messages import Report
+from fedws.updates.base import Aggregator
 
 every = pytest.mark.parametrize("name", registry.names("aggregator"))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.interfaces import Candidate, Chooser
+from fedws.scheduling.base import Candidate, Chooser
 
 NAMES = registry.names("chooser")
 

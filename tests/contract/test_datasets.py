@@ -10,9 +10,9 @@ import torch
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import download, loading
+from fedws.data.base import Dataset
 from fedws.data.samples import batch, labels
-from fedws.interfaces import Dataset
-from fedws.training.learning import initial
+from fedws.training.building import initial
 from tests.support import require, write_idx
 
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core import registry
-from fedws.protocol.messages import Deadline, Joined, Left, Order, Report
-from fedws.security.credentials import COORDINATOR
+from fedws.protocol.messages import COORDINATOR, Order, Report
+from fedws.scheduling.events import Deadline, Joined, Left
 from fedws.split_learning.base import gathers
 from fedws.split_learning.extractor_pool import parts
 from fedws.split_learning.feature_store import Records

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.interfaces import Loss
+from fedws.training.base import Loss
 
 
 def batch(kind: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,11 +22,12 @@ from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.tensors import Tensors, difference, unfit
-from fedws.interfaces import Strategy
 from fedws.node.worker import Worker
 from fedws.protocol.answer_size import weight
-from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
 from fedws.scheduling.asynchronous import without_rounds
+from fedws.scheduling.base import Strategy
+from fedws.scheduling.events import Available, Deadline, Event, Joined, Left, Measured
 from fedws.split_learning.base import gathers
 from tests.nodes import Points, registered
 from tests.support import sent_over

@@ -13,12 +13,12 @@ from evaluator.node import evaluate
 from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.plan import make
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors
 from fedws.node.worker import Worker
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.split_learning.base import gathers
-from fedws.training.learning import order_seed
 from tests.nodes import Points, registered
 
 GATHERING = tuple(it for it in registry.names("strategy") if gathers(registry.find("strategy", it)))

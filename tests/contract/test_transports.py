@@ -14,7 +14,7 @@ import websockets
 from fedws.core import registry
 from fedws.core.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
 from fedws.core.limits import USUAL, Accepted
-from fedws.interfaces import Channel, Handler, Limits, Transport
+from fedws.network.base import Channel, Handler, Limits, Transport
 from fedws.network.body_transfer import CHUNK
 from fedws.network.lookup import transport
 from fedws.network.mqtt import connection

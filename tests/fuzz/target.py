@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fedws.core.errors import LinkLost, ProtocolError, Refused
-from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.node.server import Service
 from fedws.node.worker import Worker

@@ -17,8 +17,9 @@ import fedws
 from evaluator.node import evaluate
 from fedws.algorithms.fedavg import fit
 from fedws.algorithms.fedsgd import local_gradient
-from fedws.interfaces import Limits, Task
+from fedws.network.base import Limits
 from fedws.protocol.messages import Order, Report
+from fedws.training.base import Task
 from tests.nodes import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker
 from tests.support import recorded
 

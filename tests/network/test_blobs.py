@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.core.errors import StoreError
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf, Store
 from fedws.security.credentials import INSECURE

@@ -12,7 +12,7 @@ import pytest
 import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.body_transfer import CHUNK
 from fedws.protocol.messages import Order, Report
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto

@@ -17,7 +17,7 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.body_transfer import CHUNK
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.messages import Order, Report

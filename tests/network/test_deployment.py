@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core.errors import Unreachable, UsageError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.messages import Hello
 from tests.mosquitto import PASSWORD, Mosquitto, mosquitto

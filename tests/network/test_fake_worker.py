@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.core.errors import LinkError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Refusal

@@ -10,8 +10,9 @@ import pytest
 
 from fedws.coordinator.fleet import Fleet
 from fedws.core.errors import RunFailed, WrongNode
-from fedws.interfaces import Channel
-from fedws.protocol.messages import Measured, Report
+from fedws.network.base import Channel
+from fedws.protocol.messages import Report
+from fedws.scheduling.events import Measured
 from tests.peers import (
     LEFT,
     LOST,

@@ -16,7 +16,7 @@ import torch
 import fedws
 from fedws.core import registry
 from fedws.core.errors import LinkError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import Shelf
 from fedws.protocol.messages import Failure, Order, Report

@@ -11,7 +11,7 @@ import torch
 
 import fedws
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.memory import Memory
 from fedws.network.websocket.connection import Server
 from fedws.node.server import serving

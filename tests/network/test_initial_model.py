@@ -14,7 +14,7 @@ from fedws.coordinator.setup import prepare
 from fedws.core.plan import make
 from fedws.protocol.messages import Order, Report
 from fedws.split_learning import pretrained_file
-from fedws.training import learning
+from fedws.training import building
 from tests.nodes import WORKERS, settings, worker
 from tests.resuming import plan, stopped
 from tests.runs import ALL, assert_same, there
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("every_line")
 
 
 def model_file(path: Path, seed: int = 7, name: str = "points_linear") -> Path:
-    safetensors.torch.save_file(learning.initial(name, seed).state_dict(), path)
+    safetensors.torch.save_file(building.initial(name, seed).state_dict(), path)
     return path
 
 
@@ -85,7 +85,7 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
     _, strategy, initial = prepare(gathering(initial_model=path))
     state, _ = strategy.start(initial, WORKERS)
     assert same(strategy.model(state), safetensors.torch.load_file(path))
-    weights = {name: tensor.clone() for name, tensor in learning.initial("points_net", 3).state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in building.initial("points_net", 3).state_dict().items()}
     origin = pretrained_file.Origin("points_net", "points", 10, [4], 1)
     pretrained_file.save(public, pretrained_file.Pretrained(weights, origin, {}))
     own = f"mistnet:cut=relu,public=points,pretrained={public}"
@@ -93,4 +93,4 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
         prepare(gathering(initial_model=path, strategy=own))
     why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
     assert str(caught.value) == why
-    assert same(prepare(gathering(strategy=own))[2], learning.initial("points_net", 1).state_dict())
+    assert same(prepare(gathering(strategy=own))[2], building.initial("points_net", 1).state_dict())

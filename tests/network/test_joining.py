@@ -14,8 +14,8 @@ import pytest
 import fedws
 from fedws.coordinator.listener import Meeting
 from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
-from fedws.interfaces import Channel, Limits
 from fedws.network.admission import MOST
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.dial_out import joining
 from fedws.node.server import Service

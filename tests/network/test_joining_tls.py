@@ -8,8 +8,9 @@ import pytest
 import fedws
 from fedws.node.dial_out import joining
 from fedws.privacy.policy import Policy
+from fedws.protocol.messages import COORDINATOR
 from fedws.security import certificates
-from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
 from tests.joined import expecting, listening

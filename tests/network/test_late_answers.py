@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.core.limits import ANY
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.server import Service, serving
 from fedws.node.worker import Worker

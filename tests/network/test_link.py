@@ -12,12 +12,13 @@ import pytest
 
 import fedws
 from fedws.core.errors import RunFailed, WrongNode
-from fedws.interfaces import Channel, Limits
 from fedws.network.backoff import FIRST as FIRST_PAUSE
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.memory import Memory
 from fedws.node.run_lease import TAKEN_OVER
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Joined, Left, Message, Report
+from fedws.protocol.messages import Message, Report
+from fedws.scheduling.events import Joined, Left
 from fedws.simulation import virtual_loop
 from tests.nodes import PATIENCE, worker
 from tests.peers import (

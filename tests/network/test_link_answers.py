@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Channel
-from fedws.protocol.messages import Failure, Left, Message, Order, Report
+from fedws.network.base import Channel
+from fedws.protocol.messages import Failure, Message, Order, Report
+from fedws.scheduling.events import Left
 from tests.peers import (
     JOINED,
     REPORT,

@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.mqtt.broker_url import address
 from fedws.network.mqtt.listener import Node
 from fedws.network.mqtt.session import Served

@@ -12,11 +12,12 @@ import pytest
 from fedws.coordinator.listener import NEWER
 from fedws.core.errors import LinkLost
 from fedws.core.limits import USUAL
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Hello, Joined, Left, Message, Order, Refusal, Report
+from fedws.protocol.messages import Hello, Message, Order, Refusal, Report
+from fedws.scheduling.events import Joined, Left
 from tests.joined import HELLO, SECOND, come, join, meeting
 from tests.peers import JOINED, REPORT, WELCOME, Heard, asked, failed, reported
 from tests.virtual import now, virtual

@@ -18,14 +18,14 @@ from fedws.coordinator.run import resume_run
 from fedws.coordinator.server_trainer import LENGTH, OwnNode
 from fedws.coordinator.setup import prepare
 from fedws.core.errors import RunFailed, UsageError
-from fedws.core.plan import Scoring, make
+from fedws.core.plan import make
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order
 from fedws.recording.checkpoint import Checkpoints
 from fedws.split_learning import upload_progress
-from fedws.split_learning.encoded_model import encoded
 from fedws.split_learning.feature_store import FeatureStore
-from fedws.training.learning import initial
+from fedws.split_learning.wrappers.encoded_split import encoded_split
+from fedws.training.building import initial
 from tests.nodes import PATIENCE, WORKERS, Points
 from tests.support import REPOSITORY, recorded
 from tests.uploading import CHUNKS, RECORDS, Node, Thread, federation, gathering, served
@@ -88,13 +88,14 @@ async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Pat
         result = await fedws.run(run_dir=tmp_path / "run", **found)
     module = initial("points_net", seed=0)
     module.load_state_dict(dict(result.model))
-    scoring = Scoring(model="points_net", loss="nll", dataset="points", cut="relu", encoding="bits:epsilon=8.0")
     data = Points(Path(), False)
     inputs = torch.stack([data[index][0] for index in range(len(data))])
     with torch.inference_mode():
         features = torch.relu(inputs @ result.model["inner.weight"].T + result.model["inner.bias"])
         by_hand = (features > 0).float() @ result.model["outer.weight"].T + result.model["outer.bias"]
-        assert torch.equal(encoded(module, scoring)(inputs).argmax(1), by_hand.argmax(1))
+        assert torch.equal(
+            encoded_split(module, cut="relu", encoding="bits:epsilon=8.0")(inputs).argmax(1), by_hand.argmax(1)
+        )
     assert result.scores()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core.errors import LinkLost, Unreachable, UsageError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.session import Session
 from fedws.network.mqtt.topics import CLAIMS, HERE, PROBE, Will

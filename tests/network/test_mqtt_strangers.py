@@ -9,8 +9,8 @@ import torch
 
 from fedws.core.errors import LinkLost, Refused
 from fedws.core.rate_limited_log import Complaints
-from fedws.interfaces import HANDSHAKE, Channel, Limits
 from fedws.network.admission import MOST
+from fedws.network.base import HANDSHAKE, Channel, Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.channel import MOST_FRAMES
 from fedws.network.mqtt.connection import Broker

@@ -14,7 +14,7 @@ import torch
 
 import fedws
 from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.mqtt import connection as brokers
 from fedws.network.mqtt.connection import Broker
 from fedws.network.mqtt.flow_control import WINDOW

@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 import fedws
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.header import ALIGNMENT

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Welcome

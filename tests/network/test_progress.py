@@ -17,7 +17,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 
 from fedws.core.errors import LinkError, LinkLost
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.liveness import SLOWEST
 from fedws.network.transports.ws import Ws
 from fedws.network.websocket.channel import WsChannel

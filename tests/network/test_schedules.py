@@ -19,11 +19,13 @@ import fedws
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
-from fedws.interfaces import Channel, Limits, Strategy
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Event, Failure, Hello, Order, Report, Welcome
+from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
 from fedws.scheduling.asynchronous import without_rounds
+from fedws.scheduling.base import Strategy
+from fedws.scheduling.events import Event
 from fedws.simulation import virtual_loop
 from fedws.split_learning.base import gathers
 from tests.nodes import WORKERS, Points

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.protocol.messages import Failure, Report
 from tests.callers import HELLO, answer, closed, data, honest, order, rough, welcomed
 from tests.nodes import PATIENCE, Gate, Proxy, evaluating, federation, happens, settings, worker

@@ -13,7 +13,7 @@ import torch
 
 import fedws
 from fedws.core.errors import LinkError
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.answer_cache import Unfinished
 from fedws.node.server import serving

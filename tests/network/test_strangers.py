@@ -12,7 +12,7 @@ from websockets.frames import Frame, Opcode
 
 import fedws
 from fedws.core.errors import LinkError, LinkLost
-from fedws.interfaces import HANDSHAKE
+from fedws.network.base import HANDSHAKE
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Refusal, Welcome
 from tests.callers import HELLO

@@ -12,7 +12,7 @@ import torch
 
 import fedws
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Channel, Limits, Task
+from fedws.network.base import Channel, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.network.lookup import transport
 from fedws.node.run_lease import MOST_LINKS, TAKEN_OVER
@@ -20,6 +20,7 @@ from fedws.node.server import Service
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
+from fedws.training.base import Task
 from tests.nodes import PATIENCE, Gate, address, happens, worker
 
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])

@@ -14,8 +14,8 @@ import uvloop
 
 import fedws
 from fedws.core.errors import RunFailed, UsageError, WrongNode
-from fedws.interfaces import Limits
 from fedws.network.admission import MOST
+from fedws.network.base import Limits
 from fedws.network.websocket.connection import Server
 from fedws.security import certificates
 from fedws.security.credentials import Security

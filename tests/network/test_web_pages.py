@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 import fedws
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.ws import Ws
 from fedws.protocol.messages import Welcome
 from fedws.security.credentials import INSECURE, Security

@@ -20,7 +20,7 @@ from fedws.split_learning import pretraining
 from fedws.split_learning.extractor_pool import join, parts
 from fedws.split_learning.fine_tuning import Adaptation, _Before
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building, evaluation, local, task_context
 from tests.mistnet import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 
@@ -40,7 +40,7 @@ def others() -> Tensors:
 
 def made_by(extractor: Tensors) -> torch.Tensor:
     """The bits of that extractor, without noise, as they would be sent."""
-    module, data = split(learning.initial("points_net", seed=0), "relu")[0], Points(Path(), True)
+    module, data = split(building.initial("points_net", seed=0), "relu")[0], Points(Path(), True)
     module.load_state_dict(dict(extractor))
     with torch.inference_mode():
         values = module(torch.stack([data[index][0] for index in range(120)]))
@@ -88,16 +88,16 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
     assert not torch.equal(sent, made_by(plain))
     settings = Adaptation.model_validate(ask.settings)
     extractor, head = parts(ask.tensors)
-    work = learning.Workspace("alice", "points", Points(Path(), True))
+    work = task_context.Workspace("alice", "points", Points(Path(), True))
     adapted = settings.adapted(extractor, head, work, order(ask).seed)
     assert torch.equal(sent, made_by(adapted))
-    module = nn.Sequential(*split(learning.initial("points_net", seed=0), "relu"))
+    module = nn.Sequential(*split(building.initial("points_net", seed=0), "relu"))
     losses = []
     for one in (extractor, adapted):
         module[0].load_state_dict(dict(one))
         module[1].load_state_dict(dict(head))
         losses.append(
-            learning.score(module, work, made.scoring(Scoring(model="points_net", loss="nll", dataset="points"))).loss
+            evaluation.score(module, work, made.scoring(Scoring(model="points_net", loss="nll", dataset="points"))).loss
         )
     assert losses[1] < losses[0], "behind the very same head"
 
@@ -125,14 +125,14 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
 
     fedws.register("model", "normed")(Normed)
     try:
-        model = detached(learning.initial("normed", 1).state_dict())
+        model = detached(building.initial("normed", 1).state_dict())
         made = registry.build("strategy", "mistnet:cut=0,fine_tune=2", Training(model="normed", dataset="points"))
         ask = made.extraction(model, {}, 10, send=True)
         settings, (extractor, head) = Adaptation.model_validate(ask.settings), parts(ask.tensors)
-        work, before = learning.Workspace("alice", "points", Points(Path(), True)), digest(head)
+        work, before = task_context.Workspace("alice", "points", Points(Path(), True)), digest(head)
         inner, outer = settings.loaded(extractor, work), settings.loaded(head, work, head=True)
         module = _Before(inner, outer)
-        learning.train(module, work, Training(model="normed", dataset="points"), seed=1)
+        local.train(module, work, Training(model="normed", dataset="points"), seed=1)
         assert digest(outer.state_dict()) == before == digest(head)
         assert digest(inner.state_dict()) != digest(extractor)
         one, other = (settings.adapted(extractor, head, work, seed=1) for _ in range(2))

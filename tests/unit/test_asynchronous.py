@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from fedws.core.errors import RejectedUpdate
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors, difference
-from fedws.interfaces import Ask
-from fedws.protocol.messages import Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
 from fedws.scheduling.asynchronous import Asynchronous, AsynchronousState
+from fedws.scheduling.base import Ask
+from fedws.scheduling.events import Deadline, Event, Joined, Left, Measured
 from fedws.scheduling.participants import Terms
-from fedws.training.learning import order_seed
 
 START = {"w": torch.zeros(2)}
 THREE = ("alice", "bob", "charlie")

@@ -28,7 +28,7 @@ from fedws.privacy.usage_counts import Counts
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from tests.support import REPOSITORY
 
 

@@ -15,7 +15,7 @@ from benchmarks.settings import Settings
 from fedws import Images, Training, Worker, Workspace
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
-from fedws.core import registry
+from fedws.core import registry, seeds
 from fedws.core.tensors import Tensors, detached
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.privacy.policy import Policy
@@ -26,7 +26,7 @@ from fedws.split_learning import pretrained_file
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.model_split import cuts
 from fedws.split_learning.scheduler import Gathering
-from fedws.training import learning
+from fedws.training import building, local
 from fedws.updates.aggregators.mean import Mean
 from tests.copies import Copy
 from tests.support import registered_by_benchmarks
@@ -118,7 +118,7 @@ def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tup
 
 
 def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> None:
-    data, model = noise(80), detached(learning.initial("small_vgg", 1).state_dict())
+    data, model = noise(80), detached(building.initial("small_vgg", 1).state_dict())
     after, even = gathered(shared(data, "iid"), model, tmp_path / "even")
     _, skewed = gathered(shared(data, SKEWED), model, tmp_path / "skewed")
     assert even == skewed
@@ -129,16 +129,16 @@ def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> 
 
 def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> None:
     data, training = noise(40), Training(model="small_vgg", dataset="noise", batch_size=8, batches=5)
-    model = detached(learning.initial("small_vgg", 1).state_dict())
+    model = detached(building.initial("small_vgg", 1).state_dict())
     strategy = Rounds(FedAvg(training), Mean(), All(), Terms(("w1",), 1, 1, 1))
     found = inline.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
-    module = learning.initial("small_vgg", 1)
-    learning.train(module, Workspace("w1", "noise", data), training, learning.order_seed(1, "w1", 1))
+    module = building.initial("small_vgg", 1)
+    local.train(module, Workspace("w1", "noise", data), training, seeds.order_seed(1, "w1", 1))
     assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
-    model = detached(learning.initial("small_vgg", 1).state_dict())
+    model = detached(building.initial("small_vgg", 1).state_dict())
     workers = {name: Worker(name, "noise", noise(4)) for name in WORKERS}
     with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
         gathered(workers, model, tmp_path)

@@ -11,8 +11,9 @@ from benchmarks.job import WORKERS, Job
 from benchmarks.processes import ENVIRONMENT, Crew
 from fedws import Images, Worker, serving
 from fedws.core.errors import WrongNode
+from fedws.protocol.messages import COORDINATOR
 from fedws.security import certificates
-from fedws.security.credentials import COORDINATOR, Security
+from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
 

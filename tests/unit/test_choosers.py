@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedws.core.errors import UsageError
 from fedws.core.registry import build, names
-from fedws.interfaces import Candidate
+from fedws.scheduling.base import Candidate
 from fedws.scheduling.samplers.data_size import DataSize
 from fedws.scheduling.samplers.random import Uniform
 from fedws.scheduling.samplers.speed import Speed

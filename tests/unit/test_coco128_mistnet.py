@@ -16,7 +16,7 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import loading, samples
 from fedws.split_learning import model_split
-from fedws.training import learning
+from fedws.training import building
 from tests.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "coco128_mistnet"
@@ -41,7 +41,7 @@ def pieces() -> Iterator[Any]:
 def outputs(pieces: Any) -> torch.Tensor:
     """What a fresh model tells of two pictures."""
     with torch.inference_mode():
-        told: torch.Tensor = learning.initial("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
+        told: torch.Tensor = building.initial("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
     return told
 
 
@@ -139,7 +139,7 @@ def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
 
 
 def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
-    model, batch = learning.initial("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
+    model, batch = building.initial("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
     known = [cut for cut in model_split.cuts(model) if cut.startswith("backbone.features.0")]
     assert {"backbone.features.0.0", "backbone.features.0.4", "backbone.features.0.13", "backbone.features.0"} <= set(
         known
@@ -153,7 +153,7 @@ def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
 
 def theirs(pieces: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Torchvision's whole detector, and the model with the same weights."""
-    detector, model = pieces._whole(), learning.initial("ssdlite", seed=1)
+    detector, model = pieces._whole(), building.initial("ssdlite", seed=1)
     assert type(detector) is type(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     detector.load_state_dict(model.state_dict())
     return detector, model

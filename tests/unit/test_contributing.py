@@ -12,7 +12,7 @@ from fedws.core.plan import Training
 from fedws.data.samples import Images
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Order, Report
-from fedws.training.learning import initial
+from fedws.training.building import initial
 from tests.support import REPOSITORY
 
 

@@ -12,11 +12,12 @@ from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy import audit_log, usage_counts
 from fedws.privacy.audit_log import Audit, read
-from fedws.privacy.policy import Features, Policy
+from fedws.privacy.policy import Policy
+from fedws.privacy.spending import Features
 from fedws.privacy.usage_counts import Counts
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from tests.nodes import Points
 
 BITS = Features("bits", 2.0, 4.0, 1)

@@ -20,7 +20,7 @@ from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Order, Report
 from fedws.scheduling.participants import unusable
 from fedws.simulation.tensor_cache import Shared
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from fedws.updates.aggregators.mean import Mean
 
 CALM = settings(deadline=None, max_examples=60)

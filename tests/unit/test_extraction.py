@@ -21,7 +21,7 @@ from fedws.protocol.messages import Failure, Report
 from fedws.protocol.run_claim import Claim
 from fedws.split_learning.extractor_pool import join
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building
 from tests.mistnet import extraction, features, on_data, order, part, reason, strategy, weights, worker
 from tests.nodes import Points, registered
 
@@ -52,7 +52,7 @@ def test_what_it_sends_are_the_features_of_its_samples_with_noise(tmp_path: Path
     assert isinstance(node.answer(extraction(epsilon=50, labels="clear")), Report)
     sent = node.answer(part())
     assert isinstance(sent, Report)
-    module, data = learning.initial("points_net", seed=0), Points(Path(), True)
+    module, data = building.initial("points_net", seed=0), Points(Path(), True)
     module.load_state_dict(dict(weights()))
     extractor, _ = split(module, "relu")
     with torch.inference_mode():

@@ -12,7 +12,7 @@ from fedws.core.tensors import detached, digest
 from fedws.protocol.header import misnamed
 from fedws.split_learning.extractor_pool import Shared, join, joined, parts
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building, local, task_context
 from tests.nodes import Points, registered
 
 
@@ -23,7 +23,7 @@ def _pieces() -> Iterator[None]:
 
 
 def extractor(seed: int) -> dict[str, torch.Tensor]:
-    return split(learning.initial("points_net", seed), "relu")[0].state_dict()
+    return split(building.initial("points_net", seed), "relu")[0].state_dict()
 
 
 def test_what_is_joined_comes_apart_again_in_order() -> None:
@@ -31,7 +31,7 @@ def test_what_is_joined_comes_apart_again_in_order() -> None:
     together = join(several)
     assert [digest(one) for one in parts(together)] == [digest(one) for one in several]
     assert all(joined(name) and not misnamed(name) for name in together)
-    assert not any(joined(name) for name in learning.initial("points_net", 1).state_dict())
+    assert not any(joined(name) for name in building.initial("points_net", 1).state_dict())
     assert parts({}) == []
 
 
@@ -40,17 +40,17 @@ def test_what_was_not_joined_is_not_taken_for_it() -> None:
 
 
 def test_outside_of_training_it_is_the_model() -> None:
-    module = learning.initial("points_net", 1)
+    module = building.initial("points_net", 1)
     shared, points = Shared(module, "relu", [extractor(2)]).eval(), torch.randn(5, 4)
     assert torch.equal(shared(points), module(points)) and torch.equal(shared(points), module(points))
 
 
 def test_all_of_it_learns_and_the_model_is_the_one_that_was_given() -> None:
-    module, others = learning.initial("points_net", 1), [extractor(2), extractor(3)]
+    module, others = building.initial("points_net", 1), [extractor(2), extractor(3)]
     shared = Shared(module, "relu", others)
     before = detached(module.state_dict())
     settings = Training(model="points_net", dataset="points", batches=3, batch_size=40)
-    learning.train(shared, learning.Workspace("alice", "points", Points(Path(), True)), settings, seed=1)
+    local.train(shared, task_context.Workspace("alice", "points", Points(Path(), True)), settings, seed=1)
     after, rest = shared.whole(), parts(shared.others())
     assert sorted(after) == sorted(before) and all(
         torch.equal(after[name], module.state_dict()[name]) for name in after
@@ -62,7 +62,7 @@ def test_all_of_it_learns_and_the_model_is_the_one_that_was_given() -> None:
 
 
 def test_extractors_of_another_cut_do_not_fit() -> None:
-    module = learning.initial("points_net", 1)
+    module = building.initial("points_net", 1)
     with pytest.raises(RuntimeError, match=r"inner\.bias"):
         Shared(module, "relu", [{"inner.weight": torch.zeros(11, 4)}])
     with pytest.raises(UsageError, match="there is no such cut"):

@@ -13,11 +13,13 @@ from fedws.algorithms.fedasync import FedAsync, fit
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Order, Report
 from fedws.scheduling.asynchronous import Asynchronous
 from fedws.scheduling.participants import Terms
-from fedws.training.learning import Workspace, initial, order_seed
+from fedws.training.building import initial
+from fedws.training.task_context import Workspace
 
 SIZES = {"alice": 40, "bob": 24}
 

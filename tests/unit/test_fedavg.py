@@ -11,12 +11,14 @@ from fedws.algorithms.fedavg import FedAvg, fit
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import Training, make
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Order, Report
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
-from fedws.training.learning import Workspace, initial, order_seed
+from fedws.training.building import initial
+from fedws.training.task_context import Workspace
 from fedws.updates.aggregators.mean import Mean
 
 SIZES = {"alice": 40, "bob": 24}

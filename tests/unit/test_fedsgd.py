@@ -16,7 +16,8 @@ from fedws.protocol.messages import Order, Report
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds
-from fedws.training.learning import Workspace, initial
+from fedws.training.building import initial
+from fedws.training.task_context import Workspace
 from fedws.updates.aggregators.mean import Mean
 from tests.support import sent_over
 

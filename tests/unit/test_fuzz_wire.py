@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
-from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.transports.memory import Memory, MemoryChannel
 from fedws.node.server import serving
 from fedws.protocol import encoder, handshake

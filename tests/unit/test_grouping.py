@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional
 
 from fedws.core.errors import TaskError
+from fedws.core.seeds import seeded
 from fedws.core.task_settings import Training
 from fedws.training.batching import groups, normalises
-from fedws.training.learning import Workspace, gradient, seeded, train
+from fedws.training.local import gradient, train
+from fedws.training.task_context import Workspace
 
 
 class Points:

@@ -21,7 +21,7 @@ from fedws.split_learning import head_training
 from fedws.split_learning.feature_store import FeatureStore, Records
 from fedws.split_learning.head_training import Epoch
 from fedws.split_learning.model_split import split
-from fedws.training import learning
+from fedws.training import building, task_context
 from fedws.training.optimizer_state import PREFIX
 from tests.mistnet import extraction, order, part, reason, strategy, weights, worker
 from tests.nodes import registered
@@ -83,12 +83,12 @@ def test_a_worker_does_not_train_for_the_coordinator(tmp_path: Path) -> None:
 def test_maps_are_cropped_where_that_is_wanted() -> None:
     packed = torch.randint(256, (6, 360), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     records = Records([{"features": packed, "labels": torch.arange(6)}])
-    work = learning.Workspace("coordinator", "features", records)
+    work = task_context.Workspace("coordinator", "features", records)
     found = []
     for crop in (0, 0, 2):
         made = registry.build("strategy", f"mistnet:crop={crop}", Training(model="mnist_cnn", dataset="digits"))
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (20, 12, 12), 1).settings)
-        module = learning.initial("mnist_cnn", 1)
+        module = building.initial("mnist_cnn", 1)
         found.append(digest(head_training.trained(module, {}, records, settings, work, seed=1)[1]))
     assert found[0] == found[1] != found[2]
 
@@ -97,12 +97,12 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
     """Here what another head gives for the same features."""
     points = torch.randn(200, 11, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted = split(learning.initial("points_net", 5), "relu")[1](points)
+        wanted = split(building.initial("points_net", 5), "relu")[1](points)
     records = Records([{"features": points.view(torch.uint8), "labels": wanted}])
     training = Training(model="points_net", dataset="points", loss="mse", optimizer="adam", lr=0.03)
     made = registry.build("strategy", "mistnet:cut=relu,labels=clear,encoding=floats", training)
     settings = Epoch.model_validate(made.epoch({}, {}, 0, (11,), 1).settings)
-    work, module = learning.Workspace("coordinator", "features", records), learning.initial("points_net", 1)
+    work, module = task_context.Workspace("coordinator", "features", records), building.initial("points_net", 1)
     memory: Tensors = {}
     losses = []
     for number in range(1, 20):
@@ -127,10 +127,10 @@ def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> No
     records = Records([{"features": torch.zeros(6, 360, dtype=torch.uint8), "labels": torch.arange(6)}])
     made = registry.build("strategy", "mistnet:crop=2", Training(model="mnist_cnn", dataset="digits"))
     asked = made.epoch({}, {}, 10, (20, 12, 12), 1).settings
-    work = learning.Workspace("coordinator", "features", records)
+    work = task_context.Workspace("coordinator", "features", records)
     with pytest.raises(TaskError, match=re.escape(why)):
         head_training.trained(
-            learning.initial("mnist_cnn", 1), {}, records, Epoch.model_validate({**asked, **changes}), work, 1
+            building.initial("mnist_cnn", 1), {}, records, Epoch.model_validate({**asked, **changes}), work, 1
         )
 
 
@@ -148,8 +148,8 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
         training = Training(model="points_net", dataset="points", loss="mine")
         made = registry.build("strategy", "mistnet:cut=relu,labels=clear", training)
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
-        work = learning.Workspace("coordinator", "features", records)
-        head_training.trained(learning.initial("points_net", 1), {}, records, settings, work, seed=1)
+        work = task_context.Workspace("coordinator", "features", records)
+        head_training.trained(building.initial("points_net", 1), {}, records, settings, work, seed=1)
     finally:
         del registry._pieces["loss", "mine"]
     assert sum(map(len, calls)) == 6
@@ -159,12 +159,12 @@ def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
     """Else one of two records, with the steps of thirty-two, could undo an epoch."""
     packed = torch.tensor([[200, 32], [17, 64], [99, 0], [255, 224]], dtype=torch.uint8)  # eleven bits each
     records = Records([{"features": packed, "labels": torch.arange(4)}])
-    work, moved = learning.Workspace("coordinator", "features", records), []
+    work, moved = task_context.Workspace("coordinator", "features", records), []
     for size in (4, 3):
         training = Training(model="points_net", dataset="points", lr=1e-3, batch_size=size)
         made = registry.build("strategy", "mistnet:cut=relu", training)
         settings = Epoch.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
-        module = learning.initial("points_net", 1)
+        module = building.initial("points_net", 1)
         before = module.state_dict()["outer.weight"].clone()
         _, tensors = head_training.trained(module, {}, records, settings, work, seed=1)
         moved.append((tensors["outer.weight"] - before) * size)

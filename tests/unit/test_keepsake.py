@@ -9,7 +9,7 @@ from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.client_state import STATES, Keepsake
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 
 
 def order(round: int, base: int = 0, id: str = "") -> Order:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedws.core.errors import UsageError
-from fedws.privacy.randomized_labels import classes, loss, plain, randomise, redrawn, told
+from fedws.data.labels import classes, plain, told
+from fedws.privacy.randomized_labels import loss, randomise, redrawn
 from fedws.privacy.secure_noise import Noise
 from tests.statistics import assert_mean, assert_shares, seeded
 

@@ -12,9 +12,14 @@ from torch.nn import functional
 
 from fedws.core.errors import Stopped, TaskError, UnknownName
 from fedws.core.plan import Scoring, Training
+from fedws.core.seeds import order_seed, seeded
+from fedws.protocol.evaluation_result import Score
 from fedws.protocol.messages import Order
-from fedws.training import learning
-from fedws.training.learning import Score, Workspace, gradient, initial, order_seed, score, seeded, train
+from fedws.training import objective
+from fedws.training.building import initial
+from fedws.training.evaluation import score
+from fedws.training.local import gradient, train
+from fedws.training.task_context import Workspace
 
 
 class Points:
@@ -475,6 +480,6 @@ def test_a_foreign_model_is_a_task_error(spec: str, text: str) -> None:
 
 def test_the_cpu_is_used_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert learning.device(True) == learning.device(False) == torch.device("cpu")
+    assert objective.device(True) == objective.device(False) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert learning.device(True) == torch.device("cuda") and learning.device(False) == torch.device("cpu")
+    assert objective.device(True) == torch.device("cuda") and objective.device(False) == torch.device("cpu")

@@ -9,7 +9,8 @@ from fedws.algorithms.fedasync import Settings
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import Scoring, Training
 from fedws.privacy.min_samples import least
-from fedws.training.learning import Workspace, train
+from fedws.training.local import train
+from fedws.training.task_context import Workspace
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fedws.cli.console import guarded
 from fedws.core import registry
 from fedws.core.error_location import PLUGIN, last, own, placed, summary, told, where
 from fedws.core.errors import PieceFailed, RunFailed, UsageError
-from fedws.interfaces import Dataset
+from fedws.data.base import Dataset
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order
 from tests.plugged import forgotten as forgotten

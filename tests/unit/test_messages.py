@@ -6,16 +6,10 @@ import torch
 
 from fedws.protocol.messages import (
     MESSAGES,
-    Available,
     Challenge,
-    Deadline,
-    Event,
     Failure,
     Hello,
     Join,
-    Joined,
-    Left,
-    Measured,
     Message,
     Order,
     Proof,
@@ -23,6 +17,7 @@ from fedws.protocol.messages import (
     Report,
     Welcome,
 )
+from fedws.scheduling.events import Available, Deadline, Event, Joined, Left, Measured
 from tests.support import TAKEOVER
 
 EXAMPLES: list[Message | Event] = [

@@ -15,7 +15,7 @@ from fedws.core.tensors import Tensors, detached, digest
 from fedws.split_learning import pretrained_file, pretraining
 from fedws.split_learning.extractor_pool import join, parts
 from fedws.split_learning.release_format import Coded
-from fedws.training import learning
+from fedws.training import building
 from tests.mistnet import strategy, weights
 from tests.nodes import registered
 
@@ -85,7 +85,7 @@ def file(folder: Path, classes: int = 10, cut: str = "", others: Tensors | None 
 def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
     others = pretraining.beginnings("points_net", "relu", 2)
     made = file(tmp_path, cut="relu", others=others)
-    initial = detached(learning.initial("points_net", 9).state_dict())
+    initial = detached(building.initial("points_net", 9).state_dict())
     several = strategy(pretrained=made, extractor="random").begin(initial)
     assert (digest(several.model), digest(several.others)) == (digest(weights()), digest(others))
     assert (several.classes, list(several.sample)) == (10, [4])

@@ -22,7 +22,7 @@ from fedws.split_learning.feature_store import Records
 from fedws.split_learning.head_training import Epoch
 from fedws.split_learning.model_split import split
 from fedws.split_learning.pretraining import Lesson
-from fedws.training import learning
+from fedws.training import building, task_context
 from tests.mistnet import extraction, on_data, worker
 from tests.nodes import Points, registered
 
@@ -64,13 +64,13 @@ def lesson(**changes: Any) -> Lesson:
 
 
 def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
-    work = learning.Workspace("public", "points", Tokens(Path(), True))
+    work = task_context.Workspace("public", "points", Tokens(Path(), True))
     text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
     with pytest.raises(TaskError, match=text):
-        pretraining.examine(learning.initial("points_net", 1), work, lesson())
+        pretraining.examine(building.initial("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
-        fit(learning.initial("points_net", 1), work.data, "points_net", "points")
-    assert pretraining.shape(learning.Workspace("public", "points", Points(Path(), True))) == [4]
+        fit(building.initial("points_net", 1), work.data, "points_net", "points")
+    assert pretraining.shape(task_context.Workspace("public", "points", Points(Path(), True))) == [4]
 
 
 def test_a_worker_with_such_inputs_does_not_extract(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -81,10 +81,10 @@ def test_a_worker_with_such_inputs_does_not_extract(tmp_path: Path, caplog: pyte
 
 
 def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> None:
-    work = learning.Workspace("public", "points", Points(Path(), True))
+    work = task_context.Workspace("public", "points", Points(Path(), True))
     trained = []
     for name in ("points_net", "logits"):
-        module = learning.initial(name, 1)
+        module = building.initial(name, 1)
         assert pretraining.examine(module, work, lesson()) == (10, "int64 []")
         _, tensors = pretraining.learn(module, {}, work, lesson(), 2)
         trained.append((digest(tensors), digest(head(name, 20)[1])))
@@ -103,8 +103,8 @@ def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     strategy = registry.build("strategy", "mistnet:cut=1" if model == "normalised" else "mistnet:cut=relu", training)
     asked = Epoch.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
-    work = learning.Workspace("coordinator", "features", held)
-    return head_training.trained(learning.initial(model, 1), {}, held, asked, work, 1)
+    work = task_context.Workspace("coordinator", "features", held)
+    return head_training.trained(building.initial(model, 1), {}, held, asked, work, 1)
 
 
 def batches(model: str, count: int, **settings: Any) -> int:
@@ -124,7 +124,7 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
     found, _ = head("points_net", 12, drop_last=True)
     packed, targets = records(12).batch(torch.randperm(12, generator=torch.Generator().manual_seed(1))[:8])
     decoded = registry.build("encoding", "bits").decode(packed, (11,))
-    outputs = split(learning.initial("points_net", 1), "relu")[1](decoded)
+    outputs = split(building.initial("points_net", 1), "relu")[1](decoded)
     assert found == pytest.approx(float(randomized_labels.loss(outputs.detach(), targets, 4.0)), rel=1e-6)
 
 
@@ -139,5 +139,5 @@ def test_adapting_leaves_a_short_last_batch_out_only_where_that_is_asked() -> No
     for drop_last in (False, True):
         training = Training(model="points_net", dataset="points", drop_last=drop_last)
         strategy = registry.build("strategy", "mistnet:cut=relu,fine_tune=1", training)
-        asked = strategy.extraction(detached(learning.initial("points_net", 1).state_dict()), {}, 10, send=False)
+        asked = strategy.extraction(detached(building.initial("points_net", 1).state_dict()), {}, 10, send=False)
         assert asked.settings.get("drop_last", False) == drop_last and ("drop_last" in asked.settings) == drop_last

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from fedws.core.errors import LinkLost
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.mqtt.channel import MqttChannel, Road
 from fedws.network.mqtt.encryption import Plain
 from fedws.network.mqtt.endpoint import End, Names

@@ -6,7 +6,7 @@ import re
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.mqtt import broker_url, connection, endpoint, flow_control, frames, session, topics
 from fedws.network.mqtt.encryption import Plain, guard
 from fedws.network.mqtt.frames import Kind, Level, opening

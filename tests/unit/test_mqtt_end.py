@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.interfaces import HANDSHAKE
+from fedws.network.base import HANDSHAKE
 from fedws.network.mqtt.encryption import Plain
 from fedws.network.mqtt.endpoint import End, Names, News
 from fedws.network.mqtt.flow_control import WINDOW

@@ -12,8 +12,11 @@ from torch.nn import functional
 
 from fedws.core import registry
 from fedws.core.errors import PieceFailed, TaskError
+from fedws.core.seeds import seeded
 from fedws.core.task_settings import Scoring, Training
-from fedws.training.learning import Workspace, gradient, score, seeded, train
+from fedws.training.evaluation import score
+from fedws.training.local import gradient, train
+from fedws.training.task_context import Workspace
 
 INPUTS = torch.randn(21, 2, 3, generator=torch.Generator().manual_seed(1))
 TARGETS = (INPUTS[:, 0].sum(1) > 0).long()

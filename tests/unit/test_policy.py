@@ -17,10 +17,11 @@ from fedws.core.registry import Traits, releasing
 from fedws.core.task_settings import Training as Settings
 from fedws.node.worker import ALL, Worker
 from fedws.privacy.audit_log import Audit, Entry, read
-from fedws.privacy.policy import Features, Policy, load
+from fedws.privacy.policy import Policy, load
+from fedws.privacy.spending import Features
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 
 UPDATE, METRICS = Traits("update", settings=Settings), Traits("metrics")
 

@@ -13,12 +13,12 @@ from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import make
-from fedws.interfaces import Ask
 from fedws.protocol import sendable_model
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode
 from fedws.protocol.header import MAX_HEADER
 from fedws.protocol.messages import Order
+from fedws.scheduling.base import Ask
 from fedws.simulation.plans import plans
 
 SETTINGS = {"dataset": "digits", "workers": {"alice": "memory://alice", "bob": "memory://bob"}, "evaluator": {}}

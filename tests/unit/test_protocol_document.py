@@ -18,13 +18,13 @@ from pydantic import BaseModel, ValidationError
 from evaluator.node import evaluate
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.listener import NEWER, second
-from fedws.core import registry
+from fedws.core import registry, seeds
 from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.plan import NODE_ID, Scoring, Training
 from fedws.core.tensors import DTYPES
 from fedws.data.samples import Images
-from fedws.interfaces import HANDSHAKE, Limits
 from fedws.network import admission, liveness
+from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
 from fedws.network.websocket import channel, connection
@@ -33,6 +33,7 @@ from fedws.node.worker import Worker
 from fedws.protocol import encoder, handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
+from fedws.protocol.evaluation_result import Score
 from fedws.protocol.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
 from fedws.protocol.messages import (
     MESSAGES,
@@ -61,8 +62,8 @@ from fedws.security import network_key
 from fedws.split_learning.extraction import Extraction
 from fedws.split_learning.fine_tuning import Adaptation
 from fedws.split_learning.upload_progress import Part
-from fedws.training import client_state, learning
-from fedws.training.learning import Score, Workspace
+from fedws.training import client_state
+from fedws.training.task_context import Workspace
 from tests.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
 from tests.support import REPOSITORY, registered_by_benchmarks
 
@@ -78,6 +79,7 @@ TYPES: dict[Any, str] = {
     DataName: "string of at most 256 characters",
     Text: "text",
     Json: "map",
+    dict[str, str]: "map of strings",
     Held: "map",
     Name: "name",
     Most: "integer, 1 or more",
@@ -375,7 +377,7 @@ def test_normalisation_of_digits() -> None:
 
 
 def test_seed() -> None:
-    assert f"the seed\n{learning.order_seed(1, 'alice', 1)}." in TEXT
+    assert f"the seed\n{seeds.order_seed(1, 'alice', 1)}." in TEXT
 
 
 # ------------------------------------------------------------------ section 10: the example

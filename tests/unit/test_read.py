@@ -12,7 +12,7 @@ from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.client_state import Keepsake
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from tests.mistnet import on_data
 
 ERRORS = [TaskError, TaskFailed, UsageError, ValueError, Stopped, KeyError]
@@ -106,7 +106,7 @@ def test_features_leave_only_from_a_task_that_is_registered_for_them() -> None:
     """Else the uploads of a node would not be counted."""
 
     def task(order: Order, workspace: Workspace) -> Report:
-        workspace.announce(order, fedws.privacy.policy.Features("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.announce(order, fedws.privacy.spending.Features("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.report(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
 
     found = answer(task)

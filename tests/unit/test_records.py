@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.split_learning.record_rows import check, rows
+from fedws.split_learning.bit_packing import check, rows
 
 
 @given(n=st.integers(0, 3), shape=st.lists(st.integers(0, 4), max_size=4))

@@ -8,9 +8,8 @@ import pytest
 from fedws.coordinator.one_time_log import Remarks, workload
 from fedws.core import registry
 from fedws.core.plan import make
-from fedws.protocol.messages import Order
+from fedws.protocol.messages import COORDINATOR, Order
 from fedws.recording.run_log import Lines
-from fedws.security.credentials import COORDINATOR
 from fedws.training.task_warnings import LINES
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from fedws.core.errors import RejectedUpdate
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors
-from fedws.interfaces import Ask, Candidate
-from fedws.protocol.messages import Available, Deadline, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.scheduling.base import Ask, Candidate
+from fedws.scheduling.events import Available, Deadline, Joined, Left, Measured
 from fedws.scheduling.lost_requests import CUTS, LOSSES
 from fedws.scheduling.participants import POSTPONED, STRIKES, Asked, Roster, excluded, rejected, unusable
-from fedws.training.learning import order_seed
 
 THREE = ("alice", "bob", "charlie")
 ASK = Ask("t.do", {"lr": 1}, {"w": torch.ones(1)})

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from fedws.core.errors import RejectedUpdate
+from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors, difference
-from fedws.interfaces import Ask, Candidate, Chooser
-from fedws.protocol.messages import Available, Deadline, Event, Failure, Joined, Left, Measured, Order, Report
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.scheduling.base import Ask, Candidate, Chooser
+from fedws.scheduling.events import Available, Deadline, Event, Joined, Left, Measured
 from fedws.scheduling.participants import Terms
 from fedws.scheduling.samplers.all import All
 from fedws.scheduling.synchronous import Rounds, RoundState
-from fedws.training.learning import order_seed
 from fedws.updates.aggregators.mean import Mean, Sum
 
 START = {"w": torch.zeros(2)}

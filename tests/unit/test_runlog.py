@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.core.untrusted_text import printable
+from fedws.protocol.evaluation_result import Score
 from fedws.recording.run_log import Lines, RunLog, log, write_tensors
-from fedws.training.evaluation import Score
 
 # --------------------------------------------------------------------------- lines
 

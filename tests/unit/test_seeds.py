@@ -12,9 +12,14 @@ from torch.utils.data import Subset
 
 from fedws.core.errors import Stopped
 from fedws.core.registry import _pieces
+from fedws.core.seeds import seeded
 from fedws.core.task_settings import Scoring, Training
 from fedws.data.samples import Images, Part
-from fedws.training.learning import Score, Workspace, gradient, initial, score, seeded, train
+from fedws.protocol.evaluation_result import Score
+from fedws.training.building import initial
+from fedws.training.evaluation import score
+from fedws.training.local import gradient, train
+from fedws.training.task_context import Workspace
 
 
 class Augmented:

@@ -17,7 +17,7 @@ from fedws.core.errors import LinkLost, Unreachable
 from fedws.core.plan import Training
 from fedws.core.tensors import detached
 from fedws.data.samples import Part
-from fedws.interfaces import Channel, Limits
+from fedws.network.base import Channel, Limits
 from fedws.network.transports.memory import Memory, MemoryChannel
 from fedws.protocol.encoder import VERSION
 from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
@@ -25,7 +25,7 @@ from fedws.simulation.device import Device, Pace, SlowChannel
 from fedws.simulation.event_log import Journal
 from fedws.simulation.tensor_cache import Shared
 from fedws.simulation.virtual_loop import run
-from fedws.training.learning import initial
+from fedws.training.building import initial
 from tests.nodes import Points, registered, worker
 
 LIMITS = Limits()

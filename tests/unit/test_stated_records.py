@@ -9,8 +9,8 @@ import pytest
 
 from fedws.core.errors import RejectedUpdate
 from fedws.protocol.answer_size import weight
-from fedws.protocol.messages import Joined, Order, Report
-from fedws.security.credentials import COORDINATOR
+from fedws.protocol.messages import COORDINATOR, Order, Report
+from fedws.scheduling.events import Joined
 from fedws.split_learning.upload_progress import Delivery, Facts
 from tests.gathered import Run
 from tests.nodes import registered

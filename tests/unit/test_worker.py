@@ -10,7 +10,7 @@ from fedws.node.worker import Worker
 from fedws.protocol.encoder import VERSION, encode
 from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
 from fedws.protocol.run_claim import Claim
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 
 
 class Points:

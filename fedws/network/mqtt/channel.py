@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused
-from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.network.liveness import LOOKS, Vigil
 from fedws.network.mqtt.encryption import Piece
@@ -50,7 +50,7 @@ class Road:
 
 
 class MqttChannel:
-    """See :class:`fedws.interfaces.Channel`. Bytes are counted with the packets' headers, without signs of life."""
+    """See :class:`fedws.network.base.Channel`. Bytes are counted with the packets' headers, without signs of life."""
 
     def __init__(self, end: End, road: Road, limits: Limits) -> None:
         self._end = end

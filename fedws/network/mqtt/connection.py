@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable
-from fedws.interfaces import Limits
 from fedws.network.admission import MOST
+from fedws.network.base import Limits
 from fedws.network.connect_errors import NO_TLS, speaks_tls, why
 from fedws.network.mqtt.broker_url import Address
 from fedws.network.mqtt.frames import LARGEST

@@ -5,7 +5,7 @@ import secrets
 
 from fedws.core.errors import LinkLost, Unreachable
 from fedws.core.rate_limited_log import Complaints
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.broker_url import Address
 from fedws.network.mqtt.channel import MqttChannel, Road

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from fedws.interfaces import HANDSHAKE
+from fedws.network.base import HANDSHAKE
 from fedws.network.mqtt.encryption import Guard, Piece, Plain, guard
 from fedws.network.mqtt.flow_control import WINDOW, Flood, Gap, Part, Receiving, Sending
 from fedws.network.mqtt.frames import BEAT, HEAD, NUMBERED, Frame, Kind, Level, opened, opening, parse

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fedws.core.errors import LinkError
 from fedws.core.rate_limited_log import Complaints
-from fedws.interfaces import Handler, Limits
 from fedws.network.admission import Gate
+from fedws.network.base import Handler, Limits
 from fedws.network.mqtt import topics
 from fedws.network.mqtt.broker_url import Address
 from fedws.network.mqtt.channel import MqttChannel, Road

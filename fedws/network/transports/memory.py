@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from fedws.core.errors import LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.core.registry import register
-from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
+from fedws.network.base import HANDSHAKE, Channel, Handler, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, error_of
@@ -20,7 +20,7 @@ _serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
 
 class MemoryChannel:
-    """One end of a link; see :class:`fedws.interfaces.Channel`."""
+    """One end of a link; see :class:`fedws.network.base.Channel`."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -103,7 +103,7 @@ class MemoryChannel:
 
 @register("transport", "memory")
 class Memory:
-    """See :class:`fedws.interfaces.Transport`."""
+    """See :class:`fedws.network.base.Transport`."""
 
     private = True
     shared = False

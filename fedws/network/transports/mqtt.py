@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from fedws.core.errors import Unreachable, UsageError
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.registry import register
-from fedws.interfaces import Channel, Handler, Limits
+from fedws.network.base import Channel, Handler, Limits
 from fedws.network.mqtt.broker_url import address
 from fedws.network.mqtt.dialer import Dialler
 from fedws.network.mqtt.listener import Node
@@ -19,7 +19,7 @@ from fedws.security.tls import Tls
 
 @register("transport", "mqtt")
 class Mqtt:
-    """See :class:`fedws.interfaces.Transport`. Certificates are the broker's, and those it is shown; no node's."""
+    """See :class:`fedws.network.base.Transport`. Certificates are the broker's, and those it is shown; no node's."""
 
     private = False
     shared = True

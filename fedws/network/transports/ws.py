@@ -21,8 +21,8 @@ from fedws.core.errors import LinkError, Refused, Unreachable, UsageError
 from fedws.core.rate_limited_log import Complaints
 from fedws.core.registry import register
 from fedws.core.untrusted_text import words
-from fedws.interfaces import HANDSHAKE, Channel, Handler, Limits
 from fedws.network.admission import Gate
+from fedws.network.base import HANDSHAKE, Channel, Handler, Limits
 from fedws.network.connect_errors import NO_TLS, speaks_tls, why
 from fedws.network.websocket.channel import WsChannel
 from fedws.network.websocket.connection import Client, Server, address_of
@@ -46,7 +46,7 @@ class _Direct(connect):
 
 @register("transport", "ws")
 class Ws:
-    """See :class:`fedws.interfaces.Transport`."""
+    """See :class:`fedws.network.base.Transport`."""
 
     private = False
     shared = False

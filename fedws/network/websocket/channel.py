@@ -6,7 +6,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
-from fedws.interfaces import HANDSHAKE, Limits
+from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.body_transfer import Transfers
 from fedws.network.websocket.connection import Server, Watched, address_of, framed
 from fedws.protocol import encoder
@@ -19,7 +19,7 @@ _MAX_REASON = 123  # bytes, RFC 6455, section 5.5
 
 
 class WsChannel:
-    """One websocket; see :class:`fedws.interfaces.Channel`. Bytes are counted with their frame headers."""
+    """One websocket; see :class:`fedws.network.base.Channel`. Bytes are counted with their frame headers."""
 
     def __init__(self, socket: Watched, limits: Limits) -> None:
         self._socket = socket

@@ -10,8 +10,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
-from fedws.interfaces import HANDSHAKE
 from fedws.network.admission import Gate
+from fedws.network.base import HANDSHAKE
 from fedws.network.liveness import LOOKS, Vigil
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode

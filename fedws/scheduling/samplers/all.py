@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from fedws.core.registry import register
-from fedws.interfaces import Candidate
+from fedws.scheduling.base import Candidate
 
 
 @register("chooser", "all")

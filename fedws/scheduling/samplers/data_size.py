@@ -6,7 +6,7 @@ from random import Random
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.interfaces import Candidate
+from fedws.scheduling.base import Candidate
 
 _MOST = 2**40
 """More samples than these are not believed: a count is what a peer says."""

@@ -6,7 +6,7 @@ from random import Random
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.interfaces import Candidate
+from fedws.scheduling.base import Candidate
 
 
 @register("chooser", "random")

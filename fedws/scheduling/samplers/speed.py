@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.interfaces import Candidate
+from fedws.scheduling.base import Candidate
 
 
 @register("chooser", "speed")

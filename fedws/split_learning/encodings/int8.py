@@ -12,9 +12,9 @@ import torch
 
 from fedws.core.registry import register
 from fedws.privacy.secure_noise import Noise
+from fedws.split_learning.bit_packing import check, rows
 from fedws.split_learning.encoding import Encoding
 from fedws.split_learning.real_valued import Reals, finite
-from fedws.split_learning.record_rows import check, rows
 
 _HEAD = 8
 

@@ -3,7 +3,7 @@
 from torch.nn import functional
 
 from fedws.core.registry import register
-from fedws.interfaces import Loss
+from fedws.training.base import Loss
 
 
 @register("loss", "cross_entropy")

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from fedws.core.errors import TaskError
 from fedws.core.registry import register
-from fedws.interfaces import Loss
+from fedws.training.base import Loss
 
 
 @register("loss", "mse")

@@ -10,7 +10,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from fedws.core.errors import LinkLost, Refused
-from fedws.interfaces import Limits
+from fedws.network.base import Limits
 from fedws.network.transports.ws import Ws
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, Report

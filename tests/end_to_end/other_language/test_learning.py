@@ -12,7 +12,7 @@ from fedws.algorithms.fedavg import fit
 from fedws.data.datasets.digits import Digits
 from fedws.data.samples import select
 from fedws.protocol.messages import Failure, Report
-from fedws.training.learning import Workspace
+from fedws.training.task_context import Workspace
 from tests.javascript import HELD, alice, asked, dialled, order
 from tests.processes import Processes, dialling, identity, serving
 from tests.support import REPOSITORY, recorded

@@ -1,0 +1,51 @@
+"""Events that a scheduler reacts to: an answer, or a worker that connected or disconnected."""
+
+from dataclasses import dataclass
+
+from fedws.protocol.messages import Failure, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """Event: a worker is linked and ready."""
+
+    worker: str
+    samples: int = 0
+    """How many samples it says that it holds; 0 where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Event: a worker's link is gone. Its open orders have been answered with failures before."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Event: how long a worker took from its last order to the answer; comes before that answer."""
+
+    worker: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """Event: the time for the model's next version is up, ``--deadline`` seconds after its first order or after
+
+    the last Deadline.
+    """
+
+    version: int
+    """The complete versions as the time began; a Deadline of an earlier version says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Available:
+    """Event: the time has passed for which a worker refused requests, with the code ``later``."""
+
+    worker: str
+
+
+Event = Report | Failure | Joined | Left | Available | Measured | Deadline

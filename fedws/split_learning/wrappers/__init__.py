@@ -1,0 +1,1 @@
+"""Wrappers, one a file: what a model is evaluated in."""

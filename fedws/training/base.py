@@ -1,0 +1,22 @@
+"""Protocols of tasks and losses."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from fedws.protocol.messages import Order, Report
+
+if TYPE_CHECKING:
+    from fedws.training.task_context import Workspace
+
+
+class Task(Protocol):
+    """The worker's half: carries out one order on this worker's data. Raises TaskError when it cannot."""
+
+    def __call__(self, order: Order, workspace: "Workspace") -> Report:
+        """Carry out ``order``."""
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Mean loss of a batch: ``(outputs, targets) -> scalar``. Factory ``(*, options)``, registered as ``loss``."""
