@@ -35,7 +35,7 @@ from fedws.split_learning.head_training import LIKELIHOODS, Epoch
 from fedws.split_learning.model_split import cuts, split
 from fedws.split_learning.pretraining import CLEAR, Lesson
 from fedws.split_learning.release_format import Coded
-from fedws.split_learning.upload_cache import kept
+from fedws.split_learning.upload_cache import Uploads, kept
 from fedws.split_learning.upload_progress import Kept, Part, chunk
 from fedws.training import building, optimizer_state
 from fedws.training.base import Task
@@ -65,7 +65,7 @@ def adapt(order: Order, workspace: Workspace) -> Report:
 def _extract(
     order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
 ) -> Report:
-    uploads, asked = workspace.uploads, kept(settings.asked)
+    uploads, asked = workspace.resource(Uploads), kept(settings.asked)
     made = uploads.find()
     if made is not None:
         if made.facts["asked"] != asked:
@@ -96,7 +96,7 @@ def _extract(
 @register("task", "mistnet.upload", releases="features")
 def upload(order: Order, workspace: Workspace) -> Report:
     """Send records of what was extracted: the same bits whenever they are asked for."""
-    part, made = workspace.settings(order, Part), workspace.uploads.find()
+    part, made = workspace.settings(order, Part), workspace.resource(Uploads).find()
     if made is None or made.acknowledged:
         raise TaskError(f"{workspace.node} has {'no' if made is None else 'deleted the'} features of this run")
     if (held := made.facts["asked"]["dataset"]) != workspace.dataset:
@@ -115,7 +115,7 @@ def upload(order: Order, workspace: Workspace) -> Report:
 def acknowledge(order: Order, workspace: Workspace) -> Report:
     """The coordinator has every record: delete them."""
     workspace.settings(order, Kept)
-    made = workspace.uploads.find()
+    made = workspace.resource(Uploads).find()
     if made is not None:
         made.acknowledge()
     return workspace.report(order, {})

@@ -6,21 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from fedws.core import registry
 from fedws.core.error_location import placed, where
 from fedws.core.errors import (
-    FedwsError,
     PieceFailed,
     RequestError,
     Stopped,
     TaskError,
     TaskFailed,
     TooLarge,
-    TryLater,
     UnknownName,
     UsageError,
     printable,
@@ -30,6 +27,7 @@ from fedws.core.rate_limited_log import BURST, Complaints
 from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
+from fedws.node.failures import failure, refusal
 from fedws.privacy.audit_entry import Place, counted, entry
 from fedws.privacy.audit_log import Audit, Entry
 from fedws.privacy.policy import Policy
@@ -96,7 +94,8 @@ class Worker:
         self._counts = Counts()  # where there is no audit log
         self._details = details
         self._stop = threading.Event()
-        self._workspace = Workspace(node, dataset, data, self._stop, threads, uploads=Uploads(state), policy=policy)
+        self._workspace = Workspace(node, dataset, data, self._stop, threads, state=state, policy=policy)
+        self._uploads = self._workspace.resource(Uploads)
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -127,7 +126,7 @@ class Worker:
         """
         self._claim, self._peer = claim, printable(peer, 64)
         self._workspace.keepsake.begin(claim)
-        self._workspace.uploads.begin(claim)
+        self._uploads.begin(claim)
 
     def answer(self, order: Order, accepted: Accepted = ANY, trouble: str = "") -> Report | Failure:
         """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
@@ -136,7 +135,7 @@ class Worker:
         answer is on the audit log when this returns.
         """
         self._workspace.read.clear()
-        answer = self.failure(order, "failed", trouble) if trouble else self._answer(order)
+        answer = failure(self.node, order, "failed", trouble) if trouble else self._answer(order)
         features, then = self._workspace.leaving.pop(order.id, (None, None))
         if isinstance(answer, Failure):
             features = then = None
@@ -184,10 +183,10 @@ class Worker:
                 then()
         except TaskError as error:
             self._workspace.read.clear()  # it is refused as if nothing had been computed
-            return self._written(order, self.refusal(order, error), accepted, None)
+            return self._written(order, refusal(self.node, order, error), accepted, None)
         except OSError as error:
             self._failures.hear(f"the audit log cannot be written, so nothing leaves: {error}", logging.ERROR)
-            return self.failure(order, "failed", "the audit log cannot be written, so nothing leaves")
+            return failure(self.node, order, "failed", "the audit log cannot be written, so nothing leaves")
         return answer
 
     def _answer(self, order: Order) -> Report | Failure:
@@ -220,7 +219,7 @@ class Worker:
             return left, 0
         if not self._claim.run:
             raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
-        own = self._workspace.uploads.id
+        own = self._uploads.id
         known = (self._audit or self._counts).uploads(self.node, self._workspace.dataset, self._peer)
         left = {what: age for what, age in left.items() if what != upload(own)}
         return left, len(known - {own})
@@ -237,15 +236,15 @@ class Worker:
         if isinstance(error, TaskError | UnknownName) and not hidden:
             place = f" ({where(error)})" if where(error) else ""
             self._complaints.hear(f"{printable(order.task, 64)} was refused: {printable(str(error), 300)}{place}")
-            return self.refusal(order, error)
+            return refusal(self.node, order, error)
         if isinstance(error, TaskFailed | Stopped) and not hidden:
-            return self.failure(order, "failed", str(error))
+            return failure(self.node, order, "failed", str(error))
         self._failures.hear(f"{order.task} failed: {placed(error)}", logging.ERROR, error)
         if hidden:
             return self._on_data(order)
         cause = error.__cause__ if isinstance(error, PieceFailed) else None
         # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
-        return self.failure(order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")
+        return failure(self.node, order, "failed", f"{type(cause or error).__name__} (see the log of {self.node})")
 
     @property
     def _hidden(self) -> bool:
@@ -253,7 +252,7 @@ class Worker:
         return self._workspace.read.is_set() and not self._details
 
     def _on_data(self, order: Order) -> Failure:
-        return self.failure(order, "failed", f"the task failed on its data (see the log of {self.node})")
+        return failure(self.node, order, "failed", f"the task failed on its data (see the log of {self.node})")
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""
@@ -276,27 +275,15 @@ class Worker:
     ) -> Entry:
         releases = registry.traits(self._task(order.task)).releases if isinstance(answer, Report) else "metrics"
         what: Counted = counted(answer, features, releases, read=self._workspace.read.is_set()) if counts else ""
-        upload = self._workspace.uploads.id if features is not None or what == "upload" else ""
+        upload = self._uploads.id if features is not None or what == "upload" else ""
         place = Place(self.node, self._workspace.dataset, self._claim, self._peer, upload)
         return entry(order, answer, size, features, place, what, again=again)
-
-    def refusal(self, order: Order, error: FedwsError) -> Failure:
-        """Return the answer to an order that is refused: for the whole run, or until later."""
-        failure = self.failure(order, "refused", str(error))
-        if isinstance(error, TryLater):
-            return replace(failure, code="later", wait=error.seconds)
-        return replace(failure, code="permanent")
 
     def unsendable(self, order: Order, error: UsageError) -> Failure:
         """Return the answer in place of a report that cannot be sent: what it has would be the same another time."""
         if isinstance(error, TooLarge):
-            return replace(self.failure(order, "refused", f"its report has {error}"), code="permanent")
+            return replace(failure(self.node, order, "refused", f"its report has {error}"), code="permanent")
         if self._hidden:
             self._failures.hear(f"{order.task} failed: its report cannot be sent: {error}", logging.ERROR)
             return self._on_data(order)
-        return self.failure(order, "failed", str(error))  # a task may report what cannot travel
-
-    def failure(self, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
-        """The answer to an order that was not carried out."""
-        line = printable(" ".join(reason.split()))  # it may quote the order, which may be of any size
-        return Failure(order=order.id, worker=self.node, round=order.round, kind=kind, reason=line)
+        return failure(self.node, order, "failed", str(error))  # a task may report what cannot travel

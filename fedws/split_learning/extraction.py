@@ -20,7 +20,7 @@ from fedws.protocol.messages import Json
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split
 from fedws.split_learning.release_format import Coded
-from fedws.split_learning.upload_cache import Batch, Upload
+from fedws.split_learning.upload_cache import Batch, Upload, Uploads
 from fedws.training import objective, task_context
 from fedws.training.batching import groups
 from fedws.training.model_outline import complete
@@ -74,7 +74,7 @@ class Extraction(Cut):
         pieces = extractor_pool.parts(sent)
         if sent and [digest(piece) for piece in pieces] != [*self.extractors, *self.further]:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
-        halves, uploads = self._outlines(workspace) if pieces else (), workspace.uploads
+        halves, uploads = self._outlines(workspace) if pieces else (), workspace.resource(Uploads)
         for number, piece in enumerate(pieces):
             self._check(piece, halves, head=number >= len(self.extractors))
         for piece in pieces:

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from pathlib import Path
+from typing import Any, TypeVar, cast, overload
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -17,11 +18,11 @@ from fedws.data.base import Dataset
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import Features
 from fedws.protocol.messages import Json, Order, Report
-from fedws.split_learning.upload_cache import Uploads
 from fedws.training.client_state import Keepsake
 from fedws.training.model_outline import complete, outline, values
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Resource = TypeVar("Resource")
 
 
 class _Samples:
@@ -58,8 +59,10 @@ class Workspace:
     """How many threads may score batches at once."""
     keepsake: Keepsake = field(default_factory=Keepsake)
     """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
-    uploads: Uploads = field(default_factory=Uploads)
-    """What was made of the samples for this run."""
+    state: Path | None = None
+    """Folder for what a task keeps on the disk from run to run; None for none."""
+    resources: dict[Callable[[Path | None], object], object] = field(default_factory=dict)
+    """What tasks keep open between requests; they use :meth:`resource`."""
     policy: Policy = field(default_factory=Policy)
     leaving: dict[str, tuple[Features, Callable[[], None]]] = field(default_factory=dict)
     """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
@@ -130,6 +133,12 @@ class Workspace:
         if found is not None:
             self.read.set()
         return found
+
+    def resource(self, opened: Callable[[Path | None], Resource]) -> Resource:
+        """Return what ``opened`` made of the folder :attr:`state` when this was first called with it."""
+        if opened not in self.resources:
+            self.resources[opened] = opened(self.state)
+        return cast(Resource, self.resources[opened])
 
     def keep(self, order: Order, tensors: Tensors) -> None:
         """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""

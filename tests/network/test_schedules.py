@@ -21,6 +21,7 @@ from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, unfit
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
+from fedws.node.failures import failure
 from fedws.node.worker import Worker
 from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
 from fedws.scheduling.asynchronous import without_rounds
@@ -87,12 +88,12 @@ class Node:
         match what:
             case "refuse" | "fail":
                 kind: Any = {"refuse": "refused", "fail": "failed"}[what]
-                await channel.send(self._worker.failure(order, kind, "not today"))
+                await channel.send(failure(self._worker.node, order, kind, "not today"))
                 return
             case "later" | "never":
                 code: Any = {"later": "later", "never": "permanent"}[what]
-                failure = self._worker.failure(order, "refused", "the policy here does not allow it")
-                await channel.send(dataclasses.replace(failure, code=code, wait=60.0))
+                answer = failure(self._worker.node, order, "refused", "the policy here does not allow it")
+                await channel.send(dataclasses.replace(answer, code=code, wait=60.0))
                 return
             case "garble":
                 await channel.send_raw([b"FDWS, or so"])  # type: ignore[attr-defined]

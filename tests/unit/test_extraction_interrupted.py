@@ -82,9 +82,8 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
 
     for kind in (Others, Watched):
         again = worker(tmp_path)
-        again._workspace = replace(
-            again._workspace, data=kind(Path(), True), uploads=copied(again, tmp_path / kind.__name__)
-        )
+        resources: dict[Any, object] = {Uploads: copied(again, tmp_path / kind.__name__)}
+        again._workspace = replace(again._workspace, data=kind(Path(), True), resources=resources)
         assert isinstance(again.answer(extraction(send=False, number=2, changes=settings)), Report)
         seen.append(sorted(set(asked) - {0}))
         asked.clear()
@@ -93,7 +92,7 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
 
 def copied(node: Worker, folder: Path) -> Uploads:
     """The node's uploads as they are now, in another folder."""
-    shutil.copytree(node._workspace.uploads._folder, folder)
+    shutil.copytree(node._workspace.resource(Uploads)._folder, folder)
     uploads = Uploads(folder)
     uploads.begin(Claim("first", "lab"))
     return uploads
