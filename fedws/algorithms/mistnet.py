@@ -3,9 +3,9 @@ docs/papers). Workers run the first layers of a pretrained net forward, once, se
 coordinator trains the other layers on them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -13,8 +13,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws.core import registry, seeds
-from fedws.core.errors import TaskError, TaskFailed, UsageError
+from fedws.core import registry
+from fedws.core.errors import TaskError, UsageError
 from fedws.core.registry import register
 from fedws.core.task_settings import UNLIMITED, Count, Scoring, Training
 from fedws.core.tensors import Tensors, digest
@@ -26,7 +26,7 @@ from fedws.protocol.messages import Json, Order, Report
 from fedws.scheduling.base import Ask
 from fedws.split_learning import head_training, pretrained_file, pretraining
 from fedws.split_learning.base import Basis
-from fedws.split_learning.extraction import Extraction, encoded, facts, spent, told_apart
+from fedws.split_learning.extraction import Extraction, extracted, spent
 from fedws.split_learning.extractor_pool import MOST, join, parts
 from fedws.split_learning.feature_crops import problem
 from fedws.split_learning.feature_store import FEATURES, LABELS, Records
@@ -35,7 +35,7 @@ from fedws.split_learning.head_training import LIKELIHOODS, Epoch
 from fedws.split_learning.model_split import cuts, split
 from fedws.split_learning.pretraining import CLEAR, Lesson
 from fedws.split_learning.release_format import Coded
-from fedws.split_learning.upload_cache import Uploads, kept
+from fedws.split_learning.upload_cache import Uploads
 from fedws.split_learning.upload_progress import Kept, Part, chunk
 from fedws.training import building, optimizer_state
 from fedws.training.base import Task
@@ -48,7 +48,7 @@ from fedws.training.task_context import Workspace
 def extract(order: Order, workspace: Workspace) -> Report:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
     settings = workspace.settings(order, Extraction)
-    return _extract(order, workspace, settings, lambda pieces: pieces[0])
+    return extracted(order, workspace, settings, lambda pieces: pieces[0])
 
 
 @register("task", "mistnet.adapt", releases="features", explicit=True)
@@ -59,38 +59,7 @@ def adapt(order: Order, workspace: Workspace) -> Report:
     def adapted(pieces: list[Tensors]) -> Tensors:
         return settings.adapted(pieces[0], pieces[1], workspace, order.seed)
 
-    return _extract(order, workspace, settings, adapted)
-
-
-def _extract(
-    order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
-) -> Report:
-    uploads, asked = workspace.resource(Uploads), kept(settings.asked)
-    made = uploads.find()
-    if made is not None:
-        if made.facts["asked"] != asked:
-            raise TaskError(
-                "the features of this run were made with other settings; new noise would spend privacy twice"
-            )
-        return workspace.report(order, facts(made))
-    try:
-        workspace.policy.allow(settings.spent(()))
-    except UsageError as error:
-        raise TaskError(str(error)) from None
-    try:
-        chosen = uploads.begun(asked, partial(told_apart, workspace))
-        if chosen is None:
-            pieces = settings.pieces(order.tensors, workspace)
-            if pieces is None:
-                return workspace.report(order, {"wanted": "extractor"})
-            chosen = choose(pieces)
-            uploads.start(asked, chosen, told_apart(workspace))
-        extractor = settings.loaded(chosen, workspace)
-        with seeds.seeded(order.seed):  # a data set may draw; noise never comes from a seed
-            made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
-    except OSError as error:
-        raise TaskFailed(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
-    return workspace.report(order, facts(made))
+    return extracted(order, workspace, settings, adapted)
 
 
 @register("task", "mistnet.upload", releases="features")

@@ -23,8 +23,8 @@ from fedws.core.errors import (
 from fedws.core.limits import Accepted
 from fedws.network.base import Channel
 from fedws.network.body_transfer import Transfers
+from fedws.network.stored_bodies import Blobs
 from fedws.node.answer_cache import UNFINISHED
-from fedws.object_store.blobs import Blobs
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Failure, Message, Order, Report, Welcome

@@ -30,8 +30,8 @@ from fedws.core.resume_rules import going_on, merged
 from fedws.core.tensors import Tensors
 from fedws.network.base import Limits
 from fedws.network.lookup import transport
+from fedws.network.stored_bodies import Blobs
 from fedws.object_store.base import Shelf
-from fedws.object_store.blobs import Blobs
 from fedws.protocol.run_claim import Claim, takeover
 from fedws.recording import curves
 from fedws.recording.checkpoint import Checkpoints

@@ -15,8 +15,8 @@ from fedws.core.errors import ProtocolError, StoreError, Undelivered
 from fedws.core.limits import CHUNK as CHUNK
 from fedws.core.limits import USUAL, Accepted
 from fedws.network import body_digest
+from fedws.network.stored_bodies import Blobs
 from fedws.network.transfer_progress import Progress
-from fedws.object_store.blobs import Blobs
 from fedws.protocol import encoder
 from fedws.protocol.decoder import Decoder, Partial
 from fedws.protocol.messages import Message

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from fedws.network.body_transfer import Transfers
+from fedws.network.stored_bodies import Blobs
 from fedws.object_store.base import Shelf
-from fedws.object_store.blobs import Blobs
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 

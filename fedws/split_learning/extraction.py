@@ -1,13 +1,14 @@
 """Runs the first half of a model over a node's samples, forward only, and encodes what comes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
 
 from fedws.core import registry, seeds
-from fedws.core.errors import Stopped, TaskError
+from fedws.core.errors import Stopped, TaskError, TaskFailed, UsageError
 from fedws.core.task_settings import AT_A_TIME, AtATime
 from fedws.core.tensors import Tensors, difference, digest
 from fedws.data import labels
@@ -16,14 +17,15 @@ from fedws.data.samples import batch, batches, fingerprint
 from fedws.privacy import randomized_labels
 from fedws.privacy.secure_noise import Noise
 from fedws.privacy.spending import Features
-from fedws.protocol.messages import Json
+from fedws.protocol.messages import Json, Order, Report
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split
 from fedws.split_learning.release_format import Coded
-from fedws.split_learning.upload_cache import Batch, Upload, Uploads
+from fedws.split_learning.upload_cache import Batch, Upload, Uploads, kept
 from fedws.training import objective, task_context
 from fedws.training.batching import groups
 from fedws.training.model_outline import complete
+from fedws.training.task_context import Workspace
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -176,3 +178,39 @@ def facts(upload: Upload) -> Json:
     made = {key: upload.facts[key] for key in ("records", "bytes", "shape", "label_shape", "label_dtype")}
     each = spent(upload)
     return {**made, "encoding": each.encoding, "epsilon": each.epsilon, "label_epsilon": each.label_epsilon}
+
+
+def extracted(
+    order: Order, workspace: Workspace, settings: Extraction, choose: Callable[[list[Tensors]], Tensors]
+) -> Report:
+    """Encode the features of every sample once a run, and return what was made, with no tensors.
+
+    ``choose`` picks the extractor among those that the request carries. Raises TaskError for a request that differs
+    from the one that was carried out, and TaskFailed where the features cannot be stored.
+    """
+    uploads, asked = workspace.resource(Uploads), kept(settings.asked)
+    made = uploads.find()
+    if made is not None:
+        if made.facts["asked"] != asked:
+            raise TaskError(
+                "the features of this run were made with other settings; new noise would spend privacy twice"
+            )
+        return workspace.report(order, facts(made))
+    try:
+        workspace.policy.allow(settings.spent(()))
+    except UsageError as error:
+        raise TaskError(str(error)) from None
+    try:
+        chosen = uploads.begun(asked, partial(told_apart, workspace))
+        if chosen is None:
+            pieces = settings.pieces(order.tensors, workspace)
+            if pieces is None:
+                return workspace.report(order, {"wanted": "extractor"})
+            chosen = choose(pieces)
+            uploads.start(asked, chosen, told_apart(workspace))
+        extractor = settings.loaded(chosen, workspace)
+        with seeds.seeded(order.seed):  # a data set may draw; noise never comes from a seed
+            made = uploads.make(lambda first: encoded(extractor, settings, workspace, first))
+    except OSError as error:
+        raise TaskFailed(f"{workspace.node} cannot keep its features: {error.strerror or error}") from None
+    return workspace.report(order, facts(made))

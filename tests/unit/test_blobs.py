@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import StoreError
-from fedws.object_store.blobs import Blobs
+from fedws.network.stored_bodies import Blobs
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 BODY = [memoryview(b"body")]

@@ -14,7 +14,7 @@ from tests.support import REPOSITORY
 
 ASYNC = (
     "fedws/network/",
-    "fedws/object_store/blobs.py",
+    "fedws/network/stored_bodies.py",
     "fedws/node/server.py",
     "fedws/node/run_lease.py",
     "fedws/node/dial_out.py",
