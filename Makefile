@@ -46,6 +46,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy examples/mqtt/run.py
+	$(BIN)/lint-imports --no-logo --no-cache setup.cfg
 
 bench: setup
 	@$(BIN)/python -m benchmarks
