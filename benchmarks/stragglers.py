@@ -23,9 +23,9 @@ import torch
 
 from benchmarks.settings import Settings
 from benchmarks.tables import table
-from evaluator import evaluator
 from fedws import FedwsError
 from fedws.data import loading
+from fedws.node.evaluator import create_evaluator
 from fedws.simulation import conditions, fleet, plans
 from fedws.simulation.run import run
 
@@ -83,7 +83,7 @@ def simulate(case: Case) -> float:
         train, test = (loading.load("mnist", str(case.data_dir), train=train) for train in (True, False))
         with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
             made = fleet.make(devices, "mnist", train)
-            outcome = run(plan, Path(folder) / "run", made, evaluator(plans.EVALUATOR, "mnist", test))
+            outcome = run(plan, Path(folder) / "run", made, create_evaluator(plans.EVALUATOR, "mnist", test))
     except FedwsError as error:
         raise RuntimeError(f"{case}: {error}") from None
     if outcome.failure:

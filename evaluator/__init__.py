@@ -1,5 +1,1 @@
-"""The evaluator: a node that holds test data and scores the models it is sent. Uses fedws' public names only."""
-
-from evaluator.node import evaluator
-
-__all__ = ["evaluator"]
+"""A dedicated evaluator as an application on public names of fedws: ``python -m evaluator --port 8780``."""

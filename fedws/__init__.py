@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from fedws.core.task_settings import Training as Training
     from fedws.core.tensors import Tensors as Tensors
     from fedws.data.base import Dataset as Dataset
+    from fedws.data.loading import load as load
     from fedws.data.samples import Images as Images
     from fedws.network.base import Limits as Limits
     from fedws.node.dial_out import joining as joining
+    from fedws.node.evaluator import create_evaluator as create_evaluator
     from fedws.node.server import serving as serving
     from fedws.node.worker import Worker as Worker
     from fedws.object_store.base import shelf as shelf
@@ -71,7 +73,9 @@ _HOME = {
     "UsageError": "core.errors",
     "Worker": "node.worker",
     "Workspace": "training.task_context",
+    "create_evaluator": "node.evaluator",
     "joining": "node.dial_out",
+    "load": "data.loading",
     "load_plugin": "core.plugins",
     "network_key": "security.network_key",
     "register": "core.registry",

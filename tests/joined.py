@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import fedws
-from evaluator import evaluator
 from fedws.coordinator.listener import Meeting
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.node.dial_out import joining
+from fedws.node.evaluator import create_evaluator
 from fedws.protocol import encoder
 from fedws.protocol.messages import Hello, Join, Message
 from fedws.security.credentials import INSECURE, Security
@@ -50,7 +50,7 @@ async def come(message: Message | None = None, url: str = "memory://meeting") ->
 def node(name: str) -> fedws.Worker:
     """A worker, or the evaluator."""
     if name == "testing":
-        return evaluator(name, "points", Points(Path(), False))
+        return create_evaluator(name, "points", Points(Path(), False))
     return fedws.Worker(name, "points", Points(Path(), True), labels=HELD.get(name))
 
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.functional import log_softmax
 
 import fedws
-from evaluator import evaluator
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import Stopped
 from fedws.network.base import Limits
+from fedws.node.evaluator import create_evaluator
 from fedws.protocol.messages import Order, Report
 from fedws.training.base import Task
 
@@ -129,7 +129,7 @@ HELD: Mapping[str, Sequence[int]] = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "c
 
 def evaluating(task: Task | None = None) -> fedws.Worker:
     """The evaluator; ``task`` instead of its own."""
-    node = evaluator("testing", "points", Points(Path(), False))
+    node = create_evaluator("testing", "points", Points(Path(), False))
     if task is not None:
         node._tasks = {"evaluate": task}
     return node

@@ -10,7 +10,6 @@ import torchvision
 import tqdm
 import uvloop
 
-import evaluator
 import fedws.cli.console
 import fedws.cli.demo
 import fedws.cli.main
@@ -21,7 +20,8 @@ import fedws.coordinator.run
 import fedws.data.datasets.digits
 import fedws.data.datasets.mnist
 import fedws.models.mnist_cnn
+import fedws.node.evaluator
 import tests.processes
 
-__all__ = ["evaluator", "fedws", "matplotlib", "pytest", "safetensors", "sklearn", "tensorboardX", "tests", "torch"]
+__all__ = ["fedws", "matplotlib", "pytest", "safetensors", "sklearn", "tensorboardX", "tests", "torch"]
 __all__ += ["torchvision", "tqdm", "uvloop"]

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import fedws
-from evaluator import evaluator
 from fedws.core import registry
 from fedws.core.plan import Scoring, Training
 from fedws.core.tensors import Tensors, detached, digest
+from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Failure, Order, Report
@@ -100,7 +100,7 @@ def asked(task: str, model: str, tensors: Tensors, **more: Any) -> Order:
 def answered(order: Order, policy: Policy | None = None, data: fedws.Dataset | None = None) -> Report | Failure:
     """The answer of a node with that policy and data; by default without one, and the points."""
     data, policy = data or Points(Path(), True), policy or Policy()
-    make = evaluator if order.task == "evaluate" else Worker
+    make = create_evaluator if order.task == "evaluate" else Worker
     node = make("alice", "points", data, policy=policy)
     node.begin(Claim("run", "lab"))
     return node.answer(order)

@@ -88,10 +88,10 @@ def main(arguments: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from evaluator import evaluator
     from fedws.cli.console import set_up_logging
     from fedws.cli.progress import Progress
     from fedws.data import loading
+    from fedws.node.evaluator import create_evaluator
     from fedws.recording import curves
     from fedws.recording.run_directory import empty, new_directory
     from fedws.recording.run_log import Record
@@ -108,7 +108,9 @@ def main(arguments: argparse.Namespace) -> int:
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
     devices = fleet.make(conditions, dataset, loading.load(dataset, data_dir, train=True))
-    node = evaluator(EVALUATOR, dataset, loading.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1)
+    node = create_evaluator(
+        EVALUATOR, dataset, loading.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1
+    )
     if "run_dir" in given:
         directory = Path(given["run_dir"])
         empty(directory)

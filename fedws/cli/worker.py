@@ -161,8 +161,8 @@ def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy",
 
 
 def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
-    from evaluator import evaluator
     from fedws.core import user_dirs
+    from fedws.node.evaluator import create_evaluator
     from fedws.node.worker import Worker
 
     if len(held.data) < policy.samples:
@@ -170,7 +170,7 @@ def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Po
             f"--policy {arguments.policy}: at least {policy.samples} samples; {arguments.id} holds {len(held.data)}"
         )
     if arguments.testing:
-        return evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
+        return create_evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
     state = user_dirs.own("state", "MistNet keeps uploads there") / "uploads" / arguments.id
     return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log, state=state)
 

@@ -245,7 +245,7 @@ class Scorer:
         self._remarks.hear(answer.metrics)
         try:
             score = _SCORE.validate_python(answer.metrics)
-            self._record(entry, model, score, metrics.numbers(answer.metrics, _OWN))
+            self._record(entry, model, score, answer.metrics)
         except ValidationError as error:
             return f"no score: {explain(error)}"
         return ""
@@ -263,11 +263,13 @@ class Scorer:
         )
         return await self._link.ask(order, about=model)
 
-    def _record(self, entry: _Round, model: str, score: Score, more: Mapping[str, float]) -> None:
+    def _record(self, entry: _Round, model: str, score: Score, reported: Mapping[str, Any]) -> None:
         record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}
         record |= asdict(score)
-        if more:
-            record["metrics"] = dict(more)
+        if numbers := metrics.numbers(reported, _OWN):
+            record["metrics"] = numbers
+        if tables := metrics.tables(reported):
+            record["tables"] = tables
         self._runlog.record("score", **record)
         entry.lines += self._told(record)
 

@@ -1,6 +1,7 @@
 """Scoring on the data of one node."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -17,16 +18,19 @@ from fedws.training.batching import groups
 from fedws.training.objective import Objective
 from fedws.training.task_context import Workspace
 
+Observer = Callable[[Any, Any], None]
+"""Called with the outputs and targets of a batch: a metric of one's own."""
 _SEED = 0
 """Every score begins with the same random state, so that scores can be compared."""
 
 
-def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
+def score(module: torch.nn.Module, work: Workspace, settings: Scoring, observe: Observer | None = None) -> Score:
     """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, Stopped when told to stop.
 
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
     shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
     batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
+    ``observe`` is called with the outputs and targets of every batch, one batch at a time and in any order.
     :class:`fedws.training.objective.Objective` describes the loss. A data set that draws at random always draws the
     same.
     """
@@ -52,6 +56,9 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring) -> Score:
             if work.stop.is_set():
                 raise Stopped("told to stop")
             loss, outputs, targets = objective(batch)
+            if observe is not None:
+                with turn:
+                    observe(outputs, targets)
             done[number] = loss.cpu().double() * batch.samples, batch.samples, _confusion(outputs, targets)
 
     with ThreadPoolExecutor(work.threads) as pool:

@@ -17,6 +17,8 @@ MOST_SAMPLES = 2**40
 """Largest weight of a report."""
 DIGITS = 5
 """Number of significant digits of a score; those behind them would tell more of single samples than of a model."""
+MOST_CELLS = 10_000
+"""Cells of all tables of one report."""
 _UNIT = 1074
 """Every finite float is an integer times ``2**-_UNIT``."""
 
@@ -44,6 +46,24 @@ def numbers(metrics: Mapping[str, Any], without: Collection[str] = ()) -> dict[s
         if isinstance(value, int | float) and not isinstance(value, bool) and _named(name) and name not in without
     )
     return dict(islice(found, MOST))
+
+
+def tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    """Return the tables of a report's metrics: lists of rows of equal length, of integers from 0 on.
+
+    At most :data:`MOST_CELLS` cells of all tables together are returned, and no other table.
+
+    >>> tables({"confusion": [[3, 1], [0, 2]], "loss": 0.5, "ragged": [[1], [2, 3]], "empty": []})
+    {'confusion': [[3, 1], [0, 2]]}
+    """
+    found, cells = {}, 0
+    for name, value in metrics.items():
+        if _named(name) and _tabular(value):
+            cells += sum(len(row) for row in value)
+            if cells > MOST_CELLS:
+                break
+            found[name] = value
+    return found
 
 
 def rounded(value: Any) -> Any:
@@ -99,3 +119,16 @@ def _float(value: float) -> float:
 
 def _named(name: str) -> bool:
     return 0 < len(name) <= LONGEST and name.isprintable()
+
+
+def _tabular(value: Any) -> bool:
+    """Return whether a value is a table: rows of equal length, of integers from 0 to :data:`MOST_SAMPLES`."""
+    if (
+        not isinstance(value, list)
+        or not 0 < len(value) <= MOST_CELLS
+        or not all(isinstance(row, list) for row in value)
+    ):
+        return False
+    if len({len(row) for row in value}) > 1 or not 0 < len(value) * len(value[0]) <= MOST_CELLS:
+        return False
+    return all(type(cell) is int and 0 <= cell <= MOST_SAMPLES for row in value for cell in row)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from evaluator import evaluator
 from fedws.core import registry
+from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
 from fedws.privacy.audit_log import Audit, read
 from fedws.privacy.policy import Policy
@@ -30,7 +30,7 @@ class Pictures:
 
 
 def node(folder: Path, **policy: Any) -> Worker:
-    return evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=Audit(folder / "log"))
+    return create_evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=Audit(folder / "log"))
 
 
 def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> Order:
@@ -132,7 +132,7 @@ def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_
     settings = {"model": "logits", "loss": "nll", "dataset": "pictures", "batch_size": size}
     asked = Order(id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
     try:
-        made = evaluator("testing", "pictures", data, policy=Policy(samples=40), audit=Audit(tmp_path / "log"))
+        made = create_evaluator("testing", "pictures", data, policy=Policy(samples=40), audit=Audit(tmp_path / "log"))
         answer = made.answer(asked)
     finally:
         registry._pieces.pop(("model", "logits"))

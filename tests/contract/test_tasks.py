@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from evaluator.node import evaluate
 from fedws.coordinator.setup import prepare
 from fedws.core import registry
 from fedws.core.plan import make
 from fedws.core.seeds import order_seed
 from fedws.core.tensors import Tensors
+from fedws.node.evaluator import evaluate
 from fedws.node.worker import Worker
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import fedws
-from evaluator.node import evaluate
 from fedws.algorithms.fedavg import fit
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.network.base import Limits
+from fedws.node.evaluator import evaluate
 from fedws.protocol.messages import Order, Report
 from fedws.training.base import Task
 from tests.nodes import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import fedws
-from evaluator import evaluator
 from fedws.core.errors import RunFailed, WrongNode
+from fedws.node.evaluator import create_evaluator
 from fedws.privacy.audit_log import Audit, read, verify
 from fedws.privacy.policy import Policy
 from fedws.security import certificates
@@ -27,7 +27,7 @@ def node(name: str, policy: Policy | None = None, log: Path | None = None) -> fe
     """A worker, or the evaluator, with its owner's policy and log."""
     more: dict[str, Any] = {"policy": policy or Policy(), "audit": Audit(log) if log is not None else None}
     if name == "testing":
-        return evaluator(name, "points", Points(Path(), False), **more)
+        return create_evaluator(name, "points", Points(Path(), False), **more)
     return fedws.Worker(name, "points", Points(Path(), True), **more)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.protocol.messages import Report
-from fedws.updates.metrics import LONGEST, MOST, MOST_SAMPLES, Numbers, mean, numbers, reported
+from fedws.updates.metrics import LONGEST, MOST, MOST_SAMPLES, Numbers, mean, numbers, reported, tables
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WEIGHTED = st.lists(st.tuples(st.integers(1, MOST_SAMPLES), FINITE), min_size=1, max_size=8)
@@ -98,3 +98,35 @@ def test_a_record_holds_so_many_means_and_those_of_most_workers() -> None:
 def test_numbers_are_plain_data() -> None:
     found = reported(report(4, loss=0.1, steps=3))
     assert json.loads(json.dumps(dataclasses.asdict(found))) == {"weight": 4, "values": {"loss": 0.1, "steps": 3.0}}
+
+
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        ([[0]], True),
+        ([[1, 2, 3]], True),
+        ([[2**40]], True),
+        ([[0] * 100] * 100, True),
+        ([[0] * 100] * 101, False),
+        ([[0]] * 10_001, False),
+        ([[1], [1, 2]], False),
+        ([[1.0]], False),
+        ([[True]], False),
+        ([[-1]], False),
+        ([[2**40 + 1]], False),
+        ([["1"]], False),
+        ([[[1]]], False),
+        ([1, 2], False),
+        ([[]], False),
+        ([], False),
+        ("text", False),
+    ],
+)
+def test_which_values_are_tables(value: Any, recorded: bool) -> None:
+    assert tables({"cells": value}) == ({"cells": value} if recorded else {})
+
+
+def test_tables_of_one_report_are_bounded_together() -> None:
+    table = [[0] * 50] * 100
+    assert list(tables(dict.fromkeys("abc", table))) == ["a", "b"]
+    assert tables({"": [[1]], "a\nb": [[1]], "x" * 65: [[1]]}) == {}

@@ -15,7 +15,6 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from evaluator.node import evaluate
 from fedws.algorithms.fedsgd import local_gradient
 from fedws.coordinator.listener import NEWER, second
 from fedws.core import registry, seeds
@@ -28,6 +27,7 @@ from fedws.network.base import HANDSHAKE, Limits
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
 from fedws.network.websocket import channel, connection
+from fedws.node.evaluator import evaluate
 from fedws.node.run_lease import TAKEN_OVER, Turns
 from fedws.node.worker import Worker
 from fedws.protocol import encoder, handshake
