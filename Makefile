@@ -55,10 +55,10 @@ bench-mistnet: setup
 	@$(BIN)/python -m benchmarks mistnet $(FULL)
 
 audit: setup
-	@$(BIN)/python -m requirements.audit
+	@$(BIN)/python -m tools.requirements.audit
 
 pin: setup
-	@$(BIN)/python -m requirements.pin
+	@$(BIN)/python -m tools.requirements.pin
 
 clean:
 	rm -rf .venv build *.egg-info

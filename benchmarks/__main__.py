@@ -15,23 +15,26 @@ from types import FrameType
 
 import psutil
 
-from benchmarks.settings import Settings
+from benchmarks.harness.settings import Settings
 from fedws.data.download import resolve
 
-ALL = (
-    "checkpoint", "curve", "devices", "floor", "memory", "reach", "round", "secure", "start", "stragglers",
-    "stragglers-real",
-)  # fmt: skip
-NAMES = (*ALL, "mistnet")
-
-
-def module(name: str) -> str:
-    """The module of a benchmark.
-
-    >>> module("stragglers-real")
-    'benchmarks.stragglers_real'
-    """
-    return f"benchmarks.{name.replace('-', '_')}"
+BENCHMARKS = {
+    "checkpoint": "network.checkpoint_overhead",
+    "curve": "accuracy.mnist_curve",
+    "devices": "network.many_devices",
+    "floor": "network.job_overhead",
+    "memory": "network.coordinator_memory",
+    "reach": "network.transport_overhead",
+    "round": "network.round_overhead",
+    "secure": "network.security_overhead",
+    "start": "network.start_time",
+    "stragglers": "simulation.straggler_time",
+    "stragglers-real": "simulation.straggler_time_on_links",
+    "mistnet": "mistnet.accuracy_and_cost",
+}
+"""The module of each benchmark, under its name on the command line."""
+BY_NAME_ONLY = {"mistnet"}
+"""Benchmarks that run only when they are named."""
 
 
 def main() -> int:
@@ -39,25 +42,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; none: all but mistnet")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; none: all but mistnet")
     parser.add_argument("--pairs", type=int, help="how many pairs of runs (each benchmark has its own default)")
     parser.add_argument("--data-dir", help="folder that holds the data sets; else $FEDWS_DATA")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that it works; no figures")
     parser.add_argument("--full", action="store_true", help="mistnet: the paper's nets; wants a GPU")
     given = parser.parse_args()
     for name in given.names:
-        if name not in NAMES:
-            parser.error(f"there is no benchmark {name!r}; there are {', '.join(NAMES)}")
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     if given.pairs is not None and given.pairs < 1:
         parser.error("--pairs must be at least 1")
     signal.signal(signal.SIGTERM, _end)  # so that the processes of a benchmark end with it
     settings = Settings(resolve(given.data_dir), given.pairs, given.quick, given.full)
     print(f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}")
     failed = 0
-    for name in given.names or ALL:
+    for name in given.names or [name for name in BENCHMARKS if name not in BY_NAME_ONLY]:
         print()
         try:
-            importlib.import_module(module(name)).main(settings)
+            importlib.import_module(f"benchmarks.{BENCHMARKS[name]}").main(settings)
         except RuntimeError as error:
             print(f"\n{name} failed: {error}", file=sys.stderr)
             failed = 1

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests import apart
-from tests.support import REPOSITORY, require
+from tests.helpers import test_selection
+from tests.helpers.support import REPOSITORY, require
 
 torch.set_num_threads(1)
 os.environ["FEDWS_KEY"] = "5e" * 32  # of all nodes of all tests, so that nobody's own key is read or made
@@ -82,7 +82,7 @@ _LEFT_OUT = pytest.StashKey[int]()
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the long tests that were not asked for."""
-    left_out = set(apart.left_out(items, config))
+    left_out = set(test_selection.left_out(items, config))
     config.stash[_LEFT_OUT] = len(left_out)
     if left_out:
         items[:] = [item for item in items if item not in left_out]
@@ -98,7 +98,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     told = ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
     terminalreporter.write_line(f"skipped {len(skipped)}" + (f": {told}" if told else ""))
     if count := terminalreporter.config.stash.get(_LEFT_OUT, 0):
-        terminalreporter.write_line(apart.told(count))
+        terminalreporter.write_line(test_selection.told(count))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -20,8 +20,8 @@ from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Welcome
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files
 from tests.fuzz.connections import most_memory
-from tests.processes import Command, Processes, dialling, identity, serving
-from tests.support import TAKEOVER, require
+from tests.helpers.processes import Command, Processes, dialling, identity, serving
+from tests.helpers.support import TAKEOVER, require
 
 KEY = bytes.fromhex("5e" * 32)
 BOUND = 32 * 2**20

@@ -16,8 +16,8 @@ from fedws.privacy.spending import Features
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.protocol.run_claim import Claim
 from fedws.training.task_context import Workspace
-from tests.mistnet import extraction, order, part, strategy
-from tests.nodes import Points, registered
+from tests.helpers.federation import Points, registered
+from tests.helpers.mistnet_requests import extraction, order, part, strategy
 
 WHY = (
     "the uploads that the policy here allows for a coordinator, 1, have left: one more has new noise on the same "

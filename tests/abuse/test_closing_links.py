@@ -12,7 +12,7 @@ from fedws.node.server import serving
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security.credentials import INSECURE
 from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
-from tests.nodes import worker
+from tests.helpers.federation import worker
 
 LIMITS = Limits(silence=6000.0)
 """A link that is not ended for another reason lives longer than a test."""

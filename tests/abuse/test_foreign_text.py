@@ -35,8 +35,8 @@ from fedws.protocol.messages import (
     Text,
     Welcome,
 )
-from tests.callers import HELLO, closed, data, order, rough, welcomed
-from tests.nodes import Points, evaluating, registered, settings, worker
+from tests.helpers.federation import Points, evaluating, registered, settings, worker
+from tests.helpers.manual_coordinator import HELLO, closed, data, order, rough, welcomed
 
 HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2028\ufeff"
 SHORT = HOSTILE + "x" * 60

@@ -12,9 +12,9 @@ from fedws.network.admission import MOST
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Welcome
 from tests.abuse.hostile import Hostile, data, frame, hello, hostile, many_files
-from tests.keyed import KEY, SECRET
-from tests.nodes import registered, worker
-from tests.support import require
+from tests.helpers.federation import registered, worker
+from tests.helpers.keyed_runs import KEY, SECRET
+from tests.helpers.support import require
 
 SLOW = 10
 """Slow handshakes, one after the other."""

@@ -15,7 +15,7 @@ from tests.chaos import faults, harness
 from tests.chaos.outcome import report
 from tests.chaos.programs import Failed
 from tests.conftest import MNIST, _root
-from tests.processes import Processes
+from tests.helpers.processes import Processes
 
 WORKERS = ("alice", "bob", "charlie")
 

@@ -20,7 +20,7 @@ from tests.chaos.inflict import Inflictor
 from tests.chaos.judgement import ROUND, judge, measure
 from tests.chaos.outcome import Outcome
 from tests.chaos.programs import LOOK, Failed, Launch, Node, Program
-from tests.processes import Command
+from tests.helpers.processes import Command
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import torch
 from tests.chaos.faults import COORDINATOR
 from tests.chaos.outcome import Outcome
 from tests.chaos.programs import Program
-from tests.processes import Command
-from tests.support import recorded
+from tests.helpers.processes import Command
+from tests.helpers.support import recorded
 
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")

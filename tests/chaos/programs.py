@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tests.chaos.faults import EVALUATOR
 from tests.chaos.proxy import Proxy
-from tests.processes import Command
+from tests.helpers.processes import Command
 
 LOOK = 0.01
 """Seconds between two looks at what the processes print; nothing relies on what happens meanwhile."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import faults, harness
-from tests.processes import Processes
+from tests.helpers.processes import Processes
 
 WORKERS = ("alice", "bob")
 ROUNDS = 8

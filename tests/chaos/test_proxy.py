@@ -11,7 +11,7 @@ from socket import SO_LINGER, SOL_SOCKET
 import pytest
 
 from tests.chaos.proxy import CHUNK, Proxy, Way
-from tests.nodes import PATIENCE
+from tests.helpers.federation import PATIENCE
 
 HELD = 0.1
 """Seconds in which what is held must not come; were they too few, a test would miss a fault, not fail without one."""

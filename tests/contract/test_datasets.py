@@ -13,7 +13,7 @@ from fedws.data import download, loading
 from fedws.data.base import Dataset
 from fedws.data.samples import batch, labels
 from fedws.training.building import initial
-from tests.support import require, write_idx
+from tests.helpers.support import require, write_idx
 
 
 @pytest.fixture(scope="module", params=registry.names("dataset"))

@@ -11,8 +11,8 @@ import torch
 from fedws.core import registry
 from fedws.privacy.secure_noise import Noise
 from fedws.split_learning.encoding import Encoding
-from tests.statistics import assert_mean, seeded
-from tests.support import REPOSITORY
+from tests.helpers.statistics import assert_mean, seeded
+from tests.helpers.support import REPOSITORY
 
 NAMES = registry.names("encoding")
 SHAPES = [(), (1,), (7,), (8,), (9,), (2, 0, 3), (3, 5), (3, 5, 7), (1, 2, 1, 3, 11)]

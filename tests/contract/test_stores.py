@@ -17,9 +17,9 @@ import pytest
 from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
 from fedws.object_store.base import PART, Setting, Store, opened
-from tests.storeproxy import StoreProxy, served
-from tests.support import REPOSITORY
-from tests.unit.test_store import BAD_NAMES, BAD_RUNS
+from tests.helpers.s3_proxy import StoreProxy, served
+from tests.helpers.support import REPOSITORY
+from tests.unit.object_store.test_base import BAD_NAMES, BAD_RUNS
 
 RUN, OTHER = "0123456789abcdef", "f" * 16
 PATIENCE = 60.0

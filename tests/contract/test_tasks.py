@@ -19,7 +19,7 @@ from fedws.node.worker import Worker
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Order, Report
 from fedws.split_learning.base import gathers
-from tests.nodes import Points, registered
+from tests.helpers.federation import Points, registered
 
 GATHERING = tuple(it for it in registry.names("strategy") if gathers(registry.find("strategy", it)))
 NAMES = [*(name for name in registry.names("task") if name.partition(".")[0] not in GATHERING), "evaluate"]

@@ -23,8 +23,8 @@ from fedws.network.mqtt.frames import Kind
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.encoder import FRAGMENT, encode
 from fedws.protocol.messages import Hello, Order
-from tests.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
-from tests.support import require
+from tests.helpers.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
+from tests.helpers.support import require
 
 SCHEMES = registry.names("transport")
 ADDRESS = {"memory": "memory://node", "ws": "ws://localhost:0", "mqtt": ""}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Processes
-from tests.secured import KEY
+from tests.helpers.credential_flags import KEY
+from tests.helpers.processes import Processes
 
 
 @pytest.fixture

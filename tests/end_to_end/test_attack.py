@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedws.attacks.image_grid import EDGE, HEAD, LABEL, ROW
-from tests.processes import Processes
+from tests.helpers.processes import Processes
 
 SHORT = ("attack", "--pretrain-epochs", "1", "--steps", "20", "--starts", "1", "--samples", "3")
 

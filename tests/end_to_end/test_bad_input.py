@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import safetensors.torch
 
-from tests.processes import NO_NETWORK, Processes, assert_one_line, dialling
-from tests.support import write_idx
+from tests.helpers.processes import NO_NETWORK, Processes, assert_one_line, dialling
+from tests.helpers.support import write_idx
 
 
 @pytest.fixture(scope="module")

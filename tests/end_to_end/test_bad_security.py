@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedws.security import certificates
-from tests.processes import Processes, assert_one_line
-from tests.secured import KEY
+from tests.helpers.credential_flags import KEY
+from tests.helpers.processes import Processes, assert_one_line
 
 
 @pytest.fixture(scope="module")

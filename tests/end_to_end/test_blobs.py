@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Processes, assert_one_line
-from tests.storeproxy import ENVIRONMENT, StoreProxy, refuses, served
+from tests.helpers.processes import Processes, assert_one_line
+from tests.helpers.s3_proxy import ENVIRONMENT, StoreProxy, refuses, served
 
 
 @pytest.fixture(scope="module")

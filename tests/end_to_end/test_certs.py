@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from fedws.security import certificates
-from tests.processes import Processes, assert_one_line, dialling, ended_well, identity, serving
-from tests.secured import DIGITS, OTHER, SHORT, made, shown
+from tests.helpers.credential_flags import DIGITS, OTHER, SHORT, made, shown
+from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well, identity, serving
 
 
 def test_a_run_under_mutual_tls_and_all_who_do_not_get_in(given: Processes) -> None:

@@ -11,8 +11,8 @@ import pytest
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from fedws.split_learning import pretrained_file
-from tests.processes import SECONDS, Processes, assert_one_line
-from tests.support import REPOSITORY, recorded, require
+from tests.helpers.processes import SECONDS, Processes, assert_one_line
+from tests.helpers.support import REPOSITORY, recorded, require
 
 SCRIPT = "examples/coco128_mistnet/run.py"
 SHORT = ("--pretrain-epochs", "1", "--server-epochs", "2", "--output", "out")

@@ -8,10 +8,10 @@ import pytest
 
 import fedws.cli.run
 import fedws.cli.worker
-from tests.joined import free_port
-from tests.processes import Command, Processes, assert_one_line, dialling, ended_well
-from tests.secured import made, shown
-from tests.support import REPOSITORY
+from tests.helpers.credential_flags import made, shown
+from tests.helpers.dial_out_nodes import free_port
+from tests.helpers.processes import Command, Processes, assert_one_line, dialling, ended_well
+from tests.helpers.support import REPOSITORY
 
 LISTENS = r"Listening at (wss?://\S+) for "
 

@@ -2,8 +2,8 @@
 
 import json
 
-from tests.processes import Processes, assert_one_line, dialling, ended_well, serving
-from tests.support import REPOSITORY
+from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well, serving
+from tests.helpers.support import REPOSITORY
 
 
 def test_a_run_records_the_confusion_matrix_of_each_model(processes: Processes) -> None:

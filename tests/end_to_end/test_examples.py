@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import REPOSITORY, require
+from tests.helpers.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "mnist_split"
 PIECES = ["--plugin", str(FOLDER / "pieces.py"), "--dataset", "small_digits"]

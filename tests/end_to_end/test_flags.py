@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from fedws.recording import curves
-from tests.processes import Command, Processes, dialling, serving
+from tests.helpers.processes import Command, Processes, dialling, serving
 
 PLUGIN = """
 import torch

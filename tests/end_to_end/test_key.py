@@ -3,8 +3,8 @@
 import re
 import stat
 
-from tests.processes import NODES, Processes, assert_one_line, dialling, ended_well, identity, serving
-from tests.secured import DIGITS, KEY, OTHER, SHORT
+from tests.helpers.credential_flags import DIGITS, KEY, OTHER, SHORT
+from tests.helpers.processes import NODES, Processes, assert_one_line, dialling, ended_well, identity, serving
 
 SERVES = r" is serving at (wss?://\S+)$"
 

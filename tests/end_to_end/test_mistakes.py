@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.processes import TINY, Processes, assert_one_line
-from tests.support import REPOSITORY
+from tests.helpers.processes import TINY, Processes, assert_one_line
+from tests.helpers.support import REPOSITORY
 
 WRONG = "import fedws\nfrom beside import parse\n\n@fedws.register('dataset', 'wrong')\ndef make(root, train):\n"
 WORKER = ("worker", "--id", "alice", "--port", "0", "--insecure", "--digits", "0-3")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.processes import Processes, assert_one_line, dialling, ended_well
-from tests.support import recorded
+from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well
+from tests.helpers.support import recorded
 
 DIGITS = ("--dataset", "digits")
 MISTNET = (*DIGITS, "--strategy", "mistnet", "--run-dir", "run")

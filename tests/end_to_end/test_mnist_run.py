@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 
 from tests.end_to_end.plain_loop import train
-from tests.events import written
-from tests.processes import NODES, Processes, dialling, identity, serving
-from tests.support import recorded
+from tests.helpers.processes import NODES, Processes, dialling, identity, serving
+from tests.helpers.support import recorded
+from tests.helpers.tensorboard_reader import written
 
 ROUNDS = 4
 TRAIN = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)

@@ -6,9 +6,9 @@ import psutil
 import pytest
 
 from fedws.data.label_ranges import DEFAULTS
-from tests.mosquitto import MISSING, PROGRAM
-from tests.processes import NODES, SECONDS, Processes, assert_one_line
-from tests.support import recorded, require
+from tests.helpers.mosquitto import MISSING, PROGRAM
+from tests.helpers.processes import NODES, SECONDS, Processes, assert_one_line
+from tests.helpers.support import recorded, require
 
 SCRIPT = "examples/mqtt/run.py"
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import safetensors.torch
 
-from tests.processes import NO_NETWORK, NODES, SECONDS, Command, Processes
+from tests.helpers.processes import NO_NETWORK, NODES, SECONDS, Command, Processes
 
 
 def children(command: Command) -> list[psutil.Process]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.processes import Processes, assert_one_line, dialling, ended_well
+from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well
 
 PLUGIN = """
 import torch

@@ -3,8 +3,8 @@
 import re
 import shutil
 
-from tests.processes import Processes, assert_one_line, dialling, ended_well, identity, serving
-from tests.secured import DIGITS, SHORT, made, shown
+from tests.helpers.credential_flags import DIGITS, SHORT, made, shown
+from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well, identity, serving
 
 
 def test_a_policy_ends_a_run_by_name_and_reason(given: Processes) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 import fedws
 from fedws.core import registry, tensor_file
 from fedws.core.tensors import DTYPES, FLOAT8, averaged, digest
-from tests.nodes import PointsLinear, federation, registered
-from tests.processes import NO_NETWORK, Processes, assert_one_line
+from tests.helpers.federation import PointsLinear, federation, registered
+from tests.helpers.processes import NO_NETWORK, Processes, assert_one_line
 
 PLUGIN = """
 import fedws, torch

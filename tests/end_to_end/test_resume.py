@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.processes import Command, Processes, dialling
-from tests.support import recorded
+from tests.helpers.processes import Command, Processes, dialling
+from tests.helpers.support import recorded
 
 PLUGIN = """
 import time

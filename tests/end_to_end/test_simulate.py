@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Processes
+from tests.helpers.processes import Processes
 
 SHORT = ("simulate", "--workers", "4", "--dataset", "digits", "--model", "linear", "--lr", "0.01", "--run-dir", "sim")
 

@@ -11,7 +11,7 @@ import safetensors.torch
 from filelock import FileLock
 
 from fedws.recording import curves
-from tests.processes import PATIENCE, SECONDS, Command, Processes, dialling
+from tests.helpers.processes import PATIENCE, SECONDS, Command, Processes, dialling
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PLUGIN = """

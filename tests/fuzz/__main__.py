@@ -16,7 +16,7 @@ from typing import Any
 from tests.fuzz.connections import Storm, against_a_worker
 from tests.fuzz.mutator import seeds
 from tests.fuzz.target import OBJECTS, Target
-from tests.support import REPOSITORY
+from tests.helpers.support import REPOSITORY
 
 CORPUS = Path(__file__).parent / "corpus"
 LONGEST = 2048

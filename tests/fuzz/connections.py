@@ -17,8 +17,8 @@ from fedws.protocol.messages import Challenge, Hello, Order, Proof, Welcome
 from tests.abuse import hostile
 from tests.abuse.hostile import BINARY, DEFLATE, PING, TEXT, UPGRADE, Hostile, data, frame
 from tests.fuzz.mutator import mutate, seeds
-from tests.processes import Processes, dialling, identity, serving
-from tests.support import TAKEOVER
+from tests.helpers.processes import Processes, dialling, identity, serving
+from tests.helpers.support import TAKEOVER
 
 AT_ONCE = 48
 """Connections in flight."""

@@ -14,7 +14,7 @@ from fedws.core.tensors import DTYPES
 from fedws.protocol import encoder
 from fedws.protocol.header import ALIGNMENT
 from fedws.protocol.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
-from tests.support import TAKEOVER
+from tests.helpers.support import TAKEOVER
 
 SECRET = "0f" * 32
 ODD: tuple[Any, ...] = (

@@ -23,8 +23,8 @@ from fedws.protocol.header import MAX_DIMENSIONS, misnamed
 from fedws.protocol.messages import MESSAGES, Challenge, Message, Proof
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
-from tests.nodes import Points
-from tests.support import TAKEOVER
+from tests.helpers.federation import Points
+from tests.helpers.support import TAKEOVER
 
 LIMITS = (HANDSHAKE, 2**12, 2**20, 2**30)
 """What a message may take; an input's first byte chooses."""

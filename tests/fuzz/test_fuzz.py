@@ -17,7 +17,7 @@ from tests.fuzz.__main__ import CORPUS, LONGEST, name
 from tests.fuzz.connections import against_a_worker
 from tests.fuzz.mutator import messages, mutate, parsed, seeds
 from tests.fuzz.target import Target, Wrong
-from tests.support import REPOSITORY, TAKEOVER
+from tests.helpers.support import REPOSITORY, TAKEOVER
 
 
 def test_all_of_the_corpus_is_refused_or_right() -> None:

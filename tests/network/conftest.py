@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedws.security.credentials import INSECURE
-from tests.nodes import registered
+from tests.helpers.federation import registered
 
 
 @pytest.fixture(autouse=True)

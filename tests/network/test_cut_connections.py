@@ -15,10 +15,10 @@ from fedws.core import registry
 from fedws.network.base import Limits
 from fedws.network.body_transfer import CHUNK
 from fedws.protocol.messages import Order, Report
-from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.helpers.federation import Points, Proxy, settings
+from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.helpers.virtual_runs import assert_same
 from tests.network.test_cut_links import Wide
-from tests.nodes import Points, Proxy, settings
-from tests.runs import assert_same
 
 MOST = 5 * CHUNK // 2
 """Bytes that one connection lasts, of both directions together: less than a model, more than two chunks of one."""

@@ -21,9 +21,9 @@ from fedws.network.base import Limits
 from fedws.network.body_transfer import CHUNK
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.messages import Order, Report
-from tests.nodes import WORKERS, Points, settings
-from tests.runs import assert_same
-from tests.virtual import virtual
+from tests.helpers.federation import WORKERS, Points, settings
+from tests.helpers.virtual_runs import assert_same
+from tests.helpers.virtual_time import virtual
 
 
 class Wide(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 
 import fedws
 from fedws.core.untrusted_text import LINE
-from tests.nodes import evaluating, settings, worker
+from tests.helpers.federation import evaluating, settings, worker
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key", "every_line")
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -14,8 +14,8 @@ from fedws.network import body_digest
 from fedws.network.body_transfer import CHUNK
 from fedws.protocol import encoder
 from fedws.protocol.messages import Order, Report
-from tests.callers import closed, rough, welcomed
-from tests.nodes import happens, worker
+from tests.helpers.federation import happens, worker
+from tests.helpers.manual_coordinator import closed, rough, welcomed
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
 SIZE = 2 * CHUNK + 4096

@@ -10,8 +10,8 @@ from fedws.core.errors import Unreachable, UsageError
 from fedws.network.base import Channel, Limits
 from fedws.network.transports.mqtt import Mqtt
 from fedws.protocol.messages import Hello
-from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
-from tests.support import REPOSITORY
+from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.helpers.support import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "deploy"
 OF_THE_TEST = ("listener", "certfile", "keyfile", "tls_version", "allow_anonymous", "password_file", "acl_file")

@@ -7,9 +7,9 @@ import pytest
 
 import fedws
 from fedws.node.worker import Worker
-from tests.nodes import WORKERS
-from tests.runs import ALL, DATA, ROUND, Run, in_order, there
-from tests.virtual import virtual
+from tests.helpers.federation import WORKERS
+from tests.helpers.virtual_runs import ALL, DATA, ROUND, Run, in_order, there
+from tests.helpers.virtual_time import virtual
 
 pytestmark = pytest.mark.usefixtures("every_line")
 

@@ -14,8 +14,8 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import transport
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Refusal
-from tests.keyed import KEY, WELCOME, asked, dialled, failed
-from tests.nodes import worker
+from tests.helpers.federation import worker
+from tests.helpers.keyed_runs import KEY, WELCOME, asked, dialled, failed
 
 Peer = Callable[[Channel], Any]
 

@@ -19,9 +19,9 @@ from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
 from tests.abuse.hostile import PATIENCE, frame, hostile
-from tests.callers import HELLO, answer, data, rough
-from tests.nodes import worker
-from tests.virtual import virtual
+from tests.helpers.federation import worker
+from tests.helpers.manual_coordinator import HELLO, answer, data, rough
+from tests.helpers.virtual_time import virtual
 
 LIMITS = Limits(silence=60.0)
 LONG = 600.0

@@ -15,10 +15,10 @@ from fedws.core.plan import make
 from fedws.protocol.messages import Order, Report
 from fedws.split_learning import pretrained_file
 from fedws.training import building
-from tests.nodes import WORKERS, settings, worker
-from tests.resuming import plan, stopped
-from tests.runs import ALL, assert_same, there
-from tests.virtual import virtual
+from tests.helpers.federation import WORKERS, settings, worker
+from tests.helpers.resumed_runs import plan, stopped
+from tests.helpers.virtual_runs import ALL, assert_same, there
+from tests.helpers.virtual_time import virtual
 
 pytestmark = pytest.mark.usefixtures("every_line")
 

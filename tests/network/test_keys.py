@@ -7,9 +7,9 @@ import pytest
 import fedws
 from fedws.protocol import handshake
 from fedws.security.credentials import INSECURE, Security
-from tests.callers import honest
-from tests.keyed import KEY, OTHER, failed
-from tests.nodes import worker
+from tests.helpers.federation import worker
+from tests.helpers.keyed_runs import KEY, OTHER, failed
+from tests.helpers.manual_coordinator import honest
 
 
 async def test_with_one_key_a_run_goes_well(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ import fedws
 from fedws.network.body_transfer import CHUNK
 from fedws.protocol.encoder import encode
 from fedws.protocol.messages import Failure, Hello, Order, Report
-from tests.nodes import evaluating, worker
-from tests.peers import JOINED, WELCOME, Heard, Part, Peer, asked
-from tests.support import recorded
-from tests.virtual import now, virtual
+from tests.helpers.federation import evaluating, worker
+from tests.helpers.scripted_node import JOINED, WELCOME, Heard, Part, Peer, asked
+from tests.helpers.support import recorded
+from tests.helpers.virtual_time import now, virtual
 
 SMALL = 2**20
 """Bytes that a side accepts; a model of mnist_cnn has 1.7 MB."""

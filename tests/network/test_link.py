@@ -20,8 +20,8 @@ from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Message, Report
 from fedws.scheduling.events import Joined, Left
 from fedws.simulation import virtual_loop
-from tests.nodes import PATIENCE, worker
-from tests.peers import (
+from tests.helpers.federation import PATIENCE, worker
+from tests.helpers.scripted_node import (
     JOINED,
     LEFT,
     LOST,
@@ -35,7 +35,7 @@ from tests.peers import (
     refusal,
     says,
 )
-from tests.virtual import now, virtual
+from tests.helpers.virtual_time import now, virtual
 
 
 @virtual

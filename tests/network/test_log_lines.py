@@ -20,8 +20,8 @@ from fedws.node.server import serving
 from fedws.privacy.audit_log import Audit
 from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
 from fedws.security.credentials import INSECURE
-from tests.nodes import Points, worker
-from tests.virtual import virtual
+from tests.helpers.federation import Points, worker
+from tests.helpers.virtual_time import virtual
 
 LIMITS = Limits(silence=60.0)
 FEW = 22

@@ -13,12 +13,12 @@ import fedws
 from fedws.core import registry
 from fedws.protocol.messages import Order, Report
 from fedws.recording import curves
-from tests.events import written
-from tests.nodes import evaluating, federation, settings
-from tests.resuming import stopped
-from tests.runs import DATA, there
-from tests.support import recorded
-from tests.virtual import virtual
+from tests.helpers.federation import evaluating, federation, settings
+from tests.helpers.resumed_runs import stopped
+from tests.helpers.support import recorded
+from tests.helpers.tensorboard_reader import written
+from tests.helpers.virtual_runs import DATA, there
+from tests.helpers.virtual_time import virtual
 
 pytestmark = pytest.mark.usefixtures("every_line")
 

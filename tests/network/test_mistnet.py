@@ -26,9 +26,9 @@ from fedws.split_learning import upload_progress
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.wrappers.encoded_split import encoded_split
 from fedws.training.building import initial
-from tests.nodes import PATIENCE, WORKERS, Points
-from tests.support import REPOSITORY, recorded
-from tests.uploading import CHUNKS, RECORDS, Node, Thread, federation, gathering, served
+from tests.helpers.federation import PATIENCE, WORKERS, Points
+from tests.helpers.mistnet_nodes import CHUNKS, RECORDS, Node, Thread, federation, gathering, served
+from tests.helpers.support import REPOSITORY, recorded
 
 pytestmark = pytest.mark.usefixtures("_small_chunks")
 IN_A_THREAD = pytest.mark.usefixtures("_in_a_thread")

@@ -15,10 +15,10 @@ from fedws.network.mqtt import topics
 from fedws.network.mqtt.session import Session
 from fedws.network.mqtt.topics import CLAIMS, HERE, PROBE, Will
 from fedws.network.transports.mqtt import Mqtt
-from tests.brokered import HELLO, LIMITS, dialled, linked, soon, stranger
-from tests.mosquitto import PASSWORD, Mosquitto, mosquitto
-from tests.nodes import PATIENCE
-from tests.processes import Processes
+from tests.helpers.broker_links import HELLO, LIMITS, dialled, linked, soon, stranger
+from tests.helpers.federation import PATIENCE
+from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.helpers.processes import Processes
 
 QUICK = Limits(silence=12.0)
 """Two seconds for an answer, where none comes."""

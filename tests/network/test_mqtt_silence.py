@@ -10,7 +10,7 @@ from fedws.network.mqtt.broker_url import address
 from fedws.network.mqtt.connection import Broker
 from fedws.network.mqtt.library import Said
 from fedws.network.transports.mqtt import Mqtt
-from tests.brokered import LIMITS, soon
+from tests.helpers.broker_links import LIMITS, soon
 
 
 async def test_brokers_that_do_not_answer_leave_asyncio_its_threads() -> None:

@@ -18,7 +18,7 @@ from fedws.security import certificates
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
-from tests.nodes import Points, settings
+from tests.helpers.federation import Points, settings
 
 KEY = Security(Key(bytes(32), "a test"))
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import fedws
-from tests.nodes import PATIENCE, federation
-from tests.uploading import Node, Thread
-from tests.uploading import federation as uploading
+from tests.helpers.federation import PATIENCE, federation
+from tests.helpers.mistnet_nodes import Node, Thread
+from tests.helpers.mistnet_nodes import federation as uploading
 
 pytestmark = pytest.mark.usefixtures("_open_umask")
 

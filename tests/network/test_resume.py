@@ -21,8 +21,8 @@ from fedws.protocol.messages import Order, Report
 from fedws.recording import checkpoint
 from fedws.recording.checkpoint import Checkpoints
 from fedws.simulation import virtual_loop
-from tests.nodes import WORKERS, Gate, evaluating, federation, happens, worker
-from tests.resuming import (
+from tests.helpers.federation import WORKERS, Gate, evaluating, federation, happens, worker
+from tests.helpers.resumed_runs import (
     SCORING,
     Copies,
     assert_as_if_nothing_had_been,
@@ -33,8 +33,8 @@ from tests.resuming import (
     stopped,
     whole_and_copies,
 )
-from tests.runs import ALL, ROUND, there
-from tests.virtual import now, virtual
+from tests.helpers.virtual_runs import ALL, ROUND, there
+from tests.helpers.virtual_time import now, virtual
 
 pytestmark = pytest.mark.usefixtures("every_line")
 

@@ -19,9 +19,8 @@ import fedws
 from fedws.protocol.messages import Order, Report
 from fedws.recording import run_directory
 from fedws.simulation import virtual_loop
-from tests.events import written
-from tests.nodes import WORKERS, evaluating, worker
-from tests.resuming import (
+from tests.helpers.federation import WORKERS, evaluating, worker
+from tests.helpers.resumed_runs import (
     SCORING,
     Copies,
     assert_as_if_nothing_had_been,
@@ -30,8 +29,9 @@ from tests.resuming import (
     stopped,
     whole_and_copies,
 )
-from tests.runs import ALL, ROUND, there
-from tests.virtual import virtual
+from tests.helpers.tensorboard_reader import written
+from tests.helpers.virtual_runs import ALL, ROUND, there
+from tests.helpers.virtual_time import virtual
 
 pytestmark = pytest.mark.usefixtures("every_line")
 

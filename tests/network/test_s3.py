@@ -20,7 +20,7 @@ from fedws.object_store.backends.s3 import S3Store
 from fedws.object_store.base import PART, Setting, Store, opened
 from fedws.object_store.watchdog import Progress
 from fedws.security import certificates
-from tests.storeproxy import (
+from tests.helpers.s3_proxy import (
     ALWAYS,
     KEY_ID,
     SECRET,
@@ -39,7 +39,7 @@ from tests.storeproxy import (
     served,
     stalls,
 )
-from tests.support import REPOSITORY
+from tests.helpers.support import REPOSITORY
 
 RUN, OTHER = "0123456789abcdef", "f" * 16
 LARGE = Random(1).randbytes(2 * PART + 17)

@@ -29,7 +29,7 @@ from fedws.scheduling.base import Strategy
 from fedws.scheduling.events import Event
 from fedws.simulation import virtual_loop
 from fedws.split_learning.base import gathers
-from tests.nodes import WORKERS, Points
+from tests.helpers.federation import WORKERS, Points
 
 NAMES = [name for name in registry.names("strategy") if not gathers(registry.find("strategy", name))]
 """Those whose workers train; the others train in a process, which knows no virtual time."""

@@ -21,7 +21,7 @@ from fedws.security import certificates
 from fedws.security.credentials import Security
 from fedws.security.network_key import Key
 from fedws.security.tls import Tls
-from tests.nodes import PATIENCE, evaluating, settings, worker
+from tests.helpers.federation import PATIENCE, evaluating, settings, worker
 
 KEY = Key(bytes(32), "a test")
 

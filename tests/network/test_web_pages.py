@@ -16,9 +16,9 @@ from fedws.network.base import Channel, Limits
 from fedws.network.transports.ws import Ws
 from fedws.protocol.messages import Welcome
 from fedws.security.credentials import INSECURE, Security
-from tests.callers import HELLO, answer, data, honest
-from tests.keyed import KEY
-from tests.nodes import worker
+from tests.helpers.federation import worker
+from tests.helpers.keyed_runs import KEY
+from tests.helpers.manual_coordinator import HELLO, answer, data, honest
 
 PAGE = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
 

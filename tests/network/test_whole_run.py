@@ -16,8 +16,8 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.run import run_plan
 from fedws.protocol.messages import Order, Report
-from tests.nodes import WORKERS, Gate, federation, happens
-from tests.support import recorded
+from tests.helpers.federation import WORKERS, Gate, federation, happens
+from tests.helpers.support import recorded
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.javascript import FOLDER, HELD, alice, dialled
-from tests.processes import PATIENCE, Command, Processes, serving
-from tests.support import REPOSITORY, require
+from tests.helpers.javascript_worker import FOLDER, HELD, alice, dialled
+from tests.helpers.processes import PATIENCE, Command, Processes, serving
+from tests.helpers.support import REPOSITORY, require
 
 
 @pytest.fixture(scope="package")

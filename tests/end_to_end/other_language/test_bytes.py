@@ -12,10 +12,10 @@ from fedws.core.tensors import DTYPES, NAMES, raw
 from fedws.protocol import encoder, handshake
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.messages import Challenge, Hello, Order, Proof, Report
-from tests.javascript import FOLDER
-from tests.processes import PATIENCE
-from tests.protocol_page import KEY, example
-from tests.support import TAKEOVER
+from tests.helpers.javascript_worker import FOLDER
+from tests.helpers.processes import PATIENCE
+from tests.helpers.protocol_page import KEY, example
+from tests.helpers.support import TAKEOVER
 
 
 def script(node: str, code: str, *arguments: str) -> str:

@@ -14,9 +14,9 @@ from fedws.network.base import Limits
 from fedws.network.transports.ws import Ws
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, Report
-from tests.javascript import NETWORK, alice, dialled, met, order
-from tests.processes import PATIENCE, Processes, dialling, serving
-from tests.support import TAKEOVER
+from tests.helpers.javascript_worker import NETWORK, alice, dialled, met, order
+from tests.helpers.processes import PATIENCE, Processes, dialling, serving
+from tests.helpers.support import TAKEOVER
 
 
 def test_with_another_key_it_is_refused(processes: Processes, node: str, data: Path) -> None:

@@ -13,8 +13,8 @@ from websockets.exceptions import ConnectionClosed
 
 from fedws.core.errors import LinkLost
 from fedws.protocol import encoder
-from tests.javascript import alice, dialled
-from tests.processes import PATIENCE, Processes, serving
+from tests.helpers.javascript_worker import alice, dialled
+from tests.helpers.processes import PATIENCE, Processes, serving
 
 
 def raw(header: object, body: bytes = b"") -> bytes:

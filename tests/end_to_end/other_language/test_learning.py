@@ -13,9 +13,9 @@ from fedws.data.datasets.digits import Digits
 from fedws.data.samples import select
 from fedws.protocol.messages import Failure, Report
 from fedws.training.task_context import Workspace
-from tests.javascript import HELD, alice, asked, dialled, order
-from tests.processes import Processes, dialling, identity, serving
-from tests.support import REPOSITORY, recorded
+from tests.helpers.javascript_worker import HELD, alice, asked, dialled, order
+from tests.helpers.processes import Processes, dialling, identity, serving
+from tests.helpers.support import REPOSITORY, recorded
 
 
 def held() -> Workspace:

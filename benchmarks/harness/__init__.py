@@ -1,0 +1,1 @@
+"""What all benchmarks share: processes, machine load, paired runs, tables."""

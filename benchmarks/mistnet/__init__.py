@@ -1,0 +1,1 @@
+"""Accuracy, privacy and cost of MistNet."""

@@ -1,0 +1,50 @@
+"""Bytes of MistNet and of FedAvg on real links, by the run's own records and by the kernel's count.
+
+Neither trains for long, since that does not show in the bytes: a single epoch, and a batch a round.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.job import PATIENCE
+from benchmarks.harness.processes import Crew
+from benchmarks.mistnet.cell import WORKERS, Cell
+from benchmarks.network.round_overhead import Traffic, loopback
+
+PLUGIN = "benchmarks/mistnet/pieces.py"
+LIMIT = 3600.0
+"""Seconds that one run may take."""
+
+
+def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
+    """One upload of every worker, as the cell has it; then so many rounds of FedAvg with the same workers."""
+    gathered = ["--cut", cell.cut, "--encoding", cell.encoding, "--pretrained", cell.pretrained, "--server-epochs", "1"]
+    averaged = ["--training-rounds", str(rounds), "--federate-after-n-batches", "1"]
+    shared = ["--dataset", cell.dataset, "--plugin", PLUGIN]
+    with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
+        policy, nodes = Path(folder) / "policy.toml", {}
+        policy.write_text("uploads = 99\n", encoding="utf-8")  # of all cells, which share the nodes' audit logs
+        for number, name in enumerate(WORKERS):
+            share = ["--partition", cell.partition, "--share", f"{number}/{len(WORKERS)}"]
+            place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", cell.data_dir, "--policy", str(policy)]
+            nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *share, *place, *shared)
+        urls = {name: child.wait_for(r"serving.*(ws://\S+)", PATIENCE)[1][1] for name, child in nodes.items()}
+        links = ["--workers", *(f"{name}={url}" for name, url in urls.items()), "--evaluator", "none"]
+        words = [*links, *shared, "--model", cell.model, "--batch-size", "64"]
+        return (
+            _run(crew, [*words, "--strategy", "mistnet", *gathered]),
+            _run(crew, [*words, "--strategy", "fedavg", *averaged]),
+        )
+
+
+def _run(crew: Crew, words: Sequence[str]) -> Traffic:
+    with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
+        run = Path(folder) / "run"
+        before = loopback()
+        crew.start("coordinator", "run_websocket_client.py", *words, "--run-dir", str(run)).finish(LIMIT)
+        after = loopback()
+        records = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        recorded = sum(one["bytes_sent"] + one["bytes_received"] for one in records if one["kind"] == "round")
+    return Traffic(recorded, after[0] - before[0], after[1] - before[1])

@@ -1,0 +1,62 @@
+"""What a worker has to bear: ``python -m benchmarks.mistnet.device_cost extract|train CELL SAMPLES``.
+
+A worker with so many samples carries out one order: to extract and encode their features, or to train the whole model
+on them for an epoch. The samples are noise: neither time nor memory depends on what they show, and no memory is left
+over from reading files. Prints ``seconds`` of that order, and in bytes ``ready``, the memory of the process before it,
+and ``peak``, the most during it. Linux only: the kernel is told to forget earlier peaks.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks.mistnet.cell import WORKERS, Cell
+from benchmarks.simulation.scheduler_memory import peak
+from fedws.algorithms.fedavg import FedAvg
+from fedws.core.tensors import Tensors
+from fedws.data.samples import Images
+from fedws.node.worker import Worker
+from fedws.protocol.messages import Failure, Order
+from fedws.protocol.run_claim import Claim
+from fedws.scheduling.base import Ask
+from fedws.split_learning import pretrained_file
+from fedws.training import building
+
+
+def ask(what: str, cell: Cell, model: Tensors, classes: int) -> Ask:
+    """What a coordinator would ask."""
+    if what == "train":
+        return FedAvg(cell.training).order(model, WORKERS[0], 1)
+    wanted: Ask = cell.algorithm.extraction(model, {}, classes, send=True)
+    return wanted
+
+
+def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
+    """Seconds, and bytes before and at the peak. Raises RuntimeError when the order fails."""
+    pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8)
+    data = Images(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    worker = Worker(WORKERS[0], cell.dataset, data)
+    worker.begin(Claim("benchmark"))
+    found = pretrained_file.load(Path(cell.pretrained))
+    wanted = ask(what, cell, found.model, found.origin.classes)
+    building.initial(cell.model, 1)  # what it imports is there before it is measured
+    order = Order(
+        id="1/w1", worker=WORKERS[0], round=1, task=wanted.task, settings=wanted.settings, tensors=wanted.tensors
+    )
+    Path("/proc/self/clear_refs").write_text("5")
+    ready, begun = psutil.Process().memory_info().rss, time.monotonic()
+    answer = worker.answer(order)
+    seconds = time.monotonic() - begun
+    if isinstance(answer, Failure):
+        raise RuntimeError(answer.reason)
+    return seconds, ready, peak()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    spent, before, most = bear(sys.argv[1], Cell(**json.loads(sys.argv[2])), int(sys.argv[3]))
+    print(f"seconds {spent:.2f} ready {before} peak {most}")

@@ -1,0 +1,33 @@
+"""The coordinator's memory over the size of what a worker uploads: plain floats, since those are large soon."""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness.job import PATIENCE
+from benchmarks.harness.processes import Crew
+from benchmarks.mistnet.bytes_sent import LIMIT, PLUGIN
+
+CUT, RECORD = "features.2", 24 * 32 * 32 * 4
+"""Where ``small_vgg`` is cut, and the bytes of a record's features there."""
+RECORDS = (600, 6_000)
+
+
+def peaks(pretrained: str, counts: tuple[int, ...] = RECORDS) -> list[int]:
+    """The coordinator's peak memory in bytes, from its start until all records of one worker have arrived."""
+    return [_peak(pretrained, count) for count in counts]
+
+
+def _peak(pretrained: str, records: int) -> int:
+    shared = ["--dataset", f"noise:samples={records}", "--plugin", PLUGIN]
+    with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
+        policy = Path(folder) / "policy.toml"
+        policy.write_text('features = "floats"\nlabels = "clear"\nuploads = 99\n', encoding="utf-8")
+        place = ["--host", "127.0.0.1", "--port", "0", "--digits", "0-9", "--policy", str(policy)]
+        node = crew.start("alice", "run_websocket_server.py", "--id", "alice", *place, *shared)
+        _, found = node.wait_for(r"serving.*(ws://\S+)", PATIENCE)
+        links = ["--workers", f"alice={found[1]}", "--evaluator", "none", "--model", "small_vgg", *shared]
+        gathered = ["--cut", CUT, "--encoding", "floats", "--pretrained", pretrained, "--server-epochs", "1"]
+        strategy = ["--strategy", "mistnet:labels=clear", *gathered, "--run-dir", str(Path(folder) / "run")]
+        child = crew.start("coordinator", "run_websocket_client.py", *links, *strategy)
+        child.wait_for("Training begins", LIMIT)
+        return child.peak

@@ -1,0 +1,1 @@
+"""Time, bytes and memory of links, rounds and the coordinator."""

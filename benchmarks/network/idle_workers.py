@@ -1,0 +1,43 @@
+"""Many workers in one process, which train nothing.
+
+``python -m benchmarks.network.idle_workers FIRST COUNT SECONDS [URL]`` starts them.
+
+They are there so that a coordinator has somebody to talk to. An order is answered at a random moment of the given
+seconds after it came; 0 is at once. Each prints ``worker ID=URL`` when it serves: the one that is given, which is where
+it joins, or one of its own.
+"""
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+
+import torch
+import uvloop
+
+from benchmarks.harness.noop_algorithm import fit
+from fedws import Images, Order, Report, Worker, Workspace, joining, serving
+
+
+async def crowd(first: int, count: int, seconds: float, url: str = "") -> None:
+    """Serve so many workers on free ports of the loopback, or have them join at ``url``, until ended."""
+
+    def answer(order: Order, workspace: Workspace) -> Report:
+        time.sleep(random.uniform(0, seconds))
+        return fit(order, workspace)
+
+    data = Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(first, first + count):
+            worker = Worker(f"w{number:04}", "mnist", data, tasks={"noop.fit": answer})
+            there = joining(worker, url) if url else serving(worker, "ws://127.0.0.1:0")
+            print("worker", f"{worker.node}={await stack.enter_async_context(there)}")
+        print("all are served", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(crowd(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), *sys.argv[4:]))

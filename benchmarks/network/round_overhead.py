@@ -1,0 +1,178 @@
+"""The overhead of a round: three workers that train nothing, against the same bytes echoed by bare ``websockets``.
+
+The product runs with :mod:`benchmarks.harness.noop_algorithm`, so a round is: send the model to three workers, get it
+back from them, average. Its seconds are those of its own ``round`` records; of each run the median counts, and the
+first round is left out on every side. The peer (:mod:`benchmarks.network.websocket_echo`) sends the same bytes in 1 MiB
+fragments between four processes. Plain blocking sockets (:mod:`benchmarks.network.socket_echo`) stand beside, as the
+floor of any transport in Python.
+"""
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.job import PATIENCE, WORKERS, Job
+from benchmarks.harness.machine_load import Watch
+from benchmarks.harness.pairs import Pair, Run, Summary
+from benchmarks.harness.processes import Child, Crew
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.tables import ratios, table
+
+TARGET, TARGET_BYTES = 1.5, 1.002
+LIMIT = 240.0
+"""Seconds that one run may take."""
+FLOWER = """\
+Flower 1.41 on two cores, published figures, not measured here: 1.7 MB 6.3 s and 100 MB 9.8 s a round in its
+deployment, 0.035 s and 3.7 s in its old single-process server."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the benchmark."""
+
+    name: str
+    size: int
+    rounds: int
+
+
+MODELS = (Model("mnist_cnn", 1_724_320, 20), Model("big_100mb", 100_000_000, 5))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of one run over both directions of all links, by two independent counts."""
+
+    recorded: int
+    """What the run's own records say."""
+    loopback: int
+    """What the kernel counted on the loopback meanwhile: an upper bound, with all headers and anybody's traffic."""
+    packets: int
+
+    @property
+    def payload(self) -> int:
+        """The loopback's bytes without IPv4 and TCP headers (52 bytes with time stamps)."""
+        return self.loopback - 52 * self.packets
+
+
+def main(settings: Settings) -> None:
+    """Run the pairs of both sizes and print them."""
+    for model in MODELS:
+        rounds = 3 if settings.quick else model.rounds
+        print(f"round: {len(WORKERS)} workers, {model.name}, {model.size:,} bytes, {rounds} rounds")
+        pairs, plain, carried = [], [], []
+        peaks: list[list[str]] = []
+        for number in range(1, settings.pairs_or(5) + 1):
+            ours, traffic, peaks = product(settings.data_dir, model, rounds, f"pair {number}, ours   ")
+            echoed = echo("echo", model.size, rounds, f"pair {number}, echo   ")
+            pairs.append(Pair(ours, echoed))
+            plain.append(Pair(ours, echo("sockets", model.size, rounds, f"pair {number}, sockets")))
+            carried.append(traffic)
+        print(ratios("ours", "echo", pairs, TARGET))
+        print()
+        print("beside it: plain blocking sockets")
+        print(ratios("ours", "sockets", plain))
+        print()
+        print(traffics(carried, 2 * len(WORKERS) * model.size * rounds))
+        print()
+        print("peak memory of each process in the last run (VmHWM), when it was ready for round 1 and in the end")
+        print(table(["process", "ready MB", "end MB"], peaks))
+        print()
+    print(FLOWER)
+
+
+def product(data_dir: Path, model: Model, rounds: int, what: str) -> tuple[Run, Traffic, list[list[str]]]:
+    """One job of ours: seconds a round, its traffic, and the table of peak memory."""
+    watch = Watch(what)
+    with Crew() as crew:
+        job = idle(crew, data_dir, model, rounds)
+        before = loopback()
+        client = job.coordinate()
+        client.wait_for(f"Training round 1/{rounds}", PATIENCE)
+        children = {**job.nodes, "coordinator": client}
+        ready = {name: child.peak for name, child in children.items()}
+        watch.begin()
+        client.finish(LIMIT)
+        after = loopback()
+        records = all_rounds(job, client, rounds)
+        run = watch.end(statistics.median(record["seconds"] for record in records[1:]))
+        recorded = sum(record["bytes_sent"] + record["bytes_received"] for record in records)
+        for child in children.values():
+            child.look()
+        peaks = [[name, f"{ready[name] / 1e6:.0f}", f"{child.peak / 1e6:.0f}"] for name, child in children.items()]
+        return run, Traffic(recorded, after[0] - before[0], after[1] - before[1]), peaks
+
+
+def idle(
+    crew: Crew,
+    data_dir: Path,
+    model: Model,
+    rounds: int,
+    *,
+    flags: Sequence[str] = (),
+    coordinator_flags: Sequence[str] = (),
+    tls: Path | None = None,
+    join: str = "",
+) -> Job:
+    """A job whose workers train nothing; flags, ``tls`` and ``join`` as of :class:`benchmarks.harness.job.Job`."""
+    choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds), *coordinator_flags]
+    plugin = ["--plugin", "benchmarks/harness/noop_algorithm.py", *flags]
+    return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls, join=join)
+
+
+def measured(job: Job, rounds: int, watch: Watch) -> Run:
+    """Coordinate a job: its median seconds a round, without the first."""
+    client = job.coordinate()
+    client.wait_for(f"Training round 1/{rounds}", PATIENCE)
+    watch.begin()
+    client.finish(LIMIT)
+    return watch.end(statistics.median(record["seconds"] for record in all_rounds(job, client, rounds)[1:]))
+
+
+def all_rounds(job: Job, client: Child, rounds: int) -> list[dict[str, Any]]:
+    """The records of a job's rounds. Raises RuntimeError when there are more or fewer."""
+    records = job.records("round")
+    if len(records) != rounds:
+        raise RuntimeError(client.complaint(f"recorded {len(records)} rounds, not {rounds}"))
+    return records
+
+
+def echo(peer: str, size: int, rounds: int, what: str) -> Run:
+    """One run of a peer: its median seconds a round."""
+    watch = Watch(what)
+    with Crew() as crew:
+        servers = [crew.start(f"{peer} worker", "-m", f"benchmarks.{peer}", "serve") for _ in WORKERS]
+        ports = [server.wait_for(r"port (\d+)", PATIENCE)[1][1] for server in servers]
+        watch.begin()
+        driver = crew.start(peer, "-m", f"benchmarks.{peer}", "drive", str(size), str(rounds), *ports)
+        driver.finish(LIMIT)
+        seconds = [float(found[1]) for _, found in driver.matches(r"round (\S+)")]
+        return watch.end(statistics.median(seconds[1:]))
+
+
+def loopback() -> tuple[int, int]:
+    """Bytes and packets that the loopback has carried so far, as the kernel counts them."""
+    fields = re.search(r"^\s*lo:(.*)$", Path("/proc/net/dev").read_text(), re.MULTILINE)
+    assert fields is not None, "there is no loopback here"
+    numbers = fields[1].split()
+    return int(numbers[0]), int(numbers[1])
+
+
+def traffics(carried: list[Traffic], model_bytes: int) -> str:
+    """The table of bytes over 2 x workers x model bytes x rounds."""
+    rows = [
+        [f"{number}", *(f"{count / model_bytes:.5f}" for count in (t.recorded, t.payload, t.loopback))]
+        for number, t in enumerate(carried, 1)
+    ]
+    summary = Summary.of([traffic.recorded / model_bytes for traffic in carried])
+    assert summary is not None
+    return "\n".join(
+        [
+            f"bytes on the links over 2 x workers x model bytes ({model_bytes:,} in a run)",
+            table(["run", "recorded", "loopback, no headers", "loopback"], rows),
+            f"recorded: median {summary.median:.5f}; target: at most {TARGET_BYTES:g}; "
+            f"{'within' if summary.high <= TARGET_BYTES else 'above'} it",
+        ]
+    )

@@ -1,0 +1,124 @@
+"""The cost of authentication and of TLS: three workers that train nothing, in three variants in turn.
+
+The variants are ``--insecure`` over ``ws://``, the network key over ``ws://``, and the key with mutual TLS over
+``wss://``, on certificates that :mod:`fedws.security.certificates` makes here. As in
+:mod:`benchmarks.network.round_overhead` a round is: send the model to three workers, get it back from them, average; of
+each run the median counts, without the first round. The key is proved once a link, before any round, so its ratio shows
+what the rounds of two runs differ by anyway; in that of TLS is that the model is encrypted and decrypted on its way to
+each worker and back, all on the cores of one machine.
+
+Beside it stands what the key and TLS do cost once a link: the time of one handshake, from the dial to the welcome, of
+this process with a worker that waits for its run. Reading the certificates' files is part of a dial.
+"""
+
+import asyncio
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.harness.job import PATIENCE, WORKERS
+from benchmarks.harness.machine_load import Watch
+from benchmarks.harness.pairs import Pair, Run, added
+from benchmarks.harness.processes import ENVIRONMENT, Crew
+from benchmarks.harness.settings import Settings
+from benchmarks.harness.tables import ratios, table
+from benchmarks.network.round_overhead import MODELS, Model, idle, measured
+from fedws.coordinator.connector import Contact
+from fedws.coordinator.link import Link
+from fedws.network.base import Limits
+from fedws.protocol.messages import COORDINATOR
+from fedws.protocol.run_claim import Claim, takeover
+from fedws.security import certificates, network_key
+from fedws.security.credentials import Security
+from fedws.security.tls import Tls
+
+VARIANTS = ("insecure", "key", "TLS")
+DIALS = 10
+
+
+def main(settings: Settings) -> None:
+    """Run the variants of both sizes and print them."""
+    dials: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory(prefix="fedws-bench-certs-") as folder:
+        issue_certificates(Path(folder))
+        for model in MODELS:
+            rounds = 3 if settings.quick else 2 * model.rounds
+            print(f"secure: {len(WORKERS)} workers, {model.name}, {model.size:,} bytes, {rounds} rounds")
+            keyed, encrypted = [], []
+            for number in range(1, settings.pairs_or(5) + 1):
+                runs = {}
+                for name in VARIANTS:
+                    what = f"turn {number}, {name:8}"
+                    runs[name], seconds = run(settings.data_dir, model, rounds, what, name, Path(folder))
+                    dials[name] += seconds
+                keyed.append(Pair(runs["key"], runs["insecure"]))
+                encrypted.append(Pair(runs["TLS"], runs["key"]))
+            for ours, theirs, pairs in (("key", "insecure", keyed), ("TLS", "key", encrypted)):
+                print(ratios(ours, theirs, pairs))
+                print(f"{ours} adds {1000 * added(pairs):.1f} ms to a round (median of {len(pairs)})")
+                print()
+    print("beside it: one handshake over the loopback, from the dial to the welcome, in milliseconds")
+    print(table(["variant", "dials", "median", "min", "max"], [[name, *spread(dials[name])] for name in VARIANTS]))
+
+
+def issue_certificates(folder: Path) -> None:
+    """A CA, and a certificate of each worker and of the coordinator."""
+    certificates.init(folder)
+    for name in (*WORKERS, COORDINATOR):
+        certificates.issue(folder, name)
+
+
+def run(
+    data_dir: Path, model: Model, rounds: int, what: str, variant: str, folder: Path
+) -> tuple[Run, Sequence[float]]:
+    """One job: its median seconds a round, and the seconds of some handshakes before it."""
+    watch = Watch(what)
+    with Crew() as crew:
+        flags = ["--insecure"] if variant == "insecure" else []
+        job = idle(crew, data_dir, model, rounds, flags=flags, tls=folder if variant == "TLS" else None)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            dials = runner.run(dialled(WORKERS[0], job.addresses[WORKERS[0]], security(variant, folder)))
+        return measured(job, rounds, watch), dials
+
+
+def security(variant: str, folder: Path) -> Security:
+    """What a coordinator of that variant proves itself with; the key is that of the workers' processes."""
+    if variant == "insecure":
+        return Security(None)
+    files = (folder / f"{COORDINATOR}.pem", folder / f"{COORDINATOR}.key", folder / "ca.pem")
+    return Security(network_key.network_key(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
+
+
+async def dialled(node: str, url: str, security: Security) -> Sequence[float]:
+    """Dial a worker some times, each time until it welcomes the run; the first one does not count."""
+    seconds = []
+    for _ in range(DIALS + 1):
+        claim = Claim("benchmark", security.name, takeover(bytes(32), node))
+        contact = Contact(node, url, "worker", claim, "mnist", Limits(), 1, security)
+        link = Link(contact, Limits().silence)
+        begun = time.perf_counter()
+        tasks = [asyncio.create_task(work) for work in (link.keep(lambda event: None), link.up.wait())]
+        await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        seconds.append(time.perf_counter() - begun)
+        welcomed, trouble = link.up.is_set(), link.trouble
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):  # what the link itself raises is told
+                await task
+        if not welcomed:
+            raise RuntimeError(f"{node} did not welcome a run: {trouble}")
+    return seconds[1:]
+
+
+def spread(seconds: Sequence[float]) -> list[object]:
+    """How many there are, then median, least and most in milliseconds.
+
+    >>> spread([0.002, 0.001, 0.004])
+    [3, '2.0', '1.0', '4.0']
+    """
+    return [len(seconds), *(f"{1000 * of(seconds):.1f}" for of in (statistics.median, min, max))]

@@ -1,0 +1,68 @@
+"""The ways in which a coordinator and its workers reach each other, each as what a job of it needs beside the two."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness.job import PATIENCE, free_ports
+from benchmarks.harness.processes import ENVIRONMENT, Child, Crew
+
+WAYS = ("dialled", "joined", "mqtt", "sealed", "file", "s3")
+"""Dialled; dialling out; over a broker, readable to it and not; dialled, with bodies in a shared folder, or in S3."""
+BUCKET = "fedws-bench"
+S3 = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One that stands ready."""
+
+    join: str = ""
+    """As of :class:`benchmarks.harness.job.Job`."""
+    flags: tuple[str, ...] = ()
+    """For every process of the job."""
+    between: Child | None = None
+    """The broker or store, if there is one."""
+
+
+def ready(name: str, crew: Crew) -> Way:
+    """Start what the way needs; it ends with the crew. Raises RuntimeError when that is not on this machine."""
+    (port,) = free_ports(1)
+    if name == "dialled":
+        return Way()
+    if name == "joined":
+        return Way(f"ws://127.0.0.1:{port}")
+    folder = tempfile.TemporaryDirectory(prefix=f"fedws-bench-{name}-")
+    crew.callback(folder.cleanup)
+    if name == "file":
+        return Way(flags=("--blobs", Path(folder.name).as_uri()))
+    if name == "s3":
+        return _s3(crew, port)
+    broker = _broker(crew, port, Path(folder.name))
+    return Way(f"mqtt://127.0.0.1:{port}", ("--seal",) if name == "sealed" else (), broker)
+
+
+def _broker(crew: Crew, port: int, folder: Path) -> Child:
+    """Mosquitto, as Debian has it, with the packet size that is Mosquitto 2.1's default."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise RuntimeError("there is no MQTT broker here: apt-get install mosquitto")
+    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "max_packet_size 2000000", "log_dest stderr"]
+    (folder / "mosquitto.conf").write_text("\n".join(lines))
+    broker = crew.run("broker", program, "-c", str(folder / "mosquitto.conf"))
+    broker.wait_for("running", PATIENCE)
+    return broker
+
+
+def _s3(crew: Crew, port: int) -> Way:
+    """Moto's server, which is written in Python and keeps all in memory: what it takes is its own."""
+    import boto3
+
+    place = f"http://127.0.0.1:{port}"
+    ENVIRONMENT.update(S3, AWS_ENDPOINT_URL=place)
+    server = crew.start("store", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+    server.wait_for("Running on", PATIENCE)
+    keys = {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=place, **keys).create_bucket(Bucket=BUCKET)
+    return Way(flags=("--blobs", f"s3://{BUCKET}/runs"), between=server)

@@ -1,0 +1,1 @@
+"""Schedulers over many or slow workers."""

@@ -1,0 +1,135 @@
+"""Links over a real broker, and others who are on it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import aiomqtt
+
+from fedws.network.base import Channel, Limits
+from fedws.network.mqtt.channel import MqttChannel
+from fedws.network.mqtt.frames import Kind
+from fedws.network.transports.mqtt import Mqtt
+from fedws.protocol.messages import Hello
+from tests.helpers.mosquitto import PASSWORD, Mosquitto
+
+PATIENCE = 60.0
+LIMITS = Limits(message=2**28, silence=60.0)
+SECRET = bytes(range(32))
+HELLO = Hello(run="r", node="alice", protocol=1)
+
+
+async def soon(what: Awaitable[Any]) -> Any:
+    """A result that comes, or never."""
+    async with asyncio.timeout(PATIENCE):
+        return await what
+
+
+async def dialled(url: str, limits: Limits = LIMITS, node: str = "alice", *, seal: bool = False) -> MqttChannel:
+    """A coordinator's end of a link."""
+    channel = await soon(Mqtt().connect(url, limits, node, seal=seal))
+    assert isinstance(channel, MqttChannel)
+    return channel
+
+
+@contextlib.asynccontextmanager
+async def linked(
+    url: str, limits: Limits = LIMITS, *, protected: bool = True, seal: bool = False
+) -> AsyncIterator[tuple[MqttChannel, MqttChannel]]:
+    """Both ends of a link after the handshake, the coordinator's first."""
+    arrived: asyncio.Queue[MqttChannel] = asyncio.Queue()
+    done = asyncio.Event()
+
+    async def handle(channel: Channel) -> None:
+        assert isinstance(channel, MqttChannel)
+        arrived.put_nowait(channel)
+        await done.wait()
+
+    async with Mqtt().serve(url, handle, limits, node="alice", seal=seal):
+        near = await dialled(url, limits, seal=seal)
+        far: MqttChannel = await soon(arrived.get())
+        for end in (near, far):
+            if protected:
+                end.protect(SECRET)
+            end.admit()
+        try:
+            yield near, far
+        finally:
+            done.set()
+            await near.close()
+
+
+class Stranger:
+    """Somebody else on the broker, who reads all that passes and writes where they like."""
+
+    def __init__(self, client: aiomqtt.Client) -> None:
+        self._client = client
+        self.seen: list[tuple[str, bytes, bool]] = []
+        """Topic, payload, and whether it was retained."""
+        self._news = asyncio.Condition()
+
+    async def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Returns when the broker has it."""
+        await self._client.publish(topic, payload, 1, retain)
+
+    async def sees(self, topic: str, kind: int | None = None) -> bytes:
+        """The newest message on a topic that ends so; with a first byte of that kind, whatever its protection."""
+
+        def found() -> list[bytes]:
+            return [
+                payload
+                for where, payload, _ in self.seen
+                if where.endswith(topic) and (kind is None or (payload and payload[0] & 0x3F == kind))
+            ]
+
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(found)
+            return found()[-1]
+
+    async def sees_closed(self, count: int) -> dict[str, bytes]:
+        """Wait until so many links were closed by the node; gives the payload of each by its topic."""
+
+        def found() -> dict[str, bytes]:
+            return {topic: payload[9:] for topic, payload, _ in self.seen if payload[:1] == bytes([Kind.CLOSE])}
+
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(lambda: len(found()) >= count)
+            return found()
+
+    async def sees_topic(self, part: str) -> str:
+        """The newest topic that has a message, and contains this."""
+
+        def found() -> list[str]:
+            return [topic for topic, payload, _ in self.seen if part in topic and payload]
+
+        async with asyncio.timeout(PATIENCE), self._news:
+            await self._news.wait_for(found)
+            return found()[-1]
+
+    async def read(self) -> None:
+        """Until the connection ends."""
+        with contextlib.suppress(aiomqtt.MqttError):
+            async for message in self._client.messages:
+                assert isinstance(message.payload, bytes)
+                async with self._news:
+                    self.seen.append((str(message.topic), message.payload, message.retain))
+                    self._news.notify_all()
+
+
+@contextlib.asynccontextmanager
+async def stranger(broker: Mosquitto, topics: str = "#") -> AsyncIterator[Stranger]:
+    """One who has an account there."""
+    client = aiomqtt.Client(
+        "localhost", broker.port, username="fedws", password=PASSWORD, protocol=aiomqtt.ProtocolVersion.V5
+    )
+    client.pending_calls_threshold = 10_000
+    async with client:
+        await client.subscribe(topics, qos=1)
+        found = Stranger(client)
+        reading = asyncio.create_task(found.read())
+        try:
+            yield found
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)

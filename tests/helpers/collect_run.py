@@ -1,0 +1,141 @@
+"""A run of a strategy that gathers once, whose events the test makes; real workers answer, where it lets them."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from fedws.coordinator.setup import prepare
+from fedws.core import registry
+from fedws.core.errors import RejectedUpdate
+from fedws.core.plan import make
+from fedws.core.tensors import difference
+from fedws.node.worker import Worker
+from fedws.privacy.policy import Policy
+from fedws.protocol.messages import COORDINATOR, Failure, Order, Report
+from fedws.protocol.run_claim import Claim
+from fedws.scheduling.events import Event, Joined, Left
+from fedws.scheduling.participants import rejected
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.scheduler import Gathering
+from tests.helpers.federation import WORKERS, Points
+from tests.helpers.support import sent_over
+
+EPOCHS = 2
+OPTIONS = {"mistnet": "mistnet:cut=relu,public=points,pretrain_epochs=2"}
+Kind = Literal["refused", "failed", "rejected", "lost"]
+
+
+class Run:
+    """A run whose events the test makes; the store is written as the driver writes it."""
+
+    def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
+        basis = {"dataset": "points", "model": "points_net", "training_rounds": EPOCHS}
+        workers = {worker: f"memory://{worker}" for worker in WORKERS}
+        plan = make({"workers": workers, "strategy": OPTIONS[name], **basis, **more})
+        _, strategy, self.initial = prepare(plan)
+        assert isinstance(strategy, Gathering)
+        self.strategy = strategy
+        self.store = FeatureStore(folder / "features")
+        self.nodes = {worker: Worker(worker, "points", Points(Path(), True)) for worker in WORKERS}
+        for node in self.nodes.values():
+            node.begin(Claim("run", "lab"))
+        self.own = registry.find("strategy", name).own
+        self.here = set(here)
+        self.open: dict[str, Order] = {}
+        self.orders: list[Order] = []
+        self.ids: set[str] = set()
+        self.stored: dict[tuple[int, int], Any] = {}
+        self.excluded: set[str] = set()
+        self.lines: list[str] = []
+        self.state, orders = self.strategy.start(self.initial, self._declared())
+        self.saved = copy.deepcopy(self.state)
+        """What a coordinator that is killed now would go on from, with what is stored."""
+        self._hold(orders)
+
+    @property
+    def over(self) -> bool:
+        return self.strategy.version(self.state) >= EPOCHS or bool(self.strategy.failure(self.state))
+
+    def answer(self, order: Order) -> Report | Failure:
+        """What the node itself answers, there and back over the wire."""
+        node = self.nodes.get(order.worker)
+        if node is None:
+            records, policy = self.store.records(), Policy(samples=0)
+            node = Worker(COORDINATOR, "features", records, labels=[], tasks=self.own, policy=policy)
+        answer = sent_over(node.answer(sent_over(order)))
+        assert isinstance(answer, Report | Failure)
+        return answer
+
+    def take(self, event: Event) -> None:
+        """Store what is to be stored, and let it react."""
+        if isinstance(event, Report | Failure):
+            self.open.pop(event.order, None)
+        if isinstance(event, Joined):
+            self.here.add(event.worker)
+        elif isinstance(event, Left) or (isinstance(event, Failure) and event.kind == "lost"):
+            self.here.discard(event.worker)
+        if isinstance(event, Report):
+            try:
+                place = self.strategy.chunk(self.state, event)
+            except RejectedUpdate as error:
+                event, place = rejected(event, str(error)), None
+            if place is not None:
+                assert isinstance(event, Report)
+                bits = {name: tensor.tolist() for name, tensor in event.tensors.items()}
+                assert self.stored.setdefault(place, bits) == bits, "the same bits, whenever they come"
+                self.store.put(*place, event.tensors)
+        version, model = self.strategy.version(self.state), self.strategy.model(self.state)
+        before = self.state
+        self.state, orders = self.strategy.react(before, event)
+        if self.state.passes(before) or self.strategy.version(self.state) > version:
+            self.saved = copy.deepcopy(self.state)
+        assert version <= self.strategy.version(self.state) <= version + 1
+        assert difference(self.strategy.model(self.state), model) == ""
+        self._hold(orders)
+
+    def resume(self) -> None:
+        """The coordinator was killed, and goes on from what it had saved."""
+        self.open, self.ids = {}, set()
+        state = copy.deepcopy(self.saved).found(self.store.chunks())
+        self.state, orders = self.strategy.resume(state, self._declared())
+        self._hold(orders)
+
+    def _declared(self) -> dict[str, int]:
+        """Who is there, and how many samples each declares."""
+        return {worker: len(Points(Path(), True)) for worker in sorted(self.here)}
+
+    def finish(self, random: Random) -> "Run":
+        """Everybody answers, in any order."""
+        while self.open:
+            self.take(self.answer(self.open[random.choice(sorted(self.open))]))
+        return self
+
+    def _hold(self, orders: Sequence[Order]) -> None:
+        said = self.strategy.said(self.state)
+        assert all(line and line.isprintable() for line in said)
+        self.lines += said
+        self.excluded |= {worker for worker in WORKERS if any(line.startswith(f"{worker} is excl") for line in said)}
+        busy = {order.worker for order in self.open.values()}
+        for order in orders:
+            assert order.id not in self.ids, "an id is used once on a link"
+            assert order.worker not in busy, "who is busy is not asked"
+            assert order.worker in self.here | {COORDINATOR}, "only who is there is asked"
+            assert order.worker not in self.excluded, "who is excluded is not asked"
+            assert order.task in (self.own if order.worker == COORDINATOR else registry.names("task"))
+            busy.add(order.worker)
+            self.open[order.id] = order
+            self.ids.add(order.id)
+            self.orders.append(order)
+        assert len(self.orders) < 500, "it asks on and on"
+        awaited = self.strategy.awaited(self.state)
+        assert not set(awaited) & (self.here | self.excluded)
+        if self.over:
+            assert not orders and not awaited
+        else:
+            assert self.open or awaited, "somebody must do something, or nothing ever happens"
+
+
+def failed(order: Order, kind: Kind) -> Failure:
+    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason="the cable was cut")

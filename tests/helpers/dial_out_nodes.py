@@ -1,0 +1,114 @@
+"""Nodes that dial out, those who only say that they are one, and runs that listen for them."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import socket
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fedws
+from fedws.coordinator.listener import Meeting
+from fedws.network.base import Channel, Limits
+from fedws.network.lookup import transport
+from fedws.node.dial_out import joining
+from fedws.node.evaluator import create_evaluator
+from fedws.protocol import encoder
+from fedws.protocol.messages import Hello, Join, Message
+from fedws.security.credentials import INSECURE, Security
+from tests.helpers.federation import HELD, WORKERS, Points, settings
+
+FIRST, SECOND = "1" * 64, "2" * 64
+"""Instances of a node."""
+HELLO = Hello(run="cafe", node="alice", protocol=encoder.VERSION)
+
+
+def join(instance: str = FIRST, node: str = "alice", protocol: int = encoder.VERSION) -> Join:
+    return Join(node=node, protocol=protocol, instance=instance)
+
+
+@contextlib.asynccontextmanager
+async def meeting(
+    url: str = "memory://meeting", security: Security = INSECURE, silence: float = 60, *expected: str
+) -> AsyncIterator[tuple[Meeting, str]]:
+    """A place to join, as a run has one; gives its address too."""
+    limits = Limits(silence=silence)
+    place = Meeting(expected or WORKERS, limits, security)
+    async with transport(url).serve(url, place.arrive, limits, security.tls) as address:
+        yield place, address
+
+
+async def come(message: Message | None = None, url: str = "memory://meeting") -> Channel:
+    """Dial, and say this first."""
+    channel = await transport(url).connect(url, Limits())
+    await channel.send(message or join())
+    return channel
+
+
+def node(name: str) -> fedws.Worker:
+    """A worker, or the evaluator."""
+    if name == "testing":
+        return create_evaluator(name, "points", Points(Path(), False))
+    return fedws.Worker(name, "points", Points(Path(), True), labels=HELD.get(name))
+
+
+@contextlib.asynccontextmanager
+async def outside(
+    url: str, *names: str, security: Mapping[str, Security] | Security | None = None, limits: Limits | None = None
+) -> AsyncIterator[None]:
+    """These nodes dial out; ``security`` is each one's or all's."""
+    async with contextlib.AsyncExitStack() as stack:
+        for name in names:
+            own = security[name] if isinstance(security, Mapping) else security
+            await stack.enter_async_context(joining(node(name), url, limits, own))
+        yield
+
+
+def expecting(url: str, *names: str, **more: Any) -> dict[str, Any]:
+    """The settings of a run over nodes that join there."""
+    workers = [name for name in names if name != "testing"]
+    found = settings({}, listen=url, expect=workers, **more)
+    del found["workers"]
+    return {**found, "evaluator": "testing"} if "testing" in names else found
+
+
+def free_port() -> int:
+    """One that nobody listens at, and below those that the system gives to who dials."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    directory: Path, lines: list[str] | None = None, **settings: Any
+) -> AsyncIterator[tuple[asyncio.Task[fedws.Result], str]]:
+    """A run that is going on, and where it listens; ``lines`` get all that is logged meanwhile."""
+    heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            """Hear of the address."""
+            words = record.getMessage().split()
+            if lines is not None:
+                lines.append(record.getMessage())
+            if words[:2] == ["Listening", "at"] and not heard.done():
+                heard.set_result(words[2])
+
+    logger, handler = logging.getLogger("fedws"), Handler(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    task = asyncio.create_task(fedws.run(run_dir=directory, **settings))
+    try:
+        task.add_done_callback(lambda _: heard.cancel())
+        yield task, await heard
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,72 @@
+"""The worker in JavaScript as a process, and a coordinator's handshake with it by hand."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fedws.network.base import Channel, Limits
+from fedws.network.transports.ws import Ws
+from fedws.protocol import handshake
+from fedws.protocol.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
+from fedws.training.building import initial
+from tests.helpers.processes import PATIENCE, Command, Processes
+from tests.helpers.support import REPOSITORY, TAKEOVER
+
+FOLDER = REPOSITORY / "examples" / "other_language"
+NETWORK = bytes.fromhex("5e" * 32)
+"""The key in FEDWS_KEY while tests run."""
+HELD = (0, 1, 2, 3, 4)
+"""The digits that the worker in JavaScript holds."""
+
+
+def alice(processes: Processes, node: str, data: Path, *flags: str) -> Command:
+    """The worker as a process."""
+    return processes.execute(node, str(FOLDER / "worker.mjs"), "--id", "alice", "--data", str(data), *flags)
+
+
+async def met(
+    channel: Channel, run: str = "run", key: bytes = NETWORK, node: str = "alice", takeover: str = TAKEOVER
+) -> Welcome | Refusal:
+    """Return the end of the handshake, as the coordinator makes it; one of the same run takes over. Raises Refused."""
+    hello = Hello(run=run, node=node, protocol=1, nonce=handshake.nonce())
+    await channel.send(hello)
+    challenge = await channel.receive()
+    assert isinstance(challenge, Challenge)
+    await channel.send(handshake.prove(key, hello, challenge, takeover))
+    answer = await channel.receive()
+    assert isinstance(answer, Welcome | Refusal)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def dialled(url: str, run: str = "run", limits: Limits = Limits()) -> AsyncIterator[Channel]:  # noqa: B008
+    """A link that has been welcomed."""
+    async with asyncio.timeout(PATIENCE):
+        channel = await Ws().connect(url, limits)
+        try:
+            welcome = await met(channel, run)
+            assert isinstance(welcome, Welcome), welcome
+            channel.admit()
+            yield channel
+        finally:
+            await channel.close()
+
+
+async def asked(url: str, order: Order) -> Report | Failure:
+    """The answer to an order."""
+    async with dialled(url) as channel:
+        await channel.send(order)
+        answer = await channel.receive()
+    assert isinstance(answer, Report | Failure)
+    return answer
+
+
+def order(**changed: Any) -> Order:
+    """To train the linear model on all samples at once, three times; ``changed`` are fields, or settings."""
+    settings = {"model": "linear", "dataset": "digits", "lr": 0.05, "batch_size": 1000, "batches": 9, "epochs": 3}
+    fields = {key: changed.pop(key) for key in [*changed] if key in Order.__dataclass_fields__}
+    base: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "seed": 2**64 - 7}
+    tensors = initial("linear", 1).state_dict()
+    return Order(**{**base, "settings": {**settings, **changed}, "tensors": tensors, **fields})

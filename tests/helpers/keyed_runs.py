@@ -1,0 +1,48 @@
+"""Runs and callers with and without the network key, over a node called alice."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import fedws
+from fedws.network.base import Channel, Limits
+from fedws.network.lookup import transport
+from fedws.protocol.messages import Hello, Message, Welcome
+from fedws.security.credentials import Security
+from fedws.security.network_key import Key
+from tests.helpers.federation import PATIENCE, settings
+
+KEY, OTHER = (Security(Key(bytes([number]) * 32, "a test")) for number in (1, 2))
+SECRET = bytes([1]) * 32
+WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120)
+
+
+@contextlib.asynccontextmanager
+async def dialled(url: str) -> AsyncIterator[Channel]:
+    """A link to a node, of somebody who says whatever they like."""
+    channel = await transport(url).connect(url, Limits())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            yield channel
+    finally:
+        await channel.close()
+
+
+async def asked(channel: Channel, hello: Hello) -> Message:
+    """The answer to a hello."""
+    await channel.send(hello)
+    return await channel.receive()
+
+
+async def failed(url: str, folder: Path, security: Security) -> str:
+    """A run over alice must end at the first contact; gives what it says, and leaves nothing."""
+    with pytest.raises(fedws.RunFailed) as error:
+        async with asyncio.timeout(PATIENCE):
+            await fedws.run(run_dir=folder / "never", security=security, **settings({"alice": url}, wait="forever"))
+    assert not (folder / "never").exists()
+    text = str(error.value)
+    assert text.startswith(f"alice at {url}: ") and "\n" not in text
+    return text.removeprefix(f"alice at {url}: ")

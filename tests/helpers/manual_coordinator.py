@@ -1,0 +1,72 @@
+"""Who dials a node and speaks the protocol by hand, as a coordinator that nobody has made."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+import fedws
+from fedws.protocol import encoder
+from fedws.protocol.decoder import Decoder
+from fedws.protocol.messages import Hello, Message, Order, Welcome
+from fedws.security.credentials import Security
+from tests.helpers.federation import PATIENCE, settings
+
+HELLO = Hello(run="rough", node="alice", protocol=encoder.VERSION)
+
+
+def data(message: Message) -> bytes:
+    """A message's bytes."""
+    return b"".join(encoder.encode(message).fragments())
+
+
+def order(**changes: Any) -> Order:
+    """An order that alice would carry out."""
+    model = torch.nn.Linear(4, 10)
+    tensors = {f"dense.{name}": value.detach() for name, value in model.named_parameters()}
+    training = fedws.Training(model="points_linear", dataset="points").model_dump()
+    given: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "settings": training}
+    given["tensors"] = {**tensors, "calls": torch.zeros((), dtype=torch.int64)}
+    return Order(**{**given, **changes})
+
+
+@contextlib.asynccontextmanager
+async def rough(url: str) -> AsyncIterator[ClientConnection]:
+    """A websocket to a node, for whatever one wants to send."""
+    async with connect(url, compression=None, proxy=None, close_timeout=PATIENCE) as socket:
+        yield socket
+
+
+async def closed(socket: ClientConnection) -> str:
+    """Wait until the node closes the link; gives the reason."""
+    async with asyncio.timeout(PATIENCE):
+        try:
+            while True:
+                await socket.recv()
+        except ConnectionClosed:
+            return socket.close_reason or ""
+
+
+async def answer(socket: ClientConnection) -> Message:
+    """The node's next message."""
+    decoder = Decoder()
+    async with asyncio.timeout(PATIENCE):
+        decoder.feed(await socket.recv(decode=False))
+    return decoder.message()
+
+
+async def welcomed(socket: ClientConnection) -> None:
+    """Begin a run."""
+    await socket.send(data(HELLO))
+    assert isinstance(await answer(socket), Welcome)
+
+
+async def honest(url: str, folder: Path, security: Security | None = None) -> None:
+    """A run over alice must go well."""
+    result = await fedws.run(run_dir=folder, security=security, **settings({"alice": url}, training_rounds=1))
+    assert [record["answered"] for record in result.metrics] == [1]

@@ -1,0 +1,104 @@
+"""Nodes of a run of MistNet over sockets: workers that are watched, the evaluator, and the coordinator's own."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedws
+from fedws.algorithms import mistnet
+from fedws.coordinator import server_trainer_main
+from fedws.core.plan import Plan
+from fedws.network.base import Limits
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.split_learning.feature_store import FEATURES, FeatureStore
+from tests.helpers.federation import PATIENCE, Points, evaluating, settings
+from tests.helpers.support import REPOSITORY, sent_over
+
+RECORDS, CHUNKS = 120, 6
+"""Of one worker."""
+PLUGIN = f"""
+import sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+import fedws
+from fedws.protocol.encoder import encode
+from tests.helpers.federation import Points, PointsNet
+fedws.register("dataset", "points")(Points)
+fedws.register("model", "points_net")(PointsNet)
+"""
+"""For the coordinator's own node, which is a process of its own."""
+
+
+class Thread:
+    """What :class:`OwnNode` is to a run."""
+
+    def __init__(self, plan: Plan, store: Path) -> None:
+        self._store = FeatureStore(store)
+
+    async def __aenter__(self) -> "Thread":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    async def ask(self, order: Order) -> Report | Failure:
+        answer = await asyncio.to_thread(
+            server_trainer_main._answer, sent_over(order), self._store, mistnet.MistNet.own
+        )
+        return sent_over(answer)  # type: ignore[no-any-return]
+
+
+class Node:
+    """A worker's tasks, watched: what it sent, and where it stops until it is let go on."""
+
+    def __init__(self, stops_at: int = 10**9) -> None:
+        self.sent: list[tuple[int, torch.Tensor]] = []
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stops_at = stops_at
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        return {
+            "mistnet.extract": mistnet.extract,
+            "mistnet.upload": self.upload,
+            "mistnet.acknowledge": mistnet.acknowledge,
+        }
+
+    @fedws.releasing("features")
+    def upload(self, order: Order, workspace: fedws.Workspace) -> Report:
+        if len(self.sent) == self._stops_at:
+            self._loop.call_soon_threadsafe(self.reached.set)
+            workspace.stop.wait(PATIENCE)  # until its link is gone
+        report = mistnet.upload(order, workspace)
+        self.sent.append((order.settings["first"], report.tensors[FEATURES]))
+        return report
+
+
+@contextlib.asynccontextmanager
+async def served(name: str, node: Node, folder: Path, url: str = "ws://localhost:0") -> AsyncIterator[str]:
+    """A worker that keeps its uploads in ``folder``."""
+    data = Points(Path(), True)
+    worker = fedws.Worker(name, "points", data, labels=[], tasks=node.tasks, state=folder / name)
+    async with fedws.serving(worker, url, Limits(silence=6)) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> AsyncIterator[dict[str, Any]]:
+    """All nodes and an evaluator; gives a run's settings."""
+    async with contextlib.AsyncExitStack() as stack:
+        urls = {name: await stack.enter_async_context(served(name, node, folder)) for name, node in nodes.items()}
+        urls["testing"] = await stack.enter_async_context(fedws.serving(evaluating(), "ws://localhost:0"))
+        yield gathering(folder, urls, **more)
+
+
+def gathering(folder: Path, urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    """A run's settings."""
+    options, plugin = "cut=relu,public=points,pretrain_epochs=2,epsilon=8", folder / "points.py"
+    plugin.write_text(PLUGIN)
+    model = {"strategy": f"mistnet:{options}", "model": "points_net", "plugin": str(plugin)}
+    return settings(urls, **model, silence=6.0, **more)

@@ -1,0 +1,113 @@
+"""Requests for a model that notes where it is built, and the node that answers them."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fedws
+from fedws.core import registry
+from fedws.core.plan import Scoring, Training
+from fedws.core.tensors import Tensors, detached, digest
+from fedws.node.evaluator import create_evaluator
+from fedws.node.worker import Worker
+from fedws.privacy.policy import Policy
+from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.run_claim import Claim
+from tests.helpers import mistnet_requests
+from tests.helpers.federation import Points, registered
+
+MADE: list[str] = []
+"""The device of each model that was built, in order."""
+TASKS = ("fedavg.fit", "fedsgd.gradient", "evaluate", "mistnet.extract")
+
+
+class Watched(nn.Module):
+    """Points to ten log-probabilities, with two layers; notes where its weights are."""
+
+    def __init__(self, *, width: int = 11) -> None:
+        super().__init__()
+        self.inner, self.relu, self.outer = nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 10)
+        MADE.append(self.inner.weight.device.type)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities."""
+        outputs: torch.Tensor = self.outer(self.relu(self.inner(points))).log_softmax(1)
+        return outputs
+
+
+class Reading(Watched):
+    """As that, and reads a value while it is built, which the device meta does not have."""
+
+    def __init__(self, *, width: int = 11) -> None:
+        super().__init__(width=width)
+        assert self.inner.weight.abs().max().item() > 0
+
+
+@cache
+def _kept() -> nn.Linear:
+    return nn.Linear(4, 11)
+
+
+class Keeping(Watched):
+    """As that, with a layer that is made once for all calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _kept()
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """These models and the points are registered while the context lasts."""
+    MADE.clear()
+    _kept.cache_clear()
+    pieces = {"watched": Watched, "reading": Reading, "keeping": Keeping}
+    with registered():
+        for name, piece in pieces.items():
+            fedws.register("model", name)(piece)
+        try:
+            yield
+        finally:
+            for name in pieces:
+                del registry._pieces["model", name]
+
+
+def weights(model: str = "watched") -> dict[str, torch.Tensor]:
+    """Those of a model, which is not noted."""
+    found = detached(registry.build("model", model).state_dict())
+    MADE.clear()
+    return found
+
+
+def asked(task: str, model: str, tensors: Tensors, **more: Any) -> Order:
+    """A request of that task for that model, whose settings are otherwise good."""
+    settings: dict[str, Any] = Training(model=model, dataset="points", batches=1).model_dump()
+    if task == "evaluate":
+        settings = Scoring(model=model, loss="nll", dataset="points").model_dump()
+    if task == "mistnet.extract":
+        ask = mistnet_requests.strategy().extraction(mistnet_requests.weights(), {}, 10, send=False)
+        inner = {name: tensor for name, tensor in tensors.items() if name.startswith("inner")}
+        settings = {**ask.settings, "model": model, "extractors": [digest(inner)]}
+        tensors = {f"0:{name}": tensor for name, tensor in inner.items()}
+    return Order(id="1/alice", worker="alice", round=1, task=task, settings={**settings, **more}, tensors=tensors)
+
+
+def answered(order: Order, policy: Policy | None = None, data: fedws.Dataset | None = None) -> Report | Failure:
+    """The answer of a node with that policy and data; by default without one, and the points."""
+    data, policy = data or Points(Path(), True), policy or Policy()
+    make = create_evaluator if order.task == "evaluate" else Worker
+    node = make("alice", "points", data, policy=policy)
+    node.begin(Claim("run", "lab"))
+    return node.answer(order)
+
+
+def refused(order: Order, policy: Policy | None = None, data: fedws.Dataset | None = None) -> str:
+    """Why the request is refused for the whole run."""
+    answer = answered(order, policy, data)
+    assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent"), answer
+    return answer.reason

@@ -1,0 +1,246 @@
+"""Commands of fedws as processes: started, listened to line by line, always ended.
+
+A process that imports torch takes seconds to start, so most tests run their commands in copies of one process that
+has imported everything (multiprocessing's fork server); :meth:`Processes.start` starts one the ordinary way.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from tests.helpers.support import REPOSITORY
+
+PATIENCE = 120.0
+"""Seconds to wait for what takes one or two: nobody waits so long unless the test fails."""
+SECONDS = 20.0
+"""Within how many seconds a command that was told to end has ended, on a busy machine."""
+NODES = ("alice", "bob", "charlie", "testing")
+TINY = """
+import torch
+import fedws
+
+@fedws.register("dataset", "tiny")
+class Tiny(fedws.Images):
+    title, model = "Tiny", "linear"
+
+    def __init__(self, root, train):
+        pixels = torch.arange(40 * 784).remainder(256).to(torch.uint8).reshape(40, 1, 28, 28)
+        super().__init__(pixels, torch.arange(40) % 10, (0.5,), (0.5,))
+"""
+"""A data set for processes that are only to be there: a process that reads the digits has scikit-learn to import."""
+NO_NETWORK = {f"{kind}_proxy": "http://127.0.0.1:1" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+"""An environment in which nothing beyond this machine is reached."""
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.helpers.preload"])
+
+
+class Command:
+    """A running command: its lines as they come, its signals, its end."""
+
+    def __init__(self, pid: int, wait: Callable[[float], int | None], out: int, err: int) -> None:
+        self.pid = pid
+        self._wait = wait
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self._open = 2
+        self._news = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((out, self.lines), (err, self.errors))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def line(self, pattern: str, after: int = 0, *, error: bool = False) -> re.Match[str]:
+        """Wait for a line, after so many, that contains ``pattern``; an end without it fails the test."""
+        lines, seen, until = self.errors if error else self.lines, after, time.monotonic() + PATIENCE
+        with self._news:
+            while True:
+                for text in lines[seen:]:
+                    if found := re.search(pattern, text):
+                        return found
+                seen = len(lines)
+                if not self._open:
+                    raise AssertionError(f"ended without a line {pattern!r}:\n{self.everything}")
+                if not self._news.wait(until - time.monotonic()):
+                    raise AssertionError(f"no line {pattern!r} in {PATIENCE:g} s:\n{self.everything}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to this process alone."""
+        os.kill(self.pid, number)
+
+    def end(self, seconds: float = PATIENCE) -> int:
+        """Wait for the process to end by itself; gives its exit status."""
+        status = self._wait(seconds)
+        assert status is not None, f"still running after {seconds:g} s:\n{self.everything}"
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def kill(self) -> None:
+        """End it and its children now, whatever they do."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._wait(0) is None:
+                parent = psutil.Process(self.pid)
+                family = [*parent.children(recursive=True), parent]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.end()
+
+    @property
+    def everything(self) -> str:
+        """All that it printed so far, for a failed test to show."""
+        return "\n".join([*self.lines, "-- on standard error --", *self.errors])
+
+    def _read(self, stream: int, lines: list[str]) -> None:
+        with open(stream, encoding="utf-8", errors="replace") as source:
+            for text in source:
+                with self._news:
+                    lines.append(text.rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._open -= 1
+            self._news.notify_all()
+
+
+class Processes:
+    """The processes of one test (or module), in one working directory; :meth:`close` ends those that are left."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+        self._commands: list[Command] = []
+
+    def start(self, *command: str) -> Command:
+        """Start ``python COMMAND``, as ``start("-m", "fedws", "nodes")``; a script is one of the repository's."""
+        first, *rest = command
+        if first.endswith(".py"):
+            first = str(REPOSITORY / first)
+        return self.execute(sys.executable, first, *rest)
+
+    def execute(self, *command: str) -> Command:
+        """Start any program."""
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+
+        def wait(seconds: float) -> int | None:
+            try:
+                return process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                return None
+
+        pipes = [os.dup(stream.fileno()) for stream in (process.stdout, process.stderr)]
+        process.stdout.close()
+        process.stderr.close()
+        return self._kept(Command(process.pid, wait, *pipes))
+
+    def fork(self, *argv: str) -> Command:
+        """Run ``fedws ARGV`` in a process that has its imports behind it."""
+        pipes = [FORKS.Pipe(duplex=False) for _ in range(2)]
+        process = FORKS.Process(
+            target=_command, args=(argv, self.folder, self.environment, *(writer for _, writer in pipes)), daemon=False
+        )
+        process.start()
+        ends = [os.dup(reader.fileno()) for reader, _ in pipes]
+        for reader, writer in pipes:
+            reader.close()
+            writer.close()
+
+        def wait(seconds: float) -> int | None:
+            process.join(seconds)
+            return process.exitcode
+
+        assert process.pid is not None
+        return self._kept(Command(process.pid, wait, *ends))
+
+    def nodes(self, *flags: str, nodes: Sequence[str] = NODES) -> dict[str, str]:
+        """Serve these nodes at free ports, each with the flags; gives their addresses."""
+        return serving({node: self.fork("worker", *identity(node), *flags) for node in nodes})
+
+    def tiny(self) -> tuple[str, ...]:
+        """The flags for data that are there at once."""
+        (self.folder / "tiny.py").write_text(TINY)
+        return "--dataset", "tiny", "--plugin", "tiny.py"
+
+    def close(self) -> None:
+        """End what still runs."""
+        for command in self._commands:
+            command.kill()
+
+    def _kept(self, command: Command) -> Command:
+        self._commands.append(command)
+        return command
+
+
+def identity(node: str) -> list[str]:
+    """The flags that make a worker or the evaluator of that name, at a free port."""
+    return ["--id", node, "--port", "0", *(["--testing"] if node == "testing" else [])]
+
+
+def serving(commands: Mapping[str, Command]) -> dict[str, str]:
+    """Wait until all of them serve; gives their addresses."""
+    return {node: command.line(rf"^{node} is serving at (wss?://\S+)$")[1] for node, command in commands.items()}
+
+
+def dialling(urls: Mapping[str, str]) -> list[str]:
+    """The coordinator's flags for these nodes, of which ``testing`` is the evaluator."""
+    workers = [f"{node}={url}" for node, url in urls.items() if node != "testing"]
+    return ["--workers", *workers, "--evaluator", f"testing={urls['testing']}" if "testing" in urls else "none"]
+
+
+def ended_well(command: Command) -> Command:
+    """It has ended with status 0 and nothing on standard error; gives it back."""
+    assert command.end() == 0, command.everything
+    assert command.errors == [], command.everything
+    return command
+
+
+def assert_one_line(command: Command, pattern: str, status: int | None = None) -> None:
+    """It has ended with one line that says what was wrong."""
+    ended = command.end(30)
+    assert ended != 0 if status is None else ended == status, command.everything
+    assert len(command.errors) == 1, command.everything
+    assert re.search(pattern, command.errors[0]), command.everything
+    assert "Traceback" not in command.everything
+
+
+def enter(folder: Path, environment: Mapping[str, str], out: Connection, err: Connection) -> None:
+    """In the new process: be where it is to be."""
+    for number, pipe in ((1, out), (2, err)):
+        os.dup2(pipe.fileno(), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+
+def _command(
+    argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection, err: Connection
+) -> None:
+    """In the new process: become ``fedws ARGV``."""
+    enter(folder, environment, out, err)
+    sys.argv = ["fedws", *argv]
+    from fedws.cli.main import console
+
+    console()

@@ -1,0 +1,156 @@
+"""A node that follows a script, and a link that is kept to one: no sockets, no threads."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fedws.coordinator.connector import Contact
+from fedws.coordinator.link import Link
+from fedws.core.errors import LinkLost
+from fedws.network.base import Channel, Limits
+from fedws.network.transports.memory import Memory
+from fedws.protocol import encoder
+from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.protocol.run_claim import Claim, takeover
+from fedws.scheduling.events import Event, Joined, Left
+from fedws.security.credentials import INSECURE
+from tests.helpers.virtual_time import now
+
+WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120, labels=[0, 1])
+MODEL = {"w": torch.arange(1000.0)}
+
+
+class Peer:
+    """Who is at ``memory://NODE``: takes a hello on each link, then does what is next in the script."""
+
+    def __init__(self, *script: "Part", node: str = "alice") -> None:
+        self.node = node
+        self.url = f"memory://{node}"
+        self.script = list(script)
+        self.dialled: list[float] = []
+        """When each link was opened."""
+        self.channels: list[Channel] = []
+        self.reasons: list[str] = []
+        """Why each link was closed, where a part waited for that."""
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[None]:
+        async with Memory().serve(self.url, self._handle, Limits()):
+            yield
+
+    async def welcomes(self, channel: Channel) -> None:
+        """Welcome the run, and go."""
+        await channel.send(replace(WELCOME, node=self.node))
+
+    async def stays(self, channel: Channel) -> None:
+        """Welcome the run, and answer nothing."""
+        await self.welcomes(channel)
+        await self.reads(channel)
+
+    async def works(self, channel: Channel) -> None:
+        """Welcome the run, and answer every order."""
+        await self.welcomes(channel)
+        with contextlib.suppress(LinkLost):
+            while True:
+                await channel.send(reported(await channel.receive()))
+
+    async def reads(self, channel: Channel) -> None:
+        """Read whatever comes."""
+        try:
+            while True:
+                await channel.receive()
+        except LinkLost as lost:
+            self.reasons.append(str(lost))
+
+    async def _handle(self, channel: Channel) -> None:
+        self.dialled.append(now())
+        self.channels.append(channel)
+        hello = await channel.receive()
+        assert hello == Hello(run="cafe", node=self.node, protocol=encoder.VERSION)
+        await (self.script.pop(0) if len(self.script) > 1 else self.script[0])(self, channel)
+
+
+Part = Callable[[Peer, Channel], Awaitable[None]]
+
+
+def says(*messages: Message) -> Part:
+    """Answer the hello so, and go."""
+
+    async def part(peer: Peer, channel: Channel) -> None:
+        for message in messages:
+            await channel.send(message)
+
+    return part
+
+
+def answers(*messages: Message) -> Part:
+    """Welcome the run, answer one order so, and stay."""
+
+    async def part(peer: Peer, channel: Channel) -> None:
+        await peer.welcomes(channel)
+        await channel.receive()
+        for message in messages:
+            await channel.send(message)
+        await peer.reads(channel)
+
+    return part
+
+
+class Heard:
+    """A link that is being kept, and all that is heard of it in its order: events and answers."""
+
+    def __init__(self, url: str = "memory://alice", node: str = "alice", silence: float = 60, **more: Any) -> None:
+        given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}
+        given |= more
+        limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
+        claim = Claim("cafe", security.name, takeover(bytes(32), node))
+        contact = Contact(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
+        self.link = Link(contact, silence)
+        self.all: list[Event] = []
+        self._news: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def __aenter__(self) -> "Heard":
+        self.task = asyncio.create_task(self.link.keep(self._post))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def _post(self, event: Event) -> None:
+        self.all.append(event)
+        self._news.put_nowait(event)
+
+    async def next(self) -> Event:
+        return await self._news.get()
+
+    async def give(self, order: Order) -> None:
+        await self.link.give(order, self._post)
+
+
+def asked(node: str = "alice", round: int = 1) -> Order:
+    return Order(id=f"{round}/{node}", worker=node, round=round, task="t", tensors=MODEL)
+
+
+def reported(order: Message, **changes: Any) -> Report:
+    assert isinstance(order, Order)
+    report = Report(order=order.id, worker=order.worker, round=order.round, samples=120, tensors=order.tensors)
+    return replace(report, **changes)
+
+
+def failed(kind: Any, reason: str = "as it is") -> Failure:
+    return Failure(order="1/alice", worker="alice", round=1, kind=kind, reason=reason)
+
+
+REPORT = reported(asked())
+JOINED = Joined(worker="alice", samples=120)
+LOST = failed("lost", "link lost: the node ends")
+LEFT = Left(worker="alice", reason="link lost: the node ends")
+
+
+def refusal(kind: Any) -> Refusal:
+    return Refusal(kind=kind, reason="this is bob\x1b, not alice")

@@ -1,0 +1,350 @@
+"""A run that calls again takes its node over, another is told who has it; what a worker keeps outlives its links."""
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import torch
+
+import fedws
+from fedws.core.errors import LinkLost
+from fedws.network.base import Channel, Limits
+from fedws.network.body_transfer import Transfers
+from fedws.network.lookup import transport
+from fedws.node.run_lease import MOST_LINKS, TAKEN_OVER
+from fedws.node.server import Service
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.security.credentials import INSECURE
+from fedws.training.base import Task
+from tests.helpers.federation import PATIENCE, Gate, address, happens, worker
+
+SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
+
+
+def order(round: int = 1, base: int = 0, id: str = "") -> Order:
+    """An order for alice that brings one number."""
+    tensors = {"x": torch.tensor([float(round)])}
+    return Order(id=id or f"{round}/alice", worker="alice", round=round, task="fedavg.fit", base=base, tensors=tensors)
+
+
+def echo(order: Order, workspace: fedws.Workspace) -> Report:
+    """Answers at once."""
+    return workspace.report(order, {})
+
+
+async def soon(what: Any) -> Any:
+    """A result that comes, or never."""
+    async with asyncio.timeout(PATIENCE):
+        return await what
+
+
+@contextlib.asynccontextmanager
+async def serving(scheme: str, task: Task, limits: Limits | None = None) -> AsyncIterator[str]:
+    """Serve alice, with that task; gives her address."""
+    async with fedws.serving(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
+        yield url
+
+
+async def call(url: str, run: str) -> tuple[Channel, Message | None]:
+    """Dial and say hello; gives the answer, None if the link was closed instead."""
+    channel = await soon(transport(url).connect(url, Limits()))
+    await channel.send(Hello(run=run, node="alice", protocol=1))
+    with contextlib.suppress(LinkLost):
+        return channel, await soon(channel.receive())
+    return channel, None
+
+
+async def begin(url: str, run: str) -> Channel:
+    """Call until the node is free, as it soon is; gives the link."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            channel, answer = await call(url, run)
+            if isinstance(answer, Welcome):
+                return channel
+            await channel.close()
+
+
+async def why_lost(channel: Channel) -> str:
+    """Wait until the node closes a link; gives the reason."""
+    with pytest.raises(LinkLost) as lost:
+        await soon(channel.receive())
+    return str(lost.value)
+
+
+# --------------------------------------------------------------------------- the same run, and others
+
+
+@SCHEMES
+async def test_the_same_run_takes_over(scheme: str) -> None:
+    """Its older link is closed, the work for it is stopped, and the newer link's orders are done."""
+    gate = Gate(task=echo)
+    async with serving(scheme, gate) as url:
+        older, welcome = await call(url, "run")
+        assert isinstance(welcome, Welcome)
+        await older.send(order())
+        await happens(gate.entered)
+        newer, welcome = await call(url, "run")
+        assert isinstance(welcome, Welcome) and gate.stopped.is_set()
+        assert await why_lost(older) == TAKEN_OVER
+        gate.opened.set()
+        await newer.send(order(id="again"))
+        report = await soon(newer.receive())
+        assert isinstance(report, Report) and report.order == "again"
+        await newer.close()
+
+
+@SCHEMES
+async def test_another_run_is_told_which_has_the_node_and_since_when(scheme: str) -> None:
+    async with serving(scheme, echo) as url:
+        holder, _ = await call(url, "77d1e0aa\n")
+        for run in ("other", "77d1e0aa", ""):
+            refused, answer = await call(url, run)
+            assert isinstance(answer, Refusal) and answer.kind == "busy"
+            told = r"alice is busy with run 77d1e0aa since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+            assert re.fullmatch(told, answer.reason)
+            await refused.close()
+        await holder.send(order())
+        assert isinstance(await soon(holder.receive()), Report), "nobody disturbed it"
+        await holder.close()
+        await (await begin(url, "other")).close()
+
+
+async def test_a_run_without_an_id_takes_over_nothing() -> None:
+    async with serving("memory", echo) as url:
+        holder, _ = await call(url, "")
+        _, answer = await call(url, "")
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        await holder.send(order())
+        assert isinstance(await soon(holder.receive()), Report)
+
+
+@SCHEMES
+async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
+    """While the task has not looked up yet; then the node is free for another run."""
+    looked_at = threading.Event()
+
+    def stubborn(order: Order, workspace: fedws.Workspace) -> Report:
+        if order.id == "first":
+            looked_at.set()
+            assert workspace.stop.wait(PATIENCE) and looks_up.wait(PATIENCE)
+        return echo(order, workspace)
+
+    looks_up = threading.Event()
+    async with serving(scheme, stubborn) as url:
+        older, _ = await call(url, "run")
+        await older.send(order(id="first"))
+        await happens(looked_at)
+        calls = []
+        for _ in range(5):
+            channel = await soon(transport(url).connect(url, Limits()))
+            calls.append(channel)
+            await channel.send(Hello(run="run", node="alice", protocol=1))
+        assert await why_lost(older) == TAKEN_OVER, "before the work for it has ended"
+        answers = [asyncio.create_task(soon(channel.receive())) for channel in calls]
+        looks_up.set()
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        (winner,) = (channel for channel, answer in zip(calls, found, strict=True) if isinstance(answer, Welcome))
+        assert {str(answer) for answer in found if not isinstance(answer, Welcome)} == {TAKEN_OVER}
+        if scheme == "memory":  # where they come in this order
+            assert winner is calls[-1]
+        await winner.send(order())
+        assert isinstance(await soon(winner.receive()), Report)
+        await winner.close()
+        await (await begin(url, "other")).close()
+
+
+async def test_another_coordinator_that_knows_the_run_does_not_take_it_over() -> None:
+    """Its workers know it."""
+    async with serving("memory", echo) as url:
+        link = await begin(url, "run")
+        other = await soon(transport(url).connect(url, Limits()))
+        await other.send(Hello(run="run", node="alice", protocol=1, coordinator="bob"))
+        answer = await soon(other.receive())
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        await link.send(order())
+        assert isinstance(await soon(link.receive()), Report)
+
+
+async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
+    deaf, entered = threading.Event(), threading.Event()
+
+    def task(order: Order, workspace: fedws.Workspace) -> Report:
+        entered.set()
+        assert deaf.wait(PATIENCE)
+        return echo(order, workspace)
+
+    async with serving("memory", task) as url:
+        first, _ = await call(url, "run")
+        await first.send(order())
+        await happens(entered)
+        waiting = []
+        for _ in range(MOST_LINKS - 1):
+            waiting.append(await soon(transport(url).connect(url, Limits())))
+            await waiting[-1].send(Hello(run="run", node="alice", protocol=1))
+        _, answer = await call(url, "run")
+        assert isinstance(answer, Refusal) and answer.kind == "busy"
+        deaf.set()
+        assert isinstance(await soon(waiting[-1].receive()), Welcome)
+
+
+async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
+    """Nobody is left waiting for it: who calls is refused, and may call again."""
+    deaf, entered = threading.Event(), threading.Event()
+
+    def task(order: Order, workspace: fedws.Workspace) -> Report:
+        entered.set()
+        assert deaf.wait(PATIENCE)
+        return echo(order, workspace)
+
+    async with serving("memory", task, Limits(silence=0.6)) as url:
+        older, _ = await call(url, "run")
+        await older.send(order())
+        await happens(entered)
+        for run in ("run", "other", "run"):
+            _, answer = await call(url, run)
+            assert isinstance(answer, Refusal) and answer.kind == "busy"
+            assert answer.reason.startswith("alice is busy with run run since ")
+        assert await why_lost(older) == TAKEN_OVER
+        deaf.set()
+        await begin(url, "run")
+        await begin(url, "run")
+
+
+class Stuck:
+    """A link whose other end is stopped: it says hello, and does not let itself be closed before the test does."""
+
+    sent = received = 0
+    arriving = False
+    peer = address = ""
+
+    def __init__(self, run: str) -> None:
+        self.transfers = Transfers()
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.messages.put_nowait(Hello(run=run, node="alice", protocol=1))
+        self.answers: asyncio.Queue[Message] = asyncio.Queue()
+        self.closing, self.let_go = asyncio.Event(), asyncio.Event()
+
+    def admit(self) -> None:
+        """As of a channel."""
+
+    def protect(self, secret: bytes) -> None:
+        """As of a channel."""
+
+    async def send(self, message: Message) -> None:
+        """As of a channel."""
+        self.answers.put_nowait(message)
+
+    async def receive(self) -> Message:
+        """As of a channel."""
+        return await self.messages.get()
+
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+        """As of a channel."""
+        self.closing.set()
+        await self.let_go.wait()
+
+    async def closed(self) -> None:
+        """As of a channel."""
+        await self.let_go.wait()
+
+
+async def test_a_link_that_takes_long_to_close_delays_nobody() -> None:
+    service = Service(worker("alice", echo), Limits())
+    links = [Stuck("run"), Stuck("run")]
+    serving = []
+    for link in links:
+        serving.append(asyncio.create_task(service.handle(link)))
+        assert isinstance(await soon(link.answers.get()), Welcome)
+    await soon(links[0].closing.wait())
+    assert not links[0].let_go.is_set()
+    for link in links:
+        link.let_go.set()
+    serving[1].cancel()
+    await soon(asyncio.gather(*serving, return_exceptions=True))
+    service.close()
+
+
+@SCHEMES
+async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme: str) -> None:
+    deaf, entered = threading.Event(), threading.Event()
+
+    def task(order: Order, workspace: fedws.Workspace) -> Report:
+        entered.set()
+        assert deaf.wait(PATIENCE)
+        return echo(order, workspace)
+
+    async with serving(scheme, task) as url:
+        channel, _ = await call(url, "run")
+        await channel.send(order())
+        await happens(entered)
+        await channel.send(Hello(run="run", node="alice", protocol=1))
+        assert await why_lost(channel) == "hello where an order was due"
+        deaf.set()
+
+
+# --------------------------------------------------------------------------- what a worker keeps
+
+
+def remembering(order: Order, workspace: fedws.Workspace) -> Report:
+    """Control variates, as it were: each answer follows from all that counted before."""
+    before = (workspace.recall(order) or {"c": torch.zeros(1)})["c"]
+    after = 3 * before + order.tensors["x"]
+    workspace.keep(order, {"c": after})
+    return workspace.report(order, {}, {"c": after, "moved": after - before})
+
+
+async def rounds(url: str, run: str, lose: set[int]) -> list[dict[str, float]]:
+    """Five rounds; in some the link is lost before the answer is read, and the round is asked for again."""
+    found = []
+    channel = await begin(url, run)
+    for round in range(1, 6):
+        await channel.send(order(round, round - 1))
+        if round in lose:
+            if round % 2:
+                answered = await soon(channel.receive())  # it was on its way: the worker has kept what it made
+                assert isinstance(answered, Report)
+            await channel.close()
+            channel = await begin(url, run)
+            await channel.send(order(round, round - 1, f"{round}/alice/again"))
+        report = await soon(channel.receive())
+        assert isinstance(report, Report), report
+        found.append({name: float(tensor) for name, tensor in report.tensors.items()})
+    await channel.close()
+    return found
+
+
+@SCHEMES
+async def test_answers_with_state_are_the_same_after_lost_links(scheme: str) -> None:
+    async with serving(scheme, remembering) as url:
+        wanted = await rounds(url, "one", set())
+        assert wanted[-1]["c"] == 3 * (3 * (3 * (3 * 1 + 2) + 3) + 4) + 5
+    for lose in ({3}, {2}, {1, 2, 3, 4, 5}):
+        async with serving(scheme, remembering) as url:
+            assert await rounds(url, "one", lose) == wanted
+
+
+async def test_a_coordinator_that_goes_on_from_before_finds_the_state_of_then() -> None:
+    async with serving("memory", remembering) as url:
+        wanted = await rounds(url, "run", set())
+        channel = await begin(url, "run")
+        for round in (4, 5):
+            await channel.send(order(round, round - 1))
+            report = await soon(channel.receive())
+            assert {name: float(tensor) for name, tensor in report.tensors.items()} == wanted[round - 1]
+
+
+async def test_another_run_finds_no_state() -> None:
+    async with serving("memory", remembering) as url:
+        first = await rounds(url, "one", set())
+        channel = await begin(url, "two")
+        await channel.send(order(6, 5))
+        answer = await soon(channel.receive())
+        assert isinstance(answer, Failure) and answer.kind == "refused"
+        assert answer.reason == "alice has lost its state of round 5; was it restarted?"
+        await channel.close()
+        assert await rounds(url, "two", set()) == first

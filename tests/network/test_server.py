@@ -1,0 +1,147 @@
+"""A node's end of a link: whom it serves, refuses and lets go, and what a run hears of it."""
+
+import asyncio
+import contextlib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import fedws
+from fedws.network.base import Limits
+from fedws.protocol.messages import Failure, Report
+from tests.helpers.federation import PATIENCE, Gate, Proxy, evaluating, federation, happens, settings, worker
+from tests.helpers.manual_coordinator import HELLO, answer, closed, data, honest, order, rough, welcomed
+
+pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
+
+
+async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:
+    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        await socket.send(data(order(task="os.system")))
+        refusal = await answer(socket)
+        assert isinstance(refusal, Failure)
+        assert refusal.kind == "refused"
+        assert "unknown task 'os.system'" in refusal.reason
+        await socket.send(data(order(settings={"model": "points_linear"}, id="2")))
+        refusal = await answer(socket)
+        assert isinstance(refusal, Failure)
+        assert (refusal.order, refusal.reason) == ("2", "alice holds points, not mnist")
+        await socket.send(data(order(id="3")))
+        report = await answer(socket)
+        assert isinstance(report, Report)
+        assert (report.order, report.samples) == ("3", 120)
+
+
+async def test_a_silent_peer_is_let_go() -> None:
+    async with fedws.serving(worker(), "ws://localhost:0", Limits(silence=1.2)) as url, rough(url) as socket:
+        assert await closed(socket) == "no hello in time"
+
+
+async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second run waits for it, and has it as soon as it is free."""
+    caplog.set_level("INFO", "fedws")
+    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, silence=1.5))
+        busy = r"alice is busy with run rough since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+        where = f"alice at {re.escape(url)}"
+        assert re.fullmatch(rf"waited 1\.5 s in vain for {where} \({busy}\)", str(failed.value))
+        assert any(re.fullmatch(rf"Waiting for {where} \({busy}\)", text) for text in caplog.messages)
+        assert not (tmp_path / "run").exists()
+        waiting = asyncio.create_task(honest(url, tmp_path / "run"))
+        await socket.close()
+        await waiting
+
+
+async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
+    """Also two workers that call themselves alice: the second one's address is meant for bob."""
+    async with fedws.serving(worker(), "ws://localhost:0") as one, fedws.serving(worker(), "ws://localhost:0") as two:
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": two}))
+        assert str(failed.value) == f"bob at {two}: this is alice, not bob"
+        assert not (tmp_path / "run").exists()
+        same = one.replace("localhost", "127.0.0.1")
+        with pytest.raises(fedws.RunFailed, match=r"this is alice, not bob$"):
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": same}))
+        with pytest.raises(fedws.UsageError, match=f"{one} is named for two nodes"):
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": one}))
+        await honest(one, tmp_path / "run")
+
+
+async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
+    """The evaluator is no worker, which ends the run; a worker is no evaluator, which costs the scores."""
+    async with (
+        fedws.serving(worker(), "ws://localhost:0") as alice,
+        fedws.serving(worker("bob"), "ws://localhost:0") as bob,
+        fedws.serving(evaluating(), "ws://localhost:0") as score,
+    ):
+        flags = settings({"alice": alice})
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "a", **{**flags, "workers": {"alice": alice, "testing": score}})
+        assert str(failed.value) == f"testing at {score}: it is an evaluator, not a worker"
+        await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}, "silence": 0.5})
+    text = (tmp_path / "b" / "run.log").read_text()
+    assert "Scores missing in round 1: alice, federated (bob: it is a worker, not an evaluator)" in text
+
+
+async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
+    other = fedws.Worker("alice", "other_points", worker()._workspace.data)
+    async with fedws.serving(other, "ws://localhost:0") as url:
+        with pytest.raises(fedws.RunFailed) as failed:
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}))
+    assert str(failed.value) == f"alice at {url}: it holds other_points, not points; see --dataset"
+
+
+async def test_pings_are_answered_while_a_worker_trains() -> None:
+    gate = Gate()
+    async with fedws.serving(worker(task=gate), "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        await socket.send(data(order()))
+        await happens(gate.entered)
+        for _ in range(3):
+            await asyncio.wait_for(await socket.ping(), PATIENCE)
+        async with rough(url) as second:
+            await second.send(data(replace(HELLO, run="another")))
+            assert getattr(await answer(second), "kind", None) == "busy"
+        gate.opened.set()
+        assert isinstance(await answer(socket), Report)
+
+
+@pytest.mark.parametrize("how", ["closes", "dies", "falls silent"])
+async def test_a_coordinator_that_vanishes_stops_the_training(how: str, tmp_path: Path) -> None:
+    """Soon, and the worker is free for the next run."""
+    gate = Gate()
+    limits = Limits(silence=3) if how == "falls silent" else Limits()
+    async with fedws.serving(worker(task=gate), "ws://localhost:0", limits) as url, Proxy(url) as proxy:
+        async with contextlib.AsyncExitStack() as stack:
+            socket = await stack.enter_async_context(rough(proxy.url))
+            await welcomed(socket)
+            await socket.send(data(order()))
+            await happens(gate.entered)
+            if how == "closes":
+                await socket.close()
+            elif how == "dies":
+                socket.transport.abort()
+            else:
+                proxy.freeze()
+            await happens(gate.stopped)
+            socket.transport.abort()
+        gate.opened.set()
+        await honest(url, tmp_path / "run")
+
+
+async def test_a_worker_that_falls_silent_is_awaited_then_named(tmp_path: Path) -> None:
+    """Neither closed nor answering, and whoever dials it hears nothing."""
+    gate = Gate(held=(2,))
+    async with federation(tasks={"bob": gate}) as flags, Proxy(flags["workers"]["bob"]) as proxy:
+        flags["workers"]["bob"] = proxy.url
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **flags, silence=1.2))
+        await happens(gate.entered)
+        proxy.freeze()
+        with pytest.raises(fedws.RunFailed, match=rf"^waited 1\.2 s in vain for bob at {proxy.url} \(no answer\)$"):
+            await asyncio.wait_for(run, PATIENCE)
+    assert (tmp_path / "run" / "model.safetensors").exists()

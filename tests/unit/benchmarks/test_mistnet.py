@@ -1,0 +1,175 @@
+"""The figures of MistNet: what is public and what not, the nets, a run within a process, and all of it, quickly."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.harness.settings import Settings
+from benchmarks.mistnet import accuracy_and_cost, bytes_sent, in_process_run, pieces
+from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell, parts
+from fedws import Images, Training, Worker, Workspace
+from fedws.algorithms.fedavg import FedAvg
+from fedws.algorithms.mistnet import MistNet
+from fedws.core import registry, seeds
+from fedws.core.tensors import Tensors, detached
+from fedws.data.datasets.cifar10 import Cifar10
+from fedws.privacy.policy import Policy
+from fedws.scheduling.participants import Terms
+from fedws.scheduling.samplers.all import All
+from fedws.scheduling.synchronous import Rounds
+from fedws.split_learning import pretrained_file
+from fedws.split_learning.feature_store import FeatureStore
+from fedws.split_learning.model_split import cuts
+from fedws.split_learning.scheduler import Gathering
+from fedws.training import building, local
+from fedws.updates.aggregators.mean import Mean
+from tests.helpers.forked_commands import Copy
+from tests.helpers.support import registered_by_benchmarks
+
+PIECES = registered_by_benchmarks()
+for _name in PIECES:  # contract tests, which are collected later and run over whatever is known, are not over these
+    del registry._pieces[_name]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> Iterator[None]:
+    registry._pieces.update(PIECES)
+    yield
+    for name in registered_by_benchmarks():
+        del registry._pieces[name]
+
+
+CELL = Cell("mistnet", "small_vgg", "noise", "", "", 1, "features.9", "bits:epsilon=2")
+
+
+def noise(samples: int) -> Images:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return Images(pixels, torch.arange(samples) % 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_what_is_public_is_not_private(cifar_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = cache(Cifar10)
+    monkeypatch.setattr(pieces, "Cifar10", read)
+    whole = read(cifar_root, True)
+    private, public = (registry.build("dataset", f"cifar10_{name}", cifar_root, True) for name in ("private", "public"))
+    assert len(private) == 40_000, "the batches 1 to 4"
+    assert torch.equal(torch.cat([private.pixels, public.pixels]), whole.pixels)
+    assert torch.equal(torch.cat([private.targets, public.targets]), whole.targets)
+    assert torch.equal(private[0][0], whole[0][0])
+    few, test = (registry.build("dataset", "cifar10_public:samples=3", cifar_root, train) for train in (True, False))
+    assert torch.equal(few.pixels, public.pixels[:3])
+    assert torch.equal(test.pixels, read(cifar_root, False).pixels[:3])
+
+
+def test_multiply_adds_are_counted() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(2048, 10))
+    assert pieces.multiply_adds(net) == 32 * 32 * 2 * 27 + 20480
+    assert pieces.multiply_adds(accuracy_and_cost.SMALL.module) <= 25e6
+
+
+@pytest.mark.parametrize("net", [accuracy_and_cost.SMALL, *accuracy_and_cost.PAPER], ids=lambda net: net.model)
+def test_the_nets_are_classifiers_that_can_be_cut(net: accuracy_and_cost.Net) -> None:
+    outputs = net.module.eval()(torch.zeros(2, 3, 32, 32))
+    assert outputs.shape == (2, 10)
+    assert torch.allclose(outputs.exp().sum(1), torch.ones(2), atol=1e-5)
+    assert set(net.cuts) <= set(cuts(net.module))
+    shares = [net.share(cut) for cut in net.cuts]
+    assert 0 < shares[0] < shares[1] < 1
+
+
+def test_fedavg_has_the_bytes_of_the_first_cut() -> None:
+    size = accuracy_and_cost.SMALL.size("features.9", 40_000)
+    assert size.features == (48, 16, 16)
+    rounds = accuracy_and_cost.SMALL.equal_rounds(40_000)
+    sent, again = 40_000 * (48 * 16 * 16 // 8 + 8), 2 * 4 * size.model
+    assert abs(rounds * again - sent) <= again / 2
+    assert accuracy_and_cost.SMALL.equal_rounds(1) == 1
+
+
+def test_a_row_tells_epsilon_of_a_whole_record() -> None:
+    others = [replace(CELL, label_epsilon=4.0), replace(CELL, encoding="floats"), replace(CELL, way="fedavg")]
+    rows = [accuracy_and_cost.told(accuracy_and_cost.SMALL, cell)[-1] for cell in (CELL, *others)]
+    assert rows == ["24,576", "24,580", "none", ""]
+
+
+def shared(data: Images, partition: str) -> dict[str, Worker]:
+    policy, dealt = Policy(features=("*",), labels="clear"), zip(WORKERS, parts(data, partition), strict=True)
+    return {name: Worker(name, "noise", part, policy=policy) for name, part in dealt}
+
+
+def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tuple[Tensors, set[bytes]]:
+    """The model after an epoch on features without noise, and every record that was stored."""
+    training = Training(model="small_vgg", dataset="noise")
+    file = folder.with_suffix(".safetensors")
+    pretrained_file.save(
+        file, pretrained_file.Pretrained(model, pretrained_file.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {})
+    )
+    algorithm = MistNet(training, cut="features.9", encoding="clear_bits", labels="clear", pretrained=str(file))
+    strategy = Gathering(algorithm, Terms(WORKERS, 1, 1, len(WORKERS)))
+    after = in_process_run.run(strategy, workers, model, MistNet.own, folder)
+    features, labels = (records := FeatureStore(folder).records()).batch(torch.arange(len(records)))
+    return after, {row.numpy().tobytes() + bytes([label]) for row, label in zip(features, labels.tolist(), strict=True)}
+
+
+def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> None:
+    data, model = noise(80), detached(building.initial("small_vgg", 1).state_dict())
+    after, even = gathered(shared(data, "iid"), model, tmp_path / "even")
+    _, skewed = gathered(shared(data, SKEWED), model, tmp_path / "skewed")
+    assert even == skewed
+    assert len(even) == len(data)
+    changed = {name for name in model if not torch.equal(model[name], after[name])}
+    assert changed and not any(name.startswith(("features.0.", "features.3.", "features.7.")) for name in changed)
+
+
+def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> None:
+    data, training = noise(40), Training(model="small_vgg", dataset="noise", batch_size=8, batches=5)
+    model = detached(building.initial("small_vgg", 1).state_dict())
+    strategy = Rounds(FedAvg(training), Mean(), All(), Terms(("w1",), 1, 1, 1))
+    found = in_process_run.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
+    module = building.initial("small_vgg", 1)
+    local.train(module, Workspace("w1", "noise", data), training, seeds.order_seed(1, "w1", 1))
+    assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
+    model = detached(building.initial("small_vgg", 1).state_dict())
+    workers = {name: Worker(name, "noise", noise(4)) for name in WORKERS}
+    with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
+        gathered(workers, model, tmp_path)
+
+
+def test_the_best_of_what_nobody_recognises_is_told() -> None:
+    plain = Cell("centralised", "small_vgg", "noise", "", "", 1)
+    seen, hidden, worse = (replace(plain, way="mistnet", cut=cut, encoding="bits") for cut in ("a", "b", "c"))
+    leaks = {("a", "bits"): (0.3, 10.0), ("b", "bits"): (0.299, 10.0), ("c", "bits"): (0.1, 10.0)}
+    found = {plain: 0.8, seen: 0.79, hidden: 0.7, worse: 0.6}
+    told = "the best below 0.3: bits at b, 70.00 %, 10.00 points below centralised"
+    assert accuracy_and_cost.verdict(found, plain, leaks) == told
+    assert accuracy_and_cost.verdict(found, plain, {}) == "no setting has an SSIM below 0.3"
+
+
+@pytest.mark.long
+def test_mistnet_can_be_run_quickly(
+    cifar_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a cell of each way, as ``--quick`` has them, it takes a minute; here it is one, and one worker's burden.
+
+    Two workers have links, and processes are copies.
+    """
+    every = accuracy_and_cost.cells
+    monkeypatch.setattr(accuracy_and_cost, "cells", lambda *given: every(*given)[-1:])
+    monkeypatch.setattr(accuracy_and_cost, "SMALL", accuracy_and_cost.Net("small_vgg", ("features.9",)))
+    monkeypatch.setattr(bytes_sent, "WORKERS", WORKERS[:2])
+    monkeypatch.setattr(subprocess, "Popen", Copy)
+    accuracy_and_cost.main(Settings(cifar_root, quick=True))
+    out = capsys.readouterr().out
+    for row in ("pretrained, nothing private", "bits:epsilon=2, labels 4", "extract to features.9", "train"):
+        assert any(line.startswith(row) for line in out.splitlines()), row
+    (sent,) = (float(line.split()[-2]) for line in out.splitlines() if line.startswith("mistnet, features.9, bits"))
+    assert 256 * (48 * 16 * 16 // 8 + 8) / 1e6 < sent < 1, "MB: records, and extractors"

@@ -1,0 +1,46 @@
+"""The algorithm that CONTRIBUTING shows whole is one: it registers, its worker trains, its coordinator steps."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedws.core import registry
+from fedws.core.plan import Training
+from fedws.data.samples import Images
+from fedws.node.worker import Worker
+from fedws.protocol.messages import Order, Report
+from fedws.training.building import initial
+from tests.helpers.support import REPOSITORY
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    """What the example registers is gone afterwards; what else was imported meanwhile stays known."""
+    yield
+    for piece in (("strategy", "fedprox"), ("task", "fedprox.fit")):
+        registry._pieces.pop(piece, None)
+
+
+def test_the_algorithm_of_contributing_works(tmp_path: Path) -> None:
+    found = re.search(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    (tmp_path / "fedprox.py").write_text(found[1], encoding="utf-8")
+    registry.load_plugin(tmp_path / "fedprox.py")
+    pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    worker = Worker("alice", "mnist", Images(pixels, torch.arange(64) % 10, (0.5,), (0.5,)))
+    start = initial("linear", 1).state_dict()
+    moved = []
+    for mu in ("0", "100"):
+        algorithm = registry.build("strategy", f"fedprox:{mu}", Training(model="linear", lr=0.01, batch_size=8))
+        ask = algorithm.order(start, "alice", 1)
+        order = Order(
+            id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings=ask.settings, tensors=ask.tensors
+        )
+        report = worker.answer(order)
+        assert isinstance(report, Report), report
+        model = algorithm.step(start, report.tensors, 1)
+        moved.append(sum(float((model[name] - start[name]).square().sum()) for name in start))
+    assert 0 < moved[1] < moved[0] / 4, "mu holds the model near where it began"

@@ -1,0 +1,171 @@
+"""Who holds what, how slow each is, and when it comes and goes."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedws.core.errors import UsageError
+from fedws.data.samples import Images
+from fedws.simulation import fleet
+from fedws.simulation.conditions import Conditions, make
+from fedws.simulation.event_log import Journal
+from tests.helpers.federation import Points
+
+
+def data(labels: int = 10) -> Images:
+    pixels = torch.zeros(600, 1, 4, 4, dtype=torch.uint8)
+    return Images(pixels, torch.arange(600) % labels, (0.5,), (0.5,))
+
+
+def some(**settings: Any) -> Conditions:
+    return make({"workers": 6, **settings})
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5", "shards:2", "digits"])
+def test_every_sample_is_dealt_once_and_by_the_seed(partition: str) -> None:
+    one, again, other = (fleet.make(some(partition=partition, seed=seed), "mnist", data()) for seed in (1, 1, 2))
+    assert sorted(np.concatenate(list(one.parts.values())).tolist()) == list(range(600))
+    assert all(np.array_equal(one.parts[node], again.parts[node]) for node in one.parts)
+    assert not all(np.array_equal(one.parts[node], other.parts[node]) for node in one.parts)
+    assert one.slowness == again.slowness != other.slowness
+
+
+def test_a_seed_in_the_partition_wins() -> None:
+    one, other = (fleet.make(some(partition="iid,seed=7", seed=seed), "mnist", data()) for seed in (1, 2))
+    assert all(np.array_equal(one.parts[node], other.parts[node]) for node in one.parts)
+
+
+def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
+    found = fleet.make(make({"workers": 7, "partition": "digits"}), "mnist", data())
+    held = [sorted(set((part % 10).tolist())) for part in found.parts.values()]
+    alice, bob, charlie = [0, 1, 2, 3], [4, 5, 6], [7, 8, 9]
+    assert held == [alice, bob, charlie, alice, bob, charlie, alice]
+    assert [len(part) for part in found.parts.values()] == [80, 90, 90, 80, 90, 90, 80]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"workers": 2, "partition": "digits"}, "partition digits is for 3 workers or more, not 2"),
+        ({"workers": 601}, "600 samples are too few for 601 shares of at least 1"),
+        ({"workers": 1000, "partition": "digits"}, "240 samples are too few for 334 shares of at least 1"),
+        ({"partition": "idd"}, "unknown partition 'idd': did you mean iid."),
+        ({"speeds": "parreto"}, "unknown speed 'parreto': did you mean pareto."),
+        ({"speeds": "uniform:5"}, "uniform: high must not be below low, 5, as 4 is"),
+    ],
+)
+def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=f"^{text}"):
+        fleet.make(some(**settings), "mnist", data())
+
+
+@pytest.mark.parametrize("partition", ["dirichlet", "shards", "digits"])
+def test_samples_without_labels_cannot_be_dealt_by_them(partition: str) -> None:
+    plain = Points(Path(), True)
+    plain.targets = plain.targets.float()
+    with pytest.raises(UsageError, match=r"dataset points has no labels to split it by: .* float32; .*iid"):
+        fleet.make(some(partition=partition), "points", plain)
+
+
+def test_samples_without_labels_can_be_dealt_equally(tmp_path: Path) -> None:
+    plain = Points(Path(), True)
+    labelled = fleet.make(some(), "points", plain)
+    plain.targets = plain.targets.float()
+    found = fleet.make(some(), "points", plain)
+    assert all(np.array_equal(found.parts[node], labelled.parts[node]) for node in labelled.parts)
+    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    assert [device._worker._welcome.labels for device in devices] == [[]] * 6
+
+
+class Counted:
+    """Samples that count how often their targets are read."""
+
+    def __init__(self, targets: list[float]) -> None:
+        self._targets = targets
+        self.read = 0
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return torch.zeros(4), self._targets[index]
+
+    @property
+    def targets(self) -> list[float]:
+        self.read += 1
+        return self._targets
+
+
+@pytest.mark.parametrize("workers", [3, 60])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_targets_are_converted_once_however_many_devices(workers: int, labelled: bool, tmp_path: Path) -> None:
+    whole = Counted([number % 10 if labelled else number / 10 for number in range(120)])
+    found = fleet.make(some(workers=workers), "counted", whole)
+    whole.read = 0
+    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    assert whole.read == 1
+    for device, part in zip(devices, found.parts.values(), strict=True):
+        wanted = sorted(set((part % 10).tolist())) if labelled else []
+        assert device._worker._welcome.labels == wanted
+
+
+def test_the_devices_share_the_data_in_memory(tmp_path: Path) -> None:
+    whole = data()
+    devices = fleet.make(some(), "mnist", whole).devices(Journal(tmp_path / "events.jsonl"))
+    assert [device.url for device in devices][:2] == ["memory://w1", "memory://w2"]
+    assert all(device._worker._workspace.data._whole is whole for device in devices)  # type: ignore[attr-defined]
+
+
+def test_speeds_are_the_base_times_the_slowness(tmp_path: Path) -> None:
+    found = fleet.make(some(seconds_per_sample=0.5, bandwidth=8.0), "mnist", data())
+    paces = {device.node: device._pace for device in found.devices(Journal(tmp_path / "events.jsonl"))}
+    assert {node: pace.sample for node, pace in paces.items()} == {n: 0.5 * s for n, s in found.slowness.items()}
+    assert {pace.bandwidth for pace in paces.values()} == {1e6}  # 8 Mbit/s
+
+
+def absences(conditions: Conditions, number: int, count: int) -> list[tuple[float, float]]:
+    return list(itertools.islice(fleet.make(conditions, "mnist", data())._absences(number), count))
+
+
+def test_stays_and_pauses_have_their_means() -> None:
+    stays, pauses = np.array(absences(some(dropout=2, pause=5), 0, 20_000)).T
+    assert stays.mean() == pytest.approx(1800, rel=0.03)
+    assert pauses.mean() == pytest.approx(300, rel=0.03)
+    assert (stays > 1800).mean() == pytest.approx(math.exp(-1), abs=0.02)
+
+
+def test_absences_are_of_the_seed_and_the_device_alone() -> None:
+    one = absences(some(dropout=2, seed=1), 3, 5)
+    assert one == absences(some(dropout=2, seed=1, workers=30, speeds="zipf"), 3, 5)
+    assert one != absences(some(dropout=2, seed=1), 4, 5)
+    assert one != absences(some(dropout=2, seed=2), 3, 5)
+
+
+def test_without_drop_outs_nobody_leaves() -> None:
+    assert absences(some(), 0, 5) == [(math.inf, 0.0)]
+
+
+def test_which_part_is_present() -> None:
+    assert some().present == 1
+    assert some(dropout=1, pause=20).present == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"workers": 0}, "workers: Input should be greater than or equal to 1, not 0"),
+        ({"dropout": -1}, "dropout: Input should be greater than or equal to 0, not -1"),
+        ({"hours": math.inf}, "hours: .*finite.*"),
+        ({"target": 90}, "target: Input should be less than or equal to 1, not 90"),
+        ({"stop_at_target": True}, "--stop-at-target needs a --target"),
+        ({"speed": "zipf"}, "speed: there is no such setting"),
+    ],
+)
+def test_conditions_are_checked(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=f"^{text}$"):
+        make(settings)

@@ -1,0 +1,1 @@
+"""Scripts for the maintenance of this project; no part of the package."""
