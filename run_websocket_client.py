@@ -3,7 +3,7 @@
 
 import sys
 
-from fedws.cli.main import command
+from fedws.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(command("run", "run_websocket_client.py", sys.argv[1:]))
+    sys.exit(run_command("run", "run_websocket_client.py", sys.argv[1:]))

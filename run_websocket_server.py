@@ -3,7 +3,7 @@
 
 import sys
 
-from fedws.cli.main import command
+from fedws.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(command("worker", "run_websocket_server.py", sys.argv[1:]))
+    sys.exit(run_command("worker", "run_websocket_server.py", sys.argv[1:]))

@@ -16,7 +16,7 @@ from types import FrameType
 import psutil
 
 from benchmarks.harness.settings import Settings
-from fedws.data.download import resolve
+from fedws.data.download import resolve_data_dir
 
 BENCHMARKS = {
     "checkpoint": "network.checkpoint_overhead",
@@ -54,7 +54,7 @@ def main() -> int:
     if given.pairs is not None and given.pairs < 1:
         parser.error("--pairs must be at least 1")
     signal.signal(signal.SIGTERM, _end)  # so that the processes of a benchmark end with it
-    settings = Settings(resolve(given.data_dir), given.pairs, given.quick, given.full)
+    settings = Settings(resolve_data_dir(given.data_dir), given.pairs, given.quick, given.full)
     print(f"{psutil.cpu_count()} cores, {platform.machine()}, {platform.system()}, Python {platform.python_version()}")
     failed = 0
     for name in given.names or [name for name in BENCHMARKS if name not in BY_NAME_ONLY]:

@@ -29,8 +29,8 @@ def main() -> int:
     try:
         for plugin in arguments.plugin:
             fedws.load_plugin(plugin)
-        data = fedws.load(arguments.dataset, arguments.data_dir, train=False)
-        credentials = fedws.Security(None if arguments.insecure else fedws.network_key())
+        data = fedws.load_dataset(arguments.dataset, arguments.data_dir, train=False)
+        credentials = fedws.Credentials(None if arguments.insecure else fedws.load_network_key())
         node = fedws.Worker(
             arguments.id,
             arguments.dataset,
@@ -46,13 +46,13 @@ def main() -> int:
     return 0
 
 
-async def serve(node: fedws.Worker, url: str, credentials: fedws.Security) -> None:
+async def serve(node: fedws.Worker, url: str, credentials: fedws.Credentials) -> None:
     """Serve ``node`` at ``url`` until the process gets SIGINT or SIGTERM."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # not on Windows, where Ctrl+C raises KeyboardInterrupt
             asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with fedws.serving(node, url, security=credentials) as address:
+    async with fedws.serve(node, url, credentials=credentials) as address:
         print(f"{node.node} is serving at {address}", flush=True)
         await stopped.wait()
 

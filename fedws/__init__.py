@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedws.coordinator.run import Result as Result
+    from fedws.coordinator.run import RunResult as RunResult
     from fedws.coordinator.run import run as run
     from fedws.coordinator.run import run_sync as run_sync
     from fedws.core.errors import FedwsError as FedwsError
@@ -20,85 +20,85 @@ if TYPE_CHECKING:
     from fedws.core.plan import Plan as Plan
     from fedws.core.plugins import load_plugin as load_plugin
     from fedws.core.registry import register as register
-    from fedws.core.registry import releasing as releasing
-    from fedws.core.task_settings import Scoring as Scoring
-    from fedws.core.task_settings import Training as Training
+    from fedws.core.registry import task_traits as task_traits
+    from fedws.core.task_settings import EvalSettings as EvalSettings
+    from fedws.core.task_settings import TrainSettings as TrainSettings
     from fedws.core.tensors import Tensors as Tensors
     from fedws.data.base import Dataset as Dataset
-    from fedws.data.loading import load as load
-    from fedws.data.samples import Images as Images
+    from fedws.data.loading import load_dataset as load_dataset
+    from fedws.data.samples import ImageDataset as ImageDataset
     from fedws.network.base import Limits as Limits
-    from fedws.node.dial_out import joining as joining
+    from fedws.node.dial_out import join_run as join_run
     from fedws.node.evaluator import create_evaluator as create_evaluator
-    from fedws.node.server import serving as serving
+    from fedws.node.server import serve as serve
     from fedws.node.worker import Worker as Worker
-    from fedws.object_store.base import shelf as shelf
-    from fedws.privacy.audit_log import Audit as Audit
+    from fedws.object_store.base import open_store as open_store
+    from fedws.privacy.audit_log import AuditLog as AuditLog
     from fedws.privacy.policy import Policy as Policy
-    from fedws.protocol.evaluation_result import Score as Score
-    from fedws.protocol.messages import Failure as Failure
-    from fedws.protocol.messages import Order as Order
-    from fedws.protocol.messages import Report as Report
-    from fedws.scheduling.base import Ask as Ask
-    from fedws.security.credentials import Security as Security
-    from fedws.security.network_key import network_key as network_key
-    from fedws.security.tls import Tls as Tls
-    from fedws.training.evaluation import score as score
+    from fedws.protocol.evaluation_result import EvalResult as EvalResult
+    from fedws.protocol.messages import TaskFailure as TaskFailure
+    from fedws.protocol.messages import TaskRequest as TaskRequest
+    from fedws.protocol.messages import TaskResult as TaskResult
+    from fedws.scheduling.base import TaskSpec as TaskSpec
+    from fedws.security.credentials import Credentials as Credentials
+    from fedws.security.network_key import load_network_key as load_network_key
+    from fedws.security.tls import TlsConfig as TlsConfig
+    from fedws.training.evaluation import evaluate as evaluate
     from fedws.training.local import train as train
-    from fedws.training.task_context import Workspace as Workspace
+    from fedws.training.task_context import TaskContext as TaskContext
 
-_HOME = {
-    "Ask": "scheduling.base",
-    "Audit": "privacy.audit_log",
+_EXPORTS = {
+    "TaskSpec": "scheduling.base",
+    "AuditLog": "privacy.audit_log",
     "Dataset": "data.base",
-    "Failure": "protocol.messages",
+    "TaskFailure": "protocol.messages",
     "FedwsError": "core.errors",
-    "Images": "data.samples",
+    "ImageDataset": "data.samples",
     "Limits": "network.base",
-    "Order": "protocol.messages",
+    "TaskRequest": "protocol.messages",
     "Plan": "core.plan",
     "Policy": "privacy.policy",
-    "Report": "protocol.messages",
+    "TaskResult": "protocol.messages",
     "RequestError": "core.errors",
-    "Result": "coordinator.run",
+    "RunResult": "coordinator.run",
     "RunFailed": "core.errors",
-    "Score": "protocol.evaluation_result",
-    "Scoring": "core.task_settings",
-    "Security": "security.credentials",
+    "EvalResult": "protocol.evaluation_result",
+    "EvalSettings": "core.task_settings",
+    "Credentials": "security.credentials",
     "TaskError": "core.errors",
     "TaskFailed": "core.errors",
     "Tensors": "core.tensors",
-    "Tls": "security.tls",
-    "Training": "core.task_settings",
+    "TlsConfig": "security.tls",
+    "TrainSettings": "core.task_settings",
     "UsageError": "core.errors",
     "Worker": "node.worker",
-    "Workspace": "training.task_context",
+    "TaskContext": "training.task_context",
     "create_evaluator": "node.evaluator",
-    "joining": "node.dial_out",
-    "load": "data.loading",
+    "join_run": "node.dial_out",
+    "load_dataset": "data.loading",
     "load_plugin": "core.plugins",
-    "network_key": "security.network_key",
+    "load_network_key": "security.network_key",
     "register": "core.registry",
-    "releasing": "core.registry",
+    "task_traits": "core.registry",
     "run": "coordinator.run",
     "run_sync": "coordinator.run",
-    "score": "training.evaluation",
-    "serving": "node.server",
-    "shelf": "object_store.base",
+    "evaluate": "training.evaluation",
+    "serve": "node.server",
+    "open_store": "object_store.base",
     "train": "training.local",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_EXPORTS)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'fedws' has no attribute {name!r}")
-    value = getattr(import_module(f"fedws.{_HOME[name]}"), name)
+    value = getattr(import_module(f"fedws.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_EXPORTS])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.processes import Child, Crew
-from fedws.protocol.messages import COORDINATOR
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 
 WORKERS = ("alice", "bob", "charlie")
 EVALUATOR = "testing"
@@ -31,7 +31,7 @@ class Job:
     Each script sets torch's threads itself: one in workers and coordinator, one for each core in the evaluator.
     ``flags`` are given to every process, ``coordinator_flags`` to the coordinator alone. ``tls`` is a folder with a CA
     and certificates of all nodes, as :mod:`fedws.security.certificates` makes them; without one, links are not
-    encrypted. With ``join`` the nodes are not dialled: they join there, where the coordinator listens, be it at a
+    encrypted. With ``join_last`` the nodes are not dialled: they join there, where the coordinator listens, be it at a
     broker.
     """
 
@@ -73,7 +73,7 @@ class Job:
             scoring = EVALUATOR if self._join else f"{EVALUATOR}={self.addresses[EVALUATOR]}"
         links = ["--listen", self._join, "--expect"] if self._join else ["--workers"]
         links += [*workers, "--evaluator", scoring]
-        place = ["--run-dir", str(self.run_dir), "--seed", "1", *self._certificate(COORDINATOR)]
+        place = ["--run-dir", str(self.run_dir), "--seed", "1", *self._certificate(DEFAULT_COORDINATOR_ID)]
         return self._crew.start(
             "coordinator", "run_websocket_client.py", *links, *place, *self._flags, *self._coordinator_flags
         )

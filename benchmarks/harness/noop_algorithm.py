@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.core.plan import Training
+from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.base import Ask
-from fedws.training.task_context import Workspace
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.base import TaskSpec
+from fedws.training.task_context import TaskContext
 
 
 @register("task", "noop.fit", releases="update")
-def fit(order: Order, workspace: Workspace) -> Report:
+def fit(order: TaskRequest, workspace: TaskContext) -> TaskResult:
     """Give back the order's tensors, untouched."""
-    return Report(
-        order=order.id,
+    return TaskResult(
+        request_id=order.request_id,
         worker=workspace.node,
         round=order.round,
-        samples=len(workspace.data),
+        num_examples=len(workspace.data),
         tensors=order.tensors,
     )
 
@@ -32,17 +32,17 @@ def fit(order: Order, workspace: Workspace) -> Report:
 class Noop:
     """Federated averaging whose workers do not train."""
 
-    training: Training
+    training: TrainSettings
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
         """The model, and nothing to do with it."""
-        return Ask("noop.fit", self.training.at(round).model_dump(), model)
+        return TaskSpec("noop.fit", self.training.for_round(round).model_dump(), model)
 
-    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+    def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
         """The mean is the next model."""
         return aggregated
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors:
+    def worker_model(self, model: Tensors, report: TaskResult) -> Tensors:
         """What the worker sent back."""
         return report.tensors
 

@@ -24,7 +24,7 @@ from benchmarks.mistnet import bytes_sent, feature_leak, upload_memory
 from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell
 from benchmarks.mistnet.pieces import PRIVATE, multiply_adds
 from fedws.split_learning import communication_cost
-from fedws.split_learning.model_split import split
+from fedws.split_learning.model_split import split_model
 from fedws.training import building
 
 ENCODINGS = ("floats", "clear_bits", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
@@ -46,24 +46,24 @@ class Net:
     @cached_property
     def module(self) -> torch.nn.Module:
         """With weights that mean nothing."""
-        return building.initial(self.model, 1)
+        return building.build_model(self.model, 1)
 
-    def size(self, cut: str, records: int) -> communication_cost.Sizes:
+    def size(self, cut: str, records: int) -> communication_cost.CommunicationCost:
         """Of the model and of so many records, cut there."""
-        return communication_cost.measure(
-            self.model, lambda: building.initial(self.model, 1), (3, 32, 32), cut, records, 1
+        return communication_cost.measure_cost(
+            self.model, lambda: building.build_model(self.model, 1), (3, 32, 32), cut, records, 1
         )
 
     def share(self, cut: str) -> float:
         """The part of the parameters that is in the extractor."""
-        extractor, _ = split(self.module, cut)
+        extractor, _ = split_model(self.module, cut)
         mine, all_ = (sum(one.numel() for one in module.parameters()) for module in (extractor, self.module))
         return mine / all_
 
     def equal_rounds(self, records: int) -> int:
         """FedAvg's rounds with the bytes of MistNet's bits and labels at the first cut; at least one."""
         size = self.size(self.cuts[0], records)
-        return max(1, round((size.encoded("bits") + 8 * records) / (2 * len(WORKERS) * size.model)))
+        return max(1, round((size.encoded_bytes("bits") + 8 * records) / (2 * len(WORKERS) * size.model_bytes)))
 
 
 SMALL = Net("small_vgg", ("features.9", "features.16", "features.23"))
@@ -95,7 +95,7 @@ def figures(net: Net, extent: Extent, data_dir: Path) -> None:
     begun = time.monotonic()
     size = net.size(net.cuts[0], extent.records)
     work = multiply_adds(net.module) / 1e6
-    print(f"mistnet: {net.model}, {size.parameters:,} parameters, {work:.1f} M multiply-adds")
+    print(f"mistnet: {net.model}, {size.num_parameters:,} parameters, {work:.1f} M multiply-adds")
     print(f"{extent.epochs} epochs a cell on {extent.records:,} private samples; {extent.lessons} of pretraining")
     with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         file = str(Path(folder) / "pretrained.safetensors")
@@ -174,7 +174,7 @@ def told(net: Net, cell: Cell) -> list[object]:
     if cell.way != "mistnet":
         return ["", "", ""]
     features = cell.algorithm.coded.model_copy(update={"label_epsilon": cell.label_epsilon})
-    spent = features.spent(net.size(cell.cut, 1).features)
+    spent = features.spent(net.size(cell.cut, 1).feature_shape)
     total = math.inf if spent.epsilon is None else spent.values * spent.epsilon + (spent.label_epsilon or 0.0)
     return [cell.cut, f"{100 * net.share(cell.cut):.1f}", "none" if math.isinf(total) else f"{total:,.0f}"]
 
@@ -223,7 +223,7 @@ def links(cell: Cell, net: Net, extent: Extent) -> None:
     names = f"mistnet, {cell.cut}, bits", f"fedavg, {rounds} rounds"
     measured = zip(names, bytes_sent.both(cell, rounds), strict=True)
     rows = [[name, f"{one.recorded / 1e6:.2f}", f"{one.payload / 1e6:.2f}"] for name, one in measured]
-    raw = net.size(cell.cut, extent.records).raw
+    raw = net.size(cell.cut, extent.records).raw_bytes
     rows.append(["the pixels", f"{raw / 1e6:.2f}", ""])
     print(table(["", "recorded MB", "kernel MB"], rows))
 

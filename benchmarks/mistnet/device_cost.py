@@ -18,40 +18,45 @@ from benchmarks.mistnet.cell import WORKERS, Cell
 from benchmarks.simulation.scheduler_memory import peak
 from fedws.algorithms.fedavg import FedAvg
 from fedws.core.tensors import Tensors
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Order
-from fedws.protocol.run_claim import Claim
-from fedws.scheduling.base import Ask
+from fedws.protocol.messages import TaskFailure, TaskRequest
+from fedws.protocol.run_claim import RunClaim
+from fedws.scheduling.base import TaskSpec
 from fedws.split_learning import pretrained_file
 from fedws.training import building
 
 
-def ask(what: str, cell: Cell, model: Tensors, classes: int) -> Ask:
+def ask(what: str, cell: Cell, model: Tensors, classes: int) -> TaskSpec:
     """What a coordinator would ask."""
     if what == "train":
-        return FedAvg(cell.training).order(model, WORKERS[0], 1)
-    wanted: Ask = cell.algorithm.extraction(model, {}, classes, send=True)
+        return FedAvg(cell.training).configure(model, WORKERS[0], 1)
+    wanted: TaskSpec = cell.algorithm.extraction(model, {}, classes, send=True)
     return wanted
 
 
 def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     """Seconds, and bytes before and at the peak. Raises RuntimeError when the order fails."""
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8)
-    data = Images(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    data = ImageDataset(pixels, torch.randint(10, (samples,)), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     worker = Worker(WORKERS[0], cell.dataset, data)
-    worker.begin(Claim("benchmark"))
-    found = pretrained_file.load(Path(cell.pretrained))
-    wanted = ask(what, cell, found.model, found.origin.classes)
-    building.initial(cell.model, 1)  # what it imports is there before it is measured
-    order = Order(
-        id="1/w1", worker=WORKERS[0], round=1, task=wanted.task, settings=wanted.settings, tensors=wanted.tensors
+    worker.start_run(RunClaim("benchmark"))
+    found = pretrained_file.load_pretrained(Path(cell.pretrained))
+    wanted = ask(what, cell, found.model, found.info.num_classes)
+    building.build_model(cell.model, 1)  # what it imports is there before it is measured
+    order = TaskRequest(
+        request_id="1/w1",
+        worker=WORKERS[0],
+        round=1,
+        task=wanted.task,
+        settings=wanted.settings,
+        tensors=wanted.tensors,
     )
     Path("/proc/self/clear_refs").write_text("5")
     ready, begun = psutil.Process().memory_info().rss, time.monotonic()
-    answer = worker.answer(order)
+    answer = worker.execute(order)
     seconds = time.monotonic() - begun
-    if isinstance(answer, Failure):
+    if isinstance(answer, TaskFailure):
         raise RuntimeError(answer.reason)
     return seconds, ready, peak()
 

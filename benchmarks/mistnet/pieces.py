@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedws.core.registry import register
 from fedws.data.base import Dataset
 from fedws.data.datasets.cifar10 import Cifar10
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from fedws.split_learning import communication_cost
 
 PRIVATE = 40_000
@@ -36,10 +36,10 @@ def public(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
     return _part(root, train, slice(first, first + samples))
 
 
-def _part(root: Path, train: bool, which: slice) -> Images:
+def _part(root: Path, train: bool, which: slice) -> ImageDataset:
     whole = Cifar10(root, train)
     mean, std = tuple(whole.mean.flatten().tolist()), tuple(whole.std.flatten().tolist())
-    return Images(whole.pixels[which].clone(), whole.targets[which].clone(), mean, std)  # not the whole in memory
+    return ImageDataset(whole.pixels[which].clone(), whole.targets[which].clone(), mean, std)  # not the whole in memory
 
 
 @register("dataset", "noise")
@@ -47,7 +47,7 @@ def noise(root: Path, train: bool, *, samples: Samples = PRIVATE) -> Dataset:
     """Images [3, 32, 32] of chance, and labels of chance."""
     draw = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=draw)
-    return Images(pixels, torch.randint(10, (samples,), generator=draw), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return ImageDataset(pixels, torch.randint(10, (samples,), generator=draw), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Classifier(nn.Module):
@@ -76,13 +76,13 @@ def small_vgg() -> nn.Module:
 @register("model", "cifar_vgg16")
 def cifar_vgg16() -> nn.Module:
     """The paper's VGG-16."""
-    return Classifier(communication_cost.cifar_vgg16(batch_norm=True).get_submodule("features"), 512)
+    return Classifier(communication_cost.build_cifar_vgg16(batch_norm=True).get_submodule("features"), 512)
 
 
 @register("model", "cifar_resnet18")
 def cifar_resnet18() -> nn.Module:
     """The paper's ResNet-18."""
-    module = communication_cost.cifar_resnet18()
+    module = communication_cost.build_cifar_resnet18()
     module.fc = nn.Sequential(module.get_submodule("fc"), nn.LogSoftmax(dim=1))
     return module
 

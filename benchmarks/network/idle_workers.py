@@ -17,21 +17,21 @@ import torch
 import uvloop
 
 from benchmarks.harness.noop_algorithm import fit
-from fedws import Images, Order, Report, Worker, Workspace, joining, serving
+from fedws import ImageDataset, TaskContext, TaskRequest, TaskResult, Worker, join_run, serve
 
 
 async def crowd(first: int, count: int, seconds: float, url: str = "") -> None:
     """Serve so many workers on free ports of the loopback, or have them join at ``url``, until ended."""
 
-    def answer(order: Order, workspace: Workspace) -> Report:
+    def answer(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         time.sleep(random.uniform(0, seconds))
         return fit(order, workspace)
 
-    data = Images(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
+    data = ImageDataset(torch.zeros(1, 1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), (0.0,), (1.0,))
     async with contextlib.AsyncExitStack() as stack:
         for number in range(first, first + count):
             worker = Worker(f"w{number:04}", "mnist", data, tasks={"noop.fit": answer})
-            there = joining(worker, url) if url else serving(worker, "ws://127.0.0.1:0")
+            there = join_run(worker, url) if url else serve(worker, "ws://127.0.0.1:0")
             print("worker", f"{worker.node}={await stack.enter_async_context(there)}")
         print("all are served", flush=True)
         await asyncio.Event().wait()

@@ -28,14 +28,14 @@ from benchmarks.harness.processes import ENVIRONMENT, Crew
 from benchmarks.harness.settings import Settings
 from benchmarks.harness.tables import ratios, table
 from benchmarks.network.round_overhead import MODELS, Model, idle, measured
-from fedws.coordinator.connector import Contact
+from fedws.coordinator.connector import Connector
 from fedws.coordinator.link import Link
 from fedws.network.base import Limits
-from fedws.protocol.messages import COORDINATOR
-from fedws.protocol.run_claim import Claim, takeover
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
+from fedws.protocol.run_claim import RunClaim, derive_takeover_key
 from fedws.security import certificates, network_key
-from fedws.security.credentials import Security
-from fedws.security.tls import Tls
+from fedws.security.credentials import Credentials
+from fedws.security.tls import TlsConfig
 
 VARIANTS = ("insecure", "key", "TLS")
 DIALS = 10
@@ -68,9 +68,9 @@ def main(settings: Settings) -> None:
 
 def issue_certificates(folder: Path) -> None:
     """A CA, and a certificate of each worker and of the coordinator."""
-    certificates.init(folder)
-    for name in (*WORKERS, COORDINATOR):
-        certificates.issue(folder, name)
+    certificates.create_ca(folder)
+    for name in (*WORKERS, DEFAULT_COORDINATOR_ID):
+        certificates.issue_certificate(folder, name)
 
 
 def run(
@@ -86,26 +86,26 @@ def run(
         return measured(job, rounds, watch), dials
 
 
-def security(variant: str, folder: Path) -> Security:
+def security(variant: str, folder: Path) -> Credentials:
     """What a coordinator of that variant proves itself with; the key is that of the workers' processes."""
     if variant == "insecure":
-        return Security(None)
-    files = (folder / f"{COORDINATOR}.pem", folder / f"{COORDINATOR}.key", folder / "ca.pem")
-    return Security(network_key.network_key(None, ENVIRONMENT), Tls(*files) if variant == "TLS" else None)
+        return Credentials(None)
+    files = (folder / f"{DEFAULT_COORDINATOR_ID}.pem", folder / f"{DEFAULT_COORDINATOR_ID}.key", folder / "ca.pem")
+    return Credentials(network_key.load_network_key(None, ENVIRONMENT), TlsConfig(*files) if variant == "TLS" else None)
 
 
-async def dialled(node: str, url: str, security: Security) -> Sequence[float]:
+async def dialled(node: str, url: str, security: Credentials) -> Sequence[float]:
     """Dial a worker some times, each time until it welcomes the run; the first one does not count."""
     seconds = []
     for _ in range(DIALS + 1):
-        claim = Claim("benchmark", security.name, takeover(bytes(32), node))
-        contact = Contact(node, url, "worker", claim, "mnist", Limits(), 1, security)
-        link = Link(contact, Limits().silence)
+        claim = RunClaim("benchmark", security.coordinator, derive_takeover_key(bytes(32), node))
+        contact = Connector(node, url, "worker", claim, "mnist", Limits(), 1, security)
+        link = Link(contact, Limits().peer_timeout)
         begun = time.perf_counter()
-        tasks = [asyncio.create_task(work) for work in (link.keep(lambda event: None), link.up.wait())]
+        tasks = [asyncio.create_task(work) for work in (link.run(lambda event: None), link.connected.wait())]
         await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         seconds.append(time.perf_counter() - begun)
-        welcomed, trouble = link.up.is_set(), link.trouble
+        welcomed, trouble = link.connected.is_set(), link.last_error
         for task in tasks:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):  # what the link itself raises is told

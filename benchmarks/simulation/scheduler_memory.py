@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness.noop_algorithm import Noop
-from fedws.core.plan import Training
-from fedws.core.tensors import detached
-from fedws.protocol.messages import Report
-from fedws.scheduling.events import Measured
-from fedws.scheduling.participants import Terms
-from fedws.scheduling.samplers.all import All
-from fedws.scheduling.synchronous import Rounds
-from fedws.training.building import initial
-from fedws.updates.aggregators.mean import Mean
+from fedws.core.plan import TrainSettings
+from fedws.core.tensors import copy_to_cpu
+from fedws.protocol.messages import TaskResult
+from fedws.scheduling.events import ResponseTimed
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.synchronous import SynchronousScheduler
+from fedws.training.building import build_model
+from fedws.updates.aggregators.mean import MeanAggregator
 
 MODEL = "mnist_cnn"
 
@@ -36,16 +36,20 @@ def peak() -> int:
 def feed(count: int, rounds: int) -> None:
     """Run so many rounds; each report is made as its worker answers, and is gone when the strategy has taken it."""
     names = tuple(f"w{number:04}" for number in range(1, count + 1))
-    strategy = Rounds(Noop(Training(model=MODEL)), Mean(), All(), Terms(names, rounds, 1, count))
-    model = detached(initial(MODEL, 1).state_dict())
+    strategy = SynchronousScheduler(
+        Noop(TrainSettings(model=MODEL)), MeanAggregator(), AllSampler(), ScheduleConfig(names, rounds, 1, count)
+    )
+    model = copy_to_cpu(build_model(MODEL, 1).state_dict())
     print("bytes", peak(), flush=True)
     state, orders = strategy.start(model, names)
     while orders:
         asked, orders = orders, ()
         for order in asked:
-            state, _ = strategy.react(state, Measured(worker=order.worker, seconds=0.1))
+            state, _ = strategy.react(state, ResponseTimed(worker=order.worker, seconds=0.1))
             tensors = {name: tensor + 0.001 for name, tensor in order.tensors.items()}
-            report = Report(order=order.id, worker=order.worker, round=order.round, samples=600, tensors=tensors)
+            report = TaskResult(
+                request_id=order.request_id, worker=order.worker, round=order.round, num_examples=600, tensors=tensors
+            )
             state, orders = strategy.react(state, report)
     assert strategy.version(state) == rounds, "the strategy has not come to its end"
     print("bytes", peak(), flush=True)

@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 import uvloop
 
-from fedws import Order, Report, Training, Worker, Workspace, serving, train
-from fedws.core.registry import find
-from fedws.data.loading import load
-from fedws.data.partitioning import parse
+from fedws import TaskContext, TaskRequest, TaskResult, TrainSettings, Worker, serve, train
+from fedws.core.registry import find_piece
+from fedws.data.loading import load_dataset
+from fedws.data.partitioning import parse_share
 from fedws.data.partitions.iid import iid
-from fedws.data.samples import Part, labels
+from fedws.data.samples import SampleSubset, find_labels
 from fedws.training.base import Task
-from fedws.training.building import initial
+from fedws.training.building import build_model
 
 TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 
@@ -30,7 +30,7 @@ TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 def paced(task: Task, seconds: float) -> Task:
     """The same task, taking at least so many seconds unless it is told to stop."""
 
-    def carry_out(order: Order, workspace: Workspace) -> Report:
+    def carry_out(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         until = time.monotonic() + seconds
         report = task(order, workspace)
         workspace.stop.wait(max(0.0, until - time.monotonic()))
@@ -39,16 +39,16 @@ def paced(task: Task, seconds: float) -> Task:
     return carry_out
 
 
-async def serve(node: str, share: str, seconds: float, data_dir: Path) -> None:
+async def serve_slowly(node: str, share: str, seconds: float, data_dir: Path) -> None:
     """Serve on a free port of the loopback, until ended."""
-    data = load("mnist", str(data_dir), train=True)
-    targets = labels(data)
+    data = load_dataset("mnist", str(data_dir), train=True)
+    targets = find_labels(data)
     assert targets is not None
-    number, count = parse(share)
-    part = Part(data, torch.from_numpy(iid(targets.numpy(), count)[number]))
-    train(initial("mlp", 1), Workspace(node, "mnist", part), Training(model="mlp", batches=1), 1)
-    tasks = {name: paced(find("task", name), seconds) for name in TASKS}
-    async with serving(Worker(node, "mnist", part, tasks=tasks), "ws://127.0.0.1:0") as url:
+    number, count = parse_share(share)
+    part = SampleSubset(data, torch.from_numpy(iid(targets.numpy(), count)[number]))
+    train(build_model("mlp", 1), TaskContext(node, "mnist", part), TrainSettings(model="mlp", max_local_batches=1), 1)
+    tasks = {name: paced(find_piece("task", name), seconds) for name in TASKS}
+    async with serve(Worker(node, "mnist", part, tasks=tasks), "ws://127.0.0.1:0") as url:
         print("serving", url, flush=True)
         await asyncio.Event().wait()
 
@@ -56,4 +56,4 @@ async def serve(node: str, share: str, seconds: float, data_dir: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4])))
+        runner.run(serve_slowly(sys.argv[1], sys.argv[2], float(sys.argv[3]), Path(sys.argv[4])))

@@ -27,7 +27,7 @@ from fedws import FedwsError
 from fedws.data import loading
 from fedws.node.evaluator import create_evaluator
 from fedws.simulation import conditions, fleet, plans
-from fedws.simulation.run import run
+from fedws.simulation.run import run_simulation
 
 DEVICES, ROUNDS, SOONER = 30, 200, 3.0
 CHOICES: dict[str, dict[str, Any]] = {
@@ -76,19 +76,21 @@ def simulate(case: Case) -> float:
     given = {"workers": DEVICES, "partition": case.split, "speeds": "pareto:1.5", "seed": case.seed}
     choice = {**CHOICES[case.name], "model": "mlp", "training_rounds": ROUNDS, "evaluate_every": 1}
     try:
-        devices = conditions.make({**given, "target": case.target, "stop_at_target": True})
+        devices = conditions.build_conditions({**given, "target": case.target, "stop_at_target": True})
         settings = {**choice, "silence": 600.0, "seed": case.seed}
-        (plan,) = plans.plans([settings.pop("strategy")], settings, fleet.names(DEVICES))
+        (plan,) = plans.build_plans([settings.pop("strategy")], settings, fleet.name_workers(DEVICES))
         plan = plan.model_copy(update={"evaluate_every": SCORED_EVERY.get(case.name, 1)})
-        train, test = (loading.load("mnist", str(case.data_dir), train=train) for train in (True, False))
+        train, test = (loading.load_dataset("mnist", str(case.data_dir), train=train) for train in (True, False))
         with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
-            made = fleet.make(devices, "mnist", train)
-            outcome = run(plan, Path(folder) / "run", made, create_evaluator(plans.EVALUATOR, "mnist", test))
+            made = fleet.build_fleet(devices, "mnist", train)
+            outcome = run_simulation(
+                plan, Path(folder) / "run", made, create_evaluator(plans.EVALUATOR_NAME, "mnist", test)
+            )
     except FedwsError as error:
         raise RuntimeError(f"{case}: {error}") from None
     if outcome.failure:
         raise RuntimeError(f"{case}: {outcome.failure}")
-    reached = outcome.reached(case.target)
+    reached = outcome.seconds_to_accuracy(case.target)
     return math.inf if reached is None else reached
 
 

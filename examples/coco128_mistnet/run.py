@@ -19,14 +19,14 @@ from ssdlite import SsdLite, detect, ssd, truth
 
 import fedws
 from fedws.cli import pretrain, run, signals
-from fedws.cli.console import guarded
+from fedws.cli.console import run_guarded
 from fedws.data import download
 from fedws.privacy import policy
-from fedws.privacy.spending import Features
-from fedws.recording.run_directory import new_directory
+from fedws.privacy.spending import FeatureRelease
+from fedws.recording.run_directory import create_unique_directory
 from fedws.split_learning import pretrained_file
-from fedws.split_learning.model_split import split
-from fedws.split_learning.release_format import Coded
+from fedws.split_learning.model_split import split_model
+from fedws.split_learning.release_format import ReleaseFormat
 
 HERE = Path(os.path.relpath(Path(__file__).parent))  # short, for the commands are shown
 POLICY = HERE / "policy.toml"
@@ -55,11 +55,11 @@ def main(flags: argparse.Namespace) -> int:
     """Pretrain, serve two edges, run, say what came of it."""
     if find_spec("pycocotools") is None:
         raise fedws.UsageError("pycocotools is not here: pip install 'fedws[examples]'")
-    folder = download.resolve(flags.data_dir)
+    folder = download.resolve_data_dir(flags.data_dir)
     pictures = Coco128(folder, train=True)
-    split(SsdLite(), flags.cut)  # this and what the edges would refuse are told before minutes of work
-    policy.load(POLICY).allow(Coded.of(ENCODING, flags.epsilon, None).spent(()))
-    output = Path(flags.output) if flags.output else new_directory("coco128")
+    split_model(SsdLite(), flags.cut)  # this and what the edges would refuse are told before minutes of work
+    policy.load_policy(POLICY).check_features(ReleaseFormat.create(ENCODING, flags.epsilon, None).build_release(()))
+    output = Path(flags.output) if flags.output else create_unique_directory("coco128")
     output.mkdir(parents=True, exist_ok=not flags.output)
     record, data = output / "run", ["--data-dir", str(folder)]
     file = Path(flags.pretrained or output / "pretrained.safetensors")
@@ -80,12 +80,12 @@ def command(module: ModuleType, *words: str, **more: bool) -> None:
     """Run a command of fedws in this process, after showing it. Raises FedwsError."""
     name = module.__name__.rpartition(".")[2]
     print(f"\n$ fedws {shlex.join([name, *words])}", flush=True)
-    module.main(module.parser(f"fedws {name}").parse_args(words), **more)
+    module.main(module.build_parser(f"fedws {name}").parse_args(words), **more)
 
 
 def tell(cut: str, pictures: Coco128, file: Path, record: Path) -> None:
     """Score the edges' pictures before and after, and say what has left the edges and how private that is."""
-    before = pretrained_file.load(file).model
+    before = pretrained_file.load_pretrained(file).model
     after = safetensors.torch.load_file(record / "model.safetensors")
     lines = (record / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rounds = [line for line in map(json.loads, lines) if line["kind"] == "round"]
@@ -100,13 +100,15 @@ def tell(cut: str, pictures: Coco128, file: Path, record: Path) -> None:
         loss, precision = score(pictures, model, place)
         print(f"  {what:<46}{loss:>7.2f}  {100 * precision:>5.2f} %")
     print("The last row is scored on the pictures it learned from: it does not tell how the model does on others.")
-    spent = Features(ENCODING, last["epsilon"], last["label_epsilon"], last["features"])
+    spent = FeatureRelease(ENCODING, last["epsilon"], last["label_epsilon"], last["features"])
     flipped = 1 / (1 + math.exp(last["epsilon"]))
     received, sent = (sum(line[f"bytes_{way}"] for line in rounds) / 1e6 for way in ("received", "sent"))
     print(f"\nCut after {cut}. From the edges came {received:.2f} MB, to them went {sent:.2f} MB.")
-    print(spent.told())
-    print(f"Private: single bits. Each of the {spent.values} of a picture is false with a chance of {flipped:.1%}.")
-    print(f"All of them together, of epsilon {spent.values * last['epsilon']:g}, may well show the picture.")
+    print(spent.describe())
+    print(
+        f"Private: single bits. Each of the {spent.num_features} of a picture is false with a chance of {flipped:.1%}."
+    )
+    print(f"All of them together, of epsilon {spent.num_features * last['epsilon']:g}, may well show the picture.")
     print("Not private: every box and its class, which left as they are, and how many pictures an edge has.")
 
 
@@ -114,12 +116,12 @@ def score(pictures: Coco128, model: fedws.Tensors, cut: str) -> tuple[float, flo
     """Loss and mAP50 of a model on all pictures; where it is cut, its features pass as the head was trained on them."""
     from precision import map50
 
-    work = fedws.Workspace("here", "coco128", pictures)
-    scoring = fedws.Scoring(model="ssdlite", loss="ssd", dataset="coco128")
+    work = fedws.TaskContext("here", "coco128", pictures)
+    scoring = fedws.EvalSettings(model="ssdlite", loss="ssd", dataset="coco128")
     if cut:
         wrapped = {"wrapper": "encoded_split", "wrapper_options": {"cut": cut, "encoding": ENCODING}}
         scoring = scoring.model_copy(update=wrapped)
-    module = work.scored(scoring, model).eval()
+    module = work.build_eval_model(scoring, model).eval()
     with torch.inference_mode():
         outputs = torch.cat([module(pictures[index][0].unsqueeze(0)) for index in range(len(pictures))])
         loss = float(ssd()(outputs, pictures.boxes))
@@ -128,5 +130,5 @@ def score(pictures: Coco128, model: fedws.Tensors, cut: str) -> tuple[float, flo
 
 if __name__ == "__main__":
     flags = parser().parse_args()
-    signals.watch()
-    sys.exit(guarded("run.py", lambda: main(flags)))
+    signals.watch_interrupt()
+    sys.exit(run_guarded("run.py", lambda: main(flags)))

@@ -17,6 +17,6 @@ result = fedws.run_sync(
     strategy="fedavg",
     training_rounds=30,
 )
-for score in result.scores("federated"):
+for score in result.evaluations("federated"):
     print(f"round {score['round']:2}: accuracy {score['accuracy']:.2%}, loss {score['loss']:.3f}")
 print(f"the trained model and the whole record are in {result.directory}")

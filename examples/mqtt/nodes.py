@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import fedws
-from fedws.core.addresses import PASSWORD
+from fedws.core.addresses import PASSWORD_VARIABLE
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def joined(place: str, passwords: Mapping[str, str], flags: Sequence[str]) -> It
             own = ["--id", name, "--join", f"mqtt://{name}@{place}", *(["--testing"] if name == "testing" else [])]
             started[name] = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "fedws", "worker", *own, "--seal", "--until-eof", *flags],
-                env={**os.environ, PASSWORD: word},
+                env={**os.environ, PASSWORD_VARIABLE: word},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

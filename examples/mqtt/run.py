@@ -11,8 +11,8 @@ from nodes import joined
 
 from fedws import UsageError
 from fedws.cli import run, signals
-from fedws.cli.console import guarded
-from fedws.core.addresses import PASSWORD
+from fedws.cli.console import run_guarded
+from fedws.core.addresses import PASSWORD_VARIABLE
 from fedws.data import loading
 
 WORKERS, EVALUATOR, COORDINATOR = ("alice", "bob", "charlie"), "testing", "coordinator"
@@ -35,19 +35,19 @@ def main(flags: argparse.Namespace) -> int:
     data = ["--dataset", flags.dataset or dataset(flags.data_dir)]
     data += ["--data-dir", flags.data_dir] if flags.data_dir else []
     with broker([*WORKERS, EVALUATOR, COORDINATOR]) as (place, passwords):
-        os.environ[PASSWORD] = passwords.pop(COORDINATOR)
+        os.environ[PASSWORD_VARIABLE] = passwords.pop(COORDINATOR)
         with joined(place, passwords, data):
             words = ["--listen", f"mqtt://{COORDINATOR}@{place}", "--expect", *WORKERS, "--evaluator", EVALUATOR]
             words += ["--seal", *data, "--training-rounds", str(flags.training_rounds), "--seed", str(flags.seed)]
             words += ["--run-dir", flags.run_dir] if flags.run_dir else []
             print(f"\n$ fedws run {shlex.join(words)}", flush=True)
-            return run.main(run.parser("fedws run").parse_args(words), nodes_stay=False)
+            return run.main(run.build_parser("fedws run").parse_args(words), show_resume_command=False)
 
 
 def dataset(data_dir: str | None) -> str:
     """MNIST, or the digits of scikit-learn where it cannot be had."""
     try:
-        loading.load("mnist", data_dir, train=True)
+        loading.load_dataset("mnist", data_dir, train=True)
     except UsageError as error:
         print(f"{str(error).partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
         return "digits"
@@ -56,5 +56,5 @@ def dataset(data_dir: str | None) -> str:
 
 if __name__ == "__main__":
     flags = parser().parse_args()
-    signals.watch()
-    sys.exit(guarded("run.py", lambda: main(flags)))
+    signals.watch_interrupt()
+    sys.exit(run_guarded("run.py", lambda: main(flags)))

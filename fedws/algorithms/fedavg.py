@@ -5,25 +5,25 @@ Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every w
 
 from dataclasses import KW_ONLY, asdict, dataclass
 
-from fedws.core.plan import Training
+from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
 from fedws.core.task_settings import Count
-from fedws.core.tensors import Tensors, detached
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.base import Ask
+from fedws.core.tensors import Tensors, copy_to_cpu
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.base import TaskSpec
 from fedws.training.local import train
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)
 
 
-@register("task", "fedavg.fit", releases="update", settings=Training)
-def fit(order: Order, workspace: Workspace) -> Report:
+@register("task", "fedavg.fit", releases="update", settings=TrainSettings)
+def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Train the order's model on local data; the report holds the trained model, buffers included."""
-    settings = workspace.settings(order, Training)
-    module = workspace.module(settings.model, order.tensors)
-    trained = train(module, workspace, settings, order.seed)
-    return workspace.report(order, asdict(trained), detached(module.state_dict()))
+    settings = context.parse_settings(request, TrainSettings)
+    module = context.build_model(settings.model, request.tensors)
+    trained = train(module, context, settings, request.seed)
+    return context.build_result(request, asdict(trained), copy_to_cpu(module.state_dict()))
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -34,7 +34,7 @@ def fit(order: Order, workspace: Workspace) -> Report:
 class FedAvg:
     """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weighted``."""
 
-    training: Training
+    training: TrainSettings
     _: KW_ONLY
     epochs: Count | None = None
     """Local epochs (E of the paper), all batches of each unless ``--federate_after_n_batches`` is given.
@@ -42,14 +42,16 @@ class FedAvg:
     None: as ``--epochs``.
     """
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
         """Train ``model`` with this round's learning rate."""
-        return Ask("fedavg.fit", self.training.at(round).whole(self.epochs).model_dump(), model)
+        return TaskSpec(
+            "fedavg.fit", self.training.for_round(round_number).with_epochs(self.epochs).model_dump(), model
+        )
 
-    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+    def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
         """The mean is the next model."""
-        return aggregated
+        return aggregate
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors:
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
         """What the worker trained."""
-        return report.tensors
+        return result.tensors

@@ -11,30 +11,33 @@ import torch
 from pydantic import Field
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import Training
+from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
-from fedws.core.tensors import Tensors, averaged, detached, difference, maximum, wide
+from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, is_averaged, maximum, to_compute_dtype
 from fedws.core.validation import Positive
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.base import Ask
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.base import TaskSpec
 from fedws.training.local import train
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 
 # ------------------------------------------------------------------ on the worker
 
 
-@register("task", "fedbuff.fit", releases="update", settings=Training)
-def fit(order: Order, workspace: Workspace) -> Report:
+@register("task", "fedbuff.fit", releases="update", settings=TrainSettings)
+def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Train the order's model; the report holds what was added to each of its floats, and integers as they are.
 
     The differences of a float8 tensor are float32, and of a complex32 tensor complex64: its own dtype may lack them.
     """
-    settings = workspace.settings(order, Training)
-    module = workspace.module(settings.model, order.tensors)
-    trained = train(module, workspace, settings, order.seed)
-    new = detached(module.state_dict())
-    change = {name: wide(new[name]) - wide(old) if averaged(old) else new[name] for name, old in order.tensors.items()}
-    return workspace.report(order, asdict(trained), change)
+    settings = context.parse_settings(request, TrainSettings)
+    module = context.build_model(settings.model, request.tensors)
+    trained = train(module, context, settings, request.seed)
+    new = copy_to_cpu(module.state_dict())
+    change = {
+        name: to_compute_dtype(new[name]) - to_compute_dtype(old) if is_averaged(old) else new[name]
+        for name, old in request.tensors.items()
+    }
+    return context.build_result(request, asdict(trained), change)
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -45,55 +48,59 @@ def fit(order: Order, workspace: Workspace) -> Report:
 class FedBuff:
     """Adds the mean of K differences at a time, the stale ones weighing less."""
 
-    training: Training
+    training: TrainSettings
     _: KW_ONLY
-    k: Annotated[int, Field(ge=1)] = 10
+    buffer_size: Annotated[int, Field(ge=1)] = 10
     """Reports in a version (K of the paper)."""
-    lr: Positive = 1.0
+    server_lr: Positive = 1.0
     """Server learning rate (eta_g of the paper)."""
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
         """Train ``model``."""
-        return Ask("fedbuff.fit", self.training.at(round).model_dump(), model)
+        return TaskSpec("fedbuff.fit", self.training.for_round(round_number).model_dump(), model)
 
-    def empty(self) -> dict[str, torch.Tensor]:
+    def init(self) -> dict[str, torch.Tensor]:
         """No difference yet."""
         return {}
 
-    def add(
-        self, model: Tensors, buffer: dict[str, torch.Tensor], report: Report, staleness: int
+    def accumulate(
+        self, model: Tensors, buffer: dict[str, torch.Tensor], result: TaskResult, staleness: int
     ) -> dict[str, torch.Tensor]:
         """Add ``s(staleness) d`` in float64, complex ones in complex128; of integers keep the maximum."""
         weight = (1 + staleness) ** -0.5
         new = {}
-        for name, change in report.tensors.items():
-            if not averaged(change):
+        for name, change in result.tensors.items():
+            if not is_averaged(change):
                 new[name] = maximum(buffer.get(name, change), change)
             elif name in buffer:
-                new[name] = buffer[name].add_(_double(change), alpha=weight)
+                new[name] = buffer[name].add_(_to_double(change), alpha=weight)
             else:
-                new[name] = _double(change) * weight
+                new[name] = _to_double(change) * weight
         return new
 
-    def step(self, model: Tensors, buffer: dict[str, torch.Tensor]) -> Tensors:
+    def server_update(self, model: Tensors, buffer: dict[str, torch.Tensor]) -> Tensors:
         """``x + eta_g / K`` times the sum."""
-        scale = self.lr / self.k
+        scale = self.server_lr / self.buffer_size
         return {
-            name: (_double(old) + scale * buffer[name]).to(old.dtype) if averaged(old) else maximum(old, buffer[name])
+            name: (_to_double(old) + scale * buffer[name]).to(old.dtype)
+            if is_averaged(old)
+            else maximum(old, buffer[name])
             for name, old in model.items()
         }
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors:
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
         """The newest model with this worker's difference alone; the worker's own where nothing came between."""
-        problem = difference(report.tensors, {name: wide(old) for name, old in model.items()})
+        problem = find_mismatch(result.tensors, {name: to_compute_dtype(old) for name, old in model.items()})
         if problem:  # torch would broadcast it
             raise RejectedUpdate(problem)
         return {
-            name: (wide(old) + report.tensors[name]).to(old.dtype) if averaged(old) else report.tensors[name]
+            name: (to_compute_dtype(old) + result.tensors[name]).to(old.dtype)
+            if is_averaged(old)
+            else result.tensors[name]
             for name, old in model.items()
         }
 
 
-def _double(tensor: torch.Tensor) -> torch.Tensor:
+def _to_double(tensor: torch.Tensor) -> torch.Tensor:
     """Return the values as float64 or complex128."""
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

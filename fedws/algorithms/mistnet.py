@@ -16,110 +16,112 @@ from pydantic import Field
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.registry import register
-from fedws.core.task_settings import UNLIMITED, Count, Scoring, Training
-from fedws.core.tensors import Tensors, digest
+from fedws.core.task_settings import UNLIMITED_BATCHES, Count, EvalSettings, TrainSettings
+from fedws.core.tensors import Tensors, hash_tensors
 from fedws.core.validation import Positive
 from fedws.data import loading
 from fedws.data.base import Dataset
-from fedws.privacy.spending import Features
-from fedws.protocol.messages import Json, Order, Report
-from fedws.scheduling.base import Ask
+from fedws.privacy.spending import FeatureRelease
+from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.scheduling.base import TaskSpec
 from fedws.split_learning import head_training, pretrained_file, pretraining
-from fedws.split_learning.base import Basis
-from fedws.split_learning.extraction import Extraction, extracted, spent
-from fedws.split_learning.extractor_pool import MOST, join, parts
-from fedws.split_learning.feature_crops import problem
-from fedws.split_learning.feature_store import FEATURES, LABELS, Records
-from fedws.split_learning.fine_tuning import Adaptation
-from fedws.split_learning.head_training import LIKELIHOODS, Epoch
-from fedws.split_learning.model_split import cuts, split
-from fedws.split_learning.pretraining import CLEAR, Lesson
-from fedws.split_learning.release_format import Coded
-from fedws.split_learning.upload_cache import Uploads
-from fedws.split_learning.upload_progress import Kept, Part, chunk
+from fedws.split_learning.base import InitialState
+from fedws.split_learning.extraction import ExtractSettings, build_release, extract_features
+from fedws.split_learning.extractor_pool import MAX_EXTRACTORS, pack_state_dicts, unpack_state_dicts
+from fedws.split_learning.feature_crops import find_shift_problem
+from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY, StoredFeatures
+from fedws.split_learning.fine_tuning import FineTuneSettings
+from fedws.split_learning.head_training import LIKELIHOOD_LOSSES, HeadTrainSettings
+from fedws.split_learning.model_split import find_split_points, split_model
+from fedws.split_learning.pretraining import CLEAR_LABELS_HINT, PretrainSettings
+from fedws.split_learning.release_format import ReleaseFormat
+from fedws.split_learning.upload_cache import UploadCache
+from fedws.split_learning.upload_progress import CachedFeatureSettings, UploadSettings, records_per_chunk
 from fedws.training import building, optimizer_state
 from fedws.training.base import Task
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 
 # ------------------------------------------------------------------ on the worker
 
 
 @register("task", "mistnet.extract", releases="features")
-def extract(order: Order, workspace: Workspace) -> Report:
+def extract(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
-    settings = workspace.settings(order, Extraction)
-    return extracted(order, workspace, settings, lambda pieces: pieces[0])
+    settings = context.parse_settings(request, ExtractSettings)
+    return extract_features(request, context, settings, lambda pieces: pieces[0])
 
 
 @register("task", "mistnet.adapt", releases="features", explicit=True)
-def adapt(order: Order, workspace: Workspace) -> Report:
+def adapt(request: TaskRequest, context: TaskContext) -> TaskResult:
     """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
-    settings = workspace.settings(order, Adaptation)
+    settings = context.parse_settings(request, FineTuneSettings)
 
     def adapted(pieces: list[Tensors]) -> Tensors:
-        return settings.adapted(pieces[0], pieces[1], workspace, order.seed)
+        return settings.fine_tune(pieces[0], pieces[1], context, request.seed)
 
-    return extracted(order, workspace, settings, adapted)
+    return extract_features(request, context, settings, adapted)
 
 
 @register("task", "mistnet.upload", releases="features")
-def upload(order: Order, workspace: Workspace) -> Report:
+def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Send records of what was extracted: the same bits whenever they are asked for."""
-    part, made = workspace.settings(order, Part), workspace.resource(Uploads).find()
+    part, made = context.parse_settings(request, UploadSettings), context.open_resource(UploadCache).find_completed()
     if made is None or made.acknowledged:
-        raise TaskError(f"{workspace.node} has {'no' if made is None else 'deleted the'} features of this run")
-    if (held := made.facts["asked"]["dataset"]) != workspace.dataset:
-        raise TaskError(f"the features of this run are of {held}; {workspace.node} holds {workspace.dataset}")
-    first, count, records = part.first, part.count, made.facts["records"]
-    if part.model != made.facts["asked"]["model"]:
-        raise TaskError(f"the features of this run are of {made.facts['asked']['model']}, not of {part.model}")
-    if first + count > records or count > chunk(made.facts):
+        raise TaskError(f"{context.node} has {'no' if made is None else 'deleted the'} features of this run")
+    if (held := made.manifest["asked"]["dataset"]) != context.dataset:
+        raise TaskError(f"the features of this run are of {held}; {context.node} holds {context.dataset}")
+    first, count, records = part.first, part.count, made.manifest["num_records"]
+    if part.model != made.manifest["asked"]["model"]:
+        raise TaskError(f"the features of this run are of {made.manifest['asked']['model']}, not of {part.model}")
+    if first + count > records or count > records_per_chunk(made.manifest):
         raise TaskError(f"{count} records from {first} on are no chunk of {records}")
-    workspace.announce(order, spent(made, again=made.sent(first, count)), lambda: made.note(first, count))
-    features, targets = made.part(first, count)
-    return workspace.report(order, {"first": part.first}, {FEATURES: features, LABELS: targets})
+    context.declare_release(
+        request, build_release(made, resent=made.was_sent(first, count)), lambda: made.mark_sent(first, count)
+    )
+    features, targets = made.read_records(first, count)
+    return context.build_result(request, {"first": part.first}, {FEATURES_KEY: features, LABELS_KEY: targets})
 
 
 @register("task", "mistnet.acknowledge", releases="features")
-def acknowledge(order: Order, workspace: Workspace) -> Report:
+def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
     """The coordinator has every record: delete them."""
-    workspace.settings(order, Kept)
-    made = workspace.resource(Uploads).find()
+    context.parse_settings(request, CachedFeatureSettings)
+    made = context.open_resource(UploadCache).find_completed()
     if made is not None:
         made.acknowledge()
-    return workspace.report(order, {})
+    return context.build_result(request, {})
 
 
 # ------------------------------------------------------------------ on the coordinator, in a process of its own
 
 
 @cache
-def _public(dataset: str) -> Dataset:
-    return loading.load(dataset, None, train=True)
+def _load_public_dataset(name: str) -> Dataset:
+    return loading.load_dataset(name, None, train=True)
 
 
-def pretrain(order: Order, workspace: Workspace) -> Report:
+def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
     """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
-    settings = Lesson.model_validate(order.settings)
-    public = replace(workspace, dataset=settings.dataset, data=_public(settings.dataset))
-    names = building.initial(settings.model, seed=0).state_dict()
-    module = public.module(settings.model, {name: order.tensors[name] for name in names})
-    others = {name: tensor for name, tensor in order.tensors.items() if name not in names}
-    classes, label = pretraining.examine(module, public, settings)
-    trained, tensors = pretraining.learn(module, others, public, settings, order.seed)
-    told = {"classes": classes, "label": label, "sample": pretraining.shape(public)}
-    return workspace.report(order, {**asdict(trained), **told}, tensors)
+    settings = PretrainSettings.model_validate(request.settings)
+    public = replace(context, dataset=settings.dataset, data=_load_public_dataset(settings.dataset))
+    names = building.build_model(settings.model, seed=0).state_dict()
+    module = public.build_model(settings.model, {name: request.tensors[name] for name in names})
+    others = {name: tensor for name, tensor in request.tensors.items() if name not in names}
+    classes, label = pretraining.inspect_labels(module, public, settings)
+    trained, tensors = pretraining.pretrain_epoch(module, others, public, settings, request.seed)
+    told = {"num_classes": classes, "label_format": label, "input_shape": pretraining.input_shape(public)}
+    return context.build_result(request, {**asdict(trained), **told}, tensors)
 
 
-def train(order: Order, workspace: Workspace) -> Report:
+def train(request: TaskRequest, context: TaskContext) -> TaskResult:
     """An epoch of the head on every record that is stored by now; the report also holds the optimizer's memory."""
-    settings, records = workspace.settings(order, Epoch), workspace.data
-    assert isinstance(records, Records)
-    memory = {name: tensor for name, tensor in order.tensors.items() if name.startswith(optimizer_state.PREFIX)}
-    weights = {name: tensor for name, tensor in order.tensors.items() if name not in memory}
-    module = workspace.module(settings.model, weights)
-    loss, tensors = head_training.trained(module, memory, records, settings, workspace, order.seed)
-    return workspace.report(order, {"loss": loss, "samples": len(records)}, tensors)
+    settings, records = context.parse_settings(request, HeadTrainSettings), context.data
+    assert isinstance(records, StoredFeatures)
+    memory = {name: tensor for name, tensor in request.tensors.items() if name.startswith(optimizer_state.STATE_PREFIX)}
+    weights = {name: tensor for name, tensor in request.tensors.items() if name not in memory}
+    module = context.build_model(settings.model, weights)
+    loss, tensors = head_training.train_head(module, memory, records, settings, context, request.seed)
+    return context.build_result(request, {"loss": loss, "samples": len(records)}, tensors)
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -130,143 +132,171 @@ def train(order: Order, workspace: Workspace) -> Report:
 class MistNet:
     """Pretrains, gathers noisy features once, and trains the rest of the model on them."""
 
-    training: Training
+    training: TrainSettings
     _: KW_ONLY
-    cut: str = ""
+    split_at: str = ""
     """Where the model is cut, as ``pool1`` or ``features.2``, inclusive; empty: the model's own place for it."""
     encoding: str = "bits"
     epsilon: Positive | None = None
     """Per feature value, which is per bit; None: 2 for encodings with noise."""
     label_epsilon: Positive = 4.0
     labels: Literal["randomised", "clear"] = "randomised"
-    public: str = "digits"
+    public_dataset: str = "digits"
     """The data set that the model is pretrained on."""
     pretrain_epochs: Count = 20
-    pretrained: str = ""
+    pretrained_path: str = ""
     """A file with a model that is pretrained already."""
     extractor: Literal["one", "random"] = "one"
     """Whether all workers have the same, or each draws one of several and keeps to itself which."""
-    extractors: Annotated[int, Field(ge=2, le=MOST)] = 3
+    num_extractors: Annotated[int, Field(ge=2, le=MAX_EXTRACTORS)] = 3
     """How many are pretrained for ``random``; a file of pretrained ones has its own number."""
-    fine_tune: Annotated[int, Field(ge=0)] = 0
+    extractor_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs for which a worker trains its extractor on its own samples first."""
-    crop: Annotated[int, Field(ge=0)] = 0
+    feature_shift: Annotated[int, Field(ge=0)] = 0
     """By how many places feature maps are shifted at random when the head trains on them."""
-    own: ClassVar[Mapping[str, Task]] = MappingProxyType({"mistnet.pretrain": pretrain, "mistnet.train": train})
+    server_tasks: ClassVar[Mapping[str, Task]] = MappingProxyType(
+        {"mistnet.pretrain": pretrain, "mistnet.train": train}
+    )
 
     def __post_init__(self) -> None:
-        assert self.coded  # or an encoding is wrong, and says so
-        registry.find("dataset", registry.Spec.parse(self.public).name)
-        if self.training.loss not in LIKELIHOODS and self.labels != "clear":
-            raise UsageError(f"--loss {self.training.loss}: randomised labels want {' or '.join(LIKELIHOODS)}; {CLEAR}")
-        module = building.initial(self.training.model, seed=0)
-        if not self.place:
-            name, there = self.training.model, ", ".join(cuts(module)) or "none"
+        assert self.release_format  # or an encoding is wrong, and says so
+        registry.find_piece("dataset", registry.Spec.parse(self.public_dataset).name)
+        if self.training.loss not in LIKELIHOOD_LOSSES and self.labels != "clear":
+            raise UsageError(
+                f"--loss {self.training.loss}: randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}; {CLEAR_LABELS_HINT}"
+            )
+        module = building.build_model(self.training.model, seed=0)
+        if not self.split_point:
+            name, there = self.training.model, ", ".join(find_split_points(module)) or "none"
             raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {there}")
-        split(module, self.place)
+        split_model(module, self.split_point)
 
     @property
-    def place(self) -> str:
+    def split_point(self) -> str:
         """The cut."""
-        model = registry.find("model", registry.Spec.parse(self.training.model).name)
-        return self.cut or getattr(model, "cut", "")
+        model = registry.find_piece("model", registry.Spec.parse(self.training.model).name)
+        return self.split_at or getattr(model, "split_at", "")
 
     @property
-    def coded(self) -> Coded:
+    def release_format(self) -> ReleaseFormat:
         """How records leave the workers."""
-        return Coded.of(self.encoding, self.epsilon, self.label_epsilon if self.labels == "randomised" else None)
+        return ReleaseFormat.create(
+            self.encoding, self.epsilon, self.label_epsilon if self.labels == "randomised" else None
+        )
 
-    def spent(self, shape: Sequence[int]) -> Features:
+    def build_release(self, feature_shape: Sequence[int]) -> FeatureRelease:
         """What a record with features of that shape spends."""
-        return self.coded.spent(shape, adapted=self.fine_tune > 0)
+        return self.release_format.build_release(feature_shape, fine_tuned=self.extractor_epochs > 0)
 
-    def scoring(self, plain: Scoring) -> Scoring:
+    def configure_evaluation(self, settings: EvalSettings) -> EvalSettings:
         """How the evaluator passes a sample through both halves: encoded without noise, decoded as in training."""
-        options = {"cut": self.place, "encoding": self.coded.encoding}
-        return plain.model_copy(update={"wrapper": "encoded_split", "wrapper_options": options})
+        options = {"split_at": self.split_point, "encoding": self.release_format.encoding}
+        return settings.model_copy(update={"wrapper": "encoded_split", "wrapper_options": options})
 
-    def remarks(self) -> Sequence[str]:
+    def startup_notices(self) -> Sequence[str]:
         """What a person should know of the settings."""
-        told, public = [], self.public
-        if not self.pretrained:
+        told, public = [], self.public_dataset
+        if not self.pretrained_path:
             told.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
         if registry.Spec.parse(self.training.dataset).name == registry.Spec.parse(public).name:
             told.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
         if self.extractor == "random":
             told.append("Each worker draws one of several extractors; its features may tell which: it adds no privacy")
-        if self.fine_tune:
-            told.append(f"Devices train first (epochs: {self.fine_tune}), which takes time and memory there")
+        if self.extractor_epochs:
+            told.append(f"Devices train first (epochs: {self.extractor_epochs}), which takes time and memory there")
         return told
 
-    def begin(self, model: Tensors) -> Basis:
+    def init(self, model: Tensors) -> InitialState:
         """The pretrained model from its file; or the initial one, with others' extractors where those are asked for.
 
         Raises UsageError for a file that holds none, or another model.
         """
-        if self.pretrained:
-            found = pretrained_file.load_for(Path(self.pretrained), self.training.model, model)
-            own, origin, file = self._half(0, found.model), found.origin, f"--pretrained {self.pretrained}"
-            if not origin.classes and self.labels != "clear":
-                raise UsageError(f"{file} tells no classes apart; {CLEAR}")
-            others = pretrained_file.several(found, own, file) if self.extractor == "random" else {}
-            return Basis(found.model, others, origin.classes, origin.label, origin.sample)
+        if self.pretrained_path:
+            found = pretrained_file.load_pretrained_for(Path(self.pretrained_path), self.training.model, model)
+            own, origin, file = self._select_half(0, found.model), found.info, f"--pretrained {self.pretrained_path}"
+            if not origin.num_classes and self.labels != "clear":
+                raise UsageError(f"{file} tells no classes apart; {CLEAR_LABELS_HINT}")
+            others = pretrained_file.require_extra_extractors(found, own, file) if self.extractor == "random" else {}
+            return InitialState(found.model, others, origin.num_classes, origin.label_format, origin.input_shape)
         if self.extractor == "random":
-            return Basis(model, pretraining.beginnings(self.training.model, self.place, self.extractors - 1))
-        return Basis(model)
+            return InitialState(
+                model, pretraining.build_extractors(self.training.model, self.split_point, self.num_extractors - 1)
+            )
+        return InitialState(model)
 
-    def shape(self, sample: Sequence[int]) -> Sequence[int]:
+    def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the crop."""
-        extractor, _ = split(building.initial(self.training.model, seed=0), self.place)
+        extractor, _ = split_model(building.build_model(self.training.model, seed=0), self.split_point)
         with torch.inference_mode():
-            found = tuple(extractor.eval()(torch.zeros(1, *sample)).shape[1:])
-        if why := problem(found, self.crop):
+            found = tuple(extractor.eval()(torch.zeros(1, *input_shape)).shape[1:])
+        if why := find_shift_problem(found, self.feature_shift):
             raise UsageError(why)
         return found
 
-    def pretraining(self, model: Tensors, others: Tensors, epoch: int) -> Ask | None:
+    def configure_pretraining(self, model: Tensors, extra_extractors: Tensors, epoch: int) -> TaskSpec | None:
         """What to have done in that epoch of pretraining, from 1; None after the last."""
-        if self.pretrained or epoch > self.pretrain_epochs:
+        if self.pretrained_path or epoch > self.pretrain_epochs:
             return None
-        changes = {"dataset": self.public, "batches": UNLIMITED, "epochs": 1}
-        settings = Lesson(**{**self.training.model_dump(), **changes}, cut=self.place, clear=self.labels == "clear")
-        return Ask("mistnet.pretrain", settings.model_dump(), {**model, **others})
+        changes = {"dataset": self.public_dataset, "batches": UNLIMITED_BATCHES, "epochs": 1}
+        settings = PretrainSettings(
+            **{**self.training.model_dump(), **changes}, split_at=self.split_point, clear_labels=self.labels == "clear"
+        )
+        return TaskSpec("mistnet.pretrain", settings.model_dump(), {**model, **extra_extractors})
 
-    def extraction(self, model: Tensors, others: Tensors, classes: int, *, send: bool) -> Ask:
+    def configure_extraction(
+        self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
+    ) -> TaskSpec:
         """What to ask of a worker first; the extractors, and the head to adapt one, go with it if the worker wants."""
-        pieces, at = [self._half(0, model), *parts(others)], self.training
+        pieces, at = [self._select_half(0, model), *unpack_state_dicts(extra_extractors)], self.training
         asked = {
-            **self._cut(classes),
+            **self._split_settings(num_classes),
             "dataset": at.dataset,
-            "extractors": [digest(piece) for piece in pieces],
+            "extractors": [hash_tensors(piece) for piece in pieces],
             "cuda": at.cuda,
         }
-        if self.fine_tune:
-            head = self._half(1, model)
+        if self.extractor_epochs:
+            head = self._select_half(1, model)
             pieces.append(head)
-            asked |= {"head": digest(head), "epochs": self.fine_tune, "train_batch_size": at.batch_size}
+            asked |= {"head": hash_tensors(head), "epochs": self.extractor_epochs, "train_batch_size": at.batch_size}
             asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr, "drop_last": at.drop_last}
-        task, settings = ("mistnet.adapt", Adaptation) if self.fine_tune else ("mistnet.extract", Extraction)
-        return Ask(task, settings(**asked).model_dump(), join(pieces) if send else {})
+        task, settings = (
+            ("mistnet.adapt", FineTuneSettings) if self.extractor_epochs else ("mistnet.extract", ExtractSettings)
+        )
+        return TaskSpec(task, settings(**asked).model_dump(), pack_state_dicts(pieces) if send else {})
 
-    def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
+    def configure_training(
+        self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
+    ) -> TaskSpec:
         """What to have done in that epoch of training, from 1."""
-        at = self.training.at(epoch)
+        at = self.training.for_round(epoch)
         own = at.model_dump(include={"loss", "optimizer", "lr", "batch_size", "drop_last", "cuda"})
-        settings = Epoch(**self._cut(classes), **own, shape=list(shape), crop=self.crop)
-        return Ask("mistnet.train", settings.model_dump(), {**model, **memory})
+        settings = HeadTrainSettings(
+            **self._split_settings(num_classes),
+            **own,
+            feature_shape=list(feature_shape),
+            feature_shift=self.feature_shift,
+        )
+        return TaskSpec("mistnet.train", settings.model_dump(), {**model, **optimizer_tensors})
 
-    def upload(self, first: int, count: int) -> Ask:
+    def configure_upload(self, first: int, count: int) -> TaskSpec:
         """Ask for records."""
-        return Ask("mistnet.upload", Part(model=self.training.model, first=first, count=count).model_dump(), {})
+        return TaskSpec(
+            "mistnet.upload", UploadSettings(model=self.training.model, first=first, count=count).model_dump(), {}
+        )
 
-    def acknowledgement(self) -> Ask:
+    def configure_acknowledgement(self) -> TaskSpec:
         """Tell a worker that all of its records are here."""
-        return Ask("mistnet.acknowledge", Kept(model=self.training.model).model_dump(), {})
+        return TaskSpec("mistnet.acknowledge", CachedFeatureSettings(model=self.training.model).model_dump(), {})
 
-    def _cut(self, classes: int) -> Json:
-        return {**self.coded.model_dump(), "model": self.training.model, "cut": self.place, "classes": classes}
+    def _split_settings(self, num_classes: int) -> Json:
+        return {
+            **self.release_format.model_dump(),
+            "model": self.training.model,
+            "split_at": self.split_point,
+            "num_classes": num_classes,
+        }
 
-    def _half(self, number: int, model: Tensors) -> Tensors:
+    def _select_half(self, index: int, model: Tensors) -> Tensors:
         """What of the model belongs to the extractor, 0, or to the head, 1."""
-        names = split(building.initial(self.training.model, seed=0), self.place)[number].state_dict()
+        names = split_model(building.build_model(self.training.model, seed=0), self.split_point)[index].state_dict()
         return {name: model[name] for name in names}

@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional
 
-WINDOW = 11
+WINDOW_PIXELS = 11
 """Pixels of SSIM's window, in height and width: the least that a picture must have."""
-_SIGMA, _K1, _K2 = 1.5, 0.01, 0.03
+_WINDOW_SIGMA, _K1, _K2 = 1.5, 0.01, 0.03
 
 
 def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -17,12 +17,14 @@ def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     Raises ValueError for pictures that are smaller than the window.
     """
     height, width = first.shape[-2:]
-    if min(height, width) < WINDOW:
-        raise ValueError(f"SSIM wants pictures of at least {WINDOW} x {WINDOW} pixels, not {height} x {width}")
+    if min(height, width) < WINDOW_PIXELS:
+        raise ValueError(
+            f"SSIM wants pictures of at least {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels, not {height} x {width}"
+        )
     x, y = (picture.to(torch.float64).reshape(-1, 1, height, width) for picture in (first, second))
-    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    line = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
-    window = torch.outer(line, line).div(line.sum() ** 2).reshape(1, 1, WINDOW, WINDOW)
+    offsets = torch.arange(WINDOW_PIXELS, dtype=torch.float64) - WINDOW_PIXELS // 2
+    line = torch.exp(-(offsets**2) / (2 * _WINDOW_SIGMA**2))
+    window = torch.outer(line, line).div(line.sum() ** 2).reshape(1, 1, WINDOW_PIXELS, WINDOW_PIXELS)
     mean_x, mean_y, xx, yy, xy = (functional.conv2d(values, window) for values in (x, y, x * x, y * y, x * y))
     variance_x, variance_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
     c1, c2 = _K1**2, _K2**2

@@ -1,22 +1,22 @@
-"""``fedws attack``: how much of the pictures comes back from the features that would leave a worker."""
+"""``fedws invert_features``: how much of the pictures comes back from the features that would leave a worker."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser, add_local
+from fedws.cli.parser import Parser, add_local_flags
 
 if TYPE_CHECKING:
     import torch
 
-    from fedws.attacks.feature_inversion import Outcome
+    from fedws.attacks.feature_inversion import InversionResult
 
-WIDTHS = (-12, -11, 8, 8, 9, 7, 6, 7, 6, 5)
+COLUMN_WIDTHS = (-12, -11, 8, 8, 9, 7, 6, 7, 6, 5)
 """Of the table's columns, 79 in all; the first two are set left."""
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(
         prog=prog,
@@ -57,7 +57,7 @@ def parser(prog: str) -> Parser:
     add("--starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
     add("--seed", metavar="N", type=int, default=1, help="which pictures and starts; never the noise (1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
-    add_local(flags)
+    add_local_flags(flags)
     add("-o", "--output", metavar="FILE.png", default="attack.png", help="(attack.png)")
     return flags
 
@@ -70,13 +70,13 @@ def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fedws.attacks import feature_inversion, image_grid
-    from fedws.cli.attack_inputs import fit, pictures, weights
+    from fedws.cli.attack_inputs import check_samples_fit, load_weights, select_images
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.data import loading
-    from fedws.privacy.secure_noise import Noise
+    from fedws.privacy.secure_noise import SecureRandom
     from fedws.split_learning import pretrained_file
-    from fedws.split_learning.model_split import split
+    from fedws.split_learning.model_split import split_model
     from fedws.training import building
 
     for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
@@ -85,39 +85,52 @@ def main(arguments: argparse.Namespace) -> int:
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
     torch.set_num_threads(arguments.threads)
-    encodings = [(spec, registry.build("encoding", spec)) for spec in _specs(arguments.encoding, arguments.epsilon)]
-    images = pictures(loading.load(arguments.dataset, arguments.data_dir, train=False), arguments)
+    encodings = [
+        (spec, registry.build_piece("encoding", spec))
+        for spec in _expand_epsilons(arguments.encoding, arguments.epsilon)
+    ]
+    images = select_images(loading.load_dataset(arguments.dataset, arguments.data_dir, train=False), arguments)
     output = Path(arguments.output)
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")
     spec = arguments.model
     if not spec:
         file = arguments.pretrained
-        spec = pretrained_file.load(Path(file)).origin.model if file else loading.model(arguments.dataset)
-    module = building.initial(spec, seed=0)
-    fit(module, images, spec, arguments.dataset)
-    own = getattr(registry.find("model", registry.Spec.parse(spec).name), "cut", "")
-    extractors = [(cut, split(module, cut)[0]) for cut in arguments.cut or [own]]
-    module.load_state_dict(weights(module, spec, arguments))  # the extractors' are these
-    effort = feature_inversion.Effort(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
+        spec = (
+            pretrained_file.load_pretrained(Path(file)).info.model
+            if file
+            else loading.get_default_model(arguments.dataset)
+        )
+    module = building.build_model(spec, seed=0)
+    check_samples_fit(module, images, spec, arguments.dataset)
+    own = getattr(registry.find_piece("model", registry.Spec.parse(spec).name), "split_at", "")
+    extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.cut or [own]]
+    module.load_state_dict(load_weights(module, spec, arguments))  # the extractors' are these
+    effort = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
     rows = [("originals", images.pixels / 255)]
-    print(*_head(), sep="\n")
-    total = len(extractors) * len(encodings) * effort.ticks
+    print(*_format_header(), sep="\n")
+    total = len(extractors) * len(encodings) * effort.total_steps
     form = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
     with tqdm(total=total, desc="Step", bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
         for cut, extractor in extractors:
             for text, encoding in encodings:
                 try:
-                    outcome = feature_inversion.attack(extractor, encoding, images, effort, Noise(), bar.update)
+                    outcome = feature_inversion.invert_features(
+                        extractor, encoding, images, effort, SecureRandom(), bar.update
+                    )
                 except ValueError as error:
                     raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
-                bar.write(_line(cut, registry.Spec.parse(text).name, encoding.epsilon, outcome), file=sys.stdout)
+                bar.write(
+                    _format_result(cut, registry.Spec.parse(text).name, encoding.epsilon, outcome), file=sys.stdout
+                )
                 sys.stdout.flush()
                 similar = f"median SSIM {_median(outcome.ssim):.3f}, PSNR {_median(outcome.psnr):.1f} dB"
-                how = f"found by {outcome.loss} + {outcome.weight:g} x TV"
-                rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.pictures))
+                how = f"found by {outcome.objective} + {outcome.tv_weight:g} x TV"
+                rows.append((f"{cut}, {text}\n{similar}\n{how}", outcome.images))
     try:
-        image_grid.draw(rows, output, f"{spec} on {loading.title(arguments.dataset)}: what its features give away")
+        image_grid.draw_grid(
+            rows, output, f"{spec} on {loading.get_dataset_title(arguments.dataset)}: what its features give away"
+        )
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
     print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")
@@ -126,39 +139,45 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _specs(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
+def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
     """Every encoding with every epsilon, if it has one and does not say its own."""
     from fedws.core import registry
 
     found = []
     for text in encodings:
         spec = registry.Spec.parse(text)
-        noisy = registry.build("encoding", text).epsilon is not None
+        noisy = registry.build_piece("encoding", text).epsilon is not None
         open_to = noisy and spec.value is None and "epsilon" not in spec.options
         joint = "," if spec.options else ":"
         found += [f"{text}{joint}epsilon={epsilon!r}" for epsilon in epsilons] if open_to else [text]
     return found
 
 
-def _head() -> tuple[str, str]:
+def _format_header() -> tuple[str, str]:
     """The table's title, in two lines."""
     return (
-        _row("", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
-        _row("cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
+        _format_row("", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
+        _format_row("cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
     )
 
 
-def _line(cut: str, encoding: str, epsilon: float | None, outcome: "Outcome") -> str:
-    spent = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * outcome.values:.6g}")
-    alike = f"{_median(outcome.ssim):.3f}", f"{float(outcome.ssim.max()):.3f}"
-    ratio = f"{_median(outcome.psnr):.1f}", f"{float(outcome.psnr.max()):.1f}"
-    return _row(cut, encoding, spent[0], str(outcome.values), spent[1], *alike, *ratio, outcome.loss)
+def _format_result(split_at: str, encoding: str, epsilon: float | None, result: "InversionResult") -> str:
+    spent = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * result.num_features:.6g}")
+    alike = f"{_median(result.ssim):.3f}", f"{float(result.ssim.max()):.3f}"
+    ratio = f"{_median(result.psnr):.1f}", f"{float(result.psnr.max()):.1f}"
+    return _format_row(
+        split_at, encoding, spent[0], str(result.num_features), spent[1], *alike, *ratio, result.objective
+    )
 
 
 def _median(values: "torch.Tensor") -> float:
     return float(values.quantile(0.5))
 
 
-def _row(*texts: str) -> str:
-    short = [text if len(text) < abs(w) else f"{text[: abs(w) - 2]}…" for text, w in zip(texts, WIDTHS, strict=True)]
-    return "".join(text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(short, WIDTHS, strict=True)).rstrip()
+def _format_row(*texts: str) -> str:
+    short = [
+        text if len(text) < abs(w) else f"{text[: abs(w) - 2]}…" for text, w in zip(texts, COLUMN_WIDTHS, strict=True)
+    ]
+    return "".join(
+        text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(short, COLUMN_WIDTHS, strict=True)
+    ).rstrip()

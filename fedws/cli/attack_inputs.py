@@ -8,46 +8,48 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from fedws.data.base import Dataset
-    from fedws.data.samples import Images
+    from fedws.data.samples import ImageDataset
 
 
-def pictures(data: "Dataset", arguments: argparse.Namespace) -> "Images":
+def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDataset":
     """The pictures to attack. Raises UsageError when there are too few, or what is there cannot be attacked."""
     import torch
 
-    from fedws.attacks.image_similarity import WINDOW
+    from fedws.attacks.image_similarity import WINDOW_PIXELS
     from fedws.core.errors import UsageError
-    from fedws.data.samples import Images, select
+    from fedws.data.samples import ImageDataset, select_samples
 
-    if not isinstance(data, Images) or min(data.pixels.shape[2:]) < WINDOW:
-        raise UsageError(f"dataset {arguments.dataset} is none of fedws.Images, of {WINDOW} x {WINDOW} pixels or more")
+    if not isinstance(data, ImageDataset) or min(data.pixels.shape[2:]) < WINDOW_PIXELS:
+        raise UsageError(
+            f"dataset {arguments.dataset} is none of fedws.ImageDataset, of {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels or more"
+        )
     if arguments.samples > len(data):
         raise UsageError(f"--samples {arguments.samples}: {arguments.dataset} holds {len(data)} to test")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(arguments.seed))
-    images = select(data, order[: arguments.samples])
-    assert isinstance(images, Images)
+    images = select_samples(data, order[: arguments.samples])
+    assert isinstance(images, ImageDataset)
     return images
 
 
-def weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[str, "torch.Tensor"]:
+def load_weights(module: "Module", spec: str, arguments: argparse.Namespace) -> dict[str, "torch.Tensor"]:
     """What was pretrained, now if need be, of a model as ``module``. Raises UsageError for another's."""
     from pathlib import Path
 
-    from fedws.cli.pretrain import trained
-    from fedws.core.plan import make
+    from fedws.cli.pretrain import pretrain_model
+    from fedws.core.plan import build_plan
     from fedws.data import loading
     from fedws.split_learning import pretrained_file
 
     if arguments.pretrained:
-        return dict(pretrained_file.load_for(Path(arguments.pretrained), spec, module.state_dict()).model)
+        return dict(pretrained_file.load_pretrained_for(Path(arguments.pretrained), spec, module.state_dict()).model)
     chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
-    plan = make({**chosen, "seed": arguments.seed, "threads": arguments.threads})
-    public = loading.load(arguments.public, arguments.data_dir, train=True)
-    fit(module, public, spec, arguments.public)
-    return dict(trained(plan, public))
+    plan = build_plan({**chosen, "seed": arguments.seed, "threads": arguments.threads})
+    public = loading.load_dataset(arguments.public, arguments.data_dir, train=True)
+    check_samples_fit(module, public, spec, arguments.public)
+    return dict(pretrain_model(plan, public))
 
 
-def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
+def check_samples_fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     """Raises UsageError when the samples of a data set do not go through the model called ``spec``."""
     import torch
 
@@ -56,7 +58,7 @@ def fit(module: "Module", data: "Dataset", spec: str, dataset: str) -> None:
     from fedws.training import task_context
 
     try:
-        sample = pretraining.first(task_context.Workspace("public", dataset, data))[0][0]
+        sample = pretraining.first_sample(task_context.TaskContext("public", dataset, data))[0][0]
     except TaskError as error:
         raise UsageError(str(error)) from None
     try:

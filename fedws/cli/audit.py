@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from fedws.cli.parser import Parser
 
-_TITLES = {
+_COLUMN_TITLES = {
     "time": "time (UTC)",
     "coordinator": "asked by",
     "task": "task",
@@ -17,11 +17,11 @@ _TITLES = {
     "bytes": "bytes",
     "epsilon": "epsilon",
 }
-_NARROWEST = 80
+_MIN_TERMINAL_COLUMNS = 80
 """Of terminals."""
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(prog=prog, description="Print what left a node: a line for every answer that it gave.")
     flags.add_argument("node", metavar="ID|FILE", help="the node's id, as alice, or the file of its audit log")
@@ -33,29 +33,31 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the table, or with ``--verify`` what is wrong; then the status is 1."""
     from pathlib import Path
 
-    from fedws.core.errors import UsageError, printable
+    from fedws.core.errors import UsageError, to_printable
     from fedws.privacy import audit_log
 
     given = Path(arguments.node)
-    path = given if given.is_file() else audit_log.own(arguments.node)
+    path = given if given.is_file() else audit_log.default_audit_path(arguments.node)
     try:
         if arguments.verify:
-            end, problems = audit_log.verify(path)
+            end, problems = audit_log.verify_log(path)
             for problem in problems:
                 print(problem)
             if not problems:
-                print(f"{path}: {end.lines} lines, whole; the last one's hash is {end.hash}")
+                print(f"{path}: {end.num_lines} lines, whole; the last one's hash is {end.last_hash}")
             return 1 if problems else 0
-        widths = _widths(audit_log.read(path), max(_NARROWEST, shutil.get_terminal_size().columns))
-        print(_row(_TITLES, widths))
+        widths = _fit_column_widths(
+            audit_log.read_entries(path), max(_MIN_TERMINAL_COLUMNS, shutil.get_terminal_size().columns)
+        )
+        print(_format_row(_COLUMN_TITLES, widths))
         told = ""
-        for line in audit_log.read(path):
-            print(_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
+        for line in audit_log.read_entries(path):
+            print(_format_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
-                print(f"{'':15}{printable(str(line.get('answer')), 8)}: {printable(str(line['reason']), 300)}")
+                print(f"{'':15}{to_printable(str(line.get('answer')), 8)}: {to_printable(str(line['reason']), 300)}")
             if line is not None and line.get("privacy", "") not in ("", told):  # it is the same for all of a run
                 told = line["privacy"]
-                print(f"{'':15}{printable(str(told), 300)}")
+                print(f"{'':15}{to_printable(str(told), 300)}")
     except BrokenPipeError:  # whoever reads has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FileNotFoundError:
@@ -66,41 +68,41 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _widths(lines: Iterable[Mapping[str, object] | None], most: int) -> dict[str, int]:
-    """Of the columns: as wide as what is in them, if a line is no wider than ``most`` then.
+def _fit_column_widths(lines: Iterable[Mapping[str, object] | None], max_width: int) -> dict[str, int]:
+    """Of the columns: as wide as what is in them, if a line is no wider than ``max_width`` then.
 
     Else times end with the minute, and the widest columns are cut.
     """
-    widths = {key: len(title) for key, title in _TITLES.items()}
+    widths = {key: len(title) for key, title in _COLUMN_TITLES.items()}
     for line in filter(None, lines):
-        widths = {key: max(width, len(_cell(line, key))) for key, width in widths.items()}
+        widths = {key: max(width, len(_format_cell(line, key))) for key, width in widths.items()}
     widths["time"] = len("11-21 12:39:35")
-    if _sum(widths) > most:
+    if _total_width(widths) > max_width:
         widths["time"] = len("11-21 12:39")
-    while _sum(widths) > most:
+    while _total_width(widths) > max_width:
         widest = max((key for key in widths if key != "time"), key=widths.__getitem__)
         widths[widest] -= 1
     return widths
 
 
-def _sum(widths: Mapping[str, int]) -> int:
+def _total_width(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + len(widths) - 1
 
 
-def _row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
+def _format_row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
     cells = []
     for key, width in widths.items():
-        text = _cell(line, key)
+        text = _format_cell(line, key)
         if len(text) > width:
             text = text[:width] if key == "time" else f"{text[: width - 1]}~"
         cells.append(text.rjust(width) if key == "bytes" else text.ljust(width))
     return " ".join(cells).rstrip()
 
 
-def _cell(line: Mapping[str, object], key: str) -> str:
-    from fedws.core.errors import printable
+def _format_cell(line: Mapping[str, object], key: str) -> str:
+    from fedws.core.errors import to_printable
 
-    text = "" if line.get(key) is None else printable(str(line[key]))
+    text = "" if line.get(key) is None else to_printable(str(line[key]))
     if key == "epsilon" and not text and line.get("data") == "features":
         return "none"
     if key == "data" and line.get("again"):

@@ -5,7 +5,7 @@ import argparse
 from fedws.cli.parser import Parser
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(
         prog=prog,
@@ -34,8 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     if (arguments.what == "issue") != bool(arguments.names):
         raise UsageError("init takes no name" if arguments.names else "issue whom? fedws certs issue alice")
     folder = Path(arguments.dir)
-    made = [certificates.init(folder, **days)] if arguments.what == "init" else []
-    made += [certificates.issue(folder, name, **days) for name in arguments.names]
+    made = [certificates.create_ca(folder, **days)] if arguments.what == "init" else []
+    made += [certificates.issue_certificate(folder, name, **days) for name in arguments.names]
     for cert, key in made:
         print(f"{cert}  {key}")
     return 0

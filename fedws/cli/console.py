@@ -9,16 +9,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fedws.cli import signals
-from fedws.core.error_location import told, where
+from fedws.core.error_location import describe_error, find_user_location
 from fedws.core.errors import FedwsError, UsageError
-from fedws.core.untrusted_text import CLEAN, line, trace
+from fedws.core.untrusted_text import PRINTABLE_FILTER, format_traceback, to_line
 
 T = TypeVar("T")
 
-INTERRUPTED = 130  # what shells report for a command that Ctrl+C ended
+INTERRUPTED_STATUS = 130  # what shells report for a command that Ctrl+C ended
 
 
-class Handler(logging.Handler):
+class ConsoleHandler(logging.Handler):
     """Log lines on standard output, above a progress line if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -32,12 +32,12 @@ class Handler(logging.Handler):
 
 def set_up_logging(verbose: bool) -> None:
     """Log lines as the demo's: a time stamp, a bar, the text."""
-    from fedws.recording.run_log import FORMAT
+    from fedws.recording.run_log import LOG_FORMAT
 
-    handler = Handler()
-    handler.setFormatter(logging.Formatter(FORMAT))
-    handler.addFilter(CLEAN)
-    logging.getLogger("asyncio").addFilter(CLEAN)  # what it logs of a link goes to standard error
+    handler = ConsoleHandler()
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.addFilter(PRINTABLE_FILTER)
+    logging.getLogger("asyncio").addFilter(PRINTABLE_FILTER)  # what it logs of a link goes to standard error
     log = logging.getLogger("fedws")
     log.addHandler(handler)
     log.propagate = False
@@ -48,7 +48,7 @@ def set_up_logging(verbose: bool) -> None:
         logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 
 
-def guarded(command: str, work: Callable[[], int], *, verbose: bool = False) -> int:
+def run_guarded(command: str, context: Callable[[], int], *, verbose: bool = False) -> int:
     """Run a command's work; every error is one line, Ctrl+C and SIGTERM end it quietly.
 
     So does the end of its terminal, unless it was started with ``nohup``. The line ends with the last line of the
@@ -58,23 +58,23 @@ def guarded(command: str, work: Callable[[], int], *, verbose: bool = False) -> 
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return work()
+        return context()
     except KeyboardInterrupt:
         print(f"{command}: stopped", file=sys.stderr)
-        return INTERRUPTED
+        return INTERRUPTED_STATUS
     except Exception as error:
         if verbose:
-            print(trace(error), file=sys.stderr)
-        print(line(f"{command}: {_line(error)}"), file=sys.stderr)
+            print(format_traceback(error), file=sys.stderr)
+        print(to_line(f"{command}: {_format_error(error)}"), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     """Return the line for the user about an error that ended a command."""
     if isinstance(error, FedwsError | OSError):
-        return told(error)
-    kind = "" if where(error) else "unexpected error: "
-    return f"{kind}{told(error)}; run it with -v for the traceback"
+        return describe_error(error)
+    kind = "" if find_user_location(error) else "unexpected error: "
+    return f"{kind}{describe_error(error)}; run it with -v for the traceback"
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -85,7 +85,7 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
         factory = uvloop.new_event_loop
     try:
-        signals.hand_over()
+        signals.restore_interrupt()
     except KeyboardInterrupt:
         main.close()  # or it is complained about that nobody awaited it
         raise

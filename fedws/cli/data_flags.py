@@ -7,30 +7,30 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.core.untrusted_text import words
+from fedws.core.untrusted_text import get_error_text
 from fedws.data import label_ranges, loading, partitioning, targets
 from fedws.data.base import Dataset
 
-MOST_LINES = 1000
+MAX_LABEL_LINES = 1000
 """Labels whose counts are printed; the rest are left out."""
 
 
 @dataclass(frozen=True)
-class Held:
+class NodeData:
     """What a node holds."""
 
     data: Dataset
-    labels: tuple[int, ...] | None
+    declared_labels: tuple[int, ...] | None
     """The labels it declares; None: those of its samples."""
-    counts: tuple[int, ...] | None = None
+    label_counts: tuple[int, ...] | None = None
     """Number of samples held of each label, from 0 to the largest of the whole data set; None without class labels."""
-    why: str = ""
+    no_labels_reason: str = ""
     """Why it has no class labels."""
-    unasked: bool = False
+    all_by_default: bool = False
     """Whether it holds all samples of a data set of its own since no flag says otherwise."""
 
 
-def take(arguments: argparse.Namespace, dataset: str) -> Held:
+def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
     """The node's samples. Raises UsageError."""
     node = arguments.id
     if (arguments.partition is None) != (arguments.share is None):
@@ -38,58 +38,60 @@ def take(arguments: argparse.Namespace, dataset: str) -> Held:
     if arguments.digits is not None and arguments.partition is not None:
         raise UsageError("--digits and --partition exclude each other")
     given = arguments.digits is not None or arguments.partition is not None
-    whole = not given and (arguments.testing or not registry.ships("dataset", dataset))
-    if not (given or whole or node in label_ranges.DEFAULTS):
+    whole = not given and (arguments.testing or not registry.is_shipped("dataset", dataset))
+    if not (given or whole or node in label_ranges.DEMO_LABELS):
         raise UsageError(
-            f"which samples does {node} hold? Only {', '.join(label_ranges.DEFAULTS)} have digits of their own: "
+            f"which samples does {node} hold? Only {', '.join(label_ranges.DEMO_LABELS)} have digits of their own: "
             "say --digits 0-3, or --partition iid --share 0/3"
         )
-    _check_words(arguments)  # before minutes of loading
-    data = loading.load(dataset, arguments.data_dir, train=not arguments.testing)
+    _check_flags(arguments)  # before minutes of loading
+    data = loading.load_dataset(dataset, arguments.data_dir, train=not arguments.testing)
     part, wanted = data, None
     if arguments.partition is not None:
-        share, of = partitioning.parse(arguments.share)
-        part = loading.of_share(data, dataset, loading.seeded(arguments.partition, arguments.seed), share, of)
+        share, of = partitioning.parse_share(arguments.share)
+        part = loading.select_share(data, dataset, loading.with_seed(arguments.partition, arguments.seed), share, of)
     elif not whole:
-        wanted = label_ranges.DEFAULTS.get(node, ())
+        wanted = label_ranges.DEMO_LABELS.get(node, ())
         if arguments.digits is not None:
-            wanted = label_ranges.parse(arguments.digits, loading.classes(data, dataset))
-        part = loading.of_labels(data, dataset, wanted)
+            wanted = label_ranges.parse_labels(arguments.digits, loading.count_classes(data, dataset))
+        part = loading.select_labels(data, dataset, wanted)
     unasked = whole and not arguments.testing
     try:
-        classes = int(targets.labels(data).max()) + 1
-        counts = torch.bincount(targets.labels(part), minlength=classes)
+        classes = int(targets.read_labels(data).max()) + 1
+        counts = torch.bincount(targets.read_labels(part), minlength=classes)
     except ValueError as error:
-        return Held(part, wanted, why=words(error), unasked=unasked)
-    return Held(part, wanted, tuple(counts.tolist()), unasked=unasked)
+        return NodeData(part, wanted, no_labels_reason=get_error_text(error), all_by_default=unasked)
+    return NodeData(part, wanted, tuple(counts.tolist()), all_by_default=unasked)
 
 
-def _check_words(arguments: argparse.Namespace) -> None:
+def _check_flags(arguments: argparse.Namespace) -> None:
     """What can be said of the flags without the data. Raises UsageError or UnknownName."""
     if arguments.digits is not None:
-        label_ranges.parse(arguments.digits, classes=10**9)
+        label_ranges.parse_labels(arguments.digits, num_classes=10**9)
     if arguments.partition is not None:
-        partitioning.parse(arguments.share)
-        registry.find("partition", registry.Spec.parse(arguments.partition).name)
+        partitioning.parse_share(arguments.share)
+        registry.find_piece("partition", registry.Spec.parse(arguments.partition).name)
 
 
-def tell(arguments: argparse.Namespace, dataset: str, held: Held) -> None:
+def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: NodeData) -> None:
     """Print how many samples of each label are held, as the demo did."""
-    which = f"{loading.title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
-    if held.counts is None:
-        print(f"{which}, no class labels on {arguments.id} ({held.why.replace('it has', 'the data set has', 1)})")
+    which = f"{loading.get_dataset_title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
+    if node_data.label_counts is None:
+        print(
+            f"{which}, no class labels on {arguments.id} ({node_data.no_labels_reason.replace('it has', 'the data set has', 1)})"
+        )
     else:
         print(f"{which}, available numbers on {arguments.id}:")
-        for label, count in enumerate(held.counts[:MOST_LINES]):
+        for label, count in enumerate(node_data.label_counts[:MAX_LABEL_LINES]):
             print(f"      {label}: {count}")
-    if held.unasked:
-        print(f"{arguments.id} holds all {len(held.data)} samples; --digits or --partition would choose a part")
+    if node_data.all_by_default:
+        print(f"{arguments.id} holds all {len(node_data.data)} samples; --digits or --partition would choose a part")
     key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
-    print(f"datasets: {{'{key}': {_shown(held.data)}}}")
-    print(f"len(datasets[{key}]): {len(held.data)}", flush=True)
+    print(f"datasets: {{'{key}': {_describe_dataset(node_data.data)}}}")
+    print(f"len(datasets[{key}]): {len(node_data.data)}", flush=True)
 
 
-def _shown(data: Dataset) -> str:
+def _describe_dataset(data: Dataset) -> str:
     """What a data set says of itself; its type and length where it says nothing but an address in memory."""
     text = repr(data)
     return f"{type(data).__name__}({len(data)})" if f" at {id(data):#x}" in text else text

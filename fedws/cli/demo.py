@@ -3,18 +3,18 @@
 import argparse
 import sys
 
-from fedws.cli.nodes import add_handed_on, handed_on
+from fedws.cli.nodes import add_forwarded_flags, format_forwarded_flags
 from fedws.cli.parser import Parser
 from fedws.core.errors import FedwsError
 
-_LOG = 8
+_FAILURE_LOG_LINES = 8
 """Lines of the nodes' output that are printed where a run fails."""
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(prog=prog, description="Federated learning on MNIST across four processes of this machine.")
-    add_handed_on(flags)
+    add_forwarded_flags(flags)
     flags.add_argument("--training-rounds", metavar="N", type=int, default=40, help="(40)")
     flags.add_argument("--seed", metavar="N", type=int, default=1, help="the run's seed (1)")
     flags.add_argument("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
@@ -25,23 +25,23 @@ def main(arguments: argparse.Namespace) -> int:
     """Fetch the data, or take the digits of scikit-learn where there are none; start the nodes; run."""
     from fedws.cli import run
     from fedws.core import registry
-    from fedws.core.plan import make
-    from fedws.launch.local_processes import Nodes
+    from fedws.core.plan import build_plan
+    from fedws.launch.local_processes import NodeProcesses
 
-    make({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
-    arguments.dataset = _dataset(arguments)
+    build_plan({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
+    arguments.dataset = _choose_dataset(arguments)
     lines: list[str] = []
 
     def say(node: str, line: str) -> None:
         lines.append(f"{node}: {line}")
 
     print("starting alice, bob, charlie and testing ...", flush=True)
-    own = not registry.ships("dataset", arguments.dataset)
-    with Nodes(handed_on(arguments), say, first_port=0, thirds=own) as nodes:
+    own = not registry.is_shipped("dataset", arguments.dataset)
+    with NodeProcesses(format_forwarded_flags(arguments), say, first_port=0, split_dataset=own) as nodes:
         try:
-            nodes.wait_serving()
+            nodes.wait_until_serving()
         except BaseException:
-            print("\n".join(lines[-_LOG:]), file=sys.stderr)
+            print("\n".join(lines[-_FAILURE_LOG_LINES:]), file=sys.stderr)
             raise
         for line in lines:
             if "len(datasets" in line or "is serving at" in line:
@@ -57,15 +57,15 @@ def main(arguments: argparse.Namespace) -> int:
         flags += ["--verbose"] if arguments.verbose else []
         serving = len(lines)
         try:
-            status = run.main(run.parser("fedws demo").parse_args(flags), nodes_stay=False)
+            status = run.main(run.build_parser("fedws demo").parse_args(flags), show_resume_command=False)
         except FedwsError:  # the reason may be in a node's log
-            print("\n".join(lines[serving:][-_LOG:]), file=sys.stderr)
+            print("\n".join(lines[serving:][-_FAILURE_LOG_LINES:]), file=sys.stderr)
             raise
     print("alice, bob, charlie and testing have ended")
     return status
 
 
-def _dataset(arguments: argparse.Namespace) -> str:
+def _choose_dataset(arguments: argparse.Namespace) -> str:
     """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
     from fedws.core import registry
     from fedws.core.errors import UsageError
@@ -74,10 +74,10 @@ def _dataset(arguments: argparse.Namespace) -> str:
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
     if arguments.dataset is not None:
-        loading.load(arguments.dataset, arguments.data_dir, train=True)
+        loading.load_dataset(arguments.dataset, arguments.data_dir, train=True)
         return str(arguments.dataset)
     try:
-        loading.load("mnist", arguments.data_dir, train=True)
+        loading.load_dataset("mnist", arguments.data_dir, train=True)
     except UsageError as error:
         print(f"{error.args[0].partition(';')[0]}: taking the 1,797 real digits of scikit-learn instead", flush=True)
         return "digits"

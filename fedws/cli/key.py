@@ -6,7 +6,7 @@ import sys
 from fedws.cli.parser import Parser
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(
         prog=prog,
@@ -26,18 +26,18 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.security import network_key
 
     if arguments.what == "show":
-        key = network_key.network_key(arguments.key_file)
-        if key.made:
+        key = network_key.load_network_key(arguments.key_file)
+        if key.is_new:
             print(f"there was none: made a new one, in {key.origin}", file=sys.stderr)
-        print(key.text)
+        print(key.hex_text)
         return 0
-    place = Path(arguments.key_file) if arguments.key_file else network_key.own()
+    place = Path(arguments.key_file) if arguments.key_file else network_key.find_default_path()
     try:
-        network_key.make(place, replace=True)
+        network_key.create_key(place, replace=True)
     except OSError as error:
         raise UsageError(f"{place} cannot be written: {error.strerror or error}") from None
-    if arguments.key_file is None and network_key.VARIABLE in os.environ:
-        variable = network_key.VARIABLE
+    if arguments.key_file is None and network_key.KEY_VARIABLE in os.environ:
+        variable = network_key.KEY_VARIABLE
         print(f"a new key is in {place}, but {variable} is set here and goes before it: unset {variable}")
     else:
         print(f"a new key is in {place}; nodes that run keep the old one until they are started again")

@@ -36,7 +36,7 @@ def console() -> None:
 def main(argv: Sequence[str]) -> int:
     """Run one command; gives its exit status."""
     try:
-        top = _top()
+        top = _build_top_parser()
         name = top.parse_args(list(argv[:1])).command
         if name is None:
             top.print_help()
@@ -44,33 +44,33 @@ def main(argv: Sequence[str]) -> int:
         if name not in COMMANDS:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             top.error(f"there is no command {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-        return command(name, f"fedws {name}", argv[1:])
+        return run_command(name, f"fedws {name}", argv[1:])
     except KeyboardInterrupt:
         return 130
 
 
-def command(name: str, prog: str, argv: Sequence[str]) -> int:
+def run_command(name: str, prog: str, argv: Sequence[str]) -> int:
     """Run the command ``name`` under the name ``prog``."""
     # Large pages for torch's memory: receiving and adding 100 MB otherwise spends most of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    signals.watch()
+    signals.watch_interrupt()
     try:
         evaluating = name == "evaluator"
         module = importlib.import_module(f"fedws.cli.{'worker' if evaluating else name}")
-        flags = module.parser(prog, testing=True) if evaluating else module.parser(prog)
+        flags = module.build_parser(prog, is_evaluator=True) if evaluating else module.build_parser(prog)
         with contextlib.suppress(argparse.ArgumentError):  # some commands have it, and say more with it
             flags.add_argument("-v", "--verbose", action="store_true", help="print the traceback of an error")
         arguments = flags.parse_args(argv)
-        from fedws.cli.console import guarded
+        from fedws.cli.console import run_guarded
 
         verbose = getattr(arguments, "verbose", False)
-        return guarded(prog, lambda: module.main(arguments), verbose=verbose)
+        return run_guarded(prog, lambda: module.main(arguments), verbose=verbose)
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)
         return 130
 
 
-def _top() -> Parser:
+def _build_top_parser() -> Parser:
     import fedws
 
     listing = "\n".join(f"  {name:11}{text}" for name, text in COMMANDS.items())

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fedws.cli.security_flags import add_secure
-from fedws.cli.store_flags import add_blobs
+from fedws.cli.security_flags import add_security_flags
+from fedws.cli.store_flags import add_store_flags
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As the base class, after writing every flag with ``-``."""
-        return super().parse_known_args([_dashed(arg) for arg in (sys.argv[1:] if args is None else args)], namespace)
+        return super().parse_known_args(
+            [_with_dashes(arg) for arg in (sys.argv[1:] if args is None else args)], namespace
+        )
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -43,25 +45,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def _dashed(arg: str) -> str:
+def _with_dashes(arg: str) -> str:
     if not arg.startswith("--"):
         return arg
     flag, equals, value = arg.partition("=")
     return flag.replace("_", "-") + equals + value
 
 
-def add_local(parser: argparse.ArgumentParser) -> None:
+def add_local_flags(parser: argparse.ArgumentParser) -> None:
     """The flags for what a command takes from this machine."""
     add = parser.add_argument
     add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
     add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
 
 
-def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
+def add_node_flags(parser: argparse.ArgumentParser, *, threads_help: str) -> None:
     """The flags that worker and coordinator share."""
     parser.add_argument("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
-    add_local(parser)
-    parser.add_argument("--threads", metavar="N", type=int, help=threads)
+    add_local_flags(parser)
+    parser.add_argument("--threads", metavar="N", type=int, help=threads_help)
     parser.add_argument(
         "--silence", metavar="S", type=float, help="seconds without a sign of life after which a node is lost (60)"
     )
@@ -70,15 +72,15 @@ def add_common(parser: argparse.ArgumentParser, *, threads: str) -> None:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log tracebacks of errors, and what the websocket library reports"
     )
-    add_secure(parser)
-    add_blobs(parser)
+    add_security_flags(parser)
+    add_store_flags(parser)
 
 
-def named(work: Callable[[], "Plan"], given: Mapping[str, Any]) -> "Plan":
+def name_flags_in_errors(build_plan: Callable[[], "Plan"], flags: Mapping[str, Any]) -> "Plan":
     """A plan, where a setting that is wrong and was given as a flag is named as the flag. Raises UsageError."""
     try:
-        return work()
+        return build_plan()
     except UsageError as error:
         text = str(error)
         name = text.partition(":")[0].partition(".")[0]
-        raise UsageError(f"--{name.replace('_', '-')}{text[len(name) :]}" if name in given else text) from None
+        raise UsageError(f"--{name.replace('_', '-')}{text[len(name) :]}" if name in flags else text) from None

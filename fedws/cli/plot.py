@@ -6,7 +6,7 @@ from pathlib import Path
 from fedws.cli.parser import Parser
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(prog=prog, description="Draw curves.png again from the metrics.jsonl of a run.")
     flags.add_argument("run", metavar="RUN", type=Path, help="the run's directory")
@@ -19,11 +19,11 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.core.errors import UsageError
     from fedws.recording import curves, stored_records
 
-    records = curves.read(arguments.run)
-    groups, _ = stored_records.groups(arguments.run / "workers.json")
+    records = curves.read_records(arguments.run)
+    groups, _ = stored_records.load_worker_labels(arguments.run / "workers.json")
     path = arguments.output or arguments.run / "curves.png"
     try:
-        curves.draw(records, groups, path, _title(arguments.run))
+        curves.draw_curves(records, groups, path, _title(arguments.run))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
     print(path)
@@ -32,10 +32,10 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _title(run: Path) -> str:
     from fedws.core.errors import UsageError
-    from fedws.core.plan import read
-    from fedws.recording.run_log import title
+    from fedws.core.plan import read_plan_file
+    from fedws.recording.run_log import run_title
 
     try:
-        return title(read(run / "plan.toml"))
+        return run_title(read_plan_file(run / "plan.toml"))
     except UsageError:
         return run.name

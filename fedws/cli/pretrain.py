@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser, add_local, named
+from fedws.cli.parser import Parser, add_local_flags, name_flags_in_errors
 
 if TYPE_CHECKING:
     from fedws.core.plan import Plan
     from fedws.core.tensors import Tensors
     from fedws.data.base import Dataset
-    from fedws.split_learning.pretrained_file import Origin, Pretrained
+    from fedws.split_learning.pretrained_file import PretrainedInfo, PretrainedModel
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(prog=prog, description="Train a model on public data here, and write what MistNet begins with.")
     add = flags.add_argument
@@ -32,8 +32,8 @@ def parser(prog: str) -> Parser:
     add("--seed", metavar="N", type=int, default=1, help="(1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
     add("--cuda", action="store_true", help="use the GPU, where there is one")
-    add_local(flags)
-    add("-o", "--output", metavar="FILE", help="(MODEL-DATASET.safetensors)")
+    add_local_flags(flags)
+    add("-o", "--output", metavar="FILE", help="(MODEL-DATASET_HELP.safetensors)")
     return flags
 
 
@@ -43,7 +43,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     from fedws.core import registry
     from fedws.core.errors import UsageError
-    from fedws.core.plan import make
+    from fedws.core.plan import build_plan
     from fedws.data import loading
     from fedws.protocol import sendable_model
     from fedws.split_learning import extractor_pool, pretrained_file, pretraining
@@ -51,31 +51,33 @@ def main(arguments: argparse.Namespace) -> int:
 
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
-    name = arguments.model or loading.model(arguments.dataset)
+    name = arguments.model or loading.get_default_model(arguments.dataset)
     chosen = {
         key: getattr(arguments, key)
         for key in ("dataset", "loss", "optimizer", "lr", "lr_decay", "batch_size", "drop_last", "seed", "cuda")
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
-    if not 1 <= arguments.extractors <= extractor_pool.MOST:
-        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractor_pool.MOST}")
+    if not 1 <= arguments.extractors <= extractor_pool.MAX_EXTRACTORS:
+        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractor_pool.MAX_EXTRACTORS}")
     given = {**chosen, "threads": arguments.threads}
-    plan = named(lambda: make({**given, "model": name, "training_rounds": arguments.epochs}), given)
+    plan = name_flags_in_errors(
+        lambda: build_plan({**given, "model": name, "training_rounds": arguments.epochs}), given
+    )
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
-    sendable_model.check(name, building.initial(name, plan.seed))
-    data, held_out = (loading.load(plan.dataset, arguments.data_dir, train) for train in (True, False))
+    sendable_model.check_sendable(name, building.build_model(name, plan.seed))
+    data, held_out = (loading.load_dataset(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.extractors > 1
-    cut = _cut(name, arguments.cut, needed=several)
-    others = pretraining.beginnings(name, cut, arguments.extractors - 1) if several else {}
-    tensors = trained(plan, data, cut, others)
-    found = pretrained_file.of(tensors, _origin(plan, data, tensors, cut if several else ""))
-    for told in _scores(plan, held_out, found):
+    cut = _resolve_split_point(name, arguments.cut, needed=several)
+    others = pretraining.build_extractors(name, cut, arguments.extractors - 1) if several else {}
+    tensors = pretrain_model(plan, data, cut, others)
+    found = pretrained_file.build_pretrained(tensors, _build_info(plan, data, tensors, cut if several else ""))
+    for told in _evaluate_extractors(plan, held_out, found):
         print(told)
-    pretrained_file.save(file, found)
-    how = "mistnet" if found.origin.classes else "mistnet:labels=clear"
+    pretrained_file.save_pretrained(file, found)
+    how = "mistnet" if found.info.num_classes else "mistnet:labels=clear"
     how += f" --cut {cut}" if arguments.cut or several else ""
     how += " --extractor random" if several else ""
     how += f" --loss {plan.loss}" if plan.loss != "nll" else ""
@@ -84,88 +86,92 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _cut(model: str, given: str | None, *, needed: bool) -> str:
+def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> str:
     """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
     from fedws.core import registry
     from fedws.core.errors import UsageError
-    from fedws.split_learning.model_split import cuts, resolved
+    from fedws.split_learning.model_split import find_split_points, resolve_split_point
     from fedws.training import building
 
-    own = given or getattr(registry.find("model", registry.Spec.parse(model).name), "cut", "")
-    if not given and not needed:
+    own = split_at or getattr(registry.find_piece("model", registry.Spec.parse(model).name), "split_at", "")
+    if not split_at and not needed:
         return str(own)
-    module = building.initial(model, 0)
+    module = building.build_model(model, 0)
     if not own:
         raise UsageError(
-            f"--cut is needed: {model} has no place of its own to be cut; there are: {', '.join(cuts(module))}"
+            f"--cut is needed: {model} has no place of its own to be cut; there are: {', '.join(find_split_points(module))}"
         )
-    return resolved(module, own)
+    return resolve_split_point(module, own)
 
 
-def _origin(plan: "Plan", data: "Dataset", tensors: "Tensors", cut: str) -> "Origin":
+def _build_info(plan: "Plan", data: "Dataset", tensors: "Tensors", split_at: str) -> "PretrainedInfo":
     """What it is that was pretrained."""
     from fedws.split_learning import pretrained_file, pretraining
     from fedws.training import building, task_context
 
-    work = task_context.Workspace("public", plan.dataset, data)
-    settings = pretraining.Lesson(**plan.training().model_dump(), clear=True)
-    names = building.initial(plan.model, 0).state_dict()
-    module = work.module(plan.model, {name: tensors[name] for name in names})
-    classes, label = pretraining.examine(module, work, settings)
-    return pretrained_file.Origin(
-        plan.model, plan.dataset, classes, pretraining.shape(work), plan.training_rounds, label, cut
+    work = task_context.TaskContext("public", plan.dataset, data)
+    settings = pretraining.PretrainSettings(**plan.train_settings().model_dump(), clear_labels=True)
+    names = building.build_model(plan.model, 0).state_dict()
+    module = work.build_model(plan.model, {name: tensors[name] for name in names})
+    classes, label = pretraining.inspect_labels(module, work, settings)
+    return pretrained_file.PretrainedInfo(
+        plan.model, plan.dataset, classes, pretraining.input_shape(work), plan.rounds, label, split_at
     )
 
 
-def _scores(plan: "Plan", data: "Dataset", found: "Pretrained") -> Iterator[str]:
+def _evaluate_extractors(plan: "Plan", data: "Dataset", pretrained: "PretrainedModel") -> Iterator[str]:
     """How good it is on data that it was not trained on, with each of its extractors, in words."""
     from fedws.split_learning import extractor_pool
     from fedws.training import evaluation, task_context
 
-    work = task_context.Workspace("public", plan.dataset, data)
-    several = extractor_pool.parts(found.others)
+    work = task_context.TaskContext("public", plan.dataset, data)
+    several = extractor_pool.unpack_state_dicts(pretrained.extra_extractors)
     for number, own in enumerate([{}, *several]):
-        module = work.module(plan.model, {**found.model, **own})
-        score = evaluation.score(module, work, plan.scoring())
+        module = work.build_model(plan.model, {**pretrained.model, **own})
+        score = evaluation.evaluate(module, work, plan.eval_settings())
         whose = f" with extractor {number + 1}" if several else ""
         right = (
             f"{100 * score.accuracy:.2f} % are right"
             if score.accuracy is not None
             else f"the mean loss is {score.loss:.4f}"
         )
-        yield f"of {score.samples} test samples of {plan.dataset}, {right}{whose}"
+        yield f"of {score.num_examples} test samples of {plan.dataset}, {right}{whose}"
 
 
-def trained(plan: "Plan", data: "Dataset", cut: str = "", others: "Tensors" = MappingProxyType({})) -> "Tensors":
+def pretrain_model(
+    plan: "Plan", data: "Dataset", split_at: str = "", extra_extractors: "Tensors" = MappingProxyType({})
+) -> "Tensors":
     """The plan's model after an epoch of ``data``, the plan's data set, for each of its rounds; says how it goes.
 
-    With it those of ``others``, which are further extractors up to ``cut``, joined. Raises UsageError for a model that
-    the data do not fit.
+    With it those of ``extra_extractors``, which are further extractors up to ``split_at``, joined. Raises UsageError
+    for a model that the data do not fit.
     """
     import torch
 
     from fedws.core import seeds
     from fedws.core.errors import TaskError, UsageError
-    from fedws.core.task_settings import UNLIMITED
+    from fedws.core.task_settings import UNLIMITED_BATCHES
     from fedws.split_learning import pretraining
     from fedws.training import building, task_context, task_warnings
 
     torch.set_num_threads(plan.threads)
-    module = building.initial(plan.model, plan.seed)
-    work = task_context.Workspace("public", plan.dataset, data)
-    settings = pretraining.Lesson(**{**plan.training().model_dump(), "batches": UNLIMITED}, cut=cut)
-    tensors: Tensors = {**module.state_dict(), **others}
+    module = building.build_model(plan.model, plan.seed)
+    work = task_context.TaskContext("public", plan.dataset, data)
+    settings = pretraining.PretrainSettings(
+        **{**plan.train_settings().model_dump(), "batches": UNLIMITED_BATCHES}, split_at=split_at
+    )
+    tensors: Tensors = {**module.state_dict(), **extra_extractors}
     try:
         with torch.inference_mode():
-            module.eval()(pretraining.first(work)[0])
+            module.eval()(pretraining.first_sample(work)[0])
     except TaskError as error:
         raise UsageError(str(error)) from None
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the samples of {plan.dataset} do not fit the model {plan.model}: {error}") from error
-    for epoch in range(1, plan.training_rounds + 1):
-        seed, further = seeds.order_seed(plan.seed, "public", epoch), {key: tensors[key] for key in others}
-        found, tensors = pretraining.learn(module, further, work, settings.at(epoch), seed)
-        print(f"epoch {epoch}/{plan.training_rounds}: loss {found.loss:.4f}", flush=True)
+    for epoch in range(1, plan.rounds + 1):
+        seed, further = seeds.request_seed(plan.seed, "public", epoch), {key: tensors[key] for key in extra_extractors}
+        found, tensors = pretraining.pretrain_epoch(module, further, work, settings.for_round(epoch), seed)
+        print(f"epoch {epoch}/{plan.rounds}: loss {found.loss:.4f}", flush=True)
         if epoch == 1 and work.warnings:
-            print(*task_warnings.lines({"warnings": work.warnings}), sep="\n", flush=True)
+            print(*task_warnings.get_log_lines({"warnings": work.warnings}), sep="\n", flush=True)
     return tensors

@@ -7,10 +7,10 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from fedws.recording.run_log import Record
-from fedws.recording.score_lines import FEDERATED
+from fedws.recording.score_lines import FEDERATED_MODEL
 
 
-class Progress:
+class ProgressBar:
     """Shows rounds, the last federated accuracy and the time left; nothing where standard error is no terminal."""
 
     def __init__(self, rounds: int) -> None:
@@ -19,13 +19,13 @@ class Progress:
             form = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}"
             self._bar = tqdm(total=rounds, desc="Round", bar_format=form, leave=False, dynamic_ncols=True)
 
-    def show(self, record: Record) -> None:
+    def update(self, record: Record) -> None:
         """Take one record of the run."""
         if self._bar is None:
             return
         if record["kind"] == "round":
             self._bar.update(record["round"] - self._bar.n)  # a run that goes on begins later
-        elif record["model"] == FEDERATED and record["accuracy"] is not None:
+        elif record["model"] == FEDERATED_MODEL and record["accuracy"] is not None:
             self._bar.set_postfix_str(f"accuracy {100 * record['accuracy']:.2f}%")
 
     def __enter__(self) -> Self:

@@ -8,19 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from fedws.cli import store_flags
-from fedws.cli.parser import Parser, add_common, named
-from fedws.cli.security_flags import FLAGS, address, security, warnings
+from fedws.cli.parser import Parser, add_node_flags, name_flags_in_errors
+from fedws.cli.security_flags import SECURITY_FLAGS, build_credentials, complete_url, security_warnings
 from fedws.core.errors import RunFailed, UsageError
 
-_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
+_ALGORITHM_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
 """Flags that are options of the strategy."""
-_AGAIN = ("id", *FLAGS, *store_flags.FLAGS)
+_REPEATED_ON_RESUME = ("id", *SECURITY_FLAGS, *store_flags.STORE_FLAGS)
 """Flags that a run which goes on must be given again."""
-_OWN = {*_OPTIONS, *_AGAIN, "server_epochs", "plan", "run_dir", "resume", "save_model", "verbose", "data_dir"}
+_NON_PLAN_FLAGS = {
+    *_ALGORITHM_OPTIONS,
+    *_REPEATED_ON_RESUME,
+    "server_epochs",
+    "plan",
+    "run_dir",
+    "resume",
+    "save_model",
+    "verbose",
+    "data_dir",
+}
 """Flags that are not settings of the plan."""
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags. Those not given keep the plan file's value, or else the default."""
     flags = Parser(
         prog=prog,
@@ -94,119 +104,119 @@ def parser(prog: str) -> Parser:
         "--resume", metavar="RUN", help="continue the run in that directory; a finished one with more --training-rounds"
     )
     add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")
-    add_common(flags, threads="torch's threads in the coordinator (1)")
+    add_node_flags(flags, threads_help="torch's threads in the coordinator (1)")
     return flags
 
 
-def main(arguments: argparse.Namespace, *, nodes_stay: bool = True) -> int:
+def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> int:
     """Run, then say what came of it and where it is; if it fails, how it goes on, where its nodes stay."""
     import torch
 
     from fedws.cli.console import run_loop, set_up_logging
-    from fedws.cli.progress import Progress
+    from fedws.cli.progress import ProgressBar
     from fedws.coordinator.run import resume_run, run_plan
-    from fedws.core.plan import make
+    from fedws.core.plan import build_plan
     from fedws.core.registry import load_plugin
-    from fedws.core.resume_rules import merged
+    from fedws.core.resume_rules import merge_settings
     from fedws.data import loading
-    from fedws.recording.run_directory import finished_rounds, stored_settings
-    from fedws.recording.score_lines import number
+    from fedws.recording.run_directory import finished_rounds, load_plan_settings
+    from fedws.recording.score_lines import format_loss
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
     if "data_dir" in given:
         os.environ["FEDWS_DATA"] = given["data_dir"]  # also for the process that trains for a coordinator
-    proved = security(arguments, given.get("id", ""))
+    proved = build_credentials(arguments, given.get("id", ""))
     if "listen" in given:
-        given["listen"] = address(given["listen"], proved)
-    setting = store_flags.blobs(arguments)
+        given["listen"] = complete_url(given["listen"], proved)
+    setting = store_flags.build_store_config(arguments)
     taken: list[Path] = []  # the run's directory, once it has one
     if "resume" in given:
         for name, flag in (("run_dir", "--run-dir"), ("plan", "--plan")):
             if name in given:
                 raise UsageError(f"--resume goes on with a run's own plan and directory; leave {flag} out")
-        directory, wanted = Path(given["resume"]), settings(given)
-        plan = named(partial(make, merged(stored_settings(directory), wanted)), given)
+        directory, wanted = Path(given["resume"]), collect_settings(given)
+        plan = name_flags_in_errors(partial(build_plan, merge_settings(load_plan_settings(directory), wanted)), given)
         taken.append(directory)
-        work = partial(resume_run, directory, wanted, security=proved)
+        work = partial(resume_run, directory, wanted, credentials=proved)
     else:
-        plan = named(partial(make, settings(given)), given)
+        plan = name_flags_in_errors(partial(build_plan, collect_settings(given)), given)
         named_directory = Path(given["run_dir"]) if "run_dir" in given else None
-        work = partial(run_plan, plan, named_directory, security=proved, taken=taken.append)
+        work = partial(run_plan, plan, named_directory, credentials=proved, on_directory=taken.append)
     if plan.listen:
-        for line in warnings("the coordinator", plan.listen, proved):
+        for line in security_warnings("the coordinator", plan.listen, proved):
             print(line)
     torch.set_num_threads(plan.threads)
-    if "resume" in given and finished_rounds(directory) == plan.training_rounds:
+    if "resume" in given and finished_rounds(directory) == plan.rounds:
         print("this run had come to its end already")
     else:
-        for plugin in plan.plugin:  # it may be the store's
+        for plugin in plan.plugins:  # it may be the store's
             load_plugin(plugin)
-        work = partial(work, shelf=store_flags.shelf(setting, plan.silence, proved))
+        work = partial(work, shelf=store_flags.open_configured_store(setting, plan.peer_timeout, proved))
     try:
-        with Progress(plan.training_rounds) as progress:
-            result = run_loop(work(observers=[progress.show]))
+        with ProgressBar(plan.rounds) as progress:
+            result = run_loop(work(observers=[progress.update]))
     except (RunFailed, OSError, KeyboardInterrupt):
         for path in taken:
-            if nodes_stay and any((path / "checkpoints").glob("checkpoint-*.safetensors")):
-                print(f"go on with: fedws run --resume {shlex.quote(str(path))}{_again(given)}")
+            if show_resume_command and any((path / "checkpoints").glob("checkpoint-*.safetensors")):
+                print(f"go on with: fedws run --resume {shlex.quote(str(path))}{_format_repeated_flags(given)}")
         raise
     if result.accuracy is not None:
-        last = result.scores()[-1]["round"]
+        last = result.evaluations()[-1]["round"]
         print(f"Federated accuracy after round {last}: {100 * result.accuracy:.2f}%")
     elif plan.evaluator:
-        scores = result.scores()
+        scores = result.evaluations()
         if scores:  # of a model that does not classify
-            print(f"Federated loss after round {scores[-1]['round']}: {number(scores[-1]['loss'])}")
+            print(f"Federated loss after round {scores[-1]['round']}: {format_loss(scores[-1]['loss'])}")
         else:
             print("The federated model was not scored; the log says why")
     for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):
-        print(f"{'saved':6}{save(result.model, plan.model or loading.model(plan.dataset))}")
+        print(f"{'saved':6}{save_model(result.model, plan.model or loading.get_default_model(plan.dataset))}")
     return 0
 
 
-def _again(given: dict[str, Any]) -> str:
+def _format_repeated_flags(flags: dict[str, Any]) -> str:
     """The flags of a run that its plan does not hold, as they were given."""
     found = ""
-    for name in _AGAIN:
-        value = given.get(name)
+    for name in _REPEATED_ON_RESUME:
+        value = flags.get(name)
         if value is not None and value is not False:
             found += f" --{name.replace('_', '-')}" + ("" if value is True else f" {shlex.quote(str(value))}")
     return found
 
 
-def settings(given: dict[str, Any]) -> dict[str, Any]:
+def collect_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """The plan's settings: the plan file's, then the flags'. Raises UsageError."""
-    from fedws.core.plan import Plan, read
+    from fedws.core.plan import Plan, read_plan_file
 
-    found = read(Path(given["plan"])) if "plan" in given else {}
-    found.update({key: value for key, value in given.items() if key not in _OWN})
-    chosen = [f"{name}={given[name]}" for name in _OPTIONS if name in given]
+    found = read_plan_file(Path(flags["plan"])) if "plan" in flags else {}
+    found.update({key: value for key, value in flags.items() if key not in _NON_PLAN_FLAGS})
+    chosen = [f"{name}={flags[name]}" for name in _ALGORITHM_OPTIONS if name in flags]
     if chosen:
         found["strategy"] = ",".join([found.get("strategy", Plan.model_fields["strategy"].default), *chosen])
-    if "server_epochs" in given:
-        if "training_rounds" in given:
+    if "server_epochs" in flags:
+        if "training_rounds" in flags:
             raise UsageError("--server-epochs and --training-rounds are the same; leave one out")
-        if given["server_epochs"] < 1:
-            raise UsageError(f"--server-epochs {given['server_epochs']}: at least 1")
-        found["training_rounds"] = given["server_epochs"]
-    if "expect" in given:
-        found["expect"] = [name for text in given["expect"] for name in text.split(",") if name]
-    if "workers" in given:
-        found["workers"] = pairs("--workers", given["workers"])
-    if "evaluator" in given and given["evaluator"] == "none":
+        if flags["server_epochs"] < 1:
+            raise UsageError(f"--server-epochs {flags['server_epochs']}: at least 1")
+        found["training_rounds"] = flags["server_epochs"]
+    if "expect" in flags:
+        found["expect"] = [name for text in flags["expect"] for name in text.split(",") if name]
+    if "workers" in flags:
+        found["workers"] = parse_node_urls("--workers", flags["workers"])
+    if "evaluator" in flags and flags["evaluator"] == "none":
         found["evaluator"] = {}
-    elif "evaluator" in given and "=" in given["evaluator"]:
-        found["evaluator"] = pairs("--evaluator", [given["evaluator"]])
+    elif "evaluator" in flags and "=" in flags["evaluator"]:
+        found["evaluator"] = parse_node_urls("--evaluator", [flags["evaluator"]])
     return found
 
 
-def pairs(flag: str, texts: list[str]) -> dict[str, str]:
+def parse_node_urls(flag: str, texts: list[str]) -> dict[str, str]:
     """``ID=URL ...`` as a mapping. Raises UsageError for a text of another form and for an id given twice.
 
-    >>> pairs("--workers", ["alice=ws://a:1", "bob=ws://b:1"])
+    >>> parse_node_urls("--workers", ["alice=ws://a:1", "bob=ws://b:1"])
     {'alice': 'ws://a:1', 'bob': 'ws://b:1'}
     """
     found: dict[str, str] = {}
@@ -221,7 +231,7 @@ def pairs(flag: str, texts: list[str]) -> dict[str, str]:
     return found
 
 
-def save(model: Any, name: str) -> Path:
+def save_model(model: Any, name: str) -> Path:
     """Save a state dict in the working directory, as the demo did; ``torch.load(..., weights_only=True)`` reads it."""
     import torch
 
@@ -229,7 +239,7 @@ def save(model: Any, name: str) -> Path:
 
     path = Path(f"{name.partition(':')[0]}.pt")
     try:
-        private_files.touch(path)
+        private_files.create_empty_file(path)
         torch.save(dict(model), path)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"--save-model: {path} cannot be written: {str(error).splitlines()[0]}") from None

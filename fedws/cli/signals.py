@@ -3,25 +3,25 @@
 import signal
 import threading
 
-_asked = threading.Event()
+_interrupted = threading.Event()
 
 
-def watch() -> None:
+def watch_interrupt() -> None:
     """Note Ctrl+C, also where a shell has told its job in the background to ignore it, and raise KeyboardInterrupt."""
-    _asked.clear()
-    signal.signal(signal.SIGINT, _stop)
+    _interrupted.clear()
+    signal.signal(signal.SIGINT, _handle_interrupt)
 
 
-def hand_over() -> None:
+def restore_interrupt() -> None:
     """Leave Ctrl+C to Python again, whose event loop ends its task by it.
 
     Raises KeyboardInterrupt when it came before and was lost, as when it is raised while an import's lock is let go.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if _asked.is_set():
+    if _interrupted.is_set():
         raise KeyboardInterrupt
 
 
-def _stop(*_: object) -> None:
-    _asked.set()
+def _handle_interrupt(*_: object) -> None:
+    _interrupted.set()
     raise KeyboardInterrupt

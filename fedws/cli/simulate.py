@@ -6,18 +6,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws.cli.parser import Parser, add_local
+from fedws.cli.parser import Parser, add_local_flags
 
 if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions
 
-_OWN = {"strategy", "data_dir", "run_dir", "verbose"}
+_NON_SETTING_FLAGS = {"strategy", "data_dir", "run_dir", "verbose"}
 """Flags that are no settings, neither of the fleet nor of a plan."""
-SILENCE = 600.0
+PEER_TIMEOUT_SECONDS = 600.0
 """Seconds; longer than on a real network, since each sign of life would be computed."""
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags. Those not given have the defaults of the plan and of the conditions."""
     flags = Parser(
         prog=prog,
@@ -75,7 +75,7 @@ def parser(prog: str) -> Parser:
     add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
     add("--seed", metavar="N", type=int, help="of everything (1)")
     add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
-    add_local(flags)
+    add_local_flags(flags)
     add("--run-dir", metavar="D", help="a new or empty directory, with one within for each run (runs/<time>-simulate)")
     add("-v", "--verbose", action="store_true", help="also print the log of each run, with the traceback of an error")
     return flags
@@ -89,67 +89,69 @@ def main(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fedws.cli.console import set_up_logging
-    from fedws.cli.progress import Progress
+    from fedws.cli.progress import ProgressBar
     from fedws.data import loading
     from fedws.node.evaluator import create_evaluator
     from fedws.recording import curves
-    from fedws.recording.run_directory import empty, new_directory
+    from fedws.recording.run_directory import create_empty_directory, create_unique_directory
     from fedws.recording.run_log import Record
     from fedws.simulation import fleet, report
-    from fedws.simulation.plans import EVALUATOR, plans
-    from fedws.simulation.run import run
+    from fedws.simulation.plans import EVALUATOR_NAME, build_plans
+    from fedws.simulation.run import run_simulation
 
     given = vars(arguments)
     if given.get("verbose"):
         set_up_logging(verbose=True)
-    conditions, settings = _settings(given)
-    strategies, workers = given.get("strategy", ["fedavg"]), fleet.names(conditions.workers)
-    wanted = plans(strategies, settings, workers, conditions.present)
+    conditions, settings = _split_settings(given)
+    strategies, workers = given.get("strategy", ["fedavg"]), fleet.name_workers(conditions.workers)
+    wanted = build_plans(strategies, settings, workers, conditions.online_fraction)
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
-    devices = fleet.make(conditions, dataset, loading.load(dataset, data_dir, train=True))
+    devices = fleet.build_fleet(conditions, dataset, loading.load_dataset(dataset, data_dir, train=True))
     node = create_evaluator(
-        EVALUATOR, dataset, loading.load(dataset, data_dir, train=False), threads=os.cpu_count() or 1
+        EVALUATOR_NAME, dataset, loading.load_dataset(dataset, data_dir, train=False), threads=os.cpu_count() or 1
     )
     if "run_dir" in given:
         directory = Path(given["run_dir"])
-        empty(directory)
+        create_empty_directory(directory)
     else:
-        directory = new_directory("simulate")
+        directory = create_unique_directory("simulate")
 
     def tell(record: Record, now: float) -> None:
         if record["kind"] == "score":
-            accuracy = report.percent(record["accuracy"])
-            tqdm.write(f"{report.clock(now):>10}  version {record['version']:<6} {accuracy:>9}")
+            accuracy = report.format_percent(record["accuracy"])
+            tqdm.write(f"{report.format_clock_time(now):>10}  version {record['version']:<6} {accuracy:>9}")
 
     outcomes = []
     for plan in wanted:
-        print(f"{plan.strategy}: {len(plan.workers)} devices, {plan.training_rounds} versions", flush=True)
-        with Progress(plan.training_rounds) as progress:
-            path = _folder(directory, plan.strategy)
-            outcomes.append(run(plan, path, devices, node, [lambda record, _: progress.show(record), tell]))
-        report.write(directory / "simulation.json", devices, outcomes)
-    print("\n".join(report.table(outcomes, conditions.target)))
-    title = f"{conditions.workers} devices, {conditions.partition}, {conditions.speeds}, {dataset}"
-    values = {outcome.strategy: outcome.scores for outcome in outcomes}
+        print(f"{plan.algorithm}: {len(plan.workers)} devices, {plan.rounds} versions", flush=True)
+        with ProgressBar(plan.rounds) as progress:
+            path = _run_folder(directory, plan.algorithm)
+            outcomes.append(
+                run_simulation(plan, path, devices, node, [lambda record, _: progress.update(record), tell])
+            )
+        report.write_report(directory / "simulation.json", devices, outcomes)
+    print("\n".join(report.format_table(outcomes, conditions.target)))
+    title = f"{conditions.workers} devices, {conditions.partition}, {conditions.slowdown}, {dataset}"
+    values = {outcome.algorithm: outcome.evaluations for outcome in outcomes}
     curves.draw_over_time(values, directory / "accuracy.png", title, conditions.target)
     print(f"plot  {directory / 'accuracy.png'}")
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
-        log = _folder(directory, outcome.strategy) / "run.log"
-        print(f"fedws simulate: {outcome.strategy}: {outcome.failure}; its log is {log}", file=sys.stderr)
+        log = _run_folder(directory, outcome.algorithm) / "run.log"
+        print(f"fedws simulate: {outcome.algorithm}: {outcome.failure}; its log is {log}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _folder(directory: Path, strategy: str) -> Path:
+def _run_folder(directory: Path, strategy: str) -> Path:
     return directory / re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
 
 
-def _settings(given: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:
+def _split_settings(flags: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:
     """The fleet's conditions, and the settings of the plans. Raises UsageError."""
-    from fedws.simulation.conditions import Conditions, make
+    from fedws.simulation.conditions import Conditions, build_conditions
 
-    conditions = make({key: value for key, value in given.items() if key in Conditions.model_fields})
-    settings = {"silence": SILENCE, "seed": conditions.seed}
-    own = _OWN | set(Conditions.model_fields)
-    return conditions, settings | {key: value for key, value in given.items() if key not in own}
+    conditions = build_conditions({key: value for key, value in flags.items() if key in Conditions.model_fields})
+    settings = {"silence": PEER_TIMEOUT_SECONDS, "seed": conditions.seed}
+    own = _NON_SETTING_FLAGS | set(Conditions.model_fields)
+    return conditions, settings | {key: value for key, value in flags.items() if key not in own}

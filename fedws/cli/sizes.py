@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from fedws.cli.parser import Parser
 
 if TYPE_CHECKING:
-    from fedws.split_learning.communication_cost import Sizes
+    from fedws.split_learning.communication_cost import CommunicationCost
 
-WIDTH = 80
-HEAD = ("net", "input", "cut", "parameters", "model", "raw", "floats", "bits", "FedAvg")
-UNITS = ("", "", "", "", "MB", "GB", "GB", "GB", "GB")
+LINE_WIDTH = 80
+COLUMN_TITLES = ("net", "input", "cut", "parameters", "model", "raw", "floats", "bits", "FedAvg")
+COLUMN_UNITS = ("", "", "", "", "MB", "GB", "GB", "GB", "GB")
 
 
-def parser(prog: str) -> Parser:
+def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(
         prog=prog,
@@ -45,40 +45,45 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         if given:
             raise UsageError(f"--{next(iter(given))} is for a model of yours; name it with --model")
-        found = communication_cost.published()
-        claimed = communication_cost.claim(*found[:3])
+        found = communication_cost.measure_published_models()
+        claimed = communication_cost.explain_claim(*found[:3])
     else:
-        found, claimed = [_own(arguments.model, given)], []
-    lines = [HEAD, UNITS, *(_row(one) for one in found)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+        found, claimed = [_measure_model(arguments.model, given)], []
+    lines = [COLUMN_TITLES, COLUMN_UNITS, *(_format_row(one) for one in found)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMN_TITLES))]
     for line in lines:
         cells = zip(line, widths, strict=True)
         print(" ".join(f"{cell:<{width}}" if at < 3 else f"{cell:>{width}}" for at, (cell, width) in enumerate(cells)))
     first = found[0]
-    beneath = f"{first.records:,} samples, raw: a byte a value; FedAvg: of one client, {first.rounds} rounds, one way"
+    beneath = (
+        f"{first.num_records:,} samples, raw: a byte a value; FedAvg: of one client, {first.rounds} rounds, one way"
+    )
     for line in (beneath, *claimed):
-        print(textwrap.fill(line, WIDTH, subsequent_indent="  "))
+        print(textwrap.fill(line, LINE_WIDTH, subsequent_indent="  "))
     return 0
 
 
-def _own(model: str, given: dict[str, str | int]) -> "Sizes":
+def _measure_model(model: str, flags: dict[str, str | int]) -> "CommunicationCost":
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.split_learning import communication_cost
-    from fedws.split_learning.model_split import cuts
+    from fedws.split_learning.model_split import find_split_points
 
     for name in ("records", "rounds"):
-        if int(given.get(name, 1)) < 1:
+        if int(flags.get(name, 1)) < 1:
             raise UsageError(f"--{name} must be at least 1")
-    piece = registry.find("model", registry.Spec.parse(model).name)
-    cut = str(given.pop("cut", getattr(piece, "cut", "")))
+    piece = registry.find_piece("model", registry.Spec.parse(model).name)
+    cut = str(flags.pop("cut", getattr(piece, "split_at", "")))
     if not cut:
-        raise UsageError(f"--cut is needed, one of: {', '.join(cuts(registry.build('model', model)))}")
-    shape = _shape(str(given.pop("shape", "3x32x32")))
-    return communication_cost.measure(model, lambda: registry.build("model", model), shape, cut, **given)  # type: ignore[arg-type]
+        raise UsageError(
+            f"--cut is needed, one of: {', '.join(find_split_points(registry.build_piece('model', model)))}"
+        )
+    shape = _parse_shape(str(flags.pop("shape", "3x32x32")))
+    counts = {{"records": "num_records"}.get(name, name): int(value) for name, value in flags.items()}
+    return communication_cost.measure_cost(model, lambda: registry.build_piece("model", model), shape, cut, **counts)
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _parse_shape(text: str) -> tuple[int, ...]:
     from fedws.core.errors import UsageError
 
     parts = text.split("x")
@@ -87,17 +92,17 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _row(one: "Sizes") -> Sequence[str]:
-    from fedws.split_learning.communication_cost import times
+def _format_row(cost: "CommunicationCost") -> Sequence[str]:
+    from fedws.split_learning.communication_cost import format_shape
 
     return (
-        one.net,
-        times(one.shape),
-        one.cut,
-        f"{one.parameters:,}",
-        f"{one.model / 1e6:.1f}",
-        f"{one.raw / 1e9:.3f}",
-        f"{one.encoded('floats') / 1e9:.2f}",
-        f"{one.encoded('bits') / 1e9:.3f}",
-        f"{one.fedavg / 1e9:.2f}",
+        cost.model_name,
+        format_shape(cost.input_shape),
+        cost.split_at,
+        f"{cost.num_parameters:,}",
+        f"{cost.model_bytes / 1e6:.1f}",
+        f"{cost.raw_bytes / 1e9:.3f}",
+        f"{cost.encoded_bytes('floats') / 1e9:.2f}",
+        f"{cost.encoded_bytes('bits') / 1e9:.3f}",
+        f"{cost.fedavg_bytes / 1e9:.2f}",
     )

@@ -11,29 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from fedws.cli.parser import Parser, add_common
-from fedws.cli.security_flags import address, security, warnings
-from fedws.cli.store_flags import blobs, shelf
+from fedws.cli.parser import Parser, add_node_flags
+from fedws.cli.security_flags import build_credentials, complete_url, security_warnings
+from fedws.cli.store_flags import build_store_config, open_configured_store
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedws.cli.data_flags import Held
+    from fedws.cli.data_flags import NodeData
     from fedws.core.plan import Plan
     from fedws.node.worker import Worker
-    from fedws.object_store.base import Shelf
-    from fedws.privacy.audit_log import Audit
+    from fedws.object_store.base import BodyStore
+    from fedws.privacy.audit_log import AuditLog
     from fedws.privacy.policy import Policy
-    from fedws.security.credentials import Security
+    from fedws.security.credentials import Credentials
 
-INTERRUPTED = 130
-_BOUNDS = ("max_message", "silence", "heartbeat")
-_WORKER = "Serve one node of a federation: a worker, or with --testing the evaluator."
-_EVALUATOR = "Serve the evaluator: the node that holds the test set and scores the models."
+INTERRUPTED_STATUS = 130
+_LIMIT_FLAGS = ("max_message", "silence", "heartbeat")
+_WORKER_DESCRIPTION = "Serve one node of a federation: a worker, or with --testing the evaluator."
+_EVALUATOR_DESCRIPTION = "Serve the evaluator: the node that holds the test set and scores the models."
 
 
-def parser(prog: str, *, testing: bool = False) -> Parser:
-    """The command's flags; ``testing`` is the default of ``--testing``."""
-    flags = Parser(prog=prog, description=_EVALUATOR if testing else _WORKER)
+def build_parser(prog: str, *, is_evaluator: bool = False) -> Parser:
+    """The command's flags; ``is_evaluator`` is the default of ``--testing``."""
+    flags = Parser(prog=prog, description=_EVALUATOR_DESCRIPTION if is_evaluator else _WORKER_DESCRIPTION)
     flags.add_argument("--id", required=True, help="the node's name, as alice")
     flags.add_argument(
         "-p", "--port", type=int, help="port to listen on, 0 for a free one (alice 8777 ... testing 8780)"
@@ -47,7 +47,9 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     flags.add_argument(
         "--coordinator", metavar="ID", help="with --join: whose certificate is shown there (coordinator)"
     )
-    flags.add_argument("--testing", action="store_true", default=testing, help="be the evaluator: hold the test set")
+    flags.add_argument(
+        "--testing", action="store_true", default=is_evaluator, help="be the evaluator: hold the test set"
+    )
     flags.add_argument(
         "--digits",
         metavar="0-3",
@@ -67,43 +69,43 @@ def parser(prog: str, *, testing: bool = False) -> Parser:
     )
     flags.add_argument("--notebook", metavar="NAME", help="accepted for old command lines; does nothing")
     flags.add_argument("--until-eof", action="store_true", help="end when standard input closes")
-    add_common(flags, threads="threads that train (1) or score (one per core)")
+    add_node_flags(flags, threads_help="threads that train (1) or score (one per core)")
     return flags
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
-    from fedws.cli.data_flags import take, tell
-    from fedws.core.plan import make
-    from fedws.network.lookup import transport
+    from fedws.cli.data_flags import load_node_data, print_node_data
+    from fedws.core.plan import build_plan
+    from fedws.network.lookup import find_transport
 
     set_up_logging(arguments.verbose)
     if arguments.notebook is not None:
         print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
-    proved = security(arguments, arguments.id)
-    url = _url(arguments, proved)
+    proved = build_credentials(arguments, arguments.id)
+    url = _build_url(arguments, proved)
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
-    bounds = {key: value for key in _BOUNDS if (value := getattr(arguments, key)) is not None}
-    plan = make({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
-    transport(url).check(url, proved.tls, seal=proved.seal)
-    policy, log = _owned(arguments, proved)  # wrong ones are said before data is loaded
-    setting = blobs(arguments)
-    _prepare(arguments)
-    keeps = shelf(setting, plan.silence, proved)
+    bounds = {key: value for key in _LIMIT_FLAGS if (value := getattr(arguments, key)) is not None}
+    plan = build_plan({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
+    find_transport(url).check_url(url, proved.tls, encrypt_payloads=proved.encrypt_payloads)
+    policy, log = _load_policy_and_log(arguments, proved)  # wrong ones are said before data is loaded
+    setting = build_store_config(arguments)
+    _set_up_process(arguments)
+    keeps = open_configured_store(setting, plan.peer_timeout, proved)
     dataset = arguments.dataset or "mnist"
-    held = take(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
-    node = _node(arguments, dataset, held, policy, log)
+    held = load_node_data(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
+    node = _build_node(arguments, dataset, held, policy, log)
 
     def told() -> None:
-        tell(arguments, dataset, held)
-        for line in warnings(arguments.id, url, proved):
+        print_node_data(arguments, dataset, held)
+        for line in security_warnings(arguments.id, url, proved):
             print(line)
 
     return run_loop(_serve(arguments, node, plan, url, proved, keeps, told))
 
 
-def _url(arguments: argparse.Namespace, proved: "Security") -> str:
+def _build_url(arguments: argparse.Namespace, credentials: "Credentials") -> str:
     """Where the node is served, or joins. Raises UsageError."""
     from fedws.core.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 
@@ -111,9 +113,9 @@ def _url(arguments: argparse.Namespace, proved: "Security") -> str:
         for flag in ("host", "port"):
             if getattr(arguments, flag) is not None:
                 raise UsageError(f"--join dials out, and listens nowhere; leave out --{flag}")
-        if arguments.coordinator is not None and (proved.tls is None or proved.tls.ca is None):
+        if arguments.coordinator is not None and (credentials.tls is None or credentials.tls.ca is None):
             raise UsageError("--coordinator is known by its certificate; this needs --tls-ca")
-        return address(arguments.join, proved)
+        return complete_url(arguments.join, credentials)
     if arguments.coordinator is not None:
         raise UsageError("--coordinator is for a node that dials out; it goes with --join")
     own = (DEFAULT_WORKERS | DEFAULT_EVALUATOR).get(arguments.id)
@@ -123,10 +125,10 @@ def _url(arguments: argparse.Namespace, proved: "Security") -> str:
     if not 0 <= port < 65536:
         raise UsageError(f"--port {port} is no port; ports are 0 to 65535")
     host = arguments.host or "localhost"
-    return address(f"{f'[{host}]' if ':' in host else host}:{port}", proved)
+    return complete_url(f"{f'[{host}]' if ':' in host else host}:{port}", credentials)
 
 
-def _prepare(arguments: argparse.Namespace) -> None:
+def _set_up_process(arguments: argparse.Namespace) -> None:
     """Priority, threads and plugins of this process."""
     import torch
 
@@ -139,40 +141,52 @@ def _prepare(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--nice {arguments.nice}: {error.strerror}") from None
     # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
     # busy neighbours costs many times the work.
-    torch.set_num_threads(1 if arguments.testing else _threads(arguments))
+    torch.set_num_threads(1 if arguments.testing else _count_threads(arguments))
     for plugin in arguments.plugin or ():
         registry.load_plugin(plugin)
 
 
-def _owned(arguments: argparse.Namespace, proved: "Security") -> tuple["Policy", "Audit"]:
+def _load_policy_and_log(arguments: argparse.Namespace, credentials: "Credentials") -> tuple["Policy", "AuditLog"]:
     """What the node's owner allows, and where its answers are written down. Raises UsageError."""
     from fedws.privacy import audit_log
-    from fedws.privacy.policy import Policy, load
+    from fedws.privacy.policy import Policy, load_policy
 
-    policy = load(Path(arguments.policy)) if arguments.policy is not None else Policy()
-    if policy.coordinators is not None and not (proved.tls is not None and proved.tls.mutual):
+    policy = load_policy(Path(arguments.policy)) if arguments.policy is not None else Policy()
+    if policy.coordinators is not None and not (credentials.tls is not None and credentials.tls.is_mutual):
         raise UsageError(
             f"--policy {arguments.policy}: coordinators are known by their certificates; "
             "this needs --tls-cert, --tls-key and --tls-ca"
         )
-    return policy, audit_log.Audit(
-        Path(arguments.audit) if arguments.audit is not None else audit_log.own(arguments.id)
+    return policy, audit_log.AuditLog(
+        Path(arguments.audit) if arguments.audit is not None else audit_log.default_audit_path(arguments.id)
     )
 
 
-def _node(arguments: argparse.Namespace, dataset: str, held: "Held", policy: "Policy", log: "Audit") -> "Worker":
+def _build_node(
+    arguments: argparse.Namespace, dataset: str, node_data: "NodeData", policy: "Policy", log: "AuditLog"
+) -> "Worker":
     from fedws.core import user_dirs
     from fedws.node.evaluator import create_evaluator
     from fedws.node.worker import Worker
 
-    if len(held.data) < policy.samples:
+    if len(node_data.data) < policy.min_samples:
         raise UsageError(
-            f"--policy {arguments.policy}: at least {policy.samples} samples; {arguments.id} holds {len(held.data)}"
+            f"--policy {arguments.policy}: at least {policy.min_samples} samples; {arguments.id} holds {len(node_data.data)}"
         )
     if arguments.testing:
-        return create_evaluator(arguments.id, dataset, held.data, _threads(arguments), policy=policy, audit=log)
-    state = user_dirs.own("state", "MistNet keeps uploads there") / "uploads" / arguments.id
-    return Worker(arguments.id, dataset, held.data, labels=held.labels, policy=policy, audit=log, state=state)
+        return create_evaluator(
+            arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit=log
+        )
+    state = user_dirs.find_user_dir("state", "MistNet keeps uploads there") / "uploads" / arguments.id
+    return Worker(
+        arguments.id,
+        dataset,
+        node_data.data,
+        labels=node_data.declared_labels,
+        policy=policy,
+        audit_log=log,
+        state_dir=state,
+    )
 
 
 async def _serve(
@@ -180,14 +194,14 @@ async def _serve(
     node: "Worker",
     plan: "Plan",
     url: str,
-    proved: "Security",
-    keeps: "Shelf | None",
-    tell: Callable[[], None],
+    credentials: "Credentials",
+    store: "BodyStore | None",
+    print_intro: Callable[[], None],
 ) -> int:
     from fedws.network.base import Limits
-    from fedws.node.dial_out import joining
-    from fedws.node.server import serving
-    from fedws.protocol.messages import COORDINATOR
+    from fedws.node.dial_out import join_run
+    from fedws.node.server import serve
+    from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 
     done, served = asyncio.Event(), False
     loop, main = asyncio.get_running_loop(), asyncio.current_task()
@@ -200,20 +214,23 @@ async def _serve(
 
     def interrupt() -> None:
         if done.is_set():  # asked twice: a task that does not look up is not waited for
-            os._exit(INTERRUPTED)
+            os._exit(INTERRUPTED_STATUS)
         end()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
-    limits = Limits(plan.max_message, plan.silence, plan.heartbeat)
+    limits = Limits(plan.max_message_bytes, plan.peer_timeout, plan.ping_interval)
     if arguments.join is None:
-        there, does = serving(node, url, limits, proved, keeps), "is serving"
+        there, does = serve(node, url, limits, credentials, store), "is serving"
     else:
-        there, does = joining(node, url, limits, proved, arguments.coordinator or COORDINATOR, keeps), "joins"
-    tell()
+        there, does = (
+            join_run(node, url, limits, credentials, arguments.coordinator or DEFAULT_COORDINATOR_ID, store),
+            "joins",
+        )
+    print_intro()
     if arguments.until_eof:
         # A thread, since event loops cannot watch files and /dev/null.
-        threading.Thread(target=_read_out, args=(lambda: loop.call_soon_threadsafe(end),), daemon=True).start()
+        threading.Thread(target=_wait_for_eof, args=(lambda: loop.call_soon_threadsafe(end),), daemon=True).start()
     try:
         async with there as address:
             served = True
@@ -225,16 +242,16 @@ async def _serve(
     return 0
 
 
-def _read_out(then: Callable[[], object]) -> None:
-    """Read standard input to its end, then call ``then``, unless the node has ended meanwhile."""
+def _wait_for_eof(on_eof: Callable[[], object]) -> None:
+    """Read standard input to its end, then call ``on_eof``, unless the node has ended meanwhile."""
     with contextlib.suppress(OSError):  # closed from the start
         while os.read(0, 4096):
             pass
     with contextlib.suppress(RuntimeError):  # the loop is closed
-        then()
+        on_eof()
 
 
-def _threads(arguments: argparse.Namespace) -> int:
+def _count_threads(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads {arguments.threads}: at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

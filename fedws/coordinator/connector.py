@@ -4,22 +4,22 @@ import asyncio
 import logging
 from typing import Literal
 
-from fedws.coordinator.handshake import Greeting
-from fedws.coordinator.listener import Meeting
-from fedws.core.errors import LinkError, ProtocolError, Refused, RunFailed, WrongNode
-from fedws.core.rate_limited_log import Complaints
-from fedws.network.backoff import Pauses
+from fedws.coordinator.handshake import CoordinatorHandshake
+from fedws.coordinator.listener import JoinListener
+from fedws.core.errors import LinkError, LinkRefused, ProtocolError, RunFailed, UnexpectedNode
+from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.network.backoff import Backoff
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from fedws.protocol.messages import Welcome
-from fedws.protocol.run_claim import Claim
-from fedws.security.credentials import INSECURE, Security
+from fedws.protocol.run_claim import RunClaim
+from fedws.security.credentials import INSECURE, Credentials
 
 log = logging.getLogger("fedws")
-Found = tuple[Channel, Welcome]
+WelcomedChannel = tuple[Channel, Welcome]
 
 
-class Contact:
+class Connector:
     """The way to one node: its address, what the run expects of it, and why it cannot be reached."""
 
     def __init__(
@@ -27,114 +27,118 @@ class Contact:
         node: str,
         url: str,
         role: Literal["worker", "evaluator"],
-        claim: Claim,
+        claim: RunClaim,
         dataset: str,
         limits: Limits,
         seed: int,
-        security: Security,
-        meeting: Meeting | None = None,
+        credentials: Credentials,
+        listener: JoinListener | None = None,
         *,
-        blobs: bool = False,
+        has_body_store: bool = False,
     ) -> None:
         self.node = node
         self.url = url
-        self.meeting = meeting
-        self.trouble = "not dialled yet"
+        self.listener = listener
+        self.last_error = "not dialled yet"
         """Why there was no link, the last time that there was none."""
-        self.strict = role == "worker"
+        self.fail_on_unexpected_node = role == "worker"
         """Whether a wrong node at the first contact is a mistake in the plan, which ends the run."""
-        self.known = False
+        self.was_welcomed = False
         """Whether the node has welcomed the run before."""
-        self.pauses = Pauses(limits.silence, f"{seed}/{node}")
-        self._silence = limits.silence
+        self.backoff = Backoff(limits.peer_timeout, f"{seed}/{node}")
+        self._peer_timeout = limits.peer_timeout
         self._limits = limits
-        self._transport = transport(url)
-        self._security = INSECURE if self._transport.private else security
+        self._transport = find_transport(url)
+        self._credentials = INSECURE if self._transport.in_process else credentials
         self._expected = claim, node, role, dataset
-        self._blobs = blobs
-        self._complaints = Complaints(node)
+        self._has_body_store = has_body_store
+        self._warning_log = RateLimitedLog(node)
 
-    async def find(self) -> Found:
+    async def connect(self) -> WelcomedChannel:
         """Connect until the node welcomes the run, or wait until it joins; log the wait at the first contact.
 
-        Raises what :meth:`_judge` does.
+        Raises what :meth:`_check_first_contact` does.
         """
-        if self.meeting is not None:
-            return await self.joined(self.meeting)
-        logged = self.known
+        if self.listener is not None:
+            return await self.wait_for_join(self.listener)
+        logged = self.was_welcomed
         while True:
-            if (channel := await self._connected()) and (welcome := await self._greeted(channel)):
-                self.known = True
+            if (channel := await self._dial()) and (welcome := await self._shake_hands(channel)):
+                self.was_welcomed = True
                 return channel, welcome
             if not logged:
                 self._log_waiting()
                 logged = True
-            await asyncio.sleep(self.pauses.next())
+            await asyncio.sleep(self.backoff.next_delay())
 
-    async def joined(self, meeting: Meeting) -> Found:
+    async def wait_for_join(self, listener: JoinListener) -> WelcomedChannel:
         """Wait until the node has joined, and welcomes the run."""
         waits = None
-        if not self.known:
-            self.trouble = "it has not joined"
-            waits = asyncio.get_running_loop().call_later(self._silence / 12, self._log_waiting)
+        if not self.was_welcomed:
+            self.last_error = "it has not joined"
+            waits = asyncio.get_running_loop().call_later(self._peer_timeout / 12, self._log_waiting)
         try:
-            found = await meeting.find(self.node, self._greeted)
+            found = await listener.wait_for_node(self.node, self._shake_hands)
         finally:
             if waits is not None:
                 waits.cancel()
-        self.known = True
+        self.was_welcomed = True
         return found
 
-    async def _connected(self) -> Channel | None:
+    async def _dial(self) -> Channel | None:
         """Return a new link; None when there is none."""
-        security = self._security
+        security = self._credentials
         try:
-            async with asyncio.timeout(self._silence):
+            async with asyncio.timeout(self._peer_timeout):
                 return await self._transport.connect(
-                    self.url, self._limits, self.node, security.tls, seal=security.seal
+                    self.url, self._limits, self.node, security.tls, encrypt_payloads=security.encrypt_payloads
                 )
         except TimeoutError:
-            self.trouble = "no answer"
-        except Refused as refused:
-            self.trouble = str(refused)
-            self._judge(refused)
+            self.last_error = "no answer"
+        except LinkRefused as refused:
+            self.last_error = str(refused)
+            self._check_first_contact(refused)
         except LinkError as error:
-            self.trouble = str(error)
+            self.last_error = str(error)
         return None
 
     def _log_waiting(self) -> None:
-        log.info("Waiting for %s at %s (%s)", self.node, self.url, self.trouble)
+        log.info("Waiting for %s at %s (%s)", self.node, self.url, self.last_error)
 
-    async def _greeted(self, channel: Channel) -> Welcome | None:
+    async def _shake_hands(self, channel: Channel) -> Welcome | None:
         """Return the node's welcome on a link; None when the handshake fails."""
-        greeting = Greeting(*self._expected, self._security, self._blobs, self._limits.message)
+        greeting = CoordinatorHandshake(
+            *self._expected, self._credentials, self._has_body_store, self._limits.max_message_bytes
+        )
         try:
-            async with asyncio.timeout(self._silence):
-                return await greeting.greet(channel)
+            async with asyncio.timeout(self._peer_timeout):
+                return await greeting.perform(channel)
         except TimeoutError:
-            self.trouble = "no answer"
-        except Refused as refused:
-            self.trouble = str(refused)
-            self._judge(refused, greeting)
+            self.last_error = "no answer"
+        except LinkRefused as refused:
+            self.last_error = str(refused)
+            self._check_first_contact(refused, greeting)
         except ProtocolError as error:
-            self.trouble = f"broke the protocol: {error}"
-            self._judge(error, greeting)
+            self.last_error = f"broke the protocol: {error}"
+            self._check_first_contact(error, greeting)
         except LinkError as error:
-            self.trouble = str(error)
-        if self.meeting is not None:
-            self._complaints.hear(f"a node joined under this name and was not accepted: {self.trouble}")
+            self.last_error = str(error)
+        if self.listener is not None:
+            self._warning_log.log(f"a node joined under this name and was not accepted: {self.last_error}")
         return None
 
-    def _judge(self, error: Refused | ProtocolError, greeting: Greeting | None = None) -> None:
+    def _check_first_contact(
+        self, error: LinkRefused | ProtocolError, handshake: CoordinatorHandshake | None = None
+    ) -> None:
         """End the run if this is its first contact with a node that is not the one that was meant.
 
-        Anyone can join under any name, so a node that has not proved the key is only rejected. Raises WrongNode,
+        Anyone can join under any name, so a node that has not proved the key is only rejected. Raises UnexpectedNode,
         or RunFailed when the node does not speak the protocol.
         """
-        unproved = self.meeting is not None and not (greeting is not None and greeting.proved)
-        if not self.strict or self.known or unproved:
+        unproved = self.listener is not None and not (handshake is not None and handshake.peer_authenticated)
+        if not self.fail_on_unexpected_node or self.was_welcomed or unproved:
             return
         if isinstance(error, ProtocolError):
             raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         if error.kind != "busy":
-            raise WrongNode(f"{self.node} at {self.url}: {error}") from None
+            raise UnexpectedNode(f"{self.node} at {self.url}: {error}") from None

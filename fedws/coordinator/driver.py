@@ -7,216 +7,236 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from fedws.coordinator.evaluation import Scorer
-from fedws.coordinator.fleet import Fleet, clock
-from fedws.coordinator.one_time_log import Remarks
-from fedws.core.durations import duration
+from fedws.coordinator.evaluation import EvaluationQueue
+from fedws.coordinator.fleet import WorkerLinks, monotonic_seconds
+from fedws.coordinator.one_time_log import OneTimeLog
+from fedws.core.durations import format_duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import COORDINATOR, Order, Report
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.run_log import RunLog, log
-from fedws.recording.score_lines import FEDERATED
-from fedws.scheduling.base import Strategy
-from fedws.scheduling.events import Deadline, Event, Joined
-from fedws.scheduling.participants import rejected
+from fedws.recording.score_lines import FEDERATED_MODEL
+from fedws.scheduling.base import Scheduler
+from fedws.scheduling.events import Event, RoundTimeout, WorkerConnected
+from fedws.scheduling.participants import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
-from fedws.split_learning.scheduler import Gathering
-from fedws.split_learning.scheduler_state import GatheringState
+from fedws.split_learning.scheduler import CollectThenTrainScheduler
+from fedws.split_learning.scheduler_state import CollectThenTrainState
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class Driver(Generic[S]):
-    """Drives ``strategy`` over a fleet until it has made its last version of the model, or cannot go on."""
+    """Drives ``scheduler`` over a fleet until it has made its last version of the model, or cannot go on."""
 
     def __init__(
         self,
         plan: Plan,
-        strategy: Strategy[S],
-        fleet: Fleet,
-        scorer: Scorer | None,
-        runlog: RunLog,
+        scheduler: Scheduler[S],
+        links: WorkerLinks,
+        evaluation_queue: EvaluationQueue | None,
+        run_log: RunLog,
         checkpoints: Checkpoints,
-        remarks: Remarks,
-        store: FeatureStore | None = None,
+        one_time_log: OneTimeLog,
+        feature_store: FeatureStore | None = None,
     ) -> None:
         self._plan = plan
-        self._strategy = strategy
-        self._fleet = fleet
-        self._scorer = scorer
-        self._runlog = runlog
+        self._scheduler = scheduler
+        self._links = links
+        self._evaluation_queue = evaluation_queue
+        self._run_log = run_log
         self._checkpoints = checkpoints
-        self._remarks = remarks
-        self._store = store
-        self._scored_workers = set(list(fleet.links)[: plan.score_workers])
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="strategy")
-        self._began = 0.0
-        self._bytes = (0, 0)
-        self._deadline = math.inf
-        self._lost = math.inf
+        self._one_time_log = one_time_log
+        self._feature_store = feature_store
+        self._evaluated_workers = set(list(links.links)[: plan.evaluate_worker_models])
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="strategy")
+        self._version_start = 0.0
+        self._bytes_at_start = (0, 0)
+        self._round_deadline = math.inf
+        self._min_results_deadline = math.inf
         """When the quorum is given up."""
-        self._told = math.inf
+        self._next_reminder = math.inf
         """When it is said who is awaited; all by the loop's clock."""
         self.version = 0
         self.model: Tensors | None = None
         """The newest version of the model; None before the first."""
 
-    async def run(self, initial: Tensors, here: Collection[str], stored: Checkpoint | None = None) -> Tensors:
-        """Run to the end, from ``stored`` or from the start; gives the model.
+    async def run(
+        self, initial_model: Tensors, connected: Collection[str], checkpoint: Checkpoint | None = None
+    ) -> Tensors:
+        """Run to the end, from ``checkpoint`` or from the start; gives the model.
 
         Raises RunFailed with the strategy's reason, or naming who was awaited.
         """
         try:
-            self._begin_version()
+            self._start_version()
             lines: Sequence[str] = ()
-            if stored is None:
-                state, orders = await self._think(self._strategy.start, initial, here)
-                self._remarks.begin(orders, self._plan)  # before the checkpoint, so that a resumed run has it once
-                await self._save(state)
+            if checkpoint is None:
+                state, orders = await self._run_in_thread(self._scheduler.start, initial_model, connected)
+                self._one_time_log.log_workload(
+                    orders, self._plan
+                )  # before the checkpoint, so that a resumed run has it once
+                await self._save_checkpoint(state)
             else:
-                self.version = self._strategy.version(stored.state)
-                self.model = self._strategy.model(stored.state) if self.version else None
-                if not stored.extra.get("said"):
-                    lines = self._strategy.said(stored.state)  # said after the checkpoint, and so cut off
-                state = stored.state
-                if self._store is not None and isinstance(state, GatheringState):
-                    state = state.found(self._store.chunks())
-                state, orders = await self._think(self._strategy.resume, state, here)
-            self._runlog.lines.say(*dict.fromkeys([*lines, *self._strategy.said(state)]))
-            self._issue(orders)
-            while self.version < self._plan.training_rounds:
-                if self._strategy.failure(state):
-                    raise RunFailed(self._strategy.failure(state))
-                state = await self._take(state, await self._next(state))
-            return self._strategy.model(state)
+                self.version = self._scheduler.version(checkpoint.state)
+                self.model = self._scheduler.model(checkpoint.state) if self.version else None
+                if not checkpoint.extra.get("said"):
+                    lines = self._scheduler.log_lines(checkpoint.state)  # said after the checkpoint, and so cut off
+                state = checkpoint.state
+                if self._feature_store is not None and isinstance(state, CollectThenTrainState):
+                    state = state.with_stored_chunks(self._feature_store.count_chunks())
+                state, orders = await self._run_in_thread(self._scheduler.resume, state, connected)
+            self._run_log.lines.emit(*dict.fromkeys([*lines, *self._scheduler.log_lines(state)]))
+            self._send_requests(orders)
+            while self.version < self._plan.rounds:
+                if self._scheduler.failure(state):
+                    raise RunFailed(self._scheduler.failure(state))
+                state = await self._handle_event(state, await self._next_event(state))
+            return self._scheduler.model(state)
         finally:
-            self._thread.shutdown()
+            self._executor.shutdown()
 
-    async def _next(self, state: S) -> Event:
+    async def _next_event(self, state: S) -> Event:
         """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
-        loop, silence = asyncio.get_running_loop(), self._plan.silence
-        if self._fleet.heard and loop.time() < self._deadline:  # before anything is said of waiting
-            return await self._fleet.next()
-        awaited = self._strategy.awaited(state)
+        loop, silence = asyncio.get_running_loop(), self._plan.peer_timeout
+        if self._links.has_event and loop.time() < self._round_deadline:  # before anything is said of waiting
+            return await self._links.next_event()
+        awaited = self._scheduler.waiting_for(state)
         if not awaited:
-            self._lost = math.inf
-        elif self._lost == math.inf:
-            self._lost = loop.time() + silence
-            bound = "" if self._plan.wait == "forever" else f", at most {silence:g} s; then the run ends"
-            self._runlog.lines.say(f"Waiting for {', '.join(awaited)}{bound}")
+            self._min_results_deadline = math.inf
+        elif self._min_results_deadline == math.inf:
+            self._min_results_deadline = loop.time() + silence
+            bound = "" if self._plan.wait_for_workers == "forever" else f", at most {silence:g} s; then the run ends"
+            self._run_log.lines.emit(f"Waiting for {', '.join(awaited)}{bound}")
         while True:
-            until = min(self._told, self._deadline, self._lost if self._plan.wait != "forever" else math.inf)
+            until = min(
+                self._next_reminder,
+                self._round_deadline,
+                self._min_results_deadline if self._plan.wait_for_workers != "forever" else math.inf,
+            )
             try:
                 async with asyncio.timeout_at(until):
-                    return await self._fleet.next()
+                    return await self._links.next_event()
             except TimeoutError:
                 now = loop.time()
             stood = now - until
             if stood > silence / 30:  # this process was stopped: that time is nobody's
-                self._told, self._deadline, self._lost = (at + stood for at in (self._told, self._deadline, self._lost))
-            if now >= self._deadline:
-                self._deadline += self._plan.deadline
-                return Deadline(version=self.version)
-            if now >= self._lost and self._plan.wait != "forever":
-                raise RunFailed(self._fleet.unreached(set(awaited)))
-            if now >= self._told:
-                self._told = now + silence
-                if self._fleet.waiting:
-                    log.info("Waiting for the answer of %s", ", ".join(self._fleet.waiting))
-                for worker, left in self._fleet.postponed.items():
-                    log.info("Waiting for %s, which gets its next request in %s", worker, duration(left))
+                self._next_reminder, self._round_deadline, self._min_results_deadline = (
+                    at + stood for at in (self._next_reminder, self._round_deadline, self._min_results_deadline)
+                )
+            if now >= self._round_deadline:
+                self._round_deadline += self._plan.round_timeout
+                return RoundTimeout(version=self.version)
+            if now >= self._min_results_deadline and self._plan.wait_for_workers != "forever":
+                raise RunFailed(self._links.describe_unreachable(set(awaited)))
+            if now >= self._next_reminder:
+                self._next_reminder = now + silence
+                if self._links.busy_workers:
+                    log.info("Waiting for the answer of %s", ", ".join(self._links.busy_workers))
+                for worker, left in self._links.postponed_seconds.items():
+                    log.info("Waiting for %s, which gets its next request in %s", worker, format_duration(left))
 
-    async def _take(self, before: S, event: Event) -> S:
+    async def _handle_event(self, before: S, event: Event) -> S:
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
-        if isinstance(event, Joined):
-            self._runlog.know(self._fleet.groups)
-        if self._store is not None:
-            event = await self._think(self._put_away, self._store, before, event)
-        state, orders = await self._think(self._strategy.react, before, event)
-        if isinstance(event, Report):
-            self._remarks.hear(event.metrics)
-            await self._think(self._keep_worker_model, before, event)
-        version = self._strategy.version(state)
+        if isinstance(event, WorkerConnected):
+            self._run_log.set_worker_labels(self._links.worker_labels)
+        if self._feature_store is not None:
+            event = await self._run_in_thread(self._store_features, self._feature_store, before, event)
+        state, orders = await self._run_in_thread(self._scheduler.react, before, event)
+        if isinstance(event, TaskResult):
+            self._one_time_log.log_warnings(event.metrics)
+            await self._run_in_thread(self._queue_worker_model, before, event)
+        version = self._scheduler.version(state)
         if version == self.version:
-            if isinstance(state, GatheringState) and isinstance(before, GatheringState) and state.passes(before):
-                await self._save(state)
+            if (
+                isinstance(state, CollectThenTrainState)
+                and isinstance(before, CollectThenTrainState)
+                and state.must_checkpoint(before)
+            ):
+                await self._save_checkpoint(state)
             if state is not before:
-                self._go_on(state, orders)
+                self._log_and_send(state, orders)
             return state
-        self.model, self.version = self._strategy.model(state), version
-        record = self._record(self._strategy.record(state))
-        self._begin_version()
-        self._issue(orders)
-        if self._scorer is not None and self._plan.scored(version):
-            await self._think(self._scorer.keep, version, FEDERATED, self.model)
-            self._scorer.close_round(version, list(self._fleet.links))
-        self._runlog.record("round", **record)
-        await self._save(state)
-        self._runlog.lines.say(*self._strategy.said(state))
+        self.model, self.version = self._scheduler.model(state), version
+        record = self._build_record(self._scheduler.record(state))
+        self._start_version()
+        self._send_requests(orders)
+        if self._evaluation_queue is not None and self._plan.is_evaluation_round(version):
+            await self._run_in_thread(self._evaluation_queue.add_model, version, FEDERATED_MODEL, self.model)
+            self._evaluation_queue.close_round(version, list(self._links.links))
+        self._run_log.write_record("round", **record)
+        await self._save_checkpoint(state)
+        self._run_log.lines.emit(*self._scheduler.log_lines(state))
         return state
 
-    def _put_away(self, store: FeatureStore, state: S, event: Event) -> Event:
+    def _store_features(self, feature_store: FeatureStore, state: S, event: Event) -> Event:
         """Store the features of a report before the strategy hears of it, and needs them no more."""
-        if not isinstance(event, Report):
+        if not isinstance(event, TaskResult):
             return event
-        assert isinstance(self._strategy, Gathering)
+        assert isinstance(self._scheduler, CollectThenTrainScheduler)
         try:
-            place = self._strategy.chunk(state, event)
+            place = self._scheduler.spool(state, event)
         except RejectedUpdate as error:
-            return rejected(event, str(error))
+            return build_rejection(event, str(error))
         if place is None:
             return event
-        store.put(*place, event.tensors)
+        feature_store.save_chunk(*place, event.tensors)
         return replace(event, tensors={})
 
-    def _go_on(self, state: S, orders: Sequence[Order]) -> None:
-        self._runlog.lines.say(*self._strategy.said(state))
-        self._issue(orders)
+    def _log_and_send(self, state: S, requests: Sequence[TaskRequest]) -> None:
+        self._run_log.lines.emit(*self._scheduler.log_lines(state))
+        self._send_requests(requests)
 
-    def _issue(self, orders: Sequence[Order]) -> None:
-        for order in orders:
-            self._fleet.give(order)
-        if self._deadline == math.inf and any(order.worker != COORDINATOR for order in orders):
-            self._deadline = asyncio.get_running_loop().time() + self._plan.deadline
+    def _send_requests(self, requests: Sequence[TaskRequest]) -> None:
+        for order in requests:
+            self._links.send_request(order)
+        if self._round_deadline == math.inf and any(order.worker != DEFAULT_COORDINATOR_ID for order in requests):
+            self._round_deadline = asyncio.get_running_loop().time() + self._plan.round_timeout
 
-    def _keep_worker_model(self, state: S, report: Report) -> None:
-        version = self._strategy.version(state) + 1
-        if self._scorer is None or not self._plan.scored(version) or report.worker not in self._scored_workers:
+    def _queue_worker_model(self, state: S, result: TaskResult) -> None:
+        version = self._scheduler.version(state) + 1
+        if (
+            self._evaluation_queue is None
+            or not self._plan.is_evaluation_round(version)
+            or result.worker not in self._evaluated_workers
+        ):
             return
-        model = self._strategy.worker_model(state, report)
+        model = self._scheduler.worker_model(state, result)
         if model is not None:
-            self._scorer.keep(version, report.worker, model)
+            self._evaluation_queue.add_model(version, result.worker, model)
 
-    async def _save(self, state: S) -> None:
+    async def _save_checkpoint(self, state: S) -> None:
         """Store the state: what was complete before this call survives whatever happens to this process."""
-        place = self._runlog.place()
-        await self._think(self._runlog.sync)
-        await self._think(self._checkpoints.save, self.version, state, place)
+        place = self._run_log.position()
+        await self._run_in_thread(self._run_log.sync)
+        await self._run_in_thread(self._checkpoints.save, self.version, state, place)
 
-    def _begin_version(self) -> None:
-        self._began = clock()
-        self._bytes = self._fleet.transferred
-        self._deadline = math.inf
-        self._told = asyncio.get_running_loop().time() + self._plan.silence
+    def _start_version(self) -> None:
+        self._version_start = monotonic_seconds()
+        self._bytes_at_start = self._links.bytes_transferred
+        self._round_deadline = math.inf
+        self._next_reminder = asyncio.get_running_loop().time() + self._plan.peer_timeout
 
-    def _record(self, told: dict[str, Any]) -> dict[str, Any]:
+    def _build_record(self, scheduler_record: dict[str, Any]) -> dict[str, Any]:
         """What the record says of the version that is complete; a line says whose reports made an asynchronous one."""
-        if "updates" in told:
-            of = ", ".join(f"{update['worker']} (staleness {update['staleness']})" for update in told["updates"])
-            self._runlog.lines.say(f"Model version {self.version}/{self._plan.training_rounds}: {of}")
-        sent, received = self._fleet.transferred
+        if "updates" in scheduler_record:
+            of = ", ".join(
+                f"{update['worker']} (staleness {update['staleness']})" for update in scheduler_record["updates"]
+            )
+            self._run_log.lines.emit(f"Model version {self.version}/{self._plan.rounds}: {of}")
+        sent, received = self._links.bytes_transferred
         return {
             "round": self.version,
             "version": self.version,
-            "seconds": round(clock() - self._began, 6),
-            "bytes_sent": sent - self._bytes[0],
-            "bytes_received": received - self._bytes[1],
-            **told,
+            "seconds": round(monotonic_seconds() - self._version_start, 6),
+            "bytes_sent": sent - self._bytes_at_start[0],
+            "bytes_received": received - self._bytes_at_start[1],
+            **scheduler_record,
         }
 
-    async def _think(self, function: Callable[..., T], *arguments: Any) -> T:
+    async def _run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run the strategy in a thread of its own, in order, so that links go on while it adds."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

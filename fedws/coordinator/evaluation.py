@@ -13,287 +13,297 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from fedws.coordinator.link import Answer, Link
-from fedws.coordinator.one_time_log import Remarks
+from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
-from fedws.core.plan import Scoring, explain
+from fedws.core.plan import EvalSettings, describe_setting_error
 from fedws.core.tensors import Tensors
-from fedws.core.untrusted_text import words
-from fedws.protocol.evaluation_result import Score
-from fedws.protocol.messages import Failure, Order
+from fedws.core.untrusted_text import get_error_text
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.recording import curves
-from fedws.recording.run_log import Record, RunLog, log, write_tensors
-from fedws.recording.score_lines import FEDERATED, score_lines
-from fedws.scheduling.lost_requests import NEVER, Repeated
-from fedws.scheduling.participants import STRIKES
+from fedws.recording.run_log import Record, RunLog, atomic_write_tensors, log
+from fedws.recording.score_lines import FEDERATED_MODEL, format_evaluation
+from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 from fedws.updates import metrics
 
 
-def _possible(score: Score) -> Score:
+def _check_counts(result: EvalResult) -> EvalResult:
     """Return a score that is possible: a histogram is of a classifier and as many samples. It may be left out."""
-    if score.correct is None and score.histogram is not None:
+    if result.num_correct is None and result.predicted_label_counts is not None:
         raise ValueError("a histogram without the number of correct predictions")
-    if (score.correct or 0) > score.samples:
-        raise ValueError(f"{score.correct} correct of {score.samples} samples")
-    if score.histogram is not None and sum(score.histogram) != score.samples:
-        raise ValueError(f"a histogram of {sum(score.histogram)} predictions for {score.samples} samples")
-    return score
+    if (result.num_correct or 0) > result.num_examples:
+        raise ValueError(f"{result.num_correct} correct of {result.num_examples} samples")
+    if result.predicted_label_counts is not None and sum(result.predicted_label_counts) != result.num_examples:
+        raise ValueError(
+            f"a histogram of {sum(result.predicted_label_counts)} predictions for {result.num_examples} samples"
+        )
+    return result
 
 
-_SCORE = TypeAdapter(Annotated[Score, AfterValidator(_possible)])
-_OWN = {field.name for field in fields(Score)}
+_EVAL_RESULT = TypeAdapter(Annotated[EvalResult, AfterValidator(_check_counts)])
+_EVAL_RESULT_FIELDS = {field.name for field in fields(EvalResult)}
 """Metrics of an evaluator that every score has; others are its own."""
-_FILE = re.compile(r"(\d+)-(.+)\.safetensors")
-MOST_WAITING = 8
+_MODEL_FILE_NAME = re.compile(r"(\d+)-(.+)\.safetensors")
+MAX_QUEUED_MODELS = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
 
 
 @dataclass
-class _Round:
+class _EvaluationRound:
     """The models of one round that are to be scored, and where its lines go."""
 
     round: int
-    say: Callable[..., None]
-    waiting: deque[tuple[str, Path]]
+    emit: Callable[..., None]
+    queued_models: deque[tuple[str, Path]]
     """Name and file of each."""
-    lines: list[str]
-    missing: dict[str, list[str]]
+    log_lines: list[str]
+    missing_models: dict[str, list[str]]
     """Which models were not scored, by reason."""
-    tries: int = 0
+    num_requests: int = 0
     """How many orders to score its models there were."""
-    lost: Repeated = NEVER
+    loss_count: LossCount = NO_LOSSES
     """Losses in a row of the evaluator while it scored the first of them."""
 
 
-class Scorer:
+class EvaluationQueue:
     """Keeps models as files until the evaluator has scored them, and writes each round's scores in order.
 
     An evaluator that is away or cannot score costs scores, never a round: what is missing is said in one line.
     """
 
-    def __init__(self, link: Link, settings: Scoring, silence: float, runlog: RunLog, remarks: Remarks) -> None:
+    def __init__(
+        self, link: Link, settings: EvalSettings, peer_timeout: float, run_log: RunLog, one_time_log: OneTimeLog
+    ) -> None:
         self._link = link
         self._settings = settings
-        self._silence = silence
-        self._runlog = runlog
-        self._remarks = remarks
-        self._folder = runlog.directory / "awaiting_scores"
-        self._kept: dict[str, Path] = {}
-        self._rounds: deque[_Round] = deque()
-        self._news = asyncio.Event()
-        self._last = False
-        self._warned = False
-        self._strikes = 0
+        self._peer_timeout = peer_timeout
+        self._run_log = run_log
+        self._one_time_log = one_time_log
+        self._folder = run_log.directory / "awaiting_scores"
+        self._saved_models: dict[str, Path] = {}
+        self._rounds: deque[_EvaluationRound] = deque()
+        self._changed = asyncio.Event()
+        self._is_finishing = False
+        self._has_warned = False
+        self._consecutive_failures = 0
         """Orders in a row that failed."""
-        self._given_up = ""
+        self._exclusion_reason = ""
         """Why the evaluator is not asked any more."""
-        self._keeping = asyncio.create_task(link.keep(lambda event: None))
-        self._task = asyncio.create_task(self._score_all())
+        self._link_task = asyncio.create_task(link.run(lambda event: None))
+        self._evaluation_task = asyncio.create_task(self._evaluate_all())
 
-    def restore(self, version: int, waiting: Sequence[Mapping[str, Any]]) -> None:
+    def restore(self, version: int, pending_lines: Sequence[Mapping[str, Any]]) -> None:
         """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come.
 
-        ``waiting`` is what :meth:`fedws.recording.run_log.Lines.waiting` gave then.
+        ``pending_lines`` is what :meth:`fedws.recording.run_log.OrderedLog.pending` gave then.
         """
-        known = {(record["round"], record["model"]): record for record in self._runlog.records if "model" in record}
+        known = {(record["round"], record["model"]): record for record in self._run_log.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}
         for path in self._folder.glob("*.safetensors*") if self._folder.is_dir() else ():
-            match = _FILE.fullmatch(path.name)
+            match = _MODEL_FILE_NAME.fullmatch(path.name)
             if match is None or int(match[1]) > version or (int(match[1]), match[2]) in known:
                 path.unlink()
             else:
                 files.setdefault(int(match[1]), {})[match[2]] = path
-        for entry in waiting:
+        for entry in pending_lines:
             if "lines" in entry:
-                self._runlog.lines.say(*entry["lines"])
+                self._run_log.lines.emit(*entry["lines"])
                 continue
             round, *models = entry["about"]
             there, scores = files.get(round, {}), [known[round, it] for it in models if (round, it) in known]
             gone = [model for model in models if model not in there and (round, model) not in known]
             missing = {"given up before the run went on": gone} if gone else {}
-            self._wait(round, models, there, [line for score in scores for line in self._told(score)], missing)
+            self._enqueue(
+                round, models, there, [line for score in scores for line in self._format_lines(score)], missing
+            )
 
-    def keep(self, round: int, model: str, tensors: Tensors) -> None:
+    def add_model(self, round_number: int, name: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
-        if self._given_up:
+        if self._exclusion_reason:
             return
         try:
-            private_files.folder(self._folder, exist_ok=True)
+            private_files.create_dir(self._folder, exist_ok=True)
         except OSError as error:
             raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
-        self._kept[model] = write_tensors(self._folder / f"{round}-{model}.safetensors", tensors)
+        self._saved_models[name] = atomic_write_tensors(self._folder / f"{round_number}-{name}.safetensors", tensors)
 
-    def close_round(self, round: int, order: Sequence[str]) -> None:
+    def close_round(self, round_number: int, workers: Sequence[str]) -> None:
         """All models of the round are kept: score the workers' in the given order, the federated one last.
 
         Raises what ended the scoring, as a full disk.
         """
-        if self._task.done():
-            self._task.result()
-        kept, self._kept = self._kept, {}
+        if self._evaluation_task.done():
+            self._evaluation_task.result()
+        kept, self._saved_models = self._saved_models, {}
         if not kept:  # nothing is scored any more
             return
-        self._wait(round, [model for model in [*order, FEDERATED] if model in kept], kept, [], {})
-        for _ in range(sum(len(entry.waiting) for entry in self._rounds) - max(MOST_WAITING, len(kept))):
+        self._enqueue(round_number, [model for model in [*workers, FEDERATED_MODEL] if model in kept], kept, [], {})
+        for _ in range(sum(len(entry.queued_models) for entry in self._rounds) - max(MAX_QUEUED_MODELS, len(kept))):
             self._skip_oldest()
 
-    def _wait(
+    def _enqueue(
         self,
-        round: int,
+        round_number: int,
         models: Sequence[str],
         files: Mapping[str, Path],
         lines: list[str],
         missing: dict[str, list[str]],
     ) -> None:
         waiting = deque((model, files[model]) for model in models if model in files)
-        place = self._runlog.lines.hold([round, *models])
-        self._rounds.append(_Round(round, place, waiting, lines, missing))
-        self._news.set()
+        place = self._run_log.lines.reserve([round_number, *models])
+        self._rounds.append(_EvaluationRound(round_number, place, waiting, lines, missing))
+        self._changed.set()
 
     async def finish(self) -> None:
         """Wait until every round that was closed has its scores, or the evaluator is gone; it is said for whom."""
-        self._last = True
-        self._news.set()
-        while not (await asyncio.wait([self._task], timeout=self._silence))[0]:
+        self._is_finishing = True
+        self._changed.set()
+        while not (await asyncio.wait([self._evaluation_task], timeout=self._peer_timeout))[0]:
             log.info("Waiting for the scores of %s", self._link.node)
-        self._task.result()
-        self._tidy()
+        self._evaluation_task.result()
+        self._remove_empty_folder()
 
     async def stop(self) -> None:
         """Give up on the scores that are missing, and say so; their models stay for a run that goes on."""
-        tasks = [self._task, self._keeping]
+        tasks = [self._evaluation_task, self._link_task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for entry in list(self._rounds):
-            self._end(entry, "the run was stopped", keep=True)
-        self._tidy()
+            self._finish_round(entry, "the run was stopped", keep_files=True)
+        self._remove_empty_folder()
 
-    def _tidy(self) -> None:
+    def _remove_empty_folder(self) -> None:
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
     @property
-    def _groups(self) -> Sequence[Sequence[int]]:
-        return curves.share_groups(self._runlog.groups)
+    def _label_groups(self) -> Sequence[Sequence[int]]:
+        return curves.distinct_label_sets(self._run_log.worker_labels)
 
-    async def _score_all(self) -> None:
-        while self._rounds or not self._last:
+    async def _evaluate_all(self) -> None:
+        while self._rounds or not self._is_finishing:
             if not self._rounds:
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
                 continue
             entry = self._rounds[0]
-            while entry.waiting and not self._given_up and await self._linked():
-                if entry.waiting:  # else the last was given up meanwhile
-                    await self._score(entry)
-            self._end(entry, f"{self._link.node}: {self._given_up or self._link.trouble}")
+            while entry.queued_models and not self._exclusion_reason and await self._wait_for_link():
+                if entry.queued_models:  # else the last was given up meanwhile
+                    await self._evaluate_next(entry)
+            self._finish_round(entry, f"{self._link.node}: {self._exclusion_reason or self._link.last_error}")
 
-    async def _linked(self) -> bool:
+    async def _wait_for_link(self) -> bool:
         """Wait for the evaluator, until it has been away for ``silence`` seconds. Raises what ended its link."""
-        if not self._link.up.is_set():
-            up = asyncio.create_task(self._link.up.wait())
-            left = self._link.away_since + self._silence - asyncio.get_running_loop().time()
+        if not self._link.connected.is_set():
+            up = asyncio.create_task(self._link.connected.wait())
+            left = self._link.disconnected_since + self._peer_timeout - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait([up, self._keeping], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([up, self._link_task], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
             finally:
                 up.cancel()
-            if self._keeping.done():
-                self._keeping.result()
+            if self._link_task.done():
+                self._link_task.result()
         welcome = self._link.welcome
-        if self._settings.cuda and welcome is not None and not welcome.cuda and not self._warned:
-            self._warned = True
-            self._runlog.lines.say(f"--cuda: no GPU on {self._link.node}, which computes on the CPU")
-        return self._link.up.is_set()
+        if self._settings.cuda and welcome is not None and not welcome.cuda and not self._has_warned:
+            self._has_warned = True
+            self._run_log.lines.emit(f"--cuda: no GPU on {self._link.node}, which computes on the CPU")
+        return self._link.connected.is_set()
 
-    async def _score(self, entry: _Round) -> None:
-        model, path = entry.waiting.popleft()
+    async def _evaluate_next(self, entry: _EvaluationRound) -> None:
+        model, path = entry.queued_models.popleft()
         try:
-            answer = await self._ask(entry, model, path)
+            answer = await self._request_evaluation(entry, model, path)
         except asyncio.CancelledError:
-            entry.waiting.appendleft((model, path))
+            entry.queued_models.appendleft((model, path))
             raise
         except (OSError, SafetensorError) as error:
-            entry.missing.setdefault(words(error), []).append(model)
+            entry.missing_models.setdefault(get_error_text(error), []).append(model)
             return
-        if isinstance(answer, Failure) and answer.kind == "lost":
-            entry.lost = entry.lost.after(answer)
-            reason = entry.lost.reason("evaluate")
+        if isinstance(answer, TaskFailure) and answer.kind == "lost":
+            entry.loss_count = entry.loss_count.add(answer)
+            reason = entry.loss_count.failure_reason("evaluate")
             if not reason:
-                entry.waiting.appendleft((model, path))  # it is asked again when it is back
+                entry.queued_models.appendleft((model, path))  # it is asked again when it is back
                 return
             answer = replace(answer, kind="failed", reason=reason)
-        entry.lost = NEVER
-        problem = self._taken(entry, model, answer)
-        self._strikes = self._strikes + 1 if problem else 0
+        entry.loss_count = NO_LOSSES
+        problem = self._handle_answer(entry, model, answer)
+        self._consecutive_failures = self._consecutive_failures + 1 if problem else 0
         if problem:
-            entry.missing.setdefault(problem, []).append(model)
+            entry.missing_models.setdefault(problem, []).append(model)
         if (
-            isinstance(answer, Failure) and answer.code == "later"
+            isinstance(answer, TaskFailure) and answer.code == "later"
         ):  # no strike, and no wait: the next model comes anyway
-            self._strikes -= 1
-        permanent = isinstance(answer, Failure) and answer.code == "permanent"
-        if permanent or self._strikes == STRIKES:
+            self._consecutive_failures -= 1
+        permanent = isinstance(answer, TaskFailure) and answer.code == "permanent"
+        if permanent or self._consecutive_failures == MAX_CONSECUTIVE_FAILURES:
             times = "" if permanent else ", three times in a row"
-            self._given_up = f"it is excluded: {problem}{times}"
+            self._exclusion_reason = f"it is excluded: {problem}{times}"
         path.unlink(missing_ok=True)
 
-    def _taken(self, entry: _Round, model: str, answer: Answer) -> str:
+    def _handle_answer(self, entry: _EvaluationRound, model: str, answer: Answer) -> str:
         """Record a score; return what is wrong with the answer, if anything."""
-        if isinstance(answer, Failure):
+        if isinstance(answer, TaskFailure):
             return answer.reason
-        self._remarks.hear(answer.metrics)
+        self._one_time_log.log_warnings(answer.metrics)
         try:
-            score = _SCORE.validate_python(answer.metrics)
-            self._record(entry, model, score, answer.metrics)
+            score = _EVAL_RESULT.validate_python(answer.metrics)
+            self._record_result(entry, model, score, answer.metrics)
         except ValidationError as error:
-            return f"no score: {explain(error)}"
+            return f"no score: {describe_setting_error(error)}"
         return ""
 
-    async def _ask(self, entry: _Round, model: str, path: Path) -> Answer:
-        entry.tries += 1
-        order = Order(
-            id=f"{entry.round}/{model}/{entry.tries}",
+    async def _request_evaluation(self, entry: _EvaluationRound, model: str, path: Path) -> Answer:
+        entry.num_requests += 1
+        order = TaskRequest(
+            request_id=f"{entry.round}/{model}/{entry.num_requests}",
             worker=self._link.node,
             round=entry.round,
             task="evaluate",
             settings=self._settings.model_dump(),
-            answer=0,
-            tensors=await asyncio.to_thread(tensor_file.load_file, path),
+            max_result_bytes=0,
+            tensors=await asyncio.to_thread(tensor_file.load_tensors, path),
         )
-        return await self._link.ask(order, about=model)
+        return await self._link.execute(order, subject=model)
 
-    def _record(self, entry: _Round, model: str, score: Score, reported: Mapping[str, Any]) -> None:
-        record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": score.accuracy}
-        record |= asdict(score)
-        if numbers := metrics.numbers(reported, _OWN):
+    def _record_result(
+        self, entry: _EvaluationRound, model: str, result: EvalResult, answer_metrics: Mapping[str, Any]
+    ) -> None:
+        record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": result.accuracy}
+        record |= asdict(result)
+        if numbers := metrics.select_numbers(answer_metrics, _EVAL_RESULT_FIELDS):
             record["metrics"] = numbers
-        if tables := metrics.tables(reported):
+        if tables := metrics.select_tables(answer_metrics):
             record["tables"] = tables
-        self._runlog.record("score", **record)
-        entry.lines += self._told(record)
+        self._run_log.write_record("score", **record)
+        entry.log_lines += self._format_lines(record)
 
-    def _told(self, record: Record) -> list[str]:
+    def _format_lines(self, record: Record) -> list[str]:
         """Return the lines of a score."""
-        return score_lines(record, self._groups)
+        return format_evaluation(record, self._label_groups)
 
     def _skip_oldest(self) -> None:
         """Give up on the worker's model that has waited longest; on a federated one only when there is no other."""
-        behind = [entry for entry in self._rounds if len(entry.waiting) > 1] or [e for e in self._rounds if e.waiting]
+        behind = [entry for entry in self._rounds if len(entry.queued_models) > 1] or [
+            e for e in self._rounds if e.queued_models
+        ]
         self._skip(behind[0], "the evaluator is too slow")
 
-    def _skip(self, entry: _Round, reason: str, *, keep: bool = False) -> None:
-        model, path = entry.waiting.popleft()
-        if not keep:
+    def _skip(self, entry: _EvaluationRound, reason: str, *, keep_file: bool = False) -> None:
+        model, path = entry.queued_models.popleft()
+        if not keep_file:
             path.unlink(missing_ok=True)
-        entry.missing.setdefault(reason, []).append(model)
+        entry.missing_models.setdefault(reason, []).append(model)
 
-    def _end(self, entry: _Round, reason: str, *, keep: bool = False) -> None:
-        while entry.waiting:
-            self._skip(entry, reason, keep=keep)
-        lines = entry.lines
-        if entry.missing:
-            missing = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in entry.missing.items())
+    def _finish_round(self, entry: _EvaluationRound, reason: str, *, keep_files: bool = False) -> None:
+        while entry.queued_models:
+            self._skip(entry, reason, keep_file=keep_files)
+        lines = entry.log_lines
+        if entry.missing_models:
+            missing = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in entry.missing_models.items())
             lines = [*lines, f"Scores missing in round {entry.round}: {missing}"]
-        entry.say("Evaluating models", *lines)
+        entry.emit("Evaluating models", *lines)
         self._rounds.remove(entry)

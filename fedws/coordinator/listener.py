@@ -6,161 +6,161 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, printable
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, to_printable
 from fedws.core.plan import Plan
-from fedws.core.rate_limited_log import Complaints, at
+from fedws.core.rate_limited_log import RateLimitedLog, format_peer_address
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.encoder import VERSION
+from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import Join, Refusal, Welcome
 from fedws.recording.run_log import log
-from fedws.security.credentials import INSECURE, Security
+from fedws.security.credentials import INSECURE, Credentials
 
-NEWER = "the node has joined anew"
+REPLACED_REASON = "the node has joined anew"
 """Why the older of two links of one node is closed."""
 
 
 @dataclass(frozen=True)
-class _Guest:
+class _JoinedNode:
     """Who has joined under a node's name."""
 
     channel: Channel
     instance: str
 
 
-class Meeting:
+class JoinListener:
     """Holds those who come, by name. Anybody may claim one; whose it is, the :class:`Link` that calls them finds out.
 
     Once that is known, another node of the same name is refused.
     """
 
-    def __init__(self, expected: Collection[str], limits: Limits, security: Security) -> None:
-        self._expected = expected
-        self._patience = limits.silence / 6
-        self._security = security
-        self._waiting: dict[str, list[_Guest]] = {node: [] for node in expected}
-        self._called: dict[str, list[_Guest]] = {node: [] for node in expected}
-        self._here: dict[str, _Guest] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Condition()
-        self._complaints = Complaints("the coordinator")
+    def __init__(self, expected_nodes: Collection[str], limits: Limits, credentials: Credentials) -> None:
+        self._expected_nodes = expected_nodes
+        self._join_timeout = limits.peer_timeout / 6
+        self._credentials = credentials
+        self._pending: dict[str, list[_JoinedNode]] = {node: [] for node in expected_nodes}
+        self._contacted: dict[str, list[_JoinedNode]] = {node: [] for node in expected_nodes}
+        self._accepted: dict[str, _JoinedNode] = {}
+        self._closing_tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Condition()
+        self._warning_log = RateLimitedLog("the coordinator")
 
-    async def find(
-        self, node: str, greet: Callable[[Channel], Coroutine[Any, Any, Welcome | None]]
+    async def wait_for_node(
+        self, node: str, shake_hands: Callable[[Channel], Coroutine[Any, Any, Welcome | None]]
     ) -> tuple[Channel, Welcome]:
-        """The first link under this name on which ``greet`` gets a welcome.
+        """The first link under this name on which ``shake_hands`` gets a welcome.
 
         All are greeted at once, so that nobody who says nothing keeps the node out.
         """
         greetings: dict[asyncio.Task[Welcome | None], Channel] = {}
-        call = asyncio.create_task(self.call(node))
+        call = asyncio.create_task(self.next_channel(node))
         try:
             while True:
                 done, _ = await asyncio.wait([call, *greetings], return_when=asyncio.FIRST_COMPLETED)
                 for greeting in greetings.keys() & done:
                     channel = greetings.pop(greeting)
                     if welcome := greeting.result():
-                        self.keep(node, channel)
+                        self.accept(node, channel)
                         return channel, welcome
                 if call.done():
                     channel = call.result()
-                    greetings[asyncio.create_task(greet(channel))] = channel
-                    call = asyncio.create_task(self.call(node))
+                    greetings[asyncio.create_task(shake_hands(channel))] = channel
+                    call = asyncio.create_task(self.next_channel(node))
         finally:
             for task in (call, *greetings):
                 task.cancel()
             await asyncio.gather(call, *greetings, return_exceptions=True)
 
-    async def call(self, node: str) -> Channel:
+    async def next_channel(self, node: str) -> Channel:
         """The next link on which somebody has joined under this name."""
-        async with self._news:
-            await self._news.wait_for(lambda: self._waiting[node])
-        guest = self._waiting[node].pop(0)
-        self._called[node].append(guest)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._pending[node])
+        guest = self._pending[node].pop(0)
+        self._contacted[node].append(guest)
         return guest.channel
 
-    def keep(self, node: str, channel: Channel) -> None:
+    def accept(self, node: str, channel: Channel) -> None:
         """On this link it is the node; all others under its name are closed."""
-        kept = next((guest for guest in self._called[node] if guest.channel is channel), None)
+        kept = next((guest for guest in self._contacted[node] if guest.channel is channel), None)
         if kept is None:  # it has gone already
             return
-        self._here[node] = kept
-        for guest in self._waiting[node] + self._called[node]:
+        self._accepted[node] = kept
+        for guest in self._pending[node] + self._contacted[node]:
             if guest is not kept:
-                why = NEWER if guest.instance == kept.instance else second(node)
+                why = REPLACED_REASON if guest.instance == kept.instance else duplicate_node_reason(node)
                 closing = asyncio.create_task(guest.channel.close(why))  # which may take long
-                self._closing.add(closing)
-                closing.add_done_callback(self._closing.discard)
-        self._waiting[node].clear()
+                self._closing_tasks.add(closing)
+                closing.add_done_callback(self._closing_tasks.discard)
+        self._pending[node].clear()
 
-    async def arrive(self, channel: Channel) -> None:
+    async def handle(self, channel: Channel) -> None:
         """Hold one link until it is not needed any more."""
         try:
-            async with asyncio.timeout(self._patience):
-                node, guest = await self._meet(channel)
+            async with asyncio.timeout(self._join_timeout):
+                node, guest = await self._receive_join(channel)
         except TimeoutError:
             return await channel.close("no hello in time")
-        except Refused as refused:
-            self._complaints.hear(f"a node{at(channel.address)} was refused: {refused}")
+        except LinkRefused as refused:
+            self._warning_log.log(f"a node{format_peer_address(channel.address)} was refused: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
-        except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{at(channel.address)} was refused: {error}")
-            return await channel.close(str(error), CloseCode.NOT_TAKEN)
+        except (ProtocolError, BodyUnavailable) as error:
+            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
+            return await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
         except LinkLost:
             return None
-        return await self._hold(node, guest)
+        return await self._hold_until_closed(node, guest)
 
-    async def _meet(self, channel: Channel) -> tuple[str, _Guest]:
+    async def _receive_join(self, channel: Channel) -> tuple[str, _JoinedNode]:
         """Hear who has come. Raises Refused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
         join = await channel.receive()
         if not isinstance(join, Join):
             raise ProtocolError(f"{type(join).__name__.lower()} before join")
-        name, tls = printable(join.node, 64), self._security.tls
-        if join.protocol != VERSION:
-            raise Refused("protocol", f"the coordinator speaks protocol {VERSION}, not {join.protocol}")
-        if join.node not in self._expected:
-            raise Refused("node", f"this run does not expect {name}; see --id here, and --expect there")
-        if tls is not None and tls.mutual and channel.peer != join.node:
-            raise Refused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
-        known = self._here.get(join.node)
-        if known is not None and known.instance != join.instance:
-            raise Refused("busy", second(name))
-        return join.node, _Guest(channel, join.instance)
+        name, tls = to_printable(join.node, 64), self._credentials.tls
+        if join.protocol != PROTOCOL_VERSION:
+            raise LinkRefused("protocol", f"the coordinator speaks protocol {PROTOCOL_VERSION}, not {join.protocol}")
+        if join.node not in self._expected_nodes:
+            raise LinkRefused("node", f"this run does not expect {name}; see --id here, and --expect there")
+        if tls is not None and tls.is_mutual and channel.peer != join.node:
+            raise LinkRefused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
+        known = self._accepted.get(join.node)
+        if known is not None and known.instance != join.instance_id:
+            raise LinkRefused("busy", duplicate_node_reason(name))
+        return join.node, _JoinedNode(channel, join.instance_id)
 
-    async def _hold(self, node: str, guest: _Guest) -> None:
+    async def _hold_until_closed(self, node: str, joined_node: _JoinedNode) -> None:
         try:
-            async with self._news:
-                self._waiting[node].append(guest)
-                self._news.notify_all()
-            await guest.channel.closed()
+            async with self._changed:
+                self._pending[node].append(joined_node)
+                self._changed.notify_all()
+            await joined_node.channel.wait_closed()
         finally:
-            for held in (self._waiting[node], self._called[node]):
-                if guest in held:
-                    held.remove(guest)
-            if self._here.get(node) is guest:
-                del self._here[node]
+            for held in (self._pending[node], self._contacted[node]):
+                if joined_node in held:
+                    held.remove(joined_node)
+            if self._accepted.get(node) is joined_node:
+                del self._accepted[node]
 
 
 @contextlib.asynccontextmanager
-async def listening(plan: Plan, limits: Limits, security: Security) -> AsyncIterator[Meeting | None]:
+async def listen(plan: Plan, limits: Limits, credentials: Credentials) -> AsyncIterator[JoinListener | None]:
     """The meeting point of a run while the context lasts; None when all its nodes are dialled, or are at a broker.
 
     Raises UsageError when it cannot listen there.
     """
-    if not plan.listen or transport(plan.listen).shared:
+    if not plan.listen or find_transport(plan.listen).brokered:
         yield None
         return
     expected = [node for node, url in (plan.workers | plan.evaluator).items() if url == plan.listen]
-    way = transport(plan.listen)
-    meeting = Meeting(expected, limits, INSECURE if way.private else security)
-    async with way.serve(plan.listen, meeting.arrive, limits, security.tls) as address:
+    way = find_transport(plan.listen)
+    meeting = JoinListener(expected, limits, INSECURE if way.in_process else credentials)
+    async with way.serve(plan.listen, meeting.handle, limits, credentials.tls) as address:
         log.info("Listening at %s for %s", address, ", ".join(expected))
         yield meeting
 
 
-def second(node: str) -> str:
+def duplicate_node_reason(node: str) -> str:
     """What another node of its name is told."""
     return f"{node} is here already, or seems to be; ids must differ"

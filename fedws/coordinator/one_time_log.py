@@ -3,41 +3,41 @@
 from collections.abc import Sequence
 
 from fedws.core.plan import Plan
-from fedws.core.task_settings import UNLIMITED
-from fedws.protocol.messages import COORDINATOR, Json, Order
-from fedws.recording.run_log import Lines
+from fedws.core.task_settings import UNLIMITED_BATCHES
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskRequest
+from fedws.recording.run_log import OrderedLog
 from fedws.training import task_warnings
 
 
-class Remarks:
+class OneTimeLog:
     """Logs each line once in a run."""
 
-    def __init__(self, lines: Lines) -> None:
+    def __init__(self, lines: OrderedLog) -> None:
         self._lines = lines
-        self._logged: set[str] = set()
+        self._logged_lines: set[str] = set()
 
-    def begin(self, orders: Sequence[Order], plan: Plan) -> None:
+    def log_workload(self, requests: Sequence[TaskRequest], plan: Plan) -> None:
         """Log what each worker trains, if the first orders are to train."""
-        self._log(*workload(orders, plan))
+        self._log(*describe_workload(requests, plan))
 
-    def hear(self, metrics: Json) -> None:
+    def log_warnings(self, metrics: Json) -> None:
         """Log the warnings that a report's metrics carry."""
-        self._log(*task_warnings.lines(metrics))
+        self._log(*task_warnings.get_log_lines(metrics))
 
     def _log(self, *lines: str) -> None:
-        self._lines.say(*(line for line in lines if line not in self._logged))
-        self._logged.update(lines)
+        self._lines.emit(*(line for line in lines if line not in self._logged_lines))
+        self._logged_lines.update(lines)
 
 
-def workload(orders: Sequence[Order], plan: Plan) -> list[str]:
+def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
     """Return the line on what each worker trains; none for orders whose settings do not name batches."""
-    for order in orders:
+    for order in requests:
         size, epochs, most = (order.settings.get(name) for name in ("batch_size", "epochs", "batches"))
-        if order.worker == COORDINATOR or not all(isinstance(it, int) for it in (size, epochs, most)):
+        if order.worker == DEFAULT_COORDINATOR_ID or not all(isinstance(it, int) for it in (size, epochs, most)):
             continue
         what = f"at most {most} batch{'es' * (most != 1)} of {size}"
-        if most == UNLIMITED or epochs != 1:
-            limit = "" if most == UNLIMITED else f", at most {most} batch{'es' * (most != 1)}"
+        if most == UNLIMITED_BATCHES or epochs != 1:
+            limit = "" if most == UNLIMITED_BATCHES else f", at most {most} batch{'es' * (most != 1)}"
             what = f"{epochs} epoch{'s' * (epochs != 1)} in batches of {size}{limit}"
         what += ", without a short last batch" if order.settings.get("drop_last") else ""
         decay = f"{100 * (1 - plan.lr_decay):.3g} % less each round" if plan.lr_decay < 1 else "constant"

@@ -13,32 +13,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fedws.core.limits import ANY
+from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.core.plan import Plan
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Failure, Message, Order, Report
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import Message, TaskFailure, TaskRequest, TaskResult
 
 log = logging.getLogger("fedws")
-LENGTH = struct.Struct(">Q")
+LENGTH_PREFIX = struct.Struct(">Q")
 """What stands before each message."""
 
 
-class OwnNode:
+class ServerTrainer:
     """Carries out orders one after the other, while the context lasts. A process that has died is started again."""
 
-    def __init__(self, plan: Plan, store: Path) -> None:
-        given = {"strategy": plan.strategy, "plugin": plan.plugin, "threads": plan.threads, "store": str(store)}
-        self._begin = json.dumps({**given, "verbose": log.isEnabledFor(logging.DEBUG)})
+    def __init__(self, plan: Plan, feature_dir: Path) -> None:
+        given = {"strategy": plan.algorithm, "plugin": plan.plugins, "threads": plan.threads, "store": str(feature_dir)}
+        self._arguments = json.dumps({**given, "verbose": log.isEnabledFor(logging.DEBUG)})
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
-        await self._started()
+        await self._ensure_started()
         return self
 
-    async def _started(self) -> asyncio.subprocess.Process:
+    async def _ensure_started(self) -> asyncio.subprocess.Process:
         if self._process is None:
-            command = (sys.executable, "-m", "fedws.coordinator.server_trainer_main", self._begin)
+            command = (sys.executable, "-m", "fedws.coordinator.server_trainer_main", self._arguments)
             pipe = asyncio.subprocess.PIPE
             self._process = await asyncio.create_subprocess_exec(
                 *command, stdin=pipe, stdout=pipe, start_new_session=True
@@ -54,17 +54,17 @@ class OwnNode:
             self._process.kill()  # it holds nothing that is not stored
         await self._process.wait()
 
-    async def ask(self, order: Order) -> Report | Failure:
+    async def execute(self, request: TaskRequest) -> TaskResult | TaskFailure:
         """Have an order carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
-        process = await self._started()
+        process = await self._ensure_started()
         assert process.stdin is not None and process.stdout is not None
-        encoded = encode(order, ANY)
+        encoded = encode_message(request, NO_MESSAGE_LIMITS)
         try:
-            process.stdin.write(LENGTH.pack(encoded.size))
+            process.stdin.write(LENGTH_PREFIX.pack(encoded.size))
             for piece in encoded.fragments():
                 process.stdin.write(piece)
                 await process.stdin.drain()
-            (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
+            (size,) = LENGTH_PREFIX.unpack(await process.stdout.readexactly(LENGTH_PREFIX.size))
             decoder = Decoder(size)
             while size:
                 piece = await process.stdout.read(min(size, 2**20))
@@ -75,7 +75,9 @@ class OwnNode:
         except (EOFError, OSError, asyncio.IncompleteReadError):
             status, self._process = await process.wait(), None
             reason = f"its process ended with status {status} (was memory short?)"
-            return Failure(order=order.id, worker=order.worker, round=order.round, kind="lost", reason=reason)
-        answer: Message = decoder.message()
-        assert isinstance(answer, Report | Failure)
+            return TaskFailure(
+                request_id=request.request_id, worker=request.worker, round=request.round, kind="lost", reason=reason
+            )
+        answer: Message = decoder.build_message()
+        assert isinstance(answer, TaskResult | TaskFailure)
         return answer

@@ -11,17 +11,17 @@ from typing import BinaryIO
 
 import torch
 
-from fedws.coordinator.server_trainer import LENGTH
+from fedws.coordinator.server_trainer import LENGTH_PREFIX
 from fedws.core import registry
-from fedws.core.error_location import told
+from fedws.core.error_location import describe_error
 from fedws.core.errors import FedwsError, UsageError
-from fedws.core.limits import ANY
-from fedws.core.untrusted_text import CLEAN
+from fedws.core.limits import NO_MESSAGE_LIMITS
+from fedws.core.untrusted_text import PRINTABLE_FILTER
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import COORDINATOR, Failure, Order, Report
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.training.base import Task
 
@@ -33,44 +33,50 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
     torch.set_num_threads(given["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger().handlers[0].addFilter(CLEAN)
+    logging.getLogger().handlers[0].addFilter(PRINTABLE_FILTER)
     if given.get("verbose"):
         logging.getLogger("fedws").setLevel(logging.DEBUG)
     for plugin in given["plugin"]:
         registry.load_plugin(plugin)
-    tasks = registry.find("strategy", registry.Spec.parse(given["strategy"]).name).own
+    tasks = registry.find_piece("strategy", registry.Spec.parse(given["strategy"]).name).server_tasks
     store = FeatureStore(Path(given["store"]))
-    while (order := _read(sys.stdin.buffer)) is not None:
-        answer = _answer(order, store, tasks)
+    while (order := _read_request(sys.stdin.buffer)) is not None:
+        answer = _execute(order, store, tasks)
         try:
-            encoded = encode(answer, ANY)
+            encoded = encode_message(answer, NO_MESSAGE_LIMITS)
         except UsageError as error:  # more tensors than a message holds, as with an optimizer's memory
-            encoded = encode(_failed(order, f"its answer has {error}"), ANY)
-        answers.write(LENGTH.pack(encoded.size))
+            encoded = encode_message(_build_failure(order, f"its answer has {error}"), NO_MESSAGE_LIMITS)
+        answers.write(LENGTH_PREFIX.pack(encoded.size))
         for piece in encoded.fragments():
             answers.write(piece)
         answers.flush()
 
 
-def _answer(order: Order, store: FeatureStore, tasks: Mapping[str, Task]) -> Report | Failure:
+def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[str, Task]) -> TaskResult | TaskFailure:
     try:
-        records = store.records()
+        records = feature_store.load_features()
     except UsageError as error:
-        return _failed(order, str(error))
-    policy = Policy(samples=0, parameters=2**63, batch_size=2**63)  # requests are of this process's own user
-    own = Worker(COORDINATOR, "features", records, labels=[], tasks=tasks, policy=policy, details=True)
-    return own.answer(order)
+        return _build_failure(request, str(error))
+    policy = Policy(
+        min_samples=0, max_parameters=2**63, max_batch_size=2**63
+    )  # requests are of this process's own user
+    own = Worker(
+        DEFAULT_COORDINATOR_ID, "features", records, labels=[], tasks=tasks, policy=policy, send_error_details=True
+    )
+    return own.execute(request)
 
 
-def _failed(order: Order, reason: str) -> Failure:
-    return Failure(order=order.id, worker=COORDINATOR, round=order.round, kind="failed", reason=reason)
+def _build_failure(request: TaskRequest, reason: str) -> TaskFailure:
+    return TaskFailure(
+        request_id=request.request_id, worker=DEFAULT_COORDINATOR_ID, round=request.round, kind="failed", reason=reason
+    )
 
 
-def _read(pipe: BinaryIO) -> Order | None:
-    head = pipe.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+def _read_request(pipe: BinaryIO) -> TaskRequest | None:
+    head = pipe.read(LENGTH_PREFIX.size)
+    if len(head) < LENGTH_PREFIX.size:
         return None
-    (size,) = LENGTH.unpack(head)
+    (size,) = LENGTH_PREFIX.unpack(head)
     decoder = Decoder(size)
     while size:
         piece = pipe.read(min(size, 2**20))
@@ -78,8 +84,8 @@ def _read(pipe: BinaryIO) -> Order | None:
             return None
         decoder.feed(piece)
         size -= len(piece)
-    order = decoder.message()
-    assert isinstance(order, Order)
+    order = decoder.build_message()
+    assert isinstance(order, TaskRequest)
     return order
 
 
@@ -87,4 +93,4 @@ if __name__ == "__main__":
     try:
         main()
     except FedwsError as failure:
-        sys.exit(f"the coordinator's training process: {told(failure)}")
+        sys.exit(f"the coordinator's training process: {describe_error(failure)}")

@@ -6,42 +6,43 @@ and the text of the error is without it.
 
 from fedws.core.errors import UsageError
 
-PASSWORD, PASSWORD_FILE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
-_BROKERS = ("mqtt", "mqtts")
+PASSWORD_VARIABLE, PASSWORD_FILE_VARIABLE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
+_BROKER_SCHEMES = ("mqtt", "mqtts")
 """Schemes whose addresses may name a user."""
 
 
-def check(text: str) -> str:
+def check_no_secrets(text: str) -> str:
     """Return the text of an address, whose form is checked elsewhere.
 
     Raises ValueError, which repeats nothing of it, when it holds a user, a password, a query or a fragment. What is
     before the last ``@`` counts as a user also where the rules of URLs read it as a path.
 
-    >>> check("mqtt://alice@broker:1883")
+    >>> check_no_secrets("mqtt://alice@broker:1883")
     'mqtt://alice@broker:1883'
-    >>> check("ws://alice:secret@host:8777")
+    >>> check_no_secrets("ws://alice:secret@host:8777")
     Traceback (most recent call last):
     ValueError: an address with an @ in it: a user or password would stand in logs and plans; leave it out
     """
     scheme, separator, rest = text.partition("://")
     before, at, host = (rest if separator else text).rpartition("@")
-    if scheme.lower() not in _BROKERS:
+    if scheme.lower() not in _BROKER_SCHEMES:
         if at:
             raise ValueError(
                 "an address with an @ in it: a user or password would stand in logs and plans; leave it out"
             )
     elif set(before) & set(":/?#@"):
         raise ValueError(
-            f"a password in an address would stand in logs and plans; put it in {PASSWORD} or {PASSWORD_FILE}"
+            f"a password in an address would stand in logs and plans; put it in {PASSWORD_VARIABLE} or {PASSWORD_FILE_VARIABLE}"
         )
     if "?" in host or "#" in host:
         raise ValueError("an address with a ? or # in it: what follows would stand in logs and plans; leave it out")
     return text
 
 
-def checked(text: str) -> str:
-    """Return the text of an address as :func:`check` does. Raises UsageError where that raises ValueError."""
+def require_no_secrets(text: str) -> str:
+    """Return the text of an address as :func:`check_no_secrets` does. Raises UsageError where that raises
+    ValueError."""
     try:
-        return check(text)
+        return check_no_secrets(text)
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -1,10 +1,10 @@
 """Durations in words."""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration for people, rounded up to whole units.
 
-    >>> duration(42), duration(61), duration(3600), duration(12000)
+    >>> format_duration(42), format_duration(61), format_duration(3600), format_duration(12000)
     ('42 s', '2 min', '1 h', '3 h 20 min')
     """
     whole = -int(-seconds // 1)

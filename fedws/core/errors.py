@@ -4,16 +4,16 @@
     ├── UsageError          a setting that cannot work: one line for the person who typed it
     │   ├── UnknownName     no piece of that name; the message names the nearest
     │   ├── PieceFailed     the code of a piece raised an error; its text may tell of the data
-    │   └── TooLarge        a message above what its receiver accepts
+    │   └── MessageTooLarge        a message above what its receiver accepts
     ├── LinkError           something between two nodes
     │   ├── Unreachable     nobody answered at that address
     │   ├── LinkLost        the other node was there and is gone, or silent
-    │   │   ├── NotTaken    it closed the link since it does not take such a message, as one above its limit
+    │   │   ├── MessageRejected    it closed the link since it does not take such a message, as one above its limit
     │   │   └── TakenOver   it closed the link since another link of the same run has the node
     │   ├── ProtocolError   the other node sent bytes that are not the protocol's
     │   └── Refused         the other node said no, with a reason
     ├── TaskError           an order that this worker will not carry out in this run; answered with a Failure
-    │   ├── TryLater            not before a stated time has passed
+    │   ├── RetryLater            not before a stated time has passed
     │   └── RequestError        whatever the samples are, so that its text may be told after they were read
     ├── TaskFailed          an order that this worker could not carry out; it may be tried again
     ├── Stopped             a task was told to end: its link is gone, or its node is ending
@@ -21,7 +21,7 @@
     ├── Undelivered         a message came, but its body, which is in an object store, did not
     ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
     └── RunFailed           the run ended without reaching its last round
-        └── WrongNode       who answers at an address is not the node that was meant
+        └── UnexpectedNode       who answers at an address is not the node that was meant
 
 Foreign errors (of sockets, of websockets, of pydantic) become one of these in the one file that meets them.
 """
@@ -30,10 +30,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from fedws.core.untrusted_text import line
-from fedws.core.untrusted_text import printable as printable
+from fedws.core.untrusted_text import to_line
+from fedws.core.untrusted_text import to_printable as to_printable
 
-Kind = Literal["busy", "node", "protocol", "key", "policy"]
+RefusalKind = Literal["busy", "node", "protocol", "key", "policy"]
 """Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
 
 certificate is not the right one, or its owner's policy forbids it.
@@ -41,11 +41,11 @@ certificate is not the right one, or its owner's policy forbids it.
 
 
 class FedwsError(Exception):
-    """The root of the tree; its text is one printable line of at most :data:`fedws.core.untrusted_text.LINE`
+    """The root of the tree; its text is one printable line of at most :data:`fedws.core.untrusted_text.MAX_LINE_CHARS`
     characters."""
 
-    def __init__(self, *given: object) -> None:
-        super().__init__(*(line(each) if isinstance(each, str) else each for each in given))
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(to_line(each) if isinstance(each, str) else each for each in args))
 
 
 class UsageError(FedwsError):
@@ -59,12 +59,12 @@ class UnknownName(UsageError):
     unknown strategy 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, own: bool = False) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, suggest_plugin: bool = False) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         have = f"There are {', '.join(known)}" if known else "There are none"
-        hint = "; one of your own needs --plugin FILE.py" if own else ""
+        hint = "; one of your own needs --plugin FILE.py" if suggest_plugin else ""
         super().__init__(f"unknown {kind} {name!r}: {guess}{have}{hint}")
 
 
@@ -72,7 +72,7 @@ class PieceFailed(UsageError):
     """The code of a piece raised an error, which is this one's cause; the text may tell of the data."""
 
 
-class TooLarge(UsageError):
+class MessageTooLarge(UsageError):
     """A message above what its receiver accepts; the text says what the message has, and the limit."""
 
 
@@ -88,7 +88,7 @@ class LinkLost(LinkError):
     """The link was open and is closed, or its other end fell silent."""
 
 
-class NotTaken(LinkLost):
+class MessageRejected(LinkLost):
     """The other end closed the link since it does not take what was sent."""
 
 
@@ -100,27 +100,27 @@ class ProtocolError(LinkError):
     """The other end sent bytes that are not the protocol's."""
 
 
-class Refused(LinkError):
+class LinkRefused(LinkError):
     """The other node refused the link, and said why.
 
     ``kind`` is that of a :class:`fedws.protocol.messages.Refusal`.
     """
 
-    def __init__(self, kind: Kind, reason: str) -> None:
+    def __init__(self, kind: RefusalKind, reason: str) -> None:
         super().__init__(reason)
-        self.kind: Kind = kind
+        self.kind: RefusalKind = kind
 
 
 class TaskError(FedwsError):
     """An order that this worker will not carry out in this run: the coordinator excludes the worker at once."""
 
 
-class TryLater(TaskError):
-    """An order that this worker will not carry out before ``seconds`` have passed."""
+class RetryLater(TaskError):
+    """An order that this worker will not carry out before ``retry_after`` have passed."""
 
-    def __init__(self, reason: str, seconds: float) -> None:
+    def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)
-        self.seconds = seconds
+        self.retry_after = retry_after
 
 
 class RequestError(TaskError):
@@ -135,7 +135,7 @@ class TaskFailed(FedwsError):
     """An order that this worker could not carry out, as on a full disk; the third in a row excludes the worker."""
 
 
-class Stopped(FedwsError):
+class TaskCancelled(FedwsError):
     """The task was told to stop: its link is gone or the node is ending."""
 
 
@@ -143,7 +143,7 @@ class StoreError(FedwsError):
     """An object store did not take or give a blob."""
 
 
-class Undelivered(FedwsError):
+class BodyUnavailable(FedwsError):
     """A message whose body is in an object store, and cannot be had; ``message`` is the rest of it."""
 
     def __init__(self, message: Any, reason: str) -> None:
@@ -159,5 +159,5 @@ class RunFailed(FedwsError):
     """The run ended without reaching its last round."""
 
 
-class WrongNode(RunFailed):
+class UnexpectedNode(RunFailed):
     """Who answers at an address is not the node that was meant, or holds other data."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedws.core import private_files
 
 
-def sync(directory: Path) -> None:
+def fsync_dir(directory: Path) -> None:
     """Wait until a directory's entries are on the disk. Raises OSError."""
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -19,16 +19,16 @@ def sync(directory: Path) -> None:
         os.close(handle)
 
 
-def write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a private file whole or not at all; when this returns it is on the disk. Raises OSError."""
     part = path.with_name(f"{path.name}.part")
     try:
-        with private_files.binary(part, "wb") as file:
+        with private_files.open_binary(part, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        sync(path.parent)
+        fsync_dir(path.parent)
     except OSError:
         part.unlink(missing_ok=True)
         raise

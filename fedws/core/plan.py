@@ -22,29 +22,29 @@ from pydantic import (
 
 from fedws.core import addresses
 from fedws.core.errors import UsageError
-from fedws.core.limits import FEATURES, MESSAGE
+from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYTES
 from fedws.core.task_settings import Count as Count
-from fedws.core.task_settings import Decay
-from fedws.core.task_settings import Scoring as Scoring
-from fedws.core.task_settings import Training as Training
-from fedws.core.untrusted_text import printable
-from fedws.core.validation import NotNegative, Positive
+from fedws.core.task_settings import DecayFactor
+from fedws.core.task_settings import EvalSettings as EvalSettings
+from fedws.core.task_settings import TrainSettings as TrainSettings
+from fedws.core.untrusted_text import to_printable
+from fedws.core.validation import NonNegative, Positive
 
-NODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-NodeId = Annotated[str, Field(pattern=NODE_ID)]
+NODE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+NodeId = Annotated[str, Field(pattern=NODE_ID_PATTERN)]
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _iter_strings(value: Any) -> Iterator[str]:
     """Yield the texts in a setting of any form, keys too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        yield from (text for item in value.items() for part in item for text in _texts(part))
+        yield from (text for item in value.items() for part in item for text in _iter_strings(part))
     elif isinstance(value, list | tuple):
-        yield from (text for part in value for text in _texts(part))
+        yield from (text for part in value for text in _iter_strings(part))
 
 
-def _url(text: str) -> str:
+def _check_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     with contextlib.suppress(ValueError):
         urlsplit(text)  # raises for an IPv6 address that does not end
@@ -53,7 +53,7 @@ def _url(text: str) -> str:
     raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
 
 
-def _paths(files: Any) -> Any:
+def _paths_to_strings(files: Any) -> Any:
     files = [files] if isinstance(files, str | Path) else files
     return (
         tuple(str(file) if isinstance(file, Path) else file for file in files)
@@ -62,9 +62,9 @@ def _paths(files: Any) -> Any:
     )
 
 
-Url = Annotated[str, AfterValidator(_url)]
-File = Annotated[str, BeforeValidator(lambda file: str(file) if isinstance(file, Path) else file)]
-Files = Annotated[tuple[str, ...], BeforeValidator(_paths)]
+Url = Annotated[str, AfterValidator(_check_url)]
+PathString = Annotated[str, BeforeValidator(lambda file: str(file) if isinstance(file, Path) else file)]
+PathStrings = Annotated[tuple[str, ...], BeforeValidator(_paths_to_strings)]
 
 DEFAULT_WORKERS = {
     "alice": "ws://localhost:8777",
@@ -72,7 +72,7 @@ DEFAULT_WORKERS = {
     "charlie": "ws://localhost:8779",
 }
 DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
-_ADDRESSED = ("workers", "evaluator", "listen", "expect")
+_ADDRESS_SETTINGS = ("workers", "evaluator", "listen", "expect")
 """Settings that hold addresses, or in which one may be written by mistake."""
 
 
@@ -85,30 +85,30 @@ class Plan(BaseModel):
     evaluator: Annotated[dict[NodeId, Url], Field(max_length=1)] = DEFAULT_EVALUATOR
     listen: Url | Literal[""] = ""
     """Where nodes arrive that dial out, or meet at a broker: those whose address this is."""
-    strategy: str = "fedavg"
+    algorithm: str = "fedavg"
     aggregator: str = "mean"
-    weighted: bool = False
-    chooser: str = "all"
-    quorum: Annotated[int, Field(ge=0)] = 0
+    weight_by_samples: bool = False
+    sampler: str = "all"
+    min_results: Annotated[int, Field(ge=0)] = 0
     """Reports that make a round; 0: every one of its cohort (of an asynchronous strategy: a single worker)."""
-    over_select: Annotated[float, Field(ge=0, le=10)] = 0.0
-    deadline: Annotated[float, Field(gt=0)] = math.inf
+    over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
+    round_timeout: Annotated[float, Field(gt=0)] = math.inf
     """Seconds after which a round closes with the reports that are there, if they are a quorum."""
-    training_rounds: Count = 40
+    rounds: Count = 40
     evaluate_every: Count = 10
-    score_workers: Annotated[int, Field(ge=0)] = 10
+    evaluate_worker_models: Annotated[int, Field(ge=0)] = 10
     dataset: str = "mnist"
     model: str = ""
     """Empty: the data set's own model."""
-    initial_model: File = ""
+    initial_model: PathString = ""
     """A safetensors file with the weights to start from; empty: weights drawn from ``seed``."""
     loss: str = "nll"
     optimizer: str = "sgd"
     lr: Positive = 0.1
-    lr_decay: Decay = 0.98
+    lr_decay: DecayFactor = 0.98
     """Factor of the learning rate after each round, down to 1 % of ``lr``; 1: the rate is constant."""
     batch_size: Count = 32
-    federate_after_n_batches: Count | None = None
+    max_local_batches: Count | None = None
     """Most batches that a worker trains for an order; None: 10, or no limit where epochs are asked for."""
     epochs: Count | None = None
     """Passes over a worker's samples in an order, whole ones unless batches are limited; None: at most 10 batches."""
@@ -117,27 +117,27 @@ class Plan(BaseModel):
     test_batch_size: Count = 128
     cuda: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    silence: Positive = 60.0
-    heartbeat: NotNegative = 0.0
-    """Seconds between pings; 0: a third of ``silence``."""
-    wait: Literal["silence", "forever"] = "silence"
+    peer_timeout: Positive = 60.0
+    ping_interval: NonNegative = 0.0
+    """Seconds between pings; 0: a third of ``peer_timeout``."""
+    wait_for_workers: Literal["silence", "forever"] = "silence"
     """How long a run waits for its first cohort or a lost quorum."""
-    max_message: Annotated[int, Field(ge=1024)] = MESSAGE
-    max_features: Count = FEATURES
+    max_message_bytes: Annotated[int, Field(ge=1024)] = DEFAULT_MAX_MESSAGE_BYTES
+    max_feature_bytes: Count = DEFAULT_MAX_FEATURE_BYTES
     """Bytes of features and labels that a run of MistNet stores at most, of all workers together."""
     threads: Count = 1
-    plugin: Files = ()
+    plugins: PathStrings = ()
 
     # The validators of this mode are called from the last one to the first one.
     @model_validator(mode="before")
     @classmethod
-    def _expected(cls, given: Any) -> Any:
+    def _add_expected_nodes(cls, settings: Any) -> Any:
         """Give nodes without an address that of ``listen``: the workers in ``expect``, an evaluator that is a name."""
-        if not isinstance(given, dict) or not ("expect" in given or isinstance(given.get("evaluator"), str)):
-            return given
-        given = dict(given)
-        names, listen = given.pop("expect", ()), given.get("listen")
-        workers, evaluator = given.get("workers", {}), given.get("evaluator")
+        if not isinstance(settings, dict) or not ("expect" in settings or isinstance(settings.get("evaluator"), str)):
+            return settings
+        settings = dict(settings)
+        names, listen = settings.pop("expect", ()), settings.get("listen")
+        workers, evaluator = settings.get("workers", {}), settings.get("evaluator")
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"expect is a list of nodes' names, not {names!r}")
         if not listen and (names or isinstance(evaluator, str)):
@@ -151,31 +151,31 @@ class Plan(BaseModel):
         if isinstance(listen, str) and listen and "://" not in listen:  # else its workers would be blamed for it
             raise ValueError(f"--listen: {listen!r} is no address; one looks like ws://0.0.0.0:9000")
         if names and isinstance(workers, dict):
-            given["workers"] = {**workers, **dict.fromkeys(names, listen)}
-            given.setdefault("evaluator", {})  # the default one is dialled on this machine
+            settings["workers"] = {**workers, **dict.fromkeys(names, listen)}
+            settings.setdefault("evaluator", {})  # the default one is dialled on this machine
         if isinstance(evaluator, str):
-            given["evaluator"] = {evaluator: listen}
-        return given
+            settings["evaluator"] = {evaluator: listen}
+        return settings
 
     @model_validator(mode="before")
     @classmethod
-    def _without_secrets(cls, given: Any) -> Any:
+    def _reject_addresses_with_secrets(cls, settings: Any) -> Any:
         """Refuse an address with a secret in it before another error can repeat it."""
-        for name in _ADDRESSED if isinstance(given, dict) else ():
-            for text in _texts(given.get(name)):
+        for name in _ADDRESS_SETTINGS if isinstance(settings, dict) else ():
+            for text in _iter_strings(settings.get(name)):
                 try:
-                    addresses.check(text)
+                    addresses.check_no_secrets(text)
                 except ValueError as error:
                     raise ValueError(f"--{name}: {error}") from None
-        return given
+        return settings
 
     @model_serializer(mode="wrap")
-    def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _omit_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what is None, which TOML cannot write."""
         return {name: value for name, value in dump(self).items() if value is not None}
 
     @model_validator(mode="after")
-    def _distinct(self) -> Self:
+    def _check_consistency(self) -> Self:
         both = set(self.workers) & set(self.evaluator)
         if both:
             raise ValueError(f"{both.pop()} is named both as a worker and as the evaluator")
@@ -183,15 +183,15 @@ class Plan(BaseModel):
             raise ValueError("federated is the name of the federated model; no worker can have it")
         if self.listen and self.listen not in (*self.workers.values(), *self.evaluator.values()):
             raise ValueError("--listen: nobody is expected there; name who will join: --expect alice bob charlie")
-        if self.quorum > len(self.workers):
-            raise ValueError(f"--quorum {self.quorum} is above the number of workers, {len(self.workers)}")
-        if self.heartbeat > self.silence / 2:
-            raise ValueError(f"--heartbeat {self.heartbeat:g} is above half of --silence {self.silence:g}")
+        if self.min_results > len(self.workers):
+            raise ValueError(f"--quorum {self.min_results} is above the number of workers, {len(self.workers)}")
+        if self.ping_interval > self.peer_timeout / 2:
+            raise ValueError(f"--heartbeat {self.ping_interval:g} is above half of --silence {self.peer_timeout:g}")
         return self
 
-    def training(self) -> Training:
+    def train_settings(self) -> TrainSettings:
         """The training half of the plan."""
-        return Training(
+        return TrainSettings(
             model=self.model,
             loss=self.loss,
             optimizer=self.optimizer,
@@ -201,12 +201,12 @@ class Plan(BaseModel):
             batch_size=self.batch_size,
             drop_last=self.drop_last,
             cuda=self.cuda,
-            **({} if self.federate_after_n_batches is None else {"batches": self.federate_after_n_batches}),
-        ).whole(self.epochs)
+            **({} if self.max_local_batches is None else {"batches": self.max_local_batches}),
+        ).with_epochs(self.epochs)
 
-    def scoring(self) -> Scoring:
+    def eval_settings(self) -> EvalSettings:
         """The evaluating half of the plan."""
-        return Scoring(
+        return EvalSettings(
             model=self.model,
             loss=self.loss,
             dataset=self.dataset,
@@ -214,39 +214,39 @@ class Plan(BaseModel):
             cuda=self.cuda,
         )
 
-    def scored(self, round: int) -> bool:
+    def is_evaluation_round(self, round_number: int) -> bool:
         """Whether a round (from 1) is evaluated: every ``evaluate_every``-th from the first on, and the last.
 
         >>> [r for r in range(1, 41) if Plan().scored(r)]
         [1, 11, 21, 31, 40]
         """
-        return bool(self.evaluator) and ((round - 1) % self.evaluate_every == 0 or round == self.training_rounds)
+        return bool(self.evaluator) and ((round_number - 1) % self.evaluate_every == 0 or round_number == self.rounds)
 
 
-def make(settings: Mapping[str, Any]) -> Plan:
+def build_plan(settings: Mapping[str, Any]) -> Plan:
     """A checked plan. Raises UsageError with one line that names the first setting that is wrong.
 
-    >>> make({"training_rounds": 0})
+    >>> build_plan({"training_rounds": 0})
     Traceback (most recent call last):
     fedws.core.errors.UsageError: training_rounds: Input should be greater than or equal to 1, not 0
     """
     try:
         return Plan.model_validate(dict(settings))
     except ValidationError as error:
-        raise UsageError(explain(error)) from None
+        raise UsageError(describe_setting_error(error)) from None
 
 
-FOR_ROUNDS = ("chooser", "deadline", "over_select", "aggregator", "weighted")
+ROUND_ONLY_SETTINGS = ("chooser", "deadline", "over_select", "aggregator", "weighted")
 """Settings that say nothing to a strategy without rounds."""
 
 
-def explain(error: ValidationError) -> str:
+def describe_setting_error(error: ValidationError) -> str:
     """The first thing that is wrong, in one line."""
     first = error.errors(include_url=False)[0]
     parts = [str(part) for part in first["loc"] if part != "[key]"]
-    place = printable(".".join(part if part.isprintable() else repr(part) for part in parts), 80)
-    message = printable(first["msg"].removeprefix("Value error, "))
-    given = printable(repr(first["input"]), 80)
+    place = to_printable(".".join(part if part.isprintable() else repr(part) for part in parts), 80)
+    message = to_printable(first["msg"].removeprefix("Value error, "))
+    given = to_printable(repr(first["input"]), 80)
     if first["type"] == "extra_forbidden":
         return f"{place}: there is no such setting"
     if first["type"] == "string_pattern_mismatch":
@@ -256,7 +256,7 @@ def explain(error: ValidationError) -> str:
     return f"{place}: {message}, not {given}"
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_plan_file(path: Path) -> dict[str, Any]:
     """The settings that a plan file gives. Raises UsageError when it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

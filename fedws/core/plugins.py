@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from fedws.core.error_location import PLUGIN, own, summary
+from fedws.core.error_location import PLUGIN_MODULE_PREFIX, is_user_file, summarize_error
 from fedws.core.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def load_plugin(path: str | Path) -> None:
     error, since the plugin would silently get the other one.
     """
     file = Path(path).expanduser().resolve()
-    name = _free_name(file)
+    name = _unused_module_name(file)
     if not name:
         return
     spec = importlib.util.spec_from_file_location(name, file)
@@ -37,7 +37,7 @@ def load_plugin(path: str | Path) -> None:
     importlib.invalidate_caches()  # a module beside it may be new
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        _check(file)
+        _check_imports(file)
         spec.loader.exec_module(module)
     except Exception as error:
         for other in set(sys.modules) - before:  # so that it can be corrected and loaded again
@@ -45,34 +45,36 @@ def load_plugin(path: str | Path) -> None:
                 del sys.modules[other]
         if added:
             sys.path.remove(folder)
-        raise UsageError(f"--plugin {path}: {summary(error)}") from error
+        raise UsageError(f"--plugin {path}: {summarize_error(error)}") from error
 
 
-def _free_name(file: Path) -> str:
+def _unused_module_name(file: Path) -> str:
     """Return a name for the file's module that no other file has; an empty text where the file is loaded."""
-    files = {name: str(module.__file__) for name, module in sys.modules.items() if name.startswith(PLUGIN)}
+    files = {
+        name: str(module.__file__) for name, module in sys.modules.items() if name.startswith(PLUGIN_MODULE_PREFIX)
+    }
     if str(file) in files.values():
         return ""
-    name = f"{PLUGIN}{file.stem}"
+    name = f"{PLUGIN_MODULE_PREFIX}{file.stem}"
     return name if name not in files else f"{name}_{hashlib.sha256(os.fsencode(file)).hexdigest()[:16]}"
 
 
-def _check(file: Path) -> None:
+def _check_imports(file: Path) -> None:
     """Raise UsageError where the file imports a module beside it, and another user's file of that name comes first."""
-    for name, beside in _beside(file).items():
+    for name, beside in _find_local_imports(file).items():
         loaded = sys.modules.get(name)
         spec = PathFinder.find_spec(name) if loaded is None else loaded.__spec__
         found = spec.origin if spec is not None and spec.has_location else None
-        if found is not None and own(found) and Path(found).resolve() != beside:
+        if found is not None and is_user_file(found) and Path(found).resolve() != beside:
             raise UsageError(f"it imports {name}, which is {found} and not {beside}; rename one of the two")
 
 
-def _beside(file: Path) -> dict[str, Path]:
+def _find_local_imports(file: Path) -> dict[str, Path]:
     """Return the modules in the file's folder that it imports, directly or through others of them, by name."""
     found: dict[str, Path] = {}
     waiting = [file]
     while waiting:
-        for name in set(_imports(waiting.pop())) - set(found):
+        for name in set(_iter_imports(waiting.pop())) - set(found):
             package = file.parent / name / "__init__.py"
             module = file.parent / f"{name}.py"
             if package.is_file():
@@ -84,7 +86,7 @@ def _beside(file: Path) -> dict[str, Path]:
     return found
 
 
-def _imports(file: Path) -> Iterator[str]:
+def _iter_imports(file: Path) -> Iterator[str]:
     """Yield the top-level names that a file imports, also within functions; none of a file that is not Python."""
     with contextlib.suppress(OSError, ValueError, SyntaxError):
         for node in ast.walk(ast.parse(file.read_bytes())):

@@ -5,41 +5,41 @@ import math
 import time
 
 log = logging.getLogger("fedws")
-BURST = 20
+BURST_LINES = 20
 """Log lines of one kind that members may cause at once, as of runs that begin and end."""
 
 
-class Complaints:
+class RateLimitedLog:
     """Log lines that a peer causes: some at once, then one in ten seconds with the number of those left out."""
 
-    APART = 10.0
+    INTERVAL_SECONDS = 10.0
     """Seconds between two lines, on average."""
 
     def __init__(self, node: str, burst: int = 1) -> None:
         """Make the lines of ``node``, of which ``burst`` may come at once."""
         self._node = node
         self._burst = burst
-        self._due = -math.inf  # when all lines so far are paid for, at one in so many seconds
-        self._unsaid = 0
+        self._budget_restored_at = -math.inf  # when all lines so far are paid for, at one in so many seconds
+        self._num_suppressed = 0
 
-    def hear(self, what: str, level: int = logging.WARNING, error: BaseException | None = None) -> bool:
+    def log(self, message: str, level: int = logging.WARNING, error: BaseException | None = None) -> bool:
         """Log a line or count it; return whether it was logged. The traceback of ``error`` is for debugging."""
         now = time.monotonic()
-        if self._due - now > (self._burst - 1) * self.APART:
-            self._unsaid += 1
+        if self._budget_restored_at - now > (self._burst - 1) * self.INTERVAL_SECONDS:
+            self._num_suppressed += 1
             return False
-        more = f" ({self._unsaid} more since the last such line)" if self._unsaid else ""
-        log.log(level, "%s: %s%s", self._node, what, more)
+        more = f" ({self._num_suppressed} more since the last such line)" if self._num_suppressed else ""
+        log.log(level, "%s: %s%s", self._node, message, more)
         if error is not None:
             log.debug("%s: the traceback of this error", self._node, exc_info=error)
-        self._due, self._unsaid = max(self._due, now) + self.APART, 0
+        self._budget_restored_at, self._num_suppressed = max(self._budget_restored_at, now) + self.INTERVAL_SECONDS, 0
         return True
 
 
-def at(address: str) -> str:
+def format_peer_address(address: str) -> str:
     """Return where a caller is, for a line about it; empty where its transport has no addresses.
 
-    >>> at("192.0.2.7"), at("")
+    >>> format_peer_address("192.0.2.7"), format_peer_address("")
     (' at 192.0.2.7', '')
     """
     return f" at {address}" if address else ""

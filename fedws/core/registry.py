@@ -21,13 +21,13 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from fedws.core.error_location import summary, where
+from fedws.core.error_location import find_user_location, summarize_error
 from fedws.core.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
 from fedws.core.plugins import load_plugin as load_plugin
 from fedws.core.spec import Spec as Spec
-from fedws.core.spec import options as options
+from fedws.core.spec import parse_options as parse_options
 
-KINDS = {
+PIECE_KINDS = {
     "strategy": "algorithms",
     "task": "algorithms",
     "aggregator": "updates.aggregators",
@@ -45,16 +45,16 @@ KINDS = {
 }
 """Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
 
-Released = Literal["update", "features", "metrics"]
-RELEASED: tuple[Released, ...] = get_args(Released)
+ReleaseKind = Literal["update", "features", "metrics"]
+RELEASE_KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
 """What a task's reports may release."""
 
 
 @dataclass(frozen=True)
-class Traits:
+class TaskTraits:
     """What a task states of itself; the owner's policy decides by it before the task computes anything."""
 
-    releases: Released = "update"
+    releases: ReleaseKind = "update"
     """Kind of what its reports release.
 
     ``update`` (tensors made from many samples, as a model or a gradient), ``features`` (a record for each sample, and
@@ -66,7 +66,7 @@ class Traits:
     """Whether the policy must name the task, where for others a pattern is enough."""
 
 
-UNSTATED = Traits()
+DEFAULT_TASK_TRAITS = TaskTraits()
 """Traits of a task that states nothing: it is taken for one that releases updates."""
 
 _pieces: dict[tuple[str, str], Any] = {}
@@ -77,28 +77,30 @@ def register(
     kind: str,
     name: str,
     *,
-    releases: Released | None = None,
+    releases: ReleaseKind | None = None,
     settings: type[BaseModel] | None = None,
     explicit: bool = False,
 ) -> Callable[[T], T]:
     """Decorator: make the decorated factory (or task, or transport) known as ``name``.
 
     The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file. A task is
-    registered with what its reports release, and the rest of its :class:`Traits`.
+    registered with what its reports release, and the rest of its :class:`TaskTraits`.
     Raises UsageError for an unknown kind, for a name that is taken, and for a task without ``releases``.
     """
-    if kind not in KINDS:
-        raise UnknownName("kind of piece", kind, KINDS)
+    if kind not in PIECE_KINDS:
+        raise UnknownName("kind of piece", kind, PIECE_KINDS)
     if (kind == "task") != (releases is not None):
-        what = f"needs releases=: one of {', '.join(RELEASED)}" if kind == "task" else "releases nothing"
+        what = f"needs releases=: one of {', '.join(RELEASE_KINDS)}" if kind == "task" else "releases nothing"
         raise UsageError(f"register({kind!r}, {name!r}): a {kind} {what}")
 
     def keep(piece: T) -> T:
         if releases is not None:
-            releasing(releases, settings=settings, explicit=explicit)(piece)
+            task_traits(releases, settings=settings, explicit=explicit)(piece)
         known = _pieces.get((kind, name))
-        shipped = _stem(name) in _shipped(kind) and _module(kind, name) != getattr(piece, "__module__", None)
-        if shipped or (known is not None and _origin(known) != _origin(piece)):
+        shipped = _file_stem(name) in _list_shipped(kind) and _module_name(kind, name) != getattr(
+            piece, "__module__", None
+        )
+        if shipped or (known is not None and _get_origin(known) != _get_origin(piece)):
             raise UsageError(f"there is a {kind} called {name} already")
         _pieces[kind, name] = piece
         return piece
@@ -106,78 +108,82 @@ def register(
     return keep
 
 
-def releasing(what: Released, *, settings: type[BaseModel] | None = None, explicit: bool = False) -> Callable[[T], T]:
-    """Decorator for a task that is not registered, as an evaluator's: state its :class:`Traits`."""
-    if what not in RELEASED:
-        raise UsageError(f"a task releases one of {', '.join(RELEASED)}, not {what!r}")
+def task_traits(
+    releases: ReleaseKind, *, settings: type[BaseModel] | None = None, explicit: bool = False
+) -> Callable[[T], T]:
+    """Decorator for a task that is not registered, as an evaluator's: state its :class:`TaskTraits`."""
+    if releases not in RELEASE_KINDS:
+        raise UsageError(f"a task releases one of {', '.join(RELEASE_KINDS)}, not {releases!r}")
 
     def mark(task: T) -> T:
-        task.traits = Traits(what, settings, explicit)  # type: ignore[attr-defined]
+        task.traits = TaskTraits(releases, settings, explicit)  # type: ignore[attr-defined]
         return task
 
     return mark
 
 
-def traits(task: object) -> Traits:
-    """Return what a task states of itself, or :data:`UNSTATED`."""
-    found: Traits = getattr(task, "traits", UNSTATED)
+def get_task_traits(task: object) -> TaskTraits:
+    """Return what a task states of itself, or :data:`DEFAULT_TASK_TRAITS`."""
+    found: TaskTraits = getattr(task, "traits", DEFAULT_TASK_TRAITS)
     return found
 
 
-def find(kind: str, name: str) -> Any:
+def find_piece(kind: str, name: str) -> Any:
     """The piece of that name, imported if need be. Raises UnknownName, which names the nearest."""
     if (kind, name) not in _pieces:
-        if _stem(name) in _shipped(kind):
-            importlib.import_module(_module(kind, name))
-        elif name in _installed(kind):
-            entry = _installed(kind)[name]
+        if _file_stem(name) in _list_shipped(kind):
+            importlib.import_module(_module_name(kind, name))
+        elif name in _load_entry_points(kind):
+            entry = _load_entry_points(kind)[name]
             try:
                 _pieces[kind, name] = entry.load()
             except Exception as error:
-                raise UsageError(f"{kind} {name}: {entry.value} cannot be loaded: {summary(error)}") from error
+                raise UsageError(f"{kind} {name}: {entry.value} cannot be loaded: {summarize_error(error)}") from error
     if (kind, name) not in _pieces:
-        raise UnknownName(kind, name, names(kind), own=kind != "task")
+        raise UnknownName(kind, name, list_pieces(kind), suggest_plugin=kind != "task")
     return _pieces[kind, name]
 
 
-def names(kind: str) -> list[str]:
+def list_pieces(kind: str) -> list[str]:
     """The names of all pieces of a kind, sorted: shipped, installed and plugged in."""
     if kind == "task":  # several to a file, so the files must be read
-        for stem in _shipped(kind):
-            importlib.import_module(_module(kind, stem))
+        for stem in _list_shipped(kind):
+            importlib.import_module(_module_name(kind, stem))
         shipped: list[str] = []
     else:
-        shipped = _shipped(kind)
-    return sorted({*shipped, *_installed(kind), *(name for other, name in _pieces if other == kind)})
+        shipped = _list_shipped(kind)
+    return sorted({*shipped, *_load_entry_points(kind), *(name for other, name in _pieces if other == kind)})
 
 
-def ships(kind: str, spec: str) -> bool:
+def is_shipped(kind: str, spec: str) -> bool:
     """Return whether the piece comes with fedws; any other one is the user's own."""
-    return _stem(Spec.parse(spec).name) in _shipped(kind)
+    return _file_stem(Spec.parse(spec).name) in _list_shipped(kind)
 
 
-def build(kind: str, spec: str | Spec, *given: Any) -> Any:
+def build_piece(kind: str, spec: str | Spec, *args: Any) -> Any:
     """Make a piece from ``NAME[:value][,key=value...]``, or its parts, and what the run gives it.
 
     Raises UnknownName, UsageError when an option is unknown or has a value that the piece rejects, and PieceFailed when
     the piece's own code fails.
     """
     wanted = Spec.parse(spec) if isinstance(spec, str) else spec
-    factory = find(kind, wanted.name)
-    chosen = options(kind, factory, wanted)
+    factory = find_piece(kind, wanted.name)
+    chosen = parse_options(kind, factory, wanted)
     try:
-        return factory(*given, **chosen)
+        return factory(*args, **chosen)
     except FedwsError:
         raise
     except Exception as error:
         text = spec if isinstance(spec, str) else wanted.name
-        if isinstance(error, ValueError | TypeError) and not where(error):  # a shipped piece rejects an option
+        if isinstance(error, ValueError | TypeError) and not find_user_location(
+            error
+        ):  # a shipped piece rejects an option
             raise UsageError(f"{kind} {text}: {error}") from error
-        raise PieceFailed(f"{kind} {text}: {summary(error)}") from error
+        raise PieceFailed(f"{kind} {text}: {summarize_error(error)}") from error
 
 
 @contextlib.contextmanager
-def task_errors() -> Iterator[None]:
+def raise_as_task_error() -> Iterator[None]:
     """Raise TaskError, whose text goes to the coordinator, for a piece of an order that cannot be made.
 
     PieceFailed passes: its text is of the user's own code, and may tell of the data.
@@ -190,15 +196,15 @@ def task_errors() -> Iterator[None]:
         raise TaskError(str(error)) from error
 
 
-def _stem(name: str) -> str:
+def _file_stem(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _module(kind: str, name: str) -> str:
-    return f"fedws.{KINDS[kind]}.{_stem(name)}"
+def _module_name(kind: str, name: str) -> str:
+    return f"fedws.{PIECE_KINDS[kind]}.{_file_stem(name)}"
 
 
-def _origin(piece: Any) -> tuple[str, str]:
+def _get_origin(piece: Any) -> tuple[str, str]:
     """Where a piece was written; two imports of one file, as module and as plugin, agree, and so do a cell's runs."""
     try:
         place = inspect.getsourcefile(inspect.unwrap(piece)) or ""
@@ -208,11 +214,11 @@ def _origin(piece: Any) -> tuple[str, str]:
 
 
 @cache
-def _shipped(kind: str) -> list[str]:
-    package = importlib.import_module(f"fedws.{KINDS[kind]}")
+def _list_shipped(kind: str) -> list[str]:
+    package = importlib.import_module(f"fedws.{PIECE_KINDS[kind]}")
     return [module.name for module in pkgutil.iter_modules(package.__path__)]
 
 
 @cache
-def _installed(kind: str) -> dict[str, EntryPoint]:
+def _load_entry_points(kind: str) -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=f"fedws.{kind}")}

@@ -9,27 +9,27 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-_generator = threading.RLock()  # the default generators are one per process
+_generator_lock = threading.RLock()  # the default generators are one per process
 
 
-def order_seed(run_seed: int, worker: str, round: int) -> int:
+def request_seed(run_seed: int, worker: str, round_number: int) -> int:
     """The seed of an order: the first 8 bytes, big-endian, of sha256 of ``"run seed/worker/round"``.
 
-    >>> order_seed(1, "alice", 1) == order_seed(1, "alice", 2)
+    >>> request_seed(1, "alice", 1) == request_seed(1, "alice", 2)
     False
     """
-    digest = hashlib.sha256(f"{run_seed}/{worker}/{round}".encode()).digest()
+    digest = hashlib.sha256(f"{run_seed}/{worker}/{round_number}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[torch.Generator]:
+def seed_generators(seed: int) -> Iterator[torch.Generator]:
     """Seed the default generators of torch, numpy and Python for a block; give a generator for shuffling.
 
     The block's end restores all three, also after an exception. Blocks take turns in a process, since layers such as
     dropout and a user's data set draw from its default generators.
     """
-    with _generator, torch.random.fork_rng(devices=range(torch.cuda.device_count())), _restored():
+    with _generator_lock, torch.random.fork_rng(devices=range(torch.cuda.device_count())), _restore_generators():
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed([seed % 2**32, seed // 2**32 % 2**32])  # numpy takes words of 32 bits
@@ -37,8 +37,8 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
 
 
 @contextlib.contextmanager
-def _restored() -> Iterator[None]:
-    """Restore the state of Python's ``random`` and of numpy's legacy generator after a block."""
+def _restore_generators() -> Iterator[None]:
+    """Restore the state of Python's ``rng`` and of numpy's legacy generator after a block."""
     states = random.getstate(), np.random.get_state()
     try:
         yield

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from fedws.core.error_location import summary
+from fedws.core.error_location import summarize_error
 from fedws.core.errors import UnknownName, UsageError
 
 
@@ -48,7 +48,7 @@ class Spec:
         return cls(name.strip(), value, found)
 
 
-def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any]:
+def parse_options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any]:
     """The spec's options, typed by the factory's keyword-only parameters; ``value`` is the first of them.
 
     Only the types of the options that are given are read, so that other annotations may name what is imported for type
@@ -57,7 +57,7 @@ def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:  # of some callables in C
-        raise UsageError(f"{kind} {spec.name}: its options cannot be read: {summary(error)}") from error
+        raise UsageError(f"{kind} {spec.name}: its options cannot be read: {summarize_error(error)}") from error
     known = [p.name for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     texts = dict(spec.options)
     if spec.value is not None:
@@ -71,21 +71,21 @@ def options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any
         if key not in known:
             raise UnknownName(f"option of {kind} {spec.name}", key, known)
         try:
-            result[key] = _adapter(factory, parameters[key]).validate_python(text)
+            result[key] = _build_adapter(factory, parameters[key]).validate_python(text)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]["msg"]
             raise UsageError(f"{kind} {spec.name}: {key}: {problem}, not {text!r}") from None
-        except _Unreadable as error:
+        except _UnreadableOption as error:
             raise UsageError(f"{kind} {spec.name}: {key}: {error}") from error
     return result
 
 
-class _Unreadable(Exception):
+class _UnreadableOption(Exception):
     """An option's annotation that is not a type when the program runs, or not one that a text can be read as."""
 
 
-def _adapter(factory: Callable[..., Any], parameter: inspect.Parameter) -> TypeAdapter[Any]:
-    """Return what reads a text as the parameter's type; as text where it has none. Raises _Unreadable."""
+def _build_adapter(factory: Callable[..., Any], parameter: inspect.Parameter) -> TypeAdapter[Any]:
+    """Return what reads a text as the parameter's type; as text where it has none. Raises _UnreadableOption."""
     hint = parameter.annotation
     if hint is parameter.empty:
         return TypeAdapter(str)
@@ -95,7 +95,7 @@ def _adapter(factory: Callable[..., Any], parameter: inspect.Parameter) -> TypeA
 
     annotated.__annotations__ = {parameter.name: hint}
     failure: Exception | None = None
-    for names in _namespaces(factory):
+    for names in _iter_namespaces(factory):
         try:
             hint = typing.get_type_hints(annotated, names, include_extras=True)[parameter.name]
             break
@@ -104,17 +104,17 @@ def _adapter(factory: Callable[..., Any], parameter: inspect.Parameter) -> TypeA
     else:
         assert failure is not None
         told = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-        raise _Unreadable(
-            f"its type {told} cannot be resolved ({summary(failure)}); import it where the program runs, not only "
+        raise _UnreadableOption(
+            f"its type {told} cannot be resolved ({summarize_error(failure)}); import it where the program runs, not only "
             "under TYPE_CHECKING"
         ) from failure
     try:
         return TypeAdapter(hint)
     except (PydanticUserError, NameError) as error:
-        raise _Unreadable(f"a text cannot be read as {inspect.formatannotation(hint)}") from error
+        raise _UnreadableOption(f"a text cannot be read as {inspect.formatannotation(hint)}") from error
 
 
-def _namespaces(factory: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+def _iter_namespaces(factory: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """Yield the globals that an annotation of the factory may stand in; those of base classes for inherited fields."""
     target: Any = inspect.unwrap(factory)
     while isinstance(target, functools.partial):

@@ -7,34 +7,38 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFun
 from fedws.core.validation import Positive
 
 Count = Annotated[int, Field(ge=1)]
-Decay = Annotated[float, Field(gt=0, le=1)]
-UNLIMITED = 2**31
+DecayFactor = Annotated[float, Field(gt=0, le=1)]
+UNLIMITED_BATCHES = 2**31
 """Number of batches that stands for no limit."""
-AT_A_TIME = 128
+MAX_FORWARD_BATCH_SIZE = 128
 """Most samples that a node passes through a model at a time where the number does not show in the result."""
-CAPPED = AfterValidator(lambda size: min(size, AT_A_TIME))
+FORWARD_BATCH_CAP = AfterValidator(lambda size: min(size, MAX_FORWARD_BATCH_SIZE))
 """Mark of a setting that is a number of samples at a time: a node takes at most its own, whatever is requested."""
-AtATime = Annotated[Count, CAPPED]
-BATCHES = ("batch_size", "train_batch_size")
+ForwardBatchSize = Annotated[Count, FORWARD_BATCH_CAP]
+BATCH_SIZE_FIELDS = ("batch_size", "train_batch_size")
 """Settings that are the number of samples in a batch."""
 
 
-def batches(settings: BaseModel) -> list[int]:
+def list_batch_sizes(settings: BaseModel) -> list[int]:
     """Return the sizes of training batches that settings ask for: those that show in the result.
 
-    >>> batches(Training(model="mnist_cnn")), batches(Scoring(model="mnist_cnn", loss="nll", dataset="mnist"))
+    >>> batches(TrainSettings(model="mnist_cnn")), batches(EvalSettings(model="mnist_cnn", loss="nll", dataset="mnist"))
     ([32], [])
     """
     known = type(settings).model_fields
-    return [getattr(settings, name) for name in BATCHES if name in known and CAPPED not in known[name].metadata]
+    return [
+        getattr(settings, name)
+        for name in BATCH_SIZE_FIELDS
+        if name in known and FORWARD_BATCH_CAP not in known[name].metadata
+    ]
 
 
-def sent(settings: dict[str, Any]) -> dict[str, Any]:
+def omit_unset_drop_last(settings: dict[str, Any]) -> dict[str, Any]:
     """Return settings without a ``drop_last`` that is not set: nodes of earlier versions refuse the unknown name."""
     return {name: value for name, value in settings.items() if name != "drop_last" or value}
 
 
-class Training(BaseModel):
+class TrainSettings(BaseModel):
     """What one order to train says; crosses the wire as an order's settings and is checked again there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,9 +48,9 @@ class Training(BaseModel):
     optimizer: str = "sgd"
     dataset: str = "mnist"
     lr: Positive = 0.1
-    lr_decay: Decay = 0.98
+    lr_decay: DecayFactor = 0.98
     batch_size: Count = 32
-    batches: Count = 10
+    max_local_batches: Count = 10
     """At most so many batches in one order."""
     epochs: Count = 1
     drop_last: bool = False
@@ -54,37 +58,37 @@ class Training(BaseModel):
     cuda: bool = False
 
     @model_serializer(mode="wrap")
-    def _sent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return sent(dump(self))
+    def _serialize(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_unset_drop_last(dump(self))
 
-    def at(self, round: int) -> Self:
+    def for_round(self, round_number: int) -> Self:
         """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
 
-        >>> Training(model="mnist_cnn", lr=0.1).at(2).lr
+        >>> TrainSettings(model="mnist_cnn", lr=0.1).at(2).lr
         0.098
         """
         lr = self.lr
-        for _ in range(round - 1):
+        for _ in range(round_number - 1):
             lr = max(self.lr_decay * lr, 0.01 * self.lr)
         return self.model_copy(update={"lr": lr})
 
-    def whole(self, epochs: int | None) -> Self:
+    def with_epochs(self, epochs: int | None) -> Self:
         """Return the settings for ``epochs`` passes over all samples; None leaves them as they are.
 
-        The default limit of ``batches`` does not apply then. A limit that was given does.
+        The default limit of ``max_local_batches`` does not apply then. A limit that was given does.
 
-        >>> Training(model="mnist_cnn").whole(2).batches == UNLIMITED
+        >>> TrainSettings(model="mnist_cnn").whole(2).batches == UNLIMITED_BATCHES
         True
-        >>> Training(model="mnist_cnn", batches=5).whole(2).batches
+        >>> TrainSettings(model="mnist_cnn", batches=5).whole(2).batches
         5
         """
         if epochs is None:
             return self
-        limit = {} if "batches" in self.model_fields_set else {"batches": UNLIMITED}
+        limit = {} if "batches" in self.model_fields_set else {"batches": UNLIMITED_BATCHES}
         return self.model_copy(update={"epochs": epochs, **limit})
 
 
-class Scoring(BaseModel):
+class EvalSettings(BaseModel):
     """What one order to evaluate says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -92,7 +96,7 @@ class Scoring(BaseModel):
     model: str
     loss: str
     dataset: str
-    batch_size: AtATime = AT_A_TIME
+    batch_size: ForwardBatchSize = MAX_FORWARD_BATCH_SIZE
     cuda: bool = False
     wrapper: str = ""
     """Registered wrapper that the model is evaluated in, as ``encoded_split``; empty for the model as it is."""

@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedws.core.tensors import DTYPES, NAMES, Tensors, reals
-from fedws.core.untrusted_text import words
+from fedws.core.tensors import DTYPE_NAMES, DTYPES, Tensors, as_real
+from fedws.core.untrusted_text import get_error_text
 
 DTYPES_KEY = "fedws.dtypes"
 """Key of the metadata: as JSON, the dtypes of those tensors that are stored as others, by name."""
-CODES: Mapping[str, str] = MappingProxyType(
+DTYPE_CODES: Mapping[str, str] = MappingProxyType(
     {
         "float16": "F16",
         "bfloat16": "BF16",
@@ -46,7 +46,7 @@ CODES: Mapping[str, str] = MappingProxyType(
 
 
 @cache
-def holds(dtype: torch.dtype) -> bool:
+def is_storable(dtype: torch.dtype) -> bool:
     """Return whether the installed safetensors writes and reads such tensors. Its versions differ."""
     try:
         found = safetensors.torch.load(safetensors.torch.save({"one": torch.zeros(1, dtype=dtype)}))
@@ -55,70 +55,71 @@ def holds(dtype: torch.dtype) -> bool:
     return found["one"].dtype == dtype
 
 
-def stored(
-    tensors: Tensors, held: Callable[[torch.dtype], bool] = holds
+def to_storable(
+    tensors: Tensors, can_store: Callable[[torch.dtype], bool] = is_storable
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors as a file holds them, and the metadata of that: none if all dtypes are ``held``.
+    """Return the tensors as a file holds them, and the metadata of that: none if all dtypes are ``can_store``.
 
-    >>> stored({"w": torch.tensor([1 + 2j], dtype=torch.complex128)})
+    >>> to_storable({"w": torch.tensor([1 + 2j], dtype=torch.complex128)})
     ({'w': tensor([[1., 2.]], dtype=torch.float64)}, {'fedws.dtypes': '{"w": "complex128"}'})
     """
-    others = {name: NAMES[tensor.dtype] for name, tensor in tensors.items() if not held(tensor.dtype)}
-    found = {name: _as_other(tensor) if name in others else tensor for name, tensor in tensors.items()}
+    others = {name: DTYPE_NAMES[tensor.dtype] for name, tensor in tensors.items() if not can_store(tensor.dtype)}
+    found = {name: _to_storable_dtype(tensor) if name in others else tensor for name, tensor in tensors.items()}
     return found, {DTYPES_KEY: json.dumps(others)} if others else {}
 
 
-def restored(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return the tensors as they were before :func:`stored`. Raises SafetensorError if the metadata do not fit them."""
+def from_storable(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return the tensors as they were before :func:`to_storable`. Raises SafetensorError if the metadata do not fit
+    them."""
     found = dict(tensors)
     try:
         for name, dtype in json.loads(metadata.get(DTYPES_KEY, "{}")).items():
-            found[name] = _as_it_was(found[name], DTYPES[dtype])
+            found[name] = _from_storable_dtype(found[name], DTYPES[dtype])
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {words(error)}") from None
+        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {get_error_text(error)}") from None
     return found
 
 
-def save(tensors: Tensors) -> bytes:
+def encode_tensors(tensors: Tensors) -> bytes:
     """Return a file's bytes."""
-    found, metadata = stored(tensors)
+    found, metadata = to_storable(tensors)
     return bytes(safetensors.torch.save(found, metadata or None))
 
 
-def save_file(tensors: Tensors, path: Path, about: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write a file with ``about`` as metadata. Raises OSError or SafetensorError."""
-    found, metadata = stored({name: tensor.contiguous() for name, tensor in tensors.items()})
-    safetensors.torch.save_file(found, path, {**about, **metadata} or None)
+def save_tensors(tensors: Tensors, path: Path, extra_metadata: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a file with ``extra_metadata`` as metadata. Raises OSError or SafetensorError."""
+    found, metadata = to_storable({name: tensor.contiguous() for name, tensor in tensors.items()})
+    safetensors.torch.save_file(found, path, {**extra_metadata, **metadata} or None)
 
 
-def load(data: bytes) -> dict[str, torch.Tensor]:
-    """Return what :func:`save` was given. Raises SafetensorError."""
+def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """Return what :func:`encode_tensors` was given. Raises SafetensorError."""
     tensors = safetensors.torch.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return restored(tensors, header.get("__metadata__", {}))
+    return from_storable(tensors, header.get("__metadata__", {}))
 
 
-def load_file(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file. Raises OSError or SafetensorError."""
-    return read(path)[0]
+    return load_tensors_and_metadata(path)[0]
 
 
-def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors of a file, and its metadata. Raises as :func:`load_file`."""
+def load_tensors_and_metadata(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a file, and its metadata. Raises as :func:`load_tensors`."""
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
-    return restored(tensors, metadata), metadata
+    return from_storable(tensors, metadata), metadata
 
 
-def _as_other(tensor: torch.Tensor) -> torch.Tensor:
-    return reals(tensor) if tensor.is_complex() else tensor.view(torch.uint8)
+def _to_storable_dtype(tensor: torch.Tensor) -> torch.Tensor:
+    return as_real(tensor) if tensor.is_complex() else tensor.view(torch.uint8)
 
 
-def _as_it_was(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _from_storable_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if not dtype.is_complex:
         return tensor.view(dtype)
     found = torch.view_as_complex(tensor)
     if found.dtype != dtype:
-        raise TypeError(f"{NAMES[found.dtype]} instead of {NAMES[dtype]}")
+        raise TypeError(f"{DTYPE_NAMES[found.dtype]} instead of {DTYPE_NAMES[dtype]}")
     return found

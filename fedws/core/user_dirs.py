@@ -8,8 +8,8 @@ import platformdirs
 from fedws.core.errors import UsageError
 
 
-def own(kind: Literal["config", "state", "cache"], instead: str) -> Path:
-    """The folder of fedws of that kind. Raises UsageError where the user has none, with what to do ``instead``."""
+def find_user_dir(kind: Literal["config", "state", "cache"], hint: str) -> Path:
+    """The folder of fedws of that kind. Raises UsageError where the user has none, with what to do ``hint``."""
     find = {
         "config": platformdirs.user_config_path,
         "state": platformdirs.user_state_path,
@@ -20,5 +20,5 @@ def own(kind: Literal["config", "state", "cache"], instead: str) -> Path:
     except RuntimeError:
         path = Path()
     if not path.is_absolute():  # an unknown user's home is not known either, and must not be the working directory
-        raise UsageError(f"the user has no home directory; {instead}")
+        raise UsageError(f"the user has no home directory; {hint}")
     return path

@@ -24,8 +24,8 @@ class Partition(Protocol):
     """Splits samples among workers; factory and function in one, ``(targets, shares, *, options)``, as ``partition``.
 
     ``targets`` is int64 of shape [n]; all are 0 for a partition whose attribute ``by_label`` is False. The result is
-    ``shares`` disjoint index arrays that together hold every sample once.
+    ``num_shares`` disjoint index arrays that together hold every sample once.
     """
 
-    def __call__(self, targets: np.ndarray, shares: int) -> list[np.ndarray]:
+    def __call__(self, targets: np.ndarray, num_shares: int) -> list[np.ndarray]:
         """Split."""

@@ -15,19 +15,21 @@ from filelock import FileLock, Timeout
 from fedws.core import user_dirs
 from fedws.core.errors import UsageError
 
-PATIENCE = 10.0
+SOCKET_TIMEOUT_SECONDS = 10.0
 """Seconds that a download waits for a connection, and for each next piece."""
 
-_turn = threading.Lock()  # the default timeout of sockets is one per process
+_socket_timeout_lock = threading.Lock()  # the default timeout of sockets is one per process
 
 
-def resolve(data_dir: str | None) -> Path:
+def resolve_data_dir(data_dir: str | None) -> Path:
     """Where data sets are: the folder given, else ``$FEDWS_DATA``, else the user's cache folder for fedws."""
     chosen = data_dir or os.environ.get("FEDWS_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else user_dirs.own("cache", _advice())
+    return Path(chosen).expanduser().absolute() if chosen else user_dirs.find_user_dir("cache", _data_dir_hint())
 
 
-def ensure(root: Path, folder: str, title: str, present: Callable[[], bool], fetch: Callable[[Path], object]) -> None:
+def download_once(
+    root: Path, folder: str, title: str, is_present: Callable[[], bool], fetch: Callable[[Path], object]
+) -> None:
     """See to it that ``present()`` holds; if it does not, ``fetch(place)`` makes ``place/folder`` and it moves to root.
 
     Of several nodes that ask at once, one downloads and the others wait for it and then find the files there. What
@@ -35,11 +37,11 @@ def ensure(root: Path, folder: str, title: str, present: Callable[[], bool], fet
     kept. Raises UsageError, in one line, when ``root`` cannot be used or the download fails.
     """
     try:
-        if present():
+        if is_present():
             return
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(root / f".{folder}.lock", f"another node to download {title} to {root}"):
-            if present():
+        with _hold_file_lock(root / f".{folder}.lock", f"another node to download {title} to {root}"):
+            if is_present():
                 return
             part = root / f".{folder}.part"
             shutil.rmtree(part, ignore_errors=True)  # of a download that was killed
@@ -50,24 +52,28 @@ def ensure(root: Path, folder: str, title: str, present: Callable[[], bool], fet
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{root} cannot be used for {title}: {error.strerror or error}; {_advice()}") from None
-    if not present():
-        raise UsageError(f"{title} was downloaded to {root}, but files are missing in {root / folder}; {_advice()}")
+        raise UsageError(f"{root} cannot be used for {title}: {error.strerror or error}; {_data_dir_hint()}") from None
+    if not is_present():
+        raise UsageError(
+            f"{title} was downloaded to {root}, but files are missing in {root / folder}; {_data_dir_hint()}"
+        )
 
 
-def _download(root: Path, part: Path, title: str, fetch: Callable[[Path], object]) -> None:
+def _download(root: Path, staging: Path, title: str, fetch: Callable[[Path], object]) -> None:
     print(f"downloading {title} to {root}", file=sys.stderr, flush=True)
     try:
-        with patience(PATIENCE):
-            fetch(part)
+        with limit_socket_timeout(SOCKET_TIMEOUT_SECONDS):
+            fetch(staging)
     except Exception as error:
-        raise UsageError(f"{title} is not in {root} and cannot be downloaded ({_reason(error)}); {_advice()}") from None
+        raise UsageError(
+            f"{title} is not in {root} and cannot be downloaded ({_describe_error(error)}); {_data_dir_hint()}"
+        ) from None
 
 
 @contextlib.contextmanager
-def patience(seconds: float) -> Iterator[None]:
+def limit_socket_timeout(seconds: float) -> Iterator[None]:
     """Let no new socket of this process wait longer, for a block; blocks take turns."""
-    with _turn:
+    with _socket_timeout_lock:
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(seconds)
         try:
@@ -77,12 +83,12 @@ def patience(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, awaited: str) -> Iterator[None]:
+def _hold_file_lock(path: Path, waiting_for: str) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for {awaited}", file=sys.stderr, flush=True)
+        print(f"waiting for {waiting_for}", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield
@@ -90,20 +96,20 @@ def _alone(path: Path, awaited: str) -> Iterator[None]:
         lock.release()
 
 
-def _publish(part: Path, folder: Path) -> None:
-    for source in sorted(path for path in part.rglob("*") if path.is_file()):
-        target = folder / source.relative_to(part)
+def _publish(staging: Path, folder: Path) -> None:
+    for source in sorted(path for path in staging.rglob("*") if path.is_file()):
+        target = folder / source.relative_to(staging)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             source.replace(target)
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """What an error says in its last line, without the wrapping that urllib adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = re.sub(r"^<urlopen error (.*)>$", r"\1", lines[-1])
     return re.sub(r"^\[Errno -?\d+\] ", "", text)
 
 
-def _advice() -> str:
+def _data_dir_hint() -> str:
     return "name a folder that has it with --data-dir or FEDWS_DATA, or use --dataset digits, which needs no download"

@@ -4,41 +4,42 @@ import re
 from collections.abc import Iterable
 
 from fedws.core.errors import UsageError
-from fedws.core.untrusted_text import printable
+from fedws.core.untrusted_text import to_printable
 
-DEFAULTS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
+DEMO_LABELS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
 """Labels that the workers of the demo hold, of a data set that comes with fedws."""
 
 
-def parse(text: str, classes: int = 10) -> tuple[int, ...]:
-    """The labels that a text names, sorted, each once. Raises UsageError when one is not below ``classes``.
+def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
+    """The labels that a text names, sorted, each once. Raises UsageError when one is not below ``num_classes``.
 
-    >>> parse("0-2,7")
+    >>> parse_labels("0-2,7")
     (0, 1, 2, 7)
     """
     found: set[int] = set()
-    flag = f"--digits {printable(text, 80)}"
+    flag = f"--digits {to_printable(text, 80)}"
     for part in text.split(","):
         matched = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if matched is None:
             raise UsageError(
-                f"{flag}: {printable(part, 80)!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
+                f"{flag}: {to_printable(part, 80)!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
             )
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if first > last:
             raise UsageError(f"{flag}: the range {part.strip()} runs backwards")
-        if last >= classes:
-            raise UsageError(f"{flag}: {last} is out of range; the data set has 0-{classes - 1}")
+        if last >= num_classes:
+            raise UsageError(f"{flag}: {last} is out of range; the data set has 0-{num_classes - 1}")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 
 
-def short(labels: Iterable[int], longest: int = 0) -> str:
-    """Return the text for a set of labels, which :func:`parse` reads; above ``longest`` characters, its beginning.
+def format_labels(labels: Iterable[int], max_chars: int = 0) -> str:
+    """Return the text for a set of labels, which :func:`parse_labels` reads; above ``max_chars`` characters, its
+    beginning.
 
-    >>> short([0, 1, 2, 7]), short([4, 5]), short([0, 5]), short([4])
+    >>> format_labels([0, 1, 2, 7]), format_labels([4, 5]), format_labels([0, 5]), format_labels([4])
     ('0-2,7', '4-5', '0,5', '4')
-    >>> short(range(0, 2000, 2), 12)
+    >>> format_labels(range(0, 2000, 2), 12)
     '0,2,4,6,8,... (1000 labels)'
     """
     labels = set(labels)
@@ -49,6 +50,6 @@ def short(labels: Iterable[int], longest: int = 0) -> str:
         else:
             runs.append([label])
     text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    if not longest or len(text) <= longest:
+    if not max_chars or len(text) <= max_chars:
         return text
-    return f"{text[:longest].rpartition(',')[0]},... ({len(labels)} labels)"
+    return f"{text[:max_chars].rpartition(',')[0]},... ({len(labels)} labels)"

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from fedws.core.error_location import summary
+from fedws.core.error_location import summarize_error
 from fedws.data import targets
 from fedws.data.base import Dataset
-from fedws.data.samples import Part, batch
+from fedws.data.samples import SampleSubset, load_batch
 
-WANTED = "it must have a length, and data[i] must be a pair of input and target"
+REQUIREMENT = "it must have a length, and data[i] must be a pair of input and target"
 
 
-def check(data: object) -> None:
+def check_dataset(data: object) -> None:
     """Raise ValueError, with what would work, when ``data`` is not a map-style data set. No sample is read."""
-    if isinstance(data, Part):  # of a data set that was checked
+    if isinstance(data, SampleSubset):  # of a data set that was checked
         return
     if data is None:
         raise ValueError("it is None; return the data set from its factory")
@@ -27,46 +27,46 @@ def check(data: object) -> None:
     if isinstance(data, DataLoader):
         raise ValueError("it is a DataLoader; return the data set itself, not a DataLoader")
     if isinstance(data, IterableDataset):
-        raise ValueError(f"{kind} is an IterableDataset, which cannot be read by index; {WANTED}")
+        raise ValueError(f"{kind} is an IterableDataset, which cannot be read by index; {REQUIREMENT}")
     for method, what in (("__len__", "length"), ("__getitem__", "__getitem__")):
         if not hasattr(data, method):
-            raise ValueError(f"{kind} has no {what}; {WANTED}")
+            raise ValueError(f"{kind} has no {what}; {REQUIREMENT}")
     try:
         length = len(data)  # type: ignore[arg-type]
     except Exception as error:  # of a user's own class
-        raise ValueError(f"its length cannot be read: {summary(error)}; {WANTED}") from error
+        raise ValueError(f"its length cannot be read: {summarize_error(error)}; {REQUIREMENT}") from error
     if length:
-        targets.check(data)  # type: ignore[arg-type]
+        targets.check_target_count(data)  # type: ignore[arg-type]
 
 
-def check_first(data: Dataset) -> None:
+def check_first_sample(data: Dataset) -> None:
     """Raise ValueError, with what would work, unless the first sample can be read and can become a batch."""
     try:
         sample = data[0]
     except Exception as error:  # of a user's own class
-        raise ValueError(f"its first sample cannot be read: {summary(error)}") from error
+        raise ValueError(f"its first sample cannot be read: {summarize_error(error)}") from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         size = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
         raise ValueError(f"its first sample is a {type(sample).__name__}{size}; data[i] must be a pair: input, target")
     try:
-        _, target = batch(data, torch.tensor([0]))
+        _, target = load_batch(data, torch.tensor([0]))
     except Exception as error:  # of a user's own class, or of a type that cannot be stacked
         raise ValueError(
-            f"its first sample cannot become a batch: {summary(error)}; inputs and targets must be tensors or numbers, "
+            f"its first sample cannot become a batch: {summarize_error(error)}; inputs and targets must be tensors or numbers, "
             "or dicts, tuples or lists of these"
         ) from error
-    for leaf in _leaves(target):
+    for leaf in _iter_leaves(target):
         if not isinstance(leaf, torch.Tensor):
             raise ValueError(
                 f"a target is a {type(leaf).__name__}, not a number or a tensor; number the classes from 0"
             )
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def _iter_leaves(tree: Any) -> Iterator[Any]:
     if isinstance(tree, Mapping):
         tree = list(tree.values())
     if isinstance(tree, tuple | list):
         for part in tree:
-            yield from _leaves(part)
+            yield from _iter_leaves(part)
     else:
         yield tree

@@ -8,54 +8,54 @@ from typing import Any
 import torch
 
 
-def moved(value: Any, place: torch.device) -> Any:
-    """Return ``value`` with every tensor in it on ``place``; all other values stay as they are.
+def move_tensors(value: Any, device: torch.device) -> Any:
+    """Return ``value`` with every tensor in it on ``device``; all other values stay as they are.
 
     What has a method ``to``, as a packed sequence or a tokenizer's batch, moves itself.
     """
     if hasattr(value, "to"):
-        return value.to(place)
+        return value.to(device)
     if isinstance(value, MutableMapping):
         found = copy.copy(value)
-        found.update({key: moved(item, place) for key, item in value.items()})
+        found.update({key: move_tensors(item, device) for key, item in value.items()})
         return found
     if isinstance(value, Mapping):
-        return {key: moved(item, place) for key, item in value.items()}
+        return {key: move_tensors(item, device) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(item, place) for item in value))
+        return type(value)(*(move_tensors(item, device) for item in value))
     if isinstance(value, tuple | list):
-        return type(value)(moved(item, place) for item in value)
+        return type(value)(move_tensors(item, device) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         other = copy.copy(value)
         for field in dataclasses.fields(value):
-            object.__setattr__(other, field.name, moved(getattr(value, field.name), place))
+            object.__setattr__(other, field.name, move_tensors(getattr(value, field.name), device))
         return other
     return value
 
 
-def tensors(value: Any) -> Iterator[torch.Tensor]:
+def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
     """Yield every tensor in ``value``, in order.
 
-    >>> [int(tensor) for tensor in tensors({"a": torch.tensor(1), "b": (torch.tensor(2), "text")})]
+    >>> [int(tensor) for tensor in iter_tensors({"a": torch.tensor(1), "b": (torch.tensor(2), "text")})]
     [1, 2]
     """
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from tensors(item)
+            yield from iter_tensors(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from tensors(item)
+            yield from iter_tensors(item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from tensors(getattr(value, field.name))
+            yield from iter_tensors(getattr(value, field.name))
 
 
-def part(value: Any, name: str) -> torch.Tensor | None:
-    """Return the tensor called ``name`` of a dict, dataclass or named tuple; None where there is none.
+def find_tensor(value: Any, name: str) -> torch.Tensor | None:
+    """Return the tensor called ``store_url`` of a dict, dataclass or named tuple; None where there is none.
 
-    >>> part({"loss": torch.tensor(0.5)}, "loss"), part({"loss": None}, "loss"), part([1], "loss")
+    >>> find_tensor({"loss": torch.tensor(0.5)}, "loss"), find_tensor({"loss": None}, "loss"), find_tensor([1], "loss")
     (tensor(0.5000), None, None)
     """
     if isinstance(value, Mapping):
@@ -67,12 +67,12 @@ def part(value: Any, name: str) -> torch.Tensor | None:
     return found if isinstance(found, torch.Tensor) else None
 
 
-def described(value: Any) -> str:
+def describe_type(value: Any) -> str:
     """Return what kind of thing ``value`` is, for an error message; no value and no key of it is shown.
 
     The message may go to the coordinator, and keys may be of the data.
 
-    >>> described({"a": 1, "b": 2}), described((1, 2)), described(torch.ones(2, 3))
+    >>> describe_type({"a": 1, "b": 2}), describe_type((1, 2)), describe_type(torch.ones(2, 3))
     ('a dict of 2', 'a tuple of 2', 'a tensor of shape [2, 3]')
     """
     kind = f"{'an' if type(value).__name__[:1].lower() in 'aeio' else 'a'} {type(value).__name__}"

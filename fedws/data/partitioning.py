@@ -7,10 +7,10 @@ import numpy as np
 from fedws.core.errors import UsageError
 
 
-def parse(text: str) -> tuple[int, int]:
+def parse_share(text: str) -> tuple[int, int]:
     """``K/N``: the share K of N, counted from 0. Raises UsageError.
 
-    >>> parse("0/3")
+    >>> parse_share("0/3")
     (0, 3)
     """
     matched = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
@@ -22,16 +22,17 @@ def parse(text: str) -> tuple[int, int]:
     return share, shares
 
 
-def generator(seed: int) -> np.random.Generator:
+def build_generator(seed: int) -> np.random.Generator:
     """Randomness that depends on the seed alone. Raises UsageError for a negative one."""
     if seed < 0:
         raise UsageError(f"a partition's seed must not be negative, as {seed} is")
     return np.random.default_rng(seed)
 
 
-def check(samples: int, shares: int, each: int = 1) -> None:
-    """Raise UsageError unless so many samples can be cut into ``shares`` with at least ``each`` in every one."""
-    if shares < 1 or each < 1:
-        raise UsageError(f"samples cannot be cut into {min(shares, each)} parts; it takes at least 1")
-    if samples < shares * each:
-        raise UsageError(f"{samples} samples are too few for {shares} shares of at least {each}")
+def check_share_sizes(num_examples: int, num_shares: int, min_per_share: int = 1) -> None:
+    """Raise UsageError unless so many samples can be cut into ``num_shares`` with at least ``min_per_share`` in every
+    one."""
+    if num_shares < 1 or min_per_share < 1:
+        raise UsageError(f"samples cannot be cut into {min(num_shares, min_per_share)} parts; it takes at least 1")
+    if num_examples < num_shares * min_per_share:
+        raise UsageError(f"{num_examples} samples are too few for {num_shares} shares of at least {min_per_share}")

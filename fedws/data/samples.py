@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import Subset, default_collate
 
 from fedws.core.errors import TaskError
-from fedws.core.tensors import raw
-from fedws.core.untrusted_text import words
+from fedws.core.tensors import view_bytes
+from fedws.core.untrusted_text import get_error_text
 from fedws.data import targets
 from fedws.data.base import Dataset
-from fedws.data.nested_tensors import described, tensors
+from fedws.data.nested_tensors import describe_type, iter_tensors
 
 
 class Batch(NamedTuple):
@@ -21,10 +21,10 @@ class Batch(NamedTuple):
     inputs: Any
     """A tensor, or a dict or tuple of tensors, nested as the data set's inputs are."""
     targets: Any
-    samples: int
+    num_examples: int
 
 
-class Images:
+class ImageDataset:
     """Labelled images, kept as the bytes they came as and normalised a batch at a time.
 
     ``pixels`` is uint8 of shape [n, channels, height, width]; ``targets`` is int64 of shape [n]; ``mean`` and ``std``
@@ -56,58 +56,58 @@ class Images:
         return f"Images({len(self)} of {' x '.join(map(str, self.pixels.shape[1:]))})"
 
 
-class Part:
+class SampleSubset:
     """Some samples of a data set, by index; keeps ``targets`` and ``batch`` where the whole has them.
 
-    ``known`` are the targets of the part, for a caller that has converted those of the whole already.
+    ``targets`` are the targets of the part, for a caller that has converted those of the whole already.
     """
 
-    def __init__(self, whole: Dataset, indices: torch.Tensor, known: torch.Tensor | None = None) -> None:
-        self._whole = whole
+    def __init__(self, dataset: Dataset, indices: torch.Tensor, targets: torch.Tensor | None = None) -> None:
+        self._dataset = dataset
         self._indices = indices
-        self._known = known
+        self._targets = targets
 
     @property
     def targets(self) -> torch.Tensor:
         """Return the targets of the part, [n, ...], converted once. Raises AttributeError when the whole has none."""
-        if self._known is None:
+        if self._targets is None:
             try:
-                self._known = targets.tensor(self._whole)[self._indices]
+                self._targets = targets.read_targets(self._dataset)[self._indices]
             except ValueError as error:
-                raise AttributeError(words(error)) from None
-        return self._known
+                raise AttributeError(get_error_text(error)) from None
+        return self._targets
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self._whole[int(self._indices[index])]
+        return self._dataset[int(self._indices[index])]
 
     def batch(self, indices: torch.Tensor) -> tuple[Any, Any]:
         """The samples at ``indices`` of this part, collated."""
-        return batch(self._whole, self._indices[indices])
+        return load_batch(self._dataset, self._indices[indices])
 
     def __repr__(self) -> str:
-        return f"{len(self)} of {self._whole!r}"
+        return f"{len(self)} of {self._dataset!r}"
 
 
-def constant(data: Any) -> bool:
+def is_deterministic(data: Any) -> bool:
     """Return whether reading draws nothing at random for certain: images in memory, and parts of them."""
-    while type(data) in (Part, Subset):
-        data = data._whole if isinstance(data, Part) else data.dataset
-    return type(data) is Images
+    while type(data) in (SampleSubset, Subset):
+        data = data._dataset if isinstance(data, SampleSubset) else data.dataset
+    return type(data) is ImageDataset
 
 
-def select(data: Dataset, indices: torch.Tensor) -> Dataset:
+def select_samples(data: Dataset, indices: torch.Tensor) -> Dataset:
     """The samples at ``indices``; images are copied out, so that the rest can be forgotten."""
-    data, indices = _within(data, indices)
-    if isinstance(data, Images):
+    data, indices = _unwrap_subset(data, indices)
+    if isinstance(data, ImageDataset):
         mean, std = (tuple(values.flatten().tolist()) for values in (data.mean, data.std))
-        return Images(data.pixels[indices], data.targets[indices], mean, std)
-    return Part(data, indices)
+        return ImageDataset(data.pixels[indices], data.targets[indices], mean, std)
+    return SampleSubset(data, indices)
 
 
-def _within(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor]:
+def _unwrap_subset(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor]:
     """Return the data set inside torch's ``Subset`` and the same samples' indices in it: it may have a fast batch."""
     while type(data) is Subset and not (hasattr(data, "targets") or hasattr(data, "collate_fn")):
         indices = torch.tensor([int(data.indices[index]) for index in indices.tolist()], dtype=torch.int64)
@@ -115,51 +115,51 @@ def _within(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor
     return data, indices
 
 
-def batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
+def load_batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
     """The samples at ``indices`` as one batch, the fast way where the data set has one.
 
     Else the data set's own ``collate_fn`` collates them, or torch's ``default_collate``. Raises TaskError where that
     does not give inputs and targets.
     """
-    data, indices = _within(data, indices)
+    data, indices = _unwrap_subset(data, indices)
     fast = getattr(data, "batch", None)
-    found = fast(indices) if fast is not None else _collating(data)([data[int(index)] for index in indices])
+    found = fast(indices) if fast is not None else _find_collate_fn(data)([data[int(index)] for index in indices])
     if not isinstance(found, tuple | list) or len(found) != 2:
-        raise TaskError(f"a batch of the data set is {described(found)}; it must be a pair of inputs and targets")
+        raise TaskError(f"a batch of the data set is {describe_type(found)}; it must be a pair of inputs and targets")
     inputs, targets = found
     return inputs, targets
 
 
-def batches(data: Dataset, groups: Iterable[torch.Tensor]) -> Iterator[Batch]:
-    """Yield a batch for each group of indices, see :func:`fedws.training.batching.groups`."""
-    for indices in groups:
-        yield Batch(*batch(data, indices), len(indices))
+def iter_batches(data: Dataset, index_batches: Iterable[torch.Tensor]) -> Iterator[Batch]:
+    """Yield a batch for each group of indices, see :func:`fedws.training.batching.split_into_batches`."""
+    for indices in index_batches:
+        yield Batch(*load_batch(data, indices), len(indices))
 
 
-def _collating(data: Any) -> Callable[[list[Any]], Any]:
+def _find_collate_fn(data: Any) -> Callable[[list[Any]], Any]:
     """Return the ``collate_fn`` of a data set, or of the one that it is a subset of; else torch's."""
     own: Callable[[list[Any]], Any] | None = getattr(data, "collate_fn", None)
     if own is None and isinstance(data, Subset):
-        return _collating(data.dataset)
+        return _find_collate_fn(data.dataset)
     return own or default_collate
 
 
-def fingerprint(data: Dataset) -> str:
+def compute_fingerprint(data: Dataset) -> str:
     """What tells a node's samples from others: a digest of how many there are, of their targets, and of the first."""
     digest = hashlib.sha256(str(len(data)).encode())
-    first = batch(data, torch.tensor([0]))[0] if len(data) else None
+    first = load_batch(data, torch.tensor([0]))[0] if len(data) else None
     try:
-        known = targets.tensor(data)
+        known = targets.read_targets(data)
     except ValueError:
         known = None
-    for part in tensors((known, first)):
-        digest.update(raw(part))
+    for part in iter_tensors((known, first)):
+        digest.update(view_bytes(part))
     return digest.hexdigest()
 
 
-def labels(data: Dataset) -> torch.Tensor | None:
+def find_labels(data: Dataset) -> torch.Tensor | None:
     """Return the class labels of a data set, int64 [n]; None when it has none."""
     try:
-        return targets.labels(data)
+        return targets.read_labels(data)
     except ValueError:
         return None

@@ -1,8 +1,8 @@
 """Class labels of a data set: what its ``targets`` are, whichever type holds them.
 
-A class label is one whole number from 0 to ``MOST - 1``, or one boolean, for each sample. They may be a list, tuple,
-array or tensor, which is converted as a whole. Other targets (real numbers, text, several numbers for each sample) are
-not class labels: a data set with them can be trained on, but not be split by label.
+A class label is one whole number from 0 to ``MAX_LABEL_CLASSES - 1``, or one boolean, for each sample. They may be a
+list, tuple, array or tensor, which is converted as a whole. Other targets (real numbers, text, several numbers for each
+sample) are not class labels: a data set with them can be trained on, but not be split by label.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fedws.data.base import Dataset
 
-MOST = 2**20
+MAX_LABEL_CLASSES = 2**20
 """Number of classes that labels may tell apart."""
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_WIDE_UNSIGNED_DTYPES = (torch.uint16, torch.uint32, torch.uint64)
 """Types that torch compares few of; numpy converts them."""
 
 
-def labels(data: Dataset) -> torch.Tensor:
+def read_labels(data: Dataset) -> torch.Tensor:
     """Return the class labels, int64 [n]. Raises ValueError with the reason when there are none."""
-    found = tensor(data)
+    found = read_targets(data)
     if found.dim() != 1:
         raise ValueError(f"its targets have the shape {list(found.shape)}")
     if found.is_floating_point() or found.is_complex():
@@ -30,55 +30,55 @@ def labels(data: Dataset) -> torch.Tensor:
     found = found.to(torch.int64)
     if len(found):
         for label in (int(found.min()), int(found.max())):
-            if not 0 <= label < MOST:
-                raise ValueError(f"its targets hold {label}, which is not from 0 to {MOST - 1}")
+            if not 0 <= label < MAX_LABEL_CLASSES:
+                raise ValueError(f"its targets hold {label}, which is not from 0 to {MAX_LABEL_CLASSES - 1}")
     return found
 
 
-def tensor(data: Dataset) -> torch.Tensor:
+def read_targets(data: Dataset) -> torch.Tensor:
     """Return the targets as one tensor on the CPU, [n, ...], also through torch's Subset and ConcatDataset.
 
     Raises ValueError with the reason when there are none, or they are not numbers.
     """
-    raw = _attribute(data)
+    raw = _get_targets_attribute(data)
     if raw is not None:
-        found = _converted(raw)
+        found = _to_tensor(raw)
         if len(found) != len(data):
-            raise ValueError(_mismatch(len(found), len(data)))
+            raise ValueError(_describe_count_mismatch(len(found), len(data)))
         return found
     if isinstance(data, Subset):
         indices = torch.as_tensor(np.asarray(data.indices), dtype=torch.int64)
-        return tensor(data.dataset)[indices]  # type: ignore[arg-type]
+        return read_targets(data.dataset)[indices]  # type: ignore[arg-type]
     if isinstance(data, ConcatDataset):
-        parts = [tensor(part) for part in data.datasets]  # type: ignore[arg-type]
+        parts = [read_targets(part) for part in data.datasets]  # type: ignore[arg-type]
         if len({part.shape[1:] for part in parts}) > 1:
             raise ValueError("its parts have targets of different shapes")
         return torch.cat(parts)
     raise ValueError("it has no attribute targets")
 
 
-def check(data: Dataset) -> None:
+def check_target_count(data: Dataset) -> None:
     """Raise ValueError unless there are as many targets as samples, where targets can be counted."""
-    raw = _attribute(data)
+    raw = _get_targets_attribute(data)
     counted = hasattr(raw, "__len__") and getattr(raw, "ndim", 1) > 0 and not isinstance(raw, str | bytes | Mapping)
     if counted and len(raw) != len(data):
-        raise ValueError(_mismatch(len(raw), len(data)))
+        raise ValueError(_describe_count_mismatch(len(raw), len(data)))
 
 
-def _attribute(data: Dataset) -> Any:
+def _get_targets_attribute(data: Dataset) -> Any:
     try:
         return getattr(data, "targets", None)
     except Exception as error:  # of a user's own property
         raise ValueError(f"its attribute targets raises {type(error).__name__}") from error
 
 
-def _converted(raw: Any) -> torch.Tensor:
+def _to_tensor(raw: Any) -> torch.Tensor:
     """Return the numbers in ``raw`` as one tensor with at least one dimension. Raises ValueError with the reason."""
     try:
         if isinstance(raw, list | tuple) and raw and isinstance(raw[0], torch.Tensor):
             raw = torch.stack([torch.as_tensor(value) for value in raw])
         found = raw.detach().cpu() if isinstance(raw, torch.Tensor) else np.asarray(raw)
-        if isinstance(found, torch.Tensor) and found.dtype in _UNSIGNED:
+        if isinstance(found, torch.Tensor) and found.dtype in _WIDE_UNSIGNED_DTYPES:
             found = found.numpy()
         if isinstance(found, np.ndarray) and found.ndim and found.dtype == object:
             found = np.asarray(found.tolist())
@@ -101,5 +101,5 @@ def _converted(raw: Any) -> torch.Tensor:
     return torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))  # a copy: some arrays cannot be written to
 
 
-def _mismatch(targets: int, samples: int) -> str:
-    return f"it has {targets} targets for {samples} samples; give one target for each sample"
+def _describe_count_mismatch(num_targets: int, num_examples: int) -> str:
+    return f"it has {num_targets} targets for {num_examples} samples; give one target for each sample"

@@ -7,7 +7,7 @@ from torch.nn import functional
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
 
-LARGEST = 100_000_000
+MAX_WEIGHTS = 100_000_000
 """Weights; a peer may name the sizes, so they are checked before anything is allocated."""
 
 
@@ -17,8 +17,8 @@ class Linear(nn.Module):
 
     def __init__(self, *, inputs: int = 784, outputs: int = 10) -> None:
         super().__init__()
-        if inputs < 1 or outputs < 1 or inputs * outputs > LARGEST:
-            raise UsageError(f"linear: {inputs} x {outputs} weights; it takes at least 1 and at most {LARGEST:,}")
+        if inputs < 1 or outputs < 1 or inputs * outputs > MAX_WEIGHTS:
+            raise UsageError(f"linear: {inputs} x {outputs} weights; it takes at least 1 and at most {MAX_WEIGHTS:,}")
         self.dense = nn.Linear(inputs, outputs)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch.nn import functional
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
 
-LARGEST = 10_000
+MAX_LAYER_WIDTH = 10_000
 """Width of a layer; a peer may name it, so it is checked before anything is allocated."""
 
 
@@ -17,8 +17,8 @@ class Mlp(nn.Module):
 
     def __init__(self, *, hidden: int = 200, inputs: int = 784, outputs: int = 10) -> None:
         super().__init__()
-        if not all(1 <= width <= LARGEST for width in (hidden, inputs, outputs)):
-            raise UsageError(f"mlp: hidden, inputs and outputs must be 1 to {LARGEST:,}")
+        if not all(1 <= width <= MAX_LAYER_WIDTH for width in (hidden, inputs, outputs)):
+            raise UsageError(f"mlp: hidden, inputs and outputs must be 1 to {MAX_LAYER_WIDTH:,}")
         self.fc1 = nn.Linear(inputs, hidden)
         self.relu1 = nn.ReLU()
         self.fc2 = nn.Linear(hidden, hidden)

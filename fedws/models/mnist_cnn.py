@@ -13,7 +13,7 @@ from fedws.core.registry import register
 class MnistCnn(nn.Module):
     """Images [n, 1, 28, 28] to log-probabilities of ten digits [n, 10]."""
 
-    cut: ClassVar = "pool1"
+    split_at: ClassVar = "pool1"
     """Where MistNet cuts it, unless it is told another place."""
 
     def __init__(self) -> None:

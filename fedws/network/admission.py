@@ -6,25 +6,25 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random, SystemRandom
 from typing import Protocol
 
-MOST = 64
+MAX_PENDING_CONNECTIONS = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
-PREFIX = 64
+IPV6_PREFIX_BITS = 64
 """Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
 
 
-class Caller(Protocol):
+class TrackedConnection(Protocol):
     """What the gate compares of two callers."""
 
     @property
-    def received(self) -> int:
+    def bytes_received(self) -> int:
         """Bytes received."""
 
     @property
-    def greeted(self) -> bool:
+    def has_received_message(self) -> bool:
         """Whether a whole message has been received, which is a ``hello``: any other ends the link."""
 
 
-class Gate:
+class BoundedConnectionSet:
     """Admits every caller. When it is full, each further caller costs one of those that wait its place.
 
     That one is drawn from the address with the most callers: at random, among the half of them that comes last by
@@ -32,41 +32,42 @@ class Gate:
     the others send, unless it shares an address with more callers than others do.
     """
 
-    def __init__(self, most: int = MOST, random: Random | None = None) -> None:
-        self._most = most
+    def __init__(self, max_size: int = MAX_PENDING_CONNECTIONS, random: Random | None = None) -> None:
+        self._max_size = max_size
         self._random = random or SystemRandom()
-        self._waiting: dict[int, tuple[Caller, str, Callable[[], object]]] = {}
+        self._entries: dict[int, tuple[TrackedConnection, str, Callable[[], object]]] = {}
 
     def __len__(self) -> int:
         """Return how many are waiting."""
-        return len(self._waiting)
+        return len(self._entries)
 
-    def enter(self, caller: Caller, drop: Callable[[], object], address: str = "") -> None:
-        """Let ``caller`` wait until :meth:`leave`; one that waits already keeps its place. ``drop`` ends its link."""
-        if id(caller) not in self._waiting and len(self._waiting) >= self._most:
-            self._waiting.pop(self._last())[2]()
-        self._waiting[id(caller)] = caller, group(address), drop
+    def add(self, connection: TrackedConnection, drop: Callable[[], object], address: str = "") -> None:
+        """Let ``connection`` wait until :meth:`discard`; one that waits already keeps its place. ``drop`` ends its
+        link."""
+        if id(connection) not in self._entries and len(self._entries) >= self._max_size:
+            self._entries.pop(self._choose_eviction())[2]()
+        self._entries[id(connection)] = connection, source_network(address), drop
 
-    def leave(self, caller: Caller) -> None:
+    def discard(self, connection: TrackedConnection) -> None:
         """Forget a caller that has been admitted or is gone; do nothing if it is not waiting."""
-        self._waiting.pop(id(caller), None)
+        self._entries.pop(id(connection), None)
 
-    def _last(self) -> int:
+    def _choose_eviction(self) -> int:
         """Return the key of the one to be dropped."""
-        sizes = Counter(where for _, where, _ in self._waiting.values())
+        sizes = Counter(where for _, where, _ in self._entries.values())
         most = max(sizes.values())
         crowd = sorted(
-            (caller.greeted, caller.received, self._random.random(), key)
-            for key, (caller, where, _) in self._waiting.items()
+            (caller.has_received_message, caller.bytes_received, self._random.random(), key)
+            for key, (caller, where, _) in self._entries.items()
             if sizes[where] == most
         )
         return self._random.choice(crowd[: -(-len(crowd) // 2)])[-1]
 
 
-def group(address: str) -> str:
+def source_network(address: str) -> str:
     """Return what one host's addresses have in common: an IPv4 address, or the first 64 bits of an IPv6 address.
 
-    >>> group("2001:db8::1"), group("::ffff:192.0.2.7"), group("192.0.2.7"), group("")
+    >>> source_network("2001:db8::1"), source_network("::ffff:192.0.2.7"), source_network("192.0.2.7"), source_network("")
     ('2001:db8::/64', '192.0.2.7', '192.0.2.7', '')
     """
     try:
@@ -74,5 +75,5 @@ def group(address: str) -> str:
     except ValueError:  # of a transport that has others
         return address
     if isinstance(found, IPv6Address):
-        return str(found.ipv4_mapped or IPv6Network((found, PREFIX), strict=False))
+        return str(found.ipv4_mapped or IPv6Network((found, IPV6_PREFIX_BITS), strict=False))
     return str(found)

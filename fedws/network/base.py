@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Message
-from fedws.security.tls import Tls
+from fedws.security.tls import TlsConfig
 
 if TYPE_CHECKING:
-    from fedws.network.body_transfer import Transfers
+    from fedws.network.body_transfer import BodyTransfers
 
 
-HANDSHAKE = 2**16
+MAX_HANDSHAKE_MESSAGE_BYTES = 2**16
 """Largest message in bytes, until the other end has proved who it is."""
 
 
@@ -24,14 +24,14 @@ class Channel(Protocol):
     """The node's id in the other end's certificate; empty where it has shown none."""
     address: str
     """Where the other end is, for a log; empty where the transport cannot tell."""
-    sent: int
+    bytes_sent: int
     """Bytes sent so far, with what the transport adds to a message; likewise those received."""
-    received: int
-    transfers: "Transfers"
+    bytes_received: int
+    transfers: "BodyTransfers"
     """How bodies travel; set by who knows of earlier links to the same peer."""
 
     @property
-    def arriving(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether a part of a message has come that is not whole."""
 
     async def send(self, message: Message) -> None:
@@ -40,20 +40,21 @@ class Channel(Protocol):
     async def receive(self) -> Message:
         """The next message. Raises ProtocolError, after which the link must be closed."""
 
-    def admit(self) -> None:
-        """The other end has proved who it is: messages up to ``Limits.message`` may come, in any time.
+    def mark_authenticated(self) -> None:
+        """The other end has proved who it is: messages up to ``Limits.max_message_bytes`` may come, in any time.
 
-        Before, they are at most :data:`HANDSHAKE` bytes, and a link that was dialled from outside lives no longer than
-        a sixth of ``silence``.
+        Before, they are at most :data:`MAX_HANDSHAKE_MESSAGE_BYTES` bytes, and a link that was dialled from outside
+        lives no longer than a sixth of ``peer_timeout``.
         """
 
-    def protect(self, secret: bytes) -> None:
-        """Both ends have ``secret`` now, 32 bytes of this handshake alone; keys for what follows may come of it."""
+    def set_session_key(self, session_key: bytes) -> None:
+        """Both ends have ``session_key`` now, 32 bytes of this handshake alone; keys for what follows may come of
+        it."""
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close the link; the other end gets ``code``, and ``reason`` for people. Without a reason: DONE."""
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the link is down, whoever closed it."""
 
 
@@ -64,38 +65,46 @@ Handler = Callable[[Channel], Awaitable[None]]
 class Limits:
     """The bounds of a link."""
 
-    message: int = 2**30
+    max_message_bytes: int = 2**30
     """Largest message in bytes, header and body."""
-    silence: float = 60.0
+    peer_timeout: float = 60.0
     """Seconds without a sign of life or progress after which the other end counts as lost."""
-    heartbeat: float = 0.0
-    """Seconds between the pings that keep an idle or busy link alive; 0: a third of ``silence``."""
+    ping_interval: float = 0.0
+    """Seconds between the pings that keep an idle or busy link alive; 0: a third of ``peer_timeout``."""
 
     @property
-    def beat(self) -> float:
+    def effective_ping_interval(self) -> float:
         """The heartbeat that is meant, in seconds."""
-        return self.heartbeat or self.silence / 3
+        return self.ping_interval or self.peer_timeout / 3
 
 
 class Transport(Protocol):
     """A way to carry messages, chosen by URL scheme. Registered as ``transport`` under that scheme."""
 
-    private: bool
+    in_process: bool
     """Whether its links stay within this process, where nobody has to be kept out."""
-    shared: bool
+    brokered: bool
     """Whether many nodes have one address, as a broker's."""
 
-    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
-        """Raise UsageError unless the URL is an address here and goes with ``tls``; ``seal``: no carrier may read."""
+    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
+        """Raise UsageError unless the URL is an address here and goes with ``tls``; ``encrypt_payloads``: no carrier
+        may read."""
 
     def connect(
-        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+        self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Awaitable[Channel]:
         """Dial ``node`` once. Raises Unreachable, or UsageError when the URL is none.
 
         An encrypted one takes nobody but who shows a certificate of ``node``; if that is empty, of the URL's host."""
 
     def serve(
-        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
+        self,
+        url: str,
+        handle: Handler,
+        limits: Limits,
+        tls: TlsConfig | None = None,
+        *,
+        node: str = "",
+        encrypt_payloads: bool = False,
     ) -> AbstractAsyncContextManager[str]:
         """Serve ``node`` while the context lasts; gives its URL. Raises UsageError when it cannot."""

@@ -10,31 +10,31 @@ import torch
 
 from fedws.core.tensors import Tensors
 
-_KEPT = 4
-_Known = tuple[tuple[tuple[int, int], ...], list[weakref.ref[torch.Tensor]], str]
+_CACHE_SIZE = 4
+_CachedDigest = tuple[tuple[tuple[int, int], ...], list[weakref.ref[torch.Tensor]], str]
 _lock = threading.Lock()
-_known: deque[_Known] = deque(maxlen=_KEPT)
+_cache: deque[_CachedDigest] = deque(maxlen=_CACHE_SIZE)
 
 
-def digest(tensors: Tensors, body: Iterable[memoryview]) -> str:
+def hash_body(tensors: Tensors, body: Iterable[memoryview]) -> str:
     """SHA-256 of ``body``, as 64 hexadecimal digits; that is the body of ``tensors``, and may be known of them.
 
     Blocking, half a millisecond a megabyte; safe to call from any thread, where others wait for the first.
     """
     with _lock:
-        state = _state(list(tensors.values()))
-        for known, tensors_then, found in _known:
+        state = _tensor_versions(list(tensors.values()))
+        for known, tensors_then, found in _cache:
             if known == state and all(tensor() is not None for tensor in tensors_then):
                 return found
         made = sha256()
         for piece in body:
             made.update(piece)
         if state:
-            _known.append((state, [weakref.ref(tensor) for tensor in tensors.values()], made.hexdigest()))
+            _cache.append((state, [weakref.ref(tensor) for tensor in tensors.values()], made.hexdigest()))
         return made.hexdigest()
 
 
-def _state(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, int], ...]:
+def _tensor_versions(tensors: Sequence[torch.Tensor]) -> tuple[tuple[int, int], ...]:
     """What tells these tensors from others, and from themselves before they were written to; empty where none can."""
     if any(tensor.is_inference() for tensor in tensors):  # they do not count writes
         return ()

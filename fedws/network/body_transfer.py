@@ -11,156 +11,164 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from fedws.core.errors import ProtocolError, StoreError, Undelivered
-from fedws.core.limits import CHUNK as CHUNK
-from fedws.core.limits import USUAL, Accepted
+from fedws.core.errors import BodyUnavailable, ProtocolError, StoreError
+from fedws.core.limits import CHUNK_BYTES as CHUNK_BYTES
+from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.network import body_digest
-from fedws.network.stored_bodies import Blobs
-from fedws.network.transfer_progress import Progress
+from fedws.network.stored_bodies import StoredBodies
+from fedws.network.transfer_progress import TransferProgress
 from fedws.protocol import encoder
-from fedws.protocol.decoder import Decoder, Partial
+from fedws.protocol.decoder import Decoder, PartialBody
 from fedws.protocol.messages import Message
 
 
-class Transfers:
+class BodyTransfers:
     """The bodies to and from one peer, over all links to it."""
 
     def __init__(
         self,
-        blobs: Blobs | None = None,
+        stored_bodies: StoredBodies | None = None,
         peer: str = "",
         *,
-        keep: bool = False,
-        replaced: Callable[[], object] = lambda: None,
-        allowed: Callable[[], int] | None = None,
+        keep_complete: bool = False,
+        on_replaced: Callable[[], object] = lambda: None,
+        get_max_answer_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """With ``keep`` a whole body stays too, until :meth:`forget`, or the next one begins.
+        """With ``keep_complete`` a whole body stays too, until :meth:`discard_partial`, or the next one begins.
 
-        ``allowed`` returns the bytes of the largest message that may come now; None: whatever the link takes.
+        ``get_max_answer_bytes`` returns the bytes of the largest message that may come now; None: whatever the link
+        takes.
 
-        ``peer`` is the other node's id, under which its blobs are. ``replaced`` is called when another body begins to
-        arrive than the one that is here.
+        ``peer`` is the other node's id, under which its blobs are. ``on_replaced`` is called when another body begins
+        to arrive than the one that is here.
         """
-        self._blobs = blobs
+        self._stored_bodies = stored_bodies
         self._peer = peer
-        self._keep = keep
-        self._replaced = replaced
-        self._allowed = allowed
-        self._here: Partial | None = None
-        self._there: dict[str, int] = {}
-        self._fetches = False
-        self._accepted = USUAL
-        self.inside = False
+        self._keep_complete = keep_complete
+        self._on_replaced = on_replaced
+        self._get_max_answer_bytes = get_max_answer_bytes
+        self._partial_body: PartialBody | None = None
+        self._peer_offsets: dict[str, int] = {}
+        self._peer_has_body_store = False
+        self._peer_limits = DEFAULT_MESSAGE_LIMITS
+        self.interrupted = False
         """Whether a message had begun to arrive, and was not whole, when the last link ended."""
-        self.progress = Progress()
+        self.progress = TransferProgress()
         """How far the bodies of the request that is open have come."""
-        self._stored = ""
-        self.sent = self.received = 0
+        self._stored_digest = ""
+        self.store_bytes_sent = self.store_bytes_received = 0
         """Bytes to and from the object store."""
 
     @property
-    def held(self) -> dict[str, int]:
+    def resume_offsets(self) -> dict[str, int]:
         """What this side has of a body, to be told to the other side on a new link: bytes by digest."""
-        return {} if self._here is None else {self._here.digest: self._here.filled}
+        return {} if self._partial_body is None else {self._partial_body.digest: self._partial_body.received_bytes}
 
     @property
-    def fetches(self) -> bool:
+    def has_body_store(self) -> bool:
         """Whether this side has a store, to be told to the other side."""
-        return self._blobs is not None
+        return self._stored_bodies is not None
 
-    def tell(self, held: Mapping[str, int]) -> None:
+    def set_peer_offsets(self, offsets: Mapping[str, int]) -> None:
         """What the other side has, as it says."""
-        self._there = dict(held)
+        self._peer_offsets = dict(offsets)
 
-    def tell_store(self, fetches: bool) -> None:
+    def set_peer_has_body_store(self, has_body_store: bool) -> None:
         """Whether the other side has a store, as it says."""
-        self._fetches = fetches
+        self._peer_has_body_store = has_body_store
 
-    def tell_limits(self, accepted: Accepted) -> None:
+    def set_peer_limits(self, limits: MessageLimits) -> None:
         """What the other side accepts, as it says; nothing else is sent."""
-        self._accepted = accepted
+        self._peer_limits = limits
 
-    def forget(self) -> None:
+    def discard_partial(self) -> None:
         """The body that is here is of no use any more."""
-        self._here = None
+        self._partial_body = None
 
-    def release(self) -> None:
+    def release_stored(self) -> None:
         """Nor is the one that is in the store for the other side, which may take as long as it likes to fetch it."""
-        self._keep_stored("")
+        self._replace_stored("")
 
-    async def encode(self, message: Message) -> encoder.Encoded:
-        """A message as it should travel now. Raises TooLarge and UsageError, as :func:`fedws.protocol.encoder.encode`
-        does."""
-        encoded = encoder.encode(message, self._accepted)
-        store = self._blobs if self._fetches and self._blobs and encoded.body_size > self._blobs.above else None
-        if encoded.body_size <= CHUNK and store is None:
+    async def encode(self, message: Message) -> encoder.EncodedMessage:
+        """A message as it should travel now. Raises MessageTooLarge and UsageError, as
+        :func:`fedws.protocol.encoder.encode_message` does."""
+        encoded = encoder.encode_message(message, self._peer_limits)
+        store = (
+            self._stored_bodies
+            if self._peer_has_body_store and self._stored_bodies and encoded.body_size > self._stored_bodies.min_bytes
+            else None
+        )
+        if encoded.body_size <= CHUNK_BYTES and store is None:
             return encoded
-        digest = await asyncio.to_thread(body_digest.digest, getattr(message, "tensors", {}), encoded.body)
-        there, self._there = self._there.get(digest, 0), {}  # of another body, what is there is dropped when this comes
+        digest = await asyncio.to_thread(body_digest.hash_body, getattr(message, "tensors", {}), encoded.body)
+        there, self._peer_offsets = (
+            self._peer_offsets.get(digest, 0),
+            {},
+        )  # of another body, what is there is dropped when this comes
         if store is not None:
             try:
-                self.sent += await store.put(digest, encoded.body)
+                self.store_bytes_sent += await store.put(digest, encoded.body)
             except StoreError as error:
-                store.complain(error)
-                self._keep_stored("")
+                store.log_store_error(error)
+                self._replace_stored("")
             else:
-                self._keep_stored(digest)
-                return encoded.stored(digest, self._accepted)
+                self._replace_stored(digest)
+                return encoded.without_body(digest, self._peer_limits)
         there = min(there, encoded.body_size)
-        self.progress.sent(there)
-        offset = there if there == encoded.body_size else there // CHUNK * CHUNK
-        return encoded.named(digest, offset, self._accepted)
+        self.progress.record_sent(there)
+        offset = there if there == encoded.body_size else there // CHUNK_BYTES * CHUNK_BYTES
+        return encoded.with_offset(digest, offset, self._peer_limits)
 
     @contextlib.contextmanager
-    def decoding(self, limit: int) -> Iterator[Decoder]:
+    def open_decoder(self, max_bytes: int) -> Iterator[Decoder]:
         """A decoder for the next message; what has come of its body stays here, however the context ends."""
-        decoder = Decoder(limit, self._begun, self._allowed)
+        decoder = Decoder(max_bytes, self._find_partial, self._get_max_answer_bytes)
         try:
             yield decoder
         finally:
-            self.inside = decoder.inside
+            self.interrupted = decoder.is_incomplete
             if decoder.digest is not None:
-                self._here = decoder.partial
-                self.progress.received(0 if self._here is None else self._here.filled)
+                self._partial_body = decoder.partial_body
+                self.progress.record_received(0 if self._partial_body is None else self._partial_body.received_bytes)
 
-    async def message(self, decoder: Decoder) -> Message:
+    async def read_message(self, decoder: Decoder) -> Message:
         """The message that has come. Raises ProtocolError also when its body is not the one of its digest.
 
         Raises Undelivered when its body is in a store from which it cannot be had.
         """
-        here, self._here = self._here, None
-        if decoder.stored:
-            self.inside = True
-            await self._fetch(decoder)
-            self.inside = False
+        here, self._partial_body = self._partial_body, None
+        if decoder.is_body_stored:
+            self.interrupted = True
+            await self._fetch_body(decoder)
+            self.interrupted = False
         elif decoder.digest is not None:
-            await asyncio.to_thread(decoder.verify)
-        message = decoder.message()
-        if decoder.digest is None or self._keep:
-            self._here = here
+            await asyncio.to_thread(decoder.verify_digest)
+        message = decoder.build_message()
+        if decoder.digest is None or self._keep_complete:
+            self._partial_body = here
         return message
 
-    async def _fetch(self, decoder: Decoder) -> None:
+    async def _fetch_body(self, decoder: Decoder) -> None:
         assert decoder.digest is not None
         try:
-            if self._blobs is None:
+            if self._stored_bodies is None:
                 raise StoreError("its tensors are in an object store, and there is none here; see --blobs")
-            await self._blobs.get(self._peer, decoder.digest, decoder.room)
-            decoder.fill()
-            await asyncio.to_thread(decoder.verify)
+            await self._stored_bodies.get(self._peer, decoder.digest, decoder.body_view)
+            decoder.mark_body_complete()
+            await asyncio.to_thread(decoder.verify_digest)
         except (StoreError, ProtocolError) as error:
-            raise Undelivered(decoder.bare(), str(error)) from None
-        self.received += len(decoder.room)
+            raise BodyUnavailable(decoder.build_message_without_tensors(), str(error)) from None
+        self.store_bytes_received += len(decoder.body_view)
 
-    def _keep_stored(self, digest: str) -> None:
+    def _replace_stored(self, digest: str) -> None:
         """What is in the store for the other side is now this, and no more what was before."""
-        if self._stored and self._blobs is not None:
-            self._blobs.release(self._stored)
-        self._stored = digest
+        if self._stored_digest and self._stored_bodies is not None:
+            self._stored_bodies.release(self._stored_digest)
+        self._stored_digest = digest
 
-    def _begun(self, digest: str) -> Partial | None:
-        if self._here is not None and self._here.digest == digest:
-            return self._here
-        self._here = None
-        self._replaced()
+    def _find_partial(self, digest: str) -> PartialBody | None:
+        if self._partial_body is not None and self._partial_body.digest == digest:
+            return self._partial_body
+        self._partial_body = None
+        self._on_replaced()
         return None

@@ -6,17 +6,17 @@ import os
 import socket
 import ssl
 
-from fedws.core.untrusted_text import printable, words
-from fedws.security.tls import Tls
+from fedws.core.untrusted_text import get_error_text, to_printable
+from fedws.security.tls import TlsConfig
 
-NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+PLAINTEXT_REASONS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 """What OpenSSL calls an answer in plain text."""
 
 
-def why(error: BaseException) -> str:
+def describe_connect_error(error: BaseException) -> str:
     """What an error of a socket means."""
     if isinstance(error, ssl.SSLError):
-        reason = printable(error.reason or words(error)).replace("_", " ").lower()
+        reason = to_printable(error.reason or get_error_text(error)).replace("_", " ").lower()
         return f"no TLS there that goes with ours: {reason}"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
@@ -26,16 +26,18 @@ def why(error: BaseException) -> str:
         return "no answer"
     if isinstance(error, socket.gaierror):
         return "no such host"
-    return words(error)
+    return get_error_text(error)
 
 
-async def speaks_tls(host: str, port: int, patience: float) -> bool:
+async def speaks_tls(host: str, port: int, timeout: float) -> bool:
     """Whether TLS is served there, by anybody; nothing is sent in it."""
     try:
-        async with asyncio.timeout(patience):
-            _, writer = await asyncio.open_connection(host, port, ssl=Tls().client(), server_hostname=host)
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(
+                host, port, ssl=TlsConfig().create_client_context(), server_hostname=host
+            )
     except ssl.SSLError as error:  # most likely, its certificate is of no public CA
-        return error.reason not in NO_TLS
+        return error.reason not in PLAINTEXT_REASONS
     except (OSError, TimeoutError):
         return False
     writer.transport.abort()

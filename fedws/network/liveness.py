@@ -5,42 +5,42 @@ Time is counted in looks at the link, so that no peer is blamed while this proce
 
 from collections import deque
 
-SLOWEST = 1024
+MIN_BYTES_PER_SECOND = 1024
 """Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
-LOOKS = 30
+CHECKS_PER_TIMEOUT = 30
 """A link is looked at so many times while it may be silent."""
 
 
-class Vigil:
-    """One link, looked at every ``silence / LOOKS`` seconds."""
+class LivenessMonitor:
+    """One link, looked at every ``silence / CHECKS_PER_TIMEOUT`` seconds."""
 
-    def __init__(self, silence: float) -> None:
-        self._silence = silence
-        self._seen = 0, 0
-        self._quiet = 0  # looks
-        self._progress: deque[int] = deque(maxlen=LOOKS + 1)
+    def __init__(self, peer_timeout: float) -> None:
+        self._peer_timeout = peer_timeout
+        self._last_counts = 0, 0
+        self._idle_checks = 0  # looks
+        self._content_history: deque[int] = deque(maxlen=CHECKS_PER_TIMEOUT + 1)
 
-    def excuse(self) -> None:
+    def skip_check(self) -> None:
         """Nothing can be told from this look: it is we who do not read."""
-        self._quiet = 0
-        self._progress.clear()
+        self._idle_checks = 0
+        self._content_history.clear()
 
-    def look(self, heard: int, content: int, messages: int, *, under_way: bool) -> str:
+    def find_fault(self, bytes_received: int, content_bytes: int, messages_received: int, *, is_receiving: bool) -> str:
         """What the other end has done wrong up to this look; empty if nothing.
 
         It is told what came so far: bytes, bytes of them that are no mere signs of life, and whole messages; and
-        whether one is ``under_way`` that we wait for.
+        whether one is ``is_receiving`` that we wait for.
         """
-        (before, complete), self._seen = self._seen, (heard, messages)
-        self._quiet = self._quiet + 1 if heard == before else 0
-        if not under_way or messages != complete:
-            self._progress.clear()
-        if under_way:
-            self._progress.append(content)
-        if self._quiet > LOOKS:
-            return f"silent for {self._silence:g} s"
-        if not self._quiet and len(self._progress) > LOOKS:
-            arrived = self._progress[-1] - self._progress[0]
-            if arrived < SLOWEST * self._silence:
-                return f"too slow: {arrived} bytes of a message in {self._silence:g} s"
+        (before, complete), self._last_counts = self._last_counts, (bytes_received, messages_received)
+        self._idle_checks = self._idle_checks + 1 if bytes_received == before else 0
+        if not is_receiving or messages_received != complete:
+            self._content_history.clear()
+        if is_receiving:
+            self._content_history.append(content_bytes)
+        if self._idle_checks > CHECKS_PER_TIMEOUT:
+            return f"silent for {self._peer_timeout:g} s"
+        if not self._idle_checks and len(self._content_history) > CHECKS_PER_TIMEOUT:
+            arrived = self._content_history[-1] - self._content_history[0]
+            if arrived < MIN_BYTES_PER_SECOND * self._peer_timeout:
+                return f"too slow: {arrived} bytes of a message in {self._peer_timeout:g} s"
         return ""

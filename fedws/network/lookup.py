@@ -8,15 +8,15 @@ from fedws.core.errors import UsageError
 from fedws.network.base import Transport
 
 
-def transport(url: str) -> Transport:
+def find_transport(url: str) -> Transport:
     """The transport for a URL's scheme, under TLS where that ends in one more ``s``.
 
     Raises UsageError, listing the schemes, when there is none, and for an address with a secret in it.
     """
-    scheme = addresses.checked(url).partition("://")[0].lower()
+    scheme = addresses.require_no_secrets(url).partition("://")[0].lower()
     ways: dict[str, Callable[[], Transport]] = {}
-    for name in registry.names("transport"):
-        kind = registry.find("transport", name)
+    for name in registry.list_pieces("transport"):
+        kind = registry.find_piece("transport", name)
         ways[name] = kind
         if not kind.private:
             ways[f"{name}s"] = partial(kind, encrypted=True)

@@ -4,77 +4,83 @@ from dataclasses import replace
 
 import torch
 
-from fedws.network.body_transfer import Transfers
-from fedws.network.stored_bodies import Blobs
-from fedws.object_store.base import Shelf
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
+from fedws.network.body_transfer import BodyTransfers
+from fedws.network.stored_bodies import StoredBodies
+from fedws.object_store.base import BodyStore
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
 
-UNFINISHED = 10
+RETENTION_PEER_TIMEOUTS = 10
 """Times ``silence`` for which either side keeps what a lost link left half done."""
 
 
-class Unfinished:
+class AnswerCache:
     """The last order of a run and its report, and what has come of the next, while a link may be lost.
 
     On the run's next link its transfers go on where they were cut off, and an order that is asked once more is answered
     with the report that there is: nothing is trained or noised twice.
     """
 
-    def __init__(self, node: str, shelf: Shelf | None = None) -> None:
+    def __init__(self, node: str, body_store: BodyStore | None = None) -> None:
         self._node = node
-        self._shelf = shelf
-        self.claim = Claim()
+        self._body_store = body_store
+        self.claim = RunClaim()
         """Claim of the run."""
-        self._transfers = Transfers()
-        self._last: tuple[Order, Report] | None = None
-        self._new = False
+        self._transfers = BodyTransfers()
+        self._last_answer: tuple[TaskRequest, TaskResult] | None = None
+        self._is_new_link = False
 
-    def begin(self, claim: Claim) -> Transfers:
+    def start_link(self, claim: RunClaim) -> BodyTransfers:
         """Start a link; return how its bodies travel. What a link that this one does not continue left is dropped."""
-        if not claim.continues(self.claim):
-            self.leave()
+        if not claim.may_continue(self.claim):
+            self.clear()
             self.claim, blobs = claim, None
-            if self._shelf is not None and claim.run:
-                blobs = Blobs(self._shelf.store, self._shelf.above, claim.run, self._node)
-            self._transfers = Transfers(blobs, claim.coordinator, keep=True, replaced=self._drop)
-        self._new = True
+            if self._body_store is not None and claim.run:
+                blobs = StoredBodies(self._body_store.store, self._body_store.min_bytes, claim.run, self._node)
+            self._transfers = BodyTransfers(
+                blobs, claim.coordinator, keep_complete=True, on_replaced=self._discard_result
+            )
+        self._is_new_link = True
         return self._transfers
 
-    def again(self, order: Order) -> Report | None:
+    def find_result(self, request: TaskRequest) -> TaskResult | None:
         """Return the report for the first order on a link, if that order is the last one that was answered before.
 
-        The report is kept until :meth:`keep`, so that the next link can have it if this one is lost before.
+        The report is kept until :meth:`save`, so that the next link can have it if this one is lost before.
         """
-        known, new, self._new = self._last, self._new, False
-        if known is None or not new or not _same(order, known[0]):
-            self._last = None
+        known, new, self._is_new_link = self._last_answer, self._is_new_link, False
+        if known is None or not new or not _is_same_request(request, known[0]):
+            self._last_answer = None
             return None
-        return replace(known[1], order=order.id)
+        return replace(known[1], request_id=request.request_id)
 
-    def keep(self, order: Order, answer: Report | Failure) -> None:
+    def save(self, request: TaskRequest, answer: TaskResult | TaskFailure) -> None:
         """This answer is about to be sent."""
-        self._last = (order, answer) if isinstance(answer, Report) and answer.order == order.id else None
+        self._last_answer = (
+            (request, answer) if isinstance(answer, TaskResult) and answer.request_id == request.request_id else None
+        )
 
-    def forget(self) -> None:
+    def discard_answer(self) -> None:
         """The last answer has arrived: its order will not be asked again."""
-        self._drop()
-        self._transfers.forget()
+        self._discard_result()
+        self._transfers.discard_partial()
 
-    def leave(self) -> None:
+    def clear(self) -> None:
         """The run will not come back, or need not be waited for."""
-        self.forget()
-        self._transfers.release()
+        self.discard_answer()
+        self._transfers.release_stored()
 
-    def _drop(self) -> None:
-        self._last = None
+    def _discard_result(self) -> None:
+        self._last_answer = None
 
 
-def _same(one: Order, other: Order) -> bool:
+def _is_same_request(first: TaskRequest, second: TaskRequest) -> bool:
     """Whether they ask for the same: all but their ids, and what the coordinator has of a report."""
-    if replace(one, id="", held={}, tensors={}) != replace(other, id="", held={}, tensors={}):
+    if replace(first, request_id="", resume_offsets={}, tensors={}) != replace(
+        second, request_id="", resume_offsets={}, tensors={}
+    ):
         return False
-    if list(one.tensors) != list(other.tensors):
+    if list(first.tensors) != list(second.tensors):
         return False
-    both = zip(one.tensors.values(), other.tensors.values(), strict=True)
+    both = zip(first.tensors.values(), second.tensors.values(), strict=True)
     return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in both)

@@ -6,141 +6,150 @@ import logging
 import secrets
 from collections.abc import AsyncIterator
 
-from fedws.core.error_location import placed
+from fedws.core.error_location import describe_with_location
 from fedws.core.errors import (
+    BodyUnavailable,
     LinkError,
     LinkLost,
+    LinkRefused,
     ProtocolError,
-    Refused,
-    Undelivered,
     Unreachable,
     UsageError,
-    printable,
+    to_printable,
 )
-from fedws.core.rate_limited_log import BURST, Complaints
-from fedws.network.backoff import Pauses
+from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
+from fedws.network.backoff import Backoff
 from fedws.network.base import Channel, Limits, Transport
-from fedws.network.lookup import transport
-from fedws.node.server import Service, asked, serving
+from fedws.network.lookup import find_transport
+from fedws.node.server import NodeServer, resolve_node_credentials, serve
 from fedws.node.worker import Worker
-from fedws.object_store.base import Shelf
-from fedws.protocol.encoder import VERSION
-from fedws.protocol.messages import COORDINATOR, Join, Message, Refusal
-from fedws.security.credentials import Security
+from fedws.object_store.base import BodyStore
+from fedws.protocol.encoder import PROTOCOL_VERSION
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Join, Message, Refusal
+from fedws.security.credentials import Credentials
 
 
-class _Joining:
+class _RunJoiner:
     """Dials until it is ended: whoever listens may not do so yet, or not any more."""
 
-    def __init__(self, service: Service, node: str, url: str, limits: Limits, security: Security, whom: str) -> None:
-        self._service = service
+    def __init__(
+        self, server: NodeServer, node: str, url: str, limits: Limits, credentials: Credentials, coordinator: str
+    ) -> None:
+        self._server = server
         self._url = url
-        self._way: Transport = transport(url)
+        self._transport: Transport = find_transport(url)
         self._limits = limits
-        self._security = security
+        self._credentials = credentials
         # A certificate of a public CA is of a host; one of a private CA is of a node.
-        self._whom = (whom if security.tls is not None and security.tls.ca is not None else "", security.tls)
-        self._join = Join(node=node, protocol=VERSION, instance=secrets.token_hex(32))
-        self._pauses = Pauses(limits.silence, self._join.instance)
-        self._said = ""
-        self._lines = Complaints(node, BURST)
+        self._peer_and_tls = (
+            coordinator if credentials.tls is not None and credentials.tls.ca is not None else "",
+            credentials.tls,
+        )
+        self._join_message = Join(node=node, protocol=PROTOCOL_VERSION, instance_id=secrets.token_hex(32))
+        self._backoff = Backoff(limits.peer_timeout, self._join_message.instance_id)
+        self._last_error = ""
+        self._status_log = RateLimitedLog(node, BURST_LINES)
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Join whenever there is no link, until cancelled."""
         while True:
             try:
-                orders = self._service.orders
-                await self._joined()
-                if self._service.orders > orders:  # the link has been good for something
-                    self._pauses.again()
+                orders = self._server.num_requests
+                await self._join_once()
+                if self._server.num_requests > orders:  # the link has been good for something
+                    self._backoff.reset()
             except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
-                self._say(str(error))
+                self._log_error(str(error))
             except Exception as error:  # a bug costs a link, and not the node
-                self._lines.hear(f"an error on a link to {self._url}: {placed(error)}", logging.ERROR, error)
-            await asyncio.sleep(self._pauses.next())
+                self._status_log.log(
+                    f"an error on a link to {self._url}: {describe_with_location(error)}", logging.ERROR, error
+                )
+            await asyncio.sleep(self._backoff.next_delay())
 
-    async def _joined(self) -> None:
+    async def _join_once(self) -> None:
         """Join once, and be served. Raises LinkError, as Refused."""
         try:
-            async with asyncio.timeout(self._limits.silence):
-                channel = await self._way.connect(self._url, self._limits, *self._whom, seal=self._security.seal)
+            async with asyncio.timeout(self._limits.peer_timeout):
+                channel = await self._transport.connect(
+                    self._url, self._limits, *self._peer_and_tls, encrypt_payloads=self._credentials.encrypt_payloads
+                )
         except TimeoutError:
             raise Unreachable("no answer") from None
         reason = "the node ends"  # as long as it has not come to an end by itself
         try:
-            first = await self._called(channel)
-            self._lines.hear(f"has joined at {self._url}", logging.INFO)
-            self._said = ""
-            await self._service.handle(channel, first)
+            first = await self._receive_first(channel)
+            self._status_log.log(f"has joined at {self._url}", logging.INFO)
+            self._last_error = ""
+            await self._server.handle(channel, first)
         except Exception as error:
-            reason = printable(str(error)) if isinstance(error, LinkError) else "an error in the node"
+            reason = to_printable(str(error)) if isinstance(error, LinkError) else "an error in the node"
             raise
         finally:
             await channel.close(reason)  # nothing, where that has been done
 
-    async def _called(self, channel: Channel) -> Message:
+    async def _receive_first(self, channel: Channel) -> Message:
         """The coordinator's first word to who has joined. Raises LinkError."""
         try:
-            async with asyncio.timeout(self._limits.silence):
-                await channel.send(self._join)
+            async with asyncio.timeout(self._limits.peer_timeout):
+                await channel.send(self._join_message)
                 first = await channel.receive()
         except TimeoutError:
             raise LinkLost("no hello in time") from None
-        except Undelivered as error:  # nobody has been asked for tensors yet
+        except BodyUnavailable as error:  # nobody has been asked for tensors yet
             raise ProtocolError(str(error)) from None
         if isinstance(first, Refusal):
-            raise Refused(first.kind, printable(first.reason))
+            raise LinkRefused(first.kind, to_printable(first.reason))
         return first
 
-    def _say(self, trouble: str) -> None:
-        if trouble != self._said:
-            self._lines.hear(f"waits to join at {self._url} ({trouble})", logging.INFO)
-        self._said = trouble
+    def _log_error(self, error: str) -> None:
+        if error != self._last_error:
+            self._status_log.log(f"waits to join at {self._url} ({error})", logging.INFO)
+        self._last_error = error
 
 
-async def _served(
+async def _serve_brokered(
     stack: contextlib.AsyncExitStack,
     worker: Worker,
     url: str,
     limits: Limits,
-    security: Security | None,
-    shelf: Shelf | None,
+    credentials: Credentials | None,
+    body_store: BodyStore | None,
 ) -> str:
-    pauses, said, lines = Pauses(limits.silence, worker.node), "", Complaints(worker.node, BURST)
+    pauses, said, lines = Backoff(limits.peer_timeout, worker.node), "", RateLimitedLog(worker.node, BURST_LINES)
     while True:
         try:
-            return await stack.enter_async_context(serving(worker, url, limits, security, shelf))
+            return await stack.enter_async_context(serve(worker, url, limits, credentials, body_store))
         except Unreachable as error:
             if str(error) != said:
-                lines.hear(f"waits for a broker ({error})", logging.INFO)
+                lines.log(f"waits for a broker ({error})", logging.INFO)
             said = str(error)
-        await asyncio.sleep(pauses.next())
+        await asyncio.sleep(pauses.next_delay())
 
 
 @contextlib.asynccontextmanager
-async def joining(
+async def join_run(
     worker: Worker,
     url: str,
     limits: Limits | None = None,
-    security: Security | None = None,
-    coordinator: str = COORDINATOR,
-    shelf: Shelf | None = None,
+    credentials: Credentials | None = None,
+    coordinator: str = DEFAULT_COORDINATOR_ID,
+    body_store: BodyStore | None = None,
 ) -> AsyncIterator[str]:
     """Have ``worker`` join whoever listens at ``url``, again and again while the context lasts; gives the URL.
 
     At a broker, where nobody is dialled, it is served, as soon as the broker is there. Under TLS with a CA of one's
-    own, who listens must show the certificate of ``coordinator``. Without ``security`` it must know the user's own
-    network key, but for ``memory://``. Raises UsageError for a URL that is none, or does not go with ``security``.
+    own, who listens must show the certificate of ``coordinator``. Without ``credentials`` it must know the user's own
+    network key, but for ``memory://``. Raises UsageError for a URL that is none, or does not go with ``credentials``.
     """
-    limits, way = limits or Limits(), transport(url)
-    if way.shared:
+    limits, way = limits or Limits(), find_transport(url)
+    if way.brokered:
         async with contextlib.AsyncExitStack() as stack:
-            yield await _served(stack, worker, url, limits, security, shelf)
+            yield await _serve_brokered(stack, worker, url, limits, credentials, body_store)
         return
-    security = asked(worker, way, security)
-    way.check(url, security.tls, seal=security.seal)
-    with contextlib.closing(Service(worker, limits, security, shelf)) as service:
-        task = asyncio.create_task(_Joining(service, worker.node, url, limits, security, coordinator).keep())
+    credentials = resolve_node_credentials(worker, way, credentials)
+    way.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads)
+    with contextlib.closing(NodeServer(worker, limits, credentials, body_store)) as service:
+        task = asyncio.create_task(_RunJoiner(service, worker.node, url, limits, credentials, coordinator).run())
         try:
             yield url
         finally:

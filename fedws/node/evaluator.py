@@ -3,26 +3,28 @@
 from dataclasses import asdict
 from typing import Any
 
-from fedws.core.registry import releasing
-from fedws.core.task_settings import Scoring
+from fedws.core.registry import task_traits
+from fedws.core.task_settings import EvalSettings
 from fedws.data.base import Dataset
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Order, Report
-from fedws.training.evaluation import score
-from fedws.training.task_context import Workspace
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.training.evaluation import evaluate
+from fedws.training.task_context import TaskContext
 
 
-@releasing("metrics")
-def evaluate(order: Order, workspace: Workspace) -> Report:
+@task_traits("metrics")
+def evaluate_request(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Evaluate the request's model on this node's data; the metrics are the fields of the evaluation's result."""
-    settings = workspace.settings(order, Scoring)
-    module = workspace.scored(settings, order.tensors)
-    return workspace.report(order, asdict(score(module, workspace, settings)))
+    settings = context.parse_settings(request, EvalSettings)
+    module = context.build_eval_model(settings, request.tensors)
+    return context.build_result(request, asdict(evaluate(module, context, settings)))
 
 
-def create_evaluator(node: str, dataset: str, data: Dataset, threads: int = 1, **more: Any) -> Worker:
+def create_evaluator(node: str, dataset: str, data: Dataset, threads: int = 1, **worker_arguments: Any) -> Worker:
     """Return a node that evaluates models on ``data`` with so many threads.
 
-    ``more`` goes to :class:`fedws.node.worker.Worker`, as ``policy`` and ``audit``.
+    ``worker_arguments`` goes to :class:`fedws.node.worker.Worker`, as ``policy`` and ``audit``.
     """
-    return Worker(node, dataset, data, tasks={"evaluate": evaluate}, evaluator=True, threads=threads, **more)
+    return Worker(
+        node, dataset, data, tasks={"evaluate": evaluate_request}, evaluator=True, threads=threads, **worker_arguments
+    )

@@ -3,19 +3,19 @@
 from dataclasses import replace
 from typing import Literal
 
-from fedws.core.errors import FedwsError, TryLater, printable
-from fedws.protocol.messages import Failure, Order
+from fedws.core.errors import FedwsError, RetryLater, to_printable
+from fedws.protocol.messages import TaskFailure, TaskRequest
 
 
-def failure(node: str, order: Order, kind: Literal["refused", "failed"], reason: str) -> Failure:
+def build_failure(node: str, request: TaskRequest, kind: Literal["refused", "failed"], reason: str) -> TaskFailure:
     """Return the answer of ``node`` to an order that was not carried out."""
-    line = printable(" ".join(reason.split()))  # it may quote the order, which may be of any size
-    return Failure(order=order.id, worker=node, round=order.round, kind=kind, reason=line)
+    line = to_printable(" ".join(reason.split()))  # it may quote the order, which may be of any size
+    return TaskFailure(request_id=request.request_id, worker=node, round=request.round, kind=kind, reason=line)
 
 
-def refusal(node: str, order: Order, error: FedwsError) -> Failure:
+def build_refused_failure(node: str, request: TaskRequest, error: FedwsError) -> TaskFailure:
     """Return the answer of ``node`` to an order that it refuses: for the whole run, or until later."""
-    refused = failure(node, order, "refused", str(error))
-    if isinstance(error, TryLater):
-        return replace(refused, code="later", wait=error.seconds)
+    refused = build_failure(node, request, "refused", str(error))
+    if isinstance(error, RetryLater):
+        return replace(refused, code="later", retry_after=error.retry_after)
     return replace(refused, code="permanent")

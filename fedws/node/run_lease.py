@@ -6,115 +6,119 @@ from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from typing import Any
 
-from fedws.core.errors import LinkLost, Refused, TakenOver
+from fedws.core.errors import LinkLost, LinkRefused, TakenOver
 from fedws.network.base import Channel
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.run_claim import RunClaim
 
-IDLE = 10
+IDLE_PEER_TIMEOUTS = 10
 """Times ``silence`` for which a run keeps a node without a request, although another run connects."""
-MOST_LINKS = 16
+MAX_LINKS_PER_RUN = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
-TAKEN_OVER = "taken over by the same run"
+TAKEN_OVER_REASON = "taken over by the same run"
 """The reason for people when the run of a link connects again; :class:`TakenOver` is what programs decide by."""
 
 
-class Turn:
+class Lease:
     """The time for which one link has the node."""
 
     def __init__(self, channel: Channel) -> None:
-        self.over = asyncio.Event()
+        self.ended = asyncio.Event()
         """Set when the link must end."""
-        self.reason: LinkLost = TakenOver(TAKEN_OVER)
+        self.error: LinkLost = TakenOver(TAKEN_OVER_REASON)
         """The error that ends it."""
         self._channel = channel
-        self._open = 0
-        self._heard = self._channel.received
-        self._since = asyncio.get_running_loop().time()
+        self._open_requests = 0
+        self._bytes_at_last_request = self._channel.bytes_received
+        self._idle_since = asyncio.get_running_loop().time()
 
-    def received(self) -> None:
+    def record_request(self) -> None:
         """Count a request that was received whole."""
-        self._open += 1
-        self._heard = self._channel.received
+        self._open_requests += 1
+        self._bytes_at_last_request = self._channel.bytes_received
 
-    def answered(self) -> None:
+    def record_answer(self) -> None:
         """Count a request whose answer was sent."""
-        self._open -= 1
-        self._since = asyncio.get_running_loop().time()
+        self._open_requests -= 1
+        self._idle_since = asyncio.get_running_loop().time()
 
     @property
-    def idle(self) -> float:
+    def idle_seconds(self) -> float:
         """Seconds for which no request has been open, on its way here, or being fetched from an object store."""
-        if self._open or self._channel.arriving or self._channel.received != self._heard:
+        if (
+            self._open_requests
+            or self._channel.is_receiving
+            or self._channel.bytes_received != self._bytes_at_last_request
+        ):
             return 0.0
-        return asyncio.get_running_loop().time() - self._since
+        return asyncio.get_running_loop().time() - self._idle_since
 
-    def give_way(self) -> None:
+    def revoke(self) -> None:
         """End the link for another run; its coordinator may connect again, and then gets the refusal ``busy``."""
-        self.reason = LinkLost(f"idle for {self.idle:.0f} s, and another run has called")
-        self.over.set()
+        self.error = LinkLost(f"idle for {self.idle_seconds:.0f} s, and another run has called")
+        self.ended.set()
 
 
-class Turns:
+class LeaseManager:
     """The turns at one node."""
 
-    def __init__(self, node: str, silence: float) -> None:
-        """``silence`` is in seconds, as in :class:`fedws.network.base.Limits`."""
+    def __init__(self, node: str, peer_timeout: float) -> None:
+        """``peer_timeout`` is in seconds, as in :class:`fedws.network.base.Limits`."""
         self._node = node
-        self._patience = silence / 6
-        self._idle = IDLE * silence
-        self._claim = self._working = Claim()  # of the newest link, and of the one that has the node
-        self._since = datetime.now()
-        self._links = 0  # of the run; the last one frees the node
-        self._newest: Turn | None = None
-        self._free = asyncio.Lock()
+        self._acquire_timeout = peer_timeout / 6
+        self._max_idle_seconds = IDLE_PEER_TIMEOUTS * peer_timeout
+        self._newest_claim = self._active_claim = RunClaim()  # of the newest link, and of the one that has the node
+        self._active_since = datetime.now()
+        self._num_links = 0  # of the run; the last one frees the node
+        self._newest_lease: Lease | None = None
+        self._lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
-    async def take(self, channel: Channel, claim: Claim) -> AsyncIterator[Turn]:
+    async def acquire(self, channel: Channel, claim: RunClaim) -> AsyncIterator[Lease]:
         """Have the node while the context lasts.
 
         Older links of the run end, and the one link of another run that has been idle for long; they are waited for, at
         most a sixth of ``silence``. Raises Refused when the node is busy with another run, with too many links of this
         one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
         """
-        if self._links and not claim.continues(self._claim):
-            if self._newest is None or self._newest.idle < self._idle:
-                raise self._busy()
-            self._newest.give_way()
-        if self._links >= MOST_LINKS:
-            raise self._busy()
-        self._claim = claim
-        if self._newest is not None:
-            self._newest.over.set()
-        self._newest = turn = Turn(channel)
-        self._links += 1
+        if self._num_links and not claim.may_continue(self._newest_claim):
+            if self._newest_lease is None or self._newest_lease.idle_seconds < self._max_idle_seconds:
+                raise self._build_busy_error()
+            self._newest_lease.revoke()
+        if self._num_links >= MAX_LINKS_PER_RUN:
+            raise self._build_busy_error()
+        self._newest_claim = claim
+        if self._newest_lease is not None:
+            self._newest_lease.ended.set()
+        self._newest_lease = turn = Lease(channel)
+        self._num_links += 1
         try:
-            async with asyncio.timeout(self._patience):
-                await self._free.acquire()
+            async with asyncio.timeout(self._acquire_timeout):
+                await self._lock.acquire()
         except TimeoutError:
-            if self._newest is turn:  # the node is still at work for the run before
-                self._claim = self._working
-            raise (turn.reason if turn.over.is_set() else self._busy()) from None
+            if self._newest_lease is turn:  # the node is still at work for the run before
+                self._newest_claim = self._active_claim
+            raise (turn.error if turn.ended.is_set() else self._build_busy_error()) from None
         else:
             try:
-                if turn.over.is_set():
-                    raise turn.reason
-                self._since, self._working = datetime.now(), claim
+                if turn.ended.is_set():
+                    raise turn.error
+                self._active_since, self._active_claim = datetime.now(), claim
                 yield turn
             finally:
-                self._free.release()
+                self._lock.release()
         finally:
-            self._links -= 1
-            if self._newest is turn:
-                self._newest = None
+            self._num_links -= 1
+            if self._newest_lease is turn:
+                self._newest_lease = None
 
-    def _busy(self) -> Refused:
-        since = self._since.strftime("%Y-%m-%d %H:%M:%S")
-        return Refused("busy", f"{self._node} is busy with run {self._claim.shown} since {since}")
+    def _build_busy_error(self) -> LinkRefused:
+        since = self._active_since.strftime("%Y-%m-%d %H:%M:%S")
+        return LinkRefused("busy", f"{self._node} is busy with run {self._newest_claim.run_id_prefix} since {since}")
 
 
-async def while_up(channel: Channel, work: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``work``, but cancel it when the link is down."""
-    tasks = [asyncio.create_task(work), asyncio.create_task(channel.closed())]
+async def run_while_open(channel: Channel, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``coroutine``, but cancel it when the link is down."""
+    tasks = [asyncio.create_task(coroutine), asyncio.create_task(channel.wait_closed())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

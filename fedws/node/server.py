@@ -9,202 +9,214 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fedws.core.error_location import placed
-from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused, Undelivered, UsageError, printable
-from fedws.core.limits import USUAL, Accepted
-from fedws.core.rate_limited_log import BURST, Complaints, at
+from fedws.core.error_location import describe_with_location
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError, to_printable
+from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
+from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog, format_peer_address
 from fedws.network.base import Channel, Limits, Transport
-from fedws.network.lookup import transport
-from fedws.node.answer_cache import UNFINISHED, Unfinished
-from fedws.node.run_lease import Turn, Turns, while_up
+from fedws.network.lookup import find_transport
+from fedws.node.answer_cache import RETENTION_PEER_TIMEOUTS, AnswerCache
+from fedws.node.run_lease import Lease, LeaseManager, run_while_open
 from fedws.node.worker import Worker
-from fedws.object_store.base import Shelf
+from fedws.object_store.base import BodyStore
 from fedws.protocol import handshake
-from fedws.protocol.close_codes import CloseCode, code_of
-from fedws.protocol.encoder import VERSION
-from fedws.protocol.messages import Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
-from fedws.protocol.run_claim import Claim
-from fedws.security.credentials import INSECURE, Security, default
+from fedws.protocol.close_codes import CloseCode, to_close_code
+from fedws.protocol.encoder import PROTOCOL_VERSION
+from fedws.protocol.messages import Hello, Message, Proof, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.run_claim import RunClaim
+from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
 
 log = logging.getLogger("fedws")
-LONGEST = 128
+MAX_REQUEST_ID_CHARS = 128
 """Characters of an order's id."""
-SEEN = 4096
+REMEMBERED_REQUEST_IDS = 4096
 """Ids of the last orders of a link; one that comes a second time breaks the protocol."""
 
 
-class Service:
+class NodeServer:
     """Runs a :class:`Worker` behind links: handshake, then orders one after the other, each with its answer."""
 
     def __init__(
-        self, worker: Worker, limits: Limits, security: Security = INSECURE, shelf: Shelf | None = None
+        self, worker: Worker, limits: Limits, credentials: Credentials = INSECURE, body_store: BodyStore | None = None
     ) -> None:
-        worker.check()
+        worker.require_samples()
         self._worker = worker
         self._limits = limits
-        self._security = security
-        self._turns = Turns(worker.node, limits.silence)
-        self._turned_away = ""
-        self._complaints = Complaints(worker.node)
-        self._runs, self._refused, self._bodies = (Complaints(worker.node, BURST) for _ in range(3))
-        self._unfinished = Unfinished(worker.node, shelf)
-        self._forgetting: asyncio.TimerHandle | None = None
-        self._accepted = USUAL
-        self.orders = 0
+        self._credentials = credentials
+        self._leases = LeaseManager(worker.node, limits.peer_timeout)
+        self._last_refused_run = ""
+        self._warning_log = RateLimitedLog(worker.node)
+        self._run_log, self._refusal_log, self._body_log = (RateLimitedLog(worker.node, BURST_LINES) for _ in range(3))
+        self._answer_cache = AnswerCache(worker.node, body_store)
+        self._cleanup_timer: asyncio.TimerHandle | None = None
+        self._peer_limits = DEFAULT_MESSAGE_LIMITS
+        self.num_requests = 0
         """How many have come so far."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=worker.node)
 
     def close(self) -> None:
         """End the node's thread; no link is served any more."""
-        self._remember()
-        self._thread.shutdown()
+        self._cancel_cleanup()
+        self._executor.shutdown()
 
-    async def handle(self, channel: Channel, first: Message | None = None) -> None:
-        """Serve one link until it closes; ``first`` has been received on it already."""
+    async def handle(self, channel: Channel, first_message: Message | None = None) -> None:
+        """Serve one link until it closes; ``first_message`` has been received on it already."""
         try:
-            async with asyncio.timeout(self._limits.silence / 6):
-                hello, claim = await self._meet(channel, first)
+            async with asyncio.timeout(self._limits.peer_timeout / 6):
+                hello, claim = await self._authenticate(channel, first_message)
         except TimeoutError:
             return await channel.close("no hello in time")
-        except Refused as refused:
-            self._complaints.hear(f"a caller{at(channel.address)} was refused: {refused}")
+        except LinkRefused as refused:
+            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {refused}")
             with contextlib.suppress(LinkError):
                 await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
             return await channel.close()
-        except (ProtocolError, Undelivered) as error:
-            self._complaints.hear(f"a caller{at(channel.address)} was refused: {error}")
-            return await channel.close(str(error), CloseCode.NOT_TAKEN)
+        except (ProtocolError, BodyUnavailable) as error:
+            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
+            return await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
         except LinkLost:
             return None
         with contextlib.suppress(LinkError):
-            await self._greet(channel, hello, claim)
+            await self._accept_run(channel, hello, claim)
         return await channel.close()
 
-    async def _meet(self, channel: Channel, first: Message | None = None) -> tuple[Hello, Claim]:
+    async def _authenticate(self, channel: Channel, first_message: Message | None = None) -> tuple[Hello, RunClaim]:
         """Receive ``hello`` and check the caller's proof; only then accept larger messages.
 
         Raises Refused when the caller does not have the key, ProtocolError, and LinkLost.
         """
-        hello, key, node = first or await channel.receive(), self._security.key, self._worker.node
+        hello, key, node = first_message or await channel.receive(), self._credentials.key, self._worker.node
         takeover = ""  # a caller without a key sends no proof
         if not isinstance(hello, Hello):
-            raise ProtocolError(f"{_kind(hello)} before hello")
-        if hello.protocol != VERSION:  # nothing can be proved
-            raise Refused("protocol", f"{node} speaks protocol {VERSION}, not {hello.protocol}")
+            raise ProtocolError(f"{_message_name(hello)} before hello")
+        if hello.protocol != PROTOCOL_VERSION:  # nothing can be proved
+            raise LinkRefused("protocol", f"{node} speaks protocol {PROTOCOL_VERSION}, not {hello.protocol}")
         if key is not None:
-            challenge = handshake.challenge(key.secret, hello, node)
+            challenge = handshake.create_challenge(key.secret, hello, node)
             await channel.send(challenge)
             try:
                 proof = await channel.receive()
             except LinkLost:  # most likely it has another key, and has been told so by its own side
-                self._complaints.hear(f"a caller{at(channel.address)} left without a proof of the network key")
+                self._warning_log.log(
+                    f"a caller{format_peer_address(channel.address)} left without a proof of the network key"
+                )
                 raise
             if not isinstance(proof, Proof):
-                raise ProtocolError(f"{_kind(proof)} where a proof was due")
-            handshake.check(key.secret, hello, challenge, proof)
-            takeover = proof.takeover
-            channel.protect(handshake.session(key.secret, hello, challenge))
-        tls = self._security.tls
-        if tls is not None and tls.mutual and channel.peer != hello.coordinator:
+                raise ProtocolError(f"{_message_name(proof)} where a proof was due")
+            handshake.verify_proof(key.secret, hello, challenge, proof)
+            takeover = proof.takeover_key
+            channel.set_session_key(handshake.derive_session_key(key.secret, hello, challenge))
+        tls = self._credentials.tls
+        if tls is not None and tls.is_mutual and channel.peer != hello.coordinator:
             whose = channel.peer or "no node alone"
-            raise Refused("key", f"{printable(hello.coordinator, 64)} shows the certificate of {whose}; see --id")
-        if not self._worker.policy.admits(channel.peer):
+            raise LinkRefused(
+                "key", f"{to_printable(hello.coordinator, 64)} shows the certificate of {whose}; see --id"
+            )
+        if not self._worker.policy.allows_coordinator(channel.peer):
             who = channel.peer or "a caller without a certificate"
-            raise Refused("policy", f"the policy of {node} does not name {who}")
-        channel.admit()
-        return hello, Claim(hello.run, hello.coordinator, takeover)
+            raise LinkRefused("policy", f"the policy of {node} does not name {who}")
+        channel.mark_authenticated()
+        return hello, RunClaim(hello.run, hello.coordinator, takeover)
 
-    async def _greet(self, channel: Channel, hello: Hello, claim: Claim) -> None:
-        greeting = self._worker.greet(hello)
+    async def _accept_run(self, channel: Channel, hello: Hello, claim: RunClaim) -> None:
+        greeting = self._worker.handle_hello(hello)
         try:
             if isinstance(greeting, Welcome):
-                async with self._turns.take(channel, claim) as turn:
-                    closing = await self._run(channel, hello, claim, greeting, turn)
+                async with self._leases.acquire(channel, claim) as turn:
+                    closing = await self._serve_run(channel, hello, claim, greeting, turn)
                 return await closing
-        except Refused as refused:
+        except LinkRefused as refused:
             greeting = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
-            return await channel.close(str(lost), code_of(lost))
+            return await channel.close(str(lost), to_close_code(lost))
         except UsageError as error:  # the caller accepts less than a welcome
-            return await channel.close(f"the welcome has {error}", CloseCode.NOT_TAKEN)
-        if hello.run != self._turned_away:  # it may go on asking
-            self._refused.hear(f"refused run {claim.shown}: {greeting.reason}")
-        self._turned_away = hello.run
+            return await channel.close(f"the welcome has {error}", CloseCode.MESSAGE_REJECTED)
+        if hello.run != self._last_refused_run:  # it may go on asking
+            self._refusal_log.log(f"refused run {claim.run_id_prefix}: {greeting.reason}")
+        self._last_refused_run = hello.run
         return await channel.send(greeting)
 
-    async def _run(
-        self, channel: Channel, hello: Hello, claim: Claim, welcome: Welcome, turn: Turn
+    async def _serve_run(
+        self, channel: Channel, hello: Hello, claim: RunClaim, welcome: Welcome, lease: Lease
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; return the closing of the link, which may take longer."""
-        name, reason, trouble = claim.shown, "ended", None
-        self._runs.hear(f"run {name} begins", logging.INFO)
+        name, reason, trouble = claim.run_id_prefix, "ended", None
+        self._run_log.log(f"run {name} begins", logging.INFO)
         try:
-            self._worker.begin(claim, channel.peer)
-            self._remember()
-            channel.transfers = self._unfinished.begin(claim)
-            channel.transfers.tell_store(hello.blobs)
-            self._accepted = Accepted(hello.max_message, hello.max_tensors, "the coordinator")
-            channel.transfers.tell_limits(self._accepted)
-            held, blobs = channel.transfers.held, channel.transfers.fetches
-            await channel.send(replace(welcome, held=held, blobs=blobs, max_message=self._limits.message))
-            error, closing = await self._serve(channel, turn)
+            self._worker.start_run(claim, channel.peer)
+            self._cancel_cleanup()
+            channel.transfers = self._answer_cache.start_link(claim)
+            channel.transfers.set_peer_has_body_store(hello.has_body_store)
+            self._peer_limits = MessageLimits(hello.max_message_bytes, hello.max_tensors, "the coordinator")
+            channel.transfers.set_peer_limits(self._peer_limits)
+            held, blobs = channel.transfers.resume_offsets, channel.transfers.has_body_store
+            await channel.send(
+                replace(
+                    welcome, resume_offsets=held, has_body_store=blobs, max_message_bytes=self._limits.max_message_bytes
+                )
+            )
+            error, closing = await self._answer_requests(channel, lease)
             reason = f"ended: {error}"
             return closing
         except LinkError as error:
             reason = f"ended: {error}"
             raise
         except Exception as error:  # as of a store or a transport of the user's
-            reason, trouble = f"ended: {placed(error)}", error
+            reason, trouble = f"ended: {describe_with_location(error)}", error
             raise
         finally:
-            self._forget_in(UNFINISHED * self._limits.silence, self._unfinished.leave)
-            self._runs.hear(f"run {name} {reason}", logging.INFO, trouble)
+            self._schedule_cleanup(RETENTION_PEER_TIMEOUTS * self._limits.peer_timeout, self._answer_cache.clear)
+            self._run_log.log(f"run {name} {reason}", logging.INFO, trouble)
 
-    async def _serve(self, channel: Channel, turn: Turn) -> tuple[LinkError, asyncio.Task[None]]:
+    async def _answer_requests(self, channel: Channel, lease: Lease) -> tuple[LinkError, asyncio.Task[None]]:
         """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
 
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """
-        orders: asyncio.Queue[tuple[Order, str]] = asyncio.Queue(1)  # with what is wrong; more stay with the sender
+        orders: asyncio.Queue[tuple[TaskRequest, str]] = asyncio.Queue(
+            1
+        )  # with what is wrong; more stay with the sender
         seen: dict[str, None] = {}  # in their order
 
         async def read() -> None:
             while True:
                 try:
                     message, trouble = await channel.receive(), ""
-                except Undelivered as error:
+                except BodyUnavailable as error:
                     # What its store is, and where, is not for the coordinator.
-                    self._bodies.hear(f"the body of an order: {error}")
+                    self._body_log.log(f"the body of an order: {error}")
                     message, trouble = error.message, "its object store does not give the order (see its log)"
-                order = self._order(message, seen)
-                turn.received()
-                await while_up(channel, orders.put((order, trouble)))  # what ended it is received next
+                order = self._check_request(message, seen)
+                lease.record_request()
+                await run_while_open(channel, orders.put((order, trouble)))  # what ended it is received next
                 del message, order  # models, which an idle node need not hold
 
         async def reply() -> None:
             while True:
                 order, trouble = await orders.get()
-                self._remember()
-                channel.transfers.tell(order.held)
-                kept = self._unfinished.again(order)
+                self._cancel_cleanup()
+                channel.transfers.set_peer_offsets(order.resume_offsets)
+                kept = self._answer_cache.find_result(order)
                 if kept is None or trouble:
-                    answer = await self._threaded(self._worker.answer, order, self._accepted, trouble)
+                    answer = await self._run_in_thread(self._worker.execute, order, self._peer_limits, trouble)
                 else:
-                    answer = await self._threaded(self._worker.repeat, order, kept, self._accepted)
-                self._unfinished.keep(order, answer)
+                    answer = await self._run_in_thread(self._worker.record_resend, order, kept, self._peer_limits)
+                self._answer_cache.save(order, answer)
                 try:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
-                    answer = await self._threaded(self._worker.replaced, order, error, self._accepted)
-                    self._unfinished.keep(order, answer)
+                    answer = await self._run_in_thread(self._worker.record_unsendable, order, error, self._peer_limits)
+                    self._answer_cache.save(order, answer)
                     await channel.send(answer)
-                turn.answered()
+                lease.record_answer()
                 del order, answer, kept  # models, which an idle node need not hold
-                self._forget_in(self._limits.silence, self._unfinished.forget)  # a lost link is known by then
+                self._schedule_cleanup(
+                    self._limits.peer_timeout, self._answer_cache.discard_answer
+                )  # a lost link is known by then
 
         async def give_way() -> None:
-            await turn.over.wait()
-            raise turn.reason
+            await lease.ended.wait()
+            raise lease.error
 
         tasks = [asyncio.create_task(end()) for end in (read, reply, give_way)]
         try:
@@ -212,88 +224,101 @@ class Service:
             error = next(error for task in tasks if task in ended and (error := task.exception()))
             if not isinstance(error, LinkError):
                 raise error
-            return error, asyncio.create_task(channel.close(str(error), code_of(error)))
+            return error, asyncio.create_task(channel.close(str(error), to_close_code(error)))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _remember(self) -> None:
+    def _cancel_cleanup(self) -> None:
         """Do not forget what the run's next link could go on with."""
-        if self._forgetting is not None:
-            self._forgetting.cancel()
+        if self._cleanup_timer is not None:
+            self._cleanup_timer.cancel()
 
-    def _forget_in(self, seconds: float, forget: Callable[[], object]) -> None:
-        self._remember()
-        self._forgetting = asyncio.get_running_loop().call_later(seconds, forget)
+    def _schedule_cleanup(self, seconds: float, cleanup: Callable[[], object]) -> None:
+        self._cancel_cleanup()
+        self._cleanup_timer = asyncio.get_running_loop().call_later(seconds, cleanup)
 
-    async def _threaded(self, work: Callable[..., Report | Failure], *given: Any) -> Report | Failure:
+    async def _run_in_thread(
+        self, function: Callable[..., TaskResult | TaskFailure], *args: Any
+    ) -> TaskResult | TaskFailure:
         """Return an answer that is made, and written down, in the node's thread.
 
         When cancelled, stop the task and wait for the thread; an answer made all the same is kept for the next link.
         """
-        working = asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+        working = asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             self._worker.stop()
-            working.add_done_callback(partial(self._made, given[0], self._unfinished.claim))
+            working.add_done_callback(partial(self._save_late_answer, args[0], self._answer_cache.claim))
             await asyncio.wait([working])
             raise
 
-    def _made(self, order: Order, claim: Claim, working: asyncio.Future[Report | Failure]) -> None:
+    def _save_late_answer(
+        self, request: TaskRequest, claim: RunClaim, future: asyncio.Future[TaskResult | TaskFailure]
+    ) -> None:
         """Keep what the thread made after its link was lost, unless another run has the node."""
         self._worker.resume()
-        if not working.cancelled() and working.exception() is None and claim is self._unfinished.claim:
-            self._unfinished.keep(order, working.result())
+        if not future.cancelled() and future.exception() is None and claim is self._answer_cache.claim:
+            self._answer_cache.save(request, future.result())
 
-    def _order(self, message: Message, seen: dict[str, None]) -> Order:
-        if not isinstance(message, Order):
-            raise ProtocolError(f"{_kind(message)} where an order was due")
+    def _check_request(self, message: Message, seen_ids: dict[str, None]) -> TaskRequest:
+        if not isinstance(message, TaskRequest):
+            raise ProtocolError(f"{_message_name(message)} where an order was due")
         if message.worker != self._worker.node:
-            raise ProtocolError(f"an order for {printable(message.worker, 64)}; this is {self._worker.node}")
-        if len(message.id) > LONGEST:
-            raise ProtocolError(f"an order's id of {len(message.id)} characters; at most {LONGEST}")
-        if message.id in seen:
-            raise ProtocolError(f"order {printable(message.id, 64)} a second time")
-        seen[message.id] = None
-        self.orders += 1
-        if len(seen) > SEEN:
-            del seen[next(iter(seen))]
+            raise ProtocolError(f"an order for {to_printable(message.worker, 64)}; this is {self._worker.node}")
+        if len(message.request_id) > MAX_REQUEST_ID_CHARS:
+            raise ProtocolError(
+                f"an order's id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}"
+            )
+        if message.request_id in seen_ids:
+            raise ProtocolError(f"order {to_printable(message.request_id, 64)} a second time")
+        seen_ids[message.request_id] = None
+        self.num_requests += 1
+        if len(seen_ids) > REMEMBERED_REQUEST_IDS:
+            del seen_ids[next(iter(seen_ids))]
         return message
 
 
-def asked(worker: Worker, way: Transport, security: Security | None) -> Security:
+def resolve_node_credentials(worker: Worker, transport: Transport, credentials: Credentials | None) -> Credentials:
     """What a node asks of its callers: the user's own key where nothing else is said and strangers may come."""
-    security = security or (INSECURE if way.private else default())
-    if security.key is None and not way.private:
+    credentials = credentials or (INSECURE if transport.in_process else load_default_credentials())
+    if credentials.key is None and not transport.in_process:
         log.warning(
             "%s takes part --insecure: whoever reaches it may have it train, and read what comes of it", worker.node
         )
-    return security
+    return credentials
 
 
 @contextlib.asynccontextmanager
-async def serving(
+async def serve(
     worker: Worker,
     url: str,
     limits: Limits | None = None,
-    security: Security | None = None,
-    shelf: Shelf | None = None,
+    credentials: Credentials | None = None,
+    body_store: BodyStore | None = None,
 ) -> AsyncIterator[str]:
     """Serve ``worker`` at ``url`` while the context lasts; gives the URL. Raises UsageError when it cannot listen.
 
-    With ``shelf``, large bodies go through its object store, if the coordinator has one too. Without ``security``
-    callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
+    With ``body_store``, large bodies go through its object store, if the coordinator has one too. Without
+    ``credentials`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
     """
-    limits, way = limits or Limits(), transport(url)
-    security = asked(worker, way, security)
-    theirs = replace(security, tls=None) if way.shared else security  # at a broker no node shows a certificate
-    with contextlib.closing(Service(worker, limits, theirs, shelf)) as service:
-        served = way.serve(url, service.handle, limits, security.tls, node=worker.node, seal=security.seal)
+    limits, way = limits or Limits(), find_transport(url)
+    credentials = resolve_node_credentials(worker, way, credentials)
+    theirs = replace(credentials, tls=None) if way.brokered else credentials  # at a broker no node shows a certificate
+    with contextlib.closing(NodeServer(worker, limits, theirs, body_store)) as service:
+        served = way.serve(
+            url,
+            service.handle,
+            limits,
+            credentials.tls,
+            node=worker.node,
+            encrypt_payloads=credentials.encrypt_payloads,
+        )
         async with served as address:
             yield address
 
 
-def _kind(message: Message) -> str:
+def _message_name(message: Message) -> str:
     return type(message).__name__.lower()

@@ -14,22 +14,22 @@ from urllib.parse import SplitResult, urlsplit
 from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
 
-PART = 2**23
+PART_BYTES = 2**23
 """Bytes of a large blob that are sent at once; what was interrupted goes on from the last whole part."""
-_RUN = re.compile("[0-9a-f]{16}")
-_NAME = re.compile("[0-9a-f]{64}")
+_RUN_PATTERN = re.compile("[0-9a-f]{16}")
+_NAME_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 class Store(Protocol):
     """A place for blobs, chosen by URL scheme. Factory: ``(url: str, patience: float)``, registered as ``store``.
 
-    The factory raises UsageError for a URL that is none. Every method blocks, may be called in several threads at
-    once, and ends after ``patience`` seconds without progress. All but ``check`` raise StoreError, whose text is one
-    line that says what store it is and holds nothing secret; also where ``run`` or ``name`` are not as :func:`place`
-    wants them.
+    The factory raises UsageError for a URL that is none. Every method blocks, may be called in several threads at once,
+    and ends after ``patience`` seconds without progress. All but ``check_access`` raise StoreError, whose text is one
+    line that says what store it is and holds nothing secret; also where ``run`` or ``name`` are not as
+    :func:`build_blob_path` wants them.
     """
 
-    def check(self) -> None:
+    def check_access(self) -> None:
         """Try all that the other methods need. Raises UsageError: a wrong setting is said before a run begins."""
 
     def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
@@ -40,54 +40,54 @@ class Store(Protocol):
         with a StoreError (``... stopped``), and nothing unfinished stays.
         """
 
-    def get(self, run: str, name: str, into: memoryview, *, stop: threading.Event | None = None) -> None:
-        """Fill ``into`` with the blob, which must be exactly as large; ``stop`` as of :meth:`put`."""
+    def get(self, run: str, name: str, buffer: memoryview, *, stop: threading.Event | None = None) -> None:
+        """Fill ``buffer`` with the blob, which must be exactly as large; ``stop`` as of :meth:`put`."""
 
-    def drop(self, run: str, name: str) -> None:
+    def delete(self, run: str, name: str) -> None:
         """Delete one blob, if it is there."""
 
-    def clean(self, run: str) -> None:
+    def delete_run(self, run: str) -> None:
         """Delete all that the run has left, unfinished blobs too."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class StoreConfig:
     """Where a node keeps large bodies."""
 
     url: str
-    above: int
+    min_bytes: int
     """Bytes; a larger body goes through the store, any other with its message."""
 
 
 @dataclass(frozen=True)
-class Shelf:
+class BodyStore:
     """A store that is open, and what goes there."""
 
     store: Store
-    above: int
-    """As of :class:`Setting`."""
+    min_bytes: int
+    """As of :class:`StoreConfig`."""
 
 
-def shelf(url: str, above: int = 1_000_000, patience: float = 60.0) -> Shelf:
-    """Large bodies of more than ``above`` bytes go through the store at ``url``, which is opened and tried.
+def open_store(url: str, min_bytes: int = 1_000_000, timeout: float = 60.0) -> BodyStore:
+    """Large bodies of more than ``min_bytes`` bytes go through the store at ``url``, which is opened and tried.
 
-    It is given up after ``patience`` seconds without progress. Raises UsageError.
+    It is given up after ``timeout`` seconds without progress. Raises UsageError.
     """
-    return Shelf(opened(Setting(url, above), patience), above)
+    return BodyStore(open_backend(StoreConfig(url, min_bytes), timeout), min_bytes)
 
 
-def opened(setting: Setting, patience: float) -> Store:
+def open_backend(config: StoreConfig, timeout: float) -> Store:
     """The store, tried. Raises UsageError, which lists the schemes where there is none of that name."""
-    scheme = parsed(setting.url).scheme
-    known = registry.names("store")
+    scheme = parse_store_url(config.url).scheme
+    known = registry.list_pieces("store")
     if scheme not in known:
-        raise UsageError(f"{setting.url}: no store is reached by {scheme}://; there are {', '.join(known)}")
-    store: Store = registry.find("store", scheme)(setting.url, patience)
-    store.check()
+        raise UsageError(f"{config.url}: no store is reached by {scheme}://; there are {', '.join(known)}")
+    store: Store = registry.find_piece("store", scheme)(config.url, timeout)
+    store.check_access()
     return store
 
 
-def parsed(url: str) -> SplitResult:
+def parse_store_url(url: str) -> SplitResult:
     """A store's URL, of scheme, host and path alone. Raises UsageError, which repeats nothing that may be secret."""
     like = "one looks like s3://bucket/prefix or file:///path"
     if "@" in url:
@@ -102,27 +102,28 @@ def parsed(url: str) -> SplitResult:
     return parts
 
 
-def place(run: str, name: str | None = None) -> str:
+def build_blob_path(run: str, name: str | None = None) -> str:
     """Where in a store a blob is, or all of a run: ``RUN/NAME`` or ``RUN``. The one way to a path or key.
 
     Raises StoreError unless the run is 16 and the name 64 lower-case hex digits, since they may be a peer's texts.
 
-    >>> place("0123456789abcdef")
+    >>> build_blob_path("0123456789abcdef")
     '0123456789abcdef'
     """
-    if not _RUN.fullmatch(run):
+    if not _RUN_PATTERN.fullmatch(run):
         raise StoreError("the run of a blob is not 16 hex digits")
     if name is None:
         return run
-    if not _NAME.fullmatch(name):
+    if not _NAME_PATTERN.fullmatch(name):
         raise StoreError("the name of a blob is not 64 hex digits")
     return f"{run}/{name}"
 
 
-def parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
-    """The body in parts of :data:`PART` bytes, the last of what remains; none of an empty one. Nothing is copied."""
+def split_into_parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """The body in parts of :data:`PART_BYTES` bytes, the last of what remains; none of an empty one. Nothing is
+    copied."""
     part: list[memoryview] = []
-    room = PART
+    room = PART_BYTES
     for view in body:
         while len(view):
             part.append(view[:room])
@@ -130,6 +131,6 @@ def parts(body: Sequence[memoryview]) -> Iterator[list[memoryview]]:
             room -= len(part[-1])
             if not room:
                 yield part
-                part, room = [], PART
+                part, room = [], PART_BYTES
     if part:
         yield part

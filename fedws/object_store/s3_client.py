@@ -13,25 +13,25 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fedws.core.errors import StoreError, UsageError
-from fedws.object_store.s3_errors import Fault
+from fedws.object_store.s3_errors import S3ErrorInfo
 from fedws.object_store.watchdog import Progress
 
 T = TypeVar("T")
-TRIES = 4
+MAX_ATTEMPTS = 4
 """How often a request is made that fails in a way which may pass."""
-PAGES = 1000
+MAX_PAGES = 1000
 """Of one listing; most stores put 1,000 results into each."""
-_NEXT = {
+_PAGE_TOKENS = {
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
     "list_multipart_uploads": {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"},
     "list_parts": {"PartNumberMarker": "NextPartNumberMarker"},
 }
 """What is asked with for the next page, and where the page before says it."""
-_MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+_MALFORMED_RESPONSE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What comes of an answer in which something is missing or of another type."""
 
 
-class Failed(StoreError):
+class S3RequestFailed(StoreError):
     """A request failed for good."""
 
     def __init__(self, text: str, code: str) -> None:
@@ -39,14 +39,14 @@ class Failed(StoreError):
         self.code = code
 
 
-class Requests:
+class S3Client:
     """Those of one store, whose name in lines is ``url``. Raises UsageError where boto3 cannot be set up."""
 
-    def __init__(self, url: str, patience: float) -> None:
-        self._url, self._patience = url, patience
-        self.client, self.host = self._connected()
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url, self._timeout = url, timeout
+        self.client, self.host = self._connect()
 
-    def _connected(self) -> tuple[Any, str]:
+    def _connect(self) -> tuple[Any, str]:
         """A client, and where its store is. It makes each request once: what to make again is decided here."""
         try:
             import boto3
@@ -57,7 +57,7 @@ class Requests:
         except ImportError:
             raise UsageError("s3:// needs boto3: pip install 'fedws[s3]'") from None
         self._errors = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
-        silence = self._patience / (TRIES + 2)  # so that all tries and the pauses between them are within it
+        silence = self._timeout / (MAX_ATTEMPTS + 2)  # so that all tries and the pauses between them are within it
         config = Config(
             connect_timeout=silence,
             read_timeout=silence,
@@ -77,84 +77,86 @@ class Requests:
             endpoint = urlsplit(client.meta.endpoint_url)
             host = f"{endpoint.hostname}:{endpoint.port}" if endpoint.port else str(endpoint.hostname)
         except (BotoCoreError, ValueError) as error:
-            raise UsageError(f"{self._url}: {Fault(_code(error)).line('')}") from None
+            raise UsageError(f"{self._url}: {S3ErrorInfo(_get_error_code(error)).describe('')}") from None
         client.meta.events.register("before-parse.s3", whole)
         return client, host
 
-    def asked(self, request: Callable[[], T], progress: Progress, gained: Callable[[], int] = int) -> T:
+    def call(self, request: Callable[[], T], progress: Progress, count_progress: Callable[[], int] = int) -> T:
         """Make a request and read its answer, and again while it fails in a way that may pass. Raises StoreError.
 
-        That is bounded in number and in time; both bounds begin anew when ``gained`` has grown.
+        That is bounded in number and in time; both bounds begin anew when ``count_progress`` has grown.
         """
-        found = self._tried(request, progress, gained)
-        progress.step()
+        found = self._call_with_retries(request, progress, count_progress)
+        progress.mark_progress()
         return found
 
-    def listed(
-        self, operation: str, of: dict[str, str], key: str, result: Callable[[Any], T], progress: Progress
+    def list_results(
+        self, operation: str, arguments: dict[str, str], key: str, parse_result: Callable[[Any], T], progress: Progress
     ) -> Iterator[T]:
-        """The results under ``key`` in all pages of a listing, each as ``result`` reads it. Raises StoreError.
+        """The results under ``key`` in all pages of a listing, each as ``parse_result`` reads it. Raises StoreError.
 
         It is progress when it comes to its end: pages alone could come for ever.
         """
         following: dict[str, Any] | None = {}
 
         def page() -> tuple[list[T], dict[str, Any] | None]:
-            answer = getattr(self.client, operation)(**of, **(following or {}))
-            results = [result(each) for each in answer.get(key, ())]
+            answer = getattr(self.client, operation)(**arguments, **(following or {}))
+            results = [parse_result(each) for each in answer.get(key, ())]
             more = answer.get("IsTruncated")
-            return results, {ours: answer[theirs] for ours, theirs in _NEXT[operation].items()} if more else None
+            return results, {ours: answer[theirs] for ours, theirs in _PAGE_TOKENS[operation].items()} if more else None
 
-        for _ in range(PAGES):
-            results, following = self._tried(page, progress)
+        for _ in range(MAX_PAGES):
+            results, following = self._call_with_retries(page, progress)
             yield from results
             if following is None:
-                progress.step()
+                progress.mark_progress()
                 return
-        raise StoreError(f"{self._url}: {self.host} lists more than {PAGES:,} pages")
+        raise StoreError(f"{self._url}: {self.host} lists more than {MAX_PAGES:,} pages")
 
-    def _tried(self, request: Callable[[], T], progress: Progress, gained: Callable[[], int] = int) -> T:
+    def _call_with_retries(
+        self, request: Callable[[], T], progress: Progress, count_progress: Callable[[], int] = int
+    ) -> T:
         seen = tries = 0
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self._timeout
         while True:
-            progress.check()
+            progress.raise_if_cancelled()
             try:
                 return request()
             except self._errors as error:
-                fault = _fault(error)
-            except _MALFORMED:
-                fault = Fault("ResponseParserError")
-            progress.check()
-            if gained() > seen:
-                seen, tries, end = gained(), 0, time.monotonic() + self._patience
-            pause = min(0.5, self._patience / 40) * 2**tries
+                fault = _parse_error(error)
+            except _MALFORMED_RESPONSE_ERRORS:
+                fault = S3ErrorInfo("ResponseParserError")
+            progress.raise_if_cancelled()
+            if count_progress() > seen:
+                seen, tries, end = count_progress(), 0, time.monotonic() + self._timeout
+            pause = min(0.5, self._timeout / 40) * 2**tries
             tries += 1
-            if not fault.passing or tries == TRIES or time.monotonic() + pause > end:
+            if not fault.is_retryable or tries == MAX_ATTEMPTS or time.monotonic() + pause > end:
                 often = f", {tries} times in a row" if tries > 1 else ""
-                raise Failed(f"{self._url}: {fault.line(self.host)}{often}", fault.code)
-            progress.pause(pause)
+                raise S3RequestFailed(f"{self._url}: {fault.describe(self.host)}{often}", fault.code)
+            progress.wait(pause)
 
 
-def field(answer: Any, name: str, kind: type[T]) -> T:
-    """One of an answer's. Raises KeyError or TypeError, which :meth:`Requests.asked` makes a StoreError of."""
-    found = answer[name]
-    if not isinstance(found, kind):
-        raise TypeError(f"{name} is no {kind.__name__}")
+def get_field(response: Any, name: str, expected_type: type[T]) -> T:
+    """One of an answer's. Raises KeyError or TypeError, which :meth:`S3Client.call` makes a StoreError of."""
+    found = response[name]
+    if not isinstance(found, expected_type):
+        raise TypeError(f"{name} is no {expected_type.__name__}")
     return found
 
 
-def _code(error: Exception) -> str:
+def _get_error_code(error: Exception) -> str:
     return "CertificateError" if "certificate verify failed" in str(error).lower() else type(error).__name__
 
 
-def _fault(error: Exception) -> Fault:
+def _parse_error(error: Exception) -> S3ErrorInfo:
     """What boto3, or what it stands on, says."""
     answer = getattr(error, "response", None)
     if not isinstance(answer, dict):
-        return Fault(_code(error))
+        return S3ErrorInfo(_get_error_code(error))
     about = answer.get("ResponseMetadata", {})
     skew = None
     with contextlib.suppress(KeyError, ValueError, TypeError):
         skew = (datetime.now(UTC) - parsedate_to_datetime(about["HTTPHeaders"]["date"])).total_seconds()
     code = str(answer.get("Error", {}).get("Code", ""))
-    return Fault(code, about.get("HTTPStatusCode", 0), getattr(error, "operation_name", ""), skew)
+    return S3ErrorInfo(code, about.get("HTTPStatusCode", 0), getattr(error, "operation_name", ""), skew)

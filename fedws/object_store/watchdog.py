@@ -9,74 +9,76 @@ from typing import TypeVar
 from fedws.core.errors import StoreError
 
 T = TypeVar("T")
-SLOWEST = 1024
+MIN_BYTES_PER_SECOND = 1024
 """Bytes a second; what moves more slowly makes no progress."""
 
 
-class Stopped(StoreError):
+class StoreCancelled(StoreError):
     """The caller wants no more of it."""
 
 
 class Progress:
     """What work says to the one who waits for it, and hears from them."""
 
-    def __init__(self, patience: float, name: str, stop: threading.Event | None = None) -> None:
-        self.news: SimpleQueue[bool] = SimpleQueue()
+    def __init__(self, timeout: float, store_url: str, stop: threading.Event | None = None) -> None:
+        self.events: SimpleQueue[bool] = SimpleQueue()
         """For each step, and for the end: whether it is the end."""
-        self.given_up = threading.Event()
-        self.block = max(1, int(SLOWEST * patience))
+        self.abandoned = threading.Event()
+        self.block_bytes = max(1, int(MIN_BYTES_PER_SECOND * timeout))
         """Bytes that have to move within the patience."""
-        self.late = f"{name}: no progress in {patience:g} s"
-        self._stopped = f"{name}: stopped"
+        self.timeout_message = f"{store_url}: no progress in {timeout:g} s"
+        self._cancel_message = f"{store_url}: stopped"
         self._stop = stop or threading.Event()
-        self._moved = 0
+        self._bytes_in_block = 0
 
-    def check(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """To be called before every part. Raises StoreError when nobody waits any more, Stopped when it is to stop."""
-        if self.given_up.is_set():
-            raise StoreError(self.late)
+        if self.abandoned.is_set():
+            raise StoreError(self.timeout_message)
         if self._stop.is_set():
-            raise Stopped(self._stopped)
+            raise StoreCancelled(self._cancel_message)
 
-    def step(self) -> None:
+    def mark_progress(self) -> None:
         """It has come further."""
-        self.news.put(False)
+        self.events.put(False)
 
-    def moved(self, count: int) -> None:
+    def add_bytes(self, count: int) -> None:
         """So many bytes have moved; together with the ones before, that is a step if it is a whole block."""
-        self._moved += count
-        if self._moved >= self.block:
-            self._moved = 0
-            self.step()
+        self._bytes_in_block += count
+        if self._bytes_in_block >= self.block_bytes:
+            self._bytes_in_block = 0
+            self.mark_progress()
 
-    def pause(self, seconds: float) -> None:
+    def wait(self, seconds: float) -> None:
         """Wait, unless it is to stop."""
         self._stop.wait(seconds)
 
 
-def bounded(work: Callable[[Progress], T], patience: float, name: str, stop: threading.Event | None = None) -> T:
-    """Do ``work`` in a thread of its own. ``name``: of the store, for the lines.
+def run_with_watchdog(
+    work: Callable[[Progress], T], timeout: float, store_url: str, stop: threading.Event | None = None
+) -> T:
+    """Do ``context`` in a thread of its own. ``store_url``: of the store, for the lines.
 
-    Raises StoreError after ``patience`` seconds without a step, and Stopped when the work has seen that ``stop`` is
+    Raises StoreError after ``timeout`` seconds without a step, and Stopped when the work has seen that ``stop`` is
     set. A call on a network file system whose server is gone may never return, and nothing ends it: then its thread is
     left behind, and begins no further part should it come back.
     """
-    progress = Progress(patience, name, stop)
+    progress = Progress(timeout, store_url, stop)
     result: Future[T] = Future()
 
     def run() -> None:
         try:
-            progress.check()
+            progress.raise_if_cancelled()
             result.set_result(work(progress))
         except BaseException as error:  # the caller's to handle
             result.set_exception(error)
-        progress.news.put(True)
+        progress.events.put(True)
 
     threading.Thread(target=run, daemon=True, name="fedws-store").start()
     try:
-        while not progress.news.get(timeout=patience):
+        while not progress.events.get(timeout=timeout):
             pass
     except Empty:
-        progress.given_up.set()
-        raise StoreError(progress.late) from None
+        progress.abandoned.set()
+        raise StoreError(progress.timeout_message) from None
     return result.result()

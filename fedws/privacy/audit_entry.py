@@ -2,75 +2,81 @@
 
 from dataclasses import dataclass
 
-from fedws.core.errors import printable
-from fedws.core.registry import Released
-from fedws.privacy.audit_log import Entry, now
-from fedws.privacy.spending import Features
-from fedws.privacy.usage_counts import Counted
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
+from fedws.core.errors import to_printable
+from fedws.core.registry import ReleaseKind
+from fedws.privacy.audit_log import AuditEntry, current_timestamp
+from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.usage_counts import CountedAs
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
 
 
 @dataclass(frozen=True)
-class Place:
+class AuditContext:
     """Where an answer was made, and for which coordinator."""
 
     node: str
     dataset: str
-    claim: Claim
+    claim: RunClaim
     peer: str
     """Id in the coordinator's certificate; empty where none was shown."""
-    upload: str
+    upload_id: str
     """Begin of the digest of the claim; empty where the answer is not a part of an upload."""
 
 
-def entry(
-    order: Order,
-    answer: Report | Failure,
-    size: int,
-    features: Features | None,
-    place: Place,
-    counts: Counted,
+def build_audit_entry(
+    request: TaskRequest,
+    answer: TaskResult | TaskFailure,
+    num_bytes: int,
+    feature_release: FeatureRelease | None,
+    context: AuditContext,
+    counted_as: CountedAs,
     *,
-    again: bool = False,
-) -> Entry:
-    """Return the line for an ``answer`` of ``size`` bytes; ``features`` are what it holds."""
+    resent: bool = False,
+) -> AuditEntry:
+    """Return the line for an ``answer`` of ``num_bytes`` bytes; ``feature_release`` are what it holds."""
     data, epsilon = "reason", None
-    if isinstance(answer, Report):
-        data = "numbers" if not answer.tensors else "tensors" if features is None else "features"
-        epsilon = features.spent if features is not None else None
-    return Entry(
-        time=now(),
-        node=place.node,
-        coordinator=printable(place.claim.coordinator, 64),
-        run=place.claim.shown,
-        order=printable(order.id, 64),
-        round=order.round,
-        task=printable(order.task, 64),
-        model=printable(str(order.settings.get("model", "")), 64),
-        answer="report" if isinstance(answer, Report) else answer.kind,
-        data=data,
-        bytes=size,
+    if isinstance(answer, TaskResult):
+        data = "numbers" if not answer.tensors else "tensors" if feature_release is None else "features"
+        epsilon = feature_release.record_epsilon if feature_release is not None else None
+    return AuditEntry(
+        time=current_timestamp(),
+        node=context.node,
+        coordinator=to_printable(context.claim.coordinator, 64),
+        run=context.claim.run_id_prefix,
+        request_id=to_printable(request.request_id, 64),
+        round=request.round,
+        task=to_printable(request.task, 64),
+        model=to_printable(str(request.settings.get("model", "")), 64),
+        outcome="report" if isinstance(answer, TaskResult) else answer.kind,
+        payload=data,
+        num_bytes=num_bytes,
         epsilon=epsilon,
-        upload=place.upload,
-        reason="" if isinstance(answer, Report) else printable(answer.reason, 300),
-        privacy="" if features is None else features.told().removeprefix("Privacy: "),
-        dataset=place.dataset,
-        peer=place.peer,
-        counts=counts,
-        again=again,
+        upload_id=context.upload_id,
+        reason="" if isinstance(answer, TaskResult) else to_printable(answer.reason, 300),
+        privacy="" if feature_release is None else feature_release.describe().removeprefix("Privacy: "),
+        dataset=context.dataset,
+        peer=context.peer,
+        counted_as=counted_as,
+        resent=resent,
     )
 
 
-def counted(answer: Report | Failure, features: Features | None, releases: Released, *, read: bool) -> Counted:
-    """Return what an answer counts as for a day's limit; ``read`` is whether its task got samples.
+def classify_answer(
+    answer: TaskResult | TaskFailure,
+    feature_release: FeatureRelease | None,
+    releases: ReleaseKind,
+    *,
+    samples_read: bool,
+) -> CountedAs:
+    """Return what an answer counts as for a day's limit; ``samples_read`` is whether its task got samples.
 
     A failure counts too, where it may depend on them. What a task that releases features does counts once a run.
     """
-    if isinstance(answer, Failure):
-        return "request" if read else ""
-    if features is not None:
+    if isinstance(answer, TaskFailure):
+        return "request" if samples_read else ""
+    if feature_release is not None:
         return "upload"
     if releases == "features":
-        return "upload" if read else ""
+        return "upload" if samples_read else ""
     return "request"

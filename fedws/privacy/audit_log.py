@@ -2,7 +2,8 @@
 
 A line is written, and on the disk, before its answer leaves. Next to the file, ``FILE.head`` holds how many lines there
 are and the hash of the last one, so that lines missing at the end are noticed too. Whoever can write both files can
-write a new history; who wants to be safe from that too keeps the hash that ``fedws audit --verify`` prints elsewhere.
+write a new history; who wants to be safe from that too keeps the hash that ``fedws audit --verify_log`` prints
+elsewhere.
 
 A node that was killed between the two wrote a line that the head does not count; the next one to write takes it in.
 """
@@ -23,16 +24,16 @@ import filelock
 
 from fedws.core import user_dirs
 from fedws.core.errors import UsageError
-from fedws.core.untrusted_text import printable, words
-from fedws.privacy.usage_counts import DAY, Counted, Counts
+from fedws.core.untrusted_text import get_error_text, to_printable
+from fedws.privacy.usage_counts import COUNTING_PERIOD, CountedAs, UsageCounts
 
-GENESIS = "0" * 64
+GENESIS_HASH = "0" * 64
 """What the first line is bound to."""
-_HEAD = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
+_HEAD_BYTES = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class AuditEntry:
     """One line."""
 
     time: str
@@ -41,17 +42,17 @@ class Entry:
     coordinator: str
     run: str
     """The first 8 characters of its public id."""
-    order: str
+    request_id: str
     round: int
     task: str
     model: str
-    answer: str
+    outcome: str
     """``report``, ``refused`` or ``failed``."""
-    data: str
+    payload: str
     """What kind of data left: ``tensors`` or ``features`` (with numbers), ``numbers``, or no more than a ``reason``."""
-    bytes: int
+    num_bytes: int
     """Of the answer, with what frames it but the transport's own."""
-    upload: str = ""
+    upload_id: str = ""
     """Id of the upload of which the answer is a part; new noise has a new id. Empty for any other answer."""
     reason: str = ""
     """Why it was refused or failed."""
@@ -59,213 +60,220 @@ class Entry:
     """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
     privacy: str = ""
     """Of features, in words: what was spent for each of them, for a label, and for the record."""
-    again: bool = False
+    resent: bool = False
     """Whether it is a report that was sent before, on a link that was lost; it does not count a second time."""
     dataset: str = ""
     """Name of the data set that the node holds."""
     peer: str = ""
     """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
-    counts: Counted = ""
-    """What it counts as for ``rounds_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
+    counted_as: CountedAs = ""
+    """What it counts as for ``rounds_per_day``: an answer to a ``request``, a part of an ``upload_id``, or nothing."""
 
 
-class Audit:
+class AuditLog:
     """The log of one node. Several processes may write it at a time."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError when it cannot be written, or is not whole."""
         self.path = path
-        self._lock = _alone(path)
-        self._counts = Counts()
-        self._read = 0  # bytes of the log that this knows
+        self._lock = _file_lock(path)
+        self._counts = UsageCounts()
+        self._bytes_read = 0  # bytes of the log that this knows
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._lock:
                 path.touch(mode=0o600)
-                if path.stat().st_size == 0 and not _beside(path).exists():
-                    _set_head(path, Head())
-                _end(path)
+                if path.stat().st_size == 0 and not _head_path(path).exists():
+                    _write_head(path, LogHead())
+                _find_end(path)
         except OSError as error:
             why = error.strerror or error
             raise UsageError(
                 f"the audit log {path} cannot be gone on with ({why}); name another with --audit, or move it away"
             ) from None
 
-    def alone(self) -> AbstractContextManager[object]:
+    def lock(self) -> AbstractContextManager[object]:
         """Return a block in which no other process writes the log: what is counted in it holds for the line added."""
         return self._lock
 
-    def add(self, entry: Entry) -> None:
+    def append(self, entry: AuditEntry) -> None:
         """Write a line; when this returns it is on the disk. Raises OSError."""
         with self._lock:
-            end = _end(self.path)
-            line = {"number": end.lines + 1, **asdict(entry), "before": end.hash}
-            line = {key: printable(value) if isinstance(value, str) else value for key, value in line.items()}
-            line["hash"] = _hash(line)
-            data = _text(line)
+            end = _find_end(self.path)
+            line = {"number": end.num_lines + 1, **asdict(entry), "before": end.last_hash}
+            line = {key: to_printable(value) if isinstance(value, str) else value for key, value in line.items()}
+            line["hash"] = _line_hash(line)
+            data = _encode_line(line)
             with self.path.open("r+b") as file:
-                file.truncate(end.size)  # what lies behind was being written when the node was killed: it did not leave
-                file.seek(end.size)
+                file.truncate(
+                    end.num_bytes
+                )  # what lies behind was being written when the node was killed: it did not leave
+                file.seek(end.num_bytes)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _set_head(self.path, Head(end.lines + 1, line["hash"], end.size + len(data)))
+            _write_head(self.path, LogHead(end.num_lines + 1, line["hash"], end.num_bytes + len(data)))
 
-    def left(self, node: str, since: timedelta = DAY) -> dict[str, float]:
-        """Return what a node's answers of that time count as: see :meth:`fedws.privacy.usage_counts.Counts.left`.
+    def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
+        """Return what a node's answers of that time count as: see
+        :meth:`fedws.privacy.usage_counts.UsageCounts.answer_ages`. Raises OSError."""
+        if not self._counts.track_recent:
+            self._counts, self._bytes_read = UsageCounts(track_recent=True), 0
+        self._count_new_lines()
+        return self._counts.answer_ages(to_printable(node), period)
+
+    def sent_upload_ids(self, node: str, dataset: str, peer: str) -> set[str]:
+        """Return the uploads that left a node: see :meth:`fedws.privacy.usage_counts.UsageCounts.sent_upload_ids`.
         Raises OSError."""
-        if not self._counts.days:
-            self._counts, self._read = Counts(days=True), 0
-        self._catch_up()
-        return self._counts.left(printable(node), since)
+        self._count_new_lines()
+        return self._counts.sent_upload_ids(to_printable(node), to_printable(dataset), peer)  # as the lines have them
 
-    def uploads(self, node: str, dataset: str, peer: str) -> set[str]:
-        """Return the uploads that left a node: see :meth:`fedws.privacy.usage_counts.Counts.uploads`. Raises
-        OSError."""
-        self._catch_up()
-        return self._counts.uploads(printable(node), printable(dataset), peer)  # as the lines have them
-
-    def _catch_up(self) -> None:
+    def _count_new_lines(self) -> None:
         """Count the lines that were written since, by whatever process. The log may be larger than the memory."""
         with self._lock, self.path.open("rb") as file:
-            end = _end(self.path)
-            file.seek(self._read)
+            end = _find_end(self.path)
+            file.seek(self._bytes_read)
             for text in file:
-                if self._read >= end.size:
+                if self._bytes_read >= end.num_bytes:
                     break
-                self._read += len(text)
-                line = _parsed(text)
+                self._bytes_read += len(text)
+                line = _decode_line(text)
                 if line is not None:
                     self._counts.add(line)
 
 
 @dataclass(frozen=True)
-class Head:
+class LogHead:
     """Where a log ends."""
 
-    lines: int = 0
-    hash: str = GENESIS
-    size: int = 0
+    num_lines: int = 0
+    last_hash: str = GENESIS_HASH
+    num_bytes: int = 0
     """Bytes."""
 
 
-def own(node: str) -> Path:
+def default_audit_path(node: str) -> Path:
     """Where a node's log is, unless it is told another place. Raises UsageError."""
     return (
-        user_dirs.own("state", "say with --audit where its answers are to be written down") / "audit" / f"{node}.jsonl"
+        user_dirs.find_user_dir("state", "say with --audit where its answers are to be written down")
+        / "audit"
+        / f"{node}.jsonl"
     )
 
 
-def now() -> str:
+def current_timestamp() -> str:
     """The time of a line."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def read(path: Path, size: float = math.inf) -> Iterator[dict[str, Any] | None]:
-    """Yield every line of the first ``size`` bytes; None for one that no node wrote like that. Raises OSError."""
+def read_entries(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, Any] | None]:
+    """Yield every line of the first ``max_bytes`` bytes; None for one that no node wrote like that. Raises OSError."""
     with path.open("rb") as file:
         for text in file:
-            if size <= 0:
+            if max_bytes <= 0:
                 return
-            size -= len(text)
-            yield _parsed(text)
+            max_bytes -= len(text)
+            yield _decode_line(text)
 
 
-def verify(path: Path) -> tuple[Head, list[str]]:
+def verify_log(path: Path) -> tuple[LogHead, list[str]]:
     """Where the log ends, and everything that is wrong with it. Raises OSError."""
-    problems, name, behind = [], _beside(path).name, 0
+    problems, name, behind = [], _head_path(path).name, 0
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # of a copy that is read only, whose end no node is writing just now
-            stack.enter_context(_alone(path))
-        end = Head(size=path.stat().st_size)
+            stack.enter_context(_file_lock(path))
+        end = LogHead(num_bytes=path.stat().st_size)
         try:
-            head: Head | None = _head(path)
+            head: LogHead | None = _read_head(path)
         except OSError as error:
             head = None
-            problems += [words(error)] if end.size else []
-    for line in read(path, end.size):  # without the lock, which each answer of the node needs
-        if head is not None and end.lines == head.lines:
+            problems += [get_error_text(error)] if end.num_bytes else []
+    for line in read_entries(path, end.num_bytes):  # without the lock, which each answer of the node needs
+        if head is not None and end.num_lines == head.num_lines:
             behind += 1
             continue
-        number = end.lines + 1
-        if line is None or line.get("hash") != _hash(line):
+        number = end.num_lines + 1
+        if line is None or line.get("hash") != _line_hash(line):
             problems.append(f"line {number} was edited")
-        elif line.get("before") != (end.hash or line.get("before")) or line.get("number") != number:
+        elif line.get("before") != (end.last_hash or line.get("before")) or line.get("number") != number:
             problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
-        end = Head(number, str(line.get("hash")) if line is not None else "", end.size)  # "": what it was is lost
-    if head is not None and end.lines < head.lines:
-        problems.append(f"{head.lines - end.lines} missing at the end: {name} counts {head.lines} lines")
-    elif head is not None and end.hash != head.hash and not problems:
+        end = LogHead(
+            number, str(line.get("hash")) if line is not None else "", end.num_bytes
+        )  # "": what it was is lost
+    if head is not None and end.num_lines < head.num_lines:
+        problems.append(f"{head.num_lines - end.num_lines} missing at the end: {name} counts {head.num_lines} lines")
+    elif head is not None and end.last_hash != head.last_hash and not problems:
         problems.append(f"it does not end as {name} says")
     if behind:
         problems.append(f"{behind} at the end that {name} does not count: added, or the node was killed as it wrote")
     return end, problems
 
 
-def _alone(path: Path) -> filelock.BaseFileLock:
+def _file_lock(path: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
 
 
-def _hash(line: Mapping[str, Any]) -> str:
+def _line_hash(line: Mapping[str, Any]) -> str:
     """SHA-256 of a line without its hash, which includes the hash of the line before."""
     bound = {key: value for key, value in line.items() if key != "hash"}
     return hashlib.sha256(json.dumps(bound).encode()).hexdigest()
 
 
-def _text(line: Mapping[str, Any]) -> bytes:
+def _encode_line(line: Mapping[str, Any]) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
+def _decode_line(data: bytes) -> dict[str, Any] | None:
     """A line, if it is written to the byte as a node writes it: a key twice, say, would show a reader another value."""
     try:
-        line = json.loads(text)
+        line = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return line if isinstance(line, dict) and _text(line) == text else None
+    return line if isinstance(line, dict) and _encode_line(line) == data else None
 
 
-def _end(path: Path) -> Head:
+def _find_end(path: Path) -> LogHead:
     """Where the log ends: as its head says, or behind that, where a node was killed before the head could say so.
 
     Raises OSError when lines are missing, or the head is.
     """
-    end = _head(path)
-    if path.stat().st_size < end.size:
+    end = _read_head(path)
+    if path.stat().st_size < end.num_bytes:
         raise OSError("lines are missing at its end")
     with path.open("rb") as file:
-        file.seek(end.size)
+        file.seek(end.num_bytes)
         for text in file:
-            line = _parsed(text)
-            if line is None or line.get("hash") != _hash(line) or line.get("before") != end.hash:
+            line = _decode_line(text)
+            if line is None or line.get("hash") != _line_hash(line) or line.get("before") != end.last_hash:
                 break
-            end = Head(end.lines + 1, str(line["hash"]), end.size + len(text))
+            end = LogHead(end.num_lines + 1, str(line["hash"]), end.num_bytes + len(text))
     return end
 
 
-def _beside(path: Path) -> Path:
+def _head_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.head")
 
 
-def _head(path: Path) -> Head:
+def _read_head(path: Path) -> LogHead:
     try:
-        found = json.loads(_beside(path).read_text(encoding="ascii"))
-        head = Head(found["lines"], found["hash"], found["size"])
-        if type(head.lines) is int and type(head.size) is int and 0 <= head.lines <= head.size:
+        found = json.loads(_head_path(path).read_text(encoding="ascii"))
+        head = LogHead(found["lines"], found["hash"], found["size"])
+        if type(head.num_lines) is int and type(head.num_bytes) is int and 0 <= head.num_lines <= head.num_bytes:
             return head
     except FileNotFoundError:
-        raise OSError(f"{_beside(path).name} is missing") from None
+        raise OSError(f"{_head_path(path).name} is missing") from None
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise OSError(f"{_beside(path).name} is damaged")
+    raise OSError(f"{_head_path(path).name} is damaged")
 
 
-def _set_head(path: Path, head: Head) -> None:
-    """Write where the log ends, in place: one that is older after a power cut is caught up with by :func:`_end`."""
-    handle = os.open(_beside(path), os.O_WRONLY | os.O_CREAT, 0o600)
+def _write_head(path: Path, head: LogHead) -> None:
+    """Write where the log ends, in place: one that is older after a power cut is caught up with by
+    :func:`_find_end`."""
+    handle = os.open(_head_path(path), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         os.write(
-            handle, json.dumps(asdict(head)).encode().ljust(_HEAD) + b"\n"
+            handle, json.dumps(asdict(head)).encode().ljust(_HEAD_BYTES) + b"\n"
         )  # of one length, so nothing is left over
     finally:
         os.close(handle)

@@ -6,29 +6,32 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedws.core.errors import TaskError
-from fedws.core.plan import explain
+from fedws.core.plan import describe_setting_error
 
 
-def least(settings: Mapping[str, Any], held: int, kind: type[BaseModel] | None = None) -> int:
-    """Return the least number of distinct samples that a task uses, of ``held``.
+def min_distinct_samples(
+    settings: Mapping[str, Any], num_examples: int, settings_type: type[BaseModel] | None = None
+) -> int:
+    """Return the least number of distinct samples that a task uses, of ``num_examples``.
 
-    ``kind`` is what the task is registered to check its settings against, as
-    :class:`fedws.core.task_settings.Training`: it gives what the settings leave out. Without it, what is not stated
-    counts as 1; so does a setting that the kind lacks. Raises TaskError for settings that are not of ``kind``.
+    ``settings_type`` is what the task is registered to check its settings against, as
+    :class:`fedws.core.task_settings.TrainSettings`: it gives what the settings leave out. Without it, what is not
+    stated counts as 1; so does a setting that the kind lacks. Raises TaskError for settings that are not of
+    ``settings_type``.
 
-    >>> least({"batch_size": 8, "batches": 2}, 100), least({"batch_size": 8}, 100), least({}, 100)
+    >>> min_distinct_samples({"batch_size": 8, "batches": 2}, 100), min_distinct_samples({"batch_size": 8}, 100), min_distinct_samples({}, 100)
     (16, 8, 1)
     """
-    if kind is not None:
+    if settings_type is not None:
         try:
-            checked = kind.model_validate(dict(settings))
+            checked = settings_type.model_validate(dict(settings))
         except ValidationError as error:
-            raise TaskError(f"settings: {explain(error)}") from None
+            raise TaskError(f"settings: {describe_setting_error(error)}") from None
         settings = {name: getattr(checked, name, None) for name in ("batch_size", "batches", "drop_last")}
-    size, batches = _count(settings.get("batch_size")), _count(settings.get("batches"))
-    used = min(held, size * batches)
+    size, batches = _positive_int(settings.get("batch_size")), _positive_int(settings.get("batches"))
+    used = min(num_examples, size * batches)
     return used - used % size if settings.get("drop_last") else used
 
 
-def _count(value: Any) -> int:
+def _positive_int(value: Any) -> int:
     return value if type(value) is int and value >= 1 else 1

@@ -7,24 +7,24 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-_BLOCK = 2**20
+_BLOCK_DRAWS = 2**20
 """Draws at a time, so that memory stays flat."""
-_STEPS = 2**32
+_RESOLUTION = 2**32
 
 
-def drawable(chance: float) -> float:
-    """The chance that is drawn where ``chance`` is asked for: a multiple of 2^-32 that is above it, and never 0.
+def representable_probability(probability: float) -> float:
+    """The chance that is drawn where ``probability`` is asked for: a multiple of 2^-32 that is above it, and never 0.
 
     A mechanism asks for the chance of an untruth, which then is never below what its epsilon wants. The part of a step
-    that is added covers the rounding of ``chance`` itself. Nothing is ever sent for certain: where two answers are
-    possible, the epsilon is 22.2 at most. Raises ValueError unless ``chance`` is from 0 to 1.
+    that is added covers the rounding of ``probability`` itself. Nothing is ever sent for certain: where two answers are
+    possible, the epsilon is 22.2 at most. Raises ValueError unless ``probability`` is from 0 to 1.
     """
-    if not 0 <= chance <= 1:
-        raise ValueError(f"{chance} is no probability")
-    return min(_STEPS, math.ceil(chance * _STEPS + 2**-16)) / _STEPS
+    if not 0 <= probability <= 1:
+        raise ValueError(f"{probability} is no probability")
+    return min(_RESOLUTION, math.ceil(probability * _RESOLUTION + 2**-16)) / _RESOLUTION
 
 
-class Noise:
+class SecureRandom:
     """Draws, all independent, made of the bytes that ``source(count)`` gives.
 
     ``bernoulli`` and ``integers`` are exact. ``laplace`` and ``normal`` are float64 numbers, not the real numbers of
@@ -36,57 +36,59 @@ class Noise:
     def __init__(self, source: Callable[[int], bytes] = os.urandom) -> None:
         self._source = source
 
-    def bernoulli(self, chance: float, shape: Sequence[int]) -> torch.Tensor:
-        """Bool of ``shape``, each true with probability ``chance``, rounded up to a multiple of 2^-32."""
-        high, low = divmod(math.ceil(chance * _STEPS), 2**24)
+    def bernoulli(self, probability: float, shape: Sequence[int]) -> torch.Tensor:
+        """Bool of ``shape``, each true with probability ``probability``, rounded up to a multiple of 2^-32."""
+        high, low = divmod(math.ceil(probability * _RESOLUTION), 2**24)
 
         def draw(count: int) -> np.ndarray:
-            first = self._words(count, np.uint8)
+            first = self._random_words(count, np.uint8)
             drawn = first < high
             ties = np.flatnonzero(first == high)  # one in 256 wants its other 24 bits
-            drawn[ties] = self._words(ties.size, np.uint32) >> 8 < low
+            drawn[ties] = self._random_words(ties.size, np.uint32) >> 8 < low
             return drawn
 
-        return _filled(draw, shape, torch.bool)
+        return _fill(draw, shape, torch.bool)
 
-    def integers(self, k: int, shape: Sequence[int]) -> torch.Tensor:
-        """Int64 of ``shape``, from 0 to ``k - 1`` with the same chance; ``k`` is from 1 to 2^32 - 1."""
-        most = _STEPS // k * k
+    def integers(self, high: int, shape: Sequence[int]) -> torch.Tensor:
+        """Int64 of ``shape``, from 0 to ``k - 1`` with the same chance; ``high`` is from 1 to 2^32 - 1."""
+        most = _RESOLUTION // high * high
 
         def draw(count: int) -> np.ndarray:
-            words = self._words(count, np.uint32).copy()
+            words = self._random_words(count, np.uint32).copy()
             while (beyond := np.flatnonzero(words >= most)).size:  # the remainder would favour the small ones
-                words[beyond] = self._words(beyond.size, np.uint32)
-            return words % k
+                words[beyond] = self._random_words(beyond.size, np.uint32)
+            return words % high
 
-        return _filled(draw, shape, torch.int64)
+        return _fill(draw, shape, torch.int64)
 
     def laplace(self, scale: float, shape: Sequence[int]) -> torch.Tensor:
         """Float64 of ``shape``, with density ``exp(-|x| / scale) / (2 scale)``; at most 36.8 ``scale`` from 0."""
-        return self._symmetric(lambda unit: -scale * np.log(unit), shape)
+        return self._draw_symmetric(lambda unit: -scale * np.log(unit), shape)
 
     def normal(self, sigma: float, shape: Sequence[int]) -> torch.Tensor:
         """Float64 of ``shape``, from N(0, sigma^2); at most 8.3 ``sigma`` from 0."""
-        return self._symmetric(lambda unit: -sigma * torch.special.ndtri(torch.from_numpy(unit / 2)).numpy(), shape)
+        return self._draw_symmetric(
+            lambda unit: -sigma * torch.special.ndtri(torch.from_numpy(unit / 2)).numpy(), shape
+        )
 
-    def _symmetric(self, size: Callable[[np.ndarray], np.ndarray], shape: Sequence[int]) -> torch.Tensor:
+    def _draw_symmetric(self, magnitude: Callable[[np.ndarray], np.ndarray], shape: Sequence[int]) -> torch.Tensor:
         """A random sign on ``size(unit)``; unit is uniform above 0 and up to 1, and the chance of so large a size."""
 
         def draw(count: int) -> np.ndarray:
-            words = self._words(count, np.uint64)
+            words = self._random_words(count, np.uint64)
             unit = ((words >> 11) + 1) * 2.0**-53
-            signed: np.ndarray = np.where(words & 1, -1.0, 1.0) * size(unit)
+            signed: np.ndarray = np.where(words & 1, -1.0, 1.0) * magnitude(unit)
             return signed
 
-        return _filled(draw, shape, torch.float64)
+        return _fill(draw, shape, torch.float64)
 
-    def _words(self, count: int, kind: type[np.unsignedinteger]) -> np.ndarray:
-        return np.frombuffer(self._source(count * np.dtype(kind).itemsize), kind)
+    def _random_words(self, count: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
+        return np.frombuffer(self._source(count * np.dtype(dtype).itemsize), dtype)
 
 
-def _filled(draw: Callable[[int], np.ndarray], shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+def _fill(draw: Callable[[int], np.ndarray], shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     filled = torch.empty(tuple(shape), dtype=dtype)
     flat = filled.view(-1).numpy()
-    for start in range(0, flat.size, _BLOCK):
-        flat[start : start + _BLOCK] = draw(min(_BLOCK, flat.size - start))
+    for start in range(0, flat.size, _BLOCK_DRAWS):
+        flat[start : start + _BLOCK_DRAWS] = draw(min(_BLOCK_DRAWS, flat.size - start))
     return filled

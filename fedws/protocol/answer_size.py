@@ -2,46 +2,49 @@
 
 from collections.abc import Iterable
 
-from fedws.core.limits import CHUNK
+from fedws.core.limits import CHUNK_BYTES
 from fedws.core.tensors import Tensors
-from fedws.protocol.header import ALIGNMENT
-from fedws.protocol.messages import Order
+from fedws.protocol.header import ALIGNMENT_BYTES
+from fedws.protocol.messages import TaskRequest
 
-SLACK = CHUNK
+ANSWER_SLACK_BYTES = CHUNK_BYTES
 """Bytes that an answer may have beside the body that is expected: for its header, and for tensors that do not fit the
 model, which the strategy then rejects by name."""
 
 
-def body(lengths: Iterable[int]) -> int:
+def compute_body_size(lengths: Iterable[int]) -> int:
     """Return the bytes of a body that holds tensors of these lengths in bytes.
 
-    >>> body([4, 40])
+    >>> compute_body_size([4, 40])
     104
     """
     position = 0
     for length in lengths:
-        position += -position % ALIGNMENT + length
+        position += -position % ALIGNMENT_BYTES + length
     return position
 
 
-def weight(tensors: Tensors) -> int:
+def compute_tensors_size(tensors: Tensors) -> int:
     """Return the bytes of a body that holds these tensors."""
-    return body(tensor.nbytes for tensor in tensors.values())
+    return compute_body_size(tensor.nbytes for tensor in tensors.values())
 
 
-def expected(algorithm: object, model: Tensors) -> int:
+def compute_result_size(algorithm: object, model: Tensors) -> int:
     """Return the bytes of the body of a report on ``model``.
 
-    It holds the tensors of the algorithm's ``reported(model)`` where there is such a method, else a model.
+    It holds the tensors of the algorithm's ``result_template(model)`` where there is such a method, else a model.
     """
-    reported = getattr(algorithm, "reported", None)
-    return weight(model if reported is None else reported(model))
+    reported = getattr(algorithm, "result_template", None)
+    return compute_tensors_size(model if reported is None else reported(model))
 
 
-def allowed(orders: Iterable[Order]) -> int:
+def compute_max_answer_size(requests: Iterable[TaskRequest]) -> int:
     """Return the bytes of the largest message that may come while these orders are open.
 
     An order that does not state its answer is expected to return tensors as large as its own.
     """
-    bodies = (weight(order.tensors) if order.answer is None else order.answer for order in orders)
-    return SLACK + max(bodies, default=0)
+    bodies = (
+        compute_tensors_size(order.tensors) if order.max_result_bytes is None else order.max_result_bytes
+        for order in requests
+    )
+    return ANSWER_SLACK_BYTES + max(bodies, default=0)

@@ -21,73 +21,78 @@ import secrets
 from dataclasses import replace
 from typing import Literal
 
-from fedws.core.errors import Refused, printable
+from fedws.core.errors import LinkRefused, to_printable
 from fedws.protocol.messages import Challenge, Hello, Proof
-from fedws.protocol.run_claim import public, sign, signed
+from fedws.protocol.run_claim import derive_public_key, is_valid_signature, sign
 
-REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
+KEY_MISMATCH_REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
 Side = Literal["coordinator", "node", "link", "takeover"]
 
 
-def nonce() -> str:
+def create_nonce() -> str:
     """32 bytes that were never used before, as hexadecimal digits."""
     return secrets.token_hex(32)
 
 
-def proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, takeover: str = "") -> str:
+def compute_proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, takeover_key: str = "") -> str:
     """Return the proof that ``side`` has ``key``, 64 hexadecimal digits.
 
-    ``node`` and ``nonce`` are the challenge's, and ``takeover`` is that of the proof of the coordinator.
+    ``node`` and ``nonce`` are the challenge's, and ``takeover_key`` is that of the proof of the coordinator.
 
     >>> hello = Hello(run="r", node="alice", protocol=1, nonce="00" * 32)
     >>> proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
     '10c50b2f6f592865'
     """
-    return hmac.digest(key, _framed(side, hello, node, nonce, takeover), "sha256").hex()
+    return hmac.digest(key, _encode_fields(side, hello, node, nonce, takeover_key), "sha256").hex()
 
 
-def challenge(key: bytes, hello: Hello, node: str) -> Challenge:
+def create_challenge(key: bytes, hello: Hello, node: str) -> Challenge:
     """The node's side of it. Raises Refused when the caller brings no nonce: it has no key."""
     if not hello.nonce:
-        raise Refused("key", f"{node} asks for the network key (--key-file or FEDWS_KEY), and was called --insecure")
-    challenge = Challenge(node=node, nonce=nonce(), proof="")
-    return replace(challenge, proof=proof(key, "node", hello, node, challenge.nonce))
+        raise LinkRefused(
+            "key", f"{node} asks for the network key (--key-file or FEDWS_KEY), and was called --insecure"
+        )
+    challenge = Challenge(node=node, nonce=create_nonce(), proof="")
+    return replace(challenge, proof=compute_proof(key, "node", hello, node, challenge.nonce))
 
 
-def prove(key: bytes, hello: Hello, challenge: Challenge, private: str) -> Proof:
-    """Return the coordinator's proof, signed with the run's ``private`` key for this node.
+def create_proof(key: bytes, hello: Hello, challenge: Challenge, private_key: str) -> Proof:
+    """Return the coordinator's proof, signed with the run's ``private_key`` key for this node.
 
     Raises Refused when the node does not have the network key.
     """
-    if not _equal(challenge.proof, proof(key, "node", hello, challenge.node, challenge.nonce)):
-        raise Refused("key", f"{printable(challenge.node, 64)} has another network key; {REMEDY}")
-    takeover = public(private)
-    own = proof(key, "coordinator", hello, challenge.node, challenge.nonce, takeover)
-    signature = sign(private, _framed("takeover", hello, challenge.node, challenge.nonce, takeover))
-    return Proof(proof=own, takeover=takeover, signature=signature)
+    if not _equal_in_constant_time(challenge.proof, compute_proof(key, "node", hello, challenge.node, challenge.nonce)):
+        raise LinkRefused("key", f"{to_printable(challenge.node, 64)} has another network key; {KEY_MISMATCH_REMEDY}")
+    takeover = derive_public_key(private_key)
+    own = compute_proof(key, "coordinator", hello, challenge.node, challenge.nonce, takeover)
+    signature = sign(private_key, _encode_fields("takeover", hello, challenge.node, challenge.nonce, takeover))
+    return Proof(proof=own, takeover_key=takeover, signature=signature)
 
 
-def check(key: bytes, hello: Hello, challenge: Challenge, given: Proof) -> None:
+def verify_proof(key: bytes, hello: Hello, challenge: Challenge, proof_message: Proof) -> None:
     """Check the coordinator's proof. Raises Refused when the caller does not have the network key, or the run's."""
-    if not _equal(given.proof, proof(key, "coordinator", hello, challenge.node, challenge.nonce, given.takeover)):
-        raise Refused("key", f"the caller has another network key than {challenge.node}; {REMEDY}")
-    data = _framed("takeover", hello, challenge.node, challenge.nonce, given.takeover)
-    if not signed(given.takeover, data, given.signature):
-        raise Refused("key", "the caller does not have the key of its run: the signature is wrong; start a new run")
+    if not _equal_in_constant_time(
+        proof_message.proof,
+        compute_proof(key, "coordinator", hello, challenge.node, challenge.nonce, proof_message.takeover_key),
+    ):
+        raise LinkRefused("key", f"the caller has another network key than {challenge.node}; {KEY_MISMATCH_REMEDY}")
+    data = _encode_fields("takeover", hello, challenge.node, challenge.nonce, proof_message.takeover_key)
+    if not is_valid_signature(proof_message.takeover_key, data, proof_message.signature):
+        raise LinkRefused("key", "the caller does not have the key of its run: the signature is wrong; start a new run")
 
 
-def session(key: bytes, hello: Hello, challenge: Challenge) -> bytes:
+def derive_session_key(key: bytes, hello: Hello, challenge: Challenge) -> bytes:
     """32 bytes that the two ends of this link have, and nobody else without the network key; never sent."""
-    return bytes.fromhex(proof(key, "link", hello, challenge.node, challenge.nonce))
+    return bytes.fromhex(compute_proof(key, "link", hello, challenge.node, challenge.nonce))
 
 
-def _framed(side: Side, hello: Hello, node: str, nonce: str, takeover: str) -> bytes:
+def _encode_fields(side: Side, hello: Hello, node: str, nonce: str, takeover_key: str) -> bytes:
     """Return the texts of a proof, each after its length, so that none runs into the next."""
     fields = ("fedws", side, hello.run, hello.coordinator, hello.node, node, hello.nonce, nonce)
-    encoded = [field.encode() for field in (*fields, *([takeover] if takeover else ()))]
+    encoded = [field.encode() for field in (*fields, *([takeover_key] if takeover_key else ()))]
     return b"".join(len(field).to_bytes(4, "little") + field for field in encoded)
 
 
-def _equal(given: str, right: str) -> bool:
+def _equal_in_constant_time(received: str, expected: str) -> bool:
     """Compared in a time that does not tell how much of it is right."""
-    return hmac.compare_digest(given.encode(), right.encode())
+    return hmac.compare_digest(received.encode(), expected.encode())

@@ -1,6 +1,6 @@
 """What nodes say to each other, and what a strategy hears.
 
-A message is frozen data. Those that cross the wire are listed in :data:`MESSAGES`; ``docs/protocol.md``
+A message is frozen data. Those that cross the wire are listed in :data:`MESSAGE_TYPES`; ``docs/protocol.md``
 gives each its fields on the wire. An event is what a strategy reacts to: an answer, or a worker that came or
 went.
 """
@@ -12,37 +12,46 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from fedws.core.errors import Kind
-from fedws.core.limits import CLASSES, LABELS, MESSAGE, SAMPLES, TENSORS
+from fedws.core.errors import RefusalKind
+from fedws.core.limits import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    MAX_CLASSES,
+    MAX_DECLARED_LABELS,
+    MAX_EXAMPLES,
+    MAX_MESSAGE_TENSORS,
+)
 from fedws.core.tensors import Tensors
-from fedws.core.untrusted_text import printable
+from fedws.core.untrusted_text import to_printable
 
-Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hex32Bytes = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
 Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
 """An Ed25519 signature: 64 bytes as hexadecimal digits, or empty."""
-Most = Annotated[int, Field(ge=1)]
-Wait = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(max_length=64)]
-Text = Annotated[str, AfterValidator(printable)]
-"""A line for a person, as it is shown: printable, and cut to :data:`fedws.core.untrusted_text.WORDS` characters."""
-DataName = Annotated[str, Field(max_length=256)]
-Samples = Annotated[int, Field(ge=1, le=SAMPLES)]
-Weight = Annotated[int, Field(ge=0, le=SAMPLES)]
-Digest = Secret
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Identifier = Annotated[str, Field(max_length=64)]
+PrintableText = Annotated[str, AfterValidator(to_printable)]
+"""A line for a person, as it is shown: printable, and cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS`
+characters."""
+DatasetName = Annotated[str, Field(max_length=256)]
+NumExamples = Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]
+Weight = Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+Digest = Hex32Bytes
 """SHA-256 of a message's body, as hexadecimal digits."""
-Held = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
+ResumeOffsets = Annotated[dict[Digest, Annotated[int, Field(ge=0)]], Field(max_length=4)]
 """How many bytes somebody has of a body that was cut off with a link, by its digest."""
 
 
-def _ascending(labels: list[int]) -> list[int]:
+def _check_ascending(labels: list[int]) -> list[int]:
     if any(first >= second for first, second in pairwise(labels)):
         raise ValueError("labels must be ascending, each once")
     return labels
 
 
 Labels = Annotated[
-    list[Annotated[int, Field(ge=0, lt=CLASSES)]], Field(max_length=LABELS, fail_fast=True), AfterValidator(_ascending)
+    list[Annotated[int, Field(ge=0, lt=MAX_CLASSES)]],
+    Field(max_length=MAX_DECLARED_LABELS, fail_fast=True),
+    AfterValidator(_check_ascending),
 ]
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
@@ -52,20 +61,20 @@ Json = dict[str, Any]
 class Hello:
     """The first message on a link, from the side that drives: who is calling, for which run, and for whom."""
 
-    run: Name
-    node: Name
+    run: Identifier
+    node: Identifier
     """The id of the node that the caller means to reach."""
     protocol: int
-    """The protocol version, :data:`fedws.protocol.encoder.VERSION`."""
-    coordinator: Name = "coordinator"
+    """The protocol version, :data:`fedws.protocol.encoder.PROTOCOL_VERSION`."""
+    coordinator: Identifier = "coordinator"
     """The id of the caller."""
-    nonce: Secret | Literal[""] = ""
+    nonce: Hex32Bytes | Literal[""] = ""
     """Empty where the caller takes part without a network key."""
-    blobs: bool = False
+    has_body_store: bool = False
     """Whether the caller has an object store, from which bodies may come."""
-    max_message: Most = MESSAGE
+    max_message_bytes: Count = DEFAULT_MAX_MESSAGE_BYTES
     """Bytes of the largest message that the caller accepts."""
-    max_tensors: Most = TENSORS
+    max_tensors: Count = MAX_MESSAGE_TENSORS
     """Tensors in a message that the caller accepts."""
 
 
@@ -73,9 +82,9 @@ class Hello:
 class Join:
     """The first message on a link that a node has dialled: it asks the coordinator to say hello on it."""
 
-    node: Name
+    node: Identifier
     protocol: int
-    instance: Secret
+    instance_id: Hex32Bytes
     """Made at random when the node starts, so that its newer link is told from another node of its name."""
 
 
@@ -83,17 +92,17 @@ class Join:
 class Challenge:
     """The answer to a Hello of a node with a network key; see :mod:`fedws.protocol.handshake`."""
 
-    node: Name
-    nonce: Secret
-    proof: Secret
+    node: Identifier
+    nonce: Hex32Bytes
+    proof: Hex32Bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
     """The answer to a Challenge; the node's Welcome or Refusal comes next."""
 
-    proof: Secret
-    takeover: Secret
+    proof: Hex32Bytes
+    takeover_key: Hex32Bytes
     """Public key of the run for this node: a later link with the same one may continue what this one began."""
     signature: Signature = ""
     """Signature of this handshake with the private key of the run; an empty one is never right."""
@@ -103,20 +112,20 @@ class Proof:
 class Welcome:
     """The good end of a handshake: who this is and what it holds, in numbers only."""
 
-    node: Name
+    node: Identifier
     role: Literal["worker", "evaluator"]
-    dataset: DataName
-    samples: Samples
+    dataset: DatasetName
+    num_examples: NumExamples
     labels: Labels = field(default_factory=list)
     """The labels that this node declares to hold, ascending; empty when its data has none."""
     cuda: bool = False
-    held: Held = field(default_factory=dict)
+    resume_offsets: ResumeOffsets = field(default_factory=dict)
     """Of the run's orders."""
-    blobs: bool = False
+    has_body_store: bool = False
     """Whether the node has an object store."""
-    max_message: Most = MESSAGE
+    max_message_bytes: Count = DEFAULT_MAX_MESSAGE_BYTES
     """Bytes of the largest message that the node accepts."""
-    max_tensors: Most = TENSORS
+    max_tensors: Count = MAX_MESSAGE_TENSORS
     """Tensors in a message that the node accepts."""
 
 
@@ -124,40 +133,40 @@ class Welcome:
 class Refusal:
     """The other end of a handshake."""
 
-    kind: Kind
-    reason: Text
+    kind: RefusalKind
+    reason: PrintableText
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What a coordinator asks of one node. Ends in exactly one :class:`Report` or :class:`Failure`."""
+class TaskRequest:
+    """What a coordinator asks of one node. Ends in exactly one :class:`TaskResult` or :class:`TaskFailure`."""
 
-    id: str
+    request_id: str
     worker: str
     round: int
     task: str
     """A registered task, as ``fedavg.fit`` or ``evaluate``."""
-    base: int = 0
+    state_round: int = 0
     """The round whose state of this worker (control variates, error feedback) the task starts from; 0: from none."""
     seed: int = 0
-    """For shuffling and initialising, 64 bits; see :func:`fedws.core.seeds.order_seed`. Never for privacy
+    """For shuffling and initialising, 64 bits; see :func:`fedws.core.seeds.request_seed`. Never for privacy
     noise."""
     settings: Json = field(default_factory=dict)
-    held: Held = field(default_factory=dict)
+    resume_offsets: ResumeOffsets = field(default_factory=dict)
     """Of this worker's reports."""
-    answer: int | None = field(default=None, compare=False, metadata={"local": True})
+    max_result_bytes: int | None = field(default=None, compare=False, metadata={"local": True})
     """Bytes of the tensors in its answer, at most; None: as many as its own. It does not cross the wire."""
     tensors: Tensors = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class TaskResult:
     """The good answer to an order."""
 
-    order: str
+    request_id: str
     worker: str
     round: int
-    samples: Weight
+    num_examples: Weight
     """How many samples the worker holds: the weight of its report, where weights are used.
 
     0 is for the coordinator's own node; an update of this weight is rejected where weights are used.
@@ -167,46 +176,46 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class TaskFailure:
     """The other answer to an order.
 
     ``kind``: ``refused`` (the worker would not), ``failed`` (it could not), ``rejected`` (its report did not
     fit) or ``lost`` (the link went down or fell silent; made on the coordinator's side).
     """
 
-    order: str
+    request_id: str
     worker: str
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
-    reason: Text
+    reason: PrintableText
     code: Literal["", "permanent", "later", "progress", "transfer"] = ""
     """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``later`` (not
-    before ``wait`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before), or ``transfer``
-    (one was cut off, and did not). Else empty.
+    before ``retry_after`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before), or
+    ``transfer`` (one was cut off, and did not). Else empty.
     """
-    wait: Wait = 0.0
+    retry_after: Seconds = 0.0
     """Seconds, for ``later``."""
 
 
-Message = Join | Hello | Challenge | Proof | Welcome | Refusal | Order | Report | Failure
+Message = Join | Hello | Challenge | Proof | Welcome | Refusal | TaskRequest | TaskResult | TaskFailure
 
-MESSAGES: dict[str, type[Message]] = {
+MESSAGE_TYPES: dict[str, type[Message]] = {
     "join": Join,
     "hello": Hello,
     "challenge": Challenge,
     "proof": Proof,
     "welcome": Welcome,
     "refusal": Refusal,
-    "order": Order,
-    "report": Report,
-    "failure": Failure,
+    "order": TaskRequest,
+    "report": TaskResult,
+    "failure": TaskFailure,
 }
 """Every message by its type name on the wire."""
 
 
-def carried(kind: type[Message]) -> "list[Attribute[Any]]":
+def list_header_fields(message_type: type[Message]) -> "list[Attribute[Any]]":
     """Return the fields of a message that stand in its header: all but its tensors and what stays on its side."""
-    return [each for each in fields(kind) if each.name != "tensors" and not each.metadata.get("local")]
+    return [each for each in fields(message_type) if each.name != "tensors" and not each.metadata.get("local")]
 
 
-COORDINATOR = "coordinator"
+DEFAULT_COORDINATOR_ID = "coordinator"

@@ -9,81 +9,93 @@ from torch.nn.parameter import is_lazy
 
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.tensors import Tensors
-from fedws.protocol.encoder import row, strange
-from fedws.protocol.header import MAX_HEADER, MAX_TENSORS, Entry, body_size, misnamed, packed, problem
+from fedws.protocol.encoder import build_tensor_row, explain_unsupported_tensor
+from fedws.protocol.header import (
+    MAX_HEADER,
+    MAX_TENSORS,
+    TensorRow,
+    check_tensor_table,
+    describe_schema_error,
+    explain_invalid_name,
+    pack_header,
+)
 
-FIELDS = 2**14
+RESERVED_HEADER_BYTES = 2**14
 """Bytes of a header that are kept free for a message's fields."""
-_EXTRA = "_extra_state"  # the last part of the name under which torch stores a module's extra state
-_METADATA = "__metadata__"  # the key that safetensors files have for themselves
+_EXTRA_STATE_NAME = "_extra_state"  # the last part of the name under which torch stores a module's extra state
+_METADATA_KEY = "__metadata__"  # the key that safetensors files have for themselves
 
 
-def built(spec: str, found: Any) -> torch.nn.Module:
+def require_module(spec: str, model: Any) -> torch.nn.Module:
     """Return what a model's factory made. Raises UsageError if it is not a torch.nn.Module."""
-    if isinstance(found, torch.nn.Module):
-        return found
-    what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-    what = "None" if found is None else what
+    if isinstance(model, torch.nn.Module):
+        return model
+    what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+    what = "None" if model is None else what
     raise UsageError(f"model {spec}: its factory returned {what}; return a torch.nn.Module")
 
 
-def check(spec: str, module: torch.nn.Module) -> None:
+def check_sendable(spec: str, module: torch.nn.Module) -> None:
     """Raise UsageError, naming the tensor, if anything of the module's state dict cannot travel."""
-    for name, tensor in _parts(module):
+    for name, tensor in _iter_tensors(module):
         if is_lazy(tensor):
             raise UsageError(
-                f"model {spec}: {_quoted(name)} is not initialised: its module is lazy; "
+                f"model {spec}: {_quote(name)} is not initialised: its module is lazy; "
                 "pass a sample through the model in its factory"
             )
     state: dict[str, Any] = module.state_dict()
     for name, value in state.items():
-        why, remedy = _subclass(value) if isinstance(value, torch.Tensor) else _extra(module, name, value)
+        why, remedy = (
+            _explain_subclass(value) if isinstance(value, torch.Tensor) else _explain_extra_state(module, name, value)
+        )
         if why:
-            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: it {why}; {remedy}")
-    fits(spec, state)
+            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: it {why}; {remedy}")
+    check_fits_message(spec, state)
 
 
-def fits(spec: str, tensors: Tensors) -> None:
+def check_fits_message(spec: str, tensors: Tensors) -> None:
     """Raise UsageError if one message of a run with that model cannot hold ``tensors``, whatever its size in bytes."""
     if len(tensors) > MAX_TENSORS:
         what = f"model {spec}: {len(tensors)} tensors cannot travel: a message holds at most {MAX_TENSORS}"
         raise UsageError(f"{what}; stack some of them into one")
     for name, tensor in tensors.items():
-        why, remedy = strange(tensor)
+        why, remedy = explain_unsupported_tensor(tensor)
         if why:
-            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: it {why}; {remedy}")
-        if wrong := "a safetensors file needs this name" if name == _METADATA else misnamed(name):
-            raise UsageError(f"model {spec}: {_quoted(name)} cannot travel: {wrong}; rename it")
-    rows = [row(name, tensor) for name, tensor in tensors.items()]
+            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: it {why}; {remedy}")
+        if wrong := "a safetensors file needs this name" if name == _METADATA_KEY else explain_invalid_name(name):
+            raise UsageError(f"model {spec}: {_quote(name)} cannot travel: {wrong}; rename it")
+    rows = [build_tensor_row(name, tensor) for name, tensor in tensors.items()]
     try:
-        body_size([Entry.model_validate(each) for each in rows])
+        check_tensor_table([TensorRow.model_validate(each) for each in rows])
     except ValidationError as error:
-        raise UsageError(f"model {spec} cannot travel: {problem(error)}; rename or reshape the tensor") from None
+        raise UsageError(
+            f"model {spec} cannot travel: {describe_schema_error(error)}; rename or reshape the tensor"
+        ) from None
     except ProtocolError as error:
         raise UsageError(f"model {spec} cannot travel: {error}; rename or reshape the tensor") from None
-    size = len(packed({"tensors": rows}))
-    if size > MAX_HEADER - FIELDS:
+    size = len(pack_header({"tensors": rows}))
+    if size > MAX_HEADER - RESERVED_HEADER_BYTES:
         what = f"model {spec}: the names, dtypes and shapes of its {len(rows)} tensors take {size} bytes"
         raise UsageError(
-            f"{what}, and a message has at most {MAX_HEADER - FIELDS} for them; use shorter names or fewer tensors"
+            f"{what}, and a message has at most {MAX_HEADER - RESERVED_HEADER_BYTES} for them; use shorter names or fewer tensors"
         )
 
 
-def _parts(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _iter_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _extra(module: torch.nn.Module, name: str, value: Any) -> tuple[str, str]:
+def _explain_extra_state(module: torch.nn.Module, name: str, value: Any) -> tuple[str, str]:
     """Return why a value that is not a tensor cannot travel, and what to do."""
     what, (owner, _, last) = f"is a {type(value).__name__}, not a tensor", name.rpartition(".")
-    if last != _EXTRA:
+    if last != _EXTRA_STATE_NAME:
         return what, "leave it out of the state dict"
     layer = type(dict(module.named_modules(remove_duplicate=False)).get(owner, module)).__name__
     return f"{what}, from get_extra_state of {layer}", "return a tensor there, or keep the value out of the state dict"
 
 
-def _subclass(tensor: torch.Tensor) -> tuple[str, str]:
+def _explain_subclass(tensor: torch.Tensor) -> tuple[str, str]:
     """Return why a tensor of a class of its own cannot travel, and what to do; empty for a plain one."""
     kind = type(tensor.detach())
     if kind is torch.Tensor:
@@ -91,5 +103,5 @@ def _subclass(tensor: torch.Tensor) -> tuple[str, str]:
     return f"is a {kind.__name__}, a subclass of torch.Tensor", "use a plain tensor"  # it may hold several inside
 
 
-def _quoted(name: object) -> str:
+def _quote(name: object) -> str:
     return f"{name!r:.300}"

@@ -10,104 +10,109 @@ from typing import TYPE_CHECKING, Any
 
 from fedws.core import private_files
 from fedws.core.errors import UsageError
-from fedws.core.untrusted_text import words
+from fedws.core.untrusted_text import get_error_text
 from fedws.data import label_ranges
 from fedws.recording import stored_records
-from fedws.recording.score_lines import FEDERATED
+from fedws.recording.score_lines import FEDERATED_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
-Groups = Mapping[str, Sequence[int]]
+WorkerLabels = Mapping[str, Sequence[int]]
 Series = dict[str, list[tuple[int, float]]]
 
-INK, FAINT = "#1a1a1a", "#b8b8b8"
+MAIN_COLOUR, FAINT_COLOUR = "#1a1a1a", "#b8b8b8"
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart; with two line styles they name
 # twice as many workers. Of more workers the best and the worst are named.
-COLOURS, MARKS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
-UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
-LARGEST = 1e30
+COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
+TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+MAX_PLOTTED_VALUE = 1e30
 """Largest value that is drawn, of either sign; axes of much larger ones overflow."""
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
 
 
-def read(run: Path) -> list[Record]:
+def read_records(directory: Path) -> list[Record]:
     """The records of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
-    path = run / "metrics.jsonl"
+    path = directory / "metrics.jsonl"
     try:
         *whole, last = path.read_bytes().split(b"\n")  # what stands before a line feed was written whole
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{run} holds no metrics.jsonl; name the directory of a run") from None
+        raise UsageError(f"{directory} holds no metrics.jsonl; name the directory of a run") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     records: list[Record] = []
     for number, line in enumerate([*whole, last], 1):
         try:
-            records += [stored_records.record(line)] if line.strip() else []
+            records += [stored_records.parse_record(line)] if line.strip() else []
         except ValueError as error:
             if number <= len(whole):
-                raise UsageError(f"{path}: line {number} is no record: {words(error)}; remove the line") from None
+                raise UsageError(
+                    f"{path}: line {number} is no record: {get_error_text(error)}; remove the line"
+                ) from None
     return records
 
 
-def series(records: Sequence[Record], key: str = "accuracy") -> Series:
-    """The values of ``key`` that each model scored, as points (round, value). The last score of a round counts.
+def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series:
+    """The values of ``metric`` that each model scored, as points (round, value). The last score of a round counts.
 
-    A value that is not finite, or above :data:`LARGEST`, is left out.
+    A value that is not finite, or above :data:`MAX_PLOTTED_VALUE`, is left out.
 
-    >>> series([{"kind": "score", "round": 1, "model": "bob", "accuracy": 0.5}])
+    >>> metric_series([{"kind": "score", "round": 1, "model": "bob", "accuracy": 0.5}])
     {'bob': [(1, 0.5)]}
     """
     found: dict[str, dict[int, float]] = {}
     for record in records:
-        value = record.get(key)
-        if record.get("kind") == "score" and value is not None and abs(value) <= LARGEST:
+        value = record.get(metric)
+        if record.get("kind") == "score" and value is not None and abs(value) <= MAX_PLOTTED_VALUE:
             found.setdefault(record["model"], {})[record["round"]] = float(value)
     return {model: sorted(points.items()) for model, points in found.items()}
 
 
-def share_groups(groups: Groups) -> list[tuple[int, ...]]:
+def distinct_label_sets(worker_labels: WorkerLabels) -> list[tuple[int, ...]]:
     """The distinct sets of labels that workers hold, each ascending, in the order of the workers."""
-    return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in groups.values() if labels))
+    return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in worker_labels.values() if labels))
 
 
-def shares(records: Sequence[Record], groups: Groups) -> dict[str, dict[int, list[float]]]:
+def prediction_shares(records: Sequence[Record], worker_labels: WorkerLabels) -> dict[str, dict[int, list[float]]]:
     """For each model and scored round, which part of its predictions (0 to 1) fell into each share group.
 
     >>> score = {"kind": "score", "round": 1, "model": "bob", "histogram": [1, 1, 6]}
-    >>> shares([score], {"alice": [0, 1], "bob": [2]})
+    >>> prediction_shares([score], {"alice": [0, 1], "bob": [2]})
     {'bob': {1: [0.25, 0.75]}}
     """
     found: dict[str, dict[int, list[float]]] = {}
     for record in records:
         counts = record.get("histogram") if record.get("kind") == "score" else None
         if counts and sum(counts) > 0:
-            parts = [sum(counts[n] for n in group if n < len(counts)) / sum(counts) for group in share_groups(groups)]
+            parts = [
+                sum(counts[n] for n in group if n < len(counts)) / sum(counts)
+                for group in distinct_label_sets(worker_labels)
+            ]
             found.setdefault(record["model"], {})[record["round"]] = parts
     return {model: dict(sorted(rounds.items())) for model, rounds in found.items()}
 
 
-def draw(records: Sequence[Record], groups: Groups, path: Path, title: str = "") -> None:
+def draw_curves(records: Sequence[Record], worker_labels: WorkerLabels, path: Path, title: str = "") -> None:
     """Draw what the records tell into a PNG at ``path``, which is whole whenever it is there.
 
-    ``groups`` gives the labels that each worker declared to hold. Accuracy by round is drawn; where models do
+    ``worker_labels`` gives the labels that each worker declared to hold. Accuracy by round is drawn; where models do
     not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
     labels, a second half shows what each model predicts.
     """
-    write(path, lambda figure: _picture(figure, records, groups, title))
+    save_figure(path, lambda figure: _draw_run(figure, records, worker_labels, title))
 
 
 def draw_over_time(
     values: Mapping[str, Sequence[tuple[float, float]]], path: Path, title: str = "", target: float | None = None
 ) -> None:
     """Draw accuracies (0 to 1) of several runs over time (seconds) into a PNG, with a line at the ``target``."""
-    write(path, lambda figure: _over_time(figure, values, title, target))
+    save_figure(path, lambda figure: _draw_over_time(figure, values, title, target))
 
 
-def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
-    """Write what ``picture`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there."""
+def save_figure(path: Path, draw: Callable[["Figure"], "Figure"]) -> None:
+    """Write what ``draw`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -116,45 +121,53 @@ def write(path: Path, picture: Callable[["Figure"], "Figure"]) -> None:
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
         try:
-            private_files.touch(temporary)
-            picture(Figure(dpi=100)).savefig(temporary, format="png")
+            private_files.create_empty_file(temporary)
+            draw(Figure(dpi=100)).savefig(temporary, format="png")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def _picture(figure: "Figure", records: Sequence[Record], groups: Groups, title: str) -> "Figure":
-    parts, distinct = shares(records, groups), share_groups(groups)
-    workers = [worker for worker in groups if worker in parts]
+def _draw_run(figure: "Figure", records: Sequence[Record], worker_labels: WorkerLabels, title: str) -> "Figure":
+    parts, distinct = prediction_shares(records, worker_labels), distinct_label_sets(worker_labels)
+    workers = [worker for worker in worker_labels if worker in parts]
     both = len(distinct) > 1 and bool(workers)
     figure.set_size_inches((16, 9) if both else (11, 7))
-    figure.text(0.02, 0.975, _short(title, 110 if both else 72), size=15, weight="bold", va="top", parse_math=False)
+    figure.text(0.02, 0.975, _shorten(title, 110 if both else 72), size=15, weight="bold", va="top", parse_math=False)
     left = figure.add_axes((0.05, 0.085, 0.34, 0.78) if both else (0.075, 0.105, 0.68, 0.75))
-    if values := series(records):
-        _lines(left, _percent(values), list(groups), "{:.2f} %", "Accuracy on the test data (%)")
-    elif values := series(records, "loss"):
-        _lines(left, values, list(groups), "{:#.4g}", "Loss on the test data")
+    if values := metric_series(records):
+        _draw_lines(left, _to_percent(values), list(worker_labels), "{:.2f} %", "Accuracy on the test data (%)")
+    elif values := metric_series(records, "loss"):
+        _draw_lines(left, values, list(worker_labels), "{:#.4g}", "Loss on the test data")
     else:
         took = ((r["round"], r.get("seconds", math.inf)) for r in records if r.get("kind") == "round")
-        timed = sorted((round, float(seconds)) for round, seconds in took if seconds <= LARGEST)
+        timed = sorted((round, float(seconds)) for round, seconds in took if seconds <= MAX_PLOTTED_VALUE)
         what = "Seconds per round" if timed else "Nothing was recorded"
-        _lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
-    if both and len(groups) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):
-        _stacks(figure, parts, workers, groups)
+        _draw_lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
+    if both and len(worker_labels) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):
+        _draw_prediction_shares(figure, parts, workers, worker_labels)
     elif both:
-        where = {worker: distinct.index(tuple(sorted(set(groups[worker])))) for worker in workers if groups[worker]}
+        where = {
+            worker: distinct.index(tuple(sorted(set(worker_labels[worker]))))
+            for worker in workers
+            if worker_labels[worker]
+        }
         own = {worker: [(r, part[i]) for r, part in parts[worker].items()] for worker, i in where.items()}
         right = figure.add_axes((0.57, 0.085, 0.27, 0.78))
-        _lines(right, _percent(own), list(groups), "{:.0f} %", "Predictions that are labels the worker holds (%)")
+        _draw_lines(
+            right, _to_percent(own), list(worker_labels), "{:.0f} %", "Predictions that are labels the worker holds (%)"
+        )
     return figure
 
 
-def _lines(axes: "Axes", values: Series, order: Sequence[str], form: str, title: str) -> None:
+def _draw_lines(axes: "Axes", values: Series, model_order: Sequence[str], value_format: str, title: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    workers = [m for m in order if m in values] + [m for m in values if m not in order and m != FEDERATED]
+    workers = [m for m in model_order if m in values] + [
+        m for m in values if m not in model_order and m != FEDERATED_MODEL
+    ]
     ranked = sorted(workers, key=lambda m: values[m][-1][1])
-    named = {FEDERATED, *(workers if len(workers) <= 2 * len(COLOURS) else (ranked[0], ranked[-1]))}
+    named = {FEDERATED_MODEL, *(workers if len(workers) <= 2 * len(COLOURS) else (ranked[0], ranked[-1]))}
     crowd = f"; of {len(workers)} workers the highest and the lowest are named" if len(workers) > len(named) else ""
     axes.set(title=title, xlabel=f"round{crowd}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -166,50 +179,50 @@ def _lines(axes: "Axes", values: Series, order: Sequence[str], form: str, title:
         ticks = rounds
     axes.set_xticks([rounds[0], *(t for t in ticks if rounds[0] + 2 * room <= t <= rounds[-1])])
     every = [v for points in values.values() for _, v in points] or [1.0]
-    if "%" in form:
+    if "%" in value_format:
         axes.set_ylim(-2, 102)
     elif min(every) > 0 and max(every) > 50 * min(every):
         axes.set_yscale("log")
     else:
         axes.set_ylim(min(0.0, 1.08 * min(every)), max(0.0, 1.08 * max(every)) or 1)
     shown = []
-    for model in [*workers, *([FEDERATED] if FEDERATED in values else [])]:
-        look = _look(None if model == FEDERATED else workers.index(model), model in named)
+    for model in [*workers, *([FEDERATED_MODEL] if FEDERATED_MODEL in values else [])]:
+        look = _line_style(None if model == FEDERATED_MODEL else workers.index(model), model in named)
         size = 7.0 if len(rounds) <= 15 else 4.0 if len(rounds) <= 60 else 0.0
         axes.plot(*zip(*values[model], strict=True), **look, markersize=size)
         last, value = values[model][-1]
-        text = f"{_short(model, 12)}  {form.format(value)}" + (f" at {last}" if last != rounds[-1] else "")
+        text = f"{_shorten(model, 12)}  {value_format.format(value)}" + (f" at {last}" if last != rounds[-1] else "")
         shown += [(text, look, last, value)] if model in named else []
     axes.set_xlim(rounds[0] - room, rounds[-1] + room)
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform((x, y)) for _, _, x, y in shown]
-    places = spread([float(y) for _, y in ends], 20 / axes.bbox.height)
+    places = spread_positions([float(y) for _, y in ends], 20 / axes.bbox.height)
     for (text, look, _, _), (x, y), place in zip(shown, ends, places, strict=True):
         aside: Any = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([x, 1.025], [y, place], color=look["color"], linewidth=0.8, linestyle=":", **aside)
         axes.plot([1.025, 1.045, 1.065], [place] * 3, **look, markersize=7, markevery=[1], **aside)
-        weight = "bold" if look["color"] == INK else "normal"
+        weight = "bold" if look["color"] == MAIN_COLOUR else "normal"
         axes.text(1.08, place, text, va="center", weight=weight, parse_math=False, **aside)
 
 
-def _look(index: int | None, named: bool) -> dict[str, Any]:
+def _line_style(index: int | None, highlighted: bool) -> dict[str, Any]:
     if index is None:
-        return {"color": INK, "linewidth": 3.2, "marker": "o", "zorder": 10}
-    if not named:
-        return {"color": FAINT, "linewidth": 1.0, "zorder": 2}
+        return {"color": MAIN_COLOUR, "linewidth": 3.2, "marker": "o", "zorder": 10}
+    if not highlighted:
+        return {"color": FAINT_COLOUR, "linewidth": 1.0, "zorder": 2}
     dashes = "-" if index % (2 * len(COLOURS)) < len(COLOURS) else (0, (4, 2))
     kind = index % len(COLOURS)
-    return {"color": COLOURS[kind], "marker": MARKS[kind], "linewidth": 1.7, "linestyle": dashes, "zorder": 4}
+    return {"color": COLOURS[kind], "marker": MARKERS[kind], "linewidth": 1.7, "linestyle": dashes, "zorder": 4}
 
 
-def _over_time(
+def _draw_over_time(
     figure: "Figure", values: Mapping[str, Sequence[tuple[float, float]]], title: str, target: float | None
 ) -> "Figure":
     figure.set_size_inches((11, 7))
-    figure.text(0.02, 0.975, _short(title, 72), size=15, weight="bold", va="top", parse_math=False)
+    figure.text(0.02, 0.975, _shorten(title, 72), size=15, weight="bold", va="top", parse_math=False)
     axes = figure.add_axes((0.075, 0.105, 0.64, 0.75))
     last = max((when for points in values.values() for when, _ in points), default=0.0)
-    unit, seconds = next((unit for unit in UNITS if last >= 2 * unit[1]), UNITS[-1])
+    unit, seconds = next((unit for unit in TIME_UNITS if last >= 2 * unit[1]), TIME_UNITS[-1])
     axes.set(title="Accuracy on the test data (%)", xlabel=f"virtual time ({unit})", ylim=(-2, 102))
     axes.set_xlim(0, 1.03 * last / seconds or 1.0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -218,20 +231,20 @@ def _over_time(
         x, y = [when / seconds for when, _ in points], [100 * value for _, value in points]
         end = f"  {y[-1]:.2f} %" if y else "  not scored"
         size = 4.0 if len(points) <= 60 else 0.0
-        axes.plot(x, y, **_look(index, True), markersize=size, label=f"{_short(name, 18)}{end}")
+        axes.plot(x, y, **_line_style(index, True), markersize=size, label=f"{_shorten(name, 18)}{end}")
     if target is not None:
-        axes.axhline(100 * target, color=INK, linewidth=1.2, linestyle=":", label=f"target  {100 * target:g} %")
+        axes.axhline(100 * target, color=MAIN_COLOUR, linewidth=1.2, linestyle=":", label=f"target  {100 * target:g} %")
     axes.legend(handles=axes.get_lines(), loc="upper left", bbox_to_anchor=(1.01, 1.01), frameon=False)
     return figure
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def spread_positions(positions: Sequence[float], gap: float) -> list[float]:
     """Places near those wanted, in the same order, at least ``gap`` apart and none above 1.
 
-    >>> spread([0.5, 0.5, 1.0, 1.0], 0.25)
+    >>> spread_positions([0.5, 0.5, 1.0, 1.0], 0.25)
     [0.25, 0.5, 0.75, 1.0]
     """
-    order, places = sorted(range(len(wanted)), key=lambda i: wanted[i]), list(wanted)
+    order, places = sorted(range(len(positions)), key=lambda i: positions[i]), list(positions)
     for below, i in pairwise(order):
         places[i] = max(places[i], places[below] + gap)
     ceiling = 1.0
@@ -241,28 +254,32 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], groups: Groups) -> None:
+def _draw_prediction_shares(
+    figure: "Figure", shares: Mapping[str, Any], workers: Sequence[str], worker_labels: WorkerLabels
+) -> None:
     from matplotlib.patches import Patch
 
-    distinct = share_groups(groups)
-    holders = [next(i for i, w in enumerate(groups) if set(groups[w]) == set(group)) for group in distinct]
+    distinct = distinct_label_sets(worker_labels)
+    holders = [
+        next(i for i, w in enumerate(worker_labels) if set(worker_labels[w]) == set(group)) for group in distinct
+    ]
     colours = [COLOURS[i] for i in holders]
-    models = [*workers, *([FEDERATED] if FEDERATED in parts else [])]
-    rounds = sorted({r for model in models for r in parts[model]})
+    models = [*workers, *([FEDERATED_MODEL] if FEDERATED_MODEL in shares else [])]
+    rounds = sorted({r for model in models for r in shares[model]})
     ticks = sorted({round(i * (len(rounds) - 1) / 5) for i in range(6)})
     rows = -(-len(models) // 2)
     grid = figure.add_gridspec(rows, 2, left=0.59, right=0.955, bottom=0.085, top=0.785, hspace=0.4, wspace=0.32)
     figure.text(0.59, 0.877, "What each model predicts (% of its predictions)", size=12)
     keys = [
-        Patch(color=c, label=f"labels {_short(label_ranges.short(g), 12)}")
+        Patch(color=c, label=f"labels {_shorten(label_ranges.format_labels(g), 12)}")
         for c, g in zip(colours, distinct, strict=True)
     ]
-    keys.append(Patch(facecolor="white", edgecolor=INK, linewidth=1.8, label="the worker's own"))
+    keys.append(Patch(facecolor="white", edgecolor=MAIN_COLOUR, linewidth=1.8, label="the worker's own"))
     figure.legend(handles=keys, loc="upper left", bbox_to_anchor=(0.585, 0.875), ncols=4, frameon=False, handlelength=1)
     for place, model in enumerate(models):
         axes = figure.add_subplot(grid[place // 2, place % 2])
-        own = tuple(sorted(set(groups.get(model, ()))))
-        name = f"{_short(model, 12)}, holds {_short(label_ranges.short(own), 12)}" if own else model
+        own = tuple(sorted(set(worker_labels.get(model, ()))))
+        name = f"{_shorten(model, 12)}, holds {_shorten(label_ranges.format_labels(own), 12)}" if own else model
         axes.set_title(name, size=11, pad=5, parse_math=False)
         axes.set_xticks(ticks, [str(rounds[i]) for i in ticks])
         axes.set(xlim=(-0.5, len(rounds) - 0.5), ylim=(0, 100), yticks=[0, 50, 100])
@@ -272,12 +289,12 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
         edges, floor = [n - 0.5 for n in range(len(rounds) + 1)], [0.0] * len(rounds)
         for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # its own at the bottom
             held = distinct[group] == own
-            heights = [100 * parts[model][r][group] if r in parts[model] else math.nan for r in rounds]
+            heights = [100 * shares[model][r][group] if r in shares[model] else math.nan for r in rounds]
             top = [low + height for low, height in zip(floor, heights, strict=True)]  # a gap where there is no score
             low = [0.0 if math.isnan(value) else value for value in floor]
             axes.stairs(top, edges, baseline=low, fill=True, color=colours[group], alpha=1 if held else 0.45)
             if held and len(rounds) <= 100:
-                axes.stairs(top, edges, color=INK, linewidth=1.8, zorder=5)
+                axes.stairs(top, edges, color=MAIN_COLOUR, linewidth=1.8, zorder=5)
             if heights[-1] * axes.bbox.height > 100 * 13:
                 middle = (top[-1] + floor[-1]) / 2
                 axes.text(1.03, middle / 100, f"{int(heights[-1])} %", va="center", size=10, transform=axes.transAxes)
@@ -285,9 +302,9 @@ def _stacks(figure: "Figure", parts: Mapping[str, Any], workers: Sequence[str], 
         axes.vlines(edges[1:-1] if len(rounds) <= 20 else [], 0, 100, color="white", linewidth=2, zorder=4)
 
 
-def _percent(values: Series) -> Series:
+def _to_percent(values: Series) -> Series:
     return {model: [(r, 100 * value) for r, value in points] for model, points in values.items()}
 
 
-def _short(text: str, length: int) -> str:
+def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]}…{text[-(length // 2 - 1) :]}"

@@ -20,146 +20,149 @@ import tomli_w
 
 from fedws.core import private_files
 from fedws.core.errors import UsageError
-from fedws.core.plan import Plan, make, read
+from fedws.core.plan import Plan, build_plan, read_plan_file
 from fedws.recording import stored_records
-from fedws.recording.run_log import write_text
+from fedws.recording.run_log import atomic_write_text
 
 log = logging.getLogger("fedws")
-FORMAT = 1
+RUN_FORMAT = 1
 """Of ``run.json`` and what it goes with; a newer one is not read."""
-_LOCK = ".lock"
-_SECRET = re.compile("[0-9a-f]{64}")
-LONGEST_NAME = 40
+_LOCK_FILE = ".lock"
+_SECRET_PATTERN = re.compile("[0-9a-f]{64}")
+MAX_ALGORITHM_CHARS = 40
 """Characters of a strategy that may be in a directory's name."""
 
 
 class RunDirectory:
     """A directory that this process holds until :meth:`close`."""
 
-    def __init__(self, path: Path, lock: filelock.BaseFileLock, made: Sequence[Path]) -> None:
+    def __init__(self, path: Path, lock: filelock.BaseFileLock, created: Sequence[Path]) -> None:
         self.path = path
         self._lock = lock
-        self._made = made
-        self._story: dict[str, Any] = {}
-        self.kept = False
+        self._created = created
+        self._run_info: dict[str, Any] = {}
+        self.retained = False
         """Whether the directory stays when it is given back."""
 
     @classmethod
-    def new(cls, path: Path) -> Self:
+    def create(cls, path: Path) -> Self:
         """Take a new or empty directory. Raises UsageError."""
-        return cls._taken(path, empty(path))
+        return cls._claim(path, create_empty_directory(path))
 
     @classmethod
-    def named(cls, strategy: str, parent: Path = Path("runs")) -> Self:
-        """Take a directory of its own for a run with this strategy, see :func:`new_directory`. Raises UsageError."""
+    def create_unique(cls, algorithm: str, parent: Path = Path("runs")) -> Self:
+        """Take a directory of its own for a run with this strategy, see :func:`create_unique_directory`. Raises
+        UsageError."""
         made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-        path = new_directory(strategy, parent)
-        return cls._taken(path, [path, *made])
+        path = create_unique_directory(algorithm, parent)
+        return cls._claim(path, [path, *made])
 
     @classmethod
-    def _taken(cls, path: Path, made: Sequence[Path]) -> Self:
-        found = cls(path, _locked(path, "--run-dir"), made)
+    def _claim(cls, path: Path, created: Sequence[Path]) -> Self:
+        found = cls(path, _acquire_lock(path, "--run-dir"), created)
         try:
-            private_files.text(
+            private_files.open_text(
                 path / "run.log", "x"
             ).close()  # no other run takes the directory while this one waits for its workers
         except FileExistsError:
-            raise _not_new(path, "was taken by another run just now") from None
+            raise _not_new_error(path, "was taken by another run just now") from None
         except OSError as error:
             raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
         return found
 
     @classmethod
-    def old(cls, path: Path) -> Self:
+    def open_existing(cls, path: Path) -> Self:
         """Take the directory of a run that is to go on. Raises UsageError when there is none, or it cannot."""
-        _story(path)  # a directory that is no run's gets no lock
-        found = cls(path, _locked(path, "--resume"), [])
-        found._story = _story(path)
-        found.kept = True
+        _read_run_info(path)  # a directory that is no run's gets no lock
+        found = cls(path, _acquire_lock(path, "--resume"), [])
+        found._run_info = _read_run_info(path)
+        found.retained = True
         return found
 
     @property
     def plan(self) -> Plan:
         """The plan that it began with. Raises UsageError where ``run.json`` holds none."""
         try:
-            return make(dict(self._story["plan"]))
+            return build_plan(dict(self._run_info["plan"]))
         except UsageError as error:
             raise UsageError(f"--resume {self.path}: run.json: {error}") from None
 
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
-        return bool(self._story.get("finished"))
+        return bool(self._run_info.get("finished"))
 
     @property
     def secret(self) -> bytes:
         """Secret of the run, 32 bytes, never sent; :meth:`begin` makes it. Its keys can take the run's nodes over."""
-        return bytes.fromhex(self._story["secret"])
+        return bytes.fromhex(self._run_info["secret"])
 
     def begin(self, plan: Plan) -> str:
         """Write the plan of a run that starts or continues; return the run's public id."""
-        run = self._story.get("run") or secrets.token_hex(8)
-        secret = self._story.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
-        write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
+        run = self._run_info.get("run") or secrets.token_hex(8)
+        secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
+        atomic_write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
         # without what is infinite, as a deadline by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
-        self._tell({"format": FORMAT, "run": run, "secret": secret, "finished": False, "plan": settings})
+        self._write_run_info({"format": RUN_FORMAT, "run": run, "secret": secret, "finished": False, "plan": settings})
         return str(run)
 
-    def keep(self) -> None:
+    def retain(self) -> None:
         """From now on there is something to go on with, whatever ends the run."""
-        self.kept = True
+        self.retained = True
 
-    def finish(self) -> None:
+    def mark_finished(self) -> None:
         """Write that the run has come to its end."""
-        self._tell({**self._story, "finished": True})
+        self._write_run_info({**self._run_info, "finished": True})
 
     def close(self) -> None:
         """Give the directory back; one in which nothing began is removed again, as far as it was made here."""
         with contextlib.suppress(OSError):
-            (self.path / _LOCK).unlink(missing_ok=True)
+            (self.path / _LOCK_FILE).unlink(missing_ok=True)
         self._lock.release()
-        if not self.kept:
+        if not self.retained:
             with contextlib.suppress(OSError):  # another run may have come to use the parent
                 for name in ("plan.toml", "run.json", "run.log"):
                     (self.path / name).unlink(missing_ok=True)
-                for folder in self._made:
+                for folder in self._created:
                     folder.rmdir()
 
-    def _tell(self, story: dict[str, Any]) -> None:
-        self._story = story
-        write_text(self.path / "run.json", json.dumps(story) + "\n")
+    def _write_run_info(self, run_info: dict[str, Any]) -> None:
+        self._run_info = run_info
+        atomic_write_text(self.path / "run.json", json.dumps(run_info) + "\n")
 
 
-def empty(path: Path) -> list[Path]:
+def create_empty_directory(path: Path) -> list[Path]:
     """Make a directory, unless it is there and empty; gives those that were made. Raises UsageError."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         try:
-            _make(path)
+            _create_directory(path)
         except FileExistsError:
             if not path.is_dir():
                 raise
         if any(path.iterdir()):
-            raise _not_new(path, "is not empty")
+            raise _not_new_error(path, "is not empty")
     except FileExistsError:
-        raise _not_new(path, "is a file") from None
+        raise _not_new_error(path, "is a file") from None
     except OSError as error:
         raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
     return made
 
 
-def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:
+def create_unique_directory(algorithm: str, parent: Path = Path("runs")) -> Path:
     """Make a directory that no other run has, ``runs/<time>-<strategy>``, and return its path. Raises UsageError.
 
     Making it is what claims the name, so two runs that start within one second get two directories.
     """
-    strategy = strategy if len(strategy) <= LONGEST_NAME else strategy.partition(":")[0]  # plan.toml has all of it
-    name = time.strftime("%Y%m%d-%H%M%S-") + re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
+    algorithm = (
+        algorithm if len(algorithm) <= MAX_ALGORITHM_CHARS else algorithm.partition(":")[0]
+    )  # plan.toml has all of it
+    name = time.strftime("%Y%m%d-%H%M%S-") + re.sub(r"[^A-Za-z0-9.=]+", "-", algorithm)
     for number in count(1):
         path = parent / (name if number == 1 else f"{name}-{number}")
         try:
-            _make(path)
+            _create_directory(path)
         except FileExistsError:
             continue
         except OSError as error:
@@ -168,15 +171,15 @@ def new_directory(strategy: str, parent: Path = Path("runs")) -> Path:
     raise AssertionError  # count() does not end
 
 
-def _make(path: Path) -> None:
+def _create_directory(path: Path) -> None:
     """Make a directory that does not exist, and its parents. Raises FileExistsError when it exists, or OSError.
 
     A run that never began removes the parents that it made, maybe between the two steps here; then both follow again.
     """
     for left in reversed(range(100)):
         try:
-            _make_parent(path.parent)
-            private_files.folder(path)
+            _create_parent(path.parent)
+            private_files.create_dir(path)
         except FileNotFoundError:
             if not left:
                 raise
@@ -184,33 +187,33 @@ def _make(path: Path) -> None:
             return
 
 
-def _make_parent(folder: Path) -> None:
+def _create_parent(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:  # a file, or a link to nothing
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from None
 
 
-def _not_new(path: Path, what: str) -> UsageError:
-    return UsageError(f"--run-dir {path} {what}; name a new or an empty directory")
+def _not_new_error(path: Path, problem: str) -> UsageError:
+    return UsageError(f"--run-dir {path} {problem}; name a new or an empty directory")
 
 
-def stored_settings(path: Path) -> dict[str, Any]:
+def load_plan_settings(path: Path) -> dict[str, Any]:
     """What the plan of a run that is to go on says now. Raises UsageError when there is no such run."""
-    _story(path)
+    _read_run_info(path)
     try:
-        return read(path / "plan.toml")
+        return read_plan_file(path / "plan.toml")
     except UsageError as error:
         raise UsageError(f"--resume {path}: {str(error).removeprefix('--plan ')}") from None
 
 
 def finished_rounds(path: Path) -> int:
     """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
-    story = _story(path)
-    return make(story["plan"]).training_rounds if story["finished"] else 0
+    story = _read_run_info(path)
+    return build_plan(story["plan"]).rounds if story["finished"] else 0
 
 
-def _story(path: Path) -> dict[str, Any]:
+def _read_run_info(path: Path) -> dict[str, Any]:
     """What ``run.json`` says. Raises UsageError."""
     if not path.is_dir():
         raise UsageError(f"--resume {path}: there is no such directory")
@@ -222,26 +225,26 @@ def _story(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
     number = story.get("format") if isinstance(story, dict) else None
-    if isinstance(number, int) and number > FORMAT:
-        raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {FORMAT})")
+    if isinstance(number, int) and number > RUN_FORMAT:
+        raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {RUN_FORMAT})")
     secret = story.get("secret", "0" * 64) if isinstance(story, dict) else None  # a run of an earlier version has none
-    whole = isinstance(secret, str) and _SECRET.fullmatch(secret)
-    if number != FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
+    whole = isinstance(secret, str) and _SECRET_PATTERN.fullmatch(secret)
+    if number != RUN_FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
-    if problem := stored_records.story(story):
+    if problem := stored_records.run_info_problem(story):
         raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")
     return dict(story)
 
 
-def _locked(path: Path, flag: str) -> filelock.BaseFileLock:
-    lock = filelock.FileLock(path / _LOCK, mode=private_files.FILE)
+def _acquire_lock(path: Path, flag: str) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(path / _LOCK_FILE, mode=private_files.FILE_MODE)
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise UsageError(f"{flag} {path} is in use by another coordinator") from None
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror or error}") from None
-    if private_files.exposed(
+    if private_files.is_exposed(
         path
     ):  # its owner made it so, maybe for a group that shares it; the files in it are private
         log.warning("%s %s is open to other users of this machine: chmod -R go= %s", flag, path, shlex.quote(str(path)))

@@ -14,23 +14,23 @@ from typing import Any
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.core.tensors import DTYPES, NAMES
+from fedws.core.tensors import DTYPE_NAMES, DTYPES
 
-_DEEPEST = 100  # levels of a state: one that holds itself would overflow the stack
+_MAX_DEPTH = 100  # levels of a state: one that holds itself would overflow the stack
 
 
-class Packer:
+class StatePacker:
     """A state as JSON. An object in it is a mark, ``{kind: what}``; a state's own dicts become lists of pairs."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         """By the first place where each was met."""
-        self._places: dict[int, str] = {}
+        self._paths: dict[int, str] = {}
 
-    def __call__(self, value: Any, place: str, depth: int = 0) -> Any:
-        """JSON of ``value``, which stands at ``place``. Raises TypeError."""
-        if depth > _DEEPEST:
-            raise TypeError(f"{place[:100]}... is nested deeper than {_DEEPEST} levels")
+    def __call__(self, value: Any, path: str, depth: int = 0) -> Any:
+        """JSON of ``value``, which stands at ``path``. Raises TypeError."""
+        if depth > _MAX_DEPTH:
+            raise TypeError(f"{path[:100]}... is nested deeper than {_MAX_DEPTH} levels")
         kind, depth = type(value), depth + 1
         if value is None or kind is bool or (kind is str and (value.isascii() or value.isprintable())):
             return value
@@ -41,39 +41,39 @@ class Packer:
         if kind is float:
             return value if math.isfinite(value) else {"float": struct.pack(">d", value).hex()}
         if kind in (list, tuple):
-            items = [self(item, f"{place}[{index}]", depth) for index, item in enumerate(value)]
+            items = [self(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]
             return items if kind is list else {"tuple": items}
         if kind is torch.Tensor:
-            return self._tensor(value, place)
+            return self._pack_tensor(value, path)
         if dataclasses.is_dataclass(kind):
             name = f"{kind.__module__}:{kind.__qualname__}"
-            if _class(name) is not kind or kind.__new__ is not object.__new__:
-                raise TypeError(f"{place} is a {name}: not a frozen dataclass that can be found by this name")
+            if _find_dataclass(name) is not kind or kind.__new__ is not object.__new__:
+                raise TypeError(f"{path} is a {name}: not a frozen dataclass that can be found by this name")
             values = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(kind))
-            return {"class": [name, {key: self(inner, f"{place}.{key}", depth) for key, inner in values}]}
+            return {"class": [name, {key: self(inner, f"{path}.{key}", depth) for key, inner in values}]}
         if isinstance(value, Mapping):
             for key in value:
                 if type(key) is not str:
-                    raise TypeError(f"{place} has the key {key!r}; a checkpoint holds string keys only")
-            return {"dict": [[self(key, place), self(value[key], f"{place}[{key!r}]", depth)] for key in value]}
-        raise TypeError(f"{place} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold")
+                    raise TypeError(f"{path} has the key {key!r}; a checkpoint holds string keys only")
+            return {"dict": [[self(key, path), self(value[key], f"{path}[{key!r}]", depth)] for key in value]}
+        raise TypeError(f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold")
 
-    def _tensor(self, tensor: torch.Tensor, place: str) -> Any:
-        known = tensor.dtype in NAMES and tensor.layout is torch.strided and tensor.device.type in ("cpu", "meta")
+    def _pack_tensor(self, tensor: torch.Tensor, path: str) -> Any:
+        known = tensor.dtype in DTYPE_NAMES and tensor.layout is torch.strided and tensor.device.type in ("cpu", "meta")
         if not known or tensor.requires_grad:
             what = f"{tensor.dtype}, {tensor.layout}, {tensor.device}, requires_grad={tensor.requires_grad}"
-            raise TypeError(f"{place} is a tensor that a checkpoint cannot hold: {what}")
+            raise TypeError(f"{path} is a tensor that a checkpoint cannot hold: {what}")
         if tensor.is_meta:
-            return {"meta": [NAMES[tensor.dtype], list(tensor.shape)]}
-        name = self._places.setdefault(id(tensor), place)
+            return {"meta": [DTYPE_NAMES[tensor.dtype], list(tensor.shape)]}
+        name = self._paths.setdefault(id(tensor), path)
         self.tensors[name] = tensor  # also keeps it, so that no other gets its id
         return {"tensor": name}
 
 
-def unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def unpack_state(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """What was packed. Raises UsageError for a class that is not there or has other fields."""
     if isinstance(packed, list):
-        return [unpack(item, tensors) for item in packed]
+        return [unpack_state(item, tensors) for item in packed]
     if not isinstance(packed, dict):
         return packed
     ((kind, what),) = packed.items()
@@ -85,25 +85,25 @@ def unpack(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         case "float":
             return struct.unpack(">d", bytes.fromhex(what))[0]
         case "tuple":
-            return tuple(unpack(item, tensors) for item in what)
+            return tuple(unpack_state(item, tensors) for item in what)
         case "dict":
-            return {unpack(key, tensors): unpack(value, tensors) for key, value in what}
+            return {unpack_state(key, tensors): unpack_state(value, tensors) for key, value in what}
         case "tensor":
             return tensors[what]
         case "meta":
             return torch.empty(what[1], dtype=DTYPES[what[0]], device="meta")
     name, values = what
-    cls = _class(name)
+    cls = _find_dataclass(name)
     if cls is None or {field.name for field in dataclasses.fields(cls)} != set(values):
         what = "is not known here" if cls is None else "has other fields here"
         raise UsageError(f"the checkpoint holds a {name}, which {what}: only the code that wrote it can go on from it")
     made = object.__new__(cls)  # not made anew: what its __init__ would do has been done
     for key, value in values.items():
-        object.__setattr__(made, key, unpack(value, tensors))
+        object.__setattr__(made, key, unpack_state(value, tensors))
     return made
 
 
-def _class(name: str) -> Any:
+def _find_dataclass(name: str) -> Any:
     """The frozen dataclass of that name, ``module:qualname``, in what is imported already; None when there is none."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedws.core.plan import explain
-from fedws.core.untrusted_text import words
-from fedws.protocol.evaluation_result import Score
+from fedws.core.plan import describe_setting_error
+from fedws.core.untrusted_text import get_error_text
+from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import Labels
 
-_Round = Annotated[int, Field(ge=0, lt=2**48)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_RoundNumber = Annotated[int, Field(ge=0, lt=2**48)]
+_FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
@@ -22,12 +22,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     kind: str
-    round: _Round
+    round: _RoundNumber
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    metrics: dict[str, _Finite | None] = {}
+    metrics: dict[str, _FiniteFloat | None] = {}
 
 
-class _Scored(_Record):
+class _EvaluationRecord(_Record):
     """The score of a model; a loss that is no number was stored as null."""
 
     kind: Literal["score"]
@@ -35,7 +35,7 @@ class _Scored(_Record):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None
 
 
-class _Story(BaseModel):
+class _RunInfo(BaseModel):
     """What ``run.json`` holds beside its secret."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -45,13 +45,13 @@ class _Story(BaseModel):
     plan: dict[str, Any]
 
 
-_SCORE, _LABELS = TypeAdapter(Score), TypeAdapter(Labels)
+_EVAL_RESULT_ADAPTER, _LABELS_ADAPTER = TypeAdapter(EvalResult), TypeAdapter(Labels)
 
 
-def record(text: str | bytes) -> dict[str, Any]:
+def parse_record(text: str | bytes) -> dict[str, Any]:
     """Return the record of a line of ``metrics.jsonl``. Raises ValueError with the reason for one that cannot be used.
 
-    >>> record('{"kind": "round", "round": 1, "seconds": 0.5}')
+    >>> parse_record('{"kind": "round", "round": 1, "seconds": 0.5}')
     {'kind': 'round', 'round': 1, 'seconds': 0.5}
     """
     try:
@@ -60,39 +60,39 @@ def record(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError("it is no record")
-    _storable(found)
+    _check_storable(found)
     try:
         if found.get("kind") != "score":
             _Record.model_validate(found)
             return found
-        _Scored.model_validate(found)
+        _EvaluationRecord.model_validate(found)
         score = {key: found[key] for key in ("samples", "loss", "correct", "histogram")}
-        _SCORE.validate_python({**score, "loss": 0.0} if score["loss"] is None else score)
+        _EVAL_RESULT_ADAPTER.validate_python({**score, "loss": 0.0} if score["loss"] is None else score)
     except KeyError as error:
-        raise ValueError(f"a score without {words(error)}") from None
+        raise ValueError(f"a score without {get_error_text(error)}") from None
     except ValidationError as error:
-        raise ValueError(explain(error)) from None
+        raise ValueError(describe_setting_error(error)) from None
     if (found["correct"] is None and found["histogram"] is not None) or (found["correct"] or 0) > found["samples"]:
         raise ValueError("its numbers do not fit together")
     return found
 
 
-def story(found: Mapping[str, Any]) -> str:
+def run_info_problem(run_info: Mapping[str, Any]) -> str:
     """Return why what ``run.json`` holds cannot be used; empty when it can."""
     try:
-        _Story.model_validate(dict(found))
+        _RunInfo.model_validate(dict(run_info))
     except ValidationError as error:
-        return explain(error)
+        return describe_setting_error(error)
     return ""
 
 
-def _storable(found: Mapping[str, Any]) -> None:
+def _check_storable(record: Mapping[str, Any]) -> None:
     """Raise ValueError for a text or a number that other files of a run, as its events, cannot hold."""
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError("a text in it is not Unicode") from None
-    for value in found.values():
+    for value in record.values():
         if isinstance(value, int):
             try:
                 float(value)
@@ -100,7 +100,7 @@ def _storable(found: Mapping[str, Any]) -> None:
                 raise ValueError("a number in it is too large") from None
 
 
-def groups(path: Path) -> tuple[dict[str, list[int]], list[str]]:
+def load_worker_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
     """Return the labels that each worker declared, from ``workers.json``, and a line for each that cannot be used.
 
     Both are empty where there is no such file.
@@ -113,7 +113,7 @@ def groups(path: Path) -> tuple[dict[str, list[int]], list[str]]:
     dropped = []
     for worker, labels in found.items() if isinstance(found, Mapping) else ():
         try:
-            known[worker] = _LABELS.validate_python(labels, strict=True)
+            known[worker] = _LABELS_ADAPTER.validate_python(labels, strict=True)
         except ValidationError as error:
-            dropped.append(f"{path.name}: the labels of {worker} were dropped ({explain(error)})")
+            dropped.append(f"{path.name}: the labels of {worker} were dropped ({describe_setting_error(error)})")
     return known, dropped

@@ -7,10 +7,19 @@ from typing import Generic, TypeVar
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.protocol import answer_size
-from fedws.protocol.messages import Json, Order, Report
+from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import AsynchronousAlgorithm
-from fedws.scheduling.events import Deadline, Event
-from fedws.scheduling.participants import STRIKES, Asked, Roster, Terms, excluded, made, rejected, unusable
+from fedws.scheduling.events import Event, RoundTimeout
+from fedws.scheduling.participants import (
+    MAX_CONSECUTIVE_FAILURES,
+    OpenRequest,
+    Participants,
+    ScheduleConfig,
+    apply_server_update,
+    build_rejection,
+    find_exclusions,
+    find_result_problem,
+)
 from fedws.updates import metrics
 
 B = TypeVar("B")
@@ -22,63 +31,65 @@ class AsynchronousState(Generic[B]):
 
     model: Tensors
     version: int
-    roster: Roster
+    participants: Participants
     buffer: B
     updates: tuple[Json, ...] = ()
     """Worker and staleness of each report in the buffer."""
-    numbers: tuple[metrics.Numbers, ...] = ()
+    result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
     """The numbers of each report in the buffer."""
-    reports: int = 0
+    num_results: int = 0
     """Reports taken since the run began."""
-    spoilt: int = 0
+    consecutive_failed_updates: int = 0
     """Times in a row that the buffer was full and no version could be made."""
     record: Json = field(default_factory=dict)
-    reason: str = ""
+    failure: str = ""
     """Why the run cannot go on."""
 
 
-def without_rounds(algorithm: object) -> bool:
-    """Whether an algorithm is one for :class:`Asynchronous`."""
-    return hasattr(algorithm, "add")
+def is_asynchronous(algorithm: object) -> bool:
+    """Whether an algorithm is one for :class:`AsynchronousScheduler`."""
+    return hasattr(algorithm, "accumulate")
 
 
-class Asynchronous(Generic[B]):
-    """A :class:`fedws.scheduling.base.Strategy` of a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
+class AsynchronousScheduler(Generic[B]):
+    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
 
     There is no barrier: a worker gets its next order, with the newest model, as soon as its answer is in. The
     staleness of a report is the number of versions made since its order.
     """
 
-    def __init__(self, algorithm: AsynchronousAlgorithm[B], terms: Terms) -> None:
+    def __init__(self, algorithm: AsynchronousAlgorithm[B], config: ScheduleConfig) -> None:
         self._algorithm = algorithm
-        self._terms = terms
-        self.quorum = terms.quorum
+        self._config = config
+        self.min_results = config.min_results
 
-    def start(self, model: Tensors, workers: Collection[str]) -> tuple[AsynchronousState[B], Sequence[Order]]:
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Ask everybody."""
-        roster = Roster.of(self._terms.workers, workers)
-        return self._ask(AsynchronousState(model, 0, roster, self._algorithm.empty()))
+        roster = Participants.from_workers(self._config.workers, workers)
+        return self._create_requests(AsynchronousState(model, 0, roster, self._algorithm.init()))
 
     def resume(
         self, state: AsynchronousState[B], workers: Collection[str]
-    ) -> tuple[AsynchronousState[B], Sequence[Order]]:
+    ) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Ask everybody for the order that was lost."""
-        return self._ask(replace(state, roster=state.roster.again(workers, self._terms.workers)))
+        return self._create_requests(
+            replace(state, participants=state.participants.after_restart(workers, self._config.workers))
+        )
 
-    def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[Order]]:
+    def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Take an event; a report may make the next version of the model."""
-        if self._ended(state) or isinstance(event, Deadline):
+        if self._is_finished(state) or isinstance(event, RoundTimeout):
             return state, ()
-        roster, asked = state.roster.hear(event)
-        if roster is state.roster:
+        roster, asked = state.participants.apply(event)
+        if roster is state.participants:
             return state, ()
-        state = replace(state, roster=roster)
-        if isinstance(event, Report) and asked is not None:
-            state = self._take(state, event, asked)
-        lacking = state.roster.lacking(self.quorum)
-        if lacking and not state.reason:
-            state = replace(state, reason=f"version {state.version + 1}: {lacking}")
-        return self._ask(state)
+        state = replace(state, participants=roster)
+        if isinstance(event, TaskResult) and asked is not None:
+            state = self._accept_result(state, event, asked)
+        lacking = state.participants.shortage_reason(self.min_results)
+        if lacking and not state.failure:
+            state = replace(state, failure=f"version {state.version + 1}: {lacking}")
+        return self._create_requests(state)
 
     def model(self, state: AsynchronousState[B]) -> Tensors:
         """The newest version."""
@@ -90,90 +101,107 @@ class Asynchronous(Generic[B]):
 
     def failure(self, state: AsynchronousState[B]) -> str:
         """Why the run cannot go on; empty while it can."""
-        return state.reason
+        return state.failure
 
-    def awaited(self, state: AsynchronousState[B]) -> Sequence[str]:
+    def waiting_for(self, state: AsynchronousState[B]) -> Sequence[str]:
         """Who is away, while too few are there."""
-        enough = self._ended(state) or len(state.roster.present()) >= self.quorum
-        return () if enough else state.roster.away()
+        enough = self._is_finished(state) or len(state.participants.connected_workers()) >= self.min_results
+        return () if enough else state.participants.disconnected_workers()
 
-    def said(self, state: AsynchronousState[B]) -> Sequence[str]:
+    def log_lines(self, state: AsynchronousState[B]) -> Sequence[str]:
         """The log lines of the last reaction."""
-        return state.roster.said
+        return state.participants.log_lines
 
     def record(self, state: AsynchronousState[B]) -> Json:
         """Of which reports the last version was made: worker and staleness of each."""
         return state.record
 
-    def worker_model(self, state: AsynchronousState[B], report: Report) -> Tensors | None:
+    def worker_model(self, state: AsynchronousState[B], result: TaskResult) -> Tensors | None:
         """The worker's own model; None also when its report does not count."""
-        if report.order not in state.roster.open or unusable(self._algorithm, state.model, report):
+        if result.request_id not in state.participants.open_requests or find_result_problem(
+            self._algorithm, state.model, result
+        ):
             return None
-        return self._algorithm.worker_model(state.model, report)
+        return self._algorithm.worker_model(state.model, result)
 
-    def _take(self, state: AsynchronousState[B], report: Report, asked: Asked) -> AsynchronousState[B]:
+    def _accept_result(
+        self, state: AsynchronousState[B], result: TaskResult, open_request: OpenRequest
+    ) -> AsynchronousState[B]:
         """Add a report to the buffer; when it is full, make a version."""
-        staleness = state.version - asked.version
-        problem = unusable(self._algorithm, state.model, report)
+        staleness = state.version - open_request.version
+        problem = find_result_problem(self._algorithm, state.model, result)
         try:
-            buffer = state.buffer if problem else self._algorithm.add(state.model, state.buffer, report, staleness)
+            buffer = (
+                state.buffer if problem else self._algorithm.accumulate(state.model, state.buffer, result, staleness)
+            )
         except RejectedUpdate as error:
             problem = str(error)
         if problem:
-            return replace(state, roster=state.roster.fail(rejected(report, problem)))
-        updates = (*state.updates, {"worker": report.worker, "staleness": staleness})
-        numbers = (*state.numbers, metrics.reported(report))
-        new = replace(state, buffer=buffer, updates=updates, numbers=numbers, reports=state.reports + 1)
-        accepted = replace(new, roster=state.roster.accept(report))
-        if len(updates) < self._algorithm.k:
+            return replace(state, participants=state.participants.record_failure(build_rejection(result, problem)))
+        updates = (*state.updates, {"worker": result.worker, "staleness": staleness})
+        numbers = (*state.result_metrics, metrics.weigh_metrics(result))
+        new = replace(state, buffer=buffer, updates=updates, result_metrics=numbers, num_results=state.num_results + 1)
+        accepted = replace(new, participants=state.participants.accept(result))
+        if len(updates) < self._algorithm.buffer_size:
             return accepted
-        stepped = self._step(accepted)
+        stepped = self._make_version(accepted)
         if not isinstance(stepped, str):
             return stepped
         # finite reports may add up to what is not: they are dropped, and the last is rejected
-        roster, spoilt = state.roster.fail(rejected(report, stepped)), state.spoilt + 1
-        never = spoilt >= STRIKES * len(self._terms.workers)  # those before the last get no strike for it
+        roster, spoilt = (
+            state.participants.record_failure(build_rejection(result, stepped)),
+            state.consecutive_failed_updates + 1,
+        )
+        never = spoilt >= MAX_CONSECUTIVE_FAILURES * len(
+            self._config.workers
+        )  # those before the last get no strike for it
         reason = f"version {state.version + 1}: the reports do not fit the model: {stepped}" if never else ""
-        new = replace(new, buffer=self._algorithm.empty(), updates=(), numbers=())
-        return replace(new, roster=roster, spoilt=spoilt, reason=reason)
+        new = replace(new, buffer=self._algorithm.init(), updates=(), result_metrics=())
+        return replace(new, participants=roster, consecutive_failed_updates=spoilt, failure=reason)
 
-    def _step(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
+    def _make_version(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
         """Make a version, or say why that cannot be."""
-        model, problem = made(lambda: self._algorithm.step(state.model, state.buffer), state.model)
+        model, problem = apply_server_update(
+            lambda: self._algorithm.server_update(state.model, state.buffer), state.model
+        )
         if problem:
             return problem
-        roster, failed = state.roster.counted()
+        roster, failed = state.participants.pop_num_failures()
         record: Json = {"updates": list(state.updates), "answered": len(state.updates), "failed": failed}
-        if means := metrics.mean(state.numbers):
+        if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
-        out = excluded(roster)
+        out = find_exclusions(roster)
         return replace(
             state,
             model=model,
             version=state.version + 1,
-            roster=roster,
-            buffer=self._algorithm.empty(),
+            participants=roster,
+            buffer=self._algorithm.init(),
             updates=(),
-            numbers=(),
-            spoilt=0,
+            result_metrics=(),
+            consecutive_failed_updates=0,
             record={**record, "excluded": out} if out else record,
         )
 
-    def _ask(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[Order]]:
+    def _create_requests(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Give everybody an order who has none, as long as a quorum is there."""
-        if self._ended(state) or len(state.roster.present()) < self.quorum:
+        if self._is_finished(state) or len(state.participants.connected_workers()) < self.min_results:
             return state, ()
-        orders, roster = [], state.roster
-        round, idle = 1 + state.reports // len(self._terms.workers), roster.idle()
-        answer = answer_size.expected(self._algorithm, state.model) if idle else 0
+        orders, roster = [], state.participants
+        round, idle = 1 + state.num_results // len(self._config.workers), roster.idle_workers()
+        answer = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = roster.members[worker]
             # asked again until its report is taken: the same order with the same seed
-            number = member.round if member.round > member.base else member.round + 1
-            ask = self._algorithm.order(state.model, worker, round)
-            roster, order = roster.order(worker, number, state.version, self._terms.seed, ask, answer)
+            number = (
+                member.last_requested_round
+                if member.last_requested_round > member.last_accepted_round
+                else member.last_requested_round + 1
+            )
+            ask = self._algorithm.configure(state.model, worker, round)
+            roster, order = roster.create_request(worker, number, state.version, self._config.seed, ask, answer)
             orders.append(order)
-        return replace(state, roster=roster), orders
+        return replace(state, participants=roster), orders
 
-    def _ended(self, state: AsynchronousState[B]) -> bool:
-        return bool(state.reason) or state.version >= self._terms.rounds
+    def _is_finished(self, state: AsynchronousState[B]) -> bool:
+        return bool(state.failure) or state.version >= self._config.rounds

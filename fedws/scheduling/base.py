@@ -6,28 +6,28 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Json, Order, Report
+from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.events import Event
 
 S = TypeVar("S")
 
 
-class Strategy(Protocol[S]):
+class Scheduler(Protocol[S]):
     """The coordinator's half of an algorithm: pure. Events in, orders out; no sockets, no clocks."""
 
-    quorum: int
+    min_results: int
     """The fewest workers with which it can go on."""
 
-    def start(self, model: Tensors, workers: Collection[str]) -> tuple[S, Sequence[Order]]:
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[S, Sequence[TaskRequest]]:
         """Begin with the initial model and the workers that are there; others may join.
 
         A mapping of workers says how many samples each of them holds.
         """
 
-    def resume(self, state: S, workers: Collection[str]) -> tuple[S, Sequence[Order]]:
+    def resume(self, state: S, workers: Collection[str]) -> tuple[S, Sequence[TaskRequest]]:
         """Go on from a stored state with the workers that are there; its open orders will not be answered."""
 
-    def react(self, state: S, event: Event) -> tuple[S, Sequence[Order]]:
+    def react(self, state: S, event: Event) -> tuple[S, Sequence[TaskRequest]]:
         """Take one event; never computes more than a mean."""
 
     def model(self, state: S) -> Tensors:
@@ -39,21 +39,22 @@ class Strategy(Protocol[S]):
     def failure(self, state: S) -> str:
         """Why the run cannot go on; empty while it can."""
 
-    def awaited(self, state: S) -> Sequence[str]:
+    def waiting_for(self, state: S) -> Sequence[str]:
         """The workers that are away and without whom it cannot go on; empty while enough are there."""
 
-    def said(self, state: S) -> Sequence[str]:
+    def log_lines(self, state: S) -> Sequence[str]:
         """What a person should read of the last reaction: log lines."""
 
     def record(self, state: S) -> Json:
         """What the record says of the last complete version, beside its number."""
 
-    def worker_model(self, state: S, report: Report) -> Tensors | None:
-        """A worker's own model; None for none, or if the report does not count. ``state`` is from before the report."""
+    def worker_model(self, state: S, result: TaskResult) -> Tensors | None:
+        """A worker's own model; None for none, or if the report does not count. ``state_dir`` is from before the
+        report."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class TaskSpec:
     """What a round-based algorithm asks of a worker; the round's helper adds ids and seed."""
 
     task: str
@@ -62,18 +63,20 @@ class Ask:
 
 
 class RoundAlgorithm(Protocol):
-    """A round-based algorithm: :class:`fedws.scheduling.synchronous.Rounds` makes a :class:`Strategy` of it.
+    """A round-based algorithm: :class:`fedws.scheduling.synchronous.SynchronousScheduler` makes a :class:`Scheduler` of
+    it.
 
-    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``strategy``.
     """
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
-        """What to ask of ``worker`` in ``round`` (counted from 1)."""
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
+        """What to ask of ``worker`` in ``round_number`` (counted from 1)."""
 
-    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
-        """The next model, from the aggregate of the reports of ``round``. Raises RejectedUpdate if they do not fit."""
+    def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
+        """The next model, from the aggregate of the reports of ``round_number``. Raises RejectedUpdate if they do not
+        fit."""
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
         """The worker's own model; ``model`` is the one its order carried. Raises RejectedUpdate if it does not fit."""
 
 
@@ -81,49 +84,50 @@ B = TypeVar("B")
 
 
 class AsynchronousAlgorithm(Protocol[B]):
-    """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.Asynchronous` makes a :class:`Strategy` of it.
+    """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` makes a
+    :class:`Scheduler` of it.
 
-    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``strategy``.
     """
 
     @property
-    def k(self) -> int:
+    def buffer_size(self) -> int:
         """How many reports make a version of the model."""
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
-        """What to ask of ``worker``; ``round`` counts from 1, by as many reports as there are workers."""
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
+        """What to ask of ``worker``; ``round_number`` counts from 1, by as many reports as there are workers."""
 
-    def empty(self) -> B:
+    def init(self) -> B:
         """The buffer before the first report of a version: a part of the state, so plain data."""
 
-    def add(self, model: Tensors, buffer: B, report: Report, staleness: int) -> B:
+    def accumulate(self, model: Tensors, buffer: B, result: TaskResult, staleness: int) -> B:
         """Take in a report, whose order is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
 
-    def step(self, model: Tensors, buffer: B) -> Tensors:
-        """The next version, from ``k`` reports. Raises RejectedUpdate if they do not fit."""
+    def server_update(self, model: Tensors, buffer: B) -> Tensors:
+        """The next version, from ``buffer_size`` reports. Raises RejectedUpdate if they do not fit."""
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
         """The worker's own model; ``model`` is the newest. Raises RejectedUpdate if it does not fit."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class WorkerInfo:
     """What a chooser knows of a worker that could be asked."""
 
-    worker: str
-    samples: int = 0
+    name: str
+    num_examples: int = 0
     """How many samples it holds; 0 where that is not known."""
-    seconds: float = 0.0
+    response_seconds: float = 0.0
     """How long its answers take, the newest counting most; 0 before the first."""
-    waited: int = 0
+    rounds_since_selected: int = 0
     """Rounds since it was last asked, or since the run began."""
 
 
-class Chooser(Protocol):
+class Sampler(Protocol):
     """Who is asked in a round: the cohort. Factory: ``(*, options)``, registered as ``chooser``."""
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, num_workers: int) -> int:
         """How many make a cohort, of so many workers in the plan."""
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
-        """All candidates' names, whom to ask first in front. ``random`` is seeded by run seed and round."""
+    def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
+        """All candidates' names, whom to ask first in front. ``rng`` is seeded by run seed and round."""

@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 
-from fedws.protocol.messages import Failure, Report
+from fedws.protocol.messages import TaskFailure, TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joined:
+class WorkerConnected:
     """Event: a worker is linked and ready."""
 
     worker: str
-    samples: int = 0
+    num_examples: int = 0
     """How many samples it says that it holds; 0 where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class WorkerDisconnected:
     """Event: a worker's link is gone. Its open orders have been answered with failures before."""
 
     worker: str
@@ -23,7 +23,7 @@ class Left:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class ResponseTimed:
     """Event: how long a worker took from its last order to the answer; comes before that answer."""
 
     worker: str
@@ -31,7 +31,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deadline:
+class RoundTimeout:
     """Event: the time for the model's next version is up, ``--deadline`` seconds after its first order or after
 
     the last Deadline.
@@ -42,10 +42,10 @@ class Deadline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Available:
+class WorkerAvailable:
     """Event: the time has passed for which a worker refused requests, with the code ``later``."""
 
     worker: str
 
 
-Event = Report | Failure | Joined | Left | Available | Measured | Deadline
+Event = TaskResult | TaskFailure | WorkerConnected | WorkerDisconnected | WorkerAvailable | ResponseTimed | RoundTimeout

@@ -2,41 +2,41 @@
 
 from dataclasses import dataclass, replace
 
-from fedws.protocol.messages import Failure
+from fedws.protocol.messages import TaskFailure
 
-LOSSES = 3
+MAX_CONSECUTIVE_LOSSES = 3
 """Losses in a row of a node that had the whole request, after which the request has failed."""
-CUTS = 10
+MAX_CONSECUTIVE_TRANSFER_LOSSES = 10
 """Losses in a row while the request or its answer was in transfer, without progress, after which it has failed."""
 
 
 @dataclass(frozen=True)
-class Repeated:
+class LossCount:
     """How often in a row a node was lost with one request, since a transfer got further than ever before."""
 
     losses: int = 0
-    cuts: int = 0
+    transfer_losses: int = 0
 
-    def after(self, lost: Failure) -> "Repeated":
+    def add(self, failure: TaskFailure) -> "LossCount":
         """Return the row with one more loss."""
-        if lost.code == "progress":
-            return NEVER
-        if lost.code == "transfer":
-            return replace(self, cuts=self.cuts + 1)
+        if failure.code == "progress":
+            return NO_LOSSES
+        if failure.code == "transfer":
+            return replace(self, transfer_losses=self.transfer_losses + 1)
         return replace(self, losses=self.losses + 1)
 
-    def reason(self, task: str) -> str:
+    def failure_reason(self, task: str) -> str:
         """Return why the request has failed; empty while it may be tried again.
 
-        >>> Repeated(losses=3).reason("fedavg.fit")
+        >>> LossCount(losses=3).reason("fedavg.fit")
         'lost 3 times while it worked on fedavg.fit; was its memory short?'
         """
-        if self.losses >= LOSSES:
-            return f"lost {LOSSES} times while it worked on {task}; was its memory short?"
-        if self.cuts >= CUTS:
-            return f"lost {CUTS} times during the transfers of {task}, which got no further"
+        if self.losses >= MAX_CONSECUTIVE_LOSSES:
+            return f"lost {MAX_CONSECUTIVE_LOSSES} times while it worked on {task}; was its memory short?"
+        if self.transfer_losses >= MAX_CONSECUTIVE_TRANSFER_LOSSES:
+            return f"lost {MAX_CONSECUTIVE_TRANSFER_LOSSES} times during the transfers of {task}, which got no further"
         return ""
 
 
-NEVER = Repeated()
+NO_LOSSES = LossCount()
 """The row of a node that was not lost."""

@@ -4,38 +4,38 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedws.core.durations import duration
-from fedws.core.errors import RejectedUpdate, printable
-from fedws.core.limits import FEATURES
-from fedws.core.seeds import order_seed
-from fedws.core.tensors import Tensors, difference, unfit
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.scheduling.base import Ask, Candidate
-from fedws.scheduling.events import Available, Event, Joined, Left, Measured
-from fedws.scheduling.lost_requests import NEVER, Repeated
+from fedws.core.durations import format_duration
+from fedws.core.errors import RejectedUpdate, to_printable
+from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
+from fedws.core.seeds import request_seed
+from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.scheduling.base import TaskSpec, WorkerInfo
+from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
+from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
 
-STRIKES = 3
+MAX_CONSECUTIVE_FAILURES = 3
 """Failed or rejected answers in a row that exclude a worker."""
-POSTPONED = 3
+MAX_CONSECUTIVE_POSTPONEMENTS = 3
 """Times in a row that a worker may put off the same request until later: then the request has failed too."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class ScheduleConfig:
     """What the plan says to any strategy."""
 
     workers: tuple[str, ...]
     """All of the plan, there or not."""
     rounds: int
     seed: int
-    quorum: int
-    over_select: float = 0.0
-    features: int = FEATURES
+    min_results: int
+    over_selection: float = 0.0
+    max_feature_bytes: int = DEFAULT_MAX_FEATURE_BYTES
     """Bytes of features and labels that are stored at most, of all workers together."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class OpenRequest:
     """An order that is not answered yet."""
 
     worker: str
@@ -46,250 +46,289 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Member:
+class Participant:
     """What is known of one worker."""
 
-    here: bool = False
-    round: int = 0
+    connected: bool = False
+    last_requested_round: int = 0
     """The last round that it was asked in; for an asynchronous strategy, how many orders it had."""
     attempt: int = 0
     """How often it was asked in that round."""
-    base: int = 0
+    last_accepted_round: int = 0
     """The last round of which its report was taken."""
-    strikes: int = 0
+    consecutive_failures: int = 0
     """Orders in a row that it refused, failed, or answered with what was rejected."""
-    lost: Repeated = NEVER
+    loss_count: LossCount = NO_LOSSES
     """Losses in a row while it had the same request."""
-    postponed: int = 0
+    consecutive_postponements: int = 0
     """Times in a row that it refused the same request until later."""
-    waiting: bool = False
+    is_postponed: bool = False
     """Whether it gets no request until the time that it stated has passed."""
-    excluded: str = ""
+    exclusion_reason: str = ""
     """Why it is not asked any more."""
-    samples: int = 0
-    seconds: float = 0.0
+    num_examples: int = 0
+    response_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Roster:
+class Participants:
     """The workers of a run and their open orders; every method gives a new one."""
 
-    members: dict[str, Member]
-    open: dict[str, Asked] = field(default_factory=dict)
-    failures: int = 0
+    members: dict[str, Participant]
+    open_requests: dict[str, OpenRequest] = field(default_factory=dict)
+    num_failures: int = 0
     """Orders that failed, for whatever reason, since they were last counted."""
-    said: tuple[str, ...] = ()
+    log_lines: tuple[str, ...] = ()
     """Log lines of the last event."""
 
     @classmethod
-    def of(cls, workers: Sequence[str], here: Collection[str]) -> "Roster":
+    def from_workers(cls, workers: Sequence[str], connected: Collection[str]) -> "Participants":
         """The workers of the plan, and those of them that are there; a mapping says how many samples each holds."""
-        return cls({worker: _seen(Member(), worker, here) for worker in workers})
+        return cls({worker: _with_presence(Participant(), worker, connected) for worker in workers})
 
-    def again(self, here: Collection[str], workers: Collection[str] | None = None) -> "Roster":
+    def after_restart(self, connected: Collection[str], workers: Collection[str] | None = None) -> "Participants":
         """After a restart of the coordinator: no order is open, and those are there that are there now.
 
         ``workers`` are those of the plan now: others are removed, and new ones come last. None: the same as before.
         """
         members = {worker: member for worker, member in self.members.items() if workers is None or worker in workers}
-        members |= {worker: Member() for worker in workers or () if worker not in members}
-        roster = Roster({worker: _seen(member, worker, here) for worker, member in members.items()})
-        for worker, reason in excluded(roster).items():
-            roster = roster.say(f"{worker} stays excluded: it {reason}")
+        members |= {worker: Participant() for worker in workers or () if worker not in members}
+        roster = Participants({worker: _with_presence(member, worker, connected) for worker, member in members.items()})
+        for worker, reason in find_exclusions(roster).items():
+            roster = roster.add_log_line(f"{worker} stays excluded: it {reason}")
         return roster
 
-    def idle(self) -> list[str]:
+    def idle_workers(self) -> list[str]:
         """Who can be asked: able, and with no order open."""
-        busy = {asked.worker for asked in self.open.values()}
-        return [worker for worker in self.able() if worker not in busy]
+        busy = {asked.worker for asked in self.open_requests.values()}
+        return [worker for worker in self.available_workers() if worker not in busy]
 
-    def able(self) -> list[str]:
+    def available_workers(self) -> list[str]:
         """Return the workers that are connected, not excluded, and not waiting until a stated time."""
-        return [worker for worker in self.present() if not self.members[worker].waiting]
+        return [worker for worker in self.connected_workers() if not self.members[worker].is_postponed]
 
-    def present(self) -> list[str]:
+    def connected_workers(self) -> list[str]:
         """Return the workers that are connected and not excluded, also those waiting until a stated time."""
-        return [worker for worker, member in self.members.items() if member.here and not member.excluded]
+        return [worker for worker, member in self.members.items() if member.connected and not member.exclusion_reason]
 
-    def away(self) -> list[str]:
+    def disconnected_workers(self) -> list[str]:
         """Who is not there, and not excluded."""
-        return [worker for worker, member in self.members.items() if not member.here and not member.excluded]
+        return [
+            worker for worker, member in self.members.items() if not member.connected and not member.exclusion_reason
+        ]
 
-    def lacking(self, quorum: int) -> str:
-        """Why ``quorum`` workers will never be there; empty while they may come."""
-        excluded = {worker: member.excluded for worker, member in self.members.items() if member.excluded}
-        if len(self.members) - len(excluded) >= quorum:
+    def shortage_reason(self, min_results: int) -> str:
+        """Why ``min_results`` workers will never be there; empty while they may come."""
+        excluded = {
+            worker: member.exclusion_reason for worker, member in self.members.items() if member.exclusion_reason
+        }
+        if len(self.members) - len(excluded) >= min_results:
             return ""
         reasons = "; ".join(f"{worker}: {reason}" for worker, reason in excluded.items())
-        return f"too few workers are left for a quorum of {quorum}: {reasons}"
+        return f"too few workers are left for a quorum of {min_results}: {reasons}"
 
-    def candidates(self, round: int) -> list[Candidate]:
-        """What a chooser is told of those who are idle before ``round``."""
-        known = {worker: self.members[worker] for worker in self.idle()}
-        return [Candidate(name, it.samples, it.seconds, max(0, round - 1 - it.round)) for name, it in known.items()]
+    def candidates(self, round_number: int) -> list[WorkerInfo]:
+        """What a chooser is told of those who are idle before ``round_number``."""
+        known = {worker: self.members[worker] for worker in self.idle_workers()}
+        return [
+            WorkerInfo(name, it.num_examples, it.response_seconds, max(0, round_number - 1 - it.last_requested_round))
+            for name, it in known.items()
+        ]
 
-    def hear(self, event: Event) -> tuple["Roster", Asked | None]:
+    def apply(self, event: Event) -> tuple["Participants", OpenRequest | None]:
         """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped.
 
-        A failure counts as :meth:`fail` says.
+        A failure counts as :meth:`record_failure` says.
         """
-        if isinstance(event, Report | Failure):
-            asked = self.open.get(event.order)
+        if isinstance(event, TaskResult | TaskFailure):
+            asked = self.open_requests.get(event.request_id)
             if asked is None or asked.worker != event.worker:
                 return self, None
-            rest = {order: other for order, other in self.open.items() if order != event.order}
-            roster = replace(self, open=rest, said=())
-            if isinstance(event, Report):
+            rest = {order: other for order, other in self.open_requests.items() if order != event.request_id}
+            roster = replace(self, open_requests=rest, log_lines=())
+            if isinstance(event, TaskResult):
                 return roster, asked
             if event.kind == "lost":  # its Left comes next; nobody is asked before
-                roster = roster.with_(event.worker, here=False)
-            return roster.fail(event, asked.task), asked
+                roster = roster.replace_member(event.worker, connected=False)
+            return roster.record_failure(event, asked.task), asked
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None
-        roster = replace(self, said=())
-        if isinstance(event, Joined):
-            roster = roster.with_(event.worker, here=True, samples=event.samples or member.samples)
-            return (roster if member.here or member.excluded else roster.say(f"{event.worker} has joined")), None
-        if isinstance(event, Left):
-            roster = roster.with_(event.worker, here=False)
+        roster = replace(self, log_lines=())
+        if isinstance(event, WorkerConnected):
+            roster = roster.replace_member(
+                event.worker, connected=True, num_examples=event.num_examples or member.num_examples
+            )
+            return (
+                roster
+                if member.connected or member.exclusion_reason
+                else roster.add_log_line(f"{event.worker} has joined")
+            ), None
+        if isinstance(event, WorkerDisconnected):
+            roster = roster.replace_member(event.worker, connected=False)
             left = f"{event.worker} has left: {event.reason}"
-            return (roster if member.excluded else roster.say(left)), None
-        if isinstance(event, Available):
-            return roster.with_(event.worker, waiting=False), None
-        if isinstance(event, Measured):
-            seconds = (member.seconds + event.seconds) / 2 if member.seconds else event.seconds
-            return roster.with_(event.worker, seconds=seconds), None
+            return (roster if member.exclusion_reason else roster.add_log_line(left)), None
+        if isinstance(event, WorkerAvailable):
+            return roster.replace_member(event.worker, is_postponed=False), None
+        if isinstance(event, ResponseTimed):
+            seconds = (member.response_seconds + event.seconds) / 2 if member.response_seconds else event.seconds
+            return roster.replace_member(event.worker, response_seconds=seconds), None
         return self, None
 
-    def order(
-        self, worker: str, round: int, version: int, seed: int, ask: Ask, answer: int | None = None
-    ) -> tuple["Roster", Order]:
-        """Ask a worker; ``seed`` is the run's. Asked again in a round, the order differs in its id alone.
+    def create_request(
+        self,
+        worker: str,
+        round_number: int,
+        version: int,
+        run_seed: int,
+        task_spec: TaskSpec,
+        max_result_bytes: int | None = None,
+    ) -> tuple["Participants", TaskRequest]:
+        """Ask a worker; ``run_seed`` is the run's. Asked again in a round, the order differs in its id alone.
 
-        ``answer`` is the size of its report's tensors in bytes, see :class:`fedws.protocol.messages.Order`.
+        ``max_result_bytes`` is the size of its report's tensors in bytes, see
+        :class:`fedws.protocol.messages.TaskRequest`.
         """
         member = self.members[worker]
-        attempt = member.attempt + 1 if member.round == round else 1
-        order = Order(
-            id=f"{round}/{worker}" if attempt == 1 else f"{round}/{worker}/{attempt}",
+        attempt = member.attempt + 1 if member.last_requested_round == round_number else 1
+        order = TaskRequest(
+            request_id=f"{round_number}/{worker}" if attempt == 1 else f"{round_number}/{worker}/{attempt}",
             worker=worker,
-            round=round,
-            task=ask.task,
-            base=member.base,
-            seed=order_seed(seed, worker, round),
-            settings=ask.settings,
-            answer=answer,
-            tensors=ask.tensors,
+            round=round_number,
+            task=task_spec.task,
+            state_round=member.last_accepted_round,
+            seed=request_seed(run_seed, worker, round_number),
+            settings=task_spec.settings,
+            max_result_bytes=max_result_bytes,
+            tensors=task_spec.tensors,
         )
-        new = {} if member.round == round else {"lost": NEVER, "postponed": 0}
-        roster = self.with_(worker, round=round, attempt=attempt, **new)
-        return replace(roster, open={**self.open, order.id: Asked(worker, round, version, ask.task)}), order
+        new = (
+            {}
+            if member.last_requested_round == round_number
+            else {"loss_count": NO_LOSSES, "consecutive_postponements": 0}
+        )
+        roster = self.replace_member(worker, last_requested_round=round_number, attempt=attempt, **new)
+        return replace(
+            roster,
+            open_requests={
+                **self.open_requests,
+                order.request_id: OpenRequest(worker, round_number, version, task_spec.task),
+            },
+        ), order
 
-    def accept(self, report: Report) -> "Roster":
+    def accept(self, result: TaskResult) -> "Participants":
         """Its report counts."""
-        return self.with_(report.worker, base=report.round, samples=report.samples).good(report.worker)
+        return self.replace_member(
+            result.worker, last_accepted_round=result.round, num_examples=result.num_examples
+        ).clear_failures(result.worker)
 
-    def good(self, worker: str) -> "Roster":
+    def clear_failures(self, worker: str) -> "Participants":
         """A good report of the worker has arrived, which ends every row of failures."""
-        return self.with_(worker, strikes=0, lost=NEVER, postponed=0)
+        return self.replace_member(worker, consecutive_failures=0, loss_count=NO_LOSSES, consecutive_postponements=0)
 
-    def fail(self, failure: Failure, task: str = "") -> "Roster":
+    def record_failure(self, failure: TaskFailure, task: str = "") -> "Participants":
         """Its order failed. That is a strike, and the third in a row excludes; a permanent refusal does so at once.
 
-        A loss and a refusal until later are no strikes unless they repeat: see :class:`Repeated`, :data:`POSTPONED`.
+        A loss and a refusal until later are no strikes unless they repeat: see :class:`LossCount`,
+        :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
         """
-        worker, roster = failure.worker, replace(self, failures=self.failures + 1)
+        worker, roster = failure.worker, replace(self, num_failures=self.num_failures + 1)
         member = roster.members[worker]
         if failure.kind == "lost":
-            lost = member.lost.after(failure)
-            reason = lost.reason(printable(task, 64))
-            roster = roster.with_(worker, lost=NEVER if reason else lost)
+            lost = member.loss_count.add(failure)
+            reason = lost.failure_reason(to_printable(task, 64))
+            roster = roster.replace_member(worker, loss_count=NO_LOSSES if reason else lost)
             if not reason:
                 return roster
             failure = replace(failure, kind="failed", reason=reason)
         if failure.code == "later":
-            postponed = (member.postponed + 1) % POSTPONED
-            wait = f"{worker} gets no request for {duration(failure.wait)}: it {_did(failure)}"
-            roster = roster.with_(worker, waiting=True, postponed=postponed)
+            postponed = (member.consecutive_postponements + 1) % MAX_CONSECUTIVE_POSTPONEMENTS
+            wait = (
+                f"{worker} gets no request for {format_duration(failure.retry_after)}: it {_describe_failure(failure)}"
+            )
+            roster = roster.replace_member(worker, is_postponed=True, consecutive_postponements=postponed)
             if postponed:
-                return roster.say(wait)
+                return roster.add_log_line(wait)
         if failure.code == "permanent":
-            return roster.exclude(worker, _did(failure))
-        strikes = member.strikes + 1
-        roster = roster.with_(worker, strikes=strikes)
-        if strikes < STRIKES:
-            return roster.say(f"{worker} {_did(failure)}")
-        return roster.exclude(worker, f"{_did(failure)}, three times in a row")
+            return roster.exclude(worker, _describe_failure(failure))
+        strikes = member.consecutive_failures + 1
+        roster = roster.replace_member(worker, consecutive_failures=strikes)
+        if strikes < MAX_CONSECUTIVE_FAILURES:
+            return roster.add_log_line(f"{worker} {_describe_failure(failure)}")
+        return roster.exclude(worker, f"{_describe_failure(failure)}, three times in a row")
 
-    def exclude(self, worker: str, why: str) -> "Roster":
+    def exclude(self, worker: str, reason: str) -> "Participants":
         """The worker is not asked any more in this run."""
-        return self.with_(worker, excluded=why).say(f"{worker} is excluded: it {why}")
+        return self.replace_member(worker, exclusion_reason=reason).add_log_line(f"{worker} is excluded: it {reason}")
 
-    def failed(self, worker: str, round: int) -> bool:
-        """Whether its last order was one of ``round``, and failed without being lost."""
+    def has_failed(self, worker: str, round_number: int) -> bool:
+        """Whether its last order was one of ``round_number``, and failed without being lost."""
         member = self.members[worker]
-        return member.round == round and member.strikes > 0
+        return member.last_requested_round == round_number and member.consecutive_failures > 0
 
-    def counted(self) -> tuple["Roster", int]:
+    def pop_num_failures(self) -> tuple["Participants", int]:
         """How many orders failed since this was last asked."""
-        return replace(self, failures=0), self.failures
+        return replace(self, num_failures=0), self.num_failures
 
-    def say(self, line: str) -> "Roster":
+    def add_log_line(self, line: str) -> "Participants":
         """Add a log line."""
-        return replace(self, said=(*self.said, line))
+        return replace(self, log_lines=(*self.log_lines, line))
 
-    def with_(self, worker: str, **changes: object) -> "Roster":
+    def replace_member(self, worker: str, **changes: object) -> "Participants":
         """The same, with one member changed."""
         member = replace(self.members[worker], **changes)  # type: ignore[arg-type]
         return replace(self, members={**self.members, worker: member})
 
 
-class _Judge(Protocol):
-    def worker_model(self, model: Tensors, report: Report) -> Tensors | None: ...
+class _HasWorkerModel(Protocol):
+    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None: ...
 
 
-def unusable(algorithm: _Judge, model: Tensors, report: Report) -> str:
+def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: TaskResult) -> str:
     """Why a report can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
-    problem = unfit(report.tensors)
+    problem = find_nonfinite(result.tensors)
     if problem:
         return problem
     try:
-        own = algorithm.worker_model(model, report)
+        own = algorithm.worker_model(model, result)
     except RejectedUpdate as error:
         return str(error)
     if own is None:
         return ""
-    return difference(own, model) or ("" if own is report.tensors else unfit(own))  # a finite step may overflow
+    return find_mismatch(own, model) or (
+        "" if own is result.tensors else find_nonfinite(own)
+    )  # a finite step may overflow
 
 
-def rejected(report: Report, problem: str) -> Failure:
+def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
     """What a report becomes that cannot be used."""
-    reason = printable(problem)  # it may quote a tensor's name, which is a peer's text
-    return Failure(order=report.order, worker=report.worker, round=report.round, kind="rejected", reason=reason)
+    reason = to_printable(problem)  # it may quote a tensor's name, which is a peer's text
+    return TaskFailure(
+        request_id=result.request_id, worker=result.worker, round=result.round, kind="rejected", reason=reason
+    )
 
 
-def excluded(roster: Roster) -> Mapping[str, str]:
+def find_exclusions(roster: Participants) -> Mapping[str, str]:
     """Who is excluded, and why."""
-    return {worker: member.excluded for worker, member in roster.members.items() if member.excluded}
+    return {worker: member.exclusion_reason for worker, member in roster.members.items() if member.exclusion_reason}
 
 
-def made(step: Callable[[], Tensors], like: Tensors) -> tuple[Tensors, str]:
+def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tuple[Tensors, str]:
     """The next model and what is wrong with it, if anything."""
     try:
-        model = step()
+        model = update()
     except RejectedUpdate as error:
-        return like, str(error)
-    return model, difference(model, like) or unfit(model)
+        return reference, str(error)
+    return model, find_mismatch(model, reference) or find_nonfinite(model)
 
 
-def _seen(member: Member, worker: str, here: Collection[str]) -> Member:
-    samples = here.get(worker, 0) if isinstance(here, Mapping) else 0
-    fresh = replace(member, lost=NEVER, postponed=0, waiting=False)
-    return replace(fresh, here=worker in here, samples=samples or member.samples)
+def _with_presence(member: Participant, worker: str, connected: Collection[str]) -> Participant:
+    samples = connected.get(worker, 0) if isinstance(connected, Mapping) else 0
+    fresh = replace(member, loss_count=NO_LOSSES, consecutive_postponements=0, is_postponed=False)
+    return replace(fresh, connected=worker in connected, num_examples=samples or member.num_examples)
 
 
-def _did(failure: Failure) -> str:
+def _describe_failure(failure: TaskFailure) -> str:
     if failure.kind == "failed" and failure.code == "permanent":  # its order was not sent
         return f"cannot be asked: {failure.reason}"
     did = {"refused": "refused its order", "rejected": "sent a report that was rejected"}

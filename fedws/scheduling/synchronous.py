@@ -9,10 +9,17 @@ from typing import Generic, TypeVar
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.protocol import answer_size
-from fedws.protocol.messages import Json, Order, Report
-from fedws.scheduling.base import Chooser, RoundAlgorithm
-from fedws.scheduling.events import Deadline, Event
-from fedws.scheduling.participants import Roster, Terms, excluded, made, rejected, unusable
+from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.scheduling.base import RoundAlgorithm, Sampler
+from fedws.scheduling.events import Event, RoundTimeout
+from fedws.scheduling.participants import (
+    Participants,
+    ScheduleConfig,
+    apply_server_update,
+    build_rejection,
+    find_exclusions,
+    find_result_problem,
+)
 from fedws.updates import metrics
 from fedws.updates.base import Aggregator
 
@@ -20,229 +27,245 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True)
-class RoundState(Generic[A]):
+class SynchronousState(Generic[A]):
     """Where a round-based run stands."""
 
     model: Tensors
-    roster: Roster
+    participants: Participants
     round: int
     """The round being collected, from 1; one past the last when the run is done."""
     cohort: tuple[str, ...]
     """Who is asked in this round; empty while too few are there to begin it."""
-    size: int
+    target_results: int
     """So many reports close the round at once: the cohort without those selected over."""
-    reported: tuple[str, ...]
-    sum: A
-    numbers: tuple[metrics.Numbers, ...] = ()
-    """The numbers of each report in ``reported``."""
-    due: bool = False
+    accepted_workers: tuple[str, ...]
+    accumulator: A
+    result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
+    """The numbers of each report in ``accepted_workers``."""
+    timed_out: bool = False
     """Whether the round's time is up: it closes with a quorum."""
-    overdue: tuple[str, ...] = ()
+    overdue_request_ids: tuple[str, ...] = ()
     """Ids of its orders that were open then; they stay good, but nobody relies on them."""
-    late: int = 0
+    num_late: int = 0
     """Reports that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)
-    reason: str = ""
+    failure: str = ""
     """Why the run cannot go on."""
 
 
-class Rounds(Generic[A]):
-    """A :class:`fedws.scheduling.base.Strategy` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
+class SynchronousScheduler(Generic[A]):
+    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
 
     A round closes when the cohort's size is reached, or when every order is answered or its time is up and a quorum
     has reported. With fewer, those missing are asked again as soon as they can be. Reports are aggregated as they
     arrive; an answer to an order of a closed round is dropped here, and counted.
     """
 
-    def __init__(self, algorithm: RoundAlgorithm, aggregator: Aggregator[A], chooser: Chooser, terms: Terms) -> None:
+    def __init__(
+        self, algorithm: RoundAlgorithm, aggregator: Aggregator[A], sampler: Sampler, config: ScheduleConfig
+    ) -> None:
         self._algorithm = algorithm
         self._aggregator = aggregator
-        self._chooser = chooser
-        self._terms = terms
-        self.quorum = terms.quorum
+        self._sampler = sampler
+        self._config = config
+        self.min_results = config.min_results
 
     # ------------------------------------------------------------------ what the run sees
 
-    def start(self, model: Tensors, workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
+    def start(self, model: Tensors, workers: Collection[str]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Ask the first cohort."""
-        roster = Roster.of(self._terms.workers, workers)
-        return self._begin(RoundState(model, roster, 1, (), 0, (), self._aggregator.empty()))
+        roster = Participants.from_workers(self._config.workers, workers)
+        return self._start_round(SynchronousState(model, roster, 1, (), 0, (), self._aggregator.init()))
 
-    def resume(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
+    def resume(
+        self, state: SynchronousState[A], workers: Collection[str]
+    ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Ask the cohort of the round that was going on, all over; with other workers, choose it again."""
-        roster = state.roster.again(workers, self._terms.workers)
-        if roster.members.keys() != state.roster.members.keys():
+        roster = state.participants.after_restart(workers, self._config.workers)
+        if roster.members.keys() != state.participants.members.keys():
             state = replace(state, cohort=())
-        if state.reason or state.round > self._terms.rounds:
-            return replace(state, roster=roster), ()
+        if state.failure or state.round > self._config.rounds:
+            return replace(state, participants=roster), ()
         if state.cohort:
-            roster = roster.say(self._title(state.round))
-        state = replace(state, roster=roster, due=False, overdue=())
-        state = replace(state, reported=(), sum=self._aggregator.empty(), numbers=())
-        return self._go_on(state)
+            roster = roster.add_log_line(self._round_title(state.round))
+        state = replace(state, participants=roster, timed_out=False, overdue_request_ids=())
+        state = replace(state, accepted_workers=(), accumulator=self._aggregator.init(), result_metrics=())
+        return self._advance(state)
 
-    def react(self, state: RoundState[A], event: Event) -> tuple[RoundState[A], Sequence[Order]]:
+    def react(self, state: SynchronousState[A], event: Event) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Take an event; when it closes the round, step and begin the next."""
-        if state.reason or state.round > self._terms.rounds:
+        if state.failure or state.round > self._config.rounds:
             return state, ()
-        if isinstance(event, Deadline):
-            return self._time_is_up(state) if event.version == state.round - 1 else (state, ())
-        roster, asked = state.roster.hear(event)
-        if roster is state.roster:
+        if isinstance(event, RoundTimeout):
+            return self._handle_timeout(state) if event.version == state.round - 1 else (state, ())
+        roster, asked = state.participants.apply(event)
+        if roster is state.participants:
             return state, ()
-        state = replace(state, roster=roster)
-        if isinstance(event, Report) and asked is not None:
-            state = self._drop(state, event) if asked.round < state.round else self._count(state, event)
-        return self._go_on(state)
+        state = replace(state, participants=roster)
+        if isinstance(event, TaskResult) and asked is not None:
+            state = (
+                self._drop_late_result(state, event) if asked.round < state.round else self._accept_result(state, event)
+            )
+        return self._advance(state)
 
-    def model(self, state: RoundState[A]) -> Tensors:
+    def model(self, state: SynchronousState[A]) -> Tensors:
         """The model after the last complete round."""
         return state.model
 
-    def version(self, state: RoundState[A]) -> int:
+    def version(self, state: SynchronousState[A]) -> int:
         """Complete rounds."""
         return state.round - 1
 
-    def failure(self, state: RoundState[A]) -> str:
+    def failure(self, state: SynchronousState[A]) -> str:
         """Why the run cannot go on; empty while it can."""
-        return state.reason
+        return state.failure
 
-    def awaited(self, state: RoundState[A]) -> Sequence[str]:
+    def waiting_for(self, state: SynchronousState[A]) -> Sequence[str]:
         """Who is away, while those who are there cannot make a quorum."""
-        if state.reason or state.round > self._terms.rounds:
+        if state.failure or state.round > self._config.rounds:
             return ()
-        away = state.roster.away()
-        can = [worker for worker in state.roster.present() if worker not in state.reported]
-        if len(state.reported) + len(can) >= self.quorum:
+        away = state.participants.disconnected_workers()
+        can = [worker for worker in state.participants.connected_workers() if worker not in state.accepted_workers]
+        if len(state.accepted_workers) + len(can) >= self.min_results:
             return ()
-        return [worker for worker in away if worker not in state.reported]
+        return [worker for worker in away if worker not in state.accepted_workers]
 
-    def said(self, state: RoundState[A]) -> Sequence[str]:
+    def log_lines(self, state: SynchronousState[A]) -> Sequence[str]:
         """The log lines of the last reaction."""
-        return state.roster.said
+        return state.participants.log_lines
 
-    def record(self, state: RoundState[A]) -> Json:
+    def record(self, state: SynchronousState[A]) -> Json:
         """Who was asked in the last complete round, and how many answers came too late."""
         return state.record
 
-    def worker_model(self, state: RoundState[A], report: Report) -> Tensors | None:
+    def worker_model(self, state: SynchronousState[A], result: TaskResult) -> Tensors | None:
         """The worker's own model of this round; None also when its report does not count."""
-        asked = state.roster.open.get(report.order)
-        if asked is None or asked.round != state.round or unusable(self._algorithm, state.model, report):
+        asked = state.participants.open_requests.get(result.request_id)
+        if asked is None or asked.round != state.round or find_result_problem(self._algorithm, state.model, result):
             return None
-        return self._algorithm.worker_model(state.model, report)
+        return self._algorithm.worker_model(state.model, result)
 
     # ------------------------------------------------------------------ a round
 
-    def _begin(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+    def _start_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Choose the next cohort, as soon as a quorum can be asked."""
-        idle = len(state.roster.idle())
-        if idle < self.quorum:
+        idle = len(state.participants.idle_workers())
+        if idle < self.min_results:
             return state, ()
-        size = min(self._chooser.size(len(self._terms.workers)), idle)
-        most = size + math.ceil(round(self._terms.over_select * size, 9))  # 1.1 times 50 is above 55
-        cohort = tuple(self._rank(state))[:most]
-        roster = state.roster.say(self._title(state.round))
-        return self._ask(replace(state, roster=roster, cohort=cohort, size=size), cohort)
+        size = min(self._sampler.cohort_size(len(self._config.workers)), idle)
+        most = size + math.ceil(round(self._config.over_selection * size, 9))  # 1.1 times 50 is above 55
+        cohort = tuple(self._rank_workers(state))[:most]
+        roster = state.participants.add_log_line(self._round_title(state.round))
+        return self._create_requests(replace(state, participants=roster, cohort=cohort, target_results=size), cohort)
 
-    def _rank(self, state: RoundState[A]) -> Sequence[str]:
-        random = Random(f"{self._terms.seed}/{state.round}")
-        return self._chooser.rank(state.roster.candidates(state.round), random)
+    def _rank_workers(self, state: SynchronousState[A]) -> Sequence[str]:
+        random = Random(f"{self._config.seed}/{state.round}")
+        return self._sampler.rank(state.participants.candidates(state.round), random)
 
-    def _count(self, state: RoundState[A], report: Report) -> RoundState[A]:
+    def _accept_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
         """Take a report of this round."""
-        problem = unusable(self._algorithm, state.model, report)
+        problem = find_result_problem(self._algorithm, state.model, result)
         try:
-            sum = state.sum if problem else self._aggregator.add(state.sum, report)
+            sum = state.accumulator if problem else self._aggregator.accumulate(state.accumulator, result)
         except RejectedUpdate as error:
             problem = str(error)
         if problem:
-            return replace(state, roster=state.roster.fail(rejected(report, problem)))
-        state = replace(state, numbers=(*state.numbers, metrics.reported(report)))
-        reported = (*state.reported, report.worker)
-        return replace(state, sum=sum, reported=reported, roster=state.roster.accept(report))
+            return replace(state, participants=state.participants.record_failure(build_rejection(result, problem)))
+        state = replace(state, result_metrics=(*state.result_metrics, metrics.weigh_metrics(result)))
+        reported = (*state.accepted_workers, result.worker)
+        return replace(
+            state, accumulator=sum, accepted_workers=reported, participants=state.participants.accept(result)
+        )
 
-    def _drop(self, state: RoundState[A], report: Report) -> RoundState[A]:
+    def _drop_late_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
         """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""
-        good = not unusable(self._algorithm, state.model, report)
-        roster = state.roster.good(report.worker) if good else state.roster
-        return replace(state, roster=roster, late=state.late + 1)
+        good = not find_result_problem(self._algorithm, state.model, result)
+        roster = state.participants.clear_failures(result.worker) if good else state.participants
+        return replace(state, participants=roster, num_late=state.num_late + 1)
 
-    def _go_on(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+    def _advance(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Close the round if it can be closed, or ask again where that is needed and possible."""
-        lacking = state.roster.lacking(self.quorum)
+        lacking = state.participants.shortage_reason(self.min_results)
         if lacking:
-            return replace(state, reason=f"round {state.round}: {lacking}"), ()
+            return replace(state, failure=f"round {state.round}: {lacking}"), ()
         if not state.cohort:
-            return self._begin(state)
-        orders = [order for order, asked in state.roster.open.items() if asked.round == state.round]
-        working = [order for order in orders if order not in state.overdue]
-        enough = len(state.reported) >= self.quorum
-        if len(state.reported) >= state.size or (enough and (state.due or not working)):
-            return self._close(state)
-        if len(state.reported) + len(working) >= self.quorum:
+            return self._start_round(state)
+        orders = [order for order, asked in state.participants.open_requests.items() if asked.round == state.round]
+        working = [order for order in orders if order not in state.overdue_request_ids]
+        enough = len(state.accepted_workers) >= self.min_results
+        if len(state.accepted_workers) >= state.target_results or (enough and (state.timed_out or not working)):
+            return self._close_round(state)
+        if len(state.accepted_workers) + len(working) >= self.min_results:
             return state, ()
-        state = self._recruit(state)
-        idle = set(state.roster.idle())
+        state = self._extend_cohort(state)
+        idle = set(state.participants.idle_workers())
         if working:  # who has just refused or failed is given until then
-            idle -= {worker for worker in idle if state.roster.failed(worker, state.round)}
-        missing = [worker for worker in state.cohort if worker in idle and worker not in state.reported]
-        return self._ask(state, missing)
+            idle -= {worker for worker in idle if state.participants.has_failed(worker, state.round)}
+        missing = [worker for worker in state.cohort if worker in idle and worker not in state.accepted_workers]
+        return self._create_requests(state, missing)
 
-    def _recruit(self, state: RoundState[A]) -> RoundState[A]:
+    def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
         """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
-        open = {asked.worker for order, asked in state.roster.open.items() if order in state.overdue}
-        able = set(state.roster.able()) - open | set(state.reported)
-        others = [worker for worker in self._rank(state) if worker not in state.cohort]
-        lacking = self.quorum - sum(worker in able for worker in state.cohort)
+        open = {
+            asked.worker
+            for order, asked in state.participants.open_requests.items()
+            if order in state.overdue_request_ids
+        }
+        able = set(state.participants.available_workers()) - open | set(state.accepted_workers)
+        others = [worker for worker in self._rank_workers(state) if worker not in state.cohort]
+        lacking = self.min_results - sum(worker in able for worker in state.cohort)
         return replace(state, cohort=(*state.cohort, *others[: max(0, lacking)]))
 
-    def _time_is_up(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+    def _handle_timeout(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         if not state.cohort:
             return state, ()
-        missing = [worker for worker in state.cohort if worker not in state.reported]
-        here = f"Round {state.round}: {len(state.reported)} of {len(state.cohort)} reports at the deadline"
-        roster = replace(state.roster, said=(f"{here}; missing: {', '.join(missing)}",))
-        overdue = tuple(order for order, asked in roster.open.items() if asked.round == state.round)
-        return self._go_on(replace(state, roster=roster, due=True, overdue=overdue))
+        missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
+        here = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} reports at the deadline"
+        roster = replace(state.participants, log_lines=(f"{here}; missing: {', '.join(missing)}",))
+        overdue = tuple(order for order, asked in roster.open_requests.items() if asked.round == state.round)
+        return self._advance(replace(state, participants=roster, timed_out=True, overdue_request_ids=overdue))
 
-    def _ask(self, state: RoundState[A], workers: Collection[str]) -> tuple[RoundState[A], Sequence[Order]]:
-        orders, roster = [], state.roster
-        answer = answer_size.expected(self._algorithm, state.model) if workers else 0
+    def _create_requests(
+        self, state: SynchronousState[A], workers: Collection[str]
+    ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
+        orders, roster = [], state.participants
+        answer = answer_size.compute_result_size(self._algorithm, state.model) if workers else 0
         for worker in workers:
-            ask = self._algorithm.order(state.model, worker, state.round)
-            roster, order = roster.order(worker, state.round, state.round - 1, self._terms.seed, ask, answer)
+            ask = self._algorithm.configure(state.model, worker, state.round)
+            roster, order = roster.create_request(worker, state.round, state.round - 1, self._config.seed, ask, answer)
             orders.append(order)
-        return replace(state, roster=roster), orders
+        return replace(state, participants=roster), orders
 
-    def _close(self, state: RoundState[A]) -> tuple[RoundState[A], Sequence[Order]]:
+    def _close_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Step to the next model, and begin the next round."""
-        aggregated = self._aggregator.result(state.sum)
-        model, problem = made(lambda: self._algorithm.step(state.model, aggregated, state.round), state.model)
+        aggregated = self._aggregator.finalize(state.accumulator)
+        model, problem = apply_server_update(
+            lambda: self._algorithm.server_update(state.model, aggregated, state.round), state.model
+        )
         if problem:
-            return replace(state, reason=f"round {state.round}: the reports do not fit the model: {problem}"), ()
-        missing = [worker for worker in state.cohort if worker not in state.reported]
-        roster, failed = state.roster.counted()
+            return replace(state, failure=f"round {state.round}: the reports do not fit the model: {problem}"), ()
+        missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
+        roster, failed = state.participants.pop_num_failures()
         record: Json = {"cohort": list(state.cohort), "missing": missing}
-        record |= {"answered": len(state.reported), "failed": failed, "late": state.late}
-        if means := metrics.mean(state.numbers):
+        record |= {"answered": len(state.accepted_workers), "failed": failed, "late": state.num_late}
+        if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
-        out = excluded(roster)
+        out = find_exclusions(roster)
         state = replace(
             state,
             model=model,
-            roster=roster,
+            participants=roster,
             round=state.round + 1,
             cohort=(),
-            reported=(),
-            sum=self._aggregator.empty(),
-            numbers=(),
-            due=False,
-            overdue=(),
-            late=0,
+            accepted_workers=(),
+            accumulator=self._aggregator.init(),
+            result_metrics=(),
+            timed_out=False,
+            overdue_request_ids=(),
+            num_late=0,
             record={**record, "excluded": out} if out else record,
         )
-        return self._begin(state) if state.round <= self._terms.rounds else (state, ())
+        return self._start_round(state) if state.round <= self._config.rounds else (state, ())
 
-    def _title(self, round: int) -> str:
-        return f"Training round {round}/{self._terms.rounds}"
+    def _round_title(self, round_number: int) -> str:
+        return f"Training round {round_number}/{self._config.rounds}"

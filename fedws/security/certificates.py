@@ -11,43 +11,43 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import NODE_ID
+from fedws.core.plan import NODE_ID_PATTERN
 
 CA_DAYS, NODE_DAYS = 3650, 365
-_SLACK = datetime.timedelta(hours=1)  # devices' clocks differ
+_MAX_CLOCK_SKEW = datetime.timedelta(hours=1)  # devices' clocks differ
 
 
-def init(folder: Path, days: int = CA_DAYS) -> list[Path]:
+def create_ca(folder: Path, days: int = CA_DAYS) -> list[Path]:
     """Make ``ca.pem`` and ``ca.key`` in a folder; gives their paths. Raises UsageError when there is one already."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("fedws network")
-    builder = _builder(name, name, key.public_key(), days)
+    name = _create_name("fedws network")
+    builder = _create_builder(name, name, key.public_key(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
+    builder = builder.add_extension(_create_key_usage("key_cert_sign", "crl_sign"), critical=True)
     certificate = builder.sign(key, hashes.SHA256())
-    return _write(folder, "ca", key, certificate)
+    return _write_pair(folder, "ca", key, certificate)
 
 
-def issue(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
+def issue_certificate(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
     """Make ``NODE.pem`` and ``NODE.key`` in the folder of the CA; gives their paths. Raises UsageError."""
-    if not re.fullmatch(NODE_ID, node) or node == "ca":
+    if not re.fullmatch(NODE_ID_PATTERN, node) or node == "ca":
         raise UsageError(f"{node!r} can be no node's id: letters, digits, '_', '-' and '.', and not 'ca'")
     if not all(0 < len(label) < 64 for label in node.split(".")) or node.replace(".", "").isdigit():
         raise UsageError(f"{node} can be no name in TLS: at most 63 characters between dots, and not digits alone")
-    ca_key, ca = _authority(folder)
+    ca_key, ca = _load_ca(folder)
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(_name(node), ca.subject, key.public_key(), days)
+    builder = _create_builder(_create_name(node), ca.subject, key.public_key(), days)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage("digital_signature"), critical=True)
+    builder = builder.add_extension(_create_key_usage("digital_signature"), critical=True)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(node)]), critical=False)
     signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
     builder = builder.add_extension(signer, critical=False)
-    return _write(folder, node, key, builder.sign(ca_key, hashes.SHA256()))
+    return _write_pair(folder, node, key, builder.sign(ca_key, hashes.SHA256()))
 
 
-def check(file: Path, node: str, flag: str = "--tls-cert") -> None:
+def check_certificate(file: Path, node: str, flag: str = "--tls-cert") -> None:
     """That a node could show the certificate in a file as its own, today. Raises UsageError.
 
     Else the node would start, and every other one would refuse it.
@@ -56,7 +56,7 @@ def check(file: Path, node: str, flag: str = "--tls-cert") -> None:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UsageError(f"{flag} {file} cannot be read: {error}") from None
-    now, (begin, end) = datetime.datetime.now(datetime.UTC), _validity(certificate)
+    now, (begin, end) = datetime.datetime.now(datetime.UTC), _get_validity(certificate)
     if not begin <= now <= end:
         raise UsageError(f"{flag} {file} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, not now")
     try:
@@ -68,31 +68,31 @@ def check(file: Path, node: str, flag: str = "--tls-cert") -> None:
         raise UsageError(f"{flag} {file} is the certificate of {', '.join(names) or 'no node'}, not of {node}")
 
 
-def _validity(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.datetime]:
+def _get_validity(certificate: x509.Certificate) -> tuple[datetime.datetime, datetime.datetime]:
     return certificate.not_valid_before_utc, certificate.not_valid_after_utc
 
 
-def _builder(
+def _create_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - _SLACK).not_valid_after(now + datetime.timedelta(days=days))
+    builder = builder.not_valid_before(now - _MAX_CLOCK_SKEW).not_valid_after(now + datetime.timedelta(days=days))
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
-def _name(text: str) -> x509.Name:
+def _create_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _usage(*allowed: str) -> x509.KeyUsage:
+def _create_key_usage(*allowed: str) -> x509.KeyUsage:
     kinds = "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign"
     kinds += " crl_sign encipher_only decipher_only"
     return x509.KeyUsage(**{kind: kind in allowed for kind in kinds.split()})
 
 
-def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def _load_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     try:
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
@@ -105,7 +105,7 @@ def _authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certifica
     return key, certificate
 
 
-def _write(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> list[Path]:
+def _write_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> list[Path]:
     encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
     paths = [folder / f"{name}.pem", folder / f"{name}.key"]

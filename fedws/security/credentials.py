@@ -2,28 +2,28 @@
 
 from dataclasses import dataclass
 
-from fedws.protocol.messages import COORDINATOR
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 from fedws.security import network_key
-from fedws.security.network_key import Key
-from fedws.security.tls import Tls
+from fedws.security.network_key import NetworkKey
+from fedws.security.tls import TlsConfig
 
 
 @dataclass(frozen=True)
-class Security:
+class Credentials:
     """Of one node; :data:`INSECURE` asks for nothing."""
 
-    key: Key | None
+    key: NetworkKey | None
     """None: anyone may take part."""
-    tls: Tls | None = None
-    name: str = COORDINATOR
+    tls: TlsConfig | None = None
+    coordinator: str = DEFAULT_COORDINATOR_ID
     """The coordinator's id; under mutual TLS, the one in its certificate."""
-    seal: bool = False
+    encrypt_payloads: bool = False
     """Whether those who carry messages, as a broker, must not be able to read them."""
 
 
-INSECURE = Security(None)
+INSECURE = Credentials(None)
 
 
-def default() -> Security:
+def load_default_credentials() -> Credentials:
     """The user's own key, and no TLS. Raises UsageError when there is no key and none can be made."""
-    return Security(network_key.network_key())
+    return Credentials(network_key.load_network_key())

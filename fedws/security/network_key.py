@@ -16,89 +16,89 @@ from pathlib import Path
 from fedws.core import private_files, user_dirs
 from fedws.core.errors import UsageError
 
-VARIABLE = "FEDWS_KEY"
-_INSTEAD = f"name one with --key-file or {VARIABLE}, or do without one: --insecure"
-_LENGTH = 32
-_TEXT = re.compile(rf"[0-9a-f]{{{2 * _LENGTH}}}")
+KEY_VARIABLE = "FEDWS_KEY"
+_MISSING_KEY_HINT = f"name one with --key-file or {KEY_VARIABLE}, or do without one: --insecure"
+_KEY_BYTES = 32
+_KEY_PATTERN = re.compile(rf"[0-9a-f]{{{2 * _KEY_BYTES}}}")
 
 
 @dataclass(frozen=True)
-class Key:
-    """A key, and where it came from. Its text is shown by :attr:`text` alone, never by accident."""
+class NetworkKey:
+    """A key, and where it came from. Its text is shown by :attr:`hex_text` alone, never by accident."""
 
     secret: bytes = field(repr=False)
     origin: str
-    made: bool = False
+    is_new: bool = False
     """Whether it was made just now."""
 
     @property
-    def text(self) -> str:
+    def hex_text(self) -> str:
         """As a file or ``FEDWS_KEY`` holds it: 64 hexadecimal digits."""
         return self.secret.hex()
 
 
-def network_key(file: str | Path | None = None, environment: Mapping[str, str] = os.environ) -> Key:
+def load_network_key(file: str | Path | None = None, environment: Mapping[str, str] = os.environ) -> NetworkKey:
     """The key in ``file``, else in ``FEDWS_KEY``, else the user's own, which is made when there is none.
 
     Raises UsageError when what is named is no key, or the user's own can be neither read nor made.
     """
     if file is not None:
-        return _read(Path(file), f"--key-file {file}")
-    if VARIABLE in environment:
-        return Key(_parse(environment[VARIABLE], VARIABLE), VARIABLE)
-    place = own()
+        return _read_key_file(Path(file), f"--key-file {file}")
+    if KEY_VARIABLE in environment:
+        return NetworkKey(_parse_key(environment[KEY_VARIABLE], KEY_VARIABLE), KEY_VARIABLE)
+    place = find_default_path()
     try:
-        return _read(place, str(place)) if place.exists() else make(place)
+        return _read_key_file(place, str(place)) if place.exists() else create_key(place)
     except OSError as error:
         raise UsageError(
-            f"there is no network key, and none can be made in {place.parent} ({error.strerror}); {_INSTEAD}"
+            f"there is no network key, and none can be made in {place.parent} ({error.strerror}); {_MISSING_KEY_HINT}"
         ) from None
 
 
-def own() -> Path:
+def find_default_path() -> Path:
     """Where the user's own key is. Raises UsageError."""
-    return user_dirs.own("config", f"there is no network key: {_INSTEAD}") / "network.key"
+    return user_dirs.find_user_dir("config", f"there is no network key: {_MISSING_KEY_HINT}") / "network.key"
 
 
-def make(place: Path, *, replace: bool = False) -> Key:
-    """Make a key at ``place``, readable by its owner alone; of several that make it at once, all get the first one's.
+def create_key(path: Path, *, replace: bool = False) -> NetworkKey:
+    """Make a key at ``path``, readable by its owner alone; of several that make it at once, all get the first one's.
 
     With ``replace`` one that is there is replaced. Raises OSError.
     """
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".network.key.", dir=place.parent)  # its mode is 0600
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".network.key.", dir=path.parent)  # its mode is 0600
     part = Path(name)
     try:
-        key = Key(secrets.token_bytes(_LENGTH), str(place), made=True)
+        key = NetworkKey(secrets.token_bytes(_KEY_BYTES), str(path), is_new=True)
         with os.fdopen(handle, "w") as file:
-            file.write(f"{key.text}\n")
+            file.write(f"{key.hex_text}\n")
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            part.replace(place)
+            part.replace(path)
         else:
-            place.hardlink_to(part)
+            path.hardlink_to(part)
     except FileExistsError:
-        return _read(place, str(place))
+        return _read_key_file(path, str(path))
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
     return key
 
 
-def _read(place: Path, name: str) -> Key:
+def _read_key_file(path: Path, name: str) -> NetworkKey:
     try:
-        with place.open(encoding="ascii") as file:
-            private_files.warn(name, place)
-            text = file.read(4 * _LENGTH)
+        with path.open(encoding="ascii") as file:
+            private_files.warn_if_exposed(name, path)
+            text = file.read(4 * _KEY_BYTES)
     except UnicodeDecodeError:
         text = ""
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error.strerror}") from None
-    return Key(_parse(text, name), name)
+    return NetworkKey(_parse_key(text, name), name)
 
 
-def _parse(text: str, name: str) -> bytes:
-    if not _TEXT.fullmatch(text.strip().lower()):
+def _parse_key(text: str, name: str) -> bytes:
+    if not _KEY_PATTERN.fullmatch(text.strip().lower()):
         raise UsageError(f"{name} holds no network key, which is 64 hexadecimal digits, as 'fedws key show' prints it")
     return bytes.fromhex(text.strip())

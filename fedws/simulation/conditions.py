@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import explain
-from fedws.core.validation import NotNegative, Positive
+from fedws.core.plan import describe_setting_error
+from fedws.core.validation import NonNegative, Positive
 
-HOUR = 3600.0
+SECONDS_PER_HOUR = 3600.0
 
 
 class Conditions(BaseModel):
@@ -21,15 +21,15 @@ class Conditions(BaseModel):
     workers: Annotated[int, Field(ge=1, le=100_000)] = 30
     partition: str = "iid"
     """A registered partition, or ``digits``: the labels of alice, bob and charlie in turn, each dealt evenly."""
-    speeds: str = "pareto"
+    slowdown: str = "pareto"
     """A registered speed: the distribution of how many times slower than the base a device is."""
     seconds_per_sample: Positive = 0.1
     """What a device with slowness 1 takes to train on one sample."""
-    bandwidth: NotNegative = 0.0
+    bandwidth: NonNegative = 0.0
     """Megabits a second, each way; 0: transfers take no time."""
-    dropout: NotNegative = 0.0
+    dropout: NonNegative = 0.0
     """How often a device leaves, per hour that it is there."""
-    pause: Positive = 10.0
+    mean_offline_minutes: Positive = 10.0
     """Minutes that it stays away, in the mean."""
     hours: Positive = 168.0
     """Virtual time after which a run ends."""
@@ -39,32 +39,36 @@ class Conditions(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
     @property
-    def seconds(self) -> float:
+    def max_seconds(self) -> float:
         """Virtual seconds after which a run ends."""
-        return self.hours * HOUR
+        return self.hours * SECONDS_PER_HOUR
 
     @property
-    def stay(self) -> float:
+    def mean_online_seconds(self) -> float:
         """Seconds that a device stays, in the mean; infinite without drop-outs."""
-        return HOUR / self.dropout if self.dropout else math.inf
+        return SECONDS_PER_HOUR / self.dropout if self.dropout else math.inf
 
     @property
-    def present(self) -> float:
+    def online_fraction(self) -> float:
         """Which part of the fleet is there, in the mean: 0 to 1."""
-        return 1.0 if math.isinf(self.stay) else self.stay / (self.stay + 60 * self.pause)
+        return (
+            1.0
+            if math.isinf(self.mean_online_seconds)
+            else self.mean_online_seconds / (self.mean_online_seconds + 60 * self.mean_offline_minutes)
+        )
 
 
-def make(settings: Mapping[str, Any]) -> Conditions:
+def build_conditions(settings: Mapping[str, Any]) -> Conditions:
     """Checked conditions. Raises UsageError with one line that names the first setting that is wrong.
 
-    >>> make({"workers": 0})
+    >>> build_conditions({"workers": 0})
     Traceback (most recent call last):
     fedws.core.errors.UsageError: workers: Input should be greater than or equal to 1, not 0
     """
     try:
         found = Conditions.model_validate(dict(settings))
     except ValidationError as error:
-        raise UsageError(explain(error)) from None
+        raise UsageError(describe_setting_error(error)) from None
     if found.stop_at_target and found.target is None:
         raise UsageError("--stop-at-target needs a --target")
     return found

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from fedws.core import private_files
 
 
-class Journal:
+class EventLog:
     """Writes events to a file, which is made by the first one, until it is closed; then it takes no more."""
 
     def __init__(self, path: Path) -> None:
@@ -19,12 +19,12 @@ class Journal:
         self._file: TextIO | None = None
         self._closed = False
 
-    def tell(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: Any) -> None:
         """Write one event, with the time in virtual seconds. Raises OSError when it cannot be written."""
         if self._closed:
             return
         if self._file is None:
-            self._file = private_files.text(self._path, "w")
+            self._file = private_files.open_text(self._path, "w")
         self.counts[event] += 1
         now = round(asyncio.get_running_loop().time(), 6)
         self._file.write(json.dumps({"t": now, "event": event, **fields}) + "\n")

@@ -4,60 +4,67 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.core.plan import FOR_ROUNDS, Plan, make
+from fedws.core.plan import ROUND_ONLY_SETTINGS, Plan, build_plan
 from fedws.data import loading
-from fedws.scheduling.asynchronous import without_rounds
-from fedws.split_learning.base import gathers
+from fedws.scheduling.asynchronous import is_asynchronous
+from fedws.split_learning.base import is_collect_then_train
 
-EVALUATOR = "testing"
-ROUNDS_ONLY = (*FOR_ROUNDS, "quorum")
+EVALUATOR_NAME = "testing"
+SYNCHRONOUS_ONLY_SETTINGS = (*ROUND_ONLY_SETTINGS, "quorum")
 """Settings that are not handed to a strategy without rounds; a quorum of rounds is another than one of versions."""
 
 
-def plans(
-    strategies: Sequence[str], settings: Mapping[str, Any], workers: Sequence[str], present: float = 1.0
+def build_plans(
+    algorithms: Sequence[str], settings: Mapping[str, Any], workers: Sequence[str], online_fraction: float = 1.0
 ) -> list[Plan]:
     """A plan for each strategy over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
 
-    ``training_rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of
-    every ``k`` reports, gets as many versions as take as many reports; so all have as much work done for them.
-    Where only a part of the workers is ``present`` in the mean (0 to 1), that part is the quorum, unless one is given:
-    of a thousand devices that come and go, all will never be there.
+    ``training_rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of every
+    ``buffer_size`` results, gets as many versions as take as many reports; so all have as much work done for them.
+    Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is the quorum, unless one is
+    given: of a thousand devices that come and go, all will never be there.
     """
-    for strategy in strategies:
-        if strategies.count(strategy) > 1:
+    for strategy in algorithms:
+        if algorithms.count(strategy) > 1:
             raise UsageError(f"--strategy {strategy} is given twice")
     nodes: dict[str, Any] = {
         "workers": {worker: f"memory://{worker}" for worker in workers},
-        "evaluator": {EVALUATOR: f"memory://{EVALUATOR}"},
+        "evaluator": {EVALUATOR_NAME: f"memory://{EVALUATOR_NAME}"},
     }
     # nobody scores workers' own models; a fleet that is away comes back, and the time limit bounds the wait
     fixed = {**nodes, "score_workers": 0, "wait": "forever"}
-    return [_plan({**settings, **fixed, "strategy": strategy}, present) for strategy in strategies]
+    return [_build_plan({**settings, **fixed, "strategy": strategy}, online_fraction) for strategy in algorithms]
 
 
-def _plan(settings: dict[str, Any], present: float) -> Plan:
-    plan = make(settings)
-    for plugin in plan.plugin:
+def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
+    plan = build_plan(settings)
+    for plugin in plan.plugins:
         registry.load_plugin(plugin)
     if not plan.model:
-        plan = plan.model_copy(update={"model": loading.model(plan.dataset)})
-    everybody, cohort = len(plan.workers), registry.build("chooser", plan.chooser).size(len(plan.workers))
-    algorithm = registry.build("strategy", plan.strategy, plan.training())
-    if gathers(algorithm):
-        raise UsageError(f"--strategy {plan.strategy}: it trains at the coordinator, which takes no virtual time")
-    if without_rounds(algorithm):
+        plan = plan.model_copy(update={"model": loading.get_default_model(plan.dataset)})
+    everybody, cohort = len(plan.workers), registry.build_piece("chooser", plan.sampler).cohort_size(len(plan.workers))
+    algorithm = registry.build_piece("strategy", plan.algorithm, plan.train_settings())
+    if is_collect_then_train(algorithm):
+        raise UsageError(f"--strategy {plan.algorithm}: it trains at the coordinator, which takes no virtual time")
+    if is_asynchronous(algorithm):
         versions = {
-            name: _versions(getattr(plan, name), cohort, algorithm.k) for name in ("training_rounds", "evaluate_every")
+            name: _num_versions(getattr(plan, name), cohort, algorithm.buffer_size)
+            for name in ("training_rounds", "evaluate_every")
         }
-        plan = make({name: value for name, value in (plan.model_dump() | versions).items() if name not in ROUNDS_ONLY})
-    elif not plan.quorum and present < 1:
-        plan = make(plan.model_dump() | {"quorum": min(cohort, max(1, math.floor(present * everybody)))})
-    return prepare(plan)[0]
+        plan = build_plan(
+            {
+                name: value
+                for name, value in (plan.model_dump() | versions).items()
+                if name not in SYNCHRONOUS_ONLY_SETTINGS
+            }
+        )
+    elif not plan.min_results and online_fraction < 1:
+        plan = build_plan(plan.model_dump() | {"quorum": min(cohort, max(1, math.floor(online_fraction * everybody)))})
+    return prepare_run(plan)[0]
 
 
-def _versions(rounds: int, cohort: int, k: int) -> int:
-    return max(1, math.ceil(rounds * cohort / k))
+def _num_versions(rounds: int, cohort_size: int, buffer_size: int) -> int:
+    return max(1, math.ceil(rounds * cohort_size / buffer_size))

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fedws.core.errors import UsageError
-from fedws.recording.run_log import write_text
-from fedws.simulation.fleet import Fleet
-from fedws.simulation.run import Outcome
+from fedws.recording.run_log import atomic_write_text
+from fedws.simulation.fleet import SimulatedFleet
+from fedws.simulation.run import SimulationResult
 
-WIDTHS = (-20, 11, 11, 9, 9, 8, 6, 5)
+COLUMN_WIDTHS = (-20, 11, 11, 9, 9, 8, 6, 5)
 """Of the table's columns, 79 in all; the first is set left."""
 
 
-def clock(seconds: float | None) -> str:
+def format_clock_time(seconds: float | None) -> str:
     """Virtual time as hours, minutes and seconds; a dash when there is none.
 
-    >>> clock(93784.5), clock(None)
+    >>> format_clock_time(93784.5), format_clock_time(None)
     ('26:03:04', '-')
     """
     if seconds is None:
@@ -27,40 +27,45 @@ def clock(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
-def percent(accuracy: float | None) -> str:
+def format_percent(accuracy: float | None) -> str:
     """An accuracy, 0 to 1, in percent; a dash when there is none."""
     return "-" if accuracy is None else f"{100 * accuracy:.2f} %"
 
 
-def table(outcomes: Sequence[Outcome], target: float | None) -> list[str]:
+def format_table(results: Sequence[SimulationResult], target_accuracy: float | None) -> list[str]:
     """One line for each run, and a title: times are virtual. ``lost`` are orders that a device left with."""
-    to = "" if target is None else f"to {100 * target:g} %"
-    lines = [_line("strategy", to, "ended", "accuracy", "versions", "orders", "lost", "left")]
-    for outcome in outcomes:
-        counts = [str(outcome.counts.get(event, 0)) for event in ("order", "lost", "left")]
-        reached = "" if target is None else clock(outcome.reached(target))
-        name = outcome.strategy if len(outcome.strategy) <= 20 else outcome.strategy[:19] + "…"
-        ended, accuracy = clock(outcome.seconds), percent(outcome.accuracy)
-        lines.append(_line(name, reached, ended, accuracy, str(outcome.versions), *counts))
+    to = "" if target_accuracy is None else f"to {100 * target_accuracy:g} %"
+    lines = [_format_row("strategy", to, "ended", "accuracy", "versions", "orders", "lost", "left")]
+    for outcome in results:
+        counts = [str(outcome.event_counts.get(event, 0)) for event in ("order", "lost", "left")]
+        reached = "" if target_accuracy is None else format_clock_time(outcome.seconds_to_accuracy(target_accuracy))
+        name = outcome.algorithm if len(outcome.algorithm) <= 20 else outcome.algorithm[:19] + "…"
+        ended, accuracy = format_clock_time(outcome.seconds), format_percent(outcome.accuracy)
+        lines.append(_format_row(name, reached, ended, accuracy, str(outcome.num_versions), *counts))
     return lines
 
 
-def write(path: Path, fleet: Fleet, outcomes: Sequence[Outcome]) -> None:
+def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[SimulationResult]) -> None:
     """Write the conditions, each device and each outcome as JSON. Raises UsageError when it cannot be written."""
-    devices = {node: {"slowness": fleet.slowness[node], "samples": len(part)} for node, part in fleet.parts.items()}
+    devices = {
+        node: {"slowness": fleet.slowdowns[node], "samples": len(part)} for node, part in fleet.sample_indices.items()
+    }
     target = fleet.conditions.target
     found: dict[str, Any] = {
         "conditions": fleet.conditions.model_dump(),
         "devices": devices,
         "outcomes": [
-            {**asdict(outcome), "reached": None if target is None else outcome.reached(target)} for outcome in outcomes
+            {**asdict(outcome), "reached": None if target is None else outcome.seconds_to_accuracy(target)}
+            for outcome in results
         ],
     }
     try:
-        write_text(path, json.dumps(found, indent=1) + "\n")
+        atomic_write_text(path, json.dumps(found, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def _line(*texts: str) -> str:
-    return "".join(text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(texts, WIDTHS, strict=True)).rstrip()
+def _format_row(*texts: str) -> str:
+    return "".join(
+        text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(texts, COLUMN_WIDTHS, strict=True)
+    ).rstrip()

@@ -13,68 +13,79 @@ from fedws.coordinator.run import run_plan
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.network.base import Limits
-from fedws.node.server import serving
+from fedws.node.server import serve
 from fedws.node.worker import Worker
 from fedws.recording.run_log import Record, log
-from fedws.recording.score_lines import FEDERATED
+from fedws.recording.score_lines import FEDERATED_MODEL
 from fedws.simulation import virtual_loop
 from fedws.simulation.device import Device
-from fedws.simulation.event_log import Journal
-from fedws.simulation.fleet import Fleet
+from fedws.simulation.event_log import EventLog
+from fedws.simulation.fleet import SimulatedFleet
 
-EVENTS = "events.jsonl"
-Observer = Callable[[Record, float], None]
+EVENTS_FILE = "events.jsonl"
+SimulationObserver = Callable[[Record, float], None]
 """Called with every record of the run, and the virtual seconds."""
 
 
 @dataclass
-class Outcome:
+class SimulationResult:
     """What came of a run, in virtual time."""
 
-    strategy: str
-    scores: list[tuple[float, float]] = field(default_factory=list)
+    algorithm: str
+    evaluations: list[tuple[float, float]] = field(default_factory=list)
     """When the federated model was scored, in seconds, and its accuracy, 0 to 1."""
-    versions: int = 0
+    num_versions: int = 0
     seconds: float = 0.0
     """When it ended."""
-    counts: Mapping[str, int] = field(default_factory=dict)
+    event_counts: Mapping[str, int] = field(default_factory=dict)
     """Events by kind, as in ``events.jsonl``."""
     failure: str = ""
     """Why it could not go on; empty when it came to its end, to the time limit or to the target."""
 
-    def reached(self, target: float) -> float | None:
+    def seconds_to_accuracy(self, target: float) -> float | None:
         """The seconds until the accuracy was at least ``target``; None when it never was."""
-        return next((when for when, accuracy in self.scores if accuracy >= target), None)
+        return next((when for when, accuracy in self.evaluations if accuracy >= target), None)
 
     @property
     def accuracy(self) -> float | None:
         """The last one; None when there is none."""
-        return self.scores[-1][1] if self.scores else None
+        return self.evaluations[-1][1] if self.evaluations else None
 
 
-def run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer] = ()) -> Outcome:
+def run_simulation(
+    plan: Plan, directory: Path, fleet: SimulatedFleet, evaluator: Worker, observers: Sequence[SimulationObserver] = ()
+) -> SimulationResult:
     """Run ``plan`` over the fleet and keep its record in ``directory``; ``evaluator`` scores in no time.
 
     Raises UsageError for a plan that cannot work, and :class:`fedws.simulation.virtual_loop.Deadlock`.
     """
-    return virtual_loop.run(_run(plan, directory, fleet, evaluator, observers))
+    return virtual_loop.run_in_virtual_time(_run(plan, directory, fleet, evaluator, observers))
 
 
-async def _run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, observers: Sequence[Observer]) -> Outcome:
-    loop, limits, conditions = asyncio.get_running_loop(), Limits(plan.max_message, plan.silence), fleet.conditions
-    journal, outcome = Journal(directory / EVENTS), Outcome(plan.strategy)
+async def _run(
+    plan: Plan, directory: Path, fleet: SimulatedFleet, evaluator: Worker, observers: Sequence[SimulationObserver]
+) -> SimulationResult:
+    loop, limits, conditions = (
+        asyncio.get_running_loop(),
+        Limits(plan.max_message_bytes, plan.peer_timeout),
+        fleet.conditions,
+    )
+    journal, outcome = EventLog(directory / EVENTS_FILE), SimulationResult(plan.algorithm)
     async with contextlib.AsyncExitStack() as stack:
-        stack.enter_context(_stamps(loop.time))
-        await stack.enter_async_context(_living(fleet.devices(journal), limits))
-        await stack.enter_async_context(serving(evaluator, f"memory://{evaluator.node}", limits))
+        stack.enter_context(_log_virtual_time(loop.time))
+        await stack.enter_async_context(_run_devices(fleet.build_devices(journal), limits))
+        await stack.enter_async_context(serve(evaluator, f"memory://{evaluator.node}", limits))
         stack.callback(journal.close)  # before the devices are put away
-        bound, wanted = asyncio.timeout(conditions.seconds), conditions.target if conditions.stop_at_target else None
+        bound, wanted = (
+            asyncio.timeout(conditions.max_seconds),
+            conditions.target if conditions.stop_at_target else None,
+        )
 
         def watch(record: Record) -> None:
-            _note(record, journal, outcome, loop.time())
+            _handle_record(record, journal, outcome, loop.time())
             for observe in observers:
                 observe(record, loop.time())
-            if wanted is not None and not bound.expired() and outcome.reached(wanted) is not None:
+            if wanted is not None and not bound.expired() and outcome.seconds_to_accuracy(wanted) is not None:
                 bound.reschedule(loop.time())  # the time is up
 
         try:
@@ -85,24 +96,24 @@ async def _run(plan: Plan, directory: Path, fleet: Fleet, evaluator: Worker, obs
                 raise
         except RunFailed as error:
             outcome.failure = str(error)
-        outcome.seconds, outcome.counts = loop.time(), dict(journal.counts)
+        outcome.seconds, outcome.event_counts = loop.time(), dict(journal.counts)
     return outcome
 
 
-def _note(record: Record, journal: Journal, outcome: Outcome, now: float) -> None:
+def _handle_record(record: Record, event_log: EventLog, result: SimulationResult, now: float) -> None:
     if record["kind"] == "round":
-        outcome.versions = record["version"]
-        journal.tell("version", **{name: record[name] for name in ("version", "answered", "failed")})
-    elif record["kind"] == "score" and record["model"] == FEDERATED:
-        journal.tell("score", **{name: record[name] for name in ("version", "accuracy", "loss")})
+        result.num_versions = record["version"]
+        event_log.write("version", **{name: record[name] for name in ("version", "answered", "failed")})
+    elif record["kind"] == "score" and record["model"] == FEDERATED_MODEL:
+        event_log.write("score", **{name: record[name] for name in ("version", "accuracy", "loss")})
         if record["accuracy"] is not None:
-            outcome.scores.append((now, record["accuracy"]))
+            result.evaluations.append((now, record["accuracy"]))
 
 
 @contextlib.asynccontextmanager
-async def _living(devices: Sequence[Device], limits: Limits) -> AsyncIterator[None]:
+async def _run_devices(devices: Sequence[Device], limits: Limits) -> AsyncIterator[None]:
     """The devices come and go while the context lasts. Raises what ended one of them."""
-    tasks = [asyncio.create_task(device.live(limits), name=device.node) for device in devices]
+    tasks = [asyncio.create_task(device.run(limits), name=device.node) for device in devices]
     await asyncio.sleep(0)  # now all are served
     try:
         yield
@@ -115,7 +126,7 @@ async def _living(devices: Sequence[Device], limits: Limits) -> AsyncIterator[No
 
 
 @contextlib.contextmanager
-def _stamps(now: Callable[[], float]) -> Iterator[None]:
+def _log_virtual_time(now: Callable[[], float]) -> Iterator[None]:
     """Log lines tell virtual time, from 1970-01-01 00:00:00 on, while the context lasts."""
     epoch = -calendar.timegm(time.localtime(0))  # whatever the time zone that a formatter puts it in
 

@@ -14,7 +14,7 @@ from fedws.core.errors import FedwsError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-MOST_NAMED = 5
+MAX_NAMED_TASKS = 5
 
 
 class Deadlock(FedwsError):
@@ -29,7 +29,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """
 
     virtual = True
-    """For code that measures time by a finer clock where it can; see :func:`fedws.coordinator.fleet.clock`."""
+    """For code that measures time by a finer clock where it can; see
+    :func:`fedws.coordinator.fleet.monotonic_seconds`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +67,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _deadlock(self) -> Deadlock:
         tasks = sorted(task.get_name() for task in asyncio.all_tasks(self))
-        named = ", ".join(tasks[:MOST_NAMED]) + (f" and {len(tasks) - MOST_NAMED} more" if tasks[MOST_NAMED:] else "")
+        named = ", ".join(tasks[:MAX_NAMED_TASKS]) + (
+            f" and {len(tasks) - MAX_NAMED_TASKS} more" if tasks[MAX_NAMED_TASKS:] else ""
+        )
         waiting = f"{named} wait and no timer is set" if tasks else "no task is there and no timer is set"
         return Deadlock(f"deadlock at virtual second {self._now:g}: {waiting}")
 
@@ -77,7 +80,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Called to wake the loop, from a thread or for Ctrl+C. It never sleeps."""
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
     """As :func:`asyncio.run`, in virtual time. Raises Deadlock too."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

@@ -4,74 +4,78 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedws.core.plan import Scoring
+from fedws.core.plan import EvalSettings
 from fedws.core.tensors import Tensors
-from fedws.privacy.spending import Features
-from fedws.scheduling.base import Ask
-from fedws.split_learning.release_format import Coded
+from fedws.privacy.spending import FeatureRelease
+from fedws.scheduling.base import TaskSpec
+from fedws.split_learning.release_format import ReleaseFormat
 from fedws.training.base import Task
 
 
 @dataclass(frozen=True)
-class Basis:
+class InitialState:
     """What such a run begins with."""
 
     model: Tensors
-    others: Tensors = field(default_factory=dict)
+    extra_extractors: Tensors = field(default_factory=dict)
     """Extractors beyond the model's own, joined."""
-    classes: int = 0
-    label: str = ""
-    """What a label is, as :func:`fedws.data.labels.told` tells it."""
-    sample: Sequence[int] = ()
+    num_classes: int = 0
+    label_format: str = ""
+    """What a label is, as :func:`fedws.data.labels.describe_labels` tells it."""
+    input_shape: Sequence[int] = ()
     """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
 
 
-class GatheringAlgorithm(Protocol):
-    """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.Gathering` makes a Strategy
-    of it.
+class CollectThenTrainAlgorithm(Protocol):
+    """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler`
+    makes a Strategy of it.
 
-    Factory: ``(training: fedws.core.plan.Training, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``scheduler``.
     """
 
     @property
-    def own(self) -> Mapping[str, Task]:
+    def server_tasks(self) -> Mapping[str, Task]:
         """The tasks of the coordinator's own node, by name."""
 
     @property
-    def coded(self) -> Coded:
+    def release_format(self) -> ReleaseFormat:
         """How records leave the workers."""
 
-    def spent(self, shape: Sequence[int]) -> Features:
+    def build_release(self, feature_shape: Sequence[int]) -> FeatureRelease:
         """What a record with features of that shape spends."""
 
-    def scoring(self, plain: Scoring) -> Scoring:
+    def configure_evaluation(self, settings: EvalSettings) -> EvalSettings:
         """How the evaluator is to score the model."""
 
-    def remarks(self) -> Sequence[str]:
+    def startup_notices(self) -> Sequence[str]:
         """What a person should read before it begins."""
 
-    def begin(self, model: Tensors) -> Basis:
+    def init(self, model: Tensors) -> InitialState:
         """What to begin with, from the initial model. Raises UsageError where that cannot be."""
 
-    def shape(self, sample: Sequence[int]) -> Sequence[int]:
+    def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape. Raises RejectedUpdate when there are none."""
 
-    def pretraining(self, model: Tensors, others: Tensors, epoch: int) -> Ask | None:
+    def configure_pretraining(self, model: Tensors, extra_extractors: Tensors, epoch: int) -> TaskSpec | None:
         """What the own node does in that epoch of pretraining, from 1; None after the last."""
 
-    def extraction(self, model: Tensors, others: Tensors, classes: int, *, send: bool) -> Ask:
+    def configure_extraction(
+        self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
+    ) -> TaskSpec:
         """What to ask of a worker first; with what it needs for that, if ``send``."""
 
-    def upload(self, first: int, count: int) -> Ask:
+    def configure_upload(self, first: int, count: int) -> TaskSpec:
         """Ask for records."""
 
-    def acknowledgement(self) -> Ask:
+    def configure_acknowledgement(self) -> TaskSpec:
         """Tell a worker that all of its records are here."""
 
-    def epoch(self, model: Tensors, memory: Tensors, classes: int, shape: Sequence[int], epoch: int) -> Ask:
+    def configure_training(
+        self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
+    ) -> TaskSpec:
         """What the own node does in that epoch of training, from 1, on features of that shape."""
 
 
-def gathers(algorithm: object) -> bool:
+def is_collect_then_train(algorithm: object) -> bool:
     """Whether an algorithm, or its factory, is of this kind."""
-    return hasattr(algorithm, "extraction")
+    return hasattr(algorithm, "configure_extraction")

@@ -8,46 +8,46 @@ import math
 import numpy as np
 import torch
 
-from fedws.core.untrusted_text import words
+from fedws.core.untrusted_text import get_error_text
 
 
-def size(bits: int) -> int:
+def packed_size(num_bits: int) -> int:
     """Bytes that hold so many bits.
 
     >>> [size(bits) for bits in (0, 1, 8, 9)]
     [0, 1, 1, 2]
     """
-    return -(-bits // 8)
+    return -(-num_bits // 8)
 
 
-def pack(bits: torch.Tensor) -> torch.Tensor:
+def pack_bits(bits: torch.Tensor) -> torch.Tensor:
     """Bool, or uint8 of 0 and 1, [n, r] to uint8 [n, size(r)].
 
-    >>> pack(torch.tensor([[True, False, False, False, False, False, False, True, True]])).tolist()
+    >>> pack_bits(torch.tensor([[True, False, False, False, False, False, False, True, True]])).tolist()
     [[129, 128]]
     """
     return torch.from_numpy(np.packbits(bits.numpy(), axis=1))
 
 
-def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+def unpack_bits(packed: torch.Tensor, num_bits: int) -> torch.Tensor:
     """Uint8 [n, size(bits)] to bool [n, bits]. Raises ValueError for another size, and where bits beyond are set."""
     try:
-        check(packed, size(bits))
+        check_record_size(packed, packed_size(num_bits))
     except ValueError as error:
-        raise ValueError(f"wrong bit count, {bits} are wanted: {words(error)}") from None
+        raise ValueError(f"wrong bit count, {num_bits} are wanted: {get_error_text(error)}") from None
     values = packed.numpy()
-    if bits % 8 and (values[:, -1] & (0xFF >> bits % 8)).any():
-        raise ValueError(f"wrong bit count: bits beyond the {bits} of a record are set")
-    return torch.from_numpy(np.unpackbits(values, axis=1, count=bits).view(np.bool_))
+    if num_bits % 8 and (values[:, -1] & (0xFF >> num_bits % 8)).any():
+        raise ValueError(f"wrong bit count: bits beyond the {num_bits} of a record are set")
+    return torch.from_numpy(np.unpackbits(values, axis=1, count=num_bits).view(np.bool_))
 
 
-def rows(features: torch.Tensor) -> torch.Tensor:
+def flatten_features(features: torch.Tensor) -> torch.Tensor:
     """Features [n, *shape] as [n, values]."""
     return features.reshape(len(features), math.prod(features.shape[1:]))
 
 
-def check(packed: torch.Tensor, size: int) -> None:
+def check_record_size(packed: torch.Tensor, num_bytes: int) -> None:
     """Raises ValueError unless ``packed`` is uint8 [n, size]."""
-    if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != size:
+    if packed.dtype != torch.uint8 or packed.dim() != 2 or packed.shape[1] != num_bytes:
         found = f"{str(packed.dtype).removeprefix('torch.')} {list(packed.shape)}"
-        raise ValueError(f"wrong size: records must be uint8 [n, {size}], not {found}")
+        raise ValueError(f"wrong size: records must be uint8 [n, {num_bytes}], not {found}")

@@ -14,87 +14,89 @@ from torch import nn
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.core.untrusted_text import printable
-from fedws.split_learning.model_split import split
+from fedws.core.untrusted_text import to_printable
+from fedws.split_learning.model_split import split_model
 
-RECORDS, ROUNDS = 50_000, 100
+DEFAULT_RECORDS, DEFAULT_ROUNDS = 50_000, 100
 """Those of the published claim: CIFAR-10, and FedAvg's rounds."""
-CLAIMED = 52, 5
+CLAIMED_GB = 52, 5
 """GB: of a client of FedAvg, and of MistNet in total, as published for VGG-16 and CIFAR-10."""
 
 
 @dataclass(frozen=True)
-class Sizes:
+class CommunicationCost:
     """Of one net, cut at one place, for some records."""
 
-    net: str
-    shape: tuple[int, ...]
+    model_name: str
+    input_shape: tuple[int, ...]
     """Of an input, without the batch."""
-    cut: str
-    parameters: int
-    model: int
+    split_at: str
+    num_parameters: int
+    model_bytes: int
     """Bytes of its parameters and buffers: what FedAvg sends one way in a round."""
-    records: int
+    num_records: int
     rounds: int
-    features: tuple[int, ...]
+    feature_shape: tuple[int, ...]
     """Shape of a record's features."""
 
     @property
-    def raw(self) -> int:
+    def raw_bytes(self) -> int:
         """Bytes of all inputs, a byte a value."""
-        return self.records * math.prod(self.shape)
+        return self.num_records * math.prod(self.input_shape)
 
     @property
-    def fedavg(self) -> int:
+    def fedavg_bytes(self) -> int:
         """Bytes that a client of FedAvg sends in all rounds, and as many that it gets."""
-        return self.rounds * self.model
+        return self.rounds * self.model_bytes
 
-    def encoded(self, encoding: str) -> int:
+    def encoded_bytes(self, encoding: str) -> int:
         """Bytes of all records' features in a registered encoding. Raises UnknownName."""
-        each: int = registry.build("encoding", encoding).size(math.prod(self.features))
-        return self.records * each
+        each: int = registry.build_piece("encoding", encoding).size(math.prod(self.feature_shape))
+        return self.num_records * each
 
 
-def measure(
-    net: str,
-    make: Callable[[], nn.Module],
-    shape: Sequence[int],
-    cut: str,
-    records: int = RECORDS,
-    rounds: int = ROUNDS,
-) -> Sizes:
-    """The sizes of what ``make`` gives, made without memory. Raises UsageError for a wrong cut or shape."""
+def measure_cost(
+    model_name: str,
+    build_model: Callable[[], nn.Module],
+    input_shape: Sequence[int],
+    split_at: str,
+    num_records: int = DEFAULT_RECORDS,
+    rounds: int = DEFAULT_ROUNDS,
+) -> CommunicationCost:
+    """The sizes of what ``build_model`` gives, made without memory. Raises UsageError for a wrong cut or shape."""
     with torch.device("meta"):
-        module = make().eval()
-        extractor, _ = split(module, cut)
+        module = build_model().eval()
+        extractor, _ = split_model(module, split_at)
         try:
-            features = extractor(torch.empty(1, *shape))
+            features = extractor(torch.empty(1, *input_shape))
         except RuntimeError as error:
-            problem = printable(str(error).splitlines()[0])
+            problem = to_printable(str(error).splitlines()[0])
             raise UsageError(
-                f"--shape {times(shape)} does not fit {net}: {problem}; name that of its samples, as --shape 1x28x28"
+                f"--shape {format_shape(input_shape)} does not fit {model_name}: {problem}; name that of its samples, as --shape 1x28x28"
             ) from error
     tensors = module.state_dict().values()
     model = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Sizes(net, tuple(shape), cut, parameters, model, records, rounds, tuple(features.shape[1:]))
+    return CommunicationCost(
+        model_name, tuple(input_shape), split_at, parameters, model, num_records, rounds, tuple(features.shape[1:])
+    )
 
 
-def published() -> list[Sizes]:
+def measure_published_models() -> list[CommunicationCost]:
     """VGG-16, first of all as the claim means it, and ResNet-18, for ImageNet and for CIFAR-10."""
     from torchvision.models import resnet18, vgg16
 
     large, small = (3, 224, 224), (3, 32, 32)
     return [
-        measure("VGG-16", lambda: vgg16(weights=None), large, "features.4"),
-        measure("VGG-16", cifar_vgg16, small, "features.4"),
-        measure("VGG-16", cifar_vgg16, small, "features.3"),
-        measure("ResNet-18", lambda: resnet18(weights=None), large, "layer1"),
-        measure("ResNet-18", cifar_resnet18, small, "layer1"),
+        measure_cost("VGG-16", lambda: vgg16(weights=None), large, "features.4"),
+        measure_cost("VGG-16", build_cifar_vgg16, small, "features.4"),
+        measure_cost("VGG-16", build_cifar_vgg16, small, "features.3"),
+        measure_cost("ResNet-18", lambda: resnet18(weights=None), large, "layer1"),
+        measure_cost("ResNet-18", build_cifar_resnet18, small, "layer1"),
     ]
 
 
-def cifar_vgg16(*, batch_norm: bool = False) -> nn.Module:
+def build_cifar_vgg16(*, batch_norm: bool = False) -> nn.Module:
     """VGG-16 for ten classes of images [n, 3, 32, 32]: its convolutions, and one linear layer; gives logits."""
     from torchvision.models.vgg import cfgs, make_layers
 
@@ -102,7 +104,7 @@ def cifar_vgg16(*, batch_norm: bool = False) -> nn.Module:
     return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=nn.Linear(512, 10)))
 
 
-def cifar_resnet18() -> nn.Module:
+def build_cifar_resnet18() -> nn.Module:
     """ResNet-18 for ten classes of images [n, 3, 32, 32]: its first convolution keeps their size; gives logits."""
     from torchvision.models import resnet18
 
@@ -111,29 +113,31 @@ def cifar_resnet18() -> nn.Module:
     return module
 
 
-def claim(large: Sizes, pooled: Sizes, whole: Sizes) -> list[str]:
+def explain_claim(
+    imagenet: CommunicationCost, cifar_after_pooling: CommunicationCost, cifar_before_pooling: CommunicationCost
+) -> list[str]:
     """What was published, what it must mean, and what holds for the images it speaks of: three lines.
 
-    ``large`` is the net that it must mean; ``pooled`` and ``whole`` are that of the images, cut after and before its
-    first pooling.
+    ``imagenet`` is the net that it must mean; ``cifar_after_pooling`` and ``cifar_before_pooling`` are that of the
+    images, cut after and before its first pooling.
     """
-    bits = large.encoded("bits") / 1e9
-    ratio = whole.encoded("bits") / whole.raw
+    bits = imagenet.encoded_bytes("bits") / 1e9
+    ratio = cifar_before_pooling.encoded_bytes("bits") / cifar_before_pooling.raw_bytes
     return [
-        f"as published: FedAvg {CLAIMED[0]} GB a client, MistNet {CLAIMED[1]} GB in total ({large.net}, CIFAR-10)",
-        f"decoded: {large.parameters / 1e6:.1f} M parameters x 4 B x {large.rounds} rounds one way = "
-        f"{large.fedavg / 1e9:.1f} GB; {times(large.features, ' x ')} bits x {large.records:,} = {bits:.2f} GB: "
-        f"inputs of {times(large.shape[1:], ' x ')}",
-        f"honest: inputs of {times(pooled.shape[1:], ' x ')}, FedAvg {pooled.fedavg / 1e9:.1f} GB a client, MistNet "
-        f"{pooled.encoded('bits') / 1e9:.2f} GB in total, pixels {pooled.raw / 1e9:.3f} GB; "
-        f"before the pooling {whole.encoded('bits') / 1e9:.2f} GB, {ratio:.1f} times the pixels",
+        f"as published: FedAvg {CLAIMED_GB[0]} GB a client, MistNet {CLAIMED_GB[1]} GB in total ({imagenet.model_name}, CIFAR-10)",
+        f"decoded: {imagenet.num_parameters / 1e6:.1f} M parameters x 4 B x {imagenet.rounds} rounds one way = "
+        f"{imagenet.fedavg_bytes / 1e9:.1f} GB; {format_shape(imagenet.feature_shape, ' x ')} bits x {imagenet.num_records:,} = {bits:.2f} GB: "
+        f"inputs of {format_shape(imagenet.input_shape[1:], ' x ')}",
+        f"honest: inputs of {format_shape(cifar_after_pooling.input_shape[1:], ' x ')}, FedAvg {cifar_after_pooling.fedavg_bytes / 1e9:.1f} GB a client, MistNet "
+        f"{cifar_after_pooling.encoded_bytes('bits') / 1e9:.2f} GB in total, pixels {cifar_after_pooling.raw_bytes / 1e9:.3f} GB; "
+        f"before the pooling {cifar_before_pooling.encoded_bytes('bits') / 1e9:.2f} GB, {ratio:.1f} times the pixels",
     ]
 
 
-def times(shape: Sequence[int], sign: str = "x") -> str:
+def format_shape(shape: Sequence[int], separator: str = "x") -> str:
     """As text.
 
-    >>> times((3, 32, 32))
+    >>> format_shape((3, 32, 32))
     '3x32x32'
     """
-    return sign.join(map(str, shape))
+    return separator.join(map(str, shape))

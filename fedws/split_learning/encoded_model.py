@@ -3,10 +3,10 @@
 import torch
 
 from fedws.core import registry
-from fedws.split_learning.encoding import Encoding
+from fedws.split_learning.encoding import FeatureEncoding
 
 
-class Encoded(torch.nn.Module):
+class EncodedSplitModel(torch.nn.Module):
     """Extractor, encoding without noise, decoding, head: as a head is tested that was trained on such features."""
 
     def __init__(self, extractor: torch.nn.Module, head: torch.nn.Module, encoding: str) -> None:
@@ -14,7 +14,7 @@ class Encoded(torch.nn.Module):
         super().__init__()
         self.extractor = extractor
         self.head = head
-        self._encoding: Encoding = registry.build("encoding", encoding)
+        self._encoding: FeatureEncoding = registry.build_piece("encoding", encoding)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """As the model, but for what the encoding takes from the features; no gradient reaches the extractor."""

@@ -10,18 +10,19 @@ import torch
 from torch.nn import functional
 
 
-def problem(shape: Sequence[int], most: int) -> str:
+def find_shift_problem(feature_shape: Sequence[int], max_shift: int) -> str:
     """Why features of that shape cannot be cropped so far; empty when they can."""
-    if not most or (len(shape) == 3 and most < min(shape[1:])):
+    if not max_shift or (len(feature_shape) == 3 and max_shift < min(feature_shape[1:])):
         return ""
-    return f"crop={most}: features of the shape {list(shape)} cannot be shifted so far"
+    return f"crop={max_shift}: features of the shape {list(feature_shape)} cannot be shifted so far"
 
 
-def cropped(features: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
-    """Each of ``features``, [n, channels, height, width], shifted by up to ``most`` both ways, with zeros behind it."""
+def shift_features(features: torch.Tensor, max_shift: int, generator: torch.Generator) -> torch.Tensor:
+    """Each of ``features``, [n, channels, height, width], shifted by up to ``max_shift`` both ways, with zeros behind
+    it."""
     count, _, height, width = features.shape
-    padded = functional.pad(features, [most] * 4)
-    tops, lefts = torch.randint(2 * most + 1, (2, count), generator=generator).tolist()
+    padded = functional.pad(features, [max_shift] * 4)
+    tops, lefts = torch.randint(2 * max_shift + 1, (2, count), generator=generator).tolist()
     windows = [
         whole[:, top : top + height, left : left + width] for whole, top, left in zip(padded, tops, lefts, strict=True)
     ]

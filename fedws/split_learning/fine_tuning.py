@@ -7,14 +7,14 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from fedws.core.errors import TaskError
-from fedws.core.task_settings import UNLIMITED, Count, Training, sent
-from fedws.core.tensors import Tensors, detached, unfit
+from fedws.core.task_settings import UNLIMITED_BATCHES, Count, TrainSettings, omit_unset_drop_last
+from fedws.core.tensors import Tensors, copy_to_cpu, find_nonfinite
 from fedws.core.validation import Positive
-from fedws.split_learning.extraction import Digest, Extraction
+from fedws.split_learning.extraction import Digest, ExtractSettings
 from fedws.training import local, task_context
 
 
-class Adaptation(Extraction):
+class FineTuneSettings(ExtractSettings):
     """What an order says to extract with an extractor that is first adapted to the node's samples.
 
     The head is needed for that, and comes with the extractors. It is not changed, so that what the extractor makes
@@ -30,38 +30,38 @@ class Adaptation(Extraction):
     drop_last: bool = False
 
     @model_serializer(mode="wrap")
-    def _sent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return sent(dump(self))
+    def _serialize(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return omit_unset_drop_last(dump(self))
 
     @property
-    def further(self) -> list[str]:
+    def extra_digests(self) -> list[str]:
         """The head's digest."""
         return [self.head]
 
-    def adapted(self, extractor: Tensors, head: Tensors, workspace: task_context.Workspace, seed: int) -> Tensors:
+    def fine_tune(self, extractor: Tensors, head: Tensors, context: task_context.TaskContext, seed: int) -> Tensors:
         """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
-        module = _Before(self.loaded(extractor, workspace), self.loaded(head, workspace, head=True))
-        self.fits(module.extractor, workspace)
-        settings = Training(
+        module = _FrozenHeadModel(self.build_half(extractor, context), self.build_half(head, context, head=True))
+        self.check_samples(module.extractor, context)
+        settings = TrainSettings(
             model=self.model,
             dataset=self.dataset,
             loss=self.loss,
             optimizer=self.optimizer,
             lr=self.lr,
             batch_size=self.train_batch_size,
-            batches=UNLIMITED,
+            max_local_batches=UNLIMITED_BATCHES,
             epochs=self.epochs,
             drop_last=self.drop_last,
             cuda=self.cuda,
         )
-        local.train(module, workspace, settings, seed)
-        found = detached(module.extractor.state_dict())
-        if problem := unfit(found):
-            raise TaskError(f"the extractor of {self.model} cannot be adapted on {workspace.node}: {problem}")
+        local.train(module, context, settings, seed)
+        found = copy_to_cpu(module.extractor.state_dict())
+        if problem := find_nonfinite(found):
+            raise TaskError(f"the extractor of {self.model} cannot be adapted on {context.node}: {problem}")
         return found
 
 
-class _Before(nn.Module):
+class _FrozenHeadModel(nn.Module):
     """An extractor that is trained before a head that stays as it is, also its running means."""
 
     def __init__(self, extractor: nn.Module, head: nn.Module) -> None:

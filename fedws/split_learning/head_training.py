@@ -6,84 +6,91 @@ import torch
 from pydantic import Field
 
 from fedws.core import registry, seeds
-from fedws.core.errors import Stopped, TaskError
+from fedws.core.errors import TaskCancelled, TaskError
 from fedws.core.task_settings import Count
-from fedws.core.tensors import Tensors, detached
+from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.core.validation import Positive
-from fedws.data.nested_tensors import described
+from fedws.data.nested_tensors import describe_type
 from fedws.privacy import randomized_labels
-from fedws.split_learning.extraction import Cut
-from fedws.split_learning.feature_crops import cropped, problem
-from fedws.split_learning.feature_store import Records
-from fedws.split_learning.model_split import split
+from fedws.split_learning.extraction import SplitSettings
+from fedws.split_learning.feature_crops import find_shift_problem, shift_features
+from fedws.split_learning.feature_store import StoredFeatures
+from fedws.split_learning.model_split import split_model
 from fedws.training import objective, optimizer_state, task_context
-from fedws.training.batching import enough, groups, normalises
-from fedws.training.objective import outputs as computed
-from fedws.training.objective import suit
+from fedws.training.batching import explain_batch_norm_error, split_into_batches, trains_batch_norm
+from fedws.training.objective import check_loss_inputs
+from fedws.training.objective import select_outputs as computed
 
-LIKELIHOODS = ("nll", "cross_entropy")
+LIKELIHOOD_LOSSES = ("nll", "cross_entropy")
 """Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""
 
 
-class Epoch(Cut):
+class HeadTrainSettings(SplitSettings):
     """What an order to train the head says."""
 
-    shape: list[int]
+    feature_shape: list[int]
     """Of a record's features."""
     loss: str
-    """Reckons with randomised labels if it is one of :data:`LIKELIHOODS`; any other is for clear ones."""
+    """Reckons with randomised labels if it is one of :data:`LIKELIHOOD_LOSSES`; any other is for clear ones."""
     optimizer: str
     lr: Positive
     batch_size: Count
     cuda: bool
     drop_last: bool = False
-    crop: Annotated[int, Field(ge=0)] = 0
+    feature_shift: Annotated[int, Field(ge=0)] = 0
     """By how many places feature maps are shifted at most; 0: not at all."""
 
 
-def trained(
-    module: torch.nn.Module, memory: Tensors, records: Records, settings: Epoch, work: task_context.Workspace, seed: int
+def train_head(
+    module: torch.nn.Module,
+    optimizer_tensors: Tensors,
+    records: StoredFeatures,
+    settings: HeadTrainSettings,
+    context: task_context.TaskContext,
+    seed: int,
 ) -> tuple[float, Tensors]:
     """Train the head of ``module`` for an epoch on ``records``; gives the mean loss, and model and memory after it.
 
-    ``memory`` is the optimizer's, from the epoch before. Raises Stopped when told to stop.
+    ``optimizer_tensors`` is the optimizer's, from the epoch before. Raises Stopped when told to stop.
     """
-    place, encoding = objective.device(settings.cuda), settings.encoder()
-    _, head = split(module.to(place), settings.cut)
+    place, encoding = objective.select_device(settings.cuda), settings.build_encoding()
+    _, head = split_model(module.to(place), settings.split_at)
     head.train()
-    optimizer = registry.build("optimizer", settings.optimizer, head.parameters(), settings.lr)
-    optimizer_state.remember(optimizer, memory)
-    plain = registry.build("loss", settings.loss)
-    corrected = settings.classes > 0 and settings.loss in LIKELIHOODS
-    if why := problem(settings.shape, settings.crop):
+    optimizer = registry.build_piece("optimizer", settings.optimizer, head.parameters(), settings.lr)
+    optimizer_state.load_state_tensors(optimizer, optimizer_tensors)
+    plain = registry.build_piece("loss", settings.loss)
+    corrected = settings.num_classes > 0 and settings.loss in LIKELIHOOD_LOSSES
+    if why := find_shift_problem(settings.feature_shape, settings.feature_shift):
         raise TaskError(why)
-    if settings.crop and not settings.classes:
-        raise TaskError(f"crop={settings.crop}: labels that are no classes may be places, which would have to move")
+    if settings.feature_shift and not settings.num_classes:
+        raise TaskError(
+            f"crop={settings.feature_shift}: labels that are no classes may be places, which would have to move"
+        )
     total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
-    drop, join = settings.drop_last and len(records) >= settings.batch_size, normalises(head)
-    with seeds.seeded(seed) as generator:
+    drop, join = settings.drop_last and len(records) >= settings.batch_size, trains_batch_norm(head)
+    with seeds.seed_generators(seed) as generator:
         order = torch.randperm(len(records), generator=generator)
-        for indices in groups(order, settings.batch_size, join=join, drop_last=drop):
-            if work.stop.is_set():
-                raise Stopped("told to stop")
+        for indices in split_into_batches(order, settings.batch_size, join_last=join, drop_last=drop):
+            if context.stop.is_set():
+                raise TaskCancelled("told to stop")
             packed, targets = records.batch(indices)
-            features, targets = encoding.decode(packed, settings.shape).to(place), targets.to(place)
-            if settings.crop:
-                features = cropped(features, settings.crop, generator)
+            features, targets = encoding.decode(packed, settings.feature_shape).to(place), targets.to(place)
+            if settings.feature_shift:
+                features = shift_features(features, settings.feature_shift, generator)
             if features.dim() == 4:
                 features = features.to(memory_format=torch.channels_last)  # a third faster on CPUs
-            with enough(len(targets), work.node, join=join):
+            with explain_batch_norm_error(len(targets), context.node, has_batch_norm=join):
                 outputs = computed(head(features))
             if corrected and not isinstance(outputs, torch.Tensor):
-                raise TaskError(f"the head of {settings.model} gives {described(outputs)}; it must give logits")
+                raise TaskError(f"the head of {settings.model} gives {describe_type(outputs)}; it must give logits")
             if corrected:  # log_softmax leaves log-probabilities as they are
-                loss = randomized_labels.loss(outputs.log_softmax(1), targets, settings.label_epsilon)
+                loss = randomized_labels.forward_corrected_loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
-                suit(plain, settings.loss, outputs, targets)
+                check_loss_inputs(plain, settings.loss, outputs, targets)
                 loss = plain(outputs, targets)
             optimizer.zero_grad()
             (loss * (len(targets) / usual)).backward()  # a record of a short last batch weighs no more than others
             optimizer.step()
             total += float(loss.detach()) * len(targets)
             used += len(targets)
-    return total / used, detached({**module.state_dict(), **optimizer_state.memory(optimizer)})
+    return total / used, copy_to_cpu({**module.state_dict(), **optimizer_state.get_state_tensors(optimizer)})

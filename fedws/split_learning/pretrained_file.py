@@ -10,89 +10,91 @@ from safetensors import SafetensorError
 
 from fedws.core import tensor_file
 from fedws.core.errors import UsageError
-from fedws.core.tensors import Tensors, difference
+from fedws.core.tensors import Tensors, find_mismatch
 from fedws.split_learning import extractor_pool
 
 
 @dataclass(frozen=True)
-class Origin:
+class PretrainedInfo:
     """What a pretrained model is, and what it was trained on."""
 
     model: str
     dataset: str
-    classes: Annotated[int, Field(ge=0)]
+    num_classes: Annotated[int, Field(ge=0)]
     """That it tells apart; 0 for a model that does not."""
-    sample: list[int]
+    input_shape: list[int]
     """The shape of one."""
     epochs: int
-    label: str = "int64 []"
-    """What a label is, as :func:`fedws.data.labels.told` tells it."""
-    cut: str = ""
+    label_format: str = "int64 []"
+    """What a label is, as :func:`fedws.data.labels.describe_labels` tells it."""
+    split_at: str = ""
     """Where its extractors end, if it has several."""
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainedModel:
     """What is in such a file."""
 
     model: Tensors
-    origin: Origin
-    others: Tensors
-    """Its other extractors, joined as :func:`fedws.split_learning.extractor_pool.join` does."""
+    info: PretrainedInfo
+    extra_extractors: Tensors
+    """Its other extractors, joined as :func:`fedws.split_learning.extractor_pool.pack_state_dicts` does."""
 
 
-_ORIGIN = TypeAdapter(Origin)
+_INFO_ADAPTER = TypeAdapter(PretrainedInfo)
 
 
-def save(path: Path, found: Pretrained) -> None:
+def save_pretrained(path: Path, pretrained: PretrainedModel) -> None:
     """Write the file whole or not at all. Raises UsageError when it cannot be written."""
     part = path.with_name(f"{path.name}.part")
     try:
-        about = {"fedws": json.dumps(asdict(found.origin))}
-        tensor_file.save_file({**found.model, **found.others}, part, about)
+        about = {"fedws": json.dumps(asdict(pretrained.info))}
+        tensor_file.save_tensors({**pretrained.model, **pretrained.extra_extractors}, part, about)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error}") from None
 
 
-def load(path: Path) -> Pretrained:
+def load_pretrained(path: Path) -> PretrainedModel:
     """What a file holds. Raises UsageError for one that is none of ours."""
     try:
-        tensors, about = tensor_file.read(path)
-        origin = _ORIGIN.validate_json(about.get("fedws", ""))
+        tensors, about = tensor_file.load_tensors_and_metadata(path)
+        origin = _INFO_ADAPTER.validate_json(about.get("fedws", ""))
     except OSError as error:
         raise UsageError(f"the pretrained model {path} cannot be read: {error.strerror or error}") from None
     except (SafetensorError, ValidationError):
         raise UsageError(f"{path} is no pretrained model, as 'fedws pretrain' writes them") from None
-    return of(tensors, origin)
+    return build_pretrained(tensors, origin)
 
 
-def several(found: Pretrained, own: Tensors, file: str) -> Tensors:
-    """Its other extractors, which must be as the model's ``own``. Raises UsageError where it has none for this cut."""
-    others = extractor_pool.parts(found.others)
+def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, file: str) -> Tensors:
+    """Its other extractors, which must be as the model's ``extractor``. Raises UsageError where it has none for this
+    cut."""
+    others = extractor_pool.unpack_state_dicts(pretrained.extra_extractors)
     problem = "" if others else "it has one extractor"
-    if len(others) >= extractor_pool.MOST:
-        problem = f"it has more than {extractor_pool.MOST} extractors"
+    if len(others) >= extractor_pool.MAX_EXTRACTORS:
+        problem = f"it has more than {extractor_pool.MAX_EXTRACTORS} extractors"
     for one in others:
-        problem = problem or difference(one, own)
+        problem = problem or find_mismatch(one, extractor)
     if problem:
-        at = f", made for the cut {found.origin.cut}" if found.origin.cut else ""
+        at = f", made for the cut {pretrained.info.split_at}" if pretrained.info.split_at else ""
         how = "'fedws pretrain --extractors 3 --cut ...' makes several for a cut"
         raise UsageError(f"--extractor random: {file}{at}: {problem}; {how}")
-    return found.others
+    return pretrained.extra_extractors
 
 
-def of(tensors: Tensors, origin: Origin) -> Pretrained:
+def build_pretrained(tensors: Tensors, info: PretrainedInfo) -> PretrainedModel:
     """What is in one dict, with the other extractors behind their numbers."""
-    others = {name: tensor for name, tensor in tensors.items() if extractor_pool.joined(name)}
-    return Pretrained({name: tensor for name, tensor in tensors.items() if name not in others}, origin, others)
+    others = {name: tensor for name, tensor in tensors.items() if extractor_pool.is_packed_name(name)}
+    return PretrainedModel({name: tensor for name, tensor in tensors.items() if name not in others}, info, others)
 
 
-def load_for(path: Path, model: str, like: Tensors) -> Pretrained:
-    """As :func:`load`, of a model with tensors as ``like``. Raises UsageError also for another model."""
-    found = load(path)
-    problem = difference(found.model, like)
+def load_pretrained_for(path: Path, model: str, reference: Tensors) -> PretrainedModel:
+    """As :func:`load_pretrained`, of a model with tensors as ``reference``. Raises UsageError also for another
+    model."""
+    found = load_pretrained(path)
+    problem = find_mismatch(found.model, reference)
     if problem:
-        raise UsageError(f"--pretrained {path} is of {found.origin.model}, not of {model}: {problem}")
+        raise UsageError(f"--pretrained {path} is of {found.info.model}, not of {model}: {problem}")
     return found

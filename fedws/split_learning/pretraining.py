@@ -6,82 +6,95 @@ import torch
 
 from fedws.core import seeds
 from fedws.core.errors import TaskError
-from fedws.core.task_settings import Training
-from fedws.core.tensors import Tensors, detached
+from fedws.core.task_settings import TrainSettings
+from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data import labels
-from fedws.data.nested_tensors import described
-from fedws.data.samples import batch
+from fedws.data.nested_tensors import describe_type
+from fedws.data.samples import load_batch
 from fedws.split_learning import extractor_pool
-from fedws.split_learning.model_split import split
+from fedws.split_learning.model_split import split_model
 from fedws.training import building, local, task_context
-from fedws.training.objective import outputs
+from fedws.training.objective import select_outputs
 
-CLEAR = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
+CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
 
 
-class Lesson(Training):
+class PretrainSettings(TrainSettings):
     """What an order for an epoch of it says."""
 
-    cut: str = ""
+    split_at: str = ""
     """Where extractors end; needed where there are several."""
-    clear: bool = False
+    clear_labels: bool = False
     """Whether labels will leave as they are, and so need not be classes."""
 
 
-def beginnings(model: str, cut: str, count: int) -> dict[str, torch.Tensor]:
+def build_extractors(model: str, split_at: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` extractors of a model with fresh weights, all different, joined."""
-    drawn = [seeds.order_seed(0, "extractor", number) for number in range(count)]
-    return extractor_pool.join([split(building.initial(model, seed), cut)[0].state_dict() for seed in drawn])
+    drawn = [seeds.request_seed(0, "extractor", number) for number in range(count)]
+    return extractor_pool.pack_state_dicts(
+        [split_model(building.build_model(model, seed), split_at)[0].state_dict() for seed in drawn]
+    )
 
 
-def learn(
-    module: torch.nn.Module, others: Tensors, work: task_context.Workspace, settings: Lesson, seed: int
-) -> tuple[local.Trained, Tensors]:
-    """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of ``others``.
+def pretrain_epoch(
+    module: torch.nn.Module,
+    extra_extractors: Tensors,
+    context: task_context.TaskContext,
+    settings: PretrainSettings,
+    seed: int,
+) -> tuple[local.TrainResult, Tensors]:
+    """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of
+    ``extra_extractors``.
 
-    ``others`` are further extractors, joined. Raises as :func:`fedws.training.local.train`.
+    ``extra_extractors`` are further extractors, joined. Raises as :func:`fedws.training.local.train`.
     """
-    if not others:
-        trained = local.train(module, work, settings, seed)
-        return trained, detached(module.state_dict())
-    shared = extractor_pool.Shared(module, settings.cut, extractor_pool.parts(others), turn=seed)
-    trained = local.train(shared, work, settings, seed)
-    return trained, detached({**shared.whole(), **shared.others()})
+    if not extra_extractors:
+        trained = local.train(module, context, settings, seed)
+        return trained, copy_to_cpu(module.state_dict())
+    shared = extractor_pool.MultiExtractorModel(
+        module, settings.split_at, extractor_pool.unpack_state_dicts(extra_extractors), first_extractor=seed
+    )
+    trained = local.train(shared, context, settings, seed)
+    return trained, copy_to_cpu({**shared.model_state(), **shared.pack_extra_extractors()})
 
 
-def examine(module: torch.nn.Module, work: task_context.Workspace, settings: Lesson) -> tuple[int, str]:
+def inspect_labels(
+    module: torch.nn.Module, context: task_context.TaskContext, settings: PretrainSettings
+) -> tuple[int, str]:
     """How many classes a model tells apart on the node's data, 0 where it does not; and what a label is.
 
     Raises TaskError when the samples do not fit, or the labels can neither be randomised nor be sent as they are.
     """
-    inputs, targets = first(work)
+    inputs, targets = first_sample(context)
     try:
         with torch.inference_mode():
-            found = labels.classes(outputs(module.eval()(inputs)), targets)
+            found = labels.count_output_classes(select_outputs(module.eval()(inputs)), targets)
     except RuntimeError as error:
-        what = f"samples of {work.dataset} do not fit {settings.model}"
+        what = f"samples of {context.dataset} do not fit {settings.model}"
         raise TaskError(
             f"{what}: pretrain it on others with 'fedws pretrain', and name the file with --pretrained"
         ) from error
-    if not found and not settings.clear:
-        raise TaskError(f"{settings.model} tells no classes of {work.dataset} apart; {CLEAR}")
+    if not found and not settings.clear_labels:
+        raise TaskError(f"{settings.model} tells no classes of {context.dataset} apart; {CLEAR_LABELS_HINT}")
     try:
-        return found, labels.told(labels.plain(targets))
+        return found, labels.describe_labels(labels.to_sendable_labels(targets))
     except ValueError as error:
-        raise TaskError(f"{work.dataset}: {error}") from None
+        raise TaskError(f"{context.dataset}: {error}") from None
 
 
-def first(work: task_context.Workspace) -> tuple[torch.Tensor, Any]:
+def first_sample(context: task_context.TaskContext) -> tuple[torch.Tensor, Any]:
     """Return the first sample of the node's data as a batch of one. Raises TaskError where its input is not a tensor.
 
     A model is cut along its forward pass with one tensor; what several make would not fit one record.
     """
-    inputs, targets = batch(work.data, torch.tensor([0]))
+    inputs, targets = load_batch(context.data, torch.tensor([0]))
     if not isinstance(inputs, torch.Tensor):
-        raise TaskError(f"an input of {work.dataset} is {described(inputs)}; pretraining and MistNet need one tensor")
+        raise TaskError(
+            f"an input of {context.dataset} is {describe_type(inputs)}; pretraining and MistNet need one tensor"
+        )
     return inputs, targets
 
 
-def shape(work: task_context.Workspace) -> list[int]:
-    """Return the shape of one input. Raises as :func:`first`."""
-    return list(first(work)[0].shape[1:])
+def input_shape(context: task_context.TaskContext) -> list[int]:
+    """Return the shape of one input. Raises as :func:`first_sample`."""
+    return list(first_sample(context)[0].shape[1:])

@@ -9,20 +9,20 @@ from pydantic import BaseModel, ConfigDict
 
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
-from fedws.core.tensors import DTYPES, difference, unfit
-from fedws.core.untrusted_text import words
+from fedws.core.tensors import DTYPES, find_mismatch, find_nonfinite
+from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import Positive
-from fedws.privacy.spending import Features
-from fedws.protocol.messages import Report
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.feature_store import FEATURES, LABELS
-from fedws.split_learning.upload_progress import Delivery, Facts
+from fedws.privacy.spending import FeatureRelease
+from fedws.protocol.messages import TaskResult
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY
+from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 
-DECODED = 2**22
+MAX_DECODED_VALUES = 2**22
 """Feature values that are decoded at a time to see whether they can be."""
 
 
-class Coded(BaseModel):
+class ReleaseFormat(BaseModel):
     """An encoding by its registered name, with its options, and the labels' epsilon."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -32,68 +32,72 @@ class Coded(BaseModel):
     """None: labels in clear."""
 
     @classmethod
-    def of(cls, name: str, epsilon: float | None, label_epsilon: float | None) -> Self:
+    def create(cls, encoding: str, epsilon: float | None, label_epsilon: float | None) -> Self:
         """With ``epsilon`` for each feature value; None: the encoding's own. Raises UsageError where it has none."""
-        spec = name if epsilon is None else f"{name}{',' if ':' in name else ':'}epsilon={epsilon!r}"
-        registry.build("encoding", spec)
+        spec = encoding if epsilon is None else f"{encoding}{',' if ':' in encoding else ':'}epsilon={epsilon!r}"
+        registry.build_piece("encoding", spec)
         return cls(encoding=spec, label_epsilon=label_epsilon)
 
     @property
-    def name(self) -> str:
+    def encoding_name(self) -> str:
         """The encoding's, without options: what a policy allows."""
         return registry.Spec.parse(self.encoding).name
 
-    def encoder(self) -> Encoding:
+    def build_encoding(self) -> FeatureEncoding:
         """The encoding. Raises UnknownName and UsageError."""
-        made: Encoding = registry.build("encoding", self.encoding)
+        made: FeatureEncoding = registry.build_piece("encoding", self.encoding)
         return made
 
-    def spent(self, shape: Sequence[int], *, again: bool = False, adapted: bool = False) -> Features:
-        """What a record with features of that shape spends; nothing if it was sent ``again``.
+    def build_release(
+        self, feature_shape: Sequence[int], *, resent: bool = False, fine_tuned: bool = False
+    ) -> FeatureRelease:
+        """What a record with features of that shape spends; nothing if it was sent ``resent``.
 
-        There is no bound where the extractor was ``adapted`` to the samples.
+        There is no bound where the extractor was ``fine_tuned`` to the samples.
         """
-        encoding, values = self.encoder(), math.prod(shape)
-        return Features(self.name, encoding.epsilon, self.label_epsilon, values, encoding.delta, again, adapted)
+        encoding, values = self.build_encoding(), math.prod(feature_shape)
+        return FeatureRelease(
+            self.encoding_name, encoding.epsilon, self.label_epsilon, values, encoding.delta, resent, fine_tuned
+        )
 
-    def agree(self, facts: Facts, shape: Sequence[int], label: str) -> None:
-        """Hold what a worker says of its features against this, their shape, and what a ``label`` is.
+    def check_manifest(self, manifest: UploadManifest, feature_shape: Sequence[int], label_format: str) -> None:
+        """Hold what a worker says of its features against this, their shape, and what a ``label_format`` is.
 
         Raises RejectedUpdate.
         """
-        encoding = self.encoder()
-        size = encoding.size(math.prod(shape))
+        encoding = self.build_encoding()
+        size = encoding.encoded_bytes(math.prod(feature_shape))
         for what, said, asked in (
-            ("encoding", facts.encoding, self.name),
-            ("epsilon", facts.epsilon, encoding.epsilon),
-            ("label epsilon", facts.label_epsilon, self.label_epsilon),
-            ("bytes", facts.bytes, size),
-            ("shape", facts.shape, tuple(shape)),
-            ("label", facts.label, label),
+            ("encoding", manifest.encoding, self.encoding_name),
+            ("epsilon", manifest.epsilon, encoding.epsilon),
+            ("label epsilon", manifest.label_epsilon, self.label_epsilon),
+            ("bytes", manifest.feature_bytes, size),
+            ("shape", manifest.feature_shape, tuple(feature_shape)),
+            ("label", manifest.label_format, label_format),
         ):
             if said != asked:
                 raise RejectedUpdate(f"their {what} is {said}, not {asked}")
 
-    def check(self, report: Report, delivery: Delivery, classes: int) -> None:
+    def check_records(self, result: TaskResult, progress: UploadProgress, num_classes: int) -> None:
         """Hold the records of a report against what was asked for. Raises RejectedUpdate."""
-        count, facts = delivery.count, delivery.facts
+        count, facts = progress.next_count, progress.manifest
         wanted = {
-            FEATURES: torch.empty((count, facts["bytes"]), dtype=torch.uint8, device="meta"),
-            LABELS: torch.empty((count, *facts["label_shape"]), dtype=DTYPES[facts["label_dtype"]], device="meta"),
+            FEATURES_KEY: torch.empty((count, facts["feature_bytes"]), dtype=torch.uint8, device="meta"),
+            LABELS_KEY: torch.empty((count, *facts["label_shape"]), dtype=DTYPES[facts["label_dtype"]], device="meta"),
         }
-        problem = difference(report.tensors, wanted)
+        problem = find_mismatch(result.tensors, wanted)
         if not problem:
-            labels = report.tensors[LABELS]
-            if classes and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-                problem = f"labels that are none of {classes}"
-            problem = problem or unfit({LABELS: labels})
+            labels = result.tensors[LABELS_KEY]
+            if num_classes and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
+                problem = f"labels that are none of {num_classes}"
+            problem = problem or find_nonfinite({LABELS_KEY: labels})
         if not problem:
-            encoding = self.encoder()
+            encoding = self.build_encoding()
             try:
-                few = max(1, DECODED // math.prod(facts["shape"]))
-                for part in report.tensors[FEATURES].split(few):
-                    encoding.decode(part, facts["shape"])
+                few = max(1, MAX_DECODED_VALUES // math.prod(facts["feature_shape"]))
+                for part in result.tensors[FEATURES_KEY].split(few):
+                    encoding.decode(part, facts["feature_shape"])
             except ValueError as error:
-                problem = words(error)
+                problem = get_error_text(error)
         if problem:
-            raise RejectedUpdate(f"records {delivery.arrived} to {delivery.arrived + count}: {problem}")
+            raise RejectedUpdate(f"records {progress.num_received} to {progress.num_received + count}: {problem}")

@@ -6,68 +6,70 @@ from typing import Self
 
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Json
-from fedws.scheduling.participants import Roster, excluded
-from fedws.split_learning.upload_progress import Delivery
+from fedws.scheduling.participants import Participants, find_exclusions
+from fedws.split_learning.upload_progress import UploadProgress
 
 
 @dataclass(frozen=True)
-class GatheringState:
+class CollectThenTrainState:
     """Where such a run stands."""
 
     model: Tensors
-    roster: Roster
-    deliveries: dict[str, Delivery]
-    others: Tensors = field(default_factory=dict)
+    participants: Participants
+    uploads: dict[str, UploadProgress]
+    extra_extractors: Tensors = field(default_factory=dict)
     """Extractors beyond the model's own, joined."""
-    memory: Tensors = field(default_factory=dict)
+    optimizer_tensors: Tensors = field(default_factory=dict)
     """What the training keeps from epoch to epoch, beside the model."""
-    lessons: int = 0
+    pretrain_epochs_done: int = 0
     """Epochs of pretraining that are done."""
     pretrained: bool = False
-    classes: int = 0
-    label: str = ""
+    num_classes: int = 0
+    label_format: str = ""
     """What a label is."""
-    shape: tuple[int, ...] = ()
+    feature_shape: tuple[int, ...] = ()
     """Of a record's features."""
-    begun: bool = False
+    training_started: bool = False
     """Whether training has begun; what arrives later takes part from the next epoch on."""
-    due: bool = False
+    timed_out: bool = False
     """Whether the time for delivering is up."""
     version: int = 0
     """Epochs of training that are done."""
-    own: str = ""
+    server_request: str = ""
     """The id of the order that the coordinator's own node works on; empty when it has none."""
-    tries: int = 0
+    num_server_requests: int = 0
     """How many orders that node was given."""
-    strikes: int = 0
+    consecutive_failures: int = 0
     """How many of them in a row have failed."""
     record: Json = field(default_factory=dict)
-    reason: str = ""
+    failure: str = ""
 
     @property
-    def stated(self) -> int:
+    def declared_bytes(self) -> int:
         """Bytes of the records that workers state; of an excluded worker, of those that have arrived."""
-        out = excluded(self.roster)
-        return sum(delivery.size(excluded=worker in out) for worker, delivery in self.deliveries.items())
+        out = find_exclusions(self.participants)
+        return sum(delivery.total_bytes(excluded=worker in out) for worker, delivery in self.uploads.items())
 
-    def deliver(self, worker: str, **changes: object) -> Self:
+    def replace_upload(self, worker: str, **changes: object) -> Self:
         """With that in the worker's delivery."""
-        delivery = replace(self.deliveries[worker], **changes)  # type: ignore[arg-type]
-        return replace(self, deliveries={**self.deliveries, worker: delivery})
+        delivery = replace(self.uploads[worker], **changes)  # type: ignore[arg-type]
+        return replace(self, uploads={**self.uploads, worker: delivery})
 
-    def passes(self, before: Self) -> bool:
+    def must_checkpoint(self, before: Self) -> bool:
         """Whether it must be on the disk before anybody is told what follows from it.
 
         That is for epochs of pretraining; and for what a worker has made, by which its records are understood: they are
         on the disk themselves before this state changes, and are counted there.
         """
-        both = zip(self.deliveries.values(), before.deliveries.values(), strict=True)
-        return self.lessons != before.lessons or any(bool(now.facts) != bool(then.facts) for now, then in both)
+        both = zip(self.uploads.values(), before.uploads.values(), strict=True)
+        return self.pretrain_epochs_done != before.pretrain_epochs_done or any(
+            bool(now.manifest) != bool(then.manifest) for now, then in both
+        )
 
-    def found(self, chunks: Mapping[int, int]) -> Self:
+    def with_stored_chunks(self, chunks: Mapping[int, int]) -> Self:
         """With the chunks that are stored, by the worker's number: some may have come after it was saved."""
         deliveries = {
-            worker: delivery.stored(chunks.get(number, 0)) if delivery.facts else delivery
-            for number, (worker, delivery) in enumerate(self.deliveries.items())
+            worker: delivery.with_stored_chunks(chunks.get(number, 0)) if delivery.manifest else delivery
+            for number, (worker, delivery) in enumerate(self.uploads.items())
         }
-        return replace(self, deliveries=deliveries)
+        return replace(self, uploads=deliveries)

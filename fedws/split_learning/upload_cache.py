@@ -23,250 +23,256 @@ import torch
 from safetensors import SafetensorError
 
 from fedws.core import private_files, tensor_file
-from fedws.core.errors import Stopped, TaskError
-from fedws.core.files import sync, write
-from fedws.core.tensors import NAMES, Tensors, digest
+from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.files import atomic_write, fsync_dir
+from fedws.core.tensors import DTYPE_NAMES, Tensors, hash_tensors
 from fedws.protocol.messages import Json
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.run_claim import RunClaim
 from fedws.split_learning.retention import (
-    CACHED,
-    DAY,
-    EXTRACTOR,
-    FACTS,
-    FEATURES,
-    LABELS,
-    LARGEST,
-    MOST_ASKED,
-    MOST_SENT,
-    SENT,
-    empty,
-    prune,
+    CACHE_PREFIX,
+    DAY_SECONDS,
+    EXTRACTOR_FILE,
+    FEATURES_FILE,
+    LABELS_FILE,
+    MANIFEST_FILE,
+    MAX_SENT_NOTES,
+    MAX_SETTINGS_BYTES,
+    MAX_UPLOAD_BYTES,
+    SENT_FILE,
+    delete_payload,
     prune_cache,
-    prune_old,
+    prune_expired,
+    prune_uploads,
 )
 
-SAFE = 2**23
+FSYNC_INTERVAL_BYTES = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Some records, as they may leave."""
 
     features: torch.Tensor
     """Encoded: uint8 [k, bytes]."""
     labels: torch.Tensor
     """Of classes, int64 [k]; or any of one shape, int64 or float32 [k, ...]."""
-    shape: Sequence[int]
+    feature_shape: Sequence[int]
     """Of a record's features before they were encoded."""
 
     @property
-    def each(self) -> Json:
+    def record_format(self) -> Json:
         """What every record has."""
-        label = {"label_shape": list(self.labels.shape[1:]), "label_dtype": NAMES[self.labels.dtype]}
-        return {"bytes": self.features.shape[1], "shape": list(self.shape), **label}
+        label = {"label_shape": list(self.labels.shape[1:]), "label_dtype": DTYPE_NAMES[self.labels.dtype]}
+        return {"feature_bytes": self.features.shape[1], "feature_shape": list(self.feature_shape), **label}
 
 
-def kept(asked: Json) -> Json:
+def check_settings_size(settings: Json) -> Json:
     """Return the settings that features depend on. Raises TaskError where they are too long to be kept."""
-    size = len(json.dumps(asked).encode())
-    if size > MOST_ASKED:
-        raise TaskError(f"the settings of features have {size:,} bytes; at most {MOST_ASKED:,} are kept")
-    return asked
+    size = len(json.dumps(settings).encode())
+    if size > MAX_SETTINGS_BYTES:
+        raise TaskError(f"the settings of features have {size:,} bytes; at most {MAX_SETTINGS_BYTES:,} are kept")
+    return settings
 
 
-class Upload:
+class CachedUpload:
     """The features and labels of all records of a node, encoded, for one run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.facts: Json = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        self.manifest: Json = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         """What was ``asked``, how many ``records`` there are, ``bytes`` and ``shape`` of one's features, and
         ``label_shape`` and ``label_dtype``."""
-        self.acknowledged = not (folder / FEATURES).exists()
+        self.acknowledged = not (folder / FEATURES_FILE).exists()
 
-    def part(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def read_records(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Records from ``first`` on: features uint8 [count, bytes] and labels [count, ...]."""
-        features = self._read(FEATURES, "uint8", [self.facts["bytes"]], first, count)
-        return features, self._read(LABELS, self.facts["label_dtype"], self.facts["label_shape"], first, count)
+        features = self._read(FEATURES_FILE, "uint8", [self.manifest["feature_bytes"]], first, count)
+        return features, self._read(
+            LABELS_FILE, self.manifest["label_dtype"], self.manifest["label_shape"], first, count
+        )
 
     def _read(self, name: str, dtype: str, shape: Sequence[int], first: int, count: int) -> torch.Tensor:
-        whole = np.memmap(self._folder / name, dtype, "r", shape=(self.facts["records"], *shape))
+        whole = np.memmap(self._folder / name, dtype, "r", shape=(self.manifest["num_records"], *shape))
         return torch.from_numpy(whole[first : first + count].copy())
 
-    def sent(self, first: int, count: int) -> bool:
+    def was_sent(self, first: int, count: int) -> bool:
         """Whether exactly these records were sent before."""
-        return f"{first} {count}" in self._noted()
+        return f"{first} {count}" in self._read_sent_notes()
 
-    def note(self, first: int, count: int) -> None:
+    def mark_sent(self, first: int, count: int) -> None:
         """These records are sent."""
-        if not self.sent(first, count) and len(self._noted()) < MOST_SENT:
-            with private_files.text(self._folder / SENT, "a", "ascii") as file:
+        if not self.was_sent(first, count) and len(self._read_sent_notes()) < MAX_SENT_NOTES:
+            with private_files.open_text(self._folder / SENT_FILE, "a", "ascii") as file:
                 file.write(f"{first} {count}\n")
 
-    def _noted(self) -> list[str]:
-        path = self._folder / SENT
+    def _read_sent_notes(self) -> list[str]:
+        path = self._folder / SENT_FILE
         return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
     def acknowledge(self) -> None:
         """The coordinator has all of it: delete the bits, and keep in mind that they were sent."""
-        empty(self._folder)
+        delete_payload(self._folder)
         self.acknowledged = True
 
 
-class Uploads:
+class UploadCache:
     """The uploads of a node, a folder for each run; and the tensors that it was sent for them, by their digest.
 
     Without a folder they are in one that lives as long as this object.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._given = folder
-        self.claim: Claim | None = None
+        self._persistent_folder = folder
+        self.claim: RunClaim | None = None
         """Claim of the run; None for a run without an id."""
         self._pruned = -math.inf
 
-    def begin(self, claim: Claim) -> None:
+    def start_run(self, claim: RunClaim) -> None:
         """Serve the run of this claim. One without an id can have no uploads: it could not request them again."""
         self.claim = claim if claim.run else None
-        if self._given is not None and time.monotonic() - self._pruned > DAY:
-            prune_old(self._given, self.name)
+        if self._persistent_folder is not None and time.monotonic() - self._pruned > DAY_SECONDS:
+            prune_expired(self._persistent_folder, self.run_name)
             self._pruned = time.monotonic()
 
     # ------------------------------------------------------------------ the run's upload
 
-    def find(self) -> Upload | None:
+    def find_completed(self) -> CachedUpload | None:
         """What was made for the run; None when nothing was, or not all of it."""
-        return Upload(self._place()) if self._facts().get("whole") else None
+        return CachedUpload(self._run_folder()) if self._load_manifest().get("whole") else None
 
-    def begun(self, asked: Json, data: Callable[[], str]) -> Tensors | None:
+    def load_resumable(self, settings: Json, data_fingerprint: Callable[[], str]) -> Tensors | None:
         """Return the extractor of the upload that was begun with these settings; None when none was.
 
-        ``data`` gives what tells its samples from others; it is called only where an upload was begun.
+        ``data_fingerprint`` gives what tells its samples from others; it is called only where an upload was begun.
         """
         try:
-            found = tensor_file.load((self._place() / EXTRACTOR).read_bytes())
+            found = tensor_file.decode_tensors((self._run_folder() / EXTRACTOR_FILE).read_bytes())
         except (OSError, SafetensorError):
             return None
-        facts = self._facts()
-        return found if (facts.get("asked"), facts.get("data")) == (asked, data()) else None
+        facts = self._load_manifest()
+        return found if (facts.get("asked"), facts.get("data")) == (settings, data_fingerprint()) else None
 
-    def start(self, asked: Json, extractor: Tensors, data: str) -> None:
-        """Begin the run's upload anew; ``data`` is what tells these samples from others.
+    def create_upload(self, settings: Json, extractor: Tensors, data_fingerprint: str) -> None:
+        """Begin the run's upload anew; ``data_fingerprint`` is what tells these samples from others.
 
         What is too old or too much of other runs is deleted now. Raises OSError.
         """
-        folder = self._place()
+        folder = self._run_folder()
         shutil.rmtree(folder, ignore_errors=True)
-        prune(folder.parent)
-        private_files.folder(folder.parent, parents=True, exist_ok=True)
-        private_files.folder(folder)
-        sync(folder.parent)
-        write(folder / EXTRACTOR, tensor_file.save(extractor))
-        none = {"records": 0, "bytes": 0, "shape": [], "label_shape": [], "label_dtype": "int64"}
-        self._keep({"asked": asked, "data": data, "upload": secrets.token_hex(8), **none})
+        prune_uploads(folder.parent)
+        private_files.create_dir(folder.parent, parents=True, exist_ok=True)
+        private_files.create_dir(folder)
+        fsync_dir(folder.parent)
+        atomic_write(folder / EXTRACTOR_FILE, tensor_file.encode_tensors(extractor))
+        none = {"num_records": 0, "feature_bytes": 0, "feature_shape": [], "label_shape": [], "label_dtype": "int64"}
+        self._save_manifest({"asked": settings, "data": data_fingerprint, "upload": secrets.token_hex(8), **none})
 
-    def make(self, batches: Callable[[int], Iterable[Batch]]) -> Upload:
+    def write_upload(self, batches: Callable[[int], Iterable[EncodedBatch]]) -> CachedUpload:
         """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
 
         Raises OSError, and TaskError for records that are not all alike. What was written stays when it is stopped;
         after any other error nothing was made.
         """
-        folder, facts = self._place(), self._facts()
+        folder, facts = self._run_folder(), self._load_manifest()
         try:
             with (
-                private_files.binary(folder / FEATURES, "ab") as features,
-                private_files.binary(folder / LABELS, "ab") as labels,
+                private_files.open_binary(folder / FEATURES_FILE, "ab") as features,
+                private_files.open_binary(folder / LABELS_FILE, "ab") as labels,
             ):
                 per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
-                features.truncate(facts["records"] * facts["bytes"])  # the rest may not have been safe
-                labels.truncate(facts["records"] * per_label)
+                features.truncate(facts["num_records"] * facts["feature_bytes"])  # the rest may not have been safe
+                labels.truncate(facts["num_records"] * per_label)
 
                 def save(**more: object) -> None:
                     for file in (features, labels):
                         file.flush()
                         os.fsync(file.fileno())
-                    self._keep({**facts, **more})
+                    self._save_manifest({**facts, **more})
 
-                safe = facts["records"]
+                safe = facts["num_records"]
                 try:
                     for batch in batches(safe):
-                        if facts["records"] and batch.each != {key: facts[key] for key in batch.each}:
+                        if facts["num_records"] and batch.record_format != {
+                            key: facts[key] for key in batch.record_format
+                        }:
                             raise TaskError("features and labels must have the same shape in all samples")
                         features.write(batch.features.contiguous().numpy().data)
                         labels.write(batch.labels.contiguous().numpy().data)
-                        facts |= {**batch.each, "records": facts["records"] + len(batch.features)}
-                        if features.tell() + labels.tell() > LARGEST:
-                            raise TaskError(f"the features have more than {LARGEST:,} bytes; cut the model elsewhere")
-                        if (facts["records"] - safe) * facts["bytes"] >= SAFE:
+                        facts |= {**batch.record_format, "num_records": facts["num_records"] + len(batch.features)}
+                        if features.tell() + labels.tell() > MAX_UPLOAD_BYTES:
+                            raise TaskError(
+                                f"the features have more than {MAX_UPLOAD_BYTES:,} bytes; cut the model elsewhere"
+                            )
+                        if (facts["num_records"] - safe) * facts["feature_bytes"] >= FSYNC_INTERVAL_BYTES:
                             save()
-                            safe = facts["records"]
-                except Stopped:
+                            safe = facts["num_records"]
+                except TaskCancelled:
                     save()
                     raise
                 save(whole=True)
-        except Stopped:
+        except TaskCancelled:
             raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        (folder / EXTRACTOR).unlink(missing_ok=True)
-        return Upload(folder)
+        (folder / EXTRACTOR_FILE).unlink(missing_ok=True)
+        return CachedUpload(folder)
 
-    def _facts(self) -> Json:
+    def _load_manifest(self) -> Json:
         try:
-            facts = json.loads((self._place() / FACTS).read_text(encoding="utf-8"))
+            facts = json.loads((self._run_folder() / MANIFEST_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # none, or damaged: it is made again, which counts as a new upload
             return {}
         return facts if isinstance(facts, dict) else {}
 
-    def _keep(self, facts: Json) -> None:
-        write(self._place() / FACTS, json.dumps(facts).encode())
+    def _save_manifest(self, manifest: Json) -> None:
+        atomic_write(self._run_folder() / MANIFEST_FILE, json.dumps(manifest).encode())
 
     @property
-    def id(self) -> str:
+    def upload_id(self) -> str:
         """Id of the run's upload, 16 hexadecimal digits: random, and another one whenever the upload is begun anew.
 
         While none was begun it is a hash of the run's own.
         """
-        here = self._given is not None or "_folder" in self.__dict__
-        return str((self._facts() if here else {}).get("upload", self.name[:16]))
+        here = self._persistent_folder is not None or "_folder" in self.__dict__
+        return str((self._load_manifest() if here else {}).get("upload", self.run_name[:16]))
 
     @property
-    def name(self) -> str:
+    def run_name(self) -> str:
         """Name of the run's upload, 64 hexadecimal digits."""
-        return (self.claim or Claim()).digest
+        return (self.claim or RunClaim()).digest
 
-    def _place(self) -> Path:
-        return self._folder / self.name
+    def _run_folder(self) -> Path:
+        return self._folder / self.run_name
 
     # ------------------------------------------------------------------ what it was sent for them
 
-    def cached(self, wanted: str) -> Tensors | None:
+    def load_cached(self, content_digest: str) -> Tensors | None:
         """The cached tensors of that digest; None when there are none."""
-        known = {path.name: path for path in self._folder.glob(f"{CACHED}*")}  # the digest only selects
-        path = known.get(f"{CACHED}{wanted}")
+        known = {path.name: path for path in self._folder.glob(f"{CACHE_PREFIX}*")}  # the digest only selects
+        path = known.get(f"{CACHE_PREFIX}{content_digest}")
         try:
-            found = tensor_file.load(path.read_bytes()) if path is not None else None
+            found = tensor_file.decode_tensors(path.read_bytes()) if path is not None else None
         except SafetensorError:
             return None
-        if path is None or found is None or digest(found) != wanted:
+        if path is None or found is None or hash_tensors(found) != content_digest:
             return None
         os.utime(path)
         return found
 
-    def cache(self, tensors: Tensors) -> None:
+    def save_cached(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""
-        private_files.folder(self._folder, parents=True, exist_ok=True)
-        write(self._folder / f"{CACHED}{digest(tensors)}", tensor_file.save(tensors))
+        private_files.create_dir(self._folder, parents=True, exist_ok=True)
+        atomic_write(self._folder / f"{CACHE_PREFIX}{hash_tensors(tensors)}", tensor_file.encode_tensors(tensors))
         prune_cache(self._folder)
 
     # ------------------------------------------------------------------ where it is
 
     @cached_property
     def _folder(self) -> Path:
-        if self._given is not None:
-            return self._given
+        if self._persistent_folder is not None:
+            return self._persistent_folder
         folder = tempfile.mkdtemp(prefix="fedws-uploads-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)

@@ -8,138 +8,140 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.plan import Count
-from fedws.protocol.answer_size import body
+from fedws.protocol.answer_size import compute_body_size
 from fedws.protocol.messages import Json
 
-CHUNK = 2**23
+MAX_CHUNK_BYTES = 2**23
 """Bytes of features and labels in an answer, at most, unless a single record has more."""
-_BYTES = {"int64": 8, "float32": 4}
-MOST = 2**40
+_DTYPE_BYTES = {"int64": 8, "float32": 4}
+MAX_CLAIM = 2**40
 """Records, and bytes or features of one, that a worker can claim to have."""
-MOST_LABEL = 2**20
+MAX_LABEL_VALUES = 2**20
 """Values of one label, likewise."""
 
 
-def _small(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if math.prod(shape) > MOST_LABEL:
-        raise ValueError(f"a label of {math.prod(shape)} values; at most {MOST_LABEL}")
+def _check_label_size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MAX_LABEL_VALUES:
+        raise ValueError(f"a label of {math.prod(shape)} values; at most {MAX_LABEL_VALUES}")
     return shape
 
 
-class Facts(BaseModel):
+class UploadManifest(BaseModel):
     """What a worker says of the features that it has made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    records: Annotated[int, Field(ge=1, le=MOST)]
-    bytes: Annotated[int, Field(ge=1, le=MOST)]
+    num_records: Annotated[int, Field(ge=1, le=MAX_CLAIM)]
+    feature_bytes: Annotated[int, Field(ge=1, le=MAX_CLAIM)]
     """Of one record's features."""
-    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False)]
+    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_CLAIM)], ...], Field(max_length=8, strict=False)]
     """Of one record's features, before they were encoded."""
     encoding: str
     epsilon: float | None
     label_epsilon: float | None
     label_shape: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MOST)], ...], Field(max_length=8, strict=False), AfterValidator(_small)
+        tuple[Annotated[int, Field(ge=1, le=MAX_CLAIM)], ...],
+        Field(max_length=8, strict=False),
+        AfterValidator(_check_label_size),
     ] = ()
     """Of one record's label; that of a class has none."""
     label_dtype: Literal["int64", "float32"] = "int64"
 
     @property
-    def each(self) -> int:
+    def record_bytes(self) -> int:
         """Bytes of one record: features and label."""
-        return _each(self.model_dump())
+        return _record_bytes(self.model_dump())
 
     @property
-    def label(self) -> str:
-        """What one of its labels is: dtype and shape, as :func:`fedws.data.labels.told` tells them."""
+    def label_format(self) -> str:
+        """What one of its labels is: dtype and shape, as :func:`fedws.data.labels.describe_labels` tells them."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
-    def admit(self, samples: int, others: int, quota: int) -> None:
+    def check_quota(self, num_examples: int, other_bytes: int, max_bytes: int) -> None:
         """Check how many records a worker states before any is requested.
 
-        ``samples`` is how many it declared, ``others`` the bytes of all other workers' records, and ``quota`` the
-        most that a run stores. Raises RejectedUpdate.
+        ``num_examples`` is how many it declared, ``other_bytes`` the bytes of all other workers' records, and
+        ``max_bytes`` the most that a run stores. Raises RejectedUpdate.
         """
-        if self.records > samples:
-            raise RejectedUpdate(f"{self.records:,} records, above the {samples:,} samples declared")
-        size = self.records * self.each
-        if others + size > quota:
-            what = f"{self.records:,} records take {size:,} bytes beside the {others:,} of others"
-            why = f"this run stores at most {quota:,}"
-            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-features {others + size}")
+        if self.num_records > num_examples:
+            raise RejectedUpdate(f"{self.num_records:,} records, above the {num_examples:,} samples declared")
+        size = self.num_records * self.record_bytes
+        if other_bytes + size > max_bytes:
+            what = f"{self.num_records:,} records take {size:,} bytes beside the {other_bytes:,} of others"
+            why = f"this run stores at most {max_bytes:,}"
+            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-features {other_bytes + size}")
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """In words.
 
         >>> noisy = {"encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0}
-        >>> Facts(records=1000, bytes=360, shape=(20, 12, 12), **noisy).told()
+        >>> UploadManifest(records=1000, bytes=360, shape=(20, 12, 12), **noisy).told()
         '1000 records of 2880 features (20 x 12 x 12), 0.4 MB'
         """
-        shape = " x ".join(map(str, self.shape))
-        size = self.records * self.bytes
+        shape = " x ".join(map(str, self.feature_shape))
+        size = self.num_records * self.feature_bytes
         told = f"{size / 1e6:.1f} MB" if size >= 10**5 else f"{size / 1e3:.1f} KB"
-        return f"{self.records} records of {math.prod(self.shape)} features ({shape}), {told}"
+        return f"{self.num_records} records of {math.prod(self.feature_shape)} features ({shape}), {told}"
 
 
 @dataclass(frozen=True)
-class Delivery:
+class UploadProgress:
     """How far a worker has come."""
 
-    facts: Json = field(default_factory=dict)
-    """:class:`Facts`; empty until it has made its features."""
-    wanted: bool = False
+    manifest: Json = field(default_factory=dict)
+    """:class:`UploadManifest`; empty until it has made its features."""
+    needs_extractor: bool = False
     """Whether it needs the extractor."""
-    arrived: int = 0
+    num_received: int = 0
     """Records, from the first on."""
-    whole: bool = False
+    acknowledged: bool = False
     """Whether it knows that all of them are here."""
 
     @property
-    def step(self) -> Literal["extract", "upload", "acknowledge", ""]:
+    def next_step(self) -> Literal["extract", "upload", "acknowledge", ""]:
         """What is to be asked of it next; empty when it has done its part."""
-        if not self.facts:
+        if not self.manifest:
             return "extract"
-        if self.arrived < self.facts["records"]:
+        if self.num_received < self.manifest["num_records"]:
             return "upload"
-        return "" if self.whole else "acknowledge"
+        return "" if self.acknowledged else "acknowledge"
 
     @property
-    def here(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all of its records have arrived."""
-        return self.step in ("acknowledge", "")
+        return self.next_step in ("acknowledge", "")
 
     @property
-    def number(self) -> int:
+    def next_chunk(self) -> int:
         """Of its next answer with records, from 0."""
-        return self.arrived // chunk(self.facts)
+        return self.num_received // records_per_chunk(self.manifest)
 
-    def size(self, *, excluded: bool = False) -> int:
+    def total_bytes(self, *, excluded: bool = False) -> int:
         """Return the bytes of all its records; of a worker that is ``excluded``, of those that have arrived."""
-        if not self.facts:
+        if not self.manifest:
             return 0
-        return int(self.arrived if excluded else self.facts["records"]) * _each(self.facts)
+        return int(self.num_received if excluded else self.manifest["num_records"]) * _record_bytes(self.manifest)
 
     @property
-    def answer(self) -> int:
+    def next_result_bytes(self) -> int:
         """Bytes of the tensors in its next answer."""
-        if self.step != "upload":
+        if self.next_step != "upload":
             return 0
-        label = _each(self.facts) - self.facts["bytes"]
-        return body([self.count * self.facts["bytes"], self.count * label])
+        label = _record_bytes(self.manifest) - self.manifest["feature_bytes"]
+        return compute_body_size([self.next_count * self.manifest["feature_bytes"], self.next_count * label])
 
-    def stored(self, chunks: int) -> Self:
+    def with_stored_chunks(self, num_chunks: int) -> Self:
         """With at least so many of its answers."""
-        arrived = min(chunks * chunk(self.facts), self.facts["records"])
-        return replace(self, arrived=max(self.arrived, arrived))
+        arrived = min(num_chunks * records_per_chunk(self.manifest), self.manifest["num_records"])
+        return replace(self, num_received=max(self.num_received, arrived))
 
     @property
-    def count(self) -> int:
+    def next_count(self) -> int:
         """How many records its next answer holds."""
-        return int(min(chunk(self.facts), self.facts["records"] - self.arrived))
+        return int(min(records_per_chunk(self.manifest), self.manifest["num_records"] - self.num_received))
 
 
-class Kept(BaseModel):
+class CachedFeatureSettings(BaseModel):
     """What an order about features that were made says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -148,23 +150,23 @@ class Kept(BaseModel):
     """That they are of, so that a policy can tell."""
 
 
-class Part(Kept):
+class UploadSettings(CachedFeatureSettings):
     """What an order to upload says: which records."""
 
     first: Annotated[int, Field(ge=0)]
     count: Count
 
 
-def chunk(facts: Json) -> int:
-    """How many records go into one answer; ``facts`` as in :class:`Facts`.
+def records_per_chunk(manifest: Json) -> int:
+    """How many records go into one answer; ``manifest`` as in :class:`UploadManifest`.
 
-    >>> chunk({"bytes": 360, "label_shape": [], "label_dtype": "int64"})
+    >>> records_per_chunk({"feature_bytes": 360, "label_shape": [], "label_dtype": "int64"})
     22795
-    >>> chunk({"bytes": 2**30, "label_shape": [100, 5], "label_dtype": "float32"})
+    >>> records_per_chunk({"feature_bytes": 2**30, "label_shape": [100, 5], "label_dtype": "float32"})
     1
     """
-    return max(1, CHUNK // _each(facts))
+    return max(1, MAX_CHUNK_BYTES // _record_bytes(manifest))
 
 
-def _each(facts: Json) -> int:
-    return int(facts["bytes"]) + math.prod(facts["label_shape"]) * _BYTES[facts["label_dtype"]]
+def _record_bytes(manifest: Json) -> int:
+    return int(manifest["feature_bytes"]) + math.prod(manifest["label_shape"]) * _DTYPE_BYTES[manifest["label_dtype"]]

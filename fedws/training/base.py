@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 
 if TYPE_CHECKING:
-    from fedws.training.task_context import Workspace
+    from fedws.training.task_context import TaskContext
 
 
 class Task(Protocol):
     """The worker's half: carries out one order on this worker's data. Raises TaskError when it cannot."""
 
-    def __call__(self, order: Order, workspace: "Workspace") -> Report:
-        """Carry out ``order``."""
+    def __call__(self, request: TaskRequest, context: "TaskContext", /) -> TaskResult:
+        """Carry out ``request``."""
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -3,11 +3,11 @@
 import torch
 
 from fedws.core import registry
-from fedws.core.seeds import seeded
+from fedws.core.seeds import seed_generators
 from fedws.protocol import sendable_model
 
 
-def initial(spec: str, seed: int) -> torch.nn.Module:
+def build_model(spec: str, seed: int) -> torch.nn.Module:
     """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
-    with seeded(seed):
-        return sendable_model.built(spec, registry.build("model", spec))
+    with seed_generators(seed):
+        return sendable_model.require_module(spec, registry.build_piece("model", spec))

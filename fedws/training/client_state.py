@@ -1,54 +1,54 @@
 """What a worker remembers of a run between its orders: control variates, error feedback. Never leaves the worker."""
 
 from fedws.core.errors import TaskError
-from fedws.core.tensors import Tensors, detached
-from fedws.protocol.messages import Order
-from fedws.protocol.run_claim import Claim
+from fedws.core.tensors import Tensors, copy_to_cpu
+from fedws.protocol.messages import TaskRequest
+from fedws.protocol.run_claim import RunClaim
 
-STATES = 3
+MAX_STORED_ROUNDS = 3
 """How many rounds' states are kept: that of the newest order, the one that it started from, and one before."""
 
 
-class Keepsake:
+class ClientState:
     """The states of one run by round, in memory.
 
-    Which one a task starts from, the coordinator says (``Order.base``): it alone knows which answers it counted. One
-    that came too late or got lost did not count, so a state stays as long as orders start from it. And a coordinator
-    that was killed may go on from the round before its last, so the state before that one stays too.
+    Which one a task starts from, the coordinator says (``TaskRequest.state_round``): it alone knows which answers it
+    counted. One that came too late or got lost did not count, so a state stays as long as orders start from it. And a
+    coordinator that was killed may go on from the round before its last, so the state before that one stays too.
     """
 
     def __init__(self) -> None:
-        self._claim = Claim()
+        self._claim = RunClaim()
         self._states: dict[int, Tensors] = {}
-        self._bases: set[int] = set()  # the rounds that orders started from, up to the last one's
+        self._state_rounds: set[int] = set()  # the rounds that orders started from, up to the last one's
 
-    def begin(self, claim: Claim) -> None:
+    def start_run(self, claim: RunClaim) -> None:
         """Serve the run of this claim; drop all states unless it continues the run before."""
-        if not claim.continues(self._claim):
-            self._states, self._bases = {}, set()
+        if not claim.may_continue(self._claim):
+            self._states, self._state_rounds = {}, set()
         self._claim = claim
 
-    def recall(self, order: Order) -> Tensors | None:
-        """A copy of the state that ``order`` starts from; None when it starts from none.
+    def load_state(self, request: TaskRequest) -> Tensors | None:
+        """A copy of the state that ``request`` starts from; None when it starts from none.
 
         Raises TaskError when it is not here: the worker was restarted, or has served another run since.
         """
-        self._forget_after(order.round)
-        if not order.base:
+        self._discard_after(request.round)
+        if not request.state_round:
             return None
-        if order.base not in self._states:
-            raise TaskError(f"{order.worker} has lost its state of round {order.base}; was it restarted?")
-        return detached(self._states[order.base])
+        if request.state_round not in self._states:
+            raise TaskError(f"{request.worker} has lost its state of round {request.state_round}; was it restarted?")
+        return copy_to_cpu(self._states[request.state_round])
 
-    def keep(self, order: Order, tensors: Tensors) -> None:
-        """Keep a copy of ``tensors``, on the CPU, as the state after ``order``; replaces that of an earlier try."""
-        self._forget_after(order.round)
-        self._states[order.round] = detached(tensors)
-        self._bases = {base for base in self._bases if base < order.base} | {order.base}
-        if len(self._states) > STATES:
-            others = self._states.keys() - {order.round}
-            del self._states[min(others - self._bases or others)]
+    def save_state(self, request: TaskRequest, tensors: Tensors) -> None:
+        """Keep a copy of ``tensors``, on the CPU, as the state after ``request``; replaces that of an earlier try."""
+        self._discard_after(request.round)
+        self._states[request.round] = copy_to_cpu(tensors)
+        self._state_rounds = {base for base in self._state_rounds if base < request.state_round} | {request.state_round}
+        if len(self._states) > MAX_STORED_ROUNDS:
+            others = self._states.keys() - {request.round}
+            del self._states[min(others - self._state_rounds or others)]
 
-    def _forget_after(self, round: int) -> None:
+    def _discard_after(self, round_number: int) -> None:
         """Forget later rounds: they are from before the coordinator was killed, and come again."""
-        self._states = {kept: state for kept, state in self._states.items() if kept <= round}
+        self._states = {kept: state for kept, state in self._states.items() if kept <= round_number}

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from fedws.core.errors import Stopped, TaskError
-from fedws.core.seeds import seeded
-from fedws.core.task_settings import Scoring
+from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.seeds import seed_generators
+from fedws.core.task_settings import EvalSettings
 from fedws.data import labels
-from fedws.data.samples import batches, constant
-from fedws.protocol.evaluation_result import Score
-from fedws.training.batching import groups
+from fedws.data.samples import is_deterministic, iter_batches
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.training.batching import split_into_batches
 from fedws.training.objective import Objective
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 
 Observer = Callable[[Any, Any], None]
 """Called with the outputs and targets of a batch: a metric of one's own."""
@@ -24,23 +24,27 @@ _SEED = 0
 """Every score begins with the same random state, so that scores can be compared."""
 
 
-def score(module: torch.nn.Module, work: Workspace, settings: Scoring, observe: Observer | None = None) -> Score:
+def evaluate(
+    module: torch.nn.Module, context: TaskContext, settings: EvalSettings, on_batch: Observer | None = None
+) -> EvalResult:
     """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, Stopped when told to stop.
 
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
     shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
     batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
-    ``observe`` is called with the outputs and targets of every batch, one batch at a time and in any order.
+    ``on_batch`` is called with the outputs and targets of every batch, one batch at a time and in any order.
     :class:`fedws.training.objective.Objective` describes the loss. A data set that draws at random always draws the
     same.
     """
-    objective = Objective(module.eval(), work, settings)
-    if not work.held:
-        raise TaskError(f"{work.node} holds no samples")
-    source = enumerate(batches(work.data, groups(torch.arange(len(work.data)), settings.batch_size)))
+    objective = Objective(module.eval(), context, settings)
+    if not context.num_examples:
+        raise TaskError(f"{context.node} holds no samples")
+    source = enumerate(
+        iter_batches(context.data, split_into_batches(torch.arange(len(context.data)), settings.batch_size))
+    )
     turn = threading.Lock()
     # Seeded blocks take turns: without need, a score would wait for the workers that train in this process.
-    drawing = nullcontext if constant(work.data) else seeded
+    drawing = nullcontext if is_deterministic(context.data) else seed_generators
     done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
     read: list[bool] = []
 
@@ -53,29 +57,33 @@ def score(module: torch.nn.Module, work: Workspace, settings: Scoring, observe: 
             if found is None:
                 return
             number, batch = found
-            if work.stop.is_set():
-                raise Stopped("told to stop")
+            if context.stop.is_set():
+                raise TaskCancelled("told to stop")
             loss, outputs, targets = objective(batch)
-            if observe is not None:
+            if on_batch is not None:
                 with turn:
-                    observe(outputs, targets)
-            done[number] = loss.cpu().double() * batch.samples, batch.samples, _confusion(outputs, targets)
+                    on_batch(outputs, targets)
+            done[number] = (
+                loss.cpu().double() * batch.num_examples,
+                batch.num_examples,
+                _count_predictions(outputs, targets),
+            )
 
-    with ThreadPoolExecutor(work.threads) as pool:
-        for result in [pool.submit(drain) for _ in range(work.threads)]:
+    with ThreadPoolExecutor(context.threads) as pool:
+        for result in [pool.submit(drain) for _ in range(context.threads)]:
             result.result()
     losses, counts, confusions = zip(*(done[number] for number in sorted(done)), strict=True)
     samples, loss = sum(counts), float(sum(losses)) / sum(counts)
     if any(confusion is None for confusion in confusions):
-        return Score(samples, loss)
+        return EvalResult(samples, loss)
     correct, *histogram = sum(confusions).tolist()
-    few = any(0 < cell < work.policy.samples for cell in histogram)
-    return Score(samples, loss, correct, None if few else histogram)
+    few = any(0 < cell < context.policy.min_samples for cell in histogram)
+    return EvalResult(samples, loss, correct, None if few else histogram)
 
 
-def _confusion(outputs: Any, targets: Any) -> torch.Tensor | None:
+def _count_predictions(outputs: Any, targets: Any) -> torch.Tensor | None:
     """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
-    if not labels.classes(outputs, targets):
+    if not labels.count_output_classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)
     correct = (predicted == targets).sum().reshape(1)

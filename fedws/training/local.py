@@ -5,32 +5,32 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.core.errors import Stopped, TaskError
-from fedws.core.seeds import seeded
-from fedws.core.task_settings import Training
-from fedws.data.samples import Batch, batches
-from fedws.training.batching import count, groups, normalises
+from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.seeds import seed_generators
+from fedws.core.task_settings import TrainSettings
+from fedws.data.samples import Batch, iter_batches
+from fedws.training.batching import count_batches, split_into_batches, trains_batch_norm
 from fedws.training.objective import Objective
-from fedws.training.task_context import Workspace, piece
+from fedws.training.task_context import TaskContext, build_task_piece
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """What a local training did."""
 
     loss: float
     """Mean training loss over the samples used."""
-    samples: int
+    num_examples: int
     device: str
 
 
 def train(
     module: torch.nn.Module,
-    work: Workspace,
-    settings: Training,
+    context: TaskContext,
+    settings: TrainSettings,
     seed: int,
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
-) -> Trained:
+) -> TrainResult:
     """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``batches`` batches in all.
 
     ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
@@ -38,63 +38,69 @@ def train(
     last batch of one sample is joined to the batch before if a batch norm trains. Raises TaskError for an unknown loss
     or optimizer, Stopped when told to stop.
     """
-    objective = Objective(module.train(), work, settings)
-    optimizer: torch.optim.Optimizer = piece("optimizer", settings.optimizer, module.parameters(), settings.lr)
+    objective = Objective(module.train(), context, settings)
+    optimizer: torch.optim.Optimizer = build_task_piece(
+        "optimizer", settings.optimizer, module.parameters(), settings.lr
+    )
     total, samples = torch.zeros((), dtype=torch.float64), 0
-    with seeded(seed) as generator:
-        for batch in _shuffled(work, settings, generator, join=normalises(module)):
+    with seed_generators(seed) as generator:
+        for batch in _iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
             optimizer.zero_grad()
             loss = objective(batch).loss
             if penalty is not None:
                 loss = loss + penalty(module)
             loss.backward()
             optimizer.step()
-            total += loss.detach().cpu().double() * batch.samples
-            samples += batch.samples
+            total += loss.detach().cpu().double() * batch.num_examples
+            samples += batch.num_examples
     module.to("cpu")
-    return Trained(float(total) / samples, samples, objective.device.type)
+    return TrainResult(float(total) / samples, samples, objective.device.type)
 
 
-def gradient(module: torch.nn.Module, work: Workspace, settings: Training, seed: int) -> Trained:
+def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: TrainSettings, seed: int) -> TrainResult:
     """Leave in ``module`` the gradient of the mean loss over the samples that :func:`train` would have used.
 
     Raises as :func:`train`.
     """
-    objective = Objective(module.train(), work, settings)
+    objective = Objective(module.train(), context, settings)
     total, samples = torch.zeros((), dtype=torch.float64), 0
-    with seeded(seed) as generator:
-        for batch in _shuffled(work, settings, generator, join=normalises(module)):
-            loss = objective(batch).loss * batch.samples
+    with seed_generators(seed) as generator:
+        for batch in _iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
+            loss = objective(batch).loss * batch.num_examples
             loss.backward()
             total += loss.detach().cpu().double()
-            samples += batch.samples
+            samples += batch.num_examples
     module.to("cpu")
     for parameter in module.parameters():
         if parameter.grad is not None:
             parameter.grad.div_(samples)
-    return Trained(float(total) / samples, samples, objective.device.type)
+    return TrainResult(float(total) / samples, samples, objective.device.type)
 
 
-def _shuffled(work: Workspace, settings: Training, generator: torch.Generator, *, join: bool) -> Iterator[Batch]:
+def _iter_shuffled_batches(
+    context: TaskContext, settings: TrainSettings, generator: torch.Generator, *, join_last: bool
+) -> Iterator[Batch]:
     """Yield the batches of a training, in the order that ``generator`` draws.
 
     A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
     used.
     """
-    held, size, left = work.held, settings.batch_size, settings.batches
+    held, size, left = context.num_examples, settings.batch_size, settings.max_local_batches
     if not held:
-        raise TaskError(f"{work.node} holds no samples")
+        raise TaskError(f"{context.node} holds no samples")
     if settings.drop_last and held < size:
         raise TaskError(
-            f"{work.node} holds {held} samples, less than one batch of {size}, and --drop-last leaves them out; "
+            f"{context.node} holds {held} samples, less than one batch of {size}, and --drop-last leaves them out; "
             "use a smaller --batch-size, or train without --drop-last"
         )
     for _ in range(settings.epochs):
         if not left:
             return
         order = torch.randperm(held, generator=generator)[: left * size]
-        left -= count(len(order), size, drop_last=settings.drop_last)
-        for batch in batches(work.data, groups(order, size, join=join, drop_last=settings.drop_last)):
-            if work.stop.is_set():
-                raise Stopped("told to stop")
+        left -= count_batches(len(order), size, drop_last=settings.drop_last)
+        for batch in iter_batches(
+            context.data, split_into_batches(order, size, join_last=join_last, drop_last=settings.drop_last)
+        ):
+            if context.stop.is_set():
+                raise TaskCancelled("told to stop")
             yield batch

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-_PLACED = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_POSITIONAL_KINDS = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_KEYWORD_KINDS = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
-class Forward:
+class ModelCaller:
     """Calls a model the way its ``forward`` takes the inputs; see this module's text."""
 
     def __init__(self, module: torch.nn.Module) -> None:
@@ -32,9 +32,9 @@ class Forward:
 
     def __call__(self, inputs: Any) -> Any:
         """Return the outputs of the model."""
-        if isinstance(inputs, AbstractMapping) and self._takes_names(inputs.keys()):
+        if isinstance(inputs, AbstractMapping) and self._takes_keywords(inputs.keys()):
             return self._module(**inputs)
-        if isinstance(inputs, tuple | list) and self._takes_places(len(inputs)):
+        if isinstance(inputs, tuple | list) and self._takes_positional(len(inputs)):
             return self._module(*inputs)
         return self._module(inputs)
 
@@ -45,16 +45,20 @@ class Forward:
         except (TypeError, ValueError):  # compiled code may have no signature
             return []
 
-    def _takes_names(self, keys: Collection[Any]) -> bool:
-        named = {it.name for it in self._parameters if it.kind in _NAMED}
-        required = {it.name for it in self._parameters if it.kind in (*_PLACED, *_NAMED) and it.default is it.empty}
+    def _takes_keywords(self, keys: Collection[Any]) -> bool:
+        named = {it.name for it in self._parameters if it.kind in _KEYWORD_KINDS}
+        required = {
+            it.name
+            for it in self._parameters
+            if it.kind in (*_POSITIONAL_KINDS, *_KEYWORD_KINDS) and it.default is it.empty
+        }
         more = any(it.kind is Parameter.VAR_KEYWORD for it in self._parameters)
         placed = any(it.kind is Parameter.POSITIONAL_ONLY for it in self._parameters)
         fits = required <= set(keys) and (more or named >= set(keys)) and not placed
         return fits and all(isinstance(key, str) for key in keys)
 
-    def _takes_places(self, count: int) -> bool:
-        placed = [it for it in self._parameters if it.kind in _PLACED]
+    def _takes_positional(self, count: int) -> bool:
+        placed = [it for it in self._parameters if it.kind in _POSITIONAL_KINDS]
         required = sum(it.default is it.empty for it in placed)
         more = any(it.kind is Parameter.VAR_POSITIONAL for it in self._parameters)
         return required != 1 and (more or len(placed) > 1) and required <= count and (more or count <= len(placed))

@@ -11,168 +11,171 @@ from pydantic import BaseModel, ValidationError
 
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.core.plan import explain
-from fedws.core.task_settings import Scoring, batches
-from fedws.core.tensors import Tensors, difference
+from fedws.core.plan import describe_setting_error
+from fedws.core.task_settings import EvalSettings, list_batch_sizes
+from fedws.core.tensors import Tensors, find_mismatch
 from fedws.data.base import Dataset
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import Features
-from fedws.protocol.messages import Json, Order, Report
-from fedws.training.client_state import Keepsake
-from fedws.training.model_outline import complete, outline, values
+from fedws.privacy.spending import FeatureRelease
+from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.training.client_state import ClientState
+from fedws.training.model_outline import build_complete_model, build_outline, count_elements
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Resource = TypeVar("Resource")
 
 
-class _Samples:
+class _DataField:
     """Descriptor of ``data``, which sets ``read`` when it is read: from then on an error may depend on the samples."""
 
     @overload
-    def __get__(self, work: None, owner: object) -> "_Samples": ...
+    def __get__(self, context: None, owner: object) -> "_DataField": ...
 
     @overload
-    def __get__(self, work: "Workspace", owner: object) -> Dataset: ...
+    def __get__(self, context: "TaskContext", owner: object) -> Dataset: ...
 
-    def __get__(self, work: "Workspace | None", owner: object) -> "Dataset | _Samples":
-        if work is None:
+    def __get__(self, context: "TaskContext | None", owner: object) -> "Dataset | _DataField":
+        if context is None:
             raise AttributeError  # so that the field has no default
-        work.read.set()
-        found: Dataset = work.__dict__["data"]
+        context.data_accessed.set()
+        found: Dataset = context.__dict__["data"]
         return found
 
-    def __set__(self, work: "Workspace", data: Dataset) -> None:
-        work.__dict__["data"] = data
+    def __set__(self, context: "TaskContext", data: Dataset) -> None:
+        context.__dict__["data"] = data
 
 
 @dataclass(frozen=True)
-class Workspace:
+class TaskContext:
     """What a task may use on its node."""
 
     node: str
     dataset: str
     """The name under which this node's data set is registered."""
-    data: _Samples = _Samples()
+    data: _DataField = _DataField()
     """The node's samples. Once a task has got them, the coordinator gets the text of no error but RequestError."""
     stop: threading.Event = field(default_factory=threading.Event)
     threads: int = 1
     """How many threads may score batches at once."""
-    keepsake: Keepsake = field(default_factory=Keepsake)
-    """What tasks have kept of this run; they use :meth:`recall` and :meth:`keep`."""
-    state: Path | None = None
+    client_state: ClientState = field(default_factory=ClientState)
+    """What tasks have kept of this run; they use :meth:`load_state` and :meth:`save_state`."""
+    state_dir: Path | None = None
     """Folder for what a task keeps on the disk from run to run; None for none."""
     resources: dict[Callable[[Path | None], object], object] = field(default_factory=dict)
-    """What tasks keep open between requests; they use :meth:`resource`."""
+    """What tasks keep open between requests; they use :meth:`open_resource`."""
     policy: Policy = field(default_factory=Policy)
-    leaving: dict[str, tuple[Features, Callable[[], None]]] = field(default_factory=dict)
-    """What features the answer to an order holds, by the order's id; tasks use :meth:`announce`."""
+    pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
+    """What features the answer to an order holds, by the order's id; tasks use :meth:`declare_release`."""
     warnings: list[str] = field(default_factory=list)
     """Codes of the warnings that the next report carries, see :mod:`fedws.training.task_warnings`; tasks use
     :meth:`warn`."""
-    read: threading.Event = field(default_factory=threading.Event)
+    data_accessed: threading.Event = field(default_factory=threading.Event)
     """Set once a task gets the samples, or what it kept of them, for the order that it carries out."""
 
     @property
-    def held(self) -> int:
+    def num_examples(self) -> int:
         """Number of samples, which ``welcome`` states."""
         return len(self.__dict__["data"])
 
-    def settings(self, order: Order, kind: type[Settings]) -> Settings:
+    def parse_settings(self, request: TaskRequest, settings_type: type[Settings]) -> Settings:
         """The order's settings, checked. Raises TaskError."""
         try:
-            settings = kind.model_validate(order.settings)
+            settings = settings_type.model_validate(request.settings)
         except ValidationError as error:
-            raise TaskError(f"settings: {explain(error)}") from None
+            raise TaskError(f"settings: {describe_setting_error(error)}") from None
         wanted = getattr(settings, "dataset", self.dataset)
         if wanted != self.dataset:
             raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
-        for size in batches(settings):
-            self.policy.batched(size, self.held)
+        for size in list_batch_sizes(settings):
+            self.policy.check_batch_size(size, self.num_examples)
         return settings
 
-    def outline(self, spec: str) -> torch.nn.Module:
-        """Return the registered model of that name without values, see :func:`fedws.training.model_outline.outline`.
+    def build_outline(self, spec: str) -> torch.nn.Module:
+        """Return the registered model of that name without values, see
+        :func:`fedws.training.model_outline.build_outline`.
 
         Raises TaskError, also for one with more parameters than the policy allows.
         """
-        with registry.task_errors():
-            found = outline(spec)
-        self.policy.sized(spec, values(found))
+        with registry.raise_as_task_error():
+            found = build_outline(spec)
+        self.policy.check_model_size(spec, count_elements(found))
         return found
 
-    def module(self, spec: str, tensors: Tensors) -> torch.nn.Module:
+    def build_model(self, spec: str, tensors: Tensors) -> torch.nn.Module:
         """Return the registered model of that name, on the CPU, with a copy of ``tensors``. Raises TaskError.
 
         It is built only when names, dtypes and shapes of ``tensors`` are its own.
         """
-        problem = difference(tensors, self.outline(spec).state_dict())
+        problem = find_mismatch(tensors, self.build_outline(spec).state_dict())
         if problem:
             raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
-        with registry.task_errors():
-            module = complete(spec)  # its own weights are for nothing, but drawing them is seen by other nodes
+        with registry.raise_as_task_error():
+            module = build_complete_model(
+                spec
+            )  # its own weights are for nothing, but drawing them is seen by other nodes
         module.load_state_dict(dict(tensors))
         return module
 
-    def scored(self, settings: Scoring, tensors: Tensors) -> torch.nn.Module:
+    def build_eval_model(self, settings: EvalSettings, tensors: Tensors) -> torch.nn.Module:
         """Return the model to score, in the wrapper that the settings name. Raises TaskError."""
-        module = self.module(settings.model, tensors)
+        module = self.build_model(settings.model, tensors)
         if not settings.wrapper:
             return module
-        with registry.task_errors():
-            wrapped: torch.nn.Module = registry.build(
+        with registry.raise_as_task_error():
+            wrapped: torch.nn.Module = registry.build_piece(
                 "wrapper", registry.Spec(settings.wrapper, None, settings.wrapper_options), module
             )
         return wrapped
 
-    def recall(self, order: Order) -> Tensors | None:
-        """The state that ``order`` starts from, as kept when the order of round ``order.base`` was answered.
+    def load_state(self, request: TaskRequest) -> Tensors | None:
+        """The state that ``request`` starts from, as kept when the order of round ``order.base`` was answered.
 
         None when it starts from none. Raises TaskError when the state is not here any more.
         """
-        found = self.keepsake.recall(order)
+        found = self.client_state.load_state(request)
         if found is not None:
-            self.read.set()
+            self.data_accessed.set()
         return found
 
-    def resource(self, opened: Callable[[Path | None], Resource]) -> Resource:
-        """Return what ``opened`` made of the folder :attr:`state` when this was first called with it."""
-        if opened not in self.resources:
-            self.resources[opened] = opened(self.state)
-        return cast(Resource, self.resources[opened])
+    def open_resource(self, factory: Callable[[Path | None], Resource]) -> Resource:
+        """Return what ``factory`` made of the folder :attr:`state_dir` when this was first called with it."""
+        if factory not in self.resources:
+            self.resources[factory] = factory(self.state_dir)
+        return cast(Resource, self.resources[factory])
 
-    def keep(self, order: Order, tensors: Tensors) -> None:
-        """Keep ``tensors`` as this node's state after ``order``; a task with state does so before each report."""
-        self.keepsake.keep(order, tensors)
+    def save_state(self, request: TaskRequest, tensors: Tensors) -> None:
+        """Keep ``tensors`` as this node's state after ``request``; a task with state does so before each report."""
+        self.client_state.save_state(request, tensors)
 
-    def announce(self, order: Order, features: Features, then: Callable[[], None]) -> None:
-        """Say that the answer to ``order`` will hold features, before they are computed; ``then``, when it leaves.
+    def declare_release(self, request: TaskRequest, release: FeatureRelease, on_sent: Callable[[], None]) -> None:
+        """Say that the answer to ``request`` will hold features, before they are computed; ``on_sent``, when it leaves.
 
         Raises TaskError with the reason when the node's owner does not allow them.
         """
-        self.policy.allow(features)
-        self.leaving[order.id] = features, then
+        self.policy.check_features(release)
+        self.pending_releases[request.request_id] = release, on_sent
 
     def warn(self, code: str) -> None:
         """Let the next report carry the warning of that code."""
         if code not in self.warnings:
             self.warnings.append(code)
 
-    def report(self, order: Order, metrics: Json, tensors: Tensors | None = None) -> Report:
-        """The good answer to ``order``, from this node and its samples; it takes the warnings with it."""
+    def build_result(self, request: TaskRequest, metrics: Json, tensors: Tensors | None = None) -> TaskResult:
+        """The good answer to ``request``, from this node and its samples; it takes the warnings with it."""
         if self.warnings:
             metrics = {**metrics, "warnings": list(self.warnings)}
             self.warnings.clear()
-        return Report(
-            order=order.id,
+        return TaskResult(
+            request_id=request.request_id,
             worker=self.node,
-            round=order.round,
-            samples=self.held,
+            round=request.round,
+            num_examples=self.num_examples,
             metrics=metrics,
             tensors=tensors or {},
         )
 
 
-def piece(kind: str, spec: str, *given: Any) -> Any:
-    """Return what :func:`fedws.core.registry.build` makes. Raises TaskError."""
-    with registry.task_errors():
-        return registry.build(kind, spec, *given)
+def build_task_piece(kind: str, spec: str, *args: Any) -> Any:
+    """Return what :func:`fedws.core.registry.build_piece` makes. Raises TaskError."""
+    with registry.raise_as_task_error():
+        return registry.build_piece(kind, spec, *args)

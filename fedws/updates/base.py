@@ -3,7 +3,7 @@
 from typing import Protocol, TypeVar
 
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Report
+from fedws.protocol.messages import TaskResult
 
 A = TypeVar("A")
 
@@ -14,11 +14,11 @@ class Aggregator(Protocol[A]):
     Factory: ``(*, options)``, registered as ``aggregator``.
     """
 
-    def empty(self) -> A:
+    def init(self) -> A:
         """The state before the first report."""
 
-    def add(self, sum: A, report: Report) -> A:
+    def accumulate(self, accumulator: A, result: TaskResult) -> A:
         """Take in one report; may reuse its own accumulator. Raises RejectedUpdate when it does not fit."""
 
-    def result(self, sum: A) -> Tensors:
+    def finalize(self, accumulator: A) -> Tensors:
         """The aggregate; at least one report must have been added."""

@@ -24,7 +24,7 @@ TEXT, BINARY, CLOSE, PING = 1, 2, 8, 9
 
 def data(message: Message) -> bytes:
     """A message's bytes."""
-    return b"".join(encoder.encode(message).fragments())
+    return b"".join(encoder.encode_message(message).fragments())
 
 
 def frame(payload: bytes, opcode: int = BINARY, *, fin: bool = True, rsv1: bool = False, claim: int = -1) -> bytes:
@@ -79,7 +79,7 @@ class Hostile:
                     if first & 15 < CLOSE:
                         decoder.feed(payload)
                         if first & 0x80:
-                            return decoder.message()
+                            return decoder.build_message()
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -120,7 +120,7 @@ async def hostile(url: str, source: str = "") -> AsyncIterator[Hostile]:
 
 def hello(run: str = "rough", node: str = "alice") -> Hello:
     """Of somebody who would have a key."""
-    return Hello(run=run, node=node, protocol=encoder.VERSION, nonce=handshake.nonce())
+    return Hello(run=run, node=node, protocol=encoder.PROTOCOL_VERSION, nonce=handshake.create_nonce())
 
 
 def many_files(wanted: int = 4096) -> None:

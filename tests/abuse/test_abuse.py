@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import psutil
 import pytest
 
-from fedws.network.admission import MOST
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.protocol import encoder, handshake
-from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Welcome
+from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, TaskFailure, TaskRequest, Welcome
 from tests.abuse.hostile import DEFLATE, PATIENCE, UPGRADE, Hostile, data, frame, hello, hostile, many_files
 from tests.fuzz.connections import most_memory
 from tests.helpers.processes import Command, Processes, dialling, identity, serving
@@ -73,7 +73,7 @@ async def member(url: str) -> AsyncIterator[tuple[Hostile, Hello, Proof]]:
         called = hello()
         challenge = await peer.challenged(called)
         assert isinstance(challenge, Challenge)
-        proof = handshake.prove(KEY, called, challenge, TAKEOVER)
+        proof = handshake.create_proof(KEY, called, challenge, TAKEOVER)
         await peer.say(frame(data(proof)))
         assert isinstance(await peer.hear(), Welcome)
         yield peer, called, proof
@@ -141,7 +141,7 @@ async def test_who_dribbles_is_dropped_after_a_sixth_of_silence(
 async def test_another_key_and_a_recorded_handshake_are_refused(url: str) -> None:
     async with member(url) as (_, called, recorded):
         pass
-    for wrong in (recorded, Proof(proof=handshake.nonce(), takeover=TAKEOVER)):
+    for wrong in (recorded, Proof(proof=handshake.create_nonce(), takeover_key=TAKEOVER)):
         async with hostile(url) as peer:
             assert isinstance(await peer.challenged(called), Challenge)
             await peer.say(frame(data(wrong)))
@@ -151,19 +151,19 @@ async def test_another_key_and_a_recorded_handshake_are_refused(url: str) -> Non
 
 async def test_an_order_for_a_forbidden_task_is_refused_with_the_reason(url: str) -> None:
     async with member(url) as (peer, _, _):
-        await peer.say(frame(data(Order(id="1", worker="alice", round=1, task="fedsgd.gradient"))))
+        await peer.say(frame(data(TaskRequest(request_id="1", worker="alice", round=1, task="fedsgd.gradient"))))
         answer = await peer.hear()
-        assert isinstance(answer, Failure) and answer.kind == "refused"
+        assert isinstance(answer, TaskFailure) and answer.kind == "refused"
         assert "policy" in answer.reason and "fedsgd.gradient" in answer.reason
 
 
 async def test_an_order_for_another_or_a_second_time_ends_the_link(url: str) -> None:
-    order = Order(id="1", worker="alice", round=1, task="evaluate")
+    order = TaskRequest(request_id="1", worker="alice", round=1, task="evaluate")
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(order)), frame(data(order)))
         assert b"order 1 a second time" in await peer.dropped()
     async with member(url) as (peer, _, _):
-        await peer.say(frame(data(Order(id="1", worker="bob", round=1, task="evaluate"))))
+        await peer.say(frame(data(TaskRequest(request_id="1", worker="bob", round=1, task="evaluate"))))
         assert b"an order for bob; this is alice" in await peer.dropped()
 
 
@@ -246,7 +246,7 @@ class Crowd:
 
     async def _wrong(self, peer: Hostile) -> None:
         await peer.challenged(hello())
-        await self._prove(peer, Proof(proof=handshake.nonce(), takeover=TAKEOVER))
+        await self._prove(peer, Proof(proof=handshake.create_nonce(), takeover_key=TAKEOVER))
 
     async def _replay(self, peer: Hostile) -> None:
         called, proof = self._recorded
@@ -301,7 +301,10 @@ async def test_of_hundreds_at_once_no_more_than_so_many_wait_at_the_door(
         if opened:
             await asyncio.gather(*(peer.challenged(hello()) for peer in peers))
         else:
-            await asyncio.gather(*(peer.dropped() for peer in peers[:-MOST]))
+            await asyncio.gather(*(peer.dropped() for peer in peers[:-MAX_PENDING_CONNECTIONS]))
         process = psutil.Process(node.pid)
-        assert sum(link.status == psutil.CONN_ESTABLISHED for link in process.net_connections("tcp")) <= MOST
+        assert (
+            sum(link.status == psutil.CONN_ESTABLISHED for link in process.net_connections("tcp"))
+            <= MAX_PENDING_CONNECTIONS
+        )
         await asyncio.gather(*(peer.dropped() for peer in peers))

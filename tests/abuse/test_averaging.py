@@ -10,12 +10,12 @@ import torch
 
 from fedws.core import registry
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import Audit, Entry, read
+from fedws.privacy.audit_log import AuditEntry, AuditLog, read_entries
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import Features
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.training.task_context import Workspace
+from fedws.privacy.spending import FeatureRelease
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.task_context import TaskContext
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, order, part, strategy
 
@@ -32,18 +32,18 @@ def _pieces() -> Iterator[None]:
 
 
 def node(folder: Path, *, log: bool = True, dataset: str = "points", state: bool = True, **policy: Any) -> Worker:
-    audit = Audit(folder / "log") if log else None
+    audit = AuditLog(folder / "log") if log else None
     kept = folder / "uploads" if state else None
-    return Worker("alice", dataset, Points(Path(), True), policy=Policy(**policy), audit=audit, state=kept)
+    return Worker("alice", dataset, Points(Path(), True), policy=Policy(**policy), audit_log=audit, state_dir=kept)
 
 
 def upload(worker: Worker, run: str, coordinator: str = "lab", peer: str = "", dataset: str = "points") -> str:
     """Have features made and sent; gives why not, if they were not."""
-    worker.begin(Claim(run, coordinator), *([peer] if peer else []))
+    worker.start_run(RunClaim(run, coordinator), *([peer] if peer else []))
     asked = extraction(changes={"dataset": dataset})
-    for number, request in enumerate((asked, part(0, 60), part(60, 60), order(strategy().acknowledgement()))):
-        answer = worker.answer(request)
-        if isinstance(answer, Failure):
+    for number, request in enumerate((asked, part(0, 60), part(60, 60), order(strategy().configure_acknowledgement()))):
+        answer = worker.execute(request)
+        if isinstance(answer, TaskFailure):
             return f"{number}: {answer.kind}, {answer.code}: {answer.reason}"
     return "sent"
 
@@ -62,8 +62,8 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
     )
     if log:
         assert upload(node(tmp_path), "fourth") == REFUSED, "also after a new start"
-        assert WHY in [line["reason"] for line in read(tmp_path / "log") if line], "what to do is not cut off"
-        left = {line["upload"] for line in read(tmp_path / "log") if line and line["data"] == "features"}
+        assert WHY in [line["reason"] for line in read_entries(tmp_path / "log") if line], "what to do is not cut off"
+        left = {line["upload"] for line in read_entries(tmp_path / "log") if line and line["data"] == "features"}
         assert len(left) == 1
 
 
@@ -71,29 +71,29 @@ def test_runs_without_an_id_get_no_features_of_any_task(tmp_path: Path) -> None:
     """All of them would be one run, whose own upload does not count against it."""
 
     @registry.register("task", "sends.features", releases="features")
-    def sends(order: Order, workspace: Workspace) -> Report:
-        workspace.announce(order, Features("bits", 1.0, 1.0, 1), lambda: None)
-        return workspace.report(order, {}, {"x": torch.ones(1)})
+    def sends(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        workspace.declare_release(order, FeatureRelease("bits", 1.0, 1.0, 1), lambda: None)
+        return workspace.build_result(order, {}, {"x": torch.ones(1)})
 
-    audit = Audit(tmp_path / "log")
-    worker = Worker("alice", "points", Points(Path(), True), tasks={"sends.features": sends}, audit=audit)
-    for run, kind in (("", Failure), ("", Failure), ("first", Report)):
-        worker.begin(Claim(run, "lab"))
-        answer = worker.answer(Order(id="1", worker="alice", round=1, task="sends.features"))
+    audit = AuditLog(tmp_path / "log")
+    worker = Worker("alice", "points", Points(Path(), True), tasks={"sends.features": sends}, audit_log=audit)
+    for run, kind in (("", TaskFailure), ("", TaskFailure), ("first", TaskResult)):
+        worker.start_run(RunClaim(run, "lab"))
+        answer = worker.execute(TaskRequest(request_id="1", worker="alice", round=1, task="sends.features"))
         assert isinstance(answer, kind), answer
 
 
 def test_features_of_two_runs_that_were_made_first_leave_once(tmp_path: Path) -> None:
     worker = node(tmp_path)
     for run in ("first", "second"):
-        worker.begin(Claim(run, "lab"))
-        assert isinstance(worker.answer(extraction()), Report)
+        worker.start_run(RunClaim(run, "lab"))
+        assert isinstance(worker.execute(extraction()), TaskResult)
     sent = []
     for run in ("first", "second", "first"):
-        worker.begin(Claim(run, "lab"))
-        sent.append(worker.answer(part(0, 60)))
-    assert [isinstance(answer, Report) for answer in sent] == [True, False, True]
-    assert isinstance(sent[1], Failure) and sent[1].reason == WHY
+        worker.start_run(RunClaim(run, "lab"))
+        sent.append(worker.execute(part(0, 60)))
+    assert [isinstance(answer, TaskResult) for answer in sent] == [True, False, True]
+    assert isinstance(sent[1], TaskFailure) and sent[1].reason == WHY
 
 
 def test_the_owner_can_allow_more(tmp_path: Path) -> None:
@@ -128,25 +128,28 @@ def test_new_noise_for_a_run_whose_noise_is_lost_counts_as_another_upload(tmp_pa
 
 def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coordinator(tmp_path: Path) -> None:
     assert upload(node(tmp_path), "first") == "sent"
-    new, old = Audit(tmp_path / "log"), Audit(tmp_path / "old")
-    kept = [field for field in fields(Entry) if field.name not in ("dataset", "peer", "counts", "again")]
+    new, old = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "old")
+    kept = [field for field in fields(AuditEntry) if field.name not in ("dataset", "peer", "counts", "again")]
     earlier: Any = make_dataclass("Earlier", [(field.name, Any) for field in kept])
-    for line in read(new.path):
+    for line in read_entries(new.path):
         assert line is not None
-        old.add(earlier(**{field.name: line[field.name] for field in kept}))
-    worker = Worker("alice", "others", Points(Path(), True), audit=old, policy=Policy(rounds_per_day=9))
+        old.append(earlier(**{field.name: line[field.name] for field in kept}))
+    worker = Worker("alice", "others", Points(Path(), True), audit_log=old, policy=Policy(max_answers_per_day=9))
     assert upload(worker, "second", "clinic", "clinic", "others") == REFUSED
-    assert len(old.left("alice")) == 1, "the upload, of which there are two lines"
+    assert len(old.answer_ages("alice")) == 1, "the upload, of which there are two lines"
 
 
 def test_features_of_another_data_set_do_not_leave_under_the_name_of_this_one(tmp_path: Path) -> None:
     """They would count for the wrong data set, and another upload of the right one would be allowed."""
     worker = node(tmp_path)
-    worker.begin(Claim("first", "lab"))
-    assert isinstance(worker.answer(extraction()), Report)
+    worker.start_run(RunClaim("first", "lab"))
+    assert isinstance(worker.execute(extraction()), TaskResult)
     other = node(tmp_path, dataset="others")
-    other.begin(Claim("first", "lab"))
-    answer = other.answer(part(0, 60))
-    assert isinstance(answer, Failure) and answer.reason == "the features of this run are of points; alice holds others"
+    other.start_run(RunClaim("first", "lab"))
+    answer = other.execute(part(0, 60))
+    assert (
+        isinstance(answer, TaskFailure)
+        and answer.reason == "the features of this run are of points; alice holds others"
+    )
     assert upload(node(tmp_path), "second") == "sent"
     assert upload(node(tmp_path), "first") == REFUSED

@@ -5,37 +5,37 @@ import contextlib
 
 import pytest
 
-from fedws.network.admission import MOST
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.network.base import Limits
-from fedws.network.websocket.connection import Server
-from fedws.node.server import serving
+from fedws.network.websocket.connection import IncomingConnection
+from fedws.node.server import serve
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security.credentials import INSECURE
 from tests.abuse.hostile import Hostile, data, frame, hostile, many_files
 from tests.helpers.federation import worker
 
-LIMITS = Limits(silence=6000.0)
+LIMITS = Limits(peer_timeout=6000.0)
 """A link that is not ended for another reason lives longer than a test."""
-MORE = MOST + 30
+MORE = MAX_PENDING_CONNECTIONS + 30
 """Links that are closed, one after the other."""
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> set[Server]:
+def made(monkeypatch: pytest.MonkeyPatch) -> set[IncomingConnection]:
     """Return the connections of the node that are not lost."""
-    found: set[Server] = set()
-    begin, end = Server.connection_made, Server.connection_lost
+    found: set[IncomingConnection] = set()
+    begin, end = IncomingConnection.connection_made, IncomingConnection.connection_lost
 
-    def connection_made(self: Server, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self: IncomingConnection, transport: asyncio.BaseTransport) -> None:
         found.add(self)
         begin(self, transport)
 
-    def connection_lost(self: Server, exc: Exception | None) -> None:
+    def connection_lost(self: IncomingConnection, exc: Exception | None) -> None:
         found.discard(self)
         end(self, exc)
 
-    monkeypatch.setattr(Server, "connection_made", connection_made)
-    monkeypatch.setattr(Server, "connection_lost", connection_lost)
+    monkeypatch.setattr(IncomingConnection, "connection_made", connection_made)
+    monkeypatch.setattr(IncomingConnection, "connection_lost", connection_lost)
     return found
 
 
@@ -46,27 +46,33 @@ async def called(peer: Hostile, run: str) -> Message | None:
     return await peer.hear()
 
 
-async def test_refused_members_that_do_not_close_their_links_are_bounded(made: set[Server]) -> None:
+async def test_refused_members_that_do_not_close_their_links_are_bounded(made: set[IncomingConnection]) -> None:
     many_files()
     async with contextlib.AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(worker(), "ws://localhost:0", LIMITS, INSECURE))
+        url = await stack.enter_async_context(serve(worker(), "ws://localhost:0", LIMITS, INSECURE))
         holder = await stack.enter_async_context(hostile(url))
         assert isinstance(await called(holder, "holder"), Welcome)
         for turn in range(MORE):
             peer = await stack.enter_async_context(hostile(url))
             assert isinstance(await called(peer, f"run {turn}"), Refusal)
             assert await peer.hear() is None
-            assert len(made) <= MOST + 2, "the holder, those that are being closed, and one that is just dropped"
+            assert len(made) <= MAX_PENDING_CONNECTIONS + 2, (
+                "the holder, those that are being closed, and one that is just dropped"
+            )
 
 
-async def test_members_that_end_their_runs_and_do_not_close_their_links_are_bounded(made: set[Server]) -> None:
+async def test_members_that_end_their_runs_and_do_not_close_their_links_are_bounded(
+    made: set[IncomingConnection],
+) -> None:
     many_files()
     async with contextlib.AsyncExitStack() as stack:
-        url = await stack.enter_async_context(serving(worker(), "ws://localhost:0", LIMITS, INSECURE))
+        url = await stack.enter_async_context(serve(worker(), "ws://localhost:0", LIMITS, INSECURE))
         for turn in range(MORE):
             peer = await stack.enter_async_context(hostile(url))
             while not isinstance(await called(peer, f"run {turn}"), Welcome):  # the run before is just ending
                 peer = await stack.enter_async_context(hostile(url))
             await peer.say(frame(b"no message of fedws"))
             assert await peer.hear() is None
-            assert len(made) <= MOST + 2, "those that are being closed, this one, and one that is just dropped"
+            assert len(made) <= MAX_PENDING_CONNECTIONS + 2, (
+                "those that are being closed, this one, and one that is just dropped"
+            )

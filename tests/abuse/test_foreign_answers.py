@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from fedws.core.errors import LinkError, Unreachable
 from fedws.network.base import Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from tests.abuse.test_foreign_text import HOSTILE, right, terminal
 
 UPGRADE = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -51,7 +51,7 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
 async def test_an_answer_of_something_that_is_no_node(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with answering(ANSWERS[what]) as url:
         with pytest.raises(LinkError) as caught:
-            await transport(url).connect(url, Limits(silence=3))
+            await find_transport(url).connect(url, Limits(peer_timeout=3))
     assert all(right(line) for line in (str(caught.value), *terminal(caught.value, capsys)))
     assert len(str(caught.value)) < 600
 
@@ -66,7 +66,7 @@ async def test_a_redirect_is_not_followed(scheme: str) -> None:
         answer = f"HTTP/1.1 302 Found\r\nLocation: {scheme}://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n"
         async with answering(answer.encode()) as url:
             with pytest.raises(Unreachable, match="HTTP 302"):
-                await transport(url).connect(url, Limits(silence=3))
+                await find_transport(url).connect(url, Limits(peer_timeout=3))
     assert connections == []
 
 
@@ -76,7 +76,7 @@ async def test_a_reason_to_close(capsys: pytest.CaptureFixture[str]) -> None:
 
     async with serve(handle, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
-        channel = await transport(url).connect(url, Limits())
+        channel = await find_transport(url).connect(url, Limits())
         with pytest.raises(LinkError) as caught:
             await channel.receive()
         await channel.close()

@@ -12,27 +12,27 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.cli.console import guarded
+from fedws.cli.console import run_guarded
 from fedws.core.errors import FedwsError, LinkError
-from fedws.core.untrusted_text import LINE
+from fedws.core.untrusted_text import MAX_LINE_CHARS
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.worker import ALL
+from fedws.network.lookup import find_transport
+from fedws.node.worker import DEFAULT_POLICY
 from fedws.privacy import audit_log
 from fedws.protocol.messages import (
-    MESSAGES,
+    MESSAGE_TYPES,
     Challenge,
-    DataName,
-    Failure,
+    DatasetName,
     Hello,
+    Identifier,
     Join,
     Json,
     Message,
-    Name,
-    Order,
+    PrintableText,
     Refusal,
-    Report,
-    Text,
+    TaskFailure,
+    TaskRequest,
+    TaskResult,
     Welcome,
 )
 from tests.helpers.federation import Points, evaluating, registered, settings, worker
@@ -45,7 +45,7 @@ HANDSHAKE = HOSTILE + "x" * 60_000
 """As long as it may be before a proof."""
 PREFIX = 60
 """Characters that a handler or a command puts before a line: the time, its name."""
-TEXTS: list[object] = [str, Name, Text, DataName, Json]
+TEXTS: list[object] = [str, Identifier, PrintableText, DatasetName, Json]
 SECRET = "ab" * 32
 
 
@@ -64,7 +64,7 @@ def hostile(message: Message, name: str, text: str) -> Message:
 
 
 def right(line: str) -> bool:
-    return line.isprintable() and len(line) <= LINE + PREFIX
+    return line.isprintable() and len(line) <= MAX_LINE_CHARS + PREFIX
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -76,8 +76,8 @@ def strings(value: Any) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("fedws.recording.curves.draw", lambda *given: None)
-    monkeypatch.setattr("fedws.core.rate_limited_log.Complaints.APART", 0.0)
+    monkeypatch.setattr("fedws.recording.curves.draw_curves", lambda *given: None)
+    monkeypatch.setattr("fedws.core.rate_limited_log.RateLimitedLog.INTERVAL_SECONDS", 0.0)
     with registered():
         yield
 
@@ -102,7 +102,7 @@ def terminal(error: BaseException, capsys: pytest.CaptureFixture[str]) -> list[s
     def work() -> int:
         raise error
 
-    guarded("fedws run", work, verbose=True)
+    run_guarded("fedws run", work, verbose=True)
     out, err = capsys.readouterr()
     return [line for line in (out + err).split("\n") if line]
 
@@ -137,26 +137,26 @@ def answers_with(answer: Message, *fields: str) -> Node:
 
     async def node(channel: Channel) -> None:
         await channel.receive()
-        channel.admit()
+        channel.mark_authenticated()
         await channel.send(worker()._welcome)
         while True:
             asked = await channel.receive()
-            assert isinstance(asked, Order)
-            known: dict[str, Any] = {"order": asked.id, "worker": asked.worker, "round": asked.round}
+            assert isinstance(asked, TaskRequest)
+            known: dict[str, Any] = {"order": asked.request_id, "worker": asked.worker, "round": asked.round}
             await channel.send(replace(answer, **{key: value for key, value in known.items() if key not in fields}))
 
     return node
 
 
-FAILURE = Failure(order="", worker="alice", round=1, kind="failed", reason="")
-REPORT = Report(order="", worker="alice", round=1, samples=120)
-WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120)
+FAILURE = TaskFailure(request_id="", worker="alice", round=1, kind="failed", reason="")
+REPORT = TaskResult(request_id="", worker="alice", round=1, num_examples=120)
+WELCOME = Welcome(node="alice", role="worker", dataset="points", num_examples=120)
 GREETINGS: list[Message] = [
     WELCOME,
     Refusal(kind="node", reason=""),
     Challenge(node="alice", nonce=SECRET, proof=SECRET),
     HELLO,
-    Join(node="alice", protocol=1, instance=SECRET),
+    Join(node="alice", protocol=1, instance_id=SECRET),
 ]
 NODES: dict[str, Node] = {
     f"{type(message).__name__}.{name}, {len(text):,} characters": greets_with(hostile(message, name, text))
@@ -180,7 +180,7 @@ async def test_a_run_with_a_hostile_worker(
             await NODES[what](channel)
 
     told = []
-    async with transport("memory://alice").serve("memory://alice", handle, Limits()):
+    async with find_transport("memory://alice").serve("memory://alice", handle, Limits()):
         plan = settings({"alice": "memory://alice"}, training_rounds=1, silence=0.3)
         try:
             await fedws.run(run_dir=tmp_path / "run", **plan)
@@ -193,13 +193,15 @@ async def test_a_run_with_a_hostile_worker(
 @pytest.mark.parametrize("name", ["loss", "correct", "histogram", "mine", LONG])
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
 async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Path, lines: list[str]) -> None:
-    def score(order: Order, workspace: fedws.Workspace) -> Report:
+    def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         own = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10, name: text}
-        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=own)
+        return TaskResult(
+            request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=own
+        )
 
     async with (
-        fedws.serving(worker(), "memory://alice"),
-        fedws.serving(evaluating(score), "memory://testing"),
+        fedws.serve(worker(), "memory://alice"),
+        fedws.serve(evaluating(score), "memory://testing"),
     ):
         plan = settings({"alice": "memory://alice", "testing": "memory://testing"}, training_rounds=1)
         await fedws.run(run_dir=tmp_path / "run", **plan)
@@ -210,22 +212,22 @@ async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Pa
 # ------------------------------------------------------------------ a node and its callers
 
 
-@pytest.mark.parametrize("name", [*texts(Order), "settings.model", "settings.dataset", "settings.optimizer"])
+@pytest.mark.parametrize("name", [*texts(TaskRequest), "settings.model", "settings.dataset", "settings.optimizer"])
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
 async def test_a_worker_and_a_hostile_order(
     name: str, text: str, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer, or the reason of its close, is fit for a terminal too."""
-    monkeypatch.setattr("fedws.node.server.default", lambda: fedws.security.credentials.INSECURE)
-    log = audit_log.Audit(tmp_path / "alice.jsonl")
-    node = fedws.Worker("alice", "points", Points(Path(), True), policy=ALL, audit=log)
-    async with fedws.serving(node, "ws://localhost:0") as url, rough(url) as socket:
+    monkeypatch.setattr("fedws.node.server.load_default_credentials", lambda: fedws.security.credentials.INSECURE)
+    log = audit_log.AuditLog(tmp_path / "alice.jsonl")
+    node = fedws.Worker("alice", "points", Points(Path(), True), policy=DEFAULT_POLICY, audit_log=log)
+    async with fedws.serve(node, "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         await socket.send(data(hostile(order(), name, text)))
         await socket.send(data(order(worker="bob")))  # which ends the link
         reason = await closed(socket)
     assert reason.isprintable()
-    written = [line for entry in audit_log.read(log.path) for line in strings(entry)]
+    written = [line for entry in audit_log.read_entries(log.path) for line in strings(entry)]
     assert lines and all(right(line) for line in (*lines, *written))
 
 
@@ -234,8 +236,8 @@ async def test_a_worker_and_a_hostile_order(
 async def test_a_worker_and_a_hostile_caller(
     name: str, text: str, lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.node.server.default", lambda: fedws.security.credentials.INSECURE)
-    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+    monkeypatch.setattr("fedws.node.server.load_default_credentials", lambda: fedws.security.credentials.INSECURE)
+    async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await socket.send(data(hostile(HELLO, name, text)))
         await socket.send(data(HELLO))
         assert (await closed(socket)).isprintable()
@@ -244,5 +246,5 @@ async def test_a_worker_and_a_hostile_caller(
 
 def test_every_message_is_among_the_attacks() -> None:
     """So is one that is added."""
-    tried = {type(message) for message in GREETINGS} | {Failure, Report, Order, Hello}
-    assert {kind for kind in MESSAGES.values() if texts(kind)} <= tried
+    tried = {type(message) for message in GREETINGS} | {TaskFailure, TaskResult, TaskRequest, Hello}
+    assert {kind for kind in MESSAGE_TYPES.values() if texts(kind)} <= tried

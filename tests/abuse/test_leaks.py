@@ -11,10 +11,10 @@ import fedws.privacy.policy
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.audit_log import AuditLog, read_entries
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
 
 UNIFORM = ("failed", "the task failed on its data (see the log of alice)", "")
 
@@ -35,22 +35,24 @@ class Few:
 
 
 def worker(data: Any, folder: Path, tasks: Any = None, **policy: Any) -> Worker:
-    node = Worker("alice", "few", data, tasks=tasks, policy=Policy(**policy), audit=Audit(folder / "log"))
-    node.begin(Claim("run", "lab"))
+    node = Worker("alice", "few", data, tasks=tasks, policy=Policy(**policy), audit_log=AuditLog(folder / "log"))
+    node.start_run(RunClaim("run", "lab"))
     data.read = 0  # the first sample is checked as the node starts
     return node
 
 
-def gradient(number: int, outputs: int, task: str = "fedsgd.gradient", **settings: Any) -> Order:
+def gradient(number: int, outputs: int, task: str = "fedsgd.gradient", **settings: Any) -> TaskRequest:
     """A request for a gradient of a model with so few outputs that a label may be beyond them."""
     model = f"linear:inputs=2,outputs={outputs}"
-    tensors = registry.build("model", model).state_dict()
+    tensors = registry.build_piece("model", model).state_dict()
     asked = {"model": model, "dataset": "few", **settings}
-    return Order(id=f"{number}", worker="alice", round=number, task=task, settings=asked, tensors=tensors, seed=number)
+    return TaskRequest(
+        request_id=f"{number}", worker="alice", round=number, task=task, settings=asked, tensors=tensors, seed=number
+    )
 
 
-def told(answer: Report | Failure) -> Any:
-    return (answer.kind, answer.reason, answer.code) if isinstance(answer, Failure) else "a report"
+def told(answer: TaskResult | TaskFailure) -> Any:
+    return (answer.kind, answer.reason, answer.code) if isinstance(answer, TaskFailure) else "a report"
 
 
 @pytest.mark.parametrize("size", [{"batch_size": 1, "batches": 1}, {"batch_size": 24, "batches": 1}])
@@ -58,7 +60,7 @@ def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: di
     """The request failed for a label beyond the outputs, and was refused for any other: 30 labels in 104 requests."""
     data = Few()
     node = worker(data, tmp_path, samples=25)
-    answers = {told(node.answer(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
+    answers = {told(node.execute(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
     used = size["batch_size"] * size["batches"]
     how = f"those of this order may be of {used}: use a larger --batch-size, or more batches"
     assert answers == {("refused", f"the policy here requires 25 samples behind a number; {how}", "permanent")}
@@ -68,10 +70,10 @@ def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: di
 def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -> None:
     """Whether all labels are below some number is a bit; a day has as many of them as rounds."""
     node = worker(Few(), tmp_path, samples=25, rounds_per_day=4)
-    answers = [told(node.answer(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
+    answers = [told(node.execute(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
     assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
     assert [answer[2] for answer in answers[4:]] == 2 * ["later"]
-    counted = [line["counts"] for line in read(tmp_path / "log") if line is not None]
+    counted = [line["counts"] for line in read_entries(tmp_path / "log") if line is not None]
     assert counted == 4 * ["request"] + 2 * [""]
 
 
@@ -100,9 +102,9 @@ def test_no_error_of_a_sample_reaches_the_coordinator(
     error: Any, task: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = worker(Raising(error), tmp_path)
-    assert told(node.answer(gradient(1, 10, task))) == UNIFORM
+    assert told(node.execute(gradient(1, 10, task))) == UNIFORM
     assert caplog.messages, "the node's own log has it"
-    (line,) = read(tmp_path / "log")
+    (line,) = read_entries(tmp_path / "log")
     assert line is not None and (line["data"], line["reason"], line["counts"]) == ("reason", UNIFORM[1], "request")
 
 
@@ -115,23 +117,23 @@ def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path
         (gradient(4, 10, model="linear:inputs=2,outputs=3"), "model linear:inputs=2,outputs=3 is another one on alice"),
         (gradient(5, 10, drop_last=True, batch_size=31), "alice holds 30 samples, less than one batch of 31"),
     ):
-        answer = node.answer(asked)
-        assert isinstance(answer, Failure) and answer.reason.startswith(why), answer
-    assert [line["counts"] for line in read(tmp_path / "log") if line] == 5 * [""]
+        answer = node.execute(asked)
+        assert isinstance(answer, TaskFailure) and answer.reason.startswith(why), answer
+    assert [line["counts"] for line in read_entries(tmp_path / "log") if line] == 5 * [""]
 
 
 def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -> None:
     """Those of a run whose features had left were not counted before the task, and a failure not after it."""
 
-    @fedws.releasing("features")
-    def upload(order: Order, workspace: fedws.Workspace) -> Report:
-        workspace.announce(order, fedws.privacy.spending.Features("bits", 2.0, 4.0, 1), lambda: None)
-        return workspace.report(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
+    @fedws.task_traits("features")
+    def upload(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        workspace.declare_release(order, fedws.privacy.spending.FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
+        return workspace.build_result(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
 
-    tasks = {"upload": upload, "fedsgd.gradient": registry.find("task", "fedsgd.gradient")}
+    tasks = {"upload": upload, "fedsgd.gradient": registry.find_piece("task", "fedsgd.gradient")}
     node = worker(Few(), tmp_path, tasks, rounds_per_day=2)
-    sent = [told(node.answer(gradient(number, 10, "upload"))) for number in (1, 2)]
-    failed = [told(node.answer(gradient(number, 5))) for number in (3, 4, 5)]
+    sent = [told(node.execute(gradient(number, 10, "upload"))) for number in (1, 2)]
+    failed = [told(node.execute(gradient(number, 5))) for number in (3, 4, 5)]
     assert sent == 2 * ["a report"] and failed[0] == UNIFORM
     assert [it[2] for it in failed[1:]] == 2 * ["later"]
-    assert told(node.answer(gradient(6, 10, "upload"))) == "a report", "the rest of what was begun still leaves"
+    assert told(node.execute(gradient(6, 10, "upload"))) == "a report", "the rest of what was begun still leaves"

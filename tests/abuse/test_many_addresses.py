@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import fedws
-from fedws.network.admission import MOST
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Welcome
 from tests.abuse.hostile import Hostile, data, frame, hello, hostile, many_files
@@ -18,7 +18,7 @@ from tests.helpers.support import require
 
 SLOW = 10
 """Slow handshakes, one after the other."""
-BETWEEN = MOST // 2 + 4
+BETWEEN = MAX_PENDING_CONNECTIONS // 2 + 4
 """Strangers that come between two steps of one."""
 pytestmark = pytest.mark.usefixtures("points")
 
@@ -56,7 +56,9 @@ class Strangers:
             stranger = await self._stack.enter_async_context(hostile(self._url, source))
             await self._act(stranger)
             self._waiting.add(asyncio.create_task(stranger.dropped()))
-        while len(self._waiting) > MOST:  # one more than fit beside a member, which may have been dropped instead
+        while (
+            len(self._waiting) > MAX_PENDING_CONNECTIONS
+        ):  # one more than fit beside a member, which may have been dropped instead
             _, self._waiting = await asyncio.wait(self._waiting, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -74,8 +76,8 @@ async def test_slow_callers_get_through_a_flood_from_many_addresses() -> None:
     require(sys.platform == "linux", "only here all of 127.0.0.0/8 is this machine")
     many_files()
     through = 0
-    async with fedws.serving(worker(), "ws://127.0.0.1:0", security=KEY) as url, Strangers(url, silent) as strangers:
-        await strangers.come(MOST)
+    async with fedws.serve(worker(), "ws://127.0.0.1:0", credentials=KEY) as url, Strangers(url, silent) as strangers:
+        await strangers.come(MAX_PENDING_CONNECTIONS)
         for _ in range(SLOW):
             async with hostile(url) as member:
                 called = hello()
@@ -84,7 +86,7 @@ async def test_slow_callers_get_through_a_flood_from_many_addresses() -> None:
                 challenge = await answer(member, called)
                 await strangers.come(BETWEEN)
                 if isinstance(challenge, Challenge):
-                    proof = handshake.prove(SECRET, called, challenge, "ab" * 32)
+                    proof = handshake.create_proof(SECRET, called, challenge, "ab" * 32)
                     through += isinstance(await answer(member, proof), Welcome)
     print(f"{through} of {SLOW} slow handshakes got through")
     assert through == SLOW

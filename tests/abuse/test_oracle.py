@@ -9,9 +9,9 @@ import torch
 from fedws.core import registry
 from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.audit_log import AuditLog, read_entries
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Failure, Order, Report
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 
 
 class Pictures:
@@ -30,25 +30,27 @@ class Pictures:
 
 
 def node(folder: Path, **policy: Any) -> Worker:
-    return create_evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=Audit(folder / "log"))
+    return create_evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=AuditLog(folder / "log"))
 
 
-def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> Order:
+def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> TaskRequest:
     """A request to score a model whose prediction is 1 where that pixel is brighter, else 0."""
     weights = torch.zeros(2, 4)
     weights[1, pixel] = weight
     tensors = {"dense.weight": weights, "dense.bias": torch.tensor([0.0, -weight * threshold])}
     settings = {"model": "linear:inputs=4,outputs=2", "loss": "nll", "dataset": "pictures"}
-    return Order(id=f"{number}", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+    return TaskRequest(
+        request_id=f"{number}", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors
+    )
 
 
-def search(worker: Worker, steps: int) -> tuple[float, list[Report | Failure]]:
+def search(worker: Worker, steps: int) -> tuple[float, list[TaskResult | TaskFailure]]:
     """The brightest first pixel, by bisection, and what the evaluator answered."""
     low, high, answers = 0.0, 1.0, []
     for number in range(steps):
         middle = (low + high) / 2
-        answers.append(worker.answer(brighter(number, middle)))
-        if isinstance(answers[-1], Report):
+        answers.append(worker.execute(brighter(number, middle)))
+        if isinstance(answers[-1], TaskResult):
             low, high = (middle, high) if answers[-1].metrics["correct"] < 40 else (low, middle)
     return (low + high) / 2, answers
 
@@ -56,12 +58,12 @@ def search(worker: Worker, steps: int) -> tuple[float, list[Report | Failure]]:
 def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None:
     """784 pixels of one picture were read in 9,460 requests, of any number that was answered."""
     found, answers = search(node(tmp_path, rounds_per_day=3), 12)
-    assert [isinstance(answer, Report) for answer in answers] == 3 * [True] + 9 * [False]
-    assert {answer.code for answer in answers[3:] if isinstance(answer, Failure)} == {"later"}
+    assert [isinstance(answer, TaskResult) for answer in answers] == 3 * [True] + 9 * [False]
+    assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"later"}
     assert abs(found - 0.7) > 0.01, "three bits of it"
-    assert [line["counts"] for line in read(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
-    again = node(tmp_path, rounds_per_day=3).answer(brighter(99, 0.5))
-    assert isinstance(again, Failure) and again.code == "later", "also after a new start"
+    assert [line["counts"] for line in read_entries(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
+    again = node(tmp_path, rounds_per_day=3).execute(brighter(99, 0.5))
+    assert isinstance(again, TaskFailure) and again.code == "later", "also after a new start"
 
 
 def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
@@ -84,8 +86,8 @@ def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
 def test_a_histogram_with_a_cell_of_too_few_samples_does_not_leave(
     samples: int, threshold: float, histogram: Any, tmp_path: Path
 ) -> None:
-    answer = node(tmp_path, samples=samples).answer(brighter(1, threshold))
-    assert isinstance(answer, Report) and answer.metrics["histogram"] == histogram
+    answer = node(tmp_path, samples=samples).execute(brighter(1, threshold))
+    assert isinstance(answer, TaskResult) and answer.metrics["histogram"] == histogram
     assert answer.metrics["samples"] == 40 and answer.metrics["correct"] is not None
 
 
@@ -93,8 +95,8 @@ def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:
     """Else one pixel, times a small weight, could be read from its last digits."""
     worker, losses = node(tmp_path), []
     for pixel in (1, 2):
-        answer = worker.answer(brighter(pixel, 0.25, pixel, weight=1e-5))
-        assert isinstance(answer, Report)
+        answer = worker.execute(brighter(pixel, 0.25, pixel, weight=1e-5))
+        assert isinstance(answer, TaskResult)
         losses.append(answer.metrics["loss"])
     assert losses[0] == losses[1] == 0.69315
 
@@ -111,9 +113,9 @@ def test_one_score_tells_digits_of_one_sample_where_the_model_ignores_the_others
         "fc3.bias": torch.zeros(2),
     }
     settings = {"model": mlp, "loss": "nll", "dataset": "pictures"}
-    asked = Order(id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
-    answer = node(tmp_path, samples=40).answer(asked)
-    assert isinstance(answer, Report)
+    asked = TaskRequest(request_id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+    answer = node(tmp_path, samples=40).execute(asked)
+    assert isinstance(answer, TaskResult)
     assert abs(answer.metrics["loss"] * 40 / 1e8 + 0.6 - 0.7) < 1e-5
 
 
@@ -130,13 +132,15 @@ def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_
         "bias": torch.full((2,), 0.5).log(),
     }
     settings = {"model": "logits", "loss": "nll", "dataset": "pictures", "batch_size": size}
-    asked = Order(id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
+    asked = TaskRequest(request_id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
     try:
-        made = create_evaluator("testing", "pictures", data, policy=Policy(samples=40), audit=Audit(tmp_path / "log"))
-        answer = made.answer(asked)
+        made = create_evaluator(
+            "testing", "pictures", data, policy=Policy(min_samples=40), audit=AuditLog(tmp_path / "log")
+        )
+        answer = made.execute(asked)
     finally:
         registry._pieces.pop(("model", "logits"))
-    assert logits is Logits and isinstance(answer, Report)
+    assert logits is Logits and isinstance(answer, TaskResult)
     assert answer.metrics["warnings"] == ["not_log_probabilities"], "wherever the sample is"
 
 

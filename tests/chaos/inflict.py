@@ -21,7 +21,7 @@ AMID = 0.001
 class Inflictor:
     """Inflicts faults on these programs, each on its own time, and writes down which; ``run`` is the run's directory.
 
-    ``rate`` is what a link carries when nothing is wrong with it; ``say`` hears of each fault as it begins.
+    ``rate`` is what a link carries when nothing is wrong with it; ``on_line`` hears of each fault as it begins.
     """
 
     def __init__(

@@ -8,14 +8,14 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
-from fedws.core.tensors import Tensors, difference
-from fedws.protocol.messages import Report
+from fedws.core.tensors import Tensors, find_mismatch
+from fedws.protocol.messages import TaskResult
 from fedws.updates.base import Aggregator
 
-every = pytest.mark.parametrize("name", registry.names("aggregator"))
+every = pytest.mark.parametrize("name", registry.list_pieces("aggregator"))
 
 
-def report(number: int, tensors: Tensors | None = None) -> Report:
+def report(number: int, tensors: Tensors | None = None) -> TaskResult:
     """The report of a worker; its tensors differ from all others'."""
     random = torch.Generator().manual_seed(number)
     found = {
@@ -26,21 +26,21 @@ def report(number: int, tensors: Tensors | None = None) -> Report:
         "count": torch.tensor(number),
         "flag": torch.tensor([number % 2 == 0]),
     }
-    return Report(
-        order=f"1/{number}",
+    return TaskResult(
+        request_id=f"1/{number}",
         worker=str(number),
         round=1,
-        samples=10 + number,
+        num_examples=10 + number,
         tensors=found if tensors is None else tensors,
     )
 
 
-def result(name: str, reports: list[Report]) -> Tensors:
-    aggregator: Aggregator[Any] = registry.build("aggregator", name)
-    state = aggregator.empty()
+def result(name: str, reports: list[TaskResult]) -> Tensors:
+    aggregator: Aggregator[Any] = registry.build_piece("aggregator", name)
+    state = aggregator.init()
     for one in reports:
-        state = aggregator.add(state, one)
-    return aggregator.result(state)
+        state = aggregator.accumulate(state, one)
+    return aggregator.finalize(state)
 
 
 def bits(tensors: Tensors) -> dict[str, tuple[Any, ...]]:
@@ -58,7 +58,7 @@ def test_equal_reports_make_their_equal(name: str) -> None:
 def test_the_result_is_like_the_reports_and_between_them(name: str) -> None:
     reports = [report(number) for number in range(5)]
     found = result(name, reports)
-    assert difference(found, reports[0].tensors) == "" and list(found) == list(reports[0].tensors)
+    assert find_mismatch(found, reports[0].tensors) == "" and list(found) == list(reports[0].tensors)
     for key, value in found.items():
         values = torch.stack([one.tensors[key] for one in reports])
         assert bool((value >= values.amin(0)).all() and (value <= values.amax(0)).all()), key
@@ -85,19 +85,19 @@ def test_reports_are_neither_changed_nor_part_of_the_result(name: str) -> None:
 
 @every
 def test_the_result_may_be_taken_twice(name: str) -> None:
-    aggregator: Aggregator[Any] = registry.build("aggregator", name)
-    state = aggregator.add(aggregator.add(aggregator.empty(), report(1)), report(2))
-    one = aggregator.result(state)
+    aggregator: Aggregator[Any] = registry.build_piece("aggregator", name)
+    state = aggregator.accumulate(aggregator.accumulate(aggregator.init(), report(1)), report(2))
+    one = aggregator.finalize(state)
     kept = bits(one)
     for tensor in one.values():
         tensor.zero_()
-    assert bits(aggregator.result(state)) == kept
+    assert bits(aggregator.finalize(state)) == kept
 
 
 @every
 @pytest.mark.parametrize("spoilt", ["missing", "more", "shape", "dtype", "none"])
 def test_what_does_not_fit_is_rejected_in_one_line_and_the_rest_goes_on(name: str, spoilt: str) -> None:
-    aggregator: Aggregator[Any] = registry.build("aggregator", name)
+    aggregator: Aggregator[Any] = registry.build_piece("aggregator", name)
     good = dict(report(9).tensors)
     wrong = {
         "missing": {key: tensor for key, tensor in good.items() if key != "scalar"},
@@ -106,17 +106,20 @@ def test_what_does_not_fit_is_rejected_in_one_line_and_the_rest_goes_on(name: st
         "dtype": {**good, "half": torch.ones(4)},
         "none": {},
     }[spoilt]
-    state = aggregator.add(aggregator.empty(), report(1))
+    state = aggregator.accumulate(aggregator.init(), report(1))
     with pytest.raises(RejectedUpdate) as caught:
-        aggregator.add(state, report(9, wrong))
+        aggregator.accumulate(state, report(9, wrong))
     assert str(caught.value) and "\n" not in str(caught.value)
-    state = aggregator.add(state, report(2))
-    assert bits(aggregator.result(state)) == bits(result(name, [report(1), report(2)]))
+    state = aggregator.accumulate(state, report(2))
+    assert bits(aggregator.finalize(state)) == bits(result(name, [report(1), report(2)]))
 
 
 @every
 def test_two_rounds_do_not_mix(name: str) -> None:
-    aggregator: Aggregator[Any] = registry.build("aggregator", name)
-    one, other = aggregator.add(aggregator.empty(), report(1)), aggregator.add(aggregator.empty(), report(2))
-    assert bits(aggregator.result(one)) == bits(report(1).tensors)
-    assert bits(aggregator.result(other)) == bits(report(2).tensors)
+    aggregator: Aggregator[Any] = registry.build_piece("aggregator", name)
+    one, other = (
+        aggregator.accumulate(aggregator.init(), report(1)),
+        aggregator.accumulate(aggregator.init(), report(2)),
+    )
+    assert bits(aggregator.finalize(one)) == bits(report(1).tensors)
+    assert bits(aggregator.finalize(other)) == bits(report(2).tensors)

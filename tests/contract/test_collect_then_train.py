@@ -15,15 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core import registry
-from fedws.protocol.messages import COORDINATOR, Order, Report
-from fedws.scheduling.events import Deadline, Joined, Left
-from fedws.split_learning.base import gathers
-from fedws.split_learning.extractor_pool import parts
-from fedws.split_learning.feature_store import Records
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
+from fedws.scheduling.events import RoundTimeout, WorkerConnected, WorkerDisconnected
+from fedws.split_learning.base import is_collect_then_train
+from fedws.split_learning.extractor_pool import unpack_state_dicts
+from fedws.split_learning.feature_store import StoredFeatures
 from tests.helpers.collect_run import EPOCHS, OPTIONS, Run, failed
 from tests.helpers.federation import WORKERS, registered
 
-NAMES = [name for name in registry.names("strategy") if gathers(registry.find("strategy", name))]
+NAMES = [
+    name for name in registry.list_pieces("strategy") if is_collect_then_train(registry.find_piece("strategy", name))
+]
 CALM = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 every = pytest.mark.parametrize("name", NAMES)
 
@@ -37,13 +39,13 @@ def _pieces() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "fedws.split_learning.upload_progress.CHUNK", 10 * 50
+        "fedws.split_learning.upload_progress.MAX_CHUNK_BYTES", 10 * 50
     )  # fifty records of two bytes, and eight for a label
 
 
-def whole(run: Run) -> Records:
+def whole(run: Run) -> StoredFeatures:
     """All records of all workers, each once."""
-    records = run.store.records()
+    records = run.store.load_features()
     assert len(records) == len(WORKERS) * 120
     return records
 
@@ -65,12 +67,16 @@ def test_it_trains_on_every_record_however_the_answers_come(
 @every
 def test_the_extractor_is_what_was_pretrained_and_stays_so(name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path)
-    while not any(order.worker != COORDINATOR for order in run.open.values()):
+    while not any(order.worker != DEFAULT_COORDINATOR_ID for order in run.open.values()):
         run.take(run.answer(run.open[min(run.open)]))
     before = run.strategy.model(run.state)
     after = run.finish(Random(1)).strategy.model(run.state)
     sent = {
-        key for order in run.orders if order.worker != COORDINATOR for piece in parts(order.tensors) for key in piece
+        key
+        for order in run.orders
+        if order.worker != DEFAULT_COORDINATOR_ID
+        for piece in unpack_state_dicts(order.tensors)
+        for key in piece
     }
     assert sent == {"inner.weight", "inner.bias"}, "nobody is sent the head"
     assert all(torch.equal(before[key], after[key]) for key in sent)
@@ -92,8 +98,8 @@ def test_what_an_optimizer_remembers_goes_with_the_orders(optimizer: str, name: 
 def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path, strategy=f"{OPTIONS[name]},{options}")
     for node in run.nodes.values():
-        node.policy = node._workspace.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.adapt")})
-        node._workspace = replace(node._workspace, policy=node.policy)
+        node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.adapt")})
+        node._context = replace(node._context, policy=node.policy)
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
     whole(run)
@@ -103,7 +109,7 @@ def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, 
 @every
 def test_a_worker_is_never_asked_to_train(name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path).finish(Random(1))
-    asked = {order.task for order in run.orders if order.worker != COORDINATOR}
+    asked = {order.task for order in run.orders if order.worker != DEFAULT_COORDINATOR_ID}
     assert asked == {f"{name}.extract", f"{name}.upload", f"{name}.acknowledge"}
 
 
@@ -127,40 +133,42 @@ def test_a_run_ends_under_any_schedule(
         if choice in run.open:
             order = run.open[choice]
             kinds = ["answer", "answer", "answer", "failed", "rejected", "lost"]
-            kind: Any = data.draw(st.sampled_from(kinds if order.worker != COORDINATOR else kinds[:4]), "kind")
+            kind: Any = data.draw(
+                st.sampled_from(kinds if order.worker != DEFAULT_COORDINATOR_ID else kinds[:4]), "kind"
+            )
             run.take(run.answer(order) if kind == "answer" else failed(order, kind))
         elif what == "joins":
-            run.take(Joined(worker=worker, samples=120))
+            run.take(WorkerConnected(worker=worker, num_examples=120))
         elif what == "leaves":
             for order in [order for order in run.open.values() if order.worker == worker]:
                 run.take(failed(order, "lost"))
-            run.take(Left(worker=worker, reason="gone"))
+            run.take(WorkerDisconnected(worker=worker, reason="gone"))
         elif what == "deadline":
-            run.take(Deadline(version=run.strategy.version(run.state)))
+            run.take(RoundTimeout(version=run.strategy.version(run.state)))
         else:
             run.resume()
     for worker in sorted(set(WORKERS) - run.here):
         if not run.over:
-            run.take(Joined(worker=worker, samples=120))
+            run.take(WorkerConnected(worker=worker, num_examples=120))
     run.finish(Random(1))
     assert run.over
     if not run.strategy.failure(run.state):
         assert run.strategy.version(run.state) == EPOCHS
-        assert len(run.store.records()) >= 120 * (quorum or 3)
+        assert len(run.store.load_features()) >= 120 * (quorum or 3)
 
 
 @every
 def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path, quorum=1)
-    alice = [order for order in run.open.values() if order.worker in ("alice", COORDINATOR)]
+    alice = [order for order in run.open.values() if order.worker in ("alice", DEFAULT_COORDINATOR_ID)]
     while alice:
         run.take(run.answer(alice[0]))
-        alice = [order for order in run.open.values() if order.worker in ("alice", COORDINATOR)]
-    assert len(run.store.records()) == 120 and {order.worker for order in run.open.values()} == {"bob", "charlie"}
-    run.take(Deadline(version=0))
-    (epoch,) = [order for order in run.open.values() if order.worker == COORDINATOR]
+        alice = [order for order in run.open.values() if order.worker in ("alice", DEFAULT_COORDINATOR_ID)]
+    assert len(run.store.load_features()) == 120 and {order.worker for order in run.open.values()} == {"bob", "charlie"}
+    run.take(RoundTimeout(version=0))
+    (epoch,) = [order for order in run.open.values() if order.worker == DEFAULT_COORDINATOR_ID]
     first = run.answer(epoch)
-    assert isinstance(first, Report) and first.metrics["samples"] == 120
+    assert isinstance(first, TaskResult) and first.metrics["samples"] == 120
     for worker in ("bob", "charlie"):
         while mine := [order for order in run.open.values() if order.worker == worker]:
             run.take(run.answer(mine[0]))
@@ -175,14 +183,14 @@ def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(na
 @pytest.mark.parametrize("what", ["features", "bytes", "labels", "label", "missing", "bit"])
 def test_what_was_not_asked_for_is_rejected_and_what_had_arrived_stays(name: str, what: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path)
-    uploads: list[Order] = []
+    uploads: list[TaskRequest] = []
     while len(uploads) < 2:
-        order = next(order for order in run.open.values() if order.worker in ("alice", COORDINATOR))
+        order = next(order for order in run.open.values() if order.worker in ("alice", DEFAULT_COORDINATOR_ID))
         uploads += [order] if order.task.endswith(".upload") else []
         if len(uploads) < 2:
             run.take(run.answer(order))
     good = run.answer(uploads[1])
-    assert isinstance(good, Report) and len(run.store.records()) == 50
+    assert isinstance(good, TaskResult) and len(run.store.load_features()) == 50
     features, labels = good.tensors["features"], good.tensors["labels"]
     bad: dict[str, dict[str, torch.Tensor]] = {
         "features": {"features": features[:-1], "labels": labels},
@@ -194,9 +202,13 @@ def test_what_was_not_asked_for_is_rejected_and_what_had_arrived_stays(name: str
     }
     for _ in range(2):
         order = next(order for order in run.open.values() if order.worker == "alice")
-        run.take(Report(order=order.id, worker="alice", round=order.round, samples=120, tensors=bad[what]))
+        run.take(
+            TaskResult(
+                request_id=order.request_id, worker="alice", round=order.round, num_examples=120, tensors=bad[what]
+            )
+        )
         assert "alice sent a report that was rejected" in run.lines[-1]
-        assert len(run.store.records()) == 50
+        assert len(run.store.load_features()) == 50
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS
     whole(run)
@@ -225,16 +237,16 @@ def test_a_worker_with_other_features_than_asked_for_is_excluded(name: str, what
     run, changes = Run(name, tmp_path, quorum=2), HOSTILE[what]
     for _ in range(3):
         while True:
-            order = next(order for order in run.open.values() if order.worker in ("charlie", COORDINATOR))
+            order = next(order for order in run.open.values() if order.worker in ("charlie", DEFAULT_COORDINATOR_ID))
             found = run.answer(order)
-            if order.worker == "charlie" and isinstance(found, Report) and "shape" in found.metrics:
+            if order.worker == "charlie" and isinstance(found, TaskResult) and "shape" in found.metrics:
                 break
             run.take(found)
         metrics = {**found.metrics, **changes} if changes is not None else {}
-        run.take(Report(**{**vars(found), "metrics": metrics}))
+        run.take(TaskResult(**{**vars(found), "metrics": metrics}))
     assert "charlie" in run.excluded
     run.finish(Random(1))
-    assert run.strategy.version(run.state) == EPOCHS and len(run.store.records()) == 240
+    assert run.strategy.version(run.state) == EPOCHS and len(run.store.load_features()) == 240
 
 
 @every
@@ -266,7 +278,7 @@ def test_a_killed_coordinator_goes_on_with_what_is_stored(name: str, tmp_path: P
     while len(run.stored) < 4:
         run.take(run.answer(run.open[max(run.open)]))
     before = len(run.orders)
-    assert sum(delivery.arrived for delivery in run.saved.deliveries.values()) < 4 * 50, "not all of it was saved"
+    assert sum(delivery.num_received for delivery in run.saved.uploads.values()) < 4 * 50, "not all of it was saved"
     run.resume()
     run.finish(Random(1))
     whole(run)

@@ -27,9 +27,9 @@ def taken(loss: Loss) -> tuple[torch.Tensor, torch.Tensor]:
     raise AssertionError("it takes neither classes nor values; add its own kind of batch")
 
 
-@pytest.mark.parametrize("name", registry.names("loss"))
+@pytest.mark.parametrize("name", registry.list_pieces("loss"))
 def test_it_is_the_mean_over_samples(name: str) -> None:
-    loss = registry.build("loss", name)
+    loss = registry.build_piece("loss", name)
     outputs, targets = taken(loss)
     whole = loss(outputs, targets)
     assert whole.shape == () and torch.isfinite(whole)
@@ -37,9 +37,9 @@ def test_it_is_the_mean_over_samples(name: str) -> None:
     assert torch.allclose(parts / 12, whole)
 
 
-@pytest.mark.parametrize("name", registry.names("loss"))
+@pytest.mark.parametrize("name", registry.list_pieces("loss"))
 def test_its_gradient_leads_down(name: str) -> None:
-    loss = registry.build("loss", name)
+    loss = registry.build_piece("loss", name)
     outputs, targets = taken(loss)
     outputs.requires_grad_()
     before = loss(outputs, targets)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fedws.core import registry
 from fedws.core.errors import UsageError
 
-NAMES = registry.names("partition")
+NAMES = registry.list_pieces("partition")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -20,7 +20,7 @@ NAMES = registry.names("partition")
 def test_every_sample_is_in_one_share(name: str, targets: np.ndarray, shares: int) -> None:
     before = targets.copy()
     try:
-        parts = registry.build("partition", name, targets, shares)
+        parts = registry.build_piece("partition", name, targets, shares)
     except UsageError as error:  # too few samples: said, in one line, but never a wrong partition
         assert "\n" not in str(error) and len(targets) < 10 * shares
         return
@@ -28,7 +28,7 @@ def test_every_sample_is_in_one_share(name: str, targets: np.ndarray, shares: in
     assert all(part.dtype == np.int64 and part.ndim == 1 for part in parts)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(targets)))
     assert np.array_equal(targets, before)
-    again = registry.build("partition", name, targets, shares)
+    again = registry.build_piece("partition", name, targets, shares)
     assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
 
 
@@ -36,21 +36,21 @@ def test_every_sample_is_in_one_share(name: str, targets: np.ndarray, shares: in
 def test_it_works_with_samples_enough(name: str) -> None:
     targets = np.arange(6000) % 10
     for shares in (1, 3, 10):
-        assert sum(len(part) for part in registry.build("partition", name, targets, shares)) == 6000
+        assert sum(len(part) for part in registry.build_piece("partition", name, targets, shares)) == 6000
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("samples", "shares"), [(0, 1), (2, 3), (5, 0), (5, -1)])
 def test_too_little_is_said(name: str, samples: int, shares: int) -> None:
     with pytest.raises(UsageError):
-        registry.build("partition", name, np.zeros(samples, dtype=np.int64), shares)
+        registry.build_piece("partition", name, np.zeros(samples, dtype=np.int64), shares)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_global_generator_does_not_show(name: str) -> None:
     targets = np.arange(100) % 10
     np.random.seed(1)
-    one = registry.build("partition", name, targets, 4)
+    one = registry.build_piece("partition", name, targets, 4)
     np.random.seed(2)
-    other = registry.build("partition", name, targets, 4)
+    other = registry.build_piece("partition", name, targets, 4)
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

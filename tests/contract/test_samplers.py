@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.scheduling.base import Candidate, Chooser
+from fedws.scheduling.base import Sampler, WorkerInfo
 
-NAMES = registry.names("chooser")
+NAMES = registry.list_pieces("chooser")
 
 
 def takes_a_number(name: str) -> bool:
-    return "per_round" in inspect.signature(registry.find("chooser", name)).parameters
+    return "per_round" in inspect.signature(registry.find_piece("chooser", name)).parameters
 
 
 SOME = [name for name in NAMES if takes_a_number(name)]
@@ -30,22 +30,22 @@ facts = st.tuples(
     st.integers(0, 1000) | st.sampled_from([huge]),
 )
 cohorts = st.lists(facts, max_size=50).map(
-    lambda found: [Candidate(f"w{number}", *values) for number, values in enumerate(found)]
+    lambda found: [WorkerInfo(f"w{number}", *values) for number, values in enumerate(found)]
 )
 
 
-def chooser(spec: str) -> Chooser:
-    built: Chooser = registry.build("chooser", spec)
+def chooser(spec: str) -> Sampler:
+    built: Sampler = registry.build_piece("chooser", spec)
     return built
 
 
 @every
 @settings(deadline=None)
 @given(candidates=cohorts, seed=st.integers(0, 2**32))
-def test_all_are_ranked_once_whatever_is_known_of_them(spec: str, candidates: list[Candidate], seed: int) -> None:
+def test_all_are_ranked_once_whatever_is_known_of_them(spec: str, candidates: list[WorkerInfo], seed: int) -> None:
     before, state = list(candidates), standard.getstate()
     ranked = chooser(spec).rank(candidates, Random(seed))
-    assert sorted(ranked) == sorted(candidate.worker for candidate in candidates)
+    assert sorted(ranked) == sorted(candidate.name for candidate in candidates)
     assert chooser(spec).rank(tuple(candidates), Random(seed)) == ranked, "the same seed gives the same rank"
     assert candidates == before and standard.getstate() == state, "nothing else is touched"
 
@@ -54,13 +54,13 @@ def test_all_are_ranked_once_whatever_is_known_of_them(spec: str, candidates: li
 @settings(deadline=None)
 @given(workers=st.integers(1, 10_000))
 def test_a_cohort_is_one_of_those_there_are(spec: str, workers: int) -> None:
-    assert 1 <= chooser(spec).size(workers) <= workers
+    assert 1 <= chooser(spec).cohort_size(workers) <= workers
 
 
 @pytest.mark.parametrize("name", SOME)
 @given(number=st.integers(1, 100), workers=st.integers(1, 100))
 def test_the_cohort_is_as_large_as_was_said(name: str, number: int, workers: int) -> None:
-    assert chooser(f"{name}:per_round={number}").size(workers) == min(number, workers)
+    assert chooser(f"{name}:per_round={number}").cohort_size(workers) == min(number, workers)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -71,15 +71,15 @@ def test_a_cohort_that_cannot_be_is_said_in_one_line(name: str, number: str) -> 
     assert "\n" not in str(caught.value)
 
 
-def waits(chooser: Chooser, seconds: Sequence[float], rounds: int) -> list[int]:
+def waits(chooser: Sampler, seconds: Sequence[float], rounds: int) -> list[int]:
     """The most rounds from one order to the next, or to the end, of every worker; told what a coordinator tells."""
     asked, measured, longest = [0] * len(seconds), [0.0] * len(seconds), [0] * len(seconds)
     for round in range(1, rounds + 1):
         candidates = [
-            Candidate(str(worker), 10 * (worker + 1), measured[worker], round - 1 - asked[worker])
+            WorkerInfo(str(worker), 10 * (worker + 1), measured[worker], round - 1 - asked[worker])
             for worker in range(len(seconds))
         ]
-        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.size(len(seconds))]:
+        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.cohort_size(len(seconds))]:
             worker = int(name)
             longest[worker] = max(longest[worker], round - asked[worker])
             asked[worker], measured[worker] = round, seconds[worker]

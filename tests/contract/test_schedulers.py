@@ -18,21 +18,32 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
-from fedws.core.plan import make
-from fedws.core.tensors import Tensors, difference, unfit
+from fedws.core.plan import build_plan
+from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
 from fedws.node.worker import Worker
-from fedws.protocol.answer_size import weight
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.scheduling.asynchronous import without_rounds
-from fedws.scheduling.base import Strategy
-from fedws.scheduling.events import Available, Deadline, Event, Joined, Left, Measured
-from fedws.split_learning.base import gathers
+from fedws.protocol.answer_size import compute_tensors_size
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.scheduling.asynchronous import is_asynchronous
+from fedws.scheduling.base import Scheduler
+from fedws.scheduling.events import (
+    Event,
+    ResponseTimed,
+    RoundTimeout,
+    WorkerAvailable,
+    WorkerConnected,
+    WorkerDisconnected,
+)
+from fedws.split_learning.base import is_collect_then_train
 from tests.helpers.federation import Points, registered
 from tests.helpers.support import sent_over
 
-NAMES = [name for name in registry.names("strategy") if not gathers(registry.find("strategy", name))]
+NAMES = [
+    name
+    for name in registry.list_pieces("strategy")
+    if not is_collect_then_train(registry.find_piece("strategy", name))
+]
 """Those whose workers train; see ``test_gathering.py`` for the others."""
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
@@ -42,7 +53,7 @@ SHORT = {"fedbuff": "fedbuff:k=4"}
 
 
 def has_rounds(name: str) -> bool:
-    return not without_rounds(registry.find("strategy", name))
+    return not is_asynchronous(registry.find_piece("strategy", name))
 
 
 class Case:
@@ -68,12 +79,12 @@ class Case:
         everybody = "chooser" not in self.more and self.more.get("quorum", 0) in (0, len(self.workers))
         return has_rounds(self.name) and everybody
 
-    def made(self) -> tuple[Strategy[Any], Tensors]:
+    def made(self) -> tuple[Scheduler[Any], Tensors]:
         """The strategy as a run has it, and the model it begins with."""
         basis = {"dataset": "points", "model": "points_linear", "batch_size": 8, "federate_after_n_batches": 2}
         run = {"strategy": SHORT.get(self.name, self.name), "training_rounds": self.rounds, "seed": self.seed}
         workers = {worker: f"memory://{worker}" for worker in self.workers}
-        _, strategy, initial = prepare(make({"workers": workers, **basis, **run, **self.more}))
+        _, strategy, initial = prepare_run(build_plan({"workers": workers, **basis, **run, **self.more}))
         return strategy, initial
 
 
@@ -94,19 +105,27 @@ def _points() -> Iterator[None]:
         yield
 
 
-def answer(order: Order) -> Report:
+def answer(order: TaskRequest) -> TaskResult:
     """What the worker itself answers, there and back over the wire."""
     worker = Worker(order.worker, "points", Points(Path(), True))
-    found = sent_over(worker.answer(sent_over(order)))
-    assert isinstance(found, Report), found
-    assert order.answer is not None and weight(found.tensors) <= order.answer, "its reported(model) is too small"
+    found = sent_over(worker.execute(sent_over(order)))
+    assert isinstance(found, TaskResult), found
+    assert order.max_result_bytes is not None and compute_tensors_size(found.tensors) <= order.max_result_bytes, (
+        "its reported(model) is too small"
+    )
     return found
 
 
-def failed(order: Order, kind: Kind = "failed", reason: str = "the cable was cut", code: Any = "") -> Failure:
+def failed(order: TaskRequest, kind: Kind = "failed", reason: str = "the cable was cut", code: Any = "") -> TaskFailure:
     wait = 60.0 if code == "later" else 0.0
-    return Failure(
-        order=order.id, worker=order.worker, round=order.round, kind=kind, reason=reason, code=code, wait=wait
+    return TaskFailure(
+        request_id=order.request_id,
+        worker=order.worker,
+        round=order.round,
+        kind=kind,
+        reason=reason,
+        code=code,
+        retry_after=wait,
     )
 
 
@@ -114,7 +133,7 @@ def bits(tensors: Tensors) -> dict[str, tuple[Any, ...]]:
     return {name: (tensor.dtype, tensor.shape, tensor.tolist()) for name, tensor in tensors.items()}
 
 
-def told(order: Order) -> dict[str, Any]:
+def told(order: TaskRequest) -> dict[str, Any]:
     return {**vars(order), "tensors": bits(order.tensors)}
 
 
@@ -126,8 +145,8 @@ class Run:
         self.strategy, self.initial = case.made()
         self.here = set(case.workers if here is None else here)
         """Who is there, as far as the strategy has heard."""
-        self.open: dict[str, Order] = {}
-        self.orders: list[Order] = []
+        self.open: dict[str, TaskRequest] = {}
+        self.orders: list[TaskRequest] = []
         self.excluded: set[str] = set()
         self.waiting: set[str] = set()
         """Workers that have refused until later."""
@@ -144,20 +163,20 @@ class Run:
     def ended(self) -> bool:
         return self.strategy.version(self.state) >= self.case.rounds
 
-    def take(self, event: Event) -> Sequence[Order]:
+    def take(self, event: Event) -> Sequence[TaskRequest]:
         """Let it react."""
         strategy, before = self.strategy, self.state
         version, model = strategy.version(before), strategy.model(before)
-        if isinstance(event, Report | Failure):
-            self.open.pop(event.order, None)
-        if isinstance(event, Joined):
+        if isinstance(event, TaskResult | TaskFailure):
+            self.open.pop(event.request_id, None)
+        if isinstance(event, WorkerConnected):
             self.here.add(event.worker)
-        elif isinstance(event, Left) or (isinstance(event, Failure) and event.kind == "lost"):
+        elif isinstance(event, WorkerDisconnected) or (isinstance(event, TaskFailure) and event.kind == "lost"):
             self.here.discard(event.worker)
         self.history.append(event)
-        if isinstance(event, Failure) and event.code == "later":
+        if isinstance(event, TaskFailure) and event.code == "later":
             self.waiting.add(event.worker)
-        elif isinstance(event, Available):
+        elif isinstance(event, WorkerAvailable):
             self.waiting.discard(event.worker)
         self.state, orders = strategy.react(before, event)
         assert version <= strategy.version(self.state) <= version + 1
@@ -166,37 +185,37 @@ class Run:
         self._hold(orders)
         return orders
 
-    def resume(self, state: Any, here: Sequence[str]) -> Sequence[Order]:
+    def resume(self, state: Any, here: Sequence[str]) -> Sequence[TaskRequest]:
         """Go on from a stored state."""
         self.here, self.open, self.waiting = set(here), {}, set()
         self.state, orders = self.strategy.resume(state, sorted(here))
         self._hold(orders)
         return orders
 
-    def finish(self, random: Random, reply: Callable[[Order], Report] | None = None) -> "Run":
+    def finish(self, random: Random, reply: Callable[[TaskRequest], TaskResult] | None = None) -> "Run":
         """Everybody answers, in any order; ``reply`` instead of the worker."""
         while self.open:
             self.take((reply or answer)(self.open[random.choice(sorted(self.open))]))
         return self
 
-    def _hold(self, orders: Sequence[Order]) -> None:
-        said = self.strategy.said(self.state)
+    def _hold(self, orders: Sequence[TaskRequest]) -> None:
+        said = self.strategy.log_lines(self.state)
         assert all(line and line.isprintable() for line in said)
         busy = {order.worker for order in self.open.values()}
         gone = {worker for worker in self.case.workers if any(line.startswith(f"{worker} is excl") for line in said)}
         self.excluded |= gone
         for order in orders:
-            assert order.id not in {other.id for other in self.orders}, "an id is used once"
+            assert order.request_id not in {other.request_id for other in self.orders}, "an id is used once"
             assert order.worker in self.here, "only who is there is asked"
             assert order.worker not in busy, "who is busy is not asked"
             assert order.worker not in self.excluded, "who is excluded is not asked"
             assert order.worker not in self.waiting, "who has refused until later is not asked before"
-            assert order.task in registry.names("task") and bits(order.tensors) == bits(self.model)
+            assert order.task in registry.list_pieces("task") and bits(order.tensors) == bits(self.model)
             busy.add(order.worker)
-            self.open[order.id] = order
+            self.open[order.request_id] = order
             self.orders.append(order)
         assert len(self.orders) < 2000, "it asks on and on"
-        reason, awaited = self.strategy.failure(self.state), self.strategy.awaited(self.state)
+        reason, awaited = self.strategy.failure(self.state), self.strategy.waiting_for(self.state)
         assert reason.isprintable()
         assert not set(awaited) & (self.here | self.excluded), "who is awaited is away"
         if self.over:
@@ -220,7 +239,7 @@ class Run:
 def test_it_ends_with_a_model_however_the_answers_come(case: Case, random: Random) -> None:
     run = Run(case).finish(random)
     assert run.ended and not run.excluded
-    assert difference(run.model, run.initial) == "" and unfit(run.model) == ""
+    assert find_mismatch(run.model, run.initial) == "" and find_nonfinite(run.model) == ""
     assert any(not torch.equal(run.model[key], run.initial[key]) for key in run.model), "it has learnt something"
     if case.whole:
         assert bits(run.model) == bits(by_the_book(case))
@@ -261,7 +280,7 @@ def test_an_order_names_the_last_round_whose_report_was_taken(case: Case) -> Non
     run, taken = Run(case), dict.fromkeys(case.workers, 0)
     while run.open:
         order = run.open[min(run.open)]
-        assert order.base == taken[order.worker] < order.round
+        assert order.state_round == taken[order.worker] < order.round
         late = has_rounds(case.name) and order.round <= run.strategy.version(run.state)
         if not late:
             taken[order.worker] = order.round
@@ -278,7 +297,7 @@ def test_what_it_is_given_is_not_changed(case: Case) -> None:
         found = answer(chosen)
         kept += [(chosen.tensors, bits(chosen.tensors)), (found.tensors, bits(found.tensors))]
         model = run.strategy.worker_model(run.state, found)
-        assert model is None or difference(model, run.initial) == ""
+        assert model is None or find_mismatch(model, run.initial) == ""
         run.take(found)
         kept.append((run.model, bits(run.model)))
     assert all(bits(tensors) == before for tensors, before in kept)
@@ -331,12 +350,12 @@ def plain(value: Any) -> None:
 
 
 @cache
-def _template(task: str) -> Report:
+def _template(task: str) -> TaskResult:
     orders = [order for name in NAMES for order in Run(Case(name)).orders if order.task == task]
     return answer(orders[0])
 
 
-def quick(order: Order) -> Report:
+def quick(order: TaskRequest) -> TaskResult:
     """An answer as the worker's own in names, shapes and dtypes; its values hang on the order's seed and model."""
     like = _template(order.task)
     told = sum(float(tensor.double().sum()) for tensor in order.tensors.values())
@@ -344,7 +363,9 @@ def quick(order: Order) -> Report:
     tensors = {
         key: tensor + shift if tensor.is_floating_point() else tensor.clone() for key, tensor in like.tensors.items()
     }
-    return dataclasses.replace(like, order=order.id, worker=order.worker, round=order.round, tensors=tensors)
+    return dataclasses.replace(
+        like, request_id=order.request_id, worker=order.worker, round=order.round, tensors=tensors
+    )
 
 
 @cache
@@ -364,10 +385,10 @@ def test_when_all_fail_the_run_ends_with_a_reason(case: Case, kind: Kind) -> Non
     while run.open:
         run.take(failed(next(iter(run.open.values())), kind))
     reason = run.strategy.failure(run.state)
-    assert len(run.excluded) == len(case.workers) - run.strategy.quorum + 1
+    assert len(run.excluded) == len(case.workers) - run.strategy.min_results + 1
     assert all(f"{worker}: " in reason for worker in run.excluded) and reason.count("the cable was cut") >= 1
     assert bits(run.model) == bits(run.initial)
-    assert run.strategy.react(run.state, Joined(worker="alice")) == (run.state, ())
+    assert run.strategy.react(run.state, WorkerConnected(worker="alice")) == (run.state, ())
 
 
 @every
@@ -375,12 +396,15 @@ def test_who_is_lost_is_waited_for_and_asked_for_the_same_again(name: str) -> No
     run = Run(Case(name))
     first = run.open["1/bob"]
     run.take(failed(first, "lost"))
-    run.take(Left(worker="bob", reason="the cable was cut"))
+    run.take(WorkerDisconnected(worker="bob", reason="the cable was cut"))
     assert "bob" not in {order.worker for order in run.open.values()}
-    assert list(run.strategy.awaited(run.state)) == (["bob"] if run.case.whole else [])
-    (again,) = run.take(Joined(worker="bob"))
-    assert told(dataclasses.replace(again, id=first.id)) == told(first) and again.id != first.id
-    assert run.strategy.awaited(run.state) == ()
+    assert list(run.strategy.waiting_for(run.state)) == (["bob"] if run.case.whole else [])
+    (again,) = run.take(WorkerConnected(worker="bob"))
+    assert (
+        told(dataclasses.replace(again, request_id=first.request_id)) == told(first)
+        and again.request_id != first.request_id
+    )
+    assert run.strategy.waiting_for(run.state) == ()
     assert run.finish(Random(1), quick).ended and not run.excluded
 
 
@@ -388,8 +412,8 @@ def loses(run: Run, code: str = "") -> None:
     """The link of alice is lost while she has a request, and comes back."""
     (order,) = run.open.values()
     run.take(failed(order, "lost", code=code))
-    run.take(Left(worker="alice", reason="the cable was cut"))
-    run.take(Joined(worker="alice"))
+    run.take(WorkerDisconnected(worker="alice", reason="the cable was cut"))
+    run.take(WorkerConnected(worker="alice"))
 
 
 @every
@@ -430,7 +454,7 @@ def test_a_refusal_until_later_is_waited_for(name: str) -> None:
     run.take(failed(run.open["1/bob"], "refused", code="later"))
     run.finish(Random(1), quick)
     if not run.ended:
-        (again,) = run.take(Available(worker="bob"))
+        (again,) = run.take(WorkerAvailable(worker="bob"))
         assert again.worker == "bob" and run.finish(Random(1), quick).ended
     assert not run.excluded
 
@@ -475,7 +499,7 @@ def test_tensors_that_do_not_fit_are_rejected_and_their_sender_in_the_end(name: 
             assert f"{who}: sent a report that was rejected: " in reason and "three times in a row" in reason
             assert run.strategy.version(run.state) == 0
         else:
-            assert run.ended and unfit(run.model) == ""
+            assert run.ended and find_nonfinite(run.model) == ""
 
 
 @every_way
@@ -483,14 +507,14 @@ def test_answers_nobody_asked_for_change_nothing(case: Case) -> None:
     run = Run(case)
     first = quick(run.orders[0])
     run.take(first)
-    foreign = dataclasses.replace(first, order="0/mallory")
+    foreign = dataclasses.replace(first, request_id="0/mallory")
     thief = dataclasses.replace(quick(run.orders[1]), worker=first.worker)
     again = [failed(run.orders[0]), failed(run.orders[0], "lost")]
-    events: list[Event] = [first, foreign, thief, *again, Joined(worker="mallory")]
+    events: list[Event] = [first, foreign, thief, *again, WorkerConnected(worker="mallory")]
     for found in events:
         assert run.strategy.react(run.state, found) == (run.state, ())
     run.finish(Random(1), quick)
-    later: list[Event] = [first, Joined(worker="alice"), Deadline(version=run.strategy.version(run.state))]
+    later: list[Event] = [first, WorkerConnected(worker="alice"), RoundTimeout(version=run.strategy.version(run.state))]
     for found in later:
         assert run.strategy.react(run.state, found) == (run.state, ())
 
@@ -507,11 +531,11 @@ def test_a_run_that_goes_on_from_a_stored_state_asks_the_same_again(case: Case, 
     orders = run.resume(stored, case.workers)
     if run.over:
         return
-    assert {order.id for order in orders}.isdisjoint(before)
+    assert {order.request_id for order in orders}.isdisjoint(before)
     seeds = {order.seed for order in orders}
     assert {order.seed for order in before.values() if order.round > run.strategy.version(stored)} <= seeds
     run.finish(random, quick)
-    assert run.ended and difference(run.model, run.initial) == ""
+    assert run.ended and find_mismatch(run.model, run.initial) == ""
     if case.whole:
         assert bits(run.model) == bits(undisturbed(case))
 
@@ -530,7 +554,7 @@ class World(Run):
         self.linked = set(linked)
         self.queue: list[tuple[Event, bool]] = []
         """What was not heard yet; and whether it is a report that cannot be used."""
-        self.given: dict[str, Order] = {}
+        self.given: dict[str, TaskRequest] = {}
         """Orders that workers have and have not answered."""
         self.born: dict[str, int] = {}
         """The version at which an order was made."""
@@ -554,29 +578,34 @@ class World(Run):
 
     # -------------------------------------------------------------- what the adversary can do
 
-    def answer(self, order: Order, tensors: Tensors | None = None) -> None:
+    def answer(self, order: TaskRequest, tensors: Tensors | None = None) -> None:
         report = quick(order)
         bad = tensors is not None
         self._answered(order, dataclasses.replace(report, tensors=tensors) if tensors is not None else report, bad)
 
-    def fail(self, order: Order, kind: Kind, code: str = "") -> None:
+    def fail(self, order: TaskRequest, kind: Kind, code: str = "") -> None:
         self._answered(order, failed(order, kind, code=code), False)
 
     def cut(self, worker: str, code: str = "") -> None:
         self.linked.discard(worker)
         for order in [order for order in self.given.values() if order.worker == worker]:
             self.fail(order, "lost", code)
-        self.queue.append((Left(worker=worker, reason="the cable was cut"), False))
+        self.queue.append((WorkerDisconnected(worker=worker, reason="the cable was cut"), False))
 
     def link(self, worker: str) -> None:
         self.linked.add(worker)
-        self.queue.append((Joined(worker=worker, samples=7), False))
+        self.queue.append((WorkerConnected(worker=worker, num_examples=7), False))
 
     def hear(self) -> None:
         found, bad = self.queue.pop(0)
-        order = self.open.get(found.order) if isinstance(found, Report | Failure) else None
+        order = self.open.get(found.request_id) if isinstance(found, TaskResult | TaskFailure) else None
         version, state = self.strategy.version(self.state), self.state
-        late = isinstance(found, Report) and order is not None and has_rounds(self.case.name) and order.round <= version
+        late = (
+            isinstance(found, TaskResult)
+            and order is not None
+            and has_rounds(self.case.name)
+            and order.round <= version
+        )
         if order is not None and late:
             self.late += 1
             if not bad and not self.over:
@@ -585,14 +614,14 @@ class World(Run):
             self._expect(order, found, bad)
         rejected = bad and order is not None and not late
         if rejected and order is not None:
-            assert isinstance(found, Report)
+            assert isinstance(found, TaskResult)
             own = self.strategy.worker_model(state, found)
-            assert own is None or difference(own, self.initial) == ""
+            assert own is None or find_mismatch(own, self.initial) == ""
             other = self.strategy.react(copy.deepcopy(state), failed(order, "rejected"))
         orders = self.take(found)
-        if isinstance(found, Failure) and order is not None and not self.ended:
+        if isinstance(found, TaskFailure) and order is not None and not self.ended:
             said = any(
-                re.search("lost (3 times while|10 times during)", line) for line in self.strategy.said(self.state)
+                re.search("lost (3 times while|10 times during)", line) for line in self.strategy.log_lines(self.state)
             )
             row = {self.rows.get((found.worker, what)) for what in ("lost", "cut")}
             assert said == (found.kind == "lost" and row <= {0, None} and found.code != "progress")
@@ -601,18 +630,20 @@ class World(Run):
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
         if self.strategy.version(self.state) > version:
             self._closed(orders)
-        assert self.overdue is None or self.over or len(self.updates) < self.strategy.quorum, "its time was up before"
+        assert self.overdue is None or self.over or len(self.updates) < self.strategy.min_results, (
+            "its time was up before"
+        )
 
     def time_is_up(self, version: int) -> None:
         before, now = self.state, self.strategy.version(self.state)
         if version == now and has_rounds(self.case.name):
             self.overdue = set(self.open)
-        orders = self.take(Deadline(version=version))
+        orders = self.take(RoundTimeout(version=version))
         if version < now:
             assert self.state is before and not orders, "its time was up when the version was made"
         if self.strategy.version(self.state) > now:
             self._closed(orders)
-        assert self.overdue is None or self.over or len(self.updates) < self.strategy.quorum, "a quorum was enough"
+        assert self.overdue is None or self.over or len(self.updates) < self.strategy.min_results, "a quorum was enough"
 
     def crash(self) -> None:
         """The coordinator goes on from its last checkpoint; what was under way is lost, and said again by nobody."""
@@ -627,17 +658,17 @@ class World(Run):
 
     def repeat(self, number: int) -> None:
         """What was heard before says nothing, if it was an answer."""
-        answers = (found for found in self.history if isinstance(found, Report | Failure))
-        heard = [found for found in answers if found.order not in self.open]
+        answers = (found for found in self.history if isinstance(found, TaskResult | TaskFailure))
+        heard = [found for found in answers if found.request_id not in self.open]
         if heard:
             assert self.strategy.react(self.state, heard[number % len(heard)]) == (self.state, ())
 
     def probe(self) -> None:
         """Somebody is awaited exactly when those who are there could not go on, were they to answer all."""
         strategy, open_orders, asked = self.strategy, list(self.open.values()), 0
-        awaited, state = strategy.awaited(self.state), copy.deepcopy(self.state)
+        awaited, state = strategy.waiting_for(self.state), copy.deepcopy(self.state)
         for worker in sorted(self.waiting):
-            state, orders = strategy.react(state, Available(worker=worker))
+            state, orders = strategy.react(state, WorkerAvailable(worker=worker))
             open_orders += orders
             asked += len(orders)
         while open_orders:
@@ -664,37 +695,39 @@ class World(Run):
                 self.answer(next(iter(self.given.values())))
             else:
                 assert self.waiting, "with every worker there, one has an order"
-                self.take(Available(worker=min(self.waiting)))
+                self.take(WorkerAvailable(worker=min(self.waiting)))
 
     # -------------------------------------------------------------- what is expected
 
-    def _hold(self, orders: Sequence[Order]) -> None:
+    def _hold(self, orders: Sequence[TaskRequest]) -> None:
         round = self.strategy.version(self.state) + 1
         if has_rounds(self.case.name) and orders and any(order.round == round for order in self.orders):
             working = [id for id, order in self.open.items() if order.round == round and id not in (self.overdue or ())]
-            assert len(self.updates) + len(working) < self.strategy.quorum, "nobody else is asked without need"
+            assert len(self.updates) + len(working) < self.strategy.min_results, "nobody else is asked without need"
         super()._hold(orders)
         for order in orders:
-            before = [other for other in self.orders if other.worker == order.worker and other.id != order.id]
+            before = [
+                other for other in self.orders if other.worker == order.worker and other.request_id != order.request_id
+            ]
             if before and before[-1].round != order.round:
                 self._row_ends(order.worker)
             self.fruitless[order.worker] += 1
             assert self.fruitless[order.worker] <= FRUITLESS, "it asks without progress"
-            self.born[order.id] = self.strategy.version(self.state)
-            self.given[order.id] = order
+            self.born[order.request_id] = self.strategy.version(self.state)
+            self.given[order.request_id] = order
             if order.worker not in self.linked:
                 self.fail(order, "lost")
         struck = {worker for worker, strikes in self.count.items() if strikes >= 3}
         assert self.excluded == struck | self.permanent, "three strikes, or a permanent refusal, and nothing else"
 
-    def _answered(self, order: Order, found: Report | Failure, bad: bool) -> None:
-        del self.given[order.id]
-        self.queue += [(Measured(worker=order.worker, seconds=1.0), False), (found, bad)]
+    def _answered(self, order: TaskRequest, found: TaskResult | TaskFailure, bad: bool) -> None:
+        del self.given[order.request_id]
+        self.queue += [(ResponseTimed(worker=order.worker, seconds=1.0), False), (found, bad)]
 
-    def _expect(self, order: Order, found: Event, bad: bool) -> None:
-        if isinstance(found, Report) and not bad:
+    def _expect(self, order: TaskRequest, found: Event, bad: bool) -> None:
+        if isinstance(found, TaskResult) and not bad:
             self._good(order.worker)
-            staleness = self.strategy.version(self.state) - self.born[order.id]
+            staleness = self.strategy.version(self.state) - self.born[order.request_id]
             self.updates.append({"worker": order.worker, "staleness": staleness})
         else:
             self.failed += 1
@@ -702,7 +735,7 @@ class World(Run):
 
     def _strikes(self, worker: str, found: Event) -> bool:
         """Whether an answer that is no good is a strike: as the design words it, in a table of its own."""
-        if not isinstance(found, Failure):
+        if not isinstance(found, TaskFailure):
             return True
         if found.code == "permanent":
             self.permanent.add(worker)
@@ -729,7 +762,7 @@ class World(Run):
     def _row_ends(self, worker: str) -> None:
         self.rows = {what: row for what, row in self.rows.items() if what[0] != worker}
 
-    def _closed(self, orders: Sequence[Order]) -> None:
+    def _closed(self, orders: Sequence[TaskRequest]) -> None:
         """A version was made: what it says of itself."""
         version, record = self.strategy.version(self.state), self.strategy.record(self.state)
         assert set(record.get("excluded", {})) == self.excluded
@@ -740,7 +773,7 @@ class World(Run):
             assert record["late"] == self.late
             assert set(record["cohort"]) >= asked if self.crashes else set(record["cohort"]) == asked
             assert set(record["missing"]) == set(record["cohort"]) - reported
-            assert len(reported) == len(self.updates) >= self.strategy.quorum
+            assert len(reported) == len(self.updates) >= self.strategy.min_results
         else:
             assert record["updates"] == self.updates
         self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
@@ -785,7 +818,7 @@ def cases(draw: st.DrawFn, name: str) -> Case:
     more: dict[str, Any] = {}
     size = workers
     if has_rounds(name) and draw(st.booleans()):
-        chooser = draw(st.sampled_from([name for name in registry.names("chooser") if name != "all"]))
+        chooser = draw(st.sampled_from([name for name in registry.list_pieces("chooser") if name != "all"]))
         size = draw(st.integers(1, workers))
         more = {"chooser": f"{chooser}:per_round={size}"}
         if size < workers:
@@ -817,7 +850,7 @@ def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: l
             case "permanent" | "later" if order:
                 world.fail(order, "refused", move)
             case "available" if worker in world.waiting:
-                world.queue.append((Available(worker=worker), False))
+                world.queue.append((WorkerAvailable(worker=worker), False))
             case "cut" | "progress" | "transfer" if worker in world.linked:
                 world.cut(worker, "" if move == "cut" else move)
             case "link" if worker not in world.linked:
@@ -837,10 +870,10 @@ def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: l
     world.fair()
     reason = world.strategy.failure(world.state)
     if reason:
-        assert len(case.workers) - len(world.excluded) < world.strategy.quorum
+        assert len(case.workers) - len(world.excluded) < world.strategy.min_results
         assert all(worker in reason for worker in world.excluded)
     else:
-        assert difference(world.model, world.initial) == "" and unfit(world.model) == ""
+        assert find_mismatch(world.model, world.initial) == "" and find_nonfinite(world.model) == ""
         if case.whole:
             assert bits(world.model) == bits(undisturbed(case)), "no fault shows in the model"
     assert world.strategy.react(world.state, world.history[-1]) == (world.state, ())

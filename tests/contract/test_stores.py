@@ -16,14 +16,14 @@ import pytest
 
 from fedws.core import registry
 from fedws.core.errors import StoreError, UsageError
-from fedws.object_store.base import PART, Setting, Store, opened
+from fedws.object_store.base import PART_BYTES, Store, StoreConfig, open_backend
 from tests.helpers.s3_proxy import StoreProxy, served
 from tests.helpers.support import REPOSITORY
 from tests.unit.object_store.test_base import BAD_NAMES, BAD_RUNS
 
 RUN, OTHER = "0123456789abcdef", "f" * 16
 PATIENCE = 60.0
-LARGE = 2 * PART + 17
+LARGE = 2 * PART_BYTES + 17
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Place:
 
     def another(self) -> Store:
         """As another process would have it."""
-        return opened(Setting(self.url, 0), PATIENCE)
+        return open_backend(StoreConfig(self.url, 0), PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ PLACES = {"file": _file, "s3": _s3}
 """A new store would be tested by one more of these."""
 
 
-@pytest.fixture(params=registry.names("store"))
+@pytest.fixture(params=registry.list_pieces("store"))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return PLACES[request.param](tmp_path, request)
 
@@ -94,7 +94,7 @@ def blob(size: int, seed: int = 0) -> tuple[str, bytes]:
 
 def views(body: bytes) -> list[memoryview]:
     """A body as a message has it, in pieces of all sizes."""
-    whole, ends = memoryview(body), [0, 1, 1, 65, 4096, PART - 1, PART + 64, len(body)]
+    whole, ends = memoryview(body), [0, 1, 1, 65, 4096, PART_BYTES - 1, PART_BYTES + 64, len(body)]
     ends = sorted(min(end, len(body)) for end in ends)
     return [whole[start:end] for start, end in pairwise(ends)]
 
@@ -105,7 +105,7 @@ def got(store: Store, name: str, size: int, run: str = RUN) -> bytes:
     return bytes(into)
 
 
-@pytest.mark.parametrize("size", [0, 1, 1000, PART, PART + 1, LARGE])
+@pytest.mark.parametrize("size", [0, 1, 1000, PART_BYTES, PART_BYTES + 1, LARGE])
 def test_what_is_put_is_got(place: Place, size: int) -> None:
     name, body = blob(size)
     place.store.put(RUN, name, views(body))
@@ -184,7 +184,7 @@ def test_a_get_that_is_stopped_ends_at_the_next_part(place: Place, after: int) -
     with pytest.raises(StoreError) as caught:
         place.store.get(RUN, name, memoryview(into), stop=Later(after))
     assert str(caught.value) == f"{place.url}: stopped"
-    assert into[2 * PART :] == bytes(17)
+    assert into[2 * PART_BYTES :] == bytes(17)
 
 
 def test_two_may_write_one_blob_at_once(place: Place) -> None:
@@ -207,7 +207,7 @@ def test_two_may_write_one_blob_at_once(place: Place) -> None:
         writer.join()
     assert failed == []
     assert got(place.store, name, LARGE) == body
-    place.store.clean(RUN)
+    place.store.delete_run(RUN)
     assert place.left() == []
 
 
@@ -219,7 +219,7 @@ def test_a_store_may_be_used_in_many_threads(place: Place) -> None:
             name, body = blob(100_000 + seed, seed)
             store.put(RUN, name, views(body))
             assert got(store, name, len(body)) == body
-            store.drop(RUN, name)
+            store.delete(RUN, name)
         except BaseException as error:
             failed.append(error)
 
@@ -234,7 +234,7 @@ def test_a_store_may_be_used_in_many_threads(place: Place) -> None:
 
 ENDED = """
 import os, signal, sys
-from fedws.object_store.base import PART, Setting, opened
+from fedws.object_store.base import PART_BYTES, StoreConfig, open_backend
 
 class Body(list):
     passes = 0
@@ -247,7 +247,7 @@ class Body(list):
 
 url, run, name, path = sys.argv[1:]
 body = memoryview(open(path, "rb").read())
-opened(Setting(url, 0), 60.0).put(run, name, Body([body[:PART], body[PART:2 * PART], body[2 * PART:]]))
+open_backend(StoreConfig(url, 0), 60.0).put(run, name, Body([body[:PART_BYTES], body[PART_BYTES:2 * PART_BYTES], body[2 * PART_BYTES:]]))
 """
 
 
@@ -261,7 +261,7 @@ def test_what_an_ended_process_left_is_gone_on_with(place: Place, tmp_path: Path
         got(place.store, name, LARGE)
     place.store.put(RUN, name, views(body))
     assert got(place.store, name, LARGE) == body
-    place.store.clean(RUN)
+    place.store.delete_run(RUN)
     assert place.left() == []
 
 
@@ -270,7 +270,7 @@ def test_what_an_ended_process_left_is_cleaned_up(place: Place, tmp_path: Path) 
     (tmp_path / "body").write_bytes(body)
     command = [sys.executable, "-c", ENDED, place.url, RUN, name, str(tmp_path / "body")]
     assert subprocess.run(command, cwd=REPOSITORY, env=os.environ, check=False).returncode == -9
-    place.store.clean(RUN)
+    place.store.delete_run(RUN)
     assert place.left() == []
 
 
@@ -282,21 +282,21 @@ def test_dropping_deletes_one_blob(place: Place) -> None:
         store.put(RUN, name, [memoryview(body)])
         store.put(OTHER, name, [memoryview(body)])
         names.append(name)
-    store.drop(RUN, names[0])
-    store.drop(RUN, names[0])
+    store.delete(RUN, names[0])
+    store.delete(RUN, names[0])
     assert place.left() == sorted([f"{RUN}/{names[1]}", f"{OTHER}/{names[0]}", f"{OTHER}/{names[1]}"])
 
 
 def test_cleaning_deletes_all_of_one_run(place: Place) -> None:
     store = place.store
-    store.clean(RUN)
+    store.delete_run(RUN)
     for seed in range(3):
         name, body = blob(100, seed)
         for run in (RUN, OTHER):
             store.put(run, name, [memoryview(body)])
-    store.clean(RUN)
+    store.delete_run(RUN)
     assert [key.partition("/")[0] for key in place.left()] == [OTHER] * 3
-    store.clean(RUN)
+    store.delete_run(RUN)
     name, body = blob(5)
     store.put(RUN, name, [memoryview(body)])
     assert got(store, name, 5) == body
@@ -312,19 +312,19 @@ def test_names_that_are_none_reach_nothing(place: Place) -> None:
         with pytest.raises(StoreError, match=said):
             store.get(run, name, into)
         with pytest.raises(StoreError, match=said):
-            store.drop(run, name)
+            store.delete(run, name)
     for run in BAD_RUNS:
         with pytest.raises(StoreError, match=said):
-            store.clean(run)
+            store.delete_run(run)
     assert place.left() == []
 
 
 def test_a_check_leaves_nothing(place: Place) -> None:
-    place.store.check()
+    place.store.check_access()
     assert place.left() == []
 
 
 def test_a_wrong_setting_is_one_line(place: Place) -> None:
     with pytest.raises(UsageError) as caught:
-        opened(Setting(place.missing, 0), PATIENCE)
+        open_backend(StoreConfig(place.missing, 0), PATIENCE)
     assert str(caught.value) == f"{place.missing}: {place.why}"

@@ -9,20 +9,22 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
-from fedws.core.plan import make
-from fedws.core.seeds import order_seed
+from fedws.core.plan import build_plan
+from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
-from fedws.node.evaluator import evaluate
+from fedws.node.evaluator import evaluate_request
 from fedws.node.worker import Worker
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.split_learning.base import gathers
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.split_learning.base import is_collect_then_train
 from tests.helpers.federation import Points, registered
 
-GATHERING = tuple(it for it in registry.names("strategy") if gathers(registry.find("strategy", it)))
-NAMES = [*(name for name in registry.names("task") if name.partition(".")[0] not in GATHERING), "evaluate"]
+GATHERING = tuple(
+    it for it in registry.list_pieces("strategy") if is_collect_then_train(registry.find_piece("strategy", it))
+)
+NAMES = [*(name for name in registry.list_pieces("task") if name.partition(".")[0] not in GATHERING), "evaluate"]
 """Those whose report is a matter of order and data alone; for those with noise there is ``test_gathering.py``."""
 every = pytest.mark.parametrize("name", NAMES)
 
@@ -43,9 +45,9 @@ def _pieces() -> Iterator[None]:
         yield
 
 
-def order(name: str) -> Order:
+def order(name: str) -> TaskRequest:
     """The first order of this task that its strategy gives."""
-    plan = make(
+    plan = build_plan(
         {
             "strategy": name.partition(".")[0] if name != "evaluate" else "fedavg",
             "dataset": "points",
@@ -54,10 +56,10 @@ def order(name: str) -> Order:
             "federate_after_n_batches": 4,
         }
     )
-    _, strategy, initial = prepare(plan)
+    _, strategy, initial = prepare_run(plan)
     if name == "evaluate":
-        settings = plan.scoring().model_dump()
-        return Order(id="1/alice", worker="alice", round=1, task=name, settings=settings, tensors=initial)
+        settings = plan.eval_settings().model_dump()
+        return TaskRequest(request_id="1/alice", worker="alice", round=1, task=name, settings=settings, tensors=initial)
     _, orders = strategy.start(initial, list(plan.workers))
     return next(order for order in orders if order.task == name)
 
@@ -66,23 +68,23 @@ def worker(dataset: str = "points") -> Worker:
     return Worker("alice", dataset, Points(Path(), True))
 
 
-def answer(order: Order, node: Worker | None = None) -> Report | Failure:
+def answer(order: TaskRequest, node: Worker | None = None) -> TaskResult | TaskFailure:
     node = node or worker()
     if order.task == "evaluate":
-        node._tasks = {"evaluate": evaluate}
-    return node.answer(order)
+        node._tasks = {"evaluate": evaluate_request}
+    return node.execute(order)
 
 
-def reported(order: Order, node: Worker | None = None) -> Report:
+def reported(order: TaskRequest, node: Worker | None = None) -> TaskResult:
     found = answer(order, node)
-    assert isinstance(found, Report), found
+    assert isinstance(found, TaskResult), found
     return found
 
 
-def refused(order: Order, node: Worker | None = None) -> str:
+def refused(order: TaskRequest, node: Worker | None = None) -> str:
     found = answer(order, node)
-    assert isinstance(found, Failure) and found.kind == "refused", found
-    assert (found.order, found.worker, found.round) == (order.id, "alice", order.round)
+    assert isinstance(found, TaskFailure) and found.kind == "refused", found
+    assert (found.request_id, found.worker, found.round) == (order.request_id, "alice", order.round)
     assert found.reason and found.reason.isprintable()
     return found.reason
 
@@ -91,7 +93,7 @@ def bits(tensors: Tensors) -> dict[str, tuple[Any, ...]]:
     return {name: (tensor.dtype, tensor.shape, tensor.tolist()) for name, tensor in tensors.items()}
 
 
-def told(report: Report) -> dict[str, Any]:
+def told(report: TaskResult) -> dict[str, Any]:
     return {**vars(report), "tensors": bits(report.tensors)}
 
 
@@ -108,7 +110,7 @@ def test_the_same_order_gives_the_same_report_to_the_bit(name: str) -> None:
 @every
 def test_the_seed_is_the_one_of_the_order(name: str) -> None:
     asked = order(name)
-    other = reported(dataclasses.replace(asked, seed=order_seed(2, "alice", 1)))
+    other = reported(dataclasses.replace(asked, seed=request_seed(2, "alice", 1)))
     assert (told(other) == told(reported(asked))) == (name == "evaluate"), "only scoring leaves nothing to chance"
 
 
@@ -136,9 +138,9 @@ def test_the_process_is_left_as_it_was(name: str) -> None:
 def test_the_report_is_of_the_order_and_can_travel(name: str) -> None:
     asked = order(name)
     report = reported(asked)
-    assert (report.order, report.worker, report.round) == (asked.id, "alice", asked.round)
-    assert report.samples == len(Points(Path(), True))
-    assert encode(report).size > 0
+    assert (report.request_id, report.worker, report.round) == (asked.request_id, "alice", asked.round)
+    assert report.num_examples == len(Points(Path(), True))
+    assert encode_message(report).size > 0
     assert all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in report.tensors.values())
     assert all(torch.isfinite(tensor).all() for tensor in report.tensors.values())
 
@@ -197,7 +199,7 @@ def test_tensors_of_another_model_are_refused(name: str, spoilt: str) -> None:
         "missing": {key: tensor for key, tensor in good.items() if key != "1.running_mean"},
         "more": {**good, "more": torch.ones(1)},
         "none": {},
-        "another": registry.build("model", "points_linear").state_dict(),
+        "another": registry.build_piece("model", "points_linear").state_dict(),
     }[spoilt]
     assert "another one on alice" in refused(dataclasses.replace(asked, tensors=wrong))
 
@@ -210,7 +212,7 @@ def test_settings_without_end_do_no_harm(name: str) -> None:
         asked = order(name)
         if key in asked.settings:
             found = answer(dataclasses.replace(asked, settings={**asked.settings, key: value}), node)
-            assert isinstance(found, Report | Failure)
+            assert isinstance(found, TaskResult | TaskFailure)
     assert told(reported(order(name), node)) == told(reported(order(name)))
 
 
@@ -219,6 +221,6 @@ def test_a_task_that_is_told_to_stop_has_failed(name: str) -> None:
     node = worker()
     node.stop()
     found = answer(order(name), node)
-    assert isinstance(found, Failure) and (found.kind, found.reason) == ("failed", "told to stop")
+    assert isinstance(found, TaskFailure) and (found.kind, found.reason) == ("failed", "told to stop")
     node.resume()
     assert reported(order(name), node)

@@ -12,27 +12,35 @@ import torch
 import websockets
 
 from fedws.core import registry
-from fedws.core.errors import LinkLost, NotTaken, ProtocolError, TakenOver, TooLarge, Unreachable, UsageError
-from fedws.core.limits import USUAL, Accepted
+from fedws.core.errors import (
+    LinkLost,
+    MessageRejected,
+    MessageTooLarge,
+    ProtocolError,
+    TakenOver,
+    Unreachable,
+    UsageError,
+)
+from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.network.base import Channel, Handler, Limits, Transport
-from fedws.network.body_transfer import CHUNK
-from fedws.network.lookup import transport
+from fedws.network.body_transfer import CHUNK_BYTES
+from fedws.network.lookup import find_transport
 from fedws.network.mqtt import connection
 from fedws.network.mqtt.channel import MqttChannel
-from fedws.network.mqtt.frames import Kind
+from fedws.network.mqtt.frames import FrameKind
 from fedws.network.transports.memory import MemoryChannel
-from fedws.protocol.encoder import FRAGMENT, encode
-from fedws.protocol.messages import Hello, Order
+from fedws.protocol.encoder import FRAGMENT_BYTES, encode_message
+from fedws.protocol.messages import Hello, TaskRequest
 from tests.helpers.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
 from tests.helpers.support import require
 
-SCHEMES = registry.names("transport")
+SCHEMES = registry.list_pieces("transport")
 ADDRESS = {"memory": "memory://node", "ws": "ws://localhost:0", "mqtt": ""}
 """Where a test serves a transport; a new transport needs a line here and, for hostile bytes, one in ``raw``."""
 NODE = "alice"
 EACH = {"memory": 0, "ws": 15, "mqtt": 100}
 """Bytes that a transport adds to a piece of a message, at most."""
-LIMITS = Limits(message=2**24, silence=60.0)
+LIMITS = Limits(max_message_bytes=2**24, peer_timeout=60.0)
 PATIENCE = 60.0
 every = pytest.mark.parametrize("scheme", SCHEMES)
 
@@ -44,7 +52,7 @@ async def soon(what: Awaitable[Any]) -> Any:
 
 
 def made(scheme: str) -> Transport:
-    found: Transport = registry.find("transport", scheme)()
+    found: Transport = registry.find_piece("transport", scheme)()
     return found
 
 
@@ -101,7 +109,7 @@ async def linked(
 
 async def echo(channel: Channel) -> None:
     """Sends back what comes, until the link is lost."""
-    channel.admit()
+    channel.mark_authenticated()
     with contextlib.suppress(LinkLost):
         while True:
             await channel.send(await channel.receive())
@@ -111,8 +119,8 @@ def hello(run: str = "r") -> Hello:
     return Hello(run=run, node="alice", protocol=1)
 
 
-def order(**tensors: torch.Tensor) -> Order:
-    return Order(id="1/alice", worker="alice", round=1, task="t", settings={"lr": 0.1}, tensors=tensors)
+def order(**tensors: torch.Tensor) -> TaskRequest:
+    return TaskRequest(request_id="1/alice", worker="alice", round=1, task="t", settings={"lr": 0.1}, tensors=tensors)
 
 
 async def raw(scheme: str, url: str, pieces: Sequence[bytes | str]) -> str:
@@ -129,9 +137,9 @@ async def raw(scheme: str, url: str, pieces: Sequence[bytes | str]) -> str:
         assert isinstance(channel, MqttChannel)
         parts = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
         for number, part in enumerate(parts, 1):
-            while not channel._end.room:
+            while not channel._endpoint.can_send:
                 await asyncio.sleep(0)
-            channel._post(Kind.END if number == len(parts) else Kind.DATA, part)
+            channel._send_frame(FrameKind.END if number == len(parts) else FrameKind.DATA, part)
         with pytest.raises(LinkLost) as lost:
             await soon(channel.receive())
         await channel.close()
@@ -185,7 +193,7 @@ async def test_a_large_message_arrives_whole(scheme: str, size: int) -> None:
 @every
 async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
     """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_progress.py."""
-    async with linked(scheme, Limits(silence=0.3)) as (near, far):
+    async with linked(scheme, Limits(peer_timeout=0.3)) as (near, far):
         waiting = asyncio.create_task(far.receive())
         await asyncio.sleep(0.9)  # three silences: the link must outlast them
         await near.send(hello())
@@ -222,7 +230,7 @@ async def test_both_ends_may_send_at_once(scheme: str) -> None:
 @every
 async def test_bytes_are_counted_alike_at_both_ends(scheme: str) -> None:
     async with linked(scheme) as (near, far):
-        assert (near.sent, near.received, far.sent, far.received) == (0, 0, 0, 0)
+        assert (near.bytes_sent, near.bytes_received, far.bytes_sent, far.bytes_received) == (0, 0, 0, 0)
         for message in (
             hello(),
             order(w=torch.ones(100)),
@@ -230,13 +238,17 @@ async def test_bytes_are_counted_alike_at_both_ends(scheme: str) -> None:
             order(w=torch.ones(4, 70_000)),
         ):
             for sender, receiver in ((near, far), (far, near)):
-                before = sender.sent
+                before = sender.bytes_sent
                 await asyncio.gather(sender.send(message), soon(receiver.receive()))
-                encoded = encode(message)
-                size = encoded.size if encoded.body_size <= CHUNK else encoded.named("0" * 64, 0, USUAL).size
-                pieces = size // connection.CHUNK + 4 if scheme == "mqtt" else size // FRAGMENT + 2
-                assert size <= sender.sent - before <= size + EACH[scheme] * pieces
-                assert (sender.sent, sender.received) == (receiver.received, receiver.sent)
+                encoded = encode_message(message)
+                size = (
+                    encoded.size
+                    if encoded.body_size <= CHUNK_BYTES
+                    else encoded.with_offset("0" * 64, 0, DEFAULT_MESSAGE_LIMITS).size
+                )
+                pieces = size // connection.MAX_PAYLOAD_BYTES + 4 if scheme == "mqtt" else size // FRAGMENT_BYTES + 2
+                assert size <= sender.bytes_sent - before <= size + EACH[scheme] * pieces
+                assert (sender.bytes_sent, sender.bytes_received) == (receiver.bytes_received, receiver.bytes_sent)
 
 
 @every
@@ -377,7 +389,7 @@ async def test_a_peer_that_vanishes_is_lost(scheme: str) -> None:
         if isinstance(near, MemoryChannel):
             await near.close()
         elif isinstance(near, MqttChannel):
-            near._road.release.__self__.drop()  # type: ignore[attr-defined]
+            near._sink.on_closed.__self__.drop()  # type: ignore[attr-defined]
         else:
             near._socket.transport.abort()  # type: ignore[attr-defined]
         with pytest.raises(LinkLost):
@@ -394,7 +406,7 @@ async def test_nobody_is_reached_where_nobody_serves(scheme: str) -> None:
     async with served(scheme, echo, LIMITS) as url:
         pass
     with pytest.raises(Unreachable) as caught:
-        await soon(dialled(scheme, url, Limits(silence=3)))
+        await soon(dialled(scheme, url, Limits(peer_timeout=3)))
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -419,20 +431,20 @@ async def test_an_address_is_served_once_at_a_time(scheme: str) -> None:
 async def test_what_is_served_can_be_dialled_and_checked(scheme: str) -> None:
     async with served(scheme, echo, LIMITS) as url:
         assert url.startswith(f"{scheme}://")
-        made(scheme).check(url)
-        assert type(transport(url)) is type(made(scheme))
+        made(scheme).check_url(url)
+        assert type(find_transport(url)) is type(made(scheme))
 
 
 def test_an_unknown_scheme_is_told_with_those_there_are() -> None:
     for url in ("http://localhost:1", "localhost", ""):
         with pytest.raises(UsageError, match=r"nobody serves .*; there are memory, mqtt, mqtts, ws, wss"):
-            transport(url)
+            find_transport(url)
 
 
 @pytest.mark.parametrize("url", ["ws://localhost", "ws://:1", "ws://localhost:x", "ws://localhost:99999", "ws://[::1"])
 async def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="is no address"):
-        made("ws").check(url)
+        made("ws").check_url(url)
     with pytest.raises(UsageError, match="is no address"):
         await made("ws").connect(url, LIMITS)
     with pytest.raises(UsageError, match="is no address"):
@@ -464,9 +476,9 @@ async def test_what_is_no_websocket_is_unreachable() -> None:
 
 @every
 async def test_a_message_above_the_limit_is_not_sent(scheme: str) -> None:
-    async with linked(scheme, LIMITS, theirs=Limits(message=4096)) as (near, far):
-        near.transfers.tell_limits(Accepted(4096, peer="bob"))  # as the handshake does
-        with pytest.raises(TooLarge, match="bytes, and bob accepts at most 4,096"):
+    async with linked(scheme, LIMITS, theirs=Limits(max_message_bytes=4096)) as (near, far):
+        near.transfers.set_peer_limits(MessageLimits(4096, peer="bob"))  # as the handshake does
+        with pytest.raises(MessageTooLarge, match="bytes, and bob accepts at most 4,096"):
             await near.send(order(w=torch.ones(2000)))
         await near.send(hello())
         assert await soon(far.receive()) == hello(), "and nothing of it was"
@@ -474,14 +486,14 @@ async def test_a_message_above_the_limit_is_not_sent(scheme: str) -> None:
 
 @every
 async def test_a_message_above_the_receivers_limit_is_refused(scheme: str) -> None:
-    async with linked(scheme, LIMITS, theirs=Limits(message=4096)) as (near, far):
+    async with linked(scheme, LIMITS, theirs=Limits(max_message_bytes=4096)) as (near, far):
         with contextlib.suppress(LinkLost):
             await near.send(order(w=torch.ones(2000)))
         with pytest.raises(ProtocolError, match=r"bytes.* 4096"):
             await soon(far.receive())
 
 
-HELLO = b"".join(bytes(piece) for piece in encode(hello()).fragments())
+HELLO = b"".join(bytes(piece) for piece in encode_message(hello()).fragments())
 HOSTILE: dict[str, list[bytes | str]] = {
     "noise": [b"\0\1\2\3" * 10],
     "text": ["hello"],
@@ -492,7 +504,7 @@ HOSTILE: dict[str, list[bytes | str]] = {
     "two messages in one": [HELLO, HELLO],
     "another version": [HELLO[:4] + b"\2" + HELLO[5:]],
     "a header too long": [HELLO[:8] + b"\xff\xff\xff\xff" + HELLO[12:]],
-    "a message in one fragment too long": [b"".join(encode(order(w=torch.ones(2**19))).fragments())],
+    "a message in one fragment too long": [b"".join(encode_message(order(w=torch.ones(2**19))).fragments())],
     "many fragments of nothing": [b""] * 50,
 }
 UNSENT = {("mqtt", "a message in one fragment too long")}
@@ -550,5 +562,5 @@ async def test_a_peer_that_finds_fault_with_us_is_lost_and_not_at_fault(code: in
         async with websockets.connect(url, compression=None, proxy=None) as socket:
             await socket.close(code, "what was that")
         error = await soon(raised.get())
-    kinds = {1002: NotTaken, 1009: NotTaken, 4001: TakenOver, 4002: NotTaken}
+    kinds = {1002: MessageRejected, 1009: MessageRejected, 4001: TakenOver, 4002: MessageRejected}
     assert type(error) is kinds.get(code, LinkLost) and str(error) == "what was that"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedws.attacks.image_grid import EDGE, HEAD, LABEL, ROW
+from fedws.attacks.image_grid import LABEL_INCHES, MARGIN_INCHES, ROW_INCHES, TITLE_INCHES
 from tests.helpers.processes import Processes
 
 SHORT = ("attack", "--pretrain-epochs", "1", "--steps", "20", "--starts", "1", "--samples", "3")
@@ -35,7 +35,10 @@ def test_a_table_and_a_picture_with_a_row_for_each_setting(processes: Processes,
     data = (tmp_path / "rows.png").read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     size = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    height, width = HEAD + (1 + len(wanted)) * ROW + EDGE, LABEL + 3 * ROW + EDGE
+    height, width = (
+        TITLE_INCHES + (1 + len(wanted)) * ROW_INCHES + MARGIN_INCHES,
+        LABEL_INCHES + 3 * ROW_INCHES + MARGIN_INCHES,
+    )
     assert size == pytest.approx((100 * width, 100 * height), abs=1)
 
 
@@ -69,7 +72,7 @@ def test_what_was_pretrained_is_attacked(processes: Processes, tmp_path: Path) -
         (("--pretrained", "none.safetensors"), "the pretrained model none.safetensors cannot be read"),
         (("--model", "cifar_cnn", "--cut", "features.2"), "samples of digits, [1, 28, 28], do not fit cifar_cnn"),
         (("-o", "none/attack.png"), "--output none/attack.png: there is no folder none"),
-        (("--dataset", "tiny", "--plugin", "tiny.py"), "dataset tiny is none of fedws.Images, of 11 x 11 pixels"),
+        (("--dataset", "tiny", "--plugin", "tiny.py"), "dataset tiny is none of fedws.ImageDataset, of 11 x 11 pixels"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_trained(
@@ -79,7 +82,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(
 import torch, fedws
 @fedws.register("dataset", "tiny")
 def tiny(root, train):
-    return fedws.Images(torch.zeros((9, 1, 8, 8), dtype=torch.uint8), torch.arange(9), (0.5,), (0.5,))
+    return fedws.ImageDataset(torch.zeros((9, 1, 8, 8), dtype=torch.uint8), torch.arange(9), (0.5,), (0.5,))
 """
     (tmp_path / "tiny.py").write_text(source, encoding="utf-8")
     command = processes.fork(*SHORT, *flags)

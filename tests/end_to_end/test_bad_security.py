@@ -14,8 +14,8 @@ from tests.helpers.processes import Processes, assert_one_line
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """A folder with files that are good and bad."""
     folder = tmp_path_factory.mktemp("flags")
-    certificates.init(folder / "certs")
-    certificates.issue(folder / "certs", "alice")
+    certificates.create_ca(folder / "certs")
+    certificates.issue_certificate(folder / "certs", "alice")
     texts = {"junk": "junk", "unknown.toml": "task = ['*']", "named.toml": "coordinators = ['lab']", "good.key": KEY}
     texts |= {"many.toml": "samples = 100000", "syntax.toml": "tasks = ["}
     for name, text in texts.items():

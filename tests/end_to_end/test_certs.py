@@ -60,9 +60,9 @@ def test_certificates_that_no_longer_hold_are_told_of_at_the_start(given: Proces
     for name in ("ca.pem", "ca.key"):
         shutil.copy(given.folder / "certs" / name, given.folder / "old" / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificates, "_SLACK", datetime.timedelta(days=3))
+        patch.setattr(certificates, "_MAX_CLOCK_SKEW", datetime.timedelta(days=3))
         for name in ("alice", "coordinator"):
-            certificates.issue(given.folder / "old", name, days=-1)
+            certificates.issue_certificate(given.folder / "old", name, days=-1)
     until = r"is valid from \S+ \S+ to \S+ \S+ UTC, not now$"
     node = given.fork("worker", *identity("alice"), *DIGITS, *shown("alice", "old"))
     assert_one_line(node, f"--tls-cert old/alice.pem {until}", 2)

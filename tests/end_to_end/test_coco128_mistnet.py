@@ -52,8 +52,8 @@ def test_it_learns_from_two_edges_and_says_what_has_left_them(ready: Processes) 
 @pytest.mark.long
 def test_ctrl_c_ends_all_that_it_started(ready: Processes) -> None:
     fresh = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=81).state_dict()
-    origin = pretrained_file.Origin("ssdlite", "none", 0, [3, 320, 320], 0, label="float32 [64, 5]")
-    pretrained_file.save(ready.folder / "fresh.safetensors", pretrained_file.of(fresh, origin))
+    origin = pretrained_file.PretrainedInfo("ssdlite", "none", 0, [3, 320, 320], 0, label_format="float32 [64, 5]")
+    pretrained_file.save_pretrained(ready.folder / "fresh.safetensors", pretrained_file.build_pretrained(fresh, origin))
     run = ready.start(SCRIPT, "--pretrained", "fresh.safetensors", "--server-epochs", "99", "--output", "out")
     run.line("has 32 records of 64000 features")
     started = psutil.Process(run.pid).children(recursive=True)

@@ -60,9 +60,9 @@ def test_the_readmes_commands_over_a_broker_are_commands() -> None:
     """That such a run goes well, and that a broker's rights are those of its users, is seen in test_mqtt_example.py."""
     run, worker = readme("Over a broker")
     assert run[:2] == ["fedws", "run"] and worker[:2] == ["fedws", "worker"]
-    given = fedws.cli.run.parser("fedws run").parse_args(run[2:])
+    given = fedws.cli.run.build_parser("fedws run").parse_args(run[2:])
     assert (given.expect, given.evaluator, given.seal) == (["alice", "bob", "charlie"], "testing", True)
-    joins = fedws.cli.worker.parser("fedws worker").parse_args(worker[2:])
+    joins = fedws.cli.worker.build_parser("fedws worker").parse_args(worker[2:])
     assert joins.join == given.listen.replace("coordinator@", f"{joins.id}@") and joins.seal
 
 

@@ -5,7 +5,7 @@ import signal
 import psutil
 import pytest
 
-from fedws.data.label_ranges import DEFAULTS
+from fedws.data.label_ranges import DEMO_LABELS
 from tests.helpers.mosquitto import MISSING, PROGRAM
 from tests.helpers.processes import NODES, SECONDS, Processes, assert_one_line
 from tests.helpers.support import recorded, require
@@ -21,7 +21,7 @@ def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
         run.line(f"^{node} joins at mqtt://{node}@localhost:[0-9]+$")
     run.line(r"^\$ fedws run --listen mqtt://coordinator@localhost:[0-9]+ .* --seal ")
     assert run.end() == 0 and run.errors == [], run.everything
-    assert [record["answered"] for record in recorded(given.folder / "out", "round")] == [len(DEFAULTS)] * 2
+    assert [record["answered"] for record in recorded(given.folder / "out", "round")] == [len(DEMO_LABELS)] * 2
     run.line("^Federated accuracy after round 2: ")
     assert (given.folder / "out" / "model.safetensors").is_file()
     plan = (given.folder / "out" / "plan.toml").read_text()

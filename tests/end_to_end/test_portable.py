@@ -9,7 +9,7 @@ from torch import nn
 
 import fedws
 from fedws.core import registry, tensor_file
-from fedws.core.tensors import DTYPES, FLOAT8, averaged, digest
+from fedws.core.tensors import DTYPES, FLOAT8_DTYPES, hash_tensors, is_averaged
 from tests.helpers.federation import PointsLinear, federation, registered
 from tests.helpers.processes import NO_NETWORK, Processes, assert_one_line
 
@@ -60,7 +60,7 @@ class Everything(PointsLinear):
         for name, dtype in DTYPES.items():
             value = torch.ones(4).to(dtype)
             self.register_buffer(f"buffer_{name}", value.clone())
-            trained = averaged(value) and dtype not in (*FLOAT8, torch.complex32)
+            trained = is_averaged(value) and dtype not in (*FLOAT8_DTYPES, torch.complex32)
             self.register_parameter(f"weight_{name}", nn.Parameter(value, requires_grad=trained))
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
@@ -82,10 +82,10 @@ async def test_a_model_with_tensors_of_every_dtype_is_trained_scored_and_kept(
         again = await fedws.run(resume=tmp_path / "run")
     scores = [record["loss"] for record in result.metrics if record["kind"] == "score"]
     assert len(scores) >= 2 and len(set(scores)) > 1
-    kept = tensor_file.load_file(tmp_path / "run" / "model.safetensors")
-    assert digest(kept) == digest(result.model) == digest(again.model)
+    kept = tensor_file.load_tensors(tmp_path / "run" / "model.safetensors")
+    assert hash_tensors(kept) == hash_tensors(result.model) == hash_tensors(again.model)
     for name, dtype in DTYPES.items():
         weight = result.model[f"weight_{name}"]
         assert weight.dtype == dtype == result.model[f"buffer_{name}"].dtype
-        moved = averaged(weight) and dtype not in (*FLOAT8, torch.complex32)
+        moved = is_averaged(weight) and dtype not in (*FLOAT8_DTYPES, torch.complex32)
         assert bool((weight.to(torch.complex128) != 1).any()) == moved, name

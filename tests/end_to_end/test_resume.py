@@ -23,8 +23,8 @@ from fedws.algorithms.fedavg import FedAvg, fit
 
 @fedws.register("strategy", "held")
 class Held(FedAvg):
-    def order(self, model, worker, round):
-        return replace(super().order(model, worker, round), task="held.fit")
+    def configure(self, model, worker, round):
+        return replace(super().configure(model, worker, round), task="held.fit")
 
 @fedws.register("task", "held.fit", releases="update")
 def held(order, workspace):

@@ -13,7 +13,7 @@ from random import Random
 import msgpack
 
 from fedws.protocol import encoder, handshake
-from fedws.protocol.messages import Challenge, Hello, Order, Proof, Welcome
+from fedws.protocol.messages import Challenge, Hello, Proof, TaskRequest, Welcome
 from tests.abuse import hostile
 from tests.abuse.hostile import BINARY, DEFLATE, PING, TEXT, UPGRADE, Hostile, data, frame
 from tests.fuzz.mutator import mutate, seeds
@@ -126,13 +126,13 @@ class Strangers:
 
     async def _wrong_proof(self, peer: Hostile) -> None:
         await peer.challenged(hostile.hello())
-        await peer.say(frame(data(Proof(proof=self._random.randbytes(32).hex(), takeover=TAKEOVER))))
+        await peer.say(frame(data(Proof(proof=self._random.randbytes(32).hex(), takeover_key=TAKEOVER))))
         await self._end(peer)
 
     async def _reflected(self, peer: Hostile) -> None:
         challenge = await peer.challenged(hostile.hello())
         if challenge is not None:
-            await peer.say(frame(data(Proof(proof=challenge.proof, takeover=TAKEOVER))))
+            await peer.say(frame(data(Proof(proof=challenge.proof, takeover_key=TAKEOVER))))
         await self._end(peer)
 
     async def _replay(self, peer: Hostile) -> None:
@@ -143,7 +143,7 @@ class Strangers:
 
     async def _order(self, peer: Hostile) -> None:
         await peer.challenged(hostile.hello())
-        await peer.say(frame(data(Order(id="1", worker="alice", round=1, task="fedavg.fit"))))
+        await peer.say(frame(data(TaskRequest(request_id="1", worker="alice", round=1, task="fedavg.fit"))))
         await self._end(peer)
 
     async def _large_frame(self, peer: Hostile) -> None:
@@ -153,7 +153,7 @@ class Strangers:
         await self._say(peer, frame(encoder.MAGIC + b"\1\0\0\0\xff\xff\xff\xff" + bytes(500)))
 
     async def _large_tensor(self, peer: Hostile) -> None:
-        whole = data(Order(id="1", worker="alice", round=1, task="t"))
+        whole = data(TaskRequest(request_id="1", worker="alice", round=1, task="t"))
         length = int.from_bytes(whole[8:12], "little")
         table = msgpack.packb([{"name": "w", "dtype": "uint8", "shape": [2**40], "length": 2**40}])
         header = whole[12 : 12 + length].replace(b"\xa7tensors\x90", b"\xa7tensors" + table)
@@ -198,7 +198,7 @@ async def _recorded(url: str, key: bytes) -> tuple[Hello, Proof]:
     async with hostile.hostile(url) as peer:
         challenge = await peer.challenged(hello)
         assert isinstance(challenge, Challenge)
-        proof = handshake.prove(key, hello, challenge, TAKEOVER)
+        proof = handshake.create_proof(key, hello, challenge, TAKEOVER)
         await peer.say(frame(data(proof)))
         assert isinstance(await peer.hear(), Welcome)
     return hello, proof

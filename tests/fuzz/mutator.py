@@ -12,8 +12,18 @@ import torch
 
 from fedws.core.tensors import DTYPES
 from fedws.protocol import encoder
-from fedws.protocol.header import ALIGNMENT
-from fedws.protocol.messages import Challenge, Failure, Hello, Message, Order, Proof, Refusal, Report, Welcome
+from fedws.protocol.header import ALIGNMENT_BYTES
+from fedws.protocol.messages import (
+    Challenge,
+    Hello,
+    Message,
+    Proof,
+    Refusal,
+    TaskFailure,
+    TaskRequest,
+    TaskResult,
+    Welcome,
+)
 from tests.helpers.support import TAKEOVER
 
 SECRET = "0f" * 32
@@ -37,20 +47,28 @@ def messages() -> list[Message]:
     return [
         Hello(run="r", node="alice", protocol=1, nonce=SECRET),
         Challenge(node="alice", nonce=SECRET, proof=SECRET),
-        Proof(proof=SECRET, takeover=TAKEOVER, signature=2 * TAKEOVER),
-        Welcome(node="alice", role="worker", dataset="d", samples=2, labels=[0, 1]),
+        Proof(proof=SECRET, takeover_key=TAKEOVER, signature=2 * TAKEOVER),
+        Welcome(node="alice", role="worker", dataset="d", num_examples=2, labels=[0, 1]),
         Refusal(kind="busy", reason="later"),
-        Order(id="1", worker="alice", round=1, task="t", settings={"a": [1.0, None]}, tensors=tensors),
-        Order(id="1", worker="alice", round=1, task="t", settings={"a": deep}, tensors={"w": torch.ones(0, 3)}),
-        Order(id="1", worker="alice", round=1, task="t", tensors={"s": torch.tensor(1), "w": torch.ones(99)}),
-        Report(order="1", worker="alice", round=1, samples=1, metrics={"loss": 0.5}, tensors={"w": torch.ones(3)}),
-        Failure(order="1", worker="alice", round=1, kind="refused", reason="no"),
+        TaskRequest(request_id="1", worker="alice", round=1, task="t", settings={"a": [1.0, None]}, tensors=tensors),
+        TaskRequest(
+            request_id="1", worker="alice", round=1, task="t", settings={"a": deep}, tensors={"w": torch.ones(0, 3)}
+        ),
+        TaskRequest(
+            request_id="1", worker="alice", round=1, task="t", tensors={"s": torch.tensor(1), "w": torch.ones(99)}
+        ),
+        TaskResult(
+            request_id="1", worker="alice", round=1, num_examples=1, metrics={"loss": 0.5}, tensors={"w": torch.ones(3)}
+        ),
+        TaskFailure(request_id="1", worker="alice", round=1, kind="refused", reason="no"),
     ]
 
 
 def seeds() -> list[bytes]:
     """Inputs to begin with: a byte that says how to feed it, and a message."""
-    return [bytes([place]) + b"".join(encoder.encode(each).fragments()) for place, each in enumerate(messages())]
+    return [
+        bytes([place]) + b"".join(encoder.encode_message(each).fragments()) for place, each in enumerate(messages())
+    ]
 
 
 _SEEDS = seeds()
@@ -86,7 +104,7 @@ def parsed(data: bytes) -> tuple[int, Any, bytes] | None:
         header = msgpack.unpackb(data[13 : 1 + end], strict_map_key=False, max_array_len=2**12)
     except Exception:  # whatever it is, it is no header
         return None
-    return data[0], header, data[1 + end + -end % ALIGNMENT :]
+    return data[0], header, data[1 + end + -end % ALIGNMENT_BYTES :]
 
 
 def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
@@ -102,7 +120,7 @@ def assembled(control: int, header: Any, body: bytes, random: Random) -> bytes:
     length = len(packed) if random.random() < 0.95 else random.choice((0, len(packed) - 1, 2**16, 2**19 + 1, 2**32 - 1))
     version = 1 if random.random() < 0.98 else random.randrange(4)
     head = struct.pack("<4sII", encoder.MAGIC, version, max(0, length)) + packed
-    return bytes([control]) + head + bytes(-len(head) % ALIGNMENT) + body
+    return bytes([control]) + head + bytes(-len(head) % ALIGNMENT_BYTES) + body
 
 
 def _changed(header: Any, random: Random) -> Any:

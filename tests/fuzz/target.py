@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from fedws.core.errors import LinkLost, ProtocolError, Refused
-from fedws.network.base import HANDSHAKE, Limits
-from fedws.network.body_transfer import Transfers
-from fedws.node.server import Service
+from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.body_transfer import BodyTransfers
+from fedws.node.server import NodeServer
 from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.header import MAX_DIMENSIONS, misnamed
-from fedws.protocol.messages import MESSAGES, Challenge, Message, Proof
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
+from fedws.protocol.header import MAX_DIMENSIONS, explain_invalid_name
+from fedws.protocol.messages import MESSAGE_TYPES, Challenge, Message, Proof
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
 from tests.helpers.federation import Points
 from tests.helpers.support import TAKEOVER
 
-LIMITS = (HANDSHAKE, 2**12, 2**20, 2**30)
+LIMITS = (MAX_HANDSHAKE_MESSAGE_BYTES, 2**12, 2**20, 2**30)
 """What a message may take; an input's first byte chooses."""
 OBJECTS = 8 * 2**20
 """Bytes that the objects made of a header of 64 KiB may take, above the message's own limit. Measured: 5.2 MiB."""
@@ -67,7 +67,7 @@ class Target:
     def __init__(self) -> None:
         self.figures = Figures()
         node = Worker("alice", "points", Points(None, True))  # type: ignore[arg-type]
-        self._service = Service(node, Limits(), Security(Key(bytes(range(32)), "a test")))
+        self._service = NodeServer(node, Limits(), Credentials(NetworkKey(bytes(range(32)), "a test")))
         self._service.close()
 
     def __call__(self, data: bytes) -> None:
@@ -144,22 +144,22 @@ class Target:
             asked.clear()  # the decoder begins with none
             for piece in pieces:
                 decoder.feed(piece)
-            return decoder.message()
+            return decoder.build_message()
         finally:
             vars(torch)["empty"] = empty
 
     def _check(self, message: Message, data: bytes, limit: int) -> None:
-        if type(message) not in MESSAGES.values() or len(data) > limit:
+        if type(message) not in MESSAGE_TYPES.values() or len(data) > limit:
             raise Wrong(f"{type(message).__name__} of {len(data)} bytes; at most {limit}")
         for name, tensor in getattr(message, "tensors", {}).items():
-            if misnamed(name) or tensor.dim() > MAX_DIMENSIONS:
+            if explain_invalid_name(name) or tensor.dim() > MAX_DIMENSIONS:
                 raise Wrong(f"a tensor {name!r} of shape {list(tensor.shape)}")
 
     def _met(self, message: Message) -> None:
         """Whatever it is, as the first word of a handshake, and as the second."""
-        for first, second in ((message, Proof(proof="00" * 32, takeover=TAKEOVER)), (_HELLO, message)):
+        for first, second in ((message, Proof(proof="00" * 32, takeover_key=TAKEOVER)), (_HELLO, message)):
             peer = _Peer(first, second)
-            if "admitted" in _driven(self._service._meet(peer), peer):
+            if "admitted" in _driven(self._service._authenticate(peer), peer):
                 raise Wrong("a peer without the key was admitted")
             self.figures.handshakes += 1
 
@@ -178,16 +178,16 @@ def _again(data: bytes) -> int:
         tracemalloc.stop()
 
 
-_HELLO = MESSAGES["hello"](run="r", node="alice", protocol=1, nonce="ab" * 32)  # type: ignore[call-arg]
+_HELLO = MESSAGE_TYPES["hello"](run="r", node="alice", protocol=1, nonce="ab" * 32)  # type: ignore[call-arg]
 
 
 class _Peer:
     """A channel to somebody who says two things, and reflects the node's own proof where that is one of them."""
 
     peer = address = ""
-    sent = received = 0
-    arriving = False
-    transfers = Transfers()
+    bytes_sent = bytes_received = 0
+    is_receiving = False
+    transfers = BodyTransfers()
 
     def __init__(self, *words: Message) -> None:
         self._words = list(words)
@@ -196,23 +196,23 @@ class _Peer:
     async def send(self, message: Message) -> None:
         self.events.append(type(message).__name__)
         if isinstance(message, Challenge) and isinstance(self._words[0], Proof) and self._words[0].proof == "00" * 32:
-            self._words[0] = Proof(proof=message.proof, takeover=TAKEOVER)
+            self._words[0] = Proof(proof=message.proof, takeover_key=TAKEOVER)
 
     async def receive(self) -> Message:
         if not self._words:
             raise LinkLost("gone")
         return self._words.pop(0)
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         self.events.append("admitted")
 
-    def protect(self, secret: bytes) -> None:
+    def set_session_key(self, session_key: bytes) -> None:
         self.events.append("protected")
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         pass
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         self.events.append("closed")
 
 
@@ -222,7 +222,7 @@ def _driven(meeting: Coroutine[Any, Any, object], peer: _Peer) -> list[str]:
         meeting.send(None)
     except StopIteration:
         peer.events.append("admitted")
-    except (Refused, ProtocolError, LinkLost):
+    except (LinkRefused, ProtocolError, LinkLost):
         pass
     else:
         raise Wrong("the handshake waits for something else")
@@ -242,5 +242,5 @@ def _kind(error: str) -> str:
     """What is wrong, without where and how much."""
     first, _, last = error.partition(": ")
     last = last.rpartition(": ")[2]
-    place = "fields" if first in MESSAGES else first.split(" ")[0]
+    place = "fields" if first in MESSAGE_TYPES else first.split(" ")[0]
     return re.sub(r"'.*'|\".*\"|\[.*\]|-?\d+", "#", f"{place}: {last or first}")[:80]

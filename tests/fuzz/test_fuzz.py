@@ -63,14 +63,14 @@ def test_what_must_not_happen_is_found(what: str, monkeypatch: pytest.MonkeyPatc
             clock.append(2.0)
         if what == "allocates":
             torch.empty(2**16 + 1)
-        return Proof(proof="00" * 32, takeover=TAKEOVER)
+        return Proof(proof="00" * 32, takeover_key=TAKEOVER)
 
     clock, run = [0.0], Target()  # which makes a worker, and reads its welcome
-    monkeypatch.setattr(Decoder, "message", message)
+    monkeypatch.setattr(Decoder, "build_message", message)
     monkeypatch.setattr(target, "OFTEN", 1)
     monkeypatch.setattr("tests.fuzz.target.time.perf_counter", lambda: clock[-1])
     if what == "welcomes":
-        monkeypatch.setattr("fedws.protocol.handshake.check", lambda *given: None)
+        monkeypatch.setattr("fedws.protocol.handshake.verify_proof", lambda *given: None)
     with pytest.raises(Wrong):
         run(seeds()[0])
     assert len(run.figures.found) == 1

@@ -9,13 +9,13 @@ import aiomqtt
 
 from fedws.network.base import Channel, Limits
 from fedws.network.mqtt.channel import MqttChannel
-from fedws.network.mqtt.frames import Kind
-from fedws.network.transports.mqtt import Mqtt
+from fedws.network.mqtt.frames import FrameKind
+from fedws.network.transports.mqtt import MqttTransport
 from fedws.protocol.messages import Hello
 from tests.helpers.mosquitto import PASSWORD, Mosquitto
 
 PATIENCE = 60.0
-LIMITS = Limits(message=2**28, silence=60.0)
+LIMITS = Limits(max_message_bytes=2**28, peer_timeout=60.0)
 SECRET = bytes(range(32))
 HELLO = Hello(run="r", node="alice", protocol=1)
 
@@ -28,7 +28,7 @@ async def soon(what: Awaitable[Any]) -> Any:
 
 async def dialled(url: str, limits: Limits = LIMITS, node: str = "alice", *, seal: bool = False) -> MqttChannel:
     """A coordinator's end of a link."""
-    channel = await soon(Mqtt().connect(url, limits, node, seal=seal))
+    channel = await soon(MqttTransport().connect(url, limits, node, encrypt_payloads=seal))
     assert isinstance(channel, MqttChannel)
     return channel
 
@@ -46,13 +46,13 @@ async def linked(
         arrived.put_nowait(channel)
         await done.wait()
 
-    async with Mqtt().serve(url, handle, limits, node="alice", seal=seal):
+    async with MqttTransport().serve(url, handle, limits, node="alice", encrypt_payloads=seal):
         near = await dialled(url, limits, seal=seal)
         far: MqttChannel = await soon(arrived.get())
         for end in (near, far):
             if protected:
-                end.protect(SECRET)
-            end.admit()
+                end.set_session_key(SECRET)
+            end.mark_authenticated()
         try:
             yield near, far
         finally:
@@ -91,7 +91,7 @@ class Stranger:
         """Wait until so many links were closed by the node; gives the payload of each by its topic."""
 
         def found() -> dict[str, bytes]:
-            return {topic: payload[9:] for topic, payload, _ in self.seen if payload[:1] == bytes([Kind.CLOSE])}
+            return {topic: payload[9:] for topic, payload, _ in self.seen if payload[:1] == bytes([FrameKind.CLOSE])}
 
         async with asyncio.timeout(PATIENCE), self._news:
             await self._news.wait_for(lambda: len(found()) >= count)

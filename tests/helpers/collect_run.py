@@ -6,19 +6,19 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import make
-from fedws.core.tensors import difference
+from fedws.core.plan import build_plan
+from fedws.core.tensors import find_mismatch
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import COORDINATOR, Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.scheduling.events import Event, Joined, Left
-from fedws.scheduling.participants import rejected
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
+from fedws.scheduling.participants import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
-from fedws.split_learning.scheduler import Gathering
+from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from tests.helpers.federation import WORKERS, Points
 from tests.helpers.support import sent_over
 
@@ -33,18 +33,18 @@ class Run:
     def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
         basis = {"dataset": "points", "model": "points_net", "training_rounds": EPOCHS}
         workers = {worker: f"memory://{worker}" for worker in WORKERS}
-        plan = make({"workers": workers, "strategy": OPTIONS[name], **basis, **more})
-        _, strategy, self.initial = prepare(plan)
-        assert isinstance(strategy, Gathering)
+        plan = build_plan({"workers": workers, "strategy": OPTIONS[name], **basis, **more})
+        _, strategy, self.initial = prepare_run(plan)
+        assert isinstance(strategy, CollectThenTrainScheduler)
         self.strategy = strategy
         self.store = FeatureStore(folder / "features")
         self.nodes = {worker: Worker(worker, "points", Points(Path(), True)) for worker in WORKERS}
         for node in self.nodes.values():
-            node.begin(Claim("run", "lab"))
-        self.own = registry.find("strategy", name).own
+            node.start_run(RunClaim("run", "lab"))
+        self.own = registry.find_piece("strategy", name).own
         self.here = set(here)
-        self.open: dict[str, Order] = {}
-        self.orders: list[Order] = []
+        self.open: dict[str, TaskRequest] = {}
+        self.orders: list[TaskRequest] = []
         self.ids: set[str] = set()
         self.stored: dict[tuple[int, int], Any] = {}
         self.excluded: set[str] = set()
@@ -58,47 +58,47 @@ class Run:
     def over(self) -> bool:
         return self.strategy.version(self.state) >= EPOCHS or bool(self.strategy.failure(self.state))
 
-    def answer(self, order: Order) -> Report | Failure:
+    def answer(self, order: TaskRequest) -> TaskResult | TaskFailure:
         """What the node itself answers, there and back over the wire."""
         node = self.nodes.get(order.worker)
         if node is None:
-            records, policy = self.store.records(), Policy(samples=0)
-            node = Worker(COORDINATOR, "features", records, labels=[], tasks=self.own, policy=policy)
-        answer = sent_over(node.answer(sent_over(order)))
-        assert isinstance(answer, Report | Failure)
+            records, policy = self.store.load_features(), Policy(min_samples=0)
+            node = Worker(DEFAULT_COORDINATOR_ID, "features", records, labels=[], tasks=self.own, policy=policy)
+        answer = sent_over(node.execute(sent_over(order)))
+        assert isinstance(answer, TaskResult | TaskFailure)
         return answer
 
     def take(self, event: Event) -> None:
         """Store what is to be stored, and let it react."""
-        if isinstance(event, Report | Failure):
-            self.open.pop(event.order, None)
-        if isinstance(event, Joined):
+        if isinstance(event, TaskResult | TaskFailure):
+            self.open.pop(event.request_id, None)
+        if isinstance(event, WorkerConnected):
             self.here.add(event.worker)
-        elif isinstance(event, Left) or (isinstance(event, Failure) and event.kind == "lost"):
+        elif isinstance(event, WorkerDisconnected) or (isinstance(event, TaskFailure) and event.kind == "lost"):
             self.here.discard(event.worker)
-        if isinstance(event, Report):
+        if isinstance(event, TaskResult):
             try:
-                place = self.strategy.chunk(self.state, event)
+                place = self.strategy.spool(self.state, event)
             except RejectedUpdate as error:
-                event, place = rejected(event, str(error)), None
+                event, place = build_rejection(event, str(error)), None
             if place is not None:
-                assert isinstance(event, Report)
+                assert isinstance(event, TaskResult)
                 bits = {name: tensor.tolist() for name, tensor in event.tensors.items()}
                 assert self.stored.setdefault(place, bits) == bits, "the same bits, whenever they come"
-                self.store.put(*place, event.tensors)
+                self.store.save_chunk(*place, event.tensors)
         version, model = self.strategy.version(self.state), self.strategy.model(self.state)
         before = self.state
         self.state, orders = self.strategy.react(before, event)
-        if self.state.passes(before) or self.strategy.version(self.state) > version:
+        if self.state.must_checkpoint(before) or self.strategy.version(self.state) > version:
             self.saved = copy.deepcopy(self.state)
         assert version <= self.strategy.version(self.state) <= version + 1
-        assert difference(self.strategy.model(self.state), model) == ""
+        assert find_mismatch(self.strategy.model(self.state), model) == ""
         self._hold(orders)
 
     def resume(self) -> None:
         """The coordinator was killed, and goes on from what it had saved."""
         self.open, self.ids = {}, set()
-        state = copy.deepcopy(self.saved).found(self.store.chunks())
+        state = copy.deepcopy(self.saved).with_stored_chunks(self.store.count_chunks())
         self.state, orders = self.strategy.resume(state, self._declared())
         self._hold(orders)
 
@@ -112,24 +112,24 @@ class Run:
             self.take(self.answer(self.open[random.choice(sorted(self.open))]))
         return self
 
-    def _hold(self, orders: Sequence[Order]) -> None:
-        said = self.strategy.said(self.state)
+    def _hold(self, orders: Sequence[TaskRequest]) -> None:
+        said = self.strategy.log_lines(self.state)
         assert all(line and line.isprintable() for line in said)
         self.lines += said
         self.excluded |= {worker for worker in WORKERS if any(line.startswith(f"{worker} is excl") for line in said)}
         busy = {order.worker for order in self.open.values()}
         for order in orders:
-            assert order.id not in self.ids, "an id is used once on a link"
+            assert order.request_id not in self.ids, "an id is used once on a link"
             assert order.worker not in busy, "who is busy is not asked"
-            assert order.worker in self.here | {COORDINATOR}, "only who is there is asked"
+            assert order.worker in self.here | {DEFAULT_COORDINATOR_ID}, "only who is there is asked"
             assert order.worker not in self.excluded, "who is excluded is not asked"
-            assert order.task in (self.own if order.worker == COORDINATOR else registry.names("task"))
+            assert order.task in (self.own if order.worker == DEFAULT_COORDINATOR_ID else registry.list_pieces("task"))
             busy.add(order.worker)
-            self.open[order.id] = order
-            self.ids.add(order.id)
+            self.open[order.request_id] = order
+            self.ids.add(order.request_id)
             self.orders.append(order)
         assert len(self.orders) < 500, "it asks on and on"
-        awaited = self.strategy.awaited(self.state)
+        awaited = self.strategy.waiting_for(self.state)
         assert not set(awaited) & (self.here | self.excluded)
         if self.over:
             assert not orders and not awaited
@@ -137,5 +137,7 @@ class Run:
             assert self.open or awaited, "somebody must do something, or nothing ever happens"
 
 
-def failed(order: Order, kind: Kind) -> Failure:
-    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason="the cable was cut")
+def failed(order: TaskRequest, kind: Kind) -> TaskFailure:
+    return TaskFailure(
+        request_id=order.request_id, worker=order.worker, round=order.round, kind=kind, reason="the cable was cut"
+    )

@@ -10,39 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import fedws
-from fedws.coordinator.listener import Meeting
+from fedws.coordinator.listener import JoinListener
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.dial_out import joining
+from fedws.network.lookup import find_transport
+from fedws.node.dial_out import join_run
 from fedws.node.evaluator import create_evaluator
 from fedws.protocol import encoder
 from fedws.protocol.messages import Hello, Join, Message
-from fedws.security.credentials import INSECURE, Security
+from fedws.security.credentials import INSECURE, Credentials
 from tests.helpers.federation import HELD, WORKERS, Points, settings
 
 FIRST, SECOND = "1" * 64, "2" * 64
 """Instances of a node."""
-HELLO = Hello(run="cafe", node="alice", protocol=encoder.VERSION)
+HELLO = Hello(run="cafe", node="alice", protocol=encoder.PROTOCOL_VERSION)
 
 
-def join(instance: str = FIRST, node: str = "alice", protocol: int = encoder.VERSION) -> Join:
-    return Join(node=node, protocol=protocol, instance=instance)
+def join(instance: str = FIRST, node: str = "alice", protocol: int = encoder.PROTOCOL_VERSION) -> Join:
+    return Join(node=node, protocol=protocol, instance_id=instance)
 
 
 @contextlib.asynccontextmanager
 async def meeting(
-    url: str = "memory://meeting", security: Security = INSECURE, silence: float = 60, *expected: str
-) -> AsyncIterator[tuple[Meeting, str]]:
+    url: str = "memory://meeting", security: Credentials = INSECURE, silence: float = 60, *expected: str
+) -> AsyncIterator[tuple[JoinListener, str]]:
     """A place to join, as a run has one; gives its address too."""
-    limits = Limits(silence=silence)
-    place = Meeting(expected or WORKERS, limits, security)
-    async with transport(url).serve(url, place.arrive, limits, security.tls) as address:
+    limits = Limits(peer_timeout=silence)
+    place = JoinListener(expected or WORKERS, limits, security)
+    async with find_transport(url).serve(url, place.handle, limits, security.tls) as address:
         yield place, address
 
 
 async def come(message: Message | None = None, url: str = "memory://meeting") -> Channel:
     """Dial, and say this first."""
-    channel = await transport(url).connect(url, Limits())
+    channel = await find_transport(url).connect(url, Limits())
     await channel.send(message or join())
     return channel
 
@@ -56,13 +56,13 @@ def node(name: str) -> fedws.Worker:
 
 @contextlib.asynccontextmanager
 async def outside(
-    url: str, *names: str, security: Mapping[str, Security] | Security | None = None, limits: Limits | None = None
+    url: str, *names: str, security: Mapping[str, Credentials] | Credentials | None = None, limits: Limits | None = None
 ) -> AsyncIterator[None]:
     """These nodes dial out; ``security`` is each one's or all's."""
     async with contextlib.AsyncExitStack() as stack:
         for name in names:
             own = security[name] if isinstance(security, Mapping) else security
-            await stack.enter_async_context(joining(node(name), url, limits, own))
+            await stack.enter_async_context(join_run(node(name), url, limits, own))
         yield
 
 
@@ -86,7 +86,7 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def listening(
     directory: Path, lines: list[str] | None = None, **settings: Any
-) -> AsyncIterator[tuple[asyncio.Task[fedws.Result], str]]:
+) -> AsyncIterator[tuple[asyncio.Task[fedws.RunResult], str]]:
     """A run that is going on, and where it listens; ``lines`` get all that is logged meanwhile."""
     heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

@@ -15,10 +15,10 @@ from torch.nn.functional import log_softmax
 import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
-from fedws.core.errors import Stopped
+from fedws.core.errors import TaskCancelled
 from fedws.network.base import Limits
 from fedws.node.evaluator import create_evaluator
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.training.base import Task
 
 PATIENCE = 60.0
@@ -102,14 +102,14 @@ class Gate:
     stopped: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+    def __call__(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         """Wait, then do the task's work."""
         if order.round in self.held:
             self.entered.set()
             while not self.opened.wait(0.02):
                 if workspace.stop.is_set():
                     self.stopped.set()
-                    raise Stopped("told to stop")
+                    raise TaskCancelled("told to stop")
         return self.task(order, workspace)
 
 
@@ -119,7 +119,7 @@ async def happens(event: threading.Event) -> None:
 
 
 def worker(node: str = "alice", task: Task = fit) -> fedws.Worker:
-    """A worker on all points; ``task`` is what it does when it is to train."""
+    """A worker on all points; ``traits`` is what it does when it is to train."""
     data = Points(Path(), True)
     return fedws.Worker(node, "points", data, labels=HELD.get(node), tasks={"fedavg.fit": task})
 
@@ -154,7 +154,7 @@ async def federation(
     async with contextlib.AsyncExitStack() as stack:
         for node in nodes:
             served = evaluating(score) if node == "testing" else worker(node, (tasks or {}).get(node, fit))
-            urls[node] = await stack.enter_async_context(fedws.serving(served, address(scheme, node), limits))
+            urls[node] = await stack.enter_async_context(fedws.serve(served, address(scheme, node), limits))
         yield settings(urls)
 
 
@@ -172,7 +172,7 @@ def settings(urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
     return {**found, **more}
 
 
-def changed(report: Report, **fields: Any) -> Report:
+def changed(report: TaskResult, **fields: Any) -> TaskResult:
     """A report that says something else."""
     return replace(report, **fields)
 

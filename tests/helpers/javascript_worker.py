@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.ws import Ws
+from fedws.network.transports.ws import WebSocketTransport
 from fedws.protocol import handshake
-from fedws.protocol.messages import Challenge, Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.training.building import initial
+from fedws.protocol.messages import Challenge, Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.training.building import build_model
 from tests.helpers.processes import PATIENCE, Command, Processes
 from tests.helpers.support import REPOSITORY, TAKEOVER
 
@@ -30,11 +30,11 @@ async def met(
     channel: Channel, run: str = "run", key: bytes = NETWORK, node: str = "alice", takeover: str = TAKEOVER
 ) -> Welcome | Refusal:
     """Return the end of the handshake, as the coordinator makes it; one of the same run takes over. Raises Refused."""
-    hello = Hello(run=run, node=node, protocol=1, nonce=handshake.nonce())
+    hello = Hello(run=run, node=node, protocol=1, nonce=handshake.create_nonce())
     await channel.send(hello)
     challenge = await channel.receive()
     assert isinstance(challenge, Challenge)
-    await channel.send(handshake.prove(key, hello, challenge, takeover))
+    await channel.send(handshake.create_proof(key, hello, challenge, takeover))
     answer = await channel.receive()
     assert isinstance(answer, Welcome | Refusal)
     return answer
@@ -44,29 +44,29 @@ async def met(
 async def dialled(url: str, run: str = "run", limits: Limits = Limits()) -> AsyncIterator[Channel]:  # noqa: B008
     """A link that has been welcomed."""
     async with asyncio.timeout(PATIENCE):
-        channel = await Ws().connect(url, limits)
+        channel = await WebSocketTransport().connect(url, limits)
         try:
             welcome = await met(channel, run)
             assert isinstance(welcome, Welcome), welcome
-            channel.admit()
+            channel.mark_authenticated()
             yield channel
         finally:
             await channel.close()
 
 
-async def asked(url: str, order: Order) -> Report | Failure:
+async def asked(url: str, order: TaskRequest) -> TaskResult | TaskFailure:
     """The answer to an order."""
     async with dialled(url) as channel:
         await channel.send(order)
         answer = await channel.receive()
-    assert isinstance(answer, Report | Failure)
+    assert isinstance(answer, TaskResult | TaskFailure)
     return answer
 
 
-def order(**changed: Any) -> Order:
+def order(**changed: Any) -> TaskRequest:
     """To train the linear model on all samples at once, three times; ``changed`` are fields, or settings."""
     settings = {"model": "linear", "dataset": "digits", "lr": 0.05, "batch_size": 1000, "batches": 9, "epochs": 3}
-    fields = {key: changed.pop(key) for key in [*changed] if key in Order.__dataclass_fields__}
+    fields = {key: changed.pop(key) for key in [*changed] if key in TaskRequest.__dataclass_fields__}
     base: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "seed": 2**64 - 7}
-    tensors = initial("linear", 1).state_dict()
-    return Order(**{**base, "settings": {**settings, **changed}, "tensors": tensors, **fields})
+    tensors = build_model("linear", 1).state_dict()
+    return TaskRequest(**{**base, "settings": {**settings, **changed}, "tensors": tensors, **fields})

@@ -9,21 +9,21 @@ import pytest
 
 import fedws
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from fedws.protocol.messages import Hello, Message, Welcome
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
 from tests.helpers.federation import PATIENCE, settings
 
-KEY, OTHER = (Security(Key(bytes([number]) * 32, "a test")) for number in (1, 2))
+KEY, OTHER = (Credentials(NetworkKey(bytes([number]) * 32, "a test")) for number in (1, 2))
 SECRET = bytes([1]) * 32
-WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120)
+WELCOME = Welcome(node="alice", role="worker", dataset="points", num_examples=120)
 
 
 @contextlib.asynccontextmanager
 async def dialled(url: str) -> AsyncIterator[Channel]:
     """A link to a node, of somebody who says whatever they like."""
-    channel = await transport(url).connect(url, Limits())
+    channel = await find_transport(url).connect(url, Limits())
     try:
         async with asyncio.timeout(PATIENCE):
             yield channel
@@ -37,11 +37,11 @@ async def asked(channel: Channel, hello: Hello) -> Message:
     return await channel.receive()
 
 
-async def failed(url: str, folder: Path, security: Security) -> str:
+async def failed(url: str, folder: Path, security: Credentials) -> str:
     """A run over alice must end at the first contact; gives what it says, and leaves nothing."""
     with pytest.raises(fedws.RunFailed) as error:
         async with asyncio.timeout(PATIENCE):
-            await fedws.run(run_dir=folder / "never", security=security, **settings({"alice": url}, wait="forever"))
+            await fedws.run(run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait="forever"))
     assert not (folder / "never").exists()
     text = str(error.value)
     assert text.startswith(f"alice at {url}: ") and "\n" not in text

@@ -13,26 +13,26 @@ from websockets.exceptions import ConnectionClosed
 import fedws
 from fedws.protocol import encoder
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.messages import Hello, Message, Order, Welcome
-from fedws.security.credentials import Security
+from fedws.protocol.messages import Hello, Message, TaskRequest, Welcome
+from fedws.security.credentials import Credentials
 from tests.helpers.federation import PATIENCE, settings
 
-HELLO = Hello(run="rough", node="alice", protocol=encoder.VERSION)
+HELLO = Hello(run="rough", node="alice", protocol=encoder.PROTOCOL_VERSION)
 
 
 def data(message: Message) -> bytes:
     """A message's bytes."""
-    return b"".join(encoder.encode(message).fragments())
+    return b"".join(encoder.encode_message(message).fragments())
 
 
-def order(**changes: Any) -> Order:
+def order(**changes: Any) -> TaskRequest:
     """An order that alice would carry out."""
     model = torch.nn.Linear(4, 10)
     tensors = {f"dense.{name}": value.detach() for name, value in model.named_parameters()}
-    training = fedws.Training(model="points_linear", dataset="points").model_dump()
+    training = fedws.TrainSettings(model="points_linear", dataset="points").model_dump()
     given: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "settings": training}
     given["tensors"] = {**tensors, "calls": torch.zeros((), dtype=torch.int64)}
-    return Order(**{**given, **changes})
+    return TaskRequest(**{**given, **changes})
 
 
 @contextlib.asynccontextmanager
@@ -57,7 +57,7 @@ async def answer(socket: ClientConnection) -> Message:
     decoder = Decoder()
     async with asyncio.timeout(PATIENCE):
         decoder.feed(await socket.recv(decode=False))
-    return decoder.message()
+    return decoder.build_message()
 
 
 async def welcomed(socket: ClientConnection) -> None:
@@ -66,7 +66,7 @@ async def welcomed(socket: ClientConnection) -> None:
     assert isinstance(await answer(socket), Welcome)
 
 
-async def honest(url: str, folder: Path, security: Security | None = None) -> None:
+async def honest(url: str, folder: Path, security: Credentials | None = None) -> None:
     """A run over alice must go well."""
-    result = await fedws.run(run_dir=folder, security=security, **settings({"alice": url}, training_rounds=1))
+    result = await fedws.run(run_dir=folder, credentials=security, **settings({"alice": url}, training_rounds=1))
     assert [record["answered"] for record in result.metrics] == [1]

@@ -13,8 +13,8 @@ from fedws.algorithms import mistnet
 from fedws.coordinator import server_trainer_main
 from fedws.core.plan import Plan
 from fedws.network.base import Limits
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.split_learning.feature_store import FEATURES, FeatureStore
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.split_learning.feature_store import FEATURES_KEY, FeatureStore
 from tests.helpers.federation import PATIENCE, Points, evaluating, settings
 from tests.helpers.support import REPOSITORY, sent_over
 
@@ -24,7 +24,7 @@ PLUGIN = f"""
 import sys
 sys.path.insert(0, {str(REPOSITORY)!r})
 import fedws
-from fedws.protocol.encoder import encode
+from fedws.protocol.encoder import encode_message
 from tests.helpers.federation import Points, PointsNet
 fedws.register("dataset", "points")(Points)
 fedws.register("model", "points_net")(PointsNet)
@@ -33,7 +33,7 @@ fedws.register("model", "points_net")(PointsNet)
 
 
 class Thread:
-    """What :class:`OwnNode` is to a run."""
+    """What :class:`ServerTrainer` is to a run."""
 
     def __init__(self, plan: Plan, store: Path) -> None:
         self._store = FeatureStore(store)
@@ -44,9 +44,9 @@ class Thread:
     async def __aexit__(self, *_: object) -> None:
         """There is nothing to end."""
 
-    async def ask(self, order: Order) -> Report | Failure:
+    async def ask(self, order: TaskRequest) -> TaskResult | TaskFailure:
         answer = await asyncio.to_thread(
-            server_trainer_main._answer, sent_over(order), self._store, mistnet.MistNet.own
+            server_trainer_main._execute, sent_over(order), self._store, mistnet.MistNet.server_tasks
         )
         return sent_over(answer)  # type: ignore[no-any-return]
 
@@ -68,13 +68,13 @@ class Node:
             "mistnet.acknowledge": mistnet.acknowledge,
         }
 
-    @fedws.releasing("features")
-    def upload(self, order: Order, workspace: fedws.Workspace) -> Report:
+    @fedws.task_traits("features")
+    def upload(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         if len(self.sent) == self._stops_at:
             self._loop.call_soon_threadsafe(self.reached.set)
             workspace.stop.wait(PATIENCE)  # until its link is gone
         report = mistnet.upload(order, workspace)
-        self.sent.append((order.settings["first"], report.tensors[FEATURES]))
+        self.sent.append((order.settings["first"], report.tensors[FEATURES_KEY]))
         return report
 
 
@@ -82,8 +82,8 @@ class Node:
 async def served(name: str, node: Node, folder: Path, url: str = "ws://localhost:0") -> AsyncIterator[str]:
     """A worker that keeps its uploads in ``folder``."""
     data = Points(Path(), True)
-    worker = fedws.Worker(name, "points", data, labels=[], tasks=node.tasks, state=folder / name)
-    async with fedws.serving(worker, url, Limits(silence=6)) as address:
+    worker = fedws.Worker(name, "points", data, labels=[], tasks=node.tasks, state_dir=folder / name)
+    async with fedws.serve(worker, url, Limits(peer_timeout=6)) as address:
         yield address
 
 
@@ -92,7 +92,7 @@ async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> As
     """All nodes and an evaluator; gives a run's settings."""
     async with contextlib.AsyncExitStack() as stack:
         urls = {name: await stack.enter_async_context(served(name, node, folder)) for name, node in nodes.items()}
-        urls["testing"] = await stack.enter_async_context(fedws.serving(evaluating(), "ws://localhost:0"))
+        urls["testing"] = await stack.enter_async_context(fedws.serve(evaluating(), "ws://localhost:0"))
         yield gathering(folder, urls, **more)
 
 

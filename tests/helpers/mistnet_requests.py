@@ -7,11 +7,11 @@ import torch
 
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry
-from fedws.core.plan import Training
-from fedws.core.tensors import Tensors, detached
+from fedws.core.plan import TrainSettings
+from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
 from fedws.training import building
 from tests.helpers.federation import Points
 
@@ -20,45 +20,47 @@ TOLD = ("records", "bytes", "shape", "encoding", "epsilon", "label_epsilon", "la
 
 def strategy(model: str = "points_net", **options: Any) -> MistNet:
     chosen = ",".join(f"{key}={value}" for key, value in {"cut": "relu", **options}.items())
-    made = registry.build("strategy", f"mistnet:{chosen}", Training(model=model, dataset="points"))
+    made = registry.build_piece("strategy", f"mistnet:{chosen}", TrainSettings(model=model, dataset="points"))
     assert isinstance(made, MistNet)
     return made
 
 
 def weights(model: str = "points_net") -> Tensors:
-    return detached(building.initial(model, seed=3).state_dict())
+    return copy_to_cpu(building.build_model(model, seed=3).state_dict())
 
 
-def order(ask: Any, number: int = 1, **changes: Any) -> Order:
+def order(ask: Any, number: int = 1, **changes: Any) -> TaskRequest:
     asked = {"task": ask.task, "settings": {**ask.settings, **changes}, "tensors": ask.tensors}
-    return Order(id=f"{number}/alice", worker="alice", round=number, **asked)
+    return TaskRequest(request_id=f"{number}/alice", worker="alice", round=number, **asked)
 
 
 def worker(folder: Path, run: str = "first", **more: Any) -> Worker:
-    made = Worker("alice", "points", Points(Path(), True), state=folder / "uploads", **more)
-    made.begin(Claim(run, "lab"))
+    made = Worker("alice", "points", Points(Path(), True), state_dir=folder / "uploads", **more)
+    made.start_run(RunClaim(run, "lab"))
     return made
 
 
-def extraction(send: bool = True, number: int = 1, changes: dict[str, Any] | None = None, **options: Any) -> Order:
-    return order(strategy(**options).extraction(weights(), {}, 10, send=send), number, **(changes or {}))
+def extraction(
+    send: bool = True, number: int = 1, changes: dict[str, Any] | None = None, **options: Any
+) -> TaskRequest:
+    return order(strategy(**options).configure_extraction(weights(), {}, 10, send=send), number, **(changes or {}))
 
 
-def part(first: int = 0, count: int = 120, number: int = 2) -> Order:
-    return order(strategy().upload(first, count), number)
+def part(first: int = 0, count: int = 120, number: int = 2) -> TaskRequest:
+    return order(strategy().configure_upload(first, count), number)
 
 
-def reason(answer: Report | Failure) -> str:
-    assert isinstance(answer, Failure) and answer.kind == "refused", answer
+def reason(answer: TaskResult | TaskFailure) -> str:
+    assert isinstance(answer, TaskFailure) and answer.kind == "refused", answer
     return answer.reason
 
 
-def on_data(answer: Report | Failure) -> bool:
+def on_data(answer: TaskResult | TaskFailure) -> bool:
     """Whether it is what a coordinator gets for every failure that may depend on the samples."""
     wanted = ("failed", "the task failed on its data (see the log of alice)", "")
-    return isinstance(answer, Failure) and (answer.kind, answer.reason, answer.code) == wanted
+    return isinstance(answer, TaskFailure) and (answer.kind, answer.reason, answer.code) == wanted
 
 
-def features(sent: Report | Failure) -> torch.Tensor:
-    assert isinstance(sent, Report), sent
+def features(sent: TaskResult | TaskFailure) -> torch.Tensor:
+    assert isinstance(sent, TaskResult), sent
     return sent.tensors["features"]

@@ -11,13 +11,13 @@ from torch import nn
 
 import fedws
 from fedws.core import registry
-from fedws.core.plan import Scoring, Training
-from fedws.core.tensors import Tensors, detached, digest
+from fedws.core.plan import EvalSettings, TrainSettings
+from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
 from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
 from tests.helpers import mistnet_requests
 from tests.helpers.federation import Points, registered
 
@@ -79,35 +79,39 @@ def watched() -> Iterator[None]:
 
 def weights(model: str = "watched") -> dict[str, torch.Tensor]:
     """Those of a model, which is not noted."""
-    found = detached(registry.build("model", model).state_dict())
+    found = copy_to_cpu(registry.build_piece("model", model).state_dict())
     MADE.clear()
     return found
 
 
-def asked(task: str, model: str, tensors: Tensors, **more: Any) -> Order:
+def asked(task: str, model: str, tensors: Tensors, **more: Any) -> TaskRequest:
     """A request of that task for that model, whose settings are otherwise good."""
-    settings: dict[str, Any] = Training(model=model, dataset="points", batches=1).model_dump()
+    settings: dict[str, Any] = TrainSettings(model=model, dataset="points", max_local_batches=1).model_dump()
     if task == "evaluate":
-        settings = Scoring(model=model, loss="nll", dataset="points").model_dump()
+        settings = EvalSettings(model=model, loss="nll", dataset="points").model_dump()
     if task == "mistnet.extract":
-        ask = mistnet_requests.strategy().extraction(mistnet_requests.weights(), {}, 10, send=False)
+        ask = mistnet_requests.strategy().configure_extraction(mistnet_requests.weights(), {}, 10, send=False)
         inner = {name: tensor for name, tensor in tensors.items() if name.startswith("inner")}
-        settings = {**ask.settings, "model": model, "extractors": [digest(inner)]}
+        settings = {**ask.settings, "model": model, "extractors": [hash_tensors(inner)]}
         tensors = {f"0:{name}": tensor for name, tensor in inner.items()}
-    return Order(id="1/alice", worker="alice", round=1, task=task, settings={**settings, **more}, tensors=tensors)
+    return TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=task, settings={**settings, **more}, tensors=tensors
+    )
 
 
-def answered(order: Order, policy: Policy | None = None, data: fedws.Dataset | None = None) -> Report | Failure:
+def answered(
+    order: TaskRequest, policy: Policy | None = None, data: fedws.Dataset | None = None
+) -> TaskResult | TaskFailure:
     """The answer of a node with that policy and data; by default without one, and the points."""
     data, policy = data or Points(Path(), True), policy or Policy()
     make = create_evaluator if order.task == "evaluate" else Worker
     node = make("alice", "points", data, policy=policy)
-    node.begin(Claim("run", "lab"))
-    return node.answer(order)
+    node.start_run(RunClaim("run", "lab"))
+    return node.execute(order)
 
 
-def refused(order: Order, policy: Policy | None = None, data: fedws.Dataset | None = None) -> str:
+def refused(order: TaskRequest, policy: Policy | None = None, data: fedws.Dataset | None = None) -> str:
     """Why the request is refused for the whole run."""
     answer = answered(order, policy, data)
-    assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent"), answer
+    assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent"), answer
     return answer.reason

@@ -31,7 +31,7 @@ import torch
 import fedws
 
 @fedws.register("dataset", "tiny")
-class Tiny(fedws.Images):
+class Tiny(fedws.ImageDataset):
     title, model = "Tiny", "linear"
 
     def __init__(self, root, train):

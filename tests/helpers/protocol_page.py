@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedws.core.tensors import DTYPES
-from fedws.protocol.messages import MESSAGES, Message
+from fedws.protocol.messages import MESSAGE_TYPES, Message
 from tests.helpers.support import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def parse_message(content: dict[str, Any]) -> Message:
         for entry in content["tensors"]
     }
     fields: dict[str, Any] = content["fields"] | ({"tensors": tensors} if tensors else {})
-    return MESSAGES[content["type"]](**fields)
+    return MESSAGE_TYPES[content["type"]](**fields)
 
 
 def example(kind: type[Message]) -> Any:

@@ -57,7 +57,7 @@ FINISHED = {
 }
 
 
-def assert_as_if_nothing_had_been(result: fedws.Result, whole: fedws.Result) -> None:
+def assert_as_if_nothing_had_been(result: fedws.RunResult, whole: fedws.RunResult) -> None:
     assert result.model.keys() == whole.model.keys()
     assert all(torch.equal(result.model[name], value) for name, value in whole.model.items())
     assert log(result.directory) == log(whole.directory)
@@ -102,7 +102,9 @@ class Copies:
             self.all[name] = shutil.copytree(self.run, self.folder / name)
 
 
-async def whole_and_copies(folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[fedws.Result, Copies]:
+async def whole_and_copies(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> tuple[fedws.RunResult, Copies]:
     """An undisturbed run, and copies of what was there at each moment of it."""
     with monkeypatch.context() as patch:
         copies = Copies(folder / "whole", folder / "copies", patch)

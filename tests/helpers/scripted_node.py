@@ -8,19 +8,19 @@ from typing import Any
 
 import torch
 
-from fedws.coordinator.connector import Contact
+from fedws.coordinator.connector import Connector
 from fedws.coordinator.link import Link
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.memory import Memory
+from fedws.network.transports.memory import MemoryTransport
 from fedws.protocol import encoder
-from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
-from fedws.protocol.run_claim import Claim, takeover
-from fedws.scheduling.events import Event, Joined, Left
+from fedws.protocol.messages import Hello, Message, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.run_claim import RunClaim, derive_takeover_key
+from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 from fedws.security.credentials import INSECURE
 from tests.helpers.virtual_time import now
 
-WELCOME = Welcome(node="alice", role="worker", dataset="points", samples=120, labels=[0, 1])
+WELCOME = Welcome(node="alice", role="worker", dataset="points", num_examples=120, labels=[0, 1])
 MODEL = {"w": torch.arange(1000.0)}
 
 
@@ -39,7 +39,7 @@ class Peer:
 
     @contextlib.asynccontextmanager
     async def served(self) -> AsyncIterator[None]:
-        async with Memory().serve(self.url, self._handle, Limits()):
+        async with MemoryTransport().serve(self.url, self._handle, Limits()):
             yield
 
     async def welcomes(self, channel: Channel) -> None:
@@ -70,7 +70,7 @@ class Peer:
         self.dialled.append(now())
         self.channels.append(channel)
         hello = await channel.receive()
-        assert hello == Hello(run="cafe", node=self.node, protocol=encoder.VERSION)
+        assert hello == Hello(run="cafe", node=self.node, protocol=encoder.PROTOCOL_VERSION)
         await (self.script.pop(0) if len(self.script) > 1 else self.script[0])(self, channel)
 
 
@@ -107,14 +107,14 @@ class Heard:
         given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}
         given |= more
         limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
-        claim = Claim("cafe", security.name, takeover(bytes(32), node))
-        contact = Contact(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
+        claim = RunClaim("cafe", security.name, derive_takeover_key(bytes(32), node))
+        contact = Connector(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
         self.link = Link(contact, silence)
         self.all: list[Event] = []
         self._news: asyncio.Queue[Event] = asyncio.Queue()
 
     async def __aenter__(self) -> "Heard":
-        self.task = asyncio.create_task(self.link.keep(self._post))
+        self.task = asyncio.create_task(self.link.run(self._post))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,28 +128,30 @@ class Heard:
     async def next(self) -> Event:
         return await self._news.get()
 
-    async def give(self, order: Order) -> None:
-        await self.link.give(order, self._post)
+    async def give(self, order: TaskRequest) -> None:
+        await self.link.send_request(order, self._post)
 
 
-def asked(node: str = "alice", round: int = 1) -> Order:
-    return Order(id=f"{round}/{node}", worker=node, round=round, task="t", tensors=MODEL)
+def asked(node: str = "alice", round: int = 1) -> TaskRequest:
+    return TaskRequest(request_id=f"{round}/{node}", worker=node, round=round, task="t", tensors=MODEL)
 
 
-def reported(order: Message, **changes: Any) -> Report:
-    assert isinstance(order, Order)
-    report = Report(order=order.id, worker=order.worker, round=order.round, samples=120, tensors=order.tensors)
+def reported(order: Message, **changes: Any) -> TaskResult:
+    assert isinstance(order, TaskRequest)
+    report = TaskResult(
+        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=120, tensors=order.tensors
+    )
     return replace(report, **changes)
 
 
-def failed(kind: Any, reason: str = "as it is") -> Failure:
-    return Failure(order="1/alice", worker="alice", round=1, kind=kind, reason=reason)
+def failed(kind: Any, reason: str = "as it is") -> TaskFailure:
+    return TaskFailure(request_id="1/alice", worker="alice", round=1, kind=kind, reason=reason)
 
 
 REPORT = reported(asked())
-JOINED = Joined(worker="alice", samples=120)
+JOINED = WorkerConnected(worker="alice", num_examples=120)
 LOST = failed("lost", "link lost: the node ends")
-LEFT = Left(worker="alice", reason="link lost: the node ends")
+LEFT = WorkerDisconnected(worker="alice", reason="link lost: the node ends")
 
 
 def refusal(kind: Any) -> Refusal:

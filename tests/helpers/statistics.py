@@ -8,15 +8,15 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from fedws.privacy.secure_noise import Noise
+from fedws.privacy.secure_noise import SecureRandom
 
 SURE = 1e-9
 """The chance that a statistical test fails for nothing; its noise is seeded, so that it never does."""
 
 
-def seeded(seed: int = 1) -> Noise:
+def seeded(seed: int = 1) -> SecureRandom:
     """Noise that is the same in every run."""
-    return Noise(np.random.default_rng(seed).bytes)
+    return SecureRandom(np.random.default_rng(seed).bytes)
 
 
 def assert_mean(found: torch.Tensor, mean: float | torch.Tensor, deviation: float | torch.Tensor) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fedws.core import registry
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import encode
+from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import Message
 
 REPOSITORY = Path(__file__).parents[2]
@@ -52,9 +52,9 @@ def recorded(run: Path, kind: str = "") -> list[dict[str, Any]]:
 def sent_over(message: Message) -> Any:
     """A message as it arrives at the other end of a wire."""
     decoder = Decoder()
-    for piece in encode(message).fragments():
+    for piece in encode_message(message).fragments():
         decoder.feed(piece)
-    return decoder.message()
+    return decoder.build_message()
 
 
 def registered_by_benchmarks() -> dict[tuple[str, str], Any]:

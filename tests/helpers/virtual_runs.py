@@ -10,10 +10,10 @@ import torch
 
 import fedws
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.server import Service
+from fedws.network.lookup import find_transport
+from fedws.node.server import NodeServer
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Message, Report
+from fedws.protocol.messages import Message, TaskResult
 from tests.helpers.federation import HELD, WORKERS, Points, evaluating, settings
 from tests.helpers.virtual_time import now
 
@@ -24,20 +24,20 @@ ROUND = 10.0
 
 @contextlib.asynccontextmanager
 async def there(
-    *nodes: str, seconds: Callable[[Report], float] = lambda report: ROUND, scoring: float = 0.0
+    *nodes: str, seconds: Callable[[TaskResult], float] = lambda report: ROUND, scoring: float = 0.0
 ) -> AsyncIterator[None]:
     """These nodes are served, and their reports take so long."""
     async with contextlib.AsyncExitStack() as stack:
         for name in nodes:
             node = evaluating() if name == "testing" else Worker(name, "points", DATA, labels=HELD[name])
-            service = stack.enter_context(contextlib.closing(Service(node, Limits())))
+            service = stack.enter_context(contextlib.closing(NodeServer(node, Limits())))
             takes = (lambda report: scoring) if name == "testing" else seconds
 
-            async def handle(channel: Channel, service: Service = service, takes: Any = takes) -> None:
+            async def handle(channel: Channel, service: NodeServer = service, takes: Any = takes) -> None:
                 send = channel.send
 
                 async def taking(message: Message) -> None:
-                    if isinstance(message, Report):
+                    if isinstance(message, TaskResult):
                         await asyncio.sleep(takes(message))
                     await send(message)
 
@@ -45,7 +45,7 @@ async def there(
                 await service.handle(channel)
 
             url = f"memory://{name}"
-            await stack.enter_async_context(transport(url).serve(url, handle, Limits()))
+            await stack.enter_async_context(find_transport(url).serve(url, handle, Limits()))
         yield
 
 
@@ -113,7 +113,7 @@ def in_order(lines: Sequence[str], *wanted: str) -> None:
     assert places == sorted(places), [lines[place] for place in places]
 
 
-def assert_same(result: fedws.Result, other: fedws.Result) -> None:
+def assert_same(result: fedws.RunResult, other: fedws.RunResult) -> None:
     assert result.model.keys() == other.model.keys()
     assert all(torch.equal(result.model[name], value) for name, value in other.model.items())
 

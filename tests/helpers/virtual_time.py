@@ -13,7 +13,7 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
     @functools.wraps(test)
     def run(*given: Any, **fixtures: Any) -> None:
-        virtual_loop.run(test(*given, **fixtures))
+        virtual_loop.run_in_virtual_time(test(*given, **fixtures))
 
     return run
 

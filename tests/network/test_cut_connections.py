@@ -13,14 +13,14 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.network.base import Limits
-from fedws.network.body_transfer import CHUNK
-from fedws.protocol.messages import Order, Report
+from fedws.network.body_transfer import CHUNK_BYTES
+from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import Points, Proxy, settings
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.helpers.virtual_runs import assert_same
 from tests.network.test_cut_links import Wide
 
-MOST = 5 * CHUNK // 2
+MOST = 5 * CHUNK_BYTES // 2
 """Bytes that one connection lasts, of both directions together: less than a model, more than two chunks of one."""
 
 
@@ -63,15 +63,15 @@ class Short(Proxy):
             end.transport.abort()
 
 
-async def run(folder: Path, url: str, fits: Counter[int], through: Any) -> fedws.Result:
+async def run(folder: Path, url: str, fits: Counter[int], through: Any) -> fedws.RunResult:
     """Two rounds with one worker, whose coordinator reaches it through a proxy, or not."""
 
-    def counted(order: Order, workspace: fedws.Workspace) -> Report:
+    def counted(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         fits[order.round] += 1
         return fit(order, workspace)
 
     node = fedws.Worker("alice", "points", Points(Path(), True), tasks={"fedavg.fit": counted})
-    served = fedws.joining(node, url) if url.startswith("mqtt") else fedws.serving(node, url, Limits())
+    served = fedws.join_run(node, url) if url.startswith("mqtt") else fedws.serve(node, url, Limits())
     async with served as there, through(there) as place:
         given = settings({"alice": place}, model="wide", federate_after_n_batches=1, lr=0.01)
         return await fedws.run(run_dir=folder, **given)
@@ -81,7 +81,7 @@ async def run(folder: Path, url: str, fits: Counter[int], through: Any) -> fedws
 async def test_a_body_crosses_in_pieces(scheme: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue("broker").url if scheme == "mqtt" else "ws://localhost:0"
     size = sum(tensor.numel() * 4 for tensor in Wide().state_dict().values())
-    assert 2 * CHUNK < MOST < size
+    assert 2 * CHUNK_BYTES < MOST < size
     shorts: list[Short] = []
 
     @contextlib.asynccontextmanager

@@ -18,9 +18,9 @@ from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import LinkLost
 from fedws.network.base import Limits
-from fedws.network.body_transfer import CHUNK
+from fedws.network.body_transfer import CHUNK_BYTES
 from fedws.network.transports.memory import MemoryChannel
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import WORKERS, Points, settings
 from tests.helpers.virtual_runs import assert_same
 from tests.helpers.virtual_time import virtual
@@ -65,9 +65,9 @@ class Scissors:
             scissors.cuts += 1
             scissors._left = scissors._draw.randrange(scissors._most)
             for end in (channel, channel._peer):
-                if end is not None and not end._closed:
-                    end._closed = LinkLost("cut")
-                    end._down.set()
+                if end is not None and not end._close_error:
+                    end._close_error = LinkLost("cut")
+                    end._closed_event.set()
                     end._inbox.put_nowait(None)
             raise LinkLost("cut")
 
@@ -78,7 +78,7 @@ class Scissors:
 async def counting(fits: Counter[tuple[str, int]], workers: Sequence[str] = WORKERS) -> AsyncIterator[dict[str, Any]]:
     """Workers that count how often each trains in each round; gives the settings of a run over them."""
 
-    def counted(order: Order, workspace: fedws.Workspace) -> Report:
+    def counted(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         fits[order.worker, order.round] += 1
         return fit(order, workspace)
 
@@ -86,11 +86,11 @@ async def counting(fits: Counter[tuple[str, int]], workers: Sequence[str] = WORK
         urls = {}
         for name in workers:
             node = fedws.Worker(name, "points", Points(Path(), True), tasks={"fedavg.fit": counted})
-            urls[name] = await stack.enter_async_context(fedws.serving(node, f"memory://{name}", Limits()))
+            urls[name] = await stack.enter_async_context(fedws.serve(node, f"memory://{name}", Limits()))
         yield settings(urls, model="wide", federate_after_n_batches=1, lr=0.01)
 
 
-async def run(folder: Path, rounds: int) -> tuple[fedws.Result, Counter[tuple[str, int]]]:
+async def run(folder: Path, rounds: int) -> tuple[fedws.RunResult, Counter[tuple[str, int]]]:
     fits: Counter[tuple[str, int]] = Counter()
     async with counting(fits) as found:
         return await fedws.run(run_dir=folder, **{**found, "training_rounds": rounds}), fits
@@ -98,7 +98,7 @@ async def run(folder: Path, rounds: int) -> tuple[fedws.Result, Counter[tuple[st
 
 def test_the_model_is_one_that_is_cut_in_the_middle() -> None:
     size = sum(tensor.numel() * 4 for tensor in Wide().state_dict().values())
-    assert 3 * CHUNK < size < 4 * CHUNK
+    assert 3 * CHUNK_BYTES < size < 4 * CHUNK_BYTES
 
 
 @pytest.mark.parametrize(("cuts", "rounds"), [(100, 6), pytest.param(1000, 56, marks=pytest.mark.long)])
@@ -112,14 +112,14 @@ async def test_many_cuts_change_nothing(
         wanted, fits = await run(tmp_path / "whole", rounds)
     assert set(fits.values()) == {1}
     with monkeypatch.context() as patch:
-        scissors = Scissors(patch, cuts, 2 * CHUNK)
+        scissors = Scissors(patch, cuts, 2 * CHUNK_BYTES)
         found, fits = await run(tmp_path / "cut", rounds)
     assert scissors.cuts == cuts
     assert_same(found, wanted)
     assert set(fits.values()) == {1} and len(fits) == rounds * len(WORKERS), "nothing is trained twice"
     # The chunk that was under way, of which on the average of places a half was there, and a handshake.
     more = scissors.bytes - whole.bytes
-    assert more < cuts * (CHUNK + 2**14)
+    assert more < cuts * (CHUNK_BYTES + 2**14)
     log = (tmp_path / "cut" / "run.log").read_text()
     assert "excluded" not in log and log.count("has left: link lost: cut") > cuts / 10
 
@@ -135,15 +135,15 @@ async def test_a_link_that_is_always_cut_in_its_second_chunk_still_ends(
 
     def cutting(channel: MemoryChannel, piece: bytes) -> None:
         nonlocal cuts
-        if len(piece) < CHUNK // 2 or crossed[id(channel)] < CHUNK:
+        if len(piece) < CHUNK_BYTES // 2 or crossed[id(channel)] < CHUNK_BYTES:
             crossed[id(channel)] += len(piece)
             return deliver(channel, piece)
         cuts += 1
         crossed[id(channel)] = 0
         for end in (channel, channel._peer):
             if end is not None:
-                end._closed = LinkLost("cut")
-                end._down.set()
+                end._close_error = LinkLost("cut")
+                end._closed_event.set()
                 end._inbox.put_nowait(None)
         raise LinkLost("cut")
 

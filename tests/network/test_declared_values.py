@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.core.untrusted_text import LINE
+from fedws.core.untrusted_text import MAX_LINE_CHARS
 from tests.helpers.federation import evaluating, settings, worker
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key", "every_line")
@@ -30,7 +30,7 @@ def claiming(**changes: Any) -> fedws.Worker:
     """A worker that declares what it wants to."""
     node = worker()
     node._welcome = replace(node._welcome, **changes)
-    node.check = lambda: None  # type: ignore[method-assign]
+    node.require_samples = lambda: None  # type: ignore[method-assign]
     return node
 
 
@@ -38,8 +38,8 @@ def claiming(**changes: Any) -> fedws.Worker:
 async def test_a_welcome_that_cannot_be_ends_the_run_in_one_line(what: str, tmp_path: Path) -> None:
     changes, text = WRONG[what]
     async with (
-        fedws.serving(claiming(**changes), "memory://alice"),
-        fedws.serving(evaluating(), "memory://testing"),
+        fedws.serve(claiming(**changes), "memory://alice"),
+        fedws.serve(evaluating(), "memory://testing"),
     ):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
         with pytest.raises(fedws.RunFailed) as failed:
@@ -53,20 +53,20 @@ async def test_labels_that_an_earlier_version_stored_are_dropped_with_a_remark(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
-    async with fedws.serving(claiming(labels=[]), "memory://alice"), fedws.serving(evaluating(), "memory://testing"):
+    async with fedws.serve(claiming(labels=[]), "memory://alice"), fedws.serve(evaluating(), "memory://testing"):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
         await fedws.run(run_dir=run, **settings(urls, training_rounds=1))
         (run / "workers.json").write_text(json.dumps({"alice": [-1000], "bob": [1, 2]}))
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "score", "round": 1, "model": "alice", "samples": 0}\n')
         result = await fedws.run(resume=run, training_rounds=2)
-    assert [record["round"] for record in result.scores()] == [1, 2]
+    assert [record["round"] for record in result.evaluations()] == [1, 2]
     assert "workers.json: the labels of alice were dropped (0: " in caplog.text
     assert "was dropped (accuracy: Field required" in caplog.text
 
 
 async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path) -> None:
-    async with fedws.serving(worker(), "memory://alice"):
+    async with fedws.serve(worker(), "memory://alice"):
         await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "score", "round": "1"}\n')
@@ -76,7 +76,7 @@ async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(64)])
 async def test_a_model_of_a_finished_run_that_cannot_be_is_a_line(data: bytes, tmp_path: Path) -> None:
-    async with fedws.serving(worker(), "memory://alice"):
+    async with fedws.serve(worker(), "memory://alice"):
         await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
     (tmp_path / "run" / "model.safetensors").write_bytes(data)
     with pytest.raises(fedws.RunFailed, match=r"model\.safetensors cannot be read: .*; continue with more "):
@@ -86,14 +86,14 @@ async def test_a_model_of_a_finished_run_that_cannot_be_is_a_line(data: bytes, t
 async def test_many_labels_make_a_short_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As many as can be declared, and no two of them neighbours."""
     node = claiming(labels=list(range(0, 2000, 2)))
-    async with fedws.serving(node, "memory://alice"), fedws.serving(evaluating(), "memory://testing"):
+    async with fedws.serve(node, "memory://alice"), fedws.serve(evaluating(), "memory://testing"):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
         await fedws.run(run_dir=tmp_path / "run", **settings(urls, training_rounds=1))
     (shares,) = (text for text in caplog.messages if text.startswith("Federated model: Percentage"))
-    assert "... (1000 labels)" in shares and len(shares) < 200 < LINE
+    assert "... (1000 labels)" in shares and len(shares) < 200 < MAX_LINE_CHARS
 
 
-@pytest.mark.parametrize("way", [fedws.serving, fedws.joining])
+@pytest.mark.parametrize("way", [fedws.serve, fedws.join_run])
 async def test_a_node_without_samples_is_a_line_at_its_start(way: Any) -> None:
     node = fedws.Worker("alice", "points", [])
     with pytest.raises(fedws.UsageError, match=r"^alice holds no samples of points; serve a node with at least 1$"):

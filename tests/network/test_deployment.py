@@ -8,7 +8,7 @@ import pytest
 
 from fedws.core.errors import Unreachable, UsageError
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.mqtt import Mqtt
+from fedws.network.transports.mqtt import MqttTransport
 from fedws.protocol.messages import Hello
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.helpers.support import REPOSITORY
@@ -16,8 +16,8 @@ from tests.helpers.support import REPOSITORY
 FOLDER = REPOSITORY / "docs" / "deploy"
 OF_THE_TEST = ("listener", "certfile", "keyfile", "tls_version", "allow_anonymous", "password_file", "acl_file")
 """Settings that the test's broker has its own of: it is on the loopback, without TLS."""
-LIMITS = Limits(silence=60.0)
-QUICK = Limits(silence=3.0)
+LIMITS = Limits(peer_timeout=60.0)
+QUICK = Limits(peer_timeout=3.0)
 """Half a second for an answer."""
 HELLO = Hello(run="r", node="alice", protocol=1)
 
@@ -35,15 +35,15 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mosquitt
 
 
 async def echo(channel: Channel) -> None:
-    channel.admit()
+    channel.mark_authenticated()
     await channel.send(await channel.receive())
-    await channel.closed()
+    await channel.wait_closed()
 
 
 async def test_a_node_and_the_coordinator_reach_each_other(broker: Mosquitto) -> None:
-    async with asyncio.timeout(60), Mqtt().serve(broker.at("alice"), echo, LIMITS, node="alice"):
-        channel = await Mqtt().connect(broker.at("fedws"), LIMITS, "alice")
-        channel.admit()
+    async with asyncio.timeout(60), MqttTransport().serve(broker.at("alice"), echo, LIMITS, node="alice"):
+        channel = await MqttTransport().connect(broker.at("fedws"), LIMITS, "alice")
+        channel.mark_authenticated()
         await channel.send(HELLO)
         assert await channel.receive() == HELLO
         await channel.close()
@@ -52,11 +52,11 @@ async def test_a_node_and_the_coordinator_reach_each_other(broker: Mosquitto) ->
 @pytest.mark.parametrize("user", ["bob", "fedws"])
 async def test_nobody_else_is_alice(user: str, broker: Mosquitto) -> None:
     with pytest.raises(UsageError, match=f"does not let {user} write fedws/1/alice/here/.*0x87"):
-        async with Mqtt().serve(broker.at(user), echo, QUICK, node="alice"):
+        async with MqttTransport().serve(broker.at(user), echo, QUICK, node="alice"):
             pass
 
 
 async def test_a_node_coordinates_nobody(broker: Mosquitto) -> None:
-    async with asyncio.timeout(60), Mqtt().serve(broker.at("alice"), echo, LIMITS, node="alice"):
+    async with asyncio.timeout(60), MqttTransport().serve(broker.at("alice"), echo, LIMITS, node="alice"):
         with pytest.raises(Unreachable, match="alice is not on the broker"):
-            await Mqtt().connect(broker.at("bob"), QUICK, "alice")
+            await MqttTransport().connect(broker.at("bob"), QUICK, "alice")

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.listener import Meeting
-from fedws.core.errors import LinkLost, RunFailed, UsageError, WrongNode
-from fedws.network.admission import MOST
+from fedws.coordinator.listener import JoinListener
+from fedws.core.errors import LinkLost, RunFailed, UnexpectedNode, UsageError
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.dial_out import joining
-from fedws.node.server import Service
-from fedws.protocol.messages import Challenge, Failure, Hello, Join, Order, Refusal, Report
-from fedws.security.credentials import INSECURE, Security
+from fedws.network.lookup import find_transport
+from fedws.node.dial_out import join_run
+from fedws.node.server import NodeServer
+from fedws.protocol.messages import Challenge, Hello, Join, Refusal, TaskFailure, TaskRequest, TaskResult
+from fedws.security.credentials import INSECURE, Credentials
 from tests.helpers.dial_out_nodes import come, expecting, free_port, join, listening, meeting, node, outside
 from tests.helpers.federation import PATIENCE, WORKERS, Gate, address, federation, happens, settings, worker
 from tests.helpers.keyed_runs import KEY, OTHER
@@ -35,7 +35,7 @@ def place(scheme: str) -> str:
     return "memory://meeting" if scheme == "memory" else f"ws://localhost:{free_port()}"
 
 
-def answered(result: fedws.Result) -> list[int]:
+def answered(result: fedws.RunResult) -> list[int]:
     return [record["answered"] for record in result.metrics if record["kind"] == "round"]
 
 
@@ -43,13 +43,13 @@ def answered(result: fedws.Result) -> list[int]:
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
     """The coordinator's ends of all links on which somebody joined."""
     channels: list[Channel] = []
-    hold = Meeting._hold
+    hold = JoinListener._hold_until_closed
 
-    async def held(self: Meeting, name: str, guest: Any) -> None:
+    async def held(self: JoinListener, name: str, guest: Any) -> None:
         channels.append(guest.channel)
         await hold(self, name, guest)
 
-    monkeypatch.setattr(Meeting, "_hold", held)
+    monkeypatch.setattr(JoinListener, "_hold_until_closed", held)
     return channels
 
 
@@ -111,7 +111,7 @@ async def test_a_link_that_is_lost_in_a_round_is_joined_again_and_the_round_goes
     url, gate = place(scheme), Gate(held=(2,))
     async with federation(scheme) as dialled:
         wanted = await fedws.run(run_dir=tmp_path / "dialled", **dialled)
-    async with joining(worker(task=gate), url), outside(url, "bob", "charlie", "testing"):
+    async with join_run(worker(task=gate), url), outside(url, "bob", "charlie", "testing"):
         task = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **expecting(url, *ALL)))
         await happens(gate.entered)
         for channel in joined[: len(ALL)]:
@@ -131,7 +131,7 @@ async def test_a_run_that_was_killed_goes_on_where_it_listens_now(tmp_path: Path
     async with federation("ws", nodes=WORKERS) as dialled:
         wanted = await fedws.run(run_dir=tmp_path / "dialled", **dialled)
     folder = tmp_path / "run"
-    async with outside(first, "bob", "charlie"), joining(worker(task=gate), first):
+    async with outside(first, "bob", "charlie"), join_run(worker(task=gate), first):
         task = asyncio.create_task(fedws.run(run_dir=folder, **expecting(first, *WORKERS)))
         await happens(gate.entered)
         task.cancel()
@@ -146,7 +146,7 @@ async def test_a_run_that_was_killed_goes_on_where_it_listens_now(tmp_path: Path
 async def test_a_run_that_listened_goes_on_with_nodes_that_are_dialled(tmp_path: Path) -> None:
     first, gate = f"ws://localhost:{free_port()}", Gate(held=(2,))
     folder = tmp_path / "run"
-    async with joining(worker(task=gate), first):
+    async with join_run(worker(task=gate), first):
         task = asyncio.create_task(fedws.run(run_dir=folder, **expecting(first, "alice", evaluator={})))
         await happens(gate.entered)
         task.cancel()
@@ -230,20 +230,22 @@ async def test_what_was_wrong_with_who_joined_is_said_when_the_run_has_waited_in
     async with outside(url, "alice", security=OTHER):
         with pytest.raises(RunFailed) as error:
             more = expecting(url, "alice", evaluator={}, silence=1.0)
-            await fedws.run(run_dir=tmp_path / "never", security=KEY, **more)
+            await fedws.run(run_dir=tmp_path / "never", credentials=KEY, **more)
     assert f"waited 1 s in vain for alice at {url} (alice has another network key; " in str(error.value)
 
 
 @pytest.mark.parametrize("security", [KEY, INSECURE], ids=["proved", "unproved"])
-async def test_other_data_end_the_run_only_where_the_node_has_proved_itself(security: Security, tmp_path: Path) -> None:
+async def test_other_data_end_the_run_only_where_the_node_has_proved_itself(
+    security: Credentials, tmp_path: Path
+) -> None:
     url = f"ws://localhost:{free_port()}"
     more = expecting(url, "alice", evaluator={}, dataset="digits", silence=1.0)
     async with outside(url, "alice", security=security):
         with pytest.raises(RunFailed) as error:
-            await fedws.run(run_dir=tmp_path / "never", security=security, **more)
+            await fedws.run(run_dir=tmp_path / "never", credentials=security, **more)
     text = "it holds points, not digits; see --dataset"
     if security is KEY:
-        assert isinstance(error.value, WrongNode) and str(error.value) == f"alice at {url}: {text}"
+        assert isinstance(error.value, UnexpectedNode) and str(error.value) == f"alice at {url}: {text}"
     else:
         assert str(error.value) == f"waited 1 s in vain for alice at {url} ({text})"
     assert not (tmp_path / "never").exists()
@@ -258,7 +260,7 @@ async def test_a_second_node_of_a_name_is_told_and_joins_when_the_first_has_gone
     async with listening(tmp_path / "run", **more) as (run, url):
         told = f"alice: waits to join at {url} (alice is here already, or seems to be; ids must differ)"
         async with contextlib.AsyncExitStack() as second:
-            async with joining(worker(task=gate), url):
+            async with join_run(worker(task=gate), url):
                 await happens(gate.entered)
                 await second.enter_async_context(outside(url, "alice"))
                 while told not in caplog.messages:
@@ -278,7 +280,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
         channel = await come(join(instance), url)
         found: list[Any] = [await channel.receive()]
         if isinstance(found[0], Hello):
-            await channel.send(Report(order="1/alice", worker="alice", round=1, samples=1))
+            await channel.send(TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=1))
         return [channel, *found]
 
     async with listening(tmp_path / "run", security=KEY, **more) as (run, url):
@@ -286,7 +288,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
         for channel in before[::2]:
             assert isinstance(await channel.receive(), Hello)
             await channel.send(Refusal(kind="node", reason="no"))
-        async with joining(worker(task=gate), url, security=KEY):
+        async with join_run(worker(task=gate), url, credentials=KEY):
             await happens(gate.entered)
             for number in range(20):
                 _, first = await stranger(url, f"{number:064x}")
@@ -304,8 +306,8 @@ async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Pa
     """He joins as alice, has bob, who is served, answer the coordinator's challenge, and welcomes the run himself."""
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
     async with listening(tmp_path / "run", security=KEY, **more) as (run, url):
-        async with fedws.serving(node("bob"), "ws://localhost:0", security=KEY) as served:
-            near, far = await come(join(), url), await transport(served).connect(served, Limits())
+        async with fedws.serve(node("bob"), "ws://localhost:0", credentials=KEY) as served:
+            near, far = await come(join(), url), await find_transport(served).connect(served, Limits())
             await far.send(await near.receive())
             challenge = await far.receive()
             assert isinstance(challenge, Challenge) and challenge.node == "bob"
@@ -329,11 +331,11 @@ async def test_500_who_never_join_are_dropped_and_a_run_goes_well(tmp_path: Path
             stack.callback(writer.close)
             gone.append(asyncio.create_task(reader.read()))
             if number % 50 == 49:
-                while sum(task.done() for task in gone) < number + 1 - MOST:
+                while sum(task.done() for task in gone) < number + 1 - MAX_PENDING_CONNECTIONS:
                     await asyncio.sleep(0.001)
         async with asyncio.timeout(PATIENCE), outside(url, "alice"):
             assert answered(await run) == [1, 1]
-        assert sum(task.done() for task in gone) >= 500 - MOST
+        assert sum(task.done() for task in gone) >= 500 - MAX_PENDING_CONNECTIONS
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
@@ -357,7 +359,7 @@ async def scripted(*answers: Any) -> AsyncIterator[list[tuple[float, Any]]]:
             await channel.send(answer)
             came.append((now(), await channel.receive()))
 
-    async with transport("memory://meeting").serve("memory://meeting", arrive, Limits()):
+    async with find_transport("memory://meeting").serve("memory://meeting", arrive, Limits()):
         yield came
 
 
@@ -366,7 +368,7 @@ async def test_a_node_joins_with_its_name_and_one_instance_for_all_its_links() -
     async with scripted(Refusal(kind="node", reason="no")) as came, outside("memory://meeting", "alice", "bob"):
         await asyncio.sleep(60)
     joins = [message for _, message in came if isinstance(message, Join)]
-    instances = {name: {one.instance for one in joins if one.node == name} for name in ("alice", "bob")}
+    instances = {name: {one.instance_id for one in joins if one.node == name} for name in ("alice", "bob")}
     assert len(joins) > 20 and all(len(found) == 1 for found in instances.values())
     assert instances["alice"] != instances["bob"]
     async with scripted(Refusal(kind="node", reason="no")) as came, outside("memory://meeting", "alice"):
@@ -386,7 +388,7 @@ async def hangs_up(channel: Channel) -> None:
         Refusal(kind="busy", reason="alice is here already\x1b; ids must differ"),
         Hello(run="cafe", node="bob", protocol=1),
         Hello(run="cafe", node="alice", protocol=2),
-        Order(id="1", worker="alice", round=1, task="t"),
+        TaskRequest(request_id="1", worker="alice", round=1, task="t"),
         join(),
         hangs_up,
     ],
@@ -405,7 +407,7 @@ async def test_a_node_that_is_not_wanted_tries_again_after_ever_longer_pauses(an
 @virtual
 async def test_a_node_that_is_not_called_lets_go_and_tries_again() -> None:
     async def mute(channel: Channel) -> None:
-        await channel.closed()
+        await channel.wait_closed()
 
     async with scripted(mute) as came, outside("memory://meeting", "alice"):
         await asyncio.sleep(61)
@@ -434,8 +436,8 @@ async def test_a_node_that_has_worked_joins_the_next_run_at_once() -> None:
     async def works(channel: Channel) -> None:
         await channel.send(Hello(run="cafe", node="alice", protocol=1))
         await channel.receive()
-        await channel.send(Order(id="1", worker="alice", round=1, task="t"))
-        assert isinstance(await channel.receive(), Failure)
+        await channel.send(TaskRequest(request_id="1", worker="alice", round=1, task="t"))
+        assert isinstance(await channel.receive(), TaskFailure)
         await channel.close()
 
     script = [Refusal(kind="busy", reason="no")] * 10
@@ -452,7 +454,7 @@ async def test_a_node_that_ends_takes_leave() -> None:
     """Of who has called it, and of who has not yet."""
     async with meeting() as (place, url):
         async with outside(url, "alice", "bob"):
-            channels = {name: await place.call(name) for name in ("alice", "bob")}
+            channels = {name: await place.next_channel(name) for name in ("alice", "bob")}
             await channels["bob"].send(Hello(run="cafe", node="bob", protocol=1))
             await channels["bob"].receive()
         for channel in channels.values():
@@ -464,20 +466,20 @@ async def test_a_node_that_ends_takes_leave() -> None:
 async def test_an_error_on_a_link_costs_the_link_and_not_the_node(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle, errors = Service.handle, [ZeroDivisionError("a bug")]
+    handle, errors = NodeServer.handle, [ZeroDivisionError("a bug")]
 
-    async def breaks(self: Service, *given: Any) -> None:
+    async def breaks(self: NodeServer, *given: Any) -> None:
         if errors:
             raise errors.pop()
         await handle(self, *given)
 
-    monkeypatch.setattr(Service, "handle", breaks)
+    monkeypatch.setattr(NodeServer, "handle", breaks)
     async with meeting() as (place, url), outside(url, "alice"):
-        channel = await place.call("alice")
+        channel = await place.next_channel("alice")
         await channel.send(Hello(run="cafe", node="alice", protocol=1))
         with pytest.raises(fedws.FedwsError, match=r"^an error in the node$"):
             await channel.receive()
-        channel = await place.call("alice")
+        channel = await place.next_channel("alice")
         await channel.send(Hello(run="cafe", node="alice", protocol=1))
         assert type(await channel.receive()).__name__ == "Welcome"
     (line,) = (message for message in caplog.messages if "an error on a link to" in message)
@@ -500,5 +502,5 @@ async def test_a_name_that_no_network_can_have_is_said(caplog: pytest.LogCapture
 )
 async def test_an_address_that_is_none_is_said_at_once(url: str, text: str) -> None:
     with pytest.raises(UsageError, match=text):
-        async with joining(node("alice"), url, security=KEY):
+        async with join_run(node("alice"), url, credentials=KEY):
             pass

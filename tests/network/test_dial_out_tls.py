@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 import fedws
-from fedws.node.dial_out import joining
+from fedws.node.dial_out import join_run
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import COORDINATOR
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 from fedws.security import certificates
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
-from fedws.security.tls import Tls
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
+from fedws.security.tls import TlsConfig
 from tests.helpers.dial_out_nodes import expecting, listening
 from tests.helpers.federation import PATIENCE, Points
 
 pytestmark = pytest.mark.usefixtures("every_line")
-KEY = Key(bytes(32), "a test")
+KEY = NetworkKey(bytes(32), "a test")
 
 
 @pytest.fixture(scope="module")
@@ -25,30 +25,32 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Certificates of one network, and of another."""
     found = {name: tmp_path_factory.mktemp(name) for name in ("ours", "theirs")}
     for folder in found.values():
-        certificates.init(folder)
+        certificates.create_ca(folder)
         for name in ("alice", "bob", "coordinator", "lab", "localhost"):
-            certificates.issue(folder, name)
+            certificates.issue_certificate(folder, name)
     return found
 
 
-def shown(folder: Path, name: str = "", ca: Path | None = None) -> Tls:
+def shown(folder: Path, name: str = "", ca: Path | None = None) -> TlsConfig:
     """A certificate, if it is named, and a CA if there is one."""
     cert, key = (folder / f"{name}.pem", folder / f"{name}.key") if name else (None, None)
-    return Tls(cert, key, ca / "ca.pem" if ca is not None else None)
+    return TlsConfig(cert, key, ca / "ca.pem" if ca is not None else None)
 
 
-def mutual(folder: Path, name: str) -> Security:
-    return Security(KEY, shown(folder, name, folder), name)
+def mutual(folder: Path, name: str) -> Credentials:
+    return Credentials(KEY, shown(folder, name, folder), name)
 
 
-async def ran(tmp_path: Path, run: Security, *nodes: Security, policy: Policy | None = None, whom: str = "") -> str:
+async def ran(
+    tmp_path: Path, run: Credentials, *nodes: Credentials, policy: Policy | None = None, whom: str = ""
+) -> str:
     """A run with alice, who tries with each of these until she gets in; gives what was logged of each but the last."""
     lines: list[str] = []
     more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
     alice = fedws.Worker("alice", "points", Points(Path(), True), policy=policy or Policy())
     async with asyncio.timeout(PATIENCE), listening(tmp_path / "run", lines, security=run, **more) as (task, url):
         for number, security in enumerate(nodes):
-            async with joining(alice, url, None, security, whom or COORDINATOR):
+            async with join_run(alice, url, None, security, whom or DEFAULT_COORDINATOR_ID):
                 if number == len(nodes) - 1:
                     result = await task
                     break
@@ -68,7 +70,7 @@ async def test_a_run_under_mutual_tls(folders: dict[str, Path], tmp_path: Path) 
 
 async def test_a_run_whose_coordinator_alone_has_a_certificate(folders: dict[str, Path], tmp_path: Path) -> None:
     ours = folders["ours"]
-    await ran(tmp_path, Security(KEY, shown(ours, "coordinator")), Security(KEY, shown(ours, ca=ours)))
+    await ran(tmp_path, Credentials(KEY, shown(ours, "coordinator")), Credentials(KEY, shown(ours, ca=ours)))
 
 
 async def test_a_coordinator_of_another_name_is_the_one_that_is_asked_for(
@@ -81,7 +83,7 @@ async def test_a_coordinator_of_another_name_is_the_one_that_is_asked_for(
 async def test_a_node_with_the_certificate_of_another_is_told(folders: dict[str, Path], tmp_path: Path) -> None:
     """Though it knows the key."""
     ours = folders["ours"]
-    bob = Security(KEY, shown(ours, "bob", ours), "alice")
+    bob = Credentials(KEY, shown(ours, "bob", ours), "alice")
     text = await ran(tmp_path, mutual(ours, "coordinator"), bob, mutual(ours, "alice"))
     assert "(alice shows the certificate of bob; see --id)" in text
     assert "the coordinator: a node at 127.0.0.1 was refused: alice shows the certificate of bob; see --id" in text
@@ -95,7 +97,9 @@ async def test_a_node_without_a_certificate_of_our_ca_is_told(folders: dict[str,
             (shown(theirs, "alice", ours), "expired, or not signed by its CA?"),
         ]
     ):
-        text = await ran(tmp_path / str(number), mutual(ours, "coordinator"), Security(KEY, own), mutual(ours, "alice"))
+        text = await ran(
+            tmp_path / str(number), mutual(ours, "coordinator"), Credentials(KEY, own), mutual(ours, "alice")
+        )
         assert why in text and "a caller at 127.0.0.1 was refused by TLS: " in text
 
 
@@ -106,12 +110,12 @@ async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tm
         ("lab", ours, "its certificate is not one of coordinator"),
         ("coordinator", theirs, f"its certificate is not signed by the CA in {ours / 'ca.pem'}"),
     ):
-        run = Security(KEY, shown(folder, name, ours), name)
+        run = Credentials(KEY, shown(folder, name, ours), name)
         lines: list[str] = []
         more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
         async with asyncio.timeout(PATIENCE), listening(tmp_path / name, lines, security=run, **more) as (task, url):
             alice = fedws.Worker("alice", "points", Points(Path(), True))
-            async with joining(alice, url, None, mutual(ours, "alice")):
+            async with join_run(alice, url, None, mutual(ours, "alice")):
                 while not any(f"alice: waits to join at {url} ({wanted})" in line for line in lines):
                     await asyncio.sleep(0.01)
             assert not task.done() and "welcome" not in "".join(lines)
@@ -123,14 +127,14 @@ async def test_without_a_ca_of_ones_own_a_certificate_is_one_of_the_host(
     """As of a coordinator behind a name in the internet; who listens there knows the key all the same."""
     ours = folders["ours"]
     monkeypatch.setenv("SSL_CERT_FILE", str(ours / "ca.pem"))  # trusted by this machine
-    run = Security(KEY, shown(ours, "localhost"))
-    await ran(tmp_path, run, Security(KEY))
+    run = Credentials(KEY, shown(ours, "localhost"))
+    await ran(tmp_path, run, Credentials(KEY))
     lines: list[str] = []
     more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
-    run = Security(KEY, shown(ours, "lab"))
+    run = Credentials(KEY, shown(ours, "lab"))
     async with asyncio.timeout(PATIENCE), listening(tmp_path / "lab", lines, security=run, **more) as (_, url):
         alice = fedws.Worker("alice", "points", Points(Path(), True))
-        async with joining(alice, url, None, Security(KEY)):
+        async with join_run(alice, url, None, Credentials(KEY)):
             while not any("(its certificate is not one of localhost)" in line for line in lines):
                 await asyncio.sleep(0.01)
 

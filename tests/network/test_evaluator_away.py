@@ -99,7 +99,7 @@ async def test_the_last_model_of_a_round_may_be_given_up_while_the_evaluator_is_
 
 @virtual
 async def test_another_node_in_the_evaluator_s_place_costs_the_scores(tmp_path: Path) -> None:
-    async with there(*WORKERS), fedws.serving(Worker("dora", "points", DATA), "memory://testing"):
+    async with there(*WORKERS), fedws.serve(Worker("dora", "points", DATA), "memory://testing"):
         run = Run(tmp_path, nodes=ALL)
         await run.task
     assert_never_delayed(run)

@@ -11,7 +11,7 @@ import pytest
 import fedws
 from fedws.core.errors import LinkError
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Message, Refusal
 from tests.helpers.federation import worker
@@ -30,7 +30,7 @@ async def fake(answers: Peer) -> AsyncIterator[str]:
             while True:
                 await channel.receive()
 
-    async with transport("ws://localhost:0").serve("ws://localhost:0", handle, Limits()) as url:
+    async with find_transport("ws://localhost:0").serve("ws://localhost:0", handle, Limits()) as url:
         yield url
 
 
@@ -41,7 +41,7 @@ async def welcomes(channel: Channel) -> None:
 
 async def invents(channel: Channel) -> None:
     await channel.receive()
-    await channel.send(Challenge(node="alice", nonce=handshake.nonce(), proof=handshake.nonce()))
+    await channel.send(Challenge(node="alice", nonce=handshake.create_nonce(), proof=handshake.create_nonce()))
 
 
 async def reflects(channel: Channel) -> None:
@@ -81,7 +81,7 @@ async def test_a_fake_worker_is_not_accepted_and_gets_no_model(answers: Peer, te
 async def test_a_man_in_the_middle_who_strips_the_nonce_is_refused_by_both(tmp_path: Path) -> None:
     """He makes the node believe in an insecure caller, and hands its answers on."""
     answers: list[Message] = []
-    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
 
         async def strips(channel: Channel) -> None:
             hello = await channel.receive()
@@ -99,7 +99,7 @@ async def test_a_man_in_the_middle_who_strips_the_nonce_is_refused_by_both(tmp_p
     "change", [{"run": "mine"}, {"node": "alice2"}, {"coordinator": "mallory"}, {"nonce": "ab" * 32}]
 )
 async def test_a_man_in_the_middle_who_changes_the_hello_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
 
         async def changes(channel: Channel) -> None:
             hello = await channel.receive()

@@ -12,18 +12,18 @@ import torch
 import fedws
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.memory import Memory
-from fedws.network.websocket.connection import Server
-from fedws.node.server import serving
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Hello, Message, Order, Refusal, Report, Welcome
+from fedws.network.transports.memory import MemoryTransport
+from fedws.network.websocket.connection import IncomingConnection
+from fedws.node.server import serve
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import Hello, Message, Refusal, TaskRequest, TaskResult, Welcome
 from fedws.security.credentials import INSECURE
 from tests.abuse.hostile import PATIENCE, frame, hostile
 from tests.helpers.federation import worker
 from tests.helpers.manual_coordinator import HELLO, answer, data, rough
 from tests.helpers.virtual_time import virtual
 
-LIMITS = Limits(silence=60.0)
+LIMITS = Limits(peer_timeout=60.0)
 LONG = 600.0
 """Seconds, ten times ``silence``."""
 
@@ -34,21 +34,21 @@ class Task:
     def __init__(self) -> None:
         self.opened = threading.Event()
 
-    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+    def __call__(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         if order.round == 2:
             assert self.opened.wait(60)
-        return workspace.report(order, {})
+        return workspace.build_result(order, {})
 
 
 @contextlib.asynccontextmanager
 async def node(task: Task | None = None) -> AsyncIterator[str]:
-    async with serving(worker(task=task or Task()), "memory://alice", LIMITS, INSECURE) as url:
+    async with serve(worker(task=task or Task()), "memory://alice", LIMITS, INSECURE) as url:
         yield url
 
 
 async def call(run: str, coordinator: str = "lab") -> tuple[Channel, Message | None]:
     """Dial alice as a run; the answer is None if the link was closed instead."""
-    channel = await Memory().connect("memory://alice", LIMITS)
+    channel = await MemoryTransport().connect("memory://alice", LIMITS)
     await channel.send(Hello(run=run, node="alice", protocol=1, coordinator=coordinator))
     with contextlib.suppress(LinkLost):
         return channel, await channel.receive()
@@ -69,9 +69,9 @@ async def holder(run: str = "holder") -> Channel:
     return channel
 
 
-def order(round: int = 1, size: int = 1) -> Order:
+def order(round: int = 1, size: int = 1) -> TaskRequest:
     tensors = {"x": torch.zeros(size, dtype=torch.uint8)}
-    return Order(id=f"{round}/alice", worker="alice", round=round, task="fedavg.fit", tensors=tensors)
+    return TaskRequest(request_id=f"{round}/alice", worker="alice", round=round, task="fedavg.fit", tensors=tensors)
 
 
 @virtual
@@ -88,7 +88,7 @@ async def test_an_idle_holder_gives_way_when_another_run_calls() -> None:
             await idle.receive()
         assert str(lost.value) == "idle for 600 s, and another run has called" and type(lost.value) is LinkLost
         await other.send(order())
-        assert isinstance(await other.receive(), Report)
+        assert isinstance(await other.receive(), TaskResult)
         again, busy = await call("holder")
         assert isinstance(busy, Refusal) and busy.kind == "busy" and "busy with run other since" in busy.reason
         await again.close()
@@ -100,7 +100,7 @@ async def test_a_holder_alone_keeps_the_node() -> None:
         idle = await holder()
         await asyncio.sleep(100 * LONG)
         await idle.send(order())
-        assert isinstance(await idle.receive(), Report)
+        assert isinstance(await idle.receive(), TaskResult)
 
 
 @virtual
@@ -110,7 +110,7 @@ async def test_each_request_counts_from_its_answer_on() -> None:
         for round in (1, 3, 4):
             await asyncio.sleep(LONG - 1)
             await holding.send(order(round))
-            assert isinstance(await holding.receive(), Report)
+            assert isinstance(await holding.receive(), TaskResult)
             assert not await has_it("other")
         await asyncio.sleep(LONG)
         assert await has_it("other")
@@ -134,7 +134,7 @@ async def test_two_runs_do_not_steal_from_each_other() -> None:
 
 async def test_a_holder_whose_request_is_open_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long it trains: here every time is long."""
-    monkeypatch.setattr("fedws.node.run_lease.IDLE", 1e-12)
+    monkeypatch.setattr("fedws.node.run_lease.IDLE_PEER_TIMEOUTS", 1e-12)
     task = Task()
     async with node(task):
         training = await holder()
@@ -142,7 +142,7 @@ async def test_a_holder_whose_request_is_open_stays(monkeypatch: pytest.MonkeyPa
         for _ in range(3):
             assert not await has_it("other")
         task.opened.set()
-        assert isinstance(await training.receive(), Report)
+        assert isinstance(await training.receive(), TaskResult)
         assert await has_it("other")
 
 
@@ -151,14 +151,14 @@ async def test_a_holder_whose_request_is_arriving_stays() -> None:
     """Also between two pieces; what arrives too slowly ends its link by itself."""
     async with node():
         sending = await holder()
-        pieces = [bytes(piece) for piece in encode(order(size=3 * 2**20)).fragments()]
+        pieces = [bytes(piece) for piece in encode_message(order(size=3 * 2**20)).fragments()]
         assert len(pieces) > 3
         for piece in pieces:
             sending.deliver(piece)  # type: ignore[attr-defined]
             await asyncio.sleep(LONG)
             assert not await has_it("other")
         sending.deliver(b"")  # type: ignore[attr-defined]
-        assert isinstance(await sending.receive(), Report)
+        assert isinstance(await sending.receive(), TaskResult)
 
 
 @virtual
@@ -185,22 +185,22 @@ async def test_a_newer_link_of_an_idle_run_gives_way_too() -> None:
 
 async def test_a_holder_stays_while_a_frame_of_its_request_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame has up to 1 MiB, which a slow link may take long for."""
-    monkeypatch.setattr("fedws.node.run_lease.IDLE", 1e-12)
+    monkeypatch.setattr("fedws.node.run_lease.IDLE_PEER_TIMEOUTS", 1e-12)
     came = asyncio.Event()
-    received = Server.data_received
+    received = IncomingConnection.data_received
 
-    def receive(self: Server, data: bytes) -> None:
+    def receive(self: IncomingConnection, data: bytes) -> None:
         received(self, data)
         if data == half:
             came.set()
 
     request = frame(data(order(size=1000)))
     half = request[:500]
-    async with serving(worker(task=Task()), "ws://localhost:0", LIMITS, INSECURE) as url, hostile(url) as sending:
+    async with serve(worker(task=Task()), "ws://localhost:0", LIMITS, INSECURE) as url, hostile(url) as sending:
         await sending.upgrade()
         await sending.say(frame(data(replace(HELLO, run="holder"))))
         assert isinstance(await sending.hear(), Welcome)
-        monkeypatch.setattr(Server, "data_received", receive)
+        monkeypatch.setattr(IncomingConnection, "data_received", receive)
         await sending.say(half)
         async with asyncio.timeout(PATIENCE):
             await came.wait()
@@ -208,7 +208,7 @@ async def test_a_holder_stays_while_a_frame_of_its_request_is_on_its_way(monkeyp
             await other.send(data(HELLO))
             assert isinstance(await answer(other), Refusal)
         await sending.say(request[500:])
-        assert isinstance(await sending.hear(), Report)
+        assert isinstance(await sending.hear(), TaskResult)
         async with rough(url) as other:
             await other.send(data(HELLO))
             assert isinstance(await answer(other), Welcome)

@@ -10,9 +10,9 @@ import torch
 
 import fedws
 from fedws.algorithms.fedavg import fit
-from fedws.coordinator.setup import prepare
-from fedws.core.plan import make
-from fedws.protocol.messages import Order, Report
+from fedws.coordinator.setup import prepare_run
+from fedws.core.plan import build_plan
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.split_learning import pretrained_file
 from fedws.training import building
 from tests.helpers.federation import WORKERS, settings, worker
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("every_line")
 
 
 def model_file(path: Path, seed: int = 7, name: str = "points_linear") -> Path:
-    safetensors.torch.save_file(building.initial(name, seed).state_dict(), path)
+    safetensors.torch.save_file(building.build_model(name, seed).state_dict(), path)
     return path
 
 
@@ -34,15 +34,15 @@ def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> 
 
 @virtual
 async def test_the_first_order_carries_the_weights_of_the_file(tmp_path: Path) -> None:
-    asked: list[Order] = []
+    asked: list[TaskRequest] = []
 
-    def watched(order: Order, workspace: fedws.Workspace) -> Report:
+    def watched(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         asked.append(order)
         return fit(order, workspace)
 
     path = model_file(tmp_path / "m.safetensors")
     flags = settings({"alice": "memory://alice"}, run_dir=tmp_path / "run")
-    async with fedws.serving(worker("alice", watched), "memory://alice"):
+    async with fedws.serve(worker("alice", watched), "memory://alice"):
         first = await fedws.run(**flags, initial_model=path)
         again = tmp_path / "run" / "model.safetensors"
         await fedws.run(**flags | {"run_dir": tmp_path / "again"}, initial_model=str(again))
@@ -76,21 +76,21 @@ async def test_a_file_that_does_not_fit_is_said_before_a_node_is_dialled(tmp_pat
 def gathering(**more: Any) -> fedws.Plan:
     workers = {node: f"memory://{node}" for node in WORKERS}
     basis = {"dataset": "points", "model": "points_net", "strategy": "mistnet:cut=relu,public=points"}
-    return make({"workers": workers, "evaluator": {}, **basis, **more})
+    return build_plan({"workers": workers, "evaluator": {}, **basis, **more})
 
 
 def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_own_cannot(tmp_path: Path) -> None:
     path = model_file(tmp_path / "m.safetensors", name="points_net")
     public = tmp_path / "public.safetensors"
-    _, strategy, initial = prepare(gathering(initial_model=path))
+    _, strategy, initial = prepare_run(gathering(initial_model=path))
     state, _ = strategy.start(initial, WORKERS)
     assert same(strategy.model(state), safetensors.torch.load_file(path))
-    weights = {name: tensor.clone() for name, tensor in building.initial("points_net", 3).state_dict().items()}
-    origin = pretrained_file.Origin("points_net", "points", 10, [4], 1)
-    pretrained_file.save(public, pretrained_file.Pretrained(weights, origin, {}))
+    weights = {name: tensor.clone() for name, tensor in building.build_model("points_net", 3).state_dict().items()}
+    origin = pretrained_file.PretrainedInfo("points_net", "points", 10, [4], 1)
+    pretrained_file.save_pretrained(public, pretrained_file.PretrainedModel(weights, origin, {}))
     own = f"mistnet:cut=relu,public=points,pretrained={public}"
     with pytest.raises(fedws.UsageError) as caught:
-        prepare(gathering(initial_model=path, strategy=own))
+        prepare_run(gathering(initial_model=path, strategy=own))
     why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
     assert str(caught.value) == why
-    assert same(prepare(gathering(strategy=own))[2], building.initial("points_net", 1).state_dict())
+    assert same(prepare_run(gathering(strategy=own))[2], building.build_model("points_net", 1).state_dict())

@@ -14,19 +14,19 @@ import fedws
 from fedws.network.base import Limits
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.header import ALIGNMENT
-from fedws.protocol.messages import Report, Welcome
+from fedws.protocol.header import ALIGNMENT_BYTES
+from fedws.protocol.messages import TaskResult, Welcome
 from tests.helpers.federation import PATIENCE, worker
 from tests.helpers.manual_coordinator import HELLO, closed, data, honest, order, rough, welcomed
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
 
 
-def headed(fields: dict[str, Any], version: int = encoder.VERSION) -> bytes:
+def headed(fields: dict[str, Any], version: int = encoder.PROTOCOL_VERSION) -> bytes:
     """A message of this header and no body."""
     header: bytes = msgpack.packb(fields)
     head = encoder.MAGIC + struct.pack("<II", version, len(header)) + header
-    return head + bytes(-len(head) % ALIGNMENT)
+    return head + bytes(-len(head) % ALIGNMENT_BYTES)
 
 
 def claim(size: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ STRANGE: dict[str, tuple[str | bytes, str]] = {
     "wrong field": (headed({**claim(0), "fields": {"run": 1}, "tensors": []}), "hello: run"),
     "order first": (data(order()), "before hello"),
     "welcome first": (
-        data(Welcome(node="alice", role="worker", dataset="points", samples=1)),
+        data(Welcome(node="alice", role="worker", dataset="points", num_examples=1)),
         "before hello",
     ),
 }
@@ -60,11 +60,11 @@ STRANGE: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("name", STRANGE)
 async def test_who_begins_with_nonsense_is_told_so(name: str) -> None:
     sent, reason = STRANGE[name]
-    async with fedws.serving(worker(), "ws://localhost:0") as url:
+    async with fedws.serve(worker(), "ws://localhost:0") as url:
         async with rough(url) as socket:
             await socket.send(sent)
             assert reason in await closed(socket)
-            assert socket.close_code == CloseCode.NOT_TAKEN
+            assert socket.close_code == CloseCode.MESSAGE_REJECTED
         async with rough(url) as socket:
             await welcomed(socket)
 
@@ -74,7 +74,7 @@ AFTER_HELLO: dict[str, tuple[str | bytes, str]] = {
     "random bytes": (os.urandom(3000), "not a fedws message"),
     "hello again": (data(HELLO), "where an order was due"),
     "order for another": (data(order(worker="bob")), "an order for bob; this is alice"),
-    "a report": (data(Report(order="1", worker="alice", round=1, samples=1)), "where an order was due"),
+    "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "where an order was due"),
     "huge body": (headed({**claim(2**40), "type": "order"}), "at most 1073741824"),
 }
 
@@ -82,7 +82,7 @@ AFTER_HELLO: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("name", AFTER_HELLO)
 async def test_who_goes_on_with_nonsense_is_told_so(name: str) -> None:
     sent, reason = AFTER_HELLO[name]
-    async with fedws.serving(worker(), "ws://localhost:0") as url:
+    async with fedws.serve(worker(), "ws://localhost:0") as url:
         async with rough(url) as socket:
             await welcomed(socket)
             await socket.send(sent)
@@ -101,7 +101,7 @@ async def test_a_worker_outlives_all_of_it_and_then_runs(tmp_path: Path) -> None
         half_sent.set()
         await asyncio.Event().wait()
 
-    async with fedws.serving(worker(), "ws://localhost:0", Limits(message=2**22)) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", Limits(max_message_bytes=2**22)) as url:
         for sent, _ in STRANGE.values():
             async with rough(url) as socket:
                 await socket.send(sent)

@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import pytest
 
-from fedws.coordinator.listener import NEWER
+from fedws.coordinator.listener import REPLACED_REASON
 from fedws.core.errors import LinkLost
-from fedws.core.limits import USUAL
+from fedws.core.limits import DEFAULT_MESSAGE_LIMITS
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
+from fedws.network.lookup import find_transport
 from fedws.network.transports.memory import MemoryChannel
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Hello, Message, Order, Refusal, Report
-from fedws.scheduling.events import Joined, Left
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import Hello, Message, Refusal, TaskRequest, TaskResult
+from fedws.scheduling.events import WorkerConnected, WorkerDisconnected
 from tests.helpers.dial_out_nodes import HELLO, SECOND, come, join, meeting
 from tests.helpers.scripted_node import JOINED, REPORT, WELCOME, Heard, asked, failed, reported
 from tests.helpers.virtual_time import now, virtual
@@ -40,9 +40,9 @@ async def works(channel: Channel, heard: Heard) -> None:
     """An order goes there, and its answer comes from there."""
     await heard.give(asked())
     order = await channel.receive()
-    assert isinstance(order, Order)
+    assert isinstance(order, TaskRequest)
     await channel.send(reported(order))
-    assert isinstance(await heard.next(), Report)
+    assert isinstance(await heard.next(), TaskResult)
 
 
 @pytest.mark.parametrize("hours", [0, 6])
@@ -56,11 +56,11 @@ async def test_the_node_may_be_there_first_or_the_run(hours: int, caplog: pytest
         async with Heard(url, meeting=place) as heard:
             await asyncio.sleep(3600 * hours)
             if hours:
-                assert not heard.all and heard.link.trouble == "it has not joined"
+                assert not heard.all and heard.link.last_error == "it has not joined"
                 channel = await come()
             await welcomed(channel)
             assert await heard.next() == JOINED
-            assert now() == 3600 * hours and heard.link.up.is_set() and not heard.link.trouble
+            assert now() == 3600 * hours and heard.link.connected.is_set() and not heard.link.last_error
             await works(channel, heard)
     said = [f"Waiting for alice at {url} (it has not joined)"]
     assert caplog.messages == said * bool(hours), "said once"
@@ -79,8 +79,8 @@ async def test_a_node_whose_link_is_lost_joins_again_and_the_events_come_in_orde
             await channel.close("the node ends")
             lost, left = await heard.next(), await heard.next()
             assert lost == failed("lost", "link lost: the node ends")
-            assert left == Left(worker="alice", reason="link lost: the node ends")
-            assert heard.link.trouble == left.reason and not heard.link.up.is_set()
+            assert left == WorkerDisconnected(worker="alice", reason="link lost: the node ends")
+            assert heard.link.last_error == left.reason and not heard.link.connected.is_set()
             await asyncio.sleep(100)
 
 
@@ -92,12 +92,16 @@ async def test_a_newer_link_of_the_node_takes_the_place_of_one_that_seems_alive(
         await welcomed(older)
         assert await heard.next() == JOINED
         await heard.give(asked())
-        assert isinstance(await older.receive(), Order)
+        assert isinstance(await older.receive(), TaskRequest)
         newer = await come()
         await welcomed(newer)
-        why = f"link lost: {NEWER}"
-        assert [await heard.next() for _ in range(3)] == [failed("lost", why), Left(worker="alice", reason=why), JOINED]
-        assert now() < 1 and await lost(older) == NEWER
+        why = f"link lost: {REPLACED_REASON}"
+        assert [await heard.next() for _ in range(3)] == [
+            failed("lost", why),
+            WorkerDisconnected(worker="alice", reason=why),
+            JOINED,
+        ]
+        assert now() < 1 and await lost(older) == REPLACED_REASON
         await works(newer, heard)
 
 
@@ -114,9 +118,9 @@ async def test_a_link_on_which_nothing_is_proved_does_not_take_the_place_of_one_
         assert await lost(listener) == "the coordinator did not go on"
         silent = await come()
         assert await silent.receive() == HELLO
-        assert not heard.link.trouble
+        assert not heard.link.last_error
         await works(channel, heard)
-        assert [type(event) for event in heard.all] == [Joined, Report]
+        assert [type(event) for event in heard.all] == [WorkerConnected, TaskResult]
 
 
 @virtual
@@ -134,9 +138,9 @@ async def test_another_node_of_its_name_is_refused_by_name_and_the_first_goes_on
             )
             assert await lost(second) == "closed"
         await works(channel, heard)
-        assert [type(event) for event in heard.all] == [Joined, Report]
+        assert [type(event) for event in heard.all] == [WorkerConnected, TaskResult]
         await channel.close()
-        assert isinstance(await heard.next(), Left)
+        assert isinstance(await heard.next(), WorkerDisconnected)
         later = await come(join(SECOND))
         await welcomed(later)
         assert await heard.next() == JOINED, "once the first has gone, the other may come"
@@ -158,7 +162,7 @@ async def test_of_two_who_come_together_one_is_taken_and_the_other_closed() -> N
             first, second = sorted(both, key=lambda channel: str(channel._closed or ""))  # type: ignore[attr-defined]
             assert await lost(second) == "alice is here already, or seems to be; ids must differ"
             await works(first, heard)
-            assert [type(event) for event in heard.all] == [Joined, Report]
+            assert [type(event) for event in heard.all] == [WorkerConnected, TaskResult]
 
 
 @virtual
@@ -195,7 +199,7 @@ async def test_who_has_proved_nothing_cannot_end_the_run(name: str, caplog: pyte
             await stranger.receive()
             await stranger.send(message)
             assert await lost(stranger) == "the coordinator did not go on"
-        assert heard.link.trouble == trouble and not heard.task.done()
+        assert heard.link.last_error == trouble and not heard.task.done()
         channel = await come()
         await welcomed(channel)
         assert await heard.next() == JOINED
@@ -232,17 +236,17 @@ STORED = "its tensors are in an object store, and there is none here; see --blob
 @virtual
 async def test_tensors_in_a_store_are_not_looked_for_before_a_proof(caplog: pytest.LogCaptureFixture) -> None:
     """Neither on the first message nor on the answer to a hello; and they cannot end the run."""
-    stored = encode(asked()).stored("0" * 64, USUAL)
+    stored = encode_message(asked()).without_body("0" * 64, DEFAULT_MESSAGE_LIMITS)
     async with meeting() as (place, url), Heard(url, meeting=place) as heard:
         for message in (None, join()):
-            channel = await transport(url).connect(url, Limits())
+            channel = await find_transport(url).connect(url, Limits())
             assert isinstance(channel, MemoryChannel)
             if message is not None:
                 await channel.send(message)
                 assert await channel.receive() == HELLO
             await channel.send_raw([bytes(piece) for piece in stored.fragments()])
             assert await lost(channel) == STORED
-        assert not heard.task.done() and heard.link.trouble == f"broke the protocol: {STORED}"
+        assert not heard.task.done() and heard.link.last_error == f"broke the protocol: {STORED}"
     assert any(STORED in line for line in caplog.messages)
 
 
@@ -250,7 +254,7 @@ async def test_tensors_in_a_store_are_not_looked_for_before_a_proof(caplog: pyte
 async def test_who_says_nothing_is_not_waited_for() -> None:
     async with meeting() as (_, url):
         channel = await come(url=url)
-        mute = await transport(url).connect(url, Limits())
+        mute = await find_transport(url).connect(url, Limits())
         assert await lost(mute) == "no hello in time" and now() == 10
         assert not channel._closed, "one that has joined is held"  # type: ignore[attr-defined]
 
@@ -262,7 +266,7 @@ async def test_who_joins_and_answers_no_hello_is_let_go_after_silence() -> None:
         mute = await come()
         assert isinstance(await mute.receive(), Hello)
         assert await lost(mute) == "the coordinator did not go on" and now() == 60
-        assert heard.link.trouble == "no answer" and not heard.all
+        assert heard.link.last_error == "no answer" and not heard.all
 
 
 @virtual
@@ -280,8 +284,8 @@ async def test_links_that_end_in_any_order_leave_nothing() -> None:
             assert await heard.next() == JOINED
             await channel.close()
             await asyncio.sleep(1)
-            assert isinstance(heard.all[-1], Left)
-        assert not place._here and not any(place._waiting.values()) and not any(place._called.values())
+            assert isinstance(heard.all[-1], WorkerDisconnected)
+        assert not place._accepted and not any(place._pending.values()) and not any(place._contacted.values())
 
 
 @virtual
@@ -298,7 +302,7 @@ async def test_who_welcomes_every_call_and_is_gone_is_not_heard_of_without_end()
         task = asyncio.create_task(comes())
         await asyncio.sleep(60)
         task.cancel()
-        assert {type(event) for event in heard.all} == {Joined, Left}
+        assert {type(event) for event in heard.all} == {WorkerConnected, WorkerDisconnected}
         assert 20 < len(heard.all) < 80
 
 

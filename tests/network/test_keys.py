@@ -6,28 +6,28 @@ import pytest
 
 import fedws
 from fedws.protocol import handshake
-from fedws.security.credentials import INSECURE, Security
+from fedws.security.credentials import INSECURE, Credentials
 from tests.helpers.federation import worker
 from tests.helpers.keyed_runs import KEY, OTHER, failed
 from tests.helpers.manual_coordinator import honest
 
 
 async def test_with_one_key_a_run_goes_well(tmp_path: Path) -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
         await honest(url, tmp_path / "run", KEY)
 
 
 async def test_without_a_key_on_either_side_a_run_goes_well_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", security=INSECURE) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=INSECURE) as url:
         await honest(url, tmp_path / "run", INSECURE)
     assert any(line.startswith("alice takes part --insecure: whoever reaches it may") for line in caplog.messages)
     assert "--insecure: no worker has proved that it knows the network key" in (tmp_path / "run/run.log").read_text()
 
 
 async def test_with_a_key_nothing_is_said_of_insecurity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
         await honest(url, tmp_path / "run", KEY)
     assert "insecure" not in caplog.text + (tmp_path / "run/run.log").read_text()
 
@@ -35,16 +35,16 @@ async def test_with_a_key_nothing_is_said_of_insecurity(tmp_path: Path, caplog: 
 @pytest.mark.parametrize(
     ("node", "run", "text"),
     [
-        (KEY, OTHER, f"alice has another network key; {handshake.REMEDY}"),
+        (KEY, OTHER, f"alice has another network key; {handshake.KEY_MISMATCH_REMEDY}"),
         (KEY, INSECURE, "alice asks for the network key (--key-file or FEDWS_KEY), and was called --insecure"),
         (INSECURE, KEY, "it takes part --insecure, and proves nothing; give it --key-file or FEDWS_KEY"),
     ],
 )
 async def test_sides_that_do_not_go_together_say_so_at_the_first_contact(
-    node: Security, run: Security, text: str, tmp_path: Path
+    node: Credentials, run: Credentials, text: str, tmp_path: Path
 ) -> None:
     """And then the node is free for those who belong to it."""
-    async with fedws.serving(worker(), "ws://localhost:0", security=node) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=node) as url:
         assert await failed(url, tmp_path, run) == text
         await honest(url, tmp_path / "run", node)
 
@@ -52,7 +52,7 @@ async def test_sides_that_do_not_go_together_say_so_at_the_first_contact(
 async def test_a_node_tells_its_owner_of_callers_who_prove_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(worker(), "ws://localhost:0", credentials=KEY) as url:
         await failed(url, tmp_path, OTHER)
         await honest(url, tmp_path / "run", KEY)
     assert "alice: a caller at 127.0.0.1 left without a proof of the network key" in caplog.messages

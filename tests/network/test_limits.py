@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import fedws
-from fedws.network.body_transfer import CHUNK
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Failure, Hello, Order, Report
+from fedws.network.body_transfer import CHUNK_BYTES
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult
 from tests.helpers.federation import evaluating, worker
 from tests.helpers.scripted_node import JOINED, WELCOME, Heard, Part, Peer, asked
 from tests.helpers.support import recorded
@@ -39,20 +39,20 @@ async def served(shelf: Any = None, **limits: int) -> AsyncIterator[dict[str, An
 
         async def serve(node: fedws.Worker) -> str:
             accepts = fedws.Limits(limits.get(node.node, 2**30))
-            return await stack.enter_async_context(fedws.serving(node, "ws://localhost:0", accepts, shelf=shelf))
+            return await stack.enter_async_context(fedws.serve(node, "ws://localhost:0", accepts, body_store=shelf))
 
         urls = {name: await serve(worker(name, returns)) for name in ("alice", "bob")}
         settings = {"workers": urls, "evaluator": {"testing": await serve(evaluating(scores))}}
         yield {**settings, "dataset": "points", "model": "mnist_cnn", "training_rounds": 2, "evaluate_every": 1}
 
 
-def returns(order: Order, workspace: fedws.Workspace) -> Report:
+def returns(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is: no training on samples that would not fit it."""
-    return workspace.report(order, {"loss": 1.0, "samples": 120}, order.tensors)
+    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, order.tensors)
 
 
-def scores(order: Order, workspace: fedws.Workspace) -> Report:
-    return workspace.report(order, {"samples": 120, "loss": 1.0})
+def scores(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+    return workspace.build_result(order, {"samples": 120, "loss": 1.0})
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -61,15 +61,15 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
 ) -> None:
     """Also where the model would go through an object store: it would not be accepted from there either."""
     (tmp_path / "store").mkdir()
-    shelf = fedws.shelf(f"file://{tmp_path}/store", above=1000) if stored else None
+    shelf = fedws.open_store(f"file://{tmp_path}/store", min_bytes=1000) if stored else None
     async with served(shelf, bob=SMALL) as settings:
         with pytest.raises(fedws.RunFailed) as ended:
-            await fedws.run(run_dir=tmp_path / "all", shelf=shelf, **settings)
-        result = await fedws.run(run_dir=tmp_path / "one", shelf=shelf, quorum=1, **settings)
+            await fedws.run(run_dir=tmp_path / "all", body_store=shelf, **settings)
+        result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, quorum=1, **settings)
     why = f"its order has {TOO_LARGE.format('bob', 'bob')}"
     few = "round 1: too few workers are left for a quorum of 2: bob: cannot be asked: "
     assert _fits(f"{few}{why}", str(ended.value))
-    assert len(result.scores()) == 2
+    assert len(result.evaluations()) == 2
     lines = [line for line in caplog.messages if line.startswith("bob is excluded: ")]
     assert len(lines) == 2, "once a run"
     assert not [line for line in caplog.messages if "has left" in line], "the link is not lost"
@@ -140,7 +140,7 @@ async def test_a_node_that_closes_the_link_at_each_order_is_dialled_with_ever_lo
             if event == JOINED:
                 await heard.give(asked())
     assert len(peer.dialled) < 25
-    losses = [event for event in heard.all if isinstance(event, Failure)]
+    losses = [event for event in heard.all if isinstance(event, TaskFailure)]
     assert losses and {(loss.kind, loss.code) for loss in losses} == {("lost", "")}
 
 
@@ -152,7 +152,7 @@ async def test_a_loss_after_progress_says_so_and_the_next_dial_comes_soon() -> N
     def holds(chunks: int) -> Part:
         async def part(peer: Peer, channel: Any) -> None:
             digest = peer.digest  # type: ignore[attr-defined]
-            await channel.send(_welcome({digest: chunks * CHUNK} if chunks else {}))
+            await channel.send(_welcome({digest: chunks * CHUNK_BYTES} if chunks else {}))
             await channel._next()
             await channel.close("cut")
 
@@ -166,22 +166,24 @@ async def test_a_loss_after_progress_says_so_and_the_next_dial_comes_soon() -> N
             while await heard.next() != JOINED:
                 pass
             await heard.give(order)
-        while sum(isinstance(event, Failure) for event in heard.all) < len(script):
+        while sum(isinstance(event, TaskFailure) for event in heard.all) < len(script):
             await heard.next()
-    codes = [event.code for event in heard.all if isinstance(event, Failure)]
+    codes = [event.code for event in heard.all if isinstance(event, TaskFailure)]
     assert codes == ["", "progress", "", "progress", "", ""]
 
 
-def _large() -> Order:
-    return Order(id="1/alice", worker="alice", round=1, task="t", tensors={"w": torch.arange(10.0 * 2**18)})
+def _large() -> TaskRequest:
+    return TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task="t", tensors={"w": torch.arange(10.0 * 2**18)}
+    )
 
 
-def _digest(order: Order) -> str:
-    return sha256(b"".join(encode(order).body)).hexdigest()
+def _digest(order: TaskRequest) -> str:
+    return sha256(b"".join(encode_message(order).body)).hexdigest()
 
 
 def _welcome(held: dict[str, int]) -> Any:
-    return replace(WELCOME, held=held)
+    return replace(WELCOME, resume_offsets=held)
 
 
 @virtual
@@ -191,19 +193,19 @@ async def test_a_wait_that_a_node_states_is_bounded() -> None:
         for seconds in (0.0, 60.0, 1e300):
             order = await channel.receive()
             head = {"order": order.id, "worker": "alice", "round": order.round}
-            await channel.send(Failure(**head, kind="refused", reason="later", code="later", wait=seconds))
+            await channel.send(TaskFailure(**head, kind="refused", reason="later", code="later", retry_after=seconds))
         order = await channel.receive()
         head = {"order": order.id, "worker": "alice", "round": order.round}
-        await channel.send(Failure(**head, kind="failed", reason="no", code="progress", wait=5.0))
+        await channel.send(TaskFailure(**head, kind="failed", reason="no", code="progress", retry_after=5.0))
         await peer.reads(channel)
 
     async with Peer(waits).served(), Heard() as heard:
         assert await heard.next() == JOINED
         found = []
         for round in (1, 2, 3, 4):
-            answer = await heard.link.ask(asked(round=round))
-            assert isinstance(answer, Failure)
-            found.append((answer.kind, answer.code, answer.wait))
+            answer = await heard.link.execute(asked(round=round))
+            assert isinstance(answer, TaskFailure)
+            found.append((answer.kind, answer.code, answer.retry_after))
     day = 25 * 3600.0
     refused = [("refused", "later", 1.0), ("refused", "later", 60.0), ("refused", "later", day)]
     assert found == [*refused, ("failed", "", 0.0)], "and only the coordinator states progress"

@@ -8,21 +8,21 @@ import pytest
 
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel
-from fedws.protocol.messages import Failure, Message, Order, Report
-from fedws.scheduling.events import Left
+from fedws.protocol.messages import Message, TaskFailure, TaskRequest, TaskResult
+from fedws.scheduling.events import WorkerDisconnected
 from tests.helpers.scripted_node import JOINED, REPORT, WELCOME, Heard, Peer, answers, asked, failed, reported
 from tests.helpers.virtual_time import virtual
 
 NOT_DUE: dict[str, tuple[Message, str]] = {
-    "no order of that id": (replace(REPORT, order="1/bob"), "an answer to 1/bob, which is no open order"),
+    "no order of that id": (replace(REPORT, request_id="1/bob"), "an answer to 1/bob, which is no open order"),
     "another's order": (replace(REPORT, worker="bob"), "an answer to 1/alice, which is no open order"),
     "another round": (replace(REPORT, round=2), "an answer to 1/alice, which is no open order"),
     "a failure of another": (
-        Failure(order="9", worker="alice", round=1, kind="failed", reason="?"),
+        TaskFailure(request_id="9", worker="alice", round=1, kind="failed", reason="?"),
         "an answer to 9, which is no open order",
     ),
     "no answer": (WELCOME, "welcome where an answer was due"),
-    "control characters": (replace(REPORT, order="\x1b[2J\n"), "an answer to ?[2J?, which is no open order"),
+    "control characters": (replace(REPORT, request_id="\x1b[2J\n"), "an answer to ?[2J?, which is no open order"),
 }
 
 
@@ -37,7 +37,7 @@ async def test_an_answer_that_is_not_due_breaks_the_link(name: str) -> None:
         await heard.give(asked())
         events = [await heard.next() for _ in range(3)]
     why = f"broke the protocol: {reason}"
-    assert events == [failed("failed", why), Left(worker="alice", reason=why), JOINED]
+    assert events == [failed("failed", why), WorkerDisconnected(worker="alice", reason=why), JOINED]
     assert peer.reasons[0] == reason
 
 
@@ -47,8 +47,8 @@ async def test_an_answer_that_comes_twice_is_not_due_the_second_time() -> None:
     async with peer.served(), Heard() as heard:
         assert await heard.next() == JOINED
         await heard.give(asked())
-        assert isinstance(await heard.next(), Report)
-        assert isinstance(await heard.next(), Left)
+        assert isinstance(await heard.next(), TaskResult)
+        assert isinstance(await heard.next(), WorkerDisconnected)
 
 
 CLAIMS = {"refused": "refused", "failed": "failed", "lost": "failed", "rejected": "failed"}
@@ -70,7 +70,7 @@ async def test_an_order_without_a_link_is_lost_at_once() -> None:
         await heard.give(asked())
         assert heard.all == [replace(failed("lost", "not dialled yet"), code="transfer")], "it was not sent"
         await asyncio.sleep(1)
-        lost = await heard.link.ask(asked())
+        lost = await heard.link.execute(asked())
         assert lost == replace(failed("lost", "nobody serves memory://alice"), code="transfer")
 
 
@@ -78,7 +78,7 @@ async def test_an_order_without_a_link_is_lost_at_once() -> None:
 async def test_an_order_that_cannot_be_sent_has_failed_and_the_link_stays() -> None:
 
     async def small(peer: Peer, channel: Channel) -> None:
-        await channel.send(replace(WELCOME, max_message=2048))
+        await channel.send(replace(WELCOME, max_message_bytes=2048))
         with contextlib.suppress(LinkLost):
             while True:
                 await channel.send(reported(await channel.receive()))
@@ -88,11 +88,11 @@ async def test_an_order_that_cannot_be_sent_has_failed_and_the_link_stays() -> N
         assert await heard.next() == JOINED
         await heard.give(asked())
         failure = await heard.next()
-        assert isinstance(failure, Failure)
+        assert isinstance(failure, TaskFailure)
         assert (failure.kind, failure.code) == ("failed", "permanent")
         assert failure.reason.startswith("its order has 4,") and "alice accepts at most 2,048" in failure.reason
-        other = Order(id="2", worker="alice", round=2, task="t")
-        assert await heard.link.ask(other) == reported(other)
+        other = TaskRequest(request_id="2", worker="alice", round=2, task="t")
+        assert await heard.link.execute(other) == reported(other)
     assert len(peer.dialled) == 1
 
 
@@ -104,10 +104,10 @@ async def test_bytes_are_counted_over_all_links() -> None:
         for round in (1, 2, 3):
             async with peer.served():
                 assert await heard.next() == JOINED
-                assert isinstance(await heard.link.ask(asked(round=round)), Report)
-                counts.append(heard.link.transferred)
-            assert isinstance(await heard.next(), Left)
-            assert heard.link.transferred == counts[-1]
+                assert isinstance(await heard.link.execute(asked(round=round)), TaskResult)
+                counts.append(heard.link.bytes_transferred)
+            assert isinstance(await heard.next(), WorkerDisconnected)
+            assert heard.link.bytes_transferred == counts[-1]
     for number, (sent, received) in enumerate(counts, 1):
-        assert sent == sum(channel.received for channel in peer.channels[:number]) > number * 4000
-        assert received == sum(channel.sent for channel in peer.channels[:number]) > number * 4000
+        assert sent == sum(channel.bytes_received for channel in peer.channels[:number]) > number * 4000
+        assert received == sum(channel.bytes_sent for channel in peer.channels[:number]) > number * 4000

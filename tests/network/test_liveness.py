@@ -18,29 +18,29 @@ from websockets.protocol import Event
 
 from fedws.core.errors import LinkError, LinkLost
 from fedws.network.base import Channel, Limits
-from fedws.network.liveness import SLOWEST
-from fedws.network.transports.ws import Ws
-from fedws.network.websocket.channel import WsChannel
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Hello, Order
+from fedws.network.liveness import MIN_BYTES_PER_SECOND
+from fedws.network.transports.ws import WebSocketTransport
+from fedws.network.websocket.channel import WebSocketChannel
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import Hello, TaskRequest
 from tests.helpers.federation import PATIENCE, Proxy
 
-LIMITS = Limits(silence=0.6)
+LIMITS = Limits(peer_timeout=0.6)
 """A message must bring 614 bytes in 0.6 s, and pings go every 0.2 s. Tests sleep longer, which a link must outlast."""
-CLOSING = Limits(silence=3, heartbeat=1000)
+CLOSING = Limits(peer_timeout=3, ping_interval=1000)
 """Without pings, which would notice too when a link does not close, but later."""
 HELLO = Hello(run="r", node="alice", protocol=1)
 both_sides = pytest.mark.parametrize("side", ["dialled", "dialler"])
 
 
-def order(size: int) -> Order:
+def order(size: int) -> TaskRequest:
     """An order of about so many bytes."""
-    return Order(id="1", worker="alice", round=1, task="t", tensors={"w": torch.arange(size // 8)})
+    return TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors={"w": torch.arange(size // 8)})
 
 
 def pieces(size: int, length: int) -> list[bytes]:
     """An order's bytes, cut."""
-    data = b"".join(bytes(piece) for piece in encode(order(size)).fragments())
+    data = b"".join(bytes(piece) for piece in encode_message(order(size)).fragments())
     return [data[start : start + length] for start in range(0, len(data), length)]
 
 
@@ -60,10 +60,13 @@ async def linked(limits: Limits, proxy: type[Proxy] | None = None) -> AsyncItera
         arrived.put_nowait(channel)
         await done.wait()
 
-    async with Ws().serve("ws://localhost:0", handle, limits) as url, contextlib.AsyncExitStack() as stack:
+    async with (
+        WebSocketTransport().serve("ws://localhost:0", handle, limits) as url,
+        contextlib.AsyncExitStack() as stack,
+    ):
         if proxy is not None:
             url = (await stack.enter_async_context(proxy(url))).url
-        near = await soon(Ws().connect(url, limits))
+        near = await soon(WebSocketTransport().connect(url, limits))
         far = await soon(arrived.get())
         near.admit()
         far.admit()
@@ -75,7 +78,7 @@ async def linked(limits: Limits, proxy: type[Proxy] | None = None) -> AsyncItera
 
 
 @contextlib.asynccontextmanager
-async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[WsChannel, Connection]]:
+async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[WebSocketChannel, Connection]]:
     """Our end of a link, dialled or dialler, and at its other end a plain websocket that sends no pings of its own."""
     arrived: asyncio.Queue[Any] = asyncio.Queue()
     done = asyncio.Event()
@@ -87,12 +90,14 @@ async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[Ws
     plain: dict[str, Any] = {"compression": None, "ping_interval": None, "max_size": None, "close_timeout": 0.1}
     async with contextlib.AsyncExitStack() as stack:
         if side == "dialled":
-            url = await stack.enter_async_context(Ws().serve("ws://localhost:0", handle, limits))
+            url = await stack.enter_async_context(WebSocketTransport().serve("ws://localhost:0", handle, limits))
             peer: Connection = await soon(connect(url, proxy=None, **plain))
             ours = await soon(arrived.get())
         else:
             server = await stack.enter_async_context(serve(handle, "127.0.0.1", 0, **plain))
-            ours = await soon(Ws().connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", limits))
+            ours = await soon(
+                WebSocketTransport().connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", limits)
+            )
             peer = await soon(arrived.get())
         ours.admit()
         try:
@@ -120,7 +125,7 @@ class Slow(Proxy):
     async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(512):
-                await asyncio.sleep(len(data) / (24 * SLOWEST))  # what a line of that rate takes
+                await asyncio.sleep(len(data) / (24 * MIN_BYTES_PER_SECOND))  # what a line of that rate takes
                 target.write(data)
                 await target.drain()
         target.close()
@@ -134,7 +139,7 @@ async def test_a_transfer_may_take_any_time_while_it_goes_on(side: str) -> None:
         before = time.monotonic()
         await sender.send(order(48 * 1024))
         assert len((await soon(receiver.receive())).tensors["w"]) == 6 * 1024
-        assert time.monotonic() - before > 2 * LIMITS.silence
+        assert time.monotonic() - before > 2 * LIMITS.peer_timeout
         await receiver.send(HELLO)
         assert await soon(sender.receive()) == HELLO
 
@@ -142,7 +147,7 @@ async def test_a_transfer_may_take_any_time_while_it_goes_on(side: str) -> None:
 async def test_an_idle_link_is_kept_by_its_heartbeats() -> None:
     async with linked(LIMITS) as (near, far):
         waiting = asyncio.create_task(far.receive())
-        await asyncio.sleep(4 * LIMITS.silence)
+        await asyncio.sleep(4 * LIMITS.peer_timeout)
         await near.send(HELLO)
         assert await soon(waiting) == HELLO
 
@@ -151,7 +156,7 @@ async def test_an_idle_link_is_kept_by_its_heartbeats() -> None:
 async def test_pongs_are_a_sign_of_life_too(side: str) -> None:
     """Of a peer that answers pings and sends none."""
     async with opposite(side) as (ours, peer):
-        await asyncio.sleep(3 * LIMITS.silence)
+        await asyncio.sleep(3 * LIMITS.peer_timeout)
         await ours.send(HELLO)
         assert await soon(peer.recv())
 
@@ -169,7 +174,7 @@ async def test_heartbeats_come_as_often_as_asked() -> None:
         await channel.receive()
 
     async with (
-        Ws().serve("ws://localhost:0", handle, Limits(heartbeat=0.05)) as url,
+        WebSocketTransport().serve("ws://localhost:0", handle, Limits(ping_interval=0.05)) as url,
         connect(url, compression=None, proxy=None, ping_interval=None, create_connection=Listener),
     ):
         assert len({await soon(beats.get()) for _ in range(3)}) == 3
@@ -179,8 +184,8 @@ async def test_nobody_is_blamed_while_this_process_stands_still() -> None:
     async with linked(LIMITS) as (near, far):
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
-        time.sleep(3 * LIMITS.silence)  # stands still
-        await asyncio.sleep(LIMITS.silence / 2)  # time to blame somebody
+        time.sleep(3 * LIMITS.peer_timeout)  # stands still
+        await asyncio.sleep(LIMITS.peer_timeout / 2)  # time to blame somebody
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
 
@@ -190,7 +195,7 @@ async def test_nobody_is_blamed_for_what_is_left_unread_here(side: str) -> None:
     """Orders that came early stay with the network while the node trains, and pings behind them."""
     async with opposite(side) as (ours, peer):
         sending = asyncio.create_task(peer.send(pieces(24 * 2**20, 2**20)))
-        await asyncio.sleep(3 * LIMITS.silence)
+        await asyncio.sleep(3 * LIMITS.peer_timeout)
         assert not sending.done(), "more than the network holds"
         assert len((await soon(ours.receive())).tensors["w"]) == 3 * 2**20
         await soon(sending)
@@ -198,7 +203,7 @@ async def test_nobody_is_blamed_for_what_is_left_unread_here(side: str) -> None:
 
 async def test_messages_may_be_small_and_far_between() -> None:
     """Each is soon complete; only together they are fewer than 1 KiB a second."""
-    (hello,) = encode(HELLO).fragments()
+    (hello,) = encode_message(HELLO).fragments()
     middle = len(hello) // 2
     assert len(hello) - middle < 126, "so that one byte holds a frame's length"
     halves = (0x02, hello[:middle]), (0x80, hello[middle:])
@@ -269,7 +274,7 @@ async def test_a_link_to_a_stopped_peer_can_be_closed(side: str, when: str) -> N
         before = time.monotonic()
         if when == "while we send":
             sending = asyncio.create_task(ours.send(order(32 * 2**20)))
-            while not ours._socket.paused:
+            while not ours._connection.paused:
                 await asyncio.sleep(0)
         await soon(ours.close("enough"))
         if when == "while we send":
@@ -282,16 +287,16 @@ async def test_a_node_can_end_while_it_sends_to_a_stopped_peer() -> None:
     blocked = asyncio.Event()
 
     async def handle(channel: Channel) -> None:
-        assert isinstance(channel, WsChannel)
+        assert isinstance(channel, WebSocketChannel)
         sending = asyncio.create_task(channel.send(order(32 * 2**20)))
-        while not channel._socket.paused:
+        while not channel._connection.paused:
             await asyncio.sleep(0)
         blocked.set()
         with contextlib.suppress(LinkLost):
             await sending
 
     async with contextlib.AsyncExitStack() as stack:
-        url = await stack.enter_async_context(Ws().serve("ws://localhost:0", handle, CLOSING))
+        url = await stack.enter_async_context(WebSocketTransport().serve("ws://localhost:0", handle, CLOSING))
         peer = await connect(url, compression=None, proxy=None, ping_interval=None)
         peer.transport.pause_reading()
         await soon(blocked.wait())

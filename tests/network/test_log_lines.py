@@ -11,19 +11,19 @@ import pytest
 import fedws
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel, Limits
-from fedws.network.mqtt.broker_url import address
-from fedws.network.mqtt.listener import Node
-from fedws.network.mqtt.session import Served
-from fedws.network.transports.memory import Memory
-from fedws.node.dial_out import joining
-from fedws.node.server import serving
-from fedws.privacy.audit_log import Audit
-from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.network.mqtt.broker_url import parse_broker_url
+from fedws.network.mqtt.listener import MqttListener
+from fedws.network.mqtt.session import ListenerConfig
+from fedws.network.transports.memory import MemoryTransport
+from fedws.node.dial_out import join_run
+from fedws.node.server import serve
+from fedws.privacy.audit_log import AuditLog
+from fedws.protocol.messages import Hello, Message, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.security.credentials import INSECURE
 from tests.helpers.federation import Points, worker
 from tests.helpers.virtual_time import virtual
 
-LIMITS = Limits(silence=60.0)
+LIMITS = Limits(peer_timeout=60.0)
 FEW = 22
 """Twenty lines may come at once, and one more if a test takes ten seconds."""
 MANY = 100
@@ -35,7 +35,7 @@ def _all_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def call(run: str) -> tuple[Channel, Message]:
-    channel = await Memory().connect("memory://alice", LIMITS)
+    channel = await MemoryTransport().connect("memory://alice", LIMITS)
     await channel.send(Hello(run=run, node="alice", protocol=1))
     return channel, await channel.receive()
 
@@ -43,7 +43,7 @@ async def call(run: str) -> tuple[Channel, Message]:
 @virtual
 async def test_links_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
     """The first of them are logged at once."""
-    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+    async with serve(worker(), "memory://alice", LIMITS, INSECURE):
         for number in range(MANY):
             channel, answer = await call(f"{number:08}-run")
             assert isinstance(answer, Welcome)
@@ -58,7 +58,7 @@ async def test_links_that_come_and_go_fill_no_log(caplog: pytest.LogCaptureFixtu
 @virtual
 async def test_refused_runs_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever they are called."""
-    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+    async with serve(worker(), "memory://alice", LIMITS, INSECURE):
         await call("holder")
         for number in range(MANY):
             channel, answer = await call(f"run {number}")
@@ -68,7 +68,7 @@ async def test_refused_runs_fill_no_log(caplog: pytest.LogCaptureFixture) -> Non
         assert len(caplog.messages) <= FEW
 
 
-def failing(order: Order, workspace: fedws.Workspace) -> Report:
+def failing(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     raise ValueError("no such sample")
 
 
@@ -76,8 +76,8 @@ def test_tasks_that_fail_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fedws")
     node = worker(task=failing)
     for number in range(MANY):
-        answer = node.answer(Order(id=str(number), worker="alice", round=1, task="fedavg.fit"))
-        assert isinstance(answer, Failure) and answer.kind == "failed"
+        answer = node.execute(TaskRequest(request_id=str(number), worker="alice", round=1, task="fedavg.fit"))
+        assert isinstance(answer, TaskFailure) and answer.kind == "failed"
     lines = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "alice: fedavg.fit failed: ValueError: no such sample" in lines[0].getMessage()
     assert len(lines) <= FEW and len(caplog.records) <= 2 * FEW, "with their tracebacks, for who debugs"
@@ -86,13 +86,13 @@ def test_tasks_that_fail_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
 def test_refused_tasks_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
     node = worker()
     for number in range(MANY):
-        answer = node.answer(Order(id=str(number), worker="alice", round=1, task=f"none{number}"))
-        assert isinstance(answer, Failure) and answer.kind == "refused"
+        answer = node.execute(TaskRequest(request_id=str(number), worker="alice", round=1, task=f"none{number}"))
+        assert isinstance(answer, TaskFailure) and answer.kind == "refused"
     assert 1 <= len(caplog.messages) <= FEW
 
 
 async def test_refusals_do_not_hide_that_a_run_begins(caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(worker(), "memory://alice", LIMITS, INSECURE):
+    async with serve(worker(), "memory://alice", LIMITS, INSECURE):
         holder, _ = await call("holder")
         for number in range(MANY):
             refused, _ = await call(f"run {number}")
@@ -105,12 +105,12 @@ async def test_refusals_do_not_hide_that_a_run_begins(caplog: pytest.LogCaptureF
 
 
 def test_an_audit_log_that_cannot_be_written_fills_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    audit = Audit(tmp_path / "alice.jsonl")
-    node = fedws.Worker("alice", "points", Points(tmp_path, True), audit=audit)
+    audit = AuditLog(tmp_path / "alice.jsonl")
+    node = fedws.Worker("alice", "points", Points(tmp_path, True), audit_log=audit)
     (tmp_path / "alice.jsonl.head").unlink()
     for number in range(MANY):
-        answer = node.answer(Order(id=str(number), worker="alice", round=1, task="none"))
-        assert isinstance(answer, Failure)
+        answer = node.execute(TaskRequest(request_id=str(number), worker="alice", round=1, task="none"))
+        assert isinstance(answer, TaskFailure)
     lines = [line for line in caplog.messages if "the audit log cannot be written, so nothing leaves" in line]
     assert 1 <= len(lines) <= FEW
 
@@ -128,7 +128,10 @@ async def test_who_is_joined_fills_no_log(caplog: pytest.LogCaptureFixture) -> N
             return await channel.send(Refusal(kind="busy", reason=f"reason {came}"))
         return await channel.send(Hello(run=str(came), node="alice", protocol=1))
 
-    async with Memory().serve("memory://run", meets, LIMITS), joining(worker(), "memory://run", LIMITS, INSECURE):
+    async with (
+        MemoryTransport().serve("memory://run", meets, LIMITS),
+        join_run(worker(), "memory://run", LIMITS, INSECURE),
+    ):
         while came < MANY:
             await asyncio.sleep(1)
     for what in ("waits to join", "has joined", "run "):
@@ -151,17 +154,17 @@ async def test_a_broker_that_comes_and_goes_fills_no_log(
     async def ends() -> None:
         pass
 
-    async def begins(self: Node) -> None:
+    async def begins(self: MqttListener) -> None:
         self._session = session
 
     session: Any = SimpleNamespace(lost=loses, end=ends, instance="0" * 32)
-    monkeypatch.setattr(Node, "_begin", begins)
+    monkeypatch.setattr(MqttListener, "_connect", begins)
 
     async def handle(channel: Channel) -> None:
         pass
 
-    served: Any = Served(address("mqtt://localhost"), None, "alice", handle, LIMITS, False, None)  # type: ignore[arg-type]
-    async with Node(served).served():
+    served: Any = ListenerConfig(parse_broker_url("mqtt://localhost"), None, "alice", handle, LIMITS, False, None)  # type: ignore[arg-type]
+    async with MqttListener(served).serve():
         while lost < MANY:
             await asyncio.sleep(1)
     assert caplog.messages[0] == "alice: the broker's connection is lost: 1; it is dialled again"

@@ -11,7 +11,7 @@ import pytest
 
 import fedws
 from fedws.core import registry
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.recording import curves
 from tests.helpers.federation import evaluating, federation, settings
 from tests.helpers.resumed_runs import stopped
@@ -29,10 +29,10 @@ MEAN = (1 * 2.0 + 3 * 6.0) / 4
 
 def counting(task: str = "fedavg.fit") -> Any:
     """A worker's task that also reports numbers of its own, and what is not a number."""
-    fit = registry.find("task", task)
+    fit = registry.find_piece("task", task)
 
-    def own(order: Order, workspace: fedws.Workspace) -> Report:
-        report: Report = fit(order, workspace)
+    def own(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        report: TaskResult = fit(order, workspace)
         mine = {"samples": SAMPLES[order.worker], "mine": VALUES[order.worker], "text": "x", "yes": True}
         rounds = {"only_alice": order.round} if order.worker == "alice" else {}
         return replace(report, metrics={**report.metrics, **mine, **rounds})
@@ -40,9 +40,9 @@ def counting(task: str = "fedavg.fit") -> Any:
     return own
 
 
-def judging(order: Order, workspace: fedws.Workspace) -> Report:
+def judging(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """An evaluator's task that reports more than a score."""
-    report: Report = evaluating()._tasks["evaluate"](order, workspace)  # type: ignore[index]
+    report: TaskResult = evaluating()._tasks["evaluate"](order, workspace)  # type: ignore[index]
     more = {"f1": 0.25, "perplexity": math.inf, "note": "x", "accuracy": 7.0}
     return replace(report, metrics={**report.metrics, **more})
 
@@ -56,7 +56,7 @@ async def test_numbers_of_workers_and_of_the_evaluator_are_kept(tmp_path: Path) 
         assert 0 < found.pop("loss") < 10, "as every task of ours reports"
         assert found == {"mine": MEAN, "only_alice": float(number)}
     assert [record["round"] for record in result.rounds()] == [1, 2]
-    for score in result.scores():
+    for score in result.evaluations():
         assert math.isnan(score["metrics"].pop("perplexity"))
         assert score["metrics"] == {"f1": 0.25, "accuracy": 7.0} and score["accuracy"] < 1
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
@@ -66,7 +66,7 @@ async def test_numbers_of_workers_and_of_the_evaluator_are_kept(tmp_path: Path) 
     assert [events[step, "workers/mine"] for step in (1, 2)] == [MEAN, MEAN]
     assert events[2, "f1/federated"] == events[2, "f1/alice"] == 0.25
     assert 0 < events[1, "accuracy/federated"] < 1, "not what the evaluator calls so"
-    assert curves.read(tmp_path / "run") == recorded(tmp_path / "run")
+    assert curves.read_records(tmp_path / "run") == recorded(tmp_path / "run")
 
 
 async def test_numbers_of_a_strategy_without_rounds_are_kept(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ async def test_numbers_of_a_strategy_without_rounds_are_kept(tmp_path: Path) -> 
         urls = {}
         for node in SAMPLES:
             served = fedws.Worker(node, "points", DATA, tasks=tasks)
-            urls[node] = await stack.enter_async_context(fedws.serving(served, f"memory://{node}"))
+            urls[node] = await stack.enter_async_context(fedws.serve(served, f"memory://{node}"))
         result = await fedws.run(run_dir=tmp_path / "run", **settings(urls, strategy="fedbuff:k=3"))
     for record in result.rounds():
         names = [update["worker"] for update in record["updates"]]

@@ -15,17 +15,17 @@ import torch
 
 import fedws
 from fedws.coordinator.run import resume_run
-from fedws.coordinator.server_trainer import LENGTH, OwnNode
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.server_trainer import LENGTH_PREFIX, ServerTrainer
+from fedws.coordinator.setup import prepare_run
 from fedws.core.errors import RunFailed, UsageError
-from fedws.core.plan import make
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Order
+from fedws.core.plan import build_plan
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import TaskRequest
 from fedws.recording.checkpoint import Checkpoints
 from fedws.split_learning import upload_progress
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.wrappers.encoded_split import encoded_split
-from fedws.training.building import initial
+from fedws.training.building import build_model
 from tests.helpers.federation import PATIENCE, WORKERS, Points
 from tests.helpers.mistnet_nodes import CHUNKS, RECORDS, Node, Thread, federation, gathering, served
 from tests.helpers.support import REPOSITORY, recorded
@@ -36,18 +36,18 @@ IN_A_THREAD = pytest.mark.usefixtures("_in_a_thread")
 
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_progress, "CHUNK", 10 * RECORDS // CHUNKS)  # ten bytes a record
+    monkeypatch.setattr(upload_progress, "MAX_CHUNK_BYTES", 10 * RECORDS // CHUNKS)  # ten bytes a record
 
 
 @pytest.fixture
 def _in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator's own node, for tests that are not about its process: that takes seconds to start."""
-    monkeypatch.setattr("fedws.coordinator.run.OwnNode", Thread)
+    monkeypatch.setattr("fedws.coordinator.run.ServerTrainer", Thread)
 
 
 def stored(run: Path) -> tuple[torch.Tensor, int]:
     """All features of a run, in the order of workers and records, and how many there are."""
-    records = FeatureStore(run / "features").records()
+    records = FeatureStore(run / "features").load_features()
     features = records.batch(torch.arange(len(records)))[0] if len(records) else torch.empty(0)
     return features, len(records)
 
@@ -70,8 +70,8 @@ async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
     assert rounds[-1]["loss"] < rounds[0]["loss"]
     told = {key: rounds[-1][key] for key in ("features", "epsilon", "label_epsilon", "epsilon_total")}
     assert told == {"features": 11, "epsilon": 8.0, "label_epsilon": 4.0, "epsilon_total": 92.0}
-    assert [score["round"] for score in result.scores()] == [1, 4, 6]
-    assert {score["model"] for score in result.scores()} == {"federated"}, "workers have no models"
+    assert [score["round"] for score in result.evaluations()] == [1, 4, 6]
+    assert {score["model"] for score in result.evaluations()} == {"federated"}, "workers have no models"
     assert set(result.model) == {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
     log = (tmp_path / "run" / "run.log").read_text()
     assert "Privacy: epsilon 8 for each of a record's 11 features" in log and "92 for the record as a whole" in log
@@ -86,7 +86,7 @@ async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Pat
     nodes = {"alice": Node()}
     async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, training_rounds=1) as found:
         result = await fedws.run(run_dir=tmp_path / "run", **found)
-    module = initial("points_net", seed=0)
+    module = build_model("points_net", seed=0)
     module.load_state_dict(dict(result.model))
     data = Points(Path(), False)
     inputs = torch.stack([data[index][0] for index in range(len(data))])
@@ -94,9 +94,9 @@ async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Pat
         features = torch.relu(inputs @ result.model["inner.weight"].T + result.model["inner.bias"])
         by_hand = (features > 0).float() @ result.model["outer.weight"].T + result.model["outer.bias"]
         assert torch.equal(
-            encoded_split(module, cut="relu", encoding="bits:epsilon=8.0")(inputs).argmax(1), by_hand.argmax(1)
+            encoded_split(module, split_at="relu", encoding="bits:epsilon=8.0")(inputs).argmax(1), by_hand.argmax(1)
         )
-    assert result.scores()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
+    assert result.evaluations()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
 
 
 @IN_A_THREAD
@@ -212,34 +212,34 @@ def test_the_training_process_ends_with_who_started_it(tmp_path: Path) -> None:
     """Also in the middle of a message."""
     given = json.dumps({"strategy": "mistnet", "plugin": [], "threads": 1, "store": str(tmp_path)})
     command = [sys.executable, "-m", "fedws.coordinator.server_trainer_main", given]
-    whole = b"".join(encode(Order(id="1", worker="coordinator", round=1, task="t")).fragments())
-    half = LENGTH.pack(len(whole)) + whole[:10]
+    whole = b"".join(encode_message(TaskRequest(request_id="1", worker="coordinator", round=1, task="t")).fragments())
+    half = LENGTH_PREFIX.pack(len(whole)) + whole[:10]
     ended = subprocess.run(command, input=half, capture_output=True, timeout=PATIENCE, cwd=REPOSITORY)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 def test_no_worker_is_called_as_the_node_that_trains(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"coordinator is what mistnet.* calls the node that trains here"):
-        prepare(make({**gathering(tmp_path, {"coordinator": "memory://x"}), "evaluator": {}}))
+        prepare_run(build_plan({**gathering(tmp_path, {"coordinator": "memory://x"}), "evaluator": {}}))
 
 
 @pytest.mark.parametrize("deaths", [2, 3])
 async def test_a_training_process_that_dies_is_started_again_and_the_third_death_ends_the_run(
     deaths: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask, asked = OwnNode.ask, 0
+    ask, asked = ServerTrainer.execute, 0
 
-    async def killed(self: OwnNode, order: Order) -> Any:
+    async def killed(self: ServerTrainer, order: TaskRequest) -> Any:
         nonlocal asked
         asked += 1
         if asked <= deaths:
-            (await self._started()).kill()
+            (await self._ensure_started()).kill()
         return await ask(self, order)
 
     async with served("alice", Node(), tmp_path) as url, asyncio.timeout(PATIENCE):
         settings = gathering(tmp_path, {"alice": url})
         with monkeypatch.context() as patch:
-            patch.setattr(OwnNode, "ask", killed)
+            patch.setattr(ServerTrainer, "execute", killed)
             if deaths < 3:
                 result = await fedws.run(run_dir=tmp_path / "run", **settings)
                 assert result.rounds()[-1]["round"] == settings["training_rounds"]

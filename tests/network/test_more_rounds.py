@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.coordinator.starting_point import OTHERS
+from fedws.coordinator.starting_point import WORKERS_CHANGED
 from fedws.privacy.policy import Policy
 from tests.helpers.federation import WORKERS, settings
 from tests.helpers.mistnet_nodes import Thread
@@ -48,21 +48,21 @@ async def test_a_finished_run_continues_as_if_it_had_had_more_rounds_at_once(tmp
     assert [score for score in scores if score["round"] != 4] == records(whole)[1]
     for file, old in zip(("run.log", "metrics.jsonl"), written, strict=True):
         assert (run / file).read_bytes().startswith(old)
-    assert OTHERS not in log(run)
+    assert WORKERS_CHANGED not in log(run)
     assert json.loads((run / "run.json").read_text())["finished"] is True
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["checkpoint-000008.safetensors"]
 
 
 async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the features that are stored: the workers are not asked for them again. A worker that is added is."""
-    monkeypatch.setattr("fedws.coordinator.run.OwnNode", Thread)
-    policy = Policy(features=("clear_bits",), labels="clear", uploads=2)
+    monkeypatch.setattr("fedws.coordinator.run.ServerTrainer", Thread)
+    policy = Policy(encodings=("clear_bits",), labels="clear", max_uploads=2)
     how = "mistnet:cut=relu,public=points,pretrain_epochs=1,encoding=clear_bits,labels=clear"
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
         for name in WORKERS:
-            node = fedws.Worker(name, "points", DATA, labels=[], policy=policy, state=tmp_path / name)
-            urls[name] = await stack.enter_async_context(fedws.serving(node, f"memory://{name}"))
+            node = fedws.Worker(name, "points", DATA, labels=[], policy=policy, state_dir=tmp_path / name)
+            urls[name] = await stack.enter_async_context(fedws.serve(node, f"memory://{name}"))
         two = {name: urls[name] for name in WORKERS[:2]}
         found = settings(two, strategy=how, model="points_net")
         wanted = await fedws.run(run_dir=tmp_path / "whole", **found | {"training_rounds": 4})
@@ -159,13 +159,15 @@ async def test_a_run_continues_with_other_workers_and_says_what_that_means(tmp_p
         )
         result = await fedws.run(resume=run, workers=other, silence=5.0)
         assert cohorts(run) == [set(two), set(two), set(other), set(other)]
-        assert [line for line in log(run) if line == OTHERS] == [OTHERS]
+        assert [line for line in log(run) if line == WORKERS_CHANGED] == [WORKERS_CHANGED]
         assert set(json.loads((run / "workers.json").read_text())) == set(other)
         assert {score["model"] for score in result.metrics if score["kind"] == "score" and score["round"] == 3} == {
             "bob", "charlie", "federated",
         }  # fmt: skip
         await fedws.run(resume=run, training_rounds=5)
-        assert [line for line in log(run) if line == OTHERS] == [OTHERS, OTHERS], "it stays so"
+        assert [line for line in log(run) if line == WORKERS_CHANGED] == [WORKERS_CHANGED, WORKERS_CHANGED], (
+            "it stays so"
+        )
         assert cohorts(run)[4:] == [set(other)]
 
 
@@ -178,7 +180,7 @@ async def test_without_rounds_too(tmp_path: Path, strategy: str) -> None:
         await fedws.run(resume=run, workers=url("bob", "charlie"), training_rounds=10)
     workers = [{update["worker"] for update in record["updates"]} for record in recorded(run, "round")]
     assert set.union(*workers[:4]) == {"alice", "bob"} and set.union(*workers[4:]) == {"bob", "charlie"}
-    assert OTHERS in log(run)
+    assert WORKERS_CHANGED in log(run)
 
 
 @virtual
@@ -192,7 +194,7 @@ async def test_workers_that_never_came_do_not_count(tmp_path: Path) -> None:
             await fedws.run(resume=run, workers=url("alice", "bob", "charly"), silence=1.0)
         result = await fedws.run(resume=run, workers=url("charlie", "alice", "bob"))
     assert_same(result, wanted)
-    assert OTHERS not in log(run) and records(run) == records(tmp_path / "whole")
+    assert WORKERS_CHANGED not in log(run) and records(run) == records(tmp_path / "whole")
 
 
 @virtual

@@ -7,20 +7,20 @@ from collections.abc import Collection, Iterator
 import pytest
 import torch
 
-from fedws.core.errors import LinkLost, Refused
-from fedws.core.rate_limited_log import Complaints
-from fedws.network.admission import MOST
-from fedws.network.base import HANDSHAKE, Channel, Limits
+from fedws.core.errors import LinkLost, LinkRefused
+from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Limits
 from fedws.network.mqtt import topics
-from fedws.network.mqtt.channel import MOST_FRAMES
-from fedws.network.mqtt.connection import Broker
-from fedws.network.mqtt.encryption import Plain
-from fedws.network.mqtt.frames import Kind, Level, head, opening
-from fedws.network.mqtt.session import Session
-from fedws.network.mqtt.topics import HERE, PROBE, Will
-from fedws.network.transports.mqtt import Mqtt
-from fedws.node.server import serving
-from fedws.protocol.messages import Hello, Order
+from fedws.network.mqtt.channel import MAX_UNAUTHENTICATED_FRAMES
+from fedws.network.mqtt.connection import BrokerConnection
+from fedws.network.mqtt.encryption import NoProtection
+from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header, pack_open
+from fedws.network.mqtt.session import BrokerSession
+from fedws.network.mqtt.topics import ONLINE, PROBE, EndToken
+from fedws.network.transports.mqtt import MqttTransport
+from fedws.node.server import serve
+from fedws.protocol.messages import Hello, TaskRequest
 from tests.helpers.broker_links import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger
 from tests.helpers.federation import worker
 from tests.helpers.keyed_runs import KEY
@@ -38,7 +38,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("FEDWS_MQTT_PASSWORD", PASSWORD)
-    monkeypatch.setattr(Complaints, "APART", 0.0)  # else a test would hear the first one alone
+    monkeypatch.setattr(RateLimitedLog, "INTERVAL_SECONDS", 0.0)  # else a test would hear the first one alone
     caplog.set_level(logging.WARNING, "fedws")
 
 
@@ -51,22 +51,25 @@ async def test_what_others_send_on_a_link_is_dropped_and_said(
     broker: Mosquitto, caplog: pytest.LogCaptureFixture, seal: bool
 ) -> None:
     async with stranger(broker) as other, linked(broker.url, seal=seal) as (near, far):
-        link = near._end._names.link
+        link = near._endpoint._ids.link
         for way, sender, receiver in (("down", near, far), ("up", far, near)):
             await sender.send(number(1))
-            ours = await other.sees(f"/{way}", Kind.END)
+            ours = await other.sees(f"/{way}", FrameKind.END)
             topic = f"fedws/1/alice/link/{link}/{way}"
             altered = bytearray(ours)
             altered[-1] ^= 1
             forged = [
                 ours,  # once more
                 bytes(altered),
-                Plain().wrap(Kind.END, 1, b"forged"),
-                Plain().wrap(Kind.CLOSE, 1, b"\0the stranger ends it"),
-                head(Kind.CLOSE, Level.SEALED if seal else Level.TAGGED, 1) + bytes(16),
-                Plain().wrap(Kind.OPEN, 0, opening(near._end._names.instance, seal=False)),
-                head(Kind.GONE, Level.PLAIN, 0) + bytes(32),
-                await other.sees(f"/{'up' if way == 'down' else 'down'}", Kind.OPEN),
+                NoProtection().wrap(FrameKind.END, 1, b"forged"),
+                NoProtection().wrap(FrameKind.CLOSE, 1, b"\0the stranger ends it"),
+                pack_frame_header(
+                    FrameKind.CLOSE, ProtectionLevel.ENCRYPTED if seal else ProtectionLevel.AUTHENTICATED, 1
+                )
+                + bytes(16),
+                NoProtection().wrap(FrameKind.OPEN, 0, pack_open(near._endpoint._ids.instance, encrypt_payloads=False)),
+                pack_frame_header(FrameKind.GONE, ProtectionLevel.PLAIN, 0) + bytes(32),
+                await other.sees(f"/{'up' if way == 'down' else 'down'}", FrameKind.OPEN),
                 b"",
                 b"\xff" * 1000,
             ]
@@ -86,13 +89,13 @@ async def test_a_frame_that_the_broker_drops_is_a_lost_link(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch, seal: bool
 ) -> None:
     async with linked(broker.url, seal=seal) as (near, far):
-        publish = Broker.publish
+        publish = BrokerConnection.publish
 
-        def dropping(self: Broker, topic: str, payload: bytes, **more: bool) -> int:
-            monkeypatch.setattr(Broker, "publish", publish)
+        def dropping(self: BrokerConnection, topic: str, payload: bytes, **more: bool) -> int:
+            monkeypatch.setattr(BrokerConnection, "publish", publish)
             return len(payload)
 
-        monkeypatch.setattr(Broker, "publish", dropping)
+        monkeypatch.setattr(BrokerConnection, "publish", dropping)
         await near.send(number(1))
         await near.send(number(2))
         with pytest.raises(LinkLost, match=r"^a frame is missing$"):
@@ -105,9 +108,9 @@ async def test_the_last_frame_that_the_broker_drops_is_awaited_and_then_a_lost_l
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing comes after it but signs of life."""
-    async with linked(broker.url, Limits(silence=6.0)) as (near, far):
+    async with linked(broker.url, Limits(peer_timeout=6.0)) as (near, far):
         with monkeypatch.context() as patch:
-            patch.setattr(Broker, "publish", lambda *given, **more: 0)
+            patch.setattr(BrokerConnection, "publish", lambda *given, **more: 0)
             await near.send(number(1))
         with pytest.raises(LinkLost, match=r"^too slow: 0 bytes of a message in 6 s$"):
             await soon(far.receive())
@@ -119,7 +122,7 @@ async def test_the_last_frame_that_the_broker_drops_is_awaited_and_then_a_lost_l
 async def test_a_sealed_model_cannot_be_read_on_the_broker(broker: Mosquitto, seal: bool) -> None:
     model = torch.arange(2**17, dtype=torch.int64) * 0x9E3779B97F4A7C1
     bits = model.numpy().tobytes()
-    message = Order(id="secret-order", worker="alice", round=1, task="t", tensors={"layer.weight": model})
+    message = TaskRequest(request_id="secret-order", worker="alice", round=1, task="t", tensors={"layer.weight": model})
     async with stranger(broker) as other, linked(broker.url, seal=seal) as (near, far):
         sending = asyncio.create_task(near.send(message))
         found = await soon(far.receive())
@@ -127,7 +130,7 @@ async def test_a_sealed_model_cannot_be_read_on_the_broker(broker: Mosquitto, se
         assert torch.equal(found.tensors["layer.weight"], model)
         await far.send(message)
         await soon(near.receive())
-        await other.sees("/up", Kind.END)
+        await other.sees("/up", FrameKind.END)
         seen = b"".join(payload for _, payload, _ in other.seen)
     assert len(seen) > 2 * len(bits)
     samples = [bits[start : start + 16] for start in range(2**10, len(bits), 2**14)]
@@ -140,19 +143,22 @@ async def test_a_link_is_sealed_if_either_end_wants_it(broker: Mosquitto, wishes
     arrived: asyncio.Queue[Channel] = asyncio.Queue()
 
     async def handle(channel: Channel) -> None:
-        channel.protect(SECRET)
-        channel.admit()
+        channel.set_session_key(SECRET)
+        channel.mark_authenticated()
         await channel.send(await channel.receive())
-        await channel.closed()
+        await channel.wait_closed()
 
-    async with stranger(broker) as other, Mqtt().serve(broker.url, handle, LIMITS, node="alice", seal=wishes[0]):
+    async with (
+        stranger(broker) as other,
+        MqttTransport().serve(broker.url, handle, LIMITS, node="alice", encrypt_payloads=wishes[0]),
+    ):
         near = await dialled(broker.url, seal=wishes[1])
-        near.protect(SECRET)
-        near.admit()
+        near.set_session_key(SECRET)
+        near.mark_authenticated()
         await near.send(HELLO)
         assert await soon(near.receive()) == HELLO
-        frames = [await other.sees(way, Kind.END) for way in ("/up", "/down")]
-        assert [frame[0] & 0xC0 for frame in frames] == [Level.SEALED] * 2
+        frames = [await other.sees(way, FrameKind.END) for way in ("/up", "/down")]
+        assert [frame[0] & 0xC0 for frame in frames] == [ProtectionLevel.ENCRYPTED] * 2
         await near.close()
     assert arrived.empty()
 
@@ -160,11 +166,11 @@ async def test_a_link_is_sealed_if_either_end_wants_it(broker: Mosquitto, wishes
 async def test_a_seal_needs_a_key(broker: Mosquitto) -> None:
     async with linked(broker.url, protected=False) as (near, far):
         for end in (near, far):
-            end._end.seal = True
+            end._endpoint.encrypt_payloads = True
             with pytest.raises(
-                Refused, match="a sealed link needs the network key: --seal does not go with --insecure"
+                LinkRefused, match="a sealed link needs the network key: --seal does not go with --insecure"
             ):
-                end.admit()
+                end.mark_authenticated()
 
 
 # --------------------------------------------------------------------------- at the door
@@ -172,31 +178,37 @@ async def test_a_seal_needs_a_key(broker: Mosquitto) -> None:
 
 async def opened(other: Stranger, instance: str) -> str:
     """A link that a stranger opens by hand."""
-    link = Will().name
-    await other.say(topics.down("alice", link), Plain().wrap(Kind.OPEN, 0, opening(instance, seal=False)))
+    link = EndToken().name
+    await other.say(
+        topics.downlink_topic("alice", link),
+        NoProtection().wrap(FrameKind.OPEN, 0, pack_open(instance, encrypt_payloads=False)),
+    )
     return link
 
 
 async def stays(channel: Channel) -> None:
-    await channel.closed()
+    await channel.wait_closed()
 
 
 async def test_who_proves_nothing_does_not_stay(broker: Mosquitto) -> None:
-    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, Limits(silence=12.0), node="alice"):
+    async with (
+        stranger(broker) as other,
+        MqttTransport().serve(broker.url, stays, Limits(peer_timeout=12.0), node="alice"),
+    ):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         link = await opened(other, instance)
-        said = await other.sees(f"{link}/up", Kind.CLOSE)
+        said = await other.sees(f"{link}/up", FrameKind.CLOSE)
         assert said[9:] == b"\0no hello in time"
 
 
 async def test_nobody_is_kept_out_by_a_crowd(broker: Mosquitto) -> None:
-    async with stranger(broker) as other, serving(worker(), broker.url, LIMITS, KEY):
+    async with stranger(broker) as other, serve(worker(), broker.url, LIMITS, KEY):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         links = [await opened(other, instance) for _ in range(70)]
         gone = await other.sees_closed(6)
         assert set(gone.values()) == {b"\0too many are at the door"}
-        assert gone.keys() <= {topics.up("alice", link) for link in links}
-        assert topics.up("alice", links[-1]) not in gone, "the newest stays, whichever of the others is drawn"
+        assert gone.keys() <= {topics.uplink_topic("alice", link) for link in links}
+        assert topics.uplink_topic("alice", links[-1]) not in gone, "the newest stays, whichever of the others is drawn"
         channel = await dialled(broker.url)
         await channel.close()
 
@@ -205,29 +217,29 @@ async def test_strangers_have_no_answers_that_others_wait_behind(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the broker takes nothing from the node."""
-    sessions: list[Session] = []
-    begin = Session.begin
+    sessions: list[BrokerSession] = []
+    begin = BrokerSession.start
 
-    async def kept(self: Session, former: list[str]) -> None:
+    async def kept(self: BrokerSession, former: list[str]) -> None:
         sessions.append(self)
         await begin(self, former)
 
-    monkeypatch.setattr(Session, "begin", kept)
-    async with Mqtt().serve(broker.url, stays, LIMITS, node="alice"):
+    monkeypatch.setattr(BrokerSession, "start", kept)
+    async with MqttTransport().serve(broker.url, stays, LIMITS, node="alice"):
         (session,) = sessions
         node = session._broker
         await node.flush()
-        frame = Plain().wrap(Kind.OPEN, 0, opening(session.instance, seal=False))
+        frame = NoProtection().wrap(FrameKind.OPEN, 0, pack_open(session.instance, encrypt_payloads=False))
         with monkeypatch.context() as patch:
-            patch.setattr(node, "_at_once", 0)
+            patch.setattr(node, "_max_in_flight", 0)
             for _ in range(1000):
-                session._hear(topics.down("alice", Will().name), bytes(frame), False)
-                session._hear(topics.here("alice", session.instance), PROBE, False)
-            behind = [payload[:1] for _, payload, _ in node._behind]
-            assert len(behind) == 2 * MOST + 1 and node.crowded
-            assert behind.count(HERE[:1]) == 1, "one answer is enough for all who ask"
-            assert bytes([Kind.CLOSE]) not in behind, "a farewell waits for nobody"
-        node._push()
+                session._handle_message(topics.downlink_topic("alice", EndToken().name), bytes(frame), False)
+                session._handle_message(topics.presence_topic("alice", session.instance), PROBE, False)
+            behind = [payload[:1] for _, payload, _ in node._queue]
+            assert len(behind) == 2 * MAX_PENDING_CONNECTIONS + 1 and node.is_backlogged
+            assert behind.count(ONLINE[:1]) == 1, "one answer is enough for all who ask"
+            assert bytes([FrameKind.CLOSE]) not in behind, "a farewell waits for nobody"
+        node._send_queued()
         await node.flush()
         await (await dialled(broker.url)).close()
 
@@ -236,34 +248,36 @@ async def test_links_that_are_closed_and_that_their_callers_keep_are_bounded(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As those of members that are refused; the newest are kept, and have a sixth of ``silence`` to be closed."""
-    sessions, begin = [], Session.begin
+    sessions, begin = [], BrokerSession.start
 
-    async def kept(self: Session, former: Collection[str]) -> None:
+    async def kept(self: BrokerSession, former: Collection[str]) -> None:
         sessions.append(self)
         await begin(self, former)
 
     async def leaves(channel: Channel) -> None:
-        channel.admit()
+        channel.mark_authenticated()
 
-    monkeypatch.setattr(Session, "begin", kept)
-    limits = Limits(silence=6000.0)
-    async with stranger(broker) as other, Mqtt().serve(broker.url, leaves, limits, node="alice"):
+    monkeypatch.setattr(BrokerSession, "start", kept)
+    limits = Limits(peer_timeout=6000.0)
+    async with stranger(broker) as other, MqttTransport().serve(broker.url, leaves, limits, node="alice"):
         (session,) = sessions
-        for _ in range(MOST + 30):
+        for _ in range(MAX_PENDING_CONNECTIONS + 30):
             link = await opened(other, session.instance)
-            await other.sees(f"{link}/up", Kind.CLOSE)
-            assert len(session._links) <= MOST + 2
-        assert len(session._links) >= MOST
+            await other.sees(f"{link}/up", FrameKind.CLOSE)
+            assert len(session._links) <= MAX_PENDING_CONNECTIONS + 2
+        assert len(session._links) >= MAX_PENDING_CONNECTIONS
 
 
-@pytest.mark.parametrize(("size", "count"), [(0, MOST_FRAMES + 1), (HANDSHAKE, 3)])
+@pytest.mark.parametrize(("size", "count"), [(0, MAX_UNAUTHENTICATED_FRAMES + 1), (MAX_HANDSHAKE_MESSAGE_BYTES, 3)])
 async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, size: int, count: int) -> None:
-    async with stranger(broker) as other, Mqtt().serve(broker.url, stays, LIMITS, node="alice"):
+    async with stranger(broker) as other, MqttTransport().serve(broker.url, stays, LIMITS, node="alice"):
         instance = (await other.sees_topic("/here/")).rpartition("/")[2]
         link = await opened(other, instance)
         for turn in range(count):
-            await other.say(topics.down("alice", link), Plain().wrap(Kind.DATA, turn, bytes(size)))
-        said = await other.sees(f"{link}/up", Kind.CLOSE)
+            await other.say(
+                topics.downlink_topic("alice", link), NoProtection().wrap(FrameKind.DATA, turn, bytes(size))
+            )
+        said = await other.sees(f"{link}/up", FrameKind.CLOSE)
         assert said[9:] == b"\0too much before a proof"
         await (await dialled(broker.url)).close()
 
@@ -271,8 +285,17 @@ async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, si
 async def test_what_is_for_another_instance_or_no_link_is_nothing(broker: Mosquitto) -> None:
     async with stranger(broker) as other, linked(broker.url) as (near, far):
         await opened(other, "9" * 32)
-        for topic in (topics.down("alice", "9" * 32), "fedws/1/alice/link/x/down", topics.here("alice", "9" * 32)):
-            for data in (b"", b"\0", Plain().wrap(Kind.DATA, 0, b"x"), head(Kind.GONE, Level.PLAIN, 0) + bytes(32)):
+        for topic in (
+            topics.downlink_topic("alice", "9" * 32),
+            "fedws/1/alice/link/x/down",
+            topics.presence_topic("alice", "9" * 32),
+        ):
+            for data in (
+                b"",
+                b"\0",
+                NoProtection().wrap(FrameKind.DATA, 0, b"x"),
+                pack_frame_header(FrameKind.GONE, ProtectionLevel.PLAIN, 0) + bytes(32),
+            ):
                 await other.say(topic, data)
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
@@ -280,7 +303,7 @@ async def test_what_is_for_another_instance_or_no_link_is_nothing(broker: Mosqui
 
 
 async def test_a_run_without_a_key_is_refused_over_a_broker_too(broker: Mosquitto) -> None:
-    async with serving(worker(), broker.url, LIMITS, KEY):
+    async with serve(worker(), broker.url, LIMITS, KEY):
         channel = await dialled(broker.url)
         await channel.send(Hello(run="r", node="alice", protocol=1))
         refusal = await soon(channel.receive())

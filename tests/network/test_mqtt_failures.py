@@ -13,23 +13,23 @@ import pytest
 import torch
 
 import fedws
-from fedws.core.errors import FedwsError, LinkLost, NotTaken, ProtocolError, Refused, Unreachable, UsageError
+from fedws.core.errors import FedwsError, LinkLost, LinkRefused, MessageRejected, ProtocolError, Unreachable, UsageError
 from fedws.network.base import Channel, Limits
 from fedws.network.mqtt import connection as brokers
-from fedws.network.mqtt.connection import Broker
-from fedws.network.mqtt.flow_control import WINDOW
-from fedws.network.mqtt.frames import Kind
-from fedws.network.transports.mqtt import Mqtt
+from fedws.network.mqtt.connection import BrokerConnection
+from fedws.network.mqtt.flow_control import WINDOW_FRAMES
+from fedws.network.mqtt.frames import FrameKind
+from fedws.network.transports.mqtt import MqttTransport
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Order
+from fedws.protocol.messages import TaskRequest
 from fedws.security import certificates
-from fedws.security.tls import Tls
+from fedws.security.tls import TlsConfig
 from tests.helpers.broker_links import LIMITS, dialled, linked, soon
 from tests.helpers.federation import federation, settings, worker
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, free_port, mosquitto
 from tests.helpers.protocol_page import TEXT
 
-QUICK = Limits(silence=12.0)
+QUICK = Limits(peer_timeout=12.0)
 """Two seconds for an answer, where none comes."""
 
 
@@ -45,12 +45,12 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 async def stays(channel: Channel) -> None:
-    await channel.closed()
+    await channel.wait_closed()
 
 
-async def unserved(url: str, tls: Tls | None = None, limits: Limits = LIMITS) -> str:
+async def unserved(url: str, tls: TlsConfig | None = None, limits: Limits = LIMITS) -> str:
     """Why a node cannot be there, in one line that begins with the address."""
-    way = Mqtt(encrypted=url.startswith("mqtts"))
+    way = MqttTransport(encrypted=url.startswith("mqtts"))
     with pytest.raises((UsageError, Unreachable)) as error:
         async with way.serve(url, stays, limits, tls, node="alice"):
             raise AssertionError("it is there")
@@ -61,8 +61,8 @@ async def unserved(url: str, tls: Tls | None = None, limits: Limits = LIMITS) ->
 
 async def undialled(url: str, limits: Limits = LIMITS) -> FedwsError:
     """Why a node cannot be dialled."""
-    way = Mqtt(encrypted=url.startswith("mqtts"))
-    with pytest.raises((Refused, Unreachable)) as error:
+    way = MqttTransport(encrypted=url.startswith("mqtts"))
+    with pytest.raises((LinkRefused, Unreachable)) as error:
         await soon(way.connect(url, limits, "alice"))
     assert "\n" not in str(error.value)
     return error.value
@@ -104,7 +104,7 @@ async def test_a_wrong_password_is_said(broker: Mosquitto, monkeypatch: pytest.M
     why = "the broker does not let in fedws with this password (not authorized, 0x87)"
     assert await unserved(broker.url) == why
     error = await undialled(broker.url)
-    assert isinstance(error, Refused) and (error.kind, str(error)) == ("key", why)
+    assert isinstance(error, LinkRefused) and (error.kind, str(error)) == ("key", why)
     url = f"mqtt://localhost:{broker.port}"
     assert await unserved(url) == "the broker does not let in those without a user (not authorized, 0x87)"
 
@@ -125,9 +125,9 @@ async def test_a_topic_that_is_not_permitted_is_named(tmp_path: Path, what: str)
 async def test_a_coordinator_that_may_not_write_hears_which_topic(tmp_path: Path) -> None:
     rights = "user alice\ntopic readwrite fedws/1/alice/#\nuser fedws\ntopic read fedws/#\n"
     with mosquitto(tmp_path / "broker", acl=rights) as broker:
-        async with Mqtt().serve(broker.at("alice"), stays, LIMITS, node="alice"):
+        async with MqttTransport().serve(broker.at("alice"), stays, LIMITS, node="alice"):
             error = await undialled(broker.url)
-    assert isinstance(error, Refused) and error.kind == "policy"
+    assert isinstance(error, LinkRefused) and error.kind == "policy"
     assert re.fullmatch(
         r"the broker does not let fedws write fedws/1/alice/link/\w+/down \(not authorized, 0x87\)", str(error)
     )
@@ -136,7 +136,7 @@ async def test_a_coordinator_that_may_not_write_hears_which_topic(tmp_path: Path
 async def test_the_rights_in_the_protocols_page_are_enough(tmp_path: Path) -> None:
     (rights,) = re.findall(r"```acl\n(.*?)```", TEXT, re.DOTALL)
     with mosquitto(tmp_path / "broker", acl=rights) as broker:
-        async with Mqtt().serve(broker.at("alice"), stays, LIMITS, node="alice"):
+        async with MqttTransport().serve(broker.at("alice"), stays, LIMITS, node="alice"):
             await (await dialled(broker.url)).close()
         assert not any("Denied" in line for line in broker.log)
 
@@ -148,9 +148,9 @@ async def test_the_rights_in_the_protocols_page_are_enough(tmp_path: Path) -> No
 def made(tmp_path: Path) -> Path:
     """A CA, and certificates of a broker and of a node."""
     folder = tmp_path / "certs"
-    certificates.init(folder)
+    certificates.create_ca(folder)
     for name in ("localhost", "alice"):
-        certificates.issue(folder, name)
+        certificates.issue_certificate(folder, name)
     return folder
 
 
@@ -164,26 +164,26 @@ def served_with(made: Path, *more: str) -> list[str]:
 
 
 async def test_a_broker_under_tls(tmp_path: Path, made: Path) -> None:
-    ca, url = Tls(ca=made / "ca.pem"), ""
+    ca, url = TlsConfig(ca=made / "ca.pem"), ""
     with mosquitto(tmp_path / "broker", *served_with(made)) as broker:
         url = broker.url.replace("mqtt:", "mqtts:")
-        async with Mqtt(encrypted=True).serve(url, stays, LIMITS, ca, node="alice"):
-            await (await soon(Mqtt(encrypted=True).connect(url, LIMITS, "alice", ca))).close()
+        async with MqttTransport(encrypted=True).serve(url, stays, LIMITS, ca, node="alice"):
+            await (await soon(MqttTransport(encrypted=True).connect(url, LIMITS, "alice", ca))).close()
         assert "its certificate is not signed by a CA that this machine trusts" in await unserved(url)
         other = url.replace("localhost", "127.0.0.1")
         assert await unserved(other, ca) == "its certificate is not one of 127.0.0.1"
         error = await undialled(broker.url)
-        assert isinstance(error, Refused) and error.kind == "key"
+        assert isinstance(error, LinkRefused) and error.kind == "key"
         assert await unserved(broker.url) == "it is served with TLS; write mqtts://"
 
 
 async def test_a_broker_that_asks_for_certificates(tmp_path: Path, made: Path) -> None:
-    ours = Tls(made / "alice.pem", made / "alice.key", made / "ca.pem")
+    ours = TlsConfig(made / "alice.pem", made / "alice.key", made / "ca.pem")
     with mosquitto(tmp_path / "broker", *served_with(made, "require_certificate true")) as broker:
         url = broker.url.replace("mqtt:", "mqtts:")
-        async with Mqtt(encrypted=True).serve(url, stays, LIMITS, ours, node="alice"):
-            await (await soon(Mqtt(encrypted=True).connect(url, LIMITS, "alice", ours))).close()
-        why = await unserved(url, Tls(ca=made / "ca.pem"))
+        async with MqttTransport(encrypted=True).serve(url, stays, LIMITS, ours, node="alice"):
+            await (await soon(MqttTransport(encrypted=True).connect(url, LIMITS, "alice", ours))).close()
+        why = await unserved(url, TlsConfig(ca=made / "ca.pem"))
         assert why == "it hangs up: does it ask for a certificate? --tls-cert and --tls-key"
 
 
@@ -194,16 +194,18 @@ async def test_a_broker_without_tls(broker: Mosquitto) -> None:
 
 def test_certificates_go_with_mqtts(made: Path) -> None:
     with pytest.raises(UsageError, match=r"mqtt://b:1 is not encrypted, though certificates are given; write mqtts://"):
-        Mqtt().check("mqtt://b:1", Tls(ca=made / "ca.pem"))
-    Mqtt(encrypted=True).check("mqtts://b:1", Tls(ca=made / "ca.pem"), seal=True)
+        MqttTransport().check_url("mqtt://b:1", TlsConfig(ca=made / "ca.pem"))
+    MqttTransport(encrypted=True).check_url("mqtts://b:1", TlsConfig(ca=made / "ca.pem"), encrypt_payloads=True)
 
 
 # --------------------------------------------------------------------------- large messages
 
 
-def order(count: int) -> Order:
+def order(count: int) -> TaskRequest:
     """One of so many float32 weights."""
-    return Order(id="1", worker="alice", round=1, task="t", tensors={"w": torch.arange(count, dtype=torch.float32)})
+    return TaskRequest(
+        request_id="1", worker="alice", round=1, task="t", tensors={"w": torch.arange(count, dtype=torch.float32)}
+    )
 
 
 async def test_a_broker_that_carries_small_packets_carries_large_messages(tmp_path: Path) -> None:
@@ -212,17 +214,19 @@ async def test_a_broker_that_carries_small_packets_carries_large_messages(tmp_pa
             sending = asyncio.create_task(near.send(order(10_000)))
             assert torch.equal((await soon(far.receive())).tensors["w"], order(10_000).tensors["w"])
             await soon(sending)
-            assert near._road.chunk == far._road.chunk == 4000 - brokers.OVERHEAD
+            assert (
+                near._sink.max_payload_bytes == far._sink.max_payload_bytes == 4000 - brokers.MAX_PACKET_OVERHEAD_BYTES
+            )
 
 
 async def test_who_sends_what_is_not_taken_is_told_so(broker: Mosquitto) -> None:
     """It would not be taken a second time either."""
     async with linked(broker.url) as (near, far):
-        near._post(Kind.END, b"no message")
+        near._send_frame(FrameKind.END, b"no message")
         with pytest.raises(ProtocolError) as error:
             await soon(far.receive())
-        await far.close(str(error.value), CloseCode.NOT_TAKEN)
-        with pytest.raises(NotTaken, match="not a fedws message"):
+        await far.close(str(error.value), CloseCode.MESSAGE_REJECTED)
+        with pytest.raises(MessageRejected, match="not a fedws message"):
             await soon(near.receive())
 
 
@@ -230,14 +234,14 @@ async def test_a_receiver_that_does_not_read_does_not_fill_the_broker(broker: Mo
     async with linked(broker.url) as (near, far):
         before = broker.memory
         sending = asyncio.create_task(near.send(order(25 * 2**20)))
-        while far._end.unread < WINDOW:
+        while far._endpoint.unread_frames < WINDOW_FRAMES:
             await asyncio.sleep(0)
-        assert not near._end.room and not sending.done()
-        assert near.sent < (WINDOW + 1) * (brokers.CHUNK + 200)
-        assert broker.memory - before < 2 * WINDOW * brokers.CHUNK
+        assert not near._endpoint.can_send and not sending.done()
+        assert near.bytes_sent < (WINDOW_FRAMES + 1) * (brokers.MAX_PAYLOAD_BYTES + 200)
+        assert broker.memory - before < 2 * WINDOW_FRAMES * brokers.MAX_PAYLOAD_BYTES
         assert torch.equal((await soon(far.receive())).tensors["w"], order(25 * 2**20).tensors["w"])
         await soon(sending)
-        assert broker.memory - before < 2 * WINDOW * brokers.CHUNK
+        assert broker.memory - before < 2 * WINDOW_FRAMES * brokers.MAX_PAYLOAD_BYTES
 
 
 # --------------------------------------------------------------------------- ends and begins again
@@ -249,7 +253,7 @@ async def test_links_are_lost_with_the_broker_and_the_node_is_there_again_with_i
 ) -> None:
     async with linked(broker.url) as (near, far):
         broker.stop(how)
-        async with asyncio.timeout(LIMITS.beat / 2):  # not only at the next sign of life
+        async with asyncio.timeout(LIMITS.effective_ping_interval / 2):  # not only at the next sign of life
             for end in (near, far):  # a broker that ends in order publishes the wills
                 with pytest.raises(
                     LinkLost, match=r"^(the broker's connection is lost|the (node|coordinator) is gone)"
@@ -262,7 +266,7 @@ async def test_links_are_lost_with_the_broker_and_the_node_is_there_again_with_i
 
 
 async def test_a_broker_that_stands_still_is_given_up_as_its_nodes_are(broker: Mosquitto) -> None:
-    async with linked(broker.url, Limits(silence=6.0)) as (near, far):
+    async with linked(broker.url, Limits(peer_timeout=6.0)) as (near, far):
         os.kill(broker.pid, signal.SIGSTOP)
         try:
             for end in (near, far):
@@ -278,7 +282,7 @@ async def two(broker: Mosquitto) -> AsyncIterator[dict[str, Any]]:
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
         for node in ("alice", "bob"):
-            urls[node] = await stack.enter_async_context(fedws.serving(worker(node), broker.url))
+            urls[node] = await stack.enter_async_context(fedws.serve(worker(node), broker.url))
         yield settings(urls, training_rounds=4)
 
 
@@ -286,13 +290,13 @@ async def two(broker: Mosquitto) -> AsyncIterator[dict[str, Any]]:
 async def test_a_run_goes_on_after_the_broker_was_killed_in_the_middle_of_a_transfer(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(brokers, "CHUNK", 256)  # a model of 1 KB is many frames
-    publish, counts = Broker.publish, {"down": 0, "up": 0, "killed": 0}
+    monkeypatch.setattr(brokers, "MAX_PAYLOAD_BYTES", 256)  # a model of 1 KB is many frames
+    publish, counts = BrokerConnection.publish, {"down": 0, "up": 0, "killed": 0}
 
-    def killing(self: Broker, topic: str, payload: bytes, **more: Any) -> int:
+    def killing(self: BrokerConnection, topic: str, payload: bytes, **more: Any) -> int:
         size = publish(self, topic, payload, **more)
         way = topic.rpartition("/")[2]
-        if way == where and payload[0] & 0x3F == Kind.DATA:
+        if way == where and payload[0] & 0x3F == FrameKind.DATA:
             counts[way] += 1
             if counts[way] in (8, 16):
                 counts["killed"] += 1
@@ -304,7 +308,7 @@ async def test_a_run_goes_on_after_the_broker_was_killed_in_the_middle_of_a_tran
         expected = await fedws.run(run_dir=tmp_path / "memory", **{**plain, "training_rounds": 4})
     async with two(broker) as found:
         with monkeypatch.context() as patch:
-            patch.setattr(Broker, "publish", killing)
+            patch.setattr(BrokerConnection, "publish", killing)
             async with asyncio.timeout(120):
                 result = await fedws.run(run_dir=tmp_path / "run", **found)
     assert counts["killed"] == 2

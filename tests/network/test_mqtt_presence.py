@@ -12,15 +12,15 @@ import pytest
 from fedws.core.errors import LinkLost, Unreachable, UsageError
 from fedws.network.base import Channel, Limits
 from fedws.network.mqtt import topics
-from fedws.network.mqtt.session import Session
-from fedws.network.mqtt.topics import CLAIMS, HERE, PROBE, Will
-from fedws.network.transports.mqtt import Mqtt
+from fedws.network.mqtt.session import BrokerSession
+from fedws.network.mqtt.topics import CLAIMING, ONLINE, PROBE, EndToken
+from fedws.network.transports.mqtt import MqttTransport
 from tests.helpers.broker_links import HELLO, LIMITS, dialled, linked, soon, stranger
 from tests.helpers.federation import PATIENCE
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.helpers.processes import Processes
 
-QUICK = Limits(silence=12.0)
+QUICK = Limits(peer_timeout=12.0)
 """Two seconds for an answer, where none comes."""
 ALREADY = "alice is on this broker already; every node has an id of its own"
 
@@ -45,14 +45,14 @@ async def retained(broker: Mosquitto) -> list[tuple[str, bytes]]:
 
 
 async def test_a_node_is_seen_while_it_is_there_and_leaves_nothing(broker: Mosquitto) -> None:
-    async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
+    async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
         ((topic, said),) = await retained(broker)
-        assert topics.instance("alice", topic) is not None and said == HERE
+        assert topics.parse_presence_topic("alice", topic) is not None and said == ONLINE
     assert await retained(broker) == []
 
 
 async def test_who_is_not_there_is_not_waited_for_long(broker: Mosquitto) -> None:
-    async with Mqtt().serve(broker.url, nothing, LIMITS, node="bob"):
+    async with MqttTransport().serve(broker.url, nothing, LIMITS, node="bob"):
         with pytest.raises(Unreachable, match=r"^alice is not on the broker$"):
             await dialled(broker.url, QUICK)
         channel = await dialled(broker.url, node="bob")
@@ -64,7 +64,7 @@ async def test_a_node_that_comes_while_it_is_dialled_is_found(broker: Mosquitto)
     async with stranger(broker) as other:
         while not any("fedws-to-alice" in line for line in broker.log):
             await other.say("fedws/a/test", b"passes the time")
-        async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
+        async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
             await (await soon(dialling)).close()
 
 
@@ -87,14 +87,14 @@ async def test_a_node_that_is_killed_is_lost_at_once(broker: Mosquitto, tmp_path
         assert len(said) == 32, "its will, for a minute, in the place of its presence"
     with pytest.raises(Unreachable, match="not on the broker"):
         await dialled(broker.url, QUICK)
-    async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
-        assert [said for _, said in await retained(broker)] == [HERE], "it is swept away by the next one"
+    async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
+        assert [said for _, said in await retained(broker)] == [ONLINE], "it is swept away by the next one"
 
 
 async def test_a_coordinator_that_vanishes_is_lost_at_once(broker: Mosquitto) -> None:
     async with linked(broker.url) as (near, far):
         waiting = asyncio.create_task(far.receive())
-        near._road.release.__self__.drop()  # type: ignore[attr-defined]
+        near._sink.on_closed.__self__.drop()  # type: ignore[attr-defined]
         with pytest.raises(LinkLost, match=r"^the coordinator is gone$"):
             await soon(waiting)
         with pytest.raises(LinkLost, match=r"^the broker's connection is lost$"):
@@ -107,11 +107,11 @@ async def test_a_coordinator_that_vanishes_is_lost_at_once(broker: Mosquitto) ->
 async def test_the_second_of_two_devices_with_one_id_is_refused_and_the_first_goes_on(broker: Mosquitto) -> None:
     async with linked(broker.url) as (near, far):
         with pytest.raises(UsageError, match=f": {ALREADY}$"):
-            async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
+            async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
                 raise AssertionError("there is one")
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
-        assert [said for _, said in await retained(broker)] == [HERE]
+        assert [said for _, said in await retained(broker)] == [ONLINE]
 
 
 async def test_of_two_that_come_at_once_one_stays(broker: Mosquitto) -> None:
@@ -120,7 +120,7 @@ async def test_of_two_that_come_at_once_one_stays(broker: Mosquitto) -> None:
 
     async def serve() -> None:
         try:
-            async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
+            async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
                 up.put_nowait("up")
                 await done.wait()
         except UsageError as error:
@@ -137,10 +137,15 @@ async def test_of_two_that_come_at_once_one_stays(broker: Mosquitto) -> None:
 async def test_what_a_dead_one_has_left_is_swept_away(broker: Mosquitto) -> None:
     """A presence whose end the broker has not noticed yet, or never will."""
     async with stranger(broker) as other:
-        for instance, said in (("1" * 32, HERE), ("2" * 32, CLAIMS), ("3" * 32, b"\0\1\2"), (Will().name, b"?")):
-            await other.say(topics.here("alice", instance), said, retain=True)
-        async with Mqtt().serve(broker.url, nothing, QUICK, node="alice"):
-            assert [said for _, said in await retained(broker)] == [HERE]
+        for instance, said in (
+            ("1" * 32, ONLINE),
+            ("2" * 32, CLAIMING),
+            ("3" * 32, b"\0\1\2"),
+            (EndToken().name, b"?"),
+        ):
+            await other.say(topics.presence_topic("alice", instance), said, retain=True)
+        async with MqttTransport().serve(broker.url, nothing, QUICK, node="alice"):
+            assert [said for _, said in await retained(broker)] == [ONLINE]
 
 
 async def test_a_node_says_again_that_it_is_here_when_asked_or_denied(broker: Mosquitto) -> None:
@@ -148,13 +153,13 @@ async def test_a_node_says_again_that_it_is_here_when_asked_or_denied(broker: Mo
         linked(broker.url) as (near, far),
         stranger(broker) as other,
     ):
-        topic = topics.here("alice", near._end._names.instance)
+        topic = topics.presence_topic("alice", near._endpoint._ids.instance)
         for said, keep in ((PROBE, False), (b"", True), (bytes(32), True)):
             other.seen.clear()
             await other.say(topic, said, retain=keep)
-            while await other.sees(topic) != HERE:
+            while await other.sees(topic) != ONLINE:
                 await asyncio.sleep(0)
-        assert [said for _, said in await retained(broker)] == [HERE]
+        assert [said for _, said in await retained(broker)] == [ONLINE]
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO, "and nobody is lost by a forged end"
 
@@ -163,22 +168,22 @@ async def test_a_node_finds_its_own_former_presence_and_asks_nobody(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The connection was cut in a way that the broker does not know of yet."""
-    sessions: list[Session] = []
-    begin = Session.begin
+    sessions: list[BrokerSession] = []
+    begin = BrokerSession.start
 
     async with stranger(broker) as other:
 
-        async def again(self: Session, former: list[str]) -> None:
+        async def again(self: BrokerSession, former: list[str]) -> None:
             if sessions:  # as if there had been no will
-                await other.say(topics.here("alice", sessions[0].instance), HERE, retain=True)
+                await other.say(topics.presence_topic("alice", sessions[0].instance), ONLINE, retain=True)
             sessions.append(self)
             await begin(self, former)
 
-        monkeypatch.setattr(Session, "begin", again)
-        async with Mqtt().serve(broker.url, nothing, LIMITS, node="alice"):
-            sessions[0]._broker.drop()
+        monkeypatch.setattr(BrokerSession, "start", again)
+        async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
+            sessions[0]._broker.abort()
             async with asyncio.timeout(PATIENCE):
-                while len(sessions) < 2 or [said for _, said in await retained(broker)] != [HERE]:
+                while len(sessions) < 2 or [said for _, said in await retained(broker)] != [ONLINE]:
                     await asyncio.sleep(0)
             await (await dialled(broker.url)).close()
         assert not any(payload == PROBE for _, payload, _ in other.seen)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from fedws.core.errors import LinkLost, Unreachable
-from fedws.network.mqtt.broker_url import address
-from fedws.network.mqtt.connection import Broker
-from fedws.network.mqtt.library import Said
-from fedws.network.transports.mqtt import Mqtt
+from fedws.network.mqtt.broker_url import parse_broker_url
+from fedws.network.mqtt.connection import BrokerConnection
+from fedws.network.mqtt.library import LastWill
+from fedws.network.transports.mqtt import MqttTransport
 from tests.helpers.broker_links import LIMITS, soon
 
 
@@ -25,7 +25,7 @@ async def test_brokers_that_do_not_answer_leave_asyncio_its_threads() -> None:
     server = await asyncio.start_server(mute, "127.0.0.1", 0)
     async with server:
         url = f"mqtts://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        dials = [asyncio.create_task(Mqtt(encrypted=True).connect(url, LIMITS, "alice")) for _ in range(8)]
+        dials = [asyncio.create_task(MqttTransport(encrypted=True).connect(url, LIMITS, "alice")) for _ in range(8)]
         for _ in dials:
             await soon(there.get())
         await soon(asyncio.to_thread(lambda: None))
@@ -44,8 +44,8 @@ async def test_a_broker_that_lets_in_and_says_no_more_is_said() -> None:
 
     server = await asyncio.start_server(dull, "127.0.0.1", 0)
     async with server:
-        where = address(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", {})
-        broker = Broker(where, None, "test", Said("t", b""), LIMITS, lambda *_: None)
+        where = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}", {})
+        broker = BrokerConnection(where, None, "test", LastWill("t", b""), LIMITS, lambda *_: None)
         await soon(broker.connect())
         broker._client.timeout = 0.1
         with pytest.raises(LinkLost, match=r"^the broker does not answer$"):

@@ -9,12 +9,12 @@ from torch import nn
 
 import fedws
 from fedws.core import registry
-from fedws.protocol.messages import Order, Report
-from fedws.training.task_warnings import LINES
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.training.task_warnings import LOG_LINES
 from tests.helpers.federation import WORKERS, federation
 
 TRAINS = "Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"
-WARNING = LINES["not_log_probabilities"]
+WARNING = LOG_LINES["not_log_probabilities"]
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,9 @@ def _model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def same(order: Order, workspace: fedws.Workspace) -> Report:
+def same(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """A worker that does not look at its model's outputs."""
-    return workspace.report(order, {}, order.tensors)
+    return workspace.build_result(order, {}, order.tensors)
 
 
 async def logged(folder: Path, tasks: Any = None, **more: Any) -> list[str]:

@@ -18,8 +18,8 @@ from fedws.core import registry
 from fedws.core.errors import LinkError
 from fedws.network.base import Channel, Limits
 from fedws.object_store.backends.file import FileStore
-from fedws.object_store.base import Shelf
-from fedws.protocol.messages import Failure, Order, Report
+from fedws.object_store.base import BodyStore
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.security.credentials import INSECURE
 from tests.helpers.federation import PATIENCE, evaluating, settings, worker
 from tests.helpers.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
@@ -53,14 +53,14 @@ def served(url: str, reasons: asyncio.Queue[str], **changes: Any) -> AbstractAsy
     async def handle(channel: Channel) -> None:
         await channel.receive()
         await channel.send(WELCOME)
-        channel.admit()
+        channel.mark_authenticated()
         try:
             while True:
                 await channel.send(reported(await channel.receive(), tensors=HEAVY, **changes))
         except LinkError as error:
             reasons.put_nowait(f"{type(error).__name__}: {error}")
 
-    way = registry.find("transport", url.partition(":")[0])()
+    way = registry.find_piece("transport", url.partition(":")[0])()
     found: AbstractAsyncContextManager[str] = way.serve(url, handle, Limits(), node="alice")
     return found
 
@@ -69,43 +69,43 @@ async def test_a_report_of_a_model_that_was_not_asked_for_closes_the_link_with_b
     reasons: asyncio.Queue[str] = asyncio.Queue()
     async with asyncio.timeout(PATIENCE), served(address, reasons) as url, Heard(url) as heard:
         assert await heard.next() == JOINED
-        answer = await heard.link.ask(asked())
-        assert isinstance(answer, Failure) and answer.kind == "failed"
+        answer = await heard.link.execute(asked())
+        assert isinstance(answer, TaskFailure) and answer.kind == "failed"
         assert re.fullmatch(REFUSED, answer.reason), answer.reason
-        assert (await reasons.get()).startswith("NotTaken: a report of 3,145,")
+        assert (await reasons.get()).startswith("MessageRejected: a report of 3,145,")
 
 
 async def test_the_same_report_is_taken_where_the_request_can_produce_it(address: str) -> None:
     async with asyncio.timeout(PATIENCE), served(address, asyncio.Queue()) as url, Heard(url) as heard:
         assert await heard.next() == JOINED
-        for order in (replace(asked(), answer=3 * 2**20), replace(asked(round=2), tensors=HEAVY)):
-            answer = await heard.link.ask(order)
-            assert isinstance(answer, Report) and answer.tensors.keys() == {"w"}
+        for order in (replace(asked(), max_result_bytes=3 * 2**20), replace(asked(round=2), tensors=HEAVY)):
+            answer = await heard.link.execute(order)
+            assert isinstance(answer, TaskResult) and answer.tensors.keys() == {"w"}
 
 
 # --------------------------------------------------------------------------- whole runs
 
 
-def heavy(order: Order, workspace: fedws.Workspace) -> Report:
+def heavy(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is, in a body that is 3 MiB larger."""
-    return workspace.report(order, {"loss": 1.0, "samples": 120}, {**order.tensors, "more": HEAVY["w"]})
+    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, {**order.tensors, "more": HEAVY["w"]})
 
 
-def same(order: Order, workspace: fedws.Workspace) -> Report:
+def same(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is."""
-    return workspace.report(order, {"loss": 1.0, "samples": 120}, order.tensors)
+    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, order.tensors)
 
 
 @contextlib.asynccontextmanager
 async def federation(
-    tmp_path: Path, score: Any = None, bob: Any = heavy, shelf: Shelf | None = None
+    tmp_path: Path, score: Any = None, bob: Any = heavy, shelf: BodyStore | None = None
 ) -> AsyncIterator[dict[str, Any]]:
     """alice, who is honest, bob, and an evaluator; gives a run's settings."""
     nodes = {"alice": worker("alice", same), "bob": worker("bob", bob), "testing": evaluating(score)}
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
         for name, node in nodes.items():
-            there = fedws.serving(node, f"memory://{name}", Limits(silence=1.5), INSECURE, shelf)
+            there = fedws.serve(node, f"memory://{name}", Limits(peer_timeout=1.5), INSECURE, shelf)
             urls[name] = await stack.enter_async_context(there)
         yield settings(urls, quorum=1, training_rounds=4, silence=1.5, run_dir=tmp_path / "run")
 
@@ -129,12 +129,12 @@ async def test_a_body_in_an_object_store_is_never_fetched(tmp_path: Path, monkey
     fetched: list[int] = []
 
     class Watched(FileStore):
-        def get(self, run: str, name: str, into: memoryview, *more: Any, **other: Any) -> None:
-            fetched.append(len(into))
-            super().get(run, name, into, *more, **other)
+        def get(self, run: str, name: str, buffer: memoryview, *more: Any, **other: Any) -> None:
+            fetched.append(len(buffer))
+            super().get(run, name, buffer, *more, **other)
 
     (tmp_path / "store").mkdir()
-    shelf = Shelf(Watched((tmp_path / "store").as_uri(), 5), above=2**20)
+    shelf = BodyStore(Watched((tmp_path / "store").as_uri(), 5), min_bytes=2**20)
     async with asyncio.timeout(PATIENCE), federation(tmp_path, shelf=shelf) as given:
         result = await _ended({**given, "shelf": shelf})
     assert "bob: failed: broke the protocol: a report of 3,14" in result

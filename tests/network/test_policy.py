@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 
 import fedws
-from fedws.core.errors import RunFailed, WrongNode
+from fedws.core.errors import RunFailed, UnexpectedNode
 from fedws.node.evaluator import create_evaluator
-from fedws.privacy.audit_log import Audit, read, verify
+from fedws.privacy.audit_log import AuditLog, read_entries, verify_log
 from fedws.privacy.policy import Policy
 from fedws.security import certificates
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
-from fedws.security.tls import Tls
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
+from fedws.security.tls import TlsConfig
 from tests.helpers.federation import Points, settings
 
-KEY = Security(Key(bytes(32), "a test"))
+KEY = Credentials(NetworkKey(bytes(32), "a test"))
 
 
 def node(name: str, policy: Policy | None = None, log: Path | None = None) -> fedws.Worker:
     """A worker, or the evaluator, with its owner's policy and log."""
-    more: dict[str, Any] = {"policy": policy or Policy(), "audit": Audit(log) if log is not None else None}
+    more: dict[str, Any] = {"policy": policy or Policy(), "audit": AuditLog(log) if log is not None else None}
     if name == "testing":
         return create_evaluator(name, "points", Points(Path(), False), **more)
     return fedws.Worker(name, "points", Points(Path(), True), **more)
@@ -36,7 +36,7 @@ async def served(*nodes: fedws.Worker) -> AsyncIterator[dict[str, str]]:
     """Their addresses."""
     async with contextlib.AsyncExitStack() as stack:
         yield {
-            served.node: await stack.enter_async_context(fedws.serving(served, "ws://localhost:0", security=KEY))
+            served.node: await stack.enter_async_context(fedws.serve(served, "ws://localhost:0", credentials=KEY))
             for served in nodes
         }
 
@@ -44,8 +44,8 @@ async def served(*nodes: fedws.Worker) -> AsyncIterator[dict[str, str]]:
 REFUSED = {
     "task": (Policy(tasks=("evaluate",)), "the policy here does not allow the task fedavg.fit"),
     "model": (Policy(models=("mlp",)), "the policy here does not allow the model points_linear"),
-    "samples": (Policy(samples=121), "the policy here requires 121 samples behind a number; there are 120"),
-    "updates": (Policy(updates=False), "the policy here lets no model updates leave"),
+    "samples": (Policy(min_samples=121), "the policy here requires 121 samples behind a number; there are 120"),
+    "updates": (Policy(allow_updates=False), "the policy here lets no model updates leave"),
 }
 
 
@@ -54,16 +54,18 @@ async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: st
     policy, reason = REFUSED[what]
     async with served(node("alice", policy, tmp_path / "log")) as urls:
         with pytest.raises(RunFailed) as error:
-            await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
+            await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
     assert str(error.value).endswith(f"alice: refused its order: {reason}"), "at the first refusal"
-    lines = [line for line in read(tmp_path / "log") if line is not None]
+    lines = [line for line in read_entries(tmp_path / "log") if line is not None]
     assert [(line["answer"], line["data"]) for line in lines] == [("refused", "reason")]
-    assert verify(tmp_path / "log")[1] == []
+    assert verify_log(tmp_path / "log")[1] == []
 
 
 async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None:
-    async with served(node("alice", Policy(updates=False)), node("bob")) as urls:
-        result = await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls, quorum=1, training_rounds=2))
+    async with served(node("alice", Policy(allow_updates=False)), node("bob")) as urls:
+        result = await fedws.run(
+            run_dir=tmp_path / "run", credentials=KEY, **settings(urls, quorum=1, training_rounds=2)
+        )
     assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
     assert "the policy here lets no model updates leave" in (tmp_path / "run" / "run.log").read_text()
 
@@ -72,21 +74,21 @@ async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     """A policy that fits, on workers and evaluator; their logs hold each answer, and what left."""
     shared: dict[str, Any] = {"models": ("points_*",), "epochs": 1, "samples": 40}
     policies = {
-        "alice": Policy(tasks=("*.fit",), rounds_per_day=2, **shared),
-        "testing": Policy(tasks=("evaluate",), rounds_per_day=4, **shared),
+        "alice": Policy(tasks=("*.fit",), max_answers_per_day=2, **shared),
+        "testing": Policy(tasks=("evaluate",), max_answers_per_day=4, **shared),
     }
     logs = {name: tmp_path / f"{name}.jsonl" for name in policies}
     async with served(*(node(name, policies[name], log) for name, log in logs.items())) as urls:
-        await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
-    left = {name: [(line["task"], line["data"]) for line in read(log) if line] for name, log in logs.items()}
+        await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
+    left = {name: [(line["task"], line["data"]) for line in read_entries(log) if line] for name, log in logs.items()}
     assert left["alice"] == 2 * [("fedavg.fit", "tensors")]
     assert left["testing"] == 4 * [("evaluate", "numbers")], "of alice's model and the federated one, in two rounds"
-    for line in read(logs["alice"]):
+    for line in read_entries(logs["alice"]):
         assert line is not None
         assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")
         assert (line["peer"], line["dataset"], line["counts"]) == ("", "points", "request"), "nothing proves the id"
         assert line["bytes"] > 4 * 50, "ten neurons of four weights and a bias, in float32"
-    assert all(verify(log)[1] == [] for log in logs.values())
+    assert all(verify_log(log)[1] == [] for log in logs.values())
 
 
 async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
@@ -96,16 +98,18 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
     caplog.set_level(logging.INFO, "fedws")
     why = "the rounds a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
     line = f"alice gets no request for 24 h: it refused its order: {why}"
-    async with served(node("alice", Policy(rounds_per_day=3), tmp_path / "log")) as urls:
-        await fedws.run(run_dir=tmp_path / "one", security=KEY, **settings(urls))
-        second = asyncio.create_task(fedws.run(run_dir=tmp_path / "two", security=KEY, silence=0.5, **settings(urls)))
+    async with served(node("alice", Policy(max_answers_per_day=3), tmp_path / "log")) as urls:
+        await fedws.run(run_dir=tmp_path / "one", credentials=KEY, **settings(urls))
+        second = asyncio.create_task(
+            fedws.run(run_dir=tmp_path / "two", credentials=KEY, silence=0.5, **settings(urls))
+        )
         async with asyncio.timeout(60):
             while "Waiting for alice, which gets its next request in 24 h" not in caplog.messages:
                 await asyncio.sleep(0.02)
         assert not second.done() and caplog.messages.count(line) == 1
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-    assert [entry["data"] for entry in read(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
+    assert [entry["data"] for entry in read_entries(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
 
 
 async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) -> None:
@@ -115,30 +119,30 @@ async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) 
     log.with_name("log.head").mkdir()
     async with served(made) as urls:
         with pytest.raises(RunFailed, match="the audit log cannot be written, so nothing leaves"):
-            await fedws.run(run_dir=tmp_path / "run", security=KEY, **settings(urls))
+            await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
 
 
 async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
     """Known by their certificates; whatever they call themselves."""
     folder = tmp_path / "certs"
-    certificates.init(folder)
+    certificates.create_ca(folder)
     for name in ("alice", "coordinator", "lab"):
-        certificates.issue(folder, name)
+        certificates.issue_certificate(folder, name)
 
-    def security(name: str) -> Security:
-        return Security(KEY.key, Tls(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"), name)
+    def security(name: str) -> Credentials:
+        return Credentials(KEY.key, TlsConfig(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem"), name)
 
     alice = node("alice", Policy(coordinators=("lab",)), tmp_path / "log")
-    async with fedws.serving(alice, "wss://localhost:0", security=security("alice")) as url:
+    async with fedws.serve(alice, "wss://localhost:0", credentials=security("alice")) as url:
         for name, said in (("coordinator", "coordinator"), ("alice", "alice")):
-            with pytest.raises(WrongNode, match=f"the policy of alice does not name {said}$"):
-                await fedws.run(run_dir=tmp_path / "never", security=security(name), **settings({"alice": url}))
-        result = await fedws.run(run_dir=tmp_path / "run", security=security("lab"), **settings({"alice": url}))
+            with pytest.raises(UnexpectedNode, match=f"the policy of alice does not name {said}$"):
+                await fedws.run(run_dir=tmp_path / "never", credentials=security(name), **settings({"alice": url}))
+        result = await fedws.run(run_dir=tmp_path / "run", credentials=security("lab"), **settings({"alice": url}))
     assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
-    assert {line["peer"] for line in read(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
+    assert {line["peer"] for line in read_entries(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
 
 
 async def test_without_certificates_nobody_is_a_named_coordinator(tmp_path: Path) -> None:
     async with served(node("alice", Policy(coordinators=("*",)))) as urls:
-        with pytest.raises(WrongNode, match=r"the policy of alice does not name a caller without a certificate$"):
-            await fedws.run(run_dir=tmp_path / "never", security=KEY, **settings(urls))
+        with pytest.raises(UnexpectedNode, match=r"the policy of alice does not name a caller without a certificate$"):
+            await fedws.run(run_dir=tmp_path / "never", credentials=KEY, **settings(urls))

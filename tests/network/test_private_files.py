@@ -69,11 +69,11 @@ async def test_a_directory_without_a_name_is_private(tmp_path: Path, monkeypatch
 
 
 async def test_features_are_private_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedws.coordinator.run.OwnNode", Thread)
+    monkeypatch.setattr("fedws.coordinator.run.ServerTrainer", Thread)
     run, node = Watched(tmp_path / "run"), Watched(tmp_path / "alice")
 
     class Watching(Node):
-        @fedws.releasing("features")
+        @fedws.task_traits("features")
         def upload(self, *given: Any) -> Any:
             node.look()
             return super().upload(*given)

@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.coordinator.driver import Driver
-from fedws.protocol.messages import Report
+from fedws.protocol.messages import TaskResult
 from tests.helpers.federation import WORKERS, Gate, federation, happens, worker
 from tests.helpers.virtual_runs import ROUND, Run, assert_same, in_order, there
 from tests.helpers.virtual_time import now, virtual
@@ -150,7 +150,7 @@ async def test_with_a_quorum_left_a_round_closes_without_who_has_gone(tmp_path: 
     assert not any(text.startswith("Waiting for bob,") for text in run.log)
 
 
-def slow_in(round: int, seconds: float, node: str = "bob") -> Callable[[Report], float]:
+def slow_in(round: int, seconds: float, node: str = "bob") -> Callable[[TaskResult], float]:
     """Reports of that node in that round take so long, others as long as always."""
     return lambda report: seconds if (report.worker, report.round) == (node, round) else ROUND
 
@@ -194,11 +194,11 @@ async def test_a_worker_that_is_held_up_is_left_out_until_its_late_answer_is_in(
 ) -> None:
     """The same over sockets and in real time, with training in threads."""
     bob, alice = Gate(held=(1,)), Gate(held=(2,))
-    take = Driver._take
+    take = Driver._handle_event
 
     async def watched(self: Driver[Any], before: Any, event: Any) -> Any:
         after = await take(self, before, event)
-        if isinstance(event, Report) and (event.worker, event.round) == ("bob", 1):
+        if isinstance(event, TaskResult) and (event.worker, event.round) == ("bob", 1):
             alice.opened.set()
         return after
 
@@ -206,7 +206,7 @@ async def test_a_worker_that_is_held_up_is_left_out_until_its_late_answer_is_in(
         if record["round"] == 1:
             bob.opened.set()
 
-    monkeypatch.setattr(Driver, "_take", watched)
+    monkeypatch.setattr(Driver, "_handle_event", watched)
     async with federation(tasks={"bob": bob, "alice": alice}, nodes=WORKERS) as flags:
         flags.update(quorum=2, deadline=0.7, training_rounds=3)
         result = await fedws.run(run_dir=tmp_path / "run", observers=[observe], **flags)
@@ -220,11 +220,11 @@ async def test_a_worker_may_be_started_anew_at_its_address(tmp_path: Path) -> No
     """Over sockets: while it trains; the run goes on to the same model."""
     gate = Gate(held=(2,))
     async with federation(nodes=("alice", "charlie")) as flags:
-        async with fedws.serving(worker("bob", gate), "ws://localhost:0") as url:
+        async with fedws.serve(worker("bob", gate), "ws://localhost:0") as url:
             flags["workers"]["bob"] = url
             run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **flags))
             await happens(gate.entered)
-        async with fedws.serving(worker("bob"), url):
+        async with fedws.serve(worker("bob"), url):
             result = await run
             assert_same(result, await fedws.run(run_dir=tmp_path / "whole", **flags))
     assert [record["failed"] for record in result.metrics] == [0, 1]

@@ -17,7 +17,7 @@ import torch
 
 import fedws
 from fedws.algorithms.fedavg import fit
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.recording import checkpoint
 from fedws.recording.checkpoint import Checkpoints
 from fedws.simulation import virtual_loop
@@ -67,11 +67,11 @@ async def test_plan_and_checkpoint_are_there_before_the_first_order(
 ) -> None:
     seen: list[set[str]] = []
 
-    def look(order: Order, workspace: fedws.Workspace) -> Report:
+    def look(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         seen.append(files(tmp_path / "whole") | {path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()})
         return fit(order, workspace)
 
-    async with fedws.serving(worker("alice", look), "memory://alice"):
+    async with fedws.serve(worker("alice", look), "memory://alice"):
         await whole_and_copies(tmp_path, monkeypatch, nodes=["alice"])
     assert {"plan.toml", "run.json", "checkpoint-000000.safetensors"} <= seen[0]
 
@@ -187,7 +187,7 @@ def full(*given: Any) -> None:
 async def test_a_checkpoint_that_cannot_be_written_ends_the_run_after_that_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    write = checkpoint._write
+    write = checkpoint._write_file
 
     def filling(path: Path, version: int, *given: Any) -> None:
         (full if version == number else write)(path, version, *given)
@@ -196,7 +196,7 @@ async def test_a_checkpoint_that_cannot_be_written_ends_the_run_after_that_round
     async with there(*ALL, scoring=SCORING):
         whole = await fedws.run(run_dir=tmp_path / "whole", **plan())
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "_write", filling)
+            patch.setattr(checkpoint, "_write_file", filling)
             with pytest.raises(fedws.RunFailed) as failed:
                 await fedws.run(run_dir=run, **plan())
         path = run / "checkpoints" / f"checkpoint-{number:06}.safetensors"
@@ -249,11 +249,11 @@ async def test_a_run_that_has_finished_is_over_at_once(tmp_path: Path) -> None:
 
 
 def test_also_without_async(tmp_path: Path) -> None:
-    async def whole() -> fedws.Result:
+    async def whole() -> fedws.RunResult:
         async with there(*ALL):
             return await fedws.run(run_dir=tmp_path / "run", **plan())
 
-    result = virtual_loop.run(whole())
+    result = virtual_loop.run_in_virtual_time(whole())
     again = fedws.run_sync(resume=tmp_path / "run")
     assert again.metrics == result.metrics
     with pytest.raises(fedws.UsageError, match="leave run_dir out"):

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 
 import fedws
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.recording import run_directory
 from fedws.simulation import virtual_loop
 from tests.helpers.federation import WORKERS, evaluating, worker
@@ -37,28 +37,28 @@ pytestmark = pytest.mark.usefixtures("every_line")
 
 
 @pytest.fixture
-def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[fedws.Result, Path]:
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[fedws.RunResult, Path]:
     """An undisturbed run, and one that was killed when its third checkpoint was written."""
 
-    async def run() -> tuple[fedws.Result, Path]:
+    async def run() -> tuple[fedws.RunResult, Path]:
         async with there(*ALL, scoring=SCORING):
             whole, copies = await whole_and_copies(tmp_path, monkeypatch)
         name = next(name for name in copies.all if "after replace checkpoint-000003" in name)
         return whole, copies.all[name]
 
-    return virtual_loop.run(run())
+    return virtual_loop.run_in_virtual_time(run())
 
 
-async def resumed(run: Path, **settings: Any) -> fedws.Result:
+async def resumed(run: Path, **settings: Any) -> fedws.RunResult:
     async with there(*ALL, scoring=SCORING):
         return await fedws.run(resume=run, **settings)
 
 
-def test_a_checkpoint_that_was_cut_short_is_passed_over_and_said(killed: tuple[fedws.Result, Path]) -> None:
+def test_a_checkpoint_that_was_cut_short_is_passed_over_and_said(killed: tuple[fedws.RunResult, Path]) -> None:
     whole, run = killed
     newest = run / "checkpoints" / "checkpoint-000003.safetensors"
     newest.write_bytes(newest.read_bytes()[:-100])
-    result = virtual_loop.run(resumed(run))
+    result = virtual_loop.run_in_virtual_time(resumed(run))
     text = (run / "run.log").read_text()
     remark = "checkpoint 3 is damaged or cut short; going on from 2"
     assert re.search(rf"\| {remark}\n.* \| Going on after round 2 of 4\n", text)
@@ -66,24 +66,24 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over_and_said(killed: tuple[f
     assert_as_if_nothing_had_been(result, whole)
 
 
-def test_where_no_checkpoint_is_whole_the_run_cannot_go_on(killed: tuple[fedws.Result, Path]) -> None:
+def test_where_no_checkpoint_is_whole_the_run_cannot_go_on(killed: tuple[fedws.RunResult, Path]) -> None:
     _, run = killed
     for path in (run / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     (run / ".lock").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     with pytest.raises(fedws.RunFailed, match=r"there is no whole checkpoint in .*: checkpoint 3 is damaged"):
-        virtual_loop.run(resumed(run))
+        virtual_loop.run_in_virtual_time(resumed(run))
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
-def test_every_scalar_is_in_the_events_once(killed: tuple[fedws.Result, Path]) -> None:
+def test_every_scalar_is_in_the_events_once(killed: tuple[fedws.RunResult, Path]) -> None:
     whole, run = killed
 
     def scalars(directory: Path) -> list[tuple[int, str]]:
         return sorted((step, tag) for step, tag, _ in written(directory))
 
-    virtual_loop.run(resumed(run))
+    virtual_loop.run_in_virtual_time(resumed(run))
     assert scalars(run) == scalars(whole.directory)
     assert len(set(scalars(run))) == len(scalars(run))
 
@@ -110,11 +110,13 @@ async def test_a_line_about_the_round_before_is_not_lost(tmp_path: Path, monkeyp
 async def test_a_score_that_is_no_number_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In metrics.jsonl it is null, in the log it was nan."""
 
-    def diverged(order: Order, workspace: fedws.Workspace) -> Report:
-        metrics = asdict(fedws.Score(120, math.nan, 12, [120] + [0] * 9))
-        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=metrics)
+    def diverged(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        metrics = asdict(fedws.EvalResult(120, math.nan, 12, [120] + [0] * 9))
+        return TaskResult(
+            request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=metrics
+        )
 
-    async with there(*WORKERS), fedws.serving(evaluating(diverged), "memory://testing"):
+    async with there(*WORKERS), fedws.serve(evaluating(diverged), "memory://testing"):
         whole, copies = await whole_and_copies(tmp_path, monkeypatch)
         begun = [path for path in copies.all.values() if (path / "metrics.jsonl").exists()]
         scored = [path for path in begun if '"model"' in (path / "metrics.jsonl").read_text()]
@@ -172,13 +174,13 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", OTHER)
 @pytest.mark.parametrize("where", ["given", "plan.toml"])
-def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.Result, Path], where: str, name: str) -> None:
+def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.RunResult, Path], where: str, name: str) -> None:
     _, run = killed
     settings, text = OTHER[name]
     if where == "plan.toml":
-        (run / "plan.toml").write_text(tomli_w.dumps({**run_directory.stored_settings(run), **settings}))
+        (run / "plan.toml").write_text(tomli_w.dumps({**run_directory.load_plan_settings(run), **settings}))
     with pytest.raises(fedws.UsageError) as caught:
-        virtual_loop.run(resumed(run, **(settings if where == "given" else {})))
+        virtual_loop.run_in_virtual_time(resumed(run, **(settings if where == "given" else {})))
     assert str(caught.value) == f"--resume {run}: {text}"
 
 
@@ -191,10 +193,10 @@ async def test_addresses_and_patience_may_change(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(there("testing"))
         for node, url in elsewhere.items():
-            await stack.enter_async_context(fedws.serving(worker(node), url))
+            await stack.enter_async_context(fedws.serve(worker(node), url))
         result = await fedws.run(resume=tmp_path / "run", workers=elsewhere, silence=5.0, wait="forever")
     assert_as_if_nothing_had_been(result, whole)
-    assert fedws.Plan(**run_directory.stored_settings(tmp_path / "run")).workers == elsewhere
+    assert fedws.Plan(**run_directory.load_plan_settings(tmp_path / "run")).workers == elsewhere
 
 
 @virtual

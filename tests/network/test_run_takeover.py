@@ -13,12 +13,12 @@ import torch
 import fedws
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel, Limits
-from fedws.network.body_transfer import Transfers
-from fedws.network.lookup import transport
-from fedws.node.run_lease import MOST_LINKS, TAKEN_OVER
-from fedws.node.server import Service
+from fedws.network.body_transfer import BodyTransfers
+from fedws.network.lookup import find_transport
+from fedws.node.run_lease import MAX_LINKS_PER_RUN, TAKEN_OVER_REASON
+from fedws.node.server import NodeServer
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Failure, Hello, Message, Order, Refusal, Report, Welcome
+from fedws.protocol.messages import Hello, Message, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.security.credentials import INSECURE
 from fedws.training.base import Task
 from tests.helpers.federation import PATIENCE, Gate, address, happens, worker
@@ -26,15 +26,22 @@ from tests.helpers.federation import PATIENCE, Gate, address, happens, worker
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
 
 
-def order(round: int = 1, base: int = 0, id: str = "") -> Order:
+def order(round: int = 1, base: int = 0, id: str = "") -> TaskRequest:
     """An order for alice that brings one number."""
     tensors = {"x": torch.tensor([float(round)])}
-    return Order(id=id or f"{round}/alice", worker="alice", round=round, task="fedavg.fit", base=base, tensors=tensors)
+    return TaskRequest(
+        request_id=id or f"{round}/alice",
+        worker="alice",
+        round=round,
+        task="fedavg.fit",
+        state_round=base,
+        tensors=tensors,
+    )
 
 
-def echo(order: Order, workspace: fedws.Workspace) -> Report:
+def echo(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """Answers at once."""
-    return workspace.report(order, {})
+    return workspace.build_result(order, {})
 
 
 async def soon(what: Any) -> Any:
@@ -46,13 +53,13 @@ async def soon(what: Any) -> Any:
 @contextlib.asynccontextmanager
 async def serving(scheme: str, task: Task, limits: Limits | None = None) -> AsyncIterator[str]:
     """Serve alice, with that task; gives her address."""
-    async with fedws.serving(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
+    async with fedws.serve(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
         yield url
 
 
 async def call(url: str, run: str) -> tuple[Channel, Message | None]:
     """Dial and say hello; gives the answer, None if the link was closed instead."""
-    channel = await soon(transport(url).connect(url, Limits()))
+    channel = await soon(find_transport(url).connect(url, Limits()))
     await channel.send(Hello(run=run, node="alice", protocol=1))
     with contextlib.suppress(LinkLost):
         return channel, await soon(channel.receive())
@@ -90,11 +97,11 @@ async def test_the_same_run_takes_over(scheme: str) -> None:
         await happens(gate.entered)
         newer, welcome = await call(url, "run")
         assert isinstance(welcome, Welcome) and gate.stopped.is_set()
-        assert await why_lost(older) == TAKEN_OVER
+        assert await why_lost(older) == TAKEN_OVER_REASON
         gate.opened.set()
         await newer.send(order(id="again"))
         report = await soon(newer.receive())
-        assert isinstance(report, Report) and report.order == "again"
+        assert isinstance(report, TaskResult) and report.request_id == "again"
         await newer.close()
 
 
@@ -109,7 +116,7 @@ async def test_another_run_is_told_which_has_the_node_and_since_when(scheme: str
             assert re.fullmatch(told, answer.reason)
             await refused.close()
         await holder.send(order())
-        assert isinstance(await soon(holder.receive()), Report), "nobody disturbed it"
+        assert isinstance(await soon(holder.receive()), TaskResult), "nobody disturbed it"
         await holder.close()
         await (await begin(url, "other")).close()
 
@@ -120,7 +127,7 @@ async def test_a_run_without_an_id_takes_over_nothing() -> None:
         _, answer = await call(url, "")
         assert isinstance(answer, Refusal) and answer.kind == "busy"
         await holder.send(order())
-        assert isinstance(await soon(holder.receive()), Report)
+        assert isinstance(await soon(holder.receive()), TaskResult)
 
 
 @SCHEMES
@@ -128,8 +135,8 @@ async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
     """While the task has not looked up yet; then the node is free for another run."""
     looked_at = threading.Event()
 
-    def stubborn(order: Order, workspace: fedws.Workspace) -> Report:
-        if order.id == "first":
+    def stubborn(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        if order.request_id == "first":
             looked_at.set()
             assert workspace.stop.wait(PATIENCE) and looks_up.wait(PATIENCE)
         return echo(order, workspace)
@@ -141,19 +148,19 @@ async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
         await happens(looked_at)
         calls = []
         for _ in range(5):
-            channel = await soon(transport(url).connect(url, Limits()))
+            channel = await soon(find_transport(url).connect(url, Limits()))
             calls.append(channel)
             await channel.send(Hello(run="run", node="alice", protocol=1))
-        assert await why_lost(older) == TAKEN_OVER, "before the work for it has ended"
+        assert await why_lost(older) == TAKEN_OVER_REASON, "before the work for it has ended"
         answers = [asyncio.create_task(soon(channel.receive())) for channel in calls]
         looks_up.set()
         found = await asyncio.gather(*answers, return_exceptions=True)
         (winner,) = (channel for channel, answer in zip(calls, found, strict=True) if isinstance(answer, Welcome))
-        assert {str(answer) for answer in found if not isinstance(answer, Welcome)} == {TAKEN_OVER}
+        assert {str(answer) for answer in found if not isinstance(answer, Welcome)} == {TAKEN_OVER_REASON}
         if scheme == "memory":  # where they come in this order
             assert winner is calls[-1]
         await winner.send(order())
-        assert isinstance(await soon(winner.receive()), Report)
+        assert isinstance(await soon(winner.receive()), TaskResult)
         await winner.close()
         await (await begin(url, "other")).close()
 
@@ -162,18 +169,18 @@ async def test_another_coordinator_that_knows_the_run_does_not_take_it_over() ->
     """Its workers know it."""
     async with serving("memory", echo) as url:
         link = await begin(url, "run")
-        other = await soon(transport(url).connect(url, Limits()))
+        other = await soon(find_transport(url).connect(url, Limits()))
         await other.send(Hello(run="run", node="alice", protocol=1, coordinator="bob"))
         answer = await soon(other.receive())
         assert isinstance(answer, Refusal) and answer.kind == "busy"
         await link.send(order())
-        assert isinstance(await soon(link.receive()), Report)
+        assert isinstance(await soon(link.receive()), TaskResult)
 
 
 async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
     deaf, entered = threading.Event(), threading.Event()
 
-    def task(order: Order, workspace: fedws.Workspace) -> Report:
+    def task(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         entered.set()
         assert deaf.wait(PATIENCE)
         return echo(order, workspace)
@@ -183,8 +190,8 @@ async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
         await first.send(order())
         await happens(entered)
         waiting = []
-        for _ in range(MOST_LINKS - 1):
-            waiting.append(await soon(transport(url).connect(url, Limits())))
+        for _ in range(MAX_LINKS_PER_RUN - 1):
+            waiting.append(await soon(find_transport(url).connect(url, Limits())))
             await waiting[-1].send(Hello(run="run", node="alice", protocol=1))
         _, answer = await call(url, "run")
         assert isinstance(answer, Refusal) and answer.kind == "busy"
@@ -196,12 +203,12 @@ async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
     """Nobody is left waiting for it: who calls is refused, and may call again."""
     deaf, entered = threading.Event(), threading.Event()
 
-    def task(order: Order, workspace: fedws.Workspace) -> Report:
+    def task(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         entered.set()
         assert deaf.wait(PATIENCE)
         return echo(order, workspace)
 
-    async with serving("memory", task, Limits(silence=0.6)) as url:
+    async with serving("memory", task, Limits(peer_timeout=0.6)) as url:
         older, _ = await call(url, "run")
         await older.send(order())
         await happens(entered)
@@ -209,7 +216,7 @@ async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
             _, answer = await call(url, run)
             assert isinstance(answer, Refusal) and answer.kind == "busy"
             assert answer.reason.startswith("alice is busy with run run since ")
-        assert await why_lost(older) == TAKEN_OVER
+        assert await why_lost(older) == TAKEN_OVER_REASON
         deaf.set()
         await begin(url, "run")
         await begin(url, "run")
@@ -218,21 +225,21 @@ async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
 class Stuck:
     """A link whose other end is stopped: it says hello, and does not let itself be closed before the test does."""
 
-    sent = received = 0
-    arriving = False
+    bytes_sent = bytes_received = 0
+    is_receiving = False
     peer = address = ""
 
     def __init__(self, run: str) -> None:
-        self.transfers = Transfers()
+        self.transfers = BodyTransfers()
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.messages.put_nowait(Hello(run=run, node="alice", protocol=1))
         self.answers: asyncio.Queue[Message] = asyncio.Queue()
         self.closing, self.let_go = asyncio.Event(), asyncio.Event()
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         """As of a channel."""
 
-    def protect(self, secret: bytes) -> None:
+    def set_session_key(self, session_key: bytes) -> None:
         """As of a channel."""
 
     async def send(self, message: Message) -> None:
@@ -243,18 +250,18 @@ class Stuck:
         """As of a channel."""
         return await self.messages.get()
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """As of a channel."""
         self.closing.set()
         await self.let_go.wait()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """As of a channel."""
         await self.let_go.wait()
 
 
 async def test_a_link_that_takes_long_to_close_delays_nobody() -> None:
-    service = Service(worker("alice", echo), Limits())
+    service = NodeServer(worker("alice", echo), Limits())
     links = [Stuck("run"), Stuck("run")]
     serving = []
     for link in links:
@@ -273,7 +280,7 @@ async def test_a_link_that_takes_long_to_close_delays_nobody() -> None:
 async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme: str) -> None:
     deaf, entered = threading.Event(), threading.Event()
 
-    def task(order: Order, workspace: fedws.Workspace) -> Report:
+    def task(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         entered.set()
         assert deaf.wait(PATIENCE)
         return echo(order, workspace)
@@ -290,12 +297,12 @@ async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme:
 # --------------------------------------------------------------------------- what a worker keeps
 
 
-def remembering(order: Order, workspace: fedws.Workspace) -> Report:
+def remembering(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """Control variates, as it were: each answer follows from all that counted before."""
-    before = (workspace.recall(order) or {"c": torch.zeros(1)})["c"]
+    before = (workspace.load_state(order) or {"c": torch.zeros(1)})["c"]
     after = 3 * before + order.tensors["x"]
-    workspace.keep(order, {"c": after})
-    return workspace.report(order, {}, {"c": after, "moved": after - before})
+    workspace.save_state(order, {"c": after})
+    return workspace.build_result(order, {}, {"c": after, "moved": after - before})
 
 
 async def rounds(url: str, run: str, lose: set[int]) -> list[dict[str, float]]:
@@ -307,12 +314,12 @@ async def rounds(url: str, run: str, lose: set[int]) -> list[dict[str, float]]:
         if round in lose:
             if round % 2:
                 answered = await soon(channel.receive())  # it was on its way: the worker has kept what it made
-                assert isinstance(answered, Report)
+                assert isinstance(answered, TaskResult)
             await channel.close()
             channel = await begin(url, run)
             await channel.send(order(round, round - 1, f"{round}/alice/again"))
         report = await soon(channel.receive())
-        assert isinstance(report, Report), report
+        assert isinstance(report, TaskResult), report
         found.append({name: float(tensor) for name, tensor in report.tensors.items()})
     await channel.close()
     return found
@@ -344,7 +351,7 @@ async def test_another_run_finds_no_state() -> None:
         channel = await begin(url, "two")
         await channel.send(order(6, 5))
         answer = await soon(channel.receive())
-        assert isinstance(answer, Failure) and answer.kind == "refused"
+        assert isinstance(answer, TaskFailure) and answer.kind == "refused"
         assert answer.reason == "alice has lost its state of round 5; was it restarted?"
         await channel.close()
         assert await rounds(url, "two", set()) == first

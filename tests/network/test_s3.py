@@ -17,7 +17,7 @@ import pytest
 from fedws.core.errors import StoreError, UsageError
 from fedws.object_store import s3_client
 from fedws.object_store.backends.s3 import S3Store
-from fedws.object_store.base import PART, Setting, Store, opened
+from fedws.object_store.base import PART_BYTES, Store, StoreConfig, open_backend
 from fedws.object_store.watchdog import Progress
 from fedws.security import certificates
 from tests.helpers.s3_proxy import (
@@ -42,7 +42,7 @@ from tests.helpers.s3_proxy import (
 from tests.helpers.support import REPOSITORY
 
 RUN, OTHER = "0123456789abcdef", "f" * 16
-LARGE = Random(1).randbytes(2 * PART + 17)
+LARGE = Random(1).randbytes(2 * PART_BYTES + 17)
 SMALL = Random(2).randbytes(1000)
 PATIENCE = 60.0
 """Where nothing hangs."""
@@ -85,7 +85,7 @@ def proxy(proxies: StoreProxy, own: S3Store) -> Iterator[StoreProxy]:
     proxies.heal()
     yield proxies
     proxies.heal()
-    own.clean(RUN)
+    own.delete_run(RUN)
     assert left(proxies, own) == []
 
 
@@ -93,12 +93,12 @@ def proxy(proxies: StoreProxy, own: S3Store) -> Iterator[StoreProxy]:
 def pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the store waits between two tries; here it does not."""
     found: list[float] = []
-    monkeypatch.setattr(Progress, "pause", lambda self, seconds: found.append(seconds))
+    monkeypatch.setattr(Progress, "wait", lambda self, seconds: found.append(seconds))
     return found
 
 
 def dropped(store: Store, body: bytes) -> None:
-    store.drop(RUN, name(body))
+    store.delete(RUN, name(body))
 
 
 def name(body: bytes) -> str:
@@ -158,7 +158,7 @@ def test_what_passes_is_tried_again(
 def test_half_an_answer_is_none(proxy: StoreProxy, store: S3Store, url: str, operation: str) -> None:
     """As half a list, which would be one of less."""
     for cut in (0, 50):
-        store.clean(RUN)
+        store.delete_run(RUN)
         proxy.heal()
         proxy.make(operation, cuts_answer(cut))
         put(store, LARGE)
@@ -192,8 +192,8 @@ def test_many_lost_answers_are_no_harm(proxy: StoreProxy, store: S3Store, url: s
     for body in (SMALL, LARGE):
         put(store, body)
         assert got(store, body) == body
-        store.drop(RUN, name(body))
-    store.clean(RUN)
+        store.delete(RUN, name(body))
+    store.delete_run(RUN)
     assert left(proxy, store) == []
 
 
@@ -211,11 +211,11 @@ def test_an_upload_goes_on_from_its_last_whole_part(proxy: StoreProxy, store: S3
     assert left(proxy, store) == [f"fedws/{RUN}/{name(LARGE)}"]
 
 
-@pytest.mark.parametrize("wrong", [bytes(PART), LARGE[:PART] + b"x"], ids=["bytes", "size"])
+@pytest.mark.parametrize("wrong", [bytes(PART_BYTES), LARGE[:PART_BYTES] + b"x"], ids=["bytes", "size"])
 def test_parts_with_other_bytes_are_sent_again(proxy: StoreProxy, store: S3Store, url: str, wrong: bytes) -> None:
     at = {"Bucket": url.split("/")[2], "Key": f"fedws/{RUN}/{name(LARGE)}"}
     upload = proxy.client.create_multipart_upload(**at)["UploadId"]
-    for number, part in ((1, wrong), (2, LARGE[PART : 2 * PART]), (7, b"more")):
+    for number, part in ((1, wrong), (2, LARGE[PART_BYTES : 2 * PART_BYTES]), (7, b"more")):
         proxy.client.upload_part(**at, UploadId=upload, PartNumber=number, Body=part)
     put(store, LARGE)
     assert [request for request in proxy.requests if "Upload" in request and request != "ListMultipartUploads"] == [
@@ -229,7 +229,7 @@ def test_parts_with_other_bytes_are_sent_again(proxy: StoreProxy, store: S3Store
 def test_an_upload_that_was_ended_by_others_is_begun_again(proxy: StoreProxy, store: S3Store, url: str) -> None:
 
     def ends(handler: object) -> None:
-        store.clean(RUN)
+        store.delete_run(RUN)
         refuses(404, "NoSuchUpload")(handler)  # type: ignore[arg-type]
 
     proxy.make("UploadPart", ends, skip=1)
@@ -245,7 +245,7 @@ def test_an_upload_that_others_end_without_end_is_given_up(proxy: StoreProxy, st
     assert proxy.requests.count("CompleteMultipartUpload") == 2, "it is begun anew once"
 
 
-@pytest.mark.parametrize("cut", [1, PART, PART + 5, len(LARGE) - 1])
+@pytest.mark.parametrize("cut", [1, PART_BYTES, PART_BYTES + 5, len(LARGE) - 1])
 def test_reading_goes_on_where_it_stopped(proxy: StoreProxy, store: S3Store, url: str, cut: int) -> None:
     put(store, LARGE)
     proxy.make("GetObject", cuts_answer(cut))
@@ -268,11 +268,11 @@ def spied(store: S3Store) -> list[str]:
 
 
 def test_a_connection_may_drop_often_as_long_as_parts_arrive(proxy: StoreProxy, store: S3Store, url: str) -> None:
-    body = Random(3).randbytes(6 * PART)
+    body = Random(3).randbytes(6 * PART_BYTES)
     put(store, body)
-    proxy.make("GetObject", cuts_answer(PART), times=5)
+    proxy.make("GetObject", cuts_answer(PART_BYTES), times=5)
     assert got(store, body) == body
-    proxy.make("GetObject", cuts_answer(PART - 2**20), times=ALWAYS)
+    proxy.make("GetObject", cuts_answer(PART_BYTES - 2**20), times=ALWAYS)
     assert told(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} is not there"
     proxy.heal()
     proxy.make("GetObject", cuts_answer(100), times=ALWAYS)
@@ -295,7 +295,7 @@ def test_only_a_runs_own_is_cleaned_up_also_where_prefixes_are_not_heeded(proxy:
     put(store, SMALL)
     for operation in ("ListObjectsV2", "ListMultipartUploads"):
         proxy.make(operation, everything, times=ALWAYS)
-    store.clean(RUN)
+    store.delete_run(RUN)
     assert left(proxy, store) == [*others, "theirs"]
     for key in others:
         proxy.client.delete_object(Bucket=store._bucket, Key=key)
@@ -321,14 +321,14 @@ def test_the_policy_in_the_documentation_is_what_is_needed(proxy: StoreProxy, st
     page = (REPOSITORY / "docs" / "blobs.md").read_text(encoding="utf-8")
     policy, _ = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     allowed = {action: rule["Resource"] for rule in policy["Statement"] for action in rule["Action"]}
-    store.check()
+    store.check_access()
     proxy.make("UploadPart", refuses(403, "AccessDenied"), skip=1)
     told(lambda: put(store, LARGE), store._url)
     put(store, LARGE)
     got(store, LARGE)
-    store.drop(RUN, name(LARGE))
+    store.delete(RUN, name(LARGE))
     proxy.client.create_multipart_upload(Bucket=store._bucket, Key=f"fedws/{RUN}/{name(LARGE)}")
-    store.clean(RUN)
+    store.delete_run(RUN)
     asked = {request.partition(" ")[0] for request in proxy.requests}
     assert asked == set(ACTIONS), "the test asks for all there is"
     assert set(allowed) == {ACTIONS[operation] for operation in asked}
@@ -358,7 +358,7 @@ def test_all_pages_are_read(proxy: StoreProxy, store: S3Store, url: str) -> None
     assert got(store, LARGE) == LARGE
     put(store, SMALL)
     proxy.requests.clear()
-    store.clean(RUN)
+    store.delete_run(RUN)
     assert (left(proxy, store), proxy.requests.count("ListObjectsV2")) == ([], 2)
 
 
@@ -380,7 +380,7 @@ def test_all_pages_of_unfinished_uploads_are_read(proxy: StoreProxy, store: S3St
     proxy.client.create_multipart_upload(Bucket=store._bucket, Key=f"fedws/{RUN}/{name(LARGE)}")
     proxy.make("ListMultipartUploads", first)
     proxy.make("ListMultipartUploads", second)
-    store.clean(RUN)
+    store.delete_run(RUN)
     assert [(found["key-marker"], found["upload-id-marker"]) for found in asked] == [(["a"], ["b"])]
     assert left(proxy, store) == []
 
@@ -435,7 +435,7 @@ def test_it_stops_between_two_tries(
     proxy: StoreProxy, store: S3Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop = threading.Event()
-    monkeypatch.setattr(Progress, "pause", lambda self, seconds: stop.set())
+    monkeypatch.setattr(Progress, "wait", lambda self, seconds: stop.set())
     proxy.make("ListObjectsV2", refuses(500, "InternalError"), times=ALWAYS)
     assert told(lambda: store.put(RUN, name(SMALL), [memoryview(SMALL)], stop=stop), url) == "stopped"
     assert proxy.requests == ["ListObjectsV2"]
@@ -513,7 +513,7 @@ def endless(handler: Handler) -> None:
 
 
 def test_a_listing_without_an_end_is_no_progress(proxy: StoreProxy, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_client, "PAGES", 10**9)
+    monkeypatch.setattr(s3_client, "MAX_PAGES", 10**9)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
     began = time.monotonic()
     assert told(lambda: put(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
@@ -523,15 +523,15 @@ def test_a_listing_without_an_end_is_no_progress(proxy: StoreProxy, url: str, mo
 def test_a_listing_has_a_number_of_pages(
     proxy: StoreProxy, store: S3Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_client, "PAGES", 7)
+    monkeypatch.setattr(s3_client, "MAX_PAGES", 7)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
-    assert told(lambda: store.clean(RUN), url) == "127.0.0.1 lists more than 7 pages"
+    assert told(lambda: store.delete_run(RUN), url) == "127.0.0.1 lists more than 7 pages"
     assert proxy.requests.count("ListObjectsV2") == 7
 
 
 def test_every_byte_is_progress(proxy: StoreProxy, store: S3Store, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[int] = []
-    monkeypatch.setattr(Progress, "moved", lambda self, count: moved.append(count))
+    monkeypatch.setattr(Progress, "add_bytes", lambda self, count: moved.append(count))
     for body in (SMALL, LARGE):
         put(store, body)
         assert sum(moved) >= len(body) and max(moved) <= 2**20  # the client reads what it sends for its signature too
@@ -597,7 +597,7 @@ REFUSED: dict[str, tuple[Fault, str]] = {
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_refusal_is_one_line_before_a_run_begins(proxy: StoreProxy, store: S3Store, url: str, fault: str) -> None:
     proxy.make("ListObjectsV2", REFUSED[fault][0], times=ALWAYS)
-    line = told(store.check, url, UsageError)
+    line = told(store.check_access, url, UsageError)
     assert line == REFUSED[fault][1].format("ListObjectsV2")
     assert proxy.requests == ["ListObjectsV2"], "it is asked once"
 
@@ -623,7 +623,7 @@ def test_every_permission_is_tried_before_a_run_begins(
     proxy: StoreProxy, store: S3Store, url: str, operation: str
 ) -> None:
     proxy.make(operation, refuses(403, "AccessDenied"))
-    line = told(store.check, url, UsageError)
+    line = told(store.check_access, url, UsageError)
     for key in left(proxy, store):  # what could not be deleted
         proxy.client.delete_object(Bucket=store._bucket, Key=key)
     assert line == f"127.0.0.1 refuses {operation} with these credentials (AccessDenied)"
@@ -636,13 +636,13 @@ def test_a_store_that_gives_back_something_else_is_told(proxy: StoreProxy, store
         handler.answer(b"other")  # type: ignore[attr-defined]
 
     proxy.make("GetObject", other)
-    line = told(store.check, url, UsageError)
+    line = told(store.check_access, url, UsageError)
     assert line == "127.0.0.1 does not give back what was stored"
 
 
 def test_a_code_of_the_store_stays_one_harmless_line(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("ListObjectsV2", refuses(400, "Bad\n\u009b2J" + "x" * 1000))
-    assert len(told(store.check, url, UsageError)) < 150
+    assert len(told(store.check_access, url, UsageError)) < 150
 
 
 # --------------------------------------------------------------------------- the environment
@@ -656,49 +656,49 @@ def test_missing_credentials_are_told(
     proxy: StoreProxy, url: str, gone: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(gone)
-    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == f"no credentials ({code}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     assert proxy.requests == []
 
 
 def test_a_profile_that_is_not_there_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "no credentials (ProfileNotFound): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "http://[::1", "http://127.0.0.1:port"])
 def test_an_endpoint_that_is_none_is_told(url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "boto3 cannot be set up from this environment (ValueError)"
 
 
 def test_a_store_that_nobody_serves_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "127.0.0.1 cannot be reached, 4 times in a row"
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(UsageError, match=r"^s3:// needs boto3: pip install 'fedws\[s3\]'$"):
-        opened(Setting("s3://bucket/x", 0), PATIENCE)
+        open_backend(StoreConfig("s3://bucket/x", 0), PATIENCE)
 
 
 def test_a_bucket_is_reached_over_tls_where_its_certificate_is_trusted(
     proxy: StoreProxy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificates.init(tmp_path)
-    certificates.issue(tmp_path, "localhost")
+    certificates.create_ca(tmp_path)
+    certificates.issue_certificate(tmp_path, "localhost")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(tmp_path / "localhost.pem", tmp_path / "localhost.key")
     with StoreProxy(proxy.behind, tls) as secure:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{secure.server_port}")
-        line = told(lambda: opened(Setting(url, 0), PATIENCE), url, UsageError)
+        line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
         assert line == "localhost has no certificate that is trusted here; AWS_CA_BUNDLE names whom to trust"
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-        store = opened(Setting(url, 0), PATIENCE)
+        store = open_backend(StoreConfig(url, 0), PATIENCE)
         put(store, LARGE)
         assert got(store, LARGE) == LARGE
 

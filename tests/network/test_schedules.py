@@ -18,20 +18,24 @@ from hypothesis import strategies as st
 import fedws
 from fedws.core import registry
 from fedws.core.errors import LinkLost
-from fedws.core.tensors import Tensors, unfit
+from fedws.core.tensors import Tensors, find_nonfinite
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.failures import failure
+from fedws.network.lookup import find_transport
+from fedws.node.failures import build_failure
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
-from fedws.scheduling.asynchronous import without_rounds
-from fedws.scheduling.base import Strategy
+from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.scheduling.asynchronous import is_asynchronous
+from fedws.scheduling.base import Scheduler
 from fedws.scheduling.events import Event
 from fedws.simulation import virtual_loop
-from fedws.split_learning.base import gathers
+from fedws.split_learning.base import is_collect_then_train
 from tests.helpers.federation import WORKERS, Points
 
-NAMES = [name for name in registry.names("strategy") if not gathers(registry.find("strategy", name))]
+NAMES = [
+    name
+    for name in registry.list_pieces("strategy")
+    if not is_collect_then_train(registry.find_piece("strategy", name))
+]
 """Those whose workers train; the others train in a process, which knows no virtual time."""
 DATA = Points(Path(), True)
 SILENCE = 12.0
@@ -68,37 +72,37 @@ class Node:
         if self._next() == "absent":
             self._script.pop(0)
             return
-        await channel.send(Welcome(node=self.name, role="worker", dataset="points", samples=len(DATA)))
+        await channel.send(Welcome(node=self.name, role="worker", dataset="points", num_examples=len(DATA)))
         while True:
             if self._next() in ("close before", "absent"):
                 _, seconds = self._script.pop(0)
                 await asyncio.sleep(seconds)
                 return
             order = await channel.receive()
-            assert isinstance(order, Order)
+            assert isinstance(order, TaskRequest)
             what, seconds = self._script.pop(0) if self._script else ("report", 1.0)
             await asyncio.sleep(seconds)
             if what == "close after":
                 return
             await self._answer(channel, order, what)
 
-    async def _answer(self, channel: Channel, order: Order, what: str) -> None:
-        report = self._worker.answer(order)
-        assert isinstance(report, Report), report
+    async def _answer(self, channel: Channel, order: TaskRequest, what: str) -> None:
+        report = self._worker.execute(order)
+        assert isinstance(report, TaskResult), report
         match what:
             case "refuse" | "fail":
                 kind: Any = {"refuse": "refused", "fail": "failed"}[what]
-                await channel.send(failure(self._worker.node, order, kind, "not today"))
+                await channel.send(build_failure(self._worker.node, order, kind, "not today"))
                 return
             case "later" | "never":
                 code: Any = {"later": "later", "never": "permanent"}[what]
-                answer = failure(self._worker.node, order, "refused", "the policy here does not allow it")
-                await channel.send(dataclasses.replace(answer, code=code, wait=60.0))
+                answer = build_failure(self._worker.node, order, "refused", "the policy here does not allow it")
+                await channel.send(dataclasses.replace(answer, code=code, retry_after=60.0))
                 return
             case "garble":
                 await channel.send_raw([b"FDWS, or so"])  # type: ignore[attr-defined]
             case "mix up":
-                await channel.send(dataclasses.replace(report, order="1/mallory"))
+                await channel.send(dataclasses.replace(report, request_id="1/mallory"))
             case "twice":
                 await channel.send(report)
             case "NaN" | "shape" | "nothing":
@@ -124,49 +128,49 @@ SPOILS: dict[str, Any] = {
 class Watched:
     """A strategy that is looked at: every order has one answer, and nothing else has."""
 
-    def __init__(self, strategy: Strategy[Any]) -> None:
+    def __init__(self, strategy: Scheduler[Any]) -> None:
         self._strategy = strategy
-        self.asked: dict[str, Order] = {}
+        self.asked: dict[str, TaskRequest] = {}
         self.answered: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._strategy, name)
 
-    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[Any, Sequence[Order]]:
+    def start(self, model: Tensors, workers: Sequence[str]) -> tuple[Any, Sequence[TaskRequest]]:
         state, orders = self._strategy.start(model, workers)
         self._given(orders)
         return state, orders
 
-    def react(self, state: Any, event: Event) -> tuple[Any, Sequence[Order]]:
-        if isinstance(event, Report | Failure):
-            assert event.order in self.asked and event.order not in self.answered
-            assert self.asked[event.order].worker == event.worker
-            self.answered.add(event.order)
+    def react(self, state: Any, event: Event) -> tuple[Any, Sequence[TaskRequest]]:
+        if isinstance(event, TaskResult | TaskFailure):
+            assert event.request_id in self.asked and event.request_id not in self.answered
+            assert self.asked[event.request_id].worker == event.worker
+            self.answered.add(event.request_id)
         state, orders = self._strategy.react(state, event)
         self._given(orders)
         return state, orders
 
-    def _given(self, orders: Sequence[Order]) -> None:
+    def _given(self, orders: Sequence[TaskRequest]) -> None:
         for order in orders:
-            assert order.id not in self.asked and order.worker not in self.open()
-            self.asked[order.id] = order
+            assert order.request_id not in self.asked and order.worker not in self.open()
+            self.asked[order.request_id] = order
 
     def open(self) -> list[str]:
-        return [order.worker for order in self.asked.values() if order.id not in self.answered]
+        return [order.worker for order in self.asked.values() if order.request_id not in self.answered]
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[list[Watched]]:
     """The strategies of runs that begin meanwhile."""
     module: Any = importlib.import_module("fedws.coordinator.setup")
-    made, watched = module._strategy, []
+    made, watched = module._build_scheduler, []
 
     def strategy(plan: fedws.Plan, initial: Tensors) -> Watched:
         watched.append(Watched(made(plan, initial)))
         return watched[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_strategy", strategy)
+        patch.setattr(module, "_build_scheduler", strategy)
         yield watched
 
 
@@ -174,14 +178,14 @@ def scripted(scripts: Sequence[Sequence[Act]]) -> list[Node]:
     return [Node(name, script) for name, script in zip(WORKERS, scripts, strict=False)]
 
 
-def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.Result | None, str, Watched]:
+def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.RunResult | None, str, Watched]:
     """A run over these nodes: its result, or why there is none."""
 
-    async def main(directory: Path) -> fedws.Result:
+    async def main(directory: Path) -> fedws.RunResult:
         async with contextlib.AsyncExitStack() as stack:
             for node in nodes:
                 url = f"memory://{node.name}"
-                await stack.enter_async_context(transport(url).serve(url, node.handle, Limits()))
+                await stack.enter_async_context(find_transport(url).serve(url, node.handle, Limits()))
             await stack.enter_async_context(asyncio.timeout(ENDLESS))
             return await fedws.run(
                 run_dir=directory,
@@ -196,7 +200,7 @@ def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.Result | None, str, W
 
     with tempfile.TemporaryDirectory() as folder, watching() as watched:
         try:
-            return virtual_loop.run(main(Path(folder) / "run")), "", watched[0]
+            return virtual_loop.run_in_virtual_time(main(Path(folder) / "run")), "", watched[0]
         except fedws.RunFailed as failed:
             return None, str(failed), watched[0]
 
@@ -223,7 +227,7 @@ def deserved(script: Sequence[Act]) -> bool:
 def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scripts: list[list[Act]]) -> None:
     workers, rounds = len(scripts), data.draw(st.integers(1, 3), "rounds")
     more: dict[str, Any] = {"quorum": data.draw(st.integers(0, workers), "quorum")}
-    has_rounds = not without_rounds(registry.find("strategy", name))
+    has_rounds = not is_asynchronous(registry.find_piece("strategy", name))
     if has_rounds:
         more["deadline"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
         if data.draw(st.booleans(), "not all"):
@@ -236,7 +240,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
         guilty = {WORKERS[place] for place, script in enumerate(scripts) if deserved(script)}
         assert any(worker in reason for worker in guilty), "no other worker can be excluded"
     else:
-        assert unfit(result.model) == ""
+        assert find_nonfinite(result.model) == ""
         assert [record["round"] for record in result.metrics] == list(range(1, rounds + 1))
         if has_rounds and "chooser" not in more and more["quorum"] in (0, workers):
             wanted = undisturbed(name, workers, rounds)
@@ -248,7 +252,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
 def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
     result, _, watched = run(scripted([()] * 3), strategy=name, training_rounds=2)
     assert result is not None
-    assert watched.open() == [] or without_rounds(registry.find("strategy", name))
+    assert watched.open() == [] or is_asynchronous(registry.find_piece("strategy", name))
 
 
 def without(*acts: str) -> st.SearchStrategy[list[Act]]:
@@ -267,7 +271,7 @@ def test_a_run_ends_though_a_worker_never_gives_a_good_report(name: str, script:
     """It makes progress without that worker, waits for it within a bound, or ends; it does not try for ever."""
     nodes = [Node("alice", script, endless=True), Node("bob")]
     result, reason, watched = run(nodes, strategy=name, training_rounds=2, quorum=quorum)
-    assert reason or (result is not None and unfit(result.model) == "")
+    assert reason or (result is not None and find_nonfinite(result.model) == "")
     if reason:
         assert "alice" in reason and reason.isprintable()
     asked = sum(order.worker == "alice" for order in watched.asked.values())

@@ -10,7 +10,7 @@ import pytest
 
 import fedws
 from fedws.network.base import Limits
-from fedws.protocol.messages import Failure, Report
+from fedws.protocol.messages import TaskFailure, TaskResult
 from tests.helpers.federation import PATIENCE, Gate, Proxy, evaluating, federation, happens, settings, worker
 from tests.helpers.manual_coordinator import HELLO, answer, closed, data, honest, order, rough, welcomed
 
@@ -18,32 +18,32 @@ pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
 
 
 async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:
-    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+    async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         await socket.send(data(order(task="os.system")))
         refusal = await answer(socket)
-        assert isinstance(refusal, Failure)
+        assert isinstance(refusal, TaskFailure)
         assert refusal.kind == "refused"
         assert "unknown task 'os.system'" in refusal.reason
         await socket.send(data(order(settings={"model": "points_linear"}, id="2")))
         refusal = await answer(socket)
-        assert isinstance(refusal, Failure)
-        assert (refusal.order, refusal.reason) == ("2", "alice holds points, not mnist")
+        assert isinstance(refusal, TaskFailure)
+        assert (refusal.request_id, refusal.reason) == ("2", "alice holds points, not mnist")
         await socket.send(data(order(id="3")))
         report = await answer(socket)
-        assert isinstance(report, Report)
-        assert (report.order, report.samples) == ("3", 120)
+        assert isinstance(report, TaskResult)
+        assert (report.request_id, report.num_examples) == ("3", 120)
 
 
 async def test_a_silent_peer_is_let_go() -> None:
-    async with fedws.serving(worker(), "ws://localhost:0", Limits(silence=1.2)) as url, rough(url) as socket:
+    async with fedws.serve(worker(), "ws://localhost:0", Limits(peer_timeout=1.2)) as url, rough(url) as socket:
         assert await closed(socket) == "no hello in time"
 
 
 async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The second run waits for it, and has it as soon as it is free."""
     caplog.set_level("INFO", "fedws")
-    async with fedws.serving(worker(), "ws://localhost:0") as url, rough(url) as socket:
+    async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, silence=1.5))
@@ -59,7 +59,7 @@ async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pyt
 
 async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
     """Also two workers that call themselves alice: the second one's address is meant for bob."""
-    async with fedws.serving(worker(), "ws://localhost:0") as one, fedws.serving(worker(), "ws://localhost:0") as two:
+    async with fedws.serve(worker(), "ws://localhost:0") as one, fedws.serve(worker(), "ws://localhost:0") as two:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": one, "bob": two}))
         assert str(failed.value) == f"bob at {two}: this is alice, not bob"
@@ -75,9 +75,9 @@ async def test_an_address_that_reaches_another_node(tmp_path: Path) -> None:
 async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
     """The evaluator is no worker, which ends the run; a worker is no evaluator, which costs the scores."""
     async with (
-        fedws.serving(worker(), "ws://localhost:0") as alice,
-        fedws.serving(worker("bob"), "ws://localhost:0") as bob,
-        fedws.serving(evaluating(), "ws://localhost:0") as score,
+        fedws.serve(worker(), "ws://localhost:0") as alice,
+        fedws.serve(worker("bob"), "ws://localhost:0") as bob,
+        fedws.serve(evaluating(), "ws://localhost:0") as score,
     ):
         flags = settings({"alice": alice})
         with pytest.raises(fedws.RunFailed) as failed:
@@ -89,8 +89,8 @@ async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
-    other = fedws.Worker("alice", "other_points", worker()._workspace.data)
-    async with fedws.serving(other, "ws://localhost:0") as url:
+    other = fedws.Worker("alice", "other_points", worker()._context.data)
+    async with fedws.serve(other, "ws://localhost:0") as url:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}))
     assert str(failed.value) == f"alice at {url}: it holds other_points, not points; see --dataset"
@@ -98,7 +98,7 @@ async def test_a_worker_with_other_data_is_named(tmp_path: Path) -> None:
 
 async def test_pings_are_answered_while_a_worker_trains() -> None:
     gate = Gate()
-    async with fedws.serving(worker(task=gate), "ws://localhost:0") as url, rough(url) as socket:
+    async with fedws.serve(worker(task=gate), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         await socket.send(data(order()))
         await happens(gate.entered)
@@ -108,15 +108,15 @@ async def test_pings_are_answered_while_a_worker_trains() -> None:
             await second.send(data(replace(HELLO, run="another")))
             assert getattr(await answer(second), "kind", None) == "busy"
         gate.opened.set()
-        assert isinstance(await answer(socket), Report)
+        assert isinstance(await answer(socket), TaskResult)
 
 
 @pytest.mark.parametrize("how", ["closes", "dies", "falls silent"])
 async def test_a_coordinator_that_vanishes_stops_the_training(how: str, tmp_path: Path) -> None:
     """Soon, and the worker is free for the next run."""
     gate = Gate()
-    limits = Limits(silence=3) if how == "falls silent" else Limits()
-    async with fedws.serving(worker(task=gate), "ws://localhost:0", limits) as url, Proxy(url) as proxy:
+    limits = Limits(peer_timeout=3) if how == "falls silent" else Limits()
+    async with fedws.serve(worker(task=gate), "ws://localhost:0", limits) as url, Proxy(url) as proxy:
         async with contextlib.AsyncExitStack() as stack:
             socket = await stack.enter_async_context(rough(proxy.url))
             await welcomed(socket)

@@ -14,17 +14,17 @@ import torch
 import fedws
 from fedws.core.errors import LinkError
 from fedws.network.base import Channel, Limits
-from fedws.network.lookup import transport
-from fedws.node.answer_cache import Unfinished
-from fedws.node.server import serving
+from fedws.network.lookup import find_transport
+from fedws.node.answer_cache import AnswerCache
+from fedws.node.server import serve
 from fedws.node.worker import Worker
 from fedws.object_store.backends.file import FileStore
-from fedws.object_store.base import Shelf
+from fedws.object_store.base import BodyStore
 from fedws.privacy import audit_log
 from fedws.privacy.policy import Policy
 from fedws.protocol import encoder, handshake
-from fedws.protocol.messages import Challenge, Failure, Hello, Order, Proof, Refusal, Report, Welcome
-from fedws.protocol.run_claim import public, takeover
+from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.run_claim import derive_public_key, derive_takeover_key
 from fedws.recording.run_directory import RunDirectory
 from fedws.security.credentials import INSECURE
 from tests.helpers.federation import PATIENCE, happens, settings
@@ -32,7 +32,7 @@ from tests.helpers.keyed_runs import KEY, SECRET
 from tests.helpers.virtual_runs import DATA
 from tests.helpers.virtual_time import virtual
 
-VICTIM, THIEF = takeover(bytes(32), "alice"), takeover(b"\1" * 32, "alice")
+VICTIM, THIEF = derive_takeover_key(bytes(32), "alice"), derive_takeover_key(b"\1" * 32, "alice")
 BODY = {"x": torch.arange(400_000.0)}  # more than one chunk, so that it has a digest
 
 
@@ -42,13 +42,13 @@ class Counted:
     def __init__(self) -> None:
         self.times = 0
 
-    def __call__(self, order: Order, workspace: fedws.Workspace) -> Report:
+    def __call__(self, order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         self.times += 1
-        return workspace.report(order, {"times": self.times}, {"y": torch.ones(2)})
+        return workspace.build_result(order, {"times": self.times}, {"y": torch.ones(2)})
 
 
-def request(id: str, sent: bool = True) -> Order:
-    return Order(id=id, worker="alice", round=1, task="fedavg.fit", tensors=BODY if sent else {})
+def request(id: str, sent: bool = True) -> TaskRequest:
+    return TaskRequest(request_id=id, worker="alice", round=1, task="fedavg.fit", tensors=BODY if sent else {})
 
 
 @contextlib.asynccontextmanager
@@ -56,17 +56,17 @@ async def alice(folder: Path, **policy: Any) -> AsyncIterator[tuple[str, Counted
     """Serve a worker with an audit log; give its address, its task and the log."""
     log, task = folder / "alice.jsonl", Counted()
     node = Worker(
-        "alice", "points", DATA, tasks={"fedavg.fit": task}, policy=Policy(**policy), audit=audit_log.Audit(log)
+        "alice", "points", DATA, tasks={"fedavg.fit": task}, policy=Policy(**policy), audit_log=audit_log.AuditLog(log)
     )
-    async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
+    async with fedws.serve(node, "ws://localhost:0", credentials=KEY) as url:
         yield url, task, log
 
 
 async def challenged(url: str, run: str = "cafe", max_message: int = 2**30) -> tuple[Channel, Challenge, Hello]:
     """Connect, and say hello."""
-    nonce = handshake.nonce()
-    hello = Hello(run=run, node="alice", protocol=encoder.VERSION, nonce=nonce, max_message=max_message)
-    channel = await transport(url).connect(url, Limits())
+    nonce = handshake.create_nonce()
+    hello = Hello(run=run, node="alice", protocol=encoder.PROTOCOL_VERSION, nonce=nonce, max_message_bytes=max_message)
+    channel = await find_transport(url).connect(url, Limits())
     await channel.send(hello)
     challenge = await channel.receive()
     assert isinstance(challenge, Challenge)
@@ -81,10 +81,10 @@ async def link(
     async with asyncio.timeout(PATIENCE):
         channel, challenge, hello = await challenged(url, run, max_message)
         try:
-            await channel.send(handshake.prove(SECRET, hello, challenge, secret))
+            await channel.send(handshake.create_proof(SECRET, hello, challenge, secret))
             answer = await channel.receive()
             assert isinstance(answer, Welcome | Refusal)
-            channel.admit()
+            channel.mark_authenticated()
             yield channel, answer
         finally:
             await channel.close()
@@ -100,16 +100,16 @@ async def welcomed(url: str, secret: str, **more: Any) -> AsyncIterator[tuple[Ch
                 return
 
 
-async def answer(channel: Channel, order: Order) -> Report:
+async def answer(channel: Channel, order: TaskRequest) -> TaskResult:
     await channel.send(order)
     report = await channel.receive()
-    assert isinstance(report, Report), report
+    assert isinstance(report, TaskResult), report
     return report
 
 
 def lines(log: Path) -> list[tuple[str, bool]]:
     """What each line of an audit log says left, and whether it had left before."""
-    return [(line["data"], line["again"]) for line in audit_log.read(log) if line is not None]
+    return [(line["data"], line["again"]) for line in audit_log.read_entries(log) if line is not None]
 
 
 async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ async def test_a_handshake_that_a_member_has_heard_takes_nothing_over(tmp_path: 
     """As a client of the broker does, or one that has joined the run under the worker's name."""
     async with alice(tmp_path) as (url, _, _), link(url, VICTIM) as (channel, welcome):
         assert isinstance(welcome, Welcome)
-        heard = public(VICTIM)
+        heard = derive_public_key(VICTIM)
         thief, challenge, called = await challenged(url)
-        signature = handshake.prove(SECRET, called, challenge, THIEF).signature
-        own = handshake.proof(SECRET, "coordinator", called, "alice", challenge.nonce, heard)
-        await thief.send(Proof(proof=own, takeover=heard, signature=signature))
+        signature = handshake.create_proof(SECRET, called, challenge, THIEF).signature
+        own = handshake.compute_proof(SECRET, "coordinator", called, "alice", challenge.nonce, heard)
+        await thief.send(Proof(proof=own, takeover_key=heard, signature=signature))
         refused = await thief.receive()
         assert isinstance(refused, Refusal) and refused.kind == "key"
         await thief.close()
@@ -141,7 +141,7 @@ async def test_a_thief_finds_nothing_of_the_run_before(tmp_path: Path) -> None:
         async with link(url, VICTIM) as (channel, _):
             await answer(channel, request("1"))
         async with welcomed(url, THIEF) as (channel, welcome):
-            assert welcome.held == {}, "not even that a body is there"
+            assert welcome.resume_offsets == {}, "not even that a body is there"
             assert (await answer(channel, request("2"))).metrics == {"times": 2}, "computed for itself"
         async with welcomed(url, VICTIM) as (channel, _):
             assert (await answer(channel, request("3"))).metrics == {"times": 3}, "and the other way round"
@@ -154,12 +154,12 @@ async def test_every_send_is_a_line_of_the_audit_log_and_counts_once(tmp_path: P
             first = await answer(channel, request("1"))
         for number in ("2", "3"):
             async with welcomed(url, VICTIM) as (channel, welcome):
-                assert list(welcome.held.values()) == [BODY["x"].nbytes]
+                assert list(welcome.resume_offsets.values()) == [BODY["x"].nbytes]
                 again = await answer(channel, request(number))
-                assert (again.metrics, again.order) == (first.metrics, number)
+                assert (again.metrics, again.request_id) == (first.metrics, number)
     assert task.times == 1
     assert lines(log) == [("tensors", False), ("tensors", True), ("tensors", True)]
-    assert audit_log.verify(log)[1] == []
+    assert audit_log.verify_log(log)[1] == []
 
 
 async def test_a_repeated_answer_does_not_leave_without_its_line(
@@ -171,7 +171,7 @@ async def test_a_repeated_answer_does_not_leave_without_its_line(
     async with alice(tmp_path) as (url, _, _):
         async with link(url, VICTIM) as (channel, _):
             await answer(channel, request("1"))
-        monkeypatch.setattr(audit_log.Audit, "add", full)
+        monkeypatch.setattr(audit_log.AuditLog, "append", full)
         async with welcomed(url, VICTIM) as (channel, _):
             await channel.send(request("2"))
             failure = await channel.receive()
@@ -183,15 +183,15 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entered, self.opened = threading.Event(), threading.Event()
-        add = audit_log.Audit.add
+        add = audit_log.AuditLog.append
 
-        def held(log: audit_log.Audit, entry: audit_log.Entry) -> None:
-            if entry.again:
+        def held(log: audit_log.AuditLog, entry: audit_log.AuditEntry) -> None:
+            if entry.resent:
                 self.entered.set()
                 assert self.opened.wait(PATIENCE)
             add(log, entry)
 
-        monkeypatch.setattr(audit_log.Audit, "add", held)
+        monkeypatch.setattr(audit_log.AuditLog, "append", held)
 
 
 async def cut_off(url: str, monkeypatch: pytest.MonkeyPatch) -> Held:
@@ -216,7 +216,7 @@ async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_nod
         held.opened.set()
         async with welcomed(url, THIEF, run="beef") as (channel, _):
             await answer(channel, request("3"))
-    assert [(line["run"], line["order"]) for line in audit_log.read(log) if line] == [
+    assert [(line["run"], line["order"]) for line in audit_log.read_entries(log) if line] == [
         ("cafe", "1"),
         ("cafe", "2"),
         ("beef", "3"),
@@ -237,19 +237,19 @@ async def test_a_repeated_answer_that_is_cut_off_is_repeated_again(
 async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp_path: Path) -> None:
     """The report fits what the coordinator accepts until its header gets the digest of its body."""
 
-    def large(order: Order, workspace: fedws.Workspace) -> Report:
-        return workspace.report(order, {}, BODY)
+    def large(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        return workspace.build_result(order, {}, BODY)
 
     log = tmp_path / "alice.jsonl"
-    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit=audit_log.Audit(log))
-    async with fedws.serving(node, "ws://localhost:0", security=KEY) as url:
+    node = Worker("alice", "points", DATA, tasks={"fedavg.fit": large}, audit_log=audit_log.AuditLog(log))
+    async with fedws.serve(node, "ws://localhost:0", credentials=KEY) as url:
         async with link(url, VICTIM) as (channel, _):
-            size = encoder.encode(await answer(channel, request("1"))).size
+            size = encoder.encode_message(await answer(channel, request("1"))).size
         async with welcomed(url, THIEF, max_message=size) as (channel, _):
             await channel.send(request("2"))
             failure = await channel.receive()
-            assert isinstance(failure, Failure) and failure.code == "permanent"
-    last = [line for line in audit_log.read(log) if line][-1]
+            assert isinstance(failure, TaskFailure) and failure.code == "permanent"
+    last = [line for line in audit_log.read_entries(log) if line][-1]
     assert (last["answer"], last["order"], last["reason"]) == ("refused", "2", failure.reason[:200])
 
 
@@ -259,12 +259,14 @@ async def test_what_is_kept_is_forgotten_also_after_a_link_that_got_no_welcome(
 ) -> None:
     """A coordinator that accepts less than a welcome has its link closed before any request."""
     left = []
-    monkeypatch.setattr(Unfinished, "leave", lambda self: left.append(asyncio.get_running_loop().time()))
-    node, limits = Worker("alice", "points", DATA), Limits(silence=60.0)
-    async with serving(node, "memory://alice", limits, INSECURE):
+    monkeypatch.setattr(AnswerCache, "clear", lambda self: left.append(asyncio.get_running_loop().time()))
+    node, limits = Worker("alice", "points", DATA), Limits(peer_timeout=60.0)
+    async with serve(node, "memory://alice", limits, INSECURE):
         for most in (2**20, 10):
-            channel = await transport("memory://alice").connect("memory://alice", limits)
-            await channel.send(Hello(run="cafe", node="alice", protocol=encoder.VERSION, max_message=most))
+            channel = await find_transport("memory://alice").connect("memory://alice", limits)
+            await channel.send(
+                Hello(run="cafe", node="alice", protocol=encoder.PROTOCOL_VERSION, max_message_bytes=most)
+            )
             with contextlib.suppress(LinkError):
                 await channel.receive()
             await channel.close()
@@ -283,13 +285,15 @@ def texts(folder: Path) -> Iterator[str]:
 
 async def test_no_part_of_a_secret_is_in_a_log_or_a_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    shelf = Shelf(FileStore((tmp_path / "store").as_uri(), 5), above=16)
-    node = Worker("alice", "points", DATA, state=tmp_path / "state", audit=audit_log.Audit(tmp_path / "alice.jsonl"))
+    shelf = BodyStore(FileStore((tmp_path / "store").as_uri(), 5), min_bytes=16)
+    node = Worker(
+        "alice", "points", DATA, state_dir=tmp_path / "state", audit_log=audit_log.AuditLog(tmp_path / "alice.jsonl")
+    )
     (tmp_path / "store").mkdir()
-    async with fedws.serving(node, "ws://localhost:0", security=KEY, shelf=shelf) as url:
-        await fedws.run(run_dir=tmp_path / "run", security=KEY, shelf=shelf, **settings({"alice": url}))
-    held = RunDirectory.old(tmp_path / "run")
-    secrets = [held.secret.hex(), takeover(held.secret, "alice")]
+    async with fedws.serve(node, "ws://localhost:0", credentials=KEY, body_store=shelf) as url:
+        await fedws.run(run_dir=tmp_path / "run", credentials=KEY, body_store=shelf, **settings({"alice": url}))
+    held = RunDirectory.open_existing(tmp_path / "run")
+    secrets = [held.secret.hex(), derive_takeover_key(held.secret, "alice")]
     held.close()
     assert held.secret.hex() in (tmp_path / "run" / "run.json").read_text()
     for text in (*texts(tmp_path), caplog.text):

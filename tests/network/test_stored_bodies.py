@@ -12,7 +12,7 @@ import fedws
 from fedws.core.errors import StoreError
 from fedws.network.base import Limits
 from fedws.object_store.backends.file import FileStore
-from fedws.object_store.base import Shelf, Store
+from fedws.object_store.base import BodyStore, Store
 from fedws.security.credentials import INSECURE
 from tests.helpers.federation import WORKERS, Points, evaluating, happens, settings
 from tests.helpers.virtual_runs import assert_same
@@ -28,27 +28,27 @@ class Recording:
         self.refused: Mapping[str, str] = {}
         self.dropped = threading.Event()
 
-    def check(self) -> None:
-        self._store.check()
+    def check_access(self) -> None:
+        self._store.check_access()
 
     def put(self, run: str, name: str, body: Sequence[memoryview], stop: threading.Event | None = None) -> None:
         self._ask("put", name)
         self._store.put(run, name, body, stop=stop)
 
-    def get(self, run: str, name: str, into: memoryview, stop: threading.Event | None = None) -> None:
+    def get(self, run: str, name: str, buffer: memoryview, stop: threading.Event | None = None) -> None:
         self._ask("get", name)
-        self._store.get(run, name, into, stop=stop)
+        self._store.get(run, name, buffer, stop=stop)
         if "alter" in self.refused:
-            into[5] ^= 1
+            buffer[5] ^= 1
 
-    def drop(self, run: str, name: str) -> None:
+    def delete(self, run: str, name: str) -> None:
         self._ask("drop", name)
-        self._store.drop(run, name)
+        self._store.delete(run, name)
         self.dropped.set()
 
-    def clean(self, run: str) -> None:
+    def delete_run(self, run: str) -> None:
         self._ask("clean", "")
-        self._store.clean(run)
+        self._store.delete_run(run)
 
     def _ask(self, what: str, name: str) -> None:
         self.asked.append((what, name))
@@ -66,9 +66,9 @@ class Stores:
         self.folder = folder
         self.of = {name: Recording(folder) for name in (*WORKERS, "testing", "coordinator") if name not in without}
 
-    def shelf(self, node: str, above: int = 0) -> Shelf | None:
+    def shelf(self, node: str, above: int = 0) -> BodyStore | None:
         store: Store | None = self.of.get(node)
-        return None if store is None else Shelf(store, above)
+        return None if store is None else BodyStore(store, above)
 
     @property
     def left(self) -> list[Path]:
@@ -81,23 +81,23 @@ async def federation(stores: Stores, above: int = 0) -> AsyncIterator[dict[str, 
         urls = {}
         for name in (*WORKERS, "testing"):
             node = evaluating() if name == "testing" else fedws.Worker(name, "points", Points(Path(), True))
-            there = fedws.serving(node, f"memory://{name}", Limits(), INSECURE, stores.shelf(name, above))
+            there = fedws.serve(node, f"memory://{name}", Limits(), INSECURE, stores.shelf(name, above))
             urls[name] = await stack.enter_async_context(there)
         yield settings(urls, training_rounds=3)
 
 
-async def run(stores: Stores, folder: Path, above: int = 0, **more: Any) -> fedws.Result:
+async def run(stores: Stores, folder: Path, above: int = 0, **more: Any) -> fedws.RunResult:
     async with federation(stores, above) as found:
-        return await fedws.run(run_dir=folder, shelf=stores.shelf("coordinator", above), **{**found, **more})
+        return await fedws.run(run_dir=folder, body_store=stores.shelf("coordinator", above), **{**found, **more})
 
 
 @pytest.fixture
-async def plain(tmp_path: Path) -> fedws.Result:
+async def plain(tmp_path: Path) -> fedws.RunResult:
     """The same run over links alone."""
     return await run(Stores(tmp_path / "none", (*WORKERS, "testing", "coordinator")), tmp_path / "plain")
 
 
-async def test_the_model_is_the_same_and_nothing_is_left(plain: fedws.Result, tmp_path: Path) -> None:
+async def test_the_model_is_the_same_and_nothing_is_left(plain: fedws.RunResult, tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     assert_same(await run(stores, tmp_path / "run"), plain)
     rounds, coordinator = 3, stores.of["coordinator"]
@@ -120,7 +120,7 @@ async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_
     async with federation(stores) as found:
         shelf = stores.shelf("coordinator")
         given = {**found, "training_rounds": 12, "evaluator": {}}
-        await fedws.run(run_dir=tmp_path / "run", shelf=shelf, observers=[look], **given)
+        await fedws.run(run_dir=tmp_path / "run", body_store=shelf, observers=[look], **given)
     assert 0 < most <= 2 * (len(WORKERS) + 1), "of this round and the one before"
     assert stores.left == []
 
@@ -136,7 +136,7 @@ async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path) 
     assert abs(record["bytes_received"] - len(WORKERS) * size) < 20_000
 
 
-async def test_small_bodies_stay_on_the_link(plain: fedws.Result, tmp_path: Path) -> None:
+async def test_small_bodies_stay_on_the_link(plain: fedws.RunResult, tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     assert_same(await run(stores, tmp_path / "run", above=2**20), plain)
     assert all(store.count("put") == store.count("get") == 0 for store in stores.of.values())
@@ -144,7 +144,7 @@ async def test_small_bodies_stay_on_the_link(plain: fedws.Result, tmp_path: Path
 
 @pytest.mark.parametrize("without", [("bob",), ("coordinator",), (*WORKERS, "testing")])
 async def test_who_has_no_store_is_sent_bodies_on_the_link(
-    plain: fedws.Result, without: Sequence[str], tmp_path: Path
+    plain: fedws.RunResult, without: Sequence[str], tmp_path: Path
 ) -> None:
     stores = Stores(tmp_path / "store", without)
     assert_same(await run(stores, tmp_path / "run"), plain)
@@ -154,7 +154,7 @@ async def test_who_has_no_store_is_sent_bodies_on_the_link(
 
 @pytest.mark.parametrize("node", ["bob", "coordinator"])
 async def test_a_body_that_a_store_does_not_take_goes_on_the_link(
-    node: str, plain: fedws.Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    node: str, plain: fedws.RunResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stores = Stores(tmp_path / "store")
     stores.of[node].refused = {"put": "s3://bucket: refused (403)"}
@@ -191,7 +191,7 @@ async def test_a_body_that_the_store_has_altered_is_a_failure(tmp_path: Path, ca
 
 
 async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(
-    plain: fedws.Result, tmp_path: Path
+    plain: fedws.RunResult, tmp_path: Path
 ) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["coordinator"].refused = {"clean": "s3://bucket: refused (403)"}
@@ -203,9 +203,9 @@ async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(
 async def test_what_a_node_put_for_a_run_that_is_gone_is_deleted_when_it_is_forgotten(tmp_path: Path) -> None:
     stores = Stores(tmp_path / "store")
     node = fedws.Worker("alice", "points", Points(Path(), True))
-    limits = Limits(silence=0.2)
-    async with fedws.serving(node, "memory://alice", limits, INSECURE, stores.shelf("alice")) as url:
+    limits = Limits(peer_timeout=0.2)
+    async with fedws.serve(node, "memory://alice", limits, INSECURE, stores.shelf("alice")) as url:
         given = settings({"alice": url}, training_rounds=1)
-        await fedws.run(run_dir=tmp_path / "run", shelf=stores.shelf("coordinator"), **given)
+        await fedws.run(run_dir=tmp_path / "run", body_store=stores.shelf("coordinator"), **given)
         await happens(stores.of["alice"].dropped)
     assert stores.left == []

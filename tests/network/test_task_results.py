@@ -15,10 +15,10 @@ import torch
 
 import fedws
 from fedws.algorithms.fedavg import fit
-from fedws.algorithms.fedsgd import local_gradient
+from fedws.algorithms.fedsgd import send_gradient
 from fedws.network.base import Limits
-from fedws.node.evaluator import evaluate
-from fedws.protocol.messages import Order, Report
+from fedws.node.evaluator import evaluate_request
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.training.base import Task
 from tests.helpers.federation import PATIENCE, WORKERS, Gate, changed, evaluating, federation, happens, worker
 from tests.helpers.support import recorded
@@ -36,7 +36,7 @@ def excluded(worker: str, what: str, quorum: int = 1, round: int = 1) -> str:
     return rf"^{few}: {worker}: {what}, three times in a row$"
 
 
-SOON = Limits(silence=1.5)
+SOON = Limits(peer_timeout=1.5)
 """So that tests need not wait long for who is gone."""
 
 
@@ -71,7 +71,7 @@ async def test_an_absent_evaluator_costs_scores_only(tmp_path: Path, caplog: pyt
 async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Rounds go on while nothing is scored, no more than eight models wait, and the lines still come in order."""
     rounds = 6
-    gate = Gate(task=evaluate)
+    gate = Gate(task=evaluate_request)
     waiting: list[int] = []
     run_dir = tmp_path / "run"
 
@@ -81,7 +81,7 @@ async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog
             if record["round"] == rounds:
                 gate.opened.set()
 
-    def after(order: Order, workspace: fedws.Workspace) -> Report:
+    def after(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         assert order.round == 1 or gate.entered.wait(PATIENCE), "the first score has begun"
         return fit(order, workspace)
 
@@ -106,10 +106,10 @@ async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once it has been away for the silence."""
-    gate = Gate(task=evaluate, held=(2,))
+    gate = Gate(task=evaluate_request, held=(2,))
     async with federation(nodes=WORKERS, limits=SOON) as settings:
-        async with fedws.serving(evaluating(gate), "ws://localhost:0", SOON) as url:
-            settings = {**settings, "evaluator": {"testing": url}, "silence": SOON.silence}
+        async with fedws.serve(evaluating(gate), "ws://localhost:0", SOON) as url:
+            settings = {**settings, "evaluator": {"testing": url}, "silence": SOON.peer_timeout}
             run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
             await happens(gate.entered)
         result = await run
@@ -140,8 +140,10 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
     """Each model gets another nonsense; the run ends well, and says of each what was wrong."""
     nonsense = iter(NONSENSE.values())
 
-    def score(order: Order, workspace: fedws.Workspace) -> Report:
-        return Report(order=order.id, worker="testing", round=order.round, samples=1, metrics=next(nonsense))
+    def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        return TaskResult(
+            request_id=order.request_id, worker="testing", round=order.round, num_examples=1, metrics=next(nonsense)
+        )
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
         settings = {**settings, "score_workers": 1, "training_rounds": 1}  # the third in a row would be the last
@@ -157,13 +159,15 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
 async def test_a_score_without_its_histogram_has_an_accuracy_and_no_shares(tmp_path: Path) -> None:
     """The evaluator keeps it back where a cell is of fewer samples than its policy wants."""
 
-    def score(order: Order, workspace: fedws.Workspace) -> Report:
+    def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         metrics = {**GOOD, "histogram": None}
-        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=metrics)
+        return TaskResult(
+            request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=metrics
+        )
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
         result = await fedws.run(run_dir=tmp_path / "run", **settings)
-    assert result.accuracy == 0.1 and {record["histogram"] for record in result.scores()} == {None}
+    assert result.accuracy == 0.1 and {record["histogram"] for record in result.evaluations()} == {None}
     log = (tmp_path / "run" / "run.log").read_text()
     assert "Federated model: Average loss: 1.0000, Accuracy: 12/120 (10.00%)" in log and "Percentage" not in log
     assert (tmp_path / "run" / "curves.png").is_file()
@@ -172,9 +176,11 @@ async def test_a_score_without_its_histogram_has_an_accuracy_and_no_shares(tmp_p
 async def test_a_loss_that_is_no_number_is_recorded_as_one_can_read(tmp_path: Path) -> None:
     """Training may diverge; metrics.jsonl stays JSON that every reader takes."""
 
-    def diverged(order: Order, workspace: fedws.Workspace) -> Report:
-        score = {**asdict(fedws.Score(120, float("nan"), 12, [120] + [0] * 9))}
-        return Report(order=order.id, worker="testing", round=order.round, samples=120, metrics=score)
+    def diverged(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        score = {**asdict(fedws.EvalResult(120, float("nan"), 12, [120] + [0] * 9))}
+        return TaskResult(
+            request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=score
+        )
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -193,9 +199,9 @@ async def test_a_lost_worker_ends_the_run_by_name(tmp_path: Path) -> None:
     """In round 2, when it has been awaited for the silence; what round 1 made is kept."""
     gate = Gate(held=(2,))
     async with federation(nodes=("alice", "charlie", "testing"), limits=SOON) as settings:
-        async with fedws.serving(worker("bob", gate), "ws://localhost:0", SOON) as url:
+        async with fedws.serve(worker("bob", gate), "ws://localhost:0", SOON) as url:
             settings["workers"]["bob"] = url
-            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.silence))
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout))
             await happens(gate.entered)
         with pytest.raises(fedws.RunFailed) as failed:
             await run
@@ -209,9 +215,9 @@ async def test_a_worker_that_is_gone_between_rounds_ends_the_run_by_name(tmp_pat
     """Its answer is in and the others' are not when its link goes down."""
     gate = Gate(held=(1,))
     async with federation(nodes=("alice", "testing"), tasks={"alice": gate}, limits=SOON) as settings:
-        async with fedws.serving(worker("bob"), "ws://localhost:0", SOON) as url:
+        async with fedws.serve(worker("bob"), "ws://localhost:0", SOON) as url:
             settings["workers"]["bob"] = url
-            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.silence))
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout))
             await happens(gate.entered)
         gate.opened.set()
         with pytest.raises(fedws.RunFailed, match=rf"waited 1\.5 s in vain for bob at {url} \(connection refused\)$"):
@@ -221,14 +227,14 @@ async def test_a_worker_that_is_gone_between_rounds_ends_the_run_by_name(tmp_pat
 def reporting(**tensors: torch.Tensor) -> Any:
     """A task whose report is honest but for these tensors."""
 
-    def task(order: Order, workspace: fedws.Workspace) -> Report:
+    def task(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         report = fit(order, workspace)
         return changed(report, tensors={**report.tensors, **tensors})
 
     return task
 
 
-def nothing(order: Order, workspace: fedws.Workspace) -> Report:
+def nothing(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """A report without tensors."""
     return changed(fit(order, workspace), tensors={})
 
@@ -279,12 +285,12 @@ async def test_tensors_of_the_only_worker_that_do_not_fit_end_the_run(name: str,
 
 @pytest.mark.parametrize("shape", [(11,), (1,)])
 async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, ...], tmp_path: Path) -> None:
-    def unfit(order: Order, workspace: fedws.Workspace) -> Report:
-        report = local_gradient(order, workspace)
+    def unfit(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        report = send_gradient(order, workspace)
         return changed(report, tensors={**report.tensors, "gradient:dense.bias": torch.zeros(shape)})
 
-    node = fedws.Worker("alice", "points", worker()._workspace.data, tasks={"fedsgd.gradient": unfit})
-    async with federation("memory", nodes=("testing",)) as settings, fedws.serving(node, "memory://alice"):
+    node = fedws.Worker("alice", "points", worker()._context.data, tasks={"fedsgd.gradient": unfit})
+    async with federation("memory", nodes=("testing",)) as settings, fedws.serve(node, "memory://alice"):
         settings = {**settings, "workers": {"alice": "memory://alice"}, "strategy": "fedsgd"}
         rejected = rf"sent a report that was rejected: the gradient of dense\.bias has shape \[{shape[0]}\], not \[10\]"
         with pytest.raises(fedws.RunFailed, match=excluded("alice", rejected)):
@@ -295,13 +301,13 @@ async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, .
 async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_path: Path) -> None:
     """Its links are closed, each with the order that was open on it."""
 
-    def wrong(order: Order, workspace: fedws.Workspace) -> Report:
+    def wrong(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         return changed(fit(order, workspace), **{field: "other"})
 
     async with federation(tasks={"bob": wrong}, limits=SOON) as settings:
         what = r"failed: broke the protocol: an answer to (other|1/bob/[0-9]+), which is no open order"
         with pytest.raises(fedws.RunFailed, match=excluded("bob", what, quorum=3)):
-            await fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.silence)
+            await fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout)
 
 
 async def test_a_report_that_cannot_travel_is_a_failure_and_the_nodes_log_has_the_reason(

@@ -13,17 +13,17 @@ import pytest
 import uvloop
 
 import fedws
-from fedws.core.errors import RunFailed, UsageError, WrongNode
-from fedws.network.admission import MOST
+from fedws.core.errors import RunFailed, UnexpectedNode, UsageError
+from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.network.base import Limits
-from fedws.network.websocket.connection import Server
+from fedws.network.websocket.connection import IncomingConnection
 from fedws.security import certificates
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
-from fedws.security.tls import Tls
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
+from fedws.security.tls import TlsConfig
 from tests.helpers.federation import PATIENCE, evaluating, settings, worker
 
-KEY = Key(bytes(32), "a test")
+KEY = NetworkKey(bytes(32), "a test")
 
 
 @dataclass(frozen=True)
@@ -40,45 +40,45 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Of alice, bob, the coordinator and the evaluator."""
     ours, theirs, old = (tmp_path_factory.mktemp(name) for name in ("ours", "theirs", "old"))
     for folder in (ours, theirs):
-        certificates.init(folder)
+        certificates.create_ca(folder)
     for name in ("ca.pem", "ca.key"):
         shutil.copy(ours / name, old / name)
     for folder in (ours, theirs):
         for name in ("alice", "bob", "testing", "coordinator"):
-            certificates.issue(folder, name)
+            certificates.issue_certificate(folder, name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(certificates, "_SLACK", datetime.timedelta(days=3))
+        patch.setattr(certificates, "_MAX_CLOCK_SKEW", datetime.timedelta(days=3))
         for name in ("alice", "coordinator"):
-            certificates.issue(old, name, days=-1)
+            certificates.issue_certificate(old, name, days=-1)
     return Folders(ours, theirs, old)
 
 
-def tls(folder: Path, name: str = "", ca: Path | None = None) -> Tls:
+def tls(folder: Path, name: str = "", ca: Path | None = None) -> TlsConfig:
     """What a node has of a folder: its certificate if it is named, and a CA if there is one."""
     cert, key = (folder / f"{name}.pem", folder / f"{name}.key") if name else (None, None)
-    return Tls(cert, key, ca / "ca.pem" if ca is not None else None)
+    return TlsConfig(cert, key, ca / "ca.pem" if ca is not None else None)
 
 
 @contextlib.asynccontextmanager
-async def served(own: Tls | None, limits: Limits | None = None) -> AsyncIterator[str]:
+async def served(own: TlsConfig | None, limits: Limits | None = None) -> AsyncIterator[str]:
     """Alice, with TLS if she has a certificate."""
     url = "ws://localhost:0" if own is None else "wss://localhost:0"
-    async with fedws.serving(worker(), url, limits, Security(KEY, own)) as address:
+    async with fedws.serve(worker(), url, limits, Credentials(KEY, own)) as address:
         yield address
 
 
-async def ran(urls: dict[str, str], folder: Path, security: Security) -> Sequence[int]:
+async def ran(urls: dict[str, str], folder: Path, security: Credentials) -> Sequence[int]:
     """How many answered in each round of a run that must go well."""
     async with asyncio.timeout(PATIENCE):
-        result = await fedws.run(run_dir=folder, security=security, **settings(urls))
+        result = await fedws.run(run_dir=folder, credentials=security, **settings(urls))
     return [record["answered"] for record in result.metrics if "answered" in record]
 
 
-async def failed(url: str, folder: Path, security: Security) -> str:
+async def failed(url: str, folder: Path, security: Credentials) -> str:
     """What a run says that ends at the first contact, though it would wait for ever for who may come yet."""
-    with pytest.raises(WrongNode) as error:
+    with pytest.raises(UnexpectedNode) as error:
         async with asyncio.timeout(PATIENCE):
-            await fedws.run(run_dir=folder / "never", security=security, **settings({"alice": url}, wait="forever"))
+            await fedws.run(run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait="forever"))
     assert not (folder / "never").exists()
     text = str(error.value)
     assert text.startswith(f"alice at {url}: ") and text.isprintable()
@@ -90,23 +90,26 @@ async def test_a_run_under_mutual_tls(folders: Folders, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
         for node in (worker(), worker("bob"), evaluating()):
-            security = Security(KEY, tls(folders.ours, node.node, folders.ours))
-            served = fedws.serving(node, "wss://127.0.0.1:0", security=security)
+            security = Credentials(KEY, tls(folders.ours, node.node, folders.ours))
+            served = fedws.serve(node, "wss://127.0.0.1:0", credentials=security)
             urls[node.node] = await stack.enter_async_context(served)
         assert all(url.startswith("wss://127.0.0.1:") for url in urls.values())
-        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        security = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await ran(urls, tmp_path / "run", security) == [2, 2]
 
 
 async def test_a_run_with_certificates_of_nodes_alone(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice")) as url:
-        assert await ran({"alice": url}, tmp_path / "run", Security(KEY, tls(folders.ours, ca=folders.ours))) == [1, 1]
+        assert await ran({"alice": url}, tmp_path / "run", Credentials(KEY, tls(folders.ours, ca=folders.ours))) == [
+            1,
+            1,
+        ]
 
 
 async def test_tls_does_without_a_key_where_both_sides_do(folders: Folders, tmp_path: Path) -> None:
     own = tls(folders.ours, "alice", folders.ours)
-    async with fedws.serving(worker(), "wss://localhost:0", security=Security(None, own)) as url:
-        security = Security(None, tls(folders.ours, "coordinator", folders.ours))
+    async with fedws.serve(worker(), "wss://localhost:0", credentials=Credentials(None, own)) as url:
+        security = Credentials(None, tls(folders.ours, "coordinator", folders.ours))
         assert await ran({"alice": url}, tmp_path / "run", security) == [1, 1]
 
 
@@ -121,21 +124,21 @@ NODES = {
 async def test_a_node_that_shows_no_good_certificate_is_named(case: str, folders: Folders, tmp_path: Path) -> None:
     folder, name, text = NODES[case]
     async with served(tls(getattr(folders, folder), name, folders.ours)) as url:
-        said = await failed(url, tmp_path, Security(KEY, tls(folders.ours, "coordinator", folders.ours)))
+        said = await failed(url, tmp_path, Credentials(KEY, tls(folders.ours, "coordinator", folders.ours)))
     assert said == text.format(ca=folders.ours / "ca.pem")
 
 
 async def test_ids_are_not_names_of_hosts(folders: Folders, tmp_path: Path) -> None:
     """To TLS the case of a name is no matter."""
-    certificates.issue(folders.ours, "ALICE")
+    certificates.issue_certificate(folders.ours, "ALICE")
     async with served(tls(folders.ours, "ALICE", folders.ours)) as url:
-        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        security = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await failed(url, tmp_path, security) == "its certificate is not one of alice"
 
 
 async def test_a_private_ca_must_be_named(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice")) as url:
-        said = await failed(url, tmp_path, Security(KEY))
+        said = await failed(url, tmp_path, Credentials(KEY))
     assert said == "its certificate is not signed by a CA that this machine trusts; name yours: --tls-ca"
 
 
@@ -152,8 +155,8 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         with pytest.raises(RunFailed) as error:
             more = settings({"alice": url}, silence=1.0)  # it may also be too busy, so it is dialled again
-            await fedws.run(run_dir=tmp_path / "never", security=Security(KEY, own), **more)
-        good = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+            await fedws.run(run_dir=tmp_path / "never", credentials=Credentials(KEY, own), **more)
+        good = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1], "the node lives on"
     why = "does it ask callers for a certificate? --tls-cert and --tls-key"
     if case != "none":
@@ -170,28 +173,30 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(
 async def test_a_caller_with_the_certificate_of_another_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         bob = tls(folders.ours, "bob", folders.ours)
-        assert await failed(url, tmp_path, Security(KEY, bob)) == "coordinator shows the certificate of bob; see --id"
-        assert await ran({"alice": url}, tmp_path / "run", Security(KEY, bob, "bob")) == [1, 1]
+        assert (
+            await failed(url, tmp_path, Credentials(KEY, bob)) == "coordinator shows the certificate of bob; see --id"
+        )
+        assert await ran({"alice": url}, tmp_path / "run", Credentials(KEY, bob, "bob")) == [1, 1]
 
 
 async def test_a_certificate_is_no_key(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
-        other = Security(Key(bytes([9]) * 32, "other"), tls(folders.ours, "coordinator", folders.ours))
+        other = Credentials(NetworkKey(bytes([9]) * 32, "other"), tls(folders.ours, "coordinator", folders.ours))
         assert (await failed(url, tmp_path, other)).startswith("alice has another network key; ")
 
 
 async def test_a_plain_caller_of_a_node_with_tls_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         plain = url.replace("wss", "ws")
-        assert await failed(plain, tmp_path, Security(KEY)) == "it is served with TLS; write wss://"
+        assert await failed(plain, tmp_path, Credentials(KEY)) == "it is served with TLS; write wss://"
 
 
 async def test_a_caller_with_tls_of_a_plain_node_is_told(folders: Folders, tmp_path: Path) -> None:
     async with served(None) as url:
-        security = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+        security = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         said = await failed(url.replace("ws", "wss"), tmp_path, security)
         assert said == "it is served without TLS; write ws://, or give it --tls-cert"
-        assert await ran({"alice": url}, tmp_path / "run", Security(KEY)) == [1, 1]
+        assert await ran({"alice": url}, tmp_path / "run", Credentials(KEY)) == [1, 1]
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
@@ -206,10 +211,10 @@ async def test_a_port_that_closes_at_once_may_be_a_node_tomorrow(
 
     async with await asyncio.start_server(closes, "127.0.0.1", 0) as server:
         url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        security = Security(KEY, tls(folders.ours, ca=folders.ours) if scheme == "wss" else None)
+        security = Credentials(KEY, tls(folders.ours, ca=folders.ours) if scheme == "wss" else None)
         with pytest.raises(fedws.RunFailed) as error:
             flags = settings({"alice": url}, silence=1.0)
-            await fedws.run(run_dir=tmp_path / "never", security=security, **flags)
+            await fedws.run(run_dir=tmp_path / "never", credentials=security, **flags)
     why = (
         "it ended the connection without a word" if scheme == "ws" else "the connection ended during the TLS handshake"
     )
@@ -221,12 +226,14 @@ async def test_certificates_and_addresses_must_go_together(folders: Folders, tmp
     """Else what should be hidden would not be."""
     own = tls(folders.ours, "alice", folders.ours)
     with pytest.raises(UsageError, match=r"ws://h:1 is not encrypted, though certificates are given; write wss://"):
-        await fedws.run(run_dir=tmp_path / "never", security=Security(KEY, own), **settings({"alice": "ws://h:1"}))
+        await fedws.run(
+            run_dir=tmp_path / "never", credentials=Credentials(KEY, own), **settings({"alice": "ws://h:1"})
+        )
     with pytest.raises(UsageError, match="is not encrypted, though certificates are given"):
-        async with fedws.serving(worker(), "ws://localhost:0", security=Security(KEY, own)):
+        async with fedws.serve(worker(), "ws://localhost:0", credentials=Credentials(KEY, own)):
             pass
     with pytest.raises(UsageError, match=r"^wss:// needs a certificate: --tls-cert and --tls-key"):
-        async with fedws.serving(worker(), "wss://localhost:0", security=Security(KEY)):
+        async with fedws.serve(worker(), "wss://localhost:0", credentials=Credentials(KEY)):
             pass
     assert not (tmp_path / "never").exists()
 
@@ -253,20 +260,20 @@ async def test_bytes_are_not_to_be_read_on_their_way(folders: Folders, tmp_path:
             async with await asyncio.start_server(between, "127.0.0.1", 0) as proxy:
                 address = f"{scheme}://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
                 caller = tls(folders.ours, "coordinator", folders.ours) if own is not None else None
-                assert await ran({"alice": address}, tmp_path / scheme, Security(KEY, caller)) == [1, 1]
+                assert await ran({"alice": address}, tmp_path / scheme, Credentials(KEY, caller)) == [1, 1]
         words = [word for word in (b"FDWS", b"dense.weight", b"HTTP") if word in seen]
         assert words == ([] if own is not None else [b"FDWS", b"dense.weight", b"HTTP"])
 
 
 async def test_who_does_not_finish_with_tls_is_not_waited_for(folders: Folders) -> None:
     """Nor who has finished and says no more."""
-    async with served(tls(folders.ours, "alice", folders.ours), Limits(silence=1.2)) as url:
+    async with served(tls(folders.ours, "alice", folders.ours), Limits(peer_timeout=1.2)) as url:
         port = int(url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         writer.close()
-        context = tls(folders.ours, "coordinator", folders.ours).client()
+        context = tls(folders.ours, "coordinator", folders.ours).create_client_context()
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="alice")
         async with asyncio.timeout(PATIENCE):
             with contextlib.suppress(ConnectionError):
@@ -290,7 +297,7 @@ def test_half_open_tls_is_at_the_gate_too(
 
     async def crowded() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            async with served(tls(folders.ours, "alice", folders.ours), Limits(silence=600)) as url:
+            async with served(tls(folders.ours, "alice", folders.ours), Limits(peer_timeout=600)) as url:
                 port = int(url.rpartition(":")[2])
                 words = (b"", b"\x16\x03\x01\x02\x00", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
                 waiting = set()
@@ -299,14 +306,16 @@ def test_half_open_tls_is_at_the_gate_too(
                     for read, writer in await asyncio.gather(*(stranger(port, words[n % 3]) for n in several)):
                         waiting.add(read)
                         stack.callback(writer.close)
-                good = Security(KEY, tls(folders.ours, "coordinator", folders.ours))
+                good = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
                 assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1]
                 async with asyncio.timeout(PATIENCE):
-                    while len(waiting) > MOST - 1:
+                    while len(waiting) > MAX_PENDING_CONNECTIONS - 1:
                         gone, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                         assert all(read.exception() is not None or read.result() == b"" for read in gone)
                 assert await ran({"alice": url}, tmp_path / "again", good) == [1, 1]
-                assert [read.done() for read in waiting] == [False] * (MOST - 1), "who was admitted has left room"
+                assert [read.done() for read in waiting] == [False] * (MAX_PENDING_CONNECTIONS - 1), (
+                    "who was admitted has left room"
+                )
             async with asyncio.timeout(PATIENCE):
                 await asyncio.wait(waiting)  # the node has ended, and with it they
             assert all(read.exception() is not None or read.result() == b"" for read in waiting)
@@ -317,7 +326,7 @@ def test_half_open_tls_is_at_the_gate_too(
 
 async def test_tls_is_only_looked_for_in_a_callers_first_bytes(tmp_path: Path) -> None:
     """The first byte of a TLS record may stand anywhere later on."""
-    assert Server._heard == 0
+    assert IncomingConnection._bytes_received == 0
     async with served(None) as url:
         port = int(url.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port)) as rough:

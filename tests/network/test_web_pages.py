@@ -13,9 +13,9 @@ from websockets.typing import Origin
 
 import fedws
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.ws import Ws
+from fedws.network.transports.ws import WebSocketTransport
 from fedws.protocol.messages import Welcome
-from fedws.security.credentials import INSECURE, Security
+from fedws.security.credentials import INSECURE, Credentials
 from tests.helpers.federation import worker
 from tests.helpers.keyed_runs import KEY
 from tests.helpers.manual_coordinator import HELLO, answer, data, honest
@@ -32,25 +32,25 @@ async def refused(url: str, origin: str, more: Headers | None = None) -> str:
 
 
 @asynccontextmanager
-async def meeting(security: Security) -> AsyncIterator[str]:
+async def meeting(security: Credentials) -> AsyncIterator[str]:
     """A coordinator that listens, as far as websockets go."""
 
     async def hold(channel: Channel) -> None:
-        await channel.closed()
+        await channel.wait_closed()
 
-    async with Ws().serve("ws://localhost:0", hold, Limits(), security.tls) as url:
+    async with WebSocketTransport().serve("ws://localhost:0", hold, Limits(), security.tls) as url:
         yield url
 
 
-def node(security: Security) -> AbstractAsyncContextManager[str]:
-    return fedws.serving(worker(), "ws://localhost:0", security=security)
+def node(security: Credentials) -> AbstractAsyncContextManager[str]:
+    return fedws.serve(worker(), "ws://localhost:0", credentials=security)
 
 
 @pytest.mark.parametrize("security", [KEY, INSECURE], ids=["key", "insecure"])
 @pytest.mark.parametrize("served", [node, meeting])
 @pytest.mark.parametrize("origin", ["https://example.org", "null", "", "http://localhost:8777"])
 async def test_a_request_with_an_origin_is_refused(
-    served: Callable[[Security], AbstractAsyncContextManager[str]], security: Security, origin: str
+    served: Callable[[Credentials], AbstractAsyncContextManager[str]], security: Credentials, origin: str
 ) -> None:
     """Whichever it is: one of a file is ``null``."""
     async with served(security) as url:

@@ -15,7 +15,7 @@ import torch
 import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.coordinator.run import run_plan
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import WORKERS, Gate, federation, happens
 from tests.helpers.support import recorded
 
@@ -36,7 +36,7 @@ def in_turn(*order: str) -> dict[str, Any]:
     done = {(worker, round): threading.Event() for worker in order for round in (1, 2)}
 
     def task(before: str | None, worker: str) -> Any:
-        def answer(order: Order, workspace: fedws.Workspace) -> Report:
+        def answer(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
             if before is not None:
                 assert done[before, order.round].wait(60)
             report = fit(order, workspace)
@@ -105,8 +105,10 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
 async def test_messages_cost_little_beside_the_models(tmp_path: Path) -> None:
     """The demo's model, 1,724,320 bytes; what is trained does not matter here."""
 
-    def same(order: Order, workspace: fedws.Workspace) -> Report:
-        return Report(order=order.id, worker=workspace.node, round=order.round, samples=1, tensors=order.tensors)
+    def same(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        return TaskResult(
+            request_id=order.request_id, worker=workspace.node, round=order.round, num_examples=1, tensors=order.tensors
+        )
 
     async with federation(tasks=dict.fromkeys(WORKERS, same), nodes=WORKERS) as settings:
         result = await fedws.run(run_dir=tmp_path / "run", **settings, model="mnist_cnn")
@@ -190,7 +192,7 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
         assert "awaiting_scores" not in there and len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
-def broken(order: Order, workspace: fedws.Workspace) -> Report:
+def broken(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """A task that raises what nobody expects."""
     raise ValueError("spilled")
 
@@ -260,10 +262,10 @@ def test_run_sync_in_a_notebook_can_be_interrupted(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("losses", [(1.7e308, 1.7e308), (1e308, -1e308)])
 async def test_a_loss_that_no_axis_holds_does_not_end_the_run(losses: tuple[float, float], tmp_path: Path) -> None:
-    def score(order: Order, workspace: fedws.Workspace) -> Report:
-        return workspace.report(order, {"loss": losses[order.round - 1], "samples": 120})
+    def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        return workspace.build_result(order, {"loss": losses[order.round - 1], "samples": 120})
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
         result = await fedws.run(run_dir=tmp_path / "run", **settings)
-    assert [record["loss"] for record in result.scores()] == [*losses]
+    assert [record["loss"] for record in result.evaluations()] == [*losses]
     assert (tmp_path / "run" / "curves.png").exists()

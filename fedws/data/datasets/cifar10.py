@@ -8,22 +8,22 @@ import torch
 
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
-from fedws.data.download import ensure
-from fedws.data.samples import Images
+from fedws.data.download import download_once
+from fedws.data.samples import ImageDataset
 
 FOLDER = "cifar-10-batches-py"
 FILES = ("batches.meta", *(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 
 
 @register("dataset", "cifar10")
-class Cifar10(Images):
+class Cifar10(ImageDataset):
     """The batches under ``root/cifar-10-batches-py``, as torchvision lays them out; downloaded when not there."""
 
     title: ClassVar = "CIFAR10"
     model: ClassVar = "cifar_cnn"
 
     def __init__(self, root: Path, train: bool) -> None:
-        ensure(root, FOLDER, self.title, lambda: all((root / FOLDER / name).is_file() for name in FILES), _fetch)
+        download_once(root, FOLDER, self.title, lambda: all((root / FOLDER / name).is_file() for name in FILES), _fetch)
         from torchvision.datasets import CIFAR10  # takes seconds to import
 
         try:

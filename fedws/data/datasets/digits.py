@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional
 
 from fedws.core.registry import register
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 
 
 @register("dataset", "digits")
-class Digits(Images):
+class Digits(ImageDataset):
     """1,442 images to train and 355 to test: the fifth, tenth, ... image of each digit is for testing, always."""
 
     title: ClassVar = "Digits"
@@ -26,7 +26,7 @@ class Digits(Images):
         from sklearn.datasets import load_digits  # takes a second to import
 
         bunch = load_digits()
-        wanted = np.flatnonzero((_occurrence(bunch.target) % 5 != 4) == train)
+        wanted = np.flatnonzero((_count_earlier(bunch.target) % 5 != 4) == train)
         small = torch.from_numpy(bunch.images[wanted]).to(torch.float32).unsqueeze(1)
         large = functional.interpolate(small / 16 * 255, size=(28, 28), mode="bilinear")
         targets = torch.from_numpy(bunch.target[wanted].astype("int64"))
@@ -34,7 +34,7 @@ class Digits(Images):
         super().__init__(large.round().to(torch.uint8), targets, mean=(0.3051,), std=(0.3248,))
 
 
-def _occurrence(labels: np.ndarray) -> np.ndarray:
+def _count_earlier(labels: np.ndarray) -> np.ndarray:
     """How many times a sample's label came before it."""
     before = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):

@@ -7,12 +7,12 @@ import torch
 
 from fedws.core.registry import register
 from fedws.data import idx
-from fedws.data.download import ensure
-from fedws.data.samples import Images
+from fedws.data.download import download_once
+from fedws.data.samples import ImageDataset
 
 
 @register("dataset", "fashion_mnist")
-class FashionMnist(Images):
+class FashionMnist(ImageDataset):
     """The images under ``root/FashionMNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
 
     title: ClassVar = "FashionMNIST"
@@ -20,8 +20,8 @@ class FashionMnist(Images):
 
     def __init__(self, root: Path, train: bool) -> None:
         folder = root / "FashionMNIST" / "raw"
-        ensure(root, "FashionMNIST", self.title, lambda: idx.present(folder, train), _fetch)
-        pixels, labels = idx.images(folder, train)
+        download_once(root, "FashionMNIST", self.title, lambda: idx.files_exist(folder, train), _fetch)
+        pixels, labels = idx.read_images(folder, train)
         targets = torch.from_numpy(labels.astype("int64"))
         # mean and standard deviation of the training set's pixels / 255
         super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.2860,), std=(0.3530,))

@@ -7,12 +7,12 @@ import torch
 
 from fedws.core.registry import register
 from fedws.data import idx
-from fedws.data.download import ensure
-from fedws.data.samples import Images
+from fedws.data.download import download_once
+from fedws.data.samples import ImageDataset
 
 
 @register("dataset", "mnist")
-class Mnist(Images):
+class Mnist(ImageDataset):
     """The images under ``root/MNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
 
     title: ClassVar = "MNIST"
@@ -20,8 +20,8 @@ class Mnist(Images):
 
     def __init__(self, root: Path, train: bool) -> None:
         folder = root / "MNIST" / "raw"
-        ensure(root, "MNIST", self.title, lambda: idx.present(folder, train), _fetch)
-        pixels, labels = idx.images(folder, train)
+        download_once(root, "MNIST", self.title, lambda: idx.files_exist(folder, train), _fetch)
+        pixels, labels = idx.read_images(folder, train)
         targets = torch.from_numpy(labels.astype("int64"))
         # mean and standard deviation of the training set's pixels / 255
         super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.1307,), std=(0.3081,))

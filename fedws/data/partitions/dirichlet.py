@@ -12,24 +12,24 @@ import numpy as np
 
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
-from fedws.data.partitioning import check, generator
+from fedws.data.partitioning import build_generator, check_share_sizes
 
-TRIES = 1000
+MAX_DRAWS = 1000
 
 
 @register("partition", "dirichlet")
-def dirichlet(targets: np.ndarray, shares: int, *, alpha: float = 0.5, seed: int = 1) -> list[np.ndarray]:
+def dirichlet(targets: np.ndarray, num_shares: int, *, alpha: float = 0.5, seed: int = 1) -> list[np.ndarray]:
     """Deal every label's samples in proportions from Dirichlet(alpha); draw again while a share is empty.
 
     The smaller ``alpha``, the more the mixtures differ. Raises UsageError when no draw leaves every share a sample.
     """
-    check(len(targets), shares)
+    check_share_sizes(len(targets), num_shares)
     if not (alpha > 0 and math.isfinite(alpha)):
         raise UsageError(f"dirichlet: alpha must be a finite number above 0, not {alpha}")
-    random = generator(seed)
+    random = build_generator(seed)
     labels, sizes = np.unique(targets, return_counts=True)
-    for _ in range(TRIES):
-        proportions = random.dirichlet([alpha] * shares, len(labels))
+    for _ in range(MAX_DRAWS):
+        proportions = random.dirichlet([alpha] * num_shares, len(labels))
         ends = np.rint(np.cumsum(proportions, axis=1)[:, :-1] * sizes[:, np.newaxis])
         if not np.isfinite(ends).all():  # an alpha so small that its draws underflow
             continue
@@ -38,8 +38,8 @@ def dirichlet(targets: np.ndarray, shares: int, *, alpha: float = 0.5, seed: int
         if (counts.sum(axis=0) > 0).all():
             break
     else:
-        raise UsageError(f"dirichlet: {TRIES} draws left a share of {shares} empty; raise alpha above {alpha}")
-    parts: list[list[np.ndarray]] = [[] for _ in range(shares)]
+        raise UsageError(f"dirichlet: {MAX_DRAWS} draws left a share of {num_shares} empty; raise alpha above {alpha}")
+    parts: list[list[np.ndarray]] = [[] for _ in range(num_shares)]
     for label, row in zip(labels, cuts, strict=True):
         of_label = random.permutation(np.flatnonzero(targets == label))
         for part, piece in zip(parts, np.split(of_label, row), strict=True):

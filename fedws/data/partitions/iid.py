@@ -3,14 +3,14 @@
 import numpy as np
 
 from fedws.core.registry import register
-from fedws.data.partitioning import check, generator
+from fedws.data.partitioning import build_generator, check_share_sizes
 
 
 @register("partition", "iid")
-def iid(targets: np.ndarray, shares: int, *, seed: int = 1) -> list[np.ndarray]:
+def iid(targets: np.ndarray, num_shares: int, *, seed: int = 1) -> list[np.ndarray]:
     """Shuffle, then cut: the IID split of McMahan et al. 2017, section 3. Sizes differ by one sample at most."""
-    check(len(targets), shares)
-    dealt = np.array_split(generator(seed).permutation(len(targets)), shares)
+    check_share_sizes(len(targets), num_shares)
+    dealt = np.array_split(build_generator(seed).permutation(len(targets)), num_shares)
     return [np.sort(part) for part in dealt]
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from fedws.core import addresses
-from fedws.core.addresses import PASSWORD, PASSWORD_FILE
+from fedws.core.addresses import PASSWORD_FILE_VARIABLE, PASSWORD_VARIABLE
 from fedws.core.errors import UsageError
 
-PORTS = {"mqtt": 1883, "mqtts": 8883}
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True)
-class Address:
+class BrokerAddress:
     """Of a broker, with the login."""
 
     host: str
@@ -23,12 +23,12 @@ class Address:
     password: str | None = field(default=None, repr=False)
 
 
-def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
+def parse_broker_url(url: str, environment: Mapping[str, str] = os.environ) -> BrokerAddress:
     """What ``mqtt://[user@]host[:port]`` says; the password of the user is in the environment, or in a file.
 
     Raises UsageError.
     """
-    scheme, _, rest = addresses.checked(url).partition("://")
+    scheme, _, rest = addresses.require_no_secrets(url).partition("://")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -40,17 +40,19 @@ def address(url: str, environment: Mapping[str, str] = os.environ) -> Address:
             f"{scheme}://{rest.rpartition('@')[2]} is no address; one looks like {scheme}://user@broker:1883"
         )
     user = unquote(parts.username) if parts.username else None
-    return Address(host, port or PORTS.get(scheme, 0), user, _password(environment) if user is not None else None)
+    return BrokerAddress(
+        host, port or DEFAULT_PORTS.get(scheme, 0), user, _load_password(environment) if user is not None else None
+    )
 
 
-def _password(environment: Mapping[str, str]) -> str | None:
-    if PASSWORD in environment:
-        return environment[PASSWORD]
-    if PASSWORD_FILE not in environment:
+def _load_password(environment: Mapping[str, str]) -> str | None:
+    if PASSWORD_VARIABLE in environment:
+        return environment[PASSWORD_VARIABLE]
+    if PASSWORD_FILE_VARIABLE not in environment:
         return None
     try:
-        return Path(environment[PASSWORD_FILE]).read_text(encoding="utf-8").rstrip("\r\n")
+        return Path(environment[PASSWORD_FILE_VARIABLE]).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{PASSWORD_FILE} {environment[PASSWORD_FILE]} cannot be read: {getattr(error, 'strerror', error)}"
+            f"{PASSWORD_FILE_VARIABLE} {environment[PASSWORD_FILE_VARIABLE]} cannot be read: {getattr(error, 'strerror', error)}"
         ) from None

@@ -5,271 +5,283 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-from fedws.core.errors import LinkError, LinkLost, ProtocolError, Refused
-from fedws.network.base import HANDSHAKE, Limits
-from fedws.network.body_transfer import Transfers
-from fedws.network.liveness import LOOKS, Vigil
-from fedws.network.mqtt.encryption import Piece
-from fedws.network.mqtt.endpoint import End, News
-from fedws.network.mqtt.flow_control import Part
-from fedws.network.mqtt.frames import Kind, Level
+from fedws.core.errors import LinkError, LinkLost, LinkRefused, ProtocolError
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.body_transfer import BodyTransfers
+from fedws.network.liveness import CHECKS_PER_TIMEOUT, LivenessMonitor
+from fedws.network.mqtt.encryption import Payload
+from fedws.network.mqtt.endpoint import FrameEvent, LinkEndpoint
+from fedws.network.mqtt.flow_control import ReceivedFrame
+from fedws.network.mqtt.frames import FrameKind, ProtectionLevel
 from fedws.protocol import encoder
-from fedws.protocol.close_codes import CloseCode, code_of, error_of
+from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error
 from fedws.protocol.messages import Message
 
-MOST_BEFORE = 2 * HANDSHAKE
+MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES
 """Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""
-MOST_FRAMES = 32
+MAX_UNAUTHENTICATED_FRAMES = 32
 """Frames, likewise; but for signs of life."""
-_BEAT = bytes([Kind.BEAT])
-_MAX_REASON = 123  # bytes, as on a websocket
-_CODES = (CloseCode.GIVEN_UP, CloseCode.NOT_TAKEN, CloseCode.TAKEN_OVER)  # by the first byte of a CLOSE
+_PLAIN_PING = bytes([FrameKind.PING])
+_MAX_REASON_BYTES = 123  # bytes, as on a websocket
+_CLOSE_CODES = (
+    CloseCode.APPLICATION_ERROR,
+    CloseCode.MESSAGE_REJECTED,
+    CloseCode.TAKEN_OVER,
+)  # by the first byte of a CLOSE
 
 
-async def _nothing() -> None:
+async def _do_nothing() -> None:
     pass
 
 
 @dataclass(frozen=True)
-class Road:
+class FrameSink:
     """What the frames of a link go out on."""
 
-    post: Callable[[bytes | bytearray, bool], int]
+    publish: Callable[[bytes | bytearray, bool], int]
     """Publish a frame, surely or as it may be; gives the bytes of the packet. Raises LinkLost."""
-    packet: Callable[[int], int]
+    packet_size: Callable[[int], int]
     """Bytes of a packet that brings a frame of so many."""
-    chunk: int
+    max_payload_bytes: int
     """Bytes of a message in one frame, at most."""
-    complain: Callable[[str], object]
+    log_dropped: Callable[[str], object]
     """Say that something was dropped which was not the other end's."""
-    admitted: Callable[[], None] = lambda: None
-    closing: Callable[[], None] = lambda: None
+    on_authenticated: Callable[[], None] = lambda: None
+    on_closing: Callable[[], None] = lambda: None
     """Called before a link that was admitted waits for the other end to close it too."""
-    release: Callable[[], Awaitable[None]] = _nothing
+    on_closed: Callable[[], Awaitable[None]] = _do_nothing
     """Called once the link has ended."""
 
 
 class MqttChannel:
     """See :class:`fedws.network.base.Channel`. Bytes are counted with the packets' headers, without signs of life."""
 
-    def __init__(self, end: End, road: Road, limits: Limits) -> None:
-        self._end = end
-        self._road = road
+    def __init__(self, endpoint: LinkEndpoint, sink: FrameSink, limits: Limits) -> None:
+        self._endpoint = endpoint
+        self._sink = sink
         self._limits = limits
-        self._most = min(HANDSHAKE, limits.message)
-        self._before: tuple[int, int] | None = (0, 0)  # frames and bytes, until they are admitted
-        self._lost: LinkError | None = None
-        self._turn = asyncio.Lock()
-        self._news, self._room = asyncio.Event(), asyncio.Event()
-        self._quits, self._down = asyncio.Event(), asyncio.Event()
+        self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)
+        self._unauthenticated_usage: tuple[int, int] | None = (0, 0)  # frames and bytes, until they are admitted
+        self._close_error: LinkError | None = None
+        self._send_lock = asyncio.Lock()
+        self._frame_received, self._window_opened = asyncio.Event(), asyncio.Event()
+        self._peer_done, self._closed_event = asyncio.Event(), asyncio.Event()
         self.opened = asyncio.Event()
         """Set when the other end has answered, or the link has ended."""
-        self._heard = 0
-        self._vigil = Vigil(limits.silence)
+        self._frame_bytes_received = 0
+        self._monitor = LivenessMonitor(limits.peer_timeout)
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self._every(limits.silence / LOOKS, self._look)
-        self._every(limits.beat, self._beat)
+        self._repeat(limits.peer_timeout / CHECKS_PER_TIMEOUT, self._check_liveness)
+        self._repeat(limits.effective_ping_interval, self._send_ping)
         self.peer = self.address = ""
-        self.sent = 0
-        self.received = 0
-        self.transfers = Transfers()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.transfers = BodyTransfers()
 
     # ------------------------------------------------------------------ messages
 
     async def send(self, message: Message) -> None:
         """Send one message in frames, waiting while too many are unread at the other end."""
         encoded = await self.transfers.encode(message)
-        async with self._turn:
+        async with self._send_lock:
             try:
-                for piece, last in _marked(_cut(encoded, self._road.chunk)):
-                    while self._lost is None and not self._end.room:
-                        self._room.clear()
-                        await self._room.wait()
-                    if self._lost is not None:
-                        raise self._lost
-                    self.sent += self._post(Kind.END if last else Kind.DATA, piece)
+                for piece, last in _mark_last(_split_fragments(encoded, self._sink.max_payload_bytes)):
+                    while self._close_error is None and not self._endpoint.can_send:
+                        self._window_opened.clear()
+                        await self._window_opened.wait()
+                    if self._close_error is not None:
+                        raise self._close_error
+                    self.bytes_sent += self._send_frame(FrameKind.END if last else FrameKind.DATA, piece)
                     if not last:
                         await asyncio.sleep(0)  # the network, and others, have something to do
             except asyncio.CancelledError:
-                self._finish("a message was cut short")  # nobody could tell the next one from it
+                self._send_close("a message was cut short")  # nobody could tell the next one from it
                 raise
 
     async def receive(self) -> Message:
         """The next message; its tensors lie in the one buffer that its frames are written into."""
-        with self.transfers.decoding(self._most) as decoder:
+        with self.transfers.open_decoder(self._max_message_bytes) as decoder:
             more = True
             while more:
-                part = await self._next()
+                part = await self._next_frame()
                 decoder.feed(part.payload)
-                more = part.kind is Kind.DATA
-        return await self.transfers.message(decoder)
+                more = part.kind is FrameKind.DATA
+        return await self.transfers.read_message(decoder)
 
-    async def _next(self) -> Part:
-        while (part := self._end.next()) is None or part.kind is Kind.CLOSE:
-            if self._lost is not None:
-                raise self._lost
-            self._news.clear()
-            await self._news.wait()
-        if self._end.due:
-            self._beat()
+    async def _next_frame(self) -> ReceivedFrame:
+        while (part := self._endpoint.read_frame()) is None or part.kind is FrameKind.CLOSE:
+            if self._close_error is not None:
+                raise self._close_error
+            self._frame_received.clear()
+            await self._frame_received.wait()
+        if self._endpoint.ack_due:
+            self._send_ping()
         return part
 
     # ------------------------------------------------------------------ who is there
 
     @property
-    def admitted(self) -> bool:
+    def authenticated(self) -> bool:
         """Whether the other end has proved who it is."""
-        return self._before is None
+        return self._unauthenticated_usage is None
 
     @property
-    def greeted(self) -> bool:
+    def has_received_message(self) -> bool:
         """Whether a whole message has been received."""
-        return self._end.messages > 0
+        return self._endpoint.messages_received > 0
 
     @property
-    def arriving(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether a part of a message has come that is not whole."""
-        return self._end.under_way
+        return self._endpoint.is_receiving
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         """Take messages of any size that the limits allow. Raises Refused when they should be sealed and cannot be."""
-        if self._end.seal and self._end.protected is not Level.SEALED:
-            raise Refused("key", "a sealed link needs the network key: --seal does not go with --insecure")
-        self._most = self._limits.message
-        self._before = None
-        self._road.admitted()
+        if self._endpoint.encrypt_payloads and self._endpoint.protection_level is not ProtectionLevel.ENCRYPTED:
+            raise LinkRefused("key", "a sealed link needs the network key: --seal does not go with --insecure")
+        self._max_message_bytes = self._limits.max_message_bytes
+        self._unauthenticated_usage = None
+        self._sink.on_authenticated()
 
-    def protect(self, secret: bytes) -> None:
+    def set_session_key(self, session_key: bytes) -> None:
         """From now on every frame has a tag, in both directions."""
-        for data in self._end.protect(secret):
-            self.hear(data)
+        for data in self._endpoint.set_session_key(session_key):
+            self.handle_frame(data)
 
-    def open(self) -> None:
+    def send_open(self) -> None:
         """Begin the link, or answer who did. Raises LinkLost."""
-        self._road.post(self._end.open(), True)
+        self._sink.publish(self._endpoint.build_open_frame(), True)
 
     # ------------------------------------------------------------------ frames
 
-    def _post(self, kind: Kind, payload: Piece) -> int:
-        return self._road.post(self._end.frame(kind, payload), True)
+    def _send_frame(self, kind: FrameKind, payload: Payload) -> int:
+        return self._sink.publish(self._endpoint.build_frame(kind, payload), True)
 
-    def hear(self, data: bytes) -> None:
+    def handle_frame(self, data: bytes) -> None:
         """Something came for this link, from whomever."""
-        if self._lost is not None and self._quits.is_set():
+        if self._close_error is not None and self._peer_done.is_set():
             return None
-        if self._before is not None and self._end.protected is Level.PLAIN:  # after it, tags tell who sends
-            frames, size = self._before
-            self._before = frames + (data[:1] != _BEAT), size + len(data)
-            if frames >= MOST_FRAMES or size + len(data) > MOST_BEFORE:
-                return self.dismiss("too much before a proof")
-        news = self._end.hear(data)
-        if news is News.ODD:
-            self._road.complain(self._end.why)
+        if (
+            self._unauthenticated_usage is not None and self._endpoint.protection_level is ProtectionLevel.PLAIN
+        ):  # after it, tags tell who sends
+            frames, size = self._unauthenticated_usage
+            self._unauthenticated_usage = frames + (data[:1] != _PLAIN_PING), size + len(data)
+            if frames >= MAX_UNAUTHENTICATED_FRAMES or size + len(data) > MAX_UNAUTHENTICATED_BYTES:
+                return self.close_nowait("too much before a proof")
+        news = self._endpoint.handle_frame(data)
+        if news is FrameEvent.DROPPED:
+            self._sink.log_dropped(self._endpoint.fault)
             return None
-        if news is News.NOTHING:  # no sign of life: anybody may have sent it
+        if news is FrameEvent.IGNORED:  # no sign of life: anybody may have sent it
             return None
-        self._heard += len(data)
-        if news is News.PART:
-            self.received += self._road.packet(len(data))
-            self._news.set()
-        elif news is News.CLOSED:
-            self._quits.set()
-            self._finish("", _closed(self._end.farewell))
-        elif news in (News.LOST, News.BROKEN):
-            self._quits.set()  # nothing that comes can be read
-            why = self._end.why
-            error = LinkLost(why) if news is News.LOST else ProtocolError(why)
-            self._finish(why, error, code_of(error))
-        elif news is News.GONE:
+        self._frame_bytes_received += len(data)
+        if news is FrameEvent.DATA:
+            self.bytes_received += self._sink.packet_size(len(data))
+            self._frame_received.set()
+        elif news is FrameEvent.CLOSED:
+            self._peer_done.set()
+            self._send_close("", _parse_close(self._endpoint.close_payload))
+        elif news in (FrameEvent.FRAMES_MISSING, FrameEvent.PROTOCOL_ERROR):
+            self._peer_done.set()  # nothing that comes can be read
+            why = self._endpoint.fault
+            error = LinkLost(why) if news is FrameEvent.FRAMES_MISSING else ProtocolError(why)
+            self._send_close(why, error, to_close_code(error))
+        elif news is FrameEvent.GONE:
             self.fail(LinkLost("the coordinator is gone"))
-        elif news is News.BEAT:
-            self._room.set()
-        elif news is News.OPENED:
+        elif news is FrameEvent.PING:
+            self._window_opened.set()
+        elif news is FrameEvent.OPENED:
             self.opened.set()
         return None
 
     # ------------------------------------------------------------------ time
 
-    def _every(self, seconds: float, what: Callable[[], None]) -> None:
+    def _repeat(self, seconds: float, callback: Callable[[], None]) -> None:
         def again() -> None:
-            what()
-            if self._lost is None:
-                self._every(seconds, what)
+            callback()
+            if self._close_error is None:
+                self._repeat(seconds, callback)
 
-        self._timers[what] = asyncio.get_running_loop().call_later(seconds, again)
+        self._timers[callback] = asyncio.get_running_loop().call_later(seconds, again)
 
-    def _beat(self) -> None:
+    def _send_ping(self) -> None:
         try:
-            self._road.post(self._end.beat(), False)
+            self._sink.publish(self._endpoint.build_ping(), False)
         except LinkError as error:
             self.fail(error)
 
-    def _look(self) -> None:
-        under_way = self._end.under_way and not self._end.unread  # else it is we who do not read
-        fault = self._vigil.look(self._heard, self.received, self._end.messages, under_way=under_way)
+    def _check_liveness(self) -> None:
+        under_way = self._endpoint.is_receiving and not self._endpoint.unread_frames  # else it is we who do not read
+        fault = self._monitor.find_fault(
+            self._frame_bytes_received, self.bytes_received, self._endpoint.messages_received, is_receiving=under_way
+        )
         if fault:
-            self._quits.set()  # nobody waits for it to close
-            self._finish(f"given up: {fault}", LinkLost(fault))
+            self._peer_done.set()  # nobody waits for it to close
+            self._send_close(f"given up: {fault}", LinkLost(fault))
 
     # ------------------------------------------------------------------ the end
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest.
 
         Nobody waits for those who have proved nothing.
         """
-        self._finish(reason, code=code)
+        self._send_close(reason, code=code)
         try:
-            if self.admitted and not self._quits.is_set():
-                self._road.closing()
+            if self.authenticated and not self._peer_done.is_set():
+                self._sink.on_closing()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.silence / 6):
-                        await self._quits.wait()
+                    async with asyncio.timeout(self._limits.peer_timeout / 6):
+                        await self._peer_done.wait()
         finally:
-            self._quits.set()  # a further call need not wait again
-            await self._road.release()
+            self._peer_done.set()  # a further call need not wait again
+            await self._sink.on_closed()
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the link is down."""
-        await self._down.wait()
+        await self._closed_event.wait()
 
-    def dismiss(self, reason: str) -> None:
+    def close_nowait(self, reason: str) -> None:
         """Close the link, and do not wait for the other end."""
-        self._quits.set()
-        self._finish(reason)
+        self._peer_done.set()
+        self._send_close(reason)
 
     def fail(self, error: LinkError) -> None:
         """The link is lost, and nobody is there who could be told."""
-        self._quits.set()
-        self._ended(error)
+        self._peer_done.set()
+        self._set_closed(error)
 
-    def _finish(self, reason: str, error: LinkError | None = None, code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    def _send_close(
+        self, reason: str, error: LinkError | None = None, code: CloseCode = CloseCode.APPLICATION_ERROR
+    ) -> None:
         """End the link, and tell the other end."""
-        if self._lost is not None:
+        if self._close_error is not None:
             return
-        first = bytes([_CODES.index(code) if code in _CODES else 0])
+        first = bytes([_CLOSE_CODES.index(code) if code in _CLOSE_CODES else 0])
         try:
-            self._post(Kind.CLOSE, first + reason.encode()[:_MAX_REASON].decode(errors="ignore").encode())
+            self._send_frame(
+                FrameKind.CLOSE, first + reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
+            )
         except LinkError:
-            self._quits.set()
-        self._ended(error or LinkLost(reason or "closed"))
+            self._peer_done.set()
+        self._set_closed(error or LinkLost(reason or "closed"))
 
-    def _ended(self, error: LinkError) -> None:
-        self._lost = self._lost or error
+    def _set_closed(self, error: LinkError) -> None:
+        self._close_error = self._close_error or error
         for timer in self._timers.values():
             timer.cancel()
-        for event in (self._news, self._room, self.opened, self._down):
+        for event in (self._frame_received, self._window_opened, self.opened, self._closed_event):
             event.set()
 
 
-def _cut(encoded: encoder.Encoded, size: int) -> Iterator[memoryview]:
+def _split_fragments(encoded: encoder.EncodedMessage, size: int) -> Iterator[memoryview]:
     for fragment in encoded.fragments():
         view = memoryview(fragment)
         for start in range(0, len(view), size):
             yield view[start : start + size]
 
 
-def _marked(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
+def _mark_last(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
     """Each piece, and whether it is the last."""
     before = next(pieces)
     for piece in pieces:
@@ -278,7 +290,7 @@ def _marked(pieces: Iterator[memoryview]) -> Iterator[tuple[memoryview, bool]]:
     yield before, True
 
 
-def _closed(payload: bytes) -> LinkError:
+def _parse_close(payload: bytes) -> LinkError:
     first = payload[0] if payload else 0
-    code = _CODES[first] if first < len(_CODES) else CloseCode.GIVEN_UP
-    return error_of(code, payload[1:].decode(errors="replace"))
+    code = _CLOSE_CODES[first] if first < len(_CLOSE_CODES) else CloseCode.APPLICATION_ERROR
+    return to_link_error(code, payload[1:].decode(errors="replace"))

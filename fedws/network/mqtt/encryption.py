@@ -13,96 +13,104 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from fedws.network.mqtt.frames import HEAD, TAG, Frame, Kind, Level, head
+from fedws.network.mqtt.frames import FRAME_HEADER, TAG_BYTES, Frame, FrameKind, ProtectionLevel, pack_frame_header
 
-Piece = bytes | memoryview
+Payload = bytes | memoryview
 
 
-class Guard(Protocol):
+class FrameProtection(Protocol):
     """One direction of a link."""
 
-    level: Level
+    level: ProtectionLevel
 
-    def wrap(self, kind: Kind, number: int, payload: Piece) -> bytes | bytearray:
+    def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes | bytearray:
         """A frame. No number may be used twice for kinds that are numbered together."""
 
-    def unwrap(self, frame: Frame) -> Piece | None:
+    def unwrap(self, frame: Frame) -> Payload | None:
         """The payload; None when the frame is not one of the other end's, as it sent it."""
 
 
-class Plain:
+class NoProtection:
     """Before the handshake has a secret, and where there is no network key."""
 
-    level = Level.PLAIN
+    level = ProtectionLevel.PLAIN
 
-    def wrap(self, kind: Kind, number: int, payload: Piece) -> bytes:
+    def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes:
         """A frame without a tag."""
-        return b"".join((head(kind, self.level, number), payload))
+        return b"".join((pack_frame_header(kind, self.level, number), payload))
 
-    def unwrap(self, frame: Frame) -> Piece | None:
+    def unwrap(self, frame: Frame) -> Payload | None:
         """What anybody may have sent."""
-        return memoryview(frame.data)[HEAD.size :] if frame.level is self.level else None
+        return memoryview(frame.data)[FRAME_HEADER.size :] if frame.level is self.level else None
 
 
-class Tagged:
+class HmacProtection:
     """HMAC-SHA256 over kind, number and payload, its first 16 bytes."""
 
-    level = Level.TAGGED
+    level = ProtectionLevel.AUTHENTICATED
 
     def __init__(self, key: bytes) -> None:
         self._mac = hmac.new(key, digestmod=hashlib.sha256)
 
-    def wrap(self, kind: Kind, number: int, payload: Piece) -> bytearray:
+    def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytearray:
         """A frame that anybody can read, and nobody change."""
-        frame = bytearray(head(kind, self.level, number))
+        frame = bytearray(pack_frame_header(kind, self.level, number))
         frame += payload
         frame += self._tag(frame)
         return frame
 
-    def unwrap(self, frame: Frame) -> Piece | None:
+    def unwrap(self, frame: Frame) -> Payload | None:
         """The payload, if the tag is right."""
         data = memoryview(frame.data)
-        if frame.level is not self.level or len(data) < HEAD.size + TAG:
+        if frame.level is not self.level or len(data) < FRAME_HEADER.size + TAG_BYTES:
             return None
-        return data[HEAD.size : -TAG] if hmac.compare_digest(self._tag(data[:-TAG]), data[-TAG:]) else None
+        return (
+            data[FRAME_HEADER.size : -TAG_BYTES]
+            if hmac.compare_digest(self._tag(data[:-TAG_BYTES]), data[-TAG_BYTES:])
+            else None
+        )
 
     def _tag(self, data: bytearray | memoryview) -> bytes:
         mac = self._mac.copy()
         mac.update(data)
-        return mac.digest()[:TAG]
+        return mac.digest()[:TAG_BYTES]
 
 
-class Sealed:
+class AesGcmProtection:
     """AES-256-GCM (NIST SP 800-38D) of the payload, with kind and number beside it."""
 
-    level = Level.SEALED
+    level = ProtectionLevel.ENCRYPTED
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def wrap(self, kind: Kind, number: int, payload: Piece) -> bytes:
+    def wrap(self, kind: FrameKind, number: int, payload: Payload) -> bytes:
         """A frame that nobody else can read or change."""
-        first = head(kind, self.level, number)
-        return first + self._cipher.encrypt(_nonce(kind, number), payload, first)
+        first = pack_frame_header(kind, self.level, number)
+        return first + self._cipher.encrypt(_build_nonce(kind, number), payload, first)
 
-    def unwrap(self, frame: Frame) -> Piece | None:
+    def unwrap(self, frame: Frame) -> Payload | None:
         """The payload, if it is what was sealed."""
-        if frame.level is not self.level or len(frame.data) < HEAD.size + TAG:
+        if frame.level is not self.level or len(frame.data) < FRAME_HEADER.size + TAG_BYTES:
             return None
         data = memoryview(frame.data)
         try:
-            return self._cipher.decrypt(_nonce(frame.kind, frame.number), data[HEAD.size :], data[: HEAD.size])
+            return self._cipher.decrypt(
+                _build_nonce(frame.kind, frame.number), data[FRAME_HEADER.size :], data[: FRAME_HEADER.size]
+            )
         except InvalidTag:
             return None
 
 
-def _nonce(kind: Kind, number: int) -> bytes:
+def _build_nonce(kind: FrameKind, number: int) -> bytes:
     """12 bytes, used once under a key: beats are numbered on their own."""
-    return bytes([kind is Kind.BEAT, 0, 0, 0]) + number.to_bytes(8, "little")
+    return bytes([kind is FrameKind.PING, 0, 0, 0]) + number.to_bytes(8, "little")
 
 
-def guard(secret: bytes, way: str, node: str, instance: str, link: str, *, sealed: bool) -> Guard:
-    """For one direction: ``way`` is ``up`` or ``down``."""
-    info = "/".join(("fedws 1", "seal" if sealed else "tag", way, node, instance, link))  # no id holds a slash
-    key = HKDF(SHA256(), 32, None, info.encode()).derive(secret)
-    return Sealed(key) if sealed else Tagged(key)
+def derive_protection(
+    session_key: bytes, direction: str, node: str, instance: str, link: str, *, encrypted: bool
+) -> FrameProtection:
+    """For one direction: ``direction`` is ``up`` or ``down``."""
+    info = "/".join(("fedws 1", "seal" if encrypted else "tag", direction, node, instance, link))  # no id holds a slash
+    key = HKDF(SHA256(), 32, None, info.encode()).derive(session_key)
+    return AesGcmProtection(key) if encrypted else HmacProtection(key)

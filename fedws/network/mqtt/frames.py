@@ -10,18 +10,18 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 
-from fedws.protocol.encoder import FRAGMENT
+from fedws.protocol.encoder import FRAGMENT_BYTES
 
-HEAD = struct.Struct("<BQ")
-BEAT = struct.Struct("<QQ")
+FRAME_HEADER = struct.Struct("<BQ")
+PING_PAYLOAD = struct.Struct("<QQ")
 """The payload of a BEAT: how many numbered frames its sender has read, and sent."""
-TAG = 16
+TAG_BYTES = 16
 """Bytes."""
-LARGEST = HEAD.size + FRAGMENT + TAG
+MAX_FRAME_BYTES = FRAME_HEADER.size + FRAGMENT_BYTES + TAG_BYTES
 """Bytes of a frame."""
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is for."""
 
     OPEN = 0
@@ -32,57 +32,61 @@ class Kind(IntEnum):
     """The last part."""
     CLOSE = 3
     """The link ends, in order: a code, and a reason."""
-    BEAT = 4
+    PING = 4
     """A sign of life, with how many numbered frames its sender has read, and sent."""
     GONE = 5
-    """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.network.mqtt.topics.Will`."""
+    """The broker's, for a coordinator that has vanished: the secret of :class:`fedws.network.mqtt.topics.EndToken`."""
 
 
-class Level(IntEnum):
+class ProtectionLevel(IntEnum):
     """How a frame is protected; added to its kind in its first byte."""
 
     PLAIN = 0x00
-    TAGGED = 0x40
-    SEALED = 0x80
+    AUTHENTICATED = 0x40
+    ENCRYPTED = 0x80
 
 
-NUMBERED = (Kind.DATA, Kind.END, Kind.CLOSE)
+NUMBERED_KINDS = (FrameKind.DATA, FrameKind.END, FrameKind.CLOSE)
 
 
 @dataclass(frozen=True)
 class Frame:
     """A frame as it came; nothing in it is proved yet, and the payload has its tag still."""
 
-    kind: Kind
-    level: Level
+    kind: FrameKind
+    level: ProtectionLevel
     number: int
     data: bytes
     """All of it."""
 
 
-def parse(data: bytes) -> Frame | None:
+def parse_frame(data: bytes) -> Frame | None:
     """A frame; None where it is none."""
-    if not HEAD.size <= len(data) <= LARGEST:
+    if not FRAME_HEADER.size <= len(data) <= MAX_FRAME_BYTES:
         return None
-    first, number = HEAD.unpack_from(data)
+    first, number = FRAME_HEADER.unpack_from(data)
     try:
-        return Frame(Kind(first & 0x3F), Level(first & 0xC0), number, data)
+        return Frame(FrameKind(first & 0x3F), ProtectionLevel(first & 0xC0), number, data)
     except ValueError:
         return None
 
 
-def head(kind: Kind, level: Level, number: int) -> bytes:
+def pack_frame_header(kind: FrameKind, level: ProtectionLevel, number: int) -> bytes:
     """The first bytes of a frame."""
-    return HEAD.pack(kind | level, number)
+    return FRAME_HEADER.pack(kind | level, number)
 
 
-def opening(instance: str, *, seal: bool) -> bytes:
+def pack_open(instance: str, *, encrypt_payloads: bool) -> bytes:
     """The payload of an OPEN: whether the one who sends it wants the link sealed, and which instance is meant."""
-    return bytes([seal]) + bytes.fromhex(instance)
+    return bytes([encrypt_payloads]) + bytes.fromhex(instance)
 
 
-def opened(frame: Frame) -> tuple[str, bool] | None:
+def parse_open(frame: Frame) -> tuple[str, bool] | None:
     """Instance and wish of an OPEN; None where it is none."""
-    if frame.kind is not Kind.OPEN or len(frame.data) != HEAD.size + 17 or frame.data[HEAD.size] > 1:
+    if (
+        frame.kind is not FrameKind.OPEN
+        or len(frame.data) != FRAME_HEADER.size + 17
+        or frame.data[FRAME_HEADER.size] > 1
+    ):
         return None
-    return frame.data[-16:].hex(), bool(frame.data[HEAD.size])
+    return frame.data[-16:].hex(), bool(frame.data[FRAME_HEADER.size])

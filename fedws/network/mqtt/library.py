@@ -15,51 +15,51 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from fedws.network.mqtt.broker_url import Address
+from fedws.network.mqtt.broker_url import BrokerAddress
 
-AT_ONCE = 20
+MAX_IN_FLIGHT_PACKETS = 20
 """Packets that the broker has not acknowledged, at most; it may want fewer."""
-_UNTOLD = (0x00, 0x80)  # codes that the library makes up when a connection ends without a word
-_DIALLING = ThreadPoolExecutor(32, thread_name_prefix="mqtt")
+_SYNTHETIC_CODES = (0x00, 0x80)  # codes that the library makes up when a connection ends without a word
+_EXECUTOR = ThreadPoolExecutor(32, thread_name_prefix="mqtt")
 """A broker that does not answer keeps other dials waiting, and nobody else."""
-_QUICKLY = getattr(socket, "TCP_QUICKACK", None)
+_TCP_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 _log = logging.getLogger("fedws.mqtt.library")
 _log.setLevel(logging.CRITICAL)  # what goes wrong is raised, or said in a line of ours
 
 
-class Failed(Exception):
+class MqttFailure(Exception):
     """What the library could not do: what the broker said, with its code, or what the network's error was."""
 
-    def __init__(self, told: str = "", code: int = 0, cause: BaseException | None = None) -> None:
-        super().__init__(told)
+    def __init__(self, reason: str = "", code: int = 0, cause: BaseException | None = None) -> None:
+        super().__init__(reason)
         self.code = code
         self.cause = cause
 
 
 @dataclass(frozen=True)
-class Said:
+class LastWill:
     """What is published when a connection ends without a word."""
 
     topic: str
     payload: bytes
-    keep: float = 0.0
+    retain_seconds: float = 0.0
     """Seconds for which the broker keeps it in the place of what was retained; 0: it keeps nothing."""
 
 
-class Listener(Protocol):
+class MqttCallbacks(Protocol):
     """Who hears of a connection."""
 
-    def connected(self, largest: float, at_once: float) -> None:
+    def on_connected(self, max_packet_bytes: float, receive_maximum: float) -> None:
         """The broker lets us in: bytes of a packet that it takes, and packets that it takes unacknowledged."""
 
-    def heard(self, topic: str, payload: bytes, before: bool) -> None:
-        """A message has come; ``before``: it was retained."""
+    def on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        """A message has come; ``retained``: it was retained."""
 
-    def acknowledged(self, number: int, refused: str, code: int) -> None:
-        """The broker has taken a packet, unless there is a reason why it has ``refused`` it, with its code."""
+    def on_acknowledged(self, packet_id: int, refusal: str, code: int) -> None:
+        """The broker has taken a packet, unless there is a reason why it has ``refusal`` it, with its code."""
 
 
-class _Tls(ssl.SSLSocket):
+class _ClosingSSLSocket(ssl.SSLSocket):
     """The library leaves one open that comes to nothing."""
 
     def do_handshake(self, block: bool = False) -> None:
@@ -70,85 +70,88 @@ class _Tls(ssl.SSLSocket):
             raise
 
 
-class Client(aiomqtt.Client):
+class MqttClient(aiomqtt.Client):
     """One connection."""
 
     def __init__(
         self,
-        listener: Listener,
-        address: Address,
-        context: ssl.SSLContext | None,
-        name: str,
-        will: Said,
+        callbacks: MqttCallbacks,
+        address: BrokerAddress,
+        tls_context: ssl.SSLContext | None,
+        client_id: str,
+        will: LastWill,
         *,
-        patience: float,
-        beat: float,
-        largest: int,
+        timeout: float,
+        ping_interval: float,
+        max_packet_bytes: int,
     ) -> None:
-        """``patience`` is for an answer, ``beat`` between pings, in seconds; ``largest`` in bytes of a packet."""
-        if context is not None:
-            context.sslsocket_class = _Tls
+        """``timeout`` is for an answer, ``ping_interval`` between pings, in seconds; ``max_packet_bytes`` in bytes of a
+        packet."""
+        if tls_context is not None:
+            tls_context.sslsocket_class = _ClosingSSLSocket
         super().__init__(
             address.host,
             address.port,
             username=address.user,
             password=address.password,
-            identifier=name,
+            identifier=client_id,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=True,
-            timeout=patience,
-            keepalive=max(4, round(beat)),  # the library looks once in a second, and brokers give 1.5 times as much
-            will=_will(will),
-            properties=_properties(PacketTypes.CONNECT, MaximumPacketSize=largest),
-            tls_context=context,
-            max_inflight_messages=AT_ONCE,
+            timeout=timeout,
+            keepalive=max(
+                4, round(ping_interval)
+            ),  # the library looks once in a second, and brokers give 1.5 times as much
+            will=_build_will(will),
+            properties=_build_properties(PacketTypes.CONNECT, MaximumPacketSize=max_packet_bytes),
+            tls_context=tls_context,
+            max_inflight_messages=MAX_IN_FLIGHT_PACKETS,
             logger=_log,
         )
-        self._client.connect_timeout = patience
-        self._listener = listener
+        self._client.connect_timeout = timeout
+        self._callbacks = callbacks
 
-    async def enter(self) -> None:
+    async def open_connection(self) -> None:
         """Connect, as the library would, but in threads that nobody else needs. Raises Failed."""
         try:
-            await asyncio.get_running_loop().run_in_executor(_DIALLING, self._client_connect)
+            await asyncio.get_running_loop().run_in_executor(_EXECUTOR, self._client_connect)
             await self._wait_for(asyncio.shield(self._connected), None)  # which is told of later, too
         except OSError as error:
-            self.drop()
-            raise Failed(cause=error) from None
+            self.abort()
+            raise MqttFailure(cause=error) from None
         except aiomqtt.MqttError as error:
-            self.drop()
+            self.abort()
             if isinstance(error, aiomqtt.MqttCodeError) and isinstance(error.rc, ReasonCode):
-                raise Failed(_told(error.rc), error.rc.value) from None
-            raise Failed(cause=error.__context__) from None  # the library's own text has no kind
+                raise MqttFailure(_describe_code(error.rc), error.rc.value) from None
+            raise MqttFailure(cause=error.__context__) from None  # the library's own text has no kind
         except BaseException:
-            self.drop()
+            self.abort()
             raise
 
-    async def ask(self, topics: list[str]) -> list[str]:
+    async def subscribe_topics(self, topics: list[str]) -> list[str]:
         """Subscribe; gives for each why it was refused, empty where it was not. Raises Failed."""
         try:
             codes = await self.subscribe([(topic, 1) for topic in topics])
         except aiomqtt.MqttError as error:
-            raise Failed(cause=error.__context__) from None
-        self._quick()
-        return [_told(code) if isinstance(code, ReasonCode) and code.is_failure else "" for code in codes]
+            raise MqttFailure(cause=error.__context__) from None
+        self._enable_quick_ack()
+        return [_describe_code(code) if isinstance(code, ReasonCode) and code.is_failure else "" for code in codes]
 
-    def put(self, topic: str, payload: bytes | bytearray, *, sure: bool, retain: bool) -> int:
+    def publish_nowait(self, topic: str, payload: bytes | bytearray, *, reliable: bool, retain: bool) -> int:
         """Publish without waiting; gives the packet's number."""
-        return self._client.publish(topic, payload, int(sure), retain).mid
+        return self._client.publish(topic, payload, int(reliable), retain).mid
 
-    async def ended(self) -> str:
+    async def wait_closed(self) -> str:
         """Wait until the connection ends; gives what the broker said."""
         try:
             async for _ in self.messages:  # never: they are heard where they come in
                 pass
         except aiomqtt.MqttError as error:
             code = getattr(error.__cause__, "rc", None)
-            if isinstance(code, ReasonCode) and code.value not in _UNTOLD:
-                return _told(code)
+            if isinstance(code, ReasonCode) and code.value not in _SYNTHETIC_CODES:
+                return _describe_code(code)
         return ""
 
-    async def leave(self, topics: list[str]) -> None:
+    async def close_connection(self, topics: list[str]) -> None:
         """End it in order: nothing is said for us.
 
         These topics are left first: a broker that cannot write to us, since we are gone, may not read that we took
@@ -159,9 +162,9 @@ class Client(aiomqtt.Client):
                 await self.unsubscribe(topics)
         with contextlib.suppress(aiomqtt.MqttError):
             await self.__aexit__(None, None, None)
-        self.drop()
+        self.abort()
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """End it without a word."""
         if (own := self._socket) is not None:
             with contextlib.suppress(OSError):
@@ -171,10 +174,10 @@ class Client(aiomqtt.Client):
     def _socket(self) -> Any:
         return self._client.socket()
 
-    def _quick(self) -> None:
+    def _enable_quick_ack(self) -> None:
         """Acknowledge what has come at once: brokers hold small packets back until then, for 40 ms (Nagle)."""
-        if _QUICKLY is not None and self._socket is not None:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKLY, 1)
+        if _TCP_QUICKACK is not None and self._socket is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
     # ------------------------------------------------------------------ what the library calls
 
@@ -187,8 +190,8 @@ class Client(aiomqtt.Client):
     ) -> None:
         if not reason_code.is_failure:
             limits = (getattr(properties, name, math.inf) for name in ("MaximumPacketSize", "ReceiveMaximum"))
-            self._listener.connected(*limits)
-        self._quick()
+            self._callbacks.on_connected(*limits)
+        self._enable_quick_ack()
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(
@@ -200,31 +203,33 @@ class Client(aiomqtt.Client):
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
-        self._quick()
+        self._enable_quick_ack()
         with contextlib.suppress(UnicodeDecodeError):
-            self._listener.heard(message.topic, message.payload, message.retain)
+            self._callbacks.on_message(message.topic, message.payload, message.retain)
 
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
-        self._quick()
-        self._listener.acknowledged(mid, _told(reason_code) if reason_code.is_failure else "", reason_code.value)
+        self._enable_quick_ack()
+        self._callbacks.on_acknowledged(
+            mid, _describe_code(reason_code) if reason_code.is_failure else "", reason_code.value
+        )
 
 
-def _will(said: Said) -> aiomqtt.Will:
+def _build_will(last_will: LastWill) -> aiomqtt.Will:
     properties = None
-    if said.keep:
-        properties = _properties(PacketTypes.WILLMESSAGE, MessageExpiryInterval=int(said.keep))
-    return aiomqtt.Will(said.topic, said.payload, 1, bool(said.keep), properties)
+    if last_will.retain_seconds:
+        properties = _build_properties(PacketTypes.WILLMESSAGE, MessageExpiryInterval=int(last_will.retain_seconds))
+    return aiomqtt.Will(last_will.topic, last_will.payload, 1, bool(last_will.retain_seconds), properties)
 
 
-def _properties(packet: int, **values: int) -> Properties:
+def _build_properties(packet: int, **values: int) -> Properties:
     found: Properties = Properties(packet)  # type: ignore[no-untyped-call]
     for name, value in values.items():
         setattr(found, name, value)
     return found
 
 
-def _told(code: ReasonCode) -> str:
+def _describe_code(code: ReasonCode) -> str:
     """What a broker says, which is from a list of the standard."""
     return f"{str(code).lower()}, {code.value:#04x}"

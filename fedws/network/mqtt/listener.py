@@ -5,66 +5,68 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fedws.core.error_location import placed
-from fedws.core.errors import LinkError, LinkLost, Refused, Unreachable, UsageError
-from fedws.core.rate_limited_log import BURST, Complaints
-from fedws.network.backoff import Pauses
-from fedws.network.mqtt.session import Served, Session
+from fedws.core.error_location import describe_with_location
+from fedws.core.errors import LinkError, LinkLost, LinkRefused, Unreachable, UsageError
+from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
+from fedws.network.backoff import Backoff
+from fedws.network.mqtt.session import BrokerSession, ListenerConfig
 
 
-class Node:
-    """One node, for as long as :meth:`served` lasts."""
+class MqttListener:
+    """One node, for as long as :meth:`serve` lasts."""
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
-        self._lines = Complaints(served.node, BURST)
-        self._former: list[str] = []
+    def __init__(self, config: ListenerConfig) -> None:
+        self._config = config
+        self._status_log = RateLimitedLog(config.node, BURST_LINES)
+        self._former_instances: list[str] = []
         """Instances of this process that the broker may not have noticed to be gone."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session: Session
+        self._session: BrokerSession
 
     @contextlib.asynccontextmanager
-    async def served(self) -> AsyncIterator[None]:
+    async def serve(self) -> AsyncIterator[None]:
         """Serve. Raises UsageError or Unreachable when there is no first connection; later it is tried again."""
         try:
-            await self._begin()
-        except Refused as refused:
+            await self._connect()
+        except LinkRefused as refused:
             raise UsageError(str(refused)) from None
         except LinkLost as lost:  # while it began
             raise Unreachable(str(lost)) from None
-        keeping = asyncio.create_task(self._keep())
+        keeping = asyncio.create_task(self._keep_connected())
         try:
             yield
         finally:
             for task in (keeping, *self._tasks):
                 task.cancel()
             await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
-            await self._session.end()
+            await self._session.close()
 
-    async def _begin(self) -> None:
-        session = Session(self._served, self._tasks)
-        await session.begin(self._former)
+    async def _connect(self) -> None:
+        session = BrokerSession(self._config, self._tasks)
+        await session.start(self._former_instances)
         self._session = session
 
-    async def _keep(self) -> None:
-        broker = f"{self._served.address.host}:{self._served.address.port}"
+    async def _keep_connected(self) -> None:
+        broker = f"{self._config.address.host}:{self._config.address.port}"
         while True:
-            error = await self._session.lost()
-            self._former = [*self._former[-9:], self._session.instance]
-            self._lines.hear(f"{error}; it is dialled again")
-            await self._again()
-            self._lines.hear(f"on the broker at {broker} again", logging.INFO)
+            error = await self._session.wait_lost()
+            self._former_instances = [*self._former_instances[-9:], self._session.instance]
+            self._status_log.log(f"{error}; it is dialled again")
+            await self._reconnect()
+            self._status_log.log(f"on the broker at {broker} again", logging.INFO)
 
-    async def _again(self) -> None:
+    async def _reconnect(self) -> None:
         """Begin until it succeeds, with pauses that are longer each time."""
-        pauses, said = Pauses(self._served.limits.silence, self._session.instance), ""
+        pauses, said = Backoff(self._config.limits.peer_timeout, self._session.instance), ""
         while True:
-            await asyncio.sleep(pauses.next())
+            await asyncio.sleep(pauses.next_delay())
             try:
-                return await self._begin()
+                return await self._connect()
             except (LinkError, UsageError) as error:
                 if str(error) != said:
-                    self._lines.hear(f"waiting for the broker ({error})")
+                    self._status_log.log(f"waiting for the broker ({error})")
                 said = str(error)
             except Exception as error:  # a node that nobody watches must not be gone for good
-                self._lines.hear(f"an error while the broker was dialled: {placed(error)}", logging.ERROR, error)
+                self._status_log.log(
+                    f"an error while the broker was dialled: {describe_with_location(error)}", logging.ERROR, error
+                )

@@ -7,78 +7,80 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from fedws.core.errors import LinkError
-from fedws.core.rate_limited_log import Complaints
-from fedws.network.admission import Gate
+from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.network.admission import BoundedConnectionSet
 from fedws.network.base import Handler, Limits
 from fedws.network.mqtt import topics
-from fedws.network.mqtt.broker_url import Address
-from fedws.network.mqtt.channel import MqttChannel, Road
-from fedws.network.mqtt.connection import Broker, packet
-from fedws.network.mqtt.endpoint import End, Names
-from fedws.network.mqtt.frames import Kind, Level, head, opened, parse
-from fedws.network.mqtt.library import Said
+from fedws.network.mqtt.broker_url import BrokerAddress
+from fedws.network.mqtt.channel import FrameSink, MqttChannel
+from fedws.network.mqtt.connection import BrokerConnection, packet_size
+from fedws.network.mqtt.endpoint import LinkEndpoint, LinkIds
+from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header, parse_frame, parse_open
+from fedws.network.mqtt.library import LastWill
 from fedws.network.mqtt.presence import Presence
-from fedws.network.mqtt.topics import Will
-from fedws.security.tls import Tls
+from fedws.network.mqtt.topics import EndToken
+from fedws.security.tls import TlsConfig
 
-KEPT = 60.0
+WILL_RETENTION_SECONDS = 60.0
 """Seconds for which a broker keeps the will of a node in the place where the node was."""
-_FAREWELL = head(Kind.CLOSE, Level.PLAIN, 0)  # to strangers: nothing was said before that it could overtake
+_PLAIN_CLOSE_HEADER = pack_frame_header(
+    FrameKind.CLOSE, ProtectionLevel.PLAIN, 0
+)  # to strangers: nothing was said before that it could overtake
 
 
 @dataclass(frozen=True)
-class Served:
+class ListenerConfig:
     """What is served, and where."""
 
-    address: Address
-    tls: Tls | None
+    address: BrokerAddress
+    tls: TlsConfig | None
     node: str
     handle: Handler
     limits: Limits
-    seal: bool
-    complaints: Complaints
+    encrypt_payloads: bool
+    rate_limited_log: RateLimitedLog
 
 
-class Session:
-    """One connection, from :meth:`begin` until it is lost or ended."""
+class BrokerSession:
+    """One connection, from :meth:`start` until it is lost or ended."""
 
-    def __init__(self, served: Served, tasks: "set[asyncio.Task[None]]") -> None:
+    def __init__(self, config: ListenerConfig, tasks: "set[asyncio.Task[None]]") -> None:
         """``tasks`` are those of all links, which may outlast this connection."""
-        self._served = served
+        self._config = config
         self._tasks = tasks
-        will = Will()
+        will = EndToken()
         self.instance = will.name
-        node = served.node
-        gone = Said(topics.here(node, will.name), will.token, KEPT)
+        node = config.node
+        gone = LastWill(topics.presence_topic(node, will.name), will.secret, WILL_RETENTION_SECONDS)
         name = f"fedws-{node}-{secrets.token_hex(4)}"
-        self._broker = Broker(served.address, served.tls, name, gone, served.limits, self._hear)
+        self._broker = BrokerConnection(config.address, config.tls, name, gone, config.limits, self._handle_message)
         self._presence = Presence(self._broker, node, will.name)
-        self._gate, self._closing = Gate(), Gate()
+        self._pending_links, self._closing_links = BoundedConnectionSet(), BoundedConnectionSet()
         self._links: dict[str, MqttChannel] = {}
 
-    async def begin(self, former: Collection[str]) -> None:
+    async def start(self, former_instances: Collection[str]) -> None:
         """Be there. Raises Unreachable, Refused, LinkLost, and UsageError when another one is there by this name."""
-        node = self._served.node
+        node = self._config.node
         await self._broker.connect()
         try:
-            await self._broker.subscribe(topics.everything_here(node), topics.everything_down(node))
-            await self._presence.claim(former)
+            await self._broker.subscribe(topics.presence_filter(node), topics.downlink_filter(node))
+            await self._presence.claim_id(former_instances)
             await self._broker.flush()  # which is refused where the node may not say it
-            if self._broker.lost.done():
-                raise self._broker.lost.result()
+            if self._broker.lost_error.done():
+                raise self._broker.lost_error.result()
         except BaseException:
-            await self.end()
+            await self.close()
             raise
 
-    async def lost(self) -> LinkError:
+    async def wait_lost(self) -> LinkError:
         """Wait until the connection is lost, and all links with it; gives why."""
-        error: LinkError = await asyncio.shield(self._broker.lost)
+        error: LinkError = await asyncio.shield(self._broker.lost_error)
         for channel in self._links.values():
             channel.fail(error)
         await self._broker.close()
         return error
 
-    async def end(self) -> None:
+    async def close(self) -> None:
         """Be there no more; links should have been closed before."""
         with contextlib.suppress(LinkError):
             self._presence.withdraw()
@@ -86,56 +88,68 @@ class Session:
 
     # ------------------------------------------------------------------ links
 
-    def _hear(self, topic: str, payload: bytes, before: bool) -> None:
-        node = self._served.node
-        if (link := topics.link(node, topic)) is not None:
+    def _handle_message(self, topic: str, payload: bytes, retained: bool) -> None:
+        node = self._config.node
+        if (link := topics.parse_downlink_topic(node, topic)) is not None:
             if link in self._links:
-                self._links[link].hear(payload)
-            elif (frame := parse(payload)) and (found := opened(frame)) and found[0] == self.instance:
-                self._open(link, seal=found[1])
-        elif (instance := topics.instance(node, topic)) is not None:
-            self._presence.hear(instance, payload, before=before)
+                self._links[link].handle_frame(payload)
+            elif (frame := parse_frame(payload)) and (found := parse_open(frame)) and found[0] == self.instance:
+                self._open_link(link, encrypt_payloads=found[1])
+        elif (instance := topics.parse_presence_topic(node, topic)) is not None:
+            self._presence.handle_message(instance, payload, retained=retained)
 
-    def _open(self, link: str, *, seal: bool) -> None:
+    def _open_link(self, link: str, *, encrypt_payloads: bool) -> None:
         """Somebody dials; they have no answer while others' frames are held up, and dial again."""
-        if not self._presence.here or self._broker.crowded:
+        if not self._presence.is_online or self._broker.is_backlogged:
             return
-        served, up, down = self._served, topics.up(self._served.node, link), topics.down(self._served.node, link)
-        names = Names(served.node, self.instance, link)
-        road = Road(
-            post=lambda frame, sure: self._broker.publish(up, frame, sure=sure and not frame.startswith(_FAREWELL)),
-            packet=lambda size: packet(down, size),
-            chunk=self._broker.chunk,
-            complain=lambda what: served.complaints.hear(f"{what} was dropped"),
-            admitted=lambda: self._gate.leave(channel),
-            closing=lambda: self._closing.enter(channel, lambda: channel.dismiss("too many are being closed")),
+        served, up, down = (
+            self._config,
+            topics.uplink_topic(self._config.node, link),
+            topics.downlink_topic(self._config.node, link),
         )
-        channel = MqttChannel(End(names, dialled=False, seal=seal or served.seal), road, served.limits)
+        names = LinkIds(served.node, self.instance, link)
+        road = FrameSink(
+            publish=lambda frame, sure: self._broker.publish(
+                up, frame, reliable=sure and not frame.startswith(_PLAIN_CLOSE_HEADER)
+            ),
+            packet_size=lambda size: packet_size(down, size),
+            max_payload_bytes=self._broker.max_payload_bytes,
+            log_dropped=lambda what: served.rate_limited_log.log(f"{what} was dropped"),
+            on_authenticated=lambda: self._pending_links.discard(channel),
+            on_closing=lambda: self._closing_links.add(
+                channel, lambda: channel.close_nowait("too many are being closed")
+            ),
+        )
+        channel = MqttChannel(
+            LinkEndpoint(names, is_dialer=False, encrypt_payloads=encrypt_payloads or served.encrypt_payloads),
+            road,
+            served.limits,
+        )
         self._links[link] = channel
-        self._gate.enter(channel, lambda: channel.dismiss("too many are at the door"))
+        self._pending_links.add(channel, lambda: channel.close_nowait("too many are at the door"))
         with contextlib.suppress(LinkError):
-            channel.open()
-        task = asyncio.create_task(self._serve(link, channel))
+            channel.send_open()
+        task = asyncio.create_task(self._serve_link(link, channel))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, link: str, channel: MqttChannel) -> None:
-        patience = self._served.limits.silence / 6
-        door = asyncio.get_running_loop().call_later(patience, self._too_late, channel)
+    async def _serve_link(self, link: str, channel: MqttChannel) -> None:
+        patience = self._config.limits.peer_timeout / 6
+        door = asyncio.get_running_loop().call_later(patience, self._on_handshake_timeout, channel)
         reason = "the node ends"  # as long as the handler has not returned
         try:
-            await self._served.handle(channel)
+            await self._config.handle(channel)
             reason = ""
         except Exception:
             reason = "an error in the node"
             raise
         finally:
             door.cancel()
-            self._gate.leave(channel)
+            self._pending_links.discard(channel)
             await channel.close(reason)
-            self._closing.leave(channel)
+            self._closing_links.discard(channel)
             del self._links[link]
 
-    def _too_late(self, channel: MqttChannel) -> None:
-        if not channel.admitted:
-            channel.dismiss("no hello in time")
+    def _on_handshake_timeout(self, channel: MqttChannel) -> None:
+        if not channel.authenticated:
+            channel.close_nowait("no hello in time")

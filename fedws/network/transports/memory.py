@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 from fedws.core.errors import LinkLost, ProtocolError, Unreachable, UsageError
 from fedws.core.registry import register
-from fedws.network.base import HANDSHAKE, Channel, Handler, Limits
-from fedws.network.body_transfer import Transfers
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Handler, Limits
+from fedws.network.body_transfer import BodyTransfers
 from fedws.protocol import encoder
-from fedws.protocol.close_codes import CloseCode, error_of
+from fedws.protocol.close_codes import CloseCode, to_link_error
 from fedws.protocol.messages import Message
-from fedws.security.tls import Tls
+from fedws.security.tls import TlsConfig
 
-_serving: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
+_listeners: dict[str, tuple[Handler, Limits, set[asyncio.Task[None]]]] = {}
 
 
 class MemoryChannel:
@@ -27,21 +27,21 @@ class MemoryChannel:
         self._inbox: asyncio.Queue[bytes | None] = asyncio.Queue()
         """Fragments; after each message an empty one, and None at the end of the link."""
         self._peer: MemoryChannel | None = None
-        self._closed: LinkLost | None = None
-        self._down = asyncio.Event()
-        self._most = min(HANDSHAKE, limits.message)
+        self._close_error: LinkLost | None = None
+        self._closed_event = asyncio.Event()
+        self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)
         self.peer = self.address = ""
-        self.sent = 0
-        self.received = 0
-        self.transfers = Transfers()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.transfers = BodyTransfers()
 
     @property
-    def arriving(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether a part of a message has come that is not whole."""
         return not self._inbox.empty()
 
     @classmethod
-    def pair(cls, limits: Limits) -> tuple["MemoryChannel", "MemoryChannel"]:
+    def create_pair(cls, limits: Limits) -> tuple["MemoryChannel", "MemoryChannel"]:
         """Two ends of a new link."""
         near, far = cls(limits), cls(limits)
         near._peer, far._peer = far, near
@@ -52,73 +52,73 @@ class MemoryChannel:
         encoded = await self.transfers.encode(message)
         await self.send_raw([bytes(piece) for piece in encoded.fragments()])
 
-    async def send_raw(self, pieces: list[bytes]) -> None:
+    async def send_raw(self, fragments: list[bytes]) -> None:
         """Send any bytes as one message, as a hostile peer might."""
-        for piece in [*filter(None, pieces), b""]:
+        for piece in [*filter(None, fragments), b""]:
             self.deliver(piece)
         await asyncio.sleep(0)
 
-    def deliver(self, piece: bytes) -> None:
+    def deliver(self, fragment: bytes) -> None:
         """Hand one fragment over; raises LinkLost."""
-        if self._closed is not None or self._peer is None:
-            raise self._closed or LinkLost("closed")
-        self._peer._inbox.put_nowait(piece)
-        self.sent += len(piece)
+        if self._close_error is not None or self._peer is None:
+            raise self._close_error or LinkLost("closed")
+        self._peer._inbox.put_nowait(fragment)
+        self.bytes_sent += len(fragment)
 
     async def receive(self) -> Message:
         """The next message."""
-        with self.transfers.decoding(self._most) as decoder:
-            while piece := await self._next():
-                if len(piece) > encoder.FRAGMENT:
-                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {encoder.FRAGMENT}")
+        with self.transfers.open_decoder(self._max_message_bytes) as decoder:
+            while piece := await self._next_fragment():
+                if len(piece) > encoder.FRAGMENT_BYTES:
+                    raise ProtocolError(f"fragment of {len(piece)} bytes; at most {encoder.FRAGMENT_BYTES}")
                 decoder.feed(piece)
-                self.received += len(piece)
-        return await self.transfers.message(decoder)
+                self.bytes_received += len(piece)
+        return await self.transfers.read_message(decoder)
 
-    async def _next(self) -> bytes:
-        piece = None if self._closed is not None and self._inbox.empty() else await self._inbox.get()
+    async def _next_fragment(self) -> bytes:
+        piece = None if self._close_error is not None and self._inbox.empty() else await self._inbox.get()
         if piece is None:
-            raise self._closed or LinkLost("closed")
+            raise self._close_error or LinkLost("closed")
         return piece
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         """Take messages of any size that the limits allow."""
-        self._most = self._limits.message
+        self._max_message_bytes = self._limits.max_message_bytes
 
-    def protect(self, secret: bytes) -> None:
+    def set_session_key(self, session_key: bytes) -> None:
         """Nobody else is in this process."""
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close both ends."""
         for end in (self, self._peer):
-            if end is not None and end._closed is None:
-                end._closed = error_of(code if reason else CloseCode.DONE, reason or "closed")
-                end._down.set()
+            if end is not None and end._close_error is None:
+                end._close_error = to_link_error(code if reason else CloseCode.NORMAL_CLOSURE, reason or "closed")
+                end._closed_event.set()
                 end._inbox.put_nowait(None)
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until it is."""
-        await self._down.wait()
+        await self._closed_event.wait()
 
 
 @register("transport", "memory")
-class Memory:
+class MemoryTransport:
     """See :class:`fedws.network.base.Transport`."""
 
-    private = True
-    shared = False
+    in_process = True
+    brokered = False
 
-    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
+    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
         """Any name will do."""
 
     async def connect(
-        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+        self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Channel:
         """Dial a name that is served in this process. Raises Unreachable."""
-        if url not in _serving:
+        if url not in _listeners:
             raise Unreachable(f"nobody serves {url}")
-        handle, theirs, tasks = _serving[url]
-        near, far = MemoryChannel.pair(limits)
+        handle, theirs, tasks = _listeners[url]
+        near, far = MemoryChannel.create_pair(limits)
         far._limits = theirs
 
         async def serve() -> None:
@@ -139,17 +139,24 @@ class Memory:
 
     @contextlib.asynccontextmanager
     async def serve(
-        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
+        self,
+        url: str,
+        handle: Handler,
+        limits: Limits,
+        tls: TlsConfig | None = None,
+        *,
+        node: str = "",
+        encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
         """Serve a name. Raises UsageError when it is taken."""
-        if url in _serving:
+        if url in _listeners:
             raise UsageError(f"{url} is being served already")
         tasks: set[asyncio.Task[None]] = set()
-        _serving[url] = handle, limits, tasks
+        _listeners[url] = handle, limits, tasks
         try:
             yield url
         finally:
-            del _serving[url]
+            del _listeners[url]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -17,26 +17,26 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidMessage, InvalidURI, WebSocketException
 from websockets.http11 import Request, Response
 
-from fedws.core.errors import LinkError, Refused, Unreachable, UsageError
-from fedws.core.rate_limited_log import Complaints
+from fedws.core.errors import LinkError, LinkRefused, Unreachable, UsageError
+from fedws.core.rate_limited_log import RateLimitedLog
 from fedws.core.registry import register
-from fedws.core.untrusted_text import words
-from fedws.network.admission import Gate
-from fedws.network.base import HANDSHAKE, Channel, Handler, Limits
-from fedws.network.connect_errors import NO_TLS, speaks_tls, why
-from fedws.network.websocket.channel import WsChannel
-from fedws.network.websocket.connection import Client, Server, address_of
-from fedws.network.websocket.tls_listener import Door
+from fedws.core.untrusted_text import get_error_text
+from fedws.network.admission import BoundedConnectionSet
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Handler, Limits
+from fedws.network.connect_errors import PLAINTEXT_REASONS, describe_connect_error, speaks_tls
+from fedws.network.websocket.channel import WebSocketChannel
+from fedws.network.websocket.connection import IncomingConnection, OutgoingConnection, address_of
+from fedws.network.websocket.tls_listener import TlsListener
 from fedws.protocol import encoder
-from fedws.security.tls import Tls, names_of, unaccepted
+from fedws.security.tls import TlsConfig, explain_rejection, list_node_ids
 
-NO_PAGE = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
+ORIGIN_REJECTION = "requests with an Origin header are refused: web pages cannot connect to a fedws node\n"
 """The answer to a browser; every request of a page for a websocket has that header (RFC 6455, section 10.2)."""
 _log = logging.getLogger("fedws.websockets")
 _log.setLevel(logging.CRITICAL)  # the library reports a bad peer with a traceback; ours is one line
 
 
-class _Direct(connect):
+class _NoRedirectConnect(connect):
     """Connects to the address that it is given, and follows no redirect to another one."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
@@ -45,85 +45,107 @@ class _Direct(connect):
 
 
 @register("transport", "ws")
-class Ws:
+class WebSocketTransport:
     """See :class:`fedws.network.base.Transport`."""
 
-    private = False
-    shared = False
+    in_process = False
+    brokered = False
 
     def __init__(self, *, encrypted: bool = False) -> None:
         self._encrypted = encrypted
 
-    def check(self, url: str, tls: Tls | None = None, *, seal: bool = False) -> None:
+    def check_url(self, url: str, tls: TlsConfig | None = None, *, encrypt_payloads: bool = False) -> None:
         """Raises UsageError unless the URL has a host and a port, and is encrypted where that is wanted."""
-        _address(url)
-        if seal and not self._encrypted:
+        _parse_url(url)
+        if encrypt_payloads and not self._encrypted:
             raise UsageError(f"--seal is for links over a broker; for {url} there is TLS: --tls-cert and wss://")
         if tls is not None and not self._encrypted:
             raise UsageError(f"{url} is not encrypted, though certificates are given; write wss://")
 
     async def connect(
-        self, url: str, limits: Limits, node: str = "", tls: Tls | None = None, *, seal: bool = False
+        self, url: str, limits: Limits, node: str = "", tls: TlsConfig | None = None, *, encrypt_payloads: bool = False
     ) -> Channel:
         """Dial once, directly, never through a proxy. Raises Unreachable, or UsageError when the URL is none."""
-        self.check(url, tls)
+        self.check_url(url, tls)
         try:
-            socket = await _Direct(
-                url, proxy=None, create_connection=Client, **self._client(node, tls), **_settings(limits)
+            socket = await _NoRedirectConnect(
+                url,
+                proxy=None,
+                create_connection=OutgoingConnection,
+                **self._tls_arguments(node, tls),
+                **_library_settings(limits),
             )
-            assert isinstance(socket, Client)
+            assert isinstance(socket, OutgoingConnection)
             # To TLS, names of hosts, 'Alice' is alice, and '*.lab' whoever is of that lab; to us they are other nodes.
-            if self._encrypted and node and node not in names_of(socket.transport.get_extra_info("peercert")):
+            if self._encrypted and node and node not in list_node_ids(socket.transport.get_extra_info("peercert")):
                 socket.transport.abort()
-                raise Refused("key", f"its certificate is not one of {node}")
-            return WsChannel(socket, limits)
+                raise LinkRefused("key", f"its certificate is not one of {node}")
+            return WebSocketChannel(socket, limits)
         except ssl.SSLCertVerificationError as error:
-            raise Refused("key", unaccepted(error, node or _address(url)[0], tls or Tls())) from None
+            raise LinkRefused("key", explain_rejection(error, node or _parse_url(url)[0], tls or TlsConfig())) from None
         except InvalidMessage as error:
-            raise await self._ended(error, url, limits, tls) from None
+            raise await self._explain_early_close(error, url, limits, tls) from None
         except (InvalidURI, ValueError) as error:
-            raise UsageError(f"{url} is no address: {words(error)}") from None
+            raise UsageError(f"{url} is no address: {get_error_text(error)}") from None
         except (OSError, WebSocketException, TimeoutError) as error:
-            if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
-                raise Refused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
+            if isinstance(error, ssl.SSLError) and error.reason in PLAINTEXT_REASONS:
+                raise LinkRefused("key", "it is served without TLS; write ws://, or give it --tls-cert") from None
             if self._encrypted and isinstance(error, ConnectionResetError):
                 raise Unreachable("the connection ended during the TLS handshake") from None
-            raise Unreachable(_why(error)) from None
+            raise Unreachable(_describe_error(error)) from None
 
     @contextlib.asynccontextmanager
     async def serve(
-        self, url: str, handle: Handler, limits: Limits, tls: Tls | None = None, *, node: str = "", seal: bool = False
+        self,
+        url: str,
+        handle: Handler,
+        limits: Limits,
+        tls: TlsConfig | None = None,
+        *,
+        node: str = "",
+        encrypt_payloads: bool = False,
     ) -> AsyncIterator[str]:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
-        self.check(url, tls)
-        host, port = _address(url)
-        gate, closing, callers, pages = Gate(), Gate(), WeakSet[Server](), Complaints(url)
-        door = Door((tls or Tls()).server(), Complaints(url)) if self._encrypted else None
+        self.check_url(url, tls)
+        host, port = _parse_url(url)
+        gate, closing, callers, pages = (
+            BoundedConnectionSet(),
+            BoundedConnectionSet(),
+            WeakSet[IncomingConnection](),
+            RateLimitedLog(url),
+        )
+        door = (
+            TlsListener((tls or TlsConfig()).create_server_context(), RateLimitedLog(url)) if self._encrypted else None
+        )
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
-            caller = Server(*given, **settings)
-            caller.gate, caller.closing, caller.patience = gate, closing, limits.silence / 6
+            caller = IncomingConnection(*given, **settings)
+            caller.pending_connections, caller.closing_connections, caller.handshake_timeout = (
+                gate,
+                closing,
+                limits.peer_timeout / 6,
+            )
             callers.add(caller)
-            return caller if door is None else door.caller(caller)
+            return caller if door is None else door.build_protocol(caller)
 
         async def handler(connection: ServerConnection) -> None:
-            assert isinstance(connection, Server)
-            await handle(WsChannel(connection, limits))
+            assert isinstance(connection, IncomingConnection)
+            await handle(WebSocketChannel(connection, limits))
 
         def upgrade(connection: ServerConnection, request: Request) -> Response | None:
             if "Origin" not in request.headers:
                 return None
-            pages.hear(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
-            return connection.respond(HTTPStatus.FORBIDDEN, NO_PAGE)
+            pages.log(f"refused a web page at {address_of(connection.transport)}: its request has an Origin")
+            return connection.respond(HTTPStatus.FORBIDDEN, ORIGIN_REJECTION)
 
-        settings = {"create_connection": connection, "process_request": upgrade, **_settings(limits)}
+        settings = {"create_connection": connection, "process_request": upgrade, **_library_settings(limits)}
         try:
-            server = await serve(handler, _interfaces(host, port), port, **settings)  # type: ignore[arg-type]
+            server = await serve(handler, _listen_addresses(host, port), port, **settings)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 flag = "--port" if node else "--listen"
                 raise UsageError(f"port {port} on {host} is in use; choose another with {flag}") from None
-            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or words(error)}") from None
+            raise UsageError(f"cannot listen on {host}:{port}: {error.strerror or get_error_text(error)}") from None
         try:
             port = next(iter(server.sockets)).getsockname()[1]
             yield f"ws{'s' * self._encrypted}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -132,16 +154,18 @@ class Ws:
             if door is not None:
                 door.close()
             for caller in callers:
-                caller.end()
+                caller.abort_if_connecting()
             await server.wait_closed()
 
-    async def _ended(self, error: InvalidMessage, url: str, limits: Limits, tls: Tls | None) -> LinkError:
+    async def _explain_early_close(
+        self, error: InvalidMessage, url: str, limits: Limits, tls: TlsConfig | None
+    ) -> LinkError:
         """What it means that no answer came to a websocket's first words."""
         if not isinstance(error.__cause__, EOFError):
-            return Unreachable(_why(error))
+            return Unreachable(_describe_error(error))
         if not self._encrypted:  # which a port does too behind which nobody listens yet, so it is asked
-            if await speaks_tls(*_address(url), limits.silence / 6):
-                return Refused("key", "it is served with TLS; write wss://")
+            if await speaks_tls(*_parse_url(url), limits.peer_timeout / 6):
+                return LinkRefused("key", "it is served with TLS; write wss://")
             return Unreachable("it ended the connection without a word")
         # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
         # certificate after the caller has done its part, and Python's servers do not say how they judged. It may also
@@ -150,31 +174,34 @@ class Ws:
             return Unreachable("it hangs up: does it ask callers for a certificate? --tls-cert and --tls-key")
         return Unreachable(f"it hangs up: is the certificate in {tls.cert} expired, or not signed by its CA?")
 
-    def _client(self, node: str, tls: Tls | None) -> dict[str, Any]:
+    def _tls_arguments(self, node: str, tls: TlsConfig | None) -> dict[str, Any]:
         """The certificate must be one of the node's id, wherever it is."""
         named = {"server_hostname": node} if node else {}  # else it must be one of the host
-        return {"ssl": (tls or Tls()).client(), **named} if self._encrypted else {}
+        return {"ssl": (tls or TlsConfig()).create_client_context(), **named} if self._encrypted else {}
 
 
-def _settings(limits: Limits) -> dict[str, Any]:
+def _library_settings(limits: Limits) -> dict[str, Any]:
     """The library's own limits and timers, all derived from ours; compression costs 90 times on weights.
 
     It pings but waits for no pong, which on a slow link would come after all that is being sent: that is watched here.
     """
     return {
         "compression": None,
-        "max_size": (min(HANDSHAKE, limits.message), HANDSHAKE),  # see WsChannel.admit
+        "max_size": (
+            min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes),
+            MAX_HANDSHAKE_MESSAGE_BYTES,
+        ),  # see WebSocketChannel.mark_authenticated
         "max_queue": 8,
-        "write_limit": encoder.FRAGMENT,
-        "open_timeout": limits.silence / 6,
-        "close_timeout": limits.silence / 6,
-        "ping_interval": limits.beat,
+        "write_limit": encoder.FRAGMENT_BYTES,
+        "open_timeout": limits.peer_timeout / 6,
+        "close_timeout": limits.peer_timeout / 6,
+        "ping_interval": limits.effective_ping_interval,
         "ping_timeout": None,
         "logger": _log,
     }
 
 
-def _address(url: str) -> tuple[str, int]:
+def _parse_url(url: str) -> tuple[str, int]:
     try:
         parts = urlsplit(url)
         if parts.hostname and parts.port is not None:
@@ -184,7 +211,7 @@ def _address(url: str) -> tuple[str, int]:
     raise UsageError(f"{url!r} is no address; one looks like ws://host:8777")
 
 
-def _interfaces(host: str, port: int) -> list[str]:
+def _listen_addresses(host: str, port: int) -> list[str]:
     """``localhost`` is both loopback addresses, where the machine has both; a free port is one of IPv4."""
     if host != "localhost" or port == 0:
         return ["127.0.0.1" if host == "localhost" else host]
@@ -194,5 +221,9 @@ def _interfaces(host: str, port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
-def _why(error: Exception) -> str:
-    return f"no websocket there: {words(error)}" if isinstance(error, WebSocketException) else why(error)
+def _describe_error(error: Exception) -> str:
+    return (
+        f"no websocket there: {get_error_text(error)}"
+        if isinstance(error, WebSocketException)
+        else describe_connect_error(error)
+    )

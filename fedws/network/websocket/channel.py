@@ -6,97 +6,103 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
-from fedws.network.base import HANDSHAKE, Limits
-from fedws.network.body_transfer import Transfers
-from fedws.network.websocket.connection import Server, Watched, address_of, framed
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.body_transfer import BodyTransfers
+from fedws.network.websocket.connection import IncomingConnection, MonitoredConnection, address_of, frame_size
 from fedws.protocol import encoder
-from fedws.protocol.close_codes import CloseCode, error_of
+from fedws.protocol.close_codes import CloseCode, to_link_error
 from fedws.protocol.messages import Message
-from fedws.security.tls import name_of
+from fedws.security.tls import get_node_id
 
-_BROKEN = (CloseCode.BROKEN_FRAME, CloseCode.NOT_UTF8, CloseCode.TOO_LARGE)  # what the library closes with
-_MAX_REASON = 123  # bytes, RFC 6455, section 5.5
+_PROTOCOL_ERROR_CODES = (
+    CloseCode.PROTOCOL_ERROR,
+    CloseCode.INVALID_DATA,
+    CloseCode.MESSAGE_TOO_BIG,
+)  # what the library closes with
+_MAX_REASON_BYTES = 123  # bytes, RFC 6455, section 5.5
 
 
-class WsChannel:
+class WebSocketChannel:
     """One websocket; see :class:`fedws.network.base.Channel`. Bytes are counted with their frame headers."""
 
-    def __init__(self, socket: Watched, limits: Limits) -> None:
-        self._socket = socket
-        socket.watch(limits.silence)
+    def __init__(self, connection: MonitoredConnection, limits: Limits) -> None:
+        self._connection = connection
+        connection.start_monitoring(limits.peer_timeout)
         self._limits = limits
-        self._client = isinstance(socket, ClientConnection)
-        self._most = min(HANDSHAKE, limits.message)
-        self._lost: LinkError | None = None
-        self.peer = name_of(socket.transport.get_extra_info("peercert"))
-        self.address = address_of(socket.transport)
-        self.sent = 0
-        self.received = 0
-        self.transfers = Transfers()
+        self._is_client = isinstance(connection, ClientConnection)
+        self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)
+        self._close_error: LinkError | None = None
+        self.peer = get_node_id(connection.transport.get_extra_info("peercert"))
+        self.address = address_of(connection.transport)
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.transfers = BodyTransfers()
 
     @property
-    def arriving(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether a part of a message has come that is not whole."""
-        return self._socket.under_way
+        return self._connection.is_receiving
 
     async def send(self, message: Message) -> None:
         """Send one message in fragments of at most 1 MiB, as views of its tensors."""
         encoded = await self.transfers.encode(message)
         try:
-            await self._socket.send(self._counted(encoded))
+            await self._connection.send(self._count_fragments(encoded))
         except ConnectionClosed as closed:
-            raise _lost(closed, self._socket.lost) from None
+            raise _to_close_error(closed, self._connection.fault) from None
 
     async def receive(self) -> Message:
         """The next message; its tensors lie in the one buffer that its fragments were received into."""
-        if self._lost is not None:  # the library would not say so twice
-            raise self._lost
-        with self.transfers.decoding(self._most) as decoder:
+        if self._close_error is not None:  # the library would not say so twice
+            raise self._close_error
+        with self.transfers.open_decoder(self._max_message_bytes) as decoder:
             try:
-                async for fragment in self._socket.recv_streaming():
+                async for fragment in self._connection.recv_streaming():
                     if isinstance(fragment, str):
                         raise ProtocolError("a text frame; messages are binary")
                     decoder.feed(fragment)
-                    self.received += framed(len(fragment), masked=not self._client)
+                    self.bytes_received += frame_size(len(fragment), masked=not self._is_client)
             except ConnectionClosed as closed:
-                self._lost = _lost(closed, self._socket.lost)
-                raise self._lost from None
-        return await self.transfers.message(decoder)
+                self._close_error = _to_close_error(closed, self._connection.fault)
+                raise self._close_error from None
+        return await self.transfers.read_message(decoder)
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         """Take messages of any size that the limits allow."""
-        self._most = self._limits.message
-        protocol = self._socket.protocol
-        protocol.max_message_size, protocol.max_fragment_size = self._most, encoder.FRAGMENT
-        if isinstance(self._socket, Server):
-            self._socket.admit()
+        self._max_message_bytes = self._limits.max_message_bytes
+        protocol = self._connection.protocol
+        protocol.max_message_size, protocol.max_fragment_size = self._max_message_bytes, encoder.FRAGMENT_BYTES
+        if isinstance(self._connection, IncomingConnection):
+            self._connection.mark_authenticated()
 
-    def protect(self, secret: bytes) -> None:
+    def set_session_key(self, session_key: bytes) -> None:
         """TLS does it, or nobody."""
 
-    async def close(self, reason: str = "", code: CloseCode = CloseCode.GIVEN_UP) -> None:
+    async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close the link; the other end reads the code and the reason."""
-        sent = code if reason else CloseCode.DONE
-        await self._socket.close(sent, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
+        sent = code if reason else CloseCode.NORMAL_CLOSURE
+        await self._connection.close(sent, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until it is."""
-        await self._socket.wait_closed()
+        await self._connection.wait_closed()
 
-    def _counted(self, encoded: encoder.Encoded) -> Iterator[memoryview | bytes]:
+    def _count_fragments(self, encoded: encoder.EncodedMessage) -> Iterator[memoryview | bytes]:
         for fragment in encoded.fragments():
-            self.sent += framed(len(fragment), masked=self._client)
+            self.bytes_sent += frame_size(len(fragment), masked=self._is_client)
             yield fragment
-        self.sent += framed(0, masked=self._client)  # the library ends a message with an empty frame
+        self.bytes_sent += frame_size(0, masked=self._is_client)  # the library ends a message with an empty frame
 
 
-def _lost(closed: ConnectionClosed, given_up: str) -> LinkError:
-    if given_up:
-        return LinkLost(given_up)
-    if closed.sent is not None and closed.sent.code in _BROKEN and not closed.rcvd_then_sent:
+def _to_close_error(closed: ConnectionClosed, fault: str) -> LinkError:
+    if fault:
+        return LinkLost(fault)
+    if closed.sent is not None and closed.sent.code in _PROTOCOL_ERROR_CODES and not closed.rcvd_then_sent:
         return ProtocolError(closed.sent.reason or "no websocket message")
     if closed.rcvd is not None:
-        return error_of(closed.rcvd.code, closed.rcvd.reason)
-    if closed.sent is not None and (closed.sent.reason or closed.sent.code in (CloseCode.DONE, CloseCode.ENDING)):
-        return error_of(CloseCode.DONE, closed.sent.reason)
+        return to_link_error(closed.rcvd.code, closed.rcvd.reason)
+    if closed.sent is not None and (
+        closed.sent.reason or closed.sent.code in (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
+    ):
+        return to_link_error(CloseCode.NORMAL_CLOSURE, closed.sent.reason)
     return LinkLost("connection lost")

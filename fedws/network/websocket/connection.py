@@ -10,60 +10,60 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
-from fedws.network.admission import Gate
-from fedws.network.base import HANDSHAKE
-from fedws.network.liveness import LOOKS, Vigil
+from fedws.network.admission import BoundedConnectionSet
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
+from fedws.network.liveness import CHECKS_PER_TIMEOUT, LivenessMonitor
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode
 
-MOST_BEFORE = 2 * HANDSHAKE + 2**14
+MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
-MOST_FRAMES = 64
+MAX_UNAUTHENTICATED_FRAMES = 64
 """Frames, likewise."""
-_UNREAD = 4 * encoder.FRAGMENT  # bytes; more pile up only before somebody who never reads
-_TLS = b"\x16"  # the type of the record that a TLS client begins with
+_MAX_UNREAD_BYTES = 4 * encoder.FRAGMENT_BYTES  # bytes; more pile up only before somebody who never reads
+_TLS_HANDSHAKE_RECORD = b"\x16"  # the type of the record that a TLS client begins with
 
 
-class Watched(Connection):
+class MonitoredConnection(Connection):
     """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close."""
 
-    lost = ""
+    fault = ""
     """Why the other end was given up; empty while it is not."""
-    _heard = 0  # bytes received
-    _control = 0  # of these, bytes of pings and pongs
-    _messages = 0  # whole messages received
-    _inside = False  # between two frames of one message
+    _bytes_received = 0  # bytes received
+    _control_bytes = 0  # of these, bytes of pings and pongs
+    _messages_received = 0  # whole messages received
+    _in_message = False  # between two frames of one message
     _timer: asyncio.TimerHandle | None = None
 
     @property
-    def under_way(self) -> bool:
+    def is_receiving(self) -> bool:
         """Whether a part of a message has come that is not whole."""
-        return self._inside or bool(self.protocol.reader.buffer)
+        return self._in_message or bool(self.protocol.reader.buffer)
 
-    def watch(self, silence: float) -> None:
+    def start_monitoring(self, peer_timeout: float) -> None:
         """Begin, with the seconds that the other end may be silent."""
-        self._silence = silence
-        self._vigil = Vigil(silence)
-        self._closing = 0  # looks
-        self._wait(self._look)
+        self._peer_timeout = peer_timeout
+        self._monitor = LivenessMonitor(peer_timeout)
+        self._closing_checks = 0  # looks
+        self._schedule(self._check_liveness)
 
     def data_received(self, data: bytes) -> None:
         """Count what comes, also of a frame that is not whole yet."""
-        self._heard += len(data)
+        self._bytes_received += len(data)
         super().data_received(data)
 
     def process_event(self, event: Event) -> None:
         """Tell messages from pings."""
         if isinstance(event, Frame):
-            if event.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _UNREAD:
-                self.lost = "it pings, and reads nothing"
+            if event.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
+                self.fault = "it pings, and reads nothing"
                 self.transport.abort()
                 return
             if event.opcode in DATA_OPCODES:
-                self._inside = not event.fin
-                self._messages += event.fin
+                self._in_message = not event.fin
+                self._messages_received += event.fin
             else:
-                self._control += framed(len(event.data), masked=isinstance(self, ServerConnection))
+                self._control_bytes += frame_size(len(event.data), masked=isinstance(self, ServerConnection))
         super().process_event(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,121 +72,127 @@ class Watched(Connection):
             self._timer.cancel()
         super().connection_lost(exc)
 
-    def _wait(self, then: Any) -> None:
-        self._timer = self.loop.call_later(self._silence / LOOKS, then)
+    def _schedule(self, callback: Any) -> None:
+        self._timer = self.loop.call_later(self._peer_timeout / CHECKS_PER_TIMEOUT, callback)
 
-    def _look(self) -> None:
+    def _check_liveness(self) -> None:
         if self.state is not State.OPEN:
-            self._closing += 1
-            if self._closing >= LOOKS // 6:  # the library may wait for ever, to be rid of what it wanted to send
+            self._closing_checks += 1
+            if (
+                self._closing_checks >= CHECKS_PER_TIMEOUT // 6
+            ):  # the library may wait for ever, to be rid of what it wanted to send
                 return self.transport.abort()
-            return self._wait(self._look)
-        self.lost = self._fault()
-        if not self.lost:
-            return self._wait(self._look)
+            return self._schedule(self._check_liveness)
+        self.fault = self._find_fault()
+        if not self.fault:
+            return self._schedule(self._check_liveness)
         # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
         with contextlib.suppress(OSError, RuntimeError):
-            self.protocol.fail(CloseCode.GIVEN_UP, f"given up: {self.lost}")
+            self.protocol.fail(CloseCode.APPLICATION_ERROR, f"given up: {self.fault}")
             self.send_data()
-        return self._wait(self.transport.abort)
+        return self._schedule(self.transport.abort)
 
-    def _fault(self) -> str:
+    def _find_fault(self) -> str:
         """What the other end has done wrong up to this look."""
         if self.recv_messages.paused:  # it is we who do not read
-            self._vigil.excuse()
+            self._monitor.skip_check()
             return ""
-        content = self._heard - self._control
-        return self._vigil.look(self._heard, content, self._messages, under_way=self.under_way)
+        content = self._bytes_received - self._control_bytes
+        return self._monitor.find_fault(
+            self._bytes_received, content, self._messages_received, is_receiving=self.is_receiving
+        )
 
 
-class Client(Watched, ClientConnection):
+class OutgoingConnection(MonitoredConnection, ClientConnection):
     """One that dialled."""
 
 
-class Server(Watched, ServerConnection):
-    """One that was dialled: at the gate until :meth:`admit`, and not for long."""
+class IncomingConnection(MonitoredConnection, ServerConnection):
+    """One that was dialled: at the gate until :meth:`mark_authenticated`, and not for long."""
 
-    gate: Gate
-    closing: Gate
+    pending_connections: BoundedConnectionSet
+    closing_connections: BoundedConnectionSet
     """The links of the port that are being closed: a bounded number, since other ends need not let them close."""
-    patience: float
-    arrived: float | None = None
+    handshake_timeout: float
+    accepted_at: float | None = None
     """By the loop's clock, when it was before TLS."""
-    _door: asyncio.TimerHandle
-    _admitted = False
-    _gone = False
-    _frames = 0
+    _handshake_timer: asyncio.TimerHandle
+    _authenticated = False
+    _disconnected = False
+    _frames_received = 0
 
     @property
-    def received(self) -> int:
+    def bytes_received(self) -> int:
         """Bytes received, without those of TLS."""
-        return self._heard
+        return self._bytes_received
 
     @property
-    def greeted(self) -> bool:
+    def has_received_message(self) -> bool:
         """Whether a whole message has been received."""
-        return self._messages > 0
+        return self._messages_received > 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody is at the door."""
         super().connection_made(transport)
-        self.gate.enter(self, self.transport.abort, address_of(transport))
-        arrived = self.loop.time() if self.arrived is None else self.arrived
-        self._door = self.loop.call_at(arrived + self.patience, self._too_late)
+        self.pending_connections.add(self, self.transport.abort, address_of(transport))
+        arrived = self.loop.time() if self.accepted_at is None else self.accepted_at
+        self._handshake_timer = self.loop.call_at(arrived + self.handshake_timeout, self._on_handshake_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Tell those who begin with TLS at once, in plain text, that there is none here: else both would wait."""
-        if self._heard == 0 and data[:1] == _TLS:
-            self._heard = len(data)
+        if self._bytes_received == 0 and data[:1] == _TLS_HANDSHAKE_RECORD:
+            self._bytes_received = len(data)
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno TLS here\n")
             return self.transport.close()
-        if not self._admitted and self._heard + len(data) > MOST_BEFORE:
+        if not self._authenticated and self._bytes_received + len(data) > MAX_UNAUTHENTICATED_BYTES:
             return self.transport.abort()
         return super().data_received(data)
 
     def process_event(self, event: Event) -> None:
         """Count what is parsed before a proof: frames without a byte of a message cost time too."""
-        self._frames += 1
-        if not self._admitted and self._frames > MOST_FRAMES:
+        self._frames_received += 1
+        if not self._authenticated and self._frames_received > MAX_UNAUTHENTICATED_FRAMES:
             return self.transport.abort()
         return super().process_event(event)
 
-    async def close(self, code: CloseCode | int = CloseCode.DONE, reason: str = "") -> None:
+    async def close(self, code: CloseCode | int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
         """Close the link; it is aborted when too many are being closed."""
-        if self._admitted and not self._gone:
-            self.closing.enter(self, self.transport.abort, address_of(self.transport))
+        if self._authenticated and not self._disconnected:
+            self.closing_connections.add(self, self.transport.abort, address_of(self.transport))
         await super().close(code, reason)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """They have gone."""
-        self._gone = True
-        self.closing.leave(self)
-        self._depart()
+        self._disconnected = True
+        self.closing_connections.discard(self)
+        self._leave_pending()
         super().connection_lost(exc)
 
-    def _too_late(self) -> None:
+    def _on_handshake_timeout(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):  # whoever is alive reads why, for as long as one look takes
             if self.state is State.OPEN:
-                self.protocol.fail(CloseCode.GIVEN_UP, "no hello in time")
+                self.protocol.fail(CloseCode.APPLICATION_ERROR, "no hello in time")
                 self.send_data()
-        self._door = self.loop.call_later(self.patience * 6 / LOOKS, self.transport.abort)
+        self._handshake_timer = self.loop.call_later(
+            self.handshake_timeout * 6 / CHECKS_PER_TIMEOUT, self.transport.abort
+        )
 
-    def admit(self) -> None:
+    def mark_authenticated(self) -> None:
         """They may stay, and send what they like."""
-        self._admitted = True
-        self._depart()
+        self._authenticated = True
+        self._leave_pending()
 
-    def end(self) -> None:
+    def abort_if_connecting(self) -> None:
         """The server ends: who is no websocket yet reads no reason, and is not waited for."""
         if self.state is State.CONNECTING and hasattr(self, "transport"):
             self.transport.abort()
 
-    def _depart(self) -> None:
-        self._door.cancel()
-        self.gate.leave(self)
+    def _leave_pending(self) -> None:
+        self._handshake_timer.cancel()
+        self.pending_connections.discard(self)
 
 
-def framed(length: int, *, masked: bool) -> int:
+def frame_size(length: int, *, masked: bool) -> int:
     """Bytes of a frame with its header (RFC 6455, section 5.2)."""
     return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
 

@@ -10,34 +10,34 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from fedws.core.errors import StoreError, UsageError
-from fedws.core.files import sync
+from fedws.core.files import fsync_dir
 from fedws.core.registry import register
-from fedws.object_store.base import PART, parsed, parts, place
-from fedws.object_store.watchdog import Progress, bounded
+from fedws.object_store.base import PART_BYTES, build_blob_path, parse_store_url, split_into_parts
+from fedws.object_store.watchdog import Progress, run_with_watchdog
 
 T = TypeVar("T")
-_UNFINISHED = ".part"
+_UNFINISHED_SUFFIX = ".part"
 
 
 @register("store", "file")
 class FileStore:
     """See :class:`fedws.object_store.base.Store`. Files are for the user's own eyes (mode 0600, in folders of 0700)."""
 
-    def __init__(self, url: str, patience: float) -> None:
-        found = parsed(url)
+    def __init__(self, url: str, timeout: float) -> None:
+        found = parse_store_url(url)
         path = unquote(found.path)
         if found.netloc or not path.startswith("/") or "\0" in path:
             raise UsageError(f"{url!r} is no folder; one looks like file:///path, an absolute path")
-        self._url, self._folder, self._patience = url, Path(path), patience
+        self._url, self._folder, self._timeout = url, Path(path), timeout
 
-    def check(self) -> None:
+    def check_access(self) -> None:
         """Raises UsageError unless it is a folder that can be written."""
         try:
-            self._bounded(self._try)
+            self._run(self._check_writable)
         except StoreError as error:
             raise UsageError(str(error)) from None
 
-    def _try(self, progress: Progress) -> None:
+    def _check_writable(self, progress: Progress) -> None:
         if not self._folder.is_dir():
             raise StoreError(f"{self._url}: there is no such folder")
         try:
@@ -48,91 +48,91 @@ class FileStore:
 
     def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
         """Write a file whole or not at all; when this returns it is on the disk."""
-        file = self._folder / place(run, name)
-        self._bounded(lambda progress: self._write(file, body, progress), stop)
+        file = self._folder / build_blob_path(run, name)
+        self._run(lambda progress: self._write(file, body, progress), stop)
 
     def _write(self, file: Path, body: Sequence[memoryview], progress: Progress) -> None:
         size = sum(map(len, body))
-        if _size(file) == size:
+        if _get_size(file) == size:
             return
         if not file.parent.is_dir():
             file.parent.mkdir(mode=0o700, exist_ok=True)
-            sync(self._folder)
-        handle, path = tempfile.mkstemp(_UNFINISHED, f"{file.name}.", file.parent)
+            fsync_dir(self._folder)
+        handle, path = tempfile.mkstemp(_UNFINISHED_SUFFIX, f"{file.name}.", file.parent)
         own = Path(path)
         try:
             with os.fdopen(handle, "wb") as writing:
-                self._forget_unfinished(file, own)
-                for part in parts(body):
-                    progress.check()
+                self._delete_unfinished(file, own)
+                for part in split_into_parts(body):
+                    progress.raise_if_cancelled()
                     writing.writelines(part)
                     writing.flush()
                     os.fsync(writing.fileno())
-                    progress.step()
-            progress.check()
+                    progress.mark_progress()
+            progress.raise_if_cancelled()
             own.replace(file)
         except BaseException:
             own.unlink(missing_ok=True)
             raise
-        sync(file.parent)
+        fsync_dir(file.parent)
 
-    def _forget_unfinished(self, file: Path, own: Path) -> None:
+    def _delete_unfinished(self, file: Path, temporary: Path) -> None:
         """Delete what writers of this blob left that have ended: what has not grown for the time of our patience.
 
         Both times are the file system's own, so that no two clocks are compared.
         """
-        now = own.stat().st_mtime
-        for other in file.parent.glob(f"{file.name}.*{_UNFINISHED}"):
+        now = temporary.stat().st_mtime
+        for other in file.parent.glob(f"{file.name}.*{_UNFINISHED_SUFFIX}"):
             try:
-                if other.stat().st_mtime < now - self._patience:
+                if other.stat().st_mtime < now - self._timeout:
                     other.unlink()
             except FileNotFoundError:
                 pass  # its writer has come to an end meanwhile
 
-    def get(self, run: str, name: str, into: memoryview, *, stop: threading.Event | None = None) -> None:
+    def get(self, run: str, name: str, buffer: memoryview, *, stop: threading.Event | None = None) -> None:
         """Read a file."""
-        file = self._folder / place(run, name)
-        self._bounded(lambda progress: self._read(file, into, progress), stop)
+        file = self._folder / build_blob_path(run, name)
+        self._run(lambda progress: self._read(file, buffer, progress), stop)
 
-    def _read(self, file: Path, into: memoryview, progress: Progress) -> None:
-        size = _size(file)
-        if size != len(into):
-            what = "is not there" if size is None else f"has {size} bytes there and not {len(into)}"
+    def _read(self, file: Path, buffer: memoryview, progress: Progress) -> None:
+        size = _get_size(file)
+        if size != len(buffer):
+            what = "is not there" if size is None else f"has {size} bytes there and not {len(buffer)}"
             raise StoreError(f"{self._url}: blob {file.name} {what}")
         with file.open("rb", buffering=0) as reading:
             have = 0
-            while have < len(into):
-                progress.check()
-                count = reading.readinto(into[have : have + PART])
+            while have < len(buffer):
+                progress.raise_if_cancelled()
+                count = reading.readinto(buffer[have : have + PART_BYTES])
                 if not count:
-                    raise StoreError(f"{self._url}: blob {file.name} ends after {have} bytes of {len(into)}")
+                    raise StoreError(f"{self._url}: blob {file.name} ends after {have} bytes of {len(buffer)}")
                 have += count
-                progress.step()
+                progress.mark_progress()
 
-    def drop(self, run: str, name: str) -> None:
+    def delete(self, run: str, name: str) -> None:
         """Delete a file."""
-        file = self._folder / place(run, name)
-        self._bounded(lambda progress: file.unlink(missing_ok=True))
+        file = self._folder / build_blob_path(run, name)
+        self._run(lambda progress: file.unlink(missing_ok=True))
 
-    def clean(self, run: str) -> None:
+    def delete_run(self, run: str) -> None:
         """Delete the run's folder; another node may do so too at this moment."""
-        folder = self._folder / place(run)
+        folder = self._folder / build_blob_path(run)
 
         def remove(progress: Progress) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():
                 raise StoreError(f"{self._url}: {folder.name} cannot be deleted")
 
-        self._bounded(remove)
+        self._run(remove)
 
-    def _bounded(self, work: Callable[[Progress], T], stop: threading.Event | None = None) -> T:
+    def _run(self, work: Callable[[Progress], T], stop: threading.Event | None = None) -> T:
         try:
-            return bounded(work, self._patience, self._url, stop)
+            return run_with_watchdog(work, self._timeout, self._url, stop)
         except OSError as error:
             raise StoreError(f"{self._url}: {error.strerror or type(error).__name__}") from None
 
 
-def _size(file: Path) -> int | None:
+def _get_size(file: Path) -> int | None:
     """Of a blob; None when there is none."""
     try:
         return file.stat().st_size

@@ -12,21 +12,21 @@ from typing import TypeVar
 
 from fedws.core.errors import StoreError, UsageError
 from fedws.core.registry import register
-from fedws.object_store.base import PART, parsed, parts, place
-from fedws.object_store.s3_client import Failed, Requests, field
-from fedws.object_store.watchdog import Progress, Stopped, bounded
+from fedws.object_store.base import PART_BYTES, build_blob_path, parse_store_url, split_into_parts
+from fedws.object_store.s3_client import S3Client, S3RequestFailed, get_field
+from fedws.object_store.watchdog import Progress, StoreCancelled, run_with_watchdog
 
 T = TypeVar("T")
-_BUCKET = re.compile("[A-Za-z0-9._-]{3,255}")
-_PREFIX = re.compile(r"([A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*)?")
-_READ = 2**20
+_BUCKET_PATTERN = re.compile("[A-Za-z0-9._-]{3,255}")
+_PREFIX_PATTERN = re.compile(r"([A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*)?")
+_MAX_READ_BYTES = 2**20
 """Bytes that are read at once, at most."""
-_BEGUN = 2
+_MAX_UPLOAD_STARTS = 2
 """How often a large blob is begun, since others may end its upload."""
-_GONE = ("NoSuchUpload", "NoSuchKey")
+_NOT_FOUND_CODES = ("NoSuchUpload", "NoSuchKey")
 
 
-class _Body(io.BytesIO):
+class _UploadBody(io.BytesIO):
     """To be sent as a file: bytes would have to be sent whole within the time of one silence, however slow the line."""
 
     def __init__(self, data: bytes, progress: Progress) -> None:
@@ -34,9 +34,9 @@ class _Body(io.BytesIO):
         self._progress = progress
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._progress.check()
+        self._progress.raise_if_cancelled()
         data = super().read(size)
-        self._progress.moved(len(data))
+        self._progress.add_bytes(len(data))
         return data
 
 
@@ -44,206 +44,212 @@ class _Body(io.BytesIO):
 class S3Store:
     """See :class:`fedws.object_store.base.Store`."""
 
-    def __init__(self, url: str, patience: float) -> None:
-        found = parsed(url)
+    def __init__(self, url: str, timeout: float) -> None:
+        found = parse_store_url(url)
         prefix = found.path.strip("/")
-        if not _BUCKET.fullmatch(found.netloc) or not _PREFIX.fullmatch(prefix):
+        if not _BUCKET_PATTERN.fullmatch(found.netloc) or not _PREFIX_PATTERN.fullmatch(prefix):
             raise UsageError(f"{url!r} is no bucket; one looks like s3://bucket/prefix, of letters, digits and ._-")
         self._url, self._bucket, self._prefix = url, found.netloc, f"{prefix}/" if prefix else ""
-        self._patience = patience
-        self._requests = Requests(url, patience)
-        self._client = self._requests.client
+        self._timeout = timeout
+        self._s3 = S3Client(url, timeout)
+        self._client = self._s3.client
 
-    def _bounded(self, work: Callable[[Progress], T], stop: threading.Event | None = None) -> T:
-        return bounded(work, self._patience, self._url, stop)
+    def _run(self, work: Callable[[Progress], T], stop: threading.Event | None = None) -> T:
+        return run_with_watchdog(work, self._timeout, self._url, stop)
 
-    def check(self) -> None:
+    def check_access(self) -> None:
         """List, write, read and delete: what a policy must allow. Raises UsageError."""
         try:
-            self._bounded(self._try)
+            self._run(self._check_operations)
         except StoreError as error:
             raise UsageError(str(error)) from None
 
-    def _try(self, progress: Progress) -> None:
+    def _check_operations(self, progress: Progress) -> None:
         key, body = f"{self._prefix}check-{secrets.token_hex(8)}", b"fedws"
         at = {"Bucket": self._bucket, "Prefix": f"{self._prefix}check-"}
-        asked, read = self._requests.asked, bytearray(len(body))
+        asked, read = self._s3.call, bytearray(len(body))
         asked(lambda: self._client.list_objects_v2(**at, MaxKeys=1), progress)
         asked(lambda: self._client.list_multipart_uploads(**at, MaxUploads=1), progress)
-        self._send_whole(key, body, progress)
+        self._put_object(key, body, progress)
         try:
-            self._fill(key, memoryview(read), progress)
+            self._read_into(key, memoryview(read), progress)
         finally:
-            self._delete(key, progress)
+            self._delete_object(key, progress)
         if read != body:
-            raise StoreError(f"{self._url}: {self._requests.host} does not give back what was stored")
+            raise StoreError(f"{self._url}: {self._s3.host} does not give back what was stored")
 
     # ------------------------------------------------------------------ storing
 
     def put(self, run: str, name: str, body: Sequence[memoryview], *, stop: threading.Event | None = None) -> None:
         """In one request, or a large one in parts, of which those that are there already are not sent again."""
-        key = self._prefix + place(run, name)
-        self._bounded(lambda progress: self._put(key, body, progress), stop)
+        key = self._prefix + build_blob_path(run, name)
+        self._run(lambda progress: self._put(key, body, progress), stop)
 
     def _put(self, key: str, body: Sequence[memoryview], progress: Progress) -> None:
         size = sum(map(len, body))
-        if self._size(key, progress) == size:
+        if self._get_size(key, progress) == size:
             return
-        if size <= PART:
-            self._send_whole(key, b"".join(body), progress)
+        if size <= PART_BYTES:
+            self._put_object(key, b"".join(body), progress)
             return
-        for _ in range(_BEGUN):
+        for _ in range(_MAX_UPLOAD_STARTS):
             try:
-                self._put_parts(key, body, progress)
+                self._upload_parts(key, body, progress)
                 return
-            except Failed as error:  # another writer of this blob may have completed the upload, or a cleaner ended it
+            except (
+                S3RequestFailed
+            ) as error:  # another writer of this blob may have completed the upload, or a cleaner ended it
                 if error.code != "NoSuchUpload":
                     raise
-                if self._size(key, progress) == size:
+                if self._get_size(key, progress) == size:
                     return
-        raise StoreError(f"{self._url}: others end the upload of blob {_name(key)} again and again")
+        raise StoreError(f"{self._url}: others end the upload of blob {_get_blob_name(key)} again and again")
 
-    def _send_whole(self, key: str, data: bytes, progress: Progress) -> None:
+    def _put_object(self, key: str, data: bytes, progress: Progress) -> None:
         send = self._client.put_object
-        self._requests.asked(lambda: send(Bucket=self._bucket, Key=key, Body=_Body(data, progress)), progress)
+        self._s3.call(lambda: send(Bucket=self._bucket, Key=key, Body=_UploadBody(data, progress)), progress)
 
-    def _put_parts(self, key: str, body: Sequence[memoryview], progress: Progress) -> None:
-        begun = min(((since, upload) for at, since, upload in self._uploads(key, progress) if at == key), default=None)
+    def _upload_parts(self, key: str, body: Sequence[memoryview], progress: Progress) -> None:
+        begun = min(
+            ((since, upload) for at, since, upload in self._list_uploads(key, progress) if at == key), default=None
+        )
         at = {"Bucket": self._bucket, "Key": key}
         if begun is None:
             begin = self._client.create_multipart_upload
-            at["UploadId"] = self._requests.asked(lambda: field(begin(**at), "UploadId", str), progress)
+            at["UploadId"] = self._s3.call(lambda: get_field(begin(**at), "UploadId", str), progress)
         else:
             at["UploadId"] = begun[1]
         try:
-            there = self._parts(at, progress) if begun else {}
+            there = self._list_parts(at, progress) if begun else {}
             tags = []
-            for number, part in enumerate(parts(body), 1):
+            for number, part in enumerate(split_into_parts(body), 1):
                 data = b"".join(part)
-                tag = _tag(there.get(number), data) or self._send(at, number, data, progress)
+                tag = _get_matching_tag(there.get(number), data) or self._upload_part(at, number, data, progress)
                 tags.append({"PartNumber": number, "ETag": tag})
             complete = self._client.complete_multipart_upload
-            self._requests.asked(lambda: complete(**at, MultipartUpload={"Parts": tags}), progress)
-        except Stopped:
+            self._s3.call(lambda: complete(**at, MultipartUpload={"Parts": tags}), progress)
+        except StoreCancelled:
             with contextlib.suppress(Exception):  # then it is deleted with the run
                 self._client.abort_multipart_upload(**at)
             raise
 
-    def _send(self, at: dict[str, str], number: int, data: bytes, progress: Progress) -> str:
+    def _upload_part(self, upload: dict[str, str], number: int, data: bytes, progress: Progress) -> str:
         send = self._client.upload_part
 
         def sent() -> str:
-            return field(send(**at, PartNumber=number, Body=_Body(data, progress)), "ETag", str)
+            return get_field(send(**upload, PartNumber=number, Body=_UploadBody(data, progress)), "ETag", str)
 
-        return self._requests.asked(sent, progress)
+        return self._s3.call(sent, progress)
 
     # ------------------------------------------------------------------ reading
 
-    def get(self, run: str, name: str, into: memoryview, *, stop: threading.Event | None = None) -> None:
+    def get(self, run: str, name: str, buffer: memoryview, *, stop: threading.Event | None = None) -> None:
         """Read in one request, and from where it stopped in another when the connection drops."""
-        key = self._prefix + place(run, name)
-        self._bounded(lambda progress: self._fill(key, into, progress), stop)
+        key = self._prefix + build_blob_path(run, name)
+        self._run(lambda progress: self._read_into(key, buffer, progress), stop)
 
-    def _fill(self, key: str, into: memoryview, progress: Progress) -> None:
-        have, block = 0, min(_READ, progress.block)
+    def _read_into(self, key: str, buffer: memoryview, progress: Progress) -> None:
+        have, block = 0, min(_MAX_READ_BYTES, progress.block_bytes)
 
         def read() -> None:
             nonlocal have
             rest = {"Range": f"bytes={have}-"} if have else {}
             answer = self._client.get_object(Bucket=self._bucket, Key=key, **rest)
             with contextlib.closing(answer["Body"]) as body:
-                size = have + field(answer, "ContentLength", int)
-                if size != len(into):
-                    raise StoreError(f"{self._url}: blob {_name(key)} has {size} bytes there and not {len(into)}")
-                while have < len(into):
-                    progress.check()
-                    count = body.readinto(into[have : have + block])
+                size = have + get_field(answer, "ContentLength", int)
+                if size != len(buffer):
+                    raise StoreError(
+                        f"{self._url}: blob {_get_blob_name(key)} has {size} bytes there and not {len(buffer)}"
+                    )
+                while have < len(buffer):
+                    progress.raise_if_cancelled()
+                    count = body.readinto(buffer[have : have + block])
                     have += count
-                    progress.moved(count)
+                    progress.add_bytes(count)
 
         try:
-            self._requests.asked(read, progress, lambda: have // PART)
-        except Failed as error:
-            if error.code not in _GONE:
+            self._s3.call(read, progress, lambda: have // PART_BYTES)
+        except S3RequestFailed as error:
+            if error.code not in _NOT_FOUND_CODES:
                 raise
-            raise StoreError(f"{self._url}: blob {_name(key)} is not there") from None
+            raise StoreError(f"{self._url}: blob {_get_blob_name(key)} is not there") from None
 
     # ------------------------------------------------------------------ deleting
 
-    def drop(self, run: str, name: str) -> None:
+    def delete(self, run: str, name: str) -> None:
         """Delete an object."""
-        key = self._prefix + place(run, name)
-        self._bounded(lambda progress: self._delete(key, progress))
+        key = self._prefix + build_blob_path(run, name)
+        self._run(lambda progress: self._delete_object(key, progress))
 
-    def clean(self, run: str) -> None:
+    def delete_run(self, run: str) -> None:
         """Delete what is under the run's prefix, one by one: not every store takes the request for many."""
-        prefix = f"{self._prefix}{place(run)}/"
-        self._bounded(lambda progress: self._clean(prefix, progress))
+        prefix = f"{self._prefix}{build_blob_path(run)}/"
+        self._run(lambda progress: self._delete_prefix(prefix, progress))
 
-    def _clean(self, prefix: str, progress: Progress) -> None:
-        for key, _, upload in self._uploads(prefix, progress):
+    def _delete_prefix(self, prefix: str, progress: Progress) -> None:
+        for key, _, upload in self._list_uploads(prefix, progress):
             at = {"Bucket": self._bucket, "Key": key, "UploadId": upload}
-            with self._may_be_gone():
-                self._requests.asked(lambda at=at: self._client.abort_multipart_upload(**at), progress)  # type: ignore[misc]
-        for key, _ in self._objects(prefix, progress):
-            self._delete(key, progress)
+            with self._ignore_not_found():
+                self._s3.call(lambda at=at: self._client.abort_multipart_upload(**at), progress)  # type: ignore[misc]
+        for key, _ in self._list_objects(prefix, progress):
+            self._delete_object(key, progress)
 
-    def _delete(self, key: str, progress: Progress) -> None:
-        with self._may_be_gone():
-            self._requests.asked(lambda: self._client.delete_object(Bucket=self._bucket, Key=key), progress)
+    def _delete_object(self, key: str, progress: Progress) -> None:
+        with self._ignore_not_found():
+            self._s3.call(lambda: self._client.delete_object(Bucket=self._bucket, Key=key), progress)
 
     @contextlib.contextmanager
-    def _may_be_gone(self) -> Iterator[None]:
+    def _ignore_not_found(self) -> Iterator[None]:
         try:
             yield
-        except Failed as error:
-            if error.code not in _GONE:
+        except S3RequestFailed as error:
+            if error.code not in _NOT_FOUND_CODES:
                 raise
 
     # ------------------------------------------------------------------ listing
     # What is no run's own is not to be deleted with it, also where a store takes no notice of the prefix.
 
-    def _size(self, key: str, progress: Progress) -> int | None:
+    def _get_size(self, key: str, progress: Progress) -> int | None:
         """Of an object; None when there is none. (An answer to HEAD has no body to say what was wrong.)"""
-        return next((size for found, size in self._objects(key, progress) if found == key), None)
+        return next((size for found, size in self._list_objects(key, progress) if found == key), None)
 
-    def _objects(self, prefix: str, progress: Progress) -> Iterator[tuple[str, int]]:
+    def _list_objects(self, prefix: str, progress: Progress) -> Iterator[tuple[str, int]]:
         """The key and size of each."""
         of = {"Bucket": self._bucket, "Prefix": prefix}
-        found = self._requests.listed(
+        found = self._s3.list_results(
             "list_objects_v2",
             of,
             "Contents",
-            lambda each: (field(each, "Key", str), field(each, "Size", int)),
+            lambda each: (get_field(each, "Key", str), get_field(each, "Size", int)),
             progress,
         )
         return (each for each in found if each[0].startswith(prefix))
 
-    def _uploads(self, prefix: str, progress: Progress) -> Iterator[tuple[str, float, str]]:
+    def _list_uploads(self, prefix: str, progress: Progress) -> Iterator[tuple[str, float, str]]:
         """The key of each unfinished one, when it began (seconds since 1970), and its own name."""
 
         def upload(each: object) -> tuple[str, float, str]:
-            began = field(each, "Initiated", datetime).timestamp()
-            return field(each, "Key", str), began, field(each, "UploadId", str)
+            began = get_field(each, "Initiated", datetime).timestamp()
+            return get_field(each, "Key", str), began, get_field(each, "UploadId", str)
 
         of = {"Bucket": self._bucket, "Prefix": prefix}
-        found = self._requests.listed("list_multipart_uploads", of, "Uploads", upload, progress)
+        found = self._s3.list_results("list_multipart_uploads", of, "Uploads", upload, progress)
         return (each for each in found if each[0].startswith(prefix))
 
-    def _parts(self, at: dict[str, str], progress: Progress) -> dict[int, tuple[int, str]]:
+    def _list_parts(self, upload: dict[str, str], progress: Progress) -> dict[int, tuple[int, str]]:
         """The size and tag of each part of an upload, by its number."""
 
         def part(each: object) -> tuple[int, tuple[int, str]]:
-            return field(each, "PartNumber", int), (field(each, "Size", int), field(each, "ETag", str))
+            return get_field(each, "PartNumber", int), (get_field(each, "Size", int), get_field(each, "ETag", str))
 
-        return dict(self._requests.listed("list_parts", at, "Parts", part, progress))
+        return dict(self._s3.list_results("list_parts", upload, "Parts", part, progress))
 
 
-def _name(key: str) -> str:
+def _get_blob_name(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def _tag(part: tuple[int, str] | None, data: bytes) -> str | None:
+def _get_matching_tag(part: tuple[int, str] | None, data: bytes) -> str | None:
     """Of a part that the store has, if it holds these bytes; where stores encrypt, that cannot be told."""
     if part is None or part[0] != len(data):
         return None

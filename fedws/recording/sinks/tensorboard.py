@@ -2,7 +2,7 @@
 
 tensorboardX's ``SummaryWriter`` hands events to a thread through a bounded queue. When the disk is full that
 thread dies and the next scalar waits for ever, and its ``flush`` leaves behind what is still in the queue. So
-:class:`Events` uses the synchronous writer beneath it: no thread, no queue, and nothing left to lose.
+:class:`TensorBoardWriter` uses the synchronous writer beneath it: no thread, no queue, and nothing left to lose.
 """
 
 import time
@@ -17,13 +17,13 @@ from tensorboardX.proto.summary_pb2 import Summary
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 
-SCORED = ("accuracy", "loss")
+EVALUATION_METRICS = ("accuracy", "loss")
 
 
-class Events:
+class TensorBoardWriter:
     """One events file in a directory, which is made when it is missing.
 
-    A record is on disk when :meth:`add` returns, so a process that is killed loses none. A disk that fails raises
+    A record is on disk when :meth:`write` returns, so a process that is killed loses none. A disk that fails raises
     OSError. ``records`` are those of a run that goes on: they are written anew, in place of what earlier files hold.
     """
 
@@ -31,44 +31,44 @@ class Events:
         try:
             for old in directory.glob("events.out.tfevents.*"):
                 old.unlink()
-            private_files.folder(directory, parents=True, exist_ok=True)
+            private_files.create_dir(directory, parents=True, exist_ok=True)
             # tensorboardX names a file by the second and truncates one of the same name.
             self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
             for file in directory.glob("events.out.tfevents.*"):
-                private_files.restrict(file)
+                private_files.restrict_mode(file)
         except OSError as error:
             raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
-        self._open = True
+        self._is_open = True
         for record in records:
-            self.add(record)
+            self.write(record)
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Write a record of ``metrics.jsonl``; kinds other than ``score`` and ``round`` have nothing to show."""
-        if found := scalars(record):
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write a record of ``metrics.jsonl``; kinds other than ``score`` and ``round_number`` have nothing to show."""
+        if found := to_scalars(record):
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in found.items()])
             self._writer.write_event(Event(wall_time=time.time(), step=record["round"], summary=summary))
             self._writer.flush()
 
     def close(self) -> None:
         """Close the file. A second time does nothing."""
-        if self._open:
-            self._open = False
+        if self._is_open:
+            self._is_open = False
             self._writer.close()
 
 
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+def to_scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """What a record shows in TensorBoard, by tag.
 
-    >>> scalars({"kind": "score", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None, "samples": 100})
+    >>> to_scalars({"kind": "score", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None, "samples": 100})
     {'accuracy/alice': 0.25}
-    >>> scalars({"kind": "round", "round": 1, "seconds": 0.5, "answered": 3})
+    >>> to_scalars({"kind": "round", "round": 1, "seconds": 0.5, "answered": 3})
     {'round/seconds': 0.5, 'round/answered': 3.0}
-    >>> scalars({"kind": "round", "round": 1, "metrics": {"loss": 0.25, "steps": 10.0}})
+    >>> to_scalars({"kind": "round", "round": 1, "metrics": {"loss": 0.25, "steps": 10.0}})
     {'workers/loss': 0.25, 'workers/steps': 10.0}
     """
     more = record.get("metrics") or {}
     if record.get("kind") == "score":
-        own = {key: record[key] for key in SCORED if record.get(key) is not None}
+        own = {key: record[key] for key in EVALUATION_METRICS if record.get(key) is not None}
         named = {f"{key}/{record['model']}": value for key, value in {**own, **more, **own}.items()}
     elif record.get("kind") == "round":
         named = {f"round/{key}": value for key, value in record.items() if key != "round"}

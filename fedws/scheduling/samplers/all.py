@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from random import Random
 
 from fedws.core.registry import register
-from fedws.scheduling.base import Candidate
+from fedws.scheduling.base import WorkerInfo
 
 
 @register("chooser", "all")
 @dataclass(frozen=True)
-class All:
+class AllSampler:
     """As many as there are, in the plan's order."""
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, num_workers: int) -> int:
         """All of them."""
-        return workers
+        return num_workers
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+    def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
         """In the plan's order."""
-        return [candidate.worker for candidate in candidates]
+        return [candidate.name for candidate in candidates]

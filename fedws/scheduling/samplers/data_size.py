@@ -6,15 +6,15 @@ from random import Random
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.scheduling.base import Candidate
+from fedws.scheduling.base import WorkerInfo
 
-_MOST = 2**40
+_MAX_NUM_EXAMPLES = 2**40
 """More samples than these are not believed: a count is what a peer says."""
 
 
 @register("chooser", "data_size")
 @dataclass(frozen=True)
-class DataSize:
+class DataSizeSampler:
     """``per_round`` workers, drawn without replacement with a probability in proportion to the samples they hold.
 
     A worker that has not said how many counts as the mean of those who have. Nobody's wait has a bound: a worker that
@@ -26,22 +26,24 @@ class DataSize:
     _: KW_ONLY
     per_round: Count = 10
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, num_workers: int) -> int:
         """``per_round``, or all if they are fewer."""
-        return min(self.per_round, workers)
+        return min(self.per_round, num_workers)
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+    def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
         """In the order of draws, each in proportion to the samples among those not drawn yet.
 
         Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, Algorithm A: the greatest
         ``u ** (1 / weight)`` first, with ``u`` uniform; which is the smallest of ``-log(u) / weight``.
         """
-        known = [min(candidate.samples, _MOST) for candidate in candidates if candidate.samples > 0]
+        known = [
+            min(candidate.num_examples, _MAX_NUM_EXAMPLES) for candidate in candidates if candidate.num_examples > 0
+        ]
         mean = sum(known) / len(known) if known else 1.0
 
-        def draw(candidate: Candidate) -> float:
-            weight = min(candidate.samples, _MOST) if candidate.samples > 0 else mean
-            return random.expovariate(1.0) / weight
+        def draw(candidate: WorkerInfo) -> float:
+            weight = min(candidate.num_examples, _MAX_NUM_EXAMPLES) if candidate.num_examples > 0 else mean
+            return rng.expovariate(1.0) / weight
 
-        drawn = {candidate.worker: draw(candidate) for candidate in candidates}
+        drawn = {candidate.name: draw(candidate) for candidate in candidates}
         return sorted(drawn, key=drawn.__getitem__)

@@ -6,12 +6,12 @@ from random import Random
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.scheduling.base import Candidate
+from fedws.scheduling.base import WorkerInfo
 
 
 @register("chooser", "random")
 @dataclass(frozen=True)
-class Uniform:
+class UniformSampler:
     """``per_round`` workers, drawn uniformly without replacement.
 
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017
@@ -22,10 +22,10 @@ class Uniform:
     _: KW_ONLY
     per_round: Count = 10
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, num_workers: int) -> int:
         """``per_round``, or all if they are fewer."""
-        return min(self.per_round, workers)
+        return min(self.per_round, num_workers)
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+    def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
         """Shuffled: every order has the same chance."""
-        return random.sample([candidate.worker for candidate in candidates], len(candidates))
+        return rng.sample([candidate.name for candidate in candidates], len(candidates))

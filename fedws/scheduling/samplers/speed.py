@@ -10,17 +10,17 @@ from pydantic import Field
 
 from fedws.core.plan import Count
 from fedws.core.registry import register
-from fedws.scheduling.base import Candidate
+from fedws.scheduling.base import WorkerInfo
 
 
 @register("chooser", "speed")
 @dataclass(frozen=True)
-class Speed:
+class SpeedSampler:
     """``per_round`` workers by measured speed, without starving the slow ones.
 
     Of ``n`` workers, one whose answers take ``r`` times as long as the fastest one's steps back for ``(r - 1) * n /
-    per_round`` rounds after each time that it is asked, then it stands in line. ``r`` counts as ``patience`` at most.
-    So whoever can be asked is asked again after at most
+    per_round`` rounds after each time that it is asked, then it stands in line. ``r`` counts as ``max_slowdown`` at
+    most. So whoever can be asked is asked again after at most
 
         ``floor((r - 1) * n / per_round) + ceil(n / per_round)``
 
@@ -35,20 +35,22 @@ class Speed:
 
     _: KW_ONLY
     per_round: Count = 10
-    patience: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
+    max_slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, num_workers: int) -> int:
         """``per_round``, or all if they are fewer."""
-        return min(self.per_round, workers)
+        return min(self.per_round, num_workers)
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+    def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
         """Who has waited longest beyond its stepping back comes first; the random generator breaks ties."""
-        fastest = min((candidate.seconds for candidate in candidates if candidate.seconds > 0), default=math.inf)
+        fastest = min(
+            (candidate.response_seconds for candidate in candidates if candidate.response_seconds > 0), default=math.inf
+        )
         lap = len(candidates) / self.per_round
 
-        def lead(candidate: Candidate) -> float:
-            ratio = candidate.seconds / fastest if candidate.seconds > fastest else 1.0
-            return candidate.waited - (min(self.patience, ratio) - 1) * lap
+        def lead(candidate: WorkerInfo) -> float:
+            ratio = candidate.response_seconds / fastest if candidate.response_seconds > fastest else 1.0
+            return candidate.rounds_since_selected - (min(self.max_slowdown, ratio) - 1) * lap
 
-        shuffled = random.sample(candidates, len(candidates))
-        return [candidate.worker for candidate in sorted(shuffled, key=lead, reverse=True)]
+        shuffled = rng.sample(candidates, len(candidates))
+        return [candidate.name for candidate in sorted(shuffled, key=lead, reverse=True)]

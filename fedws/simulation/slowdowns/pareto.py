@@ -13,7 +13,7 @@ from fedws.core.registry import register
 
 @register("speed", "pareto")
 def pareto(
-    devices: int, random: np.random.Generator, *, alpha: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 1.5
+    num_devices: int, rng: np.random.Generator, *, alpha: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 1.5
 ) -> np.ndarray:
     """Draw; the smaller ``alpha``, the longer the tail. Its mean is alpha / (alpha - 1), infinite for alpha <= 1."""
-    return 1 + random.pareto(alpha, devices)  # numpy's own is the Lomax distribution, which begins at 0
+    return 1 + rng.pareto(alpha, num_devices)  # numpy's own is the Lomax distribution, which begins at 0

@@ -8,8 +8,8 @@ from fedws.core.validation import Positive
 
 
 @register("speed", "uniform")
-def uniform(devices: int, random: np.random.Generator, *, low: Positive = 1.0, high: Positive = 4.0) -> np.ndarray:
+def uniform(num_devices: int, rng: np.random.Generator, *, low: Positive = 1.0, high: Positive = 4.0) -> np.ndarray:
     """Draw from [low, high). Raises UsageError when ``high`` is below ``low``."""
     if high < low:
         raise UsageError(f"uniform: high must not be below low, {low:g}, as {high:g} is")
-    return random.uniform(low, high, devices)
+    return rng.uniform(low, high, num_devices)

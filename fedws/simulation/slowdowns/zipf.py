@@ -9,6 +9,8 @@ from fedws.core.registry import register
 
 
 @register("speed", "zipf")
-def zipf(devices: int, random: np.random.Generator, *, a: Annotated[float, Field(ge=1.05, le=100)] = 2.0) -> np.ndarray:
+def zipf(
+    num_devices: int, rng: np.random.Generator, *, a: Annotated[float, Field(ge=1.05, le=100)] = 2.0
+) -> np.ndarray:
     """Draw from 1, 2, 3, ...; the smaller ``a``, the longer the tail."""
-    return random.zipf(a, devices).astype(np.float64)
+    return rng.zipf(a, num_devices).astype(np.float64)

@@ -1,12 +1,12 @@
 """One bit for each feature value, without noise: no privacy mechanism."""
 
 from fedws.core.registry import register
-from fedws.privacy.binary_channel import Channel
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.one_bit import OneBit
+from fedws.privacy.binary_channel import BinaryChannel
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.one_bit import OneBitEncoding
 
 
 @register("encoding", "clear_bits")
-def clear_bits() -> Encoding:
+def clear_bits() -> FeatureEncoding:
     """1 where the value is above 0, as it is."""
-    return OneBit(Channel(lost=0.0, false=0.0), None)
+    return OneBitEncoding(BinaryChannel(p10=0.0, p01=0.0), None)

@@ -1,11 +1,11 @@
 """Feature values as they are: no privacy, for comparison."""
 
 from fedws.core.registry import register
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.real_valued import Reals
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.real_valued import FloatEncoding
 
 
 @register("encoding", "floats")
-def floats() -> Encoding:
+def floats() -> FeatureEncoding:
     """Float32."""
-    return Reals()
+    return FloatEncoding()

@@ -12,20 +12,20 @@ from scipy.special import log_ndtr
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.real_valued import Noisy
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.real_valued import NoisyFloatEncoding
 
 
 @register("encoding", "gaussian")
 def gaussian(
     *, epsilon: Positive = 2.0, bound: Positive = 1.0, delta: Annotated[float, Field(gt=0, lt=1)] = 1e-9
-) -> Encoding:
+) -> FeatureEncoding:
     """Each value clipped to [0, bound], with noise from N(0, sigma^2), as float32.
 
     ``epsilon`` and ``delta`` are of one value; a record of r values spends r times as much of both.
     """
-    sigma = bound * calibrated(epsilon, delta)
-    return Noisy(
+    sigma = bound * calibrate_sigma(epsilon, delta)
+    return NoisyFloatEncoding(
         bound,
         sigma,
         lambda noise, shape: noise.normal(sigma, shape),
@@ -35,21 +35,21 @@ def gaussian(
     )
 
 
-def calibrated(epsilon: float, delta: float) -> float:
+def calibrate_sigma(epsilon: float, delta: float) -> float:
     """The least standard deviation, of values that differ by 1 at most, that keeps (epsilon, delta)."""
 
     def beyond(log_sigma: float) -> float:
-        return needed(math.exp(log_sigma), epsilon) - math.log(delta)
+        return log_min_delta(math.exp(log_sigma), epsilon) - math.log(delta)
 
     low = high = 0.0
     while beyond(low) <= 0:
         low -= 1
     while beyond(high) > 0:
         high += 1
-    return math.exp(float(brentq(beyond, low, high)) + 1e-6)  # a millionth more, since ``needed`` is rounded
+    return math.exp(float(brentq(beyond, low, high)) + 1e-6)  # a millionth more, since ``log_min_delta`` is rounded
 
 
-def needed(sigma: float, epsilon: float) -> float:
+def log_min_delta(sigma: float, epsilon: float) -> float:
     """Log of the least delta with which noise of ``sigma`` keeps epsilon; -inf where none is left (Theorem 8).
 
     delta = Phi(1 / (2 sigma) - epsilon sigma) - e^epsilon Phi(-1 / (2 sigma) - epsilon sigma), falling in sigma.

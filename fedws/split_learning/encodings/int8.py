@@ -11,30 +11,30 @@ import numpy as np
 import torch
 
 from fedws.core.registry import register
-from fedws.privacy.secure_noise import Noise
-from fedws.split_learning.bit_packing import check, rows
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.real_valued import Reals, finite
+from fedws.privacy.secure_noise import SecureRandom
+from fedws.split_learning.bit_packing import check_record_size, flatten_features
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.real_valued import FloatEncoding, check_finite
 
-_HEAD = 8
+_HEADER_BYTES = 8
 
 
 @register("encoding", "int8")
-def int8() -> Encoding:
+def int8() -> FeatureEncoding:
     """Eight bits a value, in even steps from the record's least value to its greatest."""
-    return Int8()
+    return Int8Encoding()
 
 
-class Int8(Reals):
+class Int8Encoding(FloatEncoding):
     """A record is its least value and its step, float32, little endian, and a byte for each value's number of steps."""
 
-    def size(self, values: int) -> int:
+    def encoded_bytes(self, num_values: int) -> int:
         """A byte a value, and eight."""
-        return _HEAD + values
+        return _HEADER_BYTES + num_values
 
-    def encode(self, features: torch.Tensor, noise: Noise | None) -> torch.Tensor:
+    def encode(self, features: torch.Tensor, rng: SecureRandom | None) -> torch.Tensor:
         """The nearest steps. Raises ValueError for NaN and Inf."""
-        values = finite(rows(features.detach().cpu())).to(torch.float64).numpy()
+        values = check_finite(flatten_features(features.detach().cpu())).to(torch.float64).numpy()
         low = values.min(axis=1, keepdims=True, initial=math.inf)
         high = values.max(axis=1, keepdims=True, initial=-math.inf)
         head = np.where(low <= high, np.hstack([low, (high - low) / 255]), 0).astype("<f4")
@@ -44,6 +44,6 @@ class Int8(Reals):
 
     def decode(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """The steps' values. Raises ValueError for a wrong size, and for NaN and Inf."""
-        check(packed, self.size(math.prod(shape)))
-        head = torch.from_numpy(packed[:, :_HEAD].contiguous().numpy().view("<f4").astype(np.float32))
-        return finite(head[:, :1] + head[:, 1:] * packed[:, _HEAD:]).reshape(len(packed), *shape)
+        check_record_size(packed, self.encoded_bytes(math.prod(shape)))
+        head = torch.from_numpy(packed[:, :_HEADER_BYTES].contiguous().numpy().view("<f4").astype(np.float32))
+        return check_finite(head[:, :1] + head[:, 1:] * packed[:, _HEADER_BYTES:]).reshape(len(packed), *shape)

@@ -7,18 +7,18 @@ import math
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.real_valued import Noisy
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.real_valued import NoisyFloatEncoding
 
 
 @register("encoding", "laplace")
-def laplace(*, epsilon: Positive = 2.0, bound: Positive = 1.0) -> Encoding:
+def laplace(*, epsilon: Positive = 2.0, bound: Positive = 1.0) -> FeatureEncoding:
     """Each value clipped to [0, bound], with noise of scale ``bound / epsilon``, as float32.
 
     ``epsilon`` is of one value; a record of r values spends r times as much.
     """
     scale = bound / epsilon
-    return Noisy(
+    return NoisyFloatEncoding(
         bound,
         scale,
         lambda noise, shape: noise.laplace(scale, shape),

@@ -6,15 +6,16 @@ estimation" (USENIX Security 2017), section 4.3.
 from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.privacy.binary_channel import randomised_response
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.one_bit import OneBit
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.one_bit import OneBitEncoding
 
 
 @register("encoding", "sue")
-def sue(*, epsilon: Positive = 2.0) -> Encoding:
+def sue(*, epsilon: Positive = 2.0) -> FeatureEncoding:
     """1 where the value is above 0, kept with probability e^(E / 2) / (1 + e^(E / 2)), else flipped.
 
     The paper's E is of a vector with a single 1, and two of those differ in two bits. ``epsilon`` is of one bit, as
-    everywhere here, and features have any number of ones: so E = 2 ``epsilon``, and this is ``bits`` by another name.
+    everywhere here, and features have any number of ones: so E = 2 ``epsilon``, and this is ``num_bits`` by another
+    name.
     """
-    return OneBit(randomised_response(epsilon), epsilon)
+    return OneBitEncoding(randomised_response(epsilon), epsilon)

@@ -6,80 +6,82 @@ import torch
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.registry import register
-from fedws.core.tensors import Tensors, averaged, difference, maximum, narrowed, reals
-from fedws.protocol.messages import Report
+from fedws.core.tensors import Tensors, as_real, find_mismatch, is_averaged, maximum, round_to_odd
+from fedws.protocol.messages import TaskResult
 
-_CHUNK = 2**17
+_CHUNK_ELEMENTS = 2**17
 """Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""
-_MOST = 2**40
+_MAX_WEIGHT = 2**40
 """The largest weight of a report; it is what a peer says, and weights are added up in 64 bits."""
 
 
 @dataclass(frozen=True)
-class Sum:
+class MeanAccumulator:
     """What has been added: float64 sums of floats and of the parts of complex numbers; maxima of all others."""
 
     totals: Tensors
-    like: Tensors
+    templates: Tensors
     """Empty-memory tensors of the names, shapes and dtypes that reports must have."""
-    weight: int
+    total_weight: int
 
 
 @register("aggregator", "mean")
-class Mean:
-    """``sum(weight * report) / sum(weight)``, with weight = samples, or 1 when not ``weighted``.
+class MeanAggregator:
+    """``sum(weight * report) / sum(weight)``, with weight = samples, or 1 when not ``weight_by_samples``.
 
     Accumulates in float64 with integer weights, divides once and rounds once to the tensor's dtype, so the order of
     arrival does not show in the result. Of complex tensors real and imaginary parts have a mean each. Integer and
     boolean tensors (batch norm's counters) take the maximum.
     """
 
-    def __init__(self, *, weighted: bool = False) -> None:
-        self._weighted = weighted
+    def __init__(self, *, weight_by_samples: bool = False) -> None:
+        self._weight_by_samples = weight_by_samples
 
-    def empty(self) -> Sum:
+    def init(self) -> MeanAccumulator:
         """Nothing added yet."""
-        return Sum({}, {}, 0)
+        return MeanAccumulator({}, {}, 0)
 
-    def add(self, sum: Sum, report: Report) -> Sum:
+    def accumulate(self, accumulator: MeanAccumulator, result: TaskResult) -> MeanAccumulator:
         """Add one report; reuses the sums. Raises RejectedUpdate when its tensors are not like those before."""
-        weight = report.samples if self._weighted else 1
-        if not 1 <= weight <= _MOST:
-            raise RejectedUpdate(f"a report of {report.samples} samples cannot be weighted")
-        if not report.tensors:
+        weight = result.num_examples if self._weight_by_samples else 1
+        if not 1 <= weight <= _MAX_WEIGHT:
+            raise RejectedUpdate(f"a report of {result.num_examples} samples cannot be weighted")
+        if not result.tensors:
             raise RejectedUpdate("a report without tensors")
-        if not sum.like:
-            like = {name: tensor.to("meta") for name, tensor in report.tensors.items()}
-            return Sum({name: _first(tensor, weight) for name, tensor in report.tensors.items()}, like, weight)
-        problem = difference(report.tensors, sum.like)
+        if not accumulator.templates:
+            like = {name: tensor.to("meta") for name, tensor in result.tensors.items()}
+            return MeanAccumulator(
+                {name: _initial_total(tensor, weight) for name, tensor in result.tensors.items()}, like, weight
+            )
+        problem = find_mismatch(result.tensors, accumulator.templates)
         if problem:
             raise RejectedUpdate(problem)
-        for name, tensor in report.tensors.items():
-            total = sum.totals[name]
-            summed = averaged(tensor)
-            for part, more in zip(_chunks(total), _chunks(reals(tensor)), strict=True):
+        for name, tensor in result.tensors.items():
+            total = accumulator.totals[name]
+            summed = is_averaged(tensor)
+            for part, more in zip(_chunks(total), _chunks(as_real(tensor)), strict=True):
                 if summed:
                     part.add_(more.double(), alpha=weight)
                 else:
                     part.copy_(maximum(part, more))
-        return Sum(sum.totals, sum.like, sum.weight + weight)
+        return MeanAccumulator(accumulator.totals, accumulator.templates, accumulator.total_weight + weight)
 
-    def result(self, sum: Sum) -> Tensors:
+    def finalize(self, accumulator: MeanAccumulator) -> Tensors:
         """The mean, in the reports' dtypes."""
         result = {}
-        for name, total in sum.totals.items():
-            mean = torch.empty(sum.like[name].shape, dtype=sum.like[name].dtype)
-            for part, whole in zip(_chunks(reals(mean)), _chunks(total), strict=True):
-                part.copy_(narrowed(whole / sum.weight, part.dtype) if averaged(mean) else whole)
+        for name, total in accumulator.totals.items():
+            mean = torch.empty(accumulator.templates[name].shape, dtype=accumulator.templates[name].dtype)
+            for part, whole in zip(_chunks(as_real(mean)), _chunks(total), strict=True):
+                part.copy_(round_to_odd(whole / accumulator.total_weight, part.dtype) if is_averaged(mean) else whole)
             result[name] = mean
         return result
 
 
-def _first(tensor: torch.Tensor, weight: int) -> torch.Tensor:
+def _initial_total(tensor: torch.Tensor, weight: int) -> torch.Tensor:
     """The total of one report, in memory of its own."""
-    if not averaged(tensor):
+    if not is_averaged(tensor):
         return tensor.clone(memory_format=torch.contiguous_format)
-    values = reals(tensor)
+    values = as_real(tensor)
     total = torch.empty(values.shape, dtype=torch.float64)
     for part, first in zip(_chunks(total), _chunks(values), strict=True):
         torch.mul(first.double(), weight, out=part)
@@ -88,4 +90,4 @@ def _first(tensor: torch.Tensor, weight: int) -> torch.Tensor:
 
 def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     flat = tensor.contiguous().view(-1)
-    return flat.split(_CHUNK)  # type: ignore[no-any-return]
+    return flat.split(_CHUNK_ELEMENTS)  # type: ignore[no-any-return]

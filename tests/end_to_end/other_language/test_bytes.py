@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fedws.core.errors import ProtocolError
-from fedws.core.tensors import DTYPES, NAMES, raw
+from fedws.core.tensors import DTYPE_NAMES, DTYPES, view_bytes
 from fedws.protocol import encoder, handshake
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.messages import Challenge, Hello, Order, Proof, Report
+from fedws.protocol.messages import Challenge, Hello, Proof, TaskRequest, TaskResult
 from tests.helpers.javascript_worker import FOLDER
 from tests.helpers.processes import PATIENCE
 from tests.helpers.protocol_page import KEY, example
@@ -40,9 +40,15 @@ def test_the_proof_is_the_same(node: str) -> None:
     ):
         told = [json.dumps(KEY.hex()), json.dumps(vars(hello)), json.dumps(vars(challenge))]
         given = hello, challenge.node, challenge.nonce
-        sides = [handshake.proof(KEY, "node", *given), handshake.proof(KEY, "coordinator", *given, TAKEOVER)]
+        sides = [
+            handshake.compute_proof(KEY, "node", *given),
+            handshake.compute_proof(KEY, "coordinator", *given, TAKEOVER),
+        ]
         assert script(node, code, *told).split() == sides
-    assert handshake.proof(KEY, "node", example(Hello), "alice", example(Challenge).nonce) == example(Challenge).proof
+    assert (
+        handshake.compute_proof(KEY, "node", example(Hello), "alice", example(Challenge).nonce)
+        == example(Challenge).proof
+    )
 
 
 def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
@@ -61,8 +67,10 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
     const head = { order: "1", worker: "alice", round: 2n ** 40n };
     const fields = { ...head, samples: 3, metrics: { loss: 0.5, samples: 3, device: "cpu" } };
     console.log(write("report", fields, tensors).toString("hex"));"""
-    messages = [example(Hello), example(Proof), example(Order)]
-    encoded = [b"".join(bytes(piece) for piece in encoder.encode(message).fragments()).hex() for message in messages]
+    messages = [example(Hello), example(Proof), example(TaskRequest)]
+    encoded = [
+        b"".join(bytes(piece) for piece in encoder.encode_message(message).fragments()).hex() for message in messages
+    ]
     *lines, report = script(node, code, *encoded).splitlines()
     for message, text in zip(messages, lines, strict=True):
         fields = {each.name: vars(message)[each.name] for each in dataclasses.fields(message) if not each.metadata}
@@ -72,8 +80,8 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
         assert told["values"] == [[key, [*t.shape], t.numpy().tobytes().hex()] for key, t in tensors.items()]
     decoder = Decoder()
     decoder.feed(bytes.fromhex(report))
-    found = decoder.message()
-    assert isinstance(found, Report) and (found.round, found.metrics["loss"]) == (2**40, 0.5)
+    found = decoder.build_message()
+    assert isinstance(found, TaskResult) and (found.round, found.metrics["loss"]) == (2**40, 0.5)
     assert {name: tensor.tolist() for name, tensor in found.tensors.items()} == {
         "w": [[1.5], [-2.0]],
         "e": [],
@@ -84,18 +92,21 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
 def test_it_reads_every_dtype_and_names_with_slashes(node: str) -> None:
     """It has few of them in use, but a model that it does not know is refused, and the link stays."""
     tensors = {f"towers.sensor/1.{name}": torch.ones(3, 2).to(dtype) for name, dtype in DTYPES.items()}
-    order = Order(id="1", worker="alice", round=1, task="t", tensors=tensors)
-    data = b"".join(bytes(piece) for piece in encoder.encode(order).fragments())
+    order = TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors=tensors)
+    data = b"".join(bytes(piece) for piece in encoder.encode_message(order).fragments())
     code = """const { tensors } = read(Buffer.from(process.argv[1], "hex"), "order");
     for (const [name, { dtype, shape, bytes }] of tensors) console.log(name, dtype, shape, bytes.toString("hex"));"""
-    wanted = [[name, NAMES[tensor.dtype], "[", "3,", "2", "]", raw(tensor).hex()] for name, tensor in tensors.items()]
+    wanted = [
+        [name, DTYPE_NAMES[tensor.dtype], "[", "3,", "2", "]", view_bytes(tensor).hex()]
+        for name, tensor in tensors.items()
+    ]
     assert [line.split() for line in script(node, code, data.hex()).splitlines()] == wanted
 
 
 @pytest.mark.parametrize("name", ["/w", "a//b", "a/", "a/../b", "./w", "a/.", "a\\b"])
 def test_it_takes_no_name_that_is_a_path(node: str, name: str) -> None:
-    order = Order(id="1", worker="alice", round=1, task="t", tensors={"x" * len(name): torch.ones(1)})
-    data = b"".join(bytes(piece) for piece in encoder.encode(order).fragments())
+    order = TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors={"x" * len(name): torch.ones(1)})
+    data = b"".join(bytes(piece) for piece in encoder.encode_message(order).fragments())
     data = data.replace(b"x" * len(name), name.encode())
     code = (
         """try { read(Buffer.from(process.argv[1], "hex"), "order"); } catch (error) { console.log(error.message); }"""

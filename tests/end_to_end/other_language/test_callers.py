@@ -9,11 +9,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from fedws.core.errors import LinkLost, Refused
+from fedws.core.errors import LinkLost, LinkRefused
 from fedws.network.base import Limits
-from fedws.network.transports.ws import Ws
+from fedws.network.transports.ws import WebSocketTransport
 from fedws.protocol import handshake
-from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, Report
+from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, TaskResult
 from tests.helpers.javascript_worker import NETWORK, alice, dialled, met, order
 from tests.helpers.processes import PATIENCE, Processes, dialling, serving
 from tests.helpers.support import TAKEOVER
@@ -53,16 +53,16 @@ def test_it_reads_the_user_s_own_key(processes: Processes, node: str, data: Path
 
 
 async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
-    channel = await Ws().connect(url, Limits())
-    with pytest.raises(Refused, match="alice has another network key"):
+    channel = await WebSocketTransport().connect(url, Limits())
+    with pytest.raises(LinkRefused, match="alice has another network key"):
         await met(channel, key=bytes(32))
     await channel.close()
     for nonce, proof in (("ab" * 32, "00" * 32), ("", "")):
-        channel = await Ws().connect(url, Limits())
+        channel = await WebSocketTransport().connect(url, Limits())
         await channel.send(Hello(run="run", node="alice", protocol=1, nonce=nonce))
         if nonce:
             assert isinstance(await channel.receive(), Challenge)
-            await channel.send(Proof(proof=proof, takeover=TAKEOVER))
+            await channel.send(Proof(proof=proof, takeover_key=TAKEOVER))
         answer = await channel.receive()
         assert isinstance(answer, Refusal) and answer.kind == "key", answer
         with pytest.raises(LinkLost):
@@ -73,12 +73,12 @@ async def test_callers_that_do_not_know_the_key_are_refused(url: str) -> None:
 async def test_a_signature_that_was_heard_is_refused(url: str) -> None:
     signatures = [""]
     for _ in range(2):
-        channel = await Ws().connect(url, Limits())
-        hello = Hello(run="run", node="alice", protocol=1, nonce=handshake.nonce())
+        channel = await WebSocketTransport().connect(url, Limits())
+        hello = Hello(run="run", node="alice", protocol=1, nonce=handshake.create_nonce())
         await channel.send(hello)
         challenge = await channel.receive()
         assert isinstance(challenge, Challenge)
-        proof = handshake.prove(NETWORK, hello, challenge, TAKEOVER)
+        proof = handshake.create_proof(NETWORK, hello, challenge, TAKEOVER)
         await channel.send(replace(proof, signature=signatures[-1]))
         answer = await channel.receive()
         assert isinstance(answer, Refusal) and answer.kind == "key", answer
@@ -87,11 +87,11 @@ async def test_a_signature_that_was_heard_is_refused(url: str) -> None:
 
 
 async def test_its_own_proof_is_not_taken_back(url: str) -> None:
-    channel = await Ws().connect(url, Limits())
+    channel = await WebSocketTransport().connect(url, Limits())
     await channel.send(Hello(run="run", node="alice", protocol=1, nonce="ab" * 32))
     challenge = await channel.receive()
     assert isinstance(challenge, Challenge)
-    await channel.send(Proof(proof=challenge.proof, takeover=TAKEOVER))
+    await channel.send(Proof(proof=challenge.proof, takeover_key=TAKEOVER))
     answer = await channel.receive()
     assert isinstance(answer, Refusal) and answer.kind == "key", answer
     await channel.close()
@@ -99,20 +99,20 @@ async def test_its_own_proof_is_not_taken_back(url: str) -> None:
 
 async def test_who_else_is_refused(url: str) -> None:
     async with dialled(url, "0123456789abcdef"):
-        channel = await Ws().connect(url, Limits())
+        channel = await WebSocketTransport().connect(url, Limits())
         answer = await met(channel, "another")
         assert isinstance(answer, Refusal) and answer.kind == "busy"
         assert answer.reason.startswith("alice is busy with run 01234567 since 20")
         await channel.close()
-        channel = await Ws().connect(url, Limits())
+        channel = await WebSocketTransport().connect(url, Limits())
         answer = await met(channel, "0123456789abcdef", takeover="00" * 32)
         assert isinstance(answer, Refusal) and answer.kind == "busy", "a member that has only heard of the run"
         await channel.close()
-    channel = await Ws().connect(url, Limits())
+    channel = await WebSocketTransport().connect(url, Limits())
     answer = await met(channel, node="bob")
     assert isinstance(answer, Refusal) and (answer.kind, answer.reason) == ("node", "this is alice, not bob")
     await channel.close()
-    channel = await Ws().connect(url, Limits())
+    channel = await WebSocketTransport().connect(url, Limits())
     await channel.send(Hello(run="run", node="alice", protocol=2, nonce="ab" * 32))
     refusal = await channel.receive()
     assert isinstance(refusal, Refusal) and refusal.kind == "protocol"
@@ -126,13 +126,13 @@ async def test_the_same_run_takes_over_and_the_work_stops(url: str) -> None:
             with pytest.raises(LinkLost, match="taken over by the same run"):
                 await older.receive()
             await newer.send(order())
-            assert isinstance(await newer.receive(), Report)
+            assert isinstance(await newer.receive(), TaskResult)
 
 
 async def test_it_pings_while_it_trains(processes: Processes, node: str, data: Path) -> None:
     """A coordinator that never pings, whom nothing but the worker's own pings can tell that it lives."""
     at = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--silence", "4.5")})["alice"]
-    async with dialled(at, limits=Limits(silence=2.4, heartbeat=PATIENCE)) as channel:
+    async with dialled(at, limits=Limits(peer_timeout=2.4, ping_interval=PATIENCE)) as channel:
         await channel.send(order(batches=10**6, epochs=10**6))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(channel.receive(), 3.5)
@@ -143,7 +143,7 @@ async def test_orders_wait_for_their_turn(url: str) -> None:
         for number in range(6):
             await channel.send(order(id=str(number), epochs=1))
         answers = [await channel.receive() for _ in range(6)]
-        assert [answer.order for answer in answers if isinstance(answer, Report)] == [*"012345"]
+        assert [answer.request_id for answer in answers if isinstance(answer, TaskResult)] == [*"012345"]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ async def test_orders_wait_for_their_turn(url: str) -> None:
 async def test_wrong_orders_close_the_link(url: str, changed: dict[str, str], reason: str) -> None:
     async with dialled(url) as channel:
         await channel.send(order(epochs=1))
-        assert isinstance(await channel.receive(), Report)
+        assert isinstance(await channel.receive(), TaskResult)
         await channel.send(order(**changed))
         with pytest.raises(LinkLost, match=reason):
             await channel.receive()

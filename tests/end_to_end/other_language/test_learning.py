@@ -10,27 +10,32 @@ from torch.nn.functional import nll_loss
 
 from fedws.algorithms.fedavg import fit
 from fedws.data.datasets.digits import Digits
-from fedws.data.samples import select
-from fedws.protocol.messages import Failure, Report
-from fedws.training.task_context import Workspace
+from fedws.data.samples import select_samples
+from fedws.protocol.messages import TaskFailure, TaskResult
+from fedws.training.task_context import TaskContext
 from tests.helpers.javascript_worker import HELD, alice, asked, dialled, order
 from tests.helpers.processes import Processes, dialling, identity, serving
 from tests.helpers.support import REPOSITORY, recorded
 
 
-def held() -> Workspace:
+def held() -> TaskContext:
     """The same samples, in Python."""
     digits = Digits(REPOSITORY, train=True)
-    return Workspace(
-        "alice", "digits", select(digits, torch.isin(digits.targets, torch.tensor(HELD)).nonzero().flatten())
+    return TaskContext(
+        "alice", "digits", select_samples(digits, torch.isin(digits.targets, torch.tensor(HELD)).nonzero().flatten())
     )
 
 
 async def test_its_update_is_that_of_fedws(url: str) -> None:
     """Of batches that hold all samples, so that their order does not matter."""
     answer, wanted = await asked(url, order()), fit(order(), held())
-    assert isinstance(answer, Report), answer
-    assert (answer.order, answer.worker, answer.round, answer.samples) == ("1/alice", "alice", 1, len(held().data))
+    assert isinstance(answer, TaskResult), answer
+    assert (answer.request_id, answer.worker, answer.round, answer.num_examples) == (
+        "1/alice",
+        "alice",
+        1,
+        len(held().data),
+    )
     assert answer.metrics == {**wanted.metrics, "loss": pytest.approx(wanted.metrics["loss"], rel=1e-4)}
     assert answer.tensors.keys() == wanted.tensors.keys()
     for name, tensor in wanted.tensors.items():
@@ -43,7 +48,7 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
     """Its shuffle is written down in linear.mjs; the same seed gives the same update, another one another."""
     changed = {"batch_size": 50, "batches": 20, "epochs": 2, "loss": loss}
     answer = await asked(url, order(**changed))
-    assert isinstance(answer, Report), answer
+    assert isinstance(answer, TaskResult), answer
     work, tensors, total, left = held(), {**order().tensors}, 0.0, 20
     for epoch in range(2):
         hashes = [
@@ -68,7 +73,7 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
     for name, tensor in tensors.items():
         torch.testing.assert_close(answer.tensors[name], tensor, rtol=1e-3, atol=1e-5)
     again, other = await asked(url, order(**changed)), await asked(url, order(**changed, seed=1))
-    assert isinstance(again, Report) and isinstance(other, Report)
+    assert isinstance(again, TaskResult) and isinstance(other, TaskResult)
     assert torch.equal(again.tensors["dense.weight"], answer.tensors["dense.weight"])
     assert not torch.equal(other.tensors["dense.weight"], answer.tensors["dense.weight"])
 
@@ -77,7 +82,7 @@ async def test_a_short_last_batch_can_be_left_out(url: str) -> None:
     used = []
     for drop_last in (False, True):
         answer = await asked(url, order(batch_size=50, batches=100, epochs=1, drop_last=drop_last))
-        assert isinstance(answer, Report)
+        assert isinstance(answer, TaskResult)
         used.append(answer.metrics["samples"])
     assert used[1] == used[0] - used[0] % 50 < used[0]
 
@@ -114,10 +119,10 @@ async def test_what_it_does_not_support_is_refused(url: str, changed: dict[str, 
     async with dialled(url) as channel:
         await channel.send(order(**changed))
         answer = await channel.receive()
-        assert isinstance(answer, Failure), answer
-        assert (answer.order, answer.kind) == ("1/alice", "refused") and answer.reason.startswith(reason), answer
+        assert isinstance(answer, TaskFailure), answer
+        assert (answer.request_id, answer.kind) == ("1/alice", "refused") and answer.reason.startswith(reason), answer
         await channel.send(order(id="2", epochs=1))  # the link goes on
-        assert isinstance(await channel.receive(), Report)
+        assert isinstance(await channel.receive(), TaskResult)
 
 
 def test_it_learns_in_a_run_with_a_worker_in_python(processes: Processes, node: str, data: Path) -> None:

@@ -12,14 +12,14 @@ from torch.nn import functional
 from fedws.algorithms.fedasync import FedAsync, fit
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
-from fedws.core.plan import Training
-from fedws.core.seeds import order_seed
+from fedws.core.plan import TrainSettings
+from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.asynchronous import Asynchronous
-from fedws.scheduling.participants import Terms
-from fedws.training.building import initial
-from fedws.training.task_context import Workspace
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.asynchronous import AsynchronousScheduler
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.training.building import build_model
+from fedws.training.task_context import TaskContext
 
 SIZES = {"alice": 40, "bob": 24}
 
@@ -48,36 +48,38 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
 
 
-def training(**options: Any) -> Training:
-    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+def training(**options: Any) -> TrainSettings:
+    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
 
 
 def start() -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in initial("tiny", 1).state_dict().items()}
+    return {key: value.detach() for key, value in build_model("tiny", 1).state_dict().items()}
 
 
-def report(order: Order, tensors: Tensors) -> Report:
-    return Report(order=order.id, worker=order.worker, round=order.round, samples=1, tensors=tensors)
+def report(order: TaskRequest, tensors: Tensors) -> TaskResult:
+    return TaskResult(
+        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=1, tensors=tensors
+    )
 
 
-def running(algorithm: Any, versions: int) -> Asynchronous[Any]:
-    return Asynchronous(algorithm, Terms(tuple(SIZES), versions, seed=7, quorum=1))
+def running(algorithm: Any, versions: int) -> AsynchronousScheduler[Any]:
+    return AsynchronousScheduler(algorithm, ScheduleConfig(tuple(SIZES), versions, seed=7, min_results=1))
 
 
-ORDER = Order(id="1/alice", worker="alice", round=1, task="fedasync.fit")
+ORDER = TaskRequest(request_id="1/alice", worker="alice", round=1, task="fedasync.fit")
 
 # --------------------------------------------------------------------------- s(staleness), section 5.2
 
 
 @pytest.mark.parametrize("staleness", range(20))
 def test_a_constant_weighs_all_alike(staleness: int) -> None:
-    assert FedAsync(training(), staleness="constant").damping(staleness) == 1
+    assert FedAsync(training(), staleness_function="constant").staleness_weight(staleness) == 1
 
 
 @pytest.mark.parametrize("staleness", range(20))
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 2.0])
 def test_a_polynomial_falls_as_it_says(staleness: int, exponent: float) -> None:
-    found = FedAsync(training(), exponent=exponent).damping(staleness)
+    found = FedAsync(training(), exponent=exponent).staleness_weight(staleness)
     assert found == pytest.approx(np.float64(staleness + 1) ** -exponent)
 
 
@@ -85,17 +87,19 @@ def test_a_polynomial_falls_as_it_says(staleness: int, exponent: float) -> None:
     ("staleness", "wanted"), [(0, 1), (3, 1), (4, 1), (5, 1 / 11), (6, 1 / 21), (14, 1 / 101)]
 )  # fmt: skip
 def test_a_hinge_is_one_up_to_its_bound(staleness: int, wanted: float) -> None:
-    assert FedAsync(training(), staleness="hinge").damping(staleness) == pytest.approx(wanted)
+    assert FedAsync(training(), staleness_function="hinge").staleness_weight(staleness) == pytest.approx(wanted)
 
 
 def test_a_hinge_has_a_slope_and_a_bound() -> None:
-    hinge = FedAsync(training(), staleness="hinge", slope=2, bound=1.5)
-    assert [hinge.damping(staleness) for staleness in (0, 1, 2, 3)] == [1, 1, 1 / 2, 1 / 4]
+    hinge = FedAsync(training(), staleness_function="hinge", slope=2, bound=1.5)
+    assert [hinge.staleness_weight(staleness) for staleness in (0, 1, 2, 3)] == [1, 1, 1 / 2, 1 / 4]
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    found = registry.build("strategy", "fedasync", training())
-    assert found == FedAsync(training(), a=0.6, staleness="polynomial", exponent=0.5, slope=10, bound=4, mu=0.005)
+    found = registry.build_piece("strategy", "fedasync", training())
+    assert found == FedAsync(
+        training(), alpha=0.6, staleness_function="polynomial", exponent=0.5, slope=10, bound=4, mu=0.005
+    )
     assert found.k == 1
 
 
@@ -117,8 +121,8 @@ def test_the_papers_settings_are_the_defaults() -> None:
 )
 def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
-        registry.build("strategy", f"fedasync:{options}", training())
-    found = registry.build("strategy", "fedasync:0.9,staleness=hinge,bound=2", training())
+        registry.build_piece("strategy", f"fedasync:{options}", training())
+    found = registry.build_piece("strategy", "fedasync:0.9,staleness=hinge,bound=2", training())
     assert (found.a, found.staleness, found.bound) == (0.9, "hinge", 2)
 
 
@@ -128,19 +132,21 @@ def test_options_that_cannot_be_are_refused(options: str) -> None:
 @pytest.mark.parametrize("kind", ["constant", "polynomial", "hinge"])
 @pytest.mark.parametrize("staleness", [0, 1, 4, 5, 9])
 def test_a_report_is_mixed_into_the_model(kind: Any, staleness: int) -> None:
-    algorithm = FedAsync(training(), a=0.7, staleness=kind)
+    algorithm = FedAsync(training(), alpha=0.7, staleness_function=kind)
     old, new = np.array([[1.0, -2.0, 0.5], [3.0, 5.0, -0.25]], dtype=np.float32)
     s = {"constant": 1, "polynomial": (staleness + 1) ** -0.5, "hinge": 1 / (10 * max(0, staleness - 4) + 1)}[kind]
     model = {"w": torch.from_numpy(old)}
     tensors = {"w": torch.from_numpy(new)}
-    found = algorithm.step(model, algorithm.add(model, algorithm.empty(), report(ORDER, tensors), staleness))
+    found = algorithm.server_update(
+        model, algorithm.accumulate(model, algorithm.init(), report(ORDER, tensors), staleness)
+    )
     np.testing.assert_allclose(found["w"].numpy(), (1 - 0.7 * s) * old + 0.7 * s * new, rtol=1e-6, atol=1e-6)
     assert torch.equal(model["w"], torch.tensor([1.0, -2.0, 0.5])), "the model is not mixed in place"
 
 
 def test_with_a_of_one_a_fresh_report_is_the_model() -> None:
-    algorithm, model, tensors = FedAsync(training(), a=1), {"w": torch.rand(50)}, {"w": torch.rand(50)}
-    assert torch.equal(algorithm.add(model, {}, report(ORDER, tensors), 0)["w"], tensors["w"])
+    algorithm, model, tensors = FedAsync(training(), alpha=1), {"w": torch.rand(50)}, {"w": torch.rand(50)}
+    assert torch.equal(algorithm.accumulate(model, {}, report(ORDER, tensors), 0)["w"], tensors["w"])
 
 
 def test_the_weight_is_always_that_of_the_report_alone() -> None:
@@ -165,14 +171,14 @@ def test_the_weight_is_always_that_of_the_report_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_stays_what_it_is(dtype: torch.dtype) -> None:
     model = {"w": torch.zeros(3, dtype=dtype)}
-    found = FedAsync(training(), a=0.5).add(model, {}, report(ORDER, {"w": torch.ones(3, dtype=dtype)}), 0)
+    found = FedAsync(training(), alpha=0.5).accumulate(model, {}, report(ORDER, {"w": torch.ones(3, dtype=dtype)}), 0)
     assert found["w"].dtype == dtype and found["w"].tolist() == [0.5] * 3
 
 
 def test_integers_and_booleans_take_the_maximum() -> None:
     model = {"n": torch.tensor([5, 1]), "b": torch.tensor([True, False])}
     tensors = {"n": torch.tensor([3, 4]), "b": torch.tensor([False, False])}
-    found = FedAsync(training()).add(model, {}, report(ORDER, tensors), 3)
+    found = FedAsync(training()).accumulate(model, {}, report(ORDER, tensors), 3)
     assert found["n"].tolist() == [5, 4] and found["b"].tolist() == [True, False]
 
 
@@ -184,7 +190,7 @@ def client_update(model: Tensors, worker: str, number: int, lr: float, mu: float
     module, data = tiny().train(), Points(SIZES[worker])
     module.load_state_dict(dict(model))
     anchor = copy.deepcopy(module)
-    shuffle = torch.Generator().manual_seed(order_seed(7, worker, number))
+    shuffle = torch.Generator().manual_seed(request_seed(7, worker, number))
     for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:3]:
         loss = functional.nll_loss(module(data.inputs[chosen]), data.targets[chosen])
         pairs = [(w, v.detach()) for w, v in zip(module.parameters(), anchor.parameters(), strict=True)]
@@ -228,17 +234,17 @@ def test_a_training_is_the_papers(mu: float) -> None:
     assert not torch.equal(found["0.weight"], start()["0.weight"])
 
 
-def workspace(worker: str) -> Workspace:
-    return Workspace(worker, "points", Points(SIZES[worker]))
+def workspace(worker: str) -> TaskContext:
+    return TaskContext(worker, "points", Points(SIZES[worker]))
 
 
 # --------------------------------------------------------------------------- the task
 
 
-def fitted(seed: int = 5, mu: float = 0.005, **settings: Any) -> Report:
-    ask = FedAsync(training(), mu=mu).order(start(), "alice", 1)
-    order = Order(
-        id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
+def fitted(seed: int = 5, mu: float = 0.005, **settings: Any) -> TaskResult:
+    ask = FedAsync(training(), mu=mu).configure(start(), "alice", 1)
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
         tensors=ask.tensors,
     )  # fmt: skip
     return fit(order, workspace("alice"))
@@ -246,14 +252,14 @@ def fitted(seed: int = 5, mu: float = 0.005, **settings: Any) -> Report:
 
 def test_the_order_carries_model_and_settings_of_its_round() -> None:
     model = start()
-    ask = FedAsync(training(lr=0.1), mu=0.2).order(model, "alice", 3)
+    ask = FedAsync(training(lr=0.1), mu=0.2).configure(model, "alice", 3)
     assert ask.task == "fedasync.fit" and ask.tensors is model
     assert ask.settings == {**training(lr=0.1).model_dump(), "lr": 0.98 * (0.98 * 0.1), "mu": 0.2}
 
 
 def test_the_report_says_what_was_done() -> None:
     found = fitted()
-    assert (found.order, found.worker, found.round, found.samples) == ("1/alice", "alice", 1, 40)
+    assert (found.request_id, found.worker, found.round, found.num_examples) == ("1/alice", "alice", 1, 40)
     assert found.metrics["samples"] == 24 and 0 < found.metrics["loss"] < 5
     assert list(found.tensors) == list(start()) and int(found.tensors["1.num_batches_tracked"]) == 3
     assert all(not tensor.requires_grad for tensor in found.tensors.values())
@@ -268,8 +274,8 @@ def test_the_proximal_term_holds_the_model_near_where_it_began() -> None:
 
 
 def test_it_can_be_switched_off() -> None:
-    ask = Order(
-        id="1/alice",
+    ask = TaskRequest(
+        request_id="1/alice",
         worker="alice",
         round=1,
         task="fedavg.fit",
@@ -277,7 +283,7 @@ def test_it_can_be_switched_off() -> None:
         settings=training().model_dump(),
         tensors=start(),
     )
-    plain = registry.find("task", "fedavg.fit")(ask, workspace("alice"))
+    plain = registry.find_piece("task", "fedavg.fit")(ask, workspace("alice"))
     assert all(torch.equal(value, plain.tensors[key]) for key, value in fitted(mu=0).tensors.items())
 
 

@@ -10,16 +10,16 @@ from torch.nn import functional
 from fedws.algorithms.fedavg import FedAvg, fit
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
-from fedws.core.plan import Training, make
-from fedws.core.seeds import order_seed
+from fedws.core.plan import TrainSettings, build_plan
+from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.participants import Terms
-from fedws.scheduling.samplers.all import All
-from fedws.scheduling.synchronous import Rounds
-from fedws.training.building import initial
-from fedws.training.task_context import Workspace
-from fedws.updates.aggregators.mean import Mean
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.synchronous import SynchronousScheduler
+from fedws.training.building import build_model
+from fedws.training.task_context import TaskContext
+from fedws.updates.aggregators.mean import MeanAggregator
 
 SIZES = {"alice": 40, "bob": 24}
 
@@ -48,12 +48,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
 
 
-def training(**options: Any) -> Training:
-    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+def training(**options: Any) -> TrainSettings:
+    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
 
 
 def start() -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in initial("tiny", 1).state_dict().items()}
+    return {key: value.detach() for key, value in build_model("tiny", 1).state_dict().items()}
 
 
 def client_update(model: Tensors, worker: str, round: int, lr: float, epochs: int) -> dict[str, torch.Tensor]:
@@ -61,7 +61,7 @@ def client_update(model: Tensors, worker: str, round: int, lr: float, epochs: in
     module, data = tiny().train(), Points(SIZES[worker])
     module.load_state_dict(dict(model))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    shuffle, left = torch.Generator().manual_seed(order_seed(7, worker, round)), 3
+    shuffle, left = torch.Generator().manual_seed(request_seed(7, worker, round)), 3
     for _ in range(epochs):
         for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:left]:
             left -= 1
@@ -89,13 +89,13 @@ def federated(rounds: int, weighted: bool, epochs: int) -> Tensors:
     return model
 
 
-def run(strategy: Rounds[Any]) -> Tensors:
+def run(strategy: SynchronousScheduler[Any]) -> Tensors:
     """All rounds, with the real task on the workers' data; answers come in reverse order."""
     state, orders = strategy.start(start(), list(SIZES))
     while orders:
         open_orders, orders = orders, ()
         for order in reversed(open_orders):
-            workspace = Workspace(order.worker, "points", Points(SIZES[order.worker]))
+            workspace = TaskContext(order.worker, "points", Points(SIZES[order.worker]))
             state, orders = strategy.react(state, fit(order, workspace))
     return strategy.model(state)
 
@@ -103,8 +103,8 @@ def run(strategy: Rounds[Any]) -> Tensors:
 @pytest.mark.parametrize(("weighted", "epochs"), [(False, 1), (True, 1), (False, 2)])
 def test_a_training_is_the_papers(weighted: bool, epochs: int) -> None:
     algorithm = FedAvg(training(), epochs=epochs)
-    terms = Terms(tuple(SIZES), rounds=3, seed=7, quorum=len(SIZES))
-    found = run(Rounds(algorithm, Mean(weighted=weighted), All(), terms))
+    terms = ScheduleConfig(tuple(SIZES), rounds=3, seed=7, min_results=len(SIZES))
+    found = run(SynchronousScheduler(algorithm, MeanAggregator(weight_by_samples=weighted), AllSampler(), terms))
     wanted = federated(3, weighted, epochs)
     assert list(found) == list(wanted)
     for key, value in wanted.items():
@@ -114,18 +114,18 @@ def test_a_training_is_the_papers(weighted: bool, epochs: int) -> None:
 
 def test_the_order_carries_model_and_settings_of_its_round() -> None:
     model = start()
-    ask = FedAvg(training(lr=0.1), epochs=4).order(model, "alice", 3)
+    ask = FedAvg(training(lr=0.1), epochs=4).configure(model, "alice", 3)
     assert ask.task == "fedavg.fit" and ask.tensors is model
     assert ask.settings == {**training(lr=0.1).model_dump(), "epochs": 4, "lr": 0.98 * (0.98 * 0.1)}
 
 
 def test_epochs_are_an_option() -> None:
-    assert registry.build("strategy", "fedavg", training()).epochs is None
-    assert registry.build("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
+    assert registry.build_piece("strategy", "fedavg", training()).epochs is None
+    assert registry.build_piece("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
     with pytest.raises(UsageError, match="epochs"):
-        registry.build("strategy", "fedavg:epochs=many", training())
+        registry.build_piece("strategy", "fedavg:epochs=many", training())
     with pytest.raises(UsageError, match="epochs: Input should be greater than or equal to 1, not '-1'"):
-        registry.build("strategy", "fedavg:epochs=-1", training())
+        registry.build_piece("strategy", "fedavg:epochs=-1", training())
 
 
 @pytest.mark.parametrize(
@@ -142,25 +142,27 @@ def test_epochs_are_an_option() -> None:
 )
 def test_who_asks_for_epochs_gets_whole_ones(option: str, settings: Any, wanted: tuple[int, int, int]) -> None:
     """40 samples in batches of 3 are 14 batches, the last of which has one and is joined to the one before."""
-    plan = make({"model": "tiny", "dataset": "points", "batch_size": 3, **settings})
-    ask = registry.build("strategy", option, plan.training()).order(start(), "alice", 1)
+    plan = build_plan({"model": "tiny", "dataset": "points", "batch_size": 3, **settings})
+    ask = registry.build_piece("strategy", option, plan.train_settings()).configure(start(), "alice", 1)
     assert (ask.settings["epochs"], ask.settings["batches"]) == wanted[:2]
-    order = Order(id="1/alice", worker="alice", round=1, task=ask.task, settings=ask.settings, tensors=ask.tensors)
-    assert fit(order, Workspace("alice", "points", Points(40))).metrics["samples"] == wanted[2]
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, settings=ask.settings, tensors=ask.tensors
+    )
+    assert fit(order, TaskContext("alice", "points", Points(40))).metrics["samples"] == wanted[2]
 
 
-def fitted(**settings: Any) -> Report:
-    ask = FedAvg(training()).order(start(), "alice", 1)
-    order = Order(
-        id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
+def fitted(**settings: Any) -> TaskResult:
+    ask = FedAvg(training()).configure(start(), "alice", 1)
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
         tensors=ask.tensors,
     )  # fmt: skip
-    return fit(order, Workspace("alice", "points", Points(40)))
+    return fit(order, TaskContext("alice", "points", Points(40)))
 
 
 def test_the_report_says_what_was_done() -> None:
     report = fitted()
-    assert (report.order, report.worker, report.round, report.samples) == ("1/alice", "alice", 1, 40)
+    assert (report.request_id, report.worker, report.round, report.num_examples) == ("1/alice", "alice", 1, 40)
     assert report.metrics == {"loss": report.metrics["loss"], "samples": 24, "device": "cpu"}
     assert 0 < report.metrics["loss"] < 5
     assert list(report.tensors) == list(start())
@@ -187,5 +189,5 @@ def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
 
 def test_the_mean_is_the_next_model_and_a_report_the_workers_own() -> None:
     algorithm, report, model = FedAvg(training()), fitted(), start()
-    assert algorithm.step(model, report.tensors, 1) is report.tensors
+    assert algorithm.server_update(model, report.tensors, 1) is report.tensors
     assert algorithm.worker_model(model, report) is report.tensors

@@ -11,14 +11,14 @@ from torch.nn import functional
 from fedws.algorithms.fedbuff import FedBuff, fit
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, TaskError, UsageError
-from fedws.core.plan import Training
-from fedws.core.seeds import order_seed
+from fedws.core.plan import TrainSettings
+from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.asynchronous import Asynchronous
-from fedws.scheduling.participants import Terms
-from fedws.training.building import initial
-from fedws.training.task_context import Workspace
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.asynchronous import AsynchronousScheduler
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.training.building import build_model
+from fedws.training.task_context import TaskContext
 
 SIZES = {"alice": 40, "bob": 24}
 
@@ -47,54 +47,60 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
 
 
-def training(**options: Any) -> Training:
-    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+def training(**options: Any) -> TrainSettings:
+    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
 
 
 def start() -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in initial("tiny", 1).state_dict().items()}
+    return {key: value.detach() for key, value in build_model("tiny", 1).state_dict().items()}
 
 
-def running(algorithm: Any, versions: int) -> Asynchronous[Any]:
-    return Asynchronous(algorithm, Terms(tuple(SIZES), versions, seed=7, quorum=1))
+def running(algorithm: Any, versions: int) -> AsynchronousScheduler[Any]:
+    return AsynchronousScheduler(algorithm, ScheduleConfig(tuple(SIZES), versions, seed=7, min_results=1))
 
 
-def workspace(worker: str) -> Workspace:
-    return Workspace(worker, "points", Points(SIZES[worker]))
+def workspace(worker: str) -> TaskContext:
+    return TaskContext(worker, "points", Points(SIZES[worker]))
 
 
-ORDER = Order(id="1/alice", worker="alice", round=1, task="fedbuff.fit")
+ORDER = TaskRequest(request_id="1/alice", worker="alice", round=1, task="fedbuff.fit")
 
 
-def report(tensors: Tensors, order: Order = ORDER) -> Report:
-    return Report(order=order.id, worker=order.worker, round=order.round, samples=1, tensors=tensors)
+def report(tensors: Tensors, order: TaskRequest = ORDER) -> TaskResult:
+    return TaskResult(
+        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=1, tensors=tensors
+    )
 
 
 def stepped(algorithm: FedBuff, model: Tensors, *differences: tuple[Tensors, int]) -> Tensors:
     """The next version, of differences with their staleness."""
-    buffer = algorithm.empty()
+    buffer = algorithm.init()
     for tensors, staleness in differences:
-        buffer = algorithm.add(model, buffer, report(tensors), staleness)
-    return algorithm.step(model, buffer)
+        buffer = algorithm.accumulate(model, buffer, report(tensors), staleness)
+    return algorithm.server_update(model, buffer)
 
 
 # --------------------------------------------------------------------------- the buffer
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    assert registry.build("strategy", "fedbuff", training()) == FedBuff(training(), k=10, lr=1.0)
-    assert registry.build("strategy", "fedbuff:3,lr=0.5", training()) == FedBuff(training(), k=3, lr=0.5)
+    assert registry.build_piece("strategy", "fedbuff", training()) == FedBuff(training(), buffer_size=10, server_lr=1.0)
+    assert registry.build_piece("strategy", "fedbuff:3,lr=0.5", training()) == FedBuff(
+        training(), buffer_size=3, server_lr=0.5
+    )
 
 
 @pytest.mark.parametrize("options", ["0", "1.5", "many", "lr=0", "lr=inf", "lr=-1", "s=1"])
 def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
-        registry.build("strategy", f"fedbuff:{options}", training())
+        registry.build_piece("strategy", f"fedbuff:{options}", training())
 
 
 @pytest.mark.parametrize("staleness", range(15))
 def test_one_difference_weighs_by_its_staleness(staleness: int) -> None:
-    found = stepped(FedBuff(training(), k=1), {"w": torch.ones(2)}, ({"w": torch.tensor([2.0, -4.0])}, staleness))
+    found = stepped(
+        FedBuff(training(), buffer_size=1), {"w": torch.ones(2)}, ({"w": torch.tensor([2.0, -4.0])}, staleness)
+    )
     np.testing.assert_allclose(found["w"].numpy(), 1 + np.array([2, -4]) / np.sqrt(1 + staleness), rtol=1e-6, atol=1e-6)
 
 
@@ -107,17 +113,18 @@ def test_a_version_adds_the_mean_of_k_weighted_differences(k: int, lr: float) ->
     tau = random.integers(0, 9, size=k)
     pairs = [({"w": torch.from_numpy(d[i])}, int(tau[i])) for i in range(k)]
     before = d.copy()
-    found = stepped(FedBuff(training(), k=k, lr=lr), {"w": torch.from_numpy(x)}, *pairs)
+    found = stepped(FedBuff(training(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs)
     wanted = x + lr * np.mean([d[i].astype(np.float64) / np.sqrt(1 + tau[i]) for i in range(k)], axis=0)
     np.testing.assert_allclose(found["w"].numpy(), wanted, rtol=1e-6, atol=1e-6)
     assert found["w"].dtype == torch.float32 and (d == before).all(), "reports are not added up in place"
     assert torch.equal(
-        found["w"], stepped(FedBuff(training(), k=k, lr=lr), {"w": torch.from_numpy(x)}, *pairs[::-1])["w"]
+        found["w"],
+        stepped(FedBuff(training(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs[::-1])["w"],
     )
 
 
 def test_a_buffer_is_empty_after_its_version() -> None:
-    algorithm, model = FedBuff(training(), k=2), {"w": torch.zeros(1)}
+    algorithm, model = FedBuff(training(), buffer_size=2), {"w": torch.zeros(1)}
     strategy = running(algorithm, 3)
     state, orders = strategy.start(model, list(SIZES))
     open_orders = {order.worker: order for order in orders}
@@ -137,23 +144,23 @@ def test_a_buffer_is_empty_after_its_version() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_stays_what_it_is(dtype: torch.dtype) -> None:
     half = {"w": torch.full((3,), 0.5, dtype=dtype)}
-    found = stepped(FedBuff(training(), k=2), {"w": torch.ones(3, dtype=dtype)}, (half, 0), (half, 0))
+    found = stepped(FedBuff(training(), buffer_size=2), {"w": torch.ones(3, dtype=dtype)}, (half, 0), (half, 0))
     assert found["w"].dtype == dtype and found["w"].tolist() == [1.5] * 3
 
 
 def test_ten_thousand_small_differences_are_not_lost_in_float32() -> None:
-    algorithm, model = FedBuff(training(), k=10_000), {"w": torch.tensor([4096.0])}
-    buffer = algorithm.empty()
+    algorithm, model = FedBuff(training(), buffer_size=10_000), {"w": torch.tensor([4096.0])}
+    buffer = algorithm.init()
     for _ in range(10_000):
-        buffer = algorithm.add(model, buffer, report({"w": torch.tensor([4096.1])}), 0)
-    assert float(algorithm.step(model, buffer)["w"]) == pytest.approx(8192.1, abs=1e-3)
+        buffer = algorithm.accumulate(model, buffer, report({"w": torch.tensor([4096.1])}), 0)
+    assert float(algorithm.server_update(model, buffer)["w"]) == pytest.approx(8192.1, abs=1e-3)
 
 
 def test_integers_and_booleans_take_the_maximum_of_model_and_reports() -> None:
     model = {"n": torch.tensor([5, 1, 1]), "b": torch.tensor([True, False])}
     one = {"n": torch.tensor([3, 4, 0]), "b": torch.tensor([False, False])}
     other = {"n": torch.tensor([3, 2, 7]), "b": torch.tensor([False, True])}
-    found = stepped(FedBuff(training(), k=2), model, (one, 0), (other, 3))
+    found = stepped(FedBuff(training(), buffer_size=2), model, (one, 0), (other, 3))
     assert found["n"].tolist() == [5, 4, 7] and found["b"].tolist() == [True, True]
 
 
@@ -165,7 +172,7 @@ def client_update(model: Tensors, worker: str, number: int, lr: float) -> dict[s
     module, data = tiny().train(), Points(SIZES[worker])
     module.load_state_dict(dict(model))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    shuffle = torch.Generator().manual_seed(order_seed(7, worker, number))
+    shuffle = torch.Generator().manual_seed(request_seed(7, worker, number))
     for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:3]:
         loss = functional.nll_loss(module(data.inputs[chosen]), data.targets[chosen])
         for parameter, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -179,7 +186,7 @@ TURNS = ["alice", "alice", "bob", "alice", "bob", "bob", "alice", "alice", "bob"
 
 @pytest.mark.parametrize(("k", "lr"), [(1, 1.0), (2, 0.7), (3, 1.0)])
 def test_a_training_is_the_papers(k: int, lr: float) -> None:
-    strategy = running(FedBuff(training(), k=k, lr=lr), len(TURNS) // k)
+    strategy = running(FedBuff(training(), buffer_size=k, server_lr=lr), len(TURNS) // k)
     state, orders = strategy.start(start(), list(SIZES))
     open_orders = {order.worker: order for order in orders}
 
@@ -213,10 +220,10 @@ def test_a_training_is_the_papers(k: int, lr: float) -> None:
 # --------------------------------------------------------------------------- the task
 
 
-def fitted(**settings: Any) -> Report:
-    ask = FedBuff(training()).order(start(), "alice", 1)
-    order = Order(
-        id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
+def fitted(**settings: Any) -> TaskResult:
+    ask = FedBuff(training()).configure(start(), "alice", 1)
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
         tensors=ask.tensors,
     )  # fmt: skip
     return fit(order, workspace("alice"))
@@ -224,20 +231,20 @@ def fitted(**settings: Any) -> Report:
 
 def test_the_order_carries_model_and_settings_of_its_round() -> None:
     model = start()
-    ask = FedBuff(training(lr=0.1), lr=3).order(model, "alice", 3)
+    ask = FedBuff(training(lr=0.1), server_lr=3).configure(model, "alice", 3)
     assert ask.task == "fedbuff.fit" and ask.tensors is model
     assert ask.settings == {**training(lr=0.1).model_dump(), "lr": 0.98 * (0.98 * 0.1)}
 
 
 def test_the_report_holds_what_was_added() -> None:
     found = fitted()
-    assert (found.order, found.worker, found.round, found.samples) == ("1/alice", "alice", 1, 40)
+    assert (found.request_id, found.worker, found.round, found.num_examples) == ("1/alice", "alice", 1, 40)
     assert found.metrics["samples"] == 24 and 0 < found.metrics["loss"] < 5
-    order = Order(
-        id="1/alice", worker="alice", round=1, task="fedavg.fit", seed=5, settings=training().model_dump(),
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task="fedavg.fit", seed=5, settings=training().model_dump(),
         tensors=start(),
     )  # fmt: skip
-    trained = registry.find("task", "fedavg.fit")(order, workspace("alice")).tensors
+    trained = registry.find_piece("task", "fedavg.fit")(order, workspace("alice")).tensors
     assert list(found.tensors) == list(trained)
     for key, value in start().items():
         wanted = trained[key] - value if value.is_floating_point() else trained[key]

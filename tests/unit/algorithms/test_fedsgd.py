@@ -7,18 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fedws.algorithms.fedsgd import FedSGD, local_gradient
+from fedws.algorithms.fedsgd import FedSGD, send_gradient
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, TaskError
-from fedws.core.plan import Training
+from fedws.core.plan import TrainSettings
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.participants import Terms
-from fedws.scheduling.samplers.all import All
-from fedws.scheduling.synchronous import Rounds
-from fedws.training.building import initial
-from fedws.training.task_context import Workspace
-from fedws.updates.aggregators.mean import Mean
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.synchronous import SynchronousScheduler
+from fedws.training.building import build_model
+from fedws.training.task_context import TaskContext
+from fedws.updates.aggregators.mean import MeanAggregator
 from tests.helpers.support import sent_over
 
 SIZES = {"alice": 40, "bob": 24}
@@ -75,23 +75,27 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "dense"), lambda: Looked(sparse=False))
 
 
-def training(**options: Any) -> Training:
-    return Training(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 100, **options})
+def training(**options: Any) -> TrainSettings:
+    return TrainSettings(
+        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 100, **options}
+    )
 
 
 def start(model: str = "tiny") -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in initial(model, 1).state_dict().items()}
+    return {key: value.detach() for key, value in build_model(model, 1).state_dict().items()}
 
 
 def run(model: str, rounds: int, weighted: bool = False) -> Tensors:
-    terms = Terms(tuple(SIZES), rounds, seed=7, quorum=len(SIZES))
-    strategy = Rounds(FedSGD(training(model=model)), Mean(weighted=weighted), All(), terms)
+    terms = ScheduleConfig(tuple(SIZES), rounds, seed=7, min_results=len(SIZES))
+    strategy = SynchronousScheduler(
+        FedSGD(training(model=model)), MeanAggregator(weight_by_samples=weighted), AllSampler(), terms
+    )
     state, orders = strategy.start(start(model), list(SIZES))
     while orders:
         open_orders, orders = orders, ()
         for order in reversed(open_orders):
-            workspace = Workspace(order.worker, "points", Points(SIZES[order.worker]))
-            state, orders = strategy.react(state, local_gradient(order, workspace))
+            workspace = TaskContext(order.worker, "points", Points(SIZES[order.worker]))
+            state, orders = strategy.react(state, send_gradient(order, workspace))
     return strategy.model(state)
 
 
@@ -123,13 +127,13 @@ def by_hand(
     return slopes, {key: value.detach() for key, value in module.state_dict().items()}
 
 
-def reported(seed: int = 5, **settings: Any) -> Report:
-    ask = FedSGD(training()).order(start(), "alice", 1)
-    order = Order(
-        id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
+def reported(seed: int = 5, **settings: Any) -> TaskResult:
+    ask = FedSGD(training()).configure(start(), "alice", 1)
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
         tensors=ask.tensors,
     )  # fmt: skip
-    return local_gradient(order, Workspace("alice", "points", Points(40)))
+    return send_gradient(order, TaskContext("alice", "points", Points(40)))
 
 
 @pytest.mark.parametrize("batches", [2, 5, 100])
@@ -144,14 +148,14 @@ def test_a_report_holds_gradients_and_buffers(batches: int) -> None:
         torch.testing.assert_close(report.tensors[f"gradient:{key}"], slope, rtol=1e-5, atol=1e-7)
     for key in buffers:
         assert torch.equal(report.tensors[key], state[key])
-    assert report.metrics["samples"] == len(chosen) and report.samples == 40
+    assert report.metrics["samples"] == len(chosen) and report.num_examples == 40
     assert all(not tensor.requires_grad for tensor in report.tensors.values())
 
 
 def test_a_step_moves_parameters_takes_buffers_and_leaves_the_frozen() -> None:
     model, report = start(), reported()
     before = {key: value.clone() for key, value in model.items()}
-    found = FedSGD(training(lr=0.1)).step(model, report.tensors, 2)
+    found = FedSGD(training(lr=0.1)).server_update(model, report.tensors, 2)
     assert list(found) == list(model)
     assert torch.equal(found["0.weight"], model["0.weight"] - 0.1 * 0.98 * report.tensors["gradient:0.weight"])
     assert torch.equal(found["1.running_mean"], report.tensors["1.running_mean"])
@@ -185,20 +189,20 @@ def test_a_workers_own_model_is_one_step_from_its_own_gradient() -> None:
 @pytest.mark.parametrize("slope", [torch.ones(1), torch.ones(4, 1), torch.ones(3), torch.ones(4, 2).double()])
 def test_a_gradient_of_another_shape_is_rejected_and_not_broadcast(slope: torch.Tensor) -> None:
     with pytest.raises(RejectedUpdate, match=r"the gradient of 0\.weight"):
-        FedSGD(training()).step(start(), {**reported().tensors, "gradient:0.weight": slope}, 1)
+        FedSGD(training()).server_update(start(), {**reported().tensors, "gradient:0.weight": slope}, 1)
 
 
 @pytest.mark.parametrize("name", ["gradient:9.weight", "9.weight", "0.weight"])
 def test_what_is_no_gradient_of_a_parameter_is_rejected(name: str) -> None:
     """Not least a weight itself, which would otherwise be taken as it is."""
     with pytest.raises(RejectedUpdate, match=f"{name} is not known here"):
-        FedSGD(training()).step(start(), {**reported().tensors, name: torch.ones(4, 2)}, 1)
+        FedSGD(training()).server_update(start(), {**reported().tensors, name: torch.ones(4, 2)}, 1)
 
 
 def test_a_report_that_leaves_a_gradient_out_is_rejected_whoever_comes_first() -> None:
     tensors = {name: tensor for name, tensor in reported().tensors.items() if name != "gradient:0.weight"}
     with pytest.raises(RejectedUpdate, match=r"gradient:0\.weight is missing"):
-        FedSGD(training()).step(start(), tensors, 1)
+        FedSGD(training()).server_update(start(), tensors, 1)
 
 
 def test_the_seed_chooses_the_samples() -> None:
@@ -215,11 +219,11 @@ def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
 
 
 def test_a_sparse_gradient_trains_as_a_dense_one_and_can_travel() -> None:
-    order = Order(
-        id="1/alice", worker="alice", round=1, task="fedsgd.gradient", seed=5, tensors=start("sparse"),
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task="fedsgd.gradient", seed=5, tensors=start("sparse"),
         settings=training(model="sparse").model_dump(),
     )  # fmt: skip
-    report = sent_over(local_gradient(order, Workspace("alice", "points", Points(40))))
+    report = sent_over(send_gradient(order, TaskContext("alice", "points", Points(40))))
     slope = report.tensors["gradient:table.weight"]
     assert slope.layout is torch.strided and torch.equal(slope[2], torch.zeros(2)), "a row that no sample has"
     sparse, dense = run("sparse", 3), run("dense", 3)

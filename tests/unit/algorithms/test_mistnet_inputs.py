@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.cli.attack_inputs import fit
-from fedws.coordinator.setup import prepare
+from fedws.cli.attack_inputs import check_samples_fit
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
-from fedws.core.plan import make
-from fedws.core.task_settings import Training
-from fedws.core.tensors import detached, digest
+from fedws.core.plan import build_plan
+from fedws.core.task_settings import TrainSettings
+from fedws.core.tensors import copy_to_cpu, hash_tensors
 from fedws.privacy import randomized_labels
 from fedws.split_learning import head_training, pretraining
-from fedws.split_learning.bit_packing import pack
-from fedws.split_learning.feature_store import Records
-from fedws.split_learning.head_training import Epoch
-from fedws.split_learning.model_split import split
-from fedws.split_learning.pretraining import Lesson
+from fedws.split_learning.bit_packing import pack_bits
+from fedws.split_learning.feature_store import StoredFeatures
+from fedws.split_learning.head_training import HeadTrainSettings
+from fedws.split_learning.model_split import split_model
+from fedws.split_learning.pretraining import PretrainSettings
 from fedws.training import building, task_context
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, on_data, worker
@@ -59,52 +59,54 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def lesson(**changes: Any) -> Lesson:
-    return Lesson(**{"model": "points_net", "dataset": "points", "cut": "relu", **changes})
+def lesson(**changes: Any) -> PretrainSettings:
+    return PretrainSettings(**{"model": "points_net", "dataset": "points", "cut": "relu", **changes})
 
 
 def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
-    work = task_context.Workspace("public", "points", Tokens(Path(), True))
+    work = task_context.TaskContext("public", "points", Tokens(Path(), True))
     text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
     with pytest.raises(TaskError, match=text):
-        pretraining.examine(building.initial("points_net", 1), work, lesson())
+        pretraining.inspect_labels(building.build_model("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
-        fit(building.initial("points_net", 1), work.data, "points_net", "points")
-    assert pretraining.shape(task_context.Workspace("public", "points", Points(Path(), True))) == [4]
+        check_samples_fit(building.build_model("points_net", 1), work.data, "points_net", "points")
+    assert pretraining.input_shape(task_context.TaskContext("public", "points", Points(Path(), True))) == [4]
 
 
 def test_a_worker_with_such_inputs_does_not_extract(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     node = worker(tmp_path)
-    object.__setattr__(node._workspace, "data", Tokens(Path(), True))
-    assert on_data(node.answer(extraction()))
+    object.__setattr__(node._context, "data", Tokens(Path(), True))
+    assert on_data(node.execute(extraction()))
     assert "inputs on alice are a dict of 1; an extractor takes one tensor" in caplog.text
 
 
 def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> None:
-    work = task_context.Workspace("public", "points", Points(Path(), True))
+    work = task_context.TaskContext("public", "points", Points(Path(), True))
     trained = []
     for name in ("points_net", "logits"):
-        module = building.initial(name, 1)
-        assert pretraining.examine(module, work, lesson()) == (10, "int64 []")
-        _, tensors = pretraining.learn(module, {}, work, lesson(), 2)
-        trained.append((digest(tensors), digest(head(name, 20)[1])))
+        module = building.build_model(name, 1)
+        assert pretraining.inspect_labels(module, work, lesson()) == (10, "int64 []")
+        _, tensors = pretraining.pretrain_epoch(module, {}, work, lesson(), 2)
+        trained.append((hash_tensors(tensors), hash_tensors(head(name, 20)[1])))
     assert trained[0] == trained[1]
 
 
-def records(count: int) -> Records:
+def records(count: int) -> StoredFeatures:
     """As many of 11 bits."""
     drawn = torch.randint(2, (count, 11), generator=torch.Generator().manual_seed(1))
-    return Records([{"features": pack(drawn.bool()), "labels": torch.arange(count) % 10}])
+    return StoredFeatures([{"features": pack_bits(drawn.bool()), "labels": torch.arange(count) % 10}])
 
 
 def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     """An epoch of the head on as many records."""
-    held, training = records(count), Training(model=model, dataset="points", batch_size=8, **settings)
-    strategy = registry.build("strategy", "mistnet:cut=1" if model == "normalised" else "mistnet:cut=relu", training)
-    asked = Epoch.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
+    held, training = records(count), TrainSettings(model=model, dataset="points", batch_size=8, **settings)
+    strategy = registry.build_piece(
+        "strategy", "mistnet:cut=1" if model == "normalised" else "mistnet:cut=relu", training
+    )
+    asked = HeadTrainSettings.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
-    work = task_context.Workspace("coordinator", "features", held)
-    return head_training.trained(building.initial(model, 1), {}, held, asked, work, 1)
+    work = task_context.TaskContext("coordinator", "features", held)
+    return head_training.train_head(building.build_model(model, 1), {}, held, asked, work, 1)
 
 
 def batches(model: str, count: int, **settings: Any) -> int:
@@ -123,21 +125,23 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
     """The first batch of eight, whose loss is taken before its step."""
     found, _ = head("points_net", 12, drop_last=True)
     packed, targets = records(12).batch(torch.randperm(12, generator=torch.Generator().manual_seed(1))[:8])
-    decoded = registry.build("encoding", "bits").decode(packed, (11,))
-    outputs = split(building.initial("points_net", 1), "relu")[1](decoded)
-    assert found == pytest.approx(float(randomized_labels.loss(outputs.detach(), targets, 4.0)), rel=1e-6)
+    decoded = registry.build_piece("encoding", "bits").decode(packed, (11,))
+    outputs = split_model(building.build_model("points_net", 1), "relu")[1](decoded)
+    assert found == pytest.approx(
+        float(randomized_labels.forward_corrected_loss(outputs.detach(), targets, 4.0)), rel=1e-6
+    )
 
 
 def test_epochs_are_not_for_workers_that_do_not_train() -> None:
     given = {"strategy": "mistnet:cut=relu,public=points", "dataset": "points", "model": "points_net"}
-    assert prepare(make(given))
+    assert prepare_run(build_plan(given))
     with pytest.raises(UsageError, match=r"--epochs is for workers that train; for mistnet.* --server-epochs"):
-        prepare(make({**given, "epochs": 2}))
+        prepare_run(build_plan({**given, "epochs": 2}))
 
 
 def test_adapting_leaves_a_short_last_batch_out_only_where_that_is_asked() -> None:
     for drop_last in (False, True):
-        training = Training(model="points_net", dataset="points", drop_last=drop_last)
-        strategy = registry.build("strategy", "mistnet:cut=relu,fine_tune=1", training)
-        asked = strategy.extraction(detached(building.initial("points_net", 1).state_dict()), {}, 10, send=False)
+        training = TrainSettings(model="points_net", dataset="points", drop_last=drop_last)
+        strategy = registry.build_piece("strategy", "mistnet:cut=relu,fine_tune=1", training)
+        asked = strategy.extraction(copy_to_cpu(building.build_model("points_net", 1).state_dict()), {}, 10, send=False)
         assert asked.settings.get("drop_last", False) == drop_last and ("drop_last" in asked.settings) == drop_last

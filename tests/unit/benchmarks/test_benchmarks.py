@@ -21,7 +21,7 @@ from benchmarks.network.round_overhead import Traffic, loopback, traffics
 from benchmarks.simulation import straggler_time, straggler_time_on_links
 from benchmarks.simulation.scheduler_memory import feed
 from benchmarks.simulation.slow_worker import paced
-from fedws import Order, Report, Workspace
+from fedws import TaskContext, TaskRequest, TaskResult
 from fedws.core import registry
 from tests.helpers.support import registered_by_benchmarks
 
@@ -224,8 +224,11 @@ def test_the_time_to_a_target_is_that_of_the_versions_up_to_it(tmp_path: Path) -
 
 
 def test_a_paced_task_takes_its_time_and_can_be_told_to_stop() -> None:
-    report, order = Report(order="1/a", worker="a", round=1, samples=1), Order(id="1/a", worker="a", round=1, task="t")
-    workspace, begun = Workspace("a", "mnist", []), time.monotonic()
+    report, order = (
+        TaskResult(request_id="1/a", worker="a", round=1, num_examples=1),
+        TaskRequest(request_id="1/a", worker="a", round=1, task="t"),
+    )
+    workspace, begun = TaskContext("a", "mnist", []), time.monotonic()
     assert paced(lambda order, workspace: report, 0.1)(order, workspace) is report
     assert time.monotonic() - begun >= 0.1
     workspace.stop.set()

@@ -12,22 +12,22 @@ import torch
 from benchmarks.harness.settings import Settings
 from benchmarks.mistnet import accuracy_and_cost, bytes_sent, in_process_run, pieces
 from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell, parts
-from fedws import Images, Training, Worker, Workspace
+from fedws import ImageDataset, TaskContext, TrainSettings, Worker
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry, seeds
-from fedws.core.tensors import Tensors, detached
+from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.privacy.policy import Policy
-from fedws.scheduling.participants import Terms
-from fedws.scheduling.samplers.all import All
-from fedws.scheduling.synchronous import Rounds
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.feature_store import FeatureStore
-from fedws.split_learning.model_split import cuts
-from fedws.split_learning.scheduler import Gathering
+from fedws.split_learning.model_split import find_split_points
+from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from fedws.training import building, local
-from fedws.updates.aggregators.mean import Mean
+from fedws.updates.aggregators.mean import MeanAggregator
 from tests.helpers.forked_commands import Copy
 from tests.helpers.support import registered_by_benchmarks
 
@@ -47,22 +47,26 @@ def _registered() -> Iterator[None]:
 CELL = Cell("mistnet", "small_vgg", "noise", "", "", 1, "features.9", "bits:epsilon=2")
 
 
-def noise(samples: int) -> Images:
+def noise(samples: int) -> ImageDataset:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(256, (samples, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return Images(pixels, torch.arange(samples) % 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return ImageDataset(pixels, torch.arange(samples) % 10, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def test_what_is_public_is_not_private(cifar_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cache(Cifar10)
     monkeypatch.setattr(pieces, "Cifar10", read)
     whole = read(cifar_root, True)
-    private, public = (registry.build("dataset", f"cifar10_{name}", cifar_root, True) for name in ("private", "public"))
+    private, public = (
+        registry.build_piece("dataset", f"cifar10_{name}", cifar_root, True) for name in ("private", "public")
+    )
     assert len(private) == 40_000, "the batches 1 to 4"
     assert torch.equal(torch.cat([private.pixels, public.pixels]), whole.pixels)
     assert torch.equal(torch.cat([private.targets, public.targets]), whole.targets)
     assert torch.equal(private[0][0], whole[0][0])
-    few, test = (registry.build("dataset", "cifar10_public:samples=3", cifar_root, train) for train in (True, False))
+    few, test = (
+        registry.build_piece("dataset", "cifar10_public:samples=3", cifar_root, train) for train in (True, False)
+    )
     assert torch.equal(few.pixels, public.pixels[:3])
     assert torch.equal(test.pixels, read(cifar_root, False).pixels[:3])
 
@@ -78,16 +82,16 @@ def test_the_nets_are_classifiers_that_can_be_cut(net: accuracy_and_cost.Net) ->
     outputs = net.module.eval()(torch.zeros(2, 3, 32, 32))
     assert outputs.shape == (2, 10)
     assert torch.allclose(outputs.exp().sum(1), torch.ones(2), atol=1e-5)
-    assert set(net.cuts) <= set(cuts(net.module))
+    assert set(net.cuts) <= set(find_split_points(net.module))
     shares = [net.share(cut) for cut in net.cuts]
     assert 0 < shares[0] < shares[1] < 1
 
 
 def test_fedavg_has_the_bytes_of_the_first_cut() -> None:
     size = accuracy_and_cost.SMALL.size("features.9", 40_000)
-    assert size.features == (48, 16, 16)
+    assert size.feature_shape == (48, 16, 16)
     rounds = accuracy_and_cost.SMALL.equal_rounds(40_000)
-    sent, again = 40_000 * (48 * 16 * 16 // 8 + 8), 2 * 4 * size.model
+    sent, again = 40_000 * (48 * 16 * 16 // 8 + 8), 2 * 4 * size.model_bytes
     assert abs(rounds * again - sent) <= again / 2
     assert accuracy_and_cost.SMALL.equal_rounds(1) == 1
 
@@ -98,27 +102,32 @@ def test_a_row_tells_epsilon_of_a_whole_record() -> None:
     assert rows == ["24,576", "24,580", "none", ""]
 
 
-def shared(data: Images, partition: str) -> dict[str, Worker]:
-    policy, dealt = Policy(features=("*",), labels="clear"), zip(WORKERS, parts(data, partition), strict=True)
+def shared(data: ImageDataset, partition: str) -> dict[str, Worker]:
+    policy, dealt = Policy(encodings=("*",), labels="clear"), zip(WORKERS, parts(data, partition), strict=True)
     return {name: Worker(name, "noise", part, policy=policy) for name, part in dealt}
 
 
 def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tuple[Tensors, set[bytes]]:
     """The model after an epoch on features without noise, and every record that was stored."""
-    training = Training(model="small_vgg", dataset="noise")
+    training = TrainSettings(model="small_vgg", dataset="noise")
     file = folder.with_suffix(".safetensors")
-    pretrained_file.save(
-        file, pretrained_file.Pretrained(model, pretrained_file.Origin("small_vgg", "noise", 10, [3, 32, 32], 1), {})
+    pretrained_file.save_pretrained(
+        file,
+        pretrained_file.PretrainedModel(
+            model, pretrained_file.PretrainedInfo("small_vgg", "noise", 10, [3, 32, 32], 1), {}
+        ),
     )
-    algorithm = MistNet(training, cut="features.9", encoding="clear_bits", labels="clear", pretrained=str(file))
-    strategy = Gathering(algorithm, Terms(WORKERS, 1, 1, len(WORKERS)))
-    after = in_process_run.run(strategy, workers, model, MistNet.own, folder)
-    features, labels = (records := FeatureStore(folder).records()).batch(torch.arange(len(records)))
+    algorithm = MistNet(
+        training, split_at="features.9", encoding="clear_bits", labels="clear", pretrained_path=str(file)
+    )
+    strategy = CollectThenTrainScheduler(algorithm, ScheduleConfig(WORKERS, 1, 1, len(WORKERS)))
+    after = in_process_run.run(strategy, workers, model, MistNet.server_tasks, folder)
+    features, labels = (records := FeatureStore(folder).load_features()).batch(torch.arange(len(records)))
     return after, {row.numpy().tobytes() + bytes([label]) for row, label in zip(features, labels.tolist(), strict=True)}
 
 
 def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> None:
-    data, model = noise(80), detached(building.initial("small_vgg", 1).state_dict())
+    data, model = noise(80), copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
     after, even = gathered(shared(data, "iid"), model, tmp_path / "even")
     _, skewed = gathered(shared(data, SKEWED), model, tmp_path / "skewed")
     assert even == skewed
@@ -128,17 +137,17 @@ def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> 
 
 
 def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> None:
-    data, training = noise(40), Training(model="small_vgg", dataset="noise", batch_size=8, batches=5)
-    model = detached(building.initial("small_vgg", 1).state_dict())
-    strategy = Rounds(FedAvg(training), Mean(), All(), Terms(("w1",), 1, 1, 1))
+    data, training = noise(40), TrainSettings(model="small_vgg", dataset="noise", batch_size=8, max_local_batches=5)
+    model = copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
+    strategy = SynchronousScheduler(FedAvg(training), MeanAggregator(), AllSampler(), ScheduleConfig(("w1",), 1, 1, 1))
     found = in_process_run.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
-    module = building.initial("small_vgg", 1)
-    local.train(module, Workspace("w1", "noise", data), training, seeds.order_seed(1, "w1", 1))
+    module = building.build_model("small_vgg", 1)
+    local.train(module, TaskContext("w1", "noise", data), training, seeds.request_seed(1, "w1", 1))
     assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
-    model = detached(building.initial("small_vgg", 1).state_dict())
+    model = copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
     workers = {name: Worker(name, "noise", noise(4)) for name in WORKERS}
     with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
         gathered(workers, model, tmp_path)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from fedws.cli.data_flags import take, tell
+from fedws.cli.data_flags import load_node_data, print_node_data
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.data.samples import labels
+from fedws.data.samples import find_labels
 from fedws.node.worker import Worker
 
 
@@ -51,22 +51,22 @@ def flags(node: str = "dora", **given: Any) -> Namespace:
 @pytest.mark.parametrize("node", ["dora", "alice", "charlie"])
 @pytest.mark.parametrize("dataset", OWN)
 def test_a_data_set_of_one_s_own_is_held_whole(dataset: str, node: str, capsys: pytest.CaptureFixture[str]) -> None:
-    held = take(flags(node), dataset)
-    assert held.data is OWN[dataset] and held.labels is None
-    tell(flags(node), dataset, held)
+    held = load_node_data(flags(node), dataset)
+    assert held.data is OWN[dataset] and held.declared_labels is None
+    print_node_data(flags(node), dataset, held)
     size = len(OWN[dataset])
     said = f"{node} holds all {size} samples; --digits or --partition would choose a part"
     assert capsys.readouterr().out.splitlines().count(said) == 1
-    known = labels(OWN[dataset])
+    known = find_labels(OWN[dataset])
     declared = [] if known is None else sorted(set(known.tolist()))
-    assert Worker(node, dataset, held.data, labels=held.labels)._welcome.labels == declared
+    assert Worker(node, dataset, held.data, labels=held.declared_labels)._welcome.labels == declared
 
 
 @pytest.mark.parametrize("dataset", OWN)
 def test_an_evaluator_needs_no_labels(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    held = take(flags("testing", testing=True), dataset)
+    held = load_node_data(flags("testing", testing=True), dataset)
     assert held.data is OWN[dataset]
-    tell(flags("testing", testing=True), dataset, held)
+    print_node_data(flags("testing", testing=True), dataset, held)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{dataset} dataset (test set), ")
     assert last == f"len(datasets[{dataset}_testing]): {len(OWN[dataset])}"
@@ -74,7 +74,7 @@ def test_an_evaluator_needs_no_labels(dataset: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("dataset", OWN)
 def test_a_third_of_it_needs_no_labels(dataset: str) -> None:
-    sizes = [len(take(flags(partition="iid", share=f"{share}/3"), dataset).data) for share in range(3)]
+    sizes = [len(load_node_data(flags(partition="iid", share=f"{share}/3"), dataset).data) for share in range(3)]
     assert sizes == [len(OWN[dataset]) // 3] * 3
 
 
@@ -90,22 +90,22 @@ def test_a_third_of_it_needs_no_labels(dataset: str) -> None:
 def test_a_part_by_label_needs_labels(dataset: str, why: str, part: dict[str, str]) -> None:
     text = f"^dataset {dataset} has no labels to split it by: {why}; give each sample a whole number from 0 up in an"
     with pytest.raises(UsageError, match=text):
-        take(flags(**part), dataset)
+        load_node_data(flags(**part), dataset)
 
 
 @pytest.mark.parametrize(
     ("dataset", "node", "known"), [("plain", "dora", range(12)), ("subset", "alice", range(0, 12, 2))]
 )
 def test_labels_choose_a_part(dataset: str, node: str, known: range) -> None:
-    held = take(flags(node, digits="0-3"), dataset)
-    found = labels(held.data)
+    held = load_node_data(flags(node, digits="0-3"), dataset)
+    found = find_labels(held.data)
     assert found is not None and sorted(set(found.tolist())) == [label for label in known if label < 4]
-    assert held.counts == tuple(int((found == label).sum()) for label in range(known[-1] + 1))
+    assert held.label_counts == tuple(int((found == label).sum()) for label in range(known[-1] + 1))
 
 
 def test_counts_are_those_of_the_part(capsys: pytest.CaptureFixture[str]) -> None:
     given = flags(partition="iid", share="0/2")
-    tell(given, "bools", take(given, "bools"))
+    print_node_data(given, "bools", load_node_data(given, "bools"))
     first, *counts, _, last = capsys.readouterr().out.splitlines()
     assert first == "bools dataset (train set), available numbers on dora:"
     numbers = [int(line.split(": ")[1]) for line in counts]
@@ -121,15 +121,15 @@ def test_counts_are_those_of_the_part(capsys: pytest.CaptureFixture[str]) -> Non
     ],
 )
 def test_without_labels_the_reason_is_printed(dataset: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    tell(flags(), dataset, take(flags(), dataset))
+    print_node_data(flags(), dataset, load_node_data(flags(), dataset))
     first, *_, shown, _ = capsys.readouterr().out.splitlines()
     assert first == line and " at 0x" not in shown
 
 
 def test_a_data_set_that_ships_is_split_as_before() -> None:
     with pytest.raises(UsageError, match=r"^which samples does dora hold\? Only alice, bob, charlie have digits"):
-        take(flags(), "digits")
-    held = take(flags("bob"), "digits")
-    found = labels(held.data)
-    assert held.labels == (4, 5, 6) and found is not None and set(found.tolist()) == {4, 5, 6}
-    assert not held.unasked
+        load_node_data(flags(), "digits")
+    held = load_node_data(flags("bob"), "digits")
+    found = find_labels(held.data)
+    assert held.declared_labels == (4, 5, 6) and found is not None and set(found.tolist()) == {4, 5, 6}
+    assert not held.all_by_default

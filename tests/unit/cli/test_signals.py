@@ -31,14 +31,14 @@ async def work() -> str:
 def test_it_interrupts_also_where_it_was_to_be_ignored(ignored: bool) -> None:
     if ignored:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signals.watch()
+    signals.watch_interrupt()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_that_was_swallowed_ends_the_command_before_its_loop_runs() -> None:
-    signals.watch()
+    signals.watch_interrupt()
     swallows = Swallows()
     del swallows
     with pytest.raises(KeyboardInterrupt):
@@ -46,6 +46,6 @@ def test_one_that_was_swallowed_ends_the_command_before_its_loop_runs() -> None:
 
 
 def test_without_one_the_loop_runs_and_has_pythons_own_handler() -> None:
-    signals.watch()
+    signals.watch_interrupt()
     assert run_loop(work()) == "done"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -7,15 +7,15 @@ import pytest
 
 from fedws.cli import run, worker
 from fedws.cli.parser import Parser
-from fedws.cli.store_flags import blobs
+from fedws.cli.store_flags import build_store_config
 from fedws.core.errors import UsageError
-from fedws.object_store.base import Setting
+from fedws.object_store.base import StoreConfig
 
 URL = "s3://bucket/prefix"
 PARSERS: dict[str, Callable[[], tuple[Parser, list[str]]]] = {
-    "worker": lambda: (worker.parser("worker"), ["--id", "alice"]),
-    "evaluator": lambda: (worker.parser("evaluator", testing=True), ["--id", "testing"]),
-    "run": lambda: (run.parser("run"), []),
+    "worker": lambda: (worker.build_parser("worker"), ["--id", "alice"]),
+    "evaluator": lambda: (worker.build_parser("evaluator", is_evaluator=True), ["--id", "testing"]),
+    "run": lambda: (run.build_parser("run"), []),
 }
 
 
@@ -29,13 +29,13 @@ def parsed(command: str, flags: str) -> argparse.Namespace:
     ("flags", "setting"),
     [
         ("", None),
-        (f"--blobs {URL}", Setting(URL, 1_000_000)),
-        (f"--blobs {URL} --blobs-above 2.5", Setting(URL, 2_500_000)),
-        (f"--blobs {URL} --blobs_above 0", Setting(URL, 0)),
+        (f"--blobs {URL}", StoreConfig(URL, 1_000_000)),
+        (f"--blobs {URL} --blobs-above 2.5", StoreConfig(URL, 2_500_000)),
+        (f"--blobs {URL} --blobs_above 0", StoreConfig(URL, 0)),
     ],
 )
-def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: Setting | None) -> None:
-    assert blobs(parsed(command, flags)) == setting
+def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: StoreConfig | None) -> None:
+    assert build_store_config(parsed(command, flags)) == setting
 
 
 @pytest.mark.parametrize("command", PARSERS)
@@ -50,12 +50,12 @@ def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: 
 )
 def test_what_makes_no_sense_is_told(command: str, flags: str, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        blobs(parsed(command, flags))
+        build_store_config(parsed(command, flags))
     assert str(caught.value) == text
 
 
 def test_they_are_no_part_of_the_plan_and_are_given_again() -> None:
     given = vars(parsed("run", f"--blobs {URL} --blobs-above 0 --insecure --id me --lr 0.5"))
-    assert run.settings(given) == {"lr": 0.5}
-    assert run._again(given) == f" --id me --insecure --blobs {URL} --blobs-above 0.0"
-    assert run._again(vars(parsed("run", "--lr 0.5"))) == ""
+    assert run.collect_settings(given) == {"lr": 0.5}
+    assert run._format_repeated_flags(given) == f" --id me --insecure --blobs {URL} --blobs-above 0.0"
+    assert run._format_repeated_flags(vars(parsed("run", "--lr 0.5"))) == ""

@@ -23,7 +23,7 @@ def saved(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        initial_model.load(path, LIKE, "net")
+        initial_model.load_initial_model(path, LIKE, "net")
     text = str(caught.value)
     assert text.isprintable() and text.startswith(f"--initial-model {path} ")
     return text.removeprefix(f"--initial-model {path} ")
@@ -31,7 +31,7 @@ def refused(path: Path) -> str:
 
 def test_weights_are_read_and_the_file_is_not_needed_any_more(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.safetensors", GOOD)
-    found = initial_model.load(path, LIKE, "net")
+    found = initial_model.load_initial_model(path, LIKE, "net")
     path.write_bytes(bytes(path.stat().st_size))
     path.unlink()
     assert found.keys() == GOOD.keys() and all(torch.equal(found[name], value) for name, value in GOOD.items())
@@ -86,6 +86,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_weights_of_a_dtype_that_the_format_lacks_are_read_as_a_run_writes_them(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    tensor_file.save_file({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
-    found = initial_model.load(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
+    tensor_file.save_tensors({"w": torch.tensor([1 + 2j], dtype=torch.complex128)}, path)
+    found = initial_model.load_initial_model(path, {"w": torch.zeros(1, dtype=torch.complex128)}, "net")
     assert found["w"].dtype == torch.complex128 and found["w"].tolist() == [1 + 2j]

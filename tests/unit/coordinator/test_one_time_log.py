@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from fedws.coordinator.one_time_log import Remarks, workload
+from fedws.coordinator.one_time_log import OneTimeLog, describe_workload
 from fedws.core import registry
-from fedws.core.plan import make
-from fedws.protocol.messages import COORDINATOR, Order
-from fedws.recording.run_log import Lines
-from fedws.training.task_warnings import LINES
+from fedws.core.plan import build_plan
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest
+from fedws.recording.run_log import OrderedLog
+from fedws.training.task_warnings import LOG_LINES
 
 
 def orders(strategy: str = "fedavg", **settings: Any) -> Any:
-    plan = make({"strategy": strategy, "model": "linear", **settings})
-    ask = registry.build("strategy", strategy, plan.training()).order({}, "alice", 3)
-    order = Order(id="3/alice", worker="alice", round=3, task=ask.task, settings=ask.settings, tensors={})
+    plan = build_plan({"strategy": strategy, "model": "linear", **settings})
+    ask = registry.build_piece("strategy", strategy, plan.train_settings()).configure({}, "alice", 3)
+    order = TaskRequest(request_id="3/alice", worker="alice", round=3, task=ask.task, settings=ask.settings, tensors={})
     return [order], plan
 
 
@@ -50,25 +50,25 @@ def orders(strategy: str = "fedavg", **settings: Any) -> Any:
     ],
 )  # fmt: skip
 def test_what_a_worker_trains(strategy: str, settings: dict[str, Any], line: str) -> None:
-    assert workload(*orders(strategy, **settings)) == [line]
+    assert describe_workload(*orders(strategy, **settings)) == [line]
 
 
 def test_orders_that_do_not_say_so_have_no_line() -> None:
     (order,), plan = orders()
-    assert workload([], plan) == []
-    assert workload([replace(order, settings={"batches": 1})], plan) == []
-    assert workload([replace(order, worker=COORDINATOR)], plan) == []
-    assert workload([replace(order, worker=COORDINATOR), order], plan) != []
+    assert describe_workload([], plan) == []
+    assert describe_workload([replace(order, settings={"batches": 1})], plan) == []
+    assert describe_workload([replace(order, worker=DEFAULT_COORDINATOR_ID)], plan) == []
+    assert describe_workload([replace(order, worker=DEFAULT_COORDINATOR_ID), order], plan) != []
 
 
 def test_a_warning_is_logged_once_and_only_if_it_is_known() -> None:
     logged: list[str] = []
-    remarks = Remarks(Lines(logged.append))
-    remarks.hear({"loss": 1.0})
+    remarks = OneTimeLog(OrderedLog(logged.append))
+    remarks.log_warnings({"loss": 1.0})
     for warnings in ("not_log_probabilities", {"not_log_probabilities": 1}, 5, None, ["rm -r", 7, [1]]):
-        remarks.hear({"warnings": warnings})
+        remarks.log_warnings({"warnings": warnings})
     assert logged == []
     for _ in range(3):
-        remarks.hear({"warnings": ["other", "not_log_probabilities", "not_log_probabilities"]})
-    assert logged == [LINES["not_log_probabilities"]]
+        remarks.log_warnings({"warnings": ["other", "not_log_probabilities", "not_log_probabilities"]})
+    assert logged == [LOG_LINES["not_log_probabilities"]]
     assert "use --loss cross_entropy" in logged[0]

@@ -10,13 +10,13 @@ import tomli_w
 
 import fedws
 from fedws.cli import console, run, worker
-from fedws.cli.security_flags import address
+from fedws.cli.security_flags import complete_url
 from fedws.core import addresses
 from fedws.core.errors import UsageError
-from fedws.core.plan import make
-from fedws.core.resume_rules import merged
-from fedws.network.lookup import transport
-from fedws.recording.run_directory import RunDirectory, stored_settings
+from fedws.core.plan import build_plan
+from fedws.core.resume_rules import merge_settings
+from fedws.network.lookup import find_transport
+from fedws.recording.run_directory import RunDirectory, load_plan_settings
 from fedws.security.credentials import INSECURE
 
 SECRET = "hunter2"
@@ -51,8 +51,8 @@ def refused(work: Any, *given: Any) -> str:
 
 @pytest.mark.parametrize("text", GOOD)
 def test_an_address_without_a_secret_is_taken(text: str) -> None:
-    assert addresses.check(text) == address(text, INSECURE) == text
-    assert make({"workers": {"alice": text}, "evaluator": {}}).workers == {"alice": text}
+    assert addresses.check_no_secrets(text) == complete_url(text, INSECURE) == text
+    assert build_plan({"workers": {"alice": text}, "evaluator": {}}).workers == {"alice": text}
 
 
 @pytest.mark.parametrize("text", BAD)
@@ -67,18 +67,18 @@ def test_a_plan_takes_none_with_a_secret(setting: str, text: str) -> None:
         "alone": {"evaluator": text},
         "two": {"evaluator": {"testing": [text]}},
     }
-    assert "stand in logs and plans" in refused(make, wanted[setting])
+    assert "stand in logs and plans" in refused(build_plan, wanted[setting])
 
 
 @pytest.mark.parametrize("text", BAD)
 def test_neither_does_a_node_or_a_flag(text: str) -> None:
-    assert "stand in logs and plans" in refused(transport, text)
-    assert "stand in logs and plans" in refused(address, text, INSECURE)
+    assert "stand in logs and plans" in refused(find_transport, text)
+    assert "stand in logs and plans" in refused(complete_url, text, INSECURE)
 
 
 async def test_nor_a_node_in_a_program() -> None:
     node = fedws.Worker("alice", "points", [], labels=[])
-    for there in (fedws.serving, fedws.joining):
+    for there in (fedws.serve, fedws.join_run):
         with pytest.raises(UsageError) as caught:
             async with there(node, f"ws://me:{SECRET}@localhost:1"):
                 pass
@@ -116,7 +116,7 @@ def test_commands_refuse_it_and_repeat_it_nowhere(
     monkeypatch.setattr(console, "set_up_logging", lambda verbose: None)  # it would stay for other tests
     caplog.set_level(logging.DEBUG)
     command: Any = {"run": run, "worker": worker}[argv[0]]
-    arguments = command.parser(f"fedws {argv[0]}").parse_args(argv[1:])
+    arguments = command.build_parser(f"fedws {argv[0]}").parse_args(argv[1:])
     refused(command.main, arguments)
     told = capsys.readouterr()
     assert SECRET not in told.out + told.err + caplog.text
@@ -124,14 +124,14 @@ def test_commands_refuse_it_and_repeat_it_nowhere(
 
 
 def test_a_run_of_an_older_version_does_not_go_on_with_one(tmp_path: Path) -> None:
-    plan = make({"workers": {"alice": "ws://host:1"}, "evaluator": {}})
-    held = RunDirectory.new(tmp_path)
+    plan = build_plan({"workers": {"alice": "ws://host:1"}, "evaluator": {}})
+    held = RunDirectory.create(tmp_path)
     held.begin(plan)
-    held.keep()
+    held.retain()
     held.close()
     settings = {**plan.model_dump(), "workers": {"alice": f"ws://me:{SECRET}@host:1"}}
     (tmp_path / "plan.toml").write_text(tomli_w.dumps({k: v for k, v in settings.items() if k != "deadline"}))
     story = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**story, "plan": {**story["plan"], "workers": settings["workers"]}}))
-    assert "stand in logs and plans" in refused(lambda: RunDirectory.old(tmp_path).plan)
-    assert "stand in logs and plans" in refused(lambda: make(merged(stored_settings(tmp_path), {})))
+    assert "stand in logs and plans" in refused(lambda: RunDirectory.open_existing(tmp_path).plan)
+    assert "stand in logs and plans" in refused(lambda: build_plan(merge_settings(load_plan_settings(tmp_path), {})))

@@ -13,15 +13,26 @@ from torch import nn
 
 from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
 from fedws.core import registry
-from fedws.core.plan import Training
-from fedws.core.tensors import DTYPES, FLOAT8, Tensors, detached, difference, digest, maximum, raw, reals, unfit
+from fedws.core.plan import TrainSettings
+from fedws.core.tensors import (
+    DTYPES,
+    FLOAT8_DTYPES,
+    Tensors,
+    as_real,
+    copy_to_cpu,
+    find_mismatch,
+    find_nonfinite,
+    hash_tensors,
+    maximum,
+    view_bytes,
+)
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Order, Report
-from fedws.scheduling.participants import unusable
-from fedws.simulation.tensor_cache import Shared
-from fedws.training.task_context import Workspace
-from fedws.updates.aggregators.mean import Mean
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.scheduling.participants import find_result_problem
+from fedws.simulation.tensor_cache import TensorCache
+from fedws.training.task_context import TaskContext
+from fedws.updates.aggregators.mean import MeanAggregator
 
 CALM = settings(deadline=None, max_examples=60)
 FORMATS = {  # bits of the mantissa, bias of the exponent; see arXiv 2209.05433, arXiv 2206.02915 and OCP's MX 1.0
@@ -56,22 +67,22 @@ def float8(name: str, values: bytes) -> torch.Tensor:
     return torch.tensor(list(values), dtype=torch.uint8).view(DTYPES[name])
 
 
-def report(**tensors: torch.Tensor) -> Report:
-    return Report(order="1/alice", worker="alice", round=1, samples=1, tensors=tensors)
+def report(**tensors: torch.Tensor) -> TaskResult:
+    return TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=1, tensors=tensors)
 
 
 def mean(*several: torch.Tensor) -> torch.Tensor:
-    aggregator = Mean()
-    state = aggregator.empty()
+    aggregator = MeanAggregator()
+    state = aggregator.init()
     for one in several:
-        state = aggregator.add(state, report(w=one))
-    found = aggregator.result(state)["w"]
+        state = aggregator.accumulate(state, report(w=one))
+    found = aggregator.finalize(state)["w"]
     assert found.dtype == several[0].dtype and found.shape == several[0].shape
     return found
 
 
 def test_these_are_all_floats_of_one_byte() -> None:
-    assert {DTYPES[name] for name in FLOAT8S} == FLOAT8
+    assert {DTYPES[name] for name in FLOAT8S} == FLOAT8_DTYPES
 
 
 @pytest.mark.parametrize("name", FLOAT8S)
@@ -79,13 +90,13 @@ def test_every_byte_of_a_float8_is_finite_or_not_as_its_format_says(name: str) -
     for byte in range(256):
         number = value(name, byte)
         wanted = "w holds NaN" if math.isnan(number) else "w holds Inf" if math.isinf(number) else ""
-        assert unfit({"w": float8(name, bytes([byte]))}) == wanted, byte
+        assert find_nonfinite({"w": float8(name, bytes([byte]))}) == wanted, byte
 
 
 def test_what_is_not_finite_is_found_behind_a_whole_step() -> None:
     values = torch.zeros(2**16 * 2 + 3, dtype=torch.uint8).view(torch.float8_e5m2)
     values.view(torch.uint8)[1], values.view(torch.uint8)[-1] = 0x7C, 0x7F
-    assert unfit({"w": values[:-1]}) == "w holds Inf" and unfit({"w": values}) == "w holds NaN"
+    assert find_nonfinite({"w": values[:-1]}) == "w holds Inf" and find_nonfinite({"w": values}) == "w holds NaN"
 
 
 @pytest.mark.parametrize("name", FLOAT8S)
@@ -140,9 +151,9 @@ def test_the_mean_of_complex32_is_rounded_once() -> None:
 @pytest.mark.parametrize(("odd", "text"), [(math.nan, "w holds NaN"), (-math.inf, "w holds Inf"), (-0.0, "")])
 def test_a_complex_number_is_finite_if_both_parts_are(name: str, part: int, odd: float, text: str) -> None:
     values = torch.ones(5, 3).to(DTYPES[name])
-    reals(values)[4, 2, part] = odd
-    assert unfit({"w": values.t()}) == text == unfit({"w": values.conj()})
-    assert unfit({"w": values[:4]}) == ""
+    as_real(values)[4, 2, part] = odd
+    assert find_nonfinite({"w": values.t()}) == text == find_nonfinite({"w": values.conj()})
+    assert find_nonfinite({"w": values[:4]}) == ""
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -151,20 +162,24 @@ def test_a_conjugate_that_is_not_computed_yet_is_its_values_everywhere(transpose
     lazy = (plain.t().contiguous().t() if transposed else plain).conj()
     wanted = torch.tensor([[1 - 2j, 6 - 1j], [3 + 4j, 2 - 5j]])
     assert lazy.is_conj()
-    assert bytes(raw(lazy)) == bytes(raw(wanted)) and digest({"w": lazy}) == digest({"w": wanted})
-    assert torch.equal(detached({"w": lazy})["w"], wanted) and not detached({"w": lazy})["w"].is_conj()
+    assert bytes(view_bytes(lazy)) == bytes(view_bytes(wanted)) and hash_tensors({"w": lazy}) == hash_tensors(
+        {"w": wanted}
+    )
+    assert torch.equal(copy_to_cpu({"w": lazy})["w"], wanted) and not copy_to_cpu({"w": lazy})["w"].is_conj()
     assert torch.equal(sent({"w": lazy})["w"], wanted)
     assert torch.equal(mean(lazy, lazy), wanted)
-    shared = Shared()
-    assert shared.of({"w": wanted})["w"] is shared.of({"w": lazy})["w"] is wanted
+    shared = TensorCache()
+    assert shared.deduplicate({"w": wanted})["w"] is shared.deduplicate({"w": lazy})["w"] is wanted
 
 
 def sent(tensors: Tensors) -> Tensors:
     decoder = Decoder()
-    for piece in encode(Order(id="1", worker="a", round=1, task="t", tensors=tensors)).fragments():
+    for piece in encode_message(
+        TaskRequest(request_id="1", worker="a", round=1, task="t", tensors=tensors)
+    ).fragments():
         decoder.feed(piece)
-    message = decoder.message()
-    assert isinstance(message, Order)
+    message = decoder.build_message()
+    assert isinstance(message, TaskRequest)
     return message.tensors
 
 
@@ -176,9 +191,11 @@ def test_any_bits_travel_and_are_digested_as_they_are(name: str, data: bytes) ->
     bits = torch.tensor(list(whole), dtype=torch.uint8)
     tensor = (bits & 1 if name == "bool" else bits).view(DTYPES[name])
     found = sent({"w": tensor})
-    assert found["w"].dtype == DTYPES[name] and bytes(raw(found["w"])) == bytes(raw(tensor)), "no bit is lost"
-    assert digest(found) == digest({"w": tensor}) != digest({"w": torch.cat([tensor, tensor])})
-    assert difference(found, {"w": tensor}) == ""
+    assert found["w"].dtype == DTYPES[name] and bytes(view_bytes(found["w"])) == bytes(view_bytes(tensor)), (
+        "no bit is lost"
+    )
+    assert hash_tensors(found) == hash_tensors({"w": tensor}) != hash_tensors({"w": torch.cat([tensor, tensor])})
+    assert find_mismatch(found, {"w": tensor}) == ""
 
 
 # --------------------------------------------------------------------------- algorithms
@@ -231,36 +248,38 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(registry._pieces, ("model", "complex"), Complex)
     monkeypatch.setitem(registry._pieces, ("model", "twin"), Twin)
     yield
-    fedsgd._asked.cache_clear()
+    fedsgd._expected_tensor_names.cache_clear()
 
 
-def training(model: str) -> Training:
-    return Training(model=model, dataset="points", lr=0.5, batch_size=8, batches=3)
+def training(model: str) -> TrainSettings:
+    return TrainSettings(model=model, dataset="points", lr=0.5, batch_size=8, max_local_batches=3)
 
 
 TASKS: list[tuple[Any, Any]] = [
     (fedavg.fit, lambda plan: fedavg.FedAvg(plan)),
     (fedasync.fit, lambda plan: fedasync.FedAsync(plan, mu=3.0)),
-    (fedbuff.fit, lambda plan: fedbuff.FedBuff(plan, k=1)),
-    (fedsgd.local_gradient, lambda plan: fedsgd.FedSGD(plan)),
+    (fedbuff.fit, lambda plan: fedbuff.FedBuff(plan, buffer_size=1)),
+    (fedsgd.send_gradient, lambda plan: fedsgd.FedSGD(plan)),
 ]
 
 
-def version(task: Any, strategy: Any, model: str) -> tuple[Report, Tensors, Tensors]:
+def version(task: Any, strategy: Any, model: str) -> tuple[TaskResult, Tensors, Tensors]:
     """Return a worker's report on the initial model, the worker's own model, and the next model."""
     algorithm = strategy(training(model))
-    start = detached(registry.build("model", model).state_dict())
-    ask = algorithm.order(start, "alice", 1)
-    order = Order(id="1/alice", worker="alice", round=1, task=ask.task, seed=7, settings=ask.settings, tensors=start)
-    answer: Report = task(order, Workspace("alice", "points", Points()))
-    answer = Report(**{**vars(answer), "tensors": sent(answer.tensors)})
-    assert unusable(algorithm, start, answer) == ""
-    if hasattr(algorithm, "add"):
-        new = algorithm.step(start, algorithm.add(start, algorithm.empty(), answer, 0))
+    start = copy_to_cpu(registry.build_piece("model", model).state_dict())
+    ask = algorithm.configure(start, "alice", 1)
+    order = TaskRequest(
+        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=7, settings=ask.settings, tensors=start
+    )
+    answer: TaskResult = task(order, TaskContext("alice", "points", Points()))
+    answer = TaskResult(**{**vars(answer), "tensors": sent(answer.tensors)})
+    assert find_result_problem(algorithm, start, answer) == ""
+    if hasattr(algorithm, "accumulate"):
+        new = algorithm.server_update(start, algorithm.accumulate(start, algorithm.init(), answer, 0))
     else:
-        aggregator = Mean()
-        new = algorithm.step(start, aggregator.result(aggregator.add(aggregator.empty(), answer)), 1)
-    assert difference(new, start) == ""
+        aggregator = MeanAggregator()
+        new = algorithm.server_update(start, aggregator.finalize(aggregator.accumulate(aggregator.init(), answer)), 1)
+    assert find_mismatch(new, start) == ""
     return answer, algorithm.worker_model(start, answer), new
 
 
@@ -269,22 +288,22 @@ def test_complex_weights_are_trained_as_their_parts_and_the_rest_stays(task: Any
     answer, own, new = version(task, strategy, "complex")
     twin_answer, twin_own, twin_new = version(task, strategy, "twin")
     assert answer.metrics["loss"] == pytest.approx(twin_answer.metrics["loss"])
-    assert not torch.allclose(reals(new["w"]), START)
-    torch.testing.assert_close(reals(new["w"]), twin_new["w"])
-    torch.testing.assert_close(reals(own["w"]), twin_own["w"])
-    start = registry.build("model", "complex").state_dict()
+    assert not torch.allclose(as_real(new["w"]), START)
+    torch.testing.assert_close(as_real(new["w"]), twin_new["w"])
+    torch.testing.assert_close(as_real(own["w"]), twin_own["w"])
+    start = registry.build_piece("model", "complex").state_dict()
     for name in start.keys() - {"w"}:
-        assert bytes(raw(new[name])) == bytes(raw(start[name])) == bytes(raw(own[name])), name
+        assert bytes(view_bytes(new[name])) == bytes(view_bytes(start[name])) == bytes(view_bytes(own[name])), name
 
 
 def test_a_difference_of_float8_that_float8_lacks_arrives() -> None:
     """From -448 to 448 is more than the dtype can hold; the model is there after one step."""
-    algorithm = fedbuff.FedBuff(training("complex"), k=1)
+    algorithm = fedbuff.FedBuff(training("complex"), buffer_size=1)
     start = {"w": torch.tensor([-448.0, 0.5]).to(torch.float8_e4m3fn)}
     change = report(w=torch.tensor([896.0, 2.0**-9]))
     assert algorithm.worker_model(start, change)["w"].float().tolist() == [448.0, 0.5], "0.5 + 2**-9 is rounded"
-    buffer = algorithm.add(start, algorithm.empty(), change, 0)
-    assert algorithm.step(start, buffer)["w"].float().tolist() == [448.0, 0.5]
+    buffer = algorithm.accumulate(start, algorithm.init(), change, 0)
+    assert algorithm.server_update(start, buffer)["w"].float().tolist() == [448.0, 0.5]
 
 
 class Embedding(nn.Module):
@@ -299,7 +318,7 @@ class Embedding(nn.Module):
 def test_sparse_gradients_are_reported_as_dense_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("model", "embedding"), Embedding)
     (sparse, _, new), (dense, _, wanted) = (
-        version(fedsgd.local_gradient, fedsgd.FedSGD, f"embedding:{flag}") for flag in ("true", "false")
+        version(fedsgd.send_gradient, fedsgd.FedSGD, f"embedding:{flag}") for flag in ("true", "false")
     )
     torch.testing.assert_close(sparse.tensors, dense.tensors)
     torch.testing.assert_close(new, wanted)

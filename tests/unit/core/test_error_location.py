@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from fedws.cli.console import guarded
+from fedws.cli.console import run_guarded
 from fedws.core import registry
-from fedws.core.error_location import PLUGIN, last, own, placed, summary, told, where
+from fedws.core.error_location import (
+    PLUGIN_MODULE_PREFIX,
+    describe_error,
+    describe_with_location,
+    find_last_location,
+    find_user_location,
+    is_user_file,
+    summarize_error,
+)
 from fedws.core.errors import PieceFailed, RunFailed, UsageError
 from fedws.data.base import Dataset
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Order
+from fedws.protocol.messages import TaskFailure, TaskRequest
 from tests.helpers.plugin_cleanup import forgotten as forgotten
 
 pytestmark = pytest.mark.usefixtures("forgotten")
@@ -43,16 +51,16 @@ def from_file(path: str, code: str, **names: Any) -> Callable[[], object]:
 
 def test_it_is_the_last_line_of_the_users_not_the_very_last() -> None:
     error = raised(from_file("/home/me/mine.py", "import json\n\njson.loads('{')"))
-    assert where(error) == "/home/me/mine.py, line 3"
-    assert last(error).startswith(f"{json.__path__[0]}/decoder.py, line ")
+    assert find_user_location(error) == "/home/me/mine.py, line 3"
+    assert find_last_location(error).startswith(f"{json.__path__[0]}/decoder.py, line ")
 
 
 @pytest.mark.parametrize(
     "file", ["/home/me/mine.py", "/tmp/ipykernel_12/34.py", "<stdin>", "<ipython-input-3-a1>", "/bin/mine"]
 )
 def test_files_cells_and_prompts_are_the_users(file: str) -> None:
-    assert own(file)
-    assert where(raised(from_file(file, "{}[0]"))) == f"{file}, line 1"
+    assert is_user_file(file)
+    assert find_user_location(raised(from_file(file, "{}[0]"))) == f"{file}, line 1"
 
 
 @pytest.mark.parametrize(
@@ -60,12 +68,12 @@ def test_files_cells_and_prompts_are_the_users(file: str) -> None:
     ["<string>", "<frozen importlib._bootstrap>", json.__file__, torch.__file__, registry.__file__, "uvloop/loop.pyx"],
 )
 def test_fedws_installed_packages_and_the_standard_library_are_not(file: str) -> None:
-    assert not own(file)
+    assert not is_user_file(file)
 
 
 def test_a_plugin_is_the_users_wherever_it_is() -> None:
-    assert not own(f"{Path(torch.__file__).parent}/mine.py", "torch.mine")
-    assert own(f"{Path(torch.__file__).parent}/mine.py", f"{PLUGIN}mine")
+    assert not is_user_file(f"{Path(torch.__file__).parent}/mine.py", "torch.mine")
+    assert is_user_file(f"{Path(torch.__file__).parent}/mine.py", f"{PLUGIN_MODULE_PREFIX}mine")
 
 
 def test_the_line_is_found_through_causes_and_ends_in_a_cycle() -> None:
@@ -73,25 +81,25 @@ def test_the_line_is_found_through_causes_and_ends_in_a_cycle() -> None:
     inner = raised(from_file("/home/me/mine.py", "\n{}['label']"))
     for middle in (UsageError("a"), RunFailed("b")):
         middle.__cause__, inner = inner, middle
-    assert where(inner) == "/home/me/mine.py, line 2"
-    assert told(inner) == "b (/home/me/mine.py, line 2)"
+    assert find_user_location(inner) == "/home/me/mine.py, line 2"
+    assert describe_error(inner) == "b (/home/me/mine.py, line 2)"
     first, second = ValueError("x"), ValueError("y")
     first.__cause__, second.__cause__ = second, first
-    assert where(first) == last(first) == ""
+    assert find_user_location(first) == find_last_location(first) == ""
 
 
 def test_what_was_suppressed_is_not_searched() -> None:
     outer = RuntimeError("other")
     outer.__context__ = raised(from_file("/home/me/mine.py", "{}['label']"))
-    assert where(outer) == "/home/me/mine.py, line 1"
+    assert find_user_location(outer) == "/home/me/mine.py, line 1"
     outer.__suppress_context__ = True
-    assert where(outer) == ""
+    assert find_user_location(outer) == ""
 
 
 def test_a_syntax_error_is_where_it_is_written(tmp_path: Path) -> None:
     error = raised(lambda: compile("x = 1\ndef f(:\n", str(tmp_path / "mine.py"), "exec"))
-    assert where(error) == f"{tmp_path / 'mine.py'}, line 2"
-    assert summary(error) == "SyntaxError: invalid syntax"
+    assert find_user_location(error) == f"{tmp_path / 'mine.py'}, line 2"
+    assert summarize_error(error) == "SyntaxError: invalid syntax"
 
 
 class Broken(Exception):
@@ -112,7 +120,7 @@ class Broken(Exception):
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_a_summary_is_one_line(error: Exception, text: str) -> None:
-    assert summary(error) == text
+    assert summarize_error(error) == text
 
 
 # --------------------------------------------------------------------------- commands
@@ -120,7 +128,7 @@ def test_a_summary_is_one_line(error: Exception, text: str) -> None:
 
 def command(work: Callable[[], Any], capsys: pytest.CaptureFixture[str], *, verbose: bool = False) -> tuple[int, str]:
     """Give a command's exit status and standard error."""
-    status = guarded("fedws run", work, verbose=verbose)
+    status = run_guarded("fedws run", work, verbose=verbose)
     out, err = capsys.readouterr()
     assert out == ""
     return status, err
@@ -152,7 +160,9 @@ def test_so_it_does_for_any_other_error(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_error_that_no_line_of_the_user_led_to_is_its_text(
     error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fedws.core.error_location.own", lambda *_: False)  # these tests are a user's files too
+    monkeypatch.setattr(
+        "fedws.core.error_location.is_user_file", lambda *_: False
+    )  # these tests are a user's files too
 
     def work() -> int:
         raise error
@@ -173,18 +183,18 @@ def test_whatever_a_factory_raises_is_one_error_with_its_line(kind: str, error: 
             raise error
 
     registry.register(kind, "broken.piece")(Piece)
-    caught = raised(lambda: registry.build(kind, "broken.piece"))
+    caught = raised(lambda: registry.build_piece(kind, "broken.piece"))
     assert isinstance(caught, PieceFailed)
-    assert str(caught) == f"{kind} broken.piece: {summary(error)}"
+    assert str(caught) == f"{kind} broken.piece: {summarize_error(error)}"
     line = Piece.__init__.__code__.co_firstlineno + 1
-    assert where(caught) == f"{__file__}, line {line}"
+    assert find_user_location(caught) == f"{__file__}, line {line}"
 
 
 def test_so_is_what_an_installed_package_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("theirs", "no_such_package:Net", "fedws.model")
-    monkeypatch.setattr(registry, "_installed", lambda kind: {"theirs": point})
+    monkeypatch.setattr(registry, "_load_entry_points", lambda kind: {"theirs": point})
     with pytest.raises(UsageError, match="model theirs: no_such_package:Net cannot be loaded: ModuleNotFoundError: "):
-        registry.find("model", "theirs")
+        registry.find_piece("model", "theirs")
 
 
 # --------------------------------------------------------------------------- a node
@@ -218,16 +228,16 @@ def test_a_node_logs_the_line_and_sends_the_type_alone(
     registry.register("model", "broken")(Model)
     data: Dataset = Data()
     node = Worker("alice", "mnist", data)
-    tensors = registry.build("model", model).state_dict() if model == "mlp" else {}
+    tensors = registry.build_piece("model", model).state_dict() if model == "mlp" else {}
     settings = {"model": model, "loss": "nll", "optimizer": "sgd", "lr": 0.1, "batch_size": 2, "batches": 1}
-    order = Order(id="1", worker="alice", round=1, task="fedavg.fit", settings=settings, tensors=tensors)
+    order = TaskRequest(request_id="1", worker="alice", round=1, task="fedavg.fit", settings=settings, tensors=tensors)
     with caplog.at_level(level, "fedws"):
-        answer = node.answer(order)
-    assert isinstance(answer, Failure)
+        answer = node.execute(order)
+    assert isinstance(answer, TaskFailure)
     assert (answer.kind, answer.reason) == ("failed", f"{kind} (see the log of alice)")
     (record,) = (record for record in caplog.records if record.levelno == logging.ERROR)
     assert record.getMessage().endswith(f" ({__file__}, line {line})")
     assert record.exc_info is None
     traces = [record for record in caplog.records if record.exc_info]
     assert len(traces) == (level == logging.DEBUG)
-    assert placed(UsageError("x")) == "x ()", "an error that was never raised has no line"
+    assert describe_with_location(UsageError("x")) == "x ()", "an error that was never raised has no line"

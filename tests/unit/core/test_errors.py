@@ -4,7 +4,7 @@ import re
 import pytest
 
 from fedws.core import errors
-from fedws.core.errors import FedwsError, Refused, UnknownName, UsageError, printable
+from fedws.core.errors import FedwsError, LinkRefused, UnknownName, UsageError, to_printable
 
 ALL = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 
@@ -51,11 +51,11 @@ def test_a_name_with_control_characters_stays_one_harmless_line(name: str) -> No
 
 
 def test_a_refusal_keeps_its_kind_and_says_its_reason() -> None:
-    error = Refused("busy", "alice is busy with run 1")
+    error = LinkRefused("busy", "alice is busy with run 1")
     assert (error.kind, str(error)) == ("busy", "alice is busy with run 1")
 
 
 def test_a_peer_text_becomes_one_harmless_line() -> None:
-    assert printable("gone\r\n\x1b[31mred") == "gone???[31mred"
-    assert printable("é and 漢字 stay") == "é and 漢字 stay"
-    assert len(printable("x" * 10_000)) == 500
+    assert to_printable("gone\r\n\x1b[31mred") == "gone???[31mred"
+    assert to_printable("é and 漢字 stay") == "é and 漢字 stay"
+    assert len(to_printable("x" * 10_000)) == 500

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fedws.core.files import sync, write
+from fedws.core.files import atomic_write, fsync_dir
 
 
 def test_a_file_is_whole_and_nothing_is_left_of_the_making(tmp_path: Path) -> None:
-    write(tmp_path / "a", b"one")
-    write(tmp_path / "a", b"two")
+    atomic_write(tmp_path / "a", b"one")
+    atomic_write(tmp_path / "a", b"two")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"two")]
 
 
@@ -33,13 +33,13 @@ def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_return
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", named)
-    write(tmp_path / "a", b"one")
+    atomic_write(tmp_path / "a", b"one")
     assert done == ["bytes", "name", "directory"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_what_was_there_stays_when_the_disk_is_full(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "a", b"one")
+    atomic_write(tmp_path / "a", b"one")
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -47,7 +47,7 @@ def test_what_was_there_stays_when_the_disk_is_full(call: str, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
         with pytest.raises(OSError, match="No space left"):
-            write(tmp_path / "a", b"two")
+            atomic_write(tmp_path / "a", b"two")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"one")]
 
 
@@ -61,6 +61,6 @@ def test_a_file_system_that_cannot_wait_for_directories_need_not(
     monkeypatch.setattr(os, "fsync", fails)
     if bad:
         with pytest.raises(OSError, match=os.strerror(code)):
-            sync(tmp_path)
+            fsync_dir(tmp_path)
     else:
-        sync(tmp_path)
+        fsync_dir(tmp_path)

@@ -1,5 +1,5 @@
-"""A node logs by :class:`fedws.core.rate_limited_log.Complaints`, which bounds what peers can cause; other calls are
-listed."""
+"""A node logs by :class:`fedws.core.rate_limited_log.RateLimitedLog`, which bounds what peers can cause; other calls
+are listed."""
 
 import ast
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import Plan, Scoring, Training, explain, make, read
+from fedws.core.plan import EvalSettings, Plan, TrainSettings, build_plan, describe_setting_error, read_plan_file
 
 WORKERS = {"alice": "ws://localhost:8777", "bob": "ws://localhost:8778"}
 INT = "Input should be a valid integer"
@@ -107,7 +107,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("values", "text"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_bad_setting_gives_one_line_that_names_it(values: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        make(values)
+        build_plan(values)
     assert text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -120,17 +120,17 @@ def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
 
 
 def test_nothing_given_is_the_demo() -> None:
-    plan = make({})
+    plan = build_plan({})
     assert plan.workers == {
         "alice": "ws://localhost:8777",
         "bob": "ws://localhost:8778",
         "charlie": "ws://localhost:8779",
     }
     assert plan.evaluator == {"testing": "ws://localhost:8780"}
-    assert (plan.batch_size, plan.test_batch_size, plan.training_rounds) == (32, 128, 40)
-    assert (plan.training().batches, plan.training().epochs, plan.lr_decay) == (10, 1, 0.98)
+    assert (plan.batch_size, plan.test_batch_size, plan.rounds) == (32, 128, 40)
+    assert (plan.train_settings().max_local_batches, plan.train_settings().epochs, plan.lr_decay) == (10, 1, 0.98)
     assert (plan.lr, plan.seed, plan.cuda, plan.drop_last) == (0.1, 1, False, False)
-    assert (plan.strategy, plan.weighted, plan.loss, plan.dataset) == ("fedavg", False, "nll", "mnist")
+    assert (plan.algorithm, plan.weight_by_samples, plan.loss, plan.dataset) == ("fedavg", False, "nll", "mnist")
 
 
 @pytest.mark.parametrize(
@@ -150,48 +150,50 @@ def test_nothing_given_is_the_demo() -> None:
     ids=str,
 )
 def test_what_is_just_good_comes_back_from_a_plan_file(tmp_path: Path, values: dict[str, Any]) -> None:
-    plan = make(values)
+    plan = build_plan(values)
     assert {name: getattr(plan, name) for name in values} == values
     path = tmp_path / "plan.toml"
     path.write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
-    assert make(read(path)) == plan
+    assert build_plan(read_plan_file(path)) == plan
 
 
 def test_a_round_has_no_deadline_unless_one_is_given() -> None:
-    plan = make({})
-    assert (plan.chooser, plan.quorum, plan.over_select, plan.deadline) == ("all", 0, 0.0, math.inf)
-    assert (plan.heartbeat, plan.wait) == (0.0, "silence")
-    assert make({"deadline": "inf"}) == make({"deadline": "Infinity"}) == plan, "as a flag gives it"
+    plan = build_plan({})
+    assert (plan.sampler, plan.min_results, plan.over_selection, plan.round_timeout) == ("all", 0, 0.0, math.inf)
+    assert (plan.ping_interval, plan.wait_for_workers) == (0.0, "silence")
+    assert build_plan({"deadline": "inf"}) == build_plan({"deadline": "Infinity"}) == plan, "as a flag gives it"
 
 
 def test_nodes_without_an_address_have_that_at_which_the_run_listens() -> None:
     dialled = {"dora": "ws://h:1"}
-    plan = make({"listen": "ws://l:1", "expect": ("alice", "bob"), "workers": dialled, "evaluator": "testing"})
+    plan = build_plan({"listen": "ws://l:1", "expect": ("alice", "bob"), "workers": dialled, "evaluator": "testing"})
     assert plan.workers == {"dora": "ws://h:1", "alice": "ws://l:1", "bob": "ws://l:1"}
     assert plan.evaluator == {"testing": "ws://l:1"} and plan.listen == "ws://l:1"
-    assert make({"listen": "ws://l:1", "evaluator": "testing"}).workers == make({}).workers, "all others are dialled"
-    assert make({"listen": "ws://l:1", "expect": ["alice"]}).evaluator == {}, "none is dialled that nobody named"
-    assert make({"expect": []}) == make({})
+    assert build_plan({"listen": "ws://l:1", "evaluator": "testing"}).workers == build_plan({}).workers, (
+        "all others are dialled"
+    )
+    assert build_plan({"listen": "ws://l:1", "expect": ["alice"]}).evaluator == {}, "none is dialled that nobody named"
+    assert build_plan({"expect": []}) == build_plan({})
 
 
 def test_a_plan_in_which_nodes_join_comes_back_from_a_plan_file(tmp_path: Path) -> None:
-    plan = make({"listen": "ws://l:1", "expect": ["alice", "bob"], "evaluator": "testing"})
+    plan = build_plan({"listen": "ws://l:1", "expect": ["alice", "bob"], "evaluator": "testing"})
     path = tmp_path / "plan.toml"
     path.write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
-    assert make(read(path)) == plan
+    assert build_plan(read_plan_file(path)) == plan
     path.write_text('listen = "ws://l:1"\nexpect = ["alice", "bob"]\nevaluator = "testing"\n', encoding="utf-8")
-    assert make(read(path)) == plan, "as a person writes it"
+    assert build_plan(read_plan_file(path)) == plan, "as a person writes it"
 
 
 def test_a_plan_cannot_be_changed() -> None:
-    plan = make({})
+    plan = build_plan({})
     for name in Plan.model_fields:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(plan, name, getattr(plan, name))
 
 
 def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
-    plan = make(
+    plan = build_plan(
         {
             "model": "mlp:20",
             "loss": "mse",
@@ -207,7 +209,7 @@ def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
             "cuda": True,
         }
     )
-    assert plan.training() == Training(
+    assert plan.train_settings() == TrainSettings(
         model="mlp:20",
         loss="mse",
         optimizer="adam",
@@ -215,46 +217,46 @@ def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
         lr=0.5,
         lr_decay=0.5,
         batch_size=3,
-        batches=4,
+        max_local_batches=4,
         epochs=6,
         drop_last=True,
         cuda=True,
     )
-    assert plan.scoring() == Scoring(model="mlp:20", loss="mse", dataset="digits", batch_size=5, cuda=True)
+    assert plan.eval_settings() == EvalSettings(model="mlp:20", loss="mse", dataset="digits", batch_size=5, cuda=True)
 
 
 @pytest.mark.parametrize("given", [{}, {"epochs": 2}, {"federate_after_n_batches": 7}])
 def test_a_plan_that_is_written_and_read_trains_the_same(given: dict[str, int]) -> None:
     """Also what was not given stays not given: TOML has no word for it."""
-    plan = make({"model": "m", **given})
+    plan = build_plan({"model": "m", **given})
     written = plan.model_dump()
     assert ("federate_after_n_batches" in written) == ("federate_after_n_batches" in given)
-    again = make(written)
-    assert again == plan and again.training().whole(3) == plan.training().whole(3)
+    again = build_plan(written)
+    assert again == plan and again.train_settings().with_epochs(3) == plan.train_settings().with_epochs(3)
 
 
 @pytest.mark.parametrize(("decay", "rates"), [(1, [0.1, 0.1]), (0.5, [0.05, 0.001]), (0.98, [0.098, 0.0133])])
 def test_the_rate_decays_as_the_plan_says_down_to_a_hundredth(decay: float, rates: list[float]) -> None:
-    training = make({"model": "m", "lr_decay": decay}).training()
-    assert [training.at(round).lr for round in (2, 101)] == pytest.approx(rates, rel=5e-3)
+    training = build_plan({"model": "m", "lr_decay": decay}).train_settings()
+    assert [training.for_round(round).lr for round in (2, 101)] == pytest.approx(rates, rel=5e-3)
 
 
 def test_the_rounds_of_the_reference_are_scored() -> None:
-    assert [round for round in range(1, 41) if make({}).scored(round)] == [1, 11, 21, 31, 40]
+    assert [round for round in range(1, 41) if build_plan({}).is_evaluation_round(round)] == [1, 11, 21, 31, 40]
 
 
 @settings(deadline=None)
 @given(rounds=st.integers(1, 60), every=st.integers(1, 70))
 def test_first_and_last_round_are_scored_whatever_the_step(rounds: int, every: int) -> None:
-    plan = make({"training_rounds": rounds, "evaluate_every": every})
-    scored = [round for round in range(1, rounds + 1) if plan.scored(round)]
+    plan = build_plan({"training_rounds": rounds, "evaluate_every": every})
+    scored = [round for round in range(1, rounds + 1) if plan.is_evaluation_round(round)]
     assert scored[0] == 1 and scored[-1] == rounds
     assert scored == sorted({*range(1, rounds + 1, every), rounds})
 
 
 def test_nothing_is_scored_without_an_evaluator() -> None:
-    plan = make({"evaluator": {}})
-    assert not any(plan.scored(round) for round in range(1, 41))
+    plan = build_plan({"evaluator": {}})
+    assert not any(plan.is_evaluation_round(round) for round in range(1, 41))
 
 
 @settings(deadline=None)
@@ -269,15 +271,15 @@ def test_the_learning_rate_falls_by_repeated_multiplication_to_one_percent(lr: f
         wanted *= decay
         if wanted < lr * 0.01:
             wanted = lr * 0.01
-    assert Training(model="m", lr=lr, lr_decay=decay).at(round).lr == wanted
+    assert TrainSettings(model="m", lr=lr, lr_decay=decay).for_round(round).lr == wanted
 
 
 def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
-    training = Training(model="m", lr=0.1)
-    assert training.at(1) == training
-    assert training.at(40).lr == pytest.approx(0.1 * 0.98**39)
-    assert training.at(229).lr == pytest.approx(0.001) == training.at(1000).lr
-    assert training.at(228).lr > 0.001
+    training = TrainSettings(model="m", lr=0.1)
+    assert training.for_round(1) == training
+    assert training.for_round(40).lr == pytest.approx(0.1 * 0.98**39)
+    assert training.for_round(229).lr == pytest.approx(0.001) == training.for_round(1000).lr
+    assert training.for_round(228).lr > 0.001
 
 
 @pytest.mark.parametrize(
@@ -295,15 +297,15 @@ def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
 )
 def test_settings_that_crossed_the_wire_are_taken_to_the_letter(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        Training.model_validate(values)
-    assert explain(caught.value).startswith(text)
+        TrainSettings.model_validate(values)
+    assert describe_setting_error(caught.value).startswith(text)
 
 
 def test_a_plan_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('lr = 0.5\n[workers]\nalice = "ws://h:1"\n', encoding="utf-8")
-    assert read(path) == {"lr": 0.5, "workers": {"alice": "ws://h:1"}}
-    assert make(read(path)).workers == {"alice": "ws://h:1"}
+    assert read_plan_file(path) == {"lr": 0.5, "workers": {"alice": "ws://h:1"}}
+    assert build_plan(read_plan_file(path)).workers == {"alice": "ws://h:1"}
 
 
 @pytest.mark.parametrize(
@@ -320,11 +322,11 @@ def test_a_plan_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        read(path)
+        read_plan_file(path)
     assert str(caught.value).startswith(f"--plan {path}: ") and text in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_directory_is_no_plan_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Is a directory"):
-        read(tmp_path)
+        read_plan_file(tmp_path)

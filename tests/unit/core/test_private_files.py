@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedws.cli.run import save
+from fedws.cli.run import save_model
 from fedws.core import private_files
 from fedws.core.errors import RunFailed
-from fedws.core.files import write
-from fedws.privacy.audit_log import Audit
+from fedws.core.files import atomic_write
+from fedws.privacy.audit_log import AuditLog
 from fedws.recording.checkpoint import Checkpoints
-from fedws.recording.curves import draw
+from fedws.recording.curves import draw_curves
 from fedws.recording.run_directory import RunDirectory
-from fedws.recording.run_log import RunLog, write_tensors, write_text
-from fedws.recording.sinks.tensorboard import Events
+from fedws.recording.run_log import RunLog, atomic_write_tensors, atomic_write_text
+from fedws.recording.sinks.tensorboard import TensorBoardWriter
 from fedws.security import certificates
 from fedws.split_learning.feature_store import FeatureStore
 
@@ -39,45 +39,45 @@ def modes(root: Path) -> dict[str, int]:
 
 @pytest.mark.usefixtures("umask")
 def test_a_file_is_private_from_its_first_byte_on(tmp_path: Path) -> None:
-    with private_files.binary(tmp_path / "a", "wb") as file:
+    with private_files.open_binary(tmp_path / "a", "wb") as file:
         assert modes(tmp_path) == {"a": 0o600}
         file.write(b"1")
-    with private_files.binary(tmp_path / "a", "ab") as file:
+    with private_files.open_binary(tmp_path / "a", "ab") as file:
         file.write(b"2")
-    with private_files.text(tmp_path / "b", "x") as text:
+    with private_files.open_text(tmp_path / "b", "x") as text:
         text.write("3")
-    with private_files.text(tmp_path / "b", "a", "ascii") as text:
+    with private_files.open_text(tmp_path / "b", "a", "ascii") as text:
         text.write("4")
     with pytest.raises(FileExistsError):
-        private_files.text(tmp_path / "b", "x")
-    private_files.touch(tmp_path / "c")
+        private_files.open_text(tmp_path / "b", "x")
+    private_files.create_empty_file(tmp_path / "c")
     assert [(tmp_path / name).read_text() for name in "abc"] == ["12", "34", ""]
     assert modes(tmp_path) == {"a": 0o600, "b": 0o600, "c": 0o600}
 
 
 def test_a_file_that_others_could_read_becomes_private(tmp_path: Path) -> None:
     (tmp_path / "a").touch(0o644)
-    private_files.text(tmp_path / "a", "a").close()
+    private_files.open_text(tmp_path / "a", "a").close()
     assert modes(tmp_path) == {"a": 0o600}
 
 
 @pytest.mark.usefixtures("umask")
 def test_a_folder_is_private_and_one_that_exists_keeps_its_mode(tmp_path: Path) -> None:
-    private_files.folder(tmp_path / "a")
+    private_files.create_dir(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b").chmod(0o750)
-    private_files.folder(tmp_path / "b", exist_ok=True)
+    private_files.create_dir(tmp_path / "b", exist_ok=True)
     with pytest.raises(FileExistsError):
-        private_files.folder(tmp_path / "b")
+        private_files.create_dir(tmp_path / "b")
     (tmp_path / "c").touch()
     with pytest.raises(FileExistsError):
-        private_files.folder(tmp_path / "c", exist_ok=True)
+        private_files.create_dir(tmp_path / "c", exist_ok=True)
     assert [modes(tmp_path)[name] for name in "ab"] == [0o700, 0o750]
 
 
 def test_parents_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
-    private_files.folder(tmp_path / "runs" / "one", parents=True)
+    private_files.create_dir(tmp_path / "runs" / "one", parents=True)
     os.umask(before)
     assert modes(tmp_path) == {"runs": 0o755, "runs/one": 0o700}
 
@@ -88,9 +88,9 @@ def test_a_file_system_without_modes_is_no_error(tmp_path: Path, monkeypatch: py
 
     (tmp_path / "a").touch(0o644)
     monkeypatch.setattr(os, "chmod", refuse)
-    private_files.text(tmp_path / "a", "a").close()
+    private_files.open_text(tmp_path / "a", "a").close()
     before = os.umask(0)
-    private_files.text(tmp_path / "b", "w").close()
+    private_files.open_text(tmp_path / "b", "w").close()
     os.umask(before)
     assert modes(tmp_path) == {"a": 0o644, "b": 0o600}, "a new file is private before its mode is set"
 
@@ -102,20 +102,20 @@ def test_a_file_system_without_modes_is_no_error(tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("umask")
 def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_text(Path("text"), "1")
-    write_tensors(Path("tensors"), TENSORS)
-    write(Path("durable"), b"1")
+    atomic_write_text(Path("text"), "1")
+    atomic_write_tensors(Path("tensors"), TENSORS)
+    atomic_write(Path("durable"), b"1")
     Checkpoints(Path("checkpoints")).save(1, TENSORS, {})
-    FeatureStore(Path("features")).put(0, 0, TENSORS)
-    Events(Path("tensorboard"), [{"kind": "score", "round": 1, "model": "federated", "loss": 1.0}]).close()
-    draw([], {}, Path("curves.png"))
+    FeatureStore(Path("features")).save_chunk(0, 0, TENSORS)
+    TensorBoardWriter(Path("tensorboard"), [{"kind": "score", "round": 1, "model": "federated", "loss": 1.0}]).close()
+    draw_curves([], {}, Path("curves.png"))
     Path("run").mkdir(0o700)
     record = RunLog(Path("run"))
     record.open()
     record.close()
-    save(TENSORS, "model")
-    Audit(Path("audit") / "alice.jsonl")
-    certificates.init(Path("certs"))
+    save_model(TENSORS, "model")
+    AuditLog(Path("audit") / "alice.jsonl")
+    certificates.create_ca(Path("certs"))
     found = modes(tmp_path)
     assert len(found) >= 21
     public = {"certs/ca.pem", "certs/.gitignore"}
@@ -127,7 +127,7 @@ def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkey
 
 def test_tensors_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFailed):
-        write_tensors(tmp_path / "none" / "tensors", TENSORS)
+        atomic_write_tensors(tmp_path / "none" / "tensors", TENSORS)
     assert modes(tmp_path) == {}
 
 
@@ -138,12 +138,12 @@ def test_a_directory_of_ones_own_keeps_its_mode_and_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fedws")
-    RunDirectory.new(tmp_path / "private").close()
+    RunDirectory.create(tmp_path / "private").close()
     assert caplog.messages == []
     path = tmp_path / "shared with others"
     path.mkdir()
     path.chmod(0o770)
-    held = RunDirectory.new(path)
+    held = RunDirectory.create(path)
     assert caplog.messages == [f"--run-dir {path} is open to other users of this machine: chmod -R go= '{path}'"]
     assert path.stat().st_mode & 0o777 == 0o770
     assert modes(path) == {"run.log": 0o600, ".lock": 0o600}

@@ -34,7 +34,7 @@ def typed() -> dict[str, str]:
 
 def test_what_type_checkers_see_is_what_there_is() -> None:
     assert sorted(typed()) == fedws.__all__
-    assert {name: f"fedws.{home}" for name, home in fedws._HOME.items()} == typed()
+    assert {name: f"fedws.{home}" for name, home in fedws._EXPORTS.items()} == typed()
 
 
 @pytest.mark.parametrize("name", fedws.__all__)

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 import fedws
 from fedws.core import registry
 from fedws.core.errors import UnknownName, UsageError
-from fedws.core.registry import KINDS, Spec, build, find, load_plugin, names, options, register
+from fedws.core.registry import (
+    PIECE_KINDS,
+    Spec,
+    build_piece,
+    find_piece,
+    list_pieces,
+    load_plugin,
+    parse_options,
+    register,
+)
 
 PACKAGE = Path(inspect.getfile(fedws)).parent
 
@@ -23,9 +32,9 @@ PACKAGE = Path(inspect.getfile(fedws)).parent
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test registers is forgotten after it, and so are its plugins; what ships stays."""
-    for kind in KINDS:
-        for name in names(kind):
-            find(kind, name)
+    for kind in PIECE_KINDS:
+        for name in list_pieces(kind):
+            find_piece(kind, name)
     monkeypatch.setattr(registry, "_pieces", dict(registry._pieces))
     before = set(sys.modules)
     yield
@@ -121,14 +130,14 @@ class Piece:
 
 def test_options_have_the_types_that_the_factory_gives_them() -> None:
     register("loss", "piece")(piece)
-    made = build("loss", "piece:7,rate=2,flag=true,mode=fast,note=5", 3)
+    made = build_piece("loss", "piece:7,rate=2,flag=true,mode=fast,note=5", 3)
     assert made == {"given": 3, "first": 7, "rate": 2.0, "flag": True, "mode": "fast", "note": "5"}
     assert type(made["rate"]) is float
-    assert build("loss", "piece", 3)["first"] == 1
+    assert build_piece("loss", "piece", 3)["first"] == 1
 
 
 def test_options_of_a_class_are_those_of_its_init() -> None:
-    assert options("loss", Piece, Spec("piece", "4", {})) == {"first": 4}
+    assert parse_options("loss", Piece, Spec("piece", "4", {})) == {"first": 4}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +160,7 @@ def test_a_wrong_option_is_told_in_one_line(spec: str, text: str) -> None:
     register("loss", "piece")(piece)
     register("loss", "none")(lambda: None)
     with pytest.raises(UsageError) as caught:
-        build("loss", spec)
+        build_piece("loss", spec)
     assert str(caught.value).startswith(text) and "\n" not in str(caught.value)
 
 
@@ -164,41 +173,43 @@ def test_every_shipped_piece_is_in_a_folder_of_pieces() -> None:
         for path in PACKAGE.rglob("*.py")
         if re.search(r"^@(registry\.)?register\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
-    assert registering == set(KINDS.values())
+    assert registering == set(PIECE_KINDS.values())
 
 
-@pytest.mark.parametrize(("kind", "folder"), sorted((kind, folder) for kind, folder in KINDS.items() if kind != "task"))
+@pytest.mark.parametrize(
+    ("kind", "folder"), sorted((kind, folder) for kind, folder in PIECE_KINDS.items() if kind != "task")
+)
 def test_every_shipped_file_registers_a_piece_of_its_own_name(kind: str, folder: str) -> None:
     files = [module.name for module in pkgutil.iter_modules([str(PACKAGE.joinpath(*folder.split(".")))])]
-    assert files and set(files) <= set(names(kind))
+    assert files and set(files) <= set(list_pieces(kind))
     for file in files:
         module = importlib.import_module(f"fedws.{folder}.{file}")
-        assert inspect.getmodule(find(kind, file)) is module
+        assert inspect.getmodule(find_piece(kind, file)) is module
 
 
 def test_every_task_is_named_after_its_file() -> None:
-    assert names("task")
-    for name in names("task"):
-        assert find("task", name).__module__ == f"fedws.algorithms.{name.partition('.')[0]}"
+    assert list_pieces("task")
+    for name in list_pieces("task"):
+        assert find_piece("task", name).__module__ == f"fedws.algorithms.{name.partition('.')[0]}"
 
 
 def test_every_algorithm_has_both_halves() -> None:
-    assert {name.partition(".")[0] for name in names("task")} == set(names("strategy"))
+    assert {name.partition(".")[0] for name in list_pieces("task")} == set(list_pieces("strategy"))
 
 
 def test_looking_up_a_name_imports_nothing_that_does_not_ship() -> None:
     before = set(sys.modules)
     for name in ("os", "..cli.main", "fedavg/../../cli", "__init__", "", ".", "pickle.loads", "mlp.os"):
         with pytest.raises(UnknownName):
-            find("model", name)
+            find_piece("model", name)
     assert set(sys.modules) - before <= {"fedws.models.mlp"}
 
 
 def test_a_file_is_no_task() -> None:
     with pytest.raises(UnknownName, match=r"did you mean fedavg\.fit"):
-        find("task", "fedavg.fitt")
+        find_piece("task", "fedavg.fitt")
     with pytest.raises(UnknownName):
-        find("task", "fedavg")
+        find_piece("task", "fedavg")
 
 
 # --------------------------------------------------------------------------- registering
@@ -210,27 +221,27 @@ def test_an_unknown_kind_is_told_with_the_nearest() -> None:
 
 
 def test_the_decorated_piece_is_given_back() -> None:
-    assert register("loss", "piece")(piece) is piece and find("loss", "piece") is piece
-    assert "piece" in names("loss")
+    assert register("loss", "piece")(piece) is piece and find_piece("loss", "piece") is piece
+    assert "piece" in list_pieces("loss")
 
 
 def test_a_name_that_is_taken_is_refused_and_the_first_stays() -> None:
     register("loss", "piece")(piece)
     with pytest.raises(UsageError, match="there is a loss called piece already"):
         register("loss", "piece")(Piece)
-    assert find("loss", "piece") is piece
+    assert find_piece("loss", "piece") is piece
 
 
 def test_the_same_piece_may_be_registered_again() -> None:
     register("loss", "piece")(piece)
     register("loss", "piece")(piece)
-    assert find("loss", "piece") is piece
+    assert find_piece("loss", "piece") is piece
 
 
 def test_kinds_have_names_of_their_own() -> None:
     register("loss", "piece")(piece)
     register("model", "piece")(Piece)
-    assert find("loss", "piece") is piece and find("model", "piece") is Piece
+    assert find_piece("loss", "piece") is piece and find_piece("model", "piece") is Piece
 
 
 @pytest.mark.parametrize(("kind", "name"), [("model", "mlp"), ("strategy", "fedavg"), ("task", "fedavg.fit")])
@@ -246,13 +257,13 @@ def test_a_shipped_name_is_taken_before_its_file_is_read(kind: str, name: str) -
 
 def test_an_installed_entry_point_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("theirs", "collections:OrderedDict", "fedws.model")
-    monkeypatch.setattr(registry, "_installed", lambda kind: {"theirs": point} if kind == "model" else {})
-    assert "theirs" in names("model") and "theirs" not in names("loss")
+    monkeypatch.setattr(registry, "_load_entry_points", lambda kind: {"theirs": point} if kind == "model" else {})
+    assert "theirs" in list_pieces("model") and "theirs" not in list_pieces("loss")
     from collections import OrderedDict
 
-    assert find("model", "theirs") is OrderedDict
+    assert find_piece("model", "theirs") is OrderedDict
     with pytest.raises(UnknownName):
-        find("loss", "theirs")
+        find_piece("loss", "theirs")
 
 
 def test_entry_points_are_those_of_the_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,14 +274,14 @@ def test_entry_points_are_those_of_the_kind(monkeypatch: pytest.MonkeyPatch) -> 
         return [EntryPoint("theirs", "collections:OrderedDict", group)]
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert set(registry._installed.__wrapped__("loss")) == {"theirs"}
+    assert set(registry._load_entry_points.__wrapped__("loss")) == {"theirs"}
     assert asked == ["fedws.loss"]
 
 
 def test_a_shipped_piece_goes_before_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("mlp", "collections:OrderedDict", "fedws.model")
-    monkeypatch.setattr(registry, "_installed", lambda kind: {"mlp": point})
-    assert find("model", "mlp").__module__ == "fedws.models.mlp"
+    monkeypatch.setattr(registry, "_load_entry_points", lambda kind: {"mlp": point})
+    assert find_piece("model", "mlp").__module__ == "fedws.models.mlp"
 
 
 # --------------------------------------------------------------------------- plugins
@@ -278,8 +289,8 @@ def test_a_shipped_piece_goes_before_an_installed_one(monkeypatch: pytest.Monkey
 
 def test_a_plugin_registers_its_pieces(plugin: Callable[..., Path]) -> None:
     load_plugin(plugin(MODEL.format("mine")))
-    assert build("model", "mine") == 3 and build("model", "mine:5") == 5
-    assert "mine" in names("model")
+    assert build_piece("model", "mine") == 3 and build_piece("model", "mine:5") == 5
+    assert "mine" in list_pieces("model")
 
 
 def test_a_plugin_is_run_once(plugin: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +305,7 @@ def test_a_plugin_is_run_once(plugin: Callable[..., Path], monkeypatch: pytest.M
 def test_two_plugins_may_have_files_of_one_name(plugin: Callable[..., Path]) -> None:
     load_plugin(plugin(MODEL.format("one"), "a/same.py"))
     load_plugin(plugin(MODEL.format("two"), "b/same.py"))
-    assert {"one", "two"} <= set(names("model"))
+    assert {"one", "two"} <= set(list_pieces("model"))
 
 
 def test_two_plugins_cannot_register_one_name(plugin: Callable[..., Path]) -> None:
@@ -306,7 +317,7 @@ def test_two_plugins_cannot_register_one_name(plugin: Callable[..., Path]) -> No
 def test_a_plugin_cannot_take_a_shipped_name(plugin: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match="there is a model called mlp already"):
         load_plugin(plugin(MODEL.format("mlp")))
-    assert find("model", "mlp").__module__ == "fedws.models.mlp"
+    assert find_piece("model", "mlp").__module__ == "fedws.models.mlp"
 
 
 @pytest.mark.parametrize("name", ["missing.py", "missing.txt", ".", "missing"])
@@ -340,11 +351,11 @@ def test_a_broken_plugin_can_be_mended_and_loaded_again(plugin: Callable[..., Pa
         with pytest.raises(UsageError, match="ZeroDivisionError"):
             load_plugin(path)
     load_plugin(plugin(MODEL.format("mine")))
-    assert build("model", "mine") == 3
+    assert build_piece("model", "mine") == 3
 
 
 def test_a_cell_that_is_run_again_registers_again() -> None:
     cell = 'import fedws\n@fedws.register("model", "typed_in_a_cell")\nclass Net: pass\n'
     for _ in range(2):
         exec(compile(cell, "<cell>", "exec"), {"__name__": "__main__"})
-    assert registry.find("model", "typed_in_a_cell").__name__ == "Net"
+    assert registry.find_piece("model", "typed_in_a_cell").__name__ == "Net"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import Plan, make
-from fedws.core.resume_rules import going_on, merged
+from fedws.core.plan import Plan, build_plan
+from fedws.core.resume_rules import merge_settings, resume_plan
 
 JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:1"}, "evaluator": {"e": "ws://l:1"}}
 
@@ -52,22 +52,22 @@ JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:
 def test_a_run_goes_on_wherever_its_nodes_are_now(
     now: dict[str, Any], listen: str, workers: dict[str, str], evaluator: dict[str, str]
 ) -> None:
-    stored = make(JOINED)
-    plan = going_on(stored, merged(stored.model_dump(), now), "--resume run")
+    stored = build_plan(JOINED)
+    plan = resume_plan(stored, merge_settings(stored.model_dump(), now), "--resume run")
     assert (plan.listen, plan.workers, plan.evaluator) == (listen, workers, evaluator)
 
 
 def test_a_run_that_dialled_all_may_go_on_with_nodes_that_join() -> None:
-    stored = make({})
+    stored = build_plan({})
     now = {"listen": "ws://l:1", "expect": ["alice", "bob"]}
-    plan = going_on(stored, merged(stored.model_dump(), now), "--resume run")
+    plan = resume_plan(stored, merge_settings(stored.model_dump(), now), "--resume run")
     assert plan.workers == {**stored.workers, "alice": "ws://l:1", "bob": "ws://l:1"}
     assert plan.evaluator == stored.evaluator
 
 
 def going(now: dict[str, Any]) -> Plan:
-    stored = make(JOINED)
-    return going_on(stored, merged(stored.model_dump(), now), "--resume run")
+    stored = build_plan(JOINED)
+    return resume_plan(stored, merge_settings(stored.model_dump(), now), "--resume run")
 
 
 def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> None:
@@ -81,7 +81,7 @@ def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> N
 
 def test_a_plan_must_hold_with_the_workers_that_it_has_now() -> None:
     with pytest.raises(UsageError, match=r"^--quorum 2 is above the number of workers, 1$"):
-        going_on(make({**JOINED, "quorum": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
+        resume_plan(build_plan({**JOINED, "quorum": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_what_shows_in_the_result_stays(now: dict[str, Any], text: str) -> None:
 
 
 def test_a_run_may_have_more_or_fewer_rounds() -> None:
-    assert [going({"training_rounds": rounds}).training_rounds for rounds in (1, 40, 80)] == [1, 40, 80]
+    assert [going({"training_rounds": rounds}).rounds for rounds in (1, 40, 80)] == [1, 40, 80]

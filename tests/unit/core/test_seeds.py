@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
-from fedws.core.errors import Stopped
+from fedws.core.errors import TaskCancelled
 from fedws.core.registry import _pieces
-from fedws.core.seeds import seeded
-from fedws.core.task_settings import Scoring, Training
-from fedws.data.samples import Images, Part
-from fedws.protocol.evaluation_result import Score
-from fedws.training.building import initial
-from fedws.training.evaluation import score
-from fedws.training.local import gradient, train
-from fedws.training.task_context import Workspace
+from fedws.core.seeds import seed_generators
+from fedws.core.task_settings import EvalSettings, TrainSettings
+from fedws.data.samples import ImageDataset, SampleSubset
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.training.building import build_model
+from fedws.training.evaluation import evaluate
+from fedws.training.local import compute_gradient, train
+from fedws.training.task_context import TaskContext
 
 
 class Augmented:
@@ -38,28 +38,30 @@ def states() -> tuple[Any, ...]:
 
 
 def net() -> nn.Sequential:
-    with seeded(1):
+    with seed_generators(1):
         return nn.Sequential(nn.Linear(2, 2), nn.LogSoftmax(1))
 
 
-def work(**more: Any) -> Workspace:
-    return Workspace("alice", "augmented", Augmented(), **more)
+def work(**more: Any) -> TaskContext:
+    return TaskContext("alice", "augmented", Augmented(), **more)
 
 
 def trained(seed: int) -> list[Any]:
     module = net()
-    train(module, work(), Training(model="m", dataset="augmented", batch_size=4), seed)
+    train(module, work(), TrainSettings(model="m", dataset="augmented", batch_size=4), seed)
     return module.state_dict()["0.weight"].tolist()  # type: ignore[no-any-return]
 
 
 def sloped(seed: int) -> list[Any]:
     module = net()
-    gradient(module, work(), Training(model="m", dataset="augmented", batch_size=4), seed)
+    compute_gradient(module, work(), TrainSettings(model="m", dataset="augmented", batch_size=4), seed)
     return [parameter.grad.tolist() for parameter in module.parameters() if parameter.grad is not None]
 
 
-def scored(threads: int = 1) -> Score:
-    return score(net(), work(threads=threads), Scoring(model="m", loss="nll", dataset="augmented", batch_size=3))
+def scored(threads: int = 1) -> EvalResult:
+    return evaluate(
+        net(), work(threads=threads), EvalSettings(model="m", loss="nll", dataset="augmented", batch_size=3)
+    )
 
 
 @pytest.mark.parametrize("learn", [trained, sloped])
@@ -83,33 +85,35 @@ def test_scores_of_a_data_set_that_draws_are_the_same() -> None:
     assert states() == before
 
 
-@pytest.mark.parametrize("part", [lambda it: it, lambda it: Part(Subset(it, range(4)), torch.arange(3))])
+@pytest.mark.parametrize("part", [lambda it: it, lambda it: SampleSubset(Subset(it, range(4)), torch.arange(3))])
 def test_scores_of_images_do_not_wait_for_a_worker_that_trains_in_the_process(part: Any) -> None:
-    images = part(Images(torch.zeros(5, 1, 1, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64), (0.0,), (1.0,)))
-    judge = Workspace("testing", "images", images)
+    images = part(
+        ImageDataset(torch.zeros(5, 1, 1, 2, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64), (0.0,), (1.0,))
+    )
+    judge = TaskContext("testing", "images", images)
     module = nn.Sequential(nn.Flatten(), *net())
-    settings = Scoring(model="m", loss="nll", dataset="images", batch_size=3)
-    with ThreadPoolExecutor(1) as pool, seeded(1):
-        assert pool.submit(score, module, judge, settings).result(timeout=60).samples == len(images)
+    settings = EvalSettings(model="m", loss="nll", dataset="images", batch_size=3)
+    with ThreadPoolExecutor(1) as pool, seed_generators(1):
+        assert pool.submit(evaluate, module, judge, settings).result(timeout=60).num_examples == len(images)
 
 
 @pytest.mark.parametrize("words", [(2**32, 1), (2**40 + 5, 5), (2**63, 2**62)])
 def test_all_64_bits_of_a_seed_reach_numpy_and_python(words: tuple[int, int]) -> None:
     drawn = []
     for seed in words:
-        with seeded(seed):
+        with seed_generators(seed):
             drawn.append((np.random.rand(), random.random()))
     assert drawn[0][0] != drawn[1][0] and drawn[0][1] != drawn[1][1]
 
 
 def test_states_come_back_after_an_exception_and_from_within_another_block() -> None:
     before = states()
-    with pytest.raises(Stopped), seeded(1):
+    with pytest.raises(TaskCancelled), seed_generators(1):
         first = random.random()
-        with seeded(2):
+        with seed_generators(2):
             random.random()
         second = random.random()
-        raise Stopped("told to stop")
+        raise TaskCancelled("told to stop")
     assert states() == before
     own = random.Random(1)
     assert (first, second) == (own.random(), own.random())
@@ -122,5 +126,5 @@ def test_a_model_that_draws_from_numpy_is_drawn_from_its_seed(monkeypatch: pytes
         return module
 
     monkeypatch.setitem(_pieces, ("model", "drawn"), make)
-    one, same, other = (float(initial("drawn", seed).state_dict()["weight"]) for seed in (1, 1, 2))
+    one, same, other = (float(build_model("drawn", seed).state_dict()["weight"]) for seed in (1, 1, 2))
     assert one == same != other

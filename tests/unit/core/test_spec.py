@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from fedws.core.errors import UsageError
-from fedws.core.spec import Spec, options
+from fedws.core.spec import Spec, parse_options
 
 SOURCE = """{future}
 import dataclasses, functools
@@ -61,27 +61,27 @@ def module(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleTyp
 @pytest.mark.parametrize("name", FACTORIES)
 def test_only_the_annotation_of_a_given_option_matters(name: str, future: str, monkeypatch: pytest.MonkeyPatch) -> None:
     factory = getattr(module(SOURCE.format(future=future), "pieces_of_test_spec", monkeypatch), name)
-    assert options("model", factory, Spec(name, "7", {"plain": "5"})) == {"width": 7, "plain": "5"}
-    assert options("model", factory, Spec(name, None, {})) == {}
+    assert parse_options("model", factory, Spec(name, "7", {"plain": "5"})) == {"width": 7, "plain": "5"}
+    assert parse_options("model", factory, Spec(name, None, {})) == {}
     with pytest.raises(UsageError, match="width: Input should be a valid integer"):
-        options("model", factory, Spec(name, "x", {}))
+        parse_options("model", factory, Spec(name, "x", {}))
     with pytest.raises(UsageError) as caught:
-        options("model", factory, Spec(name, None, {"odd": "1"}))
+        parse_options("model", factory, Spec(name, None, {"odd": "1"}))
     text = str(caught.value)
     assert text.startswith(f"model {name}: odd: its type ") and "(NameError: name 'Thing' is not defined)" in text
     assert text.endswith("; import it where the program runs, not only under TYPE_CHECKING") and "\n" not in text
 
 
 def test_a_lambda_has_options_of_text() -> None:
-    assert options("model", lambda *, width=1: width, Spec("x", "7", {})) == {"width": "7"}
+    assert parse_options("model", lambda *, width=1: width, Spec("x", "7", {})) == {"width": "7"}
 
 
 def test_an_annotation_within_another_is_read_too() -> None:
     def factory(*, width: Annotated["int", Field(ge=1)] = 1, other: list["str"] | None = None) -> None: ...
 
-    assert options("model", factory, Spec("x", "7", {})) == {"width": 7}
+    assert parse_options("model", factory, Spec("x", "7", {})) == {"width": 7}
     with pytest.raises(UsageError, match="width: Input should be greater than or equal to 1"):
-        options("model", factory, Spec("x", "0", {}))
+        parse_options("model", factory, Spec("x", "0", {}))
 
 
 def test_a_field_of_a_base_class_is_read_where_that_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,21 +89,21 @@ def test_a_field_of_a_base_class_is_read_where_that_is_written(monkeypatch: pyte
     body = "Width = int\n@dataclasses.dataclass\nclass Base:\n    _: dataclasses.KW_ONLY\n    width: Width = 1\n"
     base = module(future + body, "base_of_test_spec", monkeypatch)
     source = future + f"from {base.__name__} import Base\n@dataclasses.dataclass\nclass Derived(Base): ...\n"
-    assert options("model", module(source, "derived_of_test_spec", monkeypatch).Derived, Spec("x", "7", {})) == {
+    assert parse_options("model", module(source, "derived_of_test_spec", monkeypatch).Derived, Spec("x", "7", {})) == {
         "width": 7
     }
 
 
 def test_a_factory_without_a_signature_is_one_line() -> None:
     with pytest.raises(UsageError, match="model x: its options cannot be read: ValueError: no signature found"):
-        options("model", dict, Spec("x", "7", {}))
+        parse_options("model", dict, Spec("x", "7", {}))
 
 
 def test_a_type_that_no_text_is_read_as_is_one_line() -> None:
     def factory(*, where: Path = Path(), what: ModuleType | None = None, when: "1 +" = 0) -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
-    assert options("model", factory, Spec("x", "/tmp", {})) == {"where": Path("/tmp")}
+    assert parse_options("model", factory, Spec("x", "/tmp", {})) == {"where": Path("/tmp")}
     with pytest.raises(UsageError, match=r"model x: what: a text cannot be read as module \| None"):
-        options("model", factory, Spec("x", None, {"what": "sys"}))
+        parse_options("model", factory, Spec("x", None, {"what": "sys"}))
     with pytest.raises(UsageError, match=r"model x: when: its type 1 \+ cannot be resolved \(SyntaxError: "):
-        options("model", factory, Spec("x", None, {"when": "1"}))
+        parse_options("model", factory, Spec("x", None, {"when": "1"}))

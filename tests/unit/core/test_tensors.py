@@ -5,21 +5,30 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.core.tensors import DTYPES, FLOAT8, NAMES, averaged, detached, difference, unfit, wide
+from fedws.core.tensors import (
+    DTYPE_NAMES,
+    DTYPES,
+    FLOAT8_DTYPES,
+    copy_to_cpu,
+    find_mismatch,
+    find_nonfinite,
+    is_averaged,
+    to_compute_dtype,
+)
 
 FLOATING = [dtype for dtype in DTYPES.values() if dtype.is_floating_point]
-INFINITE = [dtype for dtype in FLOATING if dtype not in FLOAT8 or dtype is torch.float8_e5m2]
+INFINITE = [dtype for dtype in FLOATING if dtype not in FLOAT8_DTYPES or dtype is torch.float8_e5m2]
 """Those that have infinities."""
 
 
 def test_every_dtype_has_one_name() -> None:
-    assert {NAMES[dtype]: dtype for dtype in DTYPES.values()} == dict(DTYPES)
+    assert {DTYPE_NAMES[dtype]: dtype for dtype in DTYPES.values()} == dict(DTYPES)
     assert all(str(dtype) == f"torch.{name}" for name, dtype in DTYPES.items())
 
 
 def test_detached_shares_nothing_and_has_no_history() -> None:
     weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
-    copy = detached({"w": weight, "t": weight.t() * 1, "n": torch.tensor(3)})
+    copy = copy_to_cpu({"w": weight, "t": weight.t() * 1, "n": torch.tensor(3)})
     assert list(copy) == ["w", "t", "n"]
     assert torch.equal(copy["w"], weight) and torch.equal(copy["t"], weight.t()) and copy["n"] == 3
     assert all(not tensor.requires_grad and tensor.is_contiguous() for tensor in copy.values())
@@ -30,26 +39,26 @@ def test_detached_shares_nothing_and_has_no_history() -> None:
 
 def test_a_transposed_view_is_detached_into_memory_of_its_own() -> None:
     whole = torch.arange(6.0).reshape(2, 3)
-    copy = detached({"t": whole.t()})["t"]
+    copy = copy_to_cpu({"t": whole.t()})["t"]
     whole.zero_()
     assert copy.is_contiguous() and copy.tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_difference_names_the_first_thing_that_differs() -> None:
     like = {"a": torch.zeros(2), "b": torch.zeros((), dtype=torch.int64)}
-    assert difference(dict(like), like) == ""
-    assert difference(dict(reversed(like.items())), like) == ""
-    assert difference({"a": like["a"]}, like) == "b is missing"
-    assert difference({**like, "c": like["a"]}, like) == "c is not known here"
-    assert difference({**like, "b": torch.zeros(1, dtype=torch.int64)}, like) == "b has shape [1], not []"
-    assert difference({**like, "a": torch.zeros(2, dtype=torch.float16)}, like) == "a is float16, not float32"
-    assert difference({**like, "a": torch.zeros(2, dtype=torch.complex64)}, like) == "a is complex64, not float32"
-    assert difference({}, {}) == ""
+    assert find_mismatch(dict(like), like) == ""
+    assert find_mismatch(dict(reversed(like.items())), like) == ""
+    assert find_mismatch({"a": like["a"]}, like) == "b is missing"
+    assert find_mismatch({**like, "c": like["a"]}, like) == "c is not known here"
+    assert find_mismatch({**like, "b": torch.zeros(1, dtype=torch.int64)}, like) == "b has shape [1], not []"
+    assert find_mismatch({**like, "a": torch.zeros(2, dtype=torch.float16)}, like) == "a is float16, not float32"
+    assert find_mismatch({**like, "a": torch.zeros(2, dtype=torch.complex64)}, like) == "a is complex64, not float32"
+    assert find_mismatch({}, {}) == ""
 
 
 def test_values_and_strides_make_no_difference() -> None:
     one = {"w": torch.ones(3, 3).t()[:2]}
-    assert difference(one, {"w": torch.zeros(2, 3)}) == ""
+    assert find_mismatch(one, {"w": torch.zeros(2, 3)}) == ""
 
 
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
@@ -63,7 +72,9 @@ def test_unfit_finds_what_is_not_finite_wherever_it_is(dtype: torch.dtype, data:
     for place, value in odd.items():
         values[place] = value
     wanted = "NaN" if any(map(math.isnan, odd.values())) else "Inf" if odd else ""
-    assert unfit({"fine": torch.ones(2), "w": values, "last": torch.ones(())}) == (wanted and f"w holds {wanted}")
+    assert find_nonfinite({"fine": torch.ones(2), "w": values, "last": torch.ones(())}) == (
+        wanted and f"w holds {wanted}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,8 +84,8 @@ def test_unfit_finds_what_is_not_finite_wherever_it_is(dtype: torch.dtype, data:
 )
 def test_finite_values_are_fine_though_their_sum_is_not(dtype: torch.dtype, sign: int) -> None:
     most = torch.full((1000,), float(torch.finfo(dtype).max), dtype=torch.float64).mul(sign).to(dtype)
-    assert dtype in FLOAT8 or not torch.isfinite(most.sum())
-    assert unfit({"w": most}) == "" and float(wide(most)[0]) == sign * torch.finfo(dtype).max
+    assert dtype in FLOAT8_DTYPES or not torch.isfinite(most.sum())
+    assert find_nonfinite({"w": most}) == "" and float(to_compute_dtype(most)[0]) == sign * torch.finfo(dtype).max
 
 
 @pytest.mark.parametrize(
@@ -87,37 +98,37 @@ def test_finite_values_are_fine_though_their_sum_is_not(dtype: torch.dtype, sign
     ids=str,
 )
 def test_scalars_and_what_lies_scattered_are_looked_at(dtype: torch.dtype, value: float, text: str) -> None:
-    assert unfit({"w": torch.tensor(value, dtype=dtype)}) == text
+    assert find_nonfinite({"w": torch.tensor(value, dtype=dtype)}) == text
     whole = torch.zeros(70, 30, dtype=dtype)
     whole[60, 20] = value
     for view in (whole.t(), whole[::2, ::2], whole[60].expand(5, 30), whole.reshape(7, 10, 30).movedim(2, 0)):
-        assert unfit({"w": view}) == text
-    assert unfit({"w": whole.t()[:, ::7]}) == "", "what is not in the view is not looked at"
+        assert find_nonfinite({"w": view}) == text
+    assert find_nonfinite({"w": whole.t()[:, ::7]}) == "", "what is not in the view is not looked at"
 
 
 def test_infinities_of_both_signs_are_no_nan() -> None:
-    assert unfit({"w": torch.tensor([math.inf, -math.inf])}) == "w holds Inf"
+    assert find_nonfinite({"w": torch.tensor([math.inf, -math.inf])}) == "w holds Inf"
 
 
 def test_the_first_that_is_unfit_is_named() -> None:
     tensors = {"a": torch.ones(3), "b": torch.tensor([math.inf]), "c": torch.tensor([math.nan])}
-    assert unfit(tensors) == "b holds Inf"
-    assert unfit(dict(reversed(tensors.items()))) == "c holds NaN"
+    assert find_nonfinite(tensors) == "b holds Inf"
+    assert find_nonfinite(dict(reversed(tensors.items()))) == "c holds NaN"
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_nothing_at_all_is_fine(dtype: torch.dtype) -> None:
-    assert unfit({"w": torch.zeros(0, 3, dtype=dtype)}) == "" == unfit({})
+    assert find_nonfinite({"w": torch.zeros(0, 3, dtype=dtype)}) == "" == find_nonfinite({})
 
 
-@pytest.mark.parametrize("dtype", [d for d in DTYPES.values() if not averaged(torch.empty(0, dtype=d))], ids=str)
+@pytest.mark.parametrize("dtype", [d for d in DTYPES.values() if not is_averaged(torch.empty(0, dtype=d))], ids=str)
 def test_whole_numbers_and_flags_are_fine(dtype: torch.dtype) -> None:
     ends = [False, True] if dtype == torch.bool else [torch.iinfo(dtype).min, torch.iinfo(dtype).max]
-    assert unfit({"w": torch.tensor(ends, dtype=dtype), "n": torch.tensor(1, dtype=dtype)}) == ""
+    assert find_nonfinite({"w": torch.tensor(ends, dtype=dtype), "n": torch.tensor(1, dtype=dtype)}) == ""
 
 
 def test_a_parameter_is_looked_at_and_nothing_is_changed() -> None:
     weight = torch.nn.Parameter(torch.tensor([1.0, math.nan]))
     before = weight.detach().clone()
-    assert unfit({"w": weight}) == "w holds NaN"
+    assert find_nonfinite({"w": weight}) == "w holds NaN"
     assert torch.allclose(weight.detach(), before, equal_nan=True)

@@ -10,11 +10,21 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from fedws.core import errors, untrusted_text
-from fedws.core.error_location import placed, summary, told
-from fedws.core.errors import FedwsError, Refused, UsageError
-from fedws.core.plan import explain
-from fedws.core.untrusted_text import CLEAN, LINE, LOGGERS, TRACE, WORDS, line, printable, trace, words
-from fedws.protocol.header import problem
+from fedws.core.error_location import describe_error, describe_with_location, summarize_error
+from fedws.core.errors import FedwsError, LinkRefused, UsageError
+from fedws.core.plan import describe_setting_error
+from fedws.core.untrusted_text import (
+    LOGGER_NAMES,
+    MAX_LINE_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_TRACEBACK_LINES,
+    PRINTABLE_FILTER,
+    format_traceback,
+    get_error_text,
+    to_line,
+    to_printable,
+)
+from fedws.protocol.header import describe_schema_error
 
 HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2066\u200b\ufeff\u2028\ue000\udcff"
 """Control sequences in both forms, line ends, and formats that turn or hide text."""
@@ -32,23 +42,27 @@ def clean(text: str, length: int) -> bool:
 
 @given(st.text() | st.text(st.sampled_from(HOSTILE)))
 def test_what_stays_is_printable(text: str) -> None:
-    found = printable(text)
-    assert clean(found, WORDS) and len(found) == min(len(text), WORDS)
+    found = to_printable(text)
+    assert clean(found, MAX_TEXT_CHARS) and len(found) == min(len(text), MAX_TEXT_CHARS)
     assert not any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") for letter in found)
-    assert clean(line(text), LINE) and (line(text) == text or not clean(text, LINE))
+    assert clean(to_line(text), MAX_LINE_CHARS) and (to_line(text) == text or not clean(text, MAX_LINE_CHARS))
 
 
 def test_a_text_is_short() -> None:
-    for found, length in ((printable(FOREIGN), WORDS), (words(OSError(FOREIGN)), WORDS), (line(FOREIGN), LINE)):
+    for found, length in (
+        (to_printable(FOREIGN), MAX_TEXT_CHARS),
+        (get_error_text(OSError(FOREIGN)), MAX_TEXT_CHARS),
+        (to_line(FOREIGN), MAX_LINE_CHARS),
+    ):
         assert clean(found, length)
-    assert printable("é and 漢字 stay") == "é and 漢字 stay"
-    assert line("one\n\ttwo") == "one two"
+    assert to_printable("é and 漢字 stay") == "é and 漢字 stay"
+    assert to_line("one\n\ttwo") == "one two"
 
 
 @pytest.mark.parametrize("error", [OSError(FOREIGN), SyntaxError(FOREIGN), KeyError(FOREIGN), Broken(), OSError()])
 def test_the_text_of_any_error_is_a_line(error: Exception) -> None:
-    for say in (words, summary, placed, told):
-        assert clean(say(error), LINE) and say(error)
+    for say in (get_error_text, summarize_error, describe_with_location, describe_error):
+        assert clean(say(error), MAX_LINE_CHARS) and say(error)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +71,13 @@ def test_the_text_of_any_error_is_a_line(error: Exception) -> None:
 def test_the_text_of_every_error_of_fedws_is_a_line(kind: type[FedwsError]) -> None:
     given = {
         "Refused": ("busy", FOREIGN),
-        "TryLater": (FOREIGN, 1.0),
+        "RetryLater": (FOREIGN, 1.0),
         "Undelivered": (None, FOREIGN),
         "UnknownName": ("model", FOREIGN, [FOREIGN]),
     }
     error = kind(*given.get(kind.__name__, (FOREIGN,)))
-    assert clean(str(error), LINE) and clean(str(UsageError(f"{error}: {error}")), LINE)
-    assert all(clean(each, LINE) for each in error.args if isinstance(each, str))
+    assert clean(str(error), MAX_LINE_CHARS) and clean(str(UsageError(f"{error}: {error}")), MAX_LINE_CHARS)
+    assert all(clean(each, MAX_LINE_CHARS) for each in error.args if isinstance(each, str))
 
 
 def test_a_traceback_is_lines() -> None:
@@ -73,11 +87,11 @@ def test_a_traceback_is_lines() -> None:
         except OSError as error:
             raise ValueError("\n" * 1000 + HOSTILE) from error
     except ValueError as error:
-        lines = trace(error).split("\n")
-    assert len(lines) <= TRACE and all(clean(each, LINE) for each in lines)
+        lines = format_traceback(error).split("\n")
+    assert len(lines) <= MAX_TRACEBACK_LINES and all(clean(each, MAX_LINE_CHARS) for each in lines)
 
 
-@pytest.fixture(params=LOGGERS)
+@pytest.fixture(params=LOGGER_NAMES)
 def record(request: pytest.FixtureRequest) -> Iterator[list[logging.LogRecord]]:
     """What a handler of a program of its own gets of a logger of fedws."""
     found: list[logging.LogRecord] = []
@@ -102,18 +116,18 @@ def test_every_log_record_is_a_line(record: list[logging.LogRecord]) -> None:
     assert (plain.msg, plain.args) == ("plain %d", (7,)), "what is clean stays as it is"
     assert len(others) == 4
     for each in others:
-        assert all(clean(text, LINE) for text in logging.Formatter("%(message)s").format(each).split("\n"))
+        assert all(clean(text, MAX_LINE_CHARS) for text in logging.Formatter("%(message)s").format(each).split("\n"))
 
 
 def test_a_record_that_is_clean_already_is_not_changed() -> None:
-    error = Refused("key", "no")
+    error = LinkRefused("key", "no")
     record = logging.LogRecord("fedws", logging.INFO, "", 1, "x %s", (error,), None)
-    assert CLEAN.filter(record) and record.args == (error,)
-    assert all(CLEAN in logging.getLogger(name).filters for name in untrusted_text.LOGGERS)
+    assert PRINTABLE_FILTER.filter(record) and record.args == (error,)
+    assert all(PRINTABLE_FILTER in logging.getLogger(name).filters for name in untrusted_text.LOGGER_NAMES)
 
 
 def test_what_is_wrong_with_a_peers_value_is_told_shortly() -> None:
     """A setting or a metric is quoted, and cut."""
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(dict[str, float]).validate_python({FOREIGN: FOREIGN})
-    assert clean(explain(caught.value), 300) and clean(problem(caught.value), 300)
+    assert clean(describe_setting_error(caught.value), 300) and clean(describe_schema_error(caught.value), 300)

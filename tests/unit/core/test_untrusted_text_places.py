@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core import errors, untrusted_text
-from fedws.protocol.messages import MESSAGES, DataName, Json, Name, Text
+from fedws.protocol.messages import MESSAGE_TYPES, DatasetName, Identifier, Json, PrintableText
 from tests.helpers.support import REPOSITORY
 
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
@@ -31,7 +31,7 @@ MESSAGE = {
 """The names that messages and events have in the code."""
 TEXTS = {"node", "run", "coordinator", "dataset", "reason", "id", "worker", "task", "settings", "order", "metrics"}
 """Fields of messages that hold texts, or maps with texts."""
-TEXTUAL: list[object] = [str, Name, Text, DataName, Json]
+TEXTUAL: list[object] = [str, Identifier, PrintableText, DatasetName, Json]
 """The types of such fields."""
 KNOWN = {
     (
@@ -156,7 +156,7 @@ def test_such_a_place_is_found(source: str, wrong: bool) -> None:
 
 def test_all_fields_with_texts_are_looked_at() -> None:
     texts = set()
-    for kind in MESSAGES.values():
+    for kind in MESSAGE_TYPES.values():
         texts |= {field.name for field in dataclasses.fields(kind) if field.type in TEXTUAL}
     assert texts and texts <= TEXTS
 
@@ -180,8 +180,8 @@ def test_every_logger_and_handler_is_clean() -> None:
         for node in ast.walk(ast.parse(source)):
             if _called(node) == "getLogger" and isinstance(node, ast.Call) and node.args:
                 name = ast.literal_eval(node.args[0])
-                assert name in (*untrusted_text.LOGGERS, "asyncio"), (
-                    f"{path.name}: {name} is not in LOGGERS of {CLEANER}"
+                assert name in (*untrusted_text.LOGGER_NAMES, "asyncio"), (
+                    f"{path.name}: {name} is not in LOGGER_NAMES of {CLEANER}"
                 )
             if _called(node) in ("addHandler", "basicConfig"):
-                assert "addFilter(CLEAN)" in source, f"{path.name}: its handler takes records as they are"
+                assert "addFilter(PRINTABLE_FILTER)" in source, f"{path.name}: its handler takes records as they are"

@@ -13,11 +13,11 @@ from fedws.data.datasets.cifar10 import Cifar10
 from fedws.data.datasets.digits import Digits
 from fedws.data.datasets.fashion_mnist import FashionMnist
 from fedws.data.datasets.mnist import Mnist
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from tests.helpers.support import idx_bytes, write_idx
 
 
-def moments(data: Images) -> list[float]:
+def moments(data: ImageDataset) -> list[float]:
     """Means, then standard deviations, of the channels' pixels / 255."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -44,7 +44,7 @@ def test_mnist_is_the_real_one(mnist_root: Path) -> None:
 
 def test_mnist_is_read_without_torchvision(mnist_root: Path) -> None:
     code = (
-        "import sys; from fedws.data import loading as holding; holding.load('mnist', sys.argv[1], True);"
+        "import sys; from fedws.data import loading as holding; holding.load_dataset('mnist', sys.argv[1], True);"
         "assert not {'torchvision', 'sklearn'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(mnist_root)], check=True, timeout=60)
@@ -141,4 +141,4 @@ def test_an_empty_file_of_images_is_no_data_set(tmp_path: Path) -> None:
     for name, shape in (("images-idx3", (0, 28, 28)), ("labels-idx1", (0,))):
         (tmp_path / "MNIST" / "raw" / f"train-{name}-ubyte").write_bytes(idx_bytes(np.zeros(shape)))
     with pytest.raises(UsageError, match="dataset mnist is empty"):
-        loading.load("mnist", str(tmp_path), train=True)
+        loading.load_dataset("mnist", str(tmp_path), train=True)

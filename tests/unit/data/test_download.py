@@ -12,19 +12,19 @@ from filelock import FileLock
 
 from fedws.core.errors import UsageError
 from fedws.data import download
-from fedws.data.download import ensure, patience, resolve
+from fedws.data.download import download_once, limit_socket_timeout, resolve_data_dir
 
 NODE = """
 import sys
 from pathlib import Path
-from fedws.data.download import ensure
+from fedws.data.download import download_once
 root = Path(sys.argv[1])
 def fetch(place):
     (place / "set").mkdir()
     (place / "set" / "one").write_text("1")
     sys.stdin.readline()
     (place / "set" / "two").write_text("2")
-ensure(root, "set", "Title", lambda: all((root / "set" / name).is_file() for name in ("one", "two")), fetch)
+download_once(root, "set", "Title", lambda: all((root / "set" / name).is_file() for name in ("one", "two")), fetch)
 print((root / "set" / "one").read_text() + (root / "set" / "two").read_text())
 """
 
@@ -48,19 +48,19 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_the_flag_then_the_variable_then_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert "fedws" in resolve(None).name and resolve("") == resolve(None)
+    assert "fedws" in resolve_data_dir(None).name and resolve_data_dir("") == resolve_data_dir(None)
     monkeypatch.setenv("FEDWS_DATA", str(tmp_path / "variable"))
-    assert resolve(None) == tmp_path / "variable"
-    assert resolve(str(tmp_path / "flag")) == tmp_path / "flag"
+    assert resolve_data_dir(None) == tmp_path / "variable"
+    assert resolve_data_dir(str(tmp_path / "flag")) == tmp_path / "flag"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve("~/data") == tmp_path / "data"
+    assert resolve_data_dir("~/data") == tmp_path / "data"
     monkeypatch.chdir(tmp_path)
-    assert resolve("here") == tmp_path / "here"
+    assert resolve_data_dir("here") == tmp_path / "here"
 
 
 def test_nothing_is_touched_when_the_files_are_there(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    ensure(root, "set", "Title", lambda: True, lambda place: pytest.fail("downloaded"))
+    download_once(root, "set", "Title", lambda: True, lambda place: pytest.fail("downloaded"))
     assert not root.exists()
 
 
@@ -87,7 +87,7 @@ def test_threads_that_ask_at_once_download_once(
 
     def ask() -> None:
         try:
-            ensure(tmp_path, "set", "Title", file.is_file, fetch)
+            download_once(tmp_path, "set", "Title", file.is_file, fetch)
             assert file.read_text() == "whole"
         except BaseException as error:
             errors.append(error)
@@ -140,7 +140,7 @@ def test_a_download_that_fails_says_so_in_one_line(tmp_path: Path, error: Except
         raise error
 
     with pytest.raises(UsageError) as caught:
-        ensure(tmp_path, "set", "Title", lambda: False, fetch)
+        download_once(tmp_path, "set", "Title", lambda: False, fetch)
     assert str(caught.value) == (
         f"Title is not in {tmp_path} and cannot be downloaded ({reason}); name a folder that has it with --data-dir "
         "or FEDWS_DATA, or use --dataset digits, which needs no download"
@@ -157,16 +157,16 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
         for name in ("mine", "other"):
             (place / "set" / name).write_text("theirs")
 
-    ensure(tmp_path, "set", "Title", (tmp_path / "set" / "other").is_file, fetch)
+    download_once(tmp_path, "set", "Title", (tmp_path / "set" / "other").is_file, fetch)
     assert (tmp_path / "set" / "mine").read_text() == "mine"
 
 
 def test_a_root_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot be used for Title: (File exists|Not a directory); name a folder"):
-        ensure(tmp_path / "file", "set", "Title", lambda: False, lambda place: None)
+        download_once(tmp_path / "file", "set", "Title", lambda: False, lambda place: None)
     with pytest.raises(UsageError, match="cannot be used for Title: Not a directory"):
-        ensure(tmp_path / "file" / "below", "set", "Title", lambda: False, lambda place: None)
+        download_once(tmp_path / "file" / "below", "set", "Title", lambda: False, lambda place: None)
 
 
 def test_a_root_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,19 +175,23 @@ def test_a_root_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UsageError, match="cannot be used for Title: Permission denied"):
-        ensure(tmp_path / "root", "set", "Title", lambda: False, lambda place: None)
+        download_once(tmp_path / "root", "set", "Title", lambda: False, lambda place: None)
 
 
 def test_a_download_that_brings_too_little(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="files are missing"):
-        ensure(tmp_path, "set", "Title", lambda: False, lambda place: None)
+        download_once(tmp_path, "set", "Title", lambda: False, lambda place: None)
 
 
 def test_a_connection_is_not_waited_for_without_end() -> None:
     before = socket.getdefaulttimeout()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        with pytest.raises(TimeoutError), patience(0.05), socket.create_connection(silent.getsockname()) as link:
+        with (
+            pytest.raises(TimeoutError),
+            limit_socket_timeout(0.05),
+            socket.create_connection(silent.getsockname()) as link,
+        ):
             link.recv(1)
         assert time.monotonic() - start < 5
     assert socket.getdefaulttimeout() == before
@@ -196,5 +200,5 @@ def test_a_connection_is_not_waited_for_without_end() -> None:
 def test_the_download_has_the_time_limit(tmp_path: Path) -> None:
     seen: list[float | None] = []
     with pytest.raises(UsageError):
-        ensure(tmp_path, "set", "Title", lambda: False, lambda place: seen.append(socket.getdefaulttimeout()))
+        download_once(tmp_path, "set", "Title", lambda: False, lambda place: seen.append(socket.getdefaulttimeout()))
     assert seen == [10.0] and socket.getdefaulttimeout() is None

@@ -17,7 +17,7 @@ def test_reads_raw_and_packed(tmp_path: Path) -> None:
     raw.write_bytes(idx_bytes(VALUES))
     packed.write_bytes(gzip.compress(idx_bytes(VALUES)))
     for path in (raw, packed):
-        found = idx.read(path, 3)
+        found = idx.read_array(path, 3)
         assert found.dtype == np.uint8 and np.array_equal(found, VALUES)
 
 
@@ -41,7 +41,7 @@ def test_names_the_file_that_is_spoilt(
     data = spoil(idx_bytes(VALUES))
     path.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(UsageError) as caught:
-        idx.read(path, 3)
+        idx.read_array(path, 3)
     assert str(caught.value).startswith(f"{path} {problem}") and "\n" not in str(caught.value)
 
 
@@ -50,25 +50,25 @@ def test_names_the_packed_file_that_is_spoilt(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "some-file.gz"
     path.write_bytes(gzip.compress(idx_bytes(VALUES))[:cut])
     with pytest.raises(UsageError, match=r"some-file\.gz is (corrupt|empty)"):
-        idx.read(path, 3)
+        idx.read_array(path, 3)
 
 
 def test_names_the_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing cannot be read: No such file"):
-        idx.read(tmp_path / "nothing", 3)
+        idx.read_array(tmp_path / "nothing", 3)
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
-        idx.read(tmp_path, 3)
+        idx.read_array(tmp_path, 3)
 
 
 def test_images_and_labels_belong_together(tmp_path: Path) -> None:
     folder = tmp_path / "raw"
-    assert not idx.present(folder, train=True)
+    assert not idx.files_exist(folder, train=True)
     write_idx(folder)
-    assert idx.present(folder, train=True)
-    pixels, labels = idx.images(folder, train=False)
+    assert idx.files_exist(folder, train=True)
+    pixels, labels = idx.read_images(folder, train=False)
     assert pixels.shape == (20, 1, 28, 28) and labels.shape == (20,)
     (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(19)))
     with pytest.raises(UsageError, match=r"has 20 images, but .* has 19 labels"):
-        idx.images(folder, train=False)
+        idx.read_images(folder, train=False)
     (folder / "t10k-labels-idx1-ubyte").unlink()
-    assert not idx.present(folder, train=False)
+    assert not idx.files_exist(folder, train=False)

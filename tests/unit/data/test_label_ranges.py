@@ -20,7 +20,7 @@ from fedws.data import label_ranges
     ],
 )
 def test_parse(text: str, labels: tuple[int, ...]) -> None:
-    assert label_ranges.parse(text) == labels
+    assert label_ranges.parse_labels(text) == labels
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ def test_parse(text: str, labels: tuple[int, ...]) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
-        label_ranges.parse(text)
+        label_ranges.parse_labels(text)
     assert str(caught.value).startswith(f"--digits {text[:80]}: {problem}") and "\n" not in str(caught.value)
 
 
 def test_the_range_is_that_of_the_data_set() -> None:
-    assert label_ranges.parse("90-99", 100)[-1] == 99
+    assert label_ranges.parse_labels("90-99", 100)[-1] == 99
     with pytest.raises(UsageError, match="2 is out of range; the data set has 0-1"):
-        label_ranges.parse("2", 2)
+        label_ranges.parse_labels("2", 2)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_the_range_is_that_of_the_data_set() -> None:
     [([0, 1, 2, 3], "0-3"), ([0, 5], "0,5"), ([0, 1, 2, 7], "0-2,7"), ([4], "4"), ([4, 5], "4-5"), ([3, 3, 1], "1,3")],
 )
 def test_short(labels: list[int], text: str) -> None:
-    assert label_ranges.short(labels) == text
+    assert label_ranges.format_labels(labels) == text
 
 
 @given(st.sets(st.integers(0, 99), min_size=1))
 def test_parse_reads_what_short_writes(labels: set[int]) -> None:
-    assert label_ranges.parse(label_ranges.short(labels), 100) == tuple(sorted(labels))
+    assert label_ranges.parse_labels(label_ranges.format_labels(labels), 100) == tuple(sorted(labels))
 
 
 def test_the_workers_of_the_demo_hold_every_digit_once() -> None:
-    assert sorted(label for held in label_ranges.DEFAULTS.values() for label in held) == list(range(10))
+    assert sorted(label for held in label_ranges.DEMO_LABELS.values() for label in held) == list(range(10))

@@ -8,7 +8,7 @@ import torch
 from fedws.core import registry
 from fedws.core.errors import UnknownName, UsageError
 from fedws.data import label_ranges, loading
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from tests.helpers.support import write_idx
 
 
@@ -48,41 +48,43 @@ def registered() -> Iterator[None]:
     ],
 )
 def test_what_the_workers_of_the_demo_hold(mnist_root: Path, node: str, samples: int, counts: list[int]) -> None:
-    whole = loading.load("mnist", str(mnist_root), train=True)
-    data = loading.of_labels(whole, "mnist", label_ranges.DEFAULTS[node])
-    assert isinstance(data, Images) and len(data) == samples
+    whole = loading.load_dataset("mnist", str(mnist_root), train=True)
+    data = loading.select_labels(whole, "mnist", label_ranges.DEMO_LABELS[node])
+    assert isinstance(data, ImageDataset) and len(data) == samples
     assert torch.bincount(data.targets, minlength=10).tolist() == counts
 
 
 def test_shares_hold_every_sample_once() -> None:
-    whole = loading.load("digits", None, train=True)
-    parts = [loading.of_share(whole, "digits", "shards:per_worker=1", share, 3) for share in range(3)]
-    assert all(isinstance(part, Images) for part in parts) and sum(len(part) for part in parts) == len(whole) == 1442
-    together = torch.cat([part.targets for part in parts if isinstance(part, Images)])
+    whole = loading.load_dataset("digits", None, train=True)
+    parts = [loading.select_share(whole, "digits", "shards:per_worker=1", share, 3) for share in range(3)]
+    assert (
+        all(isinstance(part, ImageDataset) for part in parts) and sum(len(part) for part in parts) == len(whole) == 1442
+    )
+    together = torch.cat([part.targets for part in parts if isinstance(part, ImageDataset)])
     assert torch.equal(together.bincount(), whole.targets.bincount())  # type: ignore[attr-defined]
 
 
 def test_the_root_is_the_variable_without_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx(tmp_path / "MNIST" / "raw")
     monkeypatch.setenv("FEDWS_DATA", str(tmp_path))
-    assert len(loading.load("mnist", None, train=True)) == 40
-    assert len(loading.load("mnist", None, train=False)) == 20
+    assert len(loading.load_dataset("mnist", None, train=True)) == 40
+    assert len(loading.load_dataset("mnist", None, train=False)) == 20
 
 
 def test_a_data_set_of_ones_own() -> None:
-    data = loading.load("mine:12", None, train=True)
-    assert len(data) == 12 and loading.classes(data, "mine") == 3
-    assert len(loading.of_labels(data, "mine", (0, 2))) == 8
-    assert len(loading.of_share(data, "mine", "iid", 1, 2)) == 6
-    assert loading.title("mine:12") == "mine"
+    data = loading.load_dataset("mine:12", None, train=True)
+    assert len(data) == 12 and loading.count_classes(data, "mine") == 3
+    assert len(loading.select_labels(data, "mine", (0, 2))) == 8
+    assert len(loading.select_share(data, "mine", "iid", 1, 2)) == 6
+    assert loading.get_dataset_title("mine:12") == "mine"
     with pytest.raises(UsageError, match="dataset mine names no model of its own: give one with --model"):
-        loading.model("mine")
+        loading.get_default_model("mine")
 
 
 def test_titles_and_models() -> None:
     names = ["mnist", "fashion_mnist", "cifar10", "digits"]
-    assert [loading.title(name) for name in names] == ["MNIST", "FashionMNIST", "CIFAR10", "Digits"]
-    assert [loading.model(name) for name in names] == ["mnist_cnn", "mnist_cnn", "cifar_cnn", "mnist_cnn"]
+    assert [loading.get_dataset_title(name) for name in names] == ["MNIST", "FashionMNIST", "CIFAR10", "Digits"]
+    assert [loading.get_default_model(name) for name in names] == ["mnist_cnn", "mnist_cnn", "cifar_cnn", "mnist_cnn"]
 
 
 @pytest.mark.parametrize(
@@ -95,43 +97,43 @@ def test_titles_and_models() -> None:
 )
 def test_what_cannot_be_had_is_said_in_one_line(spec: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
-        loading.load(spec, None, train=True)
+        loading.load_dataset(spec, None, train=True)
     assert str(caught.value).startswith(problem) and "\n" not in str(caught.value)
 
 
 def test_an_unknown_data_set_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean"):
-        loading.load("minst", None, train=True)
+        loading.load_dataset("minst", None, train=True)
 
 
 @pytest.mark.parametrize(
     ("labelled", "why"), [("none", "it has no attribute targets"), ("real", "its targets are float32")]
 )
 def test_a_data_set_without_labels_cannot_be_split_by_them(labelled: str, why: str) -> None:
-    data = loading.load(f"mine:labelled={labelled}", None, train=True)
+    data = loading.load_dataset(f"mine:labelled={labelled}", None, train=True)
     text = f"^dataset mine has no labels to split it by: {why}; .*attribute targets, or use --partition iid"
     with pytest.raises(UsageError, match=text):
-        loading.of_labels(data, "mine", (1,))
+        loading.select_labels(data, "mine", (1,))
     for partition in ("dirichlet", "shards"):
         with pytest.raises(UsageError, match=text):
-            loading.of_share(data, "mine", partition, 0, 2)
+            loading.select_share(data, "mine", partition, 0, 2)
 
 
 @pytest.mark.parametrize("labelled", ["none", "real"])
 def test_equal_shares_need_no_labels(labelled: str) -> None:
-    data, whole = (loading.load(f"mine:labelled={which}", None, train=True) for which in (labelled, "whole"))
-    parts, wanted = (loading.dealt(each, "mine", "iid", 2) for each in (data, whole))
+    data, whole = (loading.load_dataset(f"mine:labelled={which}", None, train=True) for which in (labelled, "whole"))
+    parts, wanted = (loading.split_into_shares(each, "mine", "iid", 2) for each in (data, whole))
     assert sorted(np.concatenate(parts).tolist()) == list(range(9))
     assert all(np.array_equal(part, other) for part, other in zip(parts, wanted, strict=True))
-    assert len(loading.of_share(data, "mine", "iid", 0, 2)) == 5
+    assert len(loading.select_share(data, "mine", "iid", 0, 2)) == 5
 
 
 def test_a_seed_is_given_where_it_is_taken() -> None:
-    assert loading.seeded("dirichlet:0.5", 3) == "dirichlet:0.5,seed=3"
-    assert loading.seeded("iid:seed=7", 3) == "iid:seed=7"
+    assert loading.with_seed("dirichlet:0.5", 3) == "dirichlet:0.5,seed=3"
+    assert loading.with_seed("iid:seed=7", 3) == "iid:seed=7"
     registry.register("partition", "halves")(halves)
     try:
-        assert loading.seeded("halves", 3) == "halves"
+        assert loading.with_seed("halves", 3) == "halves"
     finally:
         registry._pieces.pop(("partition", "halves"))
 
@@ -141,6 +143,6 @@ def halves(targets: np.ndarray, shares: int) -> list[np.ndarray]:
 
 
 def test_labels_that_nobody_has() -> None:
-    data = loading.load("mine", None, train=True)
+    data = loading.load_dataset("mine", None, train=True)
     with pytest.raises(UsageError, match="dataset mine has no samples with the labels 7, 9"):
-        loading.of_labels(data, "mine", (7, 9))
+        loading.select_labels(data, "mine", (7, 9))

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import loading, map_style
-from fedws.data.samples import Part
+from fedws.data.samples import SampleSubset
 from fedws.node.worker import Worker
-from fedws.split_learning.feature_store import FEATURES, LABELS, Records
+from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY, StoredFeatures
 
 PAIRS = TensorDataset(torch.zeros(6, 2), torch.arange(6))
 
@@ -113,14 +113,14 @@ def given() -> Iterator[Callable[[Any], None]]:
 def test_what_cannot_be_held_is_a_line_when_the_node_starts(data: Any, text: str, given: Callable[[Any], None]) -> None:
     given(data)
     with pytest.raises(UsageError, match=f"^dataset given: {text}") as caught:
-        loading.load("given", None, train=True)
+        loading.load_dataset("given", None, train=True)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("data", GOOD, ids=range(len(GOOD)))
 def test_other_data_sets_are_taken_as_they_are(data: Any, given: Callable[[Any], None]) -> None:
     given(data)
-    assert loading.load("given", None, train=True) is data
+    assert loading.load_dataset("given", None, train=True) is data
 
 
 @pytest.mark.parametrize(("data", "text"), KINDS, ids=range(len(KINDS)))
@@ -132,10 +132,12 @@ def test_a_worker_from_python_takes_no_other_kind(data: Any, text: str) -> None:
 def test_the_first_sample_is_read_of_what_a_worker_is_given_but_not_of_a_part() -> None:
     with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot be read: "):
         Worker("alice", "given", Made(failing))
-    assert Worker("alice", "given", Part(Made(failing), torch.tensor([1]))).node == "alice"
-    map_style.check(Records([{FEATURES: torch.zeros(2, 3, dtype=torch.uint8), LABELS: torch.zeros(2)}]))
-    map_style.check(Records([]))
-    map_style.check(Part(PAIRS, torch.tensor([1])))
+    assert Worker("alice", "given", SampleSubset(Made(failing), torch.tensor([1]))).node == "alice"
+    map_style.check_dataset(
+        StoredFeatures([{FEATURES_KEY: torch.zeros(2, 3, dtype=torch.uint8), LABELS_KEY: torch.zeros(2)}])
+    )
+    map_style.check_dataset(StoredFeatures([]))
+    map_style.check_dataset(SampleSubset(PAIRS, torch.tensor([1])))
 
 
 def test_the_batch_that_training_uses_is_tried(given: Callable[[Any], None], tmp_path: Path) -> None:
@@ -143,4 +145,4 @@ def test_the_batch_that_training_uses_is_tried(given: Callable[[Any], None], tmp
     data.batch = failing
     given(data)
     with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot become a batch: LookupError"):
-        loading.load("given", None, train=True)
+        loading.load_dataset("given", None, train=True)

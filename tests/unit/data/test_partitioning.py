@@ -6,7 +6,7 @@ from fedws.data import partitioning
 
 @pytest.mark.parametrize(("text", "share"), [("0/3", (0, 3)), ("2/3", (2, 3)), ("0/1", (0, 1)), (" 4/10 ", (4, 10))])
 def test_parse(text: str, share: tuple[int, int]) -> None:
-    assert partitioning.parse(text) == share
+    assert partitioning.parse_share(text) == share
 
 
 @pytest.mark.parametrize(
@@ -24,21 +24,21 @@ def test_parse(text: str, share: tuple[int, int]) -> None:
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
-        partitioning.parse(text)
+        partitioning.parse_share(text)
     assert str(caught.value).startswith(f"--share {text}: {problem}") and "\n" not in str(caught.value)
 
 
 def test_randomness_depends_on_the_seed_alone() -> None:
     assert (
-        partitioning.generator(3).integers(1000, size=9).tolist()
-        == partitioning.generator(3).integers(1000, size=9).tolist()
+        partitioning.build_generator(3).integers(1000, size=9).tolist()
+        == partitioning.build_generator(3).integers(1000, size=9).tolist()
     )
     with pytest.raises(UsageError, match="must not be negative, as -1 is"):
-        partitioning.generator(-1)
+        partitioning.build_generator(-1)
 
 
 @pytest.mark.parametrize(("samples", "count", "each"), [(2, 3, 1), (5, 3, 2), (5, 0, 1), (5, -1, 1), (5, 1, 0)])
 def test_check_refuses_what_would_leave_a_share_empty(samples: int, count: int, each: int) -> None:
     with pytest.raises(UsageError):
-        partitioning.check(samples, count, each)
-    partitioning.check(6, 3, 2)
+        partitioning.check_share_sizes(samples, count, each)
+    partitioning.check_share_sizes(6, 3, 2)

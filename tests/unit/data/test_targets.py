@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, random_split
 
 from fedws.data import samples, targets
-from fedws.data.samples import Part, batch, fingerprint, select
+from fedws.data.samples import SampleSubset, compute_fingerprint, load_batch, select_samples
 
 
 class Held(Dataset[tuple[torch.Tensor, int]]):
@@ -53,7 +53,7 @@ WHOLE = torch.tensor(GIVEN)
     ids=lambda given: f"{type(given).__name__} of {getattr(given, 'dtype', type(given[0]).__name__)}",
 )
 def test_whole_numbers_are_labels(given: Any) -> None:
-    found = targets.labels(Held(given))
+    found = targets.read_labels(Held(given))
     assert found.dtype == torch.int64 and found.tolist() == GIVEN
 
 
@@ -61,7 +61,7 @@ def test_whole_numbers_are_labels(given: Any) -> None:
     "given", [[True, False] * 3, np.array([True, False] * 3), torch.tensor([True, False] * 3), (np.bool_(1), False) * 3]
 )
 def test_booleans_are_the_labels_1_and_0(given: Any) -> None:
-    found = targets.labels(Held(given))
+    found = targets.read_labels(Held(given))
     assert found.dtype == torch.int64 and found.tolist() == [1, 0] * 3
 
 
@@ -94,13 +94,13 @@ def test_booleans_are_the_labels_1_and_0(given: Any) -> None:
 )
 def test_other_targets_are_not_labels(given: Any, why: str) -> None:
     with pytest.raises(ValueError) as caught:
-        targets.labels(Held(given))
+        targets.read_labels(Held(given))
     assert str(caught.value) == why
-    assert samples.labels(Held(given)) is None
+    assert samples.find_labels(Held(given)) is None
 
 
 def test_the_largest_label_is_one() -> None:
-    assert targets.labels(Held([0, 2**20 - 1] * 3)).max() == 2**20 - 1
+    assert targets.read_labels(Held([0, 2**20 - 1] * 3)).max() == 2**20 - 1
 
 
 def test_a_property_that_fails_is_a_reason() -> None:
@@ -110,23 +110,23 @@ def test_a_property_that_fails_is_a_reason() -> None:
             raise KeyError("y")
 
     with pytest.raises(ValueError, match=r"^its attribute targets raises KeyError$"):
-        targets.labels(Failing())
+        targets.read_labels(Failing())
 
 
 @pytest.mark.parametrize("indices", [[5, 0, 2], range(1, 4), np.array([4, 4]), torch.tensor([3]), []], ids=str)
 def test_a_subset_has_the_labels_of_its_samples(indices: Sequence[int]) -> None:
-    found = targets.labels(Subset(Held(GIVEN), indices))
+    found = targets.read_labels(Subset(Held(GIVEN), indices))
     assert found.tolist() == [GIVEN[int(index)] for index in indices]
 
 
 def test_subsets_and_joined_data_sets_in_each_other() -> None:
     joined: Any = ConcatDataset([Held(GIVEN), Subset(Held([7, 8, 9, 7, 8, 9]), [2, 0])])
-    assert targets.labels(joined).tolist() == [*GIVEN, 9, 7]
+    assert targets.read_labels(joined).tolist() == [*GIVEN, 9, 7]
     first, second = random_split(joined, [3, 5], torch.Generator().manual_seed(1))
     inner = Subset(first, [2, 1])
     wanted = [[*GIVEN, 9, 7][first.indices[place]] for place in (2, 1)]
-    assert targets.labels(inner).tolist() == wanted
-    assert targets.labels(Part(second, torch.tensor([4]))).tolist() == [[*GIVEN, 9, 7][second.indices[4]]]
+    assert targets.read_labels(inner).tolist() == wanted
+    assert targets.read_labels(SampleSubset(second, torch.tensor([4]))).tolist() == [[*GIVEN, 9, 7][second.indices[4]]]
 
 
 @pytest.mark.parametrize(
@@ -143,37 +143,37 @@ def test_subsets_and_joined_data_sets_in_each_other() -> None:
 )
 def test_torch_s_data_sets_without_targets(data: Any, why: str) -> None:
     with pytest.raises(ValueError, match=f"^{why}$"):
-        targets.labels(data)
+        targets.read_labels(data)
 
 
 def test_a_subset_s_own_targets_go_first() -> None:
     data: Any = Subset(Held(GIVEN), [0, 1])
     data.targets = [5, 6]
-    assert targets.labels(data).tolist() == [5, 6]
-    assert targets.labels(select(data, torch.tensor([1]))).tolist() == [6]
+    assert targets.read_labels(data).tolist() == [5, 6]
+    assert targets.read_labels(select_samples(data, torch.tensor([1]))).tolist() == [6]
 
 
 def test_a_subset_keeps_the_fast_batch() -> None:
     data: Any = Subset(Subset(Fast(GIVEN), [5, 4, 3, 2]), [3, 1, 0])
-    _, found = batch(data, torch.tensor([0, 2]))
+    _, found = load_batch(data, torch.tensor([0, 2]))
     assert found.tolist() == [102, 105]
-    part = select(data, torch.tensor([1, 2]))
-    assert batch(part, torch.tensor([0, 1]))[1].tolist() == [104, 105]
-    assert targets.labels(part).tolist() == [0, 3]
+    part = select_samples(data, torch.tensor([1, 2]))
+    assert load_batch(part, torch.tensor([0, 1]))[1].tolist() == [104, 105]
+    assert targets.read_labels(part).tolist() == [0, 3]
 
 
 def test_a_part_of_a_subset_of_images_is_images() -> None:
     pixels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1)
-    images = samples.Images(pixels, WHOLE, (0.0,), (1.0,))
+    images = samples.ImageDataset(pixels, WHOLE, (0.0,), (1.0,))
     some: Any = Subset(images, [5, 3, 1])  # type: ignore[arg-type]
-    found = select(some, torch.tensor([2, 0]))
-    assert isinstance(found, samples.Images)
+    found = select_samples(some, torch.tensor([2, 0]))
+    assert isinstance(found, samples.ImageDataset)
     assert found.pixels.flatten().tolist() == [1, 5] and found.targets.tolist() == [0, 3]
 
 
 def test_targets_of_any_kind_tell_samples_apart() -> None:
     """Features that were made of other samples must never be taken for these."""
     given = (None, GIVEN, torch.zeros(6), torch.ones(6), torch.zeros(6, 2), [True] * 6)
-    assert len({fingerprint(Held(each)) for each in given}) == len(given)
-    assert fingerprint(Held(GIVEN)) == fingerprint(Held(WHOLE))
-    assert fingerprint(Subset(Held(GIVEN), range(6))) == fingerprint(Held(WHOLE))
+    assert len({compute_fingerprint(Held(each)) for each in given}) == len(given)
+    assert compute_fingerprint(Held(GIVEN)) == compute_fingerprint(Held(WHOLE))
+    assert compute_fingerprint(Subset(Held(GIVEN), range(6))) == compute_fingerprint(Held(WHOLE))

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.core.plan import Training
-from fedws.data.samples import Images
+from fedws.core.plan import TrainSettings
+from fedws.data.samples import ImageDataset
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Order, Report
-from fedws.training.building import initial
+from fedws.protocol.messages import TaskRequest, TaskResult
+from fedws.training.building import build_model
 from tests.helpers.support import REPOSITORY
 
 
@@ -30,17 +30,25 @@ def test_the_algorithm_of_contributing_works(tmp_path: Path) -> None:
     (tmp_path / "fedprox.py").write_text(found[1], encoding="utf-8")
     registry.load_plugin(tmp_path / "fedprox.py")
     pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    worker = Worker("alice", "mnist", Images(pixels, torch.arange(64) % 10, (0.5,), (0.5,)))
-    start = initial("linear", 1).state_dict()
+    worker = Worker("alice", "mnist", ImageDataset(pixels, torch.arange(64) % 10, (0.5,), (0.5,)))
+    start = build_model("linear", 1).state_dict()
     moved = []
     for mu in ("0", "100"):
-        algorithm = registry.build("strategy", f"fedprox:{mu}", Training(model="linear", lr=0.01, batch_size=8))
-        ask = algorithm.order(start, "alice", 1)
-        order = Order(
-            id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings=ask.settings, tensors=ask.tensors
+        algorithm = registry.build_piece(
+            "strategy", f"fedprox:{mu}", TrainSettings(model="linear", lr=0.01, batch_size=8)
         )
-        report = worker.answer(order)
-        assert isinstance(report, Report), report
-        model = algorithm.step(start, report.tensors, 1)
+        ask = algorithm.configure(start, "alice", 1)
+        order = TaskRequest(
+            request_id="1/alice",
+            worker="alice",
+            round=1,
+            task=ask.task,
+            seed=5,
+            settings=ask.settings,
+            tensors=ask.tensors,
+        )
+        report = worker.execute(order)
+        assert isinstance(report, TaskResult), report
+        model = algorithm.server_update(start, report.tensors, 1)
         moved.append(sum(float((model[name] - start[name]).square().sum()) for name in start))
     assert 0 < moved[1] < moved[0] / 4, "mu holds the model near where it began"

@@ -14,12 +14,12 @@ import yaml
 
 from fedws.cli.main import COMMANDS
 from fedws.cli.parser import Parser
-from fedws.cli.run import settings
-from fedws.cli.security_flags import address
-from fedws.core.addresses import PASSWORD_FILE
-from fedws.core.plan import make
-from fedws.network.mqtt.broker_url import address as broker_address
-from fedws.security.credentials import Security
+from fedws.cli.run import collect_settings
+from fedws.cli.security_flags import complete_url
+from fedws.core.addresses import PASSWORD_FILE_VARIABLE
+from fedws.core.plan import build_plan
+from fedws.network.mqtt.broker_url import parse_broker_url as broker_address
+from fedws.security.credentials import Credentials
 from tests.helpers.support import REPOSITORY
 
 FOLDER = REPOSITORY / "docs" / "deploy"
@@ -34,7 +34,7 @@ FLAG = re.compile(r"--[a-z][a-z-]*")
 def flags(command: str) -> Parser:
     """Those of a command of fedws."""
     module = importlib.import_module(f"fedws.cli.{'worker' if command == 'evaluator' else command}")
-    parser: Parser = module.parser(f"fedws {command}")
+    parser: Parser = module.build_parser(f"fedws {command}")
     return parser
 
 
@@ -45,8 +45,8 @@ def parsed(command: str, *words: str) -> argparse.Namespace:
     if command == "run" and "resume" not in found:
         if "listen" in found:
             assert found.expect, "workers join there"
-            found.listen = address(found.listen, Security(None))
-        make(settings(vars(found)))
+            found.listen = complete_url(found.listen, Credentials(None))
+        build_plan(collect_settings(vars(found)))
     return found
 
 
@@ -136,7 +136,7 @@ def test_a_service_starts_a_command_with_secrets_that_it_is_given(name: str) -> 
     found = parsed(*service["command"])
     url = found.listen if name == "coordinator" else found.join
     assert broker_address(url, {}).user == name and found.seal
-    given = [found.key_file, found.tls_ca, service["environment"][PASSWORD_FILE]]
+    given = [found.key_file, found.tls_ca, service["environment"][PASSWORD_FILE_VARIABLE]]
     assert sorted(given) == sorted(f"{SECRETS}{secret}" for secret in service["secrets"])
     assert set(service["secrets"]) <= COMPOSE["secrets"].keys()
 

@@ -15,55 +15,64 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from fedws.algorithms.fedsgd import local_gradient
-from fedws.coordinator.listener import NEWER, second
+from fedws.algorithms.fedsgd import send_gradient
+from fedws.coordinator.listener import REPLACED_REASON, duplicate_node_reason
 from fedws.core import registry, seeds
 from fedws.core.errors import ProtocolError, TaskError
-from fedws.core.plan import NODE_ID, Scoring, Training
+from fedws.core.plan import NODE_ID_PATTERN, EvalSettings, TrainSettings
 from fedws.core.tensors import DTYPES
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from fedws.network import admission, liveness
-from fedws.network.base import HANDSHAKE, Limits
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
 from fedws.network.websocket import channel, connection
-from fedws.node.evaluator import evaluate
-from fedws.node.run_lease import TAKEN_OVER, Turns
+from fedws.node.evaluator import evaluate_request
+from fedws.node.run_lease import TAKEN_OVER_REASON, LeaseManager
 from fedws.node.worker import Worker
 from fedws.protocol import encoder, handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.evaluation_result import Score
-from fedws.protocol.header import ALIGNMENT, MAX_DEPTH, MAX_DIMENSIONS, MAX_HEADER, MAX_NAME, MAX_TENSORS, Entry, Header
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.protocol.header import (
+    ALIGNMENT_BYTES,
+    MAX_DEPTH,
+    MAX_DIMENSIONS,
+    MAX_HEADER,
+    MAX_NAME_CHARS,
+    MAX_TENSORS,
+    Header,
+    TensorRow,
+)
 from fedws.protocol.messages import (
-    MESSAGES,
+    MESSAGE_TYPES,
     Challenge,
-    DataName,
-    Held,
+    Count,
+    DatasetName,
     Hello,
+    Hex32Bytes,
+    Identifier,
     Json,
     Labels,
-    Most,
-    Name,
-    Order,
+    NumExamples,
+    PrintableText,
     Proof,
     Refusal,
-    Report,
-    Samples,
-    Secret,
+    ResumeOffsets,
+    Seconds,
     Signature,
-    Text,
-    Wait,
+    TaskRequest,
+    TaskResult,
     Weight,
-    carried,
+    list_header_fields,
 )
-from fedws.protocol.run_claim import Claim
+from fedws.protocol.run_claim import RunClaim
 from fedws.security import network_key
-from fedws.split_learning.extraction import Extraction
-from fedws.split_learning.fine_tuning import Adaptation
-from fedws.split_learning.upload_progress import Part
+from fedws.split_learning.extraction import ExtractSettings
+from fedws.split_learning.fine_tuning import FineTuneSettings
+from fedws.split_learning.upload_progress import UploadSettings
 from fedws.training import client_state
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 from tests.helpers.protocol_page import KEY, TEXT, example, examples, parse_message, section, table
 from tests.helpers.support import REPOSITORY, registered_by_benchmarks
 
@@ -74,18 +83,18 @@ TYPES: dict[Any, str] = {
     float: "float",
     bool: "boolean",
     Labels: "array of integers",
-    Samples: "integer, 1 to 1099511627776",
+    NumExamples: "integer, 1 to 1099511627776",
     Weight: "integer, 0 to 1099511627776",
-    DataName: "string of at most 256 characters",
-    Text: "text",
+    DatasetName: "string of at most 256 characters",
+    PrintableText: "text",
     Json: "map",
     dict[str, str]: "map of strings",
-    Held: "map",
-    Name: "name",
-    Most: "integer, 1 or more",
-    Wait: "float, 0 or more",
-    Secret: "secret",
-    Secret | Literal[""]: 'secret or `""`',
+    ResumeOffsets: "map",
+    Identifier: "name",
+    Count: "integer, 1 or more",
+    Seconds: "float, 0 or more",
+    Hex32Bytes: "secret",
+    Hex32Bytes | Literal[""]: 'secret or `""`',
     Signature: 'signature or `""`',
 }
 RANGES: dict[str, tuple[list[float], list[float]]] = {
@@ -115,38 +124,51 @@ def test_the_numbers() -> None:
     assert list(limits.values()) == [
         MAX_HEADER,
         MAX_TENSORS,
-        MAX_NAME,
+        MAX_NAME_CHARS,
         MAX_DIMENSIONS,
         MAX_DEPTH,
-        ALIGNMENT,
-        encoder.FRAGMENT,
-        Limits().message,
-        HANDSHAKE,
+        ALIGNMENT_BYTES,
+        encoder.FRAGMENT_BYTES,
+        Limits().max_message_bytes,
+        MAX_HANDSHAKE_MESSAGE_BYTES,
     ]
     assert (
-        f"at most {encoder.FRAGMENT:,} bytes (1 MiB)" in TEXT and f"at most {Limits().message:,} bytes (1 GiB)" in TEXT
+        f"at most {encoder.FRAGMENT_BYTES:,} bytes (1 MiB)" in TEXT
+        and f"at most {Limits().max_message_bytes:,} bytes (1 GiB)" in TEXT
     )
-    assert f"at most {HANDSHAKE:,} bytes (64 KiB)" in TEXT and f"above {HANDSHAKE:,}\n" in TEXT
-    assert f"magic: {encoder.MAGIC.hex(' ')}" in TEXT and f"version: {encoder.VERSION}" in TEXT
-    assert NODE_ID == r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "the first section words it"
+    assert (
+        f"at most {MAX_HANDSHAKE_MESSAGE_BYTES:,} bytes (64 KiB)" in TEXT
+        and f"above {MAX_HANDSHAKE_MESSAGE_BYTES:,}\n" in TEXT
+    )
+    assert f"magic: {encoder.MAGIC.hex(' ')}" in TEXT and f"version: {encoder.PROTOCOL_VERSION}" in TEXT
+    assert NODE_ID_PATTERN == r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "the first section words it"
 
 
 def test_timers_follow_from_silence() -> None:
-    settings = ws._settings(Limits())
-    assert Limits().silence == 60 and "60 s by default" in TEXT
+    settings = ws._library_settings(Limits())
+    assert Limits().peer_timeout == 60 and "60 s by default" in TEXT
     assert (settings["ping_interval"], settings["ping_timeout"]) == (20, None), "what is watched is not a pong"
-    assert ws._settings(Limits(heartbeat=7))["ping_interval"] == 7
+    assert ws._library_settings(Limits(ping_interval=7))["ping_interval"] == 7
     assert (settings["open_timeout"], settings["close_timeout"]) == (10, 10)
-    assert f"{liveness.SLOWEST:,} bytes a second" in TEXT and f"({60 * liveness.SLOWEST:,} bytes in 60 s)" in TEXT
-    assert liveness.LOOKS % 6 == 0, "a sixth of silence is a number of looks"
-    assert settings["compression"] is None and settings["max_size"] == (HANDSHAKE, HANDSHAKE)
-    assert channel._MAX_REASON == 123
+    assert (
+        f"{liveness.MIN_BYTES_PER_SECOND:,} bytes a second" in TEXT
+        and f"({60 * liveness.MIN_BYTES_PER_SECOND:,} bytes in 60 s)" in TEXT
+    )
+    assert liveness.CHECKS_PER_TIMEOUT % 6 == 0, "a sixth of silence is a number of looks"
+    assert settings["compression"] is None and settings["max_size"] == (
+        MAX_HANDSHAKE_MESSAGE_BYTES,
+        MAX_HANDSHAKE_MESSAGE_BYTES,
+    )
+    assert channel._MAX_REASON_BYTES == 123
     codes = {int(row["code"]) for row in table(section("Close codes"), "code")}
-    assert codes >= {code for code in CloseCode if code is not CloseCode.NOT_UTF8}
-    assert [int(code) for code in mqtt_channel._CODES] == [4000, 4002, 4001], "and section 11 says so"
+    assert codes >= {code for code in CloseCode if code is not CloseCode.INVALID_DATA}
+    assert [int(code) for code in mqtt_channel._CLOSE_CODES] == [4000, 4002, 4001], "and section 11 says so"
     assert "1 for the code 4002 of section 1, 2 for 4001, else 0" in TEXT
-    assert connection._UNREAD == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
-    assert f"at most {connection.MOST_BEFORE:,} bytes and {connection.MOST_FRAMES} frames" in TEXT
+    assert connection._MAX_UNREAD_BYTES == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
+    assert (
+        f"at most {connection.MAX_UNAUTHENTICATED_BYTES:,} bytes and {connection.MAX_UNAUTHENTICATED_FRAMES} frames"
+        in TEXT
+    )
 
 
 def test_dtypes() -> None:
@@ -156,7 +178,7 @@ def test_dtypes() -> None:
     assert told == {name: dtype.itemsize for name, dtype in DTYPES.items()} | newest
 
 
-@pytest.mark.parametrize(("title", "model"), [("The header", Header), ("The table of tensors", Entry)])
+@pytest.mark.parametrize(("title", "model"), [("The header", Header), ("The table of tensors", TensorRow)])
 def test_header_keys(title: str, model: type[BaseModel]) -> None:
     rows = table(section(title), "key")
     assert [row["key"] for row in rows] == list(model.model_fields)
@@ -166,17 +188,17 @@ def test_header_keys(title: str, model: type[BaseModel]) -> None:
 
 def test_message_types() -> None:
     (row,) = (row for row in table(section("The header"), "key") if row["key"] == "type")
-    assert re.findall("`([a-z]+)`", row["value"]) == list(MESSAGES)
+    assert re.findall("`([a-z]+)`", row["value"]) == list(MESSAGE_TYPES)
 
 
 # ------------------------------------------------------------------ section 3: the messages
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", MESSAGE_TYPES)
 def test_fields(name: str) -> None:
-    kind = MESSAGES[name]
+    kind = MESSAGE_TYPES[name]
     hints = typing.get_type_hints(kind, include_extras=True)
-    known = {f.name: f for f in carried(kind)}
+    known = {f.name: f for f in list_header_fields(kind)}
     rows = table(section(f"`{name}`"), "field")
     assert [row["field"] for row in rows] == list(known)
     for row in rows:
@@ -201,7 +223,7 @@ def test_refusals() -> None:
 
 def test_what_is_said_to_who_joins() -> None:
     text = " ".join(section("A node that dials out").split())
-    assert f"`{NEWER}`" in text and f"`{second('alice')}`" in text
+    assert f"`{REPLACED_REASON}`" in text and f"`{duplicate_node_reason('alice')}`" in text
     assert "`no hello in time`" in text and "`hello before join`" in text
     rows = table(section("A node that dials out"), "check of `join`")
     assert {row["refusal's `kind`"] for row in rows} <= {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
@@ -209,11 +231,11 @@ def test_what_is_said_to_who_joins() -> None:
 
 
 def test_what_the_busy_say() -> None:
-    turns = Turns("alice", 10)
-    turns._claim, turns._since = Claim("77d1e0aa55c6f3b2"), datetime(2026, 11, 21, 9, 10, 3)
-    assert str(turns._busy()) == example(Refusal).reason
+    turns = LeaseManager("alice", 10)
+    turns._newest_claim, turns._active_since = RunClaim("77d1e0aa55c6f3b2"), datetime(2026, 11, 21, 9, 10, 3)
+    assert str(turns._build_busy_error()) == example(Refusal).reason
     assert " ".join(section("One run at a time").split()).count(example(Refusal).reason) == 1
-    assert section("One run at a time").count(TAKEN_OVER) == 1
+    assert section("One run at a time").count(TAKEN_OVER_REASON) == 1
 
 
 def test_names_and_secrets() -> None:
@@ -230,10 +252,10 @@ def test_names_and_secrets() -> None:
         decoder = Decoder()
         decoder.feed(_raw({**_HELLO, "fields": fields}))
         if good:
-            assert decoder.message() == Hello(**fields)  # type: ignore[arg-type]
+            assert decoder.build_message() == Hello(**fields)  # type: ignore[arg-type]
         else:
             with pytest.raises(ProtocolError):
-                decoder.message()
+                decoder.build_message()
 
 
 # ------------------------------------------------------------------ section 4: the proof
@@ -253,7 +275,7 @@ def test_the_texts_of_a_proof() -> None:
         texts = texts if side == "coordinator" else texts[:8]
         data = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)
         assert hmac.digest(KEY, data, "sha256").hex() == wanted
-        assert handshake.proof(KEY, side, hello, challenge.node, challenge.nonce, *texts[8:]) == wanted  # type: ignore[arg-type]
+        assert handshake.compute_proof(KEY, side, hello, challenge.node, challenge.nonce, *texts[8:]) == wanted  # type: ignore[arg-type]
         assert {row["side"]: row["proof"] for row in table(section("The proof"), "side")}[side] == wanted
         if side == "node":
             assert f"over these {len(data)} bytes" in TEXT and f"```hex\n{hexdump(data)}\n```" in section("The proof")
@@ -261,29 +283,31 @@ def test_the_texts_of_a_proof() -> None:
 
 def test_the_example_is_a_handshake() -> None:
     hello, challenge, proof = example(Hello), example(Challenge), example(Proof)
-    assert handshake.prove(KEY, hello, challenge, bytes(range(0xE0, 0x100)).hex()) == proof
-    handshake.check(KEY, hello, challenge, proof)
-    signed = handshake._framed("takeover", hello, challenge.node, challenge.nonce, proof.takeover)
+    assert handshake.create_proof(KEY, hello, challenge, bytes(range(0xE0, 0x100)).hex()) == proof
+    handshake.verify_proof(KEY, hello, challenge, proof)
+    signed = handshake._encode_fields("takeover", hello, challenge.node, challenge.nonce, proof.takeover)
     assert f"over {len(signed)} bytes" in section("The proof")
-    assert network_key._parse(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
+    assert network_key._parse_key(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
 
 
 def test_how_many_wait_at_the_door() -> None:
-    assert f"At most {admission.MOST} connections are in the handshake at once" in TEXT
+    assert f"At most {admission.MAX_PENDING_CONNECTIONS} connections are in the handshake at once" in TEXT
 
 
 def test_what_is_kept_between_orders() -> None:
     text = " ".join(section("State between orders").split())
-    assert client_state.STATES == 3 and "**three rounds**" in text
+    assert client_state.MAX_STORED_ROUNDS == 3 and "**three rounds**" in text
     with pytest.raises(TaskError) as lost:
-        client_state.Keepsake().recall(Order(id="4/alice", worker="alice", round=4, task="t", base=3))
+        client_state.ClientState().load_state(
+            TaskRequest(request_id="4/alice", worker="alice", round=4, task="t", state_round=3)
+        )
     assert str(lost.value) in text
 
 
 # ------------------------------------------------------------------ sections 7 to 9: what tasks do
 
 
-@pytest.mark.parametrize(("title", "model"), [("Settings of", Training), ("`evaluate`", Scoring)])
+@pytest.mark.parametrize(("title", "model"), [("Settings of", TrainSettings), ("`evaluate_request`", EvalSettings)])
 def test_settings(title: str, model: type[BaseModel]) -> None:
     rows = table(section(title), "setting")
     assert [row["setting"] for row in rows] == list(model.model_fields)
@@ -306,9 +330,9 @@ def test_settings(title: str, model: type[BaseModel]) -> None:
 @pytest.mark.parametrize(
     ("title", "head", "model", "base"),
     [
-        ("`mistnet.extract`", "setting", Extraction, BaseModel),
-        ("`mistnet.adapt`", "setting more", Adaptation, Extraction),
-        ("`mistnet.upload`", "setting", Part, BaseModel),
+        ("`mistnet.extract`", "setting", ExtractSettings, BaseModel),
+        ("`mistnet.adapt`", "setting more", FineTuneSettings, ExtractSettings),
+        ("`mistnet.upload`", "setting", UploadSettings, BaseModel),
     ],
 )
 def test_settings_of_mistnet(title: str, head: str, model: type[BaseModel], base: type[BaseModel]) -> None:
@@ -322,15 +346,17 @@ def test_settings_of_mistnet(title: str, head: str, model: type[BaseModel], base
 def test_metrics() -> None:
     metrics = {row["report"] for row in table(section("`fedavg.fit`"), "report")}
     assert {re.sub("[`]", "", m) for m in metrics} >= {f"metric {name}" for name in fitted().metrics}
-    scored = [row["report"].replace("`", "") for row in table(section("`evaluate`"), "report")]
+    scored = [row["report"].replace("`", "") for row in table(section("`evaluate_request`"), "report")]
     assert [m.removeprefix("metric ") for m in scored if m.startswith("metric ")] == [
-        field.name for field in dataclasses.fields(Score)
+        field.name for field in dataclasses.fields(EvalResult)
     ]
 
 
 @pytest.mark.parametrize("model", ["linear", "mlp", "mnist_cnn"])
 def test_models(model: str) -> None:
-    assert shapes(model) == {name: list(t.shape) for name, t in registry.build("model", model).state_dict().items()}
+    assert shapes(model) == {
+        name: list(t.shape) for name, t in registry.build_piece("model", model).state_dict().items()
+    }
 
 
 def test_batch_norm_model() -> None:
@@ -340,7 +366,7 @@ def test_batch_norm_model() -> None:
         channels = found[name][:1]
         found |= {f"{norm}.{part}": channels for part in ("weight", "bias", "running_mean", "running_var")}
         found[f"{norm}.num_batches_tracked"] = []
-    assert found == {name: list(t.shape) for name, t in registry.build("model", "cifar_cnn").state_dict().items()}
+    assert found == {name: list(t.shape) for name, t in registry.build_piece("model", "cifar_cnn").state_dict().items()}
 
 
 def shapes(model: str) -> dict[str, list[int]]:
@@ -357,9 +383,9 @@ def test_pieces_and_their_options(kind: str) -> None:
     else:
         told = {row[kind].split(",")[0].strip("`"): row[kind] for row in table(text, kind)}
     others = registered_by_benchmarks()  # by a file of tests that another process runs
-    assert sorted(told) == [name for name in registry.names(kind) if (kind, name) not in others]
+    assert sorted(told) == [name for name in registry.list_pieces(kind) if (kind, name) not in others]
     for name, options in told.items():
-        parameters = inspect.signature(registry.find(kind, name)).parameters.values()
+        parameters = inspect.signature(registry.find_piece(kind, name)).parameters.values()
         assert dict(re.findall(r"`(\w+)` \(([^)]*)\)", options)) == {
             parameter.name: str(parameter.default)
             for parameter in parameters
@@ -372,12 +398,12 @@ def test_normalisation_of_digits() -> None:
 
     (row,) = (row for row in table(section("8. Models"), "dataset") if row["dataset"] == "digits")
     data = Digits(REPOSITORY, train=False)
-    assert isinstance(data, Images)
+    assert isinstance(data, ImageDataset)
     assert [float(row["mean"]), float(row["std"])] == pytest.approx([float(data.mean), float(data.std)])
 
 
 def test_seed() -> None:
-    assert f"the seed\n{seeds.order_seed(1, 'alice', 1)}." in TEXT
+    assert f"the seed\n{seeds.request_seed(1, 'alice', 1)}." in TEXT
 
 
 # ------------------------------------------------------------------ section 10: the example
@@ -395,37 +421,37 @@ class TwoPoints:
         return torch.eye(2)[index], index
 
 
-def fitted() -> Report:
+def fitted() -> TaskResult:
     """What a worker answers to the example's order."""
-    answer = Worker("alice", "two_points", TwoPoints()).answer(example(Order))
-    assert isinstance(answer, Report), answer
+    answer = Worker("alice", "two_points", TwoPoints()).execute(example(TaskRequest))
+    assert isinstance(answer, TaskResult), answer
     return answer
 
 
 def test_there_is_an_example_of_every_message() -> None:
-    assert [content["type"] for content, _ in examples()] == list(MESSAGES)
+    assert [content["type"] for content, _ in examples()] == list(MESSAGE_TYPES)
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", MESSAGE_TYPES)
 def test_example_bytes(name: str) -> None:
     ((content, dump),) = ((c, d) for c, d in examples() if c["type"] == name)
     message = parse_message(content)
-    data = b"".join(bytes(piece) for piece in encoder.encode(message).fragments())
+    data = b"".join(bytes(piece) for piece in encoder.encode_message(message).fragments())
     assert dump.rstrip("\n") == hexdump(data)
     shown = b"".join(bytes.fromhex(line[6:53]) for line in dump.splitlines())
     assert shown == data
     decoder = Decoder()
     for byte in shown:
         decoder.feed(bytes([byte]))
-    assert repr(decoder.message()) == repr(message)
-    tensors = getattr(decoder.message(), "tensors", {})
+    assert repr(decoder.build_message()) == repr(message)
+    tensors = getattr(decoder.build_message(), "tensors", {})
     assert all(torch.equal(tensors[key], value) for key, value in getattr(message, "tensors", {}).items())
 
 
 def test_the_example_is_what_a_worker_answers() -> None:
     worker = Worker("alice", "two_points", TwoPoints())
-    assert worker.greet(example(MESSAGES["hello"])) == example(MESSAGES["welcome"])
-    answer, told = fitted(), example(Report)
+    assert worker.handle_hello(example(MESSAGE_TYPES["hello"])) == example(MESSAGE_TYPES["welcome"])
+    answer, told = fitted(), example(TaskResult)
     assert dataclasses.replace(answer, tensors={}, metrics={}) == dataclasses.replace(told, tensors={}, metrics={})
     assert answer.metrics == {**told.metrics, "loss": pytest.approx(told.metrics["loss"])}
     assert answer.tensors.keys() == told.tensors.keys()
@@ -434,7 +460,7 @@ def test_the_example_is_what_a_worker_answers() -> None:
 
 
 def test_the_example_for_fedsgd() -> None:
-    report = local_gradient(example(Order), Workspace("alice", "two_points", TwoPoints()))
+    report = send_gradient(example(TaskRequest), TaskContext("alice", "two_points", TwoPoints()))
     assert list(report.tensors) == ["gradient:dense.weight", "gradient:dense.bias"]
     torch.testing.assert_close(report.tensors["gradient:dense.weight"], torch.tensor([[-0.25, 0.25], [0.25, -0.25]]))
     torch.testing.assert_close(report.tensors["gradient:dense.bias"], torch.zeros(2))
@@ -442,11 +468,11 @@ def test_the_example_for_fedsgd() -> None:
 
 def test_an_evaluator_reports_no_tensors() -> None:
     order = dataclasses.replace(
-        example(Order),
+        example(TaskRequest),
         task="evaluate",
         settings={"model": "linear:inputs=2,outputs=2", "loss": "nll", "dataset": "two_points"},
     )
-    report = evaluate(order, Workspace("testing", "two_points", TwoPoints()))
+    report = evaluate_request(order, TaskContext("testing", "two_points", TwoPoints()))
     assert not report.tensors and report.metrics["histogram"] == [2, 0]
 
 
@@ -455,8 +481,8 @@ def test_an_evaluator_reports_no_tensors() -> None:
 
 def _raw(header: dict[str, Any]) -> bytes:
     packed: bytes = msgpack.packb(header)
-    head = encoder.MAGIC + encoder.VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
-    return head + bytes(-len(head) % ALIGNMENT)
+    head = encoder.MAGIC + encoder.PROTOCOL_VERSION.to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    return head + bytes(-len(head) % ALIGNMENT_BYTES)
 
 
 _HELLO: dict[str, Any] = {
@@ -473,7 +499,7 @@ _HELLO: dict[str, Any] = {
 def test_what_version_1_takes_without_looking(change: Json) -> None:
     decoder = Decoder()
     decoder.feed(_raw({**_HELLO, **change}))
-    assert decoder.message() == parse_message(_HELLO)
+    assert decoder.build_message() == parse_message(_HELLO)
 
 
 @pytest.mark.parametrize(
@@ -497,4 +523,4 @@ def test_what_version_1_refuses(change: Json) -> None:
     decoder = Decoder()
     with pytest.raises(ProtocolError):
         decoder.feed(_raw({**_HELLO, **change}))
-        decoder.message()
+        decoder.build_message()

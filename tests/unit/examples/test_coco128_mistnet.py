@@ -41,7 +41,7 @@ def pieces() -> Iterator[Any]:
 def outputs(pieces: Any) -> torch.Tensor:
     """What a fresh model tells of two pictures."""
     with torch.inference_mode():
-        told: torch.Tensor = building.initial("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
+        told: torch.Tensor = building.build_model("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
     return told
 
 
@@ -77,7 +77,7 @@ def label(root: Path, number: int, text: str) -> None:
 
 
 def test_the_first_half_is_public_and_the_second_the_edges(pieces: Any, root: Path) -> None:
-    public, edges = (loading.load(f"coco128{part}", str(root), True) for part in (":public", ""))
+    public, edges = (loading.load_dataset(f"coco128{part}", str(root), True) for part in (":public", ""))
     assert len(public) == len(edges) == 2
     assert [round(float((edges[index][0].mean() + 1) * 127.5)) for index in range(2)] == [180, 240]
     for data in (public, edges):
@@ -89,7 +89,7 @@ def test_the_first_half_is_public_and_the_second_the_edges(pieces: Any, root: Pa
 
 
 def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: Path) -> None:
-    public, edges = (loading.load(f"coco128{part}", str(root), True) for part in (":public", ""))
+    public, edges = (loading.load_dataset(f"coco128{part}", str(root), True) for part in (":public", ""))
     padding = torch.tensor([-1.0, 0, 0, 0, 0])
     assert public[1][1][:2].tolist() == torch.tensor([[7, 0.5, 0.5, 0.6, 0.4], [3, 0.25, 0.5, 0.5, 1]]).tolist()
     for boxes, known in ((public[0][1], 0), (public[1][1], 2), (edges[0][1], 0), (edges[1][1], 1)):
@@ -98,10 +98,10 @@ def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: 
 
 def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
     for part, expected in ((":public", [80, 3]), ("", [80, 79])):
-        targets = samples.labels(loading.load(f"coco128{part}", str(root), True))
+        targets = samples.find_labels(loading.load_dataset(f"coco128{part}", str(root), True))
         assert targets is not None and targets.dtype == torch.int64 and targets.tolist() == expected
-    edges = loading.load("coco128", str(root), True)
-    shares = [loading.of_share(edges, "coco128", "iid", share, 2) for share in range(2)]
+    edges = loading.load_dataset("coco128", str(root), True)
+    shares = [loading.select_share(edges, "coco128", "iid", share, 2) for share in range(2)]
     assert sorted(int(share[0][1][0, 0]) for share in shares) == [-1, 79]
 
 
@@ -121,39 +121,39 @@ def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
 def test_a_line_that_is_no_box_is_named(pieces: Any, root: Path, line: str) -> None:
     label(root, 3, f"1 0.5 0.5 1 1\n{line}\n")
     with pytest.raises(UsageError, match=r"3\.txt, line 2: '.*' is not class, x, y, width, height"):
-        loading.load("coco128", str(root), True)
+        loading.load_dataset("coco128", str(root), True)
 
 
 def test_too_many_boxes_are_told(pieces: Any, root: Path) -> None:
     label(root, 3, "1 0.5 0.5 1 1\n" * 65)
     with pytest.raises(UsageError, match=r"3\.txt: 65 boxes; at most 64"):
-        loading.load("coco128", str(root), True)
+        loading.load_dataset("coco128", str(root), True)
 
 
 def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"coco128 is not in .*: unpack Ultralytics' coco128 there"):
-        loading.load("coco128", str(tmp_path), True)
+        loading.load_dataset("coco128", str(tmp_path), True)
 
 
 # ------------------------------------------------------------------ the model
 
 
 def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
-    model, batch = building.initial("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
-    known = [cut for cut in model_split.cuts(model) if cut.startswith("backbone.features.0")]
+    model, batch = building.build_model("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
+    known = [cut for cut in model_split.find_split_points(model) if cut.startswith("backbone.features.0")]
     assert {"backbone.features.0.0", "backbone.features.0.4", "backbone.features.0.13", "backbone.features.0"} <= set(
         known
     )
     with torch.inference_mode():
         whole = model(batch)
         for cut in ("backbone.features.0.0.0", "backbone.features.0.4", "backbone.features.0"):
-            extractor, head = model_split.split(model, cut)
+            extractor, head = model_split.split_model(model, cut)
             assert torch.equal(head(extractor(batch)), whole), cut
 
 
 def theirs(pieces: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Torchvision's whole detector, and the model with the same weights."""
-    detector, model = pieces._whole(), building.initial("ssdlite", seed=1)
+    detector, model = pieces._whole(), building.build_model("ssdlite", seed=1)
     assert type(detector) is type(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     detector.load_state_dict(model.state_dict())
     return detector, model
@@ -175,7 +175,7 @@ def test_the_loss_is_torchvisions(pieces: Any) -> None:
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
     ]
     expected = sum(detector.train()(list(images), told).values())
-    loss = registry.build("loss", "ssd")(model.train()(images * 2 - 1), TARGETS)
+    loss = registry.build_piece("loss", "ssd")(model.train()(images * 2 - 1), TARGETS)
     assert loss.dim() == 0
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
 
@@ -191,7 +191,7 @@ def test_what_is_detected_is_torchvisions(pieces: Any) -> None:
 
 
 def test_padding_and_rows_that_are_no_box_make_no_difference(pieces: Any, outputs: torch.Tensor) -> None:
-    loss = registry.build("loss", "ssd")
+    loss = registry.build_piece("loss", "ssd")
     other = TARGETS.clone()
     other[1] = torch.tensor([[80, 0.5, 0.5, 1, 1], [-7, 0.5, 0.5, 1, 1], [torch.nan, 0, 0, 1, 1], [3, 0.5, 0.5, 0, 1]])
     assert torch.equal(loss(outputs, other), loss(outputs, TARGETS))
@@ -203,7 +203,7 @@ def test_padding_and_rows_that_are_no_box_make_no_difference(pieces: Any, output
 def test_building_the_loss_leaves_no_mark_on_chance(pieces: Any, outputs: torch.Tensor) -> None:
     pieces._around.cache_clear()
     before = torch.get_rng_state()
-    registry.build("loss", "ssd")(outputs, TARGETS)
+    registry.build_piece("loss", "ssd")(outputs, TARGETS)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -7,39 +7,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.network.admission import MOST, Gate, group
+from fedws.network.admission import MAX_PENDING_CONNECTIONS, BoundedConnectionSet, source_network
 
 
 class Guest:
     """A caller that may be dropped."""
 
-    def __init__(self, gate: Gate, address: str = "", received: int = 0, *, greeted: bool = False) -> None:
+    def __init__(
+        self, gate: BoundedConnectionSet, address: str = "", received: int = 0, *, greeted: bool = False
+    ) -> None:
         self.gate = gate
         self.address = address
-        self.received = received
-        self.greeted = greeted
+        self.bytes_received = received
+        self.has_received_message = greeted
         self.dropped = 0
 
     def come(self) -> "Guest":
-        self.gate.enter(self, self.drop, self.address)
+        self.gate.add(self, self.drop, self.address)
         return self
 
     def drop(self) -> None:
         self.dropped += 1
-        self.gate.leave(self)  # as a connection does that is lost
+        self.gate.discard(self)  # as a connection does that is lost
 
 
 def test_when_it_is_full_each_further_caller_costs_one_its_place() -> None:
-    gate = Gate(3, Random(1))
+    gate = BoundedConnectionSet(3, Random(1))
     guests = [Guest(gate).come() for _ in range(50)]
     assert sum(guest.dropped for guest in guests) == 47 and len(gate) == 3
     assert guests[-1].dropped == 0, "which is never the one that comes"
 
 
 def test_who_was_admitted_is_never_dropped_and_leaves_room() -> None:
-    gate = Gate(2)
+    gate = BoundedConnectionSet(2)
     one, two = Guest(gate).come(), Guest(gate).come()
-    gate.leave(one)
+    gate.discard(one)
     assert len(gate) == 1
     three = Guest(gate).come()
     assert (one.dropped, two.dropped, three.dropped) == (0, 0, 0)
@@ -49,27 +51,27 @@ def test_who_was_admitted_is_never_dropped_and_leaves_room() -> None:
 
 
 def test_to_leave_twice_or_without_having_come_is_nothing() -> None:
-    gate = Gate(2)
+    gate = BoundedConnectionSet(2)
     guest = Guest(gate).come()
-    gate.leave(guest)
-    gate.leave(guest)
-    gate.leave(Guest(gate))
+    gate.discard(guest)
+    gate.discard(guest)
+    gate.discard(Guest(gate))
     assert len(gate) == 0
 
 
 def test_who_comes_again_keeps_their_place_and_takes_no_other() -> None:
     """As a caller does that is done with TLS."""
-    gate, said = Gate(2), []
+    gate, said = BoundedConnectionSet(2), []
     one, two = Guest(gate, received=9).come(), Guest(gate).come()
-    gate.enter(two, lambda: said.append("gone"))
+    gate.add(two, lambda: said.append("gone"))
     assert (len(gate), one.dropped, two.dropped) == (2, 0, 0)
     Guest(gate).come()
     assert (len(gate), one.dropped, two.dropped, said) == (2, 0, 0, ["gone"])
 
 
 def test_there_is_room_for_every_member_of_a_usual_network() -> None:
-    gate = Gate()
-    guests = [Guest(gate).come() for _ in range(MOST)]
+    gate = BoundedConnectionSet()
+    guests = [Guest(gate).come() for _ in range(MAX_PENDING_CONNECTIONS)]
     assert not any(guest.dropped for guest in guests)
     Guest(gate).come()
     assert sum(guest.dropped for guest in guests) == 1
@@ -77,7 +79,7 @@ def test_there_is_room_for_every_member_of_a_usual_network() -> None:
 
 @given(st.integers(1, 5), st.lists(st.tuples(st.booleans(), st.integers(0, 9))), st.integers(0, 3))
 def test_it_never_holds_more_and_drops_none_twice(most: int, steps: Sequence[tuple[bool, int]], seed: int) -> None:
-    gate = Gate(most, Random(seed))
+    gate = BoundedConnectionSet(most, Random(seed))
     guests = [Guest(gate, received=number % 3, greeted=number > 6) for number in range(10)]
     waiting: set[int] = set()
     for comes, number in steps:
@@ -87,7 +89,7 @@ def test_it_never_holds_more_and_drops_none_twice(most: int, steps: Sequence[tup
             waiting = {other for other in waiting if not guests[other].dropped} | {number}
             assert len(waiting) == min(most, before + 1)
         elif not comes:
-            gate.leave(guests[number])
+            gate.discard(guests[number])
             waiting.discard(number)
         assert len(gate) == len(waiting) <= most
     for number, guest in enumerate(guests):
@@ -109,23 +111,23 @@ def through(arrivals: int, strangers: tuple[int, bool], tries: int = 200) -> int
     A handshake is opened, a ``hello`` comes after a third of the time, and a proof after two; all that a stranger
     sends (bytes, and whether that is a whole ``hello``), it sends at once.
     """
-    gate, passed, came = Gate(random=Random(1)), 0, 0
+    gate, passed, came = BoundedConnectionSet(random=Random(1)), 0, 0
 
     def come(count: int) -> None:
         nonlocal came
         for _ in range(count):
             came += 1
             guest = Guest(gate, addresses(came)).come()
-            guest.received, guest.greeted = strangers
+            guest.bytes_received, guest.has_received_message = strangers
 
-    come(MOST)
+    come(MAX_PENDING_CONNECTIONS)
     for number in range(tries):
         member = Guest(gate, f"10.0.{number >> 8}.{number & 255}").come()
         for _ in range(3):
             come(arrivals // 3)
-            member.received, member.greeted = 500, True
+            member.bytes_received, member.has_received_message = 500, True
         passed += not member.dropped
-        gate.leave(member)
+        gate.discard(member)
     return passed
 
 
@@ -141,7 +143,7 @@ def test_a_slow_handshake_may_get_through_a_flood_from_many_addresses(strangers:
 
 def test_a_crowd_from_one_prefix_costs_no_other_its_place() -> None:
     """All addresses of a prefix are one host's; IPv4 written as IPv6 is IPv4."""
-    gate = Gate(4)
+    gate = BoundedConnectionSet(4)
     member = Guest(gate, "2001:db8:0:1::5").come()
     mapped = Guest(gate, "::ffff:10.0.0.6").come()
     for number in range(100):
@@ -152,13 +154,17 @@ def test_a_crowd_from_one_prefix_costs_no_other_its_place() -> None:
 
 
 def test_addresses_are_grouped_by_host() -> None:
-    assert group("2001:db8:0:1:2:3:4:5") == group("2001:db8:0:1::%eth0") != group("2001:db8:0:2::1")
-    assert group("::ffff:192.0.2.7") == group("192.0.2.7") != group("192.0.2.8")
-    assert group("::1") != group("127.0.0.1")
+    assert (
+        source_network("2001:db8:0:1:2:3:4:5")
+        == source_network("2001:db8:0:1::%eth0")
+        != source_network("2001:db8:0:2::1")
+    )
+    assert source_network("::ffff:192.0.2.7") == source_network("192.0.2.7") != source_network("192.0.2.8")
+    assert source_network("::1") != source_network("127.0.0.1")
 
 
 def test_a_whole_hello_is_preferred_while_others_have_sent_none() -> None:
-    gate = Gate(8, Random(1))
+    gate = BoundedConnectionSet(8, Random(1))
     greeted = [Guest(gate, addresses(number), 300, greeted=True).come() for number in range(4)]
     for number in range(4, 500):
         Guest(gate, addresses(number), received=60_000).come()
@@ -167,14 +173,14 @@ def test_a_whole_hello_is_preferred_while_others_have_sent_none() -> None:
 
 def test_those_that_have_sent_a_hello_cannot_fill_the_door() -> None:
     """Else each newcomer would be the only one without, and lose its place to the next."""
-    gate, stay = Gate(8, Random(1)), 0
+    gate, stay = BoundedConnectionSet(8, Random(1)), 0
     for number in range(8):
         Guest(gate, addresses(number), 300, greeted=True).come()
     for number in range(1000):
         member = Guest(gate, f"10.0.{number >> 8}.{number & 255}").come()
         Guest(gate, addresses(9 + number), 300, greeted=True).come()
         stay += not member.dropped
-        gate.leave(member)
+        gate.discard(member)
     assert stay > 700
 
 
@@ -182,7 +188,7 @@ def test_of_those_alike_the_oldest_is_not_always_dropped() -> None:
     """Neither is the newest: what a stranger can know of the order is of no use."""
     lost = set()
     for seed in range(100):
-        gate = Gate(6, Random(seed))
+        gate = BoundedConnectionSet(6, Random(seed))
         guests = [Guest(gate, addresses(number)).come() for number in range(6)]
         Guest(gate, addresses(6)).come()
         lost |= {number for number, guest in enumerate(guests) if guest.dropped}
@@ -190,7 +196,7 @@ def test_of_those_alike_the_oldest_is_not_always_dropped() -> None:
 
 
 def test_a_crowd_from_one_address_sends_nobody_else_away() -> None:
-    gate, kept = Gate(4), []
+    gate, kept = BoundedConnectionSet(4), []
     member = Guest(gate, "10.0.0.5").come()
     for _ in range(6):
         kept.append(Guest(gate, "203.0.113.9").come())

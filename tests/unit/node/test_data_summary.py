@@ -85,7 +85,7 @@ def test_labels_that_no_coordinator_can_read_are_a_line(given: Any, text: str) -
 @pytest.mark.parametrize("data_set", ["x" * 2**16, 7])
 def test_what_cannot_pass_a_handshake_is_a_line(data_set: Any) -> None:
     with pytest.raises(UsageError, match=r"^alice cannot declare what it holds: "):
-        data_summary.checked(Welcome(node="alice", role="worker", dataset=data_set, samples=1))
+        data_summary.check_welcome(Welcome(node="alice", role="worker", dataset=data_set, num_examples=1))
 
 
 def test_labels_of_too_few_samples_are_left_out() -> None:
@@ -93,8 +93,8 @@ def test_labels_of_too_few_samples_are_left_out() -> None:
     targets = [number % 7 if number < 3000 else 7 for number in range(4000)]
     for least in (2, 428, 429, 430, 1001):
         wanted = [label for label in range(8) if targets.count(label) >= least]
-        policy = Policy(samples=least)
+        policy = Policy(min_samples=least)
         assert Worker("alice", "held", Held(targets), policy=policy)._welcome.labels == wanted
         chosen = Worker("alice", "held", Held(targets), policy=policy, labels=[9, 7, 3])._welcome.labels
         assert chosen == [label for label in (3, 7) if label in wanted]
-    assert Worker("alice", "held", Held(None), policy=Policy(samples=9), labels=[4])._welcome.labels == [4]
+    assert Worker("alice", "held", Held(None), policy=Policy(min_samples=9), labels=[4])._welcome.labels == [4]

@@ -7,15 +7,15 @@ import torch
 
 import fedws
 import fedws.privacy.policy
-from fedws.core.errors import RequestError, Stopped, TaskError, TaskFailed, UsageError
+from fedws.core.errors import RequestError, TaskCancelled, TaskError, TaskFailed, UsageError
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.training.client_state import Keepsake
-from fedws.training.task_context import Workspace
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.client_state import ClientState
+from fedws.training.task_context import TaskContext
 from tests.helpers.mistnet_requests import on_data
 
-ERRORS = [TaskError, TaskFailed, UsageError, ValueError, Stopped, KeyError]
+ERRORS = [TaskError, TaskFailed, UsageError, ValueError, TaskCancelled, KeyError]
 
 
 class Points:
@@ -26,15 +26,15 @@ class Points:
         return torch.zeros(2), 0
 
 
-def answer(task: Any, *, base: int = 0, **options: Any) -> Report | Failure:
+def answer(task: Any, *, base: int = 0, **options: Any) -> TaskResult | TaskFailure:
     node = Worker("alice", "points", Points(), tasks={"t": task}, **options)
-    return node.answer(Order(id="1", worker="alice", round=2, task="t", base=base))
+    return node.execute(TaskRequest(request_id="1", worker="alice", round=2, task="t", state_round=base))
 
 
 def raising(error: Exception, *before: str) -> Any:
     """A task that gets those attributes of its workspace, and then fails."""
 
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         for name in before:
             getattr(workspace, name)
         raise error
@@ -50,65 +50,65 @@ def test_the_first_access_to_the_samples_decides(kind: type[Exception]) -> None:
 
 def test_an_error_that_is_declared_to_depend_on_the_request_keeps_its_text() -> None:
     found = answer(raising(RequestError("more samples a batch, please"), "data"))
-    assert isinstance(found, Failure)
+    assert isinstance(found, TaskFailure)
     assert (found.kind, found.code, found.reason) == ("refused", "permanent", "more samples a batch, please")
 
 
 def test_what_a_task_kept_of_the_samples_is_of_the_samples() -> None:
-    def task(order: Order, workspace: Workspace) -> Report:
-        workspace.recall(order)
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        workspace.load_state(order)
         raise ValueError("Smith")
 
     node = Worker("alice", "points", Points(), tasks={"t": task})
-    node.begin(Claim("run"))
-    kept = Order(id="1", worker="alice", round=1, task="t")
-    assert isinstance(node._workspace.keepsake, Keepsake) and not on_data(node.answer(kept))
-    node._workspace.keepsake.keep(kept, {"w": torch.zeros(1)})
-    assert on_data(node.answer(Order(id="2", worker="alice", round=2, task="t", base=1)))
+    node.start_run(RunClaim("run"))
+    kept = TaskRequest(request_id="1", worker="alice", round=1, task="t")
+    assert isinstance(node._context.client_state, ClientState) and not on_data(node.execute(kept))
+    node._context.client_state.save_state(kept, {"w": torch.zeros(1)})
+    assert on_data(node.execute(TaskRequest(request_id="2", worker="alice", round=2, task="t", state_round=1)))
 
 
 def test_each_request_begins_with_nothing_read() -> None:
     node = Worker(
         "alice", "points", Points(), tasks={"t": raising(TaskError("no"), "data"), "u": raising(TaskError("no"))}
     )
-    answers = [node.answer(Order(id="1", worker="alice", round=1, task=task)) for task in "tu"]
+    answers = [node.execute(TaskRequest(request_id="1", worker="alice", round=1, task=task)) for task in "tu"]
     assert [on_data(found) for found in answers] == [True, False]
 
 
 def test_what_is_no_report_and_what_cannot_be_sent_are_failures_on_data() -> None:
     assert on_data(answer(lambda order, workspace: workspace.data and None))
 
-    def task(order: Order, workspace: Workspace) -> Report:
-        return workspace.report(order, {"odd": object() if workspace.data else 0})
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        return workspace.build_result(order, {"odd": object() if workspace.data else 0})
 
     node = Worker("alice", "points", Points(), tasks={"t": task})
-    order = Order(id="1", worker="alice", round=1, task="t")
-    node.answer(order)
-    assert on_data(node.unsendable(order, UsageError("odd: Smith cannot travel")))
+    order = TaskRequest(request_id="1", worker="alice", round=1, task="t")
+    node.execute(order)
+    assert on_data(node.build_unsendable_failure(order, UsageError("odd: Smith cannot travel")))
 
 
 def test_a_task_that_was_told_to_stop_says_so() -> None:
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         assert workspace.data
         workspace.stop.set()
-        raise Stopped("told to stop")
+        raise TaskCancelled("told to stop")
 
     found = answer(task)
-    assert isinstance(found, Failure) and found.reason == "told to stop"
+    assert isinstance(found, TaskFailure) and found.reason == "told to stop"
 
 
 def test_a_node_whose_data_the_coordinator_may_see_tells_all() -> None:
     found = answer(raising(TaskError("the head gives two"), "data"), details=True)
-    assert isinstance(found, Failure) and (found.kind, found.reason) == ("refused", "the head gives two")
+    assert isinstance(found, TaskFailure) and (found.kind, found.reason) == ("refused", "the head gives two")
 
 
 def test_features_leave_only_from_a_task_that_is_registered_for_them() -> None:
     """Else the uploads of a node would not be counted."""
 
-    def task(order: Order, workspace: Workspace) -> Report:
-        workspace.announce(order, fedws.privacy.spending.Features("bits", 2.0, 4.0, 1), lambda: None)
-        return workspace.report(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        workspace.declare_release(order, fedws.privacy.spending.FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
+        return workspace.build_result(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
 
     found = answer(task)
     why = "the task is registered to release update, and its report holds features"
-    assert isinstance(found, Failure) and found.reason == why
+    assert isinstance(found, TaskFailure) and found.reason == why

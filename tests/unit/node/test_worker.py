@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.core.errors import RejectedUpdate, Stopped, TaskError, UsageError
+from fedws.core.errors import RejectedUpdate, TaskCancelled, TaskError, UsageError
 from fedws.node.worker import Worker
-from fedws.protocol.encoder import VERSION, encode
-from fedws.protocol.messages import Failure, Hello, Order, Refusal, Report, Welcome
-from fedws.protocol.run_claim import Claim
-from fedws.training.task_context import Workspace
+from fedws.protocol.encoder import PROTOCOL_VERSION, encode_message
+from fedws.protocol.messages import Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.task_context import TaskContext
 
 
 class Points:
@@ -25,12 +25,14 @@ class Points:
         return torch.zeros(2), 0
 
 
-def order(task: str = "t", **settings: Any) -> Order:
-    return Order(id="3/alice", worker="alice", round=3, task=task, settings=settings)
+def order(task: str = "t", **settings: Any) -> TaskRequest:
+    return TaskRequest(request_id="3/alice", worker="alice", round=3, task=task, settings=settings)
 
 
-def good(order: Order, workspace: Workspace) -> Report:
-    return Report(order=order.id, worker=workspace.node, round=order.round, samples=len(workspace.data))
+def good(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    return TaskResult(
+        request_id=order.request_id, worker=workspace.node, round=order.round, num_examples=len(workspace.data)
+    )
 
 
 def worker(task: Any = good, **options: Any) -> Worker:
@@ -40,34 +42,36 @@ def worker(task: Any = good, **options: Any) -> Worker:
 # --------------------------------------------------------------------------- greeting
 
 
-def hello(node: str = "alice", protocol: int = VERSION) -> Hello:
+def hello(node: str = "alice", protocol: int = PROTOCOL_VERSION) -> Hello:
     return Hello(run="r", node=node, protocol=protocol)
 
 
 def test_a_caller_who_means_this_node_is_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert worker().greet(hello()) == Welcome(
-        node="alice", role="worker", dataset="points", samples=4, labels=[], cuda=False
+    assert worker().handle_hello(hello()) == Welcome(
+        node="alice", role="worker", dataset="points", num_examples=4, labels=[], cuda=False
     )
-    greeting = worker(evaluator=True).greet(hello())
+    greeting = worker(evaluator=True).handle_hello(hello())
     assert isinstance(greeting, Welcome) and greeting.role == "evaluator"
 
 
 def test_a_gpu_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    greeting = worker().greet(hello())
+    greeting = worker().handle_hello(hello())
     assert isinstance(greeting, Welcome) and greeting.cuda
 
 
 def test_a_caller_who_means_another_node_is_refused() -> None:
-    assert worker().greet(hello("bob")) == Refusal(kind="node", reason="this is alice, not bob")
+    assert worker().handle_hello(hello("bob")) == Refusal(kind="node", reason="this is alice, not bob")
 
 
-@pytest.mark.parametrize("protocol", [0, VERSION + 1, -1, 2**64 - 1])
+@pytest.mark.parametrize("protocol", [0, PROTOCOL_VERSION + 1, -1, 2**64 - 1])
 def test_a_caller_of_another_protocol_is_refused(protocol: int) -> None:
     wanted = Refusal(kind="protocol", reason=f"alice speaks protocol 1, not {protocol}")
-    assert worker().greet(hello(protocol=protocol)) == wanted
-    assert worker().greet(hello("bob", protocol)) == wanted, "the protocol first: what else it says may mean nothing"
+    assert worker().handle_hello(hello(protocol=protocol)) == wanted
+    assert worker().handle_hello(hello("bob", protocol)) == wanted, (
+        "the protocol first: what else it says may mean nothing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,14 +85,14 @@ def test_a_caller_of_another_protocol_is_refused(protocol: int) -> None:
     ],
 )
 def test_labels_are_those_of_the_data(targets: Any, labels: list[int]) -> None:
-    greeting = Worker("alice", "points", Points(targets)).greet(hello())
+    greeting = Worker("alice", "points", Points(targets)).handle_hello(hello())
     assert isinstance(greeting, Welcome) and greeting.labels == labels
-    assert encode(greeting)
+    assert encode_message(greeting)
 
 
 def test_declared_labels_go_before_those_of_the_data() -> None:
     for declared in ([9, 4], [], (5,)):
-        greeting = Worker("alice", "points", Points(torch.arange(4)), labels=declared).greet(hello())
+        greeting = Worker("alice", "points", Points(torch.arange(4)), labels=declared).handle_hello(hello())
         assert isinstance(greeting, Welcome) and greeting.labels == sorted(declared)
 
 
@@ -96,14 +100,14 @@ def test_declared_labels_go_before_those_of_the_data() -> None:
 
 
 def test_a_report_is_given_as_the_task_made_it() -> None:
-    assert worker().answer(order()) == Report(order="3/alice", worker="alice", round=3, samples=4)
+    assert worker().execute(order()) == TaskResult(request_id="3/alice", worker="alice", round=3, num_examples=4)
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "reason"),
     [
         (TaskError("not for me"), "refused", "not for me"),
-        (Stopped("told to stop"), "failed", "told to stop"),
+        (TaskCancelled("told to stop"), "failed", "told to stop"),
         (ValueError("bad\n  value\n"), "failed", "ValueError (see the log of alice)"),
         (UsageError("odd"), "failed", "UsageError (see the log of alice)"),
         (RejectedUpdate("odd"), "failed", "RejectedUpdate (see the log of alice)"),
@@ -117,124 +121,126 @@ def test_a_report_is_given_as_the_task_made_it() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_whatever_a_task_raises_becomes_a_failure(raised: Exception, kind: str, reason: str) -> None:
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         raise raised
 
     node = worker(task)
-    answer = node.answer(order())
-    assert isinstance(answer, Failure) and (answer.kind, answer.reason) == (kind, reason), "it may tell of the data"
-    assert (answer.order, answer.worker, answer.round) == ("3/alice", "alice", 3)
+    answer = node.execute(order())
+    assert isinstance(answer, TaskFailure) and (answer.kind, answer.reason) == (kind, reason), "it may tell of the data"
+    assert (answer.request_id, answer.worker, answer.round) == ("3/alice", "alice", 3)
 
 
-@pytest.mark.parametrize("raised", [TaskError, ValueError, Stopped])
+@pytest.mark.parametrize("raised", [TaskError, ValueError, TaskCancelled])
 def test_a_reason_is_one_line_that_can_be_sent(raised: type[Exception]) -> None:
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         raise raised("a\nb\0" * 300_000)
 
-    answer = worker(task).answer(order())
-    assert isinstance(answer, Failure) and len(answer.reason) < 1000 and "\n" not in answer.reason
-    assert encode(answer)
+    answer = worker(task).execute(order())
+    assert isinstance(answer, TaskFailure) and len(answer.reason) < 1000 and "\n" not in answer.reason
+    assert encode_message(answer)
 
 
 def test_an_order_with_a_monstrous_name_can_be_answered() -> None:
     for name in ("x" * 400_000, "\0" * 400_000):
         for node in (worker(), Worker("alice", "points", Points())):
-            answer = node.answer(order(name))
-            assert isinstance(answer, Failure) and answer.kind == "refused" and encode(answer)
+            answer = node.execute(order(name))
+            assert isinstance(answer, TaskFailure) and answer.kind == "refused" and encode_message(answer)
 
 
 def test_settings_of_monstrous_size_can_be_answered() -> None:
     node = Worker("alice", "points", Points())
     for settings in ({"model": "\0" * 100_000}, {"model": "m", "lr": "\0" * 100_000}, {"\0" * 100_000: 1}):
-        answer = node.answer(order("fedavg.fit", **settings))
-        assert isinstance(answer, Failure) and answer.kind == "refused" and encode(answer)
+        answer = node.execute(order("fedavg.fit", **settings))
+        assert isinstance(answer, TaskFailure) and answer.kind == "refused" and encode_message(answer)
 
 
-@pytest.mark.parametrize("made", [None, {"loss": 1.0}, Failure])
+@pytest.mark.parametrize("made", [None, {"loss": 1.0}, TaskFailure])
 def test_a_task_that_makes_no_report_has_failed(made: Any) -> None:
-    answer = worker(lambda order, workspace: made).answer(order())
-    assert isinstance(answer, Failure) and answer.kind == "failed" and "Report" in answer.reason
+    answer = worker(lambda order, workspace: made).execute(order())
+    assert isinstance(answer, TaskFailure) and answer.kind == "failed" and "Report" in answer.reason
 
 
 def test_the_node_lives_on_after_a_failure() -> None:
     calls = []
 
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         calls.append(order)
         if len(calls) == 1:
             raise ValueError
         return good(order, workspace)
 
     node = worker(task)
-    assert isinstance(node.answer(order()), Failure) and isinstance(node.answer(order()), Report)
+    assert isinstance(node.execute(order()), TaskFailure) and isinstance(node.execute(order()), TaskResult)
 
 
 def test_ctrl_c_is_no_failure() -> None:
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        worker(task).answer(order())
+        worker(task).execute(order())
 
 
 # --------------------------------------------------------------------------- tasks
 
 
 def test_a_node_with_a_table_does_what_is_in_it_and_nothing_else() -> None:
-    answer = worker().answer(order("fedavg.fit"))
-    assert isinstance(answer, Failure) and answer.kind == "refused"
+    answer = worker().execute(order("fedavg.fit"))
+    assert isinstance(answer, TaskFailure) and answer.kind == "refused"
     assert answer.reason == "unknown task 'fedavg.fit': There are t"
 
 
 def test_a_node_without_a_table_does_what_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("task", "fedavg.mine"), good)
     node = Worker("alice", "points", Points())
-    assert isinstance(node.answer(order("fedavg.mine")), Report)
-    answer = node.answer(order("fedavg.fitt"))
-    assert isinstance(answer, Failure) and answer.kind == "refused"
+    assert isinstance(node.execute(order("fedavg.mine")), TaskResult)
+    answer = node.execute(order("fedavg.fitt"))
+    assert isinstance(answer, TaskFailure) and answer.kind == "refused"
     assert answer.reason.startswith("unknown task 'fedavg.fitt': did you mean fedavg.fit")
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.eval", "fedws.cli.main", "mlp", "", "__init__", "../x"])
 def test_no_name_of_a_peer_selects_anything_but_a_task(name: str) -> None:
-    answer = Worker("alice", "points", Points()).answer(order(name))
-    assert isinstance(answer, Failure) and answer.kind == "refused" and answer.reason.startswith("unknown task")
+    answer = Worker("alice", "points", Points()).execute(order(name))
+    assert isinstance(answer, TaskFailure) and answer.kind == "refused" and answer.reason.startswith("unknown task")
 
 
 def test_tasks_work_on_the_nodes_own_data() -> None:
-    seen: list[Workspace] = []
+    seen: list[TaskContext] = []
 
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         seen.append(workspace)
         return good(order, workspace)
 
     data = Points()
-    Worker("alice", "points", data, tasks={"t": task}, threads=3).answer(order())
+    Worker("alice", "points", data, tasks={"t": task}, threads=3).execute(order())
     assert (seen[0].node, seen[0].dataset, seen[0].data, seen[0].threads) == ("alice", "points", data, 3)
 
 
 def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
     """Between orders, links and failures; what it is, test_keepsake tells."""
 
-    def task(order: Order, workspace: Workspace) -> Report:
-        before = workspace.recall(order)
-        workspace.keep(order, {"n": torch.ones(1) if before is None else before["n"] + 1})
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        before = workspace.load_state(order)
+        workspace.save_state(order, {"n": torch.ones(1) if before is None else before["n"] + 1})
         if order.settings:
             raise ValueError("after it was kept")
-        return workspace.report(order, {"n": 0.0 if before is None else float(before["n"])})
+        return workspace.build_result(order, {"n": 0.0 if before is None else float(before["n"])})
 
     def answer(round: int, base: int, **settings: Any) -> Any:
-        found = node.answer(Order(id="x", worker="alice", round=round, task="t", base=base, settings=settings))
-        return found.metrics["n"] if isinstance(found, Report) else (found.kind, found.reason)
+        found = node.execute(
+            TaskRequest(request_id="x", worker="alice", round=round, task="t", state_round=base, settings=settings)
+        )
+        return found.metrics["n"] if isinstance(found, TaskResult) else (found.kind, found.reason)
 
     node = worker(task)
     for run in ("one", "other"):
-        node.begin(Claim(run))
+        node.start_run(RunClaim(run))
         assert answer(1, 0) == 0
-        node.begin(Claim(run))
+        node.start_run(RunClaim(run))
         assert answer(2, 1, fail=True) == ("failed", "the task failed on its data (see the log of alice)")
         assert answer(2, 1) == 1 and answer(4, 2) == 2
-    node.begin(Claim("one"))
+    node.start_run(RunClaim("one"))
     assert answer(5, 4) == ("refused", "alice has lost its state of round 4; was it restarted?")
 
 
@@ -244,20 +250,20 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
 def test_a_running_task_sees_that_it_is_told_to_stop() -> None:
     began, told = threading.Event(), threading.Event()
 
-    def task(order: Order, workspace: Workspace) -> Report:
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         began.set()
         assert told.wait(60)
         if workspace.stop.is_set():
-            raise Stopped("told to stop")
+            raise TaskCancelled("told to stop")
         return good(order, workspace)
 
-    node, answers = worker(task), list[Report | Failure]()
-    thread = threading.Thread(target=lambda: answers.append(node.answer(order())))
+    node, answers = worker(task), list[TaskResult | TaskFailure]()
+    thread = threading.Thread(target=lambda: answers.append(node.execute(order())))
     thread.start()
     assert began.wait(60)
     node.stop()
     told.set()
     thread.join()
-    assert isinstance(answers[0], Failure) and answers[0].reason == "told to stop"
+    assert isinstance(answers[0], TaskFailure) and answers[0].reason == "told to stop"
     node.resume()
-    assert isinstance(node.answer(order()), Report)
+    assert isinstance(node.execute(order()), TaskResult)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import StoreError
-from fedws.network.stored_bodies import Blobs
+from fedws.network.stored_bodies import StoredBodies
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 BODY = [memoryview(b"body")]
@@ -32,19 +32,19 @@ class Shelved:
         self._wait("put", stop)
         self.blobs[run, name] = b"".join(body)
 
-    def get(self, run: str, name: str, into: memoryview, stop: threading.Event | None = None) -> None:
+    def get(self, run: str, name: str, buffer: memoryview, stop: threading.Event | None = None) -> None:
         if (run, name) not in self.blobs:
             raise StoreError("it is not there")
-        into[:] = self.blobs[run, name]
+        buffer[:] = self.blobs[run, name]
 
-    def drop(self, run: str, name: str) -> None:
+    def delete(self, run: str, name: str) -> None:
         self._wait("drop", None)
         self.blobs.pop((run, name), None)
 
-    def clean(self, run: str) -> None:
+    def delete_run(self, run: str) -> None:
         self.blobs = {place: blob for place, blob in self.blobs.items() if place[0] != run}
 
-    def check(self) -> None:
+    def check_access(self) -> None:
         pass
 
     def _wait(self, what: str, stop: threading.Event | None) -> None:
@@ -62,11 +62,11 @@ async def store() -> AsyncIterator[Shelved]:
         held.set()
 
 
-def blobs(store: Shelved, node: str = "coordinator") -> Blobs:
-    return Blobs(store, 0, "run", node)
+def blobs(store: Shelved, node: str = "coordinator") -> StoredBodies:
+    return StoredBodies(store, 0, "run", node)
 
 
-async def there(store: Shelved, of: Blobs, node: str = "coordinator", digest: str = DIGEST) -> bool:
+async def there(store: Shelved, of: StoredBodies, node: str = "coordinator", digest: str = DIGEST) -> bool:
     into = bytearray(4)
     try:
         await of.get(node, digest, memoryview(into))
@@ -75,10 +75,10 @@ async def there(store: Shelved, of: Blobs, node: str = "coordinator", digest: st
     return bytes(into) == b"body"
 
 
-async def settled(of: Blobs) -> None:
+async def settled(of: StoredBodies) -> None:
     """Until nothing is going on."""
-    while of._working:
-        await asyncio.gather(*of._working, return_exceptions=True)
+    while of._tasks:
+        await asyncio.gather(*of._tasks, return_exceptions=True)
 
 
 async def entered(store: Shelved, what: str) -> None:
@@ -122,7 +122,7 @@ async def test_a_put_that_nobody_waits_for_stops_and_leaves_nothing(store: Shelv
         await put
     await settled(of)
     await settled(of)
-    assert store.blobs == {} and not of._used
+    assert store.blobs == {} and not of._use_counts
 
 
 async def test_a_put_that_is_too_far_to_stop_is_deleted_after_it(store: Shelved) -> None:
@@ -144,7 +144,7 @@ async def test_cleaning_waits_for_what_is_going_on_and_nothing_begins_after_it(s
     store.hold("put")
     put = asyncio.create_task(of.put(DIGEST, BODY))
     await entered(store, "put")
-    await of.clean(["coordinator"])
+    await of.delete_all(["coordinator"])
     with pytest.raises(StoreError, match="stopped"):
         await put
     with pytest.raises(StoreError, match="the run has ended"):
@@ -160,7 +160,7 @@ async def test_nodes_with_the_same_bytes_do_not_delete_each_others(store: Shelve
     await settled(of["alice"])
     found = {node: await there(store, of["coordinator"], node) for node in of}
     assert found == {"coordinator": True, "alice": False, "bob": True}
-    await of["coordinator"].clean(list(of))
+    await of["coordinator"].delete_all(list(of))
     assert store.blobs == {}
 
 
@@ -174,9 +174,9 @@ async def test_what_a_store_refuses_is_told_and_counts_for_nothing(store: Shelve
     with pytest.raises(StoreError, match="no room"):
         await of.put(DIGEST, BODY)
     await settled(of)
-    assert not of._used
+    assert not of._use_counts
 
 
 def test_the_runs_id_is_not_told(store: Shelved) -> None:
-    assert len(blobs(store)._place("alice")) == 16
-    assert blobs(store)._place("alice") != blobs(store)._place("bob")
+    assert len(blobs(store)._folder("alice")) == 16
+    assert blobs(store)._folder("alice") != blobs(store)._folder("bob")

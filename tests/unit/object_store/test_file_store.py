@@ -13,7 +13,7 @@ import pytest
 from fedws.core.errors import StoreError, UsageError
 from fedws.object_store.backends import file
 from fedws.object_store.backends.file import FileStore
-from fedws.object_store.base import PART, Setting, opened
+from fedws.object_store.base import PART_BYTES, StoreConfig, open_backend
 from fedws.object_store.watchdog import Progress
 
 RUN = "0123456789abcdef"
@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_used_is_told(tmp_path: Path, path: str, why: st
     (tmp_path / "file").write_text("")
     url = (tmp_path / path).as_uri()
     with pytest.raises(UsageError) as caught:
-        opened(Setting(url, 0), PATIENCE)
+        open_backend(StoreConfig(url, 0), PATIENCE)
     assert str(caught.value).startswith(f"{url}: {why}")
 
 
@@ -87,8 +87,8 @@ def test_a_folder_that_goes_away_is_told(folder: Path) -> None:
     with pytest.raises(StoreError) as caught:
         put(store)
     assert str(caught.value) == f"{folder.as_uri()}: No such file or directory"
-    store.drop(RUN, NAME)
-    store.clean(RUN)
+    store.delete(RUN, NAME)
+    store.delete_run(RUN)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -120,7 +120,7 @@ def test_a_blob_is_on_the_disk_before_it_has_its_name(folder: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", named)
-    put(FileStore(folder.as_uri(), PATIENCE), bytes(PART + 1))
+    put(FileStore(folder.as_uri(), PATIENCE), bytes(PART_BYTES + 1))
     assert done == [folder.name, NAME, NAME, "named", RUN]
 
 
@@ -134,7 +134,7 @@ def test_what_an_ended_writer_left_is_deleted_and_what_one_is_at_stays(folder: P
         os.utime(path, (at, at))
     put(FileStore(folder.as_uri(), PATIENCE))
     assert sorted((folder / RUN).iterdir()) == sorted([folder / RUN / NAME, new, other])
-    FileStore(folder.as_uri(), PATIENCE).clean(RUN)
+    FileStore(folder.as_uri(), PATIENCE).delete_run(RUN)
     assert list(folder.iterdir()) == []
 
 
@@ -144,10 +144,10 @@ def test_every_part_is_progress(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     def counted(work: Any, patience: float, name: str, stop: threading.Event | None) -> None:
         progress = Progress(patience, name, stop)
         work(progress)
-        steps.append(progress.news.qsize())
+        steps.append(progress.events.qsize())
 
-    monkeypatch.setattr(file, "bounded", counted)
-    store, body = FileStore(folder.as_uri(), PATIENCE), bytes(2 * PART + 1)
+    monkeypatch.setattr(file, "run_with_watchdog", counted)
+    store, body = FileStore(folder.as_uri(), PATIENCE), bytes(2 * PART_BYTES + 1)
     put(store, body)
     store.get(RUN, NAME, memoryview(bytearray(body)))
     assert steps == [3, 3]
@@ -176,5 +176,5 @@ def test_a_file_system_that_hangs_is_not_waited_for(folder: Path) -> None:
             use(store)
         assert str(caught.value) == line
     with pytest.raises(UsageError) as told:
-        store.check()
+        store.check_access()
     assert str(told.value) == line

@@ -19,20 +19,20 @@ from hypothesis import strategies as st
 
 from fedws.cli import audit as command
 from fedws.core import registry
-from fedws.core.errors import Stopped, TaskError, UsageError
-from fedws.core.limits import Accepted
+from fedws.core.errors import TaskCancelled, TaskError, UsageError
+from fedws.core.limits import MessageLimits
 from fedws.node.worker import Worker
 from fedws.privacy import audit_log
-from fedws.privacy.audit_log import GENESIS, Audit, Entry, read, verify
-from fedws.privacy.usage_counts import Counts
-from fedws.protocol.encoder import encode
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.training.task_context import Workspace
+from fedws.privacy.audit_log import GENESIS_HASH, AuditEntry, AuditLog, read_entries, verify_log
+from fedws.privacy.usage_counts import UsageCounts
+from fedws.protocol.encoder import encode_message
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.task_context import TaskContext
 from tests.helpers.support import REPOSITORY
 
 
-def entry(number: int = 1, **changes: Any) -> Entry:
+def entry(number: int = 1, **changes: Any) -> AuditEntry:
     given: dict[str, Any] = {
         "time": f"2026-11-21T10:00:{number % 60:02}.000+00:00",
         "node": "alice",
@@ -46,15 +46,15 @@ def entry(number: int = 1, **changes: Any) -> Entry:
         "data": "tensors",
         "bytes": 1000 + number,
     }
-    return Entry(**{**given, **changes})
+    return AuditEntry(**{**given, **changes})
 
 
 def log(folder: Path, lines: int = 5) -> Path:
     """A log of so many lines."""
     path = folder / "alice.jsonl"
-    kept = Audit(path)
+    kept = AuditLog(path)
     for number in range(1, lines + 1):
-        kept.add(entry(number))
+        kept.append(entry(number))
     return path
 
 
@@ -63,7 +63,7 @@ def head(path: Path) -> Path:
 
 
 def problems(path: Path) -> list[str]:
-    return verify(path)[1]
+    return verify_log(path)[1]
 
 
 # --------------------------------------------------------------------------- what is written
@@ -72,38 +72,40 @@ def problems(path: Path) -> list[str]:
 def test_a_line_is_bounded_whatever_others_write_into_a_request(tmp_path: Path) -> None:
     """Each answer is one, also a refusal, so a member can only add lines."""
     path, wide = tmp_path / "alice.jsonl", "\U0001f600" * 100_000
-    node = Worker("alice", "points", [(torch.zeros(1), 0)], audit=Audit(path))
-    node.begin(Claim(wide, wide, wide))
+    node = Worker("alice", "points", [(torch.zeros(1), 0)], audit_log=AuditLog(path))
+    node.start_run(RunClaim(wide, wide, wide))
     for task in ("fedavg.fit", wide):
-        answer = node.answer(Order(id=wide, worker="alice", round=2**63, task=task, settings={"model": wide}))
-        assert isinstance(answer, Failure)
+        answer = node.execute(
+            TaskRequest(request_id=wide, worker="alice", round=2**63, task=task, settings={"model": wide})
+        )
+        assert isinstance(answer, TaskFailure)
     lines = path.read_bytes().splitlines()
     assert len(lines) == 2 and max(map(len, lines)) <= 8192
 
 
 def test_a_line_says_who_asked_what_and_what_left(tmp_path: Path) -> None:
-    first, second = (line for line in read(log(tmp_path, 2)) if line is not None)
-    assert list(first) == ["number", *Entry.__dataclass_fields__, "before", "hash"]
-    assert (first["number"], first["before"], first["bytes"], first["epsilon"]) == (1, GENESIS, 1001, None)
+    first, second = (line for line in read_entries(log(tmp_path, 2)) if line is not None)
+    assert list(first) == ["number", *AuditEntry.__dataclass_fields__, "before", "hash"]
+    assert (first["number"], first["before"], first["bytes"], first["epsilon"]) == (1, GENESIS_HASH, 1001, None)
     assert (second["number"], second["before"]) == (2, first["hash"])
 
 
 def test_a_whole_log_is_whole_and_goes_on_after_a_new_start(tmp_path: Path) -> None:
     path = log(tmp_path, 3)
     for number in (4, 5):
-        Audit(path).add(entry(number))
-    end, found = verify(path)
-    assert (found, end.lines, end.size) == ([], 5, path.stat().st_size)
-    assert end.hash == json.loads(path.read_text().splitlines()[-1])["hash"]
+        AuditLog(path).append(entry(number))
+    end, found = verify_log(path)
+    assert (found, end.num_lines, end.num_bytes) == ([], 5, path.stat().st_size)
+    assert end.last_hash == json.loads(path.read_text().splitlines()[-1])["hash"]
 
 
 def test_an_empty_log_is_whole(tmp_path: Path) -> None:
-    assert verify(log(tmp_path, 0)) == (audit_log.Head(), [])
+    assert verify_log(log(tmp_path, 0)) == (audit_log.LogHead(), [])
 
 
 def test_it_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "deep" / "alice.jsonl"
-    Audit(path).add(entry())
+    AuditLog(path).append(entry())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -111,25 +113,25 @@ def test_it_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_line_is_on_the_disk_before_add_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, synced = log(tmp_path, 0), []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(str(Path(f"/proc/self/fd/{handle}").readlink())))
-    Audit(path).add(entry())
+    AuditLog(path).append(entry())
     assert str(path) in synced
 
 
 def test_several_that_write_it_at_once_make_one_chain(tmp_path: Path) -> None:
     path = log(tmp_path, 0)
-    logs = [Audit(path) for _ in range(4)]
+    logs = [AuditLog(path) for _ in range(4)]
 
-    def write(kept: Audit) -> None:
+    def write(kept: AuditLog) -> None:
         for number in range(10):
-            kept.add(entry(number))
+            kept.append(entry(number))
 
     threads = [threading.Thread(target=write, args=(kept,)) for kept in logs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    end, found = verify(path)
-    assert (end.lines, found) == (40, [])
+    end, found = verify_log(path)
+    assert (end.num_lines, found) == (40, [])
 
 
 # --------------------------------------------------------------------------- what is noticed
@@ -196,8 +198,8 @@ def test_a_line_that_was_edited_with_its_hash_is_found_by_the_next(
 ) -> None:
     lines = whole[0].splitlines(keepends=True)
     line = {**json.loads(lines[number]), "task": "evaluate"}
-    line["hash"] = audit_log._hash(line)
-    lines[number] = audit_log._text(line)
+    line["hash"] = audit_log._line_hash(line)
+    lines[number] = audit_log._encode_line(line)
     wanted = f"line {number + 2} does not follow the line before it" if number < 4 else "it does not end as alice.jsonl"
     assert put(lines)[0].startswith(wanted)
 
@@ -230,10 +232,10 @@ def test_a_line_that_shows_a_reader_another_value_was_edited(whole: tuple[bytes,
 def test_lines_added_at_the_end_are_noticed_though_they_fit(tmp_path: Path) -> None:
     path = log(tmp_path, 2)
     kept = head(path).read_bytes()
-    Audit(path).add(entry(3))
+    AuditLog(path).append(entry(3))
     head(path).write_bytes(kept)
-    end, found = verify(path)
-    assert end.lines == 2
+    end, found = verify_log(path)
+    assert end.num_lines == 2
     assert found == [
         "1 at the end that alice.jsonl.head does not count: added, or the node was killed as it wrote",
     ]
@@ -244,27 +246,27 @@ def test_lines_added_at_the_end_are_noticed_though_they_fit(tmp_path: Path) -> N
 )
 def test_a_spoilt_head_is_told_and_never_begun_anew(text: bytes, tmp_path: Path) -> None:
     path = log(tmp_path)
-    kept = Audit(path)
+    kept = AuditLog(path)
     before = path.read_bytes()
     head(path).write_bytes(text)
     assert problems(path) == ["alice.jsonl.head is damaged"]
     with pytest.raises(UsageError, match=r"alice\.jsonl\.head is damaged"):
-        Audit(path)
+        AuditLog(path)
     with pytest.raises(OSError, match="is damaged"):
-        kept.add(entry(6))
+        kept.append(entry(6))
     assert path.read_bytes() == before
 
 
 def test_a_log_without_its_head_is_not_written_over(tmp_path: Path) -> None:
     path = log(tmp_path)
-    kept = Audit(path)
+    kept = AuditLog(path)
     before = path.read_bytes()
     head(path).unlink()
     assert problems(path) == ["alice.jsonl.head is missing"]
     with pytest.raises(UsageError, match=r"cannot be gone on with \(alice\.jsonl\.head is missing\); name"):
-        Audit(path)
+        AuditLog(path)
     with pytest.raises(OSError, match="is missing"):
-        kept.add(entry(6))
+        kept.append(entry(6))
     assert path.read_bytes() == before
     path.write_bytes(before.replace(b"fedavg.fit", b"evaluate", 1))
     assert problems(path) == ["alice.jsonl.head is missing", "line 1 was edited"]
@@ -273,13 +275,13 @@ def test_a_log_without_its_head_is_not_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_log_that_was_cut_is_not_gone_on_with(removed: bool, tmp_path: Path) -> None:
     path = log(tmp_path)
-    kept = Audit(path)
+    kept = AuditLog(path)
     cut = b"" if removed else b"".join(path.read_bytes().splitlines(keepends=True)[:3])
     path.write_bytes(cut)
     with pytest.raises(UsageError, match=r"lines are missing at its end\); name .*--audit, or move it away$"):
-        Audit(path)
+        AuditLog(path)
     with pytest.raises(OSError, match="lines are missing"):
-        kept.add(entry(6))
+        kept.append(entry(6))
     assert path.read_bytes() == cut
 
 
@@ -291,9 +293,9 @@ def test_what_was_being_written_when_a_node_was_killed_is_cut_off(tmp_path: Path
     with path.open("ab") as file:
         file.write(b'{"number": 3, "time": "20')
     assert len(problems(path)) == 1
-    Audit(path).add(entry(3))
-    end, found = verify(path)
-    assert (end.lines, found) == (3, [])
+    AuditLog(path).append(entry(3))
+    end, found = verify_log(path)
+    assert (end.num_lines, found) == (3, [])
 
 
 def test_a_line_that_the_head_does_not_count_yet_is_kept(tmp_path: Path) -> None:
@@ -301,12 +303,12 @@ def test_a_line_that_the_head_does_not_count_yet_is_kept(tmp_path: Path) -> None
     path = log(tmp_path, 2)
     kept = head(path).read_bytes()
     for number in (3, 4):
-        Audit(path).add(entry(number))
+        AuditLog(path).append(entry(number))
     head(path).write_bytes(kept)
-    Audit(path).add(entry(5))
-    end, found = verify(path)
-    assert (end.lines, found) == (5, [])
-    assert [line["round"] for line in read(path) if line] == [1, 2, 3, 4, 5]
+    AuditLog(path).append(entry(5))
+    end, found = verify_log(path)
+    assert (end.num_lines, found) == (5, [])
+    assert [line["round"] for line in read_entries(path) if line] == [1, 2, 3, 4, 5]
 
 
 @settings(deadline=None)
@@ -316,13 +318,13 @@ def test_wherever_a_node_was_killed_the_log_is_whole_after_the_next_line(
 ) -> None:
     path = log(tmp_path_factory.mktemp("killed"), 2)
     kept, size = head(path).read_bytes(), path.stat().st_size
-    Audit(path).add(entry(3))
+    AuditLog(path).append(entry(3))
     text = path.read_bytes()
     head(path).write_bytes(kept)
     path.write_bytes(text[: data.draw(st.integers(size, len(text)))])
-    Audit(path).add(entry(9))
+    AuditLog(path).append(entry(9))
     assert problems(path) == []
-    assert [line["round"] for line in read(path) if line][:2] == [1, 2]
+    assert [line["round"] for line in read_entries(path) if line][:2] == [1, 2]
 
 
 # --------------------------------------------------------------------------- in a worker
@@ -338,48 +340,50 @@ class Points:
         return torch.zeros(2), 0
 
 
-def trains(order: Order, workspace: Workspace) -> Report:
-    return workspace.report(order, {"loss": 0.5}, {"w": torch.zeros(3)})
+def trains(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    return workspace.build_result(order, {"loss": 0.5}, {"w": torch.zeros(3)})
 
 
-def scores(order: Order, workspace: Workspace) -> Report:
-    return workspace.report(order, {"loss": 0.5})
+def scores(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    return workspace.build_result(order, {"loss": 0.5})
 
 
-def will_not(order: Order, workspace: Workspace) -> Report:
+def will_not(order: TaskRequest, workspace: TaskContext) -> TaskResult:
     raise TaskError("no")
 
 
-def cannot(order: Order, workspace: Workspace) -> Report:
+def cannot(order: TaskRequest, workspace: TaskContext) -> TaskResult:
     raise RuntimeError("out of order")
 
 
-def stopped(order: Order, workspace: Workspace) -> Report:
-    raise Stopped("told to stop")
+def stopped(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    raise TaskCancelled("told to stop")
 
 
-def odd(order: Order, workspace: Workspace) -> Report:
-    return workspace.report(order, {}, {"w": torch.zeros(3).to_sparse()})
+def odd(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    return workspace.build_result(order, {}, {"w": torch.zeros(3).to_sparse()})
 
 
 TASKS: dict[str, Any] = {f.__name__: f for f in (trains, scores, will_not, cannot, stopped, odd)}
 
 
 def worker(path: Path) -> Worker:
-    made = Worker("alice", "points", Points(), tasks=TASKS, audit=Audit(path))
-    made.begin(Claim("0123456789abcdef", "coordinator"))
+    made = Worker("alice", "points", Points(), tasks=TASKS, audit_log=AuditLog(path))
+    made.start_run(RunClaim("0123456789abcdef", "coordinator"))
     return made
 
 
-def order(task: str, **changes: Any) -> Order:
+def order(task: str, **changes: Any) -> TaskRequest:
     settings = {"model": "mlp", **changes.pop("settings", {})}
-    return Order(**{"id": "1/alice", "worker": "alice", "round": 7, "task": task, "settings": settings, **changes})
+    return TaskRequest(
+        **{"id": "1/alice", "worker": "alice", "round": 7, "task": task, "settings": settings, **changes}
+    )
 
 
 def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
-    answers = [node.answer(order(task)) for task in [*TASKS, "unknown"]]
-    lines = [line for line in read(path) if line is not None]
+    answers = [node.execute(order(task)) for task in [*TASKS, "unknown"]]
+    lines = [line for line in read_entries(path) if line is not None]
     assert [(line["task"], line["answer"], line["data"]) for line in lines] == [
         ("trains", "report", "tensors"),
         ("scores", "report", "numbers"),
@@ -389,7 +393,7 @@ def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
         ("odd", "failed", "reason"),
         ("unknown", "refused", "reason"),
     ]
-    assert [line["bytes"] for line in lines] == [encode(answer).size for answer in answers]
+    assert [line["bytes"] for line in lines] == [encode_message(answer).size for answer in answers]
     first = lines[0]
     assert (first["node"], first["coordinator"], first["run"]) == ("alice", "coordinator", "01234567")
     assert (first["order"], first["round"], first["model"], first["epsilon"]) == ("1/alice", 7, "mlp", None)
@@ -398,72 +402,72 @@ def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
 
 def test_why_nothing_left_is_in_its_line_and_in_the_nodes_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
-    refused = node.answer(order("will_not"))
-    node.answer(order("trains"))
-    assert isinstance(refused, Failure) and refused.reason
-    assert [line["reason"] for line in read(path) if line is not None] == [refused.reason, ""]
+    refused = node.execute(order("will_not"))
+    node.execute(order("trains"))
+    assert isinstance(refused, TaskFailure) and refused.reason
+    assert [line["reason"] for line in read_entries(path) if line is not None] == [refused.reason, ""]
     assert caplog.messages == [f"alice: will_not was refused: {refused.reason}"]
 
 
 def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tmp_path: Path) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
-    size = encode(node.answer(order("trains"))).size
-    assert isinstance(node.answer(order("trains"), Accepted(size)), Report)
-    answer = node.answer(order("trains"), Accepted(size - 1, peer="the coordinator"))
-    assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent")
+    size = encode_message(node.execute(order("trains"))).size
+    assert isinstance(node.execute(order("trains"), MessageLimits(size)), TaskResult)
+    answer = node.execute(order("trains"), MessageLimits(size - 1, peer="the coordinator"))
+    assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
     assert answer.reason.startswith(f"its report has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
-    assert [line["data"] for line in read(path) if line is not None] == ["tensors", "tensors", "reason"]
+    assert [line["data"] for line in read_entries(path) if line is not None] == ["tensors", "tensors", "reason"]
 
 
 def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Members can make it as long as they like, and it is read when a node has started anew."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    written = Audit(tmp_path / "alice.jsonl")
+    written = AuditLog(tmp_path / "alice.jsonl")
     for number in range(1, 1001):
-        written.add(entry(number, data="features", upload=f"{number % 3}", reason="\u2603" * 500))
+        written.append(entry(number, data="features", upload=f"{number % 3}", reason="\u2603" * 500))
     assert written.path.stat().st_size > 3_000_000
-    found = Audit(written.path)
+    found = AuditLog(written.path)
     tracemalloc.start()
     try:
-        assert found.uploads("alice", "mnist", "") == {"0", "1", "2"}
+        assert found.sent_upload_ids("alice", "mnist", "") == {"0", "1", "2"}
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:
         tracemalloc.stop()
-    written.add(entry(1001, data="features", upload="more"))
-    assert found.uploads("alice", "mnist", "") == {"0", "1", "2", "more"}
+    written.append(entry(1001, data="features", upload="more"))
+    assert found.sent_upload_ids("alice", "mnist", "") == {"0", "1", "2", "more"}
 
 
 def test_the_parts_of_an_upload_count_once_however_many_leave() -> None:
     """A coordinator may request one part as often as it likes, and what counts is looked through at each request."""
-    counts = Counts(days=True)
+    counts = UsageCounts(track_recent=True)
     line = {"node": "alice", "counts": "upload", "upload": "a5", "data": "features"}
     tracemalloc.start()
     try:
         for number in range(2000):
-            part = {**line, "number": number, "time": audit_log.now()}
+            part = {**line, "number": number, "time": audit_log.current_timestamp()}
             counts.add(part)
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:
         tracemalloc.stop()
     counts.add({**line, "time": "3026-11-21T10:00:00.000+00:00"})
-    (age,) = counts.left("alice").values()
+    (age,) = counts.answer_ages("alice").values()
     assert age < 60, "the newest, but for what a clock that was ahead wrote"
-    assert counts.uploads("alice", "", "") == {"a5"}
+    assert counts.sent_upload_ids("alice", "", "") == {"a5"}
 
 
 def test_where_it_cannot_be_written_nothing_leaves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "logs" / "log"
     node = worker(path)
-    assert isinstance(node.answer(order("trains")), Report)
+    assert isinstance(node.execute(order("trains")), TaskResult)
     head(path).unlink()
     head(path).mkdir()  # also for those who may write anything
-    answer = node.answer(order("trains"))
-    assert isinstance(answer, Failure)
+    answer = node.execute(order("trains"))
+    assert isinstance(answer, TaskFailure)
     assert (answer.kind, answer.reason) == ("failed", "the audit log cannot be written, so nothing leaves")
     assert "alice: the audit log cannot be written, so nothing leaves: " in caplog.text
     head(path).rmdir()
     path.unlink()
-    assert isinstance(node.answer(order("trains")), Failure)
+    assert isinstance(node.execute(order("trains")), TaskFailure)
 
 
 def test_a_full_disk_lets_nothing_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,9 +477,9 @@ def test_a_full_disk_lets_nothing_leave(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert isinstance(node.answer(order("trains")), Failure)
+    assert isinstance(node.execute(order("trains")), TaskFailure)
     monkeypatch.undo()
-    assert isinstance(node.answer(order("trains")), Report)
+    assert isinstance(node.execute(order("trains")), TaskResult)
     assert problems(tmp_path / "log") == []
 
 
@@ -486,10 +490,10 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
 ) -> None:
     path = tmp_path_factory.mktemp("names") / "log"
     node = worker(path)
-    node.begin(Claim(name, name))
-    node.answer(order(task, id=name, settings={"model": model}))
+    node.start_run(RunClaim(name, name))
+    node.execute(order(task, id=name, settings={"model": model}))
     assert problems(path) == []
-    (line,) = read(path)
+    (line,) = read_entries(path)
     assert line is not None
     assert all(text.isprintable() and len(text) <= 300 for text in line.values() if isinstance(text, str))
 
@@ -498,15 +502,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "log", tmp_path):
         with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be gone on with \(.+\); name another"):
-            Audit(path)
+            AuditLog(path)
 
 
 # --------------------------------------------------------------------------- what is printed
 
 
 def table(*lines: Mapping[str, object], most: int = 80) -> list[str]:
-    widths = command._widths(lines, most)
-    return [command._row(line, widths) for line in (command._TITLES, *lines)]
+    widths = command._fit_column_widths(lines, most)
+    return [command._format_row(line, widths) for line in (command._COLUMN_TITLES, *lines)]
 
 
 def test_a_row_is_as_wide_as_what_is_in_it() -> None:
@@ -521,10 +525,10 @@ def test_a_row_tells_a_report_that_was_sent_again() -> None:
 
 
 def test_a_row_is_no_wider_than_a_terminal() -> None:
-    whole, long = entry(3).__dict__, dict.fromkeys(command._TITLES, "x" * 200)
+    whole, long = entry(3).__dict__, dict.fromkeys(command._COLUMN_TITLES, "x" * 200)
     for row in table(whole, long):
         assert len(row) <= 80
-    assert row.count("~") == len(command._TITLES) - 1
+    assert row.count("~") == len(command._COLUMN_TITLES) - 1
     assert "~" not in table(long, most=2000)[1]
     long = {**whole, "coordinator": "a-laboratory", "task": "somebodys_own_algorithm.fit", "model": "mnist_cnn"}
     row = table(long)[1]
@@ -534,7 +538,7 @@ def test_a_row_is_no_wider_than_a_terminal() -> None:
 def test_no_tasks_name_is_cut_at_80_columns() -> None:
     """Of those that ship, in the longest lines that they leave."""
     features = {**entry(3).__dict__, "model": "mnist_cnn", "data": "features", "bytes": 4_194_304, "epsilon": 5764.0}
-    for name in registry.names("task"):
+    for name in registry.list_pieces("task"):
         heading, row = table({**features, "task": name})
         assert len(heading) <= 80 and len(row) <= 80
         assert name in row.split() and "coordinator" in row.split() and "~" not in row
@@ -543,8 +547,8 @@ def test_no_tasks_name_is_cut_at_80_columns() -> None:
 def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log"
     node = worker(path)
-    node.answer(order("trains"))
-    reason = node.answer(order("will_not")).reason  # type: ignore[union-attr]
+    node.execute(order("trains"))
+    reason = node.execute(order("will_not")).reason  # type: ignore[union-attr]
     assert command.main(argparse.Namespace(node=str(path), verify=False)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and lines[3].split(": ", 1) == [f"{'':15}refused", reason]
@@ -554,11 +558,11 @@ def test_what_features_spent_is_told_below_the_first_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And that there is no bound, which is not the same as nothing to bound."""
-    log, features = Audit(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
+    log, features = AuditLog(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
     told = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
-    log.add(entry(data="numbers"))
+    log.append(entry(data="numbers"))
     for number in (2, 3):
-        log.add(entry(number, **features, privacy=told))
+        log.append(entry(number, **features, privacy=told))
     assert command.main(argparse.Namespace(node=str(log.path), verify=False)) == 0
     _, numbers, first, below, second = capsys.readouterr().out.splitlines()
     assert below == f"{'':15}{told}"
@@ -566,9 +570,9 @@ def test_what_features_spent_is_told_below_the_first_of_a_run(
 
 
 def test_a_reader_that_has_enough_is_no_broken_log(tmp_path: Path) -> None:
-    log = Audit(tmp_path / "log")
+    log = AuditLog(tmp_path / "log")
     for _ in range(2000):
-        log.add(entry())
+        log.append(entry())
     shown = subprocess.run(
         f"{sys.executable} -m fedws audit {log.path} | head -1",
         shell=True, capture_output=True, text=True, cwd=REPOSITORY, timeout=60,
@@ -576,7 +580,9 @@ def test_a_reader_that_has_enough_is_no_broken_log(tmp_path: Path) -> None:
     assert (shown.stderr, len(shown.stdout.splitlines())) == ("", 1)
 
 
-@given(st.dictionaries(st.sampled_from([*command._TITLES, "other"]), st.one_of(st.text(), st.none(), st.floats())))
+@given(
+    st.dictionaries(st.sampled_from([*command._COLUMN_TITLES, "other"]), st.one_of(st.text(), st.none(), st.floats()))
+)
 def test_no_line_does_harm_to_a_terminal(line: dict[str, object]) -> None:
     for row in table(line):
         assert len(row) <= 80 and row.isprintable()

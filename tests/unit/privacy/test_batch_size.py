@@ -11,7 +11,7 @@ import torch
 import fedws
 from fedws.coordinator import server_trainer_main
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Order, Report
+from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.split_learning.feature_store import FeatureStore
 from tests.helpers import mistnet_requests
 from tests.helpers.federation import Points
@@ -57,15 +57,17 @@ def test_a_batch_above_the_policys_bound_is_refused_before_a_sample_is_read(task
 
 def test_the_bound_is_the_owners_and_counts_what_a_batch_would_really_hold() -> None:
     order = asked("fedavg.fit", "watched", weights(), batch_size=2**40)
-    assert "allows 119 samples in a batch, not 120;" in refused(order, Policy(batch_size=119))
-    assert isinstance(answered(order, Policy(batch_size=120)), Report), "the node holds 120 samples"
+    assert "allows 119 samples in a batch, not 120;" in refused(order, Policy(max_batch_size=119))
+    assert isinstance(answered(order, Policy(max_batch_size=120)), TaskResult), "the node holds 120 samples"
     default = asked("fedavg.fit", "watched", weights())
-    assert "allows 31 samples in a batch, not 32;" in refused(default, Policy(batch_size=31))
+    assert "allows 31 samples in a batch, not 32;" in refused(default, Policy(max_batch_size=31))
 
 
 def test_adapting_an_extractor_has_the_same_bound() -> None:
     order = mistnet_requests.extraction(fine_tune=1, changes={"train_batch_size": 15_000})
-    assert "allows 119 samples in a batch, not 120;" in refused(order, Policy(batch_size=119, tasks=("mistnet.adapt",)))
+    assert "allows 119 samples in a batch, not 120;" in refused(
+        order, Policy(max_batch_size=119, tasks=("mistnet.adapt",))
+    )
 
 
 @pytest.mark.parametrize("task", ["evaluate", "mistnet.extract"])
@@ -73,14 +75,16 @@ def test_a_node_takes_no_more_samples_at_a_time_than_its_own_number(task: str) -
     """Whatever is requested, since it must not show in the result; so it is no reason to refuse either."""
     data = Counted(300)
     answer = answered(asked(task, "watched", weights(), batch_size=15_000), data=data)
-    assert isinstance(answer, Report), answer
+    assert isinstance(answer, TaskResult), answer
     assert max(data.read) == 128 and sum(data.read) >= 300
-    assert isinstance(answered(asked(task, "watched", weights()), Policy(batch_size=1)), Report), "of training alone"
+    assert isinstance(answered(asked(task, "watched", weights()), Policy(max_batch_size=1)), TaskResult), (
+        "of training alone"
+    )
 
 
 def test_a_smaller_number_at_a_time_is_taken() -> None:
     data = Counted(300)
-    assert isinstance(answered(asked("evaluate", "watched", weights(), batch_size=7), data=data), Report)
+    assert isinstance(answered(asked("evaluate", "watched", weights(), batch_size=7), data=data), TaskResult)
     assert max(data.read) == 7
 
 
@@ -88,10 +92,10 @@ def test_the_coordinators_own_node_has_no_such_bounds(tmp_path: Path) -> None:
     """Its user chose model and batch, and named them on this machine."""
     order = replace(asked("fedavg.fit", "watched", weights(), batch_size=2**40), worker="coordinator")
     store = FeatureStore(tmp_path)
-    answer = server_trainer_main._answer(order, store, {"fedavg.fit": _policy})
-    assert isinstance(answer, Report) and answer.metrics == {"parameters": 2**63, "batch_size": 2**63}
+    answer = server_trainer_main._execute(order, store, {"fedavg.fit": _policy})
+    assert isinstance(answer, TaskResult) and answer.metrics == {"parameters": 2**63, "batch_size": 2**63}
 
 
-def _policy(order: Order, workspace: fedws.Workspace) -> Report:
+def _policy(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     policy = workspace.policy
-    return workspace.report(order, {"parameters": policy.parameters, "batch_size": policy.batch_size})
+    return workspace.build_result(order, {"parameters": policy.max_parameters, "batch_size": policy.max_batch_size})

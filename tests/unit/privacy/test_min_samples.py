@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from fedws.algorithms.fedasync import Settings
+from fedws.algorithms.fedasync import FedAsyncSettings
 from fedws.core.errors import TaskError
-from fedws.core.task_settings import Scoring, Training
-from fedws.privacy.min_samples import least
+from fedws.core.task_settings import EvalSettings, TrainSettings
+from fedws.privacy.min_samples import min_distinct_samples
 from fedws.training.local import train
-from fedws.training.task_context import Workspace
+from fedws.training.task_context import TaskContext
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from fedws.training.task_context import Workspace
     ],
 )
 def test_of_a_training_what_is_left_out_has_its_default(settings: dict[str, Any], wanted: int) -> None:
-    assert least({"model": "m", **settings}, 50, Training) == wanted
+    assert min_distinct_samples({"model": "m", **settings}, 50, TrainSettings) == wanted
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 32, 60])
@@ -57,12 +57,12 @@ def test_a_training_uses_no_fewer(size: int, batches: int, drop_last: bool) -> N
         "batches": batches,
         "drop_last": drop_last,
     }
-    settings = Training(**chosen)
-    wanted = least(chosen, 50, Training)
+    settings = TrainSettings(**chosen)
+    wanted = min_distinct_samples(chosen, 50, TrainSettings)
     if not wanted:
         return
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LogSoftmax(1))
-    train(module, Workspace("alice", "d", data), settings, seed=1)
+    train(module, TaskContext("alice", "d", data), settings, seed=1)
     assert len(data.read) == wanted
 
 
@@ -70,15 +70,15 @@ def test_a_training_uses_no_fewer(size: int, batches: int, drop_last: bool) -> N
     "settings", [{}, {"samples": 40}, {"batch_size": "40", "batches": True}, {"batch_size": -40, "batches": -1}]
 )
 def test_of_a_task_that_does_not_state_its_settings_what_is_not_said_is_one_sample(settings: dict[str, Any]) -> None:
-    assert least(settings, 50) == 1
+    assert min_distinct_samples(settings, 50) == 1
 
 
 def test_of_settings_without_a_number_of_batches_one_is_known() -> None:
-    assert least({"model": "m", "loss": "nll", "dataset": "d", "batch_size": 8}, 50, Scoring) == 8
+    assert min_distinct_samples({"model": "m", "loss": "nll", "dataset": "d", "batch_size": 8}, 50, EvalSettings) == 8
 
 
 def test_wrong_settings_are_told_in_words() -> None:
     for settings in ({"model": "m", "batches": 0}, {"model": "m", "mu": 1}, {}):
         with pytest.raises(TaskError, match=r"^settings: "):
-            least(settings, 50, Training)
-    assert least({"model": "m", "batch_size": 2, "mu": 1.0}, 50, Settings) == 20
+            min_distinct_samples(settings, 50, TrainSettings)
+    assert min_distinct_samples({"model": "m", "batch_size": 2, "mu": 1.0}, 50, FedAsyncSettings) == 20

@@ -12,28 +12,30 @@ import torch
 from pydantic import ValidationError
 
 from fedws.core import registry
-from fedws.core.errors import TaskError, TryLater, UsageError
-from fedws.core.registry import Traits, releasing
-from fedws.core.task_settings import Training as Settings
-from fedws.node.worker import ALL, Worker
-from fedws.privacy.audit_log import Audit, Entry, read
-from fedws.privacy.policy import Policy, load
-from fedws.privacy.spending import Features
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.training.task_context import Workspace
+from fedws.core.errors import RetryLater, TaskError, UsageError
+from fedws.core.registry import TaskTraits, task_traits
+from fedws.core.task_settings import TrainSettings as Settings
+from fedws.node.worker import DEFAULT_POLICY, Worker
+from fedws.privacy.audit_log import AuditEntry, AuditLog, read_entries
+from fedws.privacy.policy import Policy, load_policy
+from fedws.privacy.spending import FeatureRelease
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.task_context import TaskContext
 
-UPDATE, METRICS = Traits("update", settings=Settings), Traits("metrics")
-
-
-def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> Order:
-    return Order(id=f"{number}/alice", worker="alice", round=number, task=task, settings={"model": "mlp", **settings})
+UPDATE, METRICS = TaskTraits("update", settings=Settings), TaskTraits("metrics")
 
 
-def refusal(policy: Policy, asked: Order, held: int = 100, rounds: int = 0) -> str:
+def order(task: str = "fedavg.fit", number: int = 1, **settings: Any) -> TaskRequest:
+    return TaskRequest(
+        request_id=f"{number}/alice", worker="alice", round=number, task=task, settings={"model": "mlp", **settings}
+    )
+
+
+def refusal(policy: Policy, asked: TaskRequest, held: int = 100, rounds: int = 0) -> str:
     """Why an order is refused."""
     with pytest.raises(TaskError) as error:
-        policy.before(asked, held, left(rounds), METRICS if asked.task == "evaluate" else UPDATE)
+        policy.check_request(asked, held, left(rounds), METRICS if asked.task == "evaluate" else UPDATE)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -43,11 +45,11 @@ def left(rounds: int) -> dict[str, float]:
     return {str(number): 0.0 for number in range(rounds)}
 
 
-def report(held: int = 100, tensors: bool = False, **behind: Any) -> Report:
+def report(held: int = 100, tensors: bool = False, **behind: Any) -> TaskResult:
     """A report of a node with so many samples; ``behind`` it, that is behind its numbers, may be others."""
     sent = {"w": torch.zeros(2)} if tensors else {}
     metrics = {"samples": behind["behind"]} if behind else {}
-    return Report(order="1/alice", worker="alice", round=1, samples=held, metrics=metrics, tensors=sent)
+    return TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=held, metrics=metrics, tensors=sent)
 
 
 # --------------------------------------------------------------------------- the file
@@ -75,20 +77,20 @@ delta = 1e-6
 labels = "clear"
 label_epsilon = inf
 """
-    assert load(written(tmp_path, text)) == Policy(
+    assert load_policy(written(tmp_path, text)) == Policy(
         coordinators=("coordinator", "lab-*"),
         tasks=("*.fit", "evaluate"),
         models=("mnist_cnn",),
-        epochs=2,
-        rounds_per_day=100,
-        samples=50,
-        updates=False,
-        uploads=3,
-        features=("floats", "bits"),
-        epsilon=1.0,
-        delta=1e-6,
+        max_epochs=2,
+        max_answers_per_day=100,
+        min_samples=50,
+        allow_updates=False,
+        max_uploads=3,
+        encodings=("floats", "bits"),
+        max_epsilon=1.0,
+        max_delta=1e-6,
         labels="clear",
-        label_epsilon=math.inf,
+        max_label_epsilon=math.inf,
     )
 
 
@@ -97,13 +99,13 @@ def test_the_document_is_a_policy(tmp_path: Path) -> None:
     from tests.helpers.support import REPOSITORY
 
     text = (REPOSITORY / "docs" / "security.md").read_text(encoding="utf-8")
-    found = load(written(tmp_path, text.partition("```toml\n")[2].partition("```")[0]))
+    found = load_policy(written(tmp_path, text.partition("```toml\n")[2].partition("```")[0]))
     assert found.coordinators == ("coordinator",)
     assert set(found.model_fields_set) == set(Policy.model_fields), "all keys are in the document"
 
 
 def test_an_empty_file_allows_what_no_file_does(tmp_path: Path) -> None:
-    assert load(written(tmp_path, "")) == ALL
+    assert load_policy(written(tmp_path, "")) == DEFAULT_POLICY
 
 
 BAD = {
@@ -126,13 +128,13 @@ def test_a_mistake_in_the_file_is_one_line(name: str, tmp_path: Path) -> None:
     text, pattern = BAD[name]
     path = written(tmp_path, text)
     with pytest.raises(UsageError, match=rf"^--policy {path}: {pattern}") as error:
-        load(path)
+        load_policy(path)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^--policy \S+none: No such file or directory$"):
-        load(tmp_path / "none")
+        load_policy(tmp_path / "none")
 
 
 # --------------------------------------------------------------------------- before any work
@@ -140,9 +142,9 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
     for asked in (order(), order("evaluate"), order("mine.fit", model="mine", epochs=10**9), order(model=5)):
-        ALL.before(asked, 1, left(1000))
-    ALL.after(report(tensors=True))
-    assert ALL.admits("") and ALL.admits("anybody")
+        DEFAULT_POLICY.check_request(asked, 1, left(1000))
+    DEFAULT_POLICY.check_result(report(tensors=True))
+    assert DEFAULT_POLICY.allows_coordinator("") and DEFAULT_POLICY.allows_coordinator("anybody")
 
 
 @pytest.mark.parametrize(
@@ -160,13 +162,13 @@ def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
 def test_tasks(patterns: tuple[str, ...], task: str, allowed: bool) -> None:
     policy = Policy(tasks=patterns)
     if allowed:
-        policy.before(order(task), 1, left(0))
+        policy.check_request(order(task), 1, left(0))
     else:
         assert refusal(policy, order(task)) == f"the policy here does not allow the task {task}"
 
 
 def test_a_single_pattern_needs_no_list(tmp_path: Path) -> None:
-    assert load(written(tmp_path, 'tasks = "*.fit"')).tasks == ("*.fit",)
+    assert load_policy(written(tmp_path, 'tasks = "*.fit"')).tasks == ("*.fit",)
 
 
 @pytest.mark.parametrize("model", ["cifar_cnn", "mlp2", " mlp2 ", "mlp2:hidden=3", "mlp2,hidden=3", "*", "MLP"])
@@ -176,7 +178,7 @@ def test_models_that_are_not_named_are_refused(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["mlp", "mlp:64", "mlp:hidden=64", "mlp,hidden=64", " mlp "])
 def test_a_model_is_known_by_its_name_whatever_its_options(model: str) -> None:
-    Policy(models=("mlp",)).before(order(model=model), 1, left(0))
+    Policy(models=("mlp",)).check_request(order(model=model), 1, left(0))
 
 
 def test_a_name_of_any_length_makes_a_short_reason() -> None:
@@ -186,46 +188,48 @@ def test_a_name_of_any_length_makes_a_short_reason() -> None:
 
 @pytest.mark.parametrize("epochs", [3, 10**30, "1", None, 2.0, [1], float("nan")])
 def test_more_passes_than_allowed_are_refused(epochs: Any) -> None:
-    assert refusal(Policy(epochs=2), order(epochs=epochs)).startswith("the policy here allows 2 epochs a request, not")
+    assert refusal(Policy(max_epochs=2), order(epochs=epochs)).startswith(
+        "the policy here allows 2 epochs a request, not"
+    )
 
 
 def test_an_order_is_of_one_pass_unless_it_says_so() -> None:
-    Policy(epochs=1).before(order(), 1, left(0))
-    Policy(epochs=2).before(order(epochs=2), 1, left(0))
+    Policy(max_epochs=1).check_request(order(), 1, left(0))
+    Policy(max_epochs=2).check_request(order(epochs=2), 1, left(0))
 
 
 def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
     with pytest.raises(ValidationError, match="has options; a model is allowed by its name"):
         Policy(models=("mlp:hidden=5",))
     policy = Policy(models=("mlp",))
-    policy.before(order(model="mlp:hidden=5"), 1, left(0))
+    policy.check_request(order(model="mlp:hidden=5"), 1, left(0))
     assert "an order that names none" in refusal(policy, replace(order(), settings={}), 1)
 
 
 def test_samples() -> None:
-    policy = Policy(samples=50)
-    policy.before(order(), 50, left(0), UPDATE)
+    policy = Policy(min_samples=50)
+    policy.check_request(order(), 50, left(0), UPDATE)
     assert refusal(policy, order(), 49) == "the policy here requires 50 samples behind a number; there are 49"
-    policy.after(report(50))
-    policy.after(report(1000, behind=50))
+    policy.check_result(report(50))
+    policy.check_result(report(1000, behind=50))
     for few in (report(49), report(1000, behind=49), report(1000, behind="many"), report(1000, behind=None)):
         with pytest.raises(TaskError, match="requires 50 samples behind a number; there were "):
-            policy.after(few)
+            policy.check_result(few)
 
 
 def test_updates() -> None:
     """By the name of the task before it has cost anything, and in any case by what it would send."""
-    policy = Policy(updates=False)
+    policy = Policy(allow_updates=False)
     assert refusal(policy, order("fedavg.fit")) == "the policy here lets no model updates leave"
-    policy.before(order("evaluate"), 1, {}, METRICS)
-    policy.after(report())
+    policy.check_request(order("evaluate"), 1, {}, METRICS)
+    policy.check_result(report())
     with pytest.raises(TaskError, match="lets no plain tensors leave"):
-        policy.after(report(tensors=True))
+        policy.check_result(report(tensors=True))
 
 
 def test_rounds() -> None:
-    policy = Policy(rounds_per_day=3)
-    policy.before(order(), 1, left(2))
+    policy = Policy(max_answers_per_day=3)
+    policy.check_request(order(), 1, left(2))
     used = "the rounds a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
     assert refusal(policy, order(), 1, 3) == used
 
@@ -241,9 +245,9 @@ def test_rounds() -> None:
 )
 def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...], hours: float, told: str) -> None:
     before = {str(number): 3600.0 * age for number, age in enumerate(ages)}
-    with pytest.raises(TryLater, match=f"; the next one is allowed in {told}$") as error:
-        Policy(rounds_per_day=3).before(order(), 1, before)
-    assert error.value.seconds == pytest.approx(3600 * hours)
+    with pytest.raises(RetryLater, match=f"; the next one is allowed in {told}$") as error:
+        Policy(max_answers_per_day=3).check_request(order(), 1, before)
+    assert error.value.retry_after == pytest.approx(3600 * hours)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...]
 )
 def test_coordinators(patterns: tuple[str, ...], who: str, admitted: bool) -> None:
     """Who shows no certificate is nobody, whatever the patterns match."""
-    assert Policy(coordinators=patterns).admits(who) is admitted
+    assert Policy(coordinators=patterns).allows_coordinator(who) is admitted
 
 
 # --------------------------------------------------------------------------- in a worker
@@ -284,34 +288,35 @@ class Training:
         self.done = threading.Semaphore(0)
         self.times = 0
 
-    def __call__(self, order: Order, workspace: Workspace) -> Report:
+    def __call__(self, order: TaskRequest, workspace: TaskContext) -> TaskResult:
         self.times += 1
-        return workspace.report(order, {"loss": 0.5}, {"w": torch.zeros(2)})
+        return workspace.build_result(order, {"loss": 0.5}, {"w": torch.zeros(2)})
 
 
-def worker(policy: Policy, task: Training, log: Audit | None = None) -> Worker:
-    return Worker("alice", "points", Points(), tasks={"fedavg.fit": task}, policy=policy, audit=log)
+def worker(policy: Policy, task: Training, log: AuditLog | None = None) -> Worker:
+    return Worker("alice", "points", Points(), tasks={"fedavg.fit": task}, policy=policy, audit_log=log)
 
 
 @pytest.mark.parametrize(
-    "policy", [Policy(tasks=("evaluate",)), Policy(models=("other",)), Policy(updates=False), Policy(samples=5)]
+    "policy",
+    [Policy(tasks=("evaluate",)), Policy(models=("other",)), Policy(allow_updates=False), Policy(min_samples=5)],
 )
 def test_a_refusal_is_an_answer_with_its_reason_and_nothing_is_computed(policy: Policy) -> None:
     task = Training()
-    answer = worker(policy, task).answer(order())
-    assert isinstance(answer, Failure)
-    assert (answer.kind, answer.order, answer.round) == ("refused", "1/alice", 1)
+    answer = worker(policy, task).execute(order())
+    assert isinstance(answer, TaskFailure)
+    assert (answer.kind, answer.request_id, answer.round) == ("refused", "1/alice", 1)
     assert answer.reason.startswith("the policy here ")
     assert task.times == 0
 
 
 def test_what_a_task_would_send_is_held_against_it_too() -> None:
     """A task that is registered to release metrics, and releases tensors all the same."""
-    task = releasing("metrics")(Training())
-    for policy in (ALL, Policy(updates=False)):
+    task = task_traits("metrics")(Training())
+    for policy in (DEFAULT_POLICY, Policy(allow_updates=False)):
         node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=policy)
-        answer = node.answer(order("peek"))
-        assert isinstance(answer, Failure) and (answer.kind, answer.code) == ("refused", "permanent")
+        answer = node.execute(order("peek"))
+        assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
         assert answer.reason == "the task is registered to release metrics, and its report holds other tensors"
     assert task.times == 2
 
@@ -320,17 +325,17 @@ def test_a_task_that_releases_updates_is_refused_before_it_computes_whatever_it_
     """``fedsgd.gradient`` trained before it was refused, since its name does not end with ``.fit``."""
     reason = "the policy here lets no model updates leave"
     task = Training()
-    mapped = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(updates=False))
-    assert mapped.answer(order("peek")).reason == reason and task.times == 0  # type: ignore[union-attr]
-    node = Worker("alice", "points", Points(), policy=Policy(updates=False))
-    for name in registry.names("task"):
-        if registry.traits(registry.find("task", name)).releases == "update":
-            answer = node.answer(order(name))
-            assert isinstance(answer, Failure) and answer.reason == reason
+    mapped = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(allow_updates=False))
+    assert mapped.execute(order("peek")).reason == reason and task.times == 0  # type: ignore[union-attr]
+    node = Worker("alice", "points", Points(), policy=Policy(allow_updates=False))
+    for name in registry.list_pieces("task"):
+        if registry.get_task_traits(registry.find_piece("task", name)).releases == "update":
+            answer = node.execute(order(name))
+            assert isinstance(answer, TaskFailure) and answer.reason == reason
 
 
 def test_every_task_that_ships_is_registered_with_what_it_releases() -> None:
-    traits = {name: registry.find("task", name).traits for name in registry.names("task") if "." in name}
+    traits = {name: registry.find_piece("task", name).traits for name in registry.list_pieces("task") if "." in name}
     features = {"mistnet.extract", "mistnet.adapt", "mistnet.upload", "mistnet.acknowledge"}
     assert {name for name, its in traits.items() if its.releases == "features"} == features
     assert not {name for name, its in traits.items() if its.releases == "metrics"}
@@ -346,117 +351,135 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
 ) -> None:
     """It numbers the rounds and names the runs, so the same number again is another round."""
     task, path = Training(), tmp_path / "audit.jsonl"
-    node = worker(Policy(rounds_per_day=3), task, Audit(path))
-    node.begin(Claim("first"))
-    kinds = [type(node.answer(order(number=number))).__name__ for number in numbers]
+    node = worker(Policy(max_answers_per_day=3), task, AuditLog(path))
+    node.start_run(RunClaim("first"))
+    kinds = [type(node.execute(order(number=number))).__name__ for number in numbers]
     assert kinds == ["Report", "Report", "Report", "Failure"]
-    again = worker(Policy(rounds_per_day=3), task, Audit(path))
-    again.begin(Claim("second"))
-    refused = again.answer(order(number=9))
-    assert isinstance(refused, Failure) and "rounds a day" in refused.reason, "also after a new start, in another run"
+    again = worker(Policy(max_answers_per_day=3), task, AuditLog(path))
+    again.start_run(RunClaim("second"))
+    refused = again.execute(order(number=9))
+    assert isinstance(refused, TaskFailure) and "rounds a day" in refused.reason, (
+        "also after a new start, in another run"
+    )
     assert task.times == 3
-    assert [line["data"] for line in read(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
+    assert [line["data"] for line in read_entries(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
 
 
 def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Path) -> None:
-    log = Audit(tmp_path / "audit.jsonl")
+    log = AuditLog(tmp_path / "audit.jsonl")
     now = datetime.now(UTC)
 
-    def entry(hours: float, data: str) -> Entry:
+    def entry(hours: float, data: str) -> AuditEntry:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
         fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
         counts: Any = "request" if data == "tensors" else ""
-        return Entry(**fixed, time=time, round=1, answer="report", data=data, bytes=1, counts=counts)
+        return AuditEntry(**fixed, time=time, round=1, outcome="report", payload=data, num_bytes=1, counted_as=counts)
 
     for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "numbers"), (0, "tensors")):
-        log.add(entry(hours, data))
-    assert len(log.left("x")) == 2
-    assert len(log.left("y")) == 0, "another node, in the same log"
-    log.add(entry(0, "tensors"))
-    log.add(entry(0, "reason"))
-    assert (len(log.left("x")), len(Audit(log.path).left("x"))) == (3, 3)
-    assert len(log.left("x", timedelta(hours=40))) == 3, "what is older than a day is forgotten"
-    assert len(Audit(log.path).left("x", timedelta(hours=24.5))) == 4
+        log.append(entry(hours, data))
+    assert len(log.answer_ages("x")) == 2
+    assert len(log.answer_ages("y")) == 0, "another node, in the same log"
+    log.append(entry(0, "tensors"))
+    log.append(entry(0, "reason"))
+    assert (len(log.answer_ages("x")), len(AuditLog(log.path).answer_ages("x"))) == (3, 3)
+    assert len(log.answer_ages("x", timedelta(hours=40))) == 3, "what is older than a day is forgotten"
+    assert len(AuditLog(log.path).answer_ages("x", timedelta(hours=24.5))) == 4
 
 
 def test_lines_of_the_future_count_from_now_for_a_day_and_the_newest_line_gives_the_age(tmp_path: Path) -> None:
     """The clock was ahead when they were written, and is right again; by more than a day, they do not count."""
-    log, now = Audit(tmp_path / "audit.jsonl"), datetime.now(UTC)
+    log, now = AuditLog(tmp_path / "audit.jsonl"), datetime.now(UTC)
     fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
     fixed |= {"round": 1, "answer": "report", "bytes": 1}
     lines = ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-48, "u"), (0.5, "u"), (1, "v"), (-2, "v"))
     for hours, upload in lines:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
-        log.add(Entry(**fixed, time=time, data="", upload=upload, counts="upload" if upload else "request"))
+        log.append(
+            AuditEntry(**fixed, time=time, payload="", upload_id=upload, counted_as="upload" if upload else "request")
+        )
     wanted = {"number 1": 5.0, "number 3": 0.0, "upload u": 0.5, "upload v": 0.0}
-    assert {what: round(age / 3600, 3) for what, age in log.left("x").items()} == wanted
+    assert {what: round(age / 3600, 3) for what, age in log.answer_ages("x").items()} == wanted
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
     with pytest.raises(UsageError, match="rounds_per_day of a policy is counted in the audit log"):
-        worker(Policy(rounds_per_day=3), Training())
+        worker(Policy(max_answers_per_day=3), Training())
 
 
 # --------------------------------------------------------------------------- features
 
 
-NOISY = Features("bits", epsilon=2.0, label_epsilon=4.0, values=100)
+NOISY = FeatureRelease("bits", epsilon=2.0, label_epsilon=4.0, num_features=100)
 
 
 @pytest.mark.parametrize("encoding", ["bits", "sue", "oue"])
 def test_by_default_noisy_bits_with_randomised_labels_may_leave(encoding: str) -> None:
-    ALL.allow(replace(NOISY, encoding=encoding, epsilon=8.0))
+    DEFAULT_POLICY.check_features(replace(NOISY, encoding=encoding, epsilon=8.0))
 
 
 @pytest.mark.parametrize(
     ("policy", "features", "reason"),
     [
-        (ALL, replace(NOISY, encoding="floats", epsilon=None), "does not allow features encoded as floats"),
-        (ALL, replace(NOISY, encoding="clear_bits", epsilon=None), "does not allow features encoded as clear_bits"),
-        (ALL, replace(NOISY, encoding="b" * 10**6), "does not allow features encoded as bbb"),
-        (ALL, replace(NOISY, label_epsilon=None), "lets no clear labels leave"),
-        (Policy(features=()), NOISY, "does not allow features encoded as bits"),
-        (Policy(epsilon=1.0), NOISY, "allows epsilon up to 1, not 2"),
-        (Policy(label_epsilon=1.0), NOISY, "allows label_epsilon up to 1, not 4"),
-        (ALL, replace(NOISY, epsilon=700.0), "allows epsilon up to 8, not 700"),
-        (ALL, replace(NOISY, label_epsilon=700.0), "allows label_epsilon up to 8, not 700"),
-        (Policy(features=("*",)), replace(NOISY, delta=0.01), "allows delta up to 1e-05, not 1"),
-        (Policy(samples=2), NOISY, "requires 2 samples behind a number; a record of features is of one sample"),
+        (DEFAULT_POLICY, replace(NOISY, encoding="floats", epsilon=None), "does not allow features encoded as floats"),
+        (
+            DEFAULT_POLICY,
+            replace(NOISY, encoding="clear_bits", epsilon=None),
+            "does not allow features encoded as clear_bits",
+        ),
+        (DEFAULT_POLICY, replace(NOISY, encoding="b" * 10**6), "does not allow features encoded as bbb"),
+        (DEFAULT_POLICY, replace(NOISY, label_epsilon=None), "lets no clear labels leave"),
+        (Policy(encodings=()), NOISY, "does not allow features encoded as bits"),
+        (Policy(max_epsilon=1.0), NOISY, "allows epsilon up to 1, not 2"),
+        (Policy(max_label_epsilon=1.0), NOISY, "allows label_epsilon up to 1, not 4"),
+        (DEFAULT_POLICY, replace(NOISY, epsilon=700.0), "allows epsilon up to 8, not 700"),
+        (DEFAULT_POLICY, replace(NOISY, label_epsilon=700.0), "allows label_epsilon up to 8, not 700"),
+        (Policy(encodings=("*",)), replace(NOISY, delta=0.01), "allows delta up to 1e-05, not 1"),
+        (Policy(min_samples=2), NOISY, "requires 2 samples behind a number; a record of features is of one sample"),
     ],
 )
-def test_features_that_the_owner_does_not_allow_are_refused(policy: Policy, features: Features, reason: str) -> None:
+def test_features_that_the_owner_does_not_allow_are_refused(
+    policy: Policy, features: FeatureRelease, reason: str
+) -> None:
     with pytest.raises(TaskError, match=reason) as error:
-        policy.allow(features)
+        policy.check_features(features)
     assert len(str(error.value)) < 200
 
 
 def test_a_policy_that_names_them_lets_floats_and_clear_labels_leave() -> None:
-    Policy(features=("floats",), labels="clear").allow(Features("floats", None, None, 100))
-    Policy(epsilon=2.0, label_epsilon=4.0).allow(NOISY)
+    Policy(encodings=("floats",), labels="clear").check_features(FeatureRelease("floats", None, None, 100))
+    Policy(max_epsilon=2.0, max_label_epsilon=4.0).check_features(NOISY)
 
 
 def test_what_a_record_spends_is_that_of_all_its_values_and_its_label() -> None:
-    assert NOISY.spent == 204.0
-    assert replace(NOISY, again=True).spent == 0.0
-    assert replace(NOISY, epsilon=None).spent is None and replace(NOISY, label_epsilon=None).spent is None
+    assert NOISY.record_epsilon == 204.0
+    assert replace(NOISY, resent=True).record_epsilon == 0.0
+    assert (
+        replace(NOISY, epsilon=None).record_epsilon is None
+        and replace(NOISY, label_epsilon=None).record_epsilon is None
+    )
 
 
-def extract(order: Order, workspace: Workspace) -> Report:
-    workspace.announce(order, replace(NOISY, encoding=order.settings["encoding"]), lambda: None)
+def extract(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    workspace.declare_release(order, replace(NOISY, encoding=order.settings["encoding"]), lambda: None)
     assert order.settings["encoding"] == "bits", "what is not allowed is never computed"
-    return workspace.report(order, {}, {"features": torch.zeros(4, 13, dtype=torch.uint8)})
+    return workspace.build_result(order, {}, {"features": torch.zeros(4, 13, dtype=torch.uint8)})
 
 
 def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Path) -> None:
-    policy, path = Policy(updates=False, rounds_per_day=2, uploads=9), tmp_path / "log"
+    policy, path = Policy(allow_updates=False, max_answers_per_day=2, max_uploads=9), tmp_path / "log"
     node = Worker(
-        "alice", "points", Points(), tasks={"extract": releasing("features")(extract)}, policy=policy, audit=Audit(path)
+        "alice",
+        "points",
+        Points(),
+        tasks={"extract": task_traits("features")(extract)},
+        policy=policy,
+        audit_log=AuditLog(path),
     )
 
     def ask(run: str, number: int, encoding: str = "bits") -> str:
-        node.begin(Claim(run))
-        answer = node.answer(replace(order("extract", number=number), settings={"encoding": encoding}))
-        return answer.reason if isinstance(answer, Failure) else "sent"
+        node.start_run(RunClaim(run))
+        answer = node.execute(replace(order("extract", number=number), settings={"encoding": encoding}))
+        return answer.reason if isinstance(answer, TaskFailure) else "sent"
 
     assert [ask("first", number) for number in (1, 2, 3)] == 3 * ["sent"]
     assert (
@@ -465,5 +488,5 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
     )
     assert ask("second", 1) == "sent"
     assert "are used up; the next one is allowed in" in ask("third", 1)
-    left = [(line["data"], line["epsilon"]) for line in read(path) if line]
+    left = [(line["data"], line["epsilon"]) for line in read_entries(path) if line]
     assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedws.core.errors import UsageError
-from fedws.data.labels import classes, plain, told
-from fedws.privacy.randomized_labels import loss, randomise, redrawn
-from fedws.privacy.secure_noise import Noise
+from fedws.data.labels import count_output_classes, describe_labels, to_sendable_labels
+from fedws.privacy.randomized_labels import forward_corrected_loss, randomise_labels, resample_probability
+from fedws.privacy.secure_noise import SecureRandom
 from tests.helpers.statistics import assert_mean, assert_shares, seeded
 
 MANY = 300_000
@@ -31,50 +31,52 @@ def chances(classes: int, epsilon: float) -> tuple[float, float]:
 def test_labels_change_as_often_as_the_paper_says(classes: int, epsilon: float) -> None:
     p, q = chances(classes, epsilon)
     for label in (0, classes - 1):
-        found = randomise(torch.full((MANY,), label), classes, epsilon, seeded(label))
+        found = randomise_labels(torch.full((MANY,), label), classes, epsilon, seeded(label))
         assert found.dtype == torch.int64
         assert_shares(found.bincount(minlength=classes), [p if other == label else q for other in range(classes)])
 
 
 def test_each_label_is_drawn_alone() -> None:
     labels = torch.arange(MANY) % 10
-    found = randomise(labels, 10, 4.0, seeded())
+    found = randomise_labels(labels, 10, 4.0, seeded())
     p, _ = chances(10, 4.0)
     kept = found == labels
     assert_mean(kept, p, math.sqrt(p * (1 - p)))
     assert_mean(kept[::2] & kept[1::2], p * p, math.sqrt(p * p * (1 - p * p)))
-    assert not torch.equal(randomise(labels, 10, 4.0, Noise()), randomise(labels, 10, 4.0, Noise()))
+    assert not torch.equal(
+        randomise_labels(labels, 10, 4.0, SecureRandom()), randomise_labels(labels, 10, 4.0, SecureRandom())
+    )
     assert torch.equal(labels, torch.arange(MANY) % 10), "they are not changed in place"
 
 
 @given(classes=st.integers(2, 1000), epsilon=st.floats(1e-4, 60))
 def test_a_label_never_tells_more_than_epsilon(classes: int, epsilon: float) -> None:
     with localcontext(prec=60):
-        anew = Decimal(redrawn(classes, epsilon))
+        anew = Decimal(resample_probability(classes, epsilon))
         p, q = 1 - anew + anew / classes, anew / classes
         assert (p / q).ln() <= Decimal(epsilon)
 
 
 def test_an_epsilon_without_bounds_still_may_change_a_label() -> None:
-    assert redrawn(10, 1e300) == 2**-32
+    assert resample_probability(10, 1e300) == 2**-32
 
 
 def test_an_epsilon_that_is_too_small_to_be_drawn_is_said() -> None:
     with pytest.raises(UsageError, match="label epsilon 1e-12 is too small: a label would tell nothing"):
-        randomise(torch.tensor([1]), 10, 1e-12, Noise())
+        randomise_labels(torch.tensor([1]), 10, 1e-12, SecureRandom())
 
 
 @pytest.mark.parametrize("epsilon", [None, 4.0])
 def test_a_label_that_is_no_class_is_refused(epsilon: float | None) -> None:
     for labels in ([-1, 0], [0, 10]):
         with pytest.raises(ValueError, match="labels must be from 0 to 9"):
-            randomise(torch.tensor(labels), 10, epsilon, Noise())
-    assert randomise(torch.empty(0, dtype=torch.int64), 10, epsilon, Noise()).shape == (0,)
+            randomise_labels(torch.tensor(labels), 10, epsilon, SecureRandom())
+    assert randomise_labels(torch.empty(0, dtype=torch.int64), 10, epsilon, SecureRandom()).shape == (0,)
 
 
 def test_clear_labels_stay_what_they_are() -> None:
     labels = torch.arange(10)
-    assert torch.equal(randomise(labels, 10, None, seeded()), labels)
+    assert torch.equal(randomise_labels(labels, 10, None, seeded()), labels)
 
 
 # --------------------------------------------------------------------------- the loss
@@ -93,21 +95,24 @@ def test_it_is_the_formula(epsilon: float) -> None:
     p, q = chances(10, epsilon)
     said = log_probabilities.exp().gather(1, labels[:, None])
     torch.testing.assert_close(
-        loss(log_probabilities, labels, epsilon), -(q + (p - q) * said).log().mean(), rtol=1e-6, atol=0
+        forward_corrected_loss(log_probabilities, labels, epsilon),
+        -(q + (p - q) * said).log().mean(),
+        rtol=1e-6,
+        atol=0,
     )
 
 
 def test_clear_labels_have_the_negative_log_likelihood() -> None:
     log_probabilities, labels = outputs()
     nll = functional.nll_loss(log_probabilities, labels)
-    assert torch.equal(loss(log_probabilities, labels, None), nll)
-    far = loss(log_probabilities, labels, 1e300)
+    assert torch.equal(forward_corrected_loss(log_probabilities, labels, None), nll)
+    far = forward_corrected_loss(log_probabilities, labels, 1e300)
     torch.testing.assert_close(far, nll, rtol=1e-3, atol=1e-3)
 
 
 def test_it_is_finite_where_a_label_is_impossible() -> None:
     scores = torch.tensor([[0.0, -1e4], [1e4, 0.0]], requires_grad=True)
-    found = loss(functional.log_softmax(scores, dim=1), torch.tensor([1, 1]), 4.0)
+    found = forward_corrected_loss(functional.log_softmax(scores, dim=1), torch.tensor([1, 1]), 4.0)
     found.backward()
     assert float(found.detach()) == pytest.approx(-math.log(chances(2, 4.0)[1]), rel=1e-5)
     assert scores.grad is not None and bool(torch.isfinite(scores.grad).all())
@@ -125,7 +130,7 @@ def test_its_minimiser_on_noisy_labels_is_the_clean_distribution() -> None:
 def test_its_minimiser_on_drawn_labels_is_near_the_clean_distribution() -> None:
     clean = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
     labels = torch.multinomial(clean, MANY, replacement=True, generator=torch.Generator().manual_seed(1))
-    shares = randomise(labels, 3, 1.0, seeded()).bincount(minlength=3) / MANY
+    shares = randomise_labels(labels, 3, 1.0, seeded()).bincount(minlength=3) / MANY
     p, q = chances(3, 1.0)
     bound = 6.2 * 0.5 / math.sqrt(MANY) / (p - q)  # a share's deviation, stretched by the correction
     assert float((minimiser(shares.to(torch.float64), 1.0) - clean).abs().max()) <= bound
@@ -139,7 +144,9 @@ def minimiser(shares: torch.Tensor, epsilon: float | None) -> torch.Tensor:
     def mean() -> torch.Tensor:
         search.zero_grad()
         row = functional.log_softmax(scores, dim=0)[None]
-        each = [share * loss(row, torch.tensor([label]), epsilon) for label, share in enumerate(shares)]
+        each = [
+            share * forward_corrected_loss(row, torch.tensor([label]), epsilon) for label, share in enumerate(shares)
+        ]
         total = torch.stack(each).sum()
         total.backward()
         return total
@@ -161,13 +168,16 @@ def minimiser(shares: torch.Tensor, epsilon: float | None) -> torch.Tensor:
     ],
 )
 def test_only_a_classifier_tells_classes_apart(outputs: object, labels: object, found: int) -> None:
-    assert classes(outputs, labels) == found
+    assert count_output_classes(outputs, labels) == found
 
 
 def test_labels_are_sent_as_whole_numbers_or_floats() -> None:
-    assert told(plain(torch.zeros(2, 3, dtype=torch.float64))) == "float32 [3]"
-    assert told(plain(torch.zeros(2, dtype=torch.int32))) == "int64 []"
-    assert plain(torch.tensor([True, False])).tolist() == [1, 0] and told(plain(torch.ones(2).bool())) == "int64 []"
+    assert describe_labels(to_sendable_labels(torch.zeros(2, 3, dtype=torch.float64))) == "float32 [3]"
+    assert describe_labels(to_sendable_labels(torch.zeros(2, dtype=torch.int32))) == "int64 []"
+    assert (
+        to_sendable_labels(torch.tensor([True, False])).tolist() == [1, 0]
+        and describe_labels(to_sendable_labels(torch.ones(2).bool())) == "int64 []"
+    )
     for wrong in (torch.tensor(1), [torch.zeros(1)], {"boxes": torch.zeros(1)}):
         with pytest.raises(ValueError, match="labels must be tensors of one shape"):
-            plain(wrong)
+            to_sendable_labels(wrong)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import laplace, norm
 
-from fedws.privacy.secure_noise import Noise, drawable
+from fedws.privacy.secure_noise import SecureRandom, representable_probability
 from tests.helpers.statistics import SURE, assert_mean, assert_shares, seeded
 
 MANY = 2_500_000  # more than two blocks
 STEP = Fraction(1, 2**32)
-DRAWS: dict[str, Callable[[Noise, int], torch.Tensor]] = {
+DRAWS: dict[str, Callable[[SecureRandom, int], torch.Tensor]] = {
     "bernoulli": lambda noise, count: noise.bernoulli(0.3, (count,)),
     "integers": lambda noise, count: noise.integers(1000, (count,)),
     "laplace": lambda noise, count: noise.laplace(2.0, (count,)),
@@ -26,7 +26,7 @@ DRAWS: dict[str, Callable[[Noise, int], torch.Tensor]] = {
 each = pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 
 
-def scripted(*answers: bytes) -> Noise:
+def scripted(*answers: bytes) -> SecureRandom:
     """Noise from a source that gives these answers one after the other, each as long as it is asked for."""
     left = list(answers)
 
@@ -35,7 +35,7 @@ def scripted(*answers: bytes) -> Noise:
         assert len(answer) == count
         return answer
 
-    return Noise(source)
+    return SecureRandom(source)
 
 
 def seed() -> None:
@@ -51,27 +51,27 @@ def word(value: int, kind: type = np.uint32) -> bytes:
 
 
 @each
-def test_the_operating_system_is_asked_and_no_generator(draw: Callable[[Noise, int], torch.Tensor]) -> None:
+def test_the_operating_system_is_asked_and_no_generator(draw: Callable[[SecureRandom, int], torch.Tensor]) -> None:
     seed()
     fresh = torch.rand(1), np.random.random()
     seed()
-    one = draw(Noise(), 1000)
+    one = draw(SecureRandom(), 1000)
     assert (torch.rand(1), np.random.random()) == fresh
     seed()
-    assert not torch.equal(one, draw(Noise(), 1000))
+    assert not torch.equal(one, draw(SecureRandom(), 1000))
     assert torch.equal(draw(seeded(), 1000), draw(seeded(), 1000))
 
 
 @each
 @pytest.mark.parametrize("count", [0, 1, 1000, MANY])
-def test_every_shape_is_filled(draw: Callable[[Noise, int], torch.Tensor], count: int) -> None:
+def test_every_shape_is_filled(draw: Callable[[SecureRandom, int], torch.Tensor], count: int) -> None:
     assert draw(seeded(), count).shape == (count,)
     assert seeded().bernoulli(0.5, (2, 0, 3)).shape == (2, 0, 3)
     assert seeded().normal(1.0, ()).shape == ()
 
 
 @each
-def test_draws_of_two_blocks_do_not_agree(draw: Callable[[Noise, int], torch.Tensor]) -> None:
+def test_draws_of_two_blocks_do_not_agree(draw: Callable[[SecureRandom, int], torch.Tensor]) -> None:
     found = draw(seeded(), MANY).to(torch.float64)
     for lag in (1, 2, 2**20):
         pairs = torch.corrcoef(torch.stack([found[:-lag], found[lag:]]))[0, 1]
@@ -79,11 +79,11 @@ def test_draws_of_two_blocks_do_not_agree(draw: Callable[[Noise, int], torch.Ten
 
 
 @each
-def test_memory_is_flat(draw: Callable[[Noise, int], torch.Tensor]) -> None:
+def test_memory_is_flat(draw: Callable[[SecureRandom, int], torch.Tensor]) -> None:
     """A block is 1,048,576 draws of 8 bytes, a few times; all draws at once would be more than 200 MB."""
     tracemalloc.start()
     try:
-        draw(Noise(), 20 * 2**20)
+        draw(SecureRandom(), 20 * 2**20)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -95,7 +95,7 @@ def test_memory_is_flat(draw: Callable[[Noise, int], torch.Tensor]) -> None:
 
 @given(st.floats(0, 1))
 def test_a_chance_is_rounded_up_and_never_0(chance: float) -> None:
-    found = Fraction(drawable(chance))
+    found = Fraction(representable_probability(chance))
     assert found % STEP == 0
     assert STEP <= found <= 1
     assert found == 1 or STEP / 2**16 <= found - Fraction(chance) <= STEP * (1 + Fraction(1, 2**15))
@@ -104,7 +104,7 @@ def test_a_chance_is_rounded_up_and_never_0(chance: float) -> None:
 @pytest.mark.parametrize("chance", [-1e-9, 1.1, math.nan, math.inf])
 def test_what_is_no_probability_is_refused(chance: float) -> None:
     with pytest.raises(ValueError, match="is no probability"):
-        drawable(chance)
+        representable_probability(chance)
 
 
 @given(steps=st.integers(0, 2**32), drawn=st.integers(0, 2**32 - 1), near=st.booleans())

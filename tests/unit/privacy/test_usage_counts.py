@@ -11,58 +11,58 @@ import torch
 from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy import audit_log, usage_counts
-from fedws.privacy.audit_log import Audit, read
+from fedws.privacy.audit_log import AuditLog, read_entries
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import Features
-from fedws.privacy.usage_counts import Counts
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.protocol.run_claim import Claim
-from fedws.training.task_context import Workspace
+from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.usage_counts import UsageCounts
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.training.task_context import TaskContext
 from tests.helpers.federation import Points
 
-BITS = Features("bits", 2.0, 4.0, 1)
+BITS = FeatureRelease("bits", 2.0, 4.0, 1)
 TENSORS = {"features": torch.zeros(4, 1, dtype=torch.uint8)}
 
 
-def order(number: int = 1) -> Order:
-    return Order(id=f"{number}", worker="alice", round=number, task="t")
+def order(number: int = 1) -> TaskRequest:
+    return TaskRequest(request_id=f"{number}", worker="alice", round=number, task="t")
 
 
-@registry.releasing("metrics")
-def score(order: Order, workspace: Workspace) -> Report:
-    return workspace.report(order, {"loss": float(len(workspace.data))})
+@registry.task_traits("metrics")
+def score(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+    return workspace.build_result(order, {"loss": float(len(workspace.data))})
 
 
 def node(folder: Path, task: Any = score, name: str = "alice", dataset: str = "points", **policy: Any) -> Worker:
-    log = Audit(folder / "log")
-    return Worker(name, dataset, Points(Path(), True), tasks={"t": task}, audit=log, policy=Policy(**policy))
+    log = AuditLog(folder / "log")
+    return Worker(name, dataset, Points(Path(), True), tasks={"t": task}, audit_log=log, policy=Policy(**policy))
 
 
-def told(answer: Report | Failure) -> str:
-    return f"{answer.kind} {answer.code}" if isinstance(answer, Failure) else "sent"
+def told(answer: TaskResult | TaskFailure) -> str:
+    return f"{answer.kind} {answer.code}" if isinstance(answer, TaskFailure) else "sent"
 
 
 @pytest.mark.parametrize("name", ["alice", "ali\u200dce"])
 def test_rounds_of_a_node_whose_name_is_not_printable_count(name: str, tmp_path: Path) -> None:
     worker = node(tmp_path, name=name, rounds_per_day=1)
-    assert [told(worker.answer(order(number))) for number in (1, 2)] == ["sent", "refused later"]
+    assert [told(worker.execute(order(number))) for number in (1, 2)] == ["sent", "refused later"]
 
 
 @pytest.mark.parametrize("names", [("alice", "poi\u200dnts"), ("ali\u200dce", "points")])
 def test_uploads_of_names_that_are_not_printable_count(names: tuple[str, str], tmp_path: Path) -> None:
     """A line has a question mark there, so that no upload was found for the name as it is."""
 
-    @registry.releasing("features")
-    def task(order: Order, workspace: Workspace) -> Report:
-        workspace.announce(order, BITS, lambda: None)
-        return workspace.report(order, {}, TENSORS)
+    @registry.task_traits("features")
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
+        workspace.declare_release(order, BITS, lambda: None)
+        return workspace.build_result(order, {}, TENSORS)
 
     worker = node(tmp_path, task, *names)
-    worker.begin(Claim("first", "lab"))
-    assert told(worker.answer(order(1))) == "sent"
-    worker.begin(Claim("second", "lab"))
-    assert told(worker.answer(order(2))) == "refused permanent"
-    assert len(Audit(tmp_path / "log").uploads(*names, "")) == 1
+    worker.start_run(RunClaim("first", "lab"))
+    assert told(worker.execute(order(1))) == "sent"
+    worker.start_run(RunClaim("second", "lab"))
+    assert told(worker.execute(order(2))) == "refused permanent"
+    assert len(AuditLog(tmp_path / "log").sent_upload_ids(*names, "")) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_back_frees_no_round(
 ) -> None:
     """By more than a day, the clock was wrong before, and would else keep the node from answering for as long."""
     worker = node(tmp_path, rounds_per_day=1)
-    assert told(worker.answer(order(1))) == "sent"
+    assert told(worker.execute(order(1))) == "sent"
 
     class Earlier(datetime):
         @classmethod
@@ -82,9 +82,9 @@ def test_a_clock_that_is_set_back_frees_no_round(
 
     monkeypatch.setattr(usage_counts, "datetime", Earlier)
     monkeypatch.setattr(audit_log, "datetime", Earlier)
-    assert told(worker.answer(order(2))) == again
-    refused = worker.answer(order(3))
-    assert isinstance(refused, Failure) and 0 < refused.wait <= 86_400
+    assert told(worker.execute(order(2))) == again
+    refused = worker.execute(order(3))
+    assert isinstance(refused, TaskFailure) and 0 < refused.retry_after <= 86_400
 
 
 @pytest.mark.parametrize("features", [False, True])
@@ -92,25 +92,25 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
     """Both requests were allowed before either had its line."""
     both = threading.Barrier(2)
 
-    @registry.releasing("features" if features else "metrics")
-    def task(order: Order, workspace: Workspace) -> Report:
+    @registry.task_traits("features" if features else "metrics")
+    def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
         assert workspace.data
         if features:
-            workspace.announce(order, BITS, lambda: None)
+            workspace.declare_release(order, BITS, lambda: None)
         both.wait(60)
-        return workspace.report(order, {"loss": 1.0}, TENSORS if features else None)
+        return workspace.build_result(order, {"loss": 1.0}, TENSORS if features else None)
 
     policy: dict[str, Any] = {} if features else {"rounds_per_day": 1}
     workers, found = [node(tmp_path, task, **policy) for _ in range(2)], []
     for number, worker in enumerate(workers):
-        worker.begin(Claim(f"{number}", "lab"))
+        worker.start_run(RunClaim(f"{number}", "lab"))
     threads = [threading.Thread(target=lambda w=w: found.append(told(w.answer(order())))) for w in workers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(found) == ["refused permanent" if features else "refused later", "sent"]
-    lines = {line["answer"]: (line["counts"], line["data"]) for line in read(tmp_path / "log") if line}
+    lines = {line["answer"]: (line["counts"], line["data"]) for line in read_entries(tmp_path / "log") if line}
     assert lines == {
         "report": ("upload", "features") if features else ("request", "numbers"),
         "refused": ("", "reason"),
@@ -120,16 +120,16 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
 def test_without_a_limit_for_a_day_nothing_is_kept_for_one(tmp_path: Path) -> None:
     """A coordinator may ask any number of times, and nothing would delete what was kept."""
     line = {"number": 1, "node": "alice", "time": datetime.now(UTC).isoformat(), "counts": "request"}
-    endless, limited = Counts(), Counts(days=True)
+    endless, limited = UsageCounts(), UsageCounts(track_recent=True)
     for number in range(10):
         for kept in (endless, limited):
             kept.add({**line, "number": number})
             kept.add({**line, "counts": "upload", "upload": "a5"})
             kept.add({**line, "number": 90 + number, "time": (datetime.now(UTC) - timedelta(days=3)).isoformat()})
-    assert not endless._recent
-    assert len(limited._recent) == 11, "all parts of an upload are one"
+    assert not endless._latest_times
+    assert len(limited._latest_times) == 11, "all parts of an upload are one"
     worker = node(tmp_path)
-    assert told(worker.answer(order(1))) == "sent"
-    log = Audit(tmp_path / "log")
-    assert not log.uploads("alice", "points", "")
-    assert len(log.left("alice")) == 1, "what was read before is counted"
+    assert told(worker.execute(order(1))) == "sent"
+    log = AuditLog(tmp_path / "log")
+    assert not log.sent_upload_ids("alice", "points", "")
+    assert len(log.answer_ages("alice")) == 1, "what was read before is counted"

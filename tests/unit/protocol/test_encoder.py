@@ -13,24 +13,24 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedws.core.errors import ProtocolError, TooLarge, UsageError
-from fedws.core.limits import CLASSES, SAMPLES, Accepted
-from fedws.core.tensors import DTYPES, NAMES
-from fedws.core.untrusted_text import printable
+from fedws.core.errors import MessageTooLarge, ProtocolError, UsageError
+from fedws.core.limits import MAX_CLASSES, MAX_EXAMPLES, MessageLimits
+from fedws.core.tensors import DTYPE_NAMES, DTYPES
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import FRAGMENT, encode
-from fedws.protocol.header import MAX_HEADER, misnamed
+from fedws.protocol.encoder import FRAGMENT_BYTES, encode_message
+from fedws.protocol.header import MAX_HEADER, explain_invalid_name
 from fedws.protocol.messages import (
-    MESSAGES,
+    MESSAGE_TYPES,
     Challenge,
-    Failure,
     Hello,
     Join,
     Message,
-    Order,
     Proof,
     Refusal,
-    Report,
+    TaskFailure,
+    TaskRequest,
+    TaskResult,
     Welcome,
 )
 
@@ -67,11 +67,11 @@ def _tensor(draw: st.DrawFn) -> torch.Tensor:
 
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-_tensors = st.dictionaries(_names.filter(lambda name: not misnamed(name)), _tensor(), max_size=4)
+_tensors = st.dictionaries(_names.filter(lambda name: not explain_invalid_name(name)), _tensor(), max_size=4)
 _secrets = st.text("0123456789abcdef", min_size=64, max_size=64)
 _held = st.dictionaries(_secrets, st.integers(0, 2**63), max_size=4)
-_texts = _words.map(printable)
-_samples = st.integers(1, SAMPLES)
+_texts = _words.map(to_printable)
+_samples = st.integers(1, MAX_EXAMPLES)
 _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         Hello,
@@ -93,14 +93,14 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         role=st.sampled_from(["worker", "evaluator"]),
         dataset=_words,
         samples=_samples,
-        labels=st.sets(st.integers(0, CLASSES - 1), max_size=4).map(sorted),
+        labels=st.sets(st.integers(0, MAX_CLASSES - 1), max_size=4).map(sorted),
         cuda=st.booleans(),
         held=_held,
         blobs=st.booleans(),
     ),
     st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_texts),
     st.builds(
-        Order,
+        TaskRequest,
         id=_words,
         worker=_words,
         round=_whole,
@@ -110,9 +110,9 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         held=_held,
         tensors=_tensors,
     ),
-    st.builds(Report, order=_words, worker=_words, round=_whole, samples=_samples, metrics=_json, tensors=_tensors),
+    st.builds(TaskResult, order=_words, worker=_words, round=_whole, samples=_samples, metrics=_json, tensors=_tensors),
     st.builds(
-        Failure,
+        TaskFailure,
         order=_words,
         worker=_words,
         round=_whole,
@@ -123,13 +123,13 @@ _messages: st.SearchStrategy[Message] = st.one_of(
 
 
 def data_of(message: Message) -> bytes:
-    return b"".join(encode(message).fragments())
+    return b"".join(encode_message(message).fragments())
 
 
 def decoded(data: bytes, limit: int = 2**30) -> Message:
     decoder = Decoder(limit)
     decoder.feed(data)
-    return decoder.message()
+    return decoder.build_message()
 
 
 def bits_of(tensor: torch.Tensor) -> list[int]:
@@ -146,8 +146,8 @@ def plain(message: Message) -> dict[str, Any]:
     return found
 
 
-def order(**tensors: torch.Tensor) -> Order:
-    return Order(id="1/alice", worker="alice", round=1, task="t", tensors=tensors)
+def order(**tensors: torch.Tensor) -> TaskRequest:
+    return TaskRequest(request_id="1/alice", worker="alice", round=1, task="t", tensors=tensors)
 
 
 HEADER: dict[str, Any] = {
@@ -225,7 +225,17 @@ def test_every_message_comes_back_as_it_was(message: Message) -> None:
 
 
 def test_every_message_is_among_the_generated_ones() -> None:
-    assert set(MESSAGES.values()) == {Join, Hello, Challenge, Proof, Welcome, Refusal, Order, Report, Failure}
+    assert set(MESSAGE_TYPES.values()) == {
+        Join,
+        Hello,
+        Challenge,
+        Proof,
+        Welcome,
+        Refusal,
+        TaskRequest,
+        TaskResult,
+        TaskFailure,
+    }
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -267,25 +277,25 @@ def test_a_message_is_laid_out_as_the_protocol_says() -> None:
 def test_a_message_of_another_writer_is_read() -> None:
     """Keys in another order, defaults left out."""
     message = decoded(raw({key: HEADER[key] for key in reversed(HEADER)}))
-    assert isinstance(message, Order) and message.seed == 0 and message.settings == {}
+    assert isinstance(message, TaskRequest) and message.seed == 0 and message.settings == {}
     assert message.tensors["w"].tolist() == [[1], [2]]
 
 
 def test_gradients_and_devices_stay_behind() -> None:
     message = decoded(data_of(order(w=torch.nn.Parameter(torch.ones(2)))))
-    assert isinstance(message, Order) and not message.tensors["w"].requires_grad
+    assert isinstance(message, TaskRequest) and not message.tensors["w"].requires_grad
 
 
 def test_a_single_value_with_a_stride_is_sent() -> None:
     message = decoded(data_of(order(w=torch.arange(2.0)[::2], t=torch.ones(1, 2).t()[:1, :1])))
-    assert isinstance(message, Order)
+    assert isinstance(message, TaskRequest)
     assert message.tensors["w"].tolist() == [0] and message.tensors["t"].tolist() == [[1]]
 
 
 def test_what_is_received_may_be_written_to_without_changing_what_was_sent() -> None:
     mine = torch.ones(3)
     message = decoded(data_of(order(w=mine)))
-    assert isinstance(message, Order)
+    assert isinstance(message, TaskRequest)
     message.tensors["w"].zero_()
     assert mine.tolist() == [1, 1, 1]
 
@@ -297,40 +307,42 @@ def test_what_is_received_may_be_written_to_without_changing_what_was_sent() -> 
 @given(st.lists(st.integers(0, 40), max_size=8), st.integers(-3, 3))
 def test_fragments_are_the_message_cut_small(sixteenths: list[int], off: int) -> None:
     tensors = {
-        str(place): torch.full((max(0, size * FRAGMENT // 16 + off),), place, dtype=torch.uint8)
+        str(place): torch.full((max(0, size * FRAGMENT_BYTES // 16 + off),), place, dtype=torch.uint8)
         for place, size in enumerate(sixteenths)
     }
-    encoded = encode(order(**tensors))
+    encoded = encode_message(order(**tensors))
     pieces = [bytes(piece) for piece in encoded.fragments()]
     whole = b"".join(pieces)
-    assert all(0 < len(piece) <= FRAGMENT for piece in pieces)
+    assert all(0 < len(piece) <= FRAGMENT_BYTES for piece in pieces)
     assert len(whole) == encoded.size and whole == encoded.head + b"".join(encoded.body)
-    assert len(pieces) <= len(whole) // FRAGMENT + len(tensors) + 1
+    assert len(pieces) <= len(whole) // FRAGMENT_BYTES + len(tensors) + 1
     message = decoded(whole)
-    assert isinstance(message, Order) and all(torch.equal(message.tensors[name], tensors[name]) for name in tensors)
+    assert isinstance(message, TaskRequest) and all(
+        torch.equal(message.tensors[name], tensors[name]) for name in tensors
+    )
 
 
 @pytest.mark.parametrize("off", [-65, -64, -1, 0, 1, 63, 64])
 @pytest.mark.parametrize("fragments", [1, 2])
 def test_a_tensor_may_end_at_any_place_in_a_fragment(off: int, fragments: int) -> None:
-    head = len(encode(order(w=torch.zeros(FRAGMENT, dtype=torch.uint8))).head)
-    size = fragments * FRAGMENT - head + off
+    head = len(encode_message(order(w=torch.zeros(FRAGMENT_BYTES, dtype=torch.uint8))).head)
+    size = fragments * FRAGMENT_BYTES - head + off
     message = order(w=torch.arange(size).to(torch.uint8))
-    pieces = list(encode(message).fragments())
-    assert [len(piece) for piece in pieces[:-1]] == [FRAGMENT] * (len(pieces) - 1)
-    assert sum(map(len, pieces)) == head + size and 0 < len(pieces[-1]) <= FRAGMENT
+    pieces = list(encode_message(message).fragments())
+    assert [len(piece) for piece in pieces[:-1]] == [FRAGMENT_BYTES] * (len(pieces) - 1)
+    assert sum(map(len, pieces)) == head + size and 0 < len(pieces[-1]) <= FRAGMENT_BYTES
     found = decoded(b"".join(pieces))
-    assert isinstance(found, Order) and torch.equal(found.tensors["w"], message.tensors["w"])
+    assert isinstance(found, TaskRequest) and torch.equal(found.tensors["w"], message.tensors["w"])
 
 
 def test_many_small_tensors_travel_together() -> None:
     tensors = {str(place): torch.ones(3) for place in range(500)}
-    assert len(list(encode(order(**tensors)).fragments())) == 1
+    assert len(list(encode_message(order(**tensors)).fragments())) == 1
 
 
 def test_fragments_may_be_taken_twice() -> None:
     """A broadcast is encoded once."""
-    encoded = encode(order(w=torch.ones(FRAGMENT)))
+    encoded = encode_message(order(w=torch.ones(FRAGMENT_BYTES)))
     assert [bytes(one) for one in encoded.fragments()] == [bytes(other) for other in encoded.fragments()]
 
 
@@ -342,7 +354,7 @@ def test_bytes_may_be_cut_anywhere(message: Message, data: st.DataObject) -> Non
     decoder = Decoder()
     for start, end in itertools.pairwise([0, *cuts, len(whole)]):
         decoder.feed(memoryview(whole)[start:end])
-    assert plain(decoder.message()) == plain(message)
+    assert plain(decoder.build_message()) == plain(message)
 
 
 @pytest.mark.parametrize("body", [b"", BODY])
@@ -351,9 +363,9 @@ def test_bytes_may_come_one_at_a_time(body: bytes) -> None:
     decoder = Decoder()
     for place in range(len(whole)):
         with pytest.raises(ProtocolError, match="ends before"):
-            decoder.message()
+            decoder.build_message()
         decoder.feed(whole[place : place + 1])
-    assert plain(decoder.message()) == plain(decoded(whole))
+    assert plain(decoder.build_message()) == plain(decoded(whole))
 
 
 def test_a_message_cut_short_at_any_byte_is_refused() -> None:
@@ -382,11 +394,11 @@ def address(piece: memoryview | bytes) -> int:
 
 
 def test_large_tensors_are_sent_from_where_they_lie() -> None:
-    tensor = torch.ones(4 * FRAGMENT // 4)
-    first, last = tensor.data_ptr(), tensor.data_ptr() + 4 * FRAGMENT
-    pieces = list(encode(order(small=torch.ones(3), w=tensor)).fragments())
+    tensor = torch.ones(4 * FRAGMENT_BYTES // 4)
+    first, last = tensor.data_ptr(), tensor.data_ptr() + 4 * FRAGMENT_BYTES
+    pieces = list(encode_message(order(small=torch.ones(3), w=tensor)).fragments())
     views = [piece for piece in pieces if isinstance(piece, memoryview) and first <= address(piece) < last]
-    assert sum(map(len, views)) >= 3 * FRAGMENT - 2**14
+    assert sum(map(len, views)) >= 3 * FRAGMENT_BYTES - 2**14
     tensor.zero_()
     assert not any(bytes(views[1])) and any(bytes(pieces[0]))
 
@@ -395,23 +407,23 @@ def test_encoding_makes_no_second_model() -> None:
     tensor = torch.ones(2**23)  # 32 MiB
     tracemalloc.start()
     try:
-        for piece in encode(order(w=tensor)).fragments():
+        for piece in encode_message(order(w=tensor)).fragments():
             assert len(piece)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 4 * FRAGMENT
+    assert peak < 4 * FRAGMENT_BYTES
 
 
 def test_received_tensors_view_one_buffer_that_was_allocated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = encode(order(a=torch.ones(2**18), b=torch.tensor(True), c=torch.ones(3, 5).t()))
+    encoded = encode_message(order(a=torch.ones(2**18), b=torch.tensor(True), c=torch.ones(3, 5).t()))
     pieces = [bytes(piece) for piece in encoded.fragments()]
     asked = watched(monkeypatch)
     decoder = Decoder()
     for piece in pieces:
         decoder.feed(piece)
-    message = decoder.message()
-    assert isinstance(message, Order)
+    message = decoder.build_message()
+    assert isinstance(message, TaskRequest)
     assert [size for size in asked if size] == [encoded.size - len(encoded.head)]
     assert len({tensor.untyped_storage().data_ptr() for tensor in message.tensors.values()}) == 1
 
@@ -419,10 +431,10 @@ def test_received_tensors_view_one_buffer_that_was_allocated_once(monkeypatch: p
 @CALM
 @given(_tensors)
 def test_every_tensor_lies_at_a_multiple_of_64(tensors: dict[str, torch.Tensor]) -> None:
-    encoded = encode(Order(id="1", worker="a", round=1, task="t", tensors=tensors))
+    encoded = encode_message(TaskRequest(request_id="1", worker="a", round=1, task="t", tensors=tensors))
     assert len(encoded.head) % 64 == 0
     message = decoded(encoded.head + b"".join(encoded.body))
-    assert isinstance(message, Order)
+    assert isinstance(message, TaskRequest)
     for tensor in message.tensors.values():
         assert tensor.is_contiguous() and tensor.storage_offset() * tensor.element_size() % 64 == 0
         assert tensor.untyped_storage().data_ptr() % 64 == 0 or not tensor.numel()
@@ -463,11 +475,11 @@ def test_the_limit_is_of_the_whole_message() -> None:
     with pytest.raises(ProtocolError, match=f"message of {len(whole)} bytes; at most {len(whole) - 1}"):
         decoded(whole, len(whole) - 1)
     message = order(w=torch.ones(100))
-    size = encode(message).size
-    assert encode(message, Accepted(size)).size == size
+    size = encode_message(message).size
+    assert encode_message(message, MessageLimits(size)).size == size
     what = rf"^{size:,} bytes, and bob accepts at most {size - 1:,}; give bob --max-message {2**20}$"
-    with pytest.raises(TooLarge, match=what):
-        encode(message, Accepted(size - 1, peer="bob"))
+    with pytest.raises(MessageTooLarge, match=what):
+        encode_message(message, MessageLimits(size - 1, peer="bob"))
 
 
 def test_many_tensors_that_are_each_below_the_limit_are_added_up() -> None:
@@ -484,14 +496,14 @@ def test_a_header_above_its_limit_is_refused_before_it_comes() -> None:
 
 
 def test_a_header_above_its_limit_is_not_sent() -> None:
-    with pytest.raises(TooLarge, match="bytes of names and settings, and a message holds at most 524,288"):
-        encode(Hello(run="r" * 2**19, node="a", protocol=1))
-    with pytest.raises(TooLarge, match="10,001 tensors, and the other side accepts at most 10,000"):
-        encode(order(**{str(place): torch.ones(0) for place in range(10_001)}))
-    few = Accepted(tensors=2, peer="alice")
-    assert encode(order(a=torch.ones(1), b=torch.ones(1)), few)
-    with pytest.raises(TooLarge, match="3 tensors, and alice accepts at most 2"):
-        encode(order(a=torch.ones(1), b=torch.ones(1), c=torch.ones(1)), few)
+    with pytest.raises(MessageTooLarge, match="bytes of names and settings, and a message holds at most 524,288"):
+        encode_message(Hello(run="r" * 2**19, node="a", protocol=1))
+    with pytest.raises(MessageTooLarge, match="10,001 tensors, and the other side accepts at most 10,000"):
+        encode_message(order(**{str(place): torch.ones(0) for place in range(10_001)}))
+    few = MessageLimits(max_tensors=2, peer="alice")
+    assert encode_message(order(a=torch.ones(1), b=torch.ones(1)), few)
+    with pytest.raises(MessageTooLarge, match="3 tensors, and alice accepts at most 2"):
+        encode_message(order(a=torch.ones(1), b=torch.ones(1), c=torch.ones(1)), few)
 
 
 @pytest.mark.parametrize(
@@ -501,14 +513,20 @@ def test_a_header_above_its_limit_is_not_sent() -> None:
         (order(w=ONE.to("meta")), "tensor 'w' cannot travel: it is on the device meta, and so has no values"),
         (order(w=torch.zeros(1, dtype=torch.uint8).view(torch.bits8)), "tensor 'w' cannot travel: it is torch.bits8; "),
         (order(w=torch.zeros([1] * 17)), "tensor 'w' cannot travel: it has 17 dimensions; use at most 16"),
-        (Report(order="1", worker="a", round=1, samples=1, metrics={"x": 2**64}), "a report cannot travel: "),
-        (Report(order="1", worker="a", round=1, samples=1, metrics={"x": np.float32(1)}), "a report cannot travel: "),
+        (
+            TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics={"x": 2**64}),
+            "a report cannot travel: ",
+        ),
+        (
+            TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics={"x": np.float32(1)}),
+            "a report cannot travel: ",
+        ),
         (Hello(run="\ud800", node="a", protocol=1), "a hello cannot travel: "),
     ],
 )
 def test_what_cannot_travel_is_said(message: Message, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        encode(message)
+        encode_message(message)
     assert str(caught.value).startswith(text)
 
 
@@ -520,7 +538,7 @@ def test_a_header_above_the_limit_of_its_message_is_refused_before_it_comes() ->
 @pytest.mark.parametrize("name", [*MISNAMED, "", "w" * 257, 1])
 def test_no_tensor_is_sent_under_a_name_that_nobody_takes(name: Any) -> None:
     with pytest.raises(UsageError, match=r"^tensor .*: (no name is|a name is a text of 1 to 256 characters$)"):
-        encode(Order(**{**vars(order()), "tensors": {name: ONE}}))
+        encode_message(TaskRequest(**{**vars(order()), "tensors": {name: ONE}}))
 
 
 def test_names_of_ordinary_modules_pass() -> None:
@@ -539,14 +557,14 @@ def test_names_of_ordinary_modules_pass() -> None:
     tensors = {**Odd().state_dict(), **{f"gradient:{name}": ONE for name in ("0.weight", "nan.x")}}
     assert len(tensors) > 30
     found = decoded(data_of(order(**tensors)))
-    assert isinstance(found, Order) and list(found.tensors) == list(tensors)
+    assert isinstance(found, TaskRequest) and list(found.tensors) == list(tensors)
 
 
 def test_settings_that_are_nested_too_deeply_are_not_sent() -> None:
-    message = Report(order="1", worker="a", round=1, samples=1, metrics=nested(14))
+    message = TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics=nested(14))
     assert decoded(data_of(message)) == message
     with pytest.raises(UsageError, match="a report cannot travel: header: more than 16 maps and arrays in each other"):
-        encode(Report(order="1", worker="a", round=1, samples=1, metrics=nested(15)))
+        encode_message(TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics=nested(15)))
 
 
 # --------------------------------------------------------------------------- what is no message
@@ -590,7 +608,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "a time": (raw(field(settings={"x": msgpack.Timestamp(1, 1)})), "header: Timestamp, which no message holds"),
     "a wrong time": (raw(long_header(offset=b"\xc7\x0c\xff" + b"\xff" * 12)), "header"),
     "unknown type": (raw(changed(type="bye")), "unknown message type 'bye'"),
-    "type of a class": (raw(changed(type="fedws.protocol.messages.Order")), "unknown message type"),
+    "type of a class": (raw(changed(type="fedws.protocol.messages.TaskRequest")), "unknown message type"),
     "type of another kind": (raw(changed(type=1)), "header: type: "),
     "type as bytes": (raw(changed(type=b"order")), "header: bytes, which no message holds"),
     "no type": (raw({key: value for key, value in HEADER.items() if key != "type"}), "header: type: Field required"),
@@ -700,7 +718,7 @@ def test_what_is_wrong_is_refused_in_one_line(what: str) -> None:
     ],
 )
 def test_what_the_wrong_ones_were_made_of_is_right(data: bytes) -> None:
-    assert isinstance(decoded(data), Order)
+    assert isinstance(decoded(data), TaskRequest)
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -710,7 +728,7 @@ def test_what_is_wrong_is_refused_however_it_is_cut(what: str) -> None:
     with pytest.raises(ProtocolError):
         for place in range(0, len(data), 7 if len(data) < 4096 else 4099):
             decoder.feed(data[place : place + (7 if len(data) < 4096 else 4099)])
-        decoder.message()
+        decoder.build_message()
 
 
 # --------------------------------------------------------------------------- mutations of what is right
@@ -779,11 +797,11 @@ def check(data: bytes, limit: int = 2**20) -> None:
     except ProtocolError as error:
         assert str(error).isprintable() and len(str(error)) < 800
         return
-    assert type(message) in MESSAGES.values()
+    assert type(message) in MESSAGE_TYPES.values()
     values = {key: value for key, value in vars(message).items() if key != "tensors"}
     assert is_json(values)
     for tensor in getattr(message, "tensors", {}).values():
-        assert tensor.dtype in NAMES and (tensor == tensor).numel() == tensor.numel()
+        assert tensor.dtype in DTYPE_NAMES and (tensor == tensor).numel() == tensor.numel()
     assert repr(plain(decoded(data_of(message)))) == repr(plain(message))
 
 

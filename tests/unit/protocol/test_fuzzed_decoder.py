@@ -16,26 +16,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
-from fedws.network.base import HANDSHAKE, Limits
-from fedws.network.transports.memory import Memory, MemoryChannel
-from fedws.node.server import serving
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.transports.memory import MemoryChannel, MemoryTransport
+from fedws.node.server import serve
 from fedws.protocol import encoder, handshake
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.header import Entry
-from fedws.protocol.messages import Challenge, Hello, Message, Order, Proof, Welcome
-from fedws.security.credentials import Security
-from fedws.security.network_key import Key
+from fedws.protocol.header import TensorRow
+from fedws.protocol.messages import Challenge, Hello, Message, Proof, TaskRequest, Welcome
+from fedws.security.credentials import Credentials
+from fedws.security.network_key import NetworkKey
 from tests.fuzz.mutator import messages, mutate, seeds
 from tests.fuzz.target import OBJECTS
 from tests.helpers.federation import PATIENCE, worker
 from tests.helpers.support import TAKEOVER
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-KEY = Security(Key(bytes(range(32)), "a test"))
+KEY = Credentials(NetworkKey(bytes(range(32)), "a test"))
 
 
 def data(message: Message) -> bytes:
-    return b"".join(encoder.encode(message).fragments())
+    return b"".join(encoder.encode_message(message).fragments())
 
 
 @st.composite
@@ -80,7 +80,7 @@ def _traced(pieces: Sequence[bytes], limit: int) -> tuple[Message | None, int]:
             decoder = Decoder(limit)
             for piece in pieces:
                 decoder.feed(piece)
-            found: Message | None = decoder.message()
+            found: Message | None = decoder.build_message()
         except ProtocolError as error:
             assert str(error).isprintable() and len(str(error)) < 1000
             found = None
@@ -92,7 +92,11 @@ def _traced(pieces: Sequence[bytes], limit: int) -> tuple[Message | None, int]:
 
 
 @settings(CALM, max_examples=400)
-@given(broken(), st.lists(st.integers(0, 2**16), max_size=8), st.sampled_from([2**9, 2**12, HANDSHAKE, 2**30]))
+@given(
+    broken(),
+    st.lists(st.integers(0, 2**16), max_size=8),
+    st.sampled_from([2**9, 2**12, MAX_HANDSHAKE_MESSAGE_BYTES, 2**30]),
+)
 def test_what_is_broken_is_refused_or_right_however_it_is_cut(whole: bytes, places: list[int], limit: int) -> None:
     found, peak = traced(cut(whole, places), limit)
     assert peak <= limit + OBJECTS + 2 * len(whole)
@@ -147,28 +151,32 @@ def test_64_kib_from_a_stranger_cost_no_more_than_8_mib(what: str) -> None:
     packed = COSTLY[what]
     head = encoder.MAGIC + b"\1\0\0\0" + len(packed).to_bytes(4, "little") + packed
     whole = head + bytes(-len(head) % 64)
-    assert len(whole) <= HANDSHAKE
-    found, peak = traced([whole], HANDSHAKE)
+    assert len(whole) <= MAX_HANDSHAKE_MESSAGE_BYTES
+    found, peak = traced([whole], MAX_HANDSHAKE_MESSAGE_BYTES)
     assert found is None
     assert peak <= OBJECTS
 
 
 def test_no_two_tensors_can_overlap() -> None:
     """There is no offset to lie about: each begins where the one before has ended."""
-    assert set(Entry.model_fields) == {"name", "dtype", "shape", "length"}
-    message = Order(id="1", worker="a", round=1, task="t", tensors={name: torch.ones(3) for name in "abc"})
+    assert set(TensorRow.model_fields) == {"name", "dtype", "shape", "length"}
+    message = TaskRequest(
+        request_id="1", worker="a", round=1, task="t", tensors={name: torch.ones(3) for name in "abc"}
+    )
     decoder = Decoder()
     decoder.feed(data(message))
-    found = decoder.message()
-    assert isinstance(found, Order)
+    found = decoder.build_message()
+    assert isinstance(found, TaskRequest)
     found.tensors["b"].zero_()
     assert [tensor.sum().item() for tensor in found.tensors.values()] == [3, 0, 3]
 
 
 # --------------------------------------------------------------------------- the handshake
 
-_hello = Hello(run="r", node="alice", protocol=encoder.VERSION, nonce="ab" * 32)
-_guess = Proof(proof=handshake.proof(bytes(32), "coordinator", _hello, "alice", "ab" * 32), takeover=TAKEOVER)
+_hello = Hello(run="r", node="alice", protocol=encoder.PROTOCOL_VERSION, nonce="ab" * 32)
+_guess = Proof(
+    proof=handshake.compute_proof(bytes(32), "coordinator", _hello, "alice", "ab" * 32), takeover_key=TAKEOVER
+)
 REFLECT = "the node's own proof"
 _words = st.one_of(
     st.just(data(_hello)), st.just(data(_guess)), st.just(REFLECT), st.sampled_from([*map(data, messages())]), broken()
@@ -184,17 +192,17 @@ def test_whatever_a_peer_without_the_key_says_it_is_not_welcomed(
 
 
 async def _said(words: list[tuple[bytes | str, list[int]]]) -> None:
-    async with serving(worker(), "memory://fuzzed", Limits(), KEY) as url:
-        channel = await Memory().connect(url, Limits())
+    async with serve(worker(), "memory://fuzzed", Limits(), KEY) as url:
+        channel = await MemoryTransport().connect(url, Limits())
         assert isinstance(channel, MemoryChannel)
         proof = "00" * 32
         try:
             for word, places in words:
-                said = data(Proof(proof=proof, takeover=TAKEOVER)) if isinstance(word, str) else word
+                said = data(Proof(proof=proof, takeover_key=TAKEOVER)) if isinstance(word, str) else word
                 await channel.send_raw(cut(said, places))
                 while not channel._inbox.empty():
                     answer = await channel.receive()
-                    assert not isinstance(answer, Welcome | Order)
+                    assert not isinstance(answer, Welcome | TaskRequest)
                     proof = answer.proof if isinstance(answer, Challenge) else proof
         except LinkLost:
             pass

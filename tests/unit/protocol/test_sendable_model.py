@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 import fedws
-from fedws.coordinator.setup import prepare
+from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.core.plan import make
+from fedws.core.plan import build_plan
 from fedws.protocol import sendable_model
 from fedws.protocol.decoder import Decoder
-from fedws.protocol.encoder import encode
+from fedws.protocol.encoder import encode_message
 from fedws.protocol.header import MAX_HEADER
-from fedws.protocol.messages import Order
-from fedws.scheduling.base import Ask
-from fedws.simulation.plans import plans
+from fedws.protocol.messages import TaskRequest
+from fedws.scheduling.base import TaskSpec
+from fedws.simulation.plans import build_plans
 
 SETTINGS = {"dataset": "digits", "workers": {"alice": "memory://alice", "bob": "memory://bob"}, "evaluator": {}}
 
@@ -128,7 +128,7 @@ def assert_one_line(caught: pytest.ExceptionInfo[UsageError], text: str) -> None
 @pytest.mark.parametrize(("found", "what"), NOT_MODULES, ids=[what for _, what in NOT_MODULES])
 def test_a_factory_that_returns_no_module_is_named(model: Callable[[Any], str], found: Any, what: str) -> None:
     with pytest.raises(UsageError) as caught:
-        prepare(make({**SETTINGS, "model": model(found)}))
+        prepare_run(build_plan({**SETTINGS, "model": model(found)}))
     assert str(caught.value) == f"model odd: its factory returned {what}; return a torch.nn.Module"
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_travel_is_said_when_a_run_is_prepared(
     model: Callable[[Any], str], module: nn.Module, text: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        prepare(make({**SETTINGS, "model": model(module)}))
+        prepare_run(build_plan({**SETTINGS, "model": model(module)}))
     assert_one_line(caught, text)
 
 
@@ -148,7 +148,7 @@ def test_a_run_from_python_and_a_simulation_end_before_anybody_is_dialled(model:
         fedws.run_sync(**{**SETTINGS, "model": spec})
     assert_one_line(caught, CANNOT[0][1])
     with pytest.raises(UsageError) as caught:
-        plans(["fedavg"], {"dataset": "digits", "model": spec}, ["alice", "bob"])
+        build_plans(["fedavg"], {"dataset": "digits", "model": spec}, ["alice", "bob"])
     assert_one_line(caught, CANNOT[0][1])
 
 
@@ -178,12 +178,14 @@ CAN = [
 
 @pytest.mark.parametrize("module", CAN, ids=lambda module: type(module).__name__)
 def test_what_can_travel_arrives_as_it_is(model: Callable[[Any], str], module: nn.Module) -> None:
-    _, _, initial = prepare(make({**SETTINGS, "model": model(module)}))
+    _, _, initial = prepare_run(build_plan({**SETTINGS, "model": model(module)}))
     decoder = Decoder()
-    for piece in encode(Order(id="1", worker="a", round=1, task="t", tensors=initial)).fragments():
+    for piece in encode_message(
+        TaskRequest(request_id="1", worker="a", round=1, task="t", tensors=initial)
+    ).fragments():
         decoder.feed(piece)
-    message = decoder.message()
-    assert isinstance(message, Order)
+    message = decoder.build_message()
+    assert isinstance(message, TaskRequest)
     state = module.state_dict()
     assert list(message.tensors) == list(state) and all(torch.equal(message.tensors[n], t) for n, t in state.items())
 
@@ -193,7 +195,7 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
 
     def fits(count: int) -> bool:
         try:
-            sendable_model.fits("odd", {f"{number:0100}": torch.zeros(1) for number in range(count)})
+            sendable_model.check_fits_message("odd", {f"{number:0100}": torch.zeros(1) for number in range(count)})
         except UsageError:
             return False
         return True
@@ -201,8 +203,8 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
     most = bisect.bisect_left(range(10_000), True, key=lambda count: not fits(count)) - 1
     tensors = {f"{number:0100}": torch.zeros(1) for number in range(most)}
     settings = {f"setting {number}": "x" * 400 for number in range(30)}
-    order = Order(id="1", worker="a" * 64, round=1, task="t", settings=settings, tensors=tensors)
-    assert MAX_HEADER - 2**13 < len(encode(order).head) <= MAX_HEADER
+    order = TaskRequest(request_id="1", worker="a" * 64, round=1, task="t", settings=settings, tensors=tensors)
+    assert MAX_HEADER - 2**13 < len(encode_message(order).head) <= MAX_HEADER
 
 
 # --------------------------------------------------------------------------- what algorithms add
@@ -210,9 +212,9 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
 
 def test_the_names_of_gradients_must_travel_too(model: Callable[[Any], str]) -> None:
     spec = model(Net(**{"w" * 245: nn.Linear(1, 1)}))
-    prepare(make({**SETTINGS, "model": spec, "strategy": "fedavg"}))
+    prepare_run(build_plan({**SETTINGS, "model": spec, "strategy": "fedavg"}))
     with pytest.raises(UsageError) as caught:
-        prepare(make({**SETTINGS, "model": spec, "strategy": "fedsgd"}))
+        prepare_run(build_plan({**SETTINGS, "model": spec, "strategy": "fedsgd"}))
     assert_one_line(caught, "www' cannot travel: a name is a text of 1 to 256 characters; rename it"[3:])
 
 
@@ -224,17 +226,17 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
 
         def __init__(self, training: Any) -> None: ...
 
-        def order(self, model: Any, worker: str, round: int) -> Ask:
-            return Ask("t", {}, {**model, **{f"control:{name}": tensor for name, tensor in model.items()}})
+        def configure(self, model: Any, worker: str, round: int) -> TaskSpec:
+            return TaskSpec("t", {}, {**model, **{f"control:{name}": tensor for name, tensor in model.items()}})
 
-        def step(self, model: Any, aggregated: Any, round: int) -> Any:
+        def server_update(self, model: Any, aggregated: Any, round: int) -> Any:
             return aggregated
 
     monkeypatch.setitem(registry._pieces, ("strategy", "double"), Double)
     settings = {**SETTINGS, "model": model(Named(*map(str, range(6_000))))}
-    prepare(make(settings))
+    prepare_run(build_plan(settings))
     with pytest.raises(UsageError) as caught:
-        prepare(make({**settings, "strategy": "double"}))
+        prepare_run(build_plan({**settings, "strategy": "double"}))
     assert_one_line(caught, "12000 tensors cannot travel")
 
 
@@ -242,7 +244,7 @@ def test_several_extractors_must_travel_together(model: Callable[[Any], str], mo
     monkeypatch.setattr(sendable_model, "MAX_TENSORS", 9)  # four of the model, and two of each further extractor
     spec = model(nn.Sequential(nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 10), nn.LogSoftmax(1)))
     settings = {**SETTINGS, "model": spec}
-    prepare(make({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))
+    prepare_run(build_plan({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))
     with pytest.raises(UsageError) as caught:
-        prepare(make({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=4"}))
+        prepare_run(build_plan({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=4"}))
     assert_one_line(caught, "10 tensors cannot travel")

@@ -30,10 +30,10 @@ from hypothesis import strategies as st
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.tensors import DTYPES, Tensors
-from fedws.protocol.messages import Report
+from fedws.protocol.messages import TaskResult
 from fedws.recording import checkpoint, state_serialization
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
-from fedws.updates.aggregators.mean import Mean, Sum
+from fedws.updates.aggregators.mean import MeanAccumulator, MeanAggregator
 from tests.helpers.support import REPOSITORY
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -61,12 +61,12 @@ class Slotted:
 
 @dataclass(frozen=True)
 class Round:
-    """As :class:`fedws.scheduling.synchronous.RoundState`."""
+    """As :class:`fedws.scheduling.synchronous.SynchronousState`."""
 
     model: Tensors
     workers: tuple[str, ...]
     round: int
-    sum: Sum
+    sum: MeanAccumulator
 
 
 @dataclass
@@ -94,7 +94,7 @@ def there_and_back(directory: Path, state: Any, extra: Any = None) -> Any:
     checkpoints = Checkpoints(directory)
     checkpoints.save(1, state, extra or {})
     found, remark = Checkpoints(directory).load()
-    assert found.number == 1 and remark == ""
+    assert found.version == 1 and remark == ""
     return found.state
 
 
@@ -125,7 +125,7 @@ def bits(value: Any) -> Any:
             return ["dict", [(key, of(item)) for key, item in value.items()]]
         if isinstance(value, list | tuple):
             return [type(value), [of(item) for item in value]]
-        if isinstance(value, Slotted | Slotted.Inner | Pair | Round | Sum):
+        if isinstance(value, Slotted | Slotted.Inner | Pair | Round | MeanAccumulator):
             return [type(value), [(name, of(getattr(value, name))) for name in type(value).__dataclass_fields__]]
         assert value is None or isinstance(value, bool | int | str)
         return [type(value), value]
@@ -211,7 +211,7 @@ def test_a_tensor_of_every_dtype_is_what_the_library_reads(tmp_path: Path, name:
     there_and_back(tmp_path, tensors)
     library = safetensors.torch.load_file(path_of(tmp_path, 1))
     assert name in ("complex32", "complex128") or library["state['one']"].dtype == DTYPES[name]
-    found = tensor_file.load_file(path_of(tmp_path, 1))  # the format has no code for those two
+    found = tensor_file.load_tensors(path_of(tmp_path, 1))  # the format has no code for those two
     assert {key: (tensor.dtype, tensor.tolist()) for key, tensor in found.items()} == {
         f"state[{key!r}]": (tensor.dtype, tensor.tolist()) for key, tensor in tensors.items()
     }
@@ -278,17 +278,19 @@ def test_what_goes_with_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_round_goes_on_from_the_middle_as_if_nothing_had_been(tmp_path: Path) -> None:
-    def report(seed: int) -> Report:
+    def report(seed: int) -> TaskResult:
         random = torch.Generator().manual_seed(seed)
         tensors = {"w": torch.randn(40, 30, generator=random), "b": torch.randn((), generator=random).bfloat16()}
         tensors["batches"] = torch.tensor(seed)
-        return Report(order=f"1/{seed}", worker=str(seed), round=1, samples=10 + seed, tensors=tensors)
+        return TaskResult(request_id=f"1/{seed}", worker=str(seed), round=1, num_examples=10 + seed, tensors=tensors)
 
-    mean = Mean(weighted=True)
-    state = Round(report(0).tensors, ("1", "2", "3"), 1, mean.add(mean.add(mean.empty(), report(1)), report(2)))
+    mean = MeanAggregator(weight_by_samples=True)
+    state = Round(
+        report(0).tensors, ("1", "2", "3"), 1, mean.accumulate(mean.accumulate(mean.init(), report(1)), report(2))
+    )
     back = there_and_back(tmp_path, state)
     assert bits(back) == bits(state) and all(tensor.is_meta for tensor in back.sum.like.values())
-    wanted, found = (mean.result(mean.add(sum, report(3))) for sum in (state.sum, back.sum))
+    wanted, found = (mean.finalize(mean.accumulate(sum, report(3))) for sum in (state.sum, back.sum))
     assert bits(found) == bits(wanted)
 
 
@@ -373,9 +375,9 @@ def test_a_name_is_looked_up_without_running_anything(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec("def __getattr__(name): raise SystemExit(name)", module.__dict__)
     for name in ("of_a_checkpoint:Kept", "of_a_checkpoint:Kept.Inner", "os:system", "builtins:object", "x:y", ":", ""):
-        assert state_serialization._class(name) is None
-    assert state_serialization._class(f"{__name__}:Slotted.Inner") is Slotted.Inner
-    assert state_serialization._class(f"{__name__}:Thawed") is None
+        assert state_serialization._find_dataclass(name) is None
+    assert state_serialization._find_dataclass(f"{__name__}:Slotted.Inner") is Slotted.Inner
+    assert state_serialization._find_dataclass(f"{__name__}:Thawed") is None
 
 
 @pytest.mark.parametrize(
@@ -415,7 +417,7 @@ def two(tmp_path: Path) -> Path:
 def falls_back(directory: Path) -> None:
     found, remark = Checkpoints(directory).load()
     assert remark == "checkpoint 12 is damaged or cut short; going on from 11"
-    assert found.number == 11 and found.extra == {"round": 11} and found.state.right == "before"
+    assert found.version == 11 and found.extra == {"round": 11} and found.state.right == "before"
     assert found.state.left["w"].tolist() == [1.5, -2.5] and found.state.left["n"] == 3
 
 
@@ -428,7 +430,7 @@ def test_a_file_cut_short_anywhere_is_passed_over(two: Path) -> None:
     path_of(two, 12).write_bytes(whole + b"\0")
     falls_back(two)
     path_of(two, 12).write_bytes(whole)
-    assert Checkpoints(two).load()[0].number == 12
+    assert Checkpoints(two).load()[0].version == 12
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
@@ -457,7 +459,7 @@ def test_bytes_of_a_file_that_were_never_written_are_seen(
     damaged = whole[:start] + (fill * length)[:length] + whole[start + length :]
     path_of(directory, 12).write_bytes(damaged)
     if damaged == whole:
-        assert Checkpoints(directory).load()[0].number == 12
+        assert Checkpoints(directory).load()[0].version == 12
     else:
         falls_back(directory)
 
@@ -483,7 +485,7 @@ def test_where_there_is_none_it_is_said(tmp_path: Path, name: str) -> None:
 
 
 def test_a_newer_format_is_said_and_not_passed_over(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FORMAT", "2")
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_FORMAT", "2")
     Checkpoints(two).save(13, STATE, {})
     monkeypatch.undo()
     with pytest.raises(UsageError) as caught:
@@ -503,7 +505,7 @@ def test_a_foreign_file_whose_checksum_is_right_is_said(two: Path, change: dict[
     text = json.dumps(header, separators=(",", ":")).encode()
     data = len(text).to_bytes(8, "little") + text + whole[8 + size :]
     checksum = b"%08x" % zlib.crc32(data)
-    path.write_bytes(data[: checkpoint._PLACE.start] + checksum + data[checkpoint._PLACE.stop :])
+    path.write_bytes(data[: checkpoint._CHECKSUM_SLICE.start] + checksum + data[checkpoint._CHECKSUM_SLICE.stop :])
     with pytest.raises(UsageError, match=r"checkpoint-000012.safetensors is no checkpoint of this fedws \(\w+: .*\)$"):
         Checkpoints(two).load()
 
@@ -524,7 +526,7 @@ def test_the_two_newest_are_kept_and_what_a_killed_save_left_is_removed(two: Pat
         act()
         kept = ["checkpoint-000012.safetensors", "checkpoint-1000000.safetensors", "model.safetensors.part"]
         assert names(two) == kept
-    assert Checkpoints(two).load()[0].number == 1_000_000
+    assert Checkpoints(two).load()[0].version == 1_000_000
 
 
 def test_what_is_saved_is_the_newest_also_after_going_back(two: Path) -> None:
@@ -544,10 +546,10 @@ def test_a_run_that_has_finished_leaves_its_newest_checkpoint(two: Path) -> None
     (two / "model.safetensors").write_text("precious")
     newest = max(path.name for path in two.glob("checkpoint-*.safetensors"))
     for _ in range(2):
-        Checkpoints(two).trim()
+        Checkpoints(two).prune()
         assert names(two) == [newest, "model.safetensors"]
-    assert Checkpoints(two).load()[0].number == 12
-    Checkpoints(two / "none").trim()
+    assert Checkpoints(two).load()[0].version == 12
+    Checkpoints(two / "none").prune()
     assert not (two / "none").exists()
 
 
@@ -558,7 +560,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
     before = names(two)
     monkeypatch.setattr(Path, "unlink", stuck)
     with pytest.raises(RunFailed, match=r"checkpoint-0000\d\d.safetensors cannot be removed: Read-only file system\Z"):
-        Checkpoints(two).trim()
+        Checkpoints(two).prune()
     assert names(two) == before
 
 
@@ -650,7 +652,7 @@ def save_beyond_the_limit(directory: Path) -> None:
             Checkpoints(directory).save(2, torch.zeros(elements), {})
         except RunFailed as error:
             print(error)
-    print(names(directory), Checkpoints(directory).load()[0].number)
+    print(names(directory), Checkpoints(directory).load()[0].version)
 
 
 def test_a_file_that_may_not_grow_leaves_the_checkpoints_before(tmp_path: Path) -> None:
@@ -705,9 +707,9 @@ def kill_at_every_line(directory: Path) -> None:
         status = end(forked(act))
         assert status in (0, -signal.SIGKILL)
         found, remark = Checkpoints(directory).load()
-        assert remark == "" and found.number in (2, 3) and found.state["w"].tolist() == [found.number] * 3
+        assert remark == "" and found.version in (2, 3) and found.state["w"].tolist() == [found.version] * 3
         assert len(names(directory)) in (2, 3) and not any(name.endswith(".part") for name in names(directory))
-        print(found.number)
+        print(found.version)
         if status == 0:
             return
 
@@ -744,7 +746,7 @@ def kill_while_writing(directory: Path) -> None:
         os.close(told)
         half = written(directory) >= 0
         found, remark = Checkpoints(directory).load()
-        number = found.number
+        number = found.version
         assert remark == "" and number in (last, last + 1)
         assert torch.equal(found.state["w"], filled(number, ELEMENTS)["w"])
         print("half" if half else "whole")
@@ -780,4 +782,4 @@ def test_nothing_is_copied_to_write_or_read(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert saving < 2**20 and loading < 4 * 2**20
     tensor = state["w"]
-    assert checkpoint.raw(tensor).obj.__array_interface__["data"][0] == tensor.data_ptr()  # type: ignore[attr-defined]
+    assert checkpoint.view_bytes(tensor).obj.__array_interface__["data"][0] == tensor.data_ptr()  # type: ignore[attr-defined]

@@ -11,8 +11,15 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.recording.curves import draw, read, series, share_groups, shares, spread
-from fedws.recording.score_lines import FEDERATED
+from fedws.recording.curves import (
+    distinct_label_sets,
+    draw_curves,
+    metric_series,
+    prediction_shares,
+    read_records,
+    spread_positions,
+)
+from fedws.recording.score_lines import FEDERATED_MODEL
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
 TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -44,65 +51,70 @@ def run(groups: Mapping[str, Sequence[int]], rounds: Mapping[int, float] = ROUND
         for worker, labels in groups.items():
             own = [count if label in labels or round > 1 else 0 for label, count in enumerate(TEST)]
             records.append(score(round, worker, accuracy * sum(own) / 10000, own))
-        records.append(score(round, FEDERATED, accuracy, TEST))
+        records.append(score(round, FEDERATED_MODEL, accuracy, TEST))
     return [*records, *(timing(round) for round in range(1, max(rounds, default=0) + 1))]
 
 
 def test_series_by_model_and_round() -> None:
-    records = [score(11, "bob", 0.5, None), score(1, "bob", 0.25, None), timing(1), score(1, FEDERATED, 0.1719, None)]
-    assert series(records) == {"bob": [(1, 0.25), (11, 0.5)], FEDERATED: [(1, 0.1719)]}
-    assert series(records, "loss")["bob"] == [(1, 1.75), (11, 1.5)]
+    records = [
+        score(11, "bob", 0.5, None),
+        score(1, "bob", 0.25, None),
+        timing(1),
+        score(1, FEDERATED_MODEL, 0.1719, None),
+    ]
+    assert metric_series(records) == {"bob": [(1, 0.25), (11, 0.5)], FEDERATED_MODEL: [(1, 0.1719)]}
+    assert metric_series(records, "loss")["bob"] == [(1, 1.75), (11, 1.5)]
 
 
 def test_series_leaves_out_what_is_no_number_and_keeps_the_last_of_a_round_scored_twice() -> None:
     records = [score(1, "bob", None, None), score(2, "bob", math.nan, None), score(3, "bob", 0.1, None)]
-    assert series([*records, score(3, "bob", 0.2, None)]) == {"bob": [(3, 0.2)]}
-    assert series([timing(1)]) == {}
+    assert metric_series([*records, score(3, "bob", 0.2, None)]) == {"bob": [(3, 0.2)]}
+    assert metric_series([timing(1)]) == {}
 
 
-def lossy(round: int, loss: float, model: str = FEDERATED) -> dict[str, Any]:
+def lossy(round: int, loss: float, model: str = FEDERATED_MODEL) -> dict[str, Any]:
     return {**score(round, model, None, None), "loss": loss}
 
 
 @pytest.mark.parametrize("losses", [[1.7e308], [-1.7e308], [1e308, -1e308], [1e31, 0.5], [1e30, -1e30], [5e-324, 1e30]])
 def test_values_that_no_axis_holds_are_left_out_of_the_picture(losses: list[float], tmp_path: Path) -> None:
     records = [lossy(round, loss) for round, loss in enumerate(losses, 1)]
-    draw(records, {}, tmp_path / "curves.png")
-    assert sum(map(len, series(records, "loss").values())) == sum(abs(loss) <= 1e30 for loss in losses)
+    draw_curves(records, {}, tmp_path / "curves.png")
+    assert sum(map(len, metric_series(records, "loss").values())) == sum(abs(loss) <= 1e30 for loss in losses)
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize("model", ["$\\frac{$", "a$b$c", "^_{"])
 @pytest.mark.parametrize("groups", [{}, {"$\\frac{$": [0], "a$b$c": [1], "^_{": [2]}])
 def test_a_name_is_no_formula(model: str, groups: Mapping[str, Sequence[int]], tmp_path: Path) -> None:
-    draw([score(1, model, 0.5, [1, 2, 3])], groups, tmp_path / "curves.png")
+    draw_curves([score(1, model, 0.5, [1, 2, 3])], groups, tmp_path / "curves.png")
 
 
 @pytest.mark.parametrize("seconds", [{}, {"seconds": 1e308}, {"seconds": 10**20}])
 def test_any_seconds_of_a_round_give_a_picture(seconds: dict[str, Any], tmp_path: Path) -> None:
-    draw([{"kind": "round", "round": 1, **seconds}, timing(2)], {}, tmp_path / "curves.png")
+    draw_curves([{"kind": "round", "round": 1, **seconds}, timing(2)], {}, tmp_path / "curves.png")
 
 
 def test_losses_that_are_large_integers_are_drawn(tmp_path: Path) -> None:
-    draw([lossy(1, 1), lossy(2, 10**20)], {}, tmp_path / "curves.png")
+    draw_curves([lossy(1, 1), lossy(2, 10**20)], {}, tmp_path / "curves.png")
 
 
 def test_shares_of_the_test_images() -> None:
-    found = shares(run(GROUPS), GROUPS)
-    assert list(found) == ["alice", "bob", "charlie", FEDERATED]
+    found = prediction_shares(run(GROUPS), GROUPS)
+    assert list(found) == ["alice", "bob", "charlie", FEDERATED_MODEL]
     assert [found[worker][1] for worker in GROUPS] == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
-    assert found["alice"][40] == found[FEDERATED][1] == [0.4157, 0.2832, 0.3011]
-    assert shares([score(1, "alice", 0.5, None), score(2, "alice", 0.5, [0] * 10)], GROUPS) == {}
+    assert found["alice"][40] == found[FEDERATED_MODEL][1] == [0.4157, 0.2832, 0.3011]
+    assert prediction_shares([score(1, "alice", 0.5, None), score(2, "alice", 0.5, [0] * 10)], GROUPS) == {}
 
 
 def test_groups_are_the_distinct_sets_in_the_order_of_the_workers() -> None:
-    assert share_groups({"a": [6, 4, 5], "b": [0, 1], "c": [4, 5, 6], "d": []}) == [(4, 5, 6), (0, 1)]
+    assert distinct_label_sets({"a": [6, 4, 5], "b": [0, 1], "c": [4, 5, 6], "d": []}) == [(4, 5, 6), (0, 1)]
 
 
 def test_spread_keeps_order_and_distance() -> None:
-    places = spread([0.9, 0.95, 0.94, 0.2], 0.1)
+    places = spread_positions([0.9, 0.95, 0.94, 0.2], 0.1)
     assert places == pytest.approx([0.8, 1.0, 0.9, 0.2])
-    assert spread([], 0.1) == []
+    assert spread_positions([], 0.1) == []
 
 
 TEN = {f"worker-{i}": [i, (i + 1) % 10] for i in range(10)}
@@ -140,7 +152,7 @@ def test_every_run_gives_a_picture(
 ) -> None:
     path = tmp_path / "curves.png"
     path.write_bytes(b"an older one")
-    draw(records, groups, path, "fedavg, $run_1 of 学")
+    draw_curves(records, groups, path, "fedavg, $run_1 of 学")
     data = path.read_bytes()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(data) > 10_000
@@ -158,7 +170,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, m
     path = tmp_path / "curves.png"
     path.write_bytes(b"an older one")
     with pytest.raises(OSError, match="no space"):
-        draw([], {}, path)
+        draw_curves([], {}, path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("curves.png", b"an older one")]
 
 
@@ -170,13 +182,13 @@ def test_reading_records_costs_no_matplotlib() -> None:
 def test_read_leaves_out_a_line_that_was_cut(tmp_path: Path) -> None:
     whole = json.dumps(timing(1)).encode()
     (tmp_path / "metrics.jsonl").write_bytes(whole + b"\n" + whole[:-5])
-    assert read(tmp_path) == [timing(1)]
+    assert read_records(tmp_path) == [timing(1)]
     (tmp_path / "metrics.jsonl").write_bytes(whole + b"\n\xff\xc3")
-    assert read(tmp_path) == [timing(1)]
+    assert read_records(tmp_path) == [timing(1)]
     (tmp_path / "metrics.jsonl").write_bytes(whole)
-    assert read(tmp_path) == [timing(1)]
+    assert read_records(tmp_path) == [timing(1)]
     (tmp_path / "metrics.jsonl").write_bytes(b"")
-    assert read(tmp_path) == []
+    assert read_records(tmp_path) == []
 
 
 @pytest.mark.parametrize("line", [b'{"kind": ', b"17", b"[1, 2]", b"\xff"])
@@ -184,12 +196,12 @@ def test_read_names_a_line_that_is_no_record(tmp_path: Path, line: bytes) -> Non
     whole = json.dumps(timing(1)).encode() + b"\n"
     (tmp_path / "metrics.jsonl").write_bytes(whole + line + b"\n" + whole)
     with pytest.raises(UsageError, match=r"metrics\.jsonl: line 2 is no record"):
-        read(tmp_path)
+        read_records(tmp_path)
 
 
 def test_read_where_no_run_is(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no metrics\.jsonl; name the directory of a run"):
-        read(tmp_path / "nowhere")
+        read_records(tmp_path / "nowhere")
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UsageError, match=r"metrics\.jsonl: "):
-        read(tmp_path)
+        read_records(tmp_path)

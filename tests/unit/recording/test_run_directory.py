@@ -13,10 +13,17 @@ import pytest
 
 from fedws.core import private_files
 from fedws.core.errors import UsageError
-from fedws.core.plan import Plan, make
-from fedws.recording.run_directory import FORMAT, RunDirectory, empty, finished_rounds, new_directory, stored_settings
+from fedws.core.plan import Plan, build_plan
+from fedws.recording.run_directory import (
+    RUN_FORMAT,
+    RunDirectory,
+    create_empty_directory,
+    create_unique_directory,
+    finished_rounds,
+    load_plan_settings,
+)
 
-PLAN = make({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
+PLAN = build_plan({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
 
 
 def names(directory: Path) -> set[str]:
@@ -26,9 +33,9 @@ def names(directory: Path) -> set[str]:
 
 def begun(path: Path, plan: Plan = PLAN) -> Path:
     """A directory in which a run has begun, and that nobody holds."""
-    held = RunDirectory.new(path)
+    held = RunDirectory.create(path)
     held.begin(plan)
-    held.keep()
+    held.retain()
     held.close()
     return path
 
@@ -37,14 +44,14 @@ def begun(path: Path, plan: Plan = PLAN) -> Path:
 
 
 def test_a_directory_that_is_there_and_empty_may_be_used(tmp_path: Path) -> None:
-    RunDirectory.new(tmp_path).close()
+    RunDirectory.create(tmp_path).close()
     assert names(tmp_path) == set()
 
 
 def test_a_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("precious")
     with pytest.raises(UsageError) as caught:
-        RunDirectory.new(tmp_path)
+        RunDirectory.create(tmp_path)
     assert str(caught.value) == f"--run-dir {tmp_path} is not empty; name a new or an empty directory"
     assert names(tmp_path) == {"model.safetensors"}
 
@@ -56,7 +63,7 @@ def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
         UsageError,
         match=r"^--run-dir .*file.* (is a file; name a new .*|cannot be written: Not a directory)$",
     ):
-        RunDirectory.new(tmp_path / name)
+        RunDirectory.create(tmp_path / name)
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -64,13 +71,13 @@ def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: py
     def full(*given: Any) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(private_files, "text", full)
+    monkeypatch.setattr(private_files, "open_text", full)
     with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
-        RunDirectory.new(tmp_path)
+        RunDirectory.create(tmp_path)
 
 
 def test_a_directory_in_which_nothing_began_is_removed_again(tmp_path: Path) -> None:
-    held = RunDirectory.new(tmp_path / "runs" / "a")
+    held = RunDirectory.create(tmp_path / "runs" / "a")
     assert held.path.is_dir()
     held.close()
     assert names(tmp_path) == set(), "with its parent, which was made for it"
@@ -81,21 +88,21 @@ def test_a_directory_in_which_something_began_stays(tmp_path: Path) -> None:
 
 
 def test_of_two_runs_that_want_one_directory_one_gets_it(tmp_path: Path) -> None:
-    first = RunDirectory.new(tmp_path / "runs" / "a")
+    first = RunDirectory.create(tmp_path / "runs" / "a")
     with pytest.raises(UsageError, match="is not empty"):
-        RunDirectory.new(tmp_path / "runs" / "a")
-    other = RunDirectory.new(tmp_path / "runs" / "b")
+        RunDirectory.create(tmp_path / "runs" / "a")
+    other = RunDirectory.create(tmp_path / "runs" / "b")
     first.close()
     assert names(tmp_path / "runs") == {"b"}, "the parent is still somebody's"
     other.close()
 
 
 def test_of_two_runs_that_see_it_empty_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = RunDirectory.new(tmp_path)
+    first = RunDirectory.create(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", lambda self: iter(()))
         with pytest.raises(UsageError) as caught:
-            RunDirectory.new(tmp_path)
+            RunDirectory.create(tmp_path)
     assert str(caught.value) == f"--run-dir {tmp_path} is in use by another coordinator"
     assert names(tmp_path) == {"run.log", ".lock"}
     first.close()
@@ -105,7 +112,7 @@ def test_of_two_runs_that_see_it_empty_one_gets_it(tmp_path: Path, monkeypatch: 
 
 
 def test_a_new_directory_is_named_after_time_and_strategy(tmp_path: Path) -> None:
-    first = new_directory("fedavg:epochs=2,x/../y", tmp_path / "runs")
+    first = create_unique_directory("fedavg:epochs=2,x/../y", tmp_path / "runs")
     assert first.parent == tmp_path / "runs" and first.is_dir()
     assert re.fullmatch(r"\d{8}-\d{6}-fedavg-epochs=2-x-..-y", first.name)
 
@@ -123,7 +130,7 @@ def test_runs_that_start_at_the_same_moment_have_directories_of_their_own(
 
     monkeypatch.setattr("time.strftime", strftime)
     with ThreadPoolExecutor(runs) as pool:
-        held = list(pool.map(lambda _: RunDirectory.named("fedavg", tmp_path / "runs"), range(runs)))
+        held = list(pool.map(lambda _: RunDirectory.create_unique("fedavg", tmp_path / "runs"), range(runs)))
     ends = ["", *(f"-{number}" for number in range(2, runs + 1))]
     assert {it.path.name for it in held} == {f"20200101-000000-fedavg{end}" for end in ends}
     for it in held:
@@ -142,8 +149,8 @@ def test_a_parent_that_another_run_removes_is_made_again(tmp_path: Path, monkeyp
         mkdir(self, *given, **options)
 
     monkeypatch.setattr(Path, "mkdir", removed_before)
-    assert new_directory("fedavg", tmp_path / "runs").is_dir()
-    assert empty(tmp_path / "runs" / "mine") == [tmp_path / "runs" / "mine"]
+    assert create_unique_directory("fedavg", tmp_path / "runs").is_dir()
+    assert create_empty_directory(tmp_path / "runs" / "mine") == [tmp_path / "runs" / "mine"]
 
 
 def test_a_place_for_runs_that_takes_none_is_said(tmp_path: Path) -> None:
@@ -151,7 +158,7 @@ def test_a_place_for_runs_that_takes_none_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"runs/\S+-fedavg cannot be made: Not a directory; name a --run-dir elsewhere$"
     ):
-        new_directory("fedavg", tmp_path / "runs")
+        create_unique_directory("fedavg", tmp_path / "runs")
     assert names(tmp_path) == {"runs"}
 
 
@@ -159,37 +166,37 @@ def test_a_place_for_runs_that_takes_none_is_said(tmp_path: Path) -> None:
 
 
 def test_a_run_begins_with_its_plan(tmp_path: Path) -> None:
-    held = RunDirectory.new(tmp_path)
+    held = RunDirectory.create(tmp_path)
     run = held.begin(PLAN)
     assert len(run) == 16 and int(run, 16) >= 0, "who knows it is let in, so nobody guesses it"
-    assert make(tomllib.loads((tmp_path / "plan.toml").read_text())) == PLAN
-    assert make(stored_settings(tmp_path)) == PLAN
+    assert build_plan(tomllib.loads((tmp_path / "plan.toml").read_text())) == PLAN
+    assert build_plan(load_plan_settings(tmp_path)) == PLAN
     assert (held.plan, held.finished) == (PLAN, False)
     held.close()
     assert names(tmp_path) == set(), "nothing is left of what never was more than a plan"
 
 
 def test_every_run_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
-    first, other = RunDirectory.new(tmp_path / "a"), RunDirectory.new(tmp_path / "b")
+    first, other = RunDirectory.create(tmp_path / "a"), RunDirectory.create(tmp_path / "b")
     runs = [first.begin(PLAN), other.begin(PLAN)]
     assert runs[0] != runs[1]
-    first.keep()
+    first.retain()
     first.close()
     other.close()
-    again = RunDirectory.old(tmp_path / "a")
-    changed = PLAN.model_copy(update={"silence": 5.0})
+    again = RunDirectory.open_existing(tmp_path / "a")
+    changed = PLAN.model_copy(update={"peer_timeout": 5.0})
     assert (again.begin(changed), again.plan) == (runs[0], changed)
     again.close()
 
 
 def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
     run = json.loads((begun(tmp_path) / "run.json").read_text())["run"]
-    held = RunDirectory.old(tmp_path)
+    held = RunDirectory.open_existing(tmp_path)
     assert (held.plan, held.finished) == (PLAN, False) and held.begin(PLAN) == run
-    held.finish()
+    held.mark_finished()
     assert held.finished
     held.close()
-    again = RunDirectory.old(tmp_path)
+    again = RunDirectory.open_existing(tmp_path)
     assert (again.plan, again.finished) == (PLAN, True)
     again.close()
     assert names(tmp_path) == {"run.log", "run.json", "plan.toml"}
@@ -200,10 +207,10 @@ def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: flo
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    plan = PLAN.model_copy(update={"deadline": deadline})
+    plan = PLAN.model_copy(update={"round_timeout": deadline})
     story = json.loads((begun(tmp_path, plan) / "run.json").read_text(), parse_constant=refuse)
-    assert (story["format"], story["finished"]) == (FORMAT, False)
-    held = RunDirectory.old(tmp_path)
+    assert (story["format"], story["finished"]) == (RUN_FORMAT, False)
+    held = RunDirectory.open_existing(tmp_path)
     assert held.plan == plan
     held.close()
 
@@ -213,11 +220,11 @@ def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: flo
 
 def story(**more: object) -> str:
     """Return a ``run.json``."""
-    return json.dumps({"format": FORMAT, "run": "ab" * 8, "finished": False, "plan": {}, **more})
+    return json.dumps({"format": RUN_FORMAT, "run": "ab" * 8, "finished": False, "plan": {}, **more})
 
 
 FOREIGN = "run.json is not one of fedws"
-NEWER = f"it is of a newer fedws (format {FORMAT + 1}; this one reads {FORMAT})"
+NEWER = f"it is of a newer fedws (format {RUN_FORMAT + 1}; this one reads {RUN_FORMAT})"
 REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "missing": (None, "there is no such directory"),
     "empty": ({}, "the directory is empty"),
@@ -228,7 +235,7 @@ REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "no JSON": ({"run.json": "no"}, "run.json cannot be read: Expecting value: line 1 column 1 (char 0)"),
     "a secret that is none": ({"run.json": story(secret="ab")}, FOREIGN),
     "a secret that is a number": ({"run.json": story(secret=5)}, FOREIGN),
-    "newer": ({"run.json": f'{{"format": {FORMAT + 1}}}'}, NEWER),
+    "newer": ({"run.json": f'{{"format": {RUN_FORMAT + 1}}}'}, NEWER),
 }
 
 
@@ -239,7 +246,7 @@ def test_a_directory_of_no_run_is_refused_and_left_alone(tmp_path: Path, name: s
         path.mkdir()
         for file, text in files.items():
             (path / file).write_text(text)
-    for look in (RunDirectory.old, stored_settings):
+    for look in (RunDirectory.open_existing, load_plan_settings):
         with pytest.raises(UsageError) as caught:
             look(path)
         assert str(caught.value) == f"--resume {path}: {reason}"
@@ -249,17 +256,17 @@ def test_a_directory_of_no_run_is_refused_and_left_alone(tmp_path: Path, name: s
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file: there is no such directory$"):
-        RunDirectory.old(tmp_path / "file")
+        RunDirectory.open_existing(tmp_path / "file")
 
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
-    first = RunDirectory.old(tmp_path)
+    first = RunDirectory.open_existing(tmp_path)
     with pytest.raises(UsageError) as caught:
-        RunDirectory.old(tmp_path)
+        RunDirectory.open_existing(tmp_path)
     assert str(caught.value) == f"--resume {tmp_path} is in use by another coordinator"
     first.close()
-    RunDirectory.old(tmp_path).close()
+    RunDirectory.open_existing(tmp_path).close()
 
 
 def test_a_run_that_ends_while_another_coordinator_comes_is_seen_to_have_ended(
@@ -270,13 +277,13 @@ def test_a_run_that_ends_while_another_coordinator_comes_is_seen_to_have_ended(
 
     def locked(path: Path, flag: str) -> Any:
         monkeypatch.undo()
-        first = RunDirectory.old(tmp_path)
-        first.finish()
+        first = RunDirectory.open_existing(tmp_path)
+        first.mark_finished()
         first.close()
-        return RunDirectory.old(tmp_path)._lock
+        return RunDirectory.open_existing(tmp_path)._lock
 
-    monkeypatch.setattr("fedws.recording.run_directory._locked", locked)
-    held = RunDirectory.old(tmp_path)
+    monkeypatch.setattr("fedws.recording.run_directory._acquire_lock", locked)
+    held = RunDirectory.open_existing(tmp_path)
     assert held.finished
     held.close()
 
@@ -284,10 +291,10 @@ def test_a_run_that_ends_while_another_coordinator_comes_is_seen_to_have_ended(
 def test_a_plan_that_somebody_has_spoilt_is_said(tmp_path: Path) -> None:
     (begun(tmp_path) / "plan.toml").write_text("seed = = 3")
     with pytest.raises(UsageError, match=rf"^--resume {tmp_path}: {tmp_path}/plan.toml: .*line 1"):
-        stored_settings(tmp_path)
+        load_plan_settings(tmp_path)
     (tmp_path / "plan.toml").unlink()
     with pytest.raises(UsageError, match=r"plan.toml: No such file or directory$"):
-        stored_settings(tmp_path)
+        load_plan_settings(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 50_000, 'a = "\\u202e"\na = 1'])
@@ -295,7 +302,7 @@ def test_a_plan_that_no_one_can_read_is_a_line(text: str, tmp_path: Path) -> Non
     begun(tmp_path / "run")
     (tmp_path / "run" / "plan.toml").write_text(text)
     with pytest.raises(UsageError, match=r"^--resume .*plan\.toml: ") as caught:
-        stored_settings(tmp_path / "run")
+        load_plan_settings(tmp_path / "run")
     assert len(str(caught.value)) < 300
 
 
@@ -316,7 +323,7 @@ def test_a_setting_of_a_stored_plan_that_cannot_be_is_named_with_its_file(tmp_pa
     path = begun(tmp_path) / "run.json"
     story = json.loads(path.read_text())
     path.write_text(json.dumps({**story, "plan": {**story["plan"], "lr": "fast"}}))
-    held = RunDirectory.old(tmp_path)
+    held = RunDirectory.open_existing(tmp_path)
     with pytest.raises(UsageError, match=rf"^--resume {tmp_path}: run.json: lr: "):
         held.plan  # noqa: B018
     held.close()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
-from fedws.core.untrusted_text import printable
-from fedws.protocol.evaluation_result import Score
-from fedws.recording.run_log import Lines, RunLog, log, write_tensors
+from fedws.core.untrusted_text import to_printable
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.recording.run_log import OrderedLog, RunLog, atomic_write_tensors, log
 
 # --------------------------------------------------------------------------- lines
 
@@ -27,7 +27,7 @@ from fedws.recording.run_log import Lines, RunLog, log, write_tensors
 def test_lines_come_in_the_order_of_what_they_tell_of(data: st.DataObject) -> None:
     """Places are kept and filled in any order; each line is said as soon as nothing before it is missing."""
     said: list[str] = []
-    lines = Lines(said.append)
+    lines = OrderedLog(said.append)
     wanted: list[tuple[str, ...] | None] = []
     held: dict[int, Callable[..., None]] = {}
     for _ in range(data.draw(st.integers(0, 25))):
@@ -36,10 +36,10 @@ def test_lines_come_in_the_order_of_what_they_tell_of(data: st.DataObject) -> No
         texts = tuple(f"{number}.{part}" for part in range(data.draw(st.integers(0, 2))))
         if what == "say":
             wanted.append(texts)
-            lines.say(*texts)
+            lines.emit(*texts)
         elif what == "hold":
             wanted.append(None)
-            held[number] = lines.hold()
+            held[number] = lines.reserve()
         else:
             place = data.draw(st.sampled_from(sorted(held)))
             wanted[place] = texts
@@ -50,9 +50,9 @@ def test_lines_come_in_the_order_of_what_they_tell_of(data: st.DataObject) -> No
 
 def test_a_place_may_be_filled_with_nothing() -> None:
     said: list[str] = []
-    lines = Lines(said.append)
-    fill = lines.hold()
-    lines.say("after")
+    lines = OrderedLog(said.append)
+    fill = lines.reserve()
+    lines.emit("after")
     assert said == []
     fill()
     assert said == ["after"]
@@ -60,14 +60,14 @@ def test_a_place_may_be_filled_with_nothing() -> None:
 
 def test_what_was_not_said_is_known_in_its_order() -> None:
     said: list[str] = []
-    lines = Lines(said.append)
-    lines.say("a")
-    first, _ = lines.hold([1, "alice"]), lines.hold([2])
-    lines.say("b", "c")
+    lines = OrderedLog(said.append)
+    lines.emit("a")
+    first, _ = lines.reserve([1, "alice"]), lines.reserve([2])
+    lines.emit("b", "c")
     wanted: list[Any] = [{"about": [1, "alice"]}, {"about": [2]}, {"lines": ["b", "c"]}]
-    assert lines.waiting() == wanted
+    assert lines.pending() == wanted
     first("scores")
-    assert lines.waiting() == wanted[1:]
+    assert lines.pending() == wanted[1:]
     assert said == ["a", "scores"]
 
 
@@ -115,20 +115,22 @@ def test_a_record_is_open_from_its_first_moment(record: RunLog) -> None:
 
 def test_the_labels_of_workers_are_written_when_they_become_known(record: RunLog) -> None:
     path = record.directory / "workers.json"
-    record.know({"alice": [0, 1], "bob": []})
-    assert strict(path.read_text()) == record.groups == {"alice": [0, 1], "bob": []}
+    record.set_worker_labels({"alice": [0, 1], "bob": []})
+    assert strict(path.read_text()) == record.worker_labels == {"alice": [0, 1], "bob": []}
     path.unlink()
-    record.know({"alice": [0, 1], "bob": []})
+    record.set_worker_labels({"alice": [0, 1], "bob": []})
     assert not path.exists(), "nothing new"
-    record.know({"alice": [], "bob": [2]})
-    assert strict(path.read_text()) == record.groups == {"alice": [0, 1], "bob": [2]}, "who is away is not forgotten"
+    record.set_worker_labels({"alice": [], "bob": [2]})
+    assert strict(path.read_text()) == record.worker_labels == {"alice": [0, 1], "bob": [2]}, (
+        "who is away is not forgotten"
+    )
 
 
 # --------------------------------------------------------------------------- the log
 
 
 def test_every_line_is_in_the_file_with_its_time(record: RunLog) -> None:
-    record.lines.say("Training round 1/2", "\N{SNOWMAN}")
+    record.lines.emit("Training round 1/2", "\N{SNOWMAN}")
     log.debug("not for the file")
     record.close()
     log.warning("after the run")
@@ -141,7 +143,7 @@ def test_the_file_has_every_line_also_where_nobody_set_up_logging(tmp_path: Path
     log.setLevel(logging.ERROR)
     record = RunLog(tmp_path)
     record.open()
-    record.lines.say("Training round 1/2")
+    record.lines.emit("Training round 1/2")
     record.close()
     assert "Training round 1/2" in (tmp_path / "run.log").read_text()
 
@@ -158,7 +160,7 @@ def test_every_line_of_metrics_is_json(tmp_path_factory: pytest.TempPathFactory,
     record = RunLog(tmp_path_factory.mktemp("run"))
     record.open()
     try:
-        record.record("score", **fields)
+        record.write_record("score", **fields)
         text = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
     finally:
         record.close()
@@ -170,11 +172,11 @@ def kept(value: Any) -> Any:
     """What a record keeps of a value."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return printable(value) if isinstance(value, str) else value
+    return to_printable(value) if isinstance(value, str) else value
 
 
 def test_metrics_of_nodes_are_json_too(record: RunLog) -> None:
-    record.record("round", round=1, metrics={"loss": math.nan, "mine": 0.5, "far": -math.inf})
+    record.write_record("round", round=1, metrics={"loss": math.nan, "mine": 0.5, "far": -math.inf})
     (line,) = (record.directory / "metrics.jsonl").read_text().splitlines()
     assert strict(line) == {"kind": "round", "round": 1, "metrics": {"loss": None, "mine": 0.5, "far": None}}
     assert math.isnan(record.records[0]["metrics"]["loss"])
@@ -184,8 +186,8 @@ def test_a_line_is_written_before_observers_see_it(record: RunLog) -> None:
     seen = []
     path = record.directory / "metrics.jsonl"
     record.observers.append(lambda found: seen.append((found, path.read_text().splitlines()[-1])))
-    record.record("round", round=1, loss=math.nan)
-    record.record("round", round=2)
+    record.write_record("round", round=1, loss=math.nan)
+    record.write_record("round", round=2)
     assert [strict(line)["round"] for _, line in seen] == [1, 2]
     assert [found for found, _ in seen] == record.records
     assert math.isnan(record.records[0]["loss"])
@@ -197,9 +199,9 @@ def test_a_full_disk_ends_the_run_in_words(record: RunLog, monkeypatch: pytest.M
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "_metrics", Full())
+        patch.setattr(record, "_metrics_file", Full())
         with pytest.raises(RunFailed, match=r"the record in .* cannot be written: No space left on device"):
-            record.record("round", round=1)
+            record.write_record("round", round=1)
 
 
 # --------------------------------------------------------------------------- models
@@ -207,7 +209,7 @@ def test_a_full_disk_ends_the_run_in_words(record: RunLog, monkeypatch: pytest.M
 
 def test_a_model_is_saved_as_it_is(record: RunLog) -> None:
     model = {"w": torch.arange(6.0).reshape(2, 3).t(), "n": torch.tensor(3), "h": torch.ones(2).bfloat16()}
-    path = write_tensors(record.directory / "model.safetensors", model)
+    path = atomic_write_tensors(record.directory / "model.safetensors", model)
     assert path == record.directory / "model.safetensors"
     found = safetensors.torch.load_file(path)
     assert set(found) == set(model)
@@ -218,7 +220,7 @@ def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
     """As those of a report do."""
     buffer = torch.arange(10.0)
     found = safetensors.torch.load_file(
-        write_tensors(record.directory / "model.safetensors", {"a": buffer[:4], "b": buffer[4:]})
+        atomic_write_tensors(record.directory / "model.safetensors", {"a": buffer[:4], "b": buffer[4:]})
     )
     assert found["a"].tolist() == [0, 1, 2, 3] and found["b"].tolist() == [4, 5, 6, 7, 8, 9]
 
@@ -226,13 +228,13 @@ def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
 def test_saving_replaces_the_model_before_and_leaves_nothing_else(record: RunLog) -> None:
     before = names(record.directory)
     for value in (1.0, 2.0):
-        write_tensors(record.directory / "model.safetensors", {"w": torch.tensor(value)})
+        atomic_write_tensors(record.directory / "model.safetensors", {"w": torch.tensor(value)})
     assert names(record.directory) == before | {"model.safetensors"}
     assert safetensors.torch.load_file(record.directory / "model.safetensors")["w"] == 2
 
 
 def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_tensors(tmp_path / "model.safetensors", {"w": torch.tensor(1.0)})
+    path = atomic_write_tensors(tmp_path / "model.safetensors", {"w": torch.tensor(1.0)})
 
     def half(tensors: Any, target: Path, metadata: Any) -> None:
         target.write_bytes(b"half")
@@ -240,7 +242,7 @@ def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(safetensors.torch, "save_file", half)
     with pytest.raises(RunFailed, match=r"model\.safetensors cannot be written: .*No space left on device"):
-        write_tensors(path, {"w": torch.tensor(2.0)})
+        atomic_write_tensors(path, {"w": torch.tensor(2.0)})
     monkeypatch.undo()
     assert safetensors.torch.load_file(path)["w"] == 1 and [found.name for found in tmp_path.iterdir()] == [path.name]
 
@@ -255,7 +257,7 @@ def test_a_model_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watch)
-    write_tensors(path, {"w": torch.tensor(1.0)})
+    atomic_write_tensors(path, {"w": torch.tensor(1.0)})
     assert written == [("model.safetensors.part", False, {"w": torch.tensor(1.0)})]
 
 
@@ -265,11 +267,11 @@ def test_a_full_disk_is_one_reason(record: RunLog, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(RunFailed, match=r"model.safetensors cannot be written: .*No space left on device"):
-        record.finish({"w": torch.zeros(1)}, Plan())
+        record.write_results({"w": torch.zeros(1)}, Plan())
 
 
 def test_where_no_version_was_made_no_model_is_left(record: RunLog) -> None:
-    record.finish(None, Plan())
+    record.write_results(None, Plan())
     assert names(record.directory) == {"run.log", "metrics.jsonl"}
 
 
@@ -292,16 +294,16 @@ def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
     """A record that has gone on after its checkpoint of round 2, and the place that the checkpoint named."""
     record = RunLog(tmp_path)
     record.open()
-    record.know({"alice": [0, 1]})
-    record.lines.say("Training round 1", "Training round 2 \N{SNOWMAN}")
+    record.set_worker_labels({"alice": [0, 1]})
+    record.lines.emit("Training round 1", "Training round 2 \N{SNOWMAN}")
     for round in (1, 2):
-        record.record("round", round=round, seconds=0.25)
-    scores = record.lines.hold([2, "federated"])
-    record.lines.say("behind the scores")
-    place = record.place()
-    score = Score(samples=10, loss=math.nan)
-    record.record("score", round=2, model="federated", accuracy=score.accuracy, **asdict(score))
-    record.record("round", round=3)
+        record.write_record("round", round=round, seconds=0.25)
+    scores = record.lines.reserve([2, "federated"])
+    record.lines.emit("behind the scores")
+    place = record.position()
+    score = EvalResult(num_examples=10, loss=math.nan)
+    record.write_record("score", round=2, model="federated", accuracy=score.accuracy, **asdict(score))
+    record.write_record("round", round=3)
     scores("scores of round 2")
     record.close()
     return record, place
@@ -309,7 +311,7 @@ def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
 
 def go_on(record: RunLog, place: dict[str, Any]) -> RunLog:
     again = RunLog(record.directory)
-    again.cut_back(2, json.loads(json.dumps(place)))
+    again.truncate(2, json.loads(json.dumps(place)))
     return again
 
 
@@ -322,10 +324,10 @@ def test_what_came_after_the_checkpoint_is_cut_off(stopped: tuple[RunLog, dict[s
     assert told(record.directory) == ["Training round 1", "Training round 2 \N{SNOWMAN}"]
     assert again.records == written(record.directory)
     assert [(found["kind"], found["round"]) for found in again.records] == [("round", 1), ("round", 2), ("score", 2)]
-    assert again.groups == {"alice": [0, 1]}
+    assert again.worker_labels == {"alice": [0, 1]}
     again.open()
-    again.lines.say("Going on")
-    again.record("round", round=3)
+    again.lines.emit("Going on")
+    again.write_record("round", round=3)
     again.close()
     assert told(record.directory)[-1] == "Going on"
     assert [found["round"] for found in written(record.directory)] == [1, 2, 2, 3]

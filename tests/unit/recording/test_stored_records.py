@@ -8,7 +8,7 @@ import pytest
 
 from fedws.recording import stored_records
 from fedws.recording.run_log import RunLog
-from fedws.recording.score_lines import score_lines
+from fedws.recording.score_lines import format_evaluation
 
 SCORE = {
     "kind": "score", "round": 1, "version": 1, "model": "alice", "accuracy": 0.5, "samples": 4, "loss": 1.5,
@@ -43,23 +43,23 @@ WRONG: dict[str, Any] = {
 @pytest.mark.parametrize("loss", [1.5, None, 1, 1e300])
 def test_a_record_that_can_be_is_read_as_it_is(loss: Any) -> None:
     record = {**SCORE, "loss": loss}
-    assert stored_records.record(json.dumps(record)) == record
-    assert all(len(line) < 100 for line in score_lines(record, [[0], [1, 9]]))
+    assert stored_records.parse_record(json.dumps(record)) == record
+    assert all(len(line) < 100 for line in format_evaluation(record, [[0], [1, 9]]))
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_record_that_cannot_be_is_dropped_with_a_line(what: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
-        stored_records.record(json.dumps(WRONG[what]))
+        stored_records.parse_record(json.dumps(WRONG[what]))
     assert len(str(caught.value)) < 300
     log = RunLog(tmp_path)
     log.open()
-    log.record("round", round=1)
+    log.write_record("round", round=1)
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(WRONG[what]) + "\n")
     again = RunLog(tmp_path)
-    again.cut_back(1, {"log": 0})
+    again.truncate(1, {"log": 0})
     again.open()
     again.close()
     assert [record["kind"] for record in again.records] == ["round"]
@@ -71,7 +71,7 @@ STORY = {"format": 1, "run": "cafe", "secret": "0a" * 32, "finished": False, "pl
 
 
 def test_what_a_run_wrote_about_itself_can_be_used() -> None:
-    assert stored_records.story(STORY) == ""
+    assert stored_records.run_info_problem(STORY) == ""
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_what_a_run_wrote_about_itself_can_be_used() -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(changes: dict[str, Any], wrong: str) -> None:
-    found = stored_records.story({**STORY, **changes})
+    found = stored_records.run_info_problem({**STORY, **changes})
     assert found.startswith(wrong) and len(found) < 300
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_named(changes: dict[str, Any], wrong: str) -> No
 def test_labels_that_cannot_be_are_dropped_with_a_line(labels: Any, tmp_path: Path) -> None:
     path = tmp_path / "workers.json"
     path.write_text(json.dumps({"alice": labels, "bob": [0, 7]}))
-    known, (line,) = stored_records.groups(path)
+    known, (line,) = stored_records.load_worker_labels(path)
     assert known == {"bob": [0, 7]}
     assert line.startswith("workers.json: the labels of alice were dropped (") and len(line) < 300
 
@@ -102,5 +102,5 @@ def test_labels_that_cannot_be_are_dropped_with_a_line(labels: Any, tmp_path: Pa
 @pytest.mark.parametrize("text", ["", "7", "[" * 100_000, '"x"', "\x00"])
 def test_a_file_of_something_else_holds_no_labels(text: str, tmp_path: Path) -> None:
     (tmp_path / "workers.json").write_text(text)
-    assert stored_records.groups(tmp_path / "workers.json") == ({}, [])
-    assert stored_records.groups(tmp_path / "nowhere") == ({}, [])
+    assert stored_records.load_worker_labels(tmp_path / "workers.json") == ({}, [])
+    assert stored_records.load_worker_labels(tmp_path / "nowhere") == ({}, [])

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.seeds import order_seed
-from fedws.core.tensors import Tensors, difference
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.scheduling.asynchronous import Asynchronous, AsynchronousState
-from fedws.scheduling.base import Ask
-from fedws.scheduling.events import Deadline, Event, Joined, Left, Measured
-from fedws.scheduling.participants import Terms
+from fedws.core.seeds import request_seed
+from fedws.core.tensors import Tensors, find_mismatch
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.scheduling.asynchronous import AsynchronousScheduler, AsynchronousState
+from fedws.scheduling.base import TaskSpec
+from fedws.scheduling.events import Event, ResponseTimed, RoundTimeout, WorkerConnected, WorkerDisconnected
+from fedws.scheduling.participants import ScheduleConfig
 
 START = {"w": torch.zeros(2)}
 THREE = ("alice", "bob", "charlie")
@@ -27,28 +27,28 @@ Kind = Literal["refused", "failed", "rejected", "lost"]
 class Adding:
     """The model is the sum of all reports; the buffer is a list of what was taken in, and how stale it was."""
 
-    k: int = 1
+    buffer_size: int = 1
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
-        return Ask("adding.add", {"for": f"{worker} in {round}"}, model)
+    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
+        return TaskSpec("adding.add", {"for": f"{worker} in {round}"}, model)
 
-    def empty(self) -> list[Any]:
+    def init(self) -> list[Any]:
         return []
 
-    def add(self, model: Tensors, buffer: list[Any], report: Report, staleness: int) -> list[Any]:
+    def accumulate(self, model: Tensors, buffer: list[Any], report: TaskResult, staleness: int) -> list[Any]:
         if (report.tensors["w"] == 13).any():
             raise RejectedUpdate("13 is bad luck")
         return [*buffer, [report.worker, staleness, report.tensors["w"]]]
 
-    def step(self, model: Tensors, buffer: list[Any]) -> Tensors:
+    def server_update(self, model: Tensors, buffer: list[Any]) -> Tensors:
         total = model["w"] + sum(tensor for _, _, tensor in buffer)
         if (total == 1000).any():
             raise RejectedUpdate("it is full")
         return {"w": total}
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
-        if difference(report.tensors, model):
-            raise RejectedUpdate(difference(report.tensors, model))
+    def worker_model(self, model: Tensors, report: TaskResult) -> Tensors | None:
+        if find_mismatch(report.tensors, model):
+            raise RejectedUpdate(find_mismatch(report.tensors, model))
         return {"w": model["w"] + report.tensors["w"]}
 
 
@@ -65,7 +65,7 @@ class Table:
         algorithm: Any = None,
     ) -> None:
         algorithm = algorithm or Adding(k)
-        self.strategy = Asynchronous[Any](algorithm, Terms(tuple(workers), rounds, 7, quorum))
+        self.strategy = AsynchronousScheduler[Any](algorithm, ScheduleConfig(tuple(workers), rounds, 7, quorum))
         state, orders = self.strategy.start(START, here)
         self.state: State = state
         self.open = {order.worker: order for order in orders}
@@ -74,11 +74,11 @@ class Table:
         """Let it react; gives the ids of the new orders."""
         asked = []
         for event in events:
-            if isinstance(event, Report | Failure):
+            if isinstance(event, TaskResult | TaskFailure):
                 del self.open[event.worker]
             self.state, orders = self.strategy.react(self.state, event)
             self.open |= {order.worker: order for order in orders}
-            asked += [order.id for order in orders]
+            asked += [order.request_id for order in orders]
         return asked
 
     def reports(self, *workers: str, value: float = 1.0, **tensors: torch.Tensor) -> list[str]:
@@ -89,10 +89,10 @@ class Table:
 
     def leaves(self, worker: str) -> list[str]:
         asked = self.fails(worker, "lost") if worker in self.open else []
-        return asked + self.take(Left(worker=worker, reason="gone"))
+        return asked + self.take(WorkerDisconnected(worker=worker, reason="gone"))
 
     def joins(self, worker: str) -> list[str]:
-        return self.take(Joined(worker=worker))
+        return self.take(WorkerConnected(worker=worker))
 
     @property
     def version(self) -> int:
@@ -108,7 +108,7 @@ class Table:
 
     @property
     def awaited(self) -> list[str]:
-        return list(self.strategy.awaited(self.state))
+        return list(self.strategy.waiting_for(self.state))
 
     @property
     def updates(self) -> list[tuple[str, int]]:
@@ -121,13 +121,17 @@ class Table:
         return after is self.state and not orders
 
 
-def report(order: Order, value: float = 1.0, **tensors: torch.Tensor) -> Report:
+def report(order: TaskRequest, value: float = 1.0, **tensors: torch.Tensor) -> TaskResult:
     found = {"w": torch.full((2,), float(value)), **tensors}
-    return Report(order=order.id, worker=order.worker, round=order.round, samples=1, tensors=found)
+    return TaskResult(
+        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=1, tensors=found
+    )
 
 
-def failure(order: Order, kind: Kind = "failed") -> Failure:
-    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason="no power")
+def failure(order: TaskRequest, kind: Kind = "failed") -> TaskFailure:
+    return TaskFailure(
+        request_id=order.request_id, worker=order.worker, round=order.round, kind=kind, reason="no power"
+    )
 
 
 # --------------------------------------------------------------------------- no barrier
@@ -135,7 +139,7 @@ def failure(order: Order, kind: Kind = "failed") -> Failure:
 
 def test_everybody_is_asked_at_the_start() -> None:
     table = Table()
-    told = [(order.id, order.task, order.settings, order.base) for order in table.open.values()]
+    told = [(order.request_id, order.task, order.settings, order.state_round) for order in table.open.values()]
     assert told == [(f"1/{worker}", "adding.add", {"for": f"{worker} in 1"}, 0) for worker in THREE]
     assert all(order.tensors is START for order in table.open.values())
     assert (table.version, table.model, table.failure, table.awaited) == (0, [0, 0], "", [])
@@ -144,7 +148,7 @@ def test_everybody_is_asked_at_the_start() -> None:
 def test_the_next_order_comes_with_the_answer_and_carries_the_newest_model() -> None:
     table = Table()
     assert table.reports("bob", value=3) == ["2/bob"] and table.version == 1 and table.model == [3, 3]
-    assert table.open["bob"].tensors is table.state.model and table.open["bob"].base == 1
+    assert table.open["bob"].tensors is table.state.model and table.open["bob"].state_round == 1
     assert table.open["alice"].tensors is START
     assert table.reports("bob", value=4) == ["3/bob"] and table.model == [7, 7]
     assert table.reports("alice") == ["2/alice"] and table.model == [8, 8]
@@ -204,8 +208,8 @@ def test_every_order_of_a_worker_has_a_number_and_a_seed_of_its_own() -> None:
     for _ in range(4):
         table.reports("bob")
         orders.append(table.open["bob"])
-    assert [(order.round, order.base) for order in orders] == [(n + 1, n) for n in range(5)]
-    assert [order.seed for order in orders] == [order_seed(7, "bob", n) for n in range(1, 6)]
+    assert [(order.round, order.state_round) for order in orders] == [(n + 1, n) for n in range(5)]
+    assert [order.seed for order in orders] == [request_seed(7, "bob", n) for n in range(1, 6)]
 
 
 def test_after_the_last_version_nobody_is_asked() -> None:
@@ -213,7 +217,7 @@ def test_after_the_last_version_nobody_is_asked() -> None:
     last = table.open["charlie"]
     table.reports("alice")
     assert table.reports("alice") == [] and table.version == 2
-    assert table.drops(report(last, 50)) and table.drops(Joined(worker="bob"))
+    assert table.drops(report(last, 50)) and table.drops(WorkerConnected(worker="bob"))
     assert table.awaited == [] and not table.failure
 
 
@@ -224,20 +228,20 @@ def test_an_answer_counts_once_and_for_its_worker_alone() -> None:
     table = Table()
     first = table.open["alice"]
     table.reports("alice")
-    for event in (report(first, 50), failure(first), failure(first, "lost"), Joined(worker="mallory")):
+    for event in (report(first, 50), failure(first), failure(first, "lost"), WorkerConnected(worker="mallory")):
         assert table.drops(event)
     assert table.drops(replace(report(table.open["bob"]), worker="alice"))
-    assert table.drops(report(Order(id="9/bob", worker="bob", round=9, task="t")))
+    assert table.drops(report(TaskRequest(request_id="9/bob", worker="bob", round=9, task="t")))
 
 
 def test_there_are_no_deadlines() -> None:
     table = Table()
-    assert table.drops(Deadline(version=0)) and table.drops(Deadline(version=1))
+    assert table.drops(RoundTimeout(version=0)) and table.drops(RoundTimeout(version=1))
 
 
 def test_how_long_an_answer_took_asks_nobody() -> None:
     table = Table()
-    assert table.take(Measured(worker="bob", seconds=1.0)) == []
+    assert table.take(ResponseTimed(worker="bob", seconds=1.0)) == []
 
 
 # --------------------------------------------------------------------------- failures
@@ -248,13 +252,13 @@ def test_what_failed_is_asked_again_at_once_until_the_third_time(kind: Kind) -> 
     table = Table()
     first = table.open["bob"]
     assert table.fails("bob", kind) == ["1/bob/2"]
-    assert replace(table.open["bob"], id=first.id) == first
+    assert replace(table.open["bob"], request_id=first.request_id) == first
     table.reports("alice")
     assert table.fails("bob", kind) == ["1/bob/3"]
     again = table.open["bob"]
     assert again.seed == first.seed and again.tensors is table.state.model, "the same work on the newest model"
     assert table.fails("bob", kind) == []
-    (line,) = table.strategy.said(table.state)
+    (line,) = table.strategy.log_lines(table.state)
     assert line.startswith("bob is excluded: it ") and line.endswith(": no power, three times in a row")
     table.reports("alice")
     assert list(table.strategy.record(table.state)["excluded"]) == ["bob"]
@@ -292,7 +296,7 @@ def test_who_is_lost_is_asked_again_when_it_has_joined() -> None:
     table.reports("alice")
     assert table.joins("bob") == ["1/bob/2"]
     again = table.open["bob"]
-    assert (again.seed, again.base) == (first.seed, 0) and again.tensors is table.state.model
+    assert (again.seed, again.state_round) == (first.seed, 0) and again.tensors is table.state.model
     table.reports("bob")
     assert table.updates == [("bob", 0)], "its order is new"
 
@@ -341,7 +345,7 @@ def test_a_report_that_does_not_fit_is_rejected(tensors: dict[str, Any], text: s
     assert table.strategy.worker_model(table.state, unfit) is None or "luck" in text
     before = table.version
     assert table.take(unfit) == ["1/bob/2"] and table.version == before
-    assert list(table.strategy.said(table.state)) == [f"bob sent a report that was rejected: {text}"]
+    assert list(table.strategy.log_lines(table.state)) == [f"bob sent a report that was rejected: {text}"]
     table.reports("charlie", value=2)
     assert table.model == [4, 4]
     table.reports("bob", **tensors)
@@ -361,7 +365,7 @@ def test_reports_that_make_no_version_are_dropped_and_the_last_is_rejected(
     table = Table(k=2)
     table.reports("alice", value=values[0])
     assert table.reports("bob", value=values[1]) == ["1/bob/2"]
-    assert list(table.strategy.said(table.state)) == [f"bob sent a report that was rejected: {text}"]
+    assert list(table.strategy.log_lines(table.state)) == [f"bob sent a report that was rejected: {text}"]
     assert (table.version, table.model, table.failure) == (0, [0, 0], "")
     table.reports("bob", "charlie", value=3)
     assert table.model == [6, 6], "nothing of what was dropped is in it"
@@ -418,23 +422,23 @@ def test_a_stored_run_asks_for_what_was_lost_with_the_same_seeds() -> None:
     before, kept = dict(table.open), table.state
     table.reports("charlie")
     state, orders = table.strategy.resume(kept, ["alice", "charlie"])
-    assert [order.id for order in orders] == ["3/alice/2", "1/charlie/2"]
+    assert [order.request_id for order in orders] == ["3/alice/2", "1/charlie/2"]
     assert all(order.seed == before[order.worker].seed and order.tensors is START for order in orders)
-    assert [order.base for order in orders] == [2, 0]
+    assert [order.state_round for order in orders] == [2, 0]
     state, more = table.strategy.react(state, report(orders[1]))
-    assert table.strategy.version(state) == 1 and [order.id for order in more] == ["2/charlie"]
+    assert table.strategy.version(state) == 1 and [order.request_id for order in more] == ["2/charlie"]
     assert table.strategy.record(state)["updates"][-1] == {"worker": "charlie", "staleness": 0}
-    state, more = table.strategy.react(state, Joined(worker="bob"))
-    assert [order.id for order in more] == ["2/bob/2"]
+    state, more = table.strategy.react(state, WorkerConnected(worker="bob"))
+    assert [order.request_id for order in more] == ["2/bob/2"]
     state, more = table.strategy.resume(kept, [])
-    assert not more and table.strategy.awaited(state) == [*THREE]
+    assert not more and table.strategy.waiting_for(state) == [*THREE]
 
 
 def test_a_run_that_has_ended_stays_so() -> None:
     table = Table(rounds=1)
     table.reports("alice")
     state, orders = table.strategy.resume(table.state, THREE)
-    assert not orders and table.strategy.version(state) == 1 and not table.strategy.awaited(state)
+    assert not orders and table.strategy.version(state) == 1 and not table.strategy.waiting_for(state)
 
 
 def test_a_state_cannot_be_changed_and_a_new_one_leaves_the_old() -> None:
@@ -443,5 +447,11 @@ def test_a_state_cannot_be_changed_and_a_new_one_leaves_the_old() -> None:
     with pytest.raises(FrozenInstanceError):
         first.version = 5  # type: ignore[misc]
     table.reports("alice", "bob")
-    assert (first.version, first.buffer, first.updates, first.reports, len(first.roster.open)) == (0, [], (), 0, 3)
+    assert (first.version, first.buffer, first.updates, first.num_results, len(first.participants.open_requests)) == (
+        0,
+        [],
+        (),
+        0,
+        3,
+    )
     assert START["w"].tolist() == [0, 0]

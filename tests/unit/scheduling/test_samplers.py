@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.core.errors import UsageError
-from fedws.core.registry import build, names
-from fedws.scheduling.base import Candidate
-from fedws.scheduling.samplers.data_size import DataSize
-from fedws.scheduling.samplers.random import Uniform
-from fedws.scheduling.samplers.speed import Speed
+from fedws.core.registry import build_piece, list_pieces
+from fedws.scheduling.base import WorkerInfo
+from fedws.scheduling.samplers.data_size import DataSizeSampler
+from fedws.scheduling.samplers.random import UniformSampler
+from fedws.scheduling.samplers.speed import SpeedSampler
 
 CHI_SQUARE_5, CHI_SQUARE_23 = 20.5, 49.7
 """Values that chi-square with 5 and 23 degrees of freedom passes once in a thousand."""
@@ -27,22 +27,25 @@ def chi_square(found: Counter[tuple[str, ...]], wanted: dict[tuple[str, ...], fl
 
 
 def test_these_are_all() -> None:
-    assert names("chooser") == ["all", "data_size", "random", "speed"]
+    assert list_pieces("chooser") == ["all", "data_size", "random", "speed"]
 
 
 def test_all_are_asked_in_the_order_of_the_plan() -> None:
-    every = build("chooser", "all")
-    assert every.rank([Candidate("b"), Candidate("a", seconds=1.0)], Random(1)) == ["b", "a"] and every.size(7) == 7
+    every = build_piece("chooser", "all")
+    assert (
+        every.rank([WorkerInfo("b"), WorkerInfo("a", response_seconds=1.0)], Random(1)) == ["b", "a"]
+        and every.cohort_size(7) == 7
+    )
     with pytest.raises(UsageError, match="chooser all takes no value"):
-        build("chooser", "all:3")
+        build_piece("chooser", "all:3")
 
 
 # ------------------------------------------------------------------ random
 
 
 def test_random_gives_every_order_the_same_chance() -> None:
-    candidates = [Candidate(name, samples, waited=samples) for samples, name in enumerate("abcd")]
-    found = Counter(tuple(Uniform().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
+    candidates = [WorkerInfo(name, samples, rounds_since_selected=samples) for samples, name in enumerate("abcd")]
+    found = Counter(tuple(UniformSampler().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
     assert chi_square(found, dict.fromkeys(permutations("abcd"), 500.0)) < CHI_SQUARE_23
 
 
@@ -69,8 +72,8 @@ def chance(order: Sequence[str], weights: dict[str, float]) -> float:
     ids=["known", "one unknown counts as the mean", "none known", "not believed"],
 )
 def test_data_size_draws_in_proportion(samples: dict[str, int], weights: dict[str, float]) -> None:
-    candidates = [Candidate(name, count) for name, count in samples.items()]
-    found = Counter(tuple(DataSize().rank(candidates, Random(f"1/{round}"))) for round in range(20_000))
+    candidates = [WorkerInfo(name, count) for name, count in samples.items()]
+    found = Counter(tuple(DataSizeSampler().rank(candidates, Random(f"1/{round}"))) for round in range(20_000))
     wanted = {order: 20_000 * chance(order, weights) for order in permutations(weights)}
     assert chi_square(found, wanted) < CHI_SQUARE_5
 
@@ -79,14 +82,14 @@ def test_data_size_draws_in_proportion(samples: dict[str, int], weights: dict[st
 
 
 def rounds_asked(
-    chooser: Speed, workers: int, seconds: Callable[[int, int], float], rounds: int, spare: int = 0
+    chooser: SpeedSampler, workers: int, seconds: Callable[[int, int], float], rounds: int, spare: int = 0
 ) -> list[list[int]]:
     """The rounds in which each was asked, first 0; it then took ``seconds(worker, round)``, 0 if it did not answer."""
     asked: list[list[int]] = [[0] for _ in range(workers)]
     measured = [0.0] * workers
     for round in range(1, rounds + 1):
-        candidates = [Candidate(str(i), 0, measured[i], round - 1 - asked[i][-1]) for i in range(workers)]
-        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.size(workers) + spare]:
+        candidates = [WorkerInfo(str(i), 0, measured[i], round - 1 - asked[i][-1]) for i in range(workers)]
+        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.cohort_size(workers) + spare]:
             asked[int(name)].append(round)
             measured[int(name)] = seconds(int(name), round) or measured[int(name)]
     return asked
@@ -96,9 +99,9 @@ def longest(asked: Sequence[int], rounds: int) -> int:
     return max(after - before for before, after in zip(asked, [*asked[1:], rounds], strict=True))
 
 
-def bound(ratio: float, workers: int, chooser: Speed) -> int:
+def bound(ratio: float, workers: int, chooser: SpeedSampler) -> int:
     lap = workers / chooser.per_round
-    return math.floor((min(ratio, chooser.patience) - 1) * lap) + math.ceil(lap)
+    return math.floor((min(ratio, chooser.max_slowdown) - 1) * lap) + math.ceil(lap)
 
 
 @settings(deadline=None, max_examples=50)
@@ -109,7 +112,7 @@ def bound(ratio: float, workers: int, chooser: Speed) -> int:
     spare=st.integers(0, 2),
 )
 def test_everybody_is_asked_within_the_bound(seconds: list[int], per_round: int, patience: int, spare: int) -> None:
-    chooser, workers = Speed(per_round=per_round, patience=patience), len(seconds)
+    chooser, workers = SpeedSampler(per_round=per_round, max_slowdown=patience), len(seconds)
     asked = rounds_asked(chooser, workers, lambda worker, _: float(seconds[worker]), 400, spare)
     for its, own in zip(asked, seconds, strict=True):
         assert longest(its, 400) <= bound(own / min(seconds), workers, chooser)
@@ -119,52 +122,54 @@ def test_everybody_is_asked_within_the_bound(seconds: list[int], per_round: int,
 @given(workers=st.integers(1, 10), per_round=st.integers(1, 4), seed=st.integers(0, 999))
 def test_the_bound_of_the_slowest_holds_whatever_is_measured(workers: int, per_round: int, seed: int) -> None:
     random = Random(seed)
-    chooser = Speed(per_round=per_round, patience=5)
+    chooser = SpeedSampler(per_round=per_round, max_slowdown=5)
     asked = rounds_asked(chooser, workers, lambda *_: random.choice([0.0, 0.001, 1.0, 7.0, 1e9]), 300)
     assert max(longest(its, 300) for its in asked) <= bound(math.inf, workers, chooser)
 
 
 def test_fast_workers_are_asked_in_a_clear_majority() -> None:
-    asked = [len(its) - 1 for its in rounds_asked(Speed(per_round=2), 10, lambda i, _: 1.0 if i < 5 else 5.0, 1000)]
+    asked = [
+        len(its) - 1 for its in rounds_asked(SpeedSampler(per_round=2), 10, lambda i, _: 1.0 if i < 5 else 5.0, 1000)
+    ]
     assert sum(asked) == 2000
     assert sum(asked[:5]) > 4 * sum(asked[5:])
-    assert min(asked[5:]) >= 1000 / bound(5, 10, Speed(per_round=2)) - 1
+    assert min(asked[5:]) >= 1000 / bound(5, 10, SpeedSampler(per_round=2)) - 1
     assert max(asked[:5]) <= min(asked[:5]) * 1.1, "as fast, as often"
 
 
 def test_one_ten_times_slower_is_asked_every_fiftieth_round() -> None:
-    slow = rounds_asked(Speed(per_round=2), 10, lambda i, _: 10.0 if i == 9 else 1.0, 1000)[9]
+    slow = rounds_asked(SpeedSampler(per_round=2), 10, lambda i, _: 10.0 if i == 9 else 1.0, 1000)[9]
     assert longest(slow, 1000) == 50 and len(slow) - 1 >= 20
 
 
 def test_without_patience_everybody_takes_turns() -> None:
-    asked = rounds_asked(Speed(per_round=2, patience=1), 6, lambda i, _: 1.0 + i, 300)
+    asked = rounds_asked(SpeedSampler(per_round=2, max_slowdown=1), 6, lambda i, _: 1.0 + i, 300)
     assert [len(its) - 1 for its in asked] == [100] * 6
 
 
 def test_who_was_never_asked_comes_first() -> None:
-    fast, slow, new = Candidate("fast", 0, 1.0, 3), Candidate("slow", 0, 9.0, 5), Candidate("new", 0, 0.0, 6)
-    assert Speed(per_round=1).rank([fast, slow, new], Random(1)) == ["new", "fast", "slow"]
+    fast, slow, new = WorkerInfo("fast", 0, 1.0, 3), WorkerInfo("slow", 0, 9.0, 5), WorkerInfo("new", 0, 0.0, 6)
+    assert SpeedSampler(per_round=1).rank([fast, slow, new], Random(1)) == ["new", "fast", "slow"]
 
 
 def test_one_that_never_answers_takes_its_turn_only() -> None:
-    asked = rounds_asked(Speed(per_round=1), 3, lambda i, _: 0.0 if i == 0 else 1.0, 300)
+    asked = rounds_asked(SpeedSampler(per_round=1), 3, lambda i, _: 0.0 if i == 0 else 1.0, 300)
     assert [len(its) - 1 for its in asked] == [100, 100, 100]
 
 
 def test_equals_are_asked_in_a_random_order() -> None:
-    candidates = [Candidate(name, 0, 2.0, 1) for name in "abcd"]
-    found = Counter(tuple(Speed().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
+    candidates = [WorkerInfo(name, 0, 2.0, 1) for name in "abcd"]
+    found = Counter(tuple(SpeedSampler().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
     assert chi_square(found, dict.fromkeys(permutations("abcd"), 500.0)) < CHI_SQUARE_23
 
 
 @pytest.mark.parametrize("seconds", [math.inf, math.nan, -1.0])
 def test_seconds_that_are_none_do_no_harm(seconds: float) -> None:
-    candidates = [Candidate("a", 0, seconds, 2), Candidate("b", 0, 1.0, 2), Candidate("c", 0, 2.0, 5)]
-    assert sorted(Speed(per_round=1).rank(candidates, Random(1))) == ["a", "b", "c"]
+    candidates = [WorkerInfo("a", 0, seconds, 2), WorkerInfo("b", 0, 1.0, 2), WorkerInfo("c", 0, 2.0, 5)]
+    assert sorted(SpeedSampler(per_round=1).rank(candidates, Random(1))) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("patience", ["0.5", "inf", "nan", "long"])
 def test_patience_is_at_least_one(patience: str) -> None:
     with pytest.raises(UsageError, match="chooser speed: patience: "):
-        build("chooser", f"speed:2,patience={patience}")
+        build_piece("chooser", f"speed:2,patience={patience}")

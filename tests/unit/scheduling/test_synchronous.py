@@ -10,37 +10,44 @@ import pytest
 import torch
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.seeds import order_seed
-from fedws.core.tensors import Tensors, difference
-from fedws.protocol.messages import Failure, Order, Report
-from fedws.scheduling.base import Ask, Candidate, Chooser
-from fedws.scheduling.events import Available, Deadline, Event, Joined, Left, Measured
-from fedws.scheduling.participants import Terms
-from fedws.scheduling.samplers.all import All
-from fedws.scheduling.synchronous import Rounds, RoundState
-from fedws.updates.aggregators.mean import Mean, Sum
+from fedws.core.seeds import request_seed
+from fedws.core.tensors import Tensors, find_mismatch
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.scheduling.base import Sampler, TaskSpec, WorkerInfo
+from fedws.scheduling.events import (
+    Event,
+    ResponseTimed,
+    RoundTimeout,
+    WorkerAvailable,
+    WorkerConnected,
+    WorkerDisconnected,
+)
+from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.synchronous import SynchronousScheduler, SynchronousState
+from fedws.updates.aggregators.mean import MeanAccumulator, MeanAggregator
 
 START = {"w": torch.zeros(2)}
 TWO = ("alice", "bob")
 THREE = ("alice", "bob", "charlie")
 FIVE = (*THREE, "dora", "emil")
-State = RoundState[Sum]
+State = SynchronousState[MeanAccumulator]
 
 
 @dataclass(frozen=True)
 class Adding:
     """Workers report any number; the model is the sum of the rounds' means."""
 
-    def order(self, model: Tensors, worker: str, round: int) -> Ask:
-        return Ask("adding.add", {"for": f"{worker} in {round}"}, model)
+    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
+        return TaskSpec("adding.add", {"for": f"{worker} in {round}"}, model)
 
-    def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+    def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
         if (aggregated["w"] == 13).any():
             raise RejectedUpdate("13 is bad luck")
-        return aggregated if difference(aggregated, model) else {"w": model["w"] + aggregated["w"]}
+        return aggregated if find_mismatch(aggregated, model) else {"w": model["w"] + aggregated["w"]}
 
-    def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
-        return self.step(model, report.tensors, report.round)
+    def worker_model(self, model: Tensors, report: TaskResult) -> Tensors | None:
+        return self.server_update(model, report.tensors, report.round)
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,12 @@ class Some:
     count: int
     by_wait: bool = False
 
-    def size(self, workers: int) -> int:
+    def cohort_size(self, workers: int) -> int:
         return min(self.count, workers)
 
-    def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
-        names = [candidate.worker for candidate in reversed(candidates)]
-        waited = {candidate.worker: candidate.waited for candidate in candidates}
+    def rank(self, candidates: Sequence[WorkerInfo], random: Random) -> Sequence[str]:
+        names = [candidate.name for candidate in reversed(candidates)]
+        waited = {candidate.name: candidate.rounds_since_selected for candidate in candidates}
         return sorted(names, key=lambda name: -waited[name]) if self.by_wait else names
 
 
@@ -65,35 +72,35 @@ def told(cohort: list[str], missing: list[str], answered: int, *, failed: int = 
 
 
 class Table:
-    """A run in which the test plays the workers. All of them are there unless ``here`` says who is."""
+    """A run in which the test plays the workers. All of them are there unless ``connected`` says who is."""
 
     def __init__(
         self,
         workers: Sequence[str] = THREE,
         quorum: int = 0,
-        chooser: Chooser | None = None,
+        chooser: Sampler | None = None,
         over_select: float = 0.0,
         rounds: int = 3,
         here: Sequence[str] | None = None,
         algorithm: Any = None,
     ) -> None:
-        chooser = chooser or All()
-        terms = Terms(tuple(workers), rounds, 7, quorum or chooser.size(len(workers)), over_select)
-        self.strategy = Rounds(algorithm or Adding(), Mean(), chooser, terms)
+        chooser = chooser or AllSampler()
+        terms = ScheduleConfig(tuple(workers), rounds, 7, quorum or chooser.cohort_size(len(workers)), over_select)
+        self.strategy = SynchronousScheduler(algorithm or Adding(), MeanAggregator(), chooser, terms)
         state, orders = self.strategy.start(START, workers if here is None else here)
         self.state: State = state
         self.open = {order.worker: order for order in orders}
-        self.asked = [order.id for order in orders]
+        self.asked = [order.request_id for order in orders]
 
     def take(self, *events: Event) -> list[str]:
         """Let it react; gives the ids of the new orders."""
         asked = []
         for event in events:
-            if isinstance(event, Report | Failure):
+            if isinstance(event, TaskResult | TaskFailure):
                 del self.open[event.worker]
             self.state, orders = self.strategy.react(self.state, event)
             self.open |= {order.worker: order for order in orders}
-            asked += [order.id for order in orders]
+            asked += [order.request_id for order in orders]
         return asked
 
     def reports(self, *workers: str, value: float = 1.0, **tensors: torch.Tensor) -> list[str]:
@@ -105,13 +112,13 @@ class Table:
     def leaves(self, worker: str) -> list[str]:
         """As a link tells it: the open order is lost, then the worker has left."""
         asked = self.fails(worker, kind="lost") if worker in self.open else []
-        return asked + self.take(Left(worker=worker, reason="the cable was cut"))
+        return asked + self.take(WorkerDisconnected(worker=worker, reason="the cable was cut"))
 
     def joins(self, *workers: str) -> list[str]:
-        return self.take(*(Joined(worker=worker) for worker in workers))
+        return self.take(*(WorkerConnected(worker=worker) for worker in workers))
 
     def deadline(self) -> list[str]:
-        return self.take(Deadline(version=self.version))
+        return self.take(RoundTimeout(version=self.version))
 
     @property
     def version(self) -> int:
@@ -127,11 +134,11 @@ class Table:
 
     @property
     def awaited(self) -> list[str]:
-        return list(self.strategy.awaited(self.state))
+        return list(self.strategy.waiting_for(self.state))
 
     @property
     def said(self) -> list[str]:
-        return list(self.strategy.said(self.state))
+        return list(self.strategy.log_lines(self.state))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -146,13 +153,17 @@ class Table:
 Kind = Literal["refused", "failed", "rejected", "lost"]
 
 
-def report(order: Order, value: float = 1.0, **tensors: torch.Tensor) -> Report:
+def report(order: TaskRequest, value: float = 1.0, **tensors: torch.Tensor) -> TaskResult:
     found = {"w": torch.full((2,), float(value)), **tensors}
-    return Report(order=order.id, worker=order.worker, round=order.round, samples=1, tensors=found)
+    return TaskResult(
+        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=1, tensors=found
+    )
 
 
-def failure(order: Order, kind: Kind = "failed") -> Failure:
-    return Failure(order=order.id, worker=order.worker, round=order.round, kind=kind, reason="no power")
+def failure(order: TaskRequest, kind: Kind = "failed") -> TaskFailure:
+    return TaskFailure(
+        request_id=order.request_id, worker=order.worker, round=order.round, kind=kind, reason="no power"
+    )
 
 
 # --------------------------------------------------------------------------- orders
@@ -160,12 +171,12 @@ def failure(order: Order, kind: Kind = "failed") -> Failure:
 
 def test_every_worker_is_asked_once_with_the_model() -> None:
     table = Table(TWO)
-    told = [(order.id, order.worker, order.round, order.task, order.settings) for order in table.open.values()]
+    told = [(order.request_id, order.worker, order.round, order.task, order.settings) for order in table.open.values()]
     assert told == [
         ("1/alice", "alice", 1, "adding.add", {"for": "alice in 1"}),
         ("1/bob", "bob", 1, "adding.add", {"for": "bob in 1"}),
     ]
-    assert all(order.tensors is START and order.base == 0 for order in table.open.values())
+    assert all(order.tensors is START and order.state_round == 0 for order in table.open.values())
     assert (table.model, table.version, table.failure, table.awaited) == ([0, 0], 0, "", [])
     assert table.said == ["Training round 1/3"]
 
@@ -175,8 +186,8 @@ def test_the_seed_of_an_order_is_that_of_run_worker_and_round() -> None:
     orders = list(table.open.values())
     table.reports(*TWO)
     orders += table.open.values()
-    assert [order.seed for order in orders] == [order_seed(7, order.worker, order.round) for order in orders]
-    assert len({order.seed for order in orders}) == len({order.id for order in orders}) == 4
+    assert [order.seed for order in orders] == [request_seed(7, order.worker, order.round) for order in orders]
+    assert len({order.seed for order in orders}) == len({order.request_id for order in orders}) == 4
 
 
 def test_the_next_round_is_asked_when_the_last_answer_is_there() -> None:
@@ -184,7 +195,7 @@ def test_the_next_round_is_asked_when_the_last_answer_is_there() -> None:
     assert table.reports("bob", value=3) == [] and table.version == 0 and table.model == [0, 0]
     assert table.reports("alice", value=1) == ["2/alice", "2/bob"]
     assert table.version == 1 and table.model == [2, 2]
-    assert all(order.tensors is table.state.model and order.base == 1 for order in table.open.values())
+    assert all(order.tensors is table.state.model and order.state_round == 1 for order in table.open.values())
     assert table.said == ["Training round 2/3"]
     assert table.record == told(["alice", "bob"], [], 2)
 
@@ -194,7 +205,11 @@ def test_after_the_last_round_nobody_is_asked() -> None:
     orders = list(table.open.values())
     assert table.reports(*TWO) == []
     assert (table.version, table.model, table.failure, table.awaited) == (1, [1, 1], "", [])
-    assert table.drops(report(orders[0], 9)) and table.drops(Joined(worker="bob")) and table.drops(Deadline(version=1))
+    assert (
+        table.drops(report(orders[0], 9))
+        and table.drops(WorkerConnected(worker="bob"))
+        and table.drops(RoundTimeout(version=1))
+    )
 
 
 def test_the_aggregate_of_a_round_holds_nothing_of_the_one_before() -> None:
@@ -219,7 +234,7 @@ def test_a_report_that_comes_twice_counts_once() -> None:
 @pytest.mark.parametrize("id", ["1/mallory", "2/alice", "", "1/alice/", "1/alice/1", "alice"])
 def test_an_answer_to_an_order_that_was_never_given_is_dropped(id: str) -> None:
     table = Table(TWO)
-    foreign = Order(id=id, worker="alice", round=1, task="t")
+    foreign = TaskRequest(request_id=id, worker="alice", round=1, task="t")
     assert table.drops(report(foreign)) and table.drops(failure(foreign)) and table.drops(failure(foreign, "lost"))
 
 
@@ -237,7 +252,11 @@ def test_a_failure_after_the_report_is_dropped() -> None:
 
 def test_who_is_not_in_the_plan_is_not_heard() -> None:
     table = Table(TWO)
-    for event in (Joined(worker="mallory"), Left(worker="mallory", reason=""), Measured(worker="mallory", seconds=1)):
+    for event in (
+        WorkerConnected(worker="mallory"),
+        WorkerDisconnected(worker="mallory", reason=""),
+        ResponseTimed(worker="mallory", seconds=1),
+    ):
         assert table.drops(event)
 
 
@@ -265,7 +284,7 @@ def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_in_the_nex
     assert table.reports("alice", "charlie") == ["3/alice", "3/bob", "3/charlie"]
     assert table.model == [2, 2]
     assert table.record == told(["alice", "charlie"], [], 2, late=1)
-    assert [order.base for order in table.open.values()] == [2, 0, 2], "bob's report was not taken"
+    assert [order.state_round for order in table.open.values()] == [2, 0, 2], "bob's report was not taken"
 
 
 @pytest.mark.parametrize("kind", ["refused", "failed", "rejected"])
@@ -286,7 +305,7 @@ def test_a_late_loss_takes_its_worker_away() -> None:
     table.deadline()
     table.fails("bob", kind="lost")
     assert table.reports("alice") == ["3/alice"], "before its Left has come"
-    table.take(Left(worker="bob", reason="gone"))
+    table.take(WorkerDisconnected(worker="bob", reason="gone"))
     assert table.joins("bob") == []
 
 
@@ -312,7 +331,7 @@ def test_a_deadline_of_an_earlier_version_says_nothing() -> None:
     table = Table(quorum=2)
     table.reports(*THREE)
     table.reports("alice", "bob")
-    assert table.drops(Deadline(version=0)) and table.version == 1
+    assert table.drops(RoundTimeout(version=0)) and table.version == 1
     table.deadline()
     assert table.version == 2
 
@@ -398,7 +417,7 @@ def test_where_the_quorum_needs_it_a_failure_is_asked_again_when_all_have_answer
     assert table.fails("bob", kind=kind) == [] and table.reports("alice") == [], "it has as long as the others take"
     assert table.reports("charlie") == ["1/bob/2"]
     again = table.open["bob"]
-    assert replace(again, id=first.id) == first, "the same order but for its id"
+    assert replace(again, request_id=first.request_id) == first, "the same order but for its id"
     assert table.drops(report(first, 50)), "it was answered"
     assert table.fails("bob", kind=kind) == ["1/bob/3"], "nobody else is at work"
     table.reports("bob")
@@ -487,7 +506,7 @@ def test_too_few_left_end_the_run_and_are_named() -> None:
     why = "bob: failed: no power, three times in a row"
     assert table.failure == f"round 2: too few workers are left for a quorum of 2: {why}"
     assert table.version == 1 and table.model == [1, 1] and table.awaited == []
-    for event in (Joined(worker="bob"), Deadline(version=1)):
+    for event in (WorkerConnected(worker="bob"), RoundTimeout(version=1)):
         assert table.drops(event)
     state, orders = table.strategy.resume(table.state, TWO)
     assert not orders and table.strategy.failure(state) == table.failure
@@ -511,13 +530,13 @@ def test_who_is_lost_is_asked_again_when_it_has_joined() -> None:
     table = Table()
     first = table.open["bob"]
     assert table.fails("bob", kind="lost") == [] and table.awaited == ["bob"], "its Left is still to come"
-    table.take(Left(worker="bob", reason="gone"))
+    table.take(WorkerDisconnected(worker="bob", reason="gone"))
     assert table.said == ["bob has left: gone"]
     assert table.reports("alice", "charlie") == [] and table.awaited == ["bob"]
     assert table.deadline() == [] and table.version == 0
     assert table.joins("bob") == ["1/bob/2"] and table.awaited == []
     assert table.said == ["bob has joined"]
-    assert replace(table.open["bob"], id=first.id) == first
+    assert replace(table.open["bob"], request_id=first.request_id) == first
     assert table.reports("bob") == ["2/alice", "2/bob", "2/charlie"]
 
 
@@ -543,18 +562,18 @@ def test_a_lost_link_in_each_round_is_borne_however_long_a_run_is() -> None:
 
 def test_a_round_waits_for_a_worker_that_has_refused_until_later() -> None:
     table = Table(TWO)
-    later = replace(failure(table.open["bob"], "refused"), code="later", wait=3600.0)
+    later = replace(failure(table.open["bob"], "refused"), code="later", retry_after=3600.0)
     assert table.take(later) == [] and table.awaited == [], "it is there, and its time is known"
     assert table.reports("alice") == [] and not table.failure
     assert table.joins("bob") == []
-    assert table.take(Available(worker="bob")) == ["1/bob/2"]
+    assert table.take(WorkerAvailable(worker="bob")) == ["1/bob/2"]
     assert table.reports("bob") == ["2/alice", "2/bob"]
 
 
 def test_another_takes_the_place_of_a_worker_that_has_refused_until_later() -> None:
     table = Table(quorum=2, chooser=Some(2))
     assert [*table.open] == ["charlie", "bob"]
-    later = replace(failure(table.open["bob"], "refused"), code="later", wait=3600.0)
+    later = replace(failure(table.open["bob"], "refused"), code="later", retry_after=3600.0)
     assert table.take(later) == ["1/alice"]
     assert table.reports("charlie", "alice") == ["2/charlie", "2/alice"] and table.version == 1
 
@@ -663,7 +682,7 @@ def test_choosers_know_who_has_waited() -> None:
 def test_choosers_draw_by_run_seed_and_round() -> None:
     @dataclass(frozen=True)
     class Drawn(Some):
-        def rank(self, candidates: Sequence[Candidate], random: Random) -> Sequence[str]:
+        def rank(self, candidates: Sequence[WorkerInfo], random: Random) -> Sequence[str]:
             drawn.append(random.random())
             return super().rank(candidates, random)
 
@@ -703,7 +722,7 @@ def test_a_report_that_does_not_fit_is_rejected_whoever_comes_first(
         table.reports("bob", **tensors)
         assert table.said[0] == f"bob sent a report that was rejected: {text}"
     assert table.version == 1 and table.model == [2, 2] and table.record["missing"] == ["bob"]
-    assert table.open["bob"].base == 0
+    assert table.open["bob"].state_round == 0
 
 
 def test_whose_reports_never_fit_is_excluded() -> None:
@@ -718,7 +737,7 @@ def test_whose_reports_never_fit_is_excluded() -> None:
 
 def test_a_report_whose_step_overflows_is_rejected() -> None:
     class Squaring(Adding):
-        def worker_model(self, model: Tensors, report: Report) -> Tensors | None:
+        def worker_model(self, model: Tensors, report: TaskResult) -> Tensors | None:
             return {"w": report.tensors["w"] ** 2}
 
     table = Table(TWO, algorithm=Squaring())
@@ -729,7 +748,7 @@ def test_a_report_whose_step_overflows_is_rejected() -> None:
 @unfit
 def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: dict[str, Any], text: str) -> None:
     class Silent(Adding):
-        def worker_model(self, model: Tensors, report: Report) -> None:
+        def worker_model(self, model: Tensors, report: TaskResult) -> None:
             return None
 
     table = Table(TWO, algorithm=Silent())
@@ -743,10 +762,10 @@ def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: 
 
 def test_a_result_that_is_no_number_ends_the_run() -> None:
     class Bursting(Adding):
-        def step(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+        def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
             return {"w": aggregated["w"] * math.inf}
 
-        def worker_model(self, model: Tensors, report: Report) -> None:
+        def worker_model(self, model: Tensors, report: TaskResult) -> None:
             return None
 
     table = Table(TWO, algorithm=Bursting())
@@ -777,8 +796,8 @@ def test_a_stored_run_asks_its_cohort_again() -> None:
     table.reports("bob", value=50)
     table.state, orders = table.strategy.resume(kept, FIVE)
     table.open = {order.worker: order for order in orders}
-    assert [order.id for order in orders] == ["2/bob/2", "2/alice/2", "2/emil/2"]
-    assert all(replace(order, id=before[order.worker].id) == before[order.worker] for order in orders)
+    assert [order.request_id for order in orders] == ["2/bob/2", "2/alice/2", "2/emil/2"]
+    assert all(replace(order, request_id=before[order.worker].request_id) == before[order.worker] for order in orders)
     assert table.said == ["Training round 2/3"]
     assert table.drops(report(before["bob"])), "nobody knows of it any more"
     table.reports("bob", "alice", "emil", value=4)
@@ -790,7 +809,7 @@ def test_reports_of_a_round_that_is_stored_half_done_are_asked_again() -> None:
     table.reports("alice", "bob", value=50)
     table.state, orders = table.strategy.resume(table.state, THREE)
     table.open = {order.worker: order for order in orders}
-    assert [order.id for order in orders] == ["1/alice/2", "1/bob/2", "1/charlie/2"]
+    assert [order.request_id for order in orders] == ["1/alice/2", "1/bob/2", "1/charlie/2"]
     table.reports(*THREE, value=2)
     assert table.version == 1 and table.model == [2, 2]
 
@@ -808,13 +827,13 @@ def test_a_stored_run_goes_on_with_those_who_are_there() -> None:
     table = Table(FIVE, chooser=Some(3, by_wait=True))
     table.reports("emil", "dora", "charlie")
     state, orders = table.strategy.resume(table.state, ["alice", "bob", "charlie"])
-    assert [order.id for order in orders] == ["2/bob/2", "2/alice/2", "2/charlie"], "emil is away"
+    assert [order.request_id for order in orders] == ["2/bob/2", "2/alice/2", "2/charlie"], "emil is away"
     state, orders = table.strategy.resume(table.state, ["alice", "bob"])
-    assert [order.id for order in orders] == ["2/bob/2", "2/alice/2"]
-    assert table.strategy.awaited(state) == ["charlie", "dora", "emil"]
+    assert [order.request_id for order in orders] == ["2/bob/2", "2/alice/2"]
+    assert table.strategy.waiting_for(state) == ["charlie", "dora", "emil"]
     partial = Table(quorum=1)
     state, orders = partial.strategy.resume(partial.state, ["bob"])
-    assert [order.id for order in orders] == ["1/bob/2"] and not partial.strategy.awaited(state)
+    assert [order.request_id for order in orders] == ["1/bob/2"] and not partial.strategy.waiting_for(state)
     state, _ = partial.strategy.react(state, report(orders[0]))
     assert partial.strategy.version(state) == 1
 
@@ -828,9 +847,9 @@ def test_a_stored_run_knows_who_is_excluded_and_what_was_late() -> None:
     table.deadline()
     table.reports("charlie")
     state, orders = table.strategy.resume(table.state, THREE)
-    assert [order.id for order in orders] == ["5/alice/2"], "a round goes on with its cohort"
+    assert [order.request_id for order in orders] == ["5/alice/2"], "a round goes on with its cohort"
     state, orders = table.strategy.react(state, report(orders[0]))
-    assert [order.id for order in orders] == ["6/alice", "6/charlie"]
+    assert [order.request_id for order in orders] == ["6/alice", "6/charlie"]
     assert table.strategy.record(state)["late"] == 1
 
 
@@ -838,7 +857,7 @@ def test_a_run_that_has_ended_stays_so() -> None:
     table = Table(TWO, rounds=1)
     table.reports(*TWO)
     state, orders = table.strategy.resume(table.state, TWO)
-    assert not orders and table.strategy.version(state) == 1 and table.strategy.awaited(state) == ()
+    assert not orders and table.strategy.version(state) == 1 and table.strategy.waiting_for(state) == ()
 
 
 # --------------------------------------------------------------------------- purity
@@ -850,7 +869,7 @@ def test_a_state_cannot_be_changed_and_a_new_one_leaves_the_old() -> None:
     with pytest.raises(FrozenInstanceError):
         first.round = 5  # type: ignore[misc]
     table.reports(*TWO)
-    assert (first.round, list(first.roster.open), first.model) == (1, ["1/alice", "1/bob"], START)
+    assert (first.round, list(first.participants.open_requests), first.model) == (1, ["1/alice", "1/bob"], START)
     assert START["w"].tolist() == [0, 0]
 
 

@@ -19,7 +19,7 @@ DAY = datetime.timedelta(days=1)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a CA."""
-    certificates.init(tmp_path / "certs")
+    certificates.create_ca(tmp_path / "certs")
     return tmp_path / "certs"
 
 
@@ -37,7 +37,7 @@ def test_a_ca_signs_nodes_and_no_further_ca(folder: Path) -> None:
 
 
 def test_a_certificate_names_its_node_alone_and_serves_both_ways(folder: Path) -> None:
-    assert certificates.issue(folder, "alice") == [folder / "alice.pem", folder / "alice.key"]
+    assert certificates.issue_certificate(folder, "alice") == [folder / "alice.pem", folder / "alice.key"]
     certificate = loaded(folder / "alice.pem")
     certificate.verify_directly_issued_by(loaded(folder / "ca.pem"))
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -51,21 +51,23 @@ def test_a_certificate_names_its_node_alone_and_serves_both_ways(folder: Path) -
 
 
 def test_keys_are_their_owners_alone(folder: Path) -> None:
-    certificates.issue(folder, "alice")
+    certificates.issue_certificate(folder, "alice")
     for name in ("ca.key", "alice.key"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_every_one_has_its_own_key_and_number(folder: Path) -> None:
-    made = [loaded(certificates.issue(folder, name)[0]) for name in ("alice", "bob")] + [loaded(folder / "ca.pem")]
+    made = [loaded(certificates.issue_certificate(folder, name)[0]) for name in ("alice", "bob")] + [
+        loaded(folder / "ca.pem")
+    ]
     assert len({certificate.serial_number for certificate in made}) == 3
     assert len({certificate.public_key().public_numbers() for certificate in made}) == 3  # type: ignore[union-attr]
 
 
 def test_they_last_as_long_as_was_said_and_begin_before_clocks_that_are_late(folder: Path) -> None:
-    certificates.issue(folder, "alice", days=3)
-    certificates.issue(folder, "bob")
+    certificates.issue_certificate(folder, "alice", days=3)
+    certificates.issue_certificate(folder, "bob")
     now = datetime.datetime.now(datetime.UTC)
     for name, days in (("alice", 3), ("bob", certificates.NODE_DAYS), ("ca", certificates.CA_DAYS)):
         certificate = loaded(folder / f"{name}.pem")
@@ -74,15 +76,15 @@ def test_they_last_as_long_as_was_said_and_begin_before_clocks_that_are_late(fol
 
 
 def test_nothing_is_written_over(folder: Path) -> None:
-    certificates.issue(folder, "alice")
+    certificates.issue_certificate(folder, "alice")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UsageError, match=r"ca\.pem is there already; remove it first"):
-        certificates.init(folder)
+        certificates.create_ca(folder)
     with pytest.raises(UsageError, match=r"alice\.pem is there already"):
-        certificates.issue(folder, "alice")
+        certificates.issue_certificate(folder, "alice")
     (folder / "alice.pem").unlink()
     with pytest.raises(UsageError, match=r"alice\.key is there already"):
-        certificates.issue(folder, "alice")
+        certificates.issue_certificate(folder, "alice")
     assert {path: path.read_bytes() for path in folder.iterdir()} == {
         path: text for path, text in before.items() if path.name != "alice.pem"
     }
@@ -93,58 +95,58 @@ def test_nothing_is_written_over(folder: Path) -> None:
 )
 def test_what_can_be_no_nodes_id_gets_no_certificate(node: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=r"can be no (node's id|name in TLS): "):
-        certificates.issue(folder, node)
+        certificates.issue_certificate(folder, node)
     assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "ca.key", "ca.pem"]
 
 
 def test_a_folder_of_its_own_is_kept_out_of_git_and_another_is_left_as_it_is(tmp_path: Path) -> None:
-    certificates.init(tmp_path / "certs")
+    certificates.create_ca(tmp_path / "certs")
     assert (tmp_path / "certs" / ".gitignore").read_text() == "*\n"
     (tmp_path / "kept" / "x").mkdir(parents=True)
-    certificates.init(tmp_path / "kept")
+    certificates.create_ca(tmp_path / "kept")
     assert not (tmp_path / "kept" / ".gitignore").exists()
 
 
 def test_without_a_ca_there_is_nothing_to_sign_with(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"^there is no CA in {tmp_path} \(No such .*\); 'fedws certs init' makes"):
-        certificates.issue(tmp_path, "alice")
+        certificates.issue_certificate(tmp_path, "alice")
     (tmp_path / "ca.key").write_text("junk")
     (tmp_path / "ca.pem").write_text("junk")
     with pytest.raises(UsageError, match=rf"^the CA in {tmp_path} cannot be read: "):
-        certificates.issue(tmp_path, "alice")
+        certificates.issue_certificate(tmp_path, "alice")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"/file cannot be written: "):
-        certificates.init(tmp_path / "file")
+        certificates.create_ca(tmp_path / "file")
     with pytest.raises(UsageError, match=r"/file/certs cannot be written: "):
-        certificates.init(tmp_path / "file" / "certs")
+        certificates.create_ca(tmp_path / "file" / "certs")
 
 
 # --------------------------------------------------------------------------- a node's own
 
 
 def test_a_node_may_show_its_own_certificate_today(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own, _ = certificates.issue(folder, "alice", days=2)
-    certificates.check(own, "alice")
+    own, _ = certificates.issue_certificate(folder, "alice", days=2)
+    certificates.check_certificate(own, "alice")
     with pytest.raises(UsageError, match=rf"^--tls-cert {own} is the certificate of alice, not of bob$"):
-        certificates.check(own, "bob")
+        certificates.check_certificate(own, "bob")
     with pytest.raises(UsageError, match="is the certificate of no node, not of alice"):
-        certificates.check(folder / "ca.pem", "alice")
-    monkeypatch.setattr(certificates, "_SLACK", 3 * DAY)
-    old, _ = certificates.issue(folder, "old", days=-1)
+        certificates.check_certificate(folder / "ca.pem", "alice")
+    monkeypatch.setattr(certificates, "_MAX_CLOCK_SKEW", 3 * DAY)
+    old, _ = certificates.issue_certificate(folder, "old", days=-1)
     with pytest.raises(UsageError, match=rf"^--tls-cert {old} is valid from \S+ \S+ to \S+ \S+ UTC, not now$"):
-        certificates.check(old, "old")
-    monkeypatch.setattr(certificates, "_SLACK", -DAY)
-    new, _ = certificates.issue(folder, "new")
+        certificates.check_certificate(old, "old")
+    monkeypatch.setattr(certificates, "_MAX_CLOCK_SKEW", -DAY)
+    new, _ = certificates.issue_certificate(folder, "new")
     with pytest.raises(UsageError, match="not now"):
-        certificates.check(new, "new")
+        certificates.check_certificate(new, "new")
 
 
 def test_what_is_no_certificate_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("junk")
     for name in ("junk", "none"):
         with pytest.raises(UsageError, match=f"^--tls-cert {tmp_path / name} cannot be read: ") as error:
-            certificates.check(tmp_path / name, "alice")
+            certificates.check_certificate(tmp_path / name, "alice")
         assert "\n" not in str(error.value)

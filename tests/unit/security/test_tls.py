@@ -8,16 +8,16 @@ from cryptography.hazmat.primitives import serialization
 
 from fedws.core.errors import UsageError
 from fedws.security import certificates
-from fedws.security.tls import Tls, name_of, unaccepted
+from fedws.security.tls import TlsConfig, explain_rejection, get_node_id
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CA, certificates of alice and bob, and files that are none. Its name has what messages must not change."""
     made = tmp_path_factory.mktemp("Certs_OF")
-    certificates.init(made)
+    certificates.create_ca(made)
     for name in ("alice", "bob"):
-        certificates.issue(made, name)
+        certificates.issue_certificate(made, name)
     (made / "junk").write_text("no certificate")
     (made / "empty").write_bytes(b"")
     secret = serialization.load_pem_private_key((made / "alice.key").read_bytes(), None)
@@ -49,7 +49,7 @@ def test_files_that_do_not_do_are_named_before_anything_begins(
     names: tuple[str | None, ...], text: str, folder: Path
 ) -> None:
     with pytest.raises(UsageError) as error:
-        Tls(*(folder / name if name is not None else None for name in names))
+        TlsConfig(*(folder / name if name is not None else None for name in names))
     assert str(error.value) == text.replace("{}", str(folder))
 
 
@@ -57,43 +57,45 @@ def test_files_that_do_not_do_are_named_before_anything_begins(
 def test_a_private_key_that_others_can_read_is_told_of(
     mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    certificates.init(tmp_path)
-    certificates.issue(tmp_path, "alice")
+    certificates.create_ca(tmp_path)
+    certificates.issue_certificate(tmp_path, "alice")
     files = tmp_path / "alice.pem", tmp_path / "alice.key", tmp_path / "ca.pem"
-    Tls(*files)
+    TlsConfig(*files)
     assert caplog.messages == []
     files[1].chmod(mode)
-    Tls(*files)
+    TlsConfig(*files)
     told = f"--tls-key {files[1]} can be read by other users of this machine: chmod 600 {files[1]}"
     assert caplog.messages == [told]
 
 
-def whole(folder: Path) -> Tls:
+def whole(folder: Path) -> TlsConfig:
     """All three files of alice."""
-    return Tls(folder / "alice.pem", folder / "alice.key", folder / "ca.pem")
+    return TlsConfig(folder / "alice.pem", folder / "alice.key", folder / "ca.pem")
 
 
 def test_whatever_is_given_the_other_end_is_verified(folder: Path) -> None:
     """By a dialling side always; by a served one as soon as it has a CA."""
     own = folder / "alice.pem", folder / "alice.key"
-    for tls in (Tls(), Tls(*own), Tls(ca=folder / "ca.pem"), whole(folder)):
-        context = tls.client()
+    for tls in (TlsConfig(), TlsConfig(*own), TlsConfig(ca=folder / "ca.pem"), whole(folder)):
+        context = tls.create_client_context()
         assert context.verify_mode == ssl.CERT_REQUIRED
         assert context.check_hostname
         assert context.minimum_version == ssl.TLSVersion.TLSv1_3
-        assert not tls.cert or tls.server().minimum_version == ssl.TLSVersion.TLSv1_3
-    assert whole(folder).server().verify_mode == ssl.CERT_REQUIRED
-    assert Tls(*own).server().verify_mode == ssl.CERT_NONE
-    assert [tls.mutual for tls in (whole(folder), Tls(*own), Tls(ca=folder / "ca.pem"), Tls())] == [True] + 3 * [False]
+        assert not tls.cert or tls.create_server_context().minimum_version == ssl.TLSVersion.TLSv1_3
+    assert whole(folder).create_server_context().verify_mode == ssl.CERT_REQUIRED
+    assert TlsConfig(*own).create_server_context().verify_mode == ssl.CERT_NONE
+    assert [
+        tls.is_mutual for tls in (whole(folder), TlsConfig(*own), TlsConfig(ca=folder / "ca.pem"), TlsConfig())
+    ] == [True] + 3 * [False]
 
 
 def test_a_node_without_a_certificate_is_told_how_to_get_one(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"^wss:// needs a certificate: --tls-cert and --tls-key \('fedws certs'"):
-        Tls(ca=folder / "ca.pem").server()
+        TlsConfig(ca=folder / "ca.pem").create_server_context()
 
 
 def test_only_the_named_ca_is_trusted_where_one_is_named(folder: Path) -> None:
-    assert Tls(ca=folder / "ca.pem").client().cert_store_stats()["x509_ca"] == 1
+    assert TlsConfig(ca=folder / "ca.pem").create_client_context().cert_store_stats()["x509_ca"] == 1
 
 
 @pytest.mark.parametrize(
@@ -107,12 +109,12 @@ def test_only_the_named_ca_is_trusted_where_one_is_named(folder: Path) -> None:
     ],
 )
 def test_a_name_is_the_only_one_of_its_certificate(names: tuple[tuple[str, str], ...], name: str) -> None:
-    assert name_of({"subjectAltName": names, "subject": ((("commonName", "eve"),),)}) == name
+    assert get_node_id({"subjectAltName": names, "subject": ((("commonName", "eve"),),)}) == name
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_who_shows_no_certificate_has_no_name(nothing: dict[str, str] | None) -> None:
-    assert name_of(nothing) == ""
+    assert get_node_id(nothing) == ""
 
 
 def shaken(client: ssl.SSLContext, server: ssl.SSLContext, node: str) -> None:
@@ -135,21 +137,21 @@ def shaken(client: ssl.SSLContext, server: ssl.SSLContext, node: str) -> None:
 def test_any_usual_id_is_a_name_in_tls(node: str, folder: Path, tmp_path: Path) -> None:
     for name in ("ca.pem", "ca.key"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
-    cert, key = certificates.issue(tmp_path, node)
-    context = Tls(cert, key, tmp_path / "ca.pem")
-    shaken(context.client(), context.server(), node)
+    cert, key = certificates.issue_certificate(tmp_path, node)
+    context = TlsConfig(cert, key, tmp_path / "ca.pem")
+    shaken(context.create_client_context(), context.create_server_context(), node)
     with pytest.raises(ssl.SSLCertVerificationError) as error:
-        shaken(context.client(), context.server(), "mallory")
-    assert unaccepted(error.value, "mallory", context) == "its certificate is not one of mallory"
+        shaken(context.create_client_context(), context.create_server_context(), "mallory")
+    assert explain_rejection(error.value, "mallory", context) == "its certificate is not one of mallory"
 
 
 def test_who_was_signed_by_another_ca_is_told_with_where_to_look(folder: Path, tmp_path: Path) -> None:
-    certificates.init(tmp_path)
-    cert, key = certificates.issue(tmp_path, "alice")
+    certificates.create_ca(tmp_path)
+    cert, key = certificates.issue_certificate(tmp_path, "alice")
     for ours, whose in (
         (whole(folder), f"the CA in {folder / 'ca.pem'}"),
-        (Tls(), "a CA that this machine trusts; name yours: --tls-ca"),
+        (TlsConfig(), "a CA that this machine trusts; name yours: --tls-ca"),
     ):
         with pytest.raises(ssl.SSLCertVerificationError) as error:
-            shaken(ours.client(), Tls(cert, key).server(), "alice")
-        assert unaccepted(error.value, "alice", ours) == f"its certificate is not signed by {whose}"
+            shaken(ours.create_client_context(), TlsConfig(cert, key).create_server_context(), "alice")
+        assert explain_rejection(error.value, "alice", ours) == f"its certificate is not signed by {whose}"

@@ -14,18 +14,18 @@ import torch
 
 import fedws
 from fedws.core.errors import LinkLost, Unreachable
-from fedws.core.plan import Training
-from fedws.core.tensors import detached
-from fedws.data.samples import Part
+from fedws.core.plan import TrainSettings
+from fedws.core.tensors import copy_to_cpu
+from fedws.data.samples import SampleSubset
 from fedws.network.base import Channel, Limits
-from fedws.network.transports.memory import Memory, MemoryChannel
-from fedws.protocol.encoder import VERSION
-from fedws.protocol.messages import Failure, Hello, Order, Report, Welcome
-from fedws.simulation.device import Device, Pace, SlowChannel
-from fedws.simulation.event_log import Journal
-from fedws.simulation.tensor_cache import Shared
-from fedws.simulation.virtual_loop import run
-from fedws.training.building import initial
+from fedws.network.transports.memory import MemoryChannel, MemoryTransport
+from fedws.protocol.encoder import PROTOCOL_VERSION
+from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.simulation.device import Device, DeviceSpeed, SlowChannel
+from fedws.simulation.event_log import EventLog
+from fedws.simulation.tensor_cache import TensorCache
+from fedws.simulation.virtual_loop import run_in_virtual_time
+from fedws.training.building import build_model
 from tests.helpers.federation import Points, registered, worker
 
 LIMITS = Limits()
@@ -46,13 +46,13 @@ def now() -> float:
 
 @contextlib.asynccontextmanager
 async def living(
-    path: Path, pace: Pace, absences: Sequence[tuple[float, float]] = STAYS, task: Any = None
-) -> AsyncIterator[Journal]:
+    path: Path, pace: DeviceSpeed, absences: Sequence[tuple[float, float]] = STAYS, task: Any = None
+) -> AsyncIterator[EventLog]:
     """Alice lives, and what happens to her is in events.jsonl."""
-    journal = Journal(path / "events.jsonl")
+    journal = EventLog(path / "events.jsonl")
     alice = worker("alice") if task is None else worker("alice", task)
     device = Device(alice, pace, iter(absences), journal)
-    life = asyncio.create_task(device.live(LIMITS))
+    life = asyncio.create_task(device.run(LIMITS))
     await asyncio.sleep(0)
     try:
         yield journal
@@ -63,17 +63,24 @@ async def living(
 
 
 async def dial() -> Channel:
-    channel = await Memory().connect("memory://alice", LIMITS)
-    await channel.send(Hello(run="r", node="alice", protocol=VERSION))
+    channel = await MemoryTransport().connect("memory://alice", LIMITS)
+    await channel.send(Hello(run="r", node="alice", protocol=PROTOCOL_VERSION))
     assert isinstance(await channel.receive(), Welcome)
     return channel
 
 
-def order(number: int = 1, batches: int = 5) -> Order:
-    settings = Training(model="points_linear", dataset="points", batch_size=8, batches=batches).model_dump()
-    tensors = detached(initial("points_linear", 1).state_dict())
-    return Order(
-        id=f"{number}/alice", worker="alice", round=number, task="fedavg.fit", settings=settings, tensors=tensors
+def order(number: int = 1, batches: int = 5) -> TaskRequest:
+    settings = TrainSettings(
+        model="points_linear", dataset="points", batch_size=8, max_local_batches=batches
+    ).model_dump()
+    tensors = copy_to_cpu(build_model("points_linear", 1).state_dict())
+    return TaskRequest(
+        request_id=f"{number}/alice",
+        worker="alice",
+        round=number,
+        task="fedavg.fit",
+        settings=settings,
+        tensors=tensors,
     )
 
 
@@ -84,14 +91,14 @@ def events(path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("batches", "pace", "seconds"),
     [
-        (5, Pace(0.5), 20.0),  # 40 samples
-        (100, Pace(0.5), 60.0),  # all 120
-        (5, Pace(0.5, bandwidth=MODEL), 22.0),  # a second there, a second back
-        (5, Pace(0.0), 0.0),
+        (5, DeviceSpeed(0.5), 20.0),  # 40 samples
+        (100, DeviceSpeed(0.5), 60.0),  # all 120
+        (5, DeviceSpeed(0.5, bytes_per_second=MODEL), 22.0),  # a second there, a second back
+        (5, DeviceSpeed(0.0), 0.0),
     ],
 )
 def test_an_answer_takes_as_long_as_its_samples_and_its_way(
-    tmp_path: Path, batches: int, pace: Pace, seconds: float
+    tmp_path: Path, batches: int, pace: DeviceSpeed, seconds: float
 ) -> None:
     async def ask() -> tuple[object, float]:
         async with living(tmp_path, pace):
@@ -100,14 +107,14 @@ def test_an_answer_takes_as_long_as_its_samples_and_its_way(
             await channel.send(order(batches=batches))
             return await channel.receive(), now() - 3
 
-    report, took = run(ask())
-    assert isinstance(report, Report)
+    report, took = run_in_virtual_time(ask())
+    assert isinstance(report, TaskResult)
     assert took == pytest.approx(seconds)
 
 
 def test_orders_are_answered_one_after_the_other(tmp_path: Path) -> None:
     async def ask() -> list[float]:
-        async with living(tmp_path, Pace(1.0)):
+        async with living(tmp_path, DeviceSpeed(1.0)):
             channel = await dial()
             for number in (1, 2, 3):
                 await channel.send(order(number))
@@ -117,43 +124,43 @@ def test_orders_are_answered_one_after_the_other(tmp_path: Path) -> None:
                 found.append(now())
             return found
 
-    assert run(ask()) == [40, 80, 120]
+    assert run_in_virtual_time(ask()) == [40, 80, 120]
 
 
 def test_a_refusal_takes_no_time(tmp_path: Path) -> None:
     async def ask() -> tuple[object, float]:
-        async with living(tmp_path, Pace(1.0)):
+        async with living(tmp_path, DeviceSpeed(1.0)):
             channel = await dial()
-            await channel.send(Order(id="1/alice", worker="alice", round=1, task="nothing"))
+            await channel.send(TaskRequest(request_id="1/alice", worker="alice", round=1, task="nothing"))
             return await channel.receive(), now()
 
-    answer, took = run(ask())
-    assert isinstance(answer, Failure) and answer.kind == "refused" and took == 0
+    answer, took = run_in_virtual_time(ask())
+    assert isinstance(answer, TaskFailure) and answer.kind == "refused" and took == 0
     assert events(tmp_path)[-1] | {"reason": ""} == {
         "t": 0, "event": "failure", "worker": "alice", "order": "1/alice", "kind": "refused", "reason": "",
     }  # fmt: skip
 
 
 def test_without_a_count_of_samples_the_work_is_that_of_all(tmp_path: Path) -> None:
-    def nothing(order: Order, workspace: fedws.Workspace) -> Report:
-        return workspace.report(order, {"samples": "many"})
+    def nothing(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
+        return workspace.build_result(order, {"samples": "many"})
 
     async def ask() -> float:
-        async with living(tmp_path, Pace(1.0), task=nothing):
+        async with living(tmp_path, DeviceSpeed(1.0), task=nothing):
             channel = await dial()
             await channel.send(order())
             await channel.receive()
             return now()
 
-    assert run(ask()) == len(Points(Path(), True))
+    assert run_in_virtual_time(ask()) == len(Points(Path(), True))
 
 
 def test_a_device_that_leaves_loses_what_it_worked_on_and_comes_back(tmp_path: Path) -> None:
     async def ask() -> None:
-        async with living(tmp_path, Pace(1.0), [(100, 50), (math.inf, 0)]):
+        async with living(tmp_path, DeviceSpeed(1.0), [(100, 50), (math.inf, 0)]):
             channel = await dial()
             await channel.send(order(1))
-            assert isinstance(await channel.receive(), Report) and now() == 40
+            assert isinstance(await channel.receive(), TaskResult) and now() == 40
             await asyncio.sleep(40)
             await channel.send(order(2))
             with pytest.raises(LinkLost):
@@ -167,9 +174,9 @@ def test_a_device_that_leaves_loses_what_it_worked_on_and_comes_back(tmp_path: P
             await asyncio.sleep(2)
             channel = await dial()
             await channel.send(order(2))
-            assert isinstance(await channel.receive(), Report) and now() == 191
+            assert isinstance(await channel.receive(), TaskResult) and now() == 191
 
-    run(ask())
+    run_in_virtual_time(ask())
     told = [(event["t"], event["event"], event.get("order")) for event in events(tmp_path)]
     assert told == [
         (0, "joined", None),
@@ -186,30 +193,30 @@ def test_a_device_that_leaves_loses_what_it_worked_on_and_comes_back(tmp_path: P
 
 def test_a_device_that_leaves_while_an_order_is_on_its_way(tmp_path: Path) -> None:
     async def ask() -> None:
-        async with living(tmp_path, Pace(1.0, bandwidth=MODEL / 10), [(5, 5), (math.inf, 0)]):
+        async with living(tmp_path, DeviceSpeed(1.0, bytes_per_second=MODEL / 10), [(5, 5), (math.inf, 0)]):
             channel = await dial()
             await channel.send(order())
             with pytest.raises(LinkLost):
                 await channel.receive()
             assert now() == 5
 
-    run(ask())
+    run_in_virtual_time(ask())
     assert [event["event"] for event in events(tmp_path)] == ["joined", "order", "lost", "left"]
 
 
 def test_whoever_closes_the_link_and_calls_again_is_served_at_once(tmp_path: Path) -> None:
     async def ask() -> None:
-        async with living(tmp_path, Pace(1.0), [(90, 90)]):
+        async with living(tmp_path, DeviceSpeed(1.0), [(90, 90)]):
             channel = await dial()
             await channel.send(order(1))
             await asyncio.sleep(1)
             await channel.close()
             channel = await dial()
             await channel.send(order(2))
-            assert isinstance(await channel.receive(), Report) and now() == 41
+            assert isinstance(await channel.receive(), TaskResult) and now() == 41
             await asyncio.sleep(50)  # then it leaves, and nothing is lost with it
 
-    run(ask())
+    run_in_virtual_time(ask())
     assert [event["event"] for event in events(tmp_path)] == ["joined", "order", "joined", "order", "answer", "left"]
 
 
@@ -219,49 +226,54 @@ def test_whoever_closes_the_link_and_calls_again_is_served_at_once(tmp_path: Pat
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_the_samples_of_an_order_are_foretold(task: str, batches: int, epochs: int, drop_last: bool) -> None:
     """12 samples in batches of 5 are batches of 5, 5 and 2."""
-    node = fedws.Worker("alice", "points", Part(Points(Path(), True), torch.arange(12)))
+    node = fedws.Worker("alice", "points", SampleSubset(Points(Path(), True), torch.arange(12)))
     asked = order(batches=batches)
     own: dict[str, Any] = {"mu": 0.0} if task == "fedasync.fit" else {}
     own |= {"batch_size": 5, "epochs": epochs, "drop_last": drop_last}
     asked = replace(asked, task=task, settings={**asked.settings, **own})
-    report = node.answer(asked)
-    assert isinstance(report, Report), report
-    assert Pace(1.0).foretold(asked, 12) == Pace(1.0).work(report)
+    report = node.execute(asked)
+    assert isinstance(report, TaskResult), report
+    assert DeviceSpeed(1.0).estimate_work_seconds(asked, 12) == DeviceSpeed(1.0).work_seconds(report)
 
 
 @pytest.mark.parametrize(
     "settings", [{}, {"batches": 1}, {"batches": "1", "batch_size": 2, "epochs": 1}, {"batch_size": 0, "epochs": 1}]
 )
 def test_what_settings_do_not_tell_is_not_foretold(settings: dict[str, Any]) -> None:
-    assert Pace(1.0).foretold(Order(id="1", worker="alice", round=1, task="any", settings=settings), 12) == 0
+    assert (
+        DeviceSpeed(1.0).estimate_work_seconds(
+            TaskRequest(request_id="1", worker="alice", round=1, task="any", settings=settings), 12
+        )
+        == 0
+    )
 
 
 def test_a_device_counts_bytes_as_its_link_does(tmp_path: Path) -> None:
     async def count() -> None:
-        near, far = MemoryChannel.pair(LIMITS)
-        with contextlib.closing(Journal(tmp_path / "events.jsonl")) as journal:
-            slow = SlowChannel(far, "alice", Pace(1.0), journal, Shared())
+        near, far = MemoryChannel.create_pair(LIMITS)
+        with contextlib.closing(EventLog(tmp_path / "events.jsonl")) as journal:
+            slow = SlowChannel(far, "alice", DeviceSpeed(1.0), journal, TensorCache())
             await near.send(order())
             await slow.receive()
-            await slow.send(Report(order="1/alice", worker="alice", round=1, samples=1))
+            await slow.send(TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=1))
             await near.receive()
-            assert slow.received == near.sent > MODEL and slow.sent == near.received > 0
+            assert slow.bytes_received == near.bytes_sent > MODEL and slow.bytes_sent == near.bytes_received > 0
 
-    run(count())
+    run_in_virtual_time(count())
 
 
 def test_a_closed_journal_takes_no_more(tmp_path: Path) -> None:
-    async def tell() -> Journal:
-        journal = Journal(tmp_path / "events.jsonl")
-        journal.tell("joined", worker="alice")
+    async def tell() -> EventLog:
+        journal = EventLog(tmp_path / "events.jsonl")
+        journal.write("joined", worker="alice")
         journal.close()
-        journal.tell("left", worker="alice")
+        journal.write("left", worker="alice")
         return journal
 
-    assert run(tell()).counts == {"joined": 1}
+    assert run_in_virtual_time(tell()).counts == {"joined": 1}
     assert events(tmp_path) == [{"t": 0, "event": "joined", "worker": "alice"}]
 
 
 def test_a_journal_of_nothing_is_no_file(tmp_path: Path) -> None:
-    Journal(tmp_path / "events.jsonl").close()
+    EventLog(tmp_path / "events.jsonl").close()
     assert not list(tmp_path.iterdir())

@@ -10,42 +10,42 @@ import pytest
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from fedws.simulation import fleet
-from fedws.simulation.conditions import Conditions, make
-from fedws.simulation.event_log import Journal
+from fedws.simulation.conditions import Conditions, build_conditions
+from fedws.simulation.event_log import EventLog
 from tests.helpers.federation import Points
 
 
-def data(labels: int = 10) -> Images:
+def data(labels: int = 10) -> ImageDataset:
     pixels = torch.zeros(600, 1, 4, 4, dtype=torch.uint8)
-    return Images(pixels, torch.arange(600) % labels, (0.5,), (0.5,))
+    return ImageDataset(pixels, torch.arange(600) % labels, (0.5,), (0.5,))
 
 
 def some(**settings: Any) -> Conditions:
-    return make({"workers": 6, **settings})
+    return build_conditions({"workers": 6, **settings})
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5", "shards:2", "digits"])
 def test_every_sample_is_dealt_once_and_by_the_seed(partition: str) -> None:
-    one, again, other = (fleet.make(some(partition=partition, seed=seed), "mnist", data()) for seed in (1, 1, 2))
-    assert sorted(np.concatenate(list(one.parts.values())).tolist()) == list(range(600))
-    assert all(np.array_equal(one.parts[node], again.parts[node]) for node in one.parts)
-    assert not all(np.array_equal(one.parts[node], other.parts[node]) for node in one.parts)
-    assert one.slowness == again.slowness != other.slowness
+    one, again, other = (fleet.build_fleet(some(partition=partition, seed=seed), "mnist", data()) for seed in (1, 1, 2))
+    assert sorted(np.concatenate(list(one.sample_indices.values())).tolist()) == list(range(600))
+    assert all(np.array_equal(one.sample_indices[node], again.sample_indices[node]) for node in one.sample_indices)
+    assert not all(np.array_equal(one.sample_indices[node], other.sample_indices[node]) for node in one.sample_indices)
+    assert one.slowdowns == again.slowdowns != other.slowdowns
 
 
 def test_a_seed_in_the_partition_wins() -> None:
-    one, other = (fleet.make(some(partition="iid,seed=7", seed=seed), "mnist", data()) for seed in (1, 2))
-    assert all(np.array_equal(one.parts[node], other.parts[node]) for node in one.parts)
+    one, other = (fleet.build_fleet(some(partition="iid,seed=7", seed=seed), "mnist", data()) for seed in (1, 2))
+    assert all(np.array_equal(one.sample_indices[node], other.sample_indices[node]) for node in one.sample_indices)
 
 
 def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
-    found = fleet.make(make({"workers": 7, "partition": "digits"}), "mnist", data())
-    held = [sorted(set((part % 10).tolist())) for part in found.parts.values()]
+    found = fleet.build_fleet(build_conditions({"workers": 7, "partition": "digits"}), "mnist", data())
+    held = [sorted(set((part % 10).tolist())) for part in found.sample_indices.values()]
     alice, bob, charlie = [0, 1, 2, 3], [4, 5, 6], [7, 8, 9]
     assert held == [alice, bob, charlie, alice, bob, charlie, alice]
-    assert [len(part) for part in found.parts.values()] == [80, 90, 90, 80, 90, 90, 80]
+    assert [len(part) for part in found.sample_indices.values()] == [80, 90, 90, 80, 90, 90, 80]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
 )
 def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=f"^{text}"):
-        fleet.make(some(**settings), "mnist", data())
+        fleet.build_fleet(some(**settings), "mnist", data())
 
 
 @pytest.mark.parametrize("partition", ["dirichlet", "shards", "digits"])
@@ -69,16 +69,18 @@ def test_samples_without_labels_cannot_be_dealt_by_them(partition: str) -> None:
     plain = Points(Path(), True)
     plain.targets = plain.targets.float()
     with pytest.raises(UsageError, match=r"dataset points has no labels to split it by: .* float32; .*iid"):
-        fleet.make(some(partition=partition), "points", plain)
+        fleet.build_fleet(some(partition=partition), "points", plain)
 
 
 def test_samples_without_labels_can_be_dealt_equally(tmp_path: Path) -> None:
     plain = Points(Path(), True)
-    labelled = fleet.make(some(), "points", plain)
+    labelled = fleet.build_fleet(some(), "points", plain)
     plain.targets = plain.targets.float()
-    found = fleet.make(some(), "points", plain)
-    assert all(np.array_equal(found.parts[node], labelled.parts[node]) for node in labelled.parts)
-    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    found = fleet.build_fleet(some(), "points", plain)
+    assert all(
+        np.array_equal(found.sample_indices[node], labelled.sample_indices[node]) for node in labelled.sample_indices
+    )
+    devices = found.build_devices(EventLog(tmp_path / "events.jsonl"))
     assert [device._worker._welcome.labels for device in devices] == [[]] * 6
 
 
@@ -105,31 +107,33 @@ class Counted:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_targets_are_converted_once_however_many_devices(workers: int, labelled: bool, tmp_path: Path) -> None:
     whole = Counted([number % 10 if labelled else number / 10 for number in range(120)])
-    found = fleet.make(some(workers=workers), "counted", whole)
+    found = fleet.build_fleet(some(workers=workers), "counted", whole)
     whole.read = 0
-    devices = found.devices(Journal(tmp_path / "events.jsonl"))
+    devices = found.build_devices(EventLog(tmp_path / "events.jsonl"))
     assert whole.read == 1
-    for device, part in zip(devices, found.parts.values(), strict=True):
+    for device, part in zip(devices, found.sample_indices.values(), strict=True):
         wanted = sorted(set((part % 10).tolist())) if labelled else []
         assert device._worker._welcome.labels == wanted
 
 
 def test_the_devices_share_the_data_in_memory(tmp_path: Path) -> None:
     whole = data()
-    devices = fleet.make(some(), "mnist", whole).devices(Journal(tmp_path / "events.jsonl"))
+    devices = fleet.build_fleet(some(), "mnist", whole).build_devices(EventLog(tmp_path / "events.jsonl"))
     assert [device.url for device in devices][:2] == ["memory://w1", "memory://w2"]
-    assert all(device._worker._workspace.data._whole is whole for device in devices)  # type: ignore[attr-defined]
+    assert all(device._worker._context.data._whole is whole for device in devices)  # type: ignore[attr-defined]
 
 
 def test_speeds_are_the_base_times_the_slowness(tmp_path: Path) -> None:
-    found = fleet.make(some(seconds_per_sample=0.5, bandwidth=8.0), "mnist", data())
-    paces = {device.node: device._pace for device in found.devices(Journal(tmp_path / "events.jsonl"))}
-    assert {node: pace.sample for node, pace in paces.items()} == {n: 0.5 * s for n, s in found.slowness.items()}
-    assert {pace.bandwidth for pace in paces.values()} == {1e6}  # 8 Mbit/s
+    found = fleet.build_fleet(some(seconds_per_sample=0.5, bandwidth=8.0), "mnist", data())
+    paces = {device.node: device._speed for device in found.build_devices(EventLog(tmp_path / "events.jsonl"))}
+    assert {node: pace.seconds_per_sample for node, pace in paces.items()} == {
+        n: 0.5 * s for n, s in found.slowdowns.items()
+    }
+    assert {pace.bytes_per_second for pace in paces.values()} == {1e6}  # 8 Mbit/s
 
 
 def absences(conditions: Conditions, number: int, count: int) -> list[tuple[float, float]]:
-    return list(itertools.islice(fleet.make(conditions, "mnist", data())._absences(number), count))
+    return list(itertools.islice(fleet.build_fleet(conditions, "mnist", data())._draw_availability(number), count))
 
 
 def test_stays_and_pauses_have_their_means() -> None:
@@ -151,8 +155,8 @@ def test_without_drop_outs_nobody_leaves() -> None:
 
 
 def test_which_part_is_present() -> None:
-    assert some().present == 1
-    assert some(dropout=1, pause=20).present == pytest.approx(0.75)
+    assert some().online_fraction == 1
+    assert some(dropout=1, pause=20).online_fraction == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
@@ -168,4 +172,4 @@ def test_which_part_is_present() -> None:
 )
 def test_conditions_are_checked(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=f"^{text}$"):
-        make(settings)
+        build_conditions(settings)

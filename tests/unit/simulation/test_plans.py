@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.simulation.fleet import names
-from fedws.simulation.plans import plans
+from fedws.simulation.fleet import name_workers
+from fedws.simulation.plans import build_plans
 
 SETTINGS = {"dataset": "digits", "model": "linear", "training_rounds": 20, "evaluate_every": 5}
 
 
 def made(*strategies: str, workers: int = 30, present: float = 1.0, **settings: Any) -> Any:
-    return plans(strategies, {**SETTINGS, **settings}, names(workers), present)
+    return build_plans(strategies, {**SETTINGS, **settings}, name_workers(workers), present)
 
 
 def test_every_strategy_gets_the_same_number_of_reports() -> None:

@@ -7,20 +7,20 @@ import pytest
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.data.samples import Images
+from fedws.data.samples import ImageDataset
 from fedws.recording import curves
 from fedws.simulation import fleet, report
-from fedws.simulation.conditions import make
-from fedws.simulation.run import Outcome
+from fedws.simulation.conditions import build_conditions
+from fedws.simulation.run import SimulationResult
 
 COUNTS = {"joined": 33, "order": 629, "answer": 600, "lost": 2, "left": 3, "version": 60, "score": 3}
-FAST = Outcome("fedbuff:k=10", [(60.0, 0.5), (125.9, 0.91), (3600.0, 0.9)], 60, 3600.0, COUNTS)
-SLOW = Outcome("fedavg", [(60.0, 0.5)], 20, 604800.0, {"order": 5}, "round 21: too few workers are left")
-NONE = Outcome("a" * 60)
+FAST = SimulationResult("fedbuff:k=10", [(60.0, 0.5), (125.9, 0.91), (3600.0, 0.9)], 60, 3600.0, COUNTS)
+SLOW = SimulationResult("fedavg", [(60.0, 0.5)], 20, 604800.0, {"order": 5}, "round 21: too few workers are left")
+NONE = SimulationResult("a" * 60)
 
 
 def test_the_table() -> None:
-    assert report.table([FAST, SLOW, NONE], 0.9) == [
+    assert report.format_table([FAST, SLOW, NONE], 0.9) == [
         "strategy                to 90 %      ended accuracy versions  orders  lost left",
         "fedbuff:k=10            0:02:05    1:00:00  90.00 %       60     629     2    3",
         "fedavg                        -  168:00:00  50.00 %       20       5     0    0",
@@ -29,31 +29,38 @@ def test_the_table() -> None:
 
 
 def test_the_table_without_a_target() -> None:
-    assert report.table([FAST], None)[1] == (
+    assert report.format_table([FAST], None)[1] == (
         "fedbuff:k=10                       1:00:00  90.00 %       60     629     2    3"
     )
 
 
 def test_the_table_fits_a_terminal() -> None:
-    crowd = Outcome("x" * 60, [(9e6, 1.0)], 10**6, 9e6, {"order": 10**6, "lost": 10**4, "left": 10**3})
-    assert all(len(line) <= 80 for line in report.table([crowd, FAST], 0.12345))
+    crowd = SimulationResult("x" * 60, [(9e6, 1.0)], 10**6, 9e6, {"order": 10**6, "lost": 10**4, "left": 10**3})
+    assert all(len(line) <= 80 for line in report.format_table([crowd, FAST], 0.12345))
 
 
 def test_the_target_is_reached_when_it_first_is() -> None:
-    assert (FAST.reached(0.9), FAST.reached(0.91), FAST.reached(0.92), NONE.reached(0.1)) == (125.9, 125.9, None, None)
+    assert (
+        FAST.seconds_to_accuracy(0.9),
+        FAST.seconds_to_accuracy(0.91),
+        FAST.seconds_to_accuracy(0.92),
+        NONE.seconds_to_accuracy(0.1),
+    ) == (125.9, 125.9, None, None)
 
 
 def test_the_file_holds_everything(tmp_path: Path) -> None:
-    data = Images(torch.zeros(60, 1, 2, 2, dtype=torch.uint8), torch.arange(60) % 10, (0.5,), (0.5,))
-    devices = fleet.make(make({"workers": 3, "target": 0.9, "speeds": "uniform:2,high=2"}), "mnist", data)
-    report.write(tmp_path / "simulation.json", devices, [FAST, SLOW])
+    data = ImageDataset(torch.zeros(60, 1, 2, 2, dtype=torch.uint8), torch.arange(60) % 10, (0.5,), (0.5,))
+    devices = fleet.build_fleet(
+        build_conditions({"workers": 3, "target": 0.9, "speeds": "uniform:2,high=2"}), "mnist", data
+    )
+    report.write_report(tmp_path / "simulation.json", devices, [FAST, SLOW])
     found = json.loads((tmp_path / "simulation.json").read_text(encoding="utf-8"))
     assert found["conditions"]["target"] == 0.9
     assert found["devices"] == {node: {"slowness": 2.0, "samples": 20} for node in ("w1", "w2", "w3")}
     assert [outcome["reached"] for outcome in found["outcomes"]] == [125.9, None]
-    assert found["outcomes"][0]["scores"] == [list(score) for score in FAST.scores]
+    assert found["outcomes"][0]["scores"] == [list(score) for score in FAST.evaluations]
     with pytest.raises(UsageError, match="cannot be written"):
-        report.write(tmp_path / "nowhere" / "simulation.json", devices, [])
+        report.write_report(tmp_path / "nowhere" / "simulation.json", devices, [])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,11 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
         {},
         {"fedavg": []},
         {"fedavg": [(0.0, 0.5)]},
-        {"fedavg": FAST.scores, "$fedbuff_{k}$": SLOW.scores, "a" * 60: [(float(n), n / 100) for n in range(100)]},
+        {
+            "fedavg": FAST.evaluations,
+            "$fedbuff_{k}$": SLOW.evaluations,
+            "a" * 60: [(float(n), n / 100) for n in range(100)],
+        },
         {f"s{n}": [(86400.0 * n, 0.5)] for n in range(20)},
     ],
 )

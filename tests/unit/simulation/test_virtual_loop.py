@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.simulation.virtual_loop import Deadlock, VirtualLoop, run
+from fedws.simulation.virtual_loop import Deadlock, VirtualLoop, run_in_virtual_time
 
 
 def now() -> float:
@@ -22,7 +22,7 @@ def test_a_year_passes_in_no_time() -> None:
         return now()
 
     began = time.monotonic()
-    assert run(sleep()) == 365 * 86400
+    assert run_in_virtual_time(sleep()) == 365 * 86400
     assert time.monotonic() - began < 60
 
 
@@ -36,7 +36,7 @@ def test_timers_run_in_their_order_and_at_their_time(times: list[float]) -> None
         await asyncio.sleep(2e9)
         return seen
 
-    assert run(follow()) == [(when, when) for when in sorted(times)]
+    assert run_in_virtual_time(follow()) == [(when, when) for when in sorted(times)]
 
 
 def test_many_small_steps_do_not_drift_from_the_timers() -> None:
@@ -46,7 +46,7 @@ def test_many_small_steps_do_not_drift_from_the_timers() -> None:
             await asyncio.sleep(0.1)
             assert now() == due
 
-    run(step())
+    run_in_virtual_time(step())
 
 
 def test_what_is_ready_goes_before_the_clock() -> None:
@@ -63,7 +63,7 @@ def test_what_is_ready_goes_before_the_clock() -> None:
         await asyncio.sleep(1)
         return seen
 
-    assert run(follow()) == ["a at 0", "b at 0"] * 3 + ["later"]
+    assert run_in_virtual_time(follow()) == ["a at 0", "b at 0"] * 3 + ["later"]
 
 
 def test_a_cancelled_timer_does_not_move_the_clock() -> None:
@@ -72,7 +72,7 @@ def test_a_cancelled_timer_does_not_move_the_clock() -> None:
         await asyncio.sleep(1)
         return now()
 
-    assert run(cancel()) == 1
+    assert run_in_virtual_time(cancel()) == 1
 
 
 def test_work_for_a_thread_is_done_at_once_and_in_this_one() -> None:
@@ -82,7 +82,7 @@ def test_work_for_a_thread_is_done_at_once_and_in_this_one() -> None:
         assert await asyncio.to_thread(max, 1, 2) == 2
         return await future, now()
 
-    assert run(work()) == (threading.get_ident(), 0.0)
+    assert run_in_virtual_time(work()) == (threading.get_ident(), 0.0)
 
 
 def test_an_error_of_work_for_a_thread_is_in_its_future() -> None:
@@ -91,7 +91,7 @@ def test_an_error_of_work_for_a_thread_is_in_its_future() -> None:
         with pytest.raises(ZeroDivisionError):
             await future
 
-    run(work())
+    run_in_virtual_time(work())
 
 
 def test_timeouts() -> None:
@@ -103,7 +103,7 @@ def test_timeouts() -> None:
             await asyncio.sleep(6.5)
         return now()
 
-    assert run(wait()) == 13.5
+    assert run_in_virtual_time(wait()) == 13.5
 
 
 def test_a_task_is_cancelled_where_it_sleeps() -> None:
@@ -122,7 +122,7 @@ def test_a_task_is_cancelled_where_it_sleeps() -> None:
         await asyncio.wait([task])
         return [*ended, now()]
 
-    assert run(cancel()) == [3, 3]
+    assert run_in_virtual_time(cancel()) == [3, 3]
 
 
 async def _nothing() -> None:
@@ -140,7 +140,7 @@ def test_a_deadlock_is_an_error_that_says_who_waits(wait: Callable[[], object]) 
         await asyncio.create_task(wait(), name="alice")  # type: ignore[arg-type]
 
     with pytest.raises(Deadlock, match=r"^deadlock at virtual second 12: .*alice.* wait and no timer is set$"):
-        run(lock())
+        run_in_virtual_time(lock())
 
 
 def test_a_deadlock_of_many_names_some() -> None:
@@ -148,7 +148,7 @@ def test_a_deadlock_of_many_names_some() -> None:
         await asyncio.gather(*(asyncio.create_task(_nothing(), name=f"w{number}") for number in range(9)))
 
     with pytest.raises(Deadlock, match=r"w2, w3 and 5 more wait and no timer"):
-        run(lock())
+        run_in_virtual_time(lock())
 
 
 def test_a_deadlock_lets_the_tasks_clean_up() -> None:
@@ -161,7 +161,7 @@ def test_a_deadlock_lets_the_tasks_clean_up() -> None:
             cleaned.append(now())
 
     with pytest.raises(Deadlock):
-        run(lock())
+        run_in_virtual_time(lock())
     assert cleaned == [0]
 
 
@@ -175,7 +175,7 @@ def test_a_call_from_a_thread_is_heard() -> None:
         await heard.wait()
         return True
 
-    assert run(listen())
+    assert run_in_virtual_time(listen())
 
 
 def test_it_says_what_it_is() -> None:

@@ -8,9 +8,9 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.models.cifar_cnn import CifarCnn
 from fedws.split_learning import communication_cost
-from fedws.split_learning.model_split import split
+from fedws.split_learning.model_split import split_model
 
-LARGE, POOLED, WHOLE, _, RESIDUAL = communication_cost.published()
+LARGE, POOLED, WHOLE, _, RESIDUAL = communication_cost.measure_published_models()
 
 
 def gb(count: int) -> float:
@@ -18,29 +18,29 @@ def gb(count: int) -> float:
 
 
 def test_the_published_claim_decoded() -> None:
-    assert LARGE.parameters == pytest.approx(138.4e6, rel=1e-3)
-    assert gb(LARGE.fedavg) == pytest.approx(55.3, abs=0.05)
-    assert LARGE.features == (64, 112, 112)
-    assert gb(LARGE.encoded("bits")) == pytest.approx(5.02, abs=0.005)
+    assert LARGE.num_parameters == pytest.approx(138.4e6, rel=1e-3)
+    assert gb(LARGE.fedavg_bytes) == pytest.approx(55.3, abs=0.05)
+    assert LARGE.feature_shape == (64, 112, 112)
+    assert gb(LARGE.encoded_bytes("bits")) == pytest.approx(5.02, abs=0.005)
 
 
 def test_the_claim_for_the_images_that_it_speaks_of() -> None:
-    assert POOLED.parameters == WHOLE.parameters == pytest.approx(14.7e6, rel=2e-3)
-    assert gb(POOLED.fedavg) == pytest.approx(5.9, abs=0.05)
-    assert gb(POOLED.raw) == pytest.approx(0.154, abs=0.0005)
-    assert gb(POOLED.encoded("bits")) == pytest.approx(0.10, abs=0.005)
-    assert POOLED.encoded("bits") / POOLED.raw == pytest.approx(2 / 3)
-    assert gb(WHOLE.encoded("bits")) == pytest.approx(0.41, abs=0.005)
-    assert WHOLE.encoded("bits") / WHOLE.raw == pytest.approx(2.7, abs=0.05)
-    assert WHOLE.encoded("floats") == 32 * WHOLE.encoded("bits")
+    assert POOLED.num_parameters == WHOLE.num_parameters == pytest.approx(14.7e6, rel=2e-3)
+    assert gb(POOLED.fedavg_bytes) == pytest.approx(5.9, abs=0.05)
+    assert gb(POOLED.raw_bytes) == pytest.approx(0.154, abs=0.0005)
+    assert gb(POOLED.encoded_bytes("bits")) == pytest.approx(0.10, abs=0.005)
+    assert POOLED.encoded_bytes("bits") / POOLED.raw_bytes == pytest.approx(2 / 3)
+    assert gb(WHOLE.encoded_bytes("bits")) == pytest.approx(0.41, abs=0.005)
+    assert WHOLE.encoded_bytes("bits") / WHOLE.raw_bytes == pytest.approx(2.7, abs=0.05)
+    assert WHOLE.encoded_bytes("floats") == 32 * WHOLE.encoded_bytes("bits")
 
 
 def test_the_bits_of_a_resnet_cut_after_its_first_block() -> None:
-    assert math.prod(RESIDUAL.features) == 65_536
+    assert math.prod(RESIDUAL.feature_shape) == 65_536
 
 
 def test_the_claim_is_told_in_three_lines() -> None:
-    published, decoded, honest = communication_cost.claim(LARGE, POOLED, WHOLE)
+    published, decoded, honest = communication_cost.explain_claim(LARGE, POOLED, WHOLE)
     assert "52 GB" in published and "5 GB" in published
     assert "138.4 M parameters x 4 B x 100 rounds one way = 55.3 GB" in decoded
     assert "64 x 112 x 112 bits x 50,000 = 5.02 GB" in decoded
@@ -48,7 +48,7 @@ def test_the_claim_is_told_in_three_lines() -> None:
         assert figure in honest
 
 
-@pytest.mark.parametrize("make", [communication_cost.cifar_vgg16, communication_cost.cifar_resnet18])
+@pytest.mark.parametrize("make", [communication_cost.build_cifar_vgg16, communication_cost.build_cifar_resnet18])
 def test_the_nets_for_small_images_can_be_run(make: type[torch.nn.Module]) -> None:
     assert make().eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
@@ -56,14 +56,16 @@ def test_the_nets_for_small_images_can_be_run(make: type[torch.nn.Module]) -> No
 @pytest.mark.parametrize("spec", ["mnist_cnn", "cifar_cnn"])
 def test_sizes_are_those_of_what_is_sent(spec: str) -> None:
     shape, cut = ((1, 28, 28), "pool1") if spec == "mnist_cnn" else ((3, 32, 32), "features.6")
-    module = registry.build("model", spec).eval()
-    found = communication_cost.measure(spec, lambda: registry.build("model", spec), shape, cut, records=4, rounds=3)
-    features = split(module, cut)[0](torch.zeros(4, *shape))
-    assert found.raw == torch.zeros(4, *shape, dtype=torch.uint8).nbytes
-    assert found.encoded("floats") == features.nbytes
-    assert found.encoded("bits") == registry.build("encoding", "clear_bits").encode(features, None).nbytes
-    assert found.model == sum(tensor.nbytes for tensor in module.state_dict().values())
-    assert found.fedavg == 3 * found.model
+    module = registry.build_piece("model", spec).eval()
+    found = communication_cost.measure_cost(
+        spec, lambda: registry.build_piece("model", spec), shape, cut, num_records=4, rounds=3
+    )
+    features = split_model(module, cut)[0](torch.zeros(4, *shape))
+    assert found.raw_bytes == torch.zeros(4, *shape, dtype=torch.uint8).nbytes
+    assert found.encoded_bytes("floats") == features.nbytes
+    assert found.encoded_bytes("bits") == registry.build_piece("encoding", "clear_bits").encode(features, None).nbytes
+    assert found.model_bytes == sum(tensor.nbytes for tensor in module.state_dict().values())
+    assert found.fedavg_bytes == 3 * found.model_bytes
 
 
 def test_a_net_takes_no_memory() -> None:
@@ -73,13 +75,15 @@ def test_a_net_takes_no_memory() -> None:
         made.append(CifarCnn())
         return made[-1]
 
-    communication_cost.measure("a net", make, (3, 32, 32), "features.6")
+    communication_cost.measure_cost("a net", make, (3, 32, 32), "features.6")
     assert all(parameter.is_meta for parameter in made[0].parameters())
 
 
 def test_a_shape_that_does_not_fit_is_told_of() -> None:
     with pytest.raises(UsageError, match="--shape 3x32x32 does not fit mnist_cnn: "):
-        communication_cost.measure("mnist_cnn", lambda: registry.build("model", "mnist_cnn"), (3, 32, 32), "pool1")
+        communication_cost.measure_cost(
+            "mnist_cnn", lambda: registry.build_piece("model", "mnist_cnn"), (3, 32, 32), "pool1"
+        )
 
 
 # ------------------------------------------------------------------ the command

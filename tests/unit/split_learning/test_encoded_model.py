@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fedws.core.errors import TaskError
-from fedws.core.plan import Scoring
+from fedws.core.plan import EvalSettings
 from fedws.split_learning.wrappers.encoded_split import encoded_split
-from fedws.training.building import initial
-from fedws.training.task_context import Workspace
+from fedws.training.building import build_model
+from fedws.training.task_context import TaskContext
 from tests.helpers.federation import Points, registered
 
 POINTS = torch.randn(200, 4, generator=torch.Generator().manual_seed(1))
@@ -22,19 +22,19 @@ def _pieces() -> Iterator[None]:
         yield
 
 
-def scoring(wrapper: str, **options: str) -> Scoring:
-    return Scoring(model="points_net", loss="nll", dataset="points", wrapper=wrapper, wrapper_options=options)
+def scoring(wrapper: str, **options: str) -> EvalSettings:
+    return EvalSettings(model="points_net", loss="nll", dataset="points", wrapper=wrapper, wrapper_options=options)
 
 
-def scored(settings: Scoring) -> torch.nn.Module:
-    work = Workspace("testing", "points", Points(Path(), False))
-    return work.scored(settings, initial("points_net", seed=1).state_dict())
+def scored(settings: EvalSettings) -> torch.nn.Module:
+    work = TaskContext("testing", "points", Points(Path(), False))
+    return work.build_eval_model(settings, build_model("points_net", seed=1).state_dict())
 
 
 @pytest.mark.parametrize("encoding", ["bits:epsilon=0.1", "sue:epsilon=0.1", "oue:epsilon=0.1", "clear_bits"])
 def test_bits_are_scored_without_the_noise_that_they_leave_with(encoding: str) -> None:
     """With so little epsilon nearly half of them would be flipped."""
-    state = initial("points_net", seed=1).state_dict()
+    state = build_model("points_net", seed=1).state_dict()
     module = scored(scoring("encoded_split", cut="relu", encoding=encoding))
     with torch.inference_mode():
         features = torch.relu(POINTS @ state["inner.weight"].T + state["inner.bias"])
@@ -44,9 +44,9 @@ def test_bits_are_scored_without_the_noise_that_they_leave_with(encoding: str) -
 
 
 def test_floats_give_what_the_model_gives() -> None:
-    module = initial("points_net", seed=1)
+    module = build_model("points_net", seed=1)
     with torch.inference_mode():
-        assert torch.equal(encoded_split(module, cut="relu", encoding="floats")(POINTS), module(POINTS))
+        assert torch.equal(encoded_split(module, split_at="relu", encoding="floats")(POINTS), module(POINTS))
 
 
 @pytest.mark.parametrize(

@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.split_learning.encoding import Encoding
-from fedws.split_learning.encodings.gaussian import calibrated
-from fedws.split_learning.one_bit import OneBit
+from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.encodings.gaussian import calibrate_sigma
+from fedws.split_learning.one_bit import OneBitEncoding
 from tests.helpers.statistics import assert_mean, seeded
 
 MANY = 500_000
 
 
-def build(spec: str) -> Encoding:
-    found: Encoding = registry.build("encoding", spec)
+def build(spec: str) -> FeatureEncoding:
+    found: FeatureEncoding = registry.build_piece("encoding", spec)
     return found
 
 
-def one_bit(spec: str) -> OneBit:
+def one_bit(spec: str) -> OneBitEncoding:
     found = build(spec)
-    assert isinstance(found, OneBit)
+    assert isinstance(found, OneBitEncoding)
     return found
 
 
@@ -81,8 +81,8 @@ def test_symmetric_unary_encoding_is_randomised_response_on_half_of_the_papers_e
     for whole in (1.0, 4.0, 6.0):
         channel = one_bit(f"sue:{whole / 2}").channel
         p = math.exp(whole / 2) / (math.exp(whole / 2) + 1)
-        assert channel.lost == channel.false == pytest.approx(1 - p, abs=2**-31)
-        ones, zeros = (1 - channel.lost) / channel.false, (1 - channel.false) / channel.lost
+        assert channel.p10 == channel.p01 == pytest.approx(1 - p, abs=2**-31)
+        ones, zeros = (1 - channel.p10) / channel.p01, (1 - channel.p01) / channel.p10
         assert math.log(ones) + math.log(zeros) == pytest.approx(whole, rel=1e-6), "two bits differ in the paper"
         assert channel == one_bit(f"bits:{whole / 2}").channel
 
@@ -91,9 +91,9 @@ def test_symmetric_unary_encoding_is_randomised_response_on_half_of_the_papers_e
 def test_optimised_unary_encoding_is_the_papers(epsilon: float) -> None:
     channel = one_bit(f"oue:{epsilon}").channel
     whole = math.log(2 * math.exp(epsilon) - 1)
-    assert channel.lost == pytest.approx(1 / 2, abs=2**-31)
-    assert channel.false == pytest.approx(1 / (math.exp(whole) + 1), abs=2**-31)
-    one, zero = (1 - channel.lost) / channel.false, (1 - channel.false) / channel.lost
+    assert channel.p10 == pytest.approx(1 / 2, abs=2**-31)
+    assert channel.p01 == pytest.approx(1 / (math.exp(whole) + 1), abs=2**-31)
+    one, zero = (1 - channel.p10) / channel.p01, (1 - channel.p01) / channel.p10
     assert math.log(one) == pytest.approx(math.log((math.exp(whole) + 1) / 2), rel=1e-6)
     assert math.log(zero) == pytest.approx(math.log(2 * math.exp(whole) / (math.exp(whole) + 1)), rel=1e-6)
     assert channel.epsilon == math.log(one) == pytest.approx(epsilon, rel=1e-6)
@@ -107,9 +107,9 @@ def test_optimised_unary_encoding_is_the_papers(epsilon: float) -> None:
 @given(epsilon=st.floats(1e-6, 50))
 def test_a_bit_never_tells_more_than_epsilon(name: str, epsilon: float) -> None:
     channel = one_bit(f"{name}:{epsilon!r}").channel
-    ratios = (1 - channel.lost) / channel.false, (1 - channel.false) / channel.lost
+    ratios = (1 - channel.p10) / channel.p01, (1 - channel.p01) / channel.p10
     with mpmath.workdps(50):
-        assert mpmath.log(max(mpmath.mpf(1 - channel.lost) / channel.false, ratios[1])) <= epsilon + 1e-15 * epsilon
+        assert mpmath.log(max(mpmath.mpf(1 - channel.p10) / channel.p01, ratios[1])) <= epsilon + 1e-15 * epsilon
 
 
 # --------------------------------------------------------------------------- noise on floats
@@ -122,7 +122,7 @@ def test_laplace_has_the_range_over_epsilon_for_scale() -> None:
 
 
 def test_gaussian_has_the_calibrated_deviation_times_the_range() -> None:
-    sigma = 3 * calibrated(0.5, 1e-5)
+    sigma = 3 * calibrate_sigma(0.5, 1e-5)
     noise = sent("gaussian:0.5,bound=3,delta=1e-5", 0.0)
     assert_mean(noise, 0, sigma)
     assert_mean(noise**2, sigma**2, math.sqrt(2) * sigma**2)
@@ -138,7 +138,7 @@ def sent(spec: str, value: float) -> torch.Tensor:
 @pytest.mark.parametrize("epsilon", [1e-6, 0.01, 0.5, 1.0, 2.0, 10.0, 1e4])
 def test_the_deviation_is_the_least_that_keeps_delta(epsilon: float, delta: float) -> None:
     """Theorem 8 in 60 digits, of values that differ by 1."""
-    sigma = calibrated(epsilon, delta)
+    sigma = calibrate_sigma(epsilon, delta)
     assert theorem_8(sigma, epsilon) <= delta < theorem_8(sigma * (1 - 3e-6), epsilon)
 
 
@@ -152,7 +152,7 @@ def test_the_textbooks_deviation_would_not_do_above_1() -> None:
     """What makes the calibration worth its lines; below 1 it is the greater by a fifth or more."""
     classical = {epsilon: math.sqrt(2 * math.log(1.25 / 1e-5)) / epsilon for epsilon in (0.5, 30.0)}
     assert theorem_8(classical[30.0], 30.0) > 1e-5
-    assert calibrated(0.5, 1e-5) < 0.85 * classical[0.5]
+    assert calibrate_sigma(0.5, 1e-5) < 0.85 * classical[0.5]
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
@@ -161,7 +161,9 @@ def test_the_density_of_the_noise_is_the_likelihood(epsilon: float) -> None:
     arrived = torch.linspace(-60, 60, 240_001, dtype=torch.float64)
     packed = build("floats").encode(arrived[:, None], None)
     for name in ("laplace", "gaussian"):
-        density = (-build(f"{name}:{epsilon}").likelihood(torch.full((len(arrived), 1), 0.25), packed)).exp()
+        density = (
+            -build(f"{name}:{epsilon}").negative_log_likelihood(torch.full((len(arrived), 1), 0.25), packed)
+        ).exp()
         area = torch.trapezoid(density.to(torch.float64), arrived)
         assert float(area) == pytest.approx(1, abs=1e-3)
         assert float(arrived[density.argmax()]) == pytest.approx(0.25, abs=0.01)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Failure, Report
-from fedws.protocol.run_claim import Claim
-from fedws.split_learning.upload_cache import Uploads
+from fedws.protocol.messages import TaskFailure, TaskResult
+from fedws.protocol.run_claim import RunClaim
+from fedws.split_learning.upload_cache import UploadCache
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, on_data, part, worker
 
@@ -41,21 +41,21 @@ def test_a_full_disk_is_said_and_nothing_is_half_made(
         node = worker(tmp_path / str(most))
         with monkeypatch.context() as patch:
             patch.setattr("os.fsync", full)
-            answer = node.answer(extraction())
-        if isinstance(answer, Report):
+            answer = node.execute(extraction())
+        if isinstance(answer, TaskResult):
             break
         told = caplog.messages[-1] if on_data(answer) else answer.reason
         assert "alice cannot keep its features: No space left on device" in told
         assert not list((tmp_path / str(most) / "uploads").glob("*/features"))
-        made = node.answer(extraction(number=2))
-        assert isinstance(made, Report) and isinstance(node.answer(part()), Report)
+        made = node.execute(extraction(number=2))
+        assert isinstance(made, TaskResult) and isinstance(node.execute(part()), TaskResult)
     assert most > 5
 
 
 def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_path: Path) -> None:
     """A node may have been restarted with another share of the data."""
     node = worker(tmp_path)
-    stop = node._workspace.stop
+    stop = node._context.stop
 
     class Stopping(Points):
         def __getitem__(self, index: int) -> tuple[Any, Any]:
@@ -63,10 +63,10 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
                 stop.set()
             return super().__getitem__(index)
 
-    node._workspace = replace(node._workspace, data=Stopping(Path(), True))
+    node._context = replace(node._context, data=Stopping(Path(), True))
     settings = {"batch_size": 20}
-    stopped = node.answer(extraction(changes=settings))
-    assert isinstance(stopped, Failure) and stopped.reason == "told to stop"
+    stopped = node.execute(extraction(changes=settings))
+    assert isinstance(stopped, TaskFailure) and stopped.reason == "told to stop"
     node.resume()
     asked, seen = [], []
 
@@ -82,17 +82,17 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
 
     for kind in (Others, Watched):
         again = worker(tmp_path)
-        resources: dict[Any, object] = {Uploads: copied(again, tmp_path / kind.__name__)}
-        again._workspace = replace(again._workspace, data=kind(Path(), True), resources=resources)
-        assert isinstance(again.answer(extraction(send=False, number=2, changes=settings)), Report)
+        resources: dict[Any, object] = {UploadCache: copied(again, tmp_path / kind.__name__)}
+        again._context = replace(again._context, data=kind(Path(), True), resources=resources)
+        assert isinstance(again.execute(extraction(send=False, number=2, changes=settings)), TaskResult)
         seen.append(sorted(set(asked) - {0}))
         asked.clear()
     assert seen == [list(range(1, 120)), list(range(60, 120))], "what was made stays"
 
 
-def copied(node: Worker, folder: Path) -> Uploads:
+def copied(node: Worker, folder: Path) -> UploadCache:
     """The node's uploads as they are now, in another folder."""
-    shutil.copytree(node._workspace.resource(Uploads)._folder, folder)
-    uploads = Uploads(folder)
-    uploads.begin(Claim("first", "lab"))
+    shutil.copytree(node._context.open_resource(UploadCache)._folder, folder)
+    uploads = UploadCache(folder)
+    uploads.start_run(RunClaim("first", "lab"))
     return uploads

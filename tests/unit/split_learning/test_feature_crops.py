@@ -2,12 +2,12 @@
 
 import torch
 
-from fedws.split_learning.feature_crops import cropped
+from fedws.split_learning.feature_crops import shift_features
 
 
 def test_each_map_is_shifted_as_a_whole_and_the_rest_is_zero() -> None:
     features = torch.rand(200, 3, 5, 7, generator=torch.Generator().manual_seed(1)) + 1
-    found = cropped(features, 2, torch.Generator().manual_seed(2))
+    found = shift_features(features, 2, torch.Generator().manual_seed(2))
     assert found.shape == features.shape
     shifts = set()
     for before, after in zip(features, found, strict=True):
@@ -35,4 +35,4 @@ def shifted(features: torch.Tensor, down: int, right: int) -> torch.Tensor:
 
 def test_no_shift_leaves_them_as_they_are() -> None:
     features = torch.rand(4, 2, 3, 3)
-    assert torch.equal(cropped(features, 0, torch.Generator()), features)
+    assert torch.equal(shift_features(features, 0, torch.Generator()), features)

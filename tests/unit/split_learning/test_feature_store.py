@@ -10,25 +10,25 @@ import pytest
 import torch
 
 from fedws.core.errors import RunFailed, UsageError
-from fedws.split_learning.feature_store import FEATURES, LABELS, FeatureStore
+from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY, FeatureStore
 
 
 def chunk(first: int, count: int, size: int = 3) -> dict[str, torch.Tensor]:
     """Records that say which they are."""
     numbers = torch.arange(first, first + count)
-    return {FEATURES: numbers.to(torch.uint8).unsqueeze(1).repeat(1, size), LABELS: numbers}
+    return {FEATURES_KEY: numbers.to(torch.uint8).unsqueeze(1).repeat(1, size), LABELS_KEY: numbers}
 
 
 def test_an_empty_store_has_no_records(tmp_path: Path) -> None:
-    assert len(FeatureStore(tmp_path / "none").records()) == 0
+    assert len(FeatureStore(tmp_path / "none").load_features()) == 0
     assert not (tmp_path / "none").exists()
 
 
 def test_records_are_found_wherever_they_are(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features")
     for worker, number, first, count in ((1, 0, 50, 7), (0, 1, 30, 4), (0, 0, 10, 5), (10, 0, 90, 1)):
-        store.put(worker, number, chunk(first, count))
-    records = store.records()
+        store.save_chunk(worker, number, chunk(first, count))
+    records = store.load_features()
     held = [*range(10, 15), *range(30, 34), *range(50, 57), 90]
     assert len(records) == len(held)
     features, labels = records.batch(torch.arange(len(held)))
@@ -43,10 +43,10 @@ def test_records_are_found_wherever_they_are(tmp_path: Path) -> None:
 
 def test_chunks_are_counted_up_to_the_first_that_is_missing(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features")
-    assert store.chunks() == {}
+    assert store.count_chunks() == {}
     for worker, number in ((0, 0), (0, 1), (0, 3), (2, 1), (10, 0)):
-        store.put(worker, number, chunk(0, 2))
-    assert store.chunks() == {0: 2, 2: 0, 10: 1}
+        store.save_chunk(worker, number, chunk(0, 2))
+    assert store.count_chunks() == {0: 2, 2: 0, 10: 1}
 
 
 def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
@@ -54,17 +54,17 @@ def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
     store, boxes = FeatureStore(tmp_path), torch.rand(6, 3, 5, generator=torch.Generator().manual_seed(1))
     for number in (0, 1):
         part = slice(4 * number, 4 * number + 4)
-        store.put(0, number, {FEATURES: torch.zeros(6, 2, dtype=torch.uint8)[part], LABELS: boxes[part]})
-    _, labels = store.records().batch(torch.tensor([5, 0, 3]))
+        store.save_chunk(0, number, {FEATURES_KEY: torch.zeros(6, 2, dtype=torch.uint8)[part], LABELS_KEY: boxes[part]})
+    _, labels = store.load_features().batch(torch.tensor([5, 0, 3]))
     assert torch.equal(labels, boxes[[5, 0, 3]])
 
 
 def test_a_chunk_that_comes_again_replaces_itself(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
-    store.put(0, 0, chunk(1, 4))
-    before = store.records()
-    store.put(0, 0, chunk(1, 4))
-    assert len(store.records()) == 4
+    store.save_chunk(0, 0, chunk(1, 4))
+    before = store.load_features()
+    store.save_chunk(0, 0, chunk(1, 4))
+    assert len(store.load_features()) == 4
     assert before.batch(torch.arange(4))[1].tolist() == [1, 2, 3, 4], "who reads goes on reading"
 
 
@@ -73,7 +73,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_stored(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FeatureStore(tmp_path)
-    store.put(0, 0, chunk(1, 4))
+    store.save_chunk(0, 0, chunk(1, 4))
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -81,22 +81,22 @@ def test_a_full_disk_is_told_and_leaves_what_was_stored(
     with monkeypatch.context() as patch:
         patch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
         with pytest.raises(RunFailed, match=r"features of a worker cannot be stored in .*: No space left on device"):
-            store.put(0, 1, chunk(5, 4))
+            store.save_chunk(0, 1, chunk(5, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0.safetensors"]
-    store.put(0, 1, chunk(5, 4))
-    assert len(store.records()) == 8
+    store.save_chunk(0, 1, chunk(5, 4))
+    assert len(store.load_features()) == 8
 
 
 def test_a_file_that_is_cut_short_is_named_and_one_of_another_name_is_not_read(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
-    store.put(0, 0, chunk(1, 4))
+    store.save_chunk(0, 0, chunk(1, 4))
     (tmp_path / "0-1.safetensors.part").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
-    assert len(store.records()) == 4
+    assert len(store.load_features()) == 4
     whole = (tmp_path / "0-0.safetensors").read_bytes()
     (tmp_path / "0-0.safetensors").write_bytes(whole[:-1])
     with pytest.raises(UsageError, match="cannot be read"):
-        store.records()
+        store.load_features()
 
 
 READER = """
@@ -113,7 +113,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_what_is_stored_is_not_read_into_memory(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     for number in range(4):
-        store.put(0, number, chunk(0, 32, size=2**20))
+        store.save_chunk(0, number, chunk(0, 32, size=2**20))
     told = subprocess.run([sys.executable, "-c", READER, str(tmp_path)], capture_output=True, text=True, check=True)
     records, grown = told.stdout.splitlines()
     assert records == "128 [0, 31]"

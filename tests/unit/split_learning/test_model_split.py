@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import VGG, make_layers
 
 from fedws.core.errors import UsageError
-from fedws.split_learning.model_split import cuts, split
+from fedws.split_learning.model_split import find_split_points, split_model
 
 
 def small_vgg(batch_norm: bool = False) -> nn.Module:
@@ -82,11 +82,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_extractor_and_head_are_the_model(name: str, mode: bool) -> None:
     build, shape = MODELS[name]
     module, inputs = build(), torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
-    names = cuts(module)
+    names = find_split_points(module)
     assert len(names) > 2
     for cut in names:
         whole, halved = copy.deepcopy(module).train(mode), copy.deepcopy(module)
-        extractor, head = (half.train(mode) for half in split(halved, cut))
+        extractor, head = (half.train(mode) for half in split_model(halved, cut))
         torch.manual_seed(3)
         wanted = whole(inputs)
         torch.manual_seed(3)
@@ -110,7 +110,7 @@ def test_extractor_and_head_are_the_model(name: str, mode: bool) -> None:
 
 def test_the_cuts_of_a_vgg() -> None:
     with torch.device("meta"):
-        names, normed = cuts(vgg16(init_weights=False)), cuts(vgg16_bn(init_weights=False))
+        names, normed = find_split_points(vgg16(init_weights=False)), find_split_points(vgg16_bn(init_weights=False))
     features = [f"features.{number}" for number in range(31)]
     classifier = [f"classifier.{number}" for number in range(6)]
     assert names == [*features, "features", "avgpool", *classifier]
@@ -119,7 +119,7 @@ def test_the_cuts_of_a_vgg() -> None:
 
 def test_the_cuts_of_a_resnet() -> None:
     with torch.device("meta"):
-        names = cuts(resnet18())
+        names = find_split_points(resnet18())
     blocks = [f"layer{n}{block}" for n in (1, 2, 3, 4) for block in (".0", ".1", "")]
     assert names == ["conv1", "bn1", "relu", "maxpool", *blocks, "avgpool"]
 
@@ -127,15 +127,15 @@ def test_the_cuts_of_a_resnet() -> None:
 def test_a_cut_is_inclusive() -> None:
     module, inputs = small_resnet().eval(), torch.randn(2, 3, 32, 32)
     x = module.maxpool(module.relu(module.bn1(module.conv1(inputs))))
-    assert torch.equal(split(module, "maxpool")[0](inputs), x)
+    assert torch.equal(split_model(module, "maxpool")[0](inputs), x)
     block = module.layer1(x)
-    assert torch.equal(split(module, "layer1.0")[0](inputs), block) and (block >= 0).all(), "it ends with a relu"
-    assert torch.equal(split(module, "layer1")[0](inputs), block)
+    assert torch.equal(split_model(module, "layer1.0")[0](inputs), block) and (block >= 0).all(), "it ends with a relu"
+    assert torch.equal(split_model(module, "layer1")[0](inputs), block)
 
 
 def test_what_is_no_module_of_its_own_is_in_the_head() -> None:
     module, inputs = Net().eval(), torch.randn(4, 6)
-    extractor, head = split(module, "norm")
+    extractor, head = split_model(module, "norm")
     assert torch.equal(extractor(inputs), module.norm(module.first(inputs) + module.mask))
     assert list(extractor.state_dict()) == [key for key in module.state_dict() if key.startswith(("first", "norm"))]
     assert {"scale", "shift", "never.weight"} < head.state_dict().keys()
@@ -152,14 +152,14 @@ def test_work_in_place_at_the_end_of_a_module_is_in_the_extractor() -> None:
             return x
 
     module, inputs = nn.Sequential(Layer(3, 8), nn.Linear(8, 2)), torch.randn(4, 3)
-    extractor, head = split(module, "0")
+    extractor, head = split_model(module, "0")
     assert torch.equal(extractor(inputs), module[0](inputs)) and (extractor(inputs) >= 0).all()
     assert torch.equal(head(extractor(inputs)), module(inputs))
 
 
 def test_numbers_are_children_of_the_feature_trunk() -> None:
     def same(module: nn.Module, number: str, cut: str) -> bool:
-        return list(split(module, number)[0].state_dict()) == list(split(module, cut)[0].state_dict())
+        return list(split_model(module, number)[0].state_dict()) == list(split_model(module, cut)[0].state_dict())
 
     with torch.device("meta"):
         assert same(vgg16(init_weights=False), "2", "features.2")
@@ -179,13 +179,13 @@ def test_a_module_that_cannot_be_traced_is_on_one_side() -> None:
             return self.dense(x) if x.sum() > 0 else -x
 
     module = nn.Sequential(nn.Linear(3, 4), Branching(), nn.Linear(4, 2))
-    assert cuts(module) == ["0", "1"]
-    for cut in cuts(module):
-        extractor, head = split(module, cut)
+    assert find_split_points(module) == ["0", "1"]
+    for cut in find_split_points(module):
+        extractor, head = split_model(module, cut)
         for inputs in (torch.ones(2, 3), -torch.ones(2, 3)):
             assert torch.equal(head(extractor(inputs)), module(inputs))
     with pytest.raises(UsageError, match="Branching cannot be cut, as it cannot be traced"):
-        cuts(Branching())
+        find_split_points(Branching())
 
 
 # --------------------------------------------------------------------------- what is refused
@@ -210,9 +210,9 @@ def test_a_module_that_cannot_be_traced_is_on_one_side() -> None:
 def test_a_cut_that_cannot_be_is_refused_with_those_that_can(cut: str, reason: str) -> None:
     module = small_resnet()
     with pytest.raises(UsageError) as error:
-        split(module, cut)
+        split_model(module, cut)
     assert str(error.value).startswith(f"--cut {cut}: {reason}")
-    assert set(str(error.value).partition("there are: ")[2].split(", ")) == set(cuts(module))
+    assert set(str(error.value).partition("there are: ")[2].split(", ")) == set(find_split_points(module))
 
 
 def tied() -> nn.Module:
@@ -262,9 +262,9 @@ SHARED, RELU = nn.Linear(2, 2), nn.ReLU()
 )
 def test_a_model_may_forbid_cuts(module: nn.Module, cut: str, reason: str, can: str) -> None:
     with pytest.raises(UsageError) as error:
-        split(module, cut)
+        split_model(module, cut)
     assert str(error.value) == f"--cut {cut}: {reason} in {type(module).__name__}; there are: {can}"
-    assert (", ".join(cuts(module)) or "none") == can
+    assert (", ".join(find_split_points(module)) or "none") == can
 
 
 def test_what_is_used_in_training_alone_counts() -> None:
@@ -278,7 +278,7 @@ def test_what_is_used_in_training_alone_counts() -> None:
             y = self.c(self.b(x))
             return y + x if self.training else y  # type: ignore[no-any-return]
 
-    assert cuts(Auxiliary()) == ["a"]
+    assert find_split_points(Auxiliary()) == ["a"]
 
 
 # --------------------------------------------------------------------------- what a half is
@@ -287,7 +287,7 @@ def test_what_is_used_in_training_alone_counts() -> None:
 def test_the_halves_switch_with_their_own_mode() -> None:
     shared = nn.Dropout(0.5)
     module = nn.Sequential(nn.Linear(8, 64), shared, nn.Linear(64, 64), shared, nn.Linear(64, 2)).eval()
-    extractor, head = split(module, "2")
+    extractor, head = split_model(module, "2")
     assert not extractor.training and not head.training and not any(part.training for part in head.children())
     head.train()
     inputs = torch.randn(4, 8)
@@ -301,7 +301,7 @@ def test_splitting_leaves_the_model_as_it_is() -> None:
     module = Net().train()
     module.norm.eval()
     before, state = vars(module).copy(), copy.deepcopy(module.state_dict())
-    extractor, _ = split(module, "norm")
+    extractor, _ = split_model(module, "norm")
     assert vars(module).keys() == before.keys() and module.training and not module.norm.training
     assert extractor.training and not extractor.get_submodule("norm").training
     assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
@@ -309,7 +309,7 @@ def test_splitting_leaves_the_model_as_it_is() -> None:
 
 def test_the_halves_hold_the_models_own_tensors() -> None:
     module = Net()
-    for half in split(module, "norm"):
+    for half in split_model(module, "norm"):
         assert all(half.get_parameter(key) is module.get_parameter(key) for key, _ in half.named_parameters())
         assert all(half.get_buffer(key) is module.get_buffer(key) for key, _ in half.named_buffers())
 
@@ -317,7 +317,7 @@ def test_the_halves_hold_the_models_own_tensors() -> None:
 @pytest.mark.parametrize("mode", [False, True], ids=["eval", "train"])
 def test_a_copy_of_a_half_is_its_own(mode: bool) -> None:
     module, inputs = Net().train(mode), torch.randn(4, 6)
-    _, head = split(module, "first")
+    _, head = split_model(module, "first")
     features = module.first(inputs).detach()
     copied = copy.deepcopy(head)
     assert copied.training is mode
@@ -334,7 +334,7 @@ def test_a_copy_of_a_half_is_its_own(mode: bool) -> None:
 
 
 def test_a_half_infers_without_gradients() -> None:
-    extractor, _ = split(small_vgg(), "features.2")
+    extractor, _ = split_model(small_vgg(), "features.2")
     with torch.inference_mode():
         assert extractor.eval()(torch.randn(1, 3, 16, 16)).is_inference()
 
@@ -349,8 +349,8 @@ def test_a_module_with_two_names_goes_by_both() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)  # type: ignore[no-any-return]
 
-    assert cuts(Named()) == ["conv"]
+    assert find_split_points(Named()) == ["conv"]
     for cut in ("conv", "net.0"):
-        extractor, head = split(Named(), cut)
+        extractor, head = split_model(Named(), cut)
         assert list(extractor.state_dict()) == ["conv.weight", "conv.bias", "net.0.weight", "net.0.bias"]
         assert list(head.state_dict()) == ["dense.weight", "dense.bias", "net.1.weight", "net.1.bias"]

@@ -2,12 +2,12 @@ import dataclasses
 
 import torch
 
-from fedws.privacy.binary_channel import Channel, randomised_response
-from fedws.split_learning.one_bit import OneBit
+from fedws.privacy.binary_channel import BinaryChannel, randomised_response
+from fedws.split_learning.one_bit import OneBitEncoding
 from tests.helpers.statistics import seeded
 
-CLEAR = OneBit(Channel(lost=0.0, false=0.0), None)
-NOISY = OneBit(randomised_response(1.0), 1.0)
+CLEAR = OneBitEncoding(BinaryChannel(p10=0.0, p01=0.0), None)
+NOISY = OneBitEncoding(randomised_response(1.0), 1.0)
 
 
 def test_what_is_above_0_is_1() -> None:
@@ -34,12 +34,15 @@ def test_the_likelihood_takes_a_zero_for_a_zero() -> None:
     """Where a step is meant to be, or ReLU's zeros would be told from ones by nothing."""
     for value, bit in ((0.0, 0), (1.0, 1), (-1.0, 0)):
         features = torch.tensor([[value]])
-        nll = [float(CLEAR.likelihood(features, torch.tensor([[byte]], dtype=torch.uint8))) for byte in (0, 128)]
+        nll = [
+            float(CLEAR.negative_log_likelihood(features, torch.tensor([[byte]], dtype=torch.uint8)))
+            for byte in (0, 128)
+        ]
         assert nll[bit] < 0.2 < 2 < nll[1 - bit]
 
 
 def test_the_step_has_a_width() -> None:
-    wide, packed = dataclasses.replace(CLEAR, width=1.0), torch.tensor([[128]], dtype=torch.uint8)
-    assert float(wide.likelihood(torch.tensor([[20.0]]), packed)) == float(
-        CLEAR.likelihood(torch.tensor([[2.0]]), packed)
+    wide, packed = dataclasses.replace(CLEAR, step_width=1.0), torch.tensor([[128]], dtype=torch.uint8)
+    assert float(wide.negative_log_likelihood(torch.tensor([[20.0]]), packed)) == float(
+        CLEAR.negative_log_likelihood(torch.tensor([[2.0]]), packed)
     )

@@ -8,33 +8,41 @@ import safetensors.torch
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.core.tensors import digest
-from fedws.split_learning.pretrained_file import Origin, load, load_for, of, save
+from fedws.core.tensors import hash_tensors
+from fedws.split_learning.pretrained_file import (
+    PretrainedInfo,
+    build_pretrained,
+    load_pretrained,
+    load_pretrained_for,
+    save_pretrained,
+)
 
 MODEL = {"w": torch.arange(4.0), "n": torch.tensor(3)}
-ORIGIN = Origin("mlp", "digits", 10, [1, 28, 28], 20)
+ORIGIN = PretrainedInfo("mlp", "digits", 10, [1, 28, 28], 20)
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    save(tmp_path / "a", of(MODEL, ORIGIN))
-    found = load(tmp_path / "a")
-    assert digest(found.model) == digest(MODEL) and found.origin == ORIGIN and not found.others
+    save_pretrained(tmp_path / "a", build_pretrained(MODEL, ORIGIN))
+    found = load_pretrained(tmp_path / "a")
+    assert hash_tensors(found.model) == hash_tensors(MODEL) and found.info == ORIGIN and not found.extra_extractors
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert load_for(tmp_path / "a", "mlp", MODEL).origin == ORIGIN
+    assert load_pretrained_for(tmp_path / "a", "mlp", MODEL).info == ORIGIN
 
 
 def test_further_extractors_are_kept_apart_from_the_model(tmp_path: Path) -> None:
-    others, origin = {"0:w": torch.ones(4), "1:w": torch.zeros(4)}, replace(ORIGIN, cut="pool")
-    save(tmp_path / "a", of({**MODEL, **others}, origin))
-    found = load_for(tmp_path / "a", "mlp", MODEL)
-    assert digest(found.model) == digest(MODEL) and digest(found.others) == digest(others)
-    assert found.origin.cut == "pool"
+    others, origin = {"0:w": torch.ones(4), "1:w": torch.zeros(4)}, replace(ORIGIN, split_at="pool")
+    save_pretrained(tmp_path / "a", build_pretrained({**MODEL, **others}, origin))
+    found = load_pretrained_for(tmp_path / "a", "mlp", MODEL)
+    assert hash_tensors(found.model) == hash_tensors(MODEL) and hash_tensors(found.extra_extractors) == hash_tensors(
+        others
+    )
+    assert found.info.split_at == "pool"
 
 
 def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
-    save(tmp_path / "a", of(MODEL, ORIGIN))
+    save_pretrained(tmp_path / "a", build_pretrained(MODEL, ORIGIN))
     with pytest.raises(UsageError, match=r"--pretrained .*a is of mlp, not of linear: w has shape \[4\], not \[5\]"):
-        load_for(tmp_path / "a", "linear", {**MODEL, "w": torch.zeros(5)})
+        load_pretrained_for(tmp_path / "a", "linear", {**MODEL, "w": torch.zeros(5)})
 
 
 @pytest.mark.parametrize(
@@ -50,18 +58,18 @@ def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     safetensors.torch.save_file(MODEL, tmp_path / "a", metadata)
     with pytest.raises(UsageError, match=r"a is no pretrained model, as 'fedws pretrain' writes them$"):
-        load(tmp_path / "a")
+        load_pretrained(tmp_path / "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100])
 def test_a_file_that_is_no_safetensors_is_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(UsageError, match="is no pretrained model"):
-        load(tmp_path / "a")
+        load_pretrained(tmp_path / "a")
 
 
 def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"the pretrained model .* cannot be read: "):
-        load(tmp_path / "none")
+        load_pretrained(tmp_path / "none")
     with pytest.raises(UsageError, match="cannot be written: "):
-        save(tmp_path / "none" / "a", of(MODEL, ORIGIN))
+        save_pretrained(tmp_path / "none" / "a", build_pretrained(MODEL, ORIGIN))

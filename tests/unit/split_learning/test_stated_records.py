@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import RejectedUpdate
-from fedws.protocol.answer_size import weight
-from fedws.protocol.messages import COORDINATOR, Order, Report
-from fedws.scheduling.events import Joined
-from fedws.split_learning.upload_progress import Delivery, Facts
+from fedws.protocol.answer_size import compute_tensors_size
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
+from fedws.scheduling.events import WorkerConnected
+from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 from tests.helpers.collect_run import Run
 from tests.helpers.federation import registered
 
-FACTS = Facts(records=1442, bytes=360, shape=(20, 12, 12), encoding="bits", epsilon=2.0, label_epsilon=4.0)
+FACTS = UploadManifest(
+    num_records=1442, feature_bytes=360, feature_shape=(20, 12, 12), encoding="bits", epsilon=2.0, label_epsilon=4.0
+)
 EACH = 360 + 8
 """Bytes of one record, with its label."""
 RUN = 120 * (2 + 8)
@@ -31,16 +33,16 @@ def _pieces() -> Iterator[None]:
 def pretrained(folder: Path, **more: Any) -> Run:
     """A run whose workers are asked for features next."""
     run = Run("mistnet", folder, **more)
-    while not any(order.worker != COORDINATOR for order in run.open.values()):
+    while not any(order.worker != DEFAULT_COORDINATOR_ID for order in run.open.values()):
         run.take(run.answer(run.open[min(run.open)]))
     return run
 
 
-def next_order(run: Run, worker: str) -> Order | None:
+def next_order(run: Run, worker: str) -> TaskRequest | None:
     return next((order for order in run.open.values() if order.worker == worker), None)
 
 
-def extracted(run: Run, worker: str, **more: Any) -> tuple[Order, Report]:
+def extracted(run: Run, worker: str, **more: Any) -> tuple[TaskRequest, TaskResult]:
     """The order to extract that is open, and the honest answer to it, once the worker has the extractor.
 
     The answers before it, which ask for the extractor, have ``more`` in them.
@@ -49,7 +51,7 @@ def extracted(run: Run, worker: str, **more: Any) -> tuple[Order, Report]:
         order = next_order(run, worker)
         assert order is not None and order.task == "mistnet.extract"
         answer = run.answer(order)
-        assert isinstance(answer, Report)
+        assert isinstance(answer, TaskResult)
         if "wanted" not in answer.metrics:
             return order, answer
         run.take(replace(answer, **more))
@@ -63,28 +65,28 @@ def states(run: Run, worker: str, records: int, **more: Any) -> None:
         if order is None or order.task != "mistnet.extract":
             return
         metrics = {**honest.metrics, "records": records}
-        run.take(replace(honest, order=order.id, round=order.round, metrics=metrics, **more))
+        run.take(replace(honest, request_id=order.request_id, round=order.round, metrics=metrics, **more))
 
 
 # --------------------------------------------------------------------------- one statement
 
 
 def test_records_are_admitted_up_to_the_samples_declared_and_the_room_that_is_left() -> None:
-    FACTS.admit(1442, 0, 1442 * EACH)
+    FACTS.check_quota(1442, 0, 1442 * EACH)
     with pytest.raises(RejectedUpdate, match=r"^1,442 records, above the 1,441 samples declared$"):
-        FACTS.admit(1441, 0, 2**40)
+        FACTS.check_quota(1441, 0, 2**40)
     wanted = (
         r"^1,442 records take 530,656 bytes beside the 1 of others, and this run stores at most 530,656; "
         r"give the coordinator --max-features 530657$"
     )
     with pytest.raises(RejectedUpdate, match=wanted):
-        FACTS.admit(1442, 1, 1442 * EACH)
+        FACTS.check_quota(1442, 1, 1442 * EACH)
 
 
 def test_a_delivery_has_all_of_its_records_until_its_worker_is_excluded() -> None:
-    assert Delivery().size() == Delivery().size(excluded=True) == 0
-    begun = Delivery(facts=FACTS.model_dump(), arrived=100)
-    assert (begun.size(), begun.size(excluded=True)) == (1442 * EACH, 100 * EACH)
+    assert UploadProgress().total_bytes() == UploadProgress().total_bytes(excluded=True) == 0
+    begun = UploadProgress(manifest=FACTS.model_dump(), num_received=100)
+    assert (begun.total_bytes(), begun.total_bytes(excluded=True)) == (1442 * EACH, 100 * EACH)
 
 
 # --------------------------------------------------------------------------- in a run
@@ -106,9 +108,9 @@ def test_a_worker_that_states_more_records_than_it_declared_is_excluded(records:
 
 def test_who_declares_more_on_a_new_link_may_have_more(tmp_path: Path) -> None:
     run = pretrained(tmp_path)
-    run.take(Joined(worker="bob", samples=121))
+    run.take(WorkerConnected(worker="bob", num_examples=121))
     states(run, "bob", 121)
-    assert not run.excluded and run.state.deliveries["bob"].facts["records"] == 121
+    assert not run.excluded and run.state.uploads["bob"].manifest["records"] == 121
 
 
 def test_the_records_of_all_workers_together_are_bounded_before_anything_is_uploaded(tmp_path: Path) -> None:
@@ -133,18 +135,18 @@ def test_what_an_excluded_worker_stated_and_never_sent_leaves_room_for_others(tm
     for _ in range(3):
         order = next_order(run, "bob")
         assert order is not None and order.task == "mistnet.upload"
-        run.take(Report(order=order.id, worker="bob", round=order.round, samples=120))
+        run.take(TaskResult(request_id=order.request_id, worker="bob", round=order.round, num_examples=120))
     assert run.excluded == {"bob"}
     run.take(extracted(run, "charlie")[1])
-    assert run.excluded == {"bob"} and run.state.deliveries["charlie"].facts
+    assert run.excluded == {"bob"} and run.state.uploads["charlie"].manifest
 
 
 def test_an_answer_is_expected_to_be_as_large_as_the_chunk_that_is_asked_for(tmp_path: Path) -> None:
     run = pretrained(tmp_path)
     order, made = extracted(run, "bob")
-    assert order.answer == 0 and not made.tensors
+    assert order.max_result_bytes == 0 and not made.tensors
     run.take(made)
     asked = next_order(run, "bob")
     assert asked is not None and asked.task == "mistnet.upload"
     sent = run.answer(asked)
-    assert isinstance(sent, Report) and asked.answer == weight(sent.tensors) > 0
+    assert isinstance(sent, TaskResult) and asked.max_result_bytes == compute_tensors_size(sent.tensors) > 0

@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn import functional
 
 from fedws.core.errors import TaskError
-from fedws.core.seeds import seeded
-from fedws.core.task_settings import Training
-from fedws.training.batching import groups, normalises
-from fedws.training.local import gradient, train
-from fedws.training.task_context import Workspace
+from fedws.core.seeds import seed_generators
+from fedws.core.task_settings import TrainSettings
+from fedws.training.batching import split_into_batches, trains_batch_norm
+from fedws.training.local import compute_gradient, train
+from fedws.training.task_context import TaskContext
 
 
 class Points:
@@ -28,17 +28,17 @@ class Points:
 
 
 def net(*, norm: bool = True) -> nn.Sequential:
-    with seeded(3):
+    with seed_generators(3):
         middle = nn.BatchNorm1d(4) if norm else nn.Tanh()
         return nn.Sequential(nn.Linear(2, 4), middle, nn.Linear(4, 2), nn.LogSoftmax(1))
 
 
-def space(samples: int) -> Workspace:
-    return Workspace("alice", "points", Points(samples))
+def space(samples: int) -> TaskContext:
+    return TaskContext("alice", "points", Points(samples))
 
 
-def training(**more: Any) -> Training:
-    return Training(**{"model": "any", "dataset": "points", "batch_size": 8, "batches": 100, "lr": 0.3, **more})
+def training(**more: Any) -> TrainSettings:
+    return TrainSettings(**{"model": "any", "dataset": "points", "batch_size": 8, "batches": 100, "lr": 0.3, **more})
 
 
 def by_hand(module: nn.Module, samples: int, sizes: list[int], epochs: int = 1) -> None:
@@ -75,14 +75,14 @@ def test_training_takes_these_batches(samples: int, norm: bool, options: Any, si
     mine, wanted = net(norm=norm), net(norm=norm)
     done = train(mine, space(samples), training(**options), 7)
     by_hand(wanted, samples, sizes, options.get("epochs", 1))
-    assert done.samples == sum(sizes) * options.get("epochs", 1)
+    assert done.num_examples == sum(sizes) * options.get("epochs", 1)
     assert same(mine, wanted)
 
 
 def test_a_limit_takes_the_same_samples_with_and_without_a_batch_norm() -> None:
     """17 are batches of 8, 8 and 1: four of them are the first epoch and a batch of the second."""
     settings = training(epochs=2, batches=4)
-    assert [train(net(norm=norm), space(17), settings, 7).samples for norm in (True, False)] == [25, 25]
+    assert [train(net(norm=norm), space(17), settings, 7).num_examples for norm in (True, False)] == [25, 25]
 
 
 def test_a_batch_norm_that_does_not_train_joins_nothing() -> None:
@@ -93,18 +93,18 @@ def test_a_batch_norm_that_does_not_train_joins_nothing() -> None:
             return self
 
     mine, wanted = Frozen(*net()), Frozen(*net())
-    assert train(mine, space(17), training(), 7).samples == 17
+    assert train(mine, space(17), training(), 7).num_examples == 17
     by_hand(wanted.train(), 17, [8, 8, 1])
     assert same(mine, wanted)
 
 
-@pytest.mark.parametrize("learn", [train, gradient])
+@pytest.mark.parametrize("learn", [train, compute_gradient])
 def test_one_sample_in_all_is_a_task_error_for_a_batch_norm(learn: Any) -> None:
     with pytest.raises(TaskError, match="batch norm on alice cannot train on a batch of one sample, which has no"):
         learn(net(), space(1), training(), 7)
     with pytest.raises(TaskError, match="--batch-size of 2 or more"):
         learn(net(), space(5), training(batch_size=1), 7)
-    assert learn(net(norm=False), space(1), training(), 7).samples == 1
+    assert learn(net(norm=False), space(1), training(), 7).num_examples == 1
 
 
 def test_other_errors_of_a_model_stay_what_they_are() -> None:
@@ -124,8 +124,8 @@ def test_pictures_can_be_normalised_one_by_one() -> None:
             return self.inputs[index].reshape(1, 2, 1), self.targets[index]
 
     module = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.LogSoftmax(1))
-    work = Workspace("alice", "points", Pictures(3))
-    assert train(module, work, training(batch_size=1), 7).samples == 3
+    work = TaskContext("alice", "points", Pictures(3))
+    assert train(module, work, training(batch_size=1), 7).num_examples == 3
 
 
 def test_dropping_all_is_a_task_error() -> None:
@@ -134,14 +134,14 @@ def test_dropping_all_is_a_task_error() -> None:
 
 
 def test_groups_of_nothing_and_of_all() -> None:
-    assert groups(torch.arange(0), 4, join=True) == []
-    assert [len(it) for it in groups(torch.arange(1), 4, join=True)] == [1]
-    assert [len(it) for it in groups(torch.arange(3), 1, join=True)] == [1, 1, 1]
-    assert [len(it) for it in groups(torch.arange(9), 4, join=True, drop_last=True)] == [4, 4]
+    assert split_into_batches(torch.arange(0), 4, join_last=True) == []
+    assert [len(it) for it in split_into_batches(torch.arange(1), 4, join_last=True)] == [1]
+    assert [len(it) for it in split_into_batches(torch.arange(3), 1, join_last=True)] == [1, 1, 1]
+    assert [len(it) for it in split_into_batches(torch.arange(9), 4, join_last=True, drop_last=True)] == [4, 4]
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm])
 def test_every_batch_norm_counts_while_it_trains(kind: Any) -> None:
     module = nn.Sequential(nn.Sequential(kind(3)))
-    assert normalises(module) and not normalises(module.eval())
-    assert not normalises(nn.Sequential(nn.LayerNorm(3), nn.GroupNorm(1, 3)))
+    assert trains_batch_norm(module) and not trains_batch_norm(module.eval())
+    assert not trains_batch_norm(nn.Sequential(nn.LayerNorm(3), nn.GroupNorm(1, 3)))

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from fedws.core.errors import Stopped, TaskError, UnknownName
-from fedws.core.plan import Scoring, Training
-from fedws.core.seeds import order_seed, seeded
-from fedws.protocol.evaluation_result import Score
-from fedws.protocol.messages import Order
+from fedws.core.errors import TaskCancelled, TaskError, UnknownName
+from fedws.core.plan import EvalSettings, TrainSettings
+from fedws.core.seeds import request_seed, seed_generators
+from fedws.protocol.evaluation_result import EvalResult
+from fedws.protocol.messages import TaskRequest
 from fedws.training import objective
-from fedws.training.building import initial
-from fedws.training.evaluation import score
-from fedws.training.local import gradient, train
-from fedws.training.task_context import Workspace
+from fedws.training.building import build_model
+from fedws.training.evaluation import evaluate
+from fedws.training.local import compute_gradient, train
+from fedws.training.task_context import TaskContext
 
 
 class Points:
@@ -39,22 +39,22 @@ class Points:
 
 def net() -> nn.Module:
     """With everything that makes a state: parameters, batch norm's buffers, and chance (dropout)."""
-    with seeded(3):
+    with seed_generators(3):
         return nn.Sequential(
             nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 2), nn.LogSoftmax(dim=1)
         )
 
 
-def space(samples: int = 50, **options: Any) -> Workspace:
-    return Workspace("alice", "points", Points(samples), **options)
+def space(samples: int = 50, **options: Any) -> TaskContext:
+    return TaskContext("alice", "points", Points(samples), **options)
 
 
-def training(**options: Any) -> Training:
-    return Training(model="any", dataset="points", **options)
+def training(**options: Any) -> TrainSettings:
+    return TrainSettings(model="any", dataset="points", **options)
 
 
-def scoring(**options: Any) -> Scoring:
-    return Scoring(**{"model": "any", "loss": "nll", "dataset": "points", **options})
+def scoring(**options: Any) -> EvalSettings:
+    return EvalSettings(**{"model": "any", "loss": "nll", "dataset": "points", **options})
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -71,21 +71,21 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 )
 def test_the_seed_of_an_order_is_the_one_that_sha256sum_gives(given: tuple[int, str, int], wanted: int) -> None:
     """``printf 1/alice/1 | sha256sum | cut -c1-16``, read as a number."""
-    assert order_seed(*given) == wanted
+    assert request_seed(*given) == wanted
 
 
 def test_seeds_differ_by_run_worker_and_round() -> None:
-    seeds = {order_seed(run, worker, round) for run in (1, 2) for worker in ("a", "b") for round in (1, 2)}
+    seeds = {request_seed(run, worker, round) for run in (1, 2) for worker in ("a", "b") for round in (1, 2)}
     assert len(seeds) == 8 and all(0 <= seed < 2**64 for seed in seeds)
 
 
 def test_seeding_gives_the_global_generator_back_as_it_was() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    with seeded(1):
+    with seed_generators(1):
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(RuntimeError), seeded(1):
+    with pytest.raises(RuntimeError), seed_generators(1):
         torch.rand(3)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), before)
@@ -94,11 +94,11 @@ def test_seeding_gives_the_global_generator_back_as_it_was() -> None:
 @given(st.integers(0, 2**64 - 1))
 @settings(max_examples=20, deadline=None)
 def test_any_seed_of_64_bits_decides_both_generators(seed: int) -> None:
-    with seeded(seed) as generator:
+    with seed_generators(seed) as generator:
         one = torch.rand(3), torch.rand(3, generator=generator)
     torch.manual_seed(seed)
     assert torch.equal(torch.rand(3), one[0])
-    with seeded(seed) as generator:
+    with seed_generators(seed) as generator:
         torch.rand(5)  # drawing from one does not move the other
         assert torch.equal(torch.rand(3, generator=generator), one[1])
 
@@ -109,11 +109,11 @@ def test_seeded_blocks_of_two_threads_take_turns() -> None:
 
     def other() -> None:
         begun.set()
-        with seeded(2):
+        with seed_generators(2):
             found.append(torch.rand(3))
         done.set()
 
-    with seeded(1):
+    with seed_generators(1):
         thread = threading.Thread(target=other)
         thread.start()
         assert begun.wait(60)
@@ -126,12 +126,12 @@ def test_seeded_blocks_of_two_threads_take_turns() -> None:
 
 def test_a_model_is_drawn_from_its_seed_alone() -> None:
     torch.manual_seed(1)
-    one = initial("linear:inputs=2,outputs=2", 5)
+    one = build_model("linear:inputs=2,outputs=2", 5)
     torch.manual_seed(2)
-    assert same(one, initial("linear:inputs=2,outputs=2", 5))
-    assert not same(one, initial("linear:inputs=2,outputs=2", 6))
+    assert same(one, build_model("linear:inputs=2,outputs=2", 5))
+    assert not same(one, build_model("linear:inputs=2,outputs=2", 6))
     with pytest.raises(UnknownName):
-        initial("no_such_model", 1)
+        build_model("no_such_model", 1)
 
 
 # --------------------------------------------------------------------------- training
@@ -185,7 +185,7 @@ def test_training_is_the_loop_of_the_paper_to_the_bit(samples: int, size: int, m
     torch.random.manual_seed(0)
     loss, used = by_hand(wanted, Points(samples), size, most, epochs, 0.3, seed=11)
     assert same(mine, wanted) and all(torch.isfinite(value).all() for value in mine.state_dict().values())
-    assert (done.samples, done.device) == (used, "cpu") and done.loss == pytest.approx(loss, rel=1e-6)
+    assert (done.num_examples, done.device) == (used, "cpu") and done.loss == pytest.approx(loss, rel=1e-6)
 
 
 def test_training_depends_on_the_seed_and_not_on_the_global_generator() -> None:
@@ -217,17 +217,17 @@ def test_the_optimizer_and_the_loss_are_those_of_the_settings() -> None:
         ({"optimizer": "sgd:momentum=x"}, "optimizer sgd: momentum: "),
     ],
 )
-@pytest.mark.parametrize("learn", [train, gradient])
+@pytest.mark.parametrize("learn", [train, compute_gradient])
 def test_pieces_that_are_not_there_are_a_task_error(
     learn: Callable[..., Any], options: dict[str, str], text: str
 ) -> None:
-    if learn is gradient and "optimizer" in options:
+    if learn is compute_gradient and "optimizer" in options:
         options, text = {"loss": "nil"}, "unknown loss"
     with pytest.raises(TaskError, match=text.replace("?", r"\?")):
         learn(net(), space(), training(**options), 1)
 
 
-@pytest.mark.parametrize("learn", [train, gradient])
+@pytest.mark.parametrize("learn", [train, compute_gradient])
 def test_a_node_without_samples_cannot_train(learn: Callable[..., Any]) -> None:
     with pytest.raises(TaskError, match="alice holds no samples"):
         learn(net(), space(0), training(), 1)
@@ -247,16 +247,16 @@ class Telling(Points):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("what", [train, gradient, score])
+@pytest.mark.parametrize("what", [train, compute_gradient, evaluate])
 def test_a_task_that_is_told_to_stop_stops_at_the_next_batch(what: Callable[..., Any]) -> None:
     stop = threading.Event()
     data = Telling(800, stop)
-    work = Workspace("alice", "points", data, stop)
+    work = TaskContext("alice", "points", data, stop)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    with pytest.raises(Stopped):
-        if what is score:
-            score(net(), work, scoring(batch_size=8))
+    with pytest.raises(TaskCancelled):
+        if what is evaluate:
+            evaluate(net(), work, scoring(batch_size=8))
         else:
             what(net(), work, training(batch_size=8, batches=100), 1)
     assert data.read == 24
@@ -266,13 +266,13 @@ def test_a_task_that_is_told_to_stop_stops_at_the_next_batch(what: Callable[...,
 def test_the_gradient_is_that_of_the_mean_over_the_samples() -> None:
     mine = nn.Sequential(nn.Linear(2, 2), nn.LogSoftmax(dim=1))
     data = Points(50)
-    done = gradient(mine, space(), training(batch_size=8, batches=4), 5)
+    done = compute_gradient(mine, space(), training(batch_size=8, batches=4), 5)
     chosen = torch.randperm(50, generator=torch.Generator().manual_seed(5))[:32]
     wanted = [parameter.detach().clone().double().requires_grad_() for parameter in mine.parameters()]
     outputs = functional.log_softmax(data.inputs[chosen].double() @ wanted[0].t() + wanted[1], dim=1)
     loss = functional.nll_loss(outputs, data.answers[chosen])
     loss.backward()
-    assert done.samples == 32 and done.loss == pytest.approx(loss.item())
+    assert done.num_examples == 32 and done.loss == pytest.approx(loss.item())
     for parameter, double in zip(mine.parameters(), wanted, strict=True):
         assert parameter.grad is not None and double.grad is not None
         assert torch.allclose(parameter.grad.double(), double.grad, atol=1e-7)
@@ -293,16 +293,16 @@ def oracle(module: nn.Module, data: Points) -> tuple[float, int, list[int]]:
 @pytest.mark.parametrize("size", [1, 7, 50, 128])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_score_is_the_true_mean_over_samples(size: int, threads: int) -> None:
-    found = score(net(), space(threads=threads), scoring(batch_size=size))
+    found = evaluate(net(), space(threads=threads), scoring(batch_size=size))
     loss, correct, histogram = oracle(net(), Points(50))
-    assert (found.samples, found.correct, found.histogram) == (50, correct, histogram)
+    assert (found.num_examples, found.num_correct, found.predicted_label_counts) == (50, correct, histogram)
     assert found.loss == pytest.approx(loss, rel=1e-6)
     assert found.accuracy == correct / 50 and sum(histogram) == 50
 
 
 @pytest.mark.parametrize("size", [1, 3, 16])
 def test_a_score_is_the_same_to_the_bit_with_any_number_of_threads(size: int) -> None:
-    scores = [score(net(), space(333, threads=threads), scoring(batch_size=size)) for threads in (1, 2, 3)]
+    scores = [evaluate(net(), space(333, threads=threads), scoring(batch_size=size)) for threads in (1, 2, 3)]
     assert scores[0] == scores[1] == scores[2]
 
 
@@ -323,7 +323,7 @@ class Zero(nn.Module):
 
 def test_a_mean_of_many_batches_does_not_drift() -> None:
     """Losses are added in float64: 1,000 times 0.01 in float32 is 9.9998."""
-    found = score(Zero(), Workspace("a", "points", Constant(1000, 0.1)), scoring(loss="mse", batch_size=1))
+    found = evaluate(Zero(), TaskContext("a", "points", Constant(1000, 0.1)), scoring(loss="mse", batch_size=1))
     assert found.loss == pytest.approx(float(torch.tensor(0.1) ** 2), rel=1e-12)
 
 
@@ -342,7 +342,7 @@ def test_losses_are_added_in_the_order_of_the_batches_whoever_is_first() -> None
                 others.wait(60)
             return torch.full_like(inputs, 2.0**27 if number == 0 else 1.5**0.5)
 
-    found = score(Slow(), Workspace("a", "points", Constant(4, 0.0), threads=2), scoring(loss="mse", batch_size=1))
+    found = evaluate(Slow(), TaskContext("a", "points", Constant(4, 0.0), threads=2), scoring(loss="mse", batch_size=1))
     assert found.loss == 2.0**54 / 4
 
 
@@ -350,7 +350,7 @@ def test_scoring_changes_nothing() -> None:
     module, before = net(), net()
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    score(module, space(), scoring())
+    evaluate(module, space(), scoring())
     assert same(module, before) and torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None and not parameter.is_inference() for parameter in module.parameters())
 
@@ -362,8 +362,8 @@ def test_a_regression_has_a_loss_and_no_accuracy(shape: tuple[int, ...]) -> None
             return 2 * inputs.sum(1, keepdim=shape == (2, 1))
 
     data = Points(50, regression=True)
-    found = score(Sum(), Workspace("a", "points", data), scoring(loss="mse", batch_size=8))
-    assert found == Score(50, found.loss) and found.accuracy is None
+    found = evaluate(Sum(), TaskContext("a", "points", data), scoring(loss="mse", batch_size=8))
+    assert found == EvalResult(50, found.loss) and found.accuracy is None
     assert found.loss == pytest.approx(float((data.answers.double() ** 2).mean()), rel=1e-6)
 
 
@@ -376,8 +376,8 @@ def test_outputs_that_are_no_classes_have_no_accuracy() -> None:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
             return self.inputs[index], torch.zeros(3, dtype=torch.int64)
 
-    found = score(Wide(), Workspace("a", "points", Many(9)), scoring())
-    assert found.correct is None and found.samples == 9 and math.isfinite(found.loss)
+    found = evaluate(Wide(), TaskContext("a", "points", Many(9)), scoring())
+    assert found.num_correct is None and found.num_examples == 9 and math.isfinite(found.loss)
 
 
 def test_classes_that_are_never_predicted_are_counted_too() -> None:
@@ -385,18 +385,18 @@ def test_classes_that_are_never_predicted_are_counted_too() -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return torch.tensor([0.0, 0.0, 5.0, 0.0]).expand(len(inputs), 4).log_softmax(1)
 
-    found = score(Third(), space(), scoring(batch_size=16))
-    assert found.histogram == [0, 0, 50, 0] and found.correct == 0
+    found = evaluate(Third(), space(), scoring(batch_size=16))
+    assert found.predicted_label_counts == [0, 0, 50, 0] and found.num_correct == 0
 
 
 def test_a_score_of_nothing_is_refused() -> None:
     with pytest.raises(TaskError, match="alice holds no samples"):
-        score(net(), space(0), scoring())
+        evaluate(net(), space(0), scoring())
 
 
 def test_an_unknown_loss_is_a_task_error() -> None:
     with pytest.raises(TaskError, match="unknown loss"):
-        score(net(), space(), scoring(loss="nil"))
+        evaluate(net(), space(), scoring(loss="nil"))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -406,7 +406,7 @@ def test_what_a_model_raises_comes_out(threads: int) -> None:
             raise KeyError("no")
 
     with pytest.raises(KeyError):
-        score(Broken(), space(threads=threads), scoring(batch_size=4))
+        evaluate(Broken(), space(threads=threads), scoring(batch_size=4))
 
 
 def test_a_data_set_is_read_by_one_thread_at_a_time() -> None:
@@ -423,18 +423,18 @@ def test_a_data_set_is_read_by_one_thread_at_a_time() -> None:
             finally:
                 self.turn.release()
 
-    assert score(net(), Workspace("a", "points", Alone(), threads=3), scoring(batch_size=2)).samples == 60
+    assert evaluate(net(), TaskContext("a", "points", Alone(), threads=3), scoring(batch_size=2)).num_examples == 60
 
 
 # --------------------------------------------------------------------------- workspace
 
 
-def order(**settings: Any) -> Order:
-    return Order(id="1", worker="alice", round=1, task="t", settings=settings)
+def order(**settings: Any) -> TaskRequest:
+    return TaskRequest(request_id="1", worker="alice", round=1, task="t", settings=settings)
 
 
 def test_settings_are_checked() -> None:
-    assert space().settings(order(model="m", dataset="points"), Training) == training().model_copy(
+    assert space().parse_settings(order(model="m", dataset="points"), TrainSettings) == training().model_copy(
         update={"model": "m"}
     )
     wrongs: list[tuple[dict[str, Any], str]] = [
@@ -445,14 +445,14 @@ def test_settings_are_checked() -> None:
     ]
     for wrong, text in wrongs:
         with pytest.raises(TaskError) as caught:
-            space().settings(order(**wrong), Training)
+            space().parse_settings(order(**wrong), TrainSettings)
         assert str(caught.value) == text
 
 
 def test_a_module_holds_a_copy_of_the_tensors() -> None:
     spec = "linear:inputs=2,outputs=2"
-    tensors = {key: torch.ones_like(value) for key, value in initial(spec, 1).state_dict().items()}
-    module = space().module(spec, tensors)
+    tensors = {key: torch.ones_like(value) for key, value in build_model(spec, 1).state_dict().items()}
+    module = space().build_model(spec, tensors)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
@@ -474,12 +474,14 @@ def test_a_module_holds_a_copy_of_the_tensors() -> None:
 )
 def test_a_foreign_model_is_a_task_error(spec: str, text: str) -> None:
     with pytest.raises(TaskError) as caught:
-        space().module(spec, initial("linear:inputs=2,outputs=2", 1).state_dict())
+        space().build_model(spec, build_model("linear:inputs=2,outputs=2", 1).state_dict())
     assert text in str(caught.value)
 
 
 def test_the_cpu_is_used_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert objective.device(True) == objective.device(False) == torch.device("cpu")
+    assert objective.select_device(True) == objective.select_device(False) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert objective.device(True) == torch.device("cuda") and objective.device(False) == torch.device("cpu")
+    assert objective.select_device(True) == torch.device("cuda") and objective.select_device(False) == torch.device(
+        "cpu"
+    )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedws.training.model_call import Forward
+from fedws.training.model_call import ModelCaller
 
 A, B = torch.tensor(1), torch.tensor(2)
 Pair = namedtuple("Pair", "a b")
@@ -93,11 +93,11 @@ TOKENS = {"input_ids": A, "attention_mask": B}
     ids=lambda it: type(it).__name__,
 )
 def test_a_model_is_given_what_its_forward_takes(module: nn.Module, inputs: Any, wanted: Any) -> None:
-    assert Forward(module)(inputs) == wanted
+    assert ModelCaller(module)(inputs) == wanted
 
 
 def test_inputs_that_do_not_fit_are_the_one_argument() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'b'"):
-        Forward(Two())({"a": A, "c": B})
+        ModelCaller(Two())({"a": A, "c": B})
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'b'"):
-        Forward(Two())((A, B, A))
+        ModelCaller(Two())((A, B, A))

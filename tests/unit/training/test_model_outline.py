@@ -8,8 +8,8 @@ from torch import nn
 
 from fedws.core.errors import UsageError
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Failure, Report
-from fedws.training.model_outline import complete, outline, values
+from fedws.protocol.messages import TaskFailure, TaskResult
+from fedws.training.model_outline import build_complete_model, build_outline, count_elements
 from tests.helpers.model_build_probe import MADE, TASKS, Watched, answered, asked, refused, watched, weights
 
 every = pytest.mark.parametrize("task", TASKS)
@@ -34,20 +34,20 @@ def test_a_model_that_the_tensors_do_not_fit_is_never_built_with_values(task: st
 @every
 def test_a_model_that_fits_is_built_and_used(task: str) -> None:
     answer = answered(asked(task, "watched", weights()))
-    assert isinstance(answer, Report), answer
+    assert isinstance(answer, TaskResult), answer
     assert MADE[0] == "meta" and MADE[-1] == "cpu"
 
 
 @every
 def test_a_model_with_more_parameters_than_the_policy_allows_is_never_built(task: str) -> None:
-    policy = Policy(parameters=174)
+    policy = Policy(max_parameters=174)
     reason = refused(asked(task, "watched", weights()), policy)
     assert reason == (
         "the policy here allows 174 parameters of a model, and watched has 175; "
         "the node's owner can allow more: parameters in its policy"
     )
     assert set(MADE) == {"meta"}
-    assert isinstance(answered(asked(task, "watched", weights()), Policy(parameters=175)), Report)
+    assert isinstance(answered(asked(task, "watched", weights()), Policy(max_parameters=175)), TaskResult)
 
 
 def test_a_request_of_few_bytes_for_the_largest_model_takes_no_memory() -> None:
@@ -67,14 +67,14 @@ def test_only_a_model_of_the_owners_own_is_built_with_values_where_meta_fails(
         devices.append(torch.empty(0).device.type)
         raise UsageError("it fails")
 
-    monkeypatch.setattr("fedws.training.model_outline.initial", fails)
+    monkeypatch.setattr("fedws.training.model_outline.build_model", fails)
     assert "it fails" in refused(asked("fedavg.fit", model, weights())) and devices == ["meta", "cpu"][:tries]
 
 
 def test_buffers_count_and_tied_weights_count_once() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     module.append(module[0])
-    assert values(module) == 6 + 4 + 5
+    assert count_elements(module) == 6 + 4 + 5
 
 
 # --------------------------------------------------------------------------- factories that cannot be built there
@@ -83,16 +83,16 @@ def test_buffers_count_and_tied_weights_count_once() -> None:
 @every
 def test_a_factory_that_fails_without_values_is_built_as_usual(task: str) -> None:
     given = weights()
-    assert isinstance(answered(asked(task, "reading", given)), Report)
+    assert isinstance(answered(asked(task, "reading", given)), TaskResult)
     assert "inner.weight has shape" in refused(asked(task, "reading:width=12", given))
-    assert "allows 174 parameters" in refused(asked(task, "reading", given), Policy(parameters=174))
+    assert "allows 174 parameters" in refused(asked(task, "reading", given), Policy(max_parameters=174))
     assert "cpu" in MADE
 
 
 def test_a_factory_that_keeps_tensors_fails_and_the_log_says_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     given = {**weights(), "inner.weight": torch.zeros(11, 4)}
     answer = answered(asked("fedavg.fit", "keeping", given))
-    assert isinstance(answer, Failure) and answer.kind == "failed", answer
+    assert isinstance(answer, TaskFailure) and answer.kind == "failed", answer
     assert "its factory kept tensors of an earlier call" in caplog.text and 'torch.device("cpu")' in caplog.text
 
 
@@ -105,7 +105,7 @@ def test_neither_the_random_state_nor_the_default_device_changes() -> None:
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)
-    real, found = complete("watched"), outline("watched")
+    real, found = build_complete_model("watched"), build_outline("watched")
     assert isinstance(real, Watched) and isinstance(found, Watched)
     assert (real.inner.weight.device.type, found.inner.weight.device.type) == ("cpu", "meta")
     assert torch.equal(torch.rand(4), wanted)

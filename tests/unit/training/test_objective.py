@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from fedws.core import registry
 from fedws.core.errors import PieceFailed, TaskError
-from fedws.core.seeds import seeded
-from fedws.core.task_settings import Scoring, Training
-from fedws.training.evaluation import score
-from fedws.training.local import gradient, train
-from fedws.training.task_context import Workspace
+from fedws.core.seeds import seed_generators
+from fedws.core.task_settings import EvalSettings, TrainSettings
+from fedws.training.evaluation import evaluate
+from fedws.training.local import compute_gradient, train
+from fedws.training.task_context import TaskContext
 
 INPUTS = torch.randn(21, 2, 3, generator=torch.Generator().manual_seed(1))
 TARGETS = (INPUTS[:, 0].sum(1) > 0).long()
@@ -48,7 +48,7 @@ class Net(nn.Module):
 
     def __init__(self, take: Callable[[Any], Any], give: Callable[[Any], Any] = lambda it: it) -> None:
         super().__init__()
-        with seeded(2):
+        with seed_generators(2):
             self.dense = nn.Linear(3, 2)
         self.take, self.give = take, give
 
@@ -61,24 +61,24 @@ def plain(give: Callable[[Any], Any] = lambda it: it) -> Net:
     return Net(lambda inputs: inputs.unbind(1), give)
 
 
-def work(data: Any = None) -> Workspace:
-    return Workspace("alice", "halves", data or Data())
+def work(data: Any = None) -> TaskContext:
+    return TaskContext("alice", "halves", data or Data())
 
 
-def settings(**more: Any) -> Training:
-    return Training(**{"model": "any", "dataset": "halves", "batch_size": 8, "lr": 0.3, **more})
+def settings(**more: Any) -> TrainSettings:
+    return TrainSettings(**{"model": "any", "dataset": "halves", "batch_size": 8, "lr": 0.3, **more})
 
 
-def scoring(**more: Any) -> Scoring:
-    return Scoring(**{"model": "any", "dataset": "halves", "batch_size": 8, "loss": "nll", **more})
+def scoring(**more: Any) -> EvalSettings:
+    return EvalSettings(**{"model": "any", "dataset": "halves", "batch_size": 8, "loss": "nll", **more})
 
 
 def all_of(module: Net, data: Any = None, **more: Any) -> Any:
     """What a model becomes, its gradient, and its score."""
-    slope = gradient(module, work(data), settings(**more), 5)
+    slope = compute_gradient(module, work(data), settings(**more), 5)
     grads = [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
     trained = train(module, work(data), settings(**more), 5)
-    scored = score(module, work(data), scoring(**more))
+    scored = evaluate(module, work(data), scoring(**more))
     return slope, trained, scored, grads, [value.clone() for value in module.state_dict().values()]
 
 
@@ -137,13 +137,13 @@ def test_targets_in_any_form_go_to_a_loss_that_takes_them(monkeypatch: pytest.Mo
     mine = all_of(plain(), Data(target=lambda label: {"label": (int(label), "text")}), loss="own")
     wanted = all_of(plain())
     assert_same((*mine[:2], None, *mine[3:]), (*wanted[:2], None, *wanted[3:]))
-    assert mine[2].samples == 21 and mine[2].loss == wanted[2].loss
+    assert mine[2].num_examples == 21 and mine[2].loss == wanted[2].loss
 
 
 ALL: list[Callable[[Net, Any], Any]] = [
     lambda module, data: train(module, work(data), settings(), 1),
-    lambda module, data: gradient(module, work(data), settings(), 1),
-    lambda module, data: score(module, work(data), scoring()),
+    lambda module, data: compute_gradient(module, work(data), settings(), 1),
+    lambda module, data: evaluate(module, work(data), scoring()),
 ]
 
 
@@ -178,7 +178,7 @@ def test_a_loss_of_torch_that_a_user_registers_is_checked_too(kind: Any, monkeyp
 
 def test_a_loss_of_a_user_gets_outputs_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("loss", "own"), lambda: lambda found, targets: found[0].mean())
-    assert train(plain(lambda it: (it, it)), work(), settings(loss="own"), 1).samples == 21
+    assert train(plain(lambda it: (it, it)), work(), settings(loss="own"), 1).num_examples == 21
 
 
 # --------------------------------------------------------------------------- log-probabilities
@@ -218,8 +218,8 @@ def warned(learn: Any, module: Net) -> list[str]:
     "learn",
     [
         lambda module, it, loss: train(module, it, settings(loss=loss, optimizer="sgd"), 1),
-        lambda module, it, loss: gradient(module, it, settings(loss=loss), 1),
-        lambda module, it, loss: score(module, it, scoring(loss=loss)),
+        lambda module, it, loss: compute_gradient(module, it, settings(loss=loss), 1),
+        lambda module, it, loss: evaluate(module, it, scoring(loss=loss)),
     ],
 )
 def test_nll_on_what_is_not_log_probabilities_is_warned_of(learn: Any, module: Any, loss: str, wanted: Any) -> None:
@@ -227,10 +227,10 @@ def test_nll_on_what_is_not_log_probabilities_is_warned_of(learn: Any, module: A
 
 
 def test_a_report_takes_the_warnings_with_it() -> None:
-    from fedws.protocol.messages import Order
+    from fedws.protocol.messages import TaskRequest
 
-    found, order = work(), Order(id="1", worker="alice", round=1, task="t")
+    found, order = work(), TaskRequest(request_id="1", worker="alice", round=1, task="t")
     found.warn("one")
     found.warn("one")
-    assert found.report(order, {"loss": 1.0}).metrics == {"loss": 1.0, "warnings": ["one"]}
-    assert found.report(order, {"loss": 1.0}).metrics == {"loss": 1.0}
+    assert found.build_result(order, {"loss": 1.0}).metrics == {"loss": 1.0, "warnings": ["one"]}
+    assert found.build_result(order, {"loss": 1.0}).metrics == {"loss": 1.0}

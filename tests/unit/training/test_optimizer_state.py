@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.core.tensors import detached
-from fedws.protocol.header import misnamed
-from fedws.training.optimizer_state import PREFIX, memory, remember
+from fedws.core.tensors import copy_to_cpu
+from fedws.protocol.header import explain_invalid_name
+from fedws.training.optimizer_state import STATE_PREFIX, get_state_tensors, load_state_tensors
 
 
 def steps(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, count: int) -> None:
@@ -24,16 +24,18 @@ def test_it_goes_on_as_if_it_had_never_been_put_away(spec: str) -> None:
         return [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 2))]
 
     whole: Any = made()
-    optimizer = registry.build("optimizer", spec, whole, 0.1)
+    optimizer = registry.build_piece("optimizer", spec, whole, 0.1)
     steps(whole, optimizer, 3)
     halves: Any = made()
-    first = registry.build("optimizer", spec, halves, 0.1)
+    first = registry.build_piece("optimizer", spec, halves, 0.1)
     steps(halves, first, 3)
-    kept = detached(memory(first))
-    second = registry.build("optimizer", spec, halves, 0.1)
-    remember(second, {"weight": torch.ones(1), **kept})
+    kept = copy_to_cpu(get_state_tensors(first))
+    second = registry.build_piece("optimizer", spec, halves, 0.1)
+    load_state_tensors(second, {"weight": torch.ones(1), **kept})
     steps(whole, optimizer, 3)
     steps(halves, second, 3)
     assert all(torch.equal(one, other) for one, other in zip(whole, halves, strict=True))
     assert bool(kept) == (spec != "sgd")
-    assert all(name.startswith(PREFIX) and not misnamed(name) for name in kept), "they travel to the own node"
+    assert all(name.startswith(STATE_PREFIX) and not explain_invalid_name(name) for name in kept), (
+        "they travel to the own node"
+    )

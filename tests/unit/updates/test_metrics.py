@@ -11,15 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedws.protocol.messages import Report
-from fedws.updates.metrics import LONGEST, MOST, MOST_SAMPLES, Numbers, mean, numbers, reported, tables
+from fedws.protocol.messages import TaskResult
+from fedws.updates.metrics import (
+    MAX_METRIC_NAME_CHARS,
+    MAX_METRICS,
+    MAX_WEIGHT,
+    WeightedMetrics,
+    average_metrics,
+    select_numbers,
+    select_tables,
+    weigh_metrics,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
-WEIGHTED = st.lists(st.tuples(st.integers(1, MOST_SAMPLES), FINITE), min_size=1, max_size=8)
+WEIGHTED = st.lists(st.tuples(st.integers(1, MAX_WEIGHT), FINITE), min_size=1, max_size=8)
 
 
-def report(samples: int = 10, /, **metrics: Any) -> Report:
-    return Report(order="1/alice", worker="alice", round=1, samples=samples, metrics=metrics)
+def report(samples: int = 10, /, **metrics: Any) -> TaskResult:
+    return TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=samples, metrics=metrics)
 
 
 NO_NUMBERS: list[Any] = ["cpu", True, False, None, [1.0], {"a": 1.0}, b"1", "1.0"]
@@ -27,25 +36,25 @@ NO_NUMBERS: list[Any] = ["cpu", True, False, None, [1.0], {"a": 1.0}, b"1", "1.0
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
 def test_what_is_not_a_number_is_left_out(value: Any) -> None:
-    assert numbers({"mine": value, "loss": 0.5}) == {"loss": 0.5}
+    assert select_numbers({"mine": value, "loss": 0.5}) == {"loss": 0.5}
 
 
-@pytest.mark.parametrize("name", ["", "x" * (LONGEST + 1), "two\nlines", "\x1b[2J", "\ud800"])
+@pytest.mark.parametrize("name", ["", "x" * (MAX_METRIC_NAME_CHARS + 1), "two\nlines", "\x1b[2J", "\ud800"])
 def test_a_name_that_a_log_cannot_show_is_left_out(name: str) -> None:
-    assert numbers({name: 1.0, "y" * LONGEST: 2}) == {"y" * LONGEST: 2.0}
+    assert select_numbers({name: 1.0, "y" * MAX_METRIC_NAME_CHARS: 2}) == {"y" * MAX_METRIC_NAME_CHARS: 2.0}
 
 
 def test_a_report_has_so_many_numbers_at_most() -> None:
-    flood = {f"n{number}": number for number in range(10 * MOST)}
-    assert list(numbers(flood)) == list(flood)[:MOST]
-    assert all(type(value) is float for value in numbers(flood).values())
+    flood = {f"n{number}": number for number in range(10 * MAX_METRICS)}
+    assert list(select_numbers(flood)) == list(flood)[:MAX_METRICS]
+    assert all(type(value) is float for value in select_numbers(flood).values())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)], ids=lambda it: f"{it}"[:9])
 def test_a_value_that_is_not_finite_is_not_hidden(value: float) -> None:
     """A loss that diverged at one worker makes the mean NaN, which a record holds as null."""
-    assert math.isnan(numbers({"loss": value})["loss"])
-    found = mean([reported(report(loss=0.5, norm=1)), reported(report(loss=value, norm=3))])
+    assert math.isnan(select_numbers({"loss": value})["loss"])
+    found = average_metrics([weigh_metrics(report(loss=0.5, norm=1)), weigh_metrics(report(loss=value, norm=3))])
     assert math.isnan(found.pop("loss")) and found == {"norm": 2.0}
 
 
@@ -53,8 +62,8 @@ def test_a_value_that_is_not_finite_is_not_hidden(value: float) -> None:
     ("samples", "holds", "weight"),
     [
         (3, 10, 3),
-        (MOST_SAMPLES, 10, MOST_SAMPLES),
-        (MOST_SAMPLES + 1, 10, 10),
+        (MAX_WEIGHT, 10, MAX_WEIGHT),
+        (MAX_WEIGHT + 1, 10, 10),
         (0, 10, 10),
         (-3, 10, 10),
         (2.0, 10, 10),
@@ -66,37 +75,37 @@ def test_a_value_that_is_not_finite_is_not_hidden(value: float) -> None:
     ],
 )
 def test_a_report_weighs_its_samples(samples: Any, holds: int, weight: int) -> None:
-    assert reported(report(holds, loss=0.5, samples=samples)) == Numbers(weight, {"loss": 0.5})
+    assert weigh_metrics(report(holds, loss=0.5, samples=samples)) == WeightedMetrics(weight, {"loss": 0.5})
 
 
 def test_each_metric_is_averaged_over_the_reports_that_have_it() -> None:
     reports = [report(1, a=1.0, b=10), report(3, a=5.0), report(50, b=20, c=7, samples=1)]
-    assert mean([reported(it) for it in reports]) == {"a": 4.0, "b": 15.0, "c": 7.0}
-    assert mean([]) == mean([reported(report())]) == {}
+    assert average_metrics([weigh_metrics(it) for it in reports]) == {"a": 4.0, "b": 15.0, "c": 7.0}
+    assert average_metrics([]) == average_metrics([weigh_metrics(report())]) == {}
 
 
 @settings(deadline=None, max_examples=200)
 @given(weighted=WEIGHTED, seed=st.integers())
 def test_the_mean_is_exact_and_the_order_of_reports_does_not_show(weighted: list[tuple[int, float]], seed: int) -> None:
     """Against rational numbers, rounded once; so it neither overflows nor loses a small value beside a large one."""
-    reports = [Numbers(weight, {"x": value}) for weight, value in weighted]
+    reports = [WeightedMetrics(weight, {"x": value}) for weight, value in weighted]
     shuffled = random.Random(seed).sample(reports, len(reports))
     total = sum(weight * Fraction(value) for weight, value in weighted)
     oracle = float(total / sum(weight for weight, _ in weighted))
-    assert mean(reports) == mean(shuffled) == {"x": oracle}
+    assert average_metrics(reports) == average_metrics(shuffled) == {"x": oracle}
 
 
 def test_a_record_holds_so_many_means_and_those_of_most_workers() -> None:
     """One worker's flood of names does not displace what the others report."""
-    flood = {f"!{number:03}": 1.0 for number in range(MOST)}
-    reports = [Numbers(1, flood), *(Numbers(1, {"loss": 1.0, "norm": value}) for value in (2.0, 4.0))]
-    found = mean(reports)
-    assert len(found) == MOST and list(found) == sorted(found)
+    flood = {f"!{number:03}": 1.0 for number in range(MAX_METRICS)}
+    reports = [WeightedMetrics(1, flood), *(WeightedMetrics(1, {"loss": 1.0, "norm": value}) for value in (2.0, 4.0))]
+    found = average_metrics(reports)
+    assert len(found) == MAX_METRICS and list(found) == sorted(found)
     assert (found["loss"], found["norm"]) == (1.0, 3.0)
 
 
 def test_numbers_are_plain_data() -> None:
-    found = reported(report(4, loss=0.1, steps=3))
+    found = weigh_metrics(report(4, loss=0.1, steps=3))
     assert json.loads(json.dumps(dataclasses.asdict(found))) == {"weight": 4, "values": {"loss": 0.1, "steps": 3.0}}
 
 
@@ -123,10 +132,10 @@ def test_numbers_are_plain_data() -> None:
     ],
 )
 def test_which_values_are_tables(value: Any, recorded: bool) -> None:
-    assert tables({"cells": value}) == ({"cells": value} if recorded else {})
+    assert select_tables({"cells": value}) == ({"cells": value} if recorded else {})
 
 
 def test_tables_of_one_report_are_bounded_together() -> None:
     table = [[0] * 50] * 100
-    assert list(tables(dict.fromkeys("abc", table))) == ["a", "b"]
-    assert tables({"": [[1]], "a\nb": [[1]], "x" * 65: [[1]]}) == {}
+    assert list(select_tables(dict.fromkeys("abc", table))) == ["a", "b"]
+    assert select_tables({"": [[1]], "a\nb": [[1]], "x" * 65: [[1]]}) == {}

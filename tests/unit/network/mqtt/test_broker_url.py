@@ -5,31 +5,31 @@ from pathlib import Path
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.network.mqtt.broker_url import Address, address
+from fedws.network.mqtt.broker_url import BrokerAddress, parse_broker_url
 
 
 def test_host_port_and_user() -> None:
-    assert address("mqtt://broker:1884", {}) == Address("broker", 1884)
-    assert address("mqtt://broker", {}).port == 1883 and address("mqtts://me@broker", {}).port == 8883
-    assert address("mqtts://device%401@[::1]:8883/", {}) == Address("::1", 8883, "device@1")
+    assert parse_broker_url("mqtt://broker:1884", {}) == BrokerAddress("broker", 1884)
+    assert parse_broker_url("mqtt://broker", {}).port == 1883 and parse_broker_url("mqtts://me@broker", {}).port == 8883
+    assert parse_broker_url("mqtts://device%401@[::1]:8883/", {}) == BrokerAddress("::1", 8883, "device@1")
 
 
 def test_the_password_is_in_the_environment_or_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("from a file\n")
-    assert address("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(file)}).password == "from a file"
+    assert parse_broker_url("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(file)}).password == "from a file"
     both = {"FEDWS_MQTT_PASSWORD_FILE": str(file), "FEDWS_MQTT_PASSWORD": " as it is "}
-    assert address("mqtt://me@broker:1883", both).password == " as it is "
-    assert address("mqtt://broker:1883", both).password is None, "nobody's"
-    assert "as it is" not in repr(address("mqtt://me@broker:1883", both))
+    assert parse_broker_url("mqtt://me@broker:1883", both).password == " as it is "
+    assert parse_broker_url("mqtt://broker:1883", both).password is None, "nobody's"
+    assert "as it is" not in repr(parse_broker_url("mqtt://me@broker:1883", both))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"FEDWS_MQTT_PASSWORD_FILE .*gone cannot be read: No such file"):
-        address("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(tmp_path / "gone")})
+        parse_broker_url("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(tmp_path / "gone")})
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(UsageError, match="bytes cannot be read: "):
-        address("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(tmp_path / "bytes")})
+        parse_broker_url("mqtt://me@broker:1883", {"FEDWS_MQTT_PASSWORD_FILE": str(tmp_path / "bytes")})
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError, match="would stand in logs and plans; put it in FEDWS_MQTT_PASSWORD") as error:
-        address(url, {})
+        parse_broker_url(url, {})
     assert "secret" not in str(error.value)
 
 
@@ -50,10 +50,10 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 )
 def test_what_is_no_address_is_said(rest: str) -> None:
     with pytest.raises(UsageError, match=r"is no address; one looks like mqtt://user@broker:1883"):
-        address(f"mqtt://{rest}", {})
+        parse_broker_url(f"mqtt://{rest}", {})
 
 
 def test_not_even_a_broken_address_has_its_password_repeated() -> None:
     with pytest.raises(UsageError, match=r"^a password in an address ") as error:
-        address("mqtt://me:secret@broker:x", {})
+        parse_broker_url("mqtt://me:secret@broker:x", {})
     assert "secret" not in str(error.value)

@@ -7,11 +7,11 @@ import pytest
 
 from fedws.core.errors import LinkLost
 from fedws.network.base import Limits
-from fedws.network.mqtt.channel import MqttChannel, Road
-from fedws.network.mqtt.encryption import Plain
-from fedws.network.mqtt.endpoint import End, Names
-from fedws.network.mqtt.frames import BEAT, Kind, Level, head
-from fedws.network.mqtt.topics import Will
+from fedws.network.mqtt.channel import FrameSink, MqttChannel
+from fedws.network.mqtt.encryption import NoProtection
+from fedws.network.mqtt.endpoint import LinkEndpoint, LinkIds
+from fedws.network.mqtt.frames import PING_PAYLOAD, FrameKind, ProtectionLevel, pack_frame_header
+from fedws.network.mqtt.topics import EndToken
 from tests.helpers.virtual_time import now, virtual
 
 SILENCE = 60.0
@@ -20,17 +20,28 @@ Sends = Callable[[], bytes]
 
 def protected(said: list[str]) -> MqttChannel:
     """A coordinator's end whose node has proved itself and is dead since."""
-    road = Road(post=lambda frame, sure: len(frame), packet=lambda size: size, chunk=1000, complain=said.append)
-    channel = MqttChannel(End(Names("alice", Will().name, Will().name), dialled=True, seal=True), road, Limits())
-    channel.protect(bytes(32))
-    channel.admit()
+    road = FrameSink(
+        publish=lambda frame, sure: len(frame),
+        packet_size=lambda size: size,
+        max_payload_bytes=1000,
+        log_dropped=said.append,
+    )
+    channel = MqttChannel(
+        LinkEndpoint(LinkIds("alice", EndToken().name, EndToken().name), is_dialer=True, encrypt_payloads=True),
+        road,
+        Limits(),
+    )
+    channel.set_session_key(bytes(32))
+    channel.mark_authenticated()
     return channel
 
 
 FORGED: dict[str, Sends] = {
     "nothing": lambda: b"",
-    "a plain sign of life": lambda: head(Kind.BEAT, Level.PLAIN, 0) + BEAT.pack(0, 0),
-    "one with a wrong tag": lambda: head(Kind.BEAT, Level.SEALED, 5) + bytes(32),
+    "a plain sign of life": lambda: (
+        pack_frame_header(FrameKind.PING, ProtectionLevel.PLAIN, 0) + PING_PAYLOAD.pack(0, 0)
+    ),
+    "one with a wrong tag": lambda: pack_frame_header(FrameKind.PING, ProtectionLevel.ENCRYPTED, 5) + bytes(32),
     "noise": lambda: b"\xff" * 40,
 }
 
@@ -42,7 +53,7 @@ async def test_what_a_stranger_sends_keeps_no_link_alive(what: str) -> None:
     reading = asyncio.create_task(channel.receive())
     while not reading.done() and now() < 10 * SILENCE:
         if data := FORGED[what]():
-            channel.hear(data)
+            channel.handle_frame(data)
         await asyncio.sleep(1)
     with pytest.raises(LinkLost, match="silent for 60 s"):
         await reading
@@ -52,12 +63,21 @@ async def test_what_a_stranger_sends_keeps_no_link_alive(what: str) -> None:
 @virtual
 async def test_what_a_stranger_sends_after_the_proof_does_not_count_as_too_much_before_it() -> None:
     said: list[str] = []
-    road = Road(post=lambda frame, sure: len(frame), packet=lambda size: size, chunk=1000, complain=said.append)
-    channel = MqttChannel(End(Names("alice", Will().name, Will().name), dialled=True, seal=False), road, Limits())
-    channel.protect(bytes(32))
+    road = FrameSink(
+        publish=lambda frame, sure: len(frame),
+        packet_size=lambda size: size,
+        max_payload_bytes=1000,
+        log_dropped=said.append,
+    )
+    channel = MqttChannel(
+        LinkEndpoint(LinkIds("alice", EndToken().name, EndToken().name), is_dialer=True, encrypt_payloads=False),
+        road,
+        Limits(),
+    )
+    channel.set_session_key(bytes(32))
     for _ in range(100):
-        channel.hear(head(Kind.DATA, Level.TAGGED, 0) + bytes(100))
-    channel.admit()
+        channel.handle_frame(pack_frame_header(FrameKind.DATA, ProtectionLevel.AUTHENTICATED, 0) + bytes(100))
+    channel.mark_authenticated()
     reading = asyncio.create_task(channel.receive())
     await asyncio.sleep(1)
     assert not reading.done() and len(said) == 100
@@ -68,12 +88,21 @@ async def test_what_a_stranger_sends_after_the_proof_does_not_count_as_too_much_
 @virtual
 async def test_how_much_has_come_is_seen_while_a_message_arrives() -> None:
     """By the gate, of a caller that has proved nothing, and by a node that looks whether its run is idle."""
-    road = Road(post=lambda frame, sure: len(frame), packet=lambda size: size, chunk=1000, complain=lambda what: None)
-    channel = MqttChannel(End(Names("alice", Will().name, Will().name), dialled=False, seal=False), road, Limits())
-    assert (channel.received, channel.greeted, channel.arriving) == (0, False, False)
-    channel.hear(bytes(Plain().wrap(Kind.DATA, 0, b"half")))
-    half = channel.received
-    assert half > 0 and (channel.greeted, channel.arriving) == (False, True)
-    channel.hear(bytes(Plain().wrap(Kind.END, 1, b"of it")))
-    assert channel.received > half and (channel.greeted, channel.arriving) == (True, False)
+    road = FrameSink(
+        publish=lambda frame, sure: len(frame),
+        packet_size=lambda size: size,
+        max_payload_bytes=1000,
+        log_dropped=lambda what: None,
+    )
+    channel = MqttChannel(
+        LinkEndpoint(LinkIds("alice", EndToken().name, EndToken().name), is_dialer=False, encrypt_payloads=False),
+        road,
+        Limits(),
+    )
+    assert (channel.bytes_received, channel.has_received_message, channel.is_receiving) == (0, False, False)
+    channel.handle_frame(bytes(NoProtection().wrap(FrameKind.DATA, 0, b"half")))
+    half = channel.bytes_received
+    assert half > 0 and (channel.has_received_message, channel.is_receiving) == (False, True)
+    channel.handle_frame(bytes(NoProtection().wrap(FrameKind.END, 1, b"of it")))
+    assert channel.bytes_received > half and (channel.has_received_message, channel.is_receiving) == (True, False)
     channel.fail(LinkLost("the test ends"))

@@ -6,30 +6,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedws.network.base import HANDSHAKE
-from fedws.network.mqtt.encryption import Plain
-from fedws.network.mqtt.endpoint import End, Names, News
-from fedws.network.mqtt.flow_control import WINDOW
-from fedws.network.mqtt.frames import Kind, Level, head, opening
-from fedws.network.mqtt.topics import Will
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
+from fedws.network.mqtt.encryption import NoProtection
+from fedws.network.mqtt.endpoint import FrameEvent, LinkEndpoint, LinkIds
+from fedws.network.mqtt.flow_control import WINDOW_FRAMES
+from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header, pack_open
+from fedws.network.mqtt.topics import EndToken
 
-WILL = Will(bytes(32))
-NAMES = Names("alice", "1" * 32, WILL.name)
+WILL = EndToken(bytes(32))
+NAMES = LinkIds("alice", "1" * 32, WILL.name)
 SECRET = bytes(range(32))
 
 
-def pair(*, seal: bool = False, protected: bool = True, names: Names = NAMES) -> tuple[End, End]:
+def pair(*, seal: bool = False, protected: bool = True, names: LinkIds = NAMES) -> tuple[LinkEndpoint, LinkEndpoint]:
     """The coordinator's end and the node's."""
-    ends = End(names, dialled=True, seal=seal), End(names, dialled=False, seal=seal)
+    ends = (
+        LinkEndpoint(names, is_dialer=True, encrypt_payloads=seal),
+        LinkEndpoint(names, is_dialer=False, encrypt_payloads=seal),
+    )
     for end in ends:
         if protected:
-            end.protect(SECRET)
+            end.set_session_key(SECRET)
     return ends
 
 
-def beaten(near: End, far: End) -> None:
+def beaten(near: LinkEndpoint, far: LinkEndpoint) -> None:
     """What the far end has read is known to the near one."""
-    assert near.hear(bytes(far.beat())) is News.BEAT
+    assert near.handle_frame(bytes(far.build_ping())) is FrameEvent.PING
 
 
 # --------------------------------------------------------------------------- what a broker may do
@@ -60,40 +63,40 @@ def done(frames: Sequence[bytes], others: Sequence[bytes], what: str, which: int
 
 @given(st.booleans(), doings())
 def test_what_is_read_is_the_beginning_of_what_was_sent(seal: bool, doing: Sequence[tuple[str, int, int]]) -> None:
-    (near, far), (other, _) = pair(seal=seal), pair(seal=seal, names=Names("alice", "1" * 32, "3" * 32))
-    sent = [(Kind.END if number % 3 == 2 else Kind.DATA, bytes([number]) * 5) for number in range(10)]
-    frames = [bytes(near.frame(kind, payload)) for kind, payload in sent]
-    others = [bytes(other.frame(kind, payload)) for kind, payload in sent]
-    read, news = [], News.NOTHING
+    (near, far), (other, _) = pair(seal=seal), pair(seal=seal, names=LinkIds("alice", "1" * 32, "3" * 32))
+    sent = [(FrameKind.END if number % 3 == 2 else FrameKind.DATA, bytes([number]) * 5) for number in range(10)]
+    frames = [bytes(near.build_frame(kind, payload)) for kind, payload in sent]
+    others = [bytes(other.build_frame(kind, payload)) for kind, payload in sent]
+    read, news = [], FrameEvent.IGNORED
     for what, which, where in doing:
         if what == "turn back":
-            assert near.hear(frames[which]) is News.ODD
+            assert near.handle_frame(frames[which]) is FrameEvent.DROPPED
             continue
-        news = far.hear(done(frames, others, what, which, where))
-        if news is News.LOST:
+        news = far.handle_frame(done(frames, others, what, which, where))
+        if news is FrameEvent.FRAMES_MISSING:
             break
-        while part := far.next():
+        while part := far.read_frame():
             read.append((part.kind, bytes(part.payload)))
     assert read == sent[: len(read)]
-    assert news is not News.BROKEN, "nothing of this is laid on the other end"
+    assert news is not FrameEvent.PROTOCOL_ERROR, "nothing of this is laid on the other end"
 
 
 @given(st.booleans(), st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=6))
 def test_signs_of_life_may_be_lost_doubled_and_reordered(seal: bool, order: list[int], more: list[int]) -> None:
     near, far = pair(seal=seal)
     for number in range(6):
-        assert far.hear(bytes(near.frame(Kind.END, bytes([number])))) is News.PART
+        assert far.handle_frame(bytes(near.build_frame(FrameKind.END, bytes([number])))) is FrameEvent.DATA
     beats = []
     for _ in range(6):
-        far.next()
-        beats.append(bytes(far.beat()))
-    news = [near.hear(beats[which]) for which in order + more]
+        far.read_frame()
+        beats.append(bytes(far.build_ping()))
+    news = [near.handle_frame(beats[which]) for which in order + more]
     newest, expected = -1, []
     for which in order + more:
-        expected.append(News.BEAT if which > newest else News.ODD)
+        expected.append(FrameEvent.PING if which > newest else FrameEvent.DROPPED)
         newest = max(newest, which)
     assert news == expected, "one that is played again keeps no dead link alive"
-    assert near._sending._read == 6 if 5 in order + more else True
+    assert near._send_window._frames_read == 6 if 5 in order + more else True
 
 
 # --------------------------------------------------------------------------- one by one
@@ -102,62 +105,62 @@ def test_signs_of_life_may_be_lost_doubled_and_reordered(seal: bool, order: list
 @pytest.mark.parametrize("seal", [False, True])
 def test_messages_and_signs_of_life_cross(seal: bool) -> None:
     near, far = pair(seal=seal)
-    assert near.protected is (Level.SEALED if seal else Level.TAGGED)
-    for number in range(WINDOW):
-        assert near.room
-        kind = Kind.DATA if number < WINDOW - 1 else Kind.END
-        assert far.hear(bytes(near.frame(kind, bytes([number])))) is News.PART
-        assert far.under_way is (kind is Kind.DATA)
-    assert not near.room and far.unread == WINDOW and far.messages == 1
-    for number in range(WINDOW):
-        part = far.next()
+    assert near.protection_level is (ProtectionLevel.ENCRYPTED if seal else ProtectionLevel.AUTHENTICATED)
+    for number in range(WINDOW_FRAMES):
+        assert near.can_send
+        kind = FrameKind.DATA if number < WINDOW_FRAMES - 1 else FrameKind.END
+        assert far.handle_frame(bytes(near.build_frame(kind, bytes([number])))) is FrameEvent.DATA
+        assert far.is_receiving is (kind is FrameKind.DATA)
+    assert not near.can_send and far.unread_frames == WINDOW_FRAMES and far.messages_received == 1
+    for number in range(WINDOW_FRAMES):
+        part = far.read_frame()
         assert part is not None and bytes(part.payload) == bytes([number])
-        assert far.due is ((number + 1) % (WINDOW // 4) == 0)
-        if far.due:
+        assert far.ack_due is ((number + 1) % (WINDOW_FRAMES // 4) == 0)
+        if far.ack_due:
             beaten(near, far)
-    assert near.room and far.next() is None
+    assert near.can_send and far.read_frame() is None
 
 
 def test_a_close_comes_after_what_was_sent_before_it_though_the_window_is_full() -> None:
     near, far = pair()
-    for _ in range(WINDOW):
-        far.hear(bytes(near.frame(Kind.DATA, b"")))
-    assert far.hear(bytes(near.frame(Kind.CLOSE, b"\0why"))) is News.CLOSED
-    assert far.farewell == b"\0why"
-    assert [part.kind for part in iter(far.next, None)] == [Kind.DATA] * WINDOW + [Kind.CLOSE]
+    for _ in range(WINDOW_FRAMES):
+        far.handle_frame(bytes(near.build_frame(FrameKind.DATA, b"")))
+    assert far.handle_frame(bytes(near.build_frame(FrameKind.CLOSE, b"\0why"))) is FrameEvent.CLOSED
+    assert far.close_payload == b"\0why"
+    assert [part.kind for part in iter(far.read_frame, None)] == [FrameKind.DATA] * WINDOW_FRAMES + [FrameKind.CLOSE]
 
 
 def test_who_sends_beyond_the_window_breaks_the_protocol() -> None:
     near, far = pair()
-    for _ in range(WINDOW + 1):
-        assert far.hear(bytes(near.frame(Kind.DATA, b""))) is News.PART
-    assert far.hear(bytes(near.frame(Kind.DATA, b""))) is News.BROKEN
-    assert far.why == f"more than {WINDOW} frames at once"
+    for _ in range(WINDOW_FRAMES + 1):
+        assert far.handle_frame(bytes(near.build_frame(FrameKind.DATA, b""))) is FrameEvent.DATA
+    assert far.handle_frame(bytes(near.build_frame(FrameKind.DATA, b""))) is FrameEvent.PROTOCOL_ERROR
+    assert far.fault == f"more than {WINDOW_FRAMES} frames at once"
 
 
 @pytest.mark.parametrize("count", [b"\1" + bytes(15), b"", bytes(8), bytes(17)])
 def test_who_has_read_what_was_not_sent_breaks_the_protocol(count: bytes) -> None:
     near, far = pair()
-    assert far.hear(bytes(near._out.wrap(Kind.BEAT, 0, count))) is News.BROKEN
-    assert far.why == "it says that it has read what was not sent"
+    assert far.handle_frame(bytes(near._send_protection.wrap(FrameKind.PING, 0, count))) is FrameEvent.PROTOCOL_ERROR
+    assert far.fault == "it says that it has read what was not sent"
 
 
 def test_a_missing_frame_is_a_lost_link() -> None:
     near, far = pair()
-    near.frame(Kind.END, b"which the broker has dropped")
-    assert far.hear(bytes(near.frame(Kind.END, b""))) is News.LOST
-    assert far.why == "a frame is missing"
+    near.build_frame(FrameKind.END, b"which the broker has dropped")
+    assert far.handle_frame(bytes(near.build_frame(FrameKind.END, b""))) is FrameEvent.FRAMES_MISSING
+    assert far.fault == "a frame is missing"
 
 
 def test_what_was_announced_and_did_not_come_is_awaited() -> None:
     """The last frame of all, or the only one: no later one shows that it is missing."""
     near, far = pair()
-    dropped = bytes(near.frame(Kind.END, b""))
-    assert not far.under_way
+    dropped = bytes(near.build_frame(FrameKind.END, b""))
+    assert not far.is_receiving
     beaten(far, near)
-    assert far.under_way
-    assert far.hear(dropped) is News.PART
-    assert not far.under_way, "it was only late"
+    assert far.is_receiving
+    assert far.handle_frame(dropped) is FrameEvent.DATA
+    assert not far.is_receiving, "it was only late"
 
 
 # --------------------------------------------------------------------------- before there are keys, and from then on
@@ -166,63 +169,70 @@ def test_what_was_announced_and_did_not_come_is_awaited() -> None:
 def test_a_link_is_opened_once_and_sealed_if_either_end_wants_it() -> None:
     for wishes in ((False, False), (False, True), (True, False), (True, True)):
         near, far = (
-            End(NAMES, dialled=dialled, seal=wish) for dialled, wish in zip((True, False), wishes, strict=True)
+            LinkEndpoint(NAMES, is_dialer=dialled, encrypt_payloads=wish)
+            for dialled, wish in zip((True, False), wishes, strict=True)
         )
-        far.seal |= near.seal  # as who makes it does, of the frame that opens the link
-        answer = bytes(far.open())
-        assert near.hear(answer) is News.OPENED
-        assert near.seal is far.seal is any(wishes)
-        assert near.hear(answer) is News.ODD and far.hear(bytes(near.open())) is News.ODD
+        far.encrypt_payloads |= near.encrypt_payloads  # as who makes it does, of the frame that opens the link
+        answer = bytes(far.build_open_frame())
+        assert near.handle_frame(answer) is FrameEvent.OPENED
+        assert near.encrypt_payloads is far.encrypt_payloads is any(wishes)
+        assert (
+            near.handle_frame(answer) is FrameEvent.DROPPED
+            and far.handle_frame(bytes(near.build_open_frame())) is FrameEvent.DROPPED
+        )
 
 
 def test_another_instance_cannot_open_the_link() -> None:
     near, _ = pair(protected=False)
-    assert near.hear(Plain().wrap(Kind.OPEN, 0, opening("9" * 32, seal=False))) is News.ODD
-    assert near.hear(Plain().wrap(Kind.OPEN, 0, b"")) is News.ODD
+    assert (
+        near.handle_frame(NoProtection().wrap(FrameKind.OPEN, 0, pack_open("9" * 32, encrypt_payloads=False)))
+        is FrameEvent.DROPPED
+    )
+    assert near.handle_frame(NoProtection().wrap(FrameKind.OPEN, 0, b"")) is FrameEvent.DROPPED
 
 
 def test_what_came_without_a_tag_is_forgotten_with_the_first_key() -> None:
     """A stranger's message right behind the handshake must not be read as the node's."""
     near, far = pair(protected=False)
     for number, text in enumerate((b"challenge", b"the stranger's welcome")):
-        assert near.hear(Plain().wrap(Kind.END, number, text)) is News.PART
-    assert near.next() is not None
-    near.protect(SECRET)
-    far.protect(SECRET)
-    assert near.next() is None
-    assert near.hear(Plain().wrap(Kind.END, 0, b"another")) is News.ODD
-    assert near.hear(bytes(far.frame(Kind.END, b"welcome"))) is News.PART
-    part = near.next()
+        assert near.handle_frame(NoProtection().wrap(FrameKind.END, number, text)) is FrameEvent.DATA
+    assert near.read_frame() is not None
+    near.set_session_key(SECRET)
+    far.set_session_key(SECRET)
+    assert near.read_frame() is None
+    assert near.handle_frame(NoProtection().wrap(FrameKind.END, 0, b"another")) is FrameEvent.DROPPED
+    assert near.handle_frame(bytes(far.build_frame(FrameKind.END, b"welcome"))) is FrameEvent.DATA
+    part = near.read_frame()
     assert part is not None and bytes(part.payload) == b"welcome"
 
 
 def test_what_comes_before_this_side_has_the_key_is_heard_then() -> None:
     near, far = pair(protected=False)
-    far.protect(SECRET)
-    early = [bytes(far.frame(Kind.END, bytes([number]))) for number in range(9)]
-    assert {near.hear(data) for data in early} == {News.NOTHING}
-    kept = near.protect(SECRET)
+    far.set_session_key(SECRET)
+    early = [bytes(far.build_frame(FrameKind.END, bytes([number]))) for number in range(9)]
+    assert {near.handle_frame(data) for data in early} == {FrameEvent.IGNORED}
+    kept = near.set_session_key(SECRET)
     assert kept == early[:4], "but not without end"
-    assert near.hear(kept[0]) is News.PART
+    assert near.handle_frame(kept[0]) is FrameEvent.DATA
     near, far = pair(protected=False)
-    far.protect(SECRET)
-    near.hear(bytes(far.frame(Kind.END, bytes(HANDSHAKE))))
-    assert near.protect(SECRET) == []
+    far.set_session_key(SECRET)
+    near.handle_frame(bytes(far.build_frame(FrameKind.END, bytes(MAX_HANDSHAKE_MESSAGE_BYTES))))
+    assert near.set_session_key(SECRET) == []
 
 
 def test_a_sign_of_life_that_crossed_the_first_key_is_no_stranger() -> None:
     near, far = pair(protected=False)
-    crossing = bytes(far.beat())
-    near.protect(SECRET)
-    assert near.hear(crossing) is News.NOTHING
+    crossing = bytes(far.build_ping())
+    near.set_session_key(SECRET)
+    assert near.handle_frame(crossing) is FrameEvent.IGNORED
 
 
 def test_whoever_wants_a_seal_takes_nothing_that_has_none() -> None:
-    near, far = (End(NAMES, dialled=dialled, seal=not dialled) for dialled in (True, False))
+    near, far = (LinkEndpoint(NAMES, is_dialer=dialled, encrypt_payloads=not dialled) for dialled in (True, False))
     for end in (near, far):
-        end.protect(SECRET)
-    assert far.hear(bytes(near.frame(Kind.END, b"for all to read"))) is News.ODD
-    assert far.why == "a frame with a wrong tag"
+        end.set_session_key(SECRET)
+    assert far.handle_frame(bytes(near.build_frame(FrameKind.END, b"for all to read"))) is FrameEvent.DROPPED
+    assert far.fault == "a frame with a wrong tag"
 
 
 # --------------------------------------------------------------------------- the coordinator's end
@@ -230,9 +240,9 @@ def test_whoever_wants_a_seal_takes_nothing_that_has_none() -> None:
 
 def test_only_the_secret_behind_the_links_name_ends_it() -> None:
     near, far = pair()
-    first = head(Kind.GONE, Level.PLAIN, 0)
+    first = pack_frame_header(FrameKind.GONE, ProtectionLevel.PLAIN, 0)
     for forged in (bytes(31), bytes(31) + b"\1", b"", WILL.name.encode()):
-        assert far.hear(first + forged) is News.ODD
-        assert far.why == "a forged end of the link"
-    assert near.hear(first + WILL.token) is News.ODD, "a coordinator has no link that ends so"
-    assert far.hear(first + WILL.token) is News.GONE
+        assert far.handle_frame(first + forged) is FrameEvent.DROPPED
+        assert far.fault == "a forged end of the link"
+    assert near.handle_frame(first + WILL.secret) is FrameEvent.DROPPED, "a coordinator has no link that ends so"
+    assert far.handle_frame(first + WILL.secret) is FrameEvent.GONE

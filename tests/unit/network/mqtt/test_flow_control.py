@@ -2,54 +2,61 @@
 
 import pytest
 
-from fedws.network.mqtt.flow_control import WINDOW, Flood, Gap, Part, Receiving, Sending
-from fedws.network.mqtt.frames import Kind
+from fedws.network.mqtt.flow_control import (
+    WINDOW_FRAMES,
+    FramesMissing,
+    ReceivedFrame,
+    ReceiveWindow,
+    SendWindow,
+    WindowExceeded,
+)
+from fedws.network.mqtt.frames import FrameKind
 
-PART = Part(Kind.DATA, b"")
+PART = ReceivedFrame(FrameKind.DATA, b"")
 
 
 def test_so_many_may_be_under_way_as_the_window_has() -> None:
-    sending = Sending()
-    for number in range(WINDOW):
-        assert sending.room
-        assert sending.number() == number
-    assert not sending.room
-    assert sending.read(1)
-    assert sending.room
-    assert sending.number() == WINDOW
-    assert not sending.room
-    assert sending.read(WINDOW + 1) and sending.room
+    sending = SendWindow()
+    for number in range(WINDOW_FRAMES):
+        assert sending.can_send
+        assert sending.next_number() == number
+    assert not sending.can_send
+    assert sending.acknowledge(1)
+    assert sending.can_send
+    assert sending.next_number() == WINDOW_FRAMES
+    assert not sending.can_send
+    assert sending.acknowledge(WINDOW_FRAMES + 1) and sending.can_send
 
 
 def test_old_news_are_none_and_what_cannot_be_is_told() -> None:
-    sending = Sending()
+    sending = SendWindow()
     for _ in range(5):
-        sending.number()
-    assert sending.read(4)
-    assert sending.read(2)
-    assert sending._read == 4
-    assert not sending.read(6)
+        sending.next_number()
+    assert sending.acknowledge(4)
+    assert sending.acknowledge(2)
+    assert sending._frames_read == 4
+    assert not sending.acknowledge(6)
 
 
 def test_frames_are_taken_in_their_order_and_once() -> None:
-    receiving = Receiving()
-    assert receiving.next() is None
-    parts = [Part(Kind.DATA, bytes([number])) for number in range(3)]
+    receiving = ReceiveWindow()
+    assert receiving.read_frame() is None
+    parts = [ReceivedFrame(FrameKind.DATA, bytes([number])) for number in range(3)]
     for number, part in enumerate(parts):
-        assert receiving.take(number, part)
-        assert not receiving.take(number, part)
-        assert not receiving.take(0, PART)
-    assert (len(receiving), receiving.read) == (3, 0)
-    assert [receiving.next() for _ in range(4)] == [*parts, None]
-    assert (len(receiving), receiving.read) == (0, 3)
-    with pytest.raises(Gap, match="a frame is missing"):
-        receiving.take(4, PART)
+        assert receiving.accept(number, part)
+        assert not receiving.accept(number, part)
+        assert not receiving.accept(0, PART)
+    assert (len(receiving), receiving.frames_read) == (3, 0)
+    assert [receiving.read_frame() for _ in range(4)] == [*parts, None]
+    assert (len(receiving), receiving.frames_read) == (0, 3)
+    with pytest.raises(FramesMissing, match="a frame is missing"):
+        receiving.accept(4, PART)
 
 
 def test_a_receiver_that_does_not_read_holds_no_more_than_the_window() -> None:
-    receiving = Receiving()
-    for number in range(WINDOW):
-        assert receiving.take(number, PART)
-    assert receiving.take(WINDOW, Part(Kind.CLOSE, b"")), "for which nobody waits"
-    with pytest.raises(Flood, match=f"more than {WINDOW} frames at once"):
-        receiving.take(WINDOW + 1, PART)
+    receiving = ReceiveWindow()
+    for number in range(WINDOW_FRAMES):
+        assert receiving.accept(number, PART)
+    assert receiving.accept(WINDOW_FRAMES, ReceivedFrame(FrameKind.CLOSE, b"")), "for which nobody waits"
+    with pytest.raises(WindowExceeded, match=f"more than {WINDOW_FRAMES} frames at once"):
+        receiving.accept(WINDOW_FRAMES + 1, PART)

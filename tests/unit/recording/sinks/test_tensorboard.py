@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import UsageError
-from fedws.recording.sinks.tensorboard import Events, scalars
+from fedws.recording.sinks.tensorboard import TensorBoardWriter, to_scalars
 from tests.helpers.tensorboard_reader import frames, written
 
 SCORE = {
@@ -28,9 +28,9 @@ ROUND = {"kind": "round", "round": 12, "seconds": 0.5, "bytes_sent": 4096, "byte
 
 
 def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> None:
-    events = Events(tmp_path / "made" / "events")
-    events.add(SCORE)
-    events.add(ROUND)
+    events = TensorBoardWriter(tmp_path / "made" / "events")
+    events.write(SCORE)
+    events.write(ROUND)
     try:
         assert written(tmp_path / "made" / "events") == [
             (11, "accuracy/alice", 0.25),
@@ -45,7 +45,7 @@ def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> N
 
 
 def test_the_file_opens_as_tensorboard_expects(tmp_path: Path) -> None:
-    Events(tmp_path).close()
+    TensorBoardWriter(tmp_path).close()
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("events.out.tfevents.")
     assert [event.file_version for event in frames(path)] == ["brain.Event:2"]
@@ -53,8 +53,8 @@ def test_the_file_opens_as_tensorboard_expects(tmp_path: Path) -> None:
 
 def test_closing_twice_is_safe_and_starts_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    events = Events(tmp_path)
-    events.add(ROUND)
+    events = TensorBoardWriter(tmp_path)
+    events.write(ROUND)
     assert threading.active_count() == before
     events.close()
     events.close()
@@ -63,13 +63,13 @@ def test_closing_twice_is_safe_and_starts_no_thread(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
     """TensorBoard would draw what an earlier file holds of rounds that come again."""
     (tmp_path / "run.log").write_text("precious")
-    first = Events(tmp_path)
+    first = TensorBoardWriter(tmp_path)
     for round in (1, 2, 3):
-        first.add({**ROUND, "round": round})
+        first.write({**ROUND, "round": round})
     first.close()
     kept = [{**ROUND, "round": 1}, {**SCORE, "round": 1}, {"kind": "note", "round": 1}]
-    second = Events(tmp_path, kept)
-    second.add({**ROUND, "round": 2, "seconds": 0.75})
+    second = TensorBoardWriter(tmp_path, kept)
+    second.write({**ROUND, "round": 2, "seconds": 0.75})
     second.close()
     second.close()
     rounds = [(step, value) for step, tag, value in written(tmp_path) if tag == "round/seconds"]
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
 
 def test_two_writers_in_one_second_have_files_of_their_own(tmp_path: Path) -> None:
     for folder in ("a", "a", "b"):
-        events = Events(tmp_path / folder, [ROUND])
+        events = TensorBoardWriter(tmp_path / folder, [ROUND])
         events.close()
         assert [tag for _, tag, _ in written(tmp_path / folder)].count("round/seconds") == 1
 
@@ -91,8 +91,8 @@ def test_two_writers_in_one_second_have_files_of_their_own(tmp_path: Path) -> No
     [{}, {"kind": "note", "round": 1, "seconds": 1.0}, {"kind": "score", "round": 1, "model": "a", "accuracy": None}],
 )
 def test_a_record_with_nothing_to_show_writes_nothing(tmp_path: Path, record: dict[str, Any]) -> None:
-    events = Events(tmp_path)
-    events.add(record)
+    events = TensorBoardWriter(tmp_path)
+    events.write(record)
     events.close()
     assert written(tmp_path) == []
 
@@ -100,28 +100,32 @@ def test_a_record_with_nothing_to_show_writes_nothing(tmp_path: Path, record: di
 def test_metrics_of_nodes_have_tags_of_their_own() -> None:
     """One that is called as a number of the score is not taken for it; without that number it has the tag."""
     metrics = {"loss": 0.5, "seconds": 3.0, "gone": None}
-    assert scalars({**ROUND, "metrics": metrics}) == {**scalars(ROUND), "workers/loss": 0.5, "workers/seconds": 3.0}
-    found = scalars({**SCORE, "metrics": {"f1": 0.75, "accuracy": 7.0, "loss": 9.0}})
-    assert found == {**scalars(SCORE), "f1/alice": 0.75}
-    assert scalars({**SCORE, "accuracy": None, "metrics": {"accuracy": 0.5}})["accuracy/alice"] == 0.5
+    assert to_scalars({**ROUND, "metrics": metrics}) == {
+        **to_scalars(ROUND),
+        "workers/loss": 0.5,
+        "workers/seconds": 3.0,
+    }
+    found = to_scalars({**SCORE, "metrics": {"f1": 0.75, "accuracy": 7.0, "loss": 9.0}})
+    assert found == {**to_scalars(SCORE), "f1/alice": 0.75}
+    assert to_scalars({**SCORE, "accuracy": None, "metrics": {"accuracy": 0.5}})["accuracy/alice"] == 0.5
 
 
 def test_only_numbers_are_scalars() -> None:
-    assert scalars({**ROUND, "resumed": True, "note": "x"}) == scalars(ROUND)
-    assert scalars({**SCORE, "accuracy": None}) == {"loss/alice": 1.5}
+    assert to_scalars({**ROUND, "resumed": True, "note": "x"}) == to_scalars(ROUND)
+    assert to_scalars({**SCORE, "accuracy": None}) == {"loss/alice": 1.5}
 
 
 def test_a_directory_that_cannot_be_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write events there") as caught:
-        Events(tmp_path / "file")
+        TensorBoardWriter(tmp_path / "file")
     assert "\n" not in str(caught.value)
 
 
 START = f"""
 import os, pathlib, resource, signal, sys
-from fedws.recording.sinks.tensorboard import Events
-events, record = Events(pathlib.Path(sys.argv[1])), {ROUND}
+from fedws.recording.sinks.tensorboard import TensorBoardWriter
+events, record = TensorBoardWriter(pathlib.Path(sys.argv[1])), {ROUND}
 events.add(record)
 """
 FULL = """
