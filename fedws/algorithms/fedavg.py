@@ -7,8 +7,8 @@ from dataclasses import KW_ONLY, asdict, dataclass
 
 from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
-from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, copy_to_cpu
+from fedws.core.validation import Count
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.training.local import train

@@ -16,9 +16,9 @@ from pydantic import Field
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.registry import register
-from fedws.core.task_settings import UNLIMITED_BATCHES, Count, EvalSettings, TrainSettings
+from fedws.core.task_settings import UNLIMITED_BATCHES, EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, hash_tensors
-from fedws.core.validation import Positive
+from fedws.core.validation import Count, Positive
 from fedws.data import loading
 from fedws.data.base import Dataset
 from fedws.privacy.spending import FeatureRelease

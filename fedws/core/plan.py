@@ -23,15 +23,11 @@ from pydantic import (
 from fedws.core import addresses
 from fedws.core.errors import UsageError
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYTES
-from fedws.core.task_settings import Count as Count
 from fedws.core.task_settings import DecayFactor
 from fedws.core.task_settings import EvalSettings as EvalSettings
 from fedws.core.task_settings import TrainSettings as TrainSettings
 from fedws.core.untrusted_text import to_printable
-from fedws.core.validation import NonNegative, Positive
-
-NODE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-NodeId = Annotated[str, Field(pattern=NODE_ID_PATTERN)]
+from fedws.core.validation import Count, NodeId, NonNegative, Positive
 
 
 def _iter_strings(value: Any) -> Iterator[str]:

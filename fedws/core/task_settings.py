@@ -4,9 +4,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from fedws.core.validation import Positive
+from fedws.core.validation import Count, Positive
 
-Count = Annotated[int, Field(ge=1)]
 DecayFactor = Annotated[float, Field(gt=0, le=1)]
 UNLIMITED_BATCHES = 2**31
 """Number of batches that stands for no limit."""

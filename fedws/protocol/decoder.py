@@ -11,11 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fedws.core.errors import ProtocolError
+from fedws.core.limits import MAX_HEADER_BYTES
 from fedws.core.tensors import DTYPES
 from fedws.protocol.encoder import FRAGMENT_BYTES, MAGIC, PREFIX, PROTOCOL_VERSION, STORE_TRANSFER
 from fedws.protocol.header import (
     ALIGNMENT_BYTES,
-    MAX_HEADER,
     Header,
     TensorRow,
     check_key_count,
@@ -184,8 +184,8 @@ class Decoder:
         _, version, length = PREFIX.unpack_from(head)
         if version != PROTOCOL_VERSION:
             raise ProtocolError(f"protocol version {version}; this node speaks version {PROTOCOL_VERSION}")
-        if length > MAX_HEADER:
-            raise ProtocolError(f"header of {length} bytes; at most {MAX_HEADER}")
+        if length > MAX_HEADER_BYTES:
+            raise ProtocolError(f"header of {length} bytes; at most {MAX_HEADER_BYTES}")
         wanted = PREFIX.size + length
         wanted += -wanted % ALIGNMENT_BYTES
         if wanted > self._max_bytes:

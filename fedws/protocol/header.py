@@ -14,7 +14,6 @@ from fedws.core.untrusted_text import get_error_text, to_printable
 from fedws.protocol.messages import MESSAGE_TYPES, Digest
 
 ALIGNMENT_BYTES = 64
-MAX_HEADER, MAX_TENSORS = MAX_HEADER_BYTES, MAX_MESSAGE_TENSORS
 MAX_NAME_CHARS = 256
 MAX_DIMENSIONS = 16
 MAX_DEPTH = 16
@@ -48,7 +47,7 @@ class Header(BaseModel):
 
     type: str
     fields: dict[str, Any]  # JSON, see _level
-    tensors: Annotated[list[TensorRow], Field(max_length=MAX_TENSORS), FailFast()]
+    tensors: Annotated[list[TensorRow], Field(max_length=MAX_MESSAGE_TENSORS), FailFast()]
     transfer: Annotated[str, Field(max_length=64)]
     digest: Digest | None
     offset: Annotated[int, Field(ge=0, lt=2**48)]
@@ -66,7 +65,7 @@ def parse_header(data: bytes) -> Header:
     try:
         # Passed over first, which makes nothing: an array is made as long as it says before its elements are there,
         # and a thousand in each other could all say so of the same bytes.
-        look = msgpack.Unpacker(read_size=1, max_buffer_size=MAX_HEADER)
+        look = msgpack.Unpacker(read_size=1, max_buffer_size=MAX_HEADER_BYTES)
         look.feed(data)
         look.skip()
         found = msgpack.unpackb(data, strict_map_key=True, ext_hook=_reject_extension)

@@ -22,12 +22,12 @@ from fedws.core.limits import (
 )
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import to_printable
+from fedws.core.validation import Count
 
 Hex32Bytes = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A nonce or a proof: 32 bytes as hexadecimal digits."""
 Signature = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
 """An Ed25519 signature: 64 bytes as hexadecimal digits, or empty."""
-Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Identifier = Annotated[str, Field(max_length=64)]
 PrintableText = Annotated[str, AfterValidator(to_printable)]

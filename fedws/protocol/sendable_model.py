@@ -8,11 +8,10 @@ from pydantic import ValidationError
 from torch.nn.parameter import is_lazy
 
 from fedws.core.errors import ProtocolError, UsageError
+from fedws.core.limits import MAX_HEADER_BYTES, MAX_MESSAGE_TENSORS
 from fedws.core.tensors import Tensors
 from fedws.protocol.encoder import build_tensor_row, explain_unsupported_tensor
 from fedws.protocol.header import (
-    MAX_HEADER,
-    MAX_TENSORS,
     TensorRow,
     check_tensor_table,
     describe_schema_error,
@@ -55,8 +54,8 @@ def check_sendable(spec: str, module: torch.nn.Module) -> None:
 
 def check_fits_message(spec: str, tensors: Tensors) -> None:
     """Raise UsageError if one message of a run with that model cannot hold ``tensors``, whatever its size in bytes."""
-    if len(tensors) > MAX_TENSORS:
-        what = f"model {spec}: {len(tensors)} tensors cannot travel: a message holds at most {MAX_TENSORS}"
+    if len(tensors) > MAX_MESSAGE_TENSORS:
+        what = f"model {spec}: {len(tensors)} tensors cannot travel: a message holds at most {MAX_MESSAGE_TENSORS}"
         raise UsageError(f"{what}; stack some of them into one")
     for name, tensor in tensors.items():
         why, remedy = explain_unsupported_tensor(tensor)
@@ -74,10 +73,10 @@ def check_fits_message(spec: str, tensors: Tensors) -> None:
     except ProtocolError as error:
         raise UsageError(f"model {spec} cannot travel: {error}; rename or reshape the tensor") from None
     size = len(pack_header({"tensors": rows}))
-    if size > MAX_HEADER - RESERVED_HEADER_BYTES:
+    if size > MAX_HEADER_BYTES - RESERVED_HEADER_BYTES:
         what = f"model {spec}: the names, dtypes and shapes of its {len(rows)} tensors take {size} bytes"
         raise UsageError(
-            f"{what}, and a message has at most {MAX_HEADER - RESERVED_HEADER_BYTES} for them; use shorter names or fewer tensors"
+            f"{what}, and a message has at most {MAX_HEADER_BYTES - RESERVED_HEADER_BYTES} for them; use shorter names or fewer tensors"
         )
 
 

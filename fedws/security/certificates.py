@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import NODE_ID_PATTERN
+from fedws.core.validation import NODE_ID_PATTERN
 
 CA_DAYS, NODE_DAYS = 3650, 365
 _MAX_CLOCK_SKEW = datetime.timedelta(hours=1)  # devices' clocks differ

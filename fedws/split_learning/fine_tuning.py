@@ -7,9 +7,9 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import nn
 
 from fedws.core.errors import TaskError
-from fedws.core.task_settings import UNLIMITED_BATCHES, Count, TrainSettings, omit_unset_drop_last
+from fedws.core.task_settings import UNLIMITED_BATCHES, TrainSettings, omit_unset_drop_last
 from fedws.core.tensors import Tensors, copy_to_cpu, find_nonfinite
-from fedws.core.validation import Positive
+from fedws.core.validation import Count, Positive
 from fedws.split_learning.extraction import Digest, ExtractSettings
 from fedws.training import local, task_context
 

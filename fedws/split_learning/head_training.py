@@ -7,9 +7,8 @@ from pydantic import Field
 
 from fedws.core import registry, seeds
 from fedws.core.errors import TaskCancelled, TaskError
-from fedws.core.task_settings import Count
 from fedws.core.tensors import Tensors, copy_to_cpu
-from fedws.core.validation import Positive
+from fedws.core.validation import Count, Positive
 from fedws.data.nested_tensors import describe_type
 from fedws.privacy import randomized_labels
 from fedws.split_learning.extraction import SplitSettings

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import Count
+from fedws.core.validation import Count
 from fedws.protocol.answer_size import compute_body_size
 from fedws.protocol.messages import Json
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from random import Random
 
-from fedws.core.plan import Count
 from fedws.core.registry import register
+from fedws.core.validation import Count
 from fedws.scheduling.base import WorkerInfo
 
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedws.core.plan import Count
 from fedws.core.registry import register
+from fedws.core.validation import Count
 from fedws.scheduling.base import WorkerInfo
 
 

@@ -19,8 +19,10 @@ from fedws.algorithms.fedsgd import send_gradient
 from fedws.coordinator.listener import REPLACED_REASON, duplicate_node_reason
 from fedws.core import registry, seeds
 from fedws.core.errors import ProtocolError, TaskError
-from fedws.core.plan import NODE_ID_PATTERN, EvalSettings, TrainSettings
+from fedws.core.limits import MAX_HEADER_BYTES, MAX_MESSAGE_TENSORS
+from fedws.core.plan import EvalSettings, TrainSettings
 from fedws.core.tensors import DTYPES
+from fedws.core.validation import NODE_ID_PATTERN, Count
 from fedws.data.samples import ImageDataset
 from fedws.network import admission, liveness
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
@@ -38,16 +40,13 @@ from fedws.protocol.header import (
     ALIGNMENT_BYTES,
     MAX_DEPTH,
     MAX_DIMENSIONS,
-    MAX_HEADER,
     MAX_NAME_CHARS,
-    MAX_TENSORS,
     Header,
     TensorRow,
 )
 from fedws.protocol.messages import (
     MESSAGE_TYPES,
     Challenge,
-    Count,
     DatasetName,
     Hello,
     Hex32Bytes,
@@ -122,8 +121,8 @@ def hexdump(data: bytes) -> str:
 def test_the_numbers() -> None:
     limits = {row["limit"]: int(row["value"]) for row in table(section("Limits"), "limit")}
     assert list(limits.values()) == [
-        MAX_HEADER,
-        MAX_TENSORS,
+        MAX_HEADER_BYTES,
+        MAX_MESSAGE_TENSORS,
         MAX_NAME_CHARS,
         MAX_DIMENSIONS,
         MAX_DEPTH,

@@ -6,7 +6,7 @@ import torch
 from fedws.algorithms.fedsgd import FedSGD
 from fedws.core import registry
 from fedws.core.errors import ProtocolError
-from fedws.core.limits import CHUNK_BYTES
+from fedws.core.limits import CHUNK_BYTES, MAX_HEADER_BYTES
 from fedws.core.plan import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.network.body_transfer import BodyTransfers
@@ -18,7 +18,7 @@ from fedws.protocol.answer_size import (
     compute_tensors_size,
 )
 from fedws.protocol.encoder import MAGIC, PREFIX, PROTOCOL_VERSION, encode_message
-from fedws.protocol.header import MAX_HEADER, pack_header
+from fedws.protocol.header import pack_header
 from fedws.protocol.messages import TaskRequest, TaskResult
 
 SMALL = {"w": torch.ones(10)}
@@ -52,7 +52,7 @@ def test_it_is_what_the_largest_open_request_can_produce_and_a_fixed_rest() -> N
     assert compute_max_answer_size([order(100), order(5000), order()]) == ANSWER_SLACK_BYTES + 5000
     assert compute_max_answer_size([order(5000, answer=0)]) == ANSWER_SLACK_BYTES, "a score has no tensors"
     assert compute_max_answer_size([order(0, answer=2**40)]) == ANSWER_SLACK_BYTES + 2**40
-    assert PREFIX.size + MAX_HEADER + 64 < ANSWER_SLACK_BYTES, "any header is taken"
+    assert PREFIX.size + MAX_HEADER_BYTES + 64 < ANSWER_SLACK_BYTES, "any header is taken"
 
 
 def test_a_body_is_counted_as_it_is_sent() -> None:

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedws.core.errors import MessageTooLarge, ProtocolError, UsageError
-from fedws.core.limits import MAX_CLASSES, MAX_EXAMPLES, MessageLimits
+from fedws.core.limits import MAX_CLASSES, MAX_EXAMPLES, MAX_HEADER_BYTES, MessageLimits
 from fedws.core.tensors import DTYPE_NAMES, DTYPES
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import FRAGMENT_BYTES, encode_message
-from fedws.protocol.header import MAX_HEADER, explain_invalid_name
+from fedws.protocol.header import explain_invalid_name
 from fedws.protocol.messages import (
     MESSAGE_TYPES,
     Challenge,
@@ -831,4 +831,4 @@ def test_every_bit_of_a_message_may_flip() -> None:
         for bit in range(8):
             data = bytearray(whole)
             data[place] ^= 1 << bit
-            check(bytes(data), MAX_HEADER)
+            check(bytes(data), MAX_HEADER_BYTES)

@@ -12,11 +12,11 @@ import fedws
 from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.core.limits import MAX_HEADER_BYTES
 from fedws.core.plan import build_plan
 from fedws.protocol import sendable_model
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.header import MAX_HEADER
 from fedws.protocol.messages import TaskRequest
 from fedws.scheduling.base import TaskSpec
 from fedws.simulation.plans import build_plans
@@ -204,7 +204,7 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
     tensors = {f"{number:0100}": torch.zeros(1) for number in range(most)}
     settings = {f"setting {number}": "x" * 400 for number in range(30)}
     order = TaskRequest(request_id="1", worker="a" * 64, round=1, task="t", settings=settings, tensors=tensors)
-    assert MAX_HEADER - 2**13 < len(encode_message(order).head) <= MAX_HEADER
+    assert MAX_HEADER_BYTES - 2**13 < len(encode_message(order).head) <= MAX_HEADER_BYTES
 
 
 # --------------------------------------------------------------------------- what algorithms add
@@ -241,7 +241,9 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
 
 
 def test_several_extractors_must_travel_together(model: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sendable_model, "MAX_TENSORS", 9)  # four of the model, and two of each further extractor
+    monkeypatch.setattr(
+        sendable_model, "MAX_MESSAGE_TENSORS", 9
+    )  # four of the model, and two of each further extractor
     spec = model(nn.Sequential(nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 10), nn.LogSoftmax(1)))
     settings = {**SETTINGS, "model": spec}
     prepare_run(build_plan({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))
