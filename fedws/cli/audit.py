@@ -10,11 +10,11 @@ from fedws.cli.parser import Parser
 
 _COLUMN_TITLES = {
     "time": "time (UTC)",
-    "coordinator": "asked by",
+    "coordinator": "coordinator",
     "task": "task",
     "model": "model",
-    "data": "left",
-    "bytes": "bytes",
+    "payload": "payload",
+    "num_bytes": "bytes",
     "epsilon": "epsilon",
 }
 _MIN_TERMINAL_COLUMNS = 80
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         for line in audit_log.read_entries(path):
             print(_format_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
-                print(f"{'':15}{to_printable(str(line.get('answer')), 8)}: {to_printable(str(line['reason']), 300)}")
+                print(f"{'':15}{to_printable(str(line.get('outcome')), 8)}: {to_printable(str(line['reason']), 300)}")
             if line is not None and line.get("privacy", "") not in ("", told):  # it is the same for all of a run
                 told = line["privacy"]
                 print(f"{'':15}{to_printable(str(told), 300)}")
@@ -95,7 +95,7 @@ def _format_row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
         text = _format_cell(line, key)
         if len(text) > width:
             text = text[:width] if key == "time" else f"{text[: width - 1]}~"
-        cells.append(text.rjust(width) if key == "bytes" else text.ljust(width))
+        cells.append(text.rjust(width) if key == "num_bytes" else text.ljust(width))
     return " ".join(cells).rstrip()
 
 
@@ -103,8 +103,8 @@ def _format_cell(line: Mapping[str, object], key: str) -> str:
     from fedws.core.errors import to_printable
 
     text = "" if line.get(key) is None else to_printable(str(line[key]))
-    if key == "epsilon" and not text and line.get("data") == "features":
+    if key == "epsilon" and not text and line.get("payload") == "features":
         return "none"
-    if key == "data" and line.get("again"):
-        return f"{text} again"
+    if key == "payload" and line.get("resent"):
+        return f"{text} resent"
     return text[5:19].replace("T", " ") if key == "time" and text[10:11] == "T" else text  # months to seconds

@@ -35,9 +35,9 @@ def build_audit_entry(
     resent: bool = False,
 ) -> AuditEntry:
     """Return the line for an ``answer`` of ``num_bytes`` bytes; ``feature_release`` are what it holds."""
-    data, epsilon = "reason", None
+    payload, epsilon = "reason", None
     if isinstance(answer, TaskResult):
-        data = "numbers" if not answer.tensors else "tensors" if feature_release is None else "features"
+        payload = "metrics" if not answer.tensors else "tensors" if feature_release is None else "features"
         epsilon = feature_release.record_epsilon if feature_release is not None else None
     return AuditEntry(
         time=current_timestamp(),
@@ -48,8 +48,8 @@ def build_audit_entry(
         round=request.round,
         task=to_printable(request.task, 64),
         model=to_printable(str(request.settings.get("model", "")), 64),
-        outcome="report" if isinstance(answer, TaskResult) else answer.kind,
-        payload=data,
+        outcome="result" if isinstance(answer, TaskResult) else answer.kind,
+        payload=payload,
         num_bytes=num_bytes,
         epsilon=epsilon,
         upload_id=context.upload_id,

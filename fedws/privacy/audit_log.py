@@ -29,6 +29,8 @@ from fedws.privacy.usage_counts import COUNTING_PERIOD, CountedAs, UsageCounts
 
 GENESIS_HASH = "0" * 64
 """What the first line is bound to."""
+OLD_FORMAT = "its lines have the format of an older fedws; read it with that version"
+"""Why a log cannot be used whose lines have other keys. None of them is skipped: they count for the limits."""
 _HEAD_BYTES = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
 
 
@@ -47,9 +49,9 @@ class AuditEntry:
     task: str
     model: str
     outcome: str
-    """``report``, ``refused`` or ``failed``."""
+    """``result``, ``refused`` or ``failed``."""
     payload: str
-    """What kind of data left: ``tensors`` or ``features`` (with numbers), ``numbers``, or no more than a ``reason``."""
+    """What kind of data left: ``tensors`` or ``features`` (with metrics), ``metrics``, or no more than a ``reason``."""
     num_bytes: int
     """Of the answer, with what frames it but the transport's own."""
     upload_id: str = ""
@@ -61,13 +63,13 @@ class AuditEntry:
     privacy: str = ""
     """Of features, in words: what was spent for each of them, for a label, and for the record."""
     resent: bool = False
-    """Whether it is a report that was sent before, on a link that was lost; it does not count a second time."""
+    """Whether it is a result that was sent before, on a link that was lost; it does not count a second time."""
     dataset: str = ""
     """Name of the data set that the node holds."""
     peer: str = ""
     """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
     counted_as: CountedAs = ""
-    """What it counts as for ``rounds_per_day``: an answer to a ``request``, a part of an ``upload_id``, or nothing."""
+    """What it counts as for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
 
 
 class AuditLog:
@@ -89,7 +91,7 @@ class AuditLog:
         except OSError as error:
             why = error.strerror or error
             raise UsageError(
-                f"the audit log {path} cannot be gone on with ({why}); name another with --audit, or move it away"
+                f"the audit log {path} cannot be continued ({why}); name another with --audit, or move it away"
             ) from None
 
     def lock(self) -> AbstractContextManager[object]:
@@ -100,7 +102,7 @@ class AuditLog:
         """Write a line; when this returns it is on the disk. Raises OSError."""
         with self._lock:
             end = _find_end(self.path)
-            line = {"number": end.num_lines + 1, **asdict(entry), "before": end.last_hash}
+            line = {"number": end.num_lines + 1, **asdict(entry), "prev_hash": end.last_hash}
             line = {key: to_printable(value) if isinstance(value, str) else value for key, value in line.items()}
             line["hash"] = _line_hash(line)
             data = _encode_line(line)
@@ -139,6 +141,7 @@ class AuditLog:
                 self._bytes_read += len(text)
                 line = _decode_line(text)
                 if line is not None:
+                    _check_format(line)  # skipped, it would free what it counts
                     self._counts.add(line)
 
 
@@ -173,7 +176,10 @@ def read_entries(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, 
             if max_bytes <= 0:
                 return
             max_bytes -= len(text)
-            yield _decode_line(text)
+            line = _decode_line(text)
+            if line is not None:
+                _check_format(line)
+            yield line
 
 
 def verify_log(path: Path) -> tuple[LogHead, list[str]]:
@@ -195,7 +201,7 @@ def verify_log(path: Path) -> tuple[LogHead, list[str]]:
         number = end.num_lines + 1
         if line is None or line.get("hash") != _line_hash(line):
             problems.append(f"line {number} was edited")
-        elif line.get("before") != (end.last_hash or line.get("before")) or line.get("number") != number:
+        elif line.get("prev_hash") != (end.last_hash or line.get("prev_hash")) or line.get("number") != number:
             problems.append(f"line {number} does not follow the line before it: one was removed, added or moved")
         end = LogHead(
             number, str(line.get("hash")) if line is not None else "", end.num_bytes
@@ -232,6 +238,12 @@ def _decode_line(data: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) and _encode_line(line) == data else None
 
 
+def _check_format(line: Mapping[str, Any]) -> None:
+    """Raise OSError for a line whose keys are those of an older version."""
+    if "before" in line and "prev_hash" not in line:
+        raise OSError(OLD_FORMAT)
+
+
 def _find_end(path: Path) -> LogHead:
     """Where the log ends: as its head says, or behind that, where a node was killed before the head could say so.
 
@@ -244,7 +256,7 @@ def _find_end(path: Path) -> LogHead:
         file.seek(end.num_bytes)
         for text in file:
             line = _decode_line(text)
-            if line is None or line.get("hash") != _line_hash(line) or line.get("before") != end.last_hash:
+            if line is None or line.get("hash") != _line_hash(line) or line.get("prev_hash") != end.last_hash:
                 break
             end = LogHead(end.num_lines + 1, str(line["hash"]), end.num_bytes + len(text))
     return end
@@ -257,12 +269,14 @@ def _head_path(path: Path) -> Path:
 def _read_head(path: Path) -> LogHead:
     try:
         found = json.loads(_head_path(path).read_text(encoding="ascii"))
-        head = LogHead(found["lines"], found["hash"], found["size"])
+        if found.keys() == {"lines", "hash", "size"}:
+            raise OSError(OLD_FORMAT)
+        head = LogHead(found["num_lines"], found["last_hash"], found["num_bytes"])
         if type(head.num_lines) is int and type(head.num_bytes) is int and 0 <= head.num_lines <= head.num_bytes:
             return head
     except FileNotFoundError:
         raise OSError(f"{_head_path(path).name} is missing") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     raise OSError(f"{_head_path(path).name} is damaged")
 

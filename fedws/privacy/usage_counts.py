@@ -8,7 +8,7 @@ CountedAs = Literal["", "request", "upload"]
 """What a line counts as for a day's limit: nothing, a request of its own, or a part of the run's upload."""
 COUNTING_PERIOD = timedelta(days=1)
 _COUNTED_AS_BY_PAYLOAD: dict[str, CountedAs] = {"tensors": "request", "features": "upload"}
-"""What a line of an earlier version counts as, by the data that left: such a line does not state it."""
+"""What a line of an earlier version counts as, by its payload: such a line does not state it."""
 
 
 class SentUpload(NamedTuple):
@@ -39,8 +39,8 @@ class UsageCounts:
             key, latest = (str(line["node"]), what), (now + COUNTING_PERIOD).isoformat()
             possible = [it for it in (time, self._latest_times.get(key, "")) if it and it <= latest]
             self._latest_times[key] = max(possible, default=time)
-        if line.get("data") == "features":
-            known = (str(line.get(key, "")) for key in ("node", "dataset", "peer", "upload"))
+        if line.get("payload") == "features":
+            known = (str(line.get(key, "")) for key in ("node", "dataset", "peer", "upload_id"))
             self._uploads.add(SentUpload(*known))
 
     def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
@@ -81,18 +81,18 @@ def _line_time(line: Mapping[str, Any]) -> str:
 
 def counting_key(line: Mapping[str, Any]) -> str:
     """Return what is the same in all lines that count once; empty for a line that does not count."""
-    counts = line.get("counts", _COUNTED_AS_BY_PAYLOAD.get(str(line.get("data")), ""))
-    if line.get("again"):
+    counted_as = line.get("counted_as", _COUNTED_AS_BY_PAYLOAD.get(str(line.get("payload")), ""))
+    if line.get("resent"):
         return ""
-    if counts == "upload":
-        return upload_key(str(line.get("upload")))
-    return f"number {line.get('number')}" if counts == "request" else ""
+    if counted_as == "upload":
+        return upload_key(str(line.get("upload_id")))
+    return f"number {line.get('number')}" if counted_as == "request" else ""
 
 
 def upload_key(upload_id: str) -> str:
     """Return what the lines of that upload count as.
 
-    >>> upload("a5")
+    >>> upload_key("a5")
     'upload a5'
     """
     return f"upload {upload_id}"

@@ -36,10 +36,10 @@ def test_an_audit_log_is_printed_verified_and_its_edits_found(given: Processes) 
     ended_well(given.fork("run", *dialling(urls), *SHORT[2:], "--training-rounds", "3"))
     path = given.folder / "state" / "fedws" / "audit" / "alice.jsonl"
     heading, *rows = ended_well(given.fork("audit", "alice")).lines
-    assert heading.split() == ["time", "(UTC)", "asked", "by", "task", "model", "left", "bytes", "epsilon"]
+    assert heading.split() == ["time", "(UTC)", "coordinator", "task", "model", "payload", "bytes", "epsilon"]
     assert len(rows) == 3 and all(len(row) <= 80 for row in (heading, *rows))
     assert all(re.search(r"coordinator fedavg\.fit +\S+ +tensors +\d{4,}$", row) for row in rows)
-    assert all(" numbers " in row for row in ended_well(given.fork("audit", "testing")).lines[1:])
+    assert all(" metrics " in row for row in ended_well(given.fork("audit", "testing")).lines[1:])
     (line,) = ended_well(given.fork("audit", "alice", "--verify")).lines
     assert re.fullmatch(rf"{path}: 3 lines, whole; the last one's hash is [0-9a-f]{{64}}", line)
 
@@ -66,10 +66,10 @@ def test_an_audit_log_is_printed_verified_and_its_edits_found(given: Processes) 
         assert check.errors == []
     path.write_bytes(one)
     cut = given.fork("worker", *identity("alice"), *DIGITS)
-    assert_one_line(cut, "the audit log .*alice.jsonl cannot be gone on with .lines are missing at its end.; name", 2)
+    assert_one_line(cut, "the audit log .*alice.jsonl cannot be continued .lines are missing at its end.; name", 2)
 
 
 def test_a_node_whose_log_cannot_be_written_does_not_start(given: Processes) -> None:
     (given.folder / "file").write_text("")
     node = given.fork("worker", *identity("alice"), *DIGITS, "--audit", "file/log")
-    assert_one_line(node, r"the audit log file/log cannot be gone on with \(.+\); name another with --audit", 2)
+    assert_one_line(node, r"the audit log file/log cannot be continued \(.+\); name another with --audit", 2)

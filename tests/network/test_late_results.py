@@ -63,8 +63,8 @@ async def test_it_is_sent_on_the_next_link(scheme: str, tmp_path: Path) -> None:
         report = await channel.receive()
         assert isinstance(report, TaskResult) and report.metrics == {"times": 1}, report
         await channel.close()
-    lines = [(line["answer"], line["counts"], line["again"]) for line in read_entries(log) if line]
-    assert lines == [("report", "request", False), ("report", "", True)]
+    lines = [(line["outcome"], line["counted_as"], line["resent"]) for line in read_entries(log) if line]
+    assert lines == [("result", "request", False), ("result", "", True)]
 
 
 async def test_a_node_that_ends_in_between_can_be_served_again() -> None:

@@ -109,7 +109,7 @@ async def answer(channel: Channel, order: TaskRequest) -> TaskResult:
 
 def lines(log: Path) -> list[tuple[str, bool]]:
     """What each line of an audit log says left, and whether it had left before."""
-    return [(line["data"], line["again"]) for line in audit_log.read_entries(log) if line is not None]
+    return [(line["payload"], line["resent"]) for line in audit_log.read_entries(log) if line is not None]
 
 
 async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_thief_finds_nothing_of_the_run_before(tmp_path: Path) -> None:
 
 
 async def test_every_send_is_a_line_of_the_audit_log_and_counts_once(tmp_path: Path) -> None:
-    async with alice(tmp_path, rounds_per_day=1) as (url, task, log):
+    async with alice(tmp_path, max_answers_per_day=1) as (url, task, log):
         async with link(url, VICTIM) as (channel, _):
             first = await answer(channel, request("1"))
         for number in ("2", "3"):
@@ -216,7 +216,7 @@ async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_nod
         held.opened.set()
         async with welcomed(url, THIEF, run="beef") as (channel, _):
             await answer(channel, request("3"))
-    assert [(line["run"], line["order"]) for line in audit_log.read_entries(log) if line] == [
+    assert [(line["run"], line["request_id"]) for line in audit_log.read_entries(log) if line] == [
         ("cafe", "1"),
         ("cafe", "2"),
         ("beef", "3"),
@@ -226,7 +226,7 @@ async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_nod
 async def test_a_repeated_answer_that_is_cut_off_is_repeated_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with alice(tmp_path, rounds_per_day=1) as (url, task, log):
+    async with alice(tmp_path, max_answers_per_day=1) as (url, task, log):
         held = await cut_off(url, monkeypatch)
         held.opened.set()
         async with welcomed(url, VICTIM) as (channel, _):
@@ -250,7 +250,7 @@ async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp
             failure = await channel.receive()
             assert isinstance(failure, TaskFailure) and failure.code == "permanent"
     last = [line for line in audit_log.read_entries(log) if line][-1]
-    assert (last["answer"], last["order"], last["reason"]) == ("refused", "2", failure.reason[:200])
+    assert (last["outcome"], last["request_id"], last["reason"]) == ("refused", "2", failure.reason[:200])
 
 
 @virtual

@@ -38,13 +38,13 @@ def entry(number: int = 1, **changes: Any) -> AuditEntry:
         "node": "alice",
         "coordinator": "coordinator",
         "run": "12345678",
-        "order": f"{number}/alice",
+        "request_id": f"{number}/alice",
         "round": number,
         "task": "fedavg.fit",
         "model": "mlp",
-        "answer": "report",
-        "data": "tensors",
-        "bytes": 1000 + number,
+        "outcome": "result",
+        "payload": "tensors",
+        "num_bytes": 1000 + number,
     }
     return AuditEntry(**{**given, **changes})
 
@@ -85,9 +85,9 @@ def test_a_line_is_bounded_whatever_others_write_into_a_request(tmp_path: Path) 
 
 def test_a_line_says_who_asked_what_and_what_left(tmp_path: Path) -> None:
     first, second = (line for line in read_entries(log(tmp_path, 2)) if line is not None)
-    assert list(first) == ["number", *AuditEntry.__dataclass_fields__, "before", "hash"]
-    assert (first["number"], first["before"], first["bytes"], first["epsilon"]) == (1, GENESIS_HASH, 1001, None)
-    assert (second["number"], second["before"]) == (2, first["hash"])
+    assert list(first) == ["number", *AuditEntry.__dataclass_fields__, "prev_hash", "hash"]
+    assert (first["number"], first["prev_hash"], first["num_bytes"], first["epsilon"]) == (1, GENESIS_HASH, 1001, None)
+    assert (second["number"], second["prev_hash"]) == (2, first["hash"])
 
 
 def test_a_whole_log_is_whole_and_goes_on_after_a_new_start(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_lines_missing_at_the_end_are_counted(whole: tuple[bytes, bytes], put: P
 def test_a_line_that_shows_a_reader_another_value_was_edited(whole: tuple[bytes, bytes], put: Put) -> None:
     """To programs it reads the same, of which the last of two keys holds; the order of keys is no matter either."""
     lines = whole[0].splitlines(keepends=True)
-    double = [lines[0].replace(b'"bytes": 1001', b'"bytes": 1, "bytes": 1001'), *lines[1:]]
+    double = [lines[0].replace(b'"num_bytes": 1001', b'"num_bytes": 1, "num_bytes": 1001'), *lines[1:]]
     assert json.loads(double[0]) == json.loads(lines[0])
     assert put(double) == ["line 1 was edited"]
     turned = json.dumps(dict(reversed(json.loads(lines[0]).items()))).encode() + b"\n"
@@ -242,7 +242,7 @@ def test_lines_added_at_the_end_are_noticed_though_they_fit(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b"[]", b"null", b'{"lines": "5", "hash": "", "size": 1}', b"\xff", b"[" * 9999]
+    "text", [b"", b"{}", b"[]", b"null", b'{"num_lines": "5", "last_hash": "", "num_bytes": 1}', b"\xff", b"[" * 9999]
 )
 def test_a_spoilt_head_is_told_and_never_begun_anew(text: bytes, tmp_path: Path) -> None:
     path = log(tmp_path)
@@ -263,7 +263,7 @@ def test_a_log_without_its_head_is_not_written_over(tmp_path: Path) -> None:
     before = path.read_bytes()
     head(path).unlink()
     assert problems(path) == ["alice.jsonl.head is missing"]
-    with pytest.raises(UsageError, match=r"cannot be gone on with \(alice\.jsonl\.head is missing\); name"):
+    with pytest.raises(UsageError, match=r"cannot be continued \(alice\.jsonl\.head is missing\); name"):
         AuditLog(path)
     with pytest.raises(OSError, match="is missing"):
         kept.append(entry(6))
@@ -283,6 +283,59 @@ def test_a_log_that_was_cut_is_not_gone_on_with(removed: bool, tmp_path: Path) -
     with pytest.raises(OSError, match="lines are missing"):
         kept.append(entry(6))
     assert path.read_bytes() == cut
+
+
+OLD_KEYS = {
+    "request_id": "order",
+    "outcome": "answer",
+    "payload": "data",
+    "num_bytes": "bytes",
+    "upload_id": "upload",
+    "resent": "again",
+    "counted_as": "counts",
+    "prev_hash": "before",
+}
+
+
+def old_lines(number: int) -> bytes:
+    """Lines as earlier versions wrote them."""
+    text, last = b"", GENESIS_HASH
+    for each in range(1, number + 1):
+        now = {"number": each, **entry(each, upload_id="a5", payload="features").__dict__, "prev_hash": last}
+        line = {OLD_KEYS.get(key, key): value for key, value in now.items()}
+        line["hash"] = last = audit_log._line_hash(line)
+        text += audit_log._encode_line(line)
+    return text
+
+
+OLD = r"its lines have the format of an older fedws; read it with that version"
+
+
+def test_a_log_of_an_earlier_version_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its lines, uploads that have left would not count any more."""
+    path, text = tmp_path / "alice.jsonl", old_lines(3)
+    path.write_bytes(text)
+    end = {"lines": 3, "hash": json.loads(text.splitlines()[-1])["hash"], "size": len(text)}
+    head(path).write_text(json.dumps(end).ljust(159) + "\n")
+    with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be continued \({OLD}\); name another with --"):
+        AuditLog(path)
+    for verify in (False, True):
+        with pytest.raises(UsageError, match=rf"^{path} cannot be read: {OLD}$"):
+            command.main(argparse.Namespace(node=str(path), verify=verify))
+    assert capsys.readouterr().out == ""
+    assert path.read_bytes() == text
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_line_of_an_earlier_version_is_not_skipped_where_lines_are_counted(first: bool, tmp_path: Path) -> None:
+    """Whatever wrote it there, with a head that fits."""
+    path = log(tmp_path, 0 if first else 2)
+    text = path.read_bytes() + old_lines(1)
+    path.write_bytes(text)
+    audit_log._write_head(path, audit_log.LogHead(3, json.loads(text.splitlines()[-1])["hash"], len(text)))
+    for counted in (AuditLog(path).answer_ages, lambda name: AuditLog(path).sent_upload_ids(name, "mnist", "")):
+        with pytest.raises(OSError, match=OLD):
+            counted("alice")
 
 
 # --------------------------------------------------------------------------- a node that was killed
@@ -384,19 +437,19 @@ def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
     answers = [node.execute(order(task)) for task in [*TASKS, "unknown"]]
     lines = [line for line in read_entries(path) if line is not None]
-    assert [(line["task"], line["answer"], line["data"]) for line in lines] == [
-        ("trains", "report", "tensors"),
-        ("scores", "report", "numbers"),
+    assert [(line["task"], line["outcome"], line["payload"]) for line in lines] == [
+        ("trains", "result", "tensors"),
+        ("scores", "result", "metrics"),
         ("will_not", "refused", "reason"),
         ("cannot", "failed", "reason"),
         ("stopped", "failed", "reason"),
         ("odd", "failed", "reason"),
         ("unknown", "refused", "reason"),
     ]
-    assert [line["bytes"] for line in lines] == [encode_message(answer).size for answer in answers]
+    assert [line["num_bytes"] for line in lines] == [encode_message(answer).size for answer in answers]
     first = lines[0]
     assert (first["node"], first["coordinator"], first["run"]) == ("alice", "coordinator", "01234567")
-    assert (first["order"], first["round"], first["model"], first["epsilon"]) == ("1/alice", 7, "mlp", None)
+    assert (first["request_id"], first["round"], first["model"], first["epsilon"]) == ("1/alice", 7, "mlp", None)
     assert problems(path) == []
 
 
@@ -416,7 +469,7 @@ def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tm
     answer = node.execute(order("trains"), MessageLimits(size - 1, peer="the coordinator"))
     assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
     assert answer.reason.startswith(f"its report has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
-    assert [line["data"] for line in read_entries(path) if line is not None] == ["tensors", "tensors", "reason"]
+    assert [line["payload"] for line in read_entries(path) if line is not None] == ["tensors", "tensors", "reason"]
 
 
 def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +477,7 @@ def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", lambda file: None)
     written = AuditLog(tmp_path / "alice.jsonl")
     for number in range(1, 1001):
-        written.append(entry(number, data="features", upload=f"{number % 3}", reason="\u2603" * 500))
+        written.append(entry(number, payload="features", upload_id=f"{number % 3}", reason="\u2603" * 500))
     assert written.path.stat().st_size > 3_000_000
     found = AuditLog(written.path)
     tracemalloc.start()
@@ -433,14 +486,14 @@ def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pyt
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:
         tracemalloc.stop()
-    written.append(entry(1001, data="features", upload="more"))
+    written.append(entry(1001, payload="features", upload_id="more"))
     assert found.sent_upload_ids("alice", "mnist", "") == {"0", "1", "2", "more"}
 
 
 def test_the_parts_of_an_upload_count_once_however_many_leave() -> None:
     """A coordinator may request one part as often as it likes, and what counts is looked through at each request."""
     counts = UsageCounts(track_recent=True)
-    line = {"node": "alice", "counts": "upload", "upload": "a5", "data": "features"}
+    line = {"node": "alice", "counted_as": "upload", "upload_id": "a5", "payload": "features"}
     tracemalloc.start()
     try:
         for number in range(2000):
@@ -501,7 +554,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "log", tmp_path):
-        with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be gone on with \(.+\); name another"):
+        with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be continued \(.+\); name another"):
             AuditLog(path)
 
 
@@ -515,13 +568,13 @@ def table(*lines: Mapping[str, object], most: int = 80) -> list[str]:
 
 def test_a_row_is_as_wide_as_what_is_in_it() -> None:
     heading, row = table({**entry(3).__dict__, "epsilon": 0.5})
-    assert heading.split() == ["time", "(UTC)", "asked", "by", "task", "model", "left", "bytes", "epsilon"]
+    assert heading.split() == ["time", "(UTC)", "coordinator", "task", "model", "payload", "bytes", "epsilon"]
     assert row.split() == ["11-21", "10:00:03", "coordinator", "fedavg.fit", "mlp", "tensors", "1003", "0.5"]
-    assert [heading.index(title) for title in ("asked", "task", "model")] == [15, 27, 38]
+    assert [heading.index(title) for title in ("coordinator", "task", "model")] == [15, 27, 38]
 
 
 def test_a_row_tells_a_report_that_was_sent_again() -> None:
-    assert " tensors again " in table({**entry(3).__dict__, "again": True})[1]
+    assert " tensors resent " in table({**entry(3).__dict__, "resent": True})[1]
 
 
 def test_a_row_is_no_wider_than_a_terminal() -> None:
@@ -537,7 +590,13 @@ def test_a_row_is_no_wider_than_a_terminal() -> None:
 
 def test_no_tasks_name_is_cut_at_80_columns() -> None:
     """Of those that ship, in the longest lines that they leave."""
-    features = {**entry(3).__dict__, "model": "mnist_cnn", "data": "features", "bytes": 4_194_304, "epsilon": 5764.0}
+    features = {
+        **entry(3).__dict__,
+        "model": "mnist_cnn",
+        "payload": "features",
+        "num_bytes": 4_194_304,
+        "epsilon": 5764.0,
+    }
     for name in registry.list_pieces("task"):
         heading, row = table({**features, "task": name})
         assert len(heading) <= 80 and len(row) <= 80
@@ -558,9 +617,9 @@ def test_what_features_spent_is_told_below_the_first_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And that there is no bound, which is not the same as nothing to bound."""
-    log, features = AuditLog(tmp_path / "log"), {"data": "features", "task": "mistnet.upload"}
+    log, features = AuditLog(tmp_path / "log"), {"payload": "features", "task": "mistnet.upload"}
     told = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
-    log.append(entry(data="numbers"))
+    log.append(entry(payload="metrics"))
     for number in (2, 3):
         log.append(entry(number, **features, privacy=told))
     assert command.main(argparse.Namespace(node=str(log.path), verify=False)) == 0

@@ -44,7 +44,7 @@ def told(answer: TaskResult | TaskFailure) -> str:
 
 @pytest.mark.parametrize("name", ["alice", "ali\u200dce"])
 def test_rounds_of_a_node_whose_name_is_not_printable_count(name: str, tmp_path: Path) -> None:
-    worker = node(tmp_path, name=name, rounds_per_day=1)
+    worker = node(tmp_path, name=name, max_answers_per_day=1)
     assert [told(worker.execute(order(number))) for number in (1, 2)] == ["sent", "refused later"]
 
 
@@ -72,7 +72,7 @@ def test_a_clock_that_is_set_back_frees_no_round(
     back: float, again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By more than a day, the clock was wrong before, and would else keep the node from answering for as long."""
-    worker = node(tmp_path, rounds_per_day=1)
+    worker = node(tmp_path, max_answers_per_day=1)
     assert told(worker.execute(order(1))) == "sent"
 
     class Earlier(datetime):
@@ -100,7 +100,7 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
         both.wait(60)
         return workspace.build_result(order, {"loss": 1.0}, TENSORS if features else None)
 
-    policy: dict[str, Any] = {} if features else {"rounds_per_day": 1}
+    policy: dict[str, Any] = {} if features else {"max_answers_per_day": 1}
     workers, found = [node(tmp_path, task, **policy) for _ in range(2)], []
     for number, worker in enumerate(workers):
         worker.start_run(RunClaim(f"{number}", "lab"))
@@ -110,21 +110,21 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
     for thread in threads:
         thread.join()
     assert sorted(found) == ["refused permanent" if features else "refused later", "sent"]
-    lines = {line["answer"]: (line["counts"], line["data"]) for line in read_entries(tmp_path / "log") if line}
+    lines = {line["outcome"]: (line["counted_as"], line["payload"]) for line in read_entries(tmp_path / "log") if line}
     assert lines == {
-        "report": ("upload", "features") if features else ("request", "numbers"),
+        "result": ("upload", "features") if features else ("request", "metrics"),
         "refused": ("", "reason"),
     }
 
 
 def test_without_a_limit_for_a_day_nothing_is_kept_for_one(tmp_path: Path) -> None:
     """A coordinator may ask any number of times, and nothing would delete what was kept."""
-    line = {"number": 1, "node": "alice", "time": datetime.now(UTC).isoformat(), "counts": "request"}
+    line = {"number": 1, "node": "alice", "time": datetime.now(UTC).isoformat(), "counted_as": "request"}
     endless, limited = UsageCounts(), UsageCounts(track_recent=True)
     for number in range(10):
         for kept in (endless, limited):
             kept.add({**line, "number": number})
-            kept.add({**line, "counts": "upload", "upload": "a5"})
+            kept.add({**line, "counted_as": "upload", "upload_id": "a5"})
             kept.add({**line, "number": 90 + number, "time": (datetime.now(UTC) - timedelta(days=3)).isoformat()})
     assert not endless._latest_times
     assert len(limited._latest_times) == 11, "all parts of an upload are one"
