@@ -25,7 +25,7 @@ def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
     shared = ["--dataset", cell.dataset, "--plugin", PLUGIN]
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy, nodes = Path(folder) / "policy.toml", {}
-        policy.write_text("uploads = 99\n", encoding="utf-8")  # of all cells, which share the nodes' audit logs
+        policy.write_text("max_uploads = 99\n", encoding="utf-8")  # of all cells, which share the nodes' audit logs
         for number, name in enumerate(WORKERS):
             share = ["--partition", cell.partition, "--share", f"{number}/{len(WORKERS)}"]
             place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", cell.data_dir, "--policy", str(policy)]

@@ -21,7 +21,7 @@ def _peak(pretrained: str, records: int) -> int:
     shared = ["--dataset", f"noise:samples={records}", "--plugin", PLUGIN]
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy = Path(folder) / "policy.toml"
-        policy.write_text('features = "floats"\nlabels = "clear"\nuploads = 99\n', encoding="utf-8")
+        policy.write_text('encodings = "floats"\nlabels = "clear"\nmax_uploads = 99\n', encoding="utf-8")
         place = ["--host", "127.0.0.1", "--port", "0", "--digits", "0-9", "--policy", str(policy)]
         node = crew.start("alice", "run_websocket_server.py", "--id", "alice", *place, *shared)
         _, found = node.wait_for(r"serving.*(ws://\S+)", PATIENCE)

@@ -73,7 +73,7 @@ class Worker:
         send_error_details: bool = False,
     ) -> None:
         if policy.max_answers_per_day is not None and audit_log is None:
-            raise UsageError("rounds_per_day of a policy is counted in the audit log; name one with audit")
+            raise UsageError("max_answers_per_day of a policy is counted in the audit log; name one with audit")
         try:
             map_style.check_dataset(data)
             if len(data) and not isinstance(data, samples.SampleSubset):  # a part is of a data set that was checked

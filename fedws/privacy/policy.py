@@ -44,7 +44,7 @@ class Policy(BaseModel):
     tasks: NamePatterns = ("*",)
     models: Annotated[NamePatterns, AfterValidator(_check_model_patterns)] = ("*",)
     max_epochs: Annotated[int, Field(ge=1)] | None = None
-    """At most so many passes over the data in one order."""
+    """At most so many passes over the data in one request."""
     max_parameters: Annotated[int, Field(ge=1)] = 100_000_000
     """Most elements of a model's parameters and buffers together."""
     max_batch_size: Annotated[int, Field(ge=1)] = 1024
@@ -52,7 +52,7 @@ class Policy(BaseModel):
     max_answers_per_day: Annotated[int, Field(ge=1)] | None = None
     """Answers of this node that depend on its samples, in 24 hours, over all runs; one a round, if all goes well.
 
-    Updates, scores and failures of tasks that had read samples are counted one by one, since it is the coordinator that
+    Updates, evaluations and failures of tasks that had read samples are counted one by one, since it is the coordinator that
     numbers the rounds. Features are sent in many answers but noised once a run, so those of a run count once.
     """
     max_uploads: Annotated[int, Field(ge=1)] = 1
@@ -67,7 +67,7 @@ class Policy(BaseModel):
     encodings: NamePatterns = ("bits", "sue", "oue")
     """Encodings in which features may leave. By default those of one noisy bit; any other must be named."""
     max_epsilon: PositiveFloat = 8.0
-    """At most so much for each feature value, where the encoding has noise; one without is named in ``features``."""
+    """At most so much for each feature value, where the encoding has noise; one without is named in ``encodings``."""
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 1e-5
     """At most so much for all values of a record."""
     labels: Literal["randomised", "clear"] = "randomised"
@@ -84,7 +84,7 @@ class Policy(BaseModel):
         *,
         num_uploads: int = 0,
     ) -> None:
-        """Check an order before anything is computed. Raises TaskError with the reason, as RetryLater.
+        """Check a request before anything is computed. Raises TaskError with the reason, as RetryLater.
 
         ``num_examples`` is the number of samples. ``answer_ages`` is what counts for the day's limit (see
         :meth:`fedws.privacy.audit_log.AuditLog.answer_ages`), and ``num_uploads`` the number of uploads that left: both
@@ -110,7 +110,7 @@ class Policy(BaseModel):
         if traits.releases == "features" and num_uploads >= self.max_uploads:
             what = f"the uploads that the policy here allows for a coordinator, {self.max_uploads}, have left"
             why = "one more has new noise on the same samples, and could be averaged with them"
-            raise TaskError(f"{what}: {why}; to allow it, set uploads = {num_uploads + 1} in the node's --policy")
+            raise TaskError(f"{what}: {why}; to allow it, set max_uploads = {num_uploads + 1} in the node's --policy")
         self._check_daily_limit(answer_ages)
 
     def _check_names(self, request: TaskRequest, traits: TaskTraits) -> None:
@@ -122,7 +122,7 @@ class Policy(BaseModel):
             what = f"the policy here does not name the task {name}, which no pattern allows"
             raise TaskError(f'{what}; to allow it, set tasks = ["*", "{name}"] in the node\'s --policy')
         if self.models != ("*",) and not _matches_any(self.models, model.partition(":")[0].partition(",")[0].strip()):
-            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of an order that names none'}")
+            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of a request that names none'}")
 
     def _check_min_samples(self, request: TaskRequest, num_examples: int, traits: TaskTraits) -> None:
         """Raise TaskError where a number could be of fewer samples than ``min_samples``."""
@@ -136,34 +136,36 @@ class Policy(BaseModel):
         )
         if fewest < self.min_samples:
             how = "use a larger --batch-size, or more batches"
-            raise TaskError(f"{what}; those of this order may be of {fewest}: {how}")
+            raise TaskError(f"{what}; those of this request may be of {fewest}: {how}")
 
     def check_model_size(self, model: str, num_values: int) -> None:
         """Check a model's number of parameters and buffers' elements before it is built. Raises TaskError."""
         if num_values > self.max_parameters:
             what = f"the policy here allows {self.max_parameters:,} parameters of a model, and {model[:64]} has {num_values:,}"
-            raise TaskError(f"{what}; the node's owner can allow more: parameters in its policy")
+            raise TaskError(f"{what}; the node's owner can allow more: max_parameters in its policy")
 
     def check_batch_size(self, batch_size: int, num_examples: int) -> None:
         """Check the size of a training's batches on ``num_examples`` samples before any is made. Raises TaskError."""
         largest = min(batch_size, num_examples)
         if largest > self.max_batch_size:
             what = f"the policy here allows {self.max_batch_size:,} samples in a batch, not {largest:,}"
-            raise TaskError(f"{what}; use a smaller --batch-size, or let the node's owner set batch_size in its policy")
+            raise TaskError(
+                f"{what}; use a smaller --batch-size, or let the node's owner set max_batch_size in its policy"
+            )
 
     def _check_daily_limit(self, answer_ages: Mapping[str, float]) -> None:
         most = self.max_answers_per_day
         if most is not None and len(answer_ages) >= most:
             oldest = sorted(answer_ages.values(), reverse=True)  # so many of them must be older than a day
             wait = max(0.0, COUNTING_PERIOD_SECONDS - oldest[len(answer_ages) - most])
-            what = f"the rounds a day that the policy here allows, {most}, are used up"
+            what = f"the answers a day that the policy here allows, {most}, are used up"
             raise RetryLater(f"{what}; the next one is allowed in {format_duration(wait)}", wait)
 
     def check_features(self, feature_release: FeatureRelease) -> None:
-        """Hold features against it, before they are computed. Raises TaskError with the reason."""
+        """Check features before they are computed. Raises TaskError with the reason."""
         if not _matches_any(self.encodings, feature_release.encoding):
             allowed = ", ".join(self.encodings) or "none"
-            what = f"features encoded as {feature_release.encoding[:64]}; its key features: {allowed}"
+            what = f"features encoded as {feature_release.encoding[:64]}; its key encodings: {allowed}"
             raise TaskError(f"the policy here does not allow {what}")
         if feature_release.label_epsilon is None and self.labels != "clear":
             raise TaskError("the policy here lets no clear labels leave; its key labels: randomised")
@@ -181,14 +183,14 @@ class Policy(BaseModel):
     def check_result(
         self, result: TaskResult, feature_release: FeatureRelease | None = None, releases: ReleaseKind = "update"
     ) -> None:
-        """Check a report before it leaves, as a second defence; ``feature_release`` are what it holds.
+        """Check a result before it leaves, as a second defence; ``feature_release`` are what it holds.
 
-        Raises TaskError, also when the report holds what its task is not registered to release.
+        Raises TaskError, also when the result holds what its task is not registered to release.
         """
         if result.tensors and (releases == "metrics" or (releases == "features" and feature_release is None)):
-            raise TaskError(f"the task is registered to release {releases}, and its report holds other tensors")
+            raise TaskError(f"the task is registered to release {releases}, and its result holds other tensors")
         if feature_release is not None and releases != "features":
-            raise TaskError(f"the task is registered to release {releases}, and its report holds features")
+            raise TaskError(f"the task is registered to release {releases}, and its result holds features")
         if result.tensors and feature_release is None and not self.allow_updates:
             raise TaskError("the policy here lets no plain tensors leave")
         behind = result.metrics.get("samples", result.num_examples)

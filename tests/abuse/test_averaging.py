@@ -21,7 +21,7 @@ from tests.helpers.mistnet_requests import extraction, order, part, strategy
 
 WHY = (
     "the uploads that the policy here allows for a coordinator, 1, have left: one more has new noise on the same "
-    "samples, and could be averaged with them; to allow it, set uploads = 2 in the node's --policy"
+    "samples, and could be averaged with them; to allow it, set max_uploads = 2 in the node's --policy"
 )
 
 
@@ -63,7 +63,7 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
     if log:
         assert upload(node(tmp_path), "fourth") == REFUSED, "also after a new start"
         assert WHY in [line["reason"] for line in read_entries(tmp_path / "log") if line], "what to do is not cut off"
-        left = {line["upload"] for line in read_entries(tmp_path / "log") if line and line["data"] == "features"}
+        left = {line["upload_id"] for line in read_entries(tmp_path / "log") if line and line["payload"] == "features"}
         assert len(left) == 1
 
 
@@ -97,7 +97,7 @@ def test_features_of_two_runs_that_were_made_first_leave_once(tmp_path: Path) ->
 
 
 def test_the_owner_can_allow_more(tmp_path: Path) -> None:
-    worker = node(tmp_path, uploads=2)
+    worker = node(tmp_path, max_uploads=2)
     assert [upload(worker, run) for run in ("first", "second")] == 2 * ["sent"]
     assert upload(worker, "third") == REFUSED.replace("coordinator, 1,", "coordinator, 2,").replace("= 2", "= 3")
 
@@ -129,7 +129,7 @@ def test_new_noise_for_a_run_whose_noise_is_lost_counts_as_another_upload(tmp_pa
 def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coordinator(tmp_path: Path) -> None:
     assert upload(node(tmp_path), "first") == "sent"
     new, old = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "old")
-    kept = [field for field in fields(AuditEntry) if field.name not in ("dataset", "peer", "counts", "again")]
+    kept = [field for field in fields(AuditEntry) if field.name not in ("dataset", "peer", "counted_as", "resent")]
     earlier: Any = make_dataclass("Earlier", [(field.name, Any) for field in kept])
     for line in read_entries(new.path):
         assert line is not None

@@ -59,21 +59,21 @@ def told(answer: TaskResult | TaskFailure) -> Any:
 def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: dict[str, Any], tmp_path: Path) -> None:
     """The request failed for a label beyond the outputs, and was refused for any other: 30 labels in 104 requests."""
     data = Few()
-    node = worker(data, tmp_path, samples=25)
+    node = worker(data, tmp_path, min_samples=25)
     answers = {told(node.execute(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
     used = size["batch_size"] * size["batches"]
-    how = f"those of this order may be of {used}: use a larger --batch-size, or more batches"
+    how = f"those of this request may be of {used}: use a larger --batch-size, or more batches"
     assert answers == {("refused", f"the policy here requires 25 samples behind a number; {how}", "permanent")}
     assert data.read == 0, "nothing was computed"
 
 
 def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -> None:
     """Whether all labels are below some number is a bit; a day has as many of them as rounds."""
-    node = worker(Few(), tmp_path, samples=25, rounds_per_day=4)
+    node = worker(Few(), tmp_path, min_samples=25, max_answers_per_day=4)
     answers = [told(node.execute(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
     assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
     assert [answer[2] for answer in answers[4:]] == 2 * ["later"]
-    counted = [line["counts"] for line in read_entries(tmp_path / "log") if line is not None]
+    counted = [line["counted_as"] for line in read_entries(tmp_path / "log") if line is not None]
     assert counted == 4 * ["request"] + 2 * [""]
 
 
@@ -105,11 +105,15 @@ def test_no_error_of_a_sample_reaches_the_coordinator(
     assert told(node.execute(gradient(1, 10, task))) == UNIFORM
     assert caplog.messages, "the node's own log has it"
     (line,) = read_entries(tmp_path / "log")
-    assert line is not None and (line["data"], line["reason"], line["counts"]) == ("reason", UNIFORM[1], "request")
+    assert line is not None and (line["payload"], line["reason"], line["counted_as"]) == (
+        "reason",
+        UNIFORM[1],
+        "request",
+    )
 
 
 def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path: Path) -> None:
-    node = worker(Few(), tmp_path, rounds_per_day=1)
+    node = worker(Few(), tmp_path, max_answers_per_day=1)
     for asked, why in (
         (gradient(1, 10, loss="none"), "unknown loss 'none'"),
         (gradient(2, 10, "fedavg.fit", optimizer="none"), "unknown optimizer 'none'"),
@@ -119,7 +123,7 @@ def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path
     ):
         answer = node.execute(asked)
         assert isinstance(answer, TaskFailure) and answer.reason.startswith(why), answer
-    assert [line["counts"] for line in read_entries(tmp_path / "log") if line] == 5 * [""]
+    assert [line["counted_as"] for line in read_entries(tmp_path / "log") if line] == 5 * [""]
 
 
 def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -
         return workspace.build_result(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
 
     tasks = {"upload": upload, "fedsgd.gradient": registry.find_piece("task", "fedsgd.gradient")}
-    node = worker(Few(), tmp_path, tasks, rounds_per_day=2)
+    node = worker(Few(), tmp_path, tasks, max_answers_per_day=2)
     sent = [told(node.execute(gradient(number, 10, "upload"))) for number in (1, 2)]
     failed = [told(node.execute(gradient(number, 5))) for number in (3, 4, 5)]
     assert sent == 2 * ["a report"] and failed[0] == UNIFORM

@@ -57,18 +57,18 @@ def search(worker: Worker, steps: int) -> tuple[float, list[TaskResult | TaskFai
 
 def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None:
     """784 pixels of one picture were read in 9,460 requests, of any number that was answered."""
-    found, answers = search(node(tmp_path, rounds_per_day=3), 12)
+    found, answers = search(node(tmp_path, max_answers_per_day=3), 12)
     assert [isinstance(answer, TaskResult) for answer in answers] == 3 * [True] + 9 * [False]
     assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"later"}
     assert abs(found - 0.7) > 0.01, "three bits of it"
-    assert [line["counts"] for line in read_entries(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
-    again = node(tmp_path, rounds_per_day=3).execute(brighter(99, 0.5))
+    assert [line["counted_as"] for line in read_entries(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
+    again = node(tmp_path, max_answers_per_day=3).execute(brighter(99, 0.5))
     assert isinstance(again, TaskFailure) and again.code == "later", "also after a new start"
 
 
 def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
     """What the page says that the owner of an evaluator gives away, also with a policy that wants many samples."""
-    found, _ = search(node(tmp_path, samples=40), 20)
+    found, _ = search(node(tmp_path, min_samples=40), 20)
     assert abs(found - 0.7) < 1e-5
 
 
@@ -86,7 +86,7 @@ def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
 def test_a_histogram_with_a_cell_of_too_few_samples_does_not_leave(
     samples: int, threshold: float, histogram: Any, tmp_path: Path
 ) -> None:
-    answer = node(tmp_path, samples=samples).execute(brighter(1, threshold))
+    answer = node(tmp_path, min_samples=samples).execute(brighter(1, threshold))
     assert isinstance(answer, TaskResult) and answer.metrics["histogram"] == histogram
     assert answer.metrics["samples"] == 40 and answer.metrics["correct"] is not None
 
@@ -114,7 +114,7 @@ def test_one_score_tells_digits_of_one_sample_where_the_model_ignores_the_others
     }
     settings = {"model": mlp, "loss": "nll", "dataset": "pictures"}
     asked = TaskRequest(request_id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
-    answer = node(tmp_path, samples=40).execute(asked)
+    answer = node(tmp_path, min_samples=40).execute(asked)
     assert isinstance(answer, TaskResult)
     assert abs(answer.metrics["loss"] * 40 / 1e8 + 0.6 - 0.7) < 1e-5
 

@@ -57,11 +57,11 @@ def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
     """One upload leaves a node for a coordinator, also after the node has ended; the refusal tells what to do."""
     run = ("--strategy", "mistnet:pretrain_epochs=1", "--server-epochs", "1")
     for number, policy in enumerate(((), (), ("--policy", "policy.toml"))):
-        (given.folder / "policy.toml").write_text("uploads = 2\n")
+        (given.folder / "policy.toml").write_text("max_uploads = 2\n")
         urls = given.nodes(*DIGITS, *policy, nodes=("alice",))
         process = given.fork("run", *dialling(urls), *DIGITS, *run, "--run-dir", f"run{number}")
         if number == 1:
-            assert_one_line(process, "alice: refused its order: .* set uploads = 2 in the node's --policy", 1)
+            assert_one_line(process, "alice: refused its order: .* set max_uploads = 2 in the node's --policy", 1)
         else:
             ended_well(process)
 
@@ -74,7 +74,7 @@ def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
 
 
 def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Processes) -> None:
-    (given.folder / "policy.toml").write_text("epsilon = 1.0\n")
+    (given.folder / "policy.toml").write_text("max_epsilon = 1.0\n")
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
     run = given.fork("run", *dialling(urls), *MISTNET, "--strategy", "mistnet:pretrain_epochs=1")
     why = "alice: refused its order: the policy here allows epsilon up to 1, not 2"

@@ -77,10 +77,10 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
 
 def test_nodes_have_their_owners_policy(processes: Processes) -> None:
     """The three with data; what cannot be allowed is said by the first of them that ends."""
-    (processes.folder / "policy.toml").write_text("epsilon = 'much'\n")
+    (processes.folder / "policy.toml").write_text("max_epsilon = 'much'\n")
     command = processes.fork("nodes", *processes.tiny(), "--first-port", "0", "--policy", "policy.toml")
     assert command.end(SECONDS) == 1, command.everything
-    assert any("--policy policy.toml: epsilon: " in line for line in command.errors), command.everything
+    assert any("--policy policy.toml: max_epsilon: " in line for line in command.errors), command.everything
     assert not any(line.startswith("testing ") and "--policy" in line for line in command.lines)
 
 

@@ -57,7 +57,7 @@ async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: st
             await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
     assert str(error.value).endswith(f"alice: refused its order: {reason}"), "at the first refusal"
     lines = [line for line in read_entries(tmp_path / "log") if line is not None]
-    assert [(line["answer"], line["data"]) for line in lines] == [("refused", "reason")]
+    assert [(line["outcome"], line["payload"]) for line in lines] == [("refused", "reason")]
     assert verify_log(tmp_path / "log")[1] == []
 
 
@@ -72,7 +72,7 @@ async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None
 
 async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     """A policy that fits, on workers and evaluator; their logs hold each answer, and what left."""
-    shared: dict[str, Any] = {"models": ("points_*",), "epochs": 1, "samples": 40}
+    shared: dict[str, Any] = {"models": ("points_*",), "max_epochs": 1, "min_samples": 40}
     policies = {
         "alice": Policy(tasks=("*.fit",), max_answers_per_day=2, **shared),
         "testing": Policy(tasks=("evaluate",), max_answers_per_day=4, **shared),
@@ -80,14 +80,14 @@ async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     logs = {name: tmp_path / f"{name}.jsonl" for name in policies}
     async with served(*(node(name, policies[name], log) for name, log in logs.items())) as urls:
         await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
-    left = {name: [(line["task"], line["data"]) for line in read_entries(log) if line] for name, log in logs.items()}
+    left = {name: [(line["task"], line["payload"]) for line in read_entries(log) if line] for name, log in logs.items()}
     assert left["alice"] == 2 * [("fedavg.fit", "tensors")]
-    assert left["testing"] == 4 * [("evaluate", "numbers")], "of alice's model and the federated one, in two rounds"
+    assert left["testing"] == 4 * [("evaluate", "metrics")], "of alice's model and the federated one, in two rounds"
     for line in read_entries(logs["alice"]):
         assert line is not None
         assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")
-        assert (line["peer"], line["dataset"], line["counts"]) == ("", "points", "request"), "nothing proves the id"
-        assert line["bytes"] > 4 * 50, "ten neurons of four weights and a bias, in float32"
+        assert (line["peer"], line["dataset"], line["counted_as"]) == ("", "points", "request"), "nothing proves the id"
+        assert line["num_bytes"] > 4 * 50, "ten neurons of four weights and a bias, in float32"
     assert all(verify_log(log)[1] == [] for log in logs.values())
 
 
@@ -96,7 +96,7 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
 ) -> None:
     """The refusal states when the next round is allowed: no strike, and no request before."""
     caplog.set_level(logging.INFO, "fedws")
-    why = "the rounds a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
+    why = "the answers a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
     line = f"alice gets no request for 24 h: it refused its order: {why}"
     async with served(node("alice", Policy(max_answers_per_day=3), tmp_path / "log")) as urls:
         await fedws.run(run_dir=tmp_path / "one", credentials=KEY, **settings(urls))
@@ -109,7 +109,7 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
         assert not second.done() and caplog.messages.count(line) == 1
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-    assert [entry["data"] for entry in read_entries(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
+    assert [entry["payload"] for entry in read_entries(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
 
 
 async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) -> None:

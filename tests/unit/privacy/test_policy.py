@@ -66,16 +66,16 @@ def test_every_key_can_be_written(tmp_path: Path) -> None:
 coordinators = ["coordinator", "lab-*"]
 tasks = ["*.fit", "evaluate"]
 models = ["mnist_cnn"]
-epochs = 2
-rounds_per_day = 100
-samples = 50
-updates = false
-uploads = 3
-features = ["floats", "bits"]
-epsilon = 1
-delta = 1e-6
+max_epochs = 2
+max_answers_per_day = 100
+min_samples = 50
+allow_updates = false
+max_uploads = 3
+encodings = ["floats", "bits"]
+max_epsilon = 1
+max_delta = 1e-6
 labels = "clear"
-label_epsilon = inf
+max_label_epsilon = inf
 """
     assert load_policy(written(tmp_path, text)) == Policy(
         coordinators=("coordinator", "lab-*"),
@@ -112,12 +112,12 @@ BAD = {
     "unknown key": ("task = ['*']", "task: there is no such setting"),
     "wrong type": ("tasks = 3", "tasks: .*, not 3"),
     "wrong inner type": ("tasks = [1]", "tasks.0: .*, not 1"),
-    "number as text": ("epochs = '2'", "epochs: .*, not '2'"),
-    "no rounds": ("rounds_per_day = 0", "rounds_per_day: .*, not 0"),
-    "less than none": ("samples = -1", "samples: .*, not -1"),
-    "a number for yes": ("updates = 1", "updates: .*, not 1"),
-    "half": ("epochs = 1.5", "epochs: .*, not 1.5"),
-    "syntax": ("epochs = = 1", ".*line 1"),
+    "number as text": ("max_epochs = '2'", "max_epochs: .*, not '2'"),
+    "no rounds": ("max_answers_per_day = 0", "max_answers_per_day: .*, not 0"),
+    "less than none": ("min_samples = -1", "min_samples: .*, not -1"),
+    "a number for yes": ("allow_updates = 1", "allow_updates: .*, not 1"),
+    "half": ("max_epochs = 1.5", "max_epochs: .*, not 1.5"),
+    "syntax": ("max_epochs = = 1", ".*line 1"),
     "no text": ("\udcff", ""),
 }
 
@@ -230,7 +230,7 @@ def test_updates() -> None:
 def test_rounds() -> None:
     policy = Policy(max_answers_per_day=3)
     policy.check_request(order(), 1, left(2))
-    used = "the rounds a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
+    used = "the answers a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
     assert refusal(policy, order(), 1, 3) == used
 
 
@@ -317,7 +317,7 @@ def test_what_a_task_would_send_is_held_against_it_too() -> None:
         node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=policy)
         answer = node.execute(order("peek"))
         assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
-        assert answer.reason == "the task is registered to release metrics, and its report holds other tensors"
+        assert answer.reason == "the task is registered to release metrics, and its result holds other tensors"
     assert task.times == 2
 
 
@@ -358,11 +358,11 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
     again = worker(Policy(max_answers_per_day=3), task, AuditLog(path))
     again.start_run(RunClaim("second"))
     refused = again.execute(order(number=9))
-    assert isinstance(refused, TaskFailure) and "rounds a day" in refused.reason, (
+    assert isinstance(refused, TaskFailure) and "answers a day" in refused.reason, (
         "also after a new start, in another run"
     )
     assert task.times == 3
-    assert [line["data"] for line in read_entries(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
+    assert [line["payload"] for line in read_entries(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
 
 
 def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Path) -> None:
@@ -371,11 +371,11 @@ def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Pa
 
     def entry(hours: float, data: str) -> AuditEntry:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
-        fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
+        fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "request_id", "task", "model"), "x")
         counts: Any = "request" if data == "tensors" else ""
-        return AuditEntry(**fixed, time=time, round=1, outcome="report", payload=data, num_bytes=1, counted_as=counts)
+        return AuditEntry(**fixed, time=time, round=1, outcome="result", payload=data, num_bytes=1, counted_as=counts)
 
-    for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "numbers"), (0, "tensors")):
+    for hours, data in ((30, "tensors"), (24.1, "tensors"), (23.9, "tensors"), (1, "metrics"), (0, "tensors")):
         log.append(entry(hours, data))
     assert len(log.answer_ages("x")) == 2
     assert len(log.answer_ages("y")) == 0, "another node, in the same log"
@@ -389,8 +389,8 @@ def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Pa
 def test_lines_of_the_future_count_from_now_for_a_day_and_the_newest_line_gives_the_age(tmp_path: Path) -> None:
     """The clock was ahead when they were written, and is right again; by more than a day, they do not count."""
     log, now = AuditLog(tmp_path / "audit.jsonl"), datetime.now(UTC)
-    fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "order", "task", "model"), "x")
-    fixed |= {"round": 1, "answer": "report", "bytes": 1}
+    fixed: dict[str, Any] = dict.fromkeys(("node", "coordinator", "run", "request_id", "task", "model"), "x")
+    fixed |= {"round": 1, "outcome": "result", "num_bytes": 1}
     lines = ((5, ""), (-48, ""), (-0.01, ""), (3, "u"), (1, "u"), (-48, "u"), (0.5, "u"), (1, "v"), (-2, "v"))
     for hours, upload in lines:
         time = (now - timedelta(hours=hours)).isoformat(timespec="milliseconds")
@@ -402,7 +402,7 @@ def test_lines_of_the_future_count_from_now_for_a_day_and_the_newest_line_gives_
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
-    with pytest.raises(UsageError, match="rounds_per_day of a policy is counted in the audit log"):
+    with pytest.raises(UsageError, match="max_answers_per_day of a policy is counted in the audit log"):
         worker(Policy(max_answers_per_day=3), Training())
 
 
@@ -484,9 +484,9 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
     assert [ask("first", number) for number in (1, 2, 3)] == 3 * ["sent"]
     assert (
         ask("first", 4, "floats")
-        == "the policy here does not allow features encoded as floats; its key features: bits, sue, oue"
+        == "the policy here does not allow features encoded as floats; its key encodings: bits, sue, oue"
     )
     assert ask("second", 1) == "sent"
     assert "are used up; the next one is allowed in" in ask("third", 1)
-    left = [(line["data"], line["epsilon"]) for line in read_entries(path) if line]
+    left = [(line["payload"], line["epsilon"]) for line in read_entries(path) if line]
     assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]

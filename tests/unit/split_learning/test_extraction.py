@@ -186,7 +186,7 @@ def test_records_beyond_the_last_are_refused(first: int, count: int, tmp_path: P
 
 def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None:
     node = worker(tmp_path)
-    refused, allowed = "the policy here does not allow features encoded as", "its key features: bits, sue, oue"
+    refused, allowed = "the policy here does not allow features encoded as", "its key encodings: bits, sue, oue"
     assert reason(node.execute(extraction(encoding="floats"))) == f"{refused} floats; {allowed}"
     assert reason(node.execute(extraction(encoding="clear_bits"))) == f"{refused} clear_bits; {allowed}"
     assert (
