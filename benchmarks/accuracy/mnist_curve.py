@@ -42,10 +42,10 @@ def curve(settings: Settings, seed: int) -> list[float]:
         job = Job(crew, settings.data_dir, evaluator=True, coordinator_flags=["--seed", str(seed)])
         client = job.coordinate()
         client.finish(LIMIT)
-        scores = {(record["round"], record["model"]): record for record in job.records("score")}
-        held = json.loads((job.run_dir / "workers.json").read_text(encoding="utf-8"))
+        scores = {(record["round"], record["model"]): record for record in job.records("evaluation")}
+        held = json.loads((job.run_dir / "worker_labels.json").read_text(encoding="utf-8"))
     for worker in WORKERS:
-        histogram = scores[1, worker]["histogram"]
+        histogram = scores[1, worker]["predicted_label_counts"]
         if sum(histogram[label] for label in held[worker]) != sum(histogram):
             raise RuntimeError(f"seed {seed}: after round 1 {worker} predicts {histogram}, but holds {held[worker]}")
     return [100 * scores[round, "federated"]["accuracy"] for round in SCORED]

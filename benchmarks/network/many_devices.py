@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
     count, rounds = (20, 3) if settings.quick else (COUNT, ROUNDS)
     print(f"devices: {count} devices that train nothing, mnist_cnn, {MODEL_BYTES:,} bytes, {rounds} rounds")
     rows = [run(way, count, rounds) for way in WAYS]
-    head = ["way", "s a round", "slowest", "answered", "linked MB", "end MB", "broker MB", "disturbed"]
+    head = ["way", "s a round", "slowest", "results", "linked MB", "end MB", "broker MB", "disturbed"]
     print(table(head, rows))
 
 
@@ -65,7 +65,7 @@ def run(name: str, count: int, rounds: int) -> list[object]:
             name,
             measured.seconds,
             f"{max(seconds):.1f}",
-            f"{sum(record['answered'] for record in records)} of {count * rounds}",
+            f"{sum(record['num_results'] for record in records)} of {count * rounds}",
             f"{linked / 1e6:.0f}",
             f"{child.peak / 1e6:.0f}",
             f"{way.between.peak / 1e6:.0f}" if way.between is not None else "",

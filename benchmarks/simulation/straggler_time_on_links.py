@@ -78,8 +78,6 @@ def serve(crew: Crew, data_dir: Path) -> tuple[list[str], str]:
 def reached(metrics: Path, target: float) -> float:
     """Seconds of all versions up to the first that scored at least ``target``."""
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    scores = [record for record in records if record["kind"] == "score" and record["accuracy"] >= target]
-    first = min(record["version"] for record in scores)
-    return math.fsum(
-        record["seconds"] for record in records if record["kind"] == "round" and record["version"] <= first
-    )
+    scores = [record for record in records if record["kind"] == "evaluation" and record["accuracy"] >= target]
+    first = min(record["round"] for record in scores)
+    return math.fsum(record["seconds"] for record in records if record["kind"] == "round" and record["round"] <= first)

@@ -100,7 +100,7 @@ def tell(cut: str, pictures: Coco128, file: Path, record: Path) -> None:
         loss, precision = score(pictures, model, place)
         print(f"  {what:<46}{loss:>7.2f}  {100 * precision:>5.2f} %")
     print("The last row is scored on the pictures it learned from: it does not tell how the model does on others.")
-    spent = FeatureRelease(ENCODING, last["epsilon"], last["label_epsilon"], last["features"])
+    spent = FeatureRelease(ENCODING, last["epsilon"], last["label_epsilon"], last["num_features"])
     flipped = 1 / (1 + math.exp(last["epsilon"]))
     received, sent = (sum(line[f"bytes_{way}"] for line in rounds) / 1e6 for way in ("received", "sent"))
     print(f"\nCut after {cut}. From the edges came {received:.2f} MB, to them went {sent:.2f} MB.")

@@ -20,7 +20,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.recording import curves, stored_records
 
     records = curves.read_records(arguments.run)
-    groups, _ = stored_records.load_worker_labels(arguments.run / "workers.json")
+    groups, _ = stored_records.load_worker_labels(arguments.run / "worker_labels.json")
     path = arguments.output or arguments.run / "curves.png"
     try:
         curves.draw_curves(records, groups, path, _title(arguments.run))

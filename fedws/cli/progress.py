@@ -6,8 +6,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_log import Record
-from fedws.recording.score_lines import FEDERATED_MODEL
 
 
 class ProgressBar:

@@ -119,8 +119,8 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     from fedws.core.registry import load_plugin
     from fedws.core.resume_rules import merge_settings
     from fedws.data import loading
+    from fedws.recording.evaluation_lines import format_loss
     from fedws.recording.run_directory import finished_rounds, load_plan_settings
-    from fedws.recording.score_lines import format_loss
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))

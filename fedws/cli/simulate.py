@@ -118,9 +118,9 @@ def main(arguments: argparse.Namespace) -> int:
         directory = create_unique_directory("simulate")
 
     def tell(record: Record, now: float) -> None:
-        if record["kind"] == "score":
+        if record["kind"] == "evaluation":
             accuracy = report.format_percent(record["accuracy"])
-            tqdm.write(f"{report.format_clock_time(now):>10}  version {record['version']:<6} {accuracy:>9}")
+            tqdm.write(f"{report.format_clock_time(now):>10}  version {record['round']:<6} {accuracy:>9}")
 
     outcomes = []
     for plan in wanted:

@@ -16,8 +16,8 @@ from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_log import RunLog, log
-from fedws.recording.score_lines import FEDERATED_MODEL
 from fedws.scheduling.base import Scheduler
 from fedws.scheduling.events import Event, RoundTimeout, WorkerConnected
 from fedws.scheduling.participants import build_rejection
@@ -83,7 +83,7 @@ class Driver(Generic[S]):
             else:
                 self.version = self._scheduler.version(checkpoint.state)
                 self.model = self._scheduler.model(checkpoint.state) if self.version else None
-                if not checkpoint.extra.get("said"):
+                if not checkpoint.extra.get("logged"):
                     lines = self._scheduler.log_lines(checkpoint.state)  # said after the checkpoint, and so cut off
                 state = checkpoint.state
                 if self._feature_store is not None and isinstance(state, CollectThenTrainState):
@@ -230,7 +230,6 @@ class Driver(Generic[S]):
         sent, received = self._links.bytes_transferred
         return {
             "round": self.version,
-            "version": self.version,
             "seconds": round(monotonic_seconds() - self._version_start, 6),
             "bytes_sent": sent - self._bytes_at_start[0],
             "bytes_received": received - self._bytes_at_start[1],

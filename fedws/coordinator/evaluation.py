@@ -22,8 +22,8 @@ from fedws.core.untrusted_text import get_error_text
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.recording import curves
+from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from fedws.recording.run_log import Record, RunLog, atomic_write_tensors, log
-from fedws.recording.score_lines import FEDERATED_MODEL, format_evaluation
 from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 from fedws.updates import metrics
@@ -81,7 +81,7 @@ class EvaluationQueue:
         self._peer_timeout = peer_timeout
         self._run_log = run_log
         self._one_time_log = one_time_log
-        self._folder = run_log.directory / "awaiting_scores"
+        self._folder = run_log.directory / "pending_evaluations"
         self._saved_models: dict[str, Path] = {}
         self._rounds: deque[_EvaluationRound] = deque()
         self._changed = asyncio.Event()
@@ -111,7 +111,7 @@ class EvaluationQueue:
             if "lines" in entry:
                 self._run_log.lines.emit(*entry["lines"])
                 continue
-            round, *models = entry["about"]
+            round, *models = entry["tag"]
             there, scores = files.get(round, {}), [known[round, it] for it in models if (round, it) in known]
             gone = [model for model in models if model not in there and (round, model) not in known]
             missing = {"given up before the run went on": gone} if gone else {}
@@ -272,13 +272,13 @@ class EvaluationQueue:
     def _record_result(
         self, entry: _EvaluationRound, model: str, result: EvalResult, answer_metrics: Mapping[str, Any]
     ) -> None:
-        record = {"round": entry.round, "version": entry.round, "model": model, "accuracy": result.accuracy}
+        record = {"round": entry.round, "model": model, "accuracy": result.accuracy}
         record |= asdict(result)
         if numbers := metrics.select_numbers(answer_metrics, _EVAL_RESULT_FIELDS):
             record["metrics"] = numbers
         if tables := metrics.select_tables(answer_metrics):
             record["tables"] = tables
-        self._run_log.write_record("score", **record)
+        self._run_log.write_record("evaluation", **record)
         entry.log_lines += self._format_lines(record)
 
     def _format_lines(self, record: Record) -> list[str]:

@@ -35,9 +35,9 @@ from fedws.object_store.base import BodyStore
 from fedws.protocol.run_claim import RunClaim, derive_takeover_key
 from fedws.recording import curves
 from fedws.recording.checkpoint import Checkpoints
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_directory import RunDirectory, load_plan_settings
 from fedws.recording.run_log import START_POSITION, Record, RunLog
-from fedws.recording.score_lines import FEDERATED_MODEL
 from fedws.recording.sinks.tensorboard import TensorBoardWriter
 from fedws.scheduling.base import Scheduler
 from fedws.security.credentials import Credentials
@@ -62,8 +62,8 @@ class RunResult:
         return [record for record in self.metrics if record["kind"] == "round"]
 
     def evaluations(self, model: str = FEDERATED_MODEL) -> list[Record]:
-        """The scores of the federated model, or of a worker's own, by round."""
-        return [record for record in self.metrics if record["kind"] == "score" and record["model"] == model]
+        """Return the evaluations of the federated model, or of a worker's own, by round."""
+        return [record for record in self.metrics if record["kind"] == "evaluation" and record["model"] == model]
 
     @property
     def accuracy(self) -> float | None:
@@ -233,7 +233,7 @@ async def _run(
         stack.callback(events.close)
         runlog.observers += [events.write, *observers]
         if stored is not None and scorer is not None:
-            scorer.restore(stored.version, stored.extra["waiting"])
+            scorer.restore(stored.version, stored.extra["pending"])
         runlog.lines.emit(*start.log_lines)
         if plan.listen and not plan.evaluator:
             runlog.lines.emit("No model is scored: there is no --evaluator")

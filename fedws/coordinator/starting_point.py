@@ -56,5 +56,5 @@ def find_starting_point(
     changed = stored.extra["changed"] or set(before) != set(plan.workers)
     lines = [remark, f"Going on after round {stored.version} of {plan.rounds}", WORKERS_CHANGED if changed else ""]
     if run_directory.finished:  # its log is complete, so nothing of it is said again
-        stored = replace(stored, extra={**stored.extra, **RunLog(run_directory.path).position(), "said": True})
+        stored = replace(stored, extra={**stored.extra, **RunLog(run_directory.path).position(), "logged": True})
     return StartingPoint(stored, [line for line in lines if line], changed)

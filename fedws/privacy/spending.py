@@ -33,13 +33,13 @@ class FeatureRelease:
 
     def to_record(self) -> Json:
         """As the record of a run has it."""
-        own = {"features": self.num_features, "epsilon": self.epsilon, "label_epsilon": self.label_epsilon}
-        return {**own, "epsilon_total": self.record_epsilon, "delta_total": self.num_features * self.delta}
+        own = {"num_features": self.num_features, "epsilon": self.epsilon, "label_epsilon": self.label_epsilon}
+        return {**own, "record_epsilon": self.record_epsilon, "record_delta": self.num_features * self.delta}
 
     def describe(self) -> str:
         """What it means, in a sentence.
 
-        >>> print(FeatureRelease("bits", 2.0, 4.0, 2880).told())
+        >>> print(FeatureRelease("bits", 2.0, 4.0, 2880).describe())
         Privacy: epsilon 2 for each of a record's 2880 features and 4 for its label; 5764 for the record as a whole
         """
         if self.epsilon is None:

@@ -1,6 +1,6 @@
 """Checkpoints: a run's state on the disk, whole at any moment, so that a run that was killed can go on.
 
-A checkpoint is one safetensors file. Its metadata holds the number and, as JSON, the state and what goes with it; a
+A checkpoint is one safetensors file. Its metadata holds the version and, as JSON, the state and what goes with it; a
 tensor is named by its place in there, ``state.model['w']``. Dataclasses are named too, and looked up among the modules
 that are imported already; nothing is run to find them.
 
@@ -26,7 +26,8 @@ from fedws.core.tensors import DTYPE_NAMES, DTYPES, view_bytes
 from fedws.protocol.messages import Json
 from fedws.recording.state_serialization import StatePacker, unpack_state
 
-CHECKPOINT_FORMAT = "1"
+CHECKPOINT_FORMAT = "2"
+_OLDER_FORMATS = ("1",)
 _FILE_NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _CHECKSUM_PLACEHOLDER = b"0" * 8
 _CHECKSUM_SLICE = slice(37, 45)
@@ -127,7 +128,7 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
     about = {
         "checksum": _CHECKSUM_PLACEHOLDER.decode(),
         "format": CHECKPOINT_FORMAT,
-        "number": str(version),
+        "version": str(version),
         "state": json.dumps(pack(state, "state")),
         "extra": json.dumps(pack(extra, "extra")),
     }
@@ -166,9 +167,9 @@ def _read_file(path: Path) -> Checkpoint | None:
         table = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         about = table.pop("__metadata__")
         if about["format"] != CHECKPOINT_FORMAT:
-            raise UsageError(
-                f"{path} was written by a newer fedws (format {about['format']}; this one reads {CHECKPOINT_FORMAT})"
-            )
+            age = "an older" if about["format"] in _OLDER_FORMATS else "a newer"
+            formats = f"format {about['format']}; this one reads {CHECKPOINT_FORMAT}"
+            raise UsageError(f"{path} was written by {age} fedws ({formats})")
         tensors = {}
         for name, entry in table.items():  # their bytes lie in this order
             tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
@@ -176,7 +177,7 @@ def _read_file(path: Path) -> Checkpoint | None:
                 return None
     tensors = tensor_file.from_storable(tensors, about)
     state, extra = (unpack_state(json.loads(about[what]), tensors) for what in ("state", "extra"))
-    return Checkpoint(int(about["number"]), state, extra)
+    return Checkpoint(int(about["version"]), state, extra)
 
 
 def _is_intact(file: BinaryIO) -> bool:

@@ -13,7 +13,7 @@ from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import get_error_text
 from fedws.data import label_ranges
 from fedws.recording import stored_records
-from fedws.recording.score_lines import FEDERATED_MODEL
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,21 +51,23 @@ def read_records(directory: Path) -> list[Record]:
                 raise UsageError(
                     f"{path}: line {number} is no record: {get_error_text(error)}; remove the line"
                 ) from None
+    if any(record["kind"] == "score" for record in records):
+        raise UsageError(f"{path}: its records have the format of an older fedws; draw them with that version")
     return records
 
 
 def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series:
-    """The values of ``metric`` that each model scored, as points (round, value). The last score of a round counts.
+    """The values of ``metric`` of each model's evaluations, as points (round, value). The last one of a round counts.
 
     A value that is not finite, or above :data:`MAX_PLOTTED_VALUE`, is left out.
 
-    >>> metric_series([{"kind": "score", "round": 1, "model": "bob", "accuracy": 0.5}])
+    >>> metric_series([{"kind": "evaluation", "round": 1, "model": "bob", "accuracy": 0.5}])
     {'bob': [(1, 0.5)]}
     """
     found: dict[str, dict[int, float]] = {}
     for record in records:
         value = record.get(metric)
-        if record.get("kind") == "score" and value is not None and abs(value) <= MAX_PLOTTED_VALUE:
+        if record.get("kind") == "evaluation" and value is not None and abs(value) <= MAX_PLOTTED_VALUE:
             found.setdefault(record["model"], {})[record["round"]] = float(value)
     return {model: sorted(points.items()) for model, points in found.items()}
 
@@ -76,15 +78,15 @@ def distinct_label_sets(worker_labels: WorkerLabels) -> list[tuple[int, ...]]:
 
 
 def prediction_shares(records: Sequence[Record], worker_labels: WorkerLabels) -> dict[str, dict[int, list[float]]]:
-    """For each model and scored round, which part of its predictions (0 to 1) fell into each share group.
+    """For each model and evaluated round, which part of its predictions (0 to 1) fell into each share group.
 
-    >>> score = {"kind": "score", "round": 1, "model": "bob", "histogram": [1, 1, 6]}
-    >>> prediction_shares([score], {"alice": [0, 1], "bob": [2]})
+    >>> record = {"kind": "evaluation", "round": 1, "model": "bob", "predicted_label_counts": [1, 1, 6]}
+    >>> prediction_shares([record], {"alice": [0, 1], "bob": [2]})
     {'bob': {1: [0.25, 0.75]}}
     """
     found: dict[str, dict[int, list[float]]] = {}
     for record in records:
-        counts = record.get("histogram") if record.get("kind") == "score" else None
+        counts = record.get("predicted_label_counts") if record.get("kind") == "evaluation" else None
         if counts and sum(counts) > 0:
             parts = [
                 sum(counts[n] for n in group if n < len(counts)) / sum(counts)

@@ -25,8 +25,8 @@ from fedws.recording import stored_records
 from fedws.recording.run_log import atomic_write_text
 
 log = logging.getLogger("fedws")
-RUN_FORMAT = 1
-"""Of ``run.json`` and what it goes with; a newer one is not read."""
+RUN_FORMAT = 2
+"""Format of ``run.json`` and the files beside it; no other is read."""
 _LOCK_FILE = ".lock"
 _SECRET_PATTERN = re.compile("[0-9a-f]{64}")
 MAX_ALGORITHM_CHARS = 40
@@ -99,13 +99,14 @@ class RunDirectory:
 
     def begin(self, plan: Plan) -> str:
         """Write the plan of a run that starts or continues; return the run's public id."""
-        run = self._run_info.get("run") or secrets.token_hex(8)
+        run_id = self._run_info.get("run_id") or secrets.token_hex(8)
         secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
         atomic_write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
         # without what is infinite, as a deadline by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
-        self._write_run_info({"format": RUN_FORMAT, "run": run, "secret": secret, "finished": False, "plan": settings})
-        return str(run)
+        run_info = {"format": RUN_FORMAT, "run_id": run_id, "secret": secret, "finished": False, "plan": settings}
+        self._write_run_info(run_info)
+        return str(run_id)
 
     def retain(self) -> None:
         """From now on there is something to go on with, whatever ends the run."""
@@ -227,9 +228,12 @@ def _read_run_info(path: Path) -> dict[str, Any]:
     number = story.get("format") if isinstance(story, dict) else None
     if isinstance(number, int) and number > RUN_FORMAT:
         raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {RUN_FORMAT})")
+    if isinstance(number, int) and 0 < number < RUN_FORMAT and {"run", "finished", "plan"} <= story.keys():
+        what = f"it was written by an older fedws (format {number}; this one reads {RUN_FORMAT})"
+        raise UsageError(f"--resume {path}: {what}; resume it with that version")
     secret = story.get("secret", "0" * 64) if isinstance(story, dict) else None  # a run of an earlier version has none
     whole = isinstance(secret, str) and _SECRET_PATTERN.fullmatch(secret)
-    if number != RUN_FORMAT or not whole or not {"run", "finished", "plan"} <= story.keys():
+    if number != RUN_FORMAT or not whole or not {"run_id", "finished", "plan"} <= story.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
     if problem := stored_records.run_info_problem(story):
         raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")

@@ -24,7 +24,7 @@ log = logging.getLogger("fedws")
 
 Record = Mapping[str, Any]
 """One line of ``metrics.jsonl``."""
-START_POSITION: Mapping[str, Any] = {"log": 0, "waiting": []}
+START_POSITION: Mapping[str, Any] = {"log_bytes": 0, "pending": []}
 """The place of a record that has not begun."""
 LOG_FORMAT = "%(asctime)s | %(message)s"
 
@@ -41,9 +41,9 @@ class OrderedLog:
     """Log lines in the order of what they tell of, however late some become known.
 
     >>> lines = OrderedLog(print)
-    >>> held = lines.hold()
-    >>> lines.say("round 2")
-    >>> held("scores of round 1")
+    >>> fill = lines.reserve()
+    >>> lines.emit("round 2")
+    >>> fill("scores of round 1")
     scores of round 1
     round 2
     """
@@ -73,8 +73,8 @@ class OrderedLog:
         return fill
 
     def pending(self) -> list[dict[str, Any]]:
-        """What was not said yet, in its order: ``{"about": ...}`` for a place that is kept, ``{"lines": [...]}``."""
-        return [{"about": it.tag} if it.lines is None else {"lines": list(it.lines)} for it in self._queue]
+        """What was not said yet, in its order: ``{"tag": ...}`` for a place that is kept, ``{"lines": [...]}``."""
+        return [{"tag": it.tag} if it.lines is None else {"lines": list(it.lines)} for it in self._queue]
 
     def _flush(self) -> None:
         while self._queue and (texts := self._queue[0].lines) is not None:
@@ -119,8 +119,8 @@ class RunLog:
     def position(self) -> dict[str, Any]:
         """Where the record stands, for a checkpoint: bytes of the log, what was not said yet, and the marks."""
         return {
-            "log": (self.directory / "run.log").stat().st_size,
-            "waiting": self.lines.pending(),
+            "log_bytes": (self.directory / "run.log").stat().st_size,
+            "pending": self.lines.pending(),
             **self.checkpoint_extra,
         }
 
@@ -136,10 +136,10 @@ class RunLog:
         RunFailed."""
         path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
         self.worker_labels, self._dropped_records = stored_records.load_worker_labels(
-            self.directory / "workers.json"
+            self.directory / "worker_labels.json"
         )  # they will be told again
         try:
-            os.truncate(log_file, min(position["log"], log_file.stat().st_size))
+            os.truncate(log_file, min(position["log_bytes"], log_file.stat().st_size))
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
             self.records = [record for record in self._parse_records(lines) if record["round"] <= version]
             atomic_write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
@@ -162,7 +162,7 @@ class RunLog:
         }
         if worker_labels != self.worker_labels:
             self.worker_labels = worker_labels
-            atomic_write_text(self.directory / "workers.json", json.dumps(worker_labels) + "\n")
+            atomic_write_text(self.directory / "worker_labels.json", json.dumps(worker_labels) + "\n")
 
     def write_record(self, kind: str, **fields: Any) -> None:
         """Write one line of metrics and show it to the observers. Raises RunFailed."""

@@ -28,9 +28,9 @@ class _Record(BaseModel):
 
 
 class _EvaluationRecord(_Record):
-    """The score of a model; a loss that is no number was stored as null."""
+    """The evaluation of a model; a loss that is no number was stored as null."""
 
-    kind: Literal["score"]
+    kind: Literal["evaluation"]
     model: Annotated[str, Field(max_length=64)]
     accuracy: Annotated[float, Field(ge=0, le=1)] | None
 
@@ -40,7 +40,7 @@ class _RunInfo(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    run: Annotated[str, Field(min_length=1, max_length=64)]
+    run_id: Annotated[str, Field(min_length=1, max_length=64)]
     finished: bool
     plan: dict[str, Any]
 
@@ -62,17 +62,18 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
         raise ValueError("it is no record")
     _check_storable(found)
     try:
-        if found.get("kind") != "score":
+        if found.get("kind") != "evaluation":
             _Record.model_validate(found)
             return found
         _EvaluationRecord.model_validate(found)
-        score = {key: found[key] for key in ("samples", "loss", "correct", "histogram")}
-        _EVAL_RESULT_ADAPTER.validate_python({**score, "loss": 0.0} if score["loss"] is None else score)
+        result = {key: found[key] for key in ("num_examples", "loss", "num_correct", "predicted_label_counts")}
+        _EVAL_RESULT_ADAPTER.validate_python({**result, "loss": 0.0} if result["loss"] is None else result)
     except KeyError as error:
-        raise ValueError(f"a score without {get_error_text(error)}") from None
+        raise ValueError(f"an evaluation without {get_error_text(error)}") from None
     except ValidationError as error:
         raise ValueError(describe_setting_error(error)) from None
-    if (found["correct"] is None and found["histogram"] is not None) or (found["correct"] or 0) > found["samples"]:
+    correct, counts = found["num_correct"], found["predicted_label_counts"]
+    if (correct is None and counts is not None) or (correct or 0) > found["num_examples"]:
         raise ValueError("its numbers do not fit together")
     return found
 
@@ -101,7 +102,7 @@ def _check_storable(record: Mapping[str, Any]) -> None:
 
 
 def load_worker_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the labels that each worker declared, from ``workers.json``, and a line for each that cannot be used.
+    """Return the labels that each worker declared, from ``worker_labels.json``, and a line for each that cannot be used.
 
     Both are empty where there is no such file.
     """

@@ -167,7 +167,8 @@ class AsynchronousScheduler(Generic[B]):
         if problem:
             return problem
         roster, failed = state.participants.pop_num_failures()
-        record: Json = {"updates": list(state.updates), "answered": len(state.updates), "failed": failed}
+        record: Json = {"version": state.version + 1, "updates": list(state.updates)}
+        record |= {"num_results": len(state.updates), "num_failures": failed}
         if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
         out = find_exclusions(roster)

@@ -246,8 +246,8 @@ class SynchronousScheduler(Generic[A]):
             return replace(state, failure=f"round {state.round}: the reports do not fit the model: {problem}"), ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
         roster, failed = state.participants.pop_num_failures()
-        record: Json = {"cohort": list(state.cohort), "missing": missing}
-        record |= {"answered": len(state.accepted_workers), "failed": failed, "late": state.num_late}
+        record: Json = {"cohort": list(state.cohort), "missing_workers": missing}
+        record |= {"num_results": len(state.accepted_workers), "num_failures": failed, "num_late": state.num_late}
         if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
         out = find_exclusions(roster)

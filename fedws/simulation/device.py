@@ -95,8 +95,8 @@ class Device:
                 async with find_transport(self.url).serve(self.url, handle, limits):
                     await asyncio.sleep(there)
                     for order in [order for link in links for order in link.open_requests]:
-                        self._event_log.write("lost", worker=self.node, order=order)
-                    self._event_log.write("left", worker=self.node)
+                        self._event_log.write("lost", worker=self.node, request_id=order)
+                    self._event_log.write("disconnected", worker=self.node)
                 await asyncio.sleep(away)
 
 
@@ -133,7 +133,7 @@ class SlowChannel:
             self._work_seconds_passed[message.request_id] = self._speed.estimate_work_seconds(
                 message, self._num_examples
             )
-            self._log_event("order", message.request_id, round=message.round, task=message.task)
+            self._log_event("request", message.request_id, round=message.round, task=message.task)
             await asyncio.sleep(self._speed.transfer_seconds(message) + self._work_seconds_passed[message.request_id])
         return message
 
@@ -143,17 +143,17 @@ class SlowChannel:
             more = max(0.0, self._speed.work_seconds(message) - self._work_seconds_passed.pop(message.request_id, 0.0))
             await asyncio.sleep(more + self._speed.transfer_seconds(message))
             self._log_event(
-                "answer",
+                "result",
                 message.request_id,
                 seconds=self._close_request(message.request_id),
-                samples=message.num_examples,
+                num_examples=message.num_examples,
             )
         elif isinstance(message, TaskFailure):
             self._close_request(message.request_id)
             self._log_event("failure", message.request_id, kind=message.kind, reason=message.reason)
         elif isinstance(message, Welcome):
             self._num_examples = message.num_examples
-            self._event_log.write("joined", worker=self._node)
+            self._event_log.write("connected", worker=self._node)
         await self._channel.send(message)
         self.bytes_sent = self._channel.bytes_sent
 
@@ -192,4 +192,4 @@ class SlowChannel:
         return round(now - self.open_requests.pop(request_id, now), 6)
 
     def _log_event(self, event: str, request_id: str, **fields: object) -> None:
-        self._event_log.write(event, worker=self._node, order=request_id, **fields)
+        self._event_log.write(event, worker=self._node, request_id=request_id, **fields)

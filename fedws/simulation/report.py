@@ -11,8 +11,8 @@ from fedws.recording.run_log import atomic_write_text
 from fedws.simulation.fleet import SimulatedFleet
 from fedws.simulation.run import SimulationResult
 
-COLUMN_WIDTHS = (-20, 11, 11, 9, 9, 8, 6, 5)
-"""Of the table's columns, 79 in all; the first is set left."""
+COLUMN_WIDTHS = (-20, 11, 11, 9, 9, 8, 6, 6)
+"""Of the table's columns, 80 in all; the first is set left."""
 
 
 def format_clock_time(seconds: float | None) -> str:
@@ -33,11 +33,14 @@ def format_percent(accuracy: float | None) -> str:
 
 
 def format_table(results: Sequence[SimulationResult], target_accuracy: float | None) -> list[str]:
-    """One line for each run, and a title: times are virtual. ``lost`` are orders that a device left with."""
+    """Return a heading and one line for each run; times are virtual.
+
+    ``tasks`` are requests, ``lost`` those that were open when a device disconnected, ``drops`` the disconnections.
+    """
     to = "" if target_accuracy is None else f"to {100 * target_accuracy:g} %"
-    lines = [_format_row("strategy", to, "ended", "accuracy", "versions", "orders", "lost", "left")]
+    lines = [_format_row("algorithm", to, "ended", "accuracy", "versions", "tasks", "lost", "drops")]
     for outcome in results:
-        counts = [str(outcome.event_counts.get(event, 0)) for event in ("order", "lost", "left")]
+        counts = [str(outcome.event_counts.get(event, 0)) for event in ("request", "lost", "disconnected")]
         reached = "" if target_accuracy is None else format_clock_time(outcome.seconds_to_accuracy(target_accuracy))
         name = outcome.algorithm if len(outcome.algorithm) <= 20 else outcome.algorithm[:19] + "…"
         ended, accuracy = format_clock_time(outcome.seconds), format_percent(outcome.accuracy)
@@ -46,16 +49,17 @@ def format_table(results: Sequence[SimulationResult], target_accuracy: float | N
 
 
 def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[SimulationResult]) -> None:
-    """Write the conditions, each device and each outcome as JSON. Raises UsageError when it cannot be written."""
+    """Write the conditions, each device and each result as JSON. Raises UsageError when it cannot be written."""
     devices = {
-        node: {"slowness": fleet.slowdowns[node], "samples": len(part)} for node, part in fleet.sample_indices.items()
+        node: {"slowdown": fleet.slowdowns[node], "num_examples": len(part)}
+        for node, part in fleet.sample_indices.items()
     }
     target = fleet.conditions.target
     found: dict[str, Any] = {
         "conditions": fleet.conditions.model_dump(),
         "devices": devices,
-        "outcomes": [
-            {**asdict(outcome), "reached": None if target is None else outcome.seconds_to_accuracy(target)}
+        "results": [
+            {**asdict(outcome), "seconds_to_target": None if target is None else outcome.seconds_to_accuracy(target)}
             for outcome in results
         ],
     }

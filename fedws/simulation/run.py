@@ -15,8 +15,8 @@ from fedws.core.plan import Plan
 from fedws.network.base import Limits
 from fedws.node.server import serve
 from fedws.node.worker import Worker
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_log import Record, log
-from fedws.recording.score_lines import FEDERATED_MODEL
 from fedws.simulation import virtual_loop
 from fedws.simulation.device import Device
 from fedws.simulation.event_log import EventLog
@@ -102,10 +102,11 @@ async def _run(
 
 def _handle_record(record: Record, event_log: EventLog, result: SimulationResult, now: float) -> None:
     if record["kind"] == "round":
-        result.num_versions = record["version"]
-        event_log.write("version", **{name: record[name] for name in ("version", "answered", "failed")})
-    elif record["kind"] == "score" and record["model"] == FEDERATED_MODEL:
-        event_log.write("score", **{name: record[name] for name in ("version", "accuracy", "loss")})
+        result.num_versions = record["round"]
+        counts = {name: record[name] for name in ("num_results", "num_failures")}
+        event_log.write("version", version=record["round"], **counts)
+    elif record["kind"] == "evaluation" and record["model"] == FEDERATED_MODEL:
+        event_log.write("evaluation", version=record["round"], accuracy=record["accuracy"], loss=record["loss"])
         if record["accuracy"] is not None:
             result.evaluations.append((now, record["accuracy"]))
 

@@ -214,7 +214,8 @@ class CollectThenTrainScheduler:
         memory = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
         roster, failed = state.participants.pop_num_failures()
         delivered = [delivery for delivery in state.uploads.values() if delivery.num_received]
-        record: Json = {"answered": len(delivered), "failed": failed, "loss": told["loss"], "samples": told["samples"]}
+        record: Json = {"num_results": len(delivered), "num_failures": failed}
+        record |= {"loss": told["loss"], "num_examples": told["samples"]}
         record |= self._algorithm.build_release(state.feature_shape).to_record()
         out = find_exclusions(roster)
         state = replace(

@@ -39,7 +39,7 @@ KINDS = (
     Kind("kill", "evaluator", weight=2),
     Kind("kill", "coordinator", weight=4),
     Kind("kill", "coordinator", amid="checkpoints/*.part"),
-    Kind("kill", "coordinator", amid="awaiting_scores/*.part"),
+    Kind("kill", "coordinator", amid="pending_evaluations/*.part"),
     Kind("kill", "coordinator", amid="model.safetensors"),
     Kind("lose", "worker", weight=2),
     Kind("lose", "evaluator"),

@@ -19,7 +19,7 @@ from tests.helpers.support import recorded
 ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
-LEFT_BEHIND = ("checkpoints/*.part", "awaiting_scores", ".lock", "*.part")
+LEFT_BEHIND = ("checkpoints/*.part", "pending_evaluations", ".lock", "*.part")
 """What is in no directory of a run that has ended."""
 
 
@@ -37,11 +37,11 @@ def judge(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: 
             if command not in program.killed and command._wait(0) not in (0, None):
                 outcome.problems.append(f"{program.name} ended with status {command._wait(0)}")
             outcome.problems += [f"{program.name}: {line}" for line in command.errors]
-    scores = [record for record in told if record["kind"] == "score"]
+    scores = [record for record in told if record["kind"] == "evaluation"]
     federated = [score for score in scores if score["model"] == "federated"]
     outcome.accuracy = federated[-1]["accuracy"] if federated else None
     outcome.scores = len(scores)
-    outcome.partial = sum(bool(record.get("missing")) for record in told)
+    outcome.partial = sum(bool(record.get("missing_workers")) for record in told)
     if compare:
         _compare(outcome, folder, scores)
 
@@ -53,13 +53,13 @@ def _compare(outcome: Outcome, folder: Path, scores: Sequence[dict[str, Any]]) -
     if not outcome.equal:
         outcome.problems.append("the weights are not those of the run without faults")
     wanted = {
-        (record["round"], record["model"]): (record["correct"], record["histogram"])
-        for record in recorded(reference, "score")
+        (record["round"], record["model"]): (record["num_correct"], record["predicted_label_counts"])
+        for record in recorded(reference, "evaluation")
     }
     outcome.due = len(wanted)
     for score in scores:
         place = score["round"], score["model"]
-        if wanted.get(place) != (score["correct"], score["histogram"]):
+        if wanted.get(place) != (score["num_correct"], score["predicted_label_counts"]):
             outcome.problems.append(f"the score of {place} is not that of the run without faults")
 
 
@@ -91,7 +91,7 @@ def record_problems(run: Path, rounds: int) -> list[str]:
     numbers = [record["round"] for record in told if record["kind"] == "round"]
     if numbers != list(range(1, rounds + 1)):
         problems.append(f"the rounds on record are {numbers}")
-    scores = Counter((record["round"], record["model"]) for record in told if record["kind"] == "score")
+    scores = Counter((record["round"], record["model"]) for record in told if record["kind"] == "evaluation")
     problems += [f"{place} was scored {count} times" for place, count in scores.items() if count > 1]
     titles = [int(found[1]) for line in (run / "run.log").read_text().splitlines() if (found := ROUND.search(line))]
     if titles != list(range(1, rounds + 1)):

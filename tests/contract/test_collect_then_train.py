@@ -60,7 +60,7 @@ def test_it_trains_on_every_record_however_the_answers_come(
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
     whole(run)
     record = run.strategy.record(run.state)
-    assert (record["answered"], record["samples"]) == (3, 360)
+    assert (record["num_results"], record["num_examples"]) == (3, 360)
     assert any(not torch.equal(run.strategy.model(run.state)[key], run.initial[key]) for key in run.initial)
 
 
@@ -174,7 +174,7 @@ def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(na
             run.take(run.answer(mine[0]))
     run.take(first)
     run.finish(Random(1))
-    assert run.strategy.record(run.state)["samples"] == 360, "in the epoch after"
+    assert run.strategy.record(run.state)["num_examples"] == 360, "in the epoch after"
     late = [line for line in run.lines if line.endswith("they take part from the next epoch on")]
     assert [line.partition(" ")[0] for line in late] == ["bob", "charlie"]
 

@@ -766,16 +766,16 @@ class World(Run):
         """A version was made: what it says of itself."""
         version, record = self.strategy.version(self.state), self.strategy.record(self.state)
         assert set(record.get("excluded", {})) == self.excluded
-        assert (record["answered"], record["failed"]) == (len(self.updates), self.failed)
+        assert (record["num_results"], record["num_failures"]) == (len(self.updates), self.failed)
         if has_rounds(self.case.name):
             asked = {order.worker for order in self.orders if order.round == version}
             reported = {update["worker"] for update in self.updates}
-            assert record["late"] == self.late
+            assert record["num_late"] == self.late
             assert set(record["cohort"]) >= asked if self.crashes else set(record["cohort"]) == asked
-            assert set(record["missing"]) == set(record["cohort"]) - reported
+            assert set(record["missing_workers"]) == set(record["cohort"]) - reported
             assert len(reported) == len(self.updates) >= self.strategy.min_results
         else:
-            assert record["updates"] == self.updates
+            assert (record["updates"], record["version"]) == (self.updates, version)
         self.late, self.failed, self.updates, self.overdue = 0, 0, [], None
         self.fruitless = dict.fromkeys(self.case.workers, 0)
         self._keep()

@@ -45,7 +45,7 @@ def test_it_learns_from_two_edges_and_says_what_has_left_them(ready: Processes) 
     rows = re.findall(r"^  (?:pretrained|the same|trained).* (\d+\.\d\d) +\d+\.\d\d %$", said, re.MULTILINE)
     assert len(rows) == 3
     first, last = recorded(ready.folder / "out" / "run", "round")
-    assert last["loss"] < first["loss"] and last["samples"] == 64
+    assert last["loss"] < first["loss"] and last["num_examples"] == 64
     assert 64 * 8000 < first["bytes_received"] < 1.1 * 64 * (8000 + 64 * 5 * 4)
 
 

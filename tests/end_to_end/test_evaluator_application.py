@@ -21,13 +21,13 @@ def test_a_run_records_the_confusion_matrix_of_each_model(processes: Processes) 
                        "--loss", "cross_entropy", "--run-dir", "run")
     )  # fmt: skip
     records = [json.loads(line) for line in (processes.folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    scores = [record for record in records if record["kind"] == "score"]
+    scores = [record for record in records if record["kind"] == "evaluation"]
     assert {record["model"] for record in scores} == {"alice", "federated"}
     for record in scores:
         matrix = record["tables"]["confusion"]
         assert [len(row) for row in matrix] == [10] * 10 and [sum(row) for row in matrix] == [4] * 10
-        assert sum(matrix[label][label] for label in range(10)) == record["correct"]
-        assert [sum(column) for column in zip(*matrix, strict=True)] == record["histogram"]
+        assert sum(matrix[label][label] for label in range(10)) == record["num_correct"]
+        assert [sum(column) for column in zip(*matrix, strict=True)] == record["predicted_label_counts"]
 
 
 def test_a_data_set_that_does_not_exist_is_one_line(processes: Processes) -> None:

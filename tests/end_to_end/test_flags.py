@@ -108,7 +108,7 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
     wanted |= {"evaluate_every": 5, "score_workers": 1, "seed": 9, "threads": 2, "max_message": 5_000_000}
     wanted |= {"silence": 30.0, "weighted": True, "cuda": True, "model": "linear", "loss": "told", "dataset": "digits"}
     assert {key: plan[key] for key in wanted} == wanted
-    scores = [record for record in curves.read_records(processes.folder / "run") if record["kind"] == "score"]
+    scores = [record for record in curves.read_records(processes.folder / "run") if record["kind"] == "evaluation"]
     assert [(score["round"], score["model"]) for score in scores] == [
         (round, model) for round in (1, 3) for model in ("dora", "federated")
     ]

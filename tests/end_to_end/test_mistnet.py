@@ -25,7 +25,7 @@ def test_a_run_from_one_upload_with_bare_defaults(given: Processes) -> None:
         run.line(f"Training epoch {epoch}/3$")
     run.line(r"Federated accuracy after round 3: \d\d\.\d\d%$")
     first, *_, last = recorded(given.folder / "run", "round")
-    assert (last["epsilon_total"], last["samples"], last["answered"]) == (5764.0, 1442, 3)
+    assert (last["record_epsilon"], last["num_examples"], last["num_results"]) == (5764.0, 1442, 3)
     features = 1442 * 360
     assert features < first["bytes_received"] < 1.1 * features, "a bit is a bit on the wire, and is sent once"
     assert all(record["bytes_received"] < 1000 for record in recorded(given.folder / "run", "round")[1:])

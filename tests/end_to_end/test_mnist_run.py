@@ -73,7 +73,7 @@ def test_weighted_weights_equal_those_of_a_plain_loop(ran: Ran, mnist_root: Path
     assert again.end() == 0, again.everything
     model = safetensors.torch.load_file(ran.processes.folder / "w" / "model.safetensors")
     assert_same(model, train(mnist_root, 2, seed=7, weighted=True))
-    assert recorded(ran.processes.folder / "w", "score") == []
+    assert recorded(ran.processes.folder / "w", "evaluation") == []
 
 
 def test_plan_file_repeats_the_run(ran: Ran) -> None:
@@ -117,8 +117,8 @@ def test_after_one_round_a_worker_predicts_only_digits_it_holds(ran: Ran) -> Non
     for worker, shares in (("alice", "100%, 4-6: 0%, 7-9: 0%"), ("bob", "0%, 4-6: 100%, 7-9: 0%")):
         assert f"Model update {worker}: Percentage numbers 0-3: {shares}" in lines
     assert "Model update charlie: Percentage numbers 0-3: 0%, 4-6: 0%, 7-9: 100%" in lines
-    for score in recorded(ran.directory, "score")[:3]:
-        histogram = score["histogram"]
+    for score in recorded(ran.directory, "evaluation")[:3]:
+        histogram = score["predicted_label_counts"]
         assert isinstance(histogram, list)
         assert [
             digit for digit, count in enumerate(histogram) if count and digit not in HELD[str(score["model"])]
@@ -129,7 +129,15 @@ def test_run_directory_has_what_is_promised(ran: Ran) -> None:
     names = {path.name for path in ran.directory.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
-    promised = {"plan.toml", "run.json", "workers.json", "run.log", "metrics.jsonl", "model.safetensors", "curves.png"}
+    promised = {
+        "plan.toml",
+        "run.json",
+        "worker_labels.json",
+        "run.log",
+        "metrics.jsonl",
+        "model.safetensors",
+        "curves.png",
+    }
     assert names - events == promised | {"checkpoints"}
     assert (ran.directory / "curves.png").read_bytes().startswith(b"\x89PNG")
     logged = (ran.directory / "run.log").read_text().splitlines()
@@ -138,22 +146,24 @@ def test_run_directory_has_what_is_promised(ran: Ran) -> None:
 
 
 def test_metrics_have_the_promised_keys(ran: Ran) -> None:
-    rounds, scores = recorded(ran.directory, "round"), recorded(ran.directory, "score")
+    rounds, scores = recorded(ran.directory, "round"), recorded(ran.directory, "evaluation")
     assert [record["round"] for record in rounds] == [1, 2, 3, 4]
     for record in rounds:
-        counts = {"seconds", "bytes_sent", "bytes_received", "answered", "failed", "late"}
-        assert set(record) == {"kind", "round", "version", "cohort", "missing", "metrics", *counts}
+        counts = {"seconds", "bytes_sent", "bytes_received", "num_results", "num_failures", "num_late"}
+        assert set(record) == {"kind", "round", "cohort", "missing_workers", "metrics", *counts}
         assert set(record["metrics"]) == {"loss"}
-        assert (record["answered"], record["failed"], record["late"], record["missing"]) == (3, 0, 0, [])
-        assert record["version"] == record["round"] and record["cohort"] == ["alice", "bob", "charlie"]
+        assert (record["num_results"], record["num_failures"], record["num_late"]) == (3, 0, 0)
+        assert record["missing_workers"] == []
+        assert record["cohort"] == ["alice", "bob", "charlie"]
     models = ["alice", "bob", "charlie", "federated"]
     assert [(score["round"], score["model"]) for score in scores] == [(r, model) for r in (1, 4) for model in models]
     for score in scores:
-        keys = {"kind", "round", "version", "model", "accuracy", "loss", "correct", "samples", "histogram"}
-        assert set(score) == keys
+        counts = {"num_correct", "num_examples", "predicted_label_counts"}
+        assert set(score) == {"kind", "round", "model", "accuracy", "loss", *counts}
         assert isinstance(score["accuracy"], float) and 0 <= score["accuracy"] <= 1
-        assert score["accuracy"] == score["correct"] / 10_000
-        assert isinstance(score["histogram"], list) and sum(score["histogram"]) == score["samples"] == 10_000
+        assert score["accuracy"] == score["num_correct"] / 10_000
+        assert isinstance(score["predicted_label_counts"], list)
+        assert sum(score["predicted_label_counts"]) == score["num_examples"] == 10_000
         assert isinstance(score["loss"], float) and score["loss"] > 0.1, "the true mean, not a sum over 128"
 
 
@@ -184,7 +194,7 @@ def test_cuda_says_who_has_none(ran: Ran) -> None:
 
 def test_the_end_says_what_came_of_it_and_where_it_is(ran: Ran) -> None:
     *_, accuracy, log, plot, model, _saved = ran.printed["coordinator"]
-    last = recorded(ran.directory, "score")[-1]
+    last = recorded(ran.directory, "evaluation")[-1]
     assert accuracy == f"Federated accuracy after round 4: {100 * float(str(last['accuracy'])):.2f}%"
     assert [log.split(), plot.split(), model.split()] == [
         ["log", "made/run/run.log"],

@@ -21,7 +21,7 @@ def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
         run.line(f"^{node} joins at mqtt://{node}@localhost:[0-9]+$")
     run.line(r"^\$ fedws run --listen mqtt://coordinator@localhost:[0-9]+ .* --seal ")
     assert run.end() == 0 and run.errors == [], run.everything
-    assert [record["answered"] for record in recorded(given.folder / "out", "round")] == [len(DEMO_LABELS)] * 2
+    assert [record["num_results"] for record in recorded(given.folder / "out", "round")] == [len(DEMO_LABELS)] * 2
     run.line("^Federated accuracy after round 2: ")
     assert (given.folder / "out" / "model.safetensors").is_file()
     plan = (given.folder / "out" / "plan.toml").read_text()

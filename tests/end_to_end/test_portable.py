@@ -80,7 +80,7 @@ async def test_a_model_with_tensors_of_every_dtype_is_trained_scored_and_kept(
         async with federation("memory") as settings:
             result = await fedws.run(run_dir=tmp_path / "run", **{**settings, "model": "everything"})
         again = await fedws.run(resume=tmp_path / "run")
-    scores = [record["loss"] for record in result.metrics if record["kind"] == "score"]
+    scores = [record["loss"] for record in result.metrics if record["kind"] == "evaluation"]
     assert len(scores) >= 2 and len(set(scores)) > 1
     kept = tensor_file.load_tensors(tmp_path / "run" / "model.safetensors")
     assert hash_tensors(kept) == hash_tensors(result.model) == hash_tensors(again.model)

@@ -76,7 +76,7 @@ class Federation:
 
     def records(self, directory: str) -> tuple[list[int], list[dict[str, object]]]:
         """The numbers of the rounds in their order, and the scores by round and model."""
-        scores = recorded(self.folder / directory, "score")
+        scores = recorded(self.folder / directory, "evaluation")
         rounds = [record["round"] for record in recorded(self.folder / directory, "round")]
         return rounds, sorted(scores, key=lambda record: (record["round"], record["model"]))
 
@@ -90,7 +90,7 @@ class Federation:
         assert self.records(directory) == self.records("whole")
         assert self.records(directory)[0] == list(range(1, ROUNDS + 1))
         left = {path.name for path in (self.folder / directory).iterdir()}
-        assert not left & {"awaiting_scores", ".lock"}
+        assert not left & {"pending_evaluations", ".lock"}
         assert [path.name for path in (self.folder / directory / "checkpoints").iterdir()] == [
             f"checkpoint-{ROUNDS:06}.safetensors"
         ]

@@ -17,17 +17,17 @@ def test_strategies_over_one_fleet(processes: Processes, tmp_path: Path) -> None
     assert command.end() == 0, command.everything
     assert command.errors == []
     header, *rows, plot = command.lines[-4:]
-    assert header.split() == ["strategy", "to", "50", "%", "ended", "accuracy", "versions", "orders", "lost", "left"]
+    assert header.split() == ["algorithm", "to", "50", "%", "ended", "accuracy", "versions", "tasks", "lost", "drops"]
     assert [row.split()[0] for row in rows] == ["fedavg", "fedbuff:k=2"]
     assert all(len(line) <= 80 for line in command.lines)
     assert plot == "plot  sim/accuracy.png" and (tmp_path / "sim" / "accuracy.png").is_file()
     found = json.loads((tmp_path / "sim" / "simulation.json").read_text(encoding="utf-8"))
     assert found["conditions"]["seed"] == 3
-    assert [outcome["versions"] for outcome in found["outcomes"]] == [6, 12]
-    assert all(outcome["scores"][-1][1] > 0.5 for outcome in found["outcomes"])
+    assert [outcome["num_versions"] for outcome in found["results"]] == [6, 12]
+    assert all(outcome["evaluations"][-1][1] > 0.5 for outcome in found["results"])
     for strategy in ("fedavg", "fedbuff-k=2"):
         lines = (tmp_path / "sim" / strategy / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        assert json.loads(lines[0]) == {"t": 0.0, "event": "joined", "worker": "w1"}
+        assert json.loads(lines[0]) == {"t": 0.0, "event": "connected", "worker": "w1"}
         assert (tmp_path / "sim" / strategy / "model.safetensors").is_file()
 
 

@@ -69,4 +69,4 @@ async def welcomed(socket: ClientConnection) -> None:
 async def honest(url: str, folder: Path, security: Credentials | None = None) -> None:
     """A run over alice must go well."""
     result = await fedws.run(run_dir=folder, credentials=security, **settings({"alice": url}, training_rounds=1))
-    assert [record["answered"] for record in result.metrics] == [1]
+    assert [record["num_results"] for record in result.metrics] == [1]

@@ -42,7 +42,7 @@ def log(run: Path) -> list[str]:
 
 def records(run: Path) -> tuple[list[Any], list[Any]]:
     """Those of rounds, without what differs from run to run, and those of scores, in the order of rounds."""
-    rounds, scores = recorded(run, "round"), recorded(run, "score")
+    rounds, scores = recorded(run, "round"), recorded(run, "evaluation")
     told = [{key: record[key] for key in record if not key.startswith(("seconds", "bytes"))} for record in rounds]
     return told, sorted(scores, key=lambda record: (record["round"], record["model"]))
 
@@ -52,7 +52,7 @@ def files(run: Path) -> set[str]:
 
 
 FINISHED = {
-    *("run.log", "run.json", "plan.toml", "workers.json", "metrics.jsonl"),
+    *("run.log", "run.json", "plan.toml", "worker_labels.json", "metrics.jsonl"),
     *("model.safetensors", "curves.png", "checkpoints"),
 }
 

@@ -92,7 +92,7 @@ class Run:
 
     @property
     def scored(self) -> list[tuple[int, str]]:
-        return [(record["round"], record["model"]) for record in self.records if record["kind"] == "score"]
+        return [(record["round"], record["model"]) for record in self.records if record["kind"] == "evaluation"]
 
     def _observe(self, record: Mapping[str, Any]) -> None:
         self.records.append(record)

@@ -56,12 +56,12 @@ async def test_labels_that_an_earlier_version_stored_are_dropped_with_a_remark(
     async with fedws.serve(claiming(labels=[]), "memory://alice"), fedws.serve(evaluating(), "memory://testing"):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
         await fedws.run(run_dir=run, **settings(urls, training_rounds=1))
-        (run / "workers.json").write_text(json.dumps({"alice": [-1000], "bob": [1, 2]}))
+        (run / "worker_labels.json").write_text(json.dumps({"alice": [-1000], "bob": [1, 2]}))
         with (run / "metrics.jsonl").open("a") as file:
-            file.write('{"kind": "score", "round": 1, "model": "alice", "samples": 0}\n')
+            file.write('{"kind": "evaluation", "round": 1, "model": "alice", "num_examples": 0}\n')
         result = await fedws.run(resume=run, training_rounds=2)
     assert [record["round"] for record in result.evaluations()] == [1, 2]
-    assert "workers.json: the labels of alice were dropped (0: " in caplog.text
+    assert "worker_labels.json: the labels of alice were dropped (0: " in caplog.text
     assert "was dropped (accuracy: Field required" in caplog.text
 
 
@@ -69,7 +69,7 @@ async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path
     async with fedws.serve(worker(), "memory://alice"):
         await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "score", "round": "1"}\n')
+        file.write('{"kind": "evaluation", "round": "1"}\n')
     with pytest.raises(fedws.UsageError, match=r"metrics\.jsonl: line 2 is no record: .*; remove the line$"):
         await fedws.run(resume=tmp_path / "run")
 

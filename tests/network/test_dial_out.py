@@ -36,7 +36,7 @@ def place(scheme: str) -> str:
 
 
 def answered(result: fedws.RunResult) -> list[int]:
-    return [record["answered"] for record in result.metrics if record["kind"] == "round"]
+    return [record["num_results"] for record in result.metrics if record["kind"] == "round"]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_a_mix_of_dialled_and_joining_nodes_gives_the_same_as_dialled_ones
             del more["expect"]
             result = await fedws.run(run_dir=tmp_path / name, **{**more, "workers": urls})
         assert_same(result, wanted)
-        told = [[record for record in one.metrics if record["kind"] == "score"] for one in (result, wanted)]
+        told = [[record for record in one.metrics if record["kind"] == "evaluation"] for one in (result, wanted)]
         assert told[0] == told[1] and len(told[0]) == 8
 
 
@@ -101,7 +101,7 @@ async def test_who_comes_late_takes_part_from_then_on(tmp_path: Path) -> None:
         await run.round(1)
         async with outside(url, "charlie"):
             await run.task
-    assert run.rounds("answered")[0] == [2] and run.rounds("answered")[-1] == [3]
+    assert run.rounds("num_results")[0] == [2] and run.rounds("num_results")[-1] == [3]
 
 
 @SCHEMES

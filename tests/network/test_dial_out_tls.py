@@ -58,7 +58,7 @@ async def ran(
                 while not any("alice: waits" in line for line in lines[seen:]):
                     await asyncio.sleep(0.01)
                 assert not task.done()
-    assert [record["answered"] for record in result.metrics if record["kind"] == "round"] == [1, 1]
+    assert [record["num_results"] for record in result.metrics if record["kind"] == "round"] == [1, 1]
     return "\n".join(lines)
 
 

@@ -93,7 +93,7 @@ async def test_an_evaluator_that_accepts_less_than_the_model_costs_all_scores_an
     assert len(missing) == 1 and _fits(rf"Scores missing in round 1: alice \({why}\); .*", missing[0])
     assert "testing: it is excluded: its order has 1,7" in missing[0]
     assert [record["kind"] for record in recorded(tmp_path / "run")] == ["round", "round"]
-    assert not list((tmp_path / "run").glob("awaiting_scores/*")), "no model waits for a score"
+    assert not list((tmp_path / "run").glob("pending_evaluations/*")), "no model waits for a score"
 
 
 async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(

@@ -93,7 +93,7 @@ async def test_a_round_that_is_asked_again_after_a_restart_counts_each_report_on
     flags = settings({node: f"memory://{node}" for node in nodes}, training_rounds=3)
     async with there(*nodes, seconds=lambda report: late[report.worker]):
         whole = await fedws.run(run_dir=tmp_path / "whole", **flags)
-        await stopped(tmp_path / "run", lambda record: record["kind"] == "score", nodes=nodes, training_rounds=3)
+        await stopped(tmp_path / "run", lambda record: record["kind"] == "evaluation", nodes=nodes, training_rounds=3)
         result = await fedws.run(resume=tmp_path / "run")
     rounds = [[record["metrics"] for record in found.rounds()] for found in (whole, result)]
     assert rounds[0] == rounds[1] and all(set(found) == {"loss"} for found in rounds[0])

@@ -66,10 +66,10 @@ async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
     assert count == 3 * RECORDS and torch.equal(features, sent(list(nodes.values())))
     assert [len(node.sent) for node in nodes.values()] == [CHUNKS] * 3, "each chunk is sent once"
     rounds = recorded(tmp_path / "run", "round")
-    assert [(record["samples"], record["answered"]) for record in rounds] == [(360, 3)] * 6
+    assert [(record["num_examples"], record["num_results"]) for record in rounds] == [(360, 3)] * 6
     assert rounds[-1]["loss"] < rounds[0]["loss"]
-    told = {key: rounds[-1][key] for key in ("features", "epsilon", "label_epsilon", "epsilon_total")}
-    assert told == {"features": 11, "epsilon": 8.0, "label_epsilon": 4.0, "epsilon_total": 92.0}
+    told = {key: rounds[-1][key] for key in ("num_features", "epsilon", "label_epsilon", "record_epsilon")}
+    assert told == {"num_features": 11, "epsilon": 8.0, "label_epsilon": 4.0, "record_epsilon": 92.0}
     assert [score["round"] for score in result.evaluations()] == [1, 4, 6]
     assert {score["model"] for score in result.evaluations()} == {"federated"}, "workers have no models"
     assert set(result.model) == {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
@@ -96,7 +96,7 @@ async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Pat
         assert torch.equal(
             encoded_split(module, split_at="relu", encoding="bits:epsilon=8.0")(inputs).argmax(1), by_hand.argmax(1)
         )
-    assert result.evaluations()[-1]["correct"] == int((by_hand.argmax(1) == data.targets).sum())
+    assert result.evaluations()[-1]["num_correct"] == int((by_hand.argmax(1) == data.targets).sum())
 
 
 @IN_A_THREAD
@@ -141,9 +141,9 @@ async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
 
     def observe(record: Mapping[str, Any]) -> None:
         if record["kind"] == "round":
-            samples.append(record["samples"])
+            samples.append(record["num_examples"])
             begun.set()
-            if record["samples"] == 2 * RECORDS:
+            if record["num_examples"] == 2 * RECORDS:
                 whole.set()
 
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:

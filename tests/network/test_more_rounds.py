@@ -77,7 +77,7 @@ async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeyp
             "workers can be added, not removed; name alice, bob again"
         )
         result = await fedws.run(resume=tmp_path / "run", training_rounds=20, workers=urls)
-    assert result.rounds()[-1]["answered"] == 3 and result.rounds()[-1]["samples"] == 3 * len(DATA)
+    assert result.rounds()[-1]["num_results"] == 3 and result.rounds()[-1]["num_examples"] == 3 * len(DATA)
     stored = {path.name.split("-")[0] for path in (tmp_path / "run" / "features").iterdir()}
     assert (
         stored == {"0", "1", "2"}
@@ -160,8 +160,8 @@ async def test_a_run_continues_with_other_workers_and_says_what_that_means(tmp_p
         result = await fedws.run(resume=run, workers=other, silence=5.0)
         assert cohorts(run) == [set(two), set(two), set(other), set(other)]
         assert [line for line in log(run) if line == WORKERS_CHANGED] == [WORKERS_CHANGED]
-        assert set(json.loads((run / "workers.json").read_text())) == set(other)
-        assert {score["model"] for score in result.metrics if score["kind"] == "score" and score["round"] == 3} == {
+        assert set(json.loads((run / "worker_labels.json").read_text())) == set(other)
+        assert {score["model"] for score in result.metrics if score["kind"] == "evaluation" and score["round"] == 3} == {
             "bob", "charlie", "federated",
         }  # fmt: skip
         await fedws.run(resume=run, training_rounds=5)

@@ -66,7 +66,7 @@ async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None
         result = await fedws.run(
             run_dir=tmp_path / "run", credentials=KEY, **settings(urls, quorum=1, training_rounds=2)
         )
-    assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+    assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
     assert "the policy here lets no model updates leave" in (tmp_path / "run" / "run.log").read_text()
 
 
@@ -138,7 +138,7 @@ async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
             with pytest.raises(UnexpectedNode, match=f"the policy of alice does not name {said}$"):
                 await fedws.run(run_dir=tmp_path / "never", credentials=security(name), **settings({"alice": url}))
         result = await fedws.run(run_dir=tmp_path / "run", credentials=security("lab"), **settings({"alice": url}))
-    assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+    assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
     assert {line["peer"] for line in read_entries(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
 
 

@@ -54,8 +54,10 @@ async def test_a_run_s_directory_is_private(tmp_path: Path) -> None:
     async with federation("memory") as settings:
         await fedws.run(run_dir=watched.folder, observers=[watched.look], **settings)
     watched.look()
-    always = (".lock", "run.json", "plan.toml", "run.log", "metrics.jsonl", "workers.json", "model.safetensors")
-    watched.assert_private(*always, "curves.png", "checkpoints/checkpoint-", "events.out.tfevents.", "awaiting_scores/")
+    always = (".lock", "run.json", "plan.toml", "run.log", "metrics.jsonl", "worker_labels.json", "model.safetensors")
+    watched.assert_private(
+        *always, "curves.png", "checkpoints/checkpoint-", "events.out.tfevents.", "pending_evaluations/"
+    )
     assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o777, "what holds runs has the mode of the umask"
 
 

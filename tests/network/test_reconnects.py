@@ -58,7 +58,7 @@ async def test_a_worker_that_joins_takes_part_from_the_next_round(tmp_path: Path
         async with there("charlie"):
             await run.task
     both, all = ["alice", "bob"], ["alice", "bob", "charlie"]
-    assert run.rounds("cohort", "missing") == [*3 * [[both, []]], *3 * [[all, []]]]
+    assert run.rounds("cohort", "missing_workers") == [*3 * [[both, []]], *3 * [[all, []]]]
     in_order(run.log, "Beginning without charlie", "Training round 3/6", "charlie has joined", "Training round 4/6")
 
 
@@ -75,8 +75,8 @@ async def test_a_worker_that_leaves_and_comes_back_leaves_no_trace_in_the_model(
         await asyncio.sleep(50)
         async with there("bob"):
             assert_same(await run.task, whole)
-    assert [record for [record] in run.rounds("failed")] == [0, 0, 1, 0, 0, 0]
-    assert run.rounds("cohort", "missing", "late") == 6 * [[[*WORKERS], [], 0]]
+    assert [record for [record] in run.rounds("num_failures")] == [0, 0, 1, 0, 0, 0]
+    assert run.rounds("cohort", "missing_workers", "num_late") == 6 * [[[*WORKERS], [], 0]]
     in_order(
         run.log,
         "Training round 3/6",
@@ -140,7 +140,7 @@ async def test_with_a_quorum_left_a_round_closes_without_who_has_gone(tmp_path: 
             run = Run(tmp_path, quorum=2)
             await run.round(1)
             await asyncio.sleep(ROUND / 2)
-        assert (await run.round(2))["missing"] == ["bob"]
+        assert (await run.round(2))["missing_workers"] == ["bob"]
         assert now() == 2 * ROUND, "nobody was waited for"
         await run.round(3)
         async with there("bob"):
@@ -161,7 +161,7 @@ async def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_agai
         run = Run(tmp_path, quorum=2, deadline=15)
         await run.task
     others = ["alice", "charlie"]
-    assert run.rounds("cohort", "missing", "late") == [
+    assert run.rounds("cohort", "missing_workers", "num_late") == [
         [[*WORKERS], [], 0],
         [[*WORKERS], ["bob"], 0],  # closes at its deadline, 15 s
         [others, [], 0],
@@ -170,7 +170,7 @@ async def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_agai
         [[*WORKERS], [], 0],
     ]
     assert run.times == [10, 25, 35, 45, 55, 65]
-    assert run.rounds("answered") == [[3], [2], [2], [2], [3], [3]]
+    assert run.rounds("num_results") == [[3], [2], [2], [2], [3], [3]]
     in_order(
         run.log, "Training round 2/6", "Round 2: 2 of 3 reports at the deadline; missing: bob", "Training round 3/6"
     )
@@ -211,9 +211,9 @@ async def test_a_worker_that_is_held_up_is_left_out_until_its_late_answer_is_in(
         flags.update(quorum=2, deadline=0.7, training_rounds=3)
         result = await fedws.run(run_dir=tmp_path / "run", observers=[observe], **flags)
     first, second, third = result.metrics
-    assert (first["missing"], first["late"]) == (["bob"], 0)
-    assert (second["cohort"], second["late"]) == (["alice", "charlie"], 1)
-    assert (third["cohort"], third["late"]) == ([*WORKERS], 0)
+    assert (first["missing_workers"], first["num_late"]) == (["bob"], 0)
+    assert (second["cohort"], second["num_late"]) == (["alice", "charlie"], 1)
+    assert (third["cohort"], third["num_late"]) == ([*WORKERS], 0)
 
 
 async def test_a_worker_may_be_started_anew_at_its_address(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ async def test_a_worker_may_be_started_anew_at_its_address(tmp_path: Path) -> No
         async with fedws.serve(worker("bob"), url):
             result = await run
             assert_same(result, await fedws.run(run_dir=tmp_path / "whole", **flags))
-    assert [record["failed"] for record in result.metrics] == [0, 1]
+    assert [record["num_failures"] for record in result.metrics] == [0, 1]
 
 
 @virtual

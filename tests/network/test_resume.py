@@ -123,7 +123,7 @@ async def test_whenever_it_was_stopped_it_ends_as_if_nothing_had_been(tmp_path: 
             await stopped(run, nth)
             assert json.loads((run / "run.json").read_text())["finished"] is False
             assert any(re.fullmatch(r"Ended after round \d of 4: stopped", text) for text in log(run))
-            kept = [path.stem.split("-") for path in (run / "awaiting_scores").glob("*.safetensors")]
+            kept = [path.stem.split("-") for path in (run / "pending_evaluations").glob("*.safetensors")]
             told = [text for text in log(run) if text.endswith("(the run was stopped)")]
             closed = [str(record["round"]) for record in records(run)[0]]
             assert all(

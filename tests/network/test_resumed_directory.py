@@ -152,7 +152,7 @@ async def test_every_version_is_told_once_and_in_order(
         _, copies = await whole_and_copies(tmp_path, monkeypatch, strategy=strategy)
         for path in list(copies.all.values())[::8]:
             result = await fedws.run(resume=path)
-            assert [record["version"] for record in result.metrics if record["kind"] == "round"] == [1, 2, 3, 4]
+            assert [record["round"] for record in result.metrics if record["kind"] == "round"] == [1, 2, 3, 4]
             scored = Counter((record["round"], record["model"]) for record in result.metrics if "model" in record)
             assert set(scored.values()) == {1}
             assert {(number, "federated") for number in (1, 3, 4)} <= set(scored)

@@ -77,7 +77,7 @@ async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog
 
     def look(record: Mapping[str, Any]) -> None:
         if record["kind"] == "round":
-            waiting.append(len(list((run_dir / "awaiting_scores").glob("*.safetensors"))))
+            waiting.append(len(list((run_dir / "pending_evaluations").glob("*.safetensors"))))
             if record["round"] == rounds:
                 gate.opened.set()
 
@@ -93,7 +93,7 @@ async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog
     heads = [line for line in lines if not line.startswith(("Model", "Federated", "Scores"))]
     numbers = range(1, rounds + 1)
     assert heads == [text for r in numbers for text in (f"Training round {r}/{rounds}", "Evaluating models")]
-    scored = [(record["round"], record["model"]) for record in result.metrics if record["kind"] == "score"]
+    scored = [(record["round"], record["model"]) for record in result.metrics if record["kind"] == "evaluation"]
     assert scored[0] == (1, "alice")
     assert len(scored) == 1 + 8, "what was being scored, and what waited"
     assert {(r, "federated") for r in numbers} < set(scored), "workers' models are given up first"
@@ -113,7 +113,7 @@ async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
             run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
             await happens(gate.entered)
         result = await run
-    models = [record["model"] for record in result.metrics if record["kind"] == "score"]
+    models = [record["model"] for record in result.metrics if record["kind"] == "evaluation"]
     assert models == [*WORKERS, "federated"], "round 1"
     missing = "alice, bob, charlie, federated (testing: connection refused)"
     assert told(caplog)[-1] == f"Scores missing in round 2: {missing}"
@@ -149,7 +149,7 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
         settings = {**settings, "score_workers": 1, "training_rounds": 1}  # the third in a row would be the last
         for number in range(len(NONSENSE) // 2):
             result = await fedws.run(run_dir=tmp_path / str(number), **settings)
-            assert [record for record in result.metrics if record["kind"] == "score"] == []
+            assert [record for record in result.metrics if record["kind"] == "evaluation"] == []
             assert result.accuracy is None
     lines = [line for line in told(caplog) if line.startswith("Scores missing")]
     assert len(lines) == len(NONSENSE) // 2
@@ -167,7 +167,7 @@ async def test_a_score_without_its_histogram_has_an_accuracy_and_no_shares(tmp_p
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
         result = await fedws.run(run_dir=tmp_path / "run", **settings)
-    assert result.accuracy == 0.1 and {record["histogram"] for record in result.evaluations()} == {None}
+    assert result.accuracy == 0.1 and {record["predicted_label_counts"] for record in result.evaluations()} == {None}
     log = (tmp_path / "run" / "run.log").read_text()
     assert "Federated model: Average loss: 1.0000, Accuracy: 12/120 (10.00%)" in log and "Percentage" not in log
     assert (tmp_path / "run" / "curves.png").is_file()

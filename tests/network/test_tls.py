@@ -71,7 +71,7 @@ async def ran(urls: dict[str, str], folder: Path, security: Credentials) -> Sequ
     """How many answered in each round of a run that must go well."""
     async with asyncio.timeout(PATIENCE):
         result = await fedws.run(run_dir=folder, credentials=security, **settings(urls))
-    return [record["answered"] for record in result.metrics if "answered" in record]
+    return [record["num_results"] for record in result.metrics if "num_results" in record]
 
 
 async def failed(url: str, folder: Path, security: Credentials) -> str:

@@ -169,5 +169,5 @@ async def test_a_run_that_is_served_is_not_disturbed_by_strangers(tmp_path: Path
                 assert isinstance(answer, Refusal) and answer.kind == "key"
         gate.opened.set()
         result = await running
-        assert [record["answered"] for record in result.metrics if "answered" in record] == [1, 1]
+        assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
         assert not gate.stopped.is_set()

@@ -59,7 +59,7 @@ async def test_every_transport_and_every_order_of_arrival_give_the_same_model(tm
     assert int(first.model["calls"]) == 10, "two rounds of five batches: buffers travel too"
     for other in others:
         assert_same(other.model, first.model)
-        scores = [[record for record in result.metrics if record["kind"] == "score"] for result in (first, other)]
+        scores = [[record for record in result.metrics if record["kind"] == "evaluation"] for result in (first, other)]
         assert len(scores[0]) == 8
         assert scores[0] == scores[1]
 
@@ -89,7 +89,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
             if score["kind"] != "score" or score["round"] != round:
                 continue
             name = "Federated model" if score["model"] == "federated" else f"Model update {score['model']}"
-            histogram = score["histogram"]
+            histogram = score["predicted_label_counts"]
             parts = [100 * sum(histogram[first:last]) // 120 for first, last in ((0, 4), (4, 7), (7, 10))]
             wanted += [
                 f"{name}: Percentage numbers 0-3: {parts[0]}%, 4-6: {parts[1]}%, 7-9: {parts[2]}%",
@@ -186,10 +186,18 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
     left = {thread.name for thread in threading.enumerate() if thread not in threads}
     assert {name for name in left if not name.startswith("asyncio_")} == set(), "the loop's own threads may stay"
     there = {path.name for path in (tmp_path / "run").iterdir() if "tfevents" not in path.name}
-    files = {"run.log", "run.json", "plan.toml", "workers.json", "metrics.jsonl", "model.safetensors", "curves.png"}
-    assert there - {"awaiting_scores"} == files | {"checkpoints"}, "it can go on"
+    files = {
+        "run.log",
+        "run.json",
+        "plan.toml",
+        "worker_labels.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "curves.png",
+    }
+    assert there - {"pending_evaluations"} == files | {"checkpoints"}, "it can go on"
     if ending == "done":
-        assert "awaiting_scores" not in there and len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+        assert "pending_evaluations" not in there and len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
 
 
 def broken(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
@@ -201,7 +209,7 @@ async def test_a_failure_of_the_scoring_ends_the_run_at_the_next_scored_round(tm
     """Not after the last one, and not by blaming the evaluator."""
 
     def observer(record: Any) -> None:
-        if record["kind"] == "score":
+        if record["kind"] == "evaluation":
             raise OSError(28, "No space left on device")
 
     async with federation("memory") as settings:

@@ -43,7 +43,7 @@ class TensorBoardWriter:
             self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record of ``metrics.jsonl``; kinds other than ``score`` and ``round_number`` have nothing to show."""
+        """Write a record of ``metrics.jsonl``; kinds other than ``evaluation`` and ``round`` have nothing to show."""
         if found := to_scalars(record):
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in found.items()])
             self._writer.write_event(Event(wall_time=time.time(), step=record["round"], summary=summary))
@@ -59,15 +59,15 @@ class TensorBoardWriter:
 def to_scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """What a record shows in TensorBoard, by tag.
 
-    >>> to_scalars({"kind": "score", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None, "samples": 100})
+    >>> to_scalars({"kind": "evaluation", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None})
     {'accuracy/alice': 0.25}
-    >>> to_scalars({"kind": "round", "round": 1, "seconds": 0.5, "answered": 3})
-    {'round/seconds': 0.5, 'round/answered': 3.0}
+    >>> to_scalars({"kind": "round", "round": 1, "seconds": 0.5, "num_results": 3})
+    {'round/seconds': 0.5, 'round/num_results': 3.0}
     >>> to_scalars({"kind": "round", "round": 1, "metrics": {"loss": 0.25, "steps": 10.0}})
     {'workers/loss': 0.25, 'workers/steps': 10.0}
     """
     more = record.get("metrics") or {}
-    if record.get("kind") == "score":
+    if record.get("kind") == "evaluation":
         own = {key: record[key] for key in EVALUATION_METRICS if record.get(key) is not None}
         named = {f"{key}/{record['model']}": value for key, value in {**own, **more, **own}.items()}
     elif record.get("kind") == "round":

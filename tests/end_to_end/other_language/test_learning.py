@@ -137,11 +137,11 @@ def test_it_learns_in_a_run_with_a_worker_in_python(processes: Processes, node: 
     run = processes.fork("run", *flags)
     assert run.end() == 0, run.everything
     folder = processes.folder / "run"
-    scores = [float(str(r["accuracy"])) for r in recorded(folder, "score") if r["model"] == "federated"]
+    scores = [float(str(r["accuracy"])) for r in recorded(folder, "evaluation") if r["model"] == "federated"]
     assert len(scores) == 8
     assert scores[-1] > 0.75 and scores[-1] > scores[0] + 0.1, scores
     for record in recorded(folder, "round"):
-        assert (record["answered"], record["failed"], record["cohort"]) == (2, 0, ["alice", "bob"])
+        assert (record["num_results"], record["num_failures"], record["cohort"]) == (2, 0, ["alice", "bob"])
     log = (folder / "run.log").read_text()
     assert all(f"Model update {worker}: Average loss" in log for worker in ("alice", "bob"))
     assert commands["alice"].errors == []

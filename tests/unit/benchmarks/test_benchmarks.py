@@ -216,8 +216,8 @@ def test_the_best_asynchronous_strategy_is_the_one_that_counts() -> None:
 
 
 def test_the_time_to_a_target_is_that_of_the_versions_up_to_it(tmp_path: Path) -> None:
-    records = [{"kind": "round", "version": version, "seconds": 1.5} for version in (1, 2, 3, 4)]
-    scores = [{"kind": "score", "version": version, "accuracy": version / 4} for version in (1, 2, 3)]
+    records = [{"kind": "round", "round": version, "seconds": 1.5} for version in (1, 2, 3, 4)]
+    scores = [{"kind": "evaluation", "round": version, "accuracy": version / 4} for version in (1, 2, 3)]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records + scores), encoding="utf-8")
     assert straggler_time_on_links.reached(path, 0.5) == 3.0

@@ -216,7 +216,7 @@ def test_a_tensor_of_every_dtype_is_what_the_library_reads(tmp_path: Path, name:
         f"state[{key!r}]": (tensor.dtype, tensor.tolist()) for key, tensor in tensors.items()
     }
     with safetensors.safe_open(path_of(tmp_path, 1), "pt") as file:
-        assert file.metadata()["format"] == "1" and file.metadata()["number"] == "1"
+        assert file.metadata()["format"] == "2" and file.metadata()["version"] == "1"
     whole = path_of(tmp_path, 1).read_bytes()
     length = int.from_bytes(whole[:8], "little")
     begins = json.loads(whole[8 : 8 + length])["state['one']"]["data_offsets"][0]
@@ -484,13 +484,16 @@ def test_where_there_is_none_it_is_said(tmp_path: Path, name: str) -> None:
     assert str(caught.value) == f"there is no checkpoint in {tmp_path / name}"
 
 
-def test_a_newer_format_is_said_and_not_passed_over(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "CHECKPOINT_FORMAT", "2")
+@pytest.mark.parametrize(("number", "age"), [("1", "an older"), ("3", "a newer")])
+def test_another_format_is_said_and_not_passed_over(
+    number: str, age: str, two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_FORMAT", number)
     Checkpoints(two).save(13, STATE, {})
     monkeypatch.undo()
     with pytest.raises(UsageError) as caught:
         Checkpoints(two).load()
-    assert str(caught.value) == f"{path_of(two, 13)} was written by a newer fedws (format 2; this one reads 1)"
+    assert str(caught.value) == f"{path_of(two, 13)} was written by {age} fedws (format {number}; this one reads 2)"
 
 
 @pytest.mark.parametrize("change", [{"w": {"dtype": "F128", "shape": [2]}}, {"state": "{"}, {"state": None}])

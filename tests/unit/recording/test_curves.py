@@ -19,7 +19,7 @@ from fedws.recording.curves import (
     read_records,
     spread_positions,
 )
-from fedws.recording.score_lines import FEDERATED_MODEL
+from fedws.recording.evaluation_lines import FEDERATED_MODEL
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
 TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -30,18 +30,18 @@ ROUNDS = {1: 0.1719, 11: 0.8693, 21: 0.9427, 31: 0.9449, 40: 0.9592}
 def score(round: int, model: str, accuracy: float | None, histogram: Sequence[int] | None) -> dict[str, Any]:
     loss = 2.0 - (accuracy or 0.0)
     return {
-        "kind": "score",
+        "kind": "evaluation",
         "round": round,
         "model": model,
         "accuracy": accuracy,
         "loss": loss,
-        "samples": 10000,
-        "histogram": None if histogram is None else list(histogram),
+        "num_examples": 10000,
+        "predicted_label_counts": None if histogram is None else list(histogram),
     }
 
 
 def timing(round: int) -> dict[str, Any]:
-    return {"kind": "round", "round": round, "seconds": 0.2 + round / 1000, "answered": 3, "failed": 0}
+    return {"kind": "round", "round": round, "seconds": 0.2 + round / 1000, "num_results": 3, "num_failures": 0}
 
 
 def run(groups: Mapping[str, Sequence[int]], rounds: Mapping[int, float] = ROUNDS) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ MANY = {f"worker-{i}": [i % 10] for i in range(30)}
 LONG = {"the-sensor-behind-the-greenhouse-17": [0, 1, 3, 5, 7], "b": [2], "c": [4, 6]}
 IID = {worker: list(range(10)) for worker in GROUPS}
 EVERY_ROUND = {round: round / 50 for round in range(1, 41)}
-LOSSES = [{**r, "accuracy": None, "histogram": None} for r in run(GROUPS) if r["kind"] == "score"]
+LOSSES = [{**r, "accuracy": None, "predicted_label_counts": None} for r in run(GROUPS) if r["kind"] == "evaluation"]
 STEEP = [{**r, "loss": 10.0 ** -r["round"]} for r in LOSSES]
 DIVERGED = [{**r, "loss": math.nan} for r in LOSSES]
 LEFT = [r for r in run(GROUPS) if r.get("model") != "bob" or r["round"] < 30]

@@ -23,7 +23,9 @@ from fedws.recording.run_directory import (
     load_plan_settings,
 )
 
-PLAN = build_plan({"seed": 5, "plugin": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "quorum": 1})
+PLAN = build_plan(
+    {"seed": 5, "plugins": ("mine.py",), "workers": {"alice": "ws://h:1"}, "evaluator": {}, "min_results": 1}
+)
 
 
 def names(directory: Path) -> set[str]:
@@ -190,7 +192,7 @@ def test_every_run_has_a_name_of_its_own_and_keeps_it(tmp_path: Path) -> None:
 
 
 def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
-    run = json.loads((begun(tmp_path) / "run.json").read_text())["run"]
+    run = json.loads((begun(tmp_path) / "run.json").read_text())["run_id"]
     held = RunDirectory.open_existing(tmp_path)
     assert (held.plan, held.finished) == (PLAN, False) and held.begin(PLAN) == run
     held.mark_finished()
@@ -220,10 +222,11 @@ def test_its_story_is_json_that_every_reader_takes(tmp_path: Path, deadline: flo
 
 def story(**more: object) -> str:
     """Return a ``run.json``."""
-    return json.dumps({"format": RUN_FORMAT, "run": "ab" * 8, "finished": False, "plan": {}, **more})
+    return json.dumps({"format": RUN_FORMAT, "run_id": "ab" * 8, "finished": False, "plan": {}, **more})
 
 
 FOREIGN = "run.json is not one of fedws"
+OLDER = f"it was written by an older fedws (format 1; this one reads {RUN_FORMAT}); resume it with that version"
 NEWER = f"it is of a newer fedws (format {RUN_FORMAT + 1}; this one reads {RUN_FORMAT})"
 REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "missing": (None, "there is no such directory"),
@@ -235,6 +238,7 @@ REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "no JSON": ({"run.json": "no"}, "run.json cannot be read: Expecting value: line 1 column 1 (char 0)"),
     "a secret that is none": ({"run.json": story(secret="ab")}, FOREIGN),
     "a secret that is a number": ({"run.json": story(secret=5)}, FOREIGN),
+    "older": ({"run.json": '{"format": 1, "run": "abab", "finished": false, "plan": {}}'}, OLDER),
     "newer": ({"run.json": f'{{"format": {RUN_FORMAT + 1}}}'}, NEWER),
 }
 
@@ -306,9 +310,7 @@ def test_a_plan_that_no_one_can_read_is_a_line(text: str, tmp_path: Path) -> Non
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize(
-    "changes", [{"plan": "x"}, {"plan": {"training_rounds": "x"}}, {"finished": 1}, {"secret": "ab"}]
-)
+@pytest.mark.parametrize("changes", [{"plan": "x"}, {"plan": {"rounds": "x"}}, {"finished": 1}, {"secret": "ab"}])
 def test_a_story_that_cannot_be_is_a_line(changes: dict[str, Any], tmp_path: Path) -> None:
     path = begun(tmp_path / "run") / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "finished": True, **changes}))

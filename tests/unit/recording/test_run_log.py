@@ -64,7 +64,7 @@ def test_what_was_not_said_is_known_in_its_order() -> None:
     lines.emit("a")
     first, _ = lines.reserve([1, "alice"]), lines.reserve([2])
     lines.emit("b", "c")
-    wanted: list[Any] = [{"about": [1, "alice"]}, {"about": [2]}, {"lines": ["b", "c"]}]
+    wanted: list[Any] = [{"tag": [1, "alice"]}, {"tag": [2]}, {"lines": ["b", "c"]}]
     assert lines.pending() == wanted
     first("scores")
     assert lines.pending() == wanted[1:]
@@ -114,7 +114,7 @@ def test_a_record_is_open_from_its_first_moment(record: RunLog) -> None:
 
 
 def test_the_labels_of_workers_are_written_when_they_become_known(record: RunLog) -> None:
-    path = record.directory / "workers.json"
+    path = record.directory / "worker_labels.json"
     record.set_worker_labels({"alice": [0, 1], "bob": []})
     assert strict(path.read_text()) == record.worker_labels == {"alice": [0, 1], "bob": []}
     path.unlink()
@@ -155,17 +155,17 @@ _values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | 
 
 
 @settings(deadline=None, max_examples=50)
-@given(fields=st.dictionaries(st.sampled_from(["loss", "model", "round", "histogram"]), _values))
+@given(fields=st.dictionaries(st.sampled_from(["loss", "model", "round", "predicted_label_counts"]), _values))
 def test_every_line_of_metrics_is_json(tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]) -> None:
     record = RunLog(tmp_path_factory.mktemp("run"))
     record.open()
     try:
-        record.write_record("score", **fields)
+        record.write_record("evaluation", **fields)
         text = (record.directory / "metrics.jsonl").read_text(encoding="utf-8")
     finally:
         record.close()
     assert text.endswith("\n") and len(text.splitlines()) == 1
-    assert strict(text) == {"kind": "score", **{key: kept(value) for key, value in fields.items()}}
+    assert strict(text) == {"kind": "evaluation", **{key: kept(value) for key, value in fields.items()}}
 
 
 def kept(value: Any) -> Any:
@@ -302,7 +302,7 @@ def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
     record.lines.emit("behind the scores")
     place = record.position()
     score = EvalResult(num_examples=10, loss=math.nan)
-    record.write_record("score", round=2, model="federated", accuracy=score.accuracy, **asdict(score))
+    record.write_record("evaluation", round=2, model="federated", accuracy=score.accuracy, **asdict(score))
     record.write_record("round", round=3)
     scores("scores of round 2")
     record.close()
@@ -320,10 +320,14 @@ def test_what_came_after_the_checkpoint_is_cut_off(stopped: tuple[RunLog, dict[s
     record, place = stopped
     assert told(record.directory)[2:] == ["scores of round 2", "behind the scores"]
     again = go_on(*stopped)
-    assert place["waiting"] == [{"about": [2, "federated"]}, {"lines": ["behind the scores"]}]
+    assert place["pending"] == [{"tag": [2, "federated"]}, {"lines": ["behind the scores"]}]
     assert told(record.directory) == ["Training round 1", "Training round 2 \N{SNOWMAN}"]
     assert again.records == written(record.directory)
-    assert [(found["kind"], found["round"]) for found in again.records] == [("round", 1), ("round", 2), ("score", 2)]
+    assert [(found["kind"], found["round"]) for found in again.records] == [
+        ("round", 1),
+        ("round", 2),
+        ("evaluation", 2),
+    ]
     assert again.worker_labels == {"alice": [0, 1]}
     again.open()
     again.lines.emit("Going on")
@@ -353,9 +357,9 @@ def test_a_log_that_lost_its_end_is_not_made_longer(stopped: tuple[RunLog, dict[
     """As after a power failure, where the checkpoint was on the disk and the log was not."""
     record, place = stopped
     with (record.directory / "run.log").open("r+b") as file:
-        file.truncate(place["log"] - 30)
+        file.truncate(place["log_bytes"] - 30)
     go_on(record, place)
-    assert (record.directory / "run.log").stat().st_size == place["log"] - 30
+    assert (record.directory / "run.log").stat().st_size == place["log_bytes"] - 30
 
 
 def test_a_record_that_cannot_be_cut_back_is_said(

@@ -264,7 +264,7 @@ def test_what_failed_is_asked_again_at_once_until_the_third_time(kind: Kind) -> 
     assert list(table.strategy.record(table.state)["excluded"]) == ["bob"]
     assert table.joins("bob") == []
     record = table.strategy.record(table.state)
-    assert (record["answered"], record["failed"]) == (1, 2), "one was before the version before"
+    assert (record["num_results"], record["num_failures"]) == (1, 2), "one was before the version before"
 
 
 def test_a_report_that_counts_ends_the_row() -> None:

@@ -68,7 +68,8 @@ class Some:
 
 def told(cohort: list[str], missing: list[str], answered: int, *, failed: int = 0, late: int = 0) -> dict[str, Any]:
     """The record of a round."""
-    return {"cohort": cohort, "missing": missing, "answered": answered, "failed": failed, "late": late}
+    counts = {"num_results": answered, "num_failures": failed, "num_late": late}
+    return {"cohort": cohort, "missing_workers": missing, **counts}
 
 
 class Table:
@@ -295,7 +296,7 @@ def test_a_late_failure_is_a_strike(kind: Kind) -> None:
         assert table.deadline() == [f"{version + 1}/alice"]
         assert table.fails("bob", kind=kind) == []
         table.reports("alice")
-        assert (table.record["late"], table.record["failed"]) == (0, 1)
+        assert (table.record["num_late"], table.record["num_failures"]) == (0, 1)
     assert list(table.record["excluded"]) == ["bob"]
 
 
@@ -407,7 +408,7 @@ def test_with_a_quorum_a_failure_is_asked_again_in_the_next_round(kind: Kind) ->
     assert table.fails("bob", kind=kind) == []
     assert table.reports("alice") == []
     assert table.reports("charlie") == ["2/alice", "2/bob", "2/charlie"], "every order is answered"
-    assert table.record["missing"] == ["bob"]
+    assert table.record["missing_workers"] == ["bob"]
 
 
 @pytest.mark.parametrize("kind", ["refused", "failed", "rejected"])
@@ -450,7 +451,7 @@ def test_what_failed_is_said_and_the_third_time_in_a_row_excludes() -> None:
     assert table.said == ["bob is excluded: it failed: no power, three times in a row"]
     assert table.reports("alice", "charlie") == ["4/alice", "4/charlie"]
     assert table.record["excluded"] == {"bob": "failed: no power, three times in a row"}
-    assert table.record["cohort"] == [*THREE] and table.record["missing"] == ["bob"]
+    assert table.record["cohort"] == [*THREE] and table.record["missing_workers"] == ["bob"]
     table.leaves("bob")
     table.joins("bob")
     assert table.reports("alice", "charlie") == ["5/alice", "5/charlie"]
@@ -520,7 +521,7 @@ def test_one_excluded_within_a_round_stands_in_its_record() -> None:
     table.fails("emil")
     assert table.fails("emil") == ["1/charlie"]
     table.reports("charlie")
-    assert table.record["cohort"] == ["emil", "dora", "charlie"] and table.record["missing"] == ["emil"]
+    assert table.record["cohort"] == ["emil", "dora", "charlie"] and table.record["missing_workers"] == ["emil"]
 
 
 # --------------------------------------------------------------------------- those who leave and join
@@ -557,7 +558,7 @@ def test_a_lost_link_in_each_round_is_borne_however_long_a_run_is() -> None:
         for _ in range(2):
             table.leaves("bob")
             table.joins("bob")
-        assert table.reports(*TWO) == [f"{number + 1}/alice", f"{number + 1}/bob"] and table.record["failed"] == 2
+        assert table.reports(*TWO) == [f"{number + 1}/alice", f"{number + 1}/bob"] and table.record["num_failures"] == 2
 
 
 def test_a_round_waits_for_a_worker_that_has_refused_until_later() -> None:
@@ -632,7 +633,7 @@ def test_beside_those_who_are_away_others_are_put() -> None:
     assert table.joins("emil") == []
     assert table.reports("bob") == ["2/emil", "2/dora", "2/bob"]
     assert table.record["cohort"] == ["emil", "dora", "charlie", "bob", "alice"]
-    assert table.record["missing"] == ["emil", "charlie"]
+    assert table.record["missing_workers"] == ["emil", "charlie"]
 
 
 def test_who_has_reported_and_left_needs_nobody_beside_it() -> None:
@@ -721,7 +722,7 @@ def test_a_report_that_does_not_fit_is_rejected_whoever_comes_first(
         assert table.strategy.worker_model(table.state, report(table.open["bob"], **tensors)) is None
         table.reports("bob", **tensors)
         assert table.said[0] == f"bob sent a report that was rejected: {text}"
-    assert table.version == 1 and table.model == [2, 2] and table.record["missing"] == ["bob"]
+    assert table.version == 1 and table.model == [2, 2] and table.record["missing_workers"] == ["bob"]
     assert table.open["bob"].state_round == 0
 
 
@@ -850,7 +851,7 @@ def test_a_stored_run_knows_who_is_excluded_and_what_was_late() -> None:
     assert [order.request_id for order in orders] == ["5/alice/2"], "a round goes on with its cohort"
     state, orders = table.strategy.react(state, report(orders[0]))
     assert [order.request_id for order in orders] == ["6/alice", "6/charlie"]
-    assert table.strategy.record(state)["late"] == 1
+    assert table.strategy.record(state)["num_late"] == 1
 
 
 def test_a_run_that_has_ended_stays_so() -> None:

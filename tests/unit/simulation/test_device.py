@@ -137,7 +137,7 @@ def test_a_refusal_takes_no_time(tmp_path: Path) -> None:
     answer, took = run_in_virtual_time(ask())
     assert isinstance(answer, TaskFailure) and answer.kind == "refused" and took == 0
     assert events(tmp_path)[-1] | {"reason": ""} == {
-        "t": 0, "event": "failure", "worker": "alice", "order": "1/alice", "kind": "refused", "reason": "",
+        "t": 0, "event": "failure", "worker": "alice", "request_id": "1/alice", "kind": "refused", "reason": "",
     }  # fmt: skip
 
 
@@ -177,17 +177,17 @@ def test_a_device_that_leaves_loses_what_it_worked_on_and_comes_back(tmp_path: P
             assert isinstance(await channel.receive(), TaskResult) and now() == 191
 
     run_in_virtual_time(ask())
-    told = [(event["t"], event["event"], event.get("order")) for event in events(tmp_path)]
+    told = [(event["t"], event["event"], event.get("request_id")) for event in events(tmp_path)]
     assert told == [
-        (0, "joined", None),
-        (0, "order", "1/alice"),
-        (40, "answer", "1/alice"),
-        (80, "order", "2/alice"),
+        (0, "connected", None),
+        (0, "request", "1/alice"),
+        (40, "result", "1/alice"),
+        (80, "request", "2/alice"),
         (100, "lost", "2/alice"),
-        (100, "left", None),
-        (151, "joined", None),
-        (151, "order", "2/alice"),
-        (191, "answer", "2/alice"),
+        (100, "disconnected", None),
+        (151, "connected", None),
+        (151, "request", "2/alice"),
+        (191, "result", "2/alice"),
     ]
 
 
@@ -201,7 +201,7 @@ def test_a_device_that_leaves_while_an_order_is_on_its_way(tmp_path: Path) -> No
             assert now() == 5
 
     run_in_virtual_time(ask())
-    assert [event["event"] for event in events(tmp_path)] == ["joined", "order", "lost", "left"]
+    assert [event["event"] for event in events(tmp_path)] == ["connected", "request", "lost", "disconnected"]
 
 
 def test_whoever_closes_the_link_and_calls_again_is_served_at_once(tmp_path: Path) -> None:
@@ -217,7 +217,14 @@ def test_whoever_closes_the_link_and_calls_again_is_served_at_once(tmp_path: Pat
             await asyncio.sleep(50)  # then it leaves, and nothing is lost with it
 
     run_in_virtual_time(ask())
-    assert [event["event"] for event in events(tmp_path)] == ["joined", "order", "joined", "order", "answer", "left"]
+    assert [event["event"] for event in events(tmp_path)] == [
+        "connected",
+        "request",
+        "connected",
+        "request",
+        "result",
+        "disconnected",
+    ]
 
 
 @pytest.mark.parametrize("task", ["fedavg.fit", "fedsgd.gradient", "fedbuff.fit", "fedasync.fit"])
@@ -265,13 +272,13 @@ def test_a_device_counts_bytes_as_its_link_does(tmp_path: Path) -> None:
 def test_a_closed_journal_takes_no_more(tmp_path: Path) -> None:
     async def tell() -> EventLog:
         journal = EventLog(tmp_path / "events.jsonl")
-        journal.write("joined", worker="alice")
+        journal.write("connected", worker="alice")
         journal.close()
-        journal.write("left", worker="alice")
+        journal.write("disconnected", worker="alice")
         return journal
 
-    assert run_in_virtual_time(tell()).counts == {"joined": 1}
-    assert events(tmp_path) == [{"t": 0, "event": "joined", "worker": "alice"}]
+    assert run_in_virtual_time(tell()).counts == {"connected": 1}
+    assert events(tmp_path) == [{"t": 0, "event": "connected", "worker": "alice"}]
 
 
 def test_a_journal_of_nothing_is_no_file(tmp_path: Path) -> None:

@@ -13,29 +13,31 @@ from fedws.simulation import fleet, report
 from fedws.simulation.conditions import build_conditions
 from fedws.simulation.run import SimulationResult
 
-COUNTS = {"joined": 33, "order": 629, "answer": 600, "lost": 2, "left": 3, "version": 60, "score": 3}
+COUNTS = {"connected": 33, "request": 629, "result": 600, "lost": 2, "disconnected": 3, "version": 60, "evaluation": 3}
 FAST = SimulationResult("fedbuff:k=10", [(60.0, 0.5), (125.9, 0.91), (3600.0, 0.9)], 60, 3600.0, COUNTS)
-SLOW = SimulationResult("fedavg", [(60.0, 0.5)], 20, 604800.0, {"order": 5}, "round 21: too few workers are left")
+SLOW = SimulationResult("fedavg", [(60.0, 0.5)], 20, 604800.0, {"request": 5}, "round 21: too few workers are left")
 NONE = SimulationResult("a" * 60)
 
 
 def test_the_table() -> None:
     assert report.format_table([FAST, SLOW, NONE], 0.9) == [
-        "strategy                to 90 %      ended accuracy versions  orders  lost left",
-        "fedbuff:k=10            0:02:05    1:00:00  90.00 %       60     629     2    3",
-        "fedavg                        -  168:00:00  50.00 %       20       5     0    0",
-        "aaaaaaaaaaaaaaaaaaa…          -    0:00:00        -        0       0     0    0",
+        "algorithm               to 90 %      ended accuracy versions   tasks  lost drops",
+        "fedbuff:k=10            0:02:05    1:00:00  90.00 %       60     629     2     3",
+        "fedavg                        -  168:00:00  50.00 %       20       5     0     0",
+        "aaaaaaaaaaaaaaaaaaa…          -    0:00:00        -        0       0     0     0",
     ]
 
 
 def test_the_table_without_a_target() -> None:
     assert report.format_table([FAST], None)[1] == (
-        "fedbuff:k=10                       1:00:00  90.00 %       60     629     2    3"
+        "fedbuff:k=10                       1:00:00  90.00 %       60     629     2     3"
     )
 
 
 def test_the_table_fits_a_terminal() -> None:
-    crowd = SimulationResult("x" * 60, [(9e6, 1.0)], 10**6, 9e6, {"order": 10**6, "lost": 10**4, "left": 10**3})
+    crowd = SimulationResult(
+        "x" * 60, [(9e6, 1.0)], 10**6, 9e6, {"request": 10**6, "lost": 10**4, "disconnected": 10**3}
+    )
     assert all(len(line) <= 80 for line in report.format_table([crowd, FAST], 0.12345))
 
 
@@ -56,9 +58,9 @@ def test_the_file_holds_everything(tmp_path: Path) -> None:
     report.write_report(tmp_path / "simulation.json", devices, [FAST, SLOW])
     found = json.loads((tmp_path / "simulation.json").read_text(encoding="utf-8"))
     assert found["conditions"]["target"] == 0.9
-    assert found["devices"] == {node: {"slowness": 2.0, "samples": 20} for node in ("w1", "w2", "w3")}
-    assert [outcome["reached"] for outcome in found["outcomes"]] == [125.9, None]
-    assert found["outcomes"][0]["scores"] == [list(score) for score in FAST.evaluations]
+    assert found["devices"] == {node: {"slowdown": 2.0, "num_examples": 20} for node in ("w1", "w2", "w3")}
+    assert [outcome["seconds_to_target"] for outcome in found["results"]] == [125.9, None]
+    assert found["results"][0]["evaluations"] == [list(score) for score in FAST.evaluations]
     with pytest.raises(UsageError, match="cannot be written"):
         report.write_report(tmp_path / "nowhere" / "simulation.json", devices, [])
 

@@ -59,17 +59,25 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(strategy: str, 
 
 def test_what_is_told_fits_together(tmp_path: Path) -> None:
     outcome, told = simulate(tmp_path / "run"), events(tmp_path / "run")
-    assert {event["event"] for event in told} == {"joined", "left", "order", "answer", "lost", "version", "score"}
+    assert {event["event"] for event in told} == {
+        "connected",
+        "disconnected",
+        "request",
+        "result",
+        "lost",
+        "version",
+        "evaluation",
+    }
     assert [event["t"] for event in told] == sorted(event["t"] for event in told)
     assert outcome.event_counts == {
         kind: sum(event["event"] == kind for event in told) for kind in outcome.event_counts
     }
-    ended = [event["order"] for event in told if event["event"] in ("answer", "lost")]
-    assert len(ended) == len(set(ended)) and set(ended) <= {e["order"] for e in told if e["event"] == "order"}
+    ended = [event["request_id"] for event in told if event["event"] in ("result", "lost")]
+    assert len(ended) == len(set(ended)) and set(ended) <= {e["request_id"] for e in told if e["event"] == "request"}
     assert outcome.num_versions == 6 and [e["version"] for e in told if e["event"] == "version"] == list(range(1, 7))
-    scores = [(event["t"], event["accuracy"]) for event in told if event["event"] == "score"]
+    scores = [(event["t"], event["accuracy"]) for event in told if event["event"] == "evaluation"]
     assert [(round(when, 6), accuracy) for when, accuracy in outcome.evaluations] == scores
-    assert [event["version"] for event in told if event["event"] == "score"] == [1, 3, 5, 6]
+    assert [event["version"] for event in told if event["event"] == "evaluation"] == [1, 3, 5, 6]
     assert outcome.accuracy == scores[-1][1] and outcome.seconds == outcome.evaluations[-1][0] and not outcome.failure
 
 
@@ -77,9 +85,9 @@ def test_a_device_that_is_away_gets_no_order(tmp_path: Path) -> None:
     simulate(tmp_path / "run", rounds=10)
     here: set[str] = set()
     for event in events(tmp_path / "run"):
-        if event["event"] == "joined":
+        if event["event"] == "connected":
             here.add(event["worker"])
-        elif event["event"] == "left":
+        elif event["event"] == "disconnected":
             here.discard(event["worker"])
         elif "worker" in event and event["event"] != "lost":
             assert event["worker"] in here, event
@@ -89,8 +97,8 @@ def test_the_same_devices_come_and_go_at_the_same_times_for_every_strategy(tmp_p
     left = []
     for strategy in ("fedavg", "fedasync"):
         outcome = simulate(tmp_path / strategy, strategy)
-        left.append([(e["t"], e["worker"]) for e in events(tmp_path / strategy) if e["event"] == "left"])
-        assert outcome.event_counts["left"] == len(left[-1]) > 3
+        left.append([(e["t"], e["worker"]) for e in events(tmp_path / strategy) if e["event"] == "disconnected"])
+        assert outcome.event_counts["disconnected"] == len(left[-1]) > 3
     shorter, longer = sorted(left, key=len)
     assert longer[: len(shorter)] == shorter
 
@@ -114,7 +122,7 @@ def test_a_deadline_is_kept_to_the_second(tmp_path: Path) -> None:
     plan = plan.model_copy(update={"round_timeout": slowest / 2, "min_results": 1})
     outcome = run_simulation(plan, tmp_path / "run", devices, evaluating())
     first = next(event for event in events(tmp_path / "run") if event["event"] == "version")
-    assert first["t"] == round(slowest / 2, 6) and first["answered"] == 4
+    assert first["t"] == round(slowest / 2, 6) and first["num_results"] == 4
     assert outcome.num_versions == 3 and outcome.seconds <= 3 * slowest / 2
 
 
@@ -178,5 +186,5 @@ def test_an_observer_hears_records_with_the_time(tmp_path: Path) -> None:
     outcome = run_simulation(
         plan, tmp_path / "run", devices, evaluating(), [lambda record, t: heard.append((record["kind"], t))]
     )
-    assert [when for kind, when in heard if kind == "score"] == [when for when, _ in outcome.evaluations]
+    assert [when for kind, when in heard if kind == "evaluation"] == [when for when, _ in outcome.evaluations]
     assert sum(kind == "round" for kind, _ in heard) == 6

@@ -110,10 +110,10 @@ def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     node, made = worker(tmp_path, audit=log, policy=ADAPT), strategy(fine_tune=1)
     node.execute(order(made.configure_extraction(weights(), {}, 10, send=True)))
     features(node.execute(part()))
-    (line,) = [line for line in read_entries(log.path) if line is not None and line["data"] == "features"]
+    (line,) = [line for line in read_entries(log.path) if line is not None and line["payload"] == "features"]
     assert line["epsilon"] is None
     spent = made.build_release((11,))
-    assert spent.to_record()["epsilon_total"] is None and spent.to_record()["epsilon"] == 2.0
+    assert spent.to_record()["record_epsilon"] is None and spent.to_record()["epsilon"] == 2.0
     why = "no bound for the record as a whole, since devices adapted their extractors to all of their samples"
     assert spent.describe().endswith(why)
     assert strategy().build_release((11,)).record_epsilon == 26.0

@@ -15,16 +15,16 @@ from fedws.recording.sinks.tensorboard import TensorBoardWriter, to_scalars
 from tests.helpers.tensorboard_reader import frames, written
 
 SCORE = {
-    "kind": "score",
+    "kind": "evaluation",
     "round": 11,
     "model": "alice",
     "accuracy": 0.25,
     "loss": 1.5,
-    "correct": 2500,
-    "samples": 10000,
-    "histogram": [1000] * 10,
+    "num_correct": 2500,
+    "num_examples": 10000,
+    "predicted_label_counts": [1000] * 10,
 }
-ROUND = {"kind": "round", "round": 12, "seconds": 0.5, "bytes_sent": 4096, "bytes_received": 2048, "answered": 3}
+ROUND = {"kind": "round", "round": 12, "seconds": 0.5, "bytes_sent": 4096, "bytes_received": 2048, "num_results": 3}
 
 
 def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_what_is_added_is_on_disk_before_the_file_is_closed(tmp_path: Path) -> N
             (12, "round/seconds", 0.5),
             (12, "round/bytes_sent", 4096),
             (12, "round/bytes_received", 2048),
-            (12, "round/answered", 3),
+            (12, "round/num_results", 3),
         ]
     finally:
         events.close()
@@ -88,7 +88,11 @@ def test_two_writers_in_one_second_have_files_of_their_own(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"kind": "note", "round": 1, "seconds": 1.0}, {"kind": "score", "round": 1, "model": "a", "accuracy": None}],
+    [
+        {},
+        {"kind": "note", "round": 1, "seconds": 1.0},
+        {"kind": "evaluation", "round": 1, "model": "a", "accuracy": None},
+    ],
 )
 def test_a_record_with_nothing_to_show_writes_nothing(tmp_path: Path, record: dict[str, Any]) -> None:
     events = TensorBoardWriter(tmp_path)

@@ -1,4 +1,4 @@
-"""The lines that tell of a model's score, word for word those of the demo that fedws succeeds."""
+"""The log lines of a model's evaluation, word for word those of the demo that fedws succeeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from fedws.data import label_ranges
 
 FEDERATED_MODEL = "federated"
-"""The name of the federated model among the scored ones."""
+"""The name of the federated model among the evaluated ones."""
 
 MAX_LABELS_CHARS = 64
 """Characters of a set of labels in a line."""
@@ -26,30 +26,30 @@ def format_loss(loss: float | None) -> str:
 
 
 def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[int]]) -> list[str]:
-    """What a ``score`` record says, in one line or two.
+    """Return the one or two log lines of an ``evaluation`` record.
 
     ``label_sets`` are sets of labels; the share of the predictions that fall into each is cut to whole percents.
-    Without a histogram, which an evaluator may keep back, there are no shares.
+    Without predicted label counts, which an evaluator may withhold, there are no shares.
 
-    >>> record = {"model": "alice", "loss": 2.3, "correct": 3, "samples": 8, "histogram": [5, 2, 1]}
+    >>> record = {"model": "alice", "loss": 2.3, "num_correct": 3, "num_examples": 8, "predicted_label_counts": [5, 2, 1]}
     >>> print(*format_evaluation(record, [[0, 1], [2]]), sep="\\n")
     Model update alice: Percentage numbers 0-1: 87%, 2: 12%
     Model update alice: Average loss: 2.3000, Accuracy: 3/8 (37.50%)
     """
     name = "Federated model" if record["model"] == FEDERATED_MODEL else f"Model update {record['model']}"
-    if record["correct"] is None:
+    if record["num_correct"] is None:
         return [f"{name}: Average loss: {format_loss(record['loss'])}"]
-    histogram, samples = record["histogram"], record["samples"]
-    result = f"Accuracy: {record['correct']}/{samples} ({100 * record['correct'] / samples:.2f}%)"
-    told = f"{name}: Average loss: {format_loss(record['loss'])}, {result}"
-    if not label_sets or histogram is None:
-        return [told]
+    counts, num_correct, num_examples = record["predicted_label_counts"], record["num_correct"], record["num_examples"]
+    accuracy = f"Accuracy: {num_correct}/{num_examples} ({100 * num_correct / num_examples:.2f}%)"
+    line = f"{name}: Average loss: {format_loss(record['loss'])}, {accuracy}"
+    if not label_sets or counts is None:
+        return [line]
     shares = (
-        f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {100 * _count_predictions(histogram, group) // samples}%"
+        f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {100 * _count_predictions(counts, group) // num_examples}%"
         for group in label_sets
     )
-    return [f"{name}: Percentage numbers {', '.join(shares)}", told]
+    return [f"{name}: Percentage numbers {', '.join(shares)}", line]
 
 
-def _count_predictions(histogram: Sequence[int], labels: Sequence[int]) -> int:
-    return sum(histogram[label] for label in labels if label < len(histogram))
+def _count_predictions(counts: Sequence[int], labels: Sequence[int]) -> int:
+    return sum(counts[label] for label in labels if label < len(counts))

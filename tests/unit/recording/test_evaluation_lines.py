@@ -3,14 +3,20 @@ from typing import Any
 
 import pytest
 
-from fedws.recording.score_lines import FEDERATED_MODEL, format_evaluation
+from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from tests.helpers.support import REPOSITORY, require
 
 GROUPS = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 def record(model: str, loss: float, correct: int | None, histogram: list[int] | None, samples: int = 10_000) -> Any:
-    return {"model": model, "loss": loss, "correct": correct, "samples": samples, "histogram": histogram}
+    return {
+        "model": model,
+        "loss": loss,
+        "num_correct": correct,
+        "num_examples": samples,
+        "predicted_label_counts": histogram,
+    }
 
 
 def test_the_lines_are_those_of_the_reference() -> None:
