@@ -57,7 +57,7 @@ DIFFERENT = {
     "worker": {"worker": "bob"},
     "round": {"round": 2},
     "task": {"task": "u"},
-    "base": {"base": 1},
+    "base": {"state_round": 1},
     "seed": {"seed": 8},
     "settings": {"settings": {"lr": 0.2, "sizes": [1, 2]}},
     "a value": {"tensors": {"w": torch.tensor([0.0, 1.0, 3.0]), "b": torch.zeros(())}},

@@ -98,7 +98,7 @@ def test_a_task_that_was_told_to_stop_says_so() -> None:
 
 
 def test_a_node_whose_data_the_coordinator_may_see_tells_all() -> None:
-    found = answer(raising(TaskError("the head gives two"), "data"), details=True)
+    found = answer(raising(TaskError("the head gives two"), "data"), send_error_details=True)
     assert isinstance(found, TaskFailure) and (found.kind, found.reason) == ("refused", "the head gives two")
 
 

@@ -19,7 +19,7 @@ HOLDER, OTHER = RunClaim("a" * 16, "lab", "1" * 64), RunClaim("b" * 16, "lab", "
 async def test_a_run_that_does_not_get_the_node_leaves_it_to_the_run_before() -> None:
     """The idle run gives way, but its work outlasts the other run's patience; then both call again."""
     turns = LeaseManager("alice", SILENCE)
-    channel: Any = SimpleNamespace(received=0, arriving=False)
+    channel: Any = SimpleNamespace(bytes_received=0, is_receiving=False)
     async with turns.acquire(channel, HOLDER) as turn:
         await asyncio.sleep(IDLE_PEER_TIMEOUTS * SILENCE + 1)
         with pytest.raises(LinkRefused, match="alice is busy with run aaaaaaaa since"):
@@ -43,7 +43,7 @@ def test_the_run_before_may_call_while_its_work_ends(links: int) -> None:
     @virtual
     async def calls() -> None:
         turns = LeaseManager("alice", SILENCE)
-        channel: Any = SimpleNamespace(received=0, arriving=False)
+        channel: Any = SimpleNamespace(bytes_received=0, is_receiving=False)
         async with turns.acquire(channel, HOLDER):
             await asyncio.sleep(IDLE_PEER_TIMEOUTS * SILENCE + 1)
             others = [_have(turns, channel, OTHER) for _ in range(links)]

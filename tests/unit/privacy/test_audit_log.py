@@ -429,7 +429,7 @@ def worker(path: Path) -> Worker:
 def order(task: str, **changes: Any) -> TaskRequest:
     settings = {"model": "mlp", **changes.pop("settings", {})}
     return TaskRequest(
-        **{"id": "1/alice", "worker": "alice", "round": 7, "task": task, "settings": settings, **changes}
+        **{"request_id": "1/alice", "worker": "alice", "round": 7, "task": task, "settings": settings, **changes}
     )
 
 
@@ -544,7 +544,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
     path = tmp_path_factory.mktemp("names") / "log"
     node = worker(path)
     node.start_run(RunClaim(name, name))
-    node.execute(order(task, id=name, settings={"model": model}))
+    node.execute(order(task, request_id=name, settings={"model": model}))
     assert problems(path) == []
     (line,) = read_entries(path)
     assert line is not None

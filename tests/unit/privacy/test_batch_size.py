@@ -50,7 +50,7 @@ def test_a_batch_above_the_policys_bound_is_refused_before_a_sample_is_read(task
     reason = refused(asked(task, "watched", weights(), batch_size=15_000), data=data)
     assert reason == (
         "the policy here allows 1,024 samples in a batch, not 1,025; "
-        "use a smaller --batch-size, or let the node's owner set batch_size in its policy"
+        "use a smaller --batch-size, or let the node's owner set max_batch_size in its policy"
     )
     assert max(data.read, default=0) <= 1 and MADE == [], "a node looks at one sample when it starts"
 

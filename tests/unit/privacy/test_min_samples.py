@@ -17,15 +17,15 @@ from fedws.training.task_context import TaskContext
     ("settings", "wanted"),
     [
         ({}, 50),
-        ({"batch_size": 2, "batches": 3}, 6),
-        ({"batch_size": 2, "batches": 3, "epochs": 9}, 6),
+        ({"batch_size": 2, "max_local_batches": 3}, 6),
+        ({"batch_size": 2, "max_local_batches": 3, "epochs": 9}, 6),
         ({"batch_size": 2}, 20),
-        ({"batches": 1}, 32),
-        ({"batches": 1, "drop_last": True}, 32),
+        ({"max_local_batches": 1}, 32),
+        ({"max_local_batches": 1, "drop_last": True}, 32),
         ({"batch_size": 20, "drop_last": True}, 40),
         ({"batch_size": 51}, 50),
         ({"batch_size": 51, "drop_last": True}, 0),
-        ({"batch_size": 1, "batches": 1}, 1),
+        ({"batch_size": 1, "max_local_batches": 1}, 1),
     ],
 )
 def test_of_a_training_what_is_left_out_has_its_default(settings: dict[str, Any], wanted: int) -> None:
@@ -54,7 +54,7 @@ def test_a_training_uses_no_fewer(size: int, batches: int, drop_last: bool) -> N
         "model": "m",
         "dataset": "d",
         "batch_size": size,
-        "batches": batches,
+        "max_local_batches": batches,
         "drop_last": drop_last,
     }
     settings = TrainSettings(**chosen)
@@ -67,7 +67,13 @@ def test_a_training_uses_no_fewer(size: int, batches: int, drop_last: bool) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"samples": 40}, {"batch_size": "40", "batches": True}, {"batch_size": -40, "batches": -1}]
+    "settings",
+    [
+        {},
+        {"num_examples": 40},
+        {"batch_size": "40", "max_local_batches": True},
+        {"batch_size": -40, "max_local_batches": -1},
+    ],
 )
 def test_of_a_task_that_does_not_state_its_settings_what_is_not_said_is_one_sample(settings: dict[str, Any]) -> None:
     assert min_distinct_samples(settings, 50) == 1
@@ -78,7 +84,7 @@ def test_of_settings_without_a_number_of_batches_one_is_known() -> None:
 
 
 def test_wrong_settings_are_told_in_words() -> None:
-    for settings in ({"model": "m", "batches": 0}, {"model": "m", "mu": 1}, {}):
+    for settings in ({"model": "m", "max_local_batches": 0}, {"model": "m", "mu": 1}, {}):
         with pytest.raises(TaskError, match=r"^settings: "):
             min_distinct_samples(settings, 50, TrainSettings)
     assert min_distinct_samples({"model": "m", "batch_size": 2, "mu": 1.0}, 50, FedAsyncSettings) == 20

@@ -203,7 +203,7 @@ def test_a_model_is_allowed_by_its_name_and_an_order_must_name_one() -> None:
         Policy(models=("mlp:hidden=5",))
     policy = Policy(models=("mlp",))
     policy.check_request(order(model="mlp:hidden=5"), 1, left(0))
-    assert "an order that names none" in refusal(policy, replace(order(), settings={}), 1)
+    assert "a request that names none" in refusal(policy, replace(order(), settings={}), 1)
 
 
 def test_samples() -> None:
@@ -354,7 +354,7 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
     node = worker(Policy(max_answers_per_day=3), task, AuditLog(path))
     node.start_run(RunClaim("first"))
     kinds = [type(node.execute(order(number=number))).__name__ for number in numbers]
-    assert kinds == ["Report", "Report", "Report", "Failure"]
+    assert kinds == ["TaskResult", "TaskResult", "TaskResult", "TaskFailure"]
     again = worker(Policy(max_answers_per_day=3), task, AuditLog(path))
     again.start_run(RunClaim("second"))
     refused = again.execute(order(number=9))

@@ -104,7 +104,7 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
     workers, found = [node(tmp_path, task, **policy) for _ in range(2)], []
     for number, worker in enumerate(workers):
         worker.start_run(RunClaim(f"{number}", "lab"))
-    threads = [threading.Thread(target=lambda w=w: found.append(told(w.answer(order())))) for w in workers]
+    threads = [threading.Thread(target=lambda w=w: found.append(told(w.execute(order())))) for w in workers]
     for thread in threads:
         thread.start()
     for thread in threads:

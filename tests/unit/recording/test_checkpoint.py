@@ -289,7 +289,7 @@ def test_a_round_goes_on_from_the_middle_as_if_nothing_had_been(tmp_path: Path) 
         report(0).tensors, ("1", "2", "3"), 1, mean.accumulate(mean.accumulate(mean.init(), report(1)), report(2))
     )
     back = there_and_back(tmp_path, state)
-    assert bits(back) == bits(state) and all(tensor.is_meta for tensor in back.sum.like.values())
+    assert bits(back) == bits(state) and all(tensor.is_meta for tensor in back.sum.templates.values())
     wanted, found = (mean.finalize(mean.accumulate(sum, report(3))) for sum in (state.sum, back.sum))
     assert bits(found) == bits(wanted)
 
@@ -572,7 +572,13 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(private_files, "binary"), (checkpoint, "raw"), (os, "fsync"), (Path, "replace"), (checkpoint, "sync")],
+    [
+        (private_files, "open_binary"),
+        (checkpoint, "view_bytes"),
+        (os, "fsync"),
+        (Path, "replace"),
+        (checkpoint, "fsync_dir"),
+    ],
 )
 def test_a_full_disk_leaves_the_checkpoints_before(
     two: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
@@ -587,7 +593,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(
     assert str(caught.value) == f"{path_of(two, 13)} cannot be written: No space left on device"
     before = [path_of(two, number).name for number in (11, 12)]
     assert [found for found in names(two) if found != path_of(two, 13).name] == before
-    assert path_of(two, 13).exists() == (name == "sync"), "it is in place when its directory is synced"
+    assert path_of(two, 13).exists() == (name == "fsync_dir"), "it is in place when its directory is synced"
     assert Checkpoints(two).load()[1] == ""
 
 

@@ -44,7 +44,7 @@ def test_a_model_with_more_parameters_than_the_policy_allows_is_never_built(task
     reason = refused(asked(task, "watched", weights()), policy)
     assert reason == (
         "the policy here allows 174 parameters of a model, and watched has 175; "
-        "the node's owner can allow more: parameters in its policy"
+        "the node's owner can allow more: max_parameters in its policy"
     )
     assert set(MADE) == {"meta"}
     assert isinstance(answered(asked(task, "watched", weights()), Policy(max_parameters=175)), TaskResult)

@@ -130,14 +130,14 @@ START = f"""
 import os, pathlib, resource, signal, sys
 from fedws.recording.sinks.tensorboard import TensorBoardWriter
 events, record = TensorBoardWriter(pathlib.Path(sys.argv[1])), {ROUND}
-events.add(record)
+events.write(record)
 """
 FULL = """
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))
 try:
     while True:
-        events.add(record)
+        events.write(record)
 except OSError as error:
     os._exit(error.errno)
 """
