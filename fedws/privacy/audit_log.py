@@ -69,7 +69,7 @@ class AuditEntry:
     peer: str = ""
     """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
     counted_as: CountedAs = ""
-    """What it counts as for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
+    """What counts for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
 
 
 class AuditLog:

@@ -52,7 +52,7 @@ class Policy(BaseModel):
     max_answers_per_day: Annotated[int, Field(ge=1)] | None = None
     """Answers of this node that depend on its samples, in 24 hours, over all runs; one a round, if all goes well.
 
-    Updates, evaluations and failures of tasks that had read samples are counted one by one, since it is the coordinator that
+    Updates, evaluations and failures of tasks that had read samples are counted one by one, since the coordinator
     numbers the rounds. Features are sent in many answers but noised once a run, so those of a run count once.
     """
     max_uploads: Annotated[int, Field(ge=1)] = 1
@@ -141,7 +141,8 @@ class Policy(BaseModel):
     def check_model_size(self, model: str, num_values: int) -> None:
         """Check a model's number of parameters and buffers' elements before it is built. Raises TaskError."""
         if num_values > self.max_parameters:
-            what = f"the policy here allows {self.max_parameters:,} parameters of a model, and {model[:64]} has {num_values:,}"
+            allowed = f"the policy here allows {self.max_parameters:,} parameters of a model"
+            what = f"{allowed}, and {model[:64]} has {num_values:,}"
             raise TaskError(f"{what}; the node's owner can allow more: max_parameters in its policy")
 
     def check_batch_size(self, batch_size: int, num_examples: int) -> None:

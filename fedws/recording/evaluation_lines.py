@@ -31,7 +31,8 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
     ``label_sets`` are sets of labels; the share of the predictions that fall into each is cut to whole percents.
     Without predicted label counts, which an evaluator may withhold, there are no shares.
 
-    >>> record = {"model": "alice", "loss": 2.3, "num_correct": 3, "num_examples": 8, "predicted_label_counts": [5, 2, 1]}
+    >>> record = {"model": "alice", "loss": 2.3, "num_correct": 3, "num_examples": 8}
+    >>> record["predicted_label_counts"] = [5, 2, 1]
     >>> print(*format_evaluation(record, [[0, 1], [2]]), sep="\\n")
     Model update alice: Percentage numbers 0-1: 87%, 2: 12%
     Model update alice: Average loss: 2.3000, Accuracy: 3/8 (37.50%)
@@ -44,9 +45,10 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
     line = f"{name}: Average loss: {format_loss(record['loss'])}, {accuracy}"
     if not label_sets or counts is None:
         return [line]
+    percentages = [100 * _count_predictions(counts, group) // num_examples for group in label_sets]
     shares = (
-        f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {100 * _count_predictions(counts, group) // num_examples}%"
-        for group in label_sets
+        f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {percentage}%"
+        for group, percentage in zip(label_sets, percentages, strict=True)
     )
     return [f"{name}: Percentage numbers {', '.join(shares)}", line]
 

@@ -102,7 +102,7 @@ def _check_storable(record: Mapping[str, Any]) -> None:
 
 
 def load_worker_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the labels that each worker declared, from ``worker_labels.json``, and a line for each that cannot be used.
+    """Return the labels that each worker declared, from ``worker_labels.json``, and a line for each dropped one.
 
     Both are empty where there is no such file.
     """

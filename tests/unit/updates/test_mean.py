@@ -257,4 +257,4 @@ def test_the_sum_is_one_model_however_many_reports_come() -> None:
 def test_weights_are_switched_on_by_name() -> None:
     found = [registry.build_piece("aggregator", spec) for spec in ("mean", "mean:true", "mean,weight_by_samples=true")]
     reports = [report(3, w=torch.ones(1)), report(1, w=torch.zeros(1))]
-    assert [float(one.result(added(one, reports))["w"]) for one in found] == [0.5, 0.75, 0.75]
+    assert [float(one.finalize(added(one, reports))["w"]) for one in found] == [0.5, 0.75, 0.75]
