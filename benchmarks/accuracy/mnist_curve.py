@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
     curves = [curve(settings, seed) for seed in seeds]
     rows: list[list[str | float]] = [[f"seed {seed}", *values] for seed, values in zip(seeds, curves, strict=True)]
     rows += [[name, *values] for name, values in PUBLISHED]
-    print(table(["run", *(f"r{round}" for round in SCORED)], rows))
+    print(table(["run", *(f"r{round_number}" for round_number in SCORED)], rows))
     last = [values[-1] for values in curves]
     good = median(last) >= MEDIAN and min(last) >= EACH
     print(f"round 40: median {median(last):.2f}, least {min(last):.2f}; target: {MEDIAN} and {EACH}; ", end="")
@@ -48,4 +48,4 @@ def curve(settings: Settings, seed: int) -> list[float]:
         histogram = scores[1, worker]["predicted_label_counts"]
         if sum(histogram[label] for label in held[worker]) != sum(histogram):
             raise RuntimeError(f"seed {seed}: after round 1 {worker} predicts {histogram}, but holds {held[worker]}")
-    return [100 * scores[round, "federated"]["accuracy"] for round in SCORED]
+    return [100 * scores[round_number, "federated"]["accuracy"] for round_number in SCORED]

@@ -34,11 +34,11 @@ class Noop:
 
     training: TrainSettings
 
-    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
         """The model, and nothing to do with it."""
-        return TaskSpec("noop.fit", self.training.for_round(round).model_dump(), model)
+        return TaskSpec("noop.fit", self.training.for_round(round_number).model_dump(), model)
 
-    def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+    def server_update(self, model: Tensors, aggregated: Tensors, round_number: int) -> Tensors:
         """The mean is the next model."""
         return aggregated
 

@@ -117,7 +117,7 @@ def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> No
     begun = time.monotonic()
     if mine == 0:
         print("ready", flush=True)
-    for round in range(1, rounds + 1):
+    for round_number in range(1, rounds + 1):
         net.flat.copy_(shared.federated)
         optimizer = torch.optim.SGD(net.parameters(), lr)
         for indices in torch.randperm(len(labels))[: BATCH * BATCHES].split(BATCH):
@@ -125,11 +125,11 @@ def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> No
             functional.nll_loss(net(images[indices]), labels[indices]).backward()
             optimizer.step()
         lr = max(0.98 * lr, 0.001)
-        shared.finished[mine] = round
-        while fill and int(shared.finished.min()) < round and scorer.score(evaluations * 4):
+        shared.finished[mine] = round_number
+        while fill and int(shared.finished.min()) < round_number and scorer.score(evaluations * 4):
             pass
         shared.barrier.wait(PATIENCE)
-        due = (round - 1) % 10 == 0 or round == rounds
+        due = (round_number - 1) % 10 == 0 or round_number == rounds
         if mine == 0:
             torch.mean(shared.workers, 0, out=shared.federated)
             if due:
@@ -137,7 +137,7 @@ def work(mine: int, folder: Path, rounds: int, fill: bool, shared: Shared) -> No
                 shared.scored[evaluations, 3] = shared.federated
         shared.barrier.wait(PATIENCE)
         evaluations += due
-        while ((due and not fill) or round == rounds) and scorer.score(evaluations * 4):
+        while ((due and not fill) or round_number == rounds) and scorer.score(evaluations * 4):
             pass
     shared.barrier.wait(PATIENCE)
     if mine == 0:

@@ -111,12 +111,13 @@ class EvaluationQueue:
             if "lines" in entry:
                 self._run_log.lines.emit(*entry["lines"])
                 continue
-            round, *models = entry["tag"]
-            there, scores = files.get(round, {}), [known[round, it] for it in models if (round, it) in known]
-            gone = [model for model in models if model not in there and (round, model) not in known]
+            round_number, *models = entry["tag"]
+            there = files.get(round_number, {})
+            scores = [known[round_number, it] for it in models if (round_number, it) in known]
+            gone = [model for model in models if model not in there and (round_number, model) not in known]
             missing = {"given up before the run went on": gone} if gone else {}
             self._enqueue(
-                round, models, there, [line for score in scores for line in self._format_lines(score)], missing
+                round_number, models, there, [line for score in scores for line in self._format_lines(score)], missing
             )
 
     def add_model(self, round_number: int, name: str, tensors: Tensors) -> None:

@@ -29,10 +29,10 @@ def describe_connect_error(error: BaseException) -> str:
     return get_error_text(error)
 
 
-async def speaks_tls(host: str, port: int, timeout: float) -> bool:
+async def speaks_tls(host: str, port: int, timeout_seconds: float) -> bool:
     """Whether TLS is served there, by anybody; nothing is sent in it."""
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(timeout_seconds):
             _, writer = await asyncio.open_connection(
                 host, port, ssl=TlsConfig().create_client_context(), server_hostname=host
             )

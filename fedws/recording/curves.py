@@ -143,7 +143,7 @@ def _draw_run(figure: "Figure", records: Sequence[Record], worker_labels: Worker
         _draw_lines(left, values, list(worker_labels), "{:#.4g}", "Loss on the test data")
     else:
         took = ((r["round"], r.get("seconds", math.inf)) for r in records if r.get("kind") == "round")
-        timed = sorted((round, float(seconds)) for round, seconds in took if seconds <= MAX_PLOTTED_VALUE)
+        timed = sorted((round_number, float(seconds)) for round_number, seconds in took if seconds <= MAX_PLOTTED_VALUE)
         what = "Seconds per round" if timed else "Nothing was recorded"
         _draw_lines(left, {"last round": timed} if timed else {}, [], "{:.3g} s", what)
     if both and len(worker_labels) <= len(COLOURS) and len(set().union(*distinct)) == sum(map(len, distinct)):

@@ -189,7 +189,7 @@ class AsynchronousScheduler(Generic[B]):
         if self._is_finished(state) or len(state.participants.connected_workers()) < self.min_results:
             return state, ()
         orders, roster = [], state.participants
-        round, idle = 1 + state.num_results // len(self._config.workers), roster.idle_workers()
+        round_number, idle = 1 + state.num_results // len(self._config.workers), roster.idle_workers()
         answer = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = roster.members[worker]
@@ -199,7 +199,7 @@ class AsynchronousScheduler(Generic[B]):
                 if member.last_requested_round > member.last_accepted_round
                 else member.last_requested_round + 1
             )
-            ask = self._algorithm.configure(state.model, worker, round)
+            ask = self._algorithm.configure(state.model, worker, round_number)
             roster, order = roster.create_request(worker, number, state.version, self._config.seed, ask, answer)
             orders.append(order)
         return replace(state, participants=roster), orders

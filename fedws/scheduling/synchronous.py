@@ -166,7 +166,7 @@ class SynchronousScheduler(Generic[A]):
         """Take a report of this round."""
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
-            sum = state.accumulator if problem else self._aggregator.accumulate(state.accumulator, result)
+            accumulator = state.accumulator if problem else self._aggregator.accumulate(state.accumulator, result)
         except RejectedUpdate as error:
             problem = str(error)
         if problem:
@@ -174,7 +174,7 @@ class SynchronousScheduler(Generic[A]):
         state = replace(state, result_metrics=(*state.result_metrics, metrics.weigh_metrics(result)))
         reported = (*state.accepted_workers, result.worker)
         return replace(
-            state, accumulator=sum, accepted_workers=reported, participants=state.participants.accept(result)
+            state, accumulator=accumulator, accepted_workers=reported, participants=state.participants.accept(result)
         )
 
     def _drop_late_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
@@ -206,12 +206,12 @@ class SynchronousScheduler(Generic[A]):
 
     def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
         """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
-        open = {
+        overdue_workers = {
             asked.worker
             for order, asked in state.participants.open_requests.items()
             if order in state.overdue_request_ids
         }
-        able = set(state.participants.available_workers()) - open | set(state.accepted_workers)
+        able = set(state.participants.available_workers()) - overdue_workers | set(state.accepted_workers)
         others = [worker for worker in self._rank_workers(state) if worker not in state.cohort]
         lacking = self.min_results - sum(worker in able for worker in state.cohort)
         return replace(state, cohort=(*state.cohort, *others[: max(0, lacking)]))

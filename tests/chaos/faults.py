@@ -116,11 +116,14 @@ def draw(
     random.shuffle(drawn)
     # The last round is a phase of its own: after it scores are awaited and the end is written.
     when = [rounds if index == 0 else random.randint(1, rounds) for index in range(count)]
-    faults = [_fault(random, kind, round, workers, silence, span) for kind, round in zip(drawn, when, strict=True)]
+    faults = [
+        _fault(random, kind, round_number, workers, silence, span)
+        for kind, round_number in zip(drawn, when, strict=True)
+    ]
     return sorted(faults, key=lambda fault: (fault.round, fault.after))
 
 
-def _fault(random: Random, kind: Kind, round: int, workers: Sequence[str], silence: float, span: float) -> Fault:
+def _fault(random: Random, kind: Kind, round_number: int, workers: Sequence[str], silence: float, span: float) -> Fault:
     target = {"worker": random.choice(workers), "evaluator": EVALUATOR, "coordinator": COORDINATOR}[kind.whom]
     seconds = random.uniform(0.05, 0.6) * silence
     if kind.long:
@@ -130,7 +133,7 @@ def _fault(random: Random, kind: Kind, round: int, workers: Sequence[str], silen
     return Fault(
         kind,
         target,
-        round,
+        round_number,
         after=random.uniform(0, 1.5) * span,
         seconds=seconds,
         again=random.uniform(0, 3) if kind.what in ("kill", "lose") and random.random() < 0.3 else None,

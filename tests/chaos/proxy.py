@@ -106,9 +106,9 @@ class Proxy:
             link.over = True
         return len(links)
 
-    def cut_after(self, bytes: int, how: Cut) -> asyncio.Future[int]:
+    def cut_after(self, num_bytes: int, how: Cut) -> asyncio.Future[int]:
         """Cut when exactly so many more bytes have passed; the future gives how many links there were."""
-        self._fuses.append(_Fuse(bytes, how, asyncio.get_running_loop().create_future()))
+        self._fuses.append(_Fuse(num_bytes, how, asyncio.get_running_loop().create_future()))
         return self._fuses[-1].burnt
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

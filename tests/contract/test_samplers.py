@@ -74,15 +74,15 @@ def test_a_cohort_that_cannot_be_is_said_in_one_line(name: str, number: str) -> 
 def waits(chooser: Sampler, seconds: Sequence[float], rounds: int) -> list[int]:
     """The most rounds from one order to the next, or to the end, of every worker; told what a coordinator tells."""
     asked, measured, longest = [0] * len(seconds), [0.0] * len(seconds), [0] * len(seconds)
-    for round in range(1, rounds + 1):
+    for round_number in range(1, rounds + 1):
         candidates = [
-            WorkerInfo(str(worker), 10 * (worker + 1), measured[worker], round - 1 - asked[worker])
+            WorkerInfo(str(worker), 10 * (worker + 1), measured[worker], round_number - 1 - asked[worker])
             for worker in range(len(seconds))
         ]
-        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.cohort_size(len(seconds))]:
+        for name in chooser.rank(candidates, Random(f"1/{round_number}"))[: chooser.cohort_size(len(seconds))]:
             worker = int(name)
-            longest[worker] = max(longest[worker], round - asked[worker])
-            asked[worker], measured[worker] = round, seconds[worker]
+            longest[worker] = max(longest[worker], round_number - asked[worker])
+            asked[worker], measured[worker] = round_number, seconds[worker]
     return [max(one, rounds - last) for one, last in zip(longest, asked, strict=True)]
 
 

@@ -700,9 +700,13 @@ class World(Run):
     # -------------------------------------------------------------- what is expected
 
     def _hold(self, orders: Sequence[TaskRequest]) -> None:
-        round = self.strategy.version(self.state) + 1
-        if has_rounds(self.case.name) and orders and any(order.round == round for order in self.orders):
-            working = [id for id, order in self.open.items() if order.round == round and id not in (self.overdue or ())]
+        round_number = self.strategy.version(self.state) + 1
+        if has_rounds(self.case.name) and orders and any(order.round == round_number for order in self.orders):
+            working = [
+                request_id
+                for request_id, order in self.open.items()
+                if order.round == round_number and request_id not in (self.overdue or ())
+            ]
             assert len(self.updates) + len(working) < self.strategy.min_results, "nobody else is asked without need"
         super()._hold(orders)
         for order in orders:

@@ -27,13 +27,13 @@ def train(
     torch.manual_seed(seed)
     model = {name: value.clone() for name, value in MnistCnn().state_dict().items()}
     rate = lr
-    for round in range(1, rounds + 1):
+    for round_number in range(1, rounds + 1):
         sums = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in model.items()}
         weights = 0
         for worker in random.sample(list(HELD), k=len(HELD)):  # the order of arrival must not show
             own = np.flatnonzero(np.isin(labels, HELD[worker]))
             weight = len(own) if weighted else 1
-            trained = train_once(model, pixels[own], labels[own], order_seed(seed, worker, round), rate)
+            trained = train_once(model, pixels[own], labels[own], order_seed(seed, worker, round_number), rate)
             for name, value in trained.items():
                 sums[name] += weight * value.double()
             weights += weight
@@ -59,6 +59,6 @@ def train_once(
     return module.state_dict()
 
 
-def order_seed(seed: int, worker: str, round: int) -> int:
+def order_seed(seed: int, worker: str, round_number: int) -> int:
     """The first 8 bytes, big-endian, of the sha256 of ``seed/worker/round``."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{worker}/{round}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{seed}/{worker}/{round_number}".encode()).digest()[:8], "big")

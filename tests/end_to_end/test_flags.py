@@ -110,7 +110,7 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
     assert {key: plan[key] for key in wanted} == wanted
     scores = [record for record in curves.read_records(processes.folder / "run") if record["kind"] == "evaluation"]
     assert [(score["round"], score["model"]) for score in scores] == [
-        (round, model) for round in (1, 3) for model in ("dora", "federated")
+        (round_number, model) for round_number in (1, 3) for model in ("dora", "federated")
     ]
     saved = torch.load(processes.folder / "linear.pt", weights_only=True)
     trained = safetensors.torch.load_file(processes.folder / "run" / "model.safetensors")

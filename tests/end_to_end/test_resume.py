@@ -63,9 +63,9 @@ class Federation:
     def resume(self, directory: str, *flags: str) -> Command:
         return self.processes.fork("run", "--resume", directory, *flags)
 
-    def hold(self, node: str, round: int) -> Path:
+    def hold(self, node: str, round_number: int) -> Path:
         """From now on that worker waits in that round, as long as the file is there."""
-        path = self.folder / f"hold-{node}-{round}"
+        path = self.folder / f"hold-{node}-{round_number}"
         path.touch()
         return path
 

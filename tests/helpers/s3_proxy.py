@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Date", formatdate(time.time() - ahead, usegmt=True))
         self.answer(f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode())
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Nothing."""
 
 

@@ -132,8 +132,8 @@ class Heard:
         await self.link.send_request(order, self._post)
 
 
-def asked(node: str = "alice", round: int = 1) -> TaskRequest:
-    return TaskRequest(request_id=f"{round}/{node}", worker=node, round=round, task="t", tensors=MODEL)
+def asked(node: str = "alice", round_number: int = 1) -> TaskRequest:
+    return TaskRequest(request_id=f"{round_number}/{node}", worker=node, round=round_number, task="t", tensors=MODEL)
 
 
 def reported(order: Message, **changes: Any) -> TaskResult:

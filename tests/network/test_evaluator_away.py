@@ -19,7 +19,7 @@ def missing(run: Run) -> list[str]:
 
 
 def scores(*rounds: int) -> list[tuple[int, str]]:
-    return [(round, model) for round in rounds for model in (*WORKERS, "federated")]
+    return [(round_number, model) for round_number in rounds for model in (*WORKERS, "federated")]
 
 
 def assert_never_delayed(run: Run) -> None:
@@ -35,7 +35,7 @@ async def test_an_evaluator_that_comes_within_silence_misses_nothing(tmp_path: P
         await run.round(4)
         async with there("testing"):
             await run.task
-    assert run.scored == [(round, "federated") for round in range(1, 7)]
+    assert run.scored == [(round_number, "federated") for round_number in range(1, 7)]
     assert not missing(run)
     assert_never_delayed(run)
 
@@ -94,7 +94,7 @@ async def test_the_last_model_of_a_round_may_be_given_up_while_the_evaluator_is_
     assert missing(run)[:3] == [
         f"Scores missing in round {number}: federated (the evaluator is too slow)" for number in (1, 2, 3)
     ]
-    assert [round for round, _ in run.scored][-8:] == list(range(5, 13))
+    assert [round_number for round_number, _ in run.scored][-8:] == list(range(5, 13))
 
 
 @virtual

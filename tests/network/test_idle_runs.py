@@ -69,9 +69,11 @@ async def holder(run: str = "holder") -> Channel:
     return channel
 
 
-def order(round: int = 1, size: int = 1) -> TaskRequest:
+def order(round_number: int = 1, size: int = 1) -> TaskRequest:
     tensors = {"x": torch.zeros(size, dtype=torch.uint8)}
-    return TaskRequest(request_id=f"{round}/alice", worker="alice", round=round, task="fedavg.fit", tensors=tensors)
+    return TaskRequest(
+        request_id=f"{round_number}/alice", worker="alice", round=round_number, task="fedavg.fit", tensors=tensors
+    )
 
 
 @virtual
@@ -107,9 +109,9 @@ async def test_a_holder_alone_keeps_the_node() -> None:
 async def test_each_request_counts_from_its_answer_on() -> None:
     async with node():
         holding = await holder()
-        for round in (1, 3, 4):
+        for round_number in (1, 3, 4):
             await asyncio.sleep(LONG - 1)
-            await holding.send(order(round))
+            await holding.send(order(round_number))
             assert isinstance(await holding.receive(), TaskResult)
             assert not await has_it("other")
         await asyncio.sleep(LONG)

@@ -202,8 +202,8 @@ async def test_a_wait_that_a_node_states_is_bounded() -> None:
     async with Peer(waits).served(), Heard() as heard:
         assert await heard.next() == JOINED
         found = []
-        for round in (1, 2, 3, 4):
-            answer = await heard.link.execute(asked(round=round))
+        for round_number in (1, 2, 3, 4):
+            answer = await heard.link.execute(asked(round_number=round_number))
             assert isinstance(answer, TaskFailure)
             found.append((answer.kind, answer.code, answer.retry_after))
     day = 25 * 3600.0

@@ -101,10 +101,10 @@ async def test_bytes_are_counted_over_all_links() -> None:
     peer = Peer(Peer.works)
     counts = []
     async with Heard() as heard:
-        for round in (1, 2, 3):
+        for round_number in (1, 2, 3):
             async with peer.served():
                 assert await heard.next() == JOINED
-                assert isinstance(await heard.link.execute(asked(round=round)), TaskResult)
+                assert isinstance(await heard.link.execute(asked(round_number=round_number)), TaskResult)
                 counts.append(heard.link.bytes_transferred)
             assert isinstance(await heard.next(), WorkerDisconnected)
             assert heard.link.bytes_transferred == counts[-1]

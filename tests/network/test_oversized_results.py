@@ -78,7 +78,7 @@ async def test_a_report_of_a_model_that_was_not_asked_for_closes_the_link_with_b
 async def test_the_same_report_is_taken_where_the_request_can_produce_it(address: str) -> None:
     async with asyncio.timeout(PATIENCE), served(address, asyncio.Queue()) as url, Heard(url) as heard:
         assert await heard.next() == JOINED
-        for order in (replace(asked(), max_result_bytes=3 * 2**20), replace(asked(round=2), tensors=HEAVY)):
+        for order in (replace(asked(), max_result_bytes=3 * 2**20), replace(asked(round_number=2), tensors=HEAVY)):
             answer = await heard.link.execute(order)
             assert isinstance(answer, TaskResult) and answer.tensors.keys() == {"w"}
 

@@ -57,8 +57,8 @@ async def test_a_worker_that_joins_takes_part_from_the_next_round(tmp_path: Path
         assert run.times == [60 + ROUND, 60 + 2 * ROUND], "after silence the quorum was enough"
         async with there("charlie"):
             await run.task
-    both, all = ["alice", "bob"], ["alice", "bob", "charlie"]
-    assert run.rounds("cohort", "missing_workers") == [*3 * [[both, []]], *3 * [[all, []]]]
+    both, everybody = ["alice", "bob"], ["alice", "bob", "charlie"]
+    assert run.rounds("cohort", "missing_workers") == [*3 * [[both, []]], *3 * [[everybody, []]]]
     in_order(run.log, "Beginning without charlie", "Training round 3/6", "charlie has joined", "Training round 4/6")
 
 
@@ -150,9 +150,9 @@ async def test_with_a_quorum_left_a_round_closes_without_who_has_gone(tmp_path: 
     assert not any(text.startswith("Waiting for bob,") for text in run.log)
 
 
-def slow_in(round: int, seconds: float, node: str = "bob") -> Callable[[TaskResult], float]:
+def slow_in(round_number: int, seconds: float, node: str = "bob") -> Callable[[TaskResult], float]:
     """Reports of that node in that round take so long, others as long as always."""
-    return lambda report: seconds if (report.worker, report.round) == (node, round) else ROUND
+    return lambda report: seconds if (report.worker, report.round) == (node, round_number) else ROUND
 
 
 @virtual

@@ -127,9 +127,9 @@ async def test_whenever_it_was_stopped_it_ends_as_if_nothing_had_been(tmp_path: 
             told = [text for text in log(run) if text.endswith("(the run was stopped)")]
             closed = [str(record["round"]) for record in records(run)[0]]
             assert all(
-                any(text.startswith(f"Scores missing in round {round}: ") and model in text for text in told)
-                for round, model in kept
-                if round in closed
+                any(text.startswith(f"Scores missing in round {round_number}: ") and model in text for text in told)
+                for round_number, model in kept
+                if round_number in closed
             ), "what waits for a score when the run is stopped is said, also what is being scored"
             result = await fedws.run(resume=run, observers=[heard.append])
             assert_as_if_nothing_had_been(result, whole)

@@ -26,13 +26,13 @@ from tests.helpers.federation import PATIENCE, Gate, address, happens, worker
 SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
 
 
-def order(round: int = 1, base: int = 0, id: str = "") -> TaskRequest:
+def order(round_number: int = 1, base: int = 0, request_id: str = "") -> TaskRequest:
     """An order for alice that brings one number."""
-    tensors = {"x": torch.tensor([float(round)])}
+    tensors = {"x": torch.tensor([float(round_number)])}
     return TaskRequest(
-        request_id=id or f"{round}/alice",
+        request_id=request_id or f"{round_number}/alice",
         worker="alice",
-        round=round,
+        round=round_number,
         task="fedavg.fit",
         state_round=base,
         tensors=tensors,
@@ -99,7 +99,7 @@ async def test_the_same_run_takes_over(scheme: str) -> None:
         assert isinstance(welcome, Welcome) and gate.stopped.is_set()
         assert await why_lost(older) == TAKEN_OVER_REASON
         gate.opened.set()
-        await newer.send(order(id="again"))
+        await newer.send(order(request_id="again"))
         report = await soon(newer.receive())
         assert isinstance(report, TaskResult) and report.request_id == "again"
         await newer.close()
@@ -144,7 +144,7 @@ async def test_of_several_at_once_the_newest_is_served(scheme: str) -> None:
     looks_up = threading.Event()
     async with serving(scheme, stubborn) as url:
         older, _ = await call(url, "run")
-        await older.send(order(id="first"))
+        await older.send(order(request_id="first"))
         await happens(looked_at)
         calls = []
         for _ in range(5):
@@ -309,15 +309,15 @@ async def rounds(url: str, run: str, lose: set[int]) -> list[dict[str, float]]:
     """Five rounds; in some the link is lost before the answer is read, and the round is asked for again."""
     found = []
     channel = await begin(url, run)
-    for round in range(1, 6):
-        await channel.send(order(round, round - 1))
-        if round in lose:
-            if round % 2:
+    for round_number in range(1, 6):
+        await channel.send(order(round_number, round_number - 1))
+        if round_number in lose:
+            if round_number % 2:
                 answered = await soon(channel.receive())  # it was on its way: the worker has kept what it made
                 assert isinstance(answered, TaskResult)
             await channel.close()
             channel = await begin(url, run)
-            await channel.send(order(round, round - 1, f"{round}/alice/again"))
+            await channel.send(order(round_number, round_number - 1, f"{round_number}/alice/again"))
         report = await soon(channel.receive())
         assert isinstance(report, TaskResult), report
         found.append({name: float(tensor) for name, tensor in report.tensors.items()})
@@ -339,10 +339,10 @@ async def test_a_coordinator_that_goes_on_from_before_finds_the_state_of_then() 
     async with serving("memory", remembering) as url:
         wanted = await rounds(url, "run", set())
         channel = await begin(url, "run")
-        for round in (4, 5):
-            await channel.send(order(round, round - 1))
+        for round_number in (4, 5):
+            await channel.send(order(round_number, round_number - 1))
             report = await soon(channel.receive())
-            assert {name: float(tensor) for name, tensor in report.tensors.items()} == wanted[round - 1]
+            assert {name: float(tensor) for name, tensor in report.tensors.items()} == wanted[round_number - 1]
 
 
 async def test_another_run_finds_no_state() -> None:

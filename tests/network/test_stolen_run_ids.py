@@ -47,8 +47,8 @@ class Counted:
         return workspace.build_result(order, {"times": self.times}, {"y": torch.ones(2)})
 
 
-def request(id: str, sent: bool = True) -> TaskRequest:
-    return TaskRequest(request_id=id, worker="alice", round=1, task="fedavg.fit", tensors=BODY if sent else {})
+def request(request_id: str, sent: bool = True) -> TaskRequest:
+    return TaskRequest(request_id=request_id, worker="alice", round=1, task="fedavg.fit", tensors=BODY if sent else {})
 
 
 @contextlib.asynccontextmanager

@@ -30,9 +30,9 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text for text in caplog.messages if text.startswith(begin) and "Percentage" not in text]
 
 
-def excluded(worker: str, what: str, quorum: int = 1, round: int = 1) -> str:
+def excluded(worker: str, what: str, quorum: int = 1, round_number: int = 1) -> str:
     """Why a run ends that cannot do without a worker: a pattern, as ``what`` is."""
-    few = f"round {round}: too few workers are left for a quorum of {quorum}"
+    few = f"round {round_number}: too few workers are left for a quorum of {quorum}"
     return rf"^{few}: {worker}: {what}, three times in a row$"
 
 

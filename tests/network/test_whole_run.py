@@ -33,7 +33,7 @@ def assert_same(model: fedws.Tensors, wanted: fedws.Tensors) -> None:
 
 def in_turn(*order: str) -> dict[str, Any]:
     """Tasks that answer one after the other, in this order, in every round."""
-    done = {(worker, round): threading.Event() for worker in order for round in (1, 2)}
+    done = {(worker, round_number): threading.Event() for worker in order for round_number in (1, 2)}
 
     def task(before: str | None, worker: str) -> Any:
         def answer(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
@@ -83,10 +83,10 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
     said = [record.getMessage() for record in caplog.records if record.name == "fedws"]
     told = [line for line in said if not re.match("(alice|bob|charlie|testing): run ", line)]
     wanted = ["Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"]
-    for round in (1, 2):
-        wanted += [f"Training round {round}/2", "Evaluating models"]
+    for round_number in (1, 2):
+        wanted += [f"Training round {round_number}/2", "Evaluating models"]
         for score in result.metrics:
-            if score["kind"] != "score" or score["round"] != round:
+            if score["kind"] != "score" or score["round"] != round_number:
                 continue
             name = "Federated model" if score["model"] == "federated" else f"Model update {score['model']}"
             histogram = score["predicted_label_counts"]

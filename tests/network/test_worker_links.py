@@ -130,12 +130,12 @@ async def test_orders_that_a_lost_link_took_along_come_before_its_left() -> None
         async with peer.served():
             await gathered.wait_until_connected(1)
             gathered.send_request(asked())
-            gathered.send_request(asked(round=2))
+            gathered.send_request(asked(round_number=2))
             await asyncio.sleep(1)
         events = [await gathered.next_event() for _ in range(3)]
-        lost = [replace(LOST, request_id=f"{round}/alice", round=round) for round in (1, 2)]
+        lost = [replace(LOST, request_id=f"{round_number}/alice", round=round_number) for round_number in (1, 2)]
         assert events == [*lost, LEFT]
-        gathered.send_request(asked(round=3))
+        gathered.send_request(asked(round_number=3))
         assert await gathered.next_event() == replace(LOST, request_id="3/alice", round=3, code="transfer")
         assert gathered.busy_workers == []
 

@@ -56,12 +56,12 @@ def start() -> dict[str, torch.Tensor]:
     return {key: value.detach() for key, value in build_model("tiny", 1).state_dict().items()}
 
 
-def client_update(model: Tensors, worker: str, round: int, lr: float, epochs: int) -> dict[str, torch.Tensor]:
+def client_update(model: Tensors, worker: str, round_number: int, lr: float, epochs: int) -> dict[str, torch.Tensor]:
     """The paper's ClientUpdate(k, w), at most 3 batches of 8."""
     module, data = tiny().train(), Points(SIZES[worker])
     module.load_state_dict(dict(model))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    shuffle, left = torch.Generator().manual_seed(request_seed(7, worker, round)), 3
+    shuffle, left = torch.Generator().manual_seed(request_seed(7, worker, round_number)), 3
     for _ in range(epochs):
         for chosen in torch.randperm(len(data), generator=shuffle).split(8)[:left]:
             left -= 1
@@ -74,9 +74,9 @@ def client_update(model: Tensors, worker: str, round: int, lr: float, epochs: in
 def federated(rounds: int, weighted: bool, epochs: int) -> Tensors:
     """The paper's server: the mean of the workers' models, n_k / n where weighted; counters take the maximum."""
     model: Tensors = start()
-    for round in range(1, rounds + 1):
-        lr = 0.5 * 0.98 ** (round - 1)
-        models = {worker: client_update(model, worker, round, lr, epochs) for worker in SIZES}
+    for round_number in range(1, rounds + 1):
+        lr = 0.5 * 0.98 ** (round_number - 1)
+        models = {worker: client_update(model, worker, round_number, lr, epochs) for worker in SIZES}
         total = sum(SIZES.values()) if weighted else len(SIZES)
         model = {
             key: sum(

@@ -106,10 +106,10 @@ def test_weighted_training_is_gradient_descent_on_the_union_of_the_data() -> Non
     targets = torch.cat([Points(size).targets for size in SIZES.values()])
     module = plain().double()
     module.load_state_dict(start("plain"))
-    for round in range(4):
+    for round_number in range(4):
         slopes = torch.autograd.grad(functional.nll_loss(module(inputs), targets), list(module.parameters()))
         for parameter, slope in zip(module.parameters(), slopes, strict=True):
-            parameter.data -= 0.5 * 0.98**round * slope
+            parameter.data -= 0.5 * 0.98**round_number * slope
     for key, value in module.state_dict().items():
         torch.testing.assert_close(found[key].double(), value, rtol=1e-5, atol=1e-6)
     assert not torch.equal(found["0.weight"], start("plain")["0.weight"])

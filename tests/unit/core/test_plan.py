@@ -238,40 +238,43 @@ def test_a_plan_that_is_written_and_read_trains_the_same(given: dict[str, int]) 
 @pytest.mark.parametrize(("decay", "rates"), [(1, [0.1, 0.1]), (0.5, [0.05, 0.001]), (0.98, [0.098, 0.0133])])
 def test_the_rate_decays_as_the_plan_says_down_to_a_hundredth(decay: float, rates: list[float]) -> None:
     training = build_plan({"model": "m", "lr_decay": decay}).train_settings()
-    assert [training.for_round(round).lr for round in (2, 101)] == pytest.approx(rates, rel=5e-3)
+    assert [training.for_round(round_number).lr for round_number in (2, 101)] == pytest.approx(rates, rel=5e-3)
 
 
 def test_the_rounds_of_the_reference_are_scored() -> None:
-    assert [round for round in range(1, 41) if build_plan({}).is_evaluation_round(round)] == [1, 11, 21, 31, 40]
+    evaluated = [number for number in range(1, 41) if build_plan({}).is_evaluation_round(number)]
+    assert evaluated == [1, 11, 21, 31, 40]
 
 
 @settings(deadline=None)
 @given(rounds=st.integers(1, 60), every=st.integers(1, 70))
 def test_first_and_last_round_are_scored_whatever_the_step(rounds: int, every: int) -> None:
     plan = build_plan({"training_rounds": rounds, "evaluate_every": every})
-    scored = [round for round in range(1, rounds + 1) if plan.is_evaluation_round(round)]
+    scored = [round_number for round_number in range(1, rounds + 1) if plan.is_evaluation_round(round_number)]
     assert scored[0] == 1 and scored[-1] == rounds
     assert scored == sorted({*range(1, rounds + 1, every), rounds})
 
 
 def test_nothing_is_scored_without_an_evaluator() -> None:
     plan = build_plan({"evaluator": {}})
-    assert not any(plan.is_evaluation_round(round) for round in range(1, 41))
+    assert not any(plan.is_evaluation_round(round_number) for round_number in range(1, 41))
 
 
 @settings(deadline=None)
 @given(
     lr=st.floats(1e-6, 1e3),
     decay=st.floats(0.0, 1.0, exclude_min=True),
-    round=st.integers(1, 600),
+    round_number=st.integers(1, 600),
 )
-def test_the_learning_rate_falls_by_repeated_multiplication_to_one_percent(lr: float, decay: float, round: int) -> None:
+def test_the_learning_rate_falls_by_repeated_multiplication_to_one_percent(
+    lr: float, decay: float, round_number: int
+) -> None:
     wanted = lr
-    for _ in range(round - 1):
+    for _ in range(round_number - 1):
         wanted *= decay
         if wanted < lr * 0.01:
             wanted = lr * 0.01
-    assert TrainSettings(model="m", lr=lr, lr_decay=decay).for_round(round).lr == wanted
+    assert TrainSettings(model="m", lr=lr, lr_decay=decay).for_round(round_number).lr == wanted
 
 
 def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:

@@ -227,9 +227,11 @@ def test_what_tasks_keep_lasts_as_long_as_the_run() -> None:
             raise ValueError("after it was kept")
         return workspace.build_result(order, {"n": 0.0 if before is None else float(before["n"])})
 
-    def answer(round: int, base: int, **settings: Any) -> Any:
+    def answer(round_number: int, base: int, **settings: Any) -> Any:
         found = node.execute(
-            TaskRequest(request_id="x", worker="alice", round=round, task="t", state_round=base, settings=settings)
+            TaskRequest(
+                request_id="x", worker="alice", round=round_number, task="t", state_round=base, settings=settings
+            )
         )
         return found.metrics["n"] if isinstance(found, TaskResult) else (found.kind, found.reason)
 

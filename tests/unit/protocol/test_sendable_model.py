@@ -226,10 +226,10 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
 
         def __init__(self, training: Any) -> None: ...
 
-        def configure(self, model: Any, worker: str, round: int) -> TaskSpec:
+        def configure(self, model: Any, worker: str, round_number: int) -> TaskSpec:
             return TaskSpec("t", {}, {**model, **{f"control:{name}": tensor for name, tensor in model.items()}})
 
-        def server_update(self, model: Any, aggregated: Any, round: int) -> Any:
+        def server_update(self, model: Any, aggregated: Any, round_number: int) -> Any:
             return aggregated
 
     monkeypatch.setitem(registry._pieces, ("strategy", "double"), Double)

@@ -290,7 +290,7 @@ def test_a_round_goes_on_from_the_middle_as_if_nothing_had_been(tmp_path: Path) 
     )
     back = there_and_back(tmp_path, state)
     assert bits(back) == bits(state) and all(tensor.is_meta for tensor in back.sum.templates.values())
-    wanted, found = (mean.finalize(mean.accumulate(sum, report(3))) for sum in (state.sum, back.sum))
+    wanted, found = (mean.finalize(mean.accumulate(total, report(3))) for total in (state.sum, back.sum))
     assert bits(found) == bits(wanted)
 
 

@@ -27,11 +27,11 @@ ROUNDS = {1: 0.1719, 11: 0.8693, 21: 0.9427, 31: 0.9449, 40: 0.9592}
 """The article's federated accuracies."""
 
 
-def score(round: int, model: str, accuracy: float | None, histogram: Sequence[int] | None) -> dict[str, Any]:
+def score(round_number: int, model: str, accuracy: float | None, histogram: Sequence[int] | None) -> dict[str, Any]:
     loss = 2.0 - (accuracy or 0.0)
     return {
         "kind": "evaluation",
-        "round": round,
+        "round": round_number,
         "model": model,
         "accuracy": accuracy,
         "loss": loss,
@@ -40,19 +40,19 @@ def score(round: int, model: str, accuracy: float | None, histogram: Sequence[in
     }
 
 
-def timing(round: int) -> dict[str, Any]:
-    return {"kind": "round", "round": round, "seconds": 0.2 + round / 1000, "num_results": 3, "num_failures": 0}
+def timing(round_number: int) -> dict[str, Any]:
+    return {"kind": "round", "round": round_number, "seconds": 0.2 + round_number / 1000, "num_results": 3, "num_failures": 0}
 
 
 def run(groups: Mapping[str, Sequence[int]], rounds: Mapping[int, float] = ROUNDS) -> list[dict[str, Any]]:
     """A run in which each worker's model predicts, in the first round, only labels that the worker holds."""
     records = []
-    for round, accuracy in rounds.items():
+    for round_number, accuracy in rounds.items():
         for worker, labels in groups.items():
-            own = [count if label in labels or round > 1 else 0 for label, count in enumerate(TEST)]
-            records.append(score(round, worker, accuracy * sum(own) / 10000, own))
-        records.append(score(round, FEDERATED_MODEL, accuracy, TEST))
-    return [*records, *(timing(round) for round in range(1, max(rounds, default=0) + 1))]
+            own = [count if label in labels or round_number > 1 else 0 for label, count in enumerate(TEST)]
+            records.append(score(round_number, worker, accuracy * sum(own) / 10000, own))
+        records.append(score(round_number, FEDERATED_MODEL, accuracy, TEST))
+    return [*records, *(timing(round_number) for round_number in range(1, max(rounds, default=0) + 1))]
 
 
 def test_series_by_model_and_round() -> None:
@@ -72,13 +72,13 @@ def test_series_leaves_out_what_is_no_number_and_keeps_the_last_of_a_round_score
     assert metric_series([timing(1)]) == {}
 
 
-def lossy(round: int, loss: float, model: str = FEDERATED_MODEL) -> dict[str, Any]:
-    return {**score(round, model, None, None), "loss": loss}
+def lossy(round_number: int, loss: float, model: str = FEDERATED_MODEL) -> dict[str, Any]:
+    return {**score(round_number, model, None, None), "loss": loss}
 
 
 @pytest.mark.parametrize("losses", [[1.7e308], [-1.7e308], [1e308, -1e308], [1e31, 0.5], [1e30, -1e30], [5e-324, 1e30]])
 def test_values_that_no_axis_holds_are_left_out_of_the_picture(losses: list[float], tmp_path: Path) -> None:
-    records = [lossy(round, loss) for round, loss in enumerate(losses, 1)]
+    records = [lossy(round_number, loss) for round_number, loss in enumerate(losses, 1)]
     draw_curves(records, {}, tmp_path / "curves.png")
     assert sum(map(len, metric_series(records, "loss").values())) == sum(abs(loss) <= 1e30 for loss in losses)
     assert (tmp_path / "curves.png").stat().st_size > 5000
@@ -121,7 +121,7 @@ TEN = {f"worker-{i}": [i, (i + 1) % 10] for i in range(10)}
 MANY = {f"worker-{i}": [i % 10] for i in range(30)}
 LONG = {"the-sensor-behind-the-greenhouse-17": [0, 1, 3, 5, 7], "b": [2], "c": [4, 6]}
 IID = {worker: list(range(10)) for worker in GROUPS}
-EVERY_ROUND = {round: round / 50 for round in range(1, 41)}
+EVERY_ROUND = {round_number: round_number / 50 for round_number in range(1, 41)}
 LOSSES = [{**r, "accuracy": None, "predicted_label_counts": None} for r in run(GROUPS) if r["kind"] == "evaluation"]
 STEEP = [{**r, "loss": 10.0 ** -r["round"]} for r in LOSSES]
 DIVERGED = [{**r, "loss": math.nan} for r in LOSSES]

@@ -296,8 +296,8 @@ def stopped(tmp_path: Path) -> tuple[RunLog, dict[str, Any]]:
     record.open()
     record.set_worker_labels({"alice": [0, 1]})
     record.lines.emit("Training round 1", "Training round 2 \N{SNOWMAN}")
-    for round in (1, 2):
-        record.write_record("round", round=round, seconds=0.25)
+    for round_number in (1, 2):
+        record.write_record("round", round=round_number, seconds=0.25)
     scores = record.lines.reserve([2, "federated"])
     record.lines.emit("behind the scores")
     place = record.position()

@@ -29,8 +29,8 @@ class Adding:
 
     buffer_size: int = 1
 
-    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
-        return TaskSpec("adding.add", {"for": f"{worker} in {round}"}, model)
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
+        return TaskSpec("adding.add", {"for": f"{worker} in {round_number}"}, model)
 
     def init(self) -> list[Any]:
         return []
@@ -82,7 +82,9 @@ class Table:
         return asked
 
     def reports(self, *workers: str, value: float = 1.0, **tensors: torch.Tensor) -> list[str]:
-        return [id for worker in workers for id in self.take(report(self.open[worker], value, **tensors))]
+        return [
+            request_id for worker in workers for request_id in self.take(report(self.open[worker], value, **tensors))
+        ]
 
     def fails(self, worker: str, kind: Kind = "failed") -> list[str]:
         return self.take(failure(self.open[worker], kind))

@@ -30,9 +30,9 @@ Kind = Literal["refused", "failed", "rejected", "lost"]
 
 
 def ordered(
-    roster: Participants, worker: str = "bob", round: int = 1, version: int = 0
+    roster: Participants, worker: str = "bob", round_number: int = 1, version: int = 0
 ) -> tuple[Participants, TaskRequest]:
-    return roster.create_request(worker, round, version, 7, ASK)
+    return roster.create_request(worker, round_number, version, 7, ASK)
 
 
 def report(order: TaskRequest, tensors: Tensors | None = None, samples: int = 5) -> TaskResult:
@@ -47,10 +47,10 @@ def failure(order: TaskRequest, kind: Kind = "failed", reason: str = "no power",
     )
 
 
-def failing(roster: Participants, kind: Kind, times: int, round: int = 1, **more: Any) -> Participants:
+def failing(roster: Participants, kind: Kind, times: int, round_number: int = 1, **more: Any) -> Participants:
     """So many answers of bob's in a row to one request."""
     for _ in range(times):
-        roster, order = ordered(roster, round=round)
+        roster, order = ordered(roster, round_number=round_number)
         roster, _ = roster.apply(failure(order, kind, **more))
     return roster
 
@@ -146,7 +146,7 @@ def test_after_a_restart_no_order_is_open_and_the_rest_is_known() -> None:
 
 
 def test_an_order_holds_what_is_asked() -> None:
-    roster, order = ordered(Participants.from_workers(THREE, THREE), round=3, version=2)
+    roster, order = ordered(Participants.from_workers(THREE, THREE), round_number=3, version=2)
     assert (order.request_id, order.worker, order.round, order.task, order.state_round) == (
         "3/bob",
         "bob",
@@ -167,26 +167,26 @@ def test_asked_again_an_order_differs_in_its_id_alone() -> None:
         orders.append(order)
     assert [order.request_id for order in orders] == ["1/bob", "1/bob/2", "1/bob/3"]
     assert len({order.seed for order in orders}) == 1
-    _, order = ordered(roster, round=2)
+    _, order = ordered(roster, round_number=2)
     assert order.request_id == "2/bob" and order.seed != orders[0].seed
 
 
 def test_base_is_the_last_round_that_was_taken() -> None:
     roster = Participants.from_workers(THREE, THREE)
     bases = []
-    for round in range(1, 6):
-        roster, order = ordered(roster, round=round)
+    for round_number in range(1, 6):
+        roster, order = ordered(roster, round_number=round_number)
         roster, _ = roster.apply(report(order))
         bases.append(order.state_round)
-        if round in (2, 3):
-            roster = roster.accept(report(order, samples=round))
+        if round_number in (2, 3):
+            roster = roster.accept(report(order, samples=round_number))
     assert bases == [0, 0, 2, 3, 3] and roster.members["bob"].num_examples == 3
 
 
 def test_a_chooser_is_told_of_those_who_are_idle() -> None:
     roster = Participants.from_workers((*THREE, "dora", "emil"), THREE)
     roster, _ = ordered(roster, "alice")
-    roster, order = ordered(roster, "charlie", round=2)
+    roster, order = ordered(roster, "charlie", round_number=2)
     roster, _ = roster.apply(ResponseTimed(worker="charlie", seconds=3))
     roster, _ = roster.apply(report(order))
     roster = roster.accept(report(order, samples=40))
@@ -250,13 +250,13 @@ def test_losses_in_transfer_are_borne_longer_and_count_on_their_own() -> None:
 
 def test_losses_with_other_requests_and_with_progress_are_borne_however_often() -> None:
     roster = Participants.from_workers(THREE, THREE)
-    for round in range(1, 30):
-        roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1, round)
+    for round_number in range(1, 30):
+        roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1, round_number)
     assert find_exclusions(roster) == {} and roster.members["bob"].consecutive_failures == 0
     roster = failing(roster, "lost", 50, 30, code="progress")
     assert find_exclusions(roster) == {} and roster.members["bob"].consecutive_failures == 0
     roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1, 30)
-    roster, order = ordered(roster, round=30)
+    roster, order = ordered(roster, round_number=30)
     roster, _ = roster.apply(report(order))
     roster = failing(roster.accept(report(order)), "lost", MAX_CONSECUTIVE_LOSSES - 1, 31)
     assert roster.members["bob"].consecutive_failures == 0, "a report ends the row"
@@ -304,8 +304,10 @@ def test_who_puts_one_request_off_again_and_again_is_excluded_at_last() -> None:
         requests += 1
     assert requests == MAX_CONSECUTIVE_POSTPONEMENTS * MAX_CONSECUTIVE_FAILURES
     roster = Participants.from_workers(THREE, THREE)
-    for round in range(1, 50):
-        roster, _ = failing(roster, "refused", 1, round, code="later", wait=1.0).apply(WorkerAvailable(worker="bob"))
+    for round_number in range(1, 50):
+        roster, _ = failing(roster, "refused", 1, round_number, code="later", wait=1.0).apply(
+            WorkerAvailable(worker="bob")
+        )
     assert find_exclusions(roster) == {}, "each time another one"
 
 

@@ -45,7 +45,9 @@ def test_all_are_asked_in_the_order_of_the_plan() -> None:
 
 def test_random_gives_every_order_the_same_chance() -> None:
     candidates = [WorkerInfo(name, samples, rounds_since_selected=samples) for samples, name in enumerate("abcd")]
-    found = Counter(tuple(UniformSampler().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
+    found = Counter(
+        tuple(UniformSampler().rank(candidates, Random(f"1/{round_number}"))) for round_number in range(12_000)
+    )
     assert chi_square(found, dict.fromkeys(permutations("abcd"), 500.0)) < CHI_SQUARE_23
 
 
@@ -73,7 +75,9 @@ def chance(order: Sequence[str], weights: dict[str, float]) -> float:
 )
 def test_data_size_draws_in_proportion(samples: dict[str, int], weights: dict[str, float]) -> None:
     candidates = [WorkerInfo(name, count) for name, count in samples.items()]
-    found = Counter(tuple(DataSizeSampler().rank(candidates, Random(f"1/{round}"))) for round in range(20_000))
+    found = Counter(
+        tuple(DataSizeSampler().rank(candidates, Random(f"1/{round_number}"))) for round_number in range(20_000)
+    )
     wanted = {order: 20_000 * chance(order, weights) for order in permutations(weights)}
     assert chi_square(found, wanted) < CHI_SQUARE_5
 
@@ -87,11 +91,11 @@ def rounds_asked(
     """The rounds in which each was asked, first 0; it then took ``seconds(worker, round)``, 0 if it did not answer."""
     asked: list[list[int]] = [[0] for _ in range(workers)]
     measured = [0.0] * workers
-    for round in range(1, rounds + 1):
-        candidates = [WorkerInfo(str(i), 0, measured[i], round - 1 - asked[i][-1]) for i in range(workers)]
-        for name in chooser.rank(candidates, Random(f"1/{round}"))[: chooser.cohort_size(workers) + spare]:
-            asked[int(name)].append(round)
-            measured[int(name)] = seconds(int(name), round) or measured[int(name)]
+    for round_number in range(1, rounds + 1):
+        candidates = [WorkerInfo(str(i), 0, measured[i], round_number - 1 - asked[i][-1]) for i in range(workers)]
+        for name in chooser.rank(candidates, Random(f"1/{round_number}"))[: chooser.cohort_size(workers) + spare]:
+            asked[int(name)].append(round_number)
+            measured[int(name)] = seconds(int(name), round_number) or measured[int(name)]
     return asked
 
 
@@ -159,7 +163,9 @@ def test_one_that_never_answers_takes_its_turn_only() -> None:
 
 def test_equals_are_asked_in_a_random_order() -> None:
     candidates = [WorkerInfo(name, 0, 2.0, 1) for name in "abcd"]
-    found = Counter(tuple(SpeedSampler().rank(candidates, Random(f"1/{round}"))) for round in range(12_000))
+    found = Counter(
+        tuple(SpeedSampler().rank(candidates, Random(f"1/{round_number}"))) for round_number in range(12_000)
+    )
     assert chi_square(found, dict.fromkeys(permutations("abcd"), 500.0)) < CHI_SQUARE_23
 
 

@@ -38,10 +38,10 @@ State = SynchronousState[MeanAccumulator]
 class Adding:
     """Workers report any number; the model is the sum of the rounds' means."""
 
-    def configure(self, model: Tensors, worker: str, round: int) -> TaskSpec:
-        return TaskSpec("adding.add", {"for": f"{worker} in {round}"}, model)
+    def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
+        return TaskSpec("adding.add", {"for": f"{worker} in {round_number}"}, model)
 
-    def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+    def server_update(self, model: Tensors, aggregated: Tensors, round_number: int) -> Tensors:
         if (aggregated["w"] == 13).any():
             raise RejectedUpdate("13 is bad luck")
         return aggregated if find_mismatch(aggregated, model) else {"w": model["w"] + aggregated["w"]}
@@ -232,10 +232,10 @@ def test_a_report_that_comes_twice_counts_once() -> None:
     assert table.model == [2, 2]
 
 
-@pytest.mark.parametrize("id", ["1/mallory", "2/alice", "", "1/alice/", "1/alice/1", "alice"])
-def test_an_answer_to_an_order_that_was_never_given_is_dropped(id: str) -> None:
+@pytest.mark.parametrize("request_id", ["1/mallory", "2/alice", "", "1/alice/", "1/alice/1", "alice"])
+def test_an_answer_to_an_order_that_was_never_given_is_dropped(request_id: str) -> None:
     table = Table(TWO)
-    foreign = TaskRequest(request_id=id, worker="alice", round=1, task="t")
+    foreign = TaskRequest(request_id=request_id, worker="alice", round=1, task="t")
     assert table.drops(report(foreign)) and table.drops(failure(foreign)) and table.drops(failure(foreign, "lost"))
 
 
@@ -671,7 +671,7 @@ def test_after_the_deadline_the_quorum_is_enough_whoever_makes_it() -> None:
 def test_choosers_know_who_has_waited() -> None:
     table = Table(FIVE, chooser=Some(2, by_wait=True), rounds=9)
     asked = [table.asked, *(table.reports(*table.open) for _ in range(4))]
-    assert [[id.partition("/")[2] for id in ids] for ids in asked] == [
+    assert [[request_id.partition("/")[2] for request_id in ids] for ids in asked] == [
         ["emil", "dora"],
         ["charlie", "bob"],
         ["alice", "emil"],
@@ -763,7 +763,7 @@ def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: 
 
 def test_a_result_that_is_no_number_ends_the_run() -> None:
     class Bursting(Adding):
-        def server_update(self, model: Tensors, aggregated: Tensors, round: int) -> Tensors:
+        def server_update(self, model: Tensors, aggregated: Tensors, round_number: int) -> Tensors:
             return {"w": aggregated["w"] * math.inf}
 
         def worker_model(self, model: Tensors, report: TaskResult) -> None:

@@ -12,8 +12,10 @@ from fedws.training.client_state import MAX_STORED_ROUNDS, ClientState
 from fedws.training.task_context import TaskContext
 
 
-def order(round: int, base: int = 0, id: str = "") -> TaskRequest:
-    return TaskRequest(request_id=id or f"{round}/alice", worker="alice", round=round, task="t", state_round=base)
+def order(round_number: int, base: int = 0, request_id: str = "") -> TaskRequest:
+    return TaskRequest(
+        request_id=request_id or f"{round_number}/alice", worker="alice", round=round_number, task="t", state_round=base
+    )
 
 
 def state(value: float) -> Tensors:
@@ -24,22 +26,22 @@ def kept(*orders: tuple[int, int]) -> ClientState:
     """What is there after these orders, each a round and its base; a round's state holds its number."""
     found = ClientState()
     found.start_run(RunClaim("run"))
-    for round, base in orders:
-        found.load_state(order(round, base))
-        found.save_state(order(round, base), state(round))
+    for round_number, base in orders:
+        found.load_state(order(round_number, base))
+        found.save_state(order(round_number, base), state(round_number))
     return found
 
 
 def there(keepsake: ClientState, rounds: Iterable[int] = range(1, 20)) -> list[int]:
     """The rounds whose state an order of a much later round could start from."""
     found = []
-    for round in rounds:
+    for round_number in rounds:
         try:
-            recalled = keepsake.load_state(order(1000, round))
+            recalled = keepsake.load_state(order(1000, round_number))
         except TaskError:
             continue
-        assert recalled is not None and float(recalled["c"]) == round
-        found.append(round)
+        assert recalled is not None and float(recalled["c"]) == round_number
+        found.append(round_number)
     return found
 
 
@@ -83,7 +85,7 @@ def test_what_is_kept_is_a_copy_and_what_is_recalled_another() -> None:
 
 
 def test_three_rounds_stay() -> None:
-    assert there(kept(*((round, round - 1) for round in range(1, 10)))) == [7, 8, 9]
+    assert there(kept(*((round_number, round_number - 1) for round_number in range(1, 10)))) == [7, 8, 9]
     assert there(kept((2, 0), (5, 2), (9, 5), (11, 9))) == [5, 9, 11], "also of a worker that is not asked each round"
     assert MAX_STORED_ROUNDS == 3
 
@@ -104,8 +106,8 @@ def test_a_second_try_of_a_round_replaces_the_first() -> None:
 
 
 def test_the_state_that_orders_start_from_stays_however_many_do_not_count() -> None:
-    assert there(kept((1, 0), (2, 1), *((round, 2) for round in range(3, 12)))) == [1, 2, 11]
-    assert there(kept(*((round, 0) for round in range(1, 12)))) == [9, 10, 11], "none of them counted yet"
+    assert there(kept((1, 0), (2, 1), *((round_number, 2) for round_number in range(3, 12)))) == [1, 2, 11]
+    assert there(kept(*((round_number, 0) for round_number in range(1, 12)))) == [9, 10, 11], "none of them counted yet"
 
 
 def test_one_before_is_the_one_that_counted() -> None:
@@ -125,7 +127,7 @@ def test_an_answer_may_be_counted_late() -> None:
 def test_a_coordinator_may_go_on_one_round_back() -> None:
     """It had issued round 6, and its checkpoint of round 5 was not complete: it asks for round 5 again."""
     for issued in ([], [(6, 5)]):
-        keepsake = kept(*((round, round - 1) for round in range(1, 6)), *issued)
+        keepsake = kept(*((round_number, round_number - 1) for round_number in range(1, 6)), *issued)
         found = keepsake.load_state(order(5, 4, "again"))
         assert found is not None and float(found["c"]) == 4
         keepsake.save_state(order(5, 4, "again"), state(50))
@@ -202,8 +204,8 @@ def test_tasks_keep_and_recall_through_their_workspace() -> None:
     worker = Worker("alice", "points", Points(), tasks={"t": count})
     worker.start_run(RunClaim("run"))
 
-    def answer(round: int, base: int) -> float | str:
-        found = worker.execute(order(round, base))
+    def answer(round_number: int, base: int) -> float | str:
+        found = worker.execute(order(round_number, base))
         assert isinstance(found, TaskResult | TaskFailure)
         return found.reason if isinstance(found, TaskFailure) else float(found.metrics["n"])
 

@@ -75,7 +75,9 @@ def test_the_seed_of_an_order_is_the_one_that_sha256sum_gives(given: tuple[int, 
 
 
 def test_seeds_differ_by_run_worker_and_round() -> None:
-    seeds = {request_seed(run, worker, round) for run in (1, 2) for worker in ("a", "b") for round in (1, 2)}
+    seeds = {
+        request_seed(run, worker, round_number) for run in (1, 2) for worker in ("a", "b") for round_number in (1, 2)
+    }
     assert len(seeds) == 8 and all(0 <= seed < 2**64 for seed in seeds)
 
 

@@ -64,8 +64,8 @@ def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
     """TensorBoard would draw what an earlier file holds of rounds that come again."""
     (tmp_path / "run.log").write_text("precious")
     first = TensorBoardWriter(tmp_path)
-    for round in (1, 2, 3):
-        first.write({**ROUND, "round": round})
+    for round_number in (1, 2, 3):
+        first.write({**ROUND, "round": round_number})
     first.close()
     kept = [{**ROUND, "round": 1}, {**SCORE, "round": 1}, {"kind": "note", "round": 1}]
     second = TensorBoardWriter(tmp_path, kept)
