@@ -162,9 +162,8 @@ class MistNet:
         assert self.release_format  # or an encoding is wrong, and says so
         registry.find_piece("dataset", registry.Spec.parse(self.public_dataset).name)
         if self.training.loss not in LIKELIHOOD_LOSSES and self.labels != "clear":
-            raise UsageError(
-                f"--loss {self.training.loss}: randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}; {CLEAR_LABELS_HINT}"
-            )
+            needed = f"randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}"
+            raise UsageError(f"--loss {self.training.loss}: {needed}; {CLEAR_LABELS_HINT}")
         module = building.build_model(self.training.model, seed=0)
         if not self.split_point:
             name, there = self.training.model, ", ".join(find_split_points(module)) or "none"

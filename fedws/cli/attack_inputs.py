@@ -20,9 +20,8 @@ def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDatas
     from fedws.data.samples import ImageDataset, select_samples
 
     if not isinstance(data, ImageDataset) or min(data.pixels.shape[2:]) < WINDOW_PIXELS:
-        raise UsageError(
-            f"dataset {arguments.dataset} is none of fedws.ImageDataset, of {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels or more"
-        )
+        needed = f"fedws.ImageDataset, of {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels or more"
+        raise UsageError(f"dataset {arguments.dataset} is none of {needed}")
     if arguments.samples > len(data):
         raise UsageError(f"--samples {arguments.samples}: {arguments.dataset} holds {len(data)} to test")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(arguments.seed))

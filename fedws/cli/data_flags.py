@@ -77,9 +77,8 @@ def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: Node
     """Print how many samples of each label are held, as the demo did."""
     which = f"{loading.get_dataset_title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
     if node_data.label_counts is None:
-        print(
-            f"{which}, no class labels on {arguments.id} ({node_data.no_labels_reason.replace('it has', 'the data set has', 1)})"
-        )
+        reason = node_data.no_labels_reason.replace("it has", "the data set has", 1)
+        print(f"{which}, no class labels on {arguments.id} ({reason})")
     else:
         print(f"{which}, available numbers on {arguments.id}:")
         for label, count in enumerate(node_data.label_counts[:MAX_LABEL_LINES]):

@@ -98,9 +98,8 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
         return str(own)
     module = building.build_model(model, 0)
     if not own:
-        raise UsageError(
-            f"--cut is needed: {model} has no place of its own to be cut; there are: {', '.join(find_split_points(module))}"
-        )
+        split_points = ", ".join(find_split_points(module))
+        raise UsageError(f"--cut is needed: {model} has no place of its own to be cut; there are: {split_points}")
     return resolve_split_point(module, own)
 
 

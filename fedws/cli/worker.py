@@ -170,9 +170,8 @@ def _build_node(
     from fedws.node.worker import Worker
 
     if len(node_data.data) < policy.min_samples:
-        raise UsageError(
-            f"--policy {arguments.policy}: at least {policy.min_samples} samples; {arguments.id} holds {len(node_data.data)}"
-        )
+        problem = f"at least {policy.min_samples} samples; {arguments.id} holds {len(node_data.data)}"
+        raise UsageError(f"--policy {arguments.policy}: {problem}")
     if arguments.testing:
         return create_evaluator(
             arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit=log

@@ -31,9 +31,8 @@ def check_no_secrets(text: str) -> str:
                 "an address with an @ in it: a user or password would stand in logs and plans; leave it out"
             )
     elif set(before) & set(":/?#@"):
-        raise ValueError(
-            f"a password in an address would stand in logs and plans; put it in {PASSWORD_VARIABLE} or {PASSWORD_FILE_VARIABLE}"
-        )
+        variables = f"{PASSWORD_VARIABLE} or {PASSWORD_FILE_VARIABLE}"
+        raise ValueError(f"a password in an address would stand in logs and plans; put it in {variables}")
     if "?" in host or "#" in host:
         raise ValueError("an address with a ? or # in it: what follows would stand in logs and plans; leave it out")
     return text

@@ -35,9 +35,11 @@ class MessageLimits:
     def check(self, header_bytes: int, num_tensors: int, message_bytes: int) -> None:
         """Raise MessageTooLarge unless a message with so many bytes of header, tensors, and bytes in all is accepted.
 
-        >>> MessageLimits(message=8_000_000, peer="bob").check(300, 4, 20_000_000)
-        Traceback (most recent call last):
-        fedws.core.errors.MessageTooLarge: 20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message 20971520
+        >>> try:
+        ...     MessageLimits(8_000_000, peer="bob").check(300, 4, 20_000_000)
+        ... except MessageTooLarge as error:
+        ...     print(error)
+        20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message 20971520
         """
         if header_bytes > MAX_HEADER_BYTES:
             raise MessageTooLarge(

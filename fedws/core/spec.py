@@ -104,10 +104,9 @@ def _build_adapter(factory: Callable[..., Any], parameter: inspect.Parameter) ->
     else:
         assert failure is not None
         told = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-        raise _UnreadableOption(
-            f"its type {told} cannot be resolved ({summarize_error(failure)}); import it where the program runs, not only "
-            "under TYPE_CHECKING"
-        ) from failure
+        problem = f"its type {told} cannot be resolved ({summarize_error(failure)})"
+        solution = "import it where the program runs, not only under TYPE_CHECKING"
+        raise _UnreadableOption(f"{problem}; {solution}") from failure
     try:
         return TypeAdapter(hint)
     except (PydanticUserError, NameError) as error:

@@ -145,7 +145,8 @@ def find_nonfinite(tensors: Tensors) -> str:
 def hash_tensors(tensors: Tensors) -> str:
     """SHA-256 of names, dtypes, shapes and values, as 64 hexadecimal digits; the order of names does not show.
 
-    >>> hash_tensors({"v": torch.zeros(2), "w": torch.ones(1)}) == hash_tensors({"w": torch.ones(1), "v": torch.zeros(2)})
+    >>> first, second = torch.zeros(2), torch.ones(1)
+    >>> hash_tensors({"v": first, "w": second}) == hash_tensors({"w": second, "v": first})
     True
     >>> hash_tensors({"w": torch.zeros(2)}) == hash_tensors({"w": torch.zeros(2, 1)})
     False

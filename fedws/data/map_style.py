@@ -51,10 +51,8 @@ def check_first_sample(data: Dataset) -> None:
     try:
         _, target = load_batch(data, torch.tensor([0]))
     except Exception as error:  # of a user's own class, or of a type that cannot be stacked
-        raise ValueError(
-            f"its first sample cannot become a batch: {summarize_error(error)}; inputs and targets must be tensors or numbers, "
-            "or dicts, tuples or lists of these"
-        ) from error
+        allowed = "inputs and targets must be tensors or numbers, or dicts, tuples or lists of these"
+        raise ValueError(f"its first sample cannot become a batch: {summarize_error(error)}; {allowed}") from error
     for leaf in _iter_leaves(target):
         if not isinstance(leaf, torch.Tensor):
             raise ValueError(

@@ -67,8 +67,8 @@ class BoundedConnectionSet:
 def source_network(address: str) -> str:
     """Return what one host's addresses have in common: an IPv4 address, or the first 64 bits of an IPv6 address.
 
-    >>> source_network("2001:db8::1"), source_network("::ffff:192.0.2.7"), source_network("192.0.2.7"), source_network("")
-    ('2001:db8::/64', '192.0.2.7', '192.0.2.7', '')
+    >>> [source_network(address) for address in ("2001:db8::1", "::ffff:192.0.2.7", "192.0.2.7", "")]
+    ['2001:db8::/64', '192.0.2.7', '192.0.2.7', '']
     """
     try:
         found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])

@@ -69,7 +69,8 @@ class S3ErrorInfo:
         if self.code == "RequestTimeTooSkewed":
             off = "not that of the store"
             if self.clock_skew_seconds is not None:
-                off = f"{abs(self.clock_skew_seconds) / 60:.0f} minutes {'ahead of' if self.clock_skew_seconds > 0 else 'behind'} the store's"
+                direction = "ahead of" if self.clock_skew_seconds > 0 else "behind"
+                off = f"{abs(self.clock_skew_seconds) / 60:.0f} minutes {direction} the store's"
             return f"this machine's clock is {off}, which therefore refuses; set the clock"
         if self.code in _WRONG_REGION_CODES or self.http_status in (301, 307):
             return f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION"

@@ -19,16 +19,16 @@ def min_distinct_samples(
     stated counts as 1; so does a setting that the kind lacks. Raises TaskError for settings that are not of
     ``settings_type``.
 
-    >>> min_distinct_samples({"batch_size": 8, "batches": 2}, 100), min_distinct_samples({"batch_size": 8}, 100), min_distinct_samples({}, 100)
-    (16, 8, 1)
+    >>> [min_distinct_samples(it, 100) for it in ({"batch_size": 8, "max_local_batches": 2}, {"batch_size": 8}, {})]
+    [16, 8, 1]
     """
     if settings_type is not None:
         try:
             checked = settings_type.model_validate(dict(settings))
         except ValidationError as error:
             raise TaskError(f"settings: {describe_setting_error(error)}") from None
-        settings = {name: getattr(checked, name, None) for name in ("batch_size", "batches", "drop_last")}
-    size, batches = _positive_int(settings.get("batch_size")), _positive_int(settings.get("batches"))
+        settings = {name: getattr(checked, name, None) for name in ("batch_size", "max_local_batches", "drop_last")}
+    size, batches = _positive_int(settings.get("batch_size")), _positive_int(settings.get("max_local_batches"))
     used = min(num_examples, size * batches)
     return used - used % size if settings.get("drop_last") else used
 

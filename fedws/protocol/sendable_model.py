@@ -75,9 +75,8 @@ def check_fits_message(spec: str, tensors: Tensors) -> None:
     size = len(pack_header({"tensors": rows}))
     if size > MAX_HEADER_BYTES - RESERVED_HEADER_BYTES:
         what = f"model {spec}: the names, dtypes and shapes of its {len(rows)} tensors take {size} bytes"
-        raise UsageError(
-            f"{what}, and a message has at most {MAX_HEADER_BYTES - RESERVED_HEADER_BYTES} for them; use shorter names or fewer tensors"
-        )
+        why = f"a message has at most {MAX_HEADER_BYTES - RESERVED_HEADER_BYTES} for them"
+        raise UsageError(f"{what}, and {why}; use shorter names or fewer tensors")
 
 
 def _iter_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -24,8 +24,8 @@ def build_plans(
 
     ``training_rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of every
     ``buffer_size`` results, gets as many versions as take as many reports; so all have as much work done for them.
-    Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is the quorum, unless one is
-    given: of a thousand devices that come and go, all will never be there.
+    Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is ``min_results``,
+    unless the settings have it: of a thousand devices that come and go, all will never be connected.
     """
     for strategy in algorithms:
         if algorithms.count(strategy) > 1:

@@ -71,9 +71,8 @@ def measure_cost(
             features = extractor(torch.empty(1, *input_shape))
         except RuntimeError as error:
             problem = to_printable(str(error).splitlines()[0])
-            raise UsageError(
-                f"--shape {format_shape(input_shape)} does not fit {model_name}: {problem}; name that of its samples, as --shape 1x28x28"
-            ) from error
+            what = f"--shape {format_shape(input_shape)} does not fit {model_name}: {problem}"
+            raise UsageError(f"{what}; name that of its samples, as --shape 1x28x28") from error
     tensors = module.state_dict().values()
     model = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -121,15 +120,18 @@ def explain_claim(
     ``imagenet`` is the net that it must mean; ``cifar_after_pooling`` and ``cifar_before_pooling`` are that of the
     images, cut after and before its first pooling.
     """
-    bits = imagenet.encoded_bytes("bits") / 1e9
+    bits_gb, cifar = imagenet.encoded_bytes("bits") / 1e9, cifar_after_pooling
     ratio = cifar_before_pooling.encoded_bytes("bits") / cifar_before_pooling.raw_bytes
+    features = format_shape(imagenet.feature_shape, " x ")
+    imagenet_inputs, cifar_inputs = (format_shape(cost.input_shape[1:], " x ") for cost in (imagenet, cifar))
     return [
-        f"as published: FedAvg {CLAIMED_GB[0]} GB a client, MistNet {CLAIMED_GB[1]} GB in total ({imagenet.model_name}, CIFAR-10)",
+        f"as published: FedAvg {CLAIMED_GB[0]} GB a client, MistNet {CLAIMED_GB[1]} GB in total "
+        f"({imagenet.model_name}, CIFAR-10)",
         f"decoded: {imagenet.num_parameters / 1e6:.1f} M parameters x 4 B x {imagenet.rounds} rounds one way = "
-        f"{imagenet.fedavg_bytes / 1e9:.1f} GB; {format_shape(imagenet.feature_shape, ' x ')} bits x {imagenet.num_records:,} = {bits:.2f} GB: "
-        f"inputs of {format_shape(imagenet.input_shape[1:], ' x ')}",
-        f"honest: inputs of {format_shape(cifar_after_pooling.input_shape[1:], ' x ')}, FedAvg {cifar_after_pooling.fedavg_bytes / 1e9:.1f} GB a client, MistNet "
-        f"{cifar_after_pooling.encoded_bytes('bits') / 1e9:.2f} GB in total, pixels {cifar_after_pooling.raw_bytes / 1e9:.3f} GB; "
+        f"{imagenet.fedavg_bytes / 1e9:.1f} GB; {features} bits x {imagenet.num_records:,} = {bits_gb:.2f} GB: "
+        f"inputs of {imagenet_inputs}",
+        f"honest: inputs of {cifar_inputs}, FedAvg {cifar.fedavg_bytes / 1e9:.1f} GB a client, MistNet "
+        f"{cifar.encoded_bytes('bits') / 1e9:.2f} GB in total, pixels {cifar.raw_bytes / 1e9:.3f} GB; "
         f"before the pooling {cifar_before_pooling.encoded_bytes('bits') / 1e9:.2f} GB, {ratio:.1f} times the pixels",
     ]
 

@@ -22,7 +22,8 @@ def pack_state_dicts(state_dicts: Sequence[Tensors]) -> dict[str, torch.Tensor]:
 def unpack_state_dicts(tensors: Tensors) -> list[Tensors]:
     """What :func:`pack_state_dicts` joined; names that it did not make are left out.
 
-    >>> [sorted(one) for one in unpack_state_dicts(pack_state_dicts([{"w": torch.ones(1)}, {"w": torch.ones(1), "b": torch.ones(1)}]))]
+    >>> packed = pack_state_dicts([{"w": torch.ones(1)}, {"w": torch.ones(1), "b": torch.ones(1)}])
+    >>> [sorted(state) for state in unpack_state_dicts(packed)]
     [['w'], ['b', 'w']]
     """
     several: dict[str, dict[str, torch.Tensor]] = {}

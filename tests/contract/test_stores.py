@@ -247,7 +247,8 @@ class Body(list):
 
 url, run, name, path = sys.argv[1:]
 body = memoryview(open(path, "rb").read())
-open_backend(StoreConfig(url, 0), 60.0).put(run, name, Body([body[:PART_BYTES], body[PART_BYTES:2 * PART_BYTES], body[2 * PART_BYTES:]]))
+body = Body([body[:PART_BYTES], body[PART_BYTES:2 * PART_BYTES], body[2 * PART_BYTES:]])
+open_backend(StoreConfig(url, 0), 60.0).put(run, name, body)
 """
 
 

@@ -53,6 +53,5 @@ def _load_password(environment: Mapping[str, str]) -> str | None:
     try:
         return Path(environment[PASSWORD_FILE_VARIABLE]).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{PASSWORD_FILE_VARIABLE} {environment[PASSWORD_FILE_VARIABLE]} cannot be read: {getattr(error, 'strerror', error)}"
-        ) from None
+        file, reason = environment[PASSWORD_FILE_VARIABLE], getattr(error, "strerror", error)
+        raise UsageError(f"{PASSWORD_FILE_VARIABLE} {file} cannot be read: {reason}") from None

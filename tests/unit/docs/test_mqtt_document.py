@@ -61,10 +61,8 @@ def test_kinds() -> None:
     rows = table(section("Frames"), "kind")
     assert [(int(row["kind"]), row["name"]) for row in rows] == [(kind.value, kind.name) for kind in FrameKind]
     assert {FrameKind[row["name"]] for row in rows if row["number"] == "counted"} == set(frames.NUMBERED_KINDS)
-    assert (
-        f"plus {ProtectionLevel.AUTHENTICATED:#04x} if the frame is tagged, or plus {ProtectionLevel.ENCRYPTED:#04x} if it is sealed"
-        in CHAPTER
-    )
+    tagged, sealed = ProtectionLevel.AUTHENTICATED, ProtectionLevel.ENCRYPTED
+    assert f"plus {tagged:#04x} if the frame is tagged, or plus {sealed:#04x} if it is sealed" in CHAPTER
 
 
 def derived(info: str) -> bytes:
