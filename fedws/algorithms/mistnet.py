@@ -236,7 +236,7 @@ class MistNet:
         """What to have done in that epoch of pretraining, from 1; None after the last."""
         if self.pretrained_path or epoch > self.pretrain_epochs:
             return None
-        changes = {"dataset": self.public_dataset, "batches": UNLIMITED_BATCHES, "epochs": 1}
+        changes = {"dataset": self.public_dataset, "max_local_batches": UNLIMITED_BATCHES, "epochs": 1}
         settings = PretrainSettings(
             **{**self.training.model_dump(), **changes}, split_at=self.split_point, clear_labels=self.labels == "clear"
         )

@@ -157,7 +157,7 @@ def pretrain_model(
     module = building.build_model(plan.model, plan.seed)
     work = task_context.TaskContext("public", plan.dataset, data)
     settings = pretraining.PretrainSettings(
-        **{**plan.train_settings().model_dump(), "batches": UNLIMITED_BATCHES}, split_at=split_at
+        **{**plan.train_settings().model_dump(), "max_local_batches": UNLIMITED_BATCHES}, split_at=split_at
     )
     tensors: Tensors = {**module.state_dict(), **extra_extractors}
     try:

@@ -32,7 +32,7 @@ class OneTimeLog:
 def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
     """Return the line on what each worker trains; none for orders whose settings do not name batches."""
     for order in requests:
-        size, epochs, most = (order.settings.get(name) for name in ("batch_size", "epochs", "batches"))
+        size, epochs, most = (order.settings.get(name) for name in ("batch_size", "epochs", "max_local_batches"))
         if order.worker == DEFAULT_COORDINATOR_ID or not all(isinstance(it, int) for it in (size, epochs, most)):
             continue
         what = f"at most {most} batch{'es' * (most != 1)} of {size}"

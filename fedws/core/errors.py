@@ -1,27 +1,27 @@
 """Every error that fedws raises on purpose.
 
     FedwsError
-    ├── UsageError          a setting that cannot work: one line for the person who typed it
-    │   ├── UnknownName     no piece of that name; the message names the nearest
-    │   ├── PieceFailed     the code of a piece raised an error; its text may tell of the data
-    │   └── MessageTooLarge        a message above what its receiver accepts
-    ├── LinkError           something between two nodes
-    │   ├── Unreachable     nobody answered at that address
-    │   ├── LinkLost        the other node was there and is gone, or silent
-    │   │   ├── MessageRejected    it closed the link since it does not take such a message, as one above its limit
-    │   │   └── TakenOver   it closed the link since another link of the same run has the node
-    │   ├── ProtocolError   the other node sent bytes that are not the protocol's
-    │   └── Refused         the other node said no, with a reason
-    ├── TaskError           an order that this worker will not carry out in this run; answered with a Failure
-    │   ├── RetryLater            not before a stated time has passed
-    │   └── RequestError        whatever the samples are, so that its text may be told after they were read
-    ├── TaskFailed          an order that this worker could not carry out; it may be tried again
-    ├── Stopped             a task was told to end: its link is gone, or its node is ending
-    ├── StoreError          an object store did not take or give a blob
-    ├── Undelivered         a message came, but its body, which is in an object store, did not
-    ├── RejectedUpdate      a report whose tensors do not fit the model being aggregated
-    └── RunFailed           the run ended without reaching its last round
-        └── UnexpectedNode       who answers at an address is not the node that was meant
+    ├── UsageError               a setting that cannot work: one line for the person who typed it
+    │   ├── UnknownName          no piece of that name; the message names the nearest
+    │   ├── PieceFailed          the code of a piece raised an error; its text may tell of the data
+    │   └── MessageTooLarge      a message above what its receiver accepts
+    ├── LinkError                something between two nodes
+    │   ├── Unreachable          no node answered at that address
+    │   ├── LinkLost             the other node was connected and is gone, or silent
+    │   │   ├── MessageRejected  it closed the link since it does not accept such a message, as one above its limit
+    │   │   └── TakenOver        it closed the link since another link of the same run has the node
+    │   ├── ProtocolError        the other node sent bytes that are not the protocol's
+    │   └── Refused              the other node refused, with a reason
+    ├── TaskError                a request that this worker will not carry out in this run; answered with a TaskFailure
+    │   ├── RetryLater           not before a stated time has passed
+    │   └── RequestError         whatever the samples are, so that its text may leave the node after they were read
+    ├── TaskFailed               a request that this worker could not carry out; it may be tried again
+    ├── TaskCancelled            a task was cancelled: its link is gone, or its node is ending
+    ├── StoreError               an object store did not accept or return a body
+    ├── BodyUnavailable          a message came, but its body, which is in an object store, did not
+    ├── RejectedUpdate           a result whose tensors do not fit the model being aggregated
+    └── RunFailed                the run ended without reaching its last round
+        └── UnexpectedNode       the node at an address is not the one that was meant
 
 Foreign errors (of sockets, of websockets, of pydantic) become one of these in the one file that meets them.
 """

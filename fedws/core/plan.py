@@ -197,7 +197,7 @@ class Plan(BaseModel):
             batch_size=self.batch_size,
             drop_last=self.drop_last,
             cuda=self.cuda,
-            **({} if self.max_local_batches is None else {"batches": self.max_local_batches}),
+            **({} if self.max_local_batches is None else {"max_local_batches": self.max_local_batches}),
         ).with_epochs(self.epochs)
 
     def eval_settings(self) -> EvalSettings:
@@ -213,7 +213,7 @@ class Plan(BaseModel):
     def is_evaluation_round(self, round_number: int) -> bool:
         """Whether a round (from 1) is evaluated: every ``evaluate_every``-th from the first on, and the last.
 
-        >>> [r for r in range(1, 41) if Plan().scored(r)]
+        >>> [r for r in range(1, 41) if Plan().is_evaluation_round(r)]
         [1, 11, 21, 31, 40]
         """
         return bool(self.evaluator) and ((round_number - 1) % self.evaluate_every == 0 or round_number == self.rounds)
@@ -222,9 +222,9 @@ class Plan(BaseModel):
 def build_plan(settings: Mapping[str, Any]) -> Plan:
     """A checked plan. Raises UsageError with one line that names the first setting that is wrong.
 
-    >>> build_plan({"training_rounds": 0})
+    >>> build_plan({"rounds": 0})
     Traceback (most recent call last):
-    fedws.core.errors.UsageError: training_rounds: Input should be greater than or equal to 1, not 0
+    fedws.core.errors.UsageError: rounds: Input should be greater than or equal to 1, not 0
     """
     try:
         return Plan.model_validate(dict(settings))

@@ -21,7 +21,8 @@ BATCH_SIZE_FIELDS = ("batch_size", "train_batch_size")
 def list_batch_sizes(settings: BaseModel) -> list[int]:
     """Return the sizes of training batches that settings ask for: those that show in the result.
 
-    >>> batches(TrainSettings(model="mnist_cnn")), batches(EvalSettings(model="mnist_cnn", loss="nll", dataset="mnist"))
+    >>> evaluation = EvalSettings(model="mnist_cnn", loss="nll", dataset="mnist")
+    >>> list_batch_sizes(TrainSettings(model="mnist_cnn")), list_batch_sizes(evaluation)
     ([32], [])
     """
     known = type(settings).model_fields
@@ -63,7 +64,7 @@ class TrainSettings(BaseModel):
     def for_round(self, round_number: int) -> Self:
         """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
 
-        >>> TrainSettings(model="mnist_cnn", lr=0.1).at(2).lr
+        >>> TrainSettings(model="mnist_cnn", lr=0.1).for_round(2).lr
         0.098
         """
         lr = self.lr
@@ -76,14 +77,14 @@ class TrainSettings(BaseModel):
 
         The default limit of ``max_local_batches`` does not apply then. A limit that was given does.
 
-        >>> TrainSettings(model="mnist_cnn").whole(2).batches == UNLIMITED_BATCHES
+        >>> TrainSettings(model="mnist_cnn").with_epochs(2).max_local_batches == UNLIMITED_BATCHES
         True
-        >>> TrainSettings(model="mnist_cnn", batches=5).whole(2).batches
+        >>> TrainSettings(model="mnist_cnn", max_local_batches=5).with_epochs(2).max_local_batches
         5
         """
         if epochs is None:
             return self
-        limit = {} if "batches" in self.model_fields_set else {"batches": UNLIMITED_BATCHES}
+        limit = {} if "max_local_batches" in self.model_fields_set else {"max_local_batches": UNLIMITED_BATCHES}
         return self.model_copy(update={"epochs": epochs, **limit})
 
 

@@ -33,7 +33,7 @@ def to_close_code(error: LinkError) -> CloseCode:
     """Return the code to close a link with, for the error that ends it on this side.
 
     >>> to_close_code(ProtocolError("not a fedws message")).name, to_close_code(LinkLost("silent")).name
-    ('NOT_TAKEN', 'GIVEN_UP')
+    ('MESSAGE_REJECTED', 'APPLICATION_ERROR')
     """
     if isinstance(error, ProtocolError):
         return CloseCode.MESSAGE_REJECTED

@@ -67,7 +67,7 @@ class Decoder:
     >>> decoder = Decoder()
     >>> for piece in encode_message(Refusal(kind="busy", reason="later")).fragments():
     ...     decoder.feed(piece)
-    >>> decoder.message()
+    >>> decoder.build_message()
     Refusal(kind='busy', reason='later')
     """
 

@@ -40,7 +40,7 @@ def compute_proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, t
     ``node`` and ``nonce`` are the challenge's, and ``takeover_key`` is that of the proof of the coordinator.
 
     >>> hello = Hello(run="r", node="alice", protocol=1, nonce="00" * 32)
-    >>> proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
+    >>> compute_proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
     '10c50b2f6f592865'
     """
     return hmac.digest(key, _encode_fields(side, hello, node, nonce, takeover_key), "sha256").hex()

@@ -40,8 +40,8 @@ class RunClaim:
 
         A run without an id continues nothing, since it may be any run.
 
-        >>> one = RunClaim("5f2a", "lab", "key")
-        >>> one.continues(one), one.continues(RunClaim("5f2a", "lab", "other")), RunClaim().continues(RunClaim())
+        >>> claim, other, anonymous = RunClaim("5f2a", "lab", "key"), RunClaim("5f2a", "lab", "other"), RunClaim()
+        >>> claim.may_continue(claim), claim.may_continue(other), anonymous.may_continue(anonymous)
         (True, False, False)
         """
         same = (self.run, self.coordinator) == (other.run, other.coordinator)
@@ -67,7 +67,7 @@ def derive_takeover_key(run_secret: bytes, node: str) -> str:
 def derive_public_key(private_key: str) -> str:
     """Return the public key that goes with a private one, both as 64 hexadecimal digits.
 
-    >>> public(derive_takeover_key(bytes(32), "alice"))[:16]
+    >>> derive_public_key(derive_takeover_key(bytes(32), "alice"))[:16]
     'e795b5192347a028'
     """
     return _load_private_key(private_key).public_key().public_bytes_raw().hex()

@@ -46,7 +46,6 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
     if not label_sets or counts is None:
         return [line]
     percentages = [100 * _count_predictions(counts, group) // num_examples for group in label_sets]
-    percentages = [100 * _count_predictions(histogram, group) // samples for group in label_sets]
     shares = (
         f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {percentage}%"
         for group, percentage in zip(label_sets, percentages, strict=True)

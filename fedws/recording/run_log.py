@@ -41,9 +41,9 @@ class OrderedLog:
     """Log lines in the order of what they tell of, however late some become known.
 
     >>> lines = OrderedLog(print)
-    >>> fill = lines.reserve()
+    >>> release = lines.reserve()
     >>> lines.emit("round 2")
-    >>> fill("scores of round 1")
+    >>> release("scores of round 1")
     scores of round 1
     round 2
     """

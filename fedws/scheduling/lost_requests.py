@@ -28,7 +28,7 @@ class LossCount:
     def failure_reason(self, task: str) -> str:
         """Return why the request has failed; empty while it may be tried again.
 
-        >>> LossCount(losses=3).reason("fedavg.fit")
+        >>> LossCount(losses=3).failure_reason("fedavg.fit")
         'lost 3 times while it worked on fedavg.fit; was its memory short?'
         """
         if self.losses >= MAX_CONSECUTIVE_LOSSES:

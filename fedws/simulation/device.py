@@ -28,7 +28,7 @@ class DeviceSpeed:
     def estimate_work_seconds(self, request: TaskRequest, num_examples: int) -> float:
         """Seconds that an order's settings say its work will take on ``num_examples`` samples; 0 where they do not
         say."""
-        left, size, epochs = (request.settings.get(name) for name in ("batches", "batch_size", "epochs"))
+        left, size, epochs = (request.settings.get(name) for name in ("max_local_batches", "batch_size", "epochs"))
         if not (
             isinstance(left, int)
             and isinstance(size, int)

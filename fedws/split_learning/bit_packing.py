@@ -14,7 +14,7 @@ from fedws.core.untrusted_text import get_error_text
 def packed_size(num_bits: int) -> int:
     """Bytes that hold so many bits.
 
-    >>> [size(bits) for bits in (0, 1, 8, 9)]
+    >>> [packed_size(bits) for bits in (0, 1, 8, 9)]
     [0, 1, 1, 2]
     """
     return -(-num_bits // 8)

@@ -75,7 +75,7 @@ class UploadManifest(BaseModel):
         """In words.
 
         >>> noisy = {"encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0}
-        >>> UploadManifest(records=1000, bytes=360, shape=(20, 12, 12), **noisy).told()
+        >>> UploadManifest(num_records=1000, feature_bytes=360, feature_shape=(20, 12, 12), **noisy).describe()
         '1000 records of 2880 features (20 x 12 x 12), 0.4 MB'
         """
         shape = " x ".join(map(str, self.feature_shape))

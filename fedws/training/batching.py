@@ -39,7 +39,7 @@ def split_into_batches(
     With ``drop_last`` a shorter last batch is left out. With ``join_last`` a last batch of one sample is joined to the
     batch before.
 
-    >>> [group.tolist() for group in split_into_batches(torch.arange(5), 2, join=True)]
+    >>> [group.tolist() for group in split_into_batches(torch.arange(5), 2, join_last=True)]
     [[0, 1], [2, 3, 4]]
     """
     number = count_batches(len(indices), batch_size, drop_last=drop_last)
