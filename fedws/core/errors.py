@@ -11,7 +11,7 @@
     │   │   ├── MessageRejected  it closed the link since it does not accept such a message, as one above its limit
     │   │   └── TakenOver        it closed the link since another link of the same run has the node
     │   ├── ProtocolError        the other node sent bytes that are not the protocol's
-    │   └── Refused              the other node refused, with a reason
+    │   └── LinkRefused          the other node refused, with a reason
     ├── TaskError                a request that this worker will not carry out in this run; answered with a TaskFailure
     │   ├── RetryLater           not before a stated time has passed
     │   └── RequestError         whatever the samples are, so that its text may leave the node after they were read

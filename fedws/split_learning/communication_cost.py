@@ -51,8 +51,8 @@ class CommunicationCost:
 
     def encoded_bytes(self, encoding: str) -> int:
         """Bytes of all records' features in a registered encoding. Raises UnknownName."""
-        each: int = registry.build_piece("encoding", encoding).size(math.prod(self.feature_shape))
-        return self.num_records * each
+        record_bytes: int = registry.build_piece("encoding", encoding).encoded_bytes(math.prod(self.feature_shape))
+        return self.num_records * record_bytes
 
 
 def measure_cost(

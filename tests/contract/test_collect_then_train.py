@@ -24,7 +24,7 @@ from tests.helpers.collect_run import EPOCHS, OPTIONS, Run, failed
 from tests.helpers.federation import WORKERS, registered
 
 NAMES = [
-    name for name in registry.list_pieces("strategy") if is_collect_then_train(registry.find_piece("strategy", name))
+    name for name in registry.list_pieces("algorithm") if is_collect_then_train(registry.find_piece("algorithm", name))
 ]
 CALM = settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 every = pytest.mark.parametrize("name", NAMES)
@@ -94,11 +94,13 @@ def test_what_an_optimizer_remembers_goes_with_the_orders(optimizer: str, name: 
 
 
 @every
-@pytest.mark.parametrize("options", ["extractor=random", "fine_tune=1", "extractor=random,fine_tune=1,labels=clear"])
+@pytest.mark.parametrize(
+    "options", ["extractor=random", "extractor_epochs=1", "extractor=random,extractor_epochs=1,labels=clear"]
+)
 def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, name: str, tmp_path: Path) -> None:
     run = Run(name, tmp_path, strategy=f"{OPTIONS[name]},{options}")
     for node in run.nodes.values():
-        node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.adapt")})
+        node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.fine_tune")})
         node._context = replace(node._context, policy=node.policy)
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
@@ -168,7 +170,7 @@ def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(na
     run.take(RoundTimeout(version=0))
     (epoch,) = [order for order in run.open.values() if order.worker == DEFAULT_COORDINATOR_ID]
     first = run.answer(epoch)
-    assert isinstance(first, TaskResult) and first.metrics["samples"] == 120
+    assert isinstance(first, TaskResult) and first.metrics["num_examples"] == 120
     for worker in ("bob", "charlie"):
         while mine := [order for order in run.open.values() if order.worker == worker]:
             run.take(run.answer(mine[0]))
@@ -216,12 +218,12 @@ def test_what_was_not_asked_for_is_rejected_and_what_had_arrived_stays(name: str
 
 HOSTILE: dict[str, dict[str, Any] | None] = {
     "another epsilon": {"epsilon": 100.0},
-    "another encoding": {"encoding": "floats", "bytes": 44},
-    "another shape of as many bytes": {"shape": [12]},
-    "a huge shape": {"shape": [2**40], "bytes": 2**37},
-    "no records": {"records": 0},
-    "no end of records": {"records": 2**62},
-    "a text": {"records": "many"},
+    "another encoding": {"encoding": "floats", "feature_bytes": 44},
+    "another shape of as many bytes": {"feature_shape": [12]},
+    "a huge shape": {"feature_shape": [2**40], "feature_bytes": 2**37},
+    "no records": {"num_records": 0},
+    "no end of records": {"num_records": 2**62},
+    "a text": {"num_records": "many"},
     "labels of another shape": {"label_shape": [9]},
     "other labels": {"label_dtype": "float32"},
     "labels without bounds": {"label_shape": [2**40, 2**40]},
@@ -239,7 +241,7 @@ def test_a_worker_with_other_features_than_asked_for_is_excluded(name: str, what
         while True:
             order = next(order for order in run.open.values() if order.worker in ("charlie", DEFAULT_COORDINATOR_ID))
             found = run.answer(order)
-            if order.worker == "charlie" and isinstance(found, TaskResult) and "shape" in found.metrics:
+            if order.worker == "charlie" and isinstance(found, TaskResult) and "feature_shape" in found.metrics:
                 break
             run.take(found)
         metrics = {**found.metrics, **changes} if changes is not None else {}

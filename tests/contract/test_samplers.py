@@ -13,11 +13,11 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.scheduling.base import Sampler, WorkerInfo
 
-NAMES = registry.list_pieces("chooser")
+NAMES = registry.list_pieces("sampler")
 
 
 def takes_a_number(name: str) -> bool:
-    return "per_round" in inspect.signature(registry.find_piece("chooser", name)).parameters
+    return "per_round" in inspect.signature(registry.find_piece("sampler", name)).parameters
 
 
 SOME = [name for name in NAMES if takes_a_number(name)]
@@ -35,7 +35,7 @@ cohorts = st.lists(facts, max_size=50).map(
 
 
 def chooser(spec: str) -> Sampler:
-    built: Sampler = registry.build_piece("chooser", spec)
+    built: Sampler = registry.build_piece("sampler", spec)
     return built
 
 

@@ -41,19 +41,19 @@ from tests.helpers.support import sent_over
 
 NAMES = [
     name
-    for name in registry.list_pieces("strategy")
-    if not is_collect_then_train(registry.find_piece("strategy", name))
+    for name in registry.list_pieces("algorithm")
+    if not is_collect_then_train(registry.find_piece("algorithm", name))
 ]
 """Those whose workers train; see ``test_gathering.py`` for the others."""
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
 CALM = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])
-SHORT = {"fedbuff": "fedbuff:k=4"}
+SHORT = {"fedbuff": "fedbuff:buffer_size=4"}
 """Of a strategy whose default takes too many reports for a short run."""
 
 
 def has_rounds(name: str) -> bool:
-    return not is_asynchronous(registry.find_piece("strategy", name))
+    return not is_asynchronous(registry.find_piece("algorithm", name))
 
 
 class Case:
@@ -76,22 +76,22 @@ class Case:
     @property
     def whole(self) -> bool:
         """Whether every worker has a part in every round."""
-        everybody = "chooser" not in self.more and self.more.get("quorum", 0) in (0, len(self.workers))
+        everybody = "sampler" not in self.more and self.more.get("min_results", 0) in (0, len(self.workers))
         return has_rounds(self.name) and everybody
 
     def made(self) -> tuple[Scheduler[Any], Tensors]:
         """The strategy as a run has it, and the model it begins with."""
-        basis = {"dataset": "points", "model": "points_linear", "batch_size": 8, "federate_after_n_batches": 2}
-        run = {"strategy": SHORT.get(self.name, self.name), "training_rounds": self.rounds, "seed": self.seed}
+        basis = {"dataset": "points", "model": "points_linear", "batch_size": 8, "max_local_batches": 2}
+        run = {"algorithm": SHORT.get(self.name, self.name), "rounds": self.rounds, "seed": self.seed}
         workers = {worker: f"memory://{worker}" for worker in self.workers}
         _, strategy, initial = prepare_run(build_plan({"workers": workers, **basis, **run, **self.more}))
         return strategy, initial
 
 
 PARTIAL = (
-    {"quorum": 2},
-    {"chooser": "random:per_round=2"},
-    {"chooser": "random:per_round=2", "quorum": 1, "over_select": 0.5},
+    {"min_results": 2},
+    {"sampler": "random:per_round=2"},
+    {"sampler": "random:per_round=2", "min_results": 1, "over_selection": 0.5},
 )
 CASES = [Case(name, **more) for name in NAMES for more in ({}, *(PARTIAL if has_rounds(name) else PARTIAL[:1]))]
 every = pytest.mark.parametrize("name", NAMES)
@@ -243,7 +243,7 @@ def test_it_ends_with_a_model_however_the_answers_come(case: Case, random: Rando
     assert any(not torch.equal(run.model[key], run.initial[key]) for key in run.model), "it has learnt something"
     if case.whole:
         assert bits(run.model) == bits(by_the_book(case))
-    if "chooser" not in case.more:
+    if "sampler" not in case.more:
         assert {order.worker for order in run.orders} == set(case.workers)
 
 
@@ -822,11 +822,11 @@ def cases(draw: st.DrawFn, name: str) -> Case:
     more: dict[str, Any] = {}
     size = workers
     if has_rounds(name) and draw(st.booleans()):
-        chooser = draw(st.sampled_from([name for name in registry.list_pieces("chooser") if name != "all"]))
+        chooser = draw(st.sampled_from([name for name in registry.list_pieces("sampler") if name != "all"]))
         size = draw(st.integers(1, workers))
-        more = {"chooser": f"{chooser}:per_round={size}"}
+        more = {"sampler": f"{chooser}:per_round={size}"}
         if size < workers:
-            more["over_select"] = draw(st.sampled_from([0.0, 0.3, 2.0]))
+            more["over_selection"] = draw(st.sampled_from([0.0, 0.3, 2.0]))
     return Case(name, workers, rounds, quorum=draw(st.integers(0, size)), **more)
 
 

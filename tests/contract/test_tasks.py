@@ -22,7 +22,7 @@ from fedws.split_learning.base import is_collect_then_train
 from tests.helpers.federation import Points, registered
 
 GATHERING = tuple(
-    it for it in registry.list_pieces("strategy") if is_collect_then_train(registry.find_piece("strategy", it))
+    it for it in registry.list_pieces("algorithm") if is_collect_then_train(registry.find_piece("algorithm", it))
 )
 NAMES = [*(name for name in registry.list_pieces("task") if name.partition(".")[0] not in GATHERING), "evaluate"]
 """Those whose report is a matter of order and data alone; for those with noise there is ``test_gathering.py``."""
@@ -49,11 +49,11 @@ def order(name: str) -> TaskRequest:
     """The first order of this task that its strategy gives."""
     plan = build_plan(
         {
-            "strategy": name.partition(".")[0] if name != "evaluate" else "fedavg",
+            "algorithm": name.partition(".")[0] if name != "evaluate" else "fedavg",
             "dataset": "points",
             "model": "chancy",
             "batch_size": 8,
-            "federate_after_n_batches": 4,
+            "max_local_batches": 4,
         }
     )
     _, strategy, initial = prepare_run(plan)
@@ -208,7 +208,7 @@ def test_tensors_of_another_model_are_refused(name: str, spoilt: str) -> None:
 def test_settings_without_end_do_no_harm(name: str) -> None:
     """Numbers that only a hostile coordinator sends: refused, failed or borne, and the node lives on."""
     node = worker()
-    for key, value in (("batch_size", 2**64 - 1), ("batches", 2**64 - 1), ("lr", 1e300), ("mu", 1e300)):
+    for key, value in (("batch_size", 2**64 - 1), ("max_local_batches", 2**64 - 1), ("lr", 1e300), ("mu", 1e300)):
         asked = order(name)
         if key in asked.settings:
             found = answer(dataclasses.replace(asked, settings={**asked.settings, key: value}), node)

@@ -23,7 +23,7 @@ from tests.helpers.federation import WORKERS, Points
 from tests.helpers.support import sent_over
 
 EPOCHS = 2
-OPTIONS = {"mistnet": "mistnet:cut=relu,public=points,pretrain_epochs=2"}
+OPTIONS = {"mistnet": "mistnet:split_at=relu,public_dataset=points,pretrain_epochs=2"}
 Kind = Literal["refused", "failed", "rejected", "lost"]
 
 
@@ -33,7 +33,7 @@ class Run:
     def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
         basis = {"dataset": "points", "model": "points_net", "training_rounds": EPOCHS}
         workers = {worker: f"memory://{worker}" for worker in WORKERS}
-        plan = build_plan({"workers": workers, "strategy": OPTIONS[name], **basis, **more})
+        plan = build_plan({"workers": workers, "algorithm": OPTIONS[name], **basis, **more})
         _, strategy, self.initial = prepare_run(plan)
         assert isinstance(strategy, CollectThenTrainScheduler)
         self.strategy = strategy
@@ -41,7 +41,7 @@ class Run:
         self.nodes = {worker: Worker(worker, "points", Points(Path(), True)) for worker in WORKERS}
         for node in self.nodes.values():
             node.start_run(RunClaim("run", "lab"))
-        self.own = registry.find_piece("strategy", name).own
+        self.own = registry.find_piece("algorithm", name).server_tasks
         self.here = set(here)
         self.open: dict[str, TaskRequest] = {}
         self.orders: list[TaskRequest] = []

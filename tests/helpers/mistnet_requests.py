@@ -15,12 +15,21 @@ from fedws.protocol.run_claim import RunClaim
 from fedws.training import building
 from tests.helpers.federation import Points
 
-TOLD = ("records", "bytes", "shape", "encoding", "epsilon", "label_epsilon", "label_shape", "label_dtype")
+TOLD = (
+    "num_records",
+    "feature_bytes",
+    "feature_shape",
+    "encoding",
+    "epsilon",
+    "label_epsilon",
+    "label_shape",
+    "label_dtype",
+)
 
 
 def strategy(model: str = "points_net", **options: Any) -> MistNet:
-    chosen = ",".join(f"{key}={value}" for key, value in {"cut": "relu", **options}.items())
-    made = registry.build_piece("strategy", f"mistnet:{chosen}", TrainSettings(model=model, dataset="points"))
+    chosen = ",".join(f"{key}={value}" for key, value in {"split_at": "relu", **options}.items())
+    made = registry.build_piece("algorithm", f"mistnet:{chosen}", TrainSettings(model=model, dataset="points"))
     assert isinstance(made, MistNet)
     return made
 

@@ -49,7 +49,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(**options: Any) -> TrainSettings:
-    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+    return TrainSettings(
+        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 3, **options}
+    )
 
 
 def start() -> dict[str, torch.Tensor]:
@@ -96,11 +98,11 @@ def test_a_hinge_has_a_slope_and_a_bound() -> None:
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    found = registry.build_piece("strategy", "fedasync", training())
+    found = registry.build_piece("algorithm", "fedasync", training())
     assert found == FedAsync(
         training(), alpha=0.6, staleness_function="polynomial", exponent=0.5, slope=10, bound=4, mu=0.005
     )
-    assert found.k == 1
+    assert found.buffer_size == 1
 
 
 @pytest.mark.parametrize(
@@ -109,20 +111,20 @@ def test_the_papers_settings_are_the_defaults() -> None:
         "0",
         "1.1",
         "nan",
-        "staleness=linear",
+        "staleness_function=linear",
         "exponent=-1",
         "exponent=inf",
         "slope=0",
         "bound=-1",
         "mu=-1",
-        "k=2",
+        "buffer_size=2",
         "mu=",
     ],
 )
 def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
-        registry.build_piece("strategy", f"fedasync:{options}", training())
-    found = registry.build_piece("strategy", "fedasync:0.9,staleness=hinge,bound=2", training())
+        registry.build_piece("algorithm", f"fedasync:{options}", training())
+    found = registry.build_piece("algorithm", "fedasync:0.9,staleness_function=hinge,bound=2", training())
     assert (found.a, found.staleness, found.bound) == (0.9, "hinge", 2)
 
 
@@ -260,7 +262,7 @@ def test_the_order_carries_model_and_settings_of_its_round() -> None:
 def test_the_report_says_what_was_done() -> None:
     found = fitted()
     assert (found.request_id, found.worker, found.round, found.num_examples) == ("1/alice", "alice", 1, 40)
-    assert found.metrics["samples"] == 24 and 0 < found.metrics["loss"] < 5
+    assert found.metrics["num_examples"] == 24 and 0 < found.metrics["loss"] < 5
     assert list(found.tensors) == list(start()) and int(found.tensors["1.num_batches_tracked"]) == 3
     assert all(not tensor.requires_grad for tensor in found.tensors.values())
 

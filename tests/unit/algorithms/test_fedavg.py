@@ -49,7 +49,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(**options: Any) -> TrainSettings:
-    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+    return TrainSettings(
+        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 3, **options}
+    )
 
 
 def start() -> dict[str, torch.Tensor]:
@@ -120,12 +122,12 @@ def test_the_order_carries_model_and_settings_of_its_round() -> None:
 
 
 def test_epochs_are_an_option() -> None:
-    assert registry.build_piece("strategy", "fedavg", training()).epochs is None
-    assert registry.build_piece("strategy", "fedavg:3", training()) == FedAvg(training(), epochs=3)
+    assert registry.build_piece("algorithm", "fedavg", training()).epochs is None
+    assert registry.build_piece("algorithm", "fedavg:3", training()) == FedAvg(training(), epochs=3)
     with pytest.raises(UsageError, match="epochs"):
-        registry.build_piece("strategy", "fedavg:epochs=many", training())
+        registry.build_piece("algorithm", "fedavg:epochs=many", training())
     with pytest.raises(UsageError, match="epochs: Input should be greater than or equal to 1, not '-1'"):
-        registry.build_piece("strategy", "fedavg:epochs=-1", training())
+        registry.build_piece("algorithm", "fedavg:epochs=-1", training())
 
 
 @pytest.mark.parametrize(
@@ -136,19 +138,19 @@ def test_epochs_are_an_option() -> None:
         ("fedavg:epochs=1", {}, (1, 2**31, 40)),
         ("fedavg", {"epochs": 3}, (3, 2**31, 120)),
         ("fedavg:epochs=2", {"epochs": 3}, (2, 2**31, 80)),
-        ("fedavg:epochs=2", {"federate_after_n_batches": 15}, (2, 15, 43)),
-        ("fedavg", {"epochs": 2, "federate_after_n_batches": 3}, (2, 3, 9)),
+        ("fedavg:epochs=2", {"max_local_batches": 15}, (2, 15, 43)),
+        ("fedavg", {"epochs": 2, "max_local_batches": 3}, (2, 3, 9)),
     ],
 )
 def test_who_asks_for_epochs_gets_whole_ones(option: str, settings: Any, wanted: tuple[int, int, int]) -> None:
     """40 samples in batches of 3 are 14 batches, the last of which has one and is joined to the one before."""
     plan = build_plan({"model": "tiny", "dataset": "points", "batch_size": 3, **settings})
-    ask = registry.build_piece("strategy", option, plan.train_settings()).configure(start(), "alice", 1)
-    assert (ask.settings["epochs"], ask.settings["batches"]) == wanted[:2]
+    ask = registry.build_piece("algorithm", option, plan.train_settings()).configure(start(), "alice", 1)
+    assert (ask.settings["epochs"], ask.settings["max_local_batches"]) == wanted[:2]
     order = TaskRequest(
         request_id="1/alice", worker="alice", round=1, task=ask.task, settings=ask.settings, tensors=ask.tensors
     )
-    assert fit(order, TaskContext("alice", "points", Points(40))).metrics["samples"] == wanted[2]
+    assert fit(order, TaskContext("alice", "points", Points(40))).metrics["num_examples"] == wanted[2]
 
 
 def fitted(**settings: Any) -> TaskResult:
@@ -163,7 +165,7 @@ def fitted(**settings: Any) -> TaskResult:
 def test_the_report_says_what_was_done() -> None:
     report = fitted()
     assert (report.request_id, report.worker, report.round, report.num_examples) == ("1/alice", "alice", 1, 40)
-    assert report.metrics == {"loss": report.metrics["loss"], "samples": 24, "device": "cpu"}
+    assert report.metrics == {"loss": report.metrics["loss"], "num_examples": 24, "device": "cpu"}
     assert 0 < report.metrics["loss"] < 5
     assert list(report.tensors) == list(start())
     assert all(not tensor.requires_grad for tensor in report.tensors.values())

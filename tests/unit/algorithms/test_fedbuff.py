@@ -48,7 +48,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(**options: Any) -> TrainSettings:
-    return TrainSettings(**{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 3, **options})
+    return TrainSettings(
+        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 3, **options}
+    )
 
 
 def start() -> dict[str, torch.Tensor]:
@@ -84,16 +86,18 @@ def stepped(algorithm: FedBuff, model: Tensors, *differences: tuple[Tensors, int
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    assert registry.build_piece("strategy", "fedbuff", training()) == FedBuff(training(), buffer_size=10, server_lr=1.0)
-    assert registry.build_piece("strategy", "fedbuff:3,lr=0.5", training()) == FedBuff(
+    assert registry.build_piece("algorithm", "fedbuff", training()) == FedBuff(
+        training(), buffer_size=10, server_lr=1.0
+    )
+    assert registry.build_piece("algorithm", "fedbuff:3,server_lr=0.5", training()) == FedBuff(
         training(), buffer_size=3, server_lr=0.5
     )
 
 
-@pytest.mark.parametrize("options", ["0", "1.5", "many", "lr=0", "lr=inf", "lr=-1", "s=1"])
+@pytest.mark.parametrize("options", ["0", "1.5", "many", "server_lr=0", "server_lr=inf", "server_lr=-1", "s=1"])
 def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
-        registry.build_piece("strategy", f"fedbuff:{options}", training())
+        registry.build_piece("algorithm", f"fedbuff:{options}", training())
 
 
 @pytest.mark.parametrize("staleness", range(15))
@@ -239,7 +243,7 @@ def test_the_order_carries_model_and_settings_of_its_round() -> None:
 def test_the_report_holds_what_was_added() -> None:
     found = fitted()
     assert (found.request_id, found.worker, found.round, found.num_examples) == ("1/alice", "alice", 1, 40)
-    assert found.metrics["samples"] == 24 and 0 < found.metrics["loss"] < 5
+    assert found.metrics["num_examples"] == 24 and 0 < found.metrics["loss"] < 5
     order = TaskRequest(
         request_id="1/alice", worker="alice", round=1, task="fedavg.fit", seed=5, settings=training().model_dump(),
         tensors=start(),

@@ -77,7 +77,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def training(**options: Any) -> TrainSettings:
     return TrainSettings(
-        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "batches": 100, **options}
+        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 100, **options}
     )
 
 
@@ -148,7 +148,7 @@ def test_a_report_holds_gradients_and_buffers(batches: int) -> None:
         torch.testing.assert_close(report.tensors[f"gradient:{key}"], slope, rtol=1e-5, atol=1e-7)
     for key in buffers:
         assert torch.equal(report.tensors[key], state[key])
-    assert report.metrics["samples"] == len(chosen) and report.num_examples == 40
+    assert report.metrics["num_examples"] == len(chosen) and report.num_examples == 40
     assert all(not tensor.requires_grad for tensor in report.tensors.values())
 
 
@@ -211,7 +211,7 @@ def test_the_seed_chooses_the_samples() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"dataset": "mnist"}, {"model": "mlp"}, {"loss": "nil"}, {"batches": 0}, {"x": 1}]
+    "settings", [{"dataset": "mnist"}, {"model": "mlp"}, {"loss": "nil"}, {"max_local_batches": 0}, {"x": 1}]
 )
 def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
     with pytest.raises(TaskError):

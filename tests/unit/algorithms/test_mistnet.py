@@ -29,8 +29,8 @@ def _pieces() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"cut": "nowhere"}, "there is no such cut in PointsNet; there are: inner, relu"),
-        ({"cut": "outer"}, "nothing after it has weights in PointsNet; there are: inner, relu"),
+        ({"split_at": "nowhere"}, "there is no such cut in PointsNet; there are: inner, relu"),
+        ({"split_at": "outer"}, "nothing after it has weights in PointsNet; there are: inner, relu"),
         ({"epsilon": "0"}, "epsilon: .* greater than 0"),
         ({"epsilon": "-1"}, "epsilon: .* greater than 0"),
         ({"epsilon": "nan"}, "epsilon: .*"),
@@ -40,7 +40,7 @@ def _pieces() -> Iterator[None]:
         ({"encoding": "morse"}, "unknown encoding 'morse'"),
         ({"encoding": "floats", "epsilon": "2"}, "unknown option of encoding floats 'epsilon'"),
         ({"labels": "none"}, "labels: .*'randomised' or 'clear'"),
-        ({"public": "nothing"}, "unknown dataset 'nothing'"),
+        ({"public_dataset": "nothing"}, "unknown dataset 'nothing'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(options: dict[str, str], why: str) -> None:
@@ -51,7 +51,7 @@ def test_a_setting_that_cannot_be_is_named(options: dict[str, str], why: str) ->
 def test_losses_that_labels_with_noise_do_not_go_with_are_refused() -> None:
     with pytest.raises(UsageError, match="--loss mse: randomised labels want nll or cross_entropy; labels can"):
         registry.build_piece(
-            "strategy", "mistnet:cut=relu", TrainSettings(model="points_net", dataset="points", loss="mse")
+            "algorithm", "mistnet:split_at=relu", TrainSettings(model="points_net", dataset="points", loss="mse")
         )
 
 
@@ -72,16 +72,16 @@ def test_what_is_spent_is_told_whole() -> None:
     assert math.isclose(
         strategy(encoding="oue", epsilon=1).release_format.build_release((8,)).record_epsilon or 0, 12.0
     )
-    assert strategy(encoding="clear_bits").release_format.build_release((8,)).record_epsilon is None
+    assert strategy(encoding="bits_without_noise").release_format.build_release((8,)).record_epsilon is None
     assert strategy(labels="clear").release_format.build_release((8,)).record_epsilon is None
 
 
 # --------------------------------------------------------------------------- what it begins with
 
 
-def file(folder: Path, classes: int = 10, cut: str = "", others: Tensors | None = None) -> Path:
+def file(folder: Path, num_classes: int = 10, split_at: str = "", others: Tensors | None = None) -> Path:
     """A pretrained model, as ``fedws pretrain`` writes it."""
-    origin = pretrained_file.PretrainedInfo("points_net", "points", classes, [4], 1, split_at=cut)
+    origin = pretrained_file.PretrainedInfo("points_net", "points", num_classes, [4], 1, split_at=split_at)
     pretrained_file.save_pretrained(
         folder / "made", pretrained_file.build_pretrained({**weights(), **(others or {})}, origin)
     )
@@ -90,18 +90,18 @@ def file(folder: Path, classes: int = 10, cut: str = "", others: Tensors | None 
 
 def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
     others = pretraining.build_extractors("points_net", "relu", 2)
-    made = file(tmp_path, cut="relu", others=others)
+    made = file(tmp_path, split_at="relu", others=others)
     initial = copy_to_cpu(building.build_model("points_net", 9).state_dict())
-    several = strategy(pretrained=made, extractor="random").init(initial)
+    several = strategy(pretrained_path=made, extractor="random").init(initial)
     assert (hash_tensors(several.model), hash_tensors(several.extra_extractors)) == (
         hash_tensors(weights()),
         hash_tensors(others),
     )
     assert (several.num_classes, list(several.input_shape)) == (10, [4])
-    assert strategy(pretrained=made).init(initial).extra_extractors == {}, "one for all is the model's own"
+    assert strategy(pretrained_path=made).init(initial).extra_extractors == {}, "one for all is the model's own"
     plain = strategy().init(initial)
     assert (plain.model, plain.extra_extractors, plain.input_shape) == (initial, {}, ())
-    drawn = strategy(extractor="random", extractors=4).init(initial)
+    drawn = strategy(extractor="random", num_extractors=4).init(initial)
     assert len(unpack_state_dicts(drawn.extra_extractors)) == 3 and not drawn.input_shape
 
 
@@ -111,23 +111,23 @@ def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
         ({}, {"extractor": "random"}, "made: it has one extractor; 'fedws pretrain --extractors 3 --cut ...' makes"),
         (
             {
-                "cut": "outer",
+                "split_at": "outer",
                 "others": pack_state_dicts([{"inner.weight": torch.zeros(1), "inner.bias": torch.zeros(1)}]),
             },
             {"extractor": "random"},
             "made, made for the cut outer: inner.weight has shape ",
         ),
         (
-            {"cut": "relu", "others": pack_state_dicts([{"inner.weight": torch.zeros(1)} for _ in range(16)])},
+            {"split_at": "relu", "others": pack_state_dicts([{"inner.weight": torch.zeros(1)} for _ in range(16)])},
             {"extractor": "random"},
             "made, made for the cut relu: it has more than 16 extractors; 'fedws pretrain ",
         ),
-        ({"classes": 0}, {}, "made tells no classes apart; labels can be sent as they are, where the policies"),
+        ({"num_classes": 0}, {}, "made tells no classes apart; labels can be sent as they are, where the policies"),
     ],
 )
 def test_a_pretrained_file_that_does_not_serve_is_told(
     made: dict[str, Any], options: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    chosen = strategy(pretrained=file(tmp_path, **made), **options)
+    chosen = strategy(pretrained_path=file(tmp_path, **made), **options)
     with pytest.raises(UsageError, match=why):
         chosen.init(weights())

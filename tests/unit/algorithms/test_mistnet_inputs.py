@@ -60,7 +60,7 @@ def _pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def lesson(**changes: Any) -> PretrainSettings:
-    return PretrainSettings(**{"model": "points_net", "dataset": "points", "cut": "relu", **changes})
+    return PretrainSettings(**{"model": "points_net", "dataset": "points", "split_at": "relu", **changes})
 
 
 def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
@@ -101,7 +101,7 @@ def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     """An epoch of the head on as many records."""
     held, training = records(count), TrainSettings(model=model, dataset="points", batch_size=8, **settings)
     strategy = registry.build_piece(
-        "strategy", "mistnet:cut=1" if model == "normalised" else "mistnet:cut=relu", training
+        "algorithm", "mistnet:split_at=1" if model == "normalised" else "mistnet:split_at=relu", training
     )
     asked = HeadTrainSettings.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
@@ -133,7 +133,7 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
 
 
 def test_epochs_are_not_for_workers_that_do_not_train() -> None:
-    given = {"strategy": "mistnet:cut=relu,public=points", "dataset": "points", "model": "points_net"}
+    given = {"algorithm": "mistnet:split_at=relu,public_dataset=points", "dataset": "points", "model": "points_net"}
     assert prepare_run(build_plan(given))
     with pytest.raises(UsageError, match=r"--epochs is for workers that train; for mistnet.* --server-epochs"):
         prepare_run(build_plan({**given, "epochs": 2}))
@@ -142,6 +142,6 @@ def test_epochs_are_not_for_workers_that_do_not_train() -> None:
 def test_adapting_leaves_a_short_last_batch_out_only_where_that_is_asked() -> None:
     for drop_last in (False, True):
         training = TrainSettings(model="points_net", dataset="points", drop_last=drop_last)
-        strategy = registry.build_piece("strategy", "mistnet:cut=relu,fine_tune=1", training)
+        strategy = registry.build_piece("algorithm", "mistnet:split_at=relu,extractor_epochs=1", training)
         asked = strategy.extraction(copy_to_cpu(building.build_model("points_net", 1).state_dict()), {}, 10, send=False)
         assert asked.settings.get("drop_last", False) == drop_last and ("drop_last" in asked.settings) == drop_last

@@ -14,8 +14,8 @@ from fedws.training.task_warnings import LOG_LINES
 
 
 def orders(strategy: str = "fedavg", **settings: Any) -> Any:
-    plan = build_plan({"strategy": strategy, "model": "linear", **settings})
-    ask = registry.build_piece("strategy", strategy, plan.train_settings()).configure({}, "alice", 3)
+    plan = build_plan({"algorithm": strategy, "model": "linear", **settings})
+    ask = registry.build_piece("algorithm", strategy, plan.train_settings()).configure({}, "alice", 3)
     order = TaskRequest(request_id="3/alice", worker="alice", round=3, task=ask.task, settings=ask.settings, tensors={})
     return [order], plan
 
@@ -38,13 +38,13 @@ def orders(strategy: str = "fedavg", **settings: Any) -> Any:
         ),
         (
             "fedasync",
-            {"epochs": 2, "federate_after_n_batches": 7, "drop_last": True, "optimizer": "adam", "lr": 0.01},
+            {"epochs": 2, "max_local_batches": 7, "drop_last": True, "optimizer": "adam", "lr": 0.01},
             "Each worker trains 2 epochs in batches of 32, at most 7 batches, without a short last batch "
             "(loss nll, adam, lr 0.01, 2 % less each round)",
         ),
         (
             "fedsgd",
-            {"federate_after_n_batches": 1, "batch_size": 8},
+            {"max_local_batches": 1, "batch_size": 8},
             "Each worker trains at most 1 batch of 8 (loss nll, sgd, lr 0.1, 2 % less each round)",
         ),
     ],
@@ -56,7 +56,7 @@ def test_what_a_worker_trains(strategy: str, settings: dict[str, Any], line: str
 def test_orders_that_do_not_say_so_have_no_line() -> None:
     (order,), plan = orders()
     assert describe_workload([], plan) == []
-    assert describe_workload([replace(order, settings={"batches": 1})], plan) == []
+    assert describe_workload([replace(order, settings={"max_local_batches": 1})], plan) == []
     assert describe_workload([replace(order, worker=DEFAULT_COORDINATOR_ID)], plan) == []
     assert describe_workload([replace(order, worker=DEFAULT_COORDINATOR_ID), order], plan) != []
 

@@ -56,13 +56,13 @@ def test_an_address_without_a_secret_is_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", BAD)
-@pytest.mark.parametrize("setting", ["workers", "evaluator", "listen", "expect", "a name", "alone", "two"])
+@pytest.mark.parametrize("setting", ["workers", "evaluator", "listen", "expect_workers", "a name", "alone", "two"])
 def test_a_plan_takes_none_with_a_secret(setting: str, text: str) -> None:
     wanted: dict[str, dict[str, Any]] = {
         "workers": {"workers": {"alice": text}, "evaluator": {}},
         "evaluator": {"evaluator": {"testing": text}},
         "listen": {"workers": {"alice": text}, "evaluator": {}, "listen": text},
-        "expect": {"listen": "ws://host:1", "expect": [f"alice={text}"]},
+        "expect_workers": {"listen": "ws://host:1", "expect_workers": [f"alice={text}"]},
         "a name": {"workers": {text: "ws://host:1"}},
         "alone": {"evaluator": text},
         "two": {"evaluator": {"testing": [text]}},
@@ -130,7 +130,7 @@ def test_a_run_of_an_older_version_does_not_go_on_with_one(tmp_path: Path) -> No
     held.retain()
     held.close()
     settings = {**plan.model_dump(), "workers": {"alice": f"ws://me:{SECRET}@host:1"}}
-    (tmp_path / "plan.toml").write_text(tomli_w.dumps({k: v for k, v in settings.items() if k != "deadline"}))
+    (tmp_path / "plan.toml").write_text(tomli_w.dumps({k: v for k, v in settings.items() if k != "round_timeout"}))
     story = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**story, "plan": {**story["plan"], "workers": settings["workers"]}}))
     assert "stand in logs and plans" in refused(lambda: RunDirectory.open_existing(tmp_path).plan)

@@ -175,7 +175,7 @@ def test_an_error_that_no_line_of_the_user_led_to_is_its_text(
 # --------------------------------------------------------------------------- pieces
 
 
-@pytest.mark.parametrize("kind", ["model", "loss", "optimizer", "strategy", "aggregator", "dataset", "partition"])
+@pytest.mark.parametrize("kind", ["model", "loss", "optimizer", "algorithm", "aggregator", "dataset", "partition"])
 @pytest.mark.parametrize("error", [KeyError("secret"), RuntimeError("secret"), ValueError("secret"), OSError("secret")])
 def test_whatever_a_factory_raises_is_one_error_with_its_line(kind: str, error: Exception) -> None:
     class Piece:
@@ -229,7 +229,7 @@ def test_a_node_logs_the_line_and_sends_the_type_alone(
     data: Dataset = Data()
     node = Worker("alice", "mnist", data)
     tensors = registry.build_piece("model", model).state_dict() if model == "mlp" else {}
-    settings = {"model": model, "loss": "nll", "optimizer": "sgd", "lr": 0.1, "batch_size": 2, "batches": 1}
+    settings = {"model": model, "loss": "nll", "optimizer": "sgd", "lr": 0.1, "batch_size": 2, "max_local_batches": 1}
     order = TaskRequest(request_id="1", worker="alice", round=1, task="fedavg.fit", settings=settings, tensors=tensors)
     with caplog.at_level(level, "fedws"):
         answer = node.execute(order)

@@ -194,7 +194,7 @@ def test_every_task_is_named_after_its_file() -> None:
 
 
 def test_every_algorithm_has_both_halves() -> None:
-    assert {name.partition(".")[0] for name in list_pieces("task")} == set(list_pieces("strategy"))
+    assert {name.partition(".")[0] for name in list_pieces("task")} == set(list_pieces("algorithm"))
 
 
 def test_looking_up_a_name_imports_nothing_that_does_not_ship() -> None:
@@ -244,7 +244,7 @@ def test_kinds_have_names_of_their_own() -> None:
     assert find_piece("loss", "piece") is piece and find_piece("model", "piece") is Piece
 
 
-@pytest.mark.parametrize(("kind", "name"), [("model", "mlp"), ("strategy", "fedavg"), ("task", "fedavg.fit")])
+@pytest.mark.parametrize(("kind", "name"), [("model", "mlp"), ("algorithm", "fedavg"), ("task", "fedavg.fit")])
 def test_a_shipped_name_is_taken_before_its_file_is_read(kind: str, name: str) -> None:
     registry._pieces.pop((kind, name), None)
     releases: Any = {"releases": "update"} if kind == "task" else {}

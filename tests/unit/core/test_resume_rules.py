@@ -17,13 +17,13 @@ JOINED = {"listen": "ws://l:1", "workers": {"alice": "ws://l:1", "bob": "ws://b:
         ({}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
         ({"listen": "ws://m:2"}, "ws://m:2", {"alice": "ws://m:2", "bob": "ws://b:1"}, {"e": "ws://m:2"}),
         (
-            {"listen": "ws://m:2", "expect": ["bob"], "workers": {"alice": "ws://a:1"}},
+            {"listen": "ws://m:2", "expect_workers": ["bob"], "workers": {"alice": "ws://a:1"}},
             "ws://m:2",
             {"alice": "ws://a:1", "bob": "ws://m:2"},
             {"e": "ws://m:2"},
         ),
-        ({"expect": ["alice", "bob"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://l:1"}, {"e": "ws://l:1"}),
-        ({"expect": ["alice"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
+        ({"expect_workers": ["alice", "bob"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://l:1"}, {"e": "ws://l:1"}),
+        ({"expect_workers": ["alice"]}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://l:1"}),
         ({"evaluator": {"e": "ws://e:1"}}, "ws://l:1", {"alice": "ws://l:1", "bob": "ws://b:1"}, {"e": "ws://e:1"}),
         (
             {"workers": {"alice": "ws://a:1", "bob": "ws://b:2"}, "evaluator": {"e": "ws://e:1"}},
@@ -59,7 +59,7 @@ def test_a_run_goes_on_wherever_its_nodes_are_now(
 
 def test_a_run_that_dialled_all_may_go_on_with_nodes_that_join() -> None:
     stored = build_plan({})
-    now = {"listen": "ws://l:1", "expect": ["alice", "bob"]}
+    now = {"listen": "ws://l:1", "expect_workers": ["alice", "bob"]}
     plan = resume_plan(stored, merge_settings(stored.model_dump(), now), "--resume run")
     assert plan.workers == {**stored.workers, "alice": "ws://l:1", "bob": "ws://l:1"}
     assert plan.evaluator == stored.evaluator
@@ -72,7 +72,7 @@ def going(now: dict[str, Any]) -> Plan:
 
 def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> None:
     """Whatever the order in which they are named now."""
-    assert list(going({"expect": ["dora", "bob", "alice"]}).workers) == ["alice", "bob", "dora"]
+    assert list(going({"expect_workers": ["dora", "bob", "alice"]}).workers) == ["alice", "bob", "dora"]
     named = {"dora": "ws://d:1", "bob": "ws://b:1", "alice": "ws://l:1"}
     assert going({"workers": named}).workers == named
     assert list(going({"workers": named}).workers) == ["alice", "bob", "dora"]
@@ -81,14 +81,14 @@ def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> N
 
 def test_a_plan_must_hold_with_the_workers_that_it_has_now() -> None:
     with pytest.raises(UsageError, match=r"^--quorum 2 is above the number of workers, 1$"):
-        resume_plan(build_plan({**JOINED, "quorum": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
+        resume_plan(build_plan({**JOINED, "min_results": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
 
 
 @pytest.mark.parametrize(
     ("now", "text"),
     [
         ({"lr": 0.5}, "its lr stays what it is, 0.1, not 0.5"),
-        ({"quorum": 1}, "its quorum stays what it is, 0, not 1"),
+        ({"min_results": 1}, "its quorum stays what it is, 0, not 1"),
         ({"initial_model": "m"}, "its initial_model stays what it is, '', not 'm'"),
         ({"evaluator": {}}, "its evaluator stays what it is, e, not none"),
     ],
@@ -100,4 +100,4 @@ def test_what_shows_in_the_result_stays(now: dict[str, Any], text: str) -> None:
 
 
 def test_a_run_may_have_more_or_fewer_rounds() -> None:
-    assert [going({"training_rounds": rounds}).rounds for rounds in (1, 40, 80)] == [1, 40, 80]
+    assert [going({"rounds": rounds}).rounds for rounds in (1, 40, 80)] == [1, 40, 80]

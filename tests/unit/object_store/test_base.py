@@ -97,7 +97,7 @@ def test_what_is_no_url_of_a_store_is_told(url: str) -> None:
 
 def test_a_shelf_is_a_store_that_was_tried(tmp_path: Path) -> None:
     found = open_store(tmp_path.as_uri(), timeout=7)
-    assert (found.min_bytes, found.store._patience) == (1_000_000, 7)  # type: ignore[attr-defined]
+    assert (found.min_bytes, found.store._timeout) == (1_000_000, 7)  # type: ignore[attr-defined]
     assert open_store(tmp_path.as_uri(), 5).min_bytes == 5
     with pytest.raises(UsageError, match=r"there is no such folder$"):
         open_store((tmp_path / "none").as_uri())

@@ -280,7 +280,7 @@ def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
 
 
 def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until_then() -> None:
-    roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="later", wait=12_000.0)
+    roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="later", retry_after=12_000.0)
     assert roster.log_lines == ("bob gets no request for 3 h 20 min: it refused its order: no power",)
     assert roster.idle_workers() == roster.available_workers() == [
         "alice",
@@ -293,19 +293,19 @@ def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until
     roster, _ = roster.apply(WorkerAvailable(worker="bob"))
     assert roster.idle_workers() == [*THREE] and roster.log_lines == ()
     assert roster.apply(WorkerAvailable(worker="mallory"))[0] is roster
-    again = failing(roster, "refused", 1, code="later", wait=1.0).after_restart(THREE)
+    again = failing(roster, "refused", 1, code="later", retry_after=1.0).after_restart(THREE)
     assert again.idle_workers() == [*THREE], "a run that continues asks again"
 
 
 def test_who_puts_one_request_off_again_and_again_is_excluded_at_last() -> None:
     roster, requests = Participants.from_workers(THREE, THREE), 0
     while not find_exclusions(roster):
-        roster, _ = failing(roster, "refused", 1, code="later", wait=1.0).apply(WorkerAvailable(worker="bob"))
+        roster, _ = failing(roster, "refused", 1, code="later", retry_after=1.0).apply(WorkerAvailable(worker="bob"))
         requests += 1
     assert requests == MAX_CONSECUTIVE_POSTPONEMENTS * MAX_CONSECUTIVE_FAILURES
     roster = Participants.from_workers(THREE, THREE)
     for round_number in range(1, 50):
-        roster, _ = failing(roster, "refused", 1, round_number, code="later", wait=1.0).apply(
+        roster, _ = failing(roster, "refused", 1, round_number, code="later", retry_after=1.0).apply(
             WorkerAvailable(worker="bob")
         )
     assert find_exclusions(roster) == {}, "each time another one"

@@ -27,17 +27,17 @@ def chi_square(found: Counter[tuple[str, ...]], wanted: dict[tuple[str, ...], fl
 
 
 def test_these_are_all() -> None:
-    assert list_pieces("chooser") == ["all", "data_size", "random", "speed"]
+    assert list_pieces("sampler") == ["all", "data_size", "random", "speed"]
 
 
 def test_all_are_asked_in_the_order_of_the_plan() -> None:
-    every = build_piece("chooser", "all")
+    every = build_piece("sampler", "all")
     assert (
         every.rank([WorkerInfo("b"), WorkerInfo("a", response_seconds=1.0)], Random(1)) == ["b", "a"]
         and every.cohort_size(7) == 7
     )
     with pytest.raises(UsageError, match="chooser all takes no value"):
-        build_piece("chooser", "all:3")
+        build_piece("sampler", "all:3")
 
 
 # ------------------------------------------------------------------ random
@@ -178,4 +178,4 @@ def test_seconds_that_are_none_do_no_harm(seconds: float) -> None:
 @pytest.mark.parametrize("patience", ["0.5", "inf", "nan", "long"])
 def test_patience_is_at_least_one(patience: str) -> None:
     with pytest.raises(UsageError, match="chooser speed: patience: "):
-        build_piece("chooser", f"speed:2,patience={patience}")
+        build_piece("sampler", f"speed:2,max_slowdown={patience}")

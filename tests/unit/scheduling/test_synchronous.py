@@ -68,8 +68,13 @@ class Some:
 
 def told(cohort: list[str], missing: list[str], answered: int, *, failed: int = 0, late: int = 0) -> dict[str, Any]:
     """The record of a round."""
-    counts = {"num_results": answered, "num_failures": failed, "num_late": late}
-    return {"cohort": cohort, "missing_workers": missing, **counts}
+    return {
+        "cohort": cohort,
+        "missing_workers": missing,
+        "num_results": answered,
+        "num_failures": failed,
+        "num_late": late,
+    }
 
 
 class Table:

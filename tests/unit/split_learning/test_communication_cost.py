@@ -63,7 +63,10 @@ def test_sizes_are_those_of_what_is_sent(spec: str) -> None:
     features = split_model(module, cut)[0](torch.zeros(4, *shape))
     assert found.raw_bytes == torch.zeros(4, *shape, dtype=torch.uint8).nbytes
     assert found.encoded_bytes("floats") == features.nbytes
-    assert found.encoded_bytes("bits") == registry.build_piece("encoding", "clear_bits").encode(features, None).nbytes
+    assert (
+        found.encoded_bytes("bits")
+        == registry.build_piece("encoding", "bits_without_noise").encode(features, None).nbytes
+    )
     assert found.model_bytes == sum(tensor.nbytes for tensor in module.state_dict().values())
     assert found.fedavg_bytes == 3 * found.model_bytes
 

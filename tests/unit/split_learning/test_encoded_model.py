@@ -31,11 +31,11 @@ def scored(settings: EvalSettings) -> torch.nn.Module:
     return work.build_eval_model(settings, build_model("points_net", seed=1).state_dict())
 
 
-@pytest.mark.parametrize("encoding", ["bits:epsilon=0.1", "sue:epsilon=0.1", "oue:epsilon=0.1", "clear_bits"])
+@pytest.mark.parametrize("encoding", ["bits:epsilon=0.1", "sue:epsilon=0.1", "oue:epsilon=0.1", "bits_without_noise"])
 def test_bits_are_scored_without_the_noise_that_they_leave_with(encoding: str) -> None:
     """With so little epsilon nearly half of them would be flipped."""
     state = build_model("points_net", seed=1).state_dict()
-    module = scored(scoring("encoded_split", cut="relu", encoding=encoding))
+    module = scored(scoring("encoded_split", split_at="relu", encoding=encoding))
     with torch.inference_mode():
         features = torch.relu(POINTS @ state["inner.weight"].T + state["inner.bias"])
         by_hand = torch.log_softmax((features > 0).float() @ state["outer.weight"].T + state["outer.bias"], 1)
@@ -52,11 +52,11 @@ def test_floats_give_what_the_model_gives() -> None:
 @pytest.mark.parametrize(
     ("wrapper", "options"),
     [
-        ("encoded_split", {"cut": "relu", "encoding": "morse"}),
-        ("encoded_split", {"cut": "nowhere", "encoding": "bits"}),
-        ("encoded_split", {"cut": "relu", "encoding": "bits:epsilon=0"}),
-        ("encoded_split", {"cut": "relu"}),
-        ("encoded_split", {"cut": "relu", "encoding": "bits", "depth": "2"}),
+        ("encoded_split", {"split_at": "relu", "encoding": "morse"}),
+        ("encoded_split", {"split_at": "nowhere", "encoding": "bits"}),
+        ("encoded_split", {"split_at": "relu", "encoding": "bits:epsilon=0"}),
+        ("encoded_split", {"split_at": "relu"}),
+        ("encoded_split", {"split_at": "relu", "encoding": "bits", "depth": "2"}),
         ("gift", {}),
     ],
 )

@@ -53,7 +53,7 @@ def test_an_epsilon_that_cannot_be_is_said(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        "clear_bits:1",
+        "bits_without_noise:1",
         "floats:epsilon=1",
         "int8:2",
         "laplace:bound=0",

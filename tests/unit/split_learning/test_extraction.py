@@ -35,15 +35,15 @@ def _pieces() -> Iterator[None]:
 def test_it_asks_for_the_extractor_once_and_keeps_it_by_its_digest(tmp_path: Path) -> None:
     node = worker(tmp_path)
     asked = node.execute(extraction(send=False))
-    assert isinstance(asked, TaskResult) and asked.metrics == {"wanted": "extractor"} and not asked.tensors
+    assert isinstance(asked, TaskResult) and asked.metrics == {"needs_tensors": "extractor"} and not asked.tensors
     made = node.execute(extraction(send=True, number=2))
     assert isinstance(made, TaskResult) and not made.tensors
     assert made.metrics == {
-        "records": 120, "bytes": 2, "shape": [11],
+        "num_records": 120, "feature_bytes": 2, "feature_shape": [11],
         "encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0, "label_shape": [], "label_dtype": "int64",
     }  # fmt: skip
     again = worker(tmp_path, run="second").execute(extraction(send=False))
-    assert isinstance(again, TaskResult) and again.metrics["records"] == 120
+    assert isinstance(again, TaskResult) and again.metrics["num_records"] == 120
 
 
 def test_what_it_sends_are_the_features_of_its_samples_with_noise(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_repeated_request_gets_the_same_bits_and_spends_nothing(tmp_path: Path
     features = [answer.tensors.get("features") for answer in sent if isinstance(answer, TaskResult)]
     assert features[0] is not None and features[2] is not None and features[4] is not None
     assert torch.equal(features[0], features[2]) and torch.equal(features[0], features[4])
-    lines = [(line["data"], line["epsilon"]) for line in read_entries(log.path) if line is not None]
+    lines = [(line["payload"], line["epsilon"]) for line in read_entries(log.path) if line is not None]
     spent = 11 * 2.0 + 4.0
     features_spent = [spent, spent, 0.0, 0.0]
     assert lines == [
@@ -95,7 +95,7 @@ def test_a_repeated_request_gets_the_same_bits_and_spends_nothing(tmp_path: Path
 def test_other_settings_in_the_same_run_are_refused(tmp_path: Path) -> None:
     node = worker(tmp_path)
     assert isinstance(node.execute(extraction()), TaskResult)
-    for changes in ({"epsilon": 1}, {"label_epsilon": 1}, {"cut": "inner"}, {"encoding": "sue"}):
+    for changes in ({"epsilon": 1}, {"label_epsilon": 1}, {"split_at": "inner"}, {"encoding": "sue"}):
         assert "new noise would spend privacy twice" in reason(node.execute(extraction(number=2, **changes)))
     assert isinstance(node.execute(extraction(number=3)), TaskResult)
 
@@ -188,7 +188,7 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
     node = worker(tmp_path)
     refused, allowed = "the policy here does not allow features encoded as", "its key encodings: bits, sue, oue"
     assert reason(node.execute(extraction(encoding="floats"))) == f"{refused} floats; {allowed}"
-    assert reason(node.execute(extraction(encoding="clear_bits"))) == f"{refused} clear_bits; {allowed}"
+    assert reason(node.execute(extraction(encoding="bits_without_noise"))) == f"{refused} bits_without_noise; {allowed}"
     assert (
         reason(node.execute(extraction(labels="clear")))
         == "the policy here lets no clear labels leave; its key labels: randomised"
@@ -201,8 +201,8 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
     [
         ({"extractors": ["0" * 64]}, "the extractor is not the one that was pretrained: its digest is another"),
         ({"extractors": ["../x"]}, "extractors.0: .*"),
-        ({"cut": "nowhere"}, "--cut nowhere: there is no such cut in PointsNet; there are: inner, relu"),
-        ({"cut": "inner", "model": "mlp"}, "--cut inner: there is no such cut in Mlp; there are: .*"),
+        ({"split_at": "nowhere"}, "--cut nowhere: there is no such cut in PointsNet; there are: inner, relu"),
+        ({"split_at": "inner", "model": "mlp"}, "--cut inner: there is no such cut in Mlp; there are: .*"),
         (
             {"model": "points_net:inputs=5"},
             r"the extractor of points_net:inputs=5, cut at relu, .* \[11, 4\].*",
@@ -235,7 +235,7 @@ def test_samples_and_labels_that_do_not_fit_are_told_in_the_nodes_log_alone(
     made = strategy("points_net:inputs=5").configure_extraction(weights("points_net:inputs=5"), {}, 10, send=True)
     assert on_data(worker(tmp_path).execute(order(made)))
     assert "samples of [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
-    assert on_data(worker(tmp_path).execute(extraction(changes={"classes": 5})))
+    assert on_data(worker(tmp_path).execute(extraction(changes={"num_classes": 5})))
     assert "alice holds labels beyond the 5 of points_net" in caplog.text
 
 
@@ -276,7 +276,7 @@ def test_labels_that_are_no_classes_leave_as_they_are(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_no_classes_cannot_be_randomised(tmp_path: Path) -> None:
-    asked = extraction(changes={"classes": 0})
+    asked = extraction(changes={"num_classes": 0})
     assert "labels that are no classes cannot be randomised" in reason(worker(tmp_path).execute(asked))
     node = Worker("alice", "points", Lines(Path(), True), state_dir=tmp_path)
     node.start_run(RunClaim("first", "lab"))

@@ -24,7 +24,7 @@ from fedws.training import building, evaluation, local, task_context
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 
-ADAPT = Policy(tasks=("*", "mistnet.adapt"))
+ADAPT = Policy(tasks=("*", "mistnet.fine_tune"))
 """The policy of an owner who lets the device train for MistNet."""
 
 
@@ -67,7 +67,7 @@ def test_a_worker_draws_one_of_several_extractors_and_does_not_say_which(tmp_pat
 def test_all_of_several_extractors_must_be_those_that_are_meant(tmp_path: Path) -> None:
     ask = strategy(extractor="random").configure_extraction(weights(), others(), 10, send=True)
     node = worker(tmp_path)
-    assert node.execute(order(replace(ask, tensors={}))).metrics == {"wanted": "extractor"}  # type: ignore[union-attr]
+    assert node.execute(order(replace(ask, tensors={}))).metrics == {"needs_tensors": "extractor"}  # type: ignore[union-attr]
     for tensors in (
         {name: tensor for name, tensor in ask.tensors.items() if not name.startswith("2:")},
         {**ask.tensors, "2:inner.bias": torch.zeros(11)},
@@ -77,11 +77,11 @@ def test_all_of_several_extractors_must_be_those_that_are_meant(tmp_path: Path) 
 
 
 def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Path) -> None:
-    model, made = weights(), strategy(fine_tune=3, epsilon=50)
+    model, made = weights(), strategy(extractor_epochs=3, epsilon=50)
     node = worker(tmp_path, policy=ADAPT.model_copy(update={"max_epsilon": 50}))
     ask = made.configure_extraction(model, {}, 10, send=True)
-    assert ask.task == "mistnet.adapt"
-    assert node.execute(order(replace(ask, tensors={}))).metrics == {"wanted": "extractor"}  # type: ignore[union-attr]
+    assert ask.task == "mistnet.fine_tune"
+    assert node.execute(order(replace(ask, tensors={}))).metrics == {"needs_tensors": "extractor"}  # type: ignore[union-attr]
     assert isinstance(node.execute(order(ask)), TaskResult)
     sent = features(node.execute(part()))
     plain = {name: model[name] for name in ("inner.weight", "inner.bias")}
@@ -107,7 +107,7 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
 def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     """Each record's features tell of all samples, and of their labels, by which the extractor was trained."""
     log = AuditLog(tmp_path / "log")
-    node, made = worker(tmp_path, audit=log, policy=ADAPT), strategy(fine_tune=1)
+    node, made = worker(tmp_path, audit=log, policy=ADAPT), strategy(extractor_epochs=1)
     node.execute(order(made.configure_extraction(weights(), {}, 10, send=True)))
     features(node.execute(part()))
     (line,) = [line for line in read_entries(log.path) if line is not None and line["payload"] == "features"]
@@ -129,7 +129,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
     try:
         model = copy_to_cpu(building.build_model("normed", 1).state_dict())
         made = registry.build_piece(
-            "strategy", "mistnet:cut=0,fine_tune=2", TrainSettings(model="normed", dataset="points")
+            "algorithm", "mistnet:split_at=0,extractor_epochs=2", TrainSettings(model="normed", dataset="points")
         )
         ask = made.extraction(model, {}, 10, send=True)
         settings, (extractor, head) = FineTuneSettings.model_validate(ask.settings), unpack_state_dicts(ask.tensors)
@@ -146,7 +146,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
 
 
 def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    asked = order(strategy(fine_tune=2).configure_extraction(weights(), {}, 10, send=True), lr=3e38)
+    asked = order(strategy(extractor_epochs=2).configure_extraction(weights(), {}, 10, send=True), lr=3e38)
     assert on_data(worker(tmp_path, policy=ADAPT).execute(asked))
     why = "the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)"
     assert re.search(why, caplog.text)
@@ -155,7 +155,7 @@ def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path, caplog: 
 def test_samples_of_another_shape_are_told_before_anything_is_trained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ask = strategy("points_net:inputs=5", fine_tune=1).configure_extraction(
+    ask = strategy("points_net:inputs=5", extractor_epochs=1).configure_extraction(
         weights("points_net:inputs=5"), {}, 10, send=True
     )
     assert on_data(worker(tmp_path, policy=ADAPT).execute(order(ask)))
@@ -163,7 +163,7 @@ def test_samples_of_another_shape_are_told_before_anything_is_trained(
 
 
 def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:
-    ask = strategy(fine_tune=1).configure_extraction(weights(), {}, 10, send=True)
+    ask = strategy(extractor_epochs=1).configure_extraction(weights(), {}, 10, send=True)
     spoilt = {**ask.tensors, "1:outer.bias": torch.zeros(10)}
     assert reason(worker(tmp_path, policy=ADAPT).execute(order(replace(ask, tensors=spoilt)))).endswith(
         "its digest is another"
@@ -182,15 +182,15 @@ def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_trains_only_where_its_owner_names_the_task(tmp_path: Path) -> None:
     """A pattern is not a name: an owner who allows all tasks of MistNet allows no training with them."""
-    ask = order(strategy(fine_tune=3).configure_extraction(weights(), {}, 10, send=True))
+    ask = order(strategy(extractor_epochs=3).configure_extraction(weights(), {}, 10, send=True))
     for tasks in (("*",), ("mistnet.*",), ("mistnet.adap?", "*.adapt")):
         why = reason(worker(tmp_path, policy=Policy(tasks=tasks)).execute(ask))
         assert why == (
-            "the policy here does not name the task mistnet.adapt, which no pattern allows; "
-            'to allow it, set tasks = ["*", "mistnet.adapt"] in the node\'s --policy'
+            "the policy here does not name the task mistnet.fine_tune, which no pattern allows; "
+            'to allow it, set tasks = ["*", "mistnet.fine_tune"] in the node\'s --policy'
         )
     node = worker(tmp_path, policy=Policy(tasks=("mistnet.extract", "mistnet.upload", "mistnet.acknowledge")))
-    assert reason(node.execute(ask)) == "the policy here does not allow the task mistnet.adapt"
+    assert reason(node.execute(ask)) == "the policy here does not allow the task mistnet.fine_tune"
     node = worker(tmp_path, policy=ADAPT.model_copy(update={"max_epochs": 2}))
     assert reason(node.execute(ask)) == "the policy here allows 2 epochs a request, not 3"
 
@@ -199,6 +199,6 @@ def test_what_is_different_on_the_devices_is_said() -> None:
     (pretraining,) = strategy().startup_notices()
     assert pretraining == "Pretraining points_net on digits for 20 epochs"
     assert "adds no privacy" in strategy(extractor="random").startup_notices()[1]
-    assert strategy(fine_tune=2).startup_notices()[1].startswith("Devices train first (epochs: 2)")
-    assert "no score will tell what the devices add" in strategy(public="points").startup_notices()[1]
-    assert strategy(pretrained="a").startup_notices() == []
+    assert strategy(extractor_epochs=2).startup_notices()[1].startswith("Devices train first (epochs: 2)")
+    assert "no score will tell what the devices add" in strategy(public_dataset="points").startup_notices()[1]
+    assert strategy(pretrained_path="a").startup_notices() == []

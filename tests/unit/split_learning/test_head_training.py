@@ -59,7 +59,7 @@ def test_training_makes_the_loss_fall_and_leaves_the_extractor_alone(tmp_path: P
         assert isinstance(found, TaskResult)
         model = found.tensors
         losses.append(found.metrics["loss"])
-        assert found.metrics["samples"] == 120
+        assert found.metrics["num_examples"] == 120
     assert losses[-1] < losses[0] - 0.1
     before = weights()
     assert all(torch.equal(model[name], before[name]) for name in ("inner.weight", "inner.bias"))
@@ -87,7 +87,7 @@ def test_maps_are_cropped_where_that_is_wanted() -> None:
     found = []
     for crop in (0, 0, 2):
         made = registry.build_piece(
-            "strategy", f"mistnet:crop={crop}", TrainSettings(model="mnist_cnn", dataset="digits")
+            "algorithm", f"mistnet:feature_shift={crop}", TrainSettings(model="mnist_cnn", dataset="digits")
         )
         settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (20, 12, 12), 1).settings)
         module = building.build_model("mnist_cnn", 1)
@@ -102,7 +102,7 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
         wanted = split_model(building.build_model("points_net", 5), "relu")[1](points)
     records = StoredFeatures([{"features": points.view(torch.uint8), "labels": wanted}])
     training = TrainSettings(model="points_net", dataset="points", loss="mse", optimizer="adam", lr=0.03)
-    made = registry.build_piece("strategy", "mistnet:cut=relu,labels=clear,encoding=floats", training)
+    made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear,encoding=floats", training)
     settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 0, (11,), 1).settings)
     work, module = task_context.TaskContext("coordinator", "features", records), building.build_model("points_net", 1)
     memory: Tensors = {}
@@ -117,17 +117,19 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"shape": [11]}, "features of the shape [11] cannot be shifted so far"),
-        ({"crop": 12}, "features of the shape [20, 12, 12] cannot be shifted so far"),
+        ({"feature_shape": [11]}, "features of the shape [11] cannot be shifted so far"),
+        ({"feature_shift": 12}, "features of the shape [20, 12, 12] cannot be shifted so far"),
         (
-            {"classes": 0, "label_epsilon": None},
+            {"num_classes": 0, "label_epsilon": None},
             "labels that are no classes may be places, which would have to move",
         ),
     ],
 )
 def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> None:
     records = StoredFeatures([{"features": torch.zeros(6, 360, dtype=torch.uint8), "labels": torch.arange(6)}])
-    made = registry.build_piece("strategy", "mistnet:crop=2", TrainSettings(model="mnist_cnn", dataset="digits"))
+    made = registry.build_piece(
+        "algorithm", "mistnet:feature_shift=2", TrainSettings(model="mnist_cnn", dataset="digits")
+    )
     asked = made.epoch({}, {}, 10, (20, 12, 12), 1).settings
     work = task_context.TaskContext("coordinator", "features", records)
     with pytest.raises(TaskError, match=re.escape(why)):
@@ -153,7 +155,7 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
         packed = torch.zeros(6, 2, dtype=torch.uint8)
         records = StoredFeatures([{"features": packed, "labels": torch.arange(6)}])
         training = TrainSettings(model="points_net", dataset="points", loss="mine")
-        made = registry.build_piece("strategy", "mistnet:cut=relu,labels=clear", training)
+        made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear", training)
         settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
         work = task_context.TaskContext("coordinator", "features", records)
         head_training.train_head(building.build_model("points_net", 1), {}, records, settings, work, seed=1)
@@ -169,7 +171,7 @@ def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
     work, moved = task_context.TaskContext("coordinator", "features", records), []
     for size in (4, 3):
         training = TrainSettings(model="points_net", dataset="points", lr=1e-3, batch_size=size)
-        made = registry.build_piece("strategy", "mistnet:cut=relu", training)
+        made = registry.build_piece("algorithm", "mistnet:split_at=relu", training)
         settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
         module = building.build_model("points_net", 1)
         before = module.state_dict()["outer.weight"].clone()

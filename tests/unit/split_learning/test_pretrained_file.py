@@ -51,7 +51,7 @@ def test_another_model_is_told_by_its_difference(tmp_path: Path) -> None:
         None,
         {"fedws": "{}"},
         {"fedws": "no json"},
-        {"fedws": '{"model": "mlp", "dataset": "d", "classes": -1, "sample": [1], "epochs": 1}'},
+        {"fedws": '{"model": "mlp", "dataset": "d", "num_classes": -1, "input_shape": [1], "epochs": 1}'},
         {"other": "x"},
     ],
 )

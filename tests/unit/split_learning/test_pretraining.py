@@ -35,7 +35,9 @@ def work(data: Points | None = None) -> task_context.TaskContext:
 
 
 def lesson(**changes: Any) -> PretrainSettings:
-    return PretrainSettings(**{"model": "points_net", "dataset": "points", "cut": "relu", "batches": 4, **changes})
+    return PretrainSettings(
+        **{"model": "points_net", "dataset": "points", "split_at": "relu", "max_local_batches": 4, **changes}
+    )
 
 
 def test_without_others_it_is_plain_training() -> None:

@@ -54,8 +54,8 @@ def test_what_is_spent_is_that_of_the_encoding() -> None:
         ({"encoding": "sue"}, "their encoding is sue, not bits"),
         ({"epsilon": 1.0}, "their epsilon is 1.0, not 2.0"),
         ({"label_epsilon": None}, "their label epsilon is None, not 4.0"),
-        ({"bytes": 3}, "their bytes is 3, not 2"),
-        ({"shape": (12,)}, r"their shape is \(12,\), not \(11,\)"),
+        ({"feature_bytes": 3}, "their bytes is 3, not 2"),
+        ({"feature_shape": (12,)}, r"their shape is \(12,\), not \(11,\)"),
         ({"label_shape": (1,)}, r"their label is int64 \[1\], not int64 \[\]"),
     ],
 )

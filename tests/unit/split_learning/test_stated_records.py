@@ -52,7 +52,7 @@ def extracted(run: Run, worker: str, **more: Any) -> tuple[TaskRequest, TaskResu
         assert order is not None and order.task == "mistnet.extract"
         answer = run.answer(order)
         assert isinstance(answer, TaskResult)
-        if "wanted" not in answer.metrics:
+        if "needs_tensors" not in answer.metrics:
             return order, answer
         run.take(replace(answer, **more))
 
@@ -64,7 +64,7 @@ def states(run: Run, worker: str, records: int, **more: Any) -> None:
         order = next_order(run, worker)
         if order is None or order.task != "mistnet.extract":
             return
-        metrics = {**honest.metrics, "records": records}
+        metrics = {**honest.metrics, "num_records": records}
         run.take(replace(honest, request_id=order.request_id, round=order.round, metrics=metrics, **more))
 
 
@@ -110,7 +110,7 @@ def test_who_declares_more_on_a_new_link_may_have_more(tmp_path: Path) -> None:
     run = pretrained(tmp_path)
     run.take(WorkerConnected(worker="bob", num_examples=121))
     states(run, "bob", 121)
-    assert not run.excluded and run.state.uploads["bob"].manifest["records"] == 121
+    assert not run.excluded and run.state.uploads["bob"].manifest["num_records"] == 121
 
 
 def test_the_records_of_all_workers_together_are_bounded_before_anything_is_uploaded(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_after_an_error_nothing_was_made(tmp_path: Path) -> None:
         and own.load_resumable(ASKED, lambda: "data") is None
         and list(tmp_path.iterdir()) == []
     )
-    assert make(own).manifest["records"] == 7
+    assert make(own).manifest["num_records"] == 7
 
 
 def stop_in(own: UploadCache, after: int) -> list[int]:
@@ -145,7 +145,7 @@ def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypa
             yield batch
 
     own.write_upload(cut)
-    records = [json.loads(facts)["records"] for facts in safe]
+    records = [json.loads(facts)["num_records"] for facts in safe]
     assert records == [0, 0, 6]
     folder = tmp_path / own.run_name
     (folder / "facts.json").write_bytes(safe[-1])
@@ -167,7 +167,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
         and own.load_resumable(ASKED, lambda: "other data") is None
     )
     own.create_upload({"encoding": "sue"}, EXTRACTOR, "data")
-    assert own.write_upload(batches).manifest["records"] == 7
+    assert own.write_upload(batches).manifest["num_records"] == 7
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_what_was_half_deleted_harms_nobody(tmp_path: Path) -> None:
             (folder / name).write_text("{}")
             os.utime(folder / name, (old, old))
     again = uploads(tmp_path, "next")
-    assert make(again).manifest["records"] == 7
+    assert make(again).manifest["num_records"] == 7
     left = {path.name for folder in tmp_path.iterdir() if folder.name != again.run_name for path in folder.iterdir()}
     assert left == {"facts.json"}
 
@@ -280,7 +280,7 @@ def test_an_acknowledged_upload_is_deleted_but_not_forgotten(tmp_path: Path) -> 
     made.acknowledge()
     made.acknowledge()
     again = uploads(tmp_path).find_completed()
-    assert again is not None and again.acknowledged and again.manifest["records"] == 7
+    assert again is not None and again.acknowledged and again.manifest["num_records"] == 7
     (folder,) = tmp_path.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["facts.json"]
 

@@ -38,7 +38,9 @@ def space(samples: int) -> TaskContext:
 
 
 def training(**more: Any) -> TrainSettings:
-    return TrainSettings(**{"model": "any", "dataset": "points", "batch_size": 8, "batches": 100, "lr": 0.3, **more})
+    return TrainSettings(
+        **{"model": "any", "dataset": "points", "batch_size": 8, "max_local_batches": 100, "lr": 0.3, **more}
+    )
 
 
 def by_hand(module: nn.Module, samples: int, sizes: list[int], epochs: int = 1) -> None:
@@ -63,8 +65,8 @@ def same(one: nn.Module, other: nn.Module) -> bool:
         (17, False, {}, [8, 8, 1]),
         (18, True, {}, [8, 8, 2]),
         (17, True, {"epochs": 2}, [8, 9]),
-        (17, True, {"batches": 2}, [8, 8]),
-        (17, True, {"batches": 3}, [8, 9]),
+        (17, True, {"max_local_batches": 2}, [8, 8]),
+        (17, True, {"max_local_batches": 3}, [8, 9]),
         (9, True, {}, [9]),
         (17, True, {"drop_last": True}, [8, 8]),
         (15, True, {"drop_last": True, "epochs": 3}, [8]),

@@ -23,14 +23,14 @@ class Broker:
         self._patient = patient
         self.busy = False
 
-    def waits(self, topic: str) -> bool:
+    def is_queued(self, topic: str) -> bool:
         return self.busy
 
-    def publish(self, topic: str, payload: bytes, *, sure: bool = True, retain: bool = False) -> int:
+    def publish(self, topic: str, payload: bytes, *, reliable: bool = True, retain: bool = False) -> int:
         self.said.append((topics.parse_presence_topic("alice", topic) or topic, payload, retain))
         return 0
 
-    async def soon(self, event: asyncio.Event) -> bool:
+    async def wait_for_event(self, event: asyncio.Event) -> bool:
         await asyncio.sleep(0)
         if self._patient:
             await event.wait()
