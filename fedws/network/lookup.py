@@ -18,7 +18,7 @@ def find_transport(url: str) -> Transport:
     for name in registry.list_pieces("transport"):
         kind = registry.find_piece("transport", name)
         ways[name] = kind
-        if not kind.private:
+        if not kind.in_process:
             ways[f"{name}s"] = partial(kind, encrypted=True)
     if scheme not in ways:
         raise UsageError(f"{url}: nobody serves {scheme}://; there are {', '.join(ways)}")

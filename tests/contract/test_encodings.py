@@ -157,7 +157,7 @@ def peak():
     return (1 if sys.platform == "darwin" else 1024) * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 torch.set_num_threads(1)
-encodings = [registry.build("encoding", name) for name in registry.names("encoding")]
+encodings = [registry.build_piece("encoding", name) for name in registry.list_pieces("encoding")]
 for encoding in encodings:
     encoding.decode(encoding.encode(torch.randn(2, 1000), SecureRandom()), (1000,))
 features = torch.randn(32, 2**16)

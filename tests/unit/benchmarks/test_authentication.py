@@ -22,7 +22,7 @@ def test_no_process_of_a_benchmark_has_the_users_key_or_writes_their_audit_log()
     """Its own processes share one key, and none of the shell's."""
     assert ENVIRONMENT["FEDWS_KEY"] != os.environ["FEDWS_KEY"]
     imports = "from fedws.privacy import audit_log as audit\nfrom fedws.security import network_key as keys"
-    code = f"{imports}\nprint(keys.network_key().text, audit.own('alice'))"
+    code = f"{imports}\nprint(keys.load_network_key().hex_text, audit.default_audit_path('alice'))"
     with Crew() as crew:
         child = crew.start("teller", "-c", code)
         _, found = child.wait_for(r"^(\S+) (\S+)$", 60)

@@ -104,7 +104,7 @@ import resource, sys, torch
 from pathlib import Path
 from fedws.split_learning.feature_store import FeatureStore
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-records = FeatureStore(Path(sys.argv[1])).records()
+records = FeatureStore(Path(sys.argv[1])).load_features()
 print(len(records), records.batch(torch.tensor([0, len(records) - 1]))[1].tolist())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
