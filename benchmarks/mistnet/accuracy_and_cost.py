@@ -173,9 +173,9 @@ def told(net: Net, cell: Cell) -> list[object]:
     """Cut, the extractor's share in percent, and epsilon of a record as a whole; infinite without a mechanism."""
     if cell.way != "mistnet":
         return ["", "", ""]
-    features = cell.algorithm.coded.model_copy(update={"label_epsilon": cell.label_epsilon})
-    spent = features.spent(net.size(cell.cut, 1).feature_shape)
-    total = math.inf if spent.epsilon is None else spent.values * spent.epsilon + (spent.label_epsilon or 0.0)
+    features = cell.algorithm.release_format.model_copy(update={"label_epsilon": cell.label_epsilon})
+    spent = features.build_release(net.size(cell.cut, 1).feature_shape)
+    total = math.inf if spent.epsilon is None else spent.num_features * spent.epsilon + (spent.label_epsilon or 0.0)
     return [cell.cut, f"{100 * net.share(cell.cut):.1f}", "none" if math.isinf(total) else f"{total:,.0f}"]
 
 

@@ -130,7 +130,7 @@ def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
     """On the test set, from 0 to 1; MistNet's features pass through the encoding without noise."""
     settings = EvalSettings(model=cell.model, loss=cell.training.loss, dataset=cell.dataset, cuda=cell.cuda)
     if cell.way == "mistnet":
-        settings = cell.algorithm.scoring(settings)
+        settings = cell.algorithm.configure_evaluation(settings)
     work = TaskContext("testing", cell.dataset, test)
     found = evaluation.evaluate(work.build_eval_model(settings, model), work, settings).accuracy
     assert found is not None

@@ -31,7 +31,7 @@ def ask(what: str, cell: Cell, model: Tensors, classes: int) -> TaskSpec:
     """What a coordinator would ask."""
     if what == "train":
         return FedAvg(cell.training).configure(model, WORKERS[0], 1)
-    wanted: TaskSpec = cell.algorithm.extraction(model, {}, classes, send=True)
+    wanted: TaskSpec = cell.algorithm.configure_extraction(model, {}, classes, send=True)
     return wanted
 
 

@@ -152,7 +152,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     else:
         for plugin in plan.plugins:  # it may be the store's
             load_plugin(plugin)
-        work = partial(work, shelf=store_flags.open_configured_store(setting, plan.peer_timeout, proved))
+        work = partial(work, body_store=store_flags.open_configured_store(setting, plan.peer_timeout, proved))
     try:
         with ProgressBar(plan.rounds) as progress:
             result = run_loop(work(observers=[progress.update]))

@@ -174,7 +174,7 @@ def _build_node(
         raise UsageError(f"--policy {arguments.policy}: {problem}")
     if arguments.testing:
         return create_evaluator(
-            arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit=log
+            arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit_log=log
         )
     state = user_dirs.find_user_dir("state", "MistNet keeps uploads there") / "uploads" / arguments.id
     return Worker(

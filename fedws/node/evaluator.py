@@ -23,7 +23,7 @@ def evaluate_request(request: TaskRequest, context: TaskContext) -> TaskResult:
 def create_evaluator(node: str, dataset: str, data: Dataset, threads: int = 1, **worker_arguments: Any) -> Worker:
     """Return a node that evaluates models on ``data`` with so many threads.
 
-    ``worker_arguments`` goes to :class:`fedws.node.worker.Worker`, as ``policy`` and ``audit``.
+    ``worker_arguments`` goes to :class:`fedws.node.worker.Worker`, as ``policy`` and ``audit_log``.
     """
     return Worker(
         node, dataset, data, tasks={"evaluate": evaluate_request}, evaluator=True, threads=threads, **worker_arguments

@@ -30,7 +30,9 @@ class Pictures:
 
 
 def node(folder: Path, **policy: Any) -> Worker:
-    return create_evaluator("testing", "pictures", Pictures(), policy=Policy(**policy), audit=AuditLog(folder / "log"))
+    return create_evaluator(
+        "testing", "pictures", Pictures(), policy=Policy(**policy), audit_log=AuditLog(folder / "log")
+    )
 
 
 def brighter(number: int, threshold: float, pixel: int = 0, weight: float = 1e6) -> TaskRequest:
@@ -135,7 +137,7 @@ def test_a_warning_is_of_as_many_samples_as_a_number(size: int, index: int, tmp_
     asked = TaskRequest(request_id="1", worker="testing", round=1, task="evaluate", settings=settings, tensors=tensors)
     try:
         made = create_evaluator(
-            "testing", "pictures", data, policy=Policy(min_samples=40), audit=AuditLog(tmp_path / "log")
+            "testing", "pictures", data, policy=Policy(min_samples=40), audit_log=AuditLog(tmp_path / "log")
         )
         answer = made.execute(asked)
     finally:

@@ -98,8 +98,8 @@ async def linked(
     async with served(scheme, handle, theirs or limits) as url:
         near = await soon(dialled(scheme, url, limits))
         far = await soon(arrived.get())
-        near.admit()
-        far.admit()
+        near.mark_authenticated()
+        far.mark_authenticated()
         try:
             yield near, far
         finally:
@@ -389,9 +389,9 @@ async def test_a_peer_that_vanishes_is_lost(scheme: str) -> None:
         if isinstance(near, MemoryChannel):
             await near.close()
         elif isinstance(near, MqttChannel):
-            near._sink.on_closed.__self__.drop()  # type: ignore[attr-defined]
+            near._sink.on_closed.__self__.abort()  # type: ignore[attr-defined]
         else:
-            near._socket.transport.abort()  # type: ignore[attr-defined]
+            near._connection.transport.abort()  # type: ignore[attr-defined]
         with pytest.raises(LinkLost):
             await soon(far.receive())
         with pytest.raises(LinkLost):

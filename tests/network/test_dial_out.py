@@ -189,7 +189,7 @@ async def test_addresses_of_two_nodes_are_two(tmp_path: Path) -> None:
 
 async def test_keys_are_proved_on_links_that_were_joined(tmp_path: Path) -> None:
     async with (
-        listening(tmp_path / "run", security=KEY, **expecting("ws://localhost:0", "alice", "testing")) as (
+        listening(tmp_path / "run", credentials=KEY, **expecting("ws://localhost:0", "alice", "testing")) as (
             run,
             url,
         ),
@@ -213,7 +213,7 @@ async def test_sides_that_do_not_go_together_say_so_and_the_run_waits_for_the_ri
     """Anybody could join and say that it is alice, so the run does not end, as it would had it dialled her."""
     theirs, ours, text = WRONG[case]
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
-    async with listening(tmp_path / "run", security=ours, **more) as (run, url):
+    async with listening(tmp_path / "run", credentials=ours, **more) as (run, url):
         async with outside(url, "alice", security=theirs):
             while not any(text in line for line in caplog.messages):
                 await asyncio.sleep(0.01)
@@ -283,7 +283,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
             await channel.send(TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=1))
         return [channel, *found]
 
-    async with listening(tmp_path / "run", security=KEY, **more) as (run, url):
+    async with listening(tmp_path / "run", credentials=KEY, **more) as (run, url):
         before = [await come(join(f"{number:064x}"), url) for number in range(20)]
         for channel in before[::2]:
             assert isinstance(await channel.receive(), Hello)
@@ -305,7 +305,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
 async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Path) -> None:
     """He joins as alice, has bob, who is served, answer the coordinator's challenge, and welcomes the run himself."""
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
-    async with listening(tmp_path / "run", security=KEY, **more) as (run, url):
+    async with listening(tmp_path / "run", credentials=KEY, **more) as (run, url):
         async with fedws.serve(node("bob"), "ws://localhost:0", credentials=KEY) as served:
             near, far = await come(join(), url), await find_transport(served).connect(served, Limits())
             await far.send(await near.receive())

@@ -48,7 +48,7 @@ async def ran(
     lines: list[str] = []
     more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
     alice = fedws.Worker("alice", "points", Points(Path(), True), policy=policy or Policy())
-    async with asyncio.timeout(PATIENCE), listening(tmp_path / "run", lines, security=run, **more) as (task, url):
+    async with asyncio.timeout(PATIENCE), listening(tmp_path / "run", lines, credentials=run, **more) as (task, url):
         for number, security in enumerate(nodes):
             async with join_run(alice, url, None, security, whom or DEFAULT_COORDINATOR_ID):
                 if number == len(nodes) - 1:
@@ -113,7 +113,7 @@ async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tm
         run = Credentials(KEY, shown(folder, name, ours), name)
         lines: list[str] = []
         more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
-        async with asyncio.timeout(PATIENCE), listening(tmp_path / name, lines, security=run, **more) as (task, url):
+        async with asyncio.timeout(PATIENCE), listening(tmp_path / name, lines, credentials=run, **more) as (task, url):
             alice = fedws.Worker("alice", "points", Points(Path(), True))
             async with join_run(alice, url, None, mutual(ours, "alice")):
                 while not any(f"alice: waits to join at {url} ({wanted})" in line for line in lines):
@@ -132,7 +132,7 @@ async def test_without_a_ca_of_ones_own_a_certificate_is_one_of_the_host(
     lines: list[str] = []
     more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
     run = Credentials(KEY, shown(ours, "lab"))
-    async with asyncio.timeout(PATIENCE), listening(tmp_path / "lab", lines, security=run, **more) as (_, url):
+    async with asyncio.timeout(PATIENCE), listening(tmp_path / "lab", lines, credentials=run, **more) as (_, url):
         alice = fedws.Worker("alice", "points", Points(Path(), True))
         async with join_run(alice, url, None, Credentials(KEY)):
             while not any("(its certificate is not one of localhost)" in line for line in lines):

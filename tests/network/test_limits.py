@@ -124,7 +124,7 @@ def closes_after(pieces: int) -> Part:
         await peer.welcomes(channel)
         with contextlib.suppress(asyncio.QueueEmpty):
             for _ in range(pieces):
-                await channel._next()
+                await channel._next_fragment()
         await channel.close("short of memory")
 
     return part
@@ -153,7 +153,7 @@ async def test_a_loss_after_progress_says_so_and_the_next_dial_comes_soon() -> N
         async def part(peer: Peer, channel: Any) -> None:
             digest = peer.digest  # type: ignore[attr-defined]
             await channel.send(_welcome({digest: chunks * CHUNK_BYTES} if chunks else {}))
-            await channel._next()
+            await channel._next_fragment()
             await channel.close("cut")
 
         return part
@@ -192,10 +192,10 @@ async def test_a_wait_that_a_node_states_is_bounded() -> None:
         await peer.welcomes(channel)
         for seconds in (0.0, 60.0, 1e300):
             order = await channel.receive()
-            head = {"order": order.id, "worker": "alice", "round": order.round}
+            head = {"order": order.request_id, "worker": "alice", "round": order.round}
             await channel.send(TaskFailure(**head, kind="refused", reason="later", code="later", retry_after=seconds))
         order = await channel.receive()
-        head = {"order": order.id, "worker": "alice", "round": order.round}
+        head = {"order": order.request_id, "worker": "alice", "round": order.round}
         await channel.send(TaskFailure(**head, kind="failed", reason="no", code="progress", retry_after=5.0))
         await peer.reads(channel)
 

@@ -68,8 +68,8 @@ async def linked(limits: Limits, proxy: type[Proxy] | None = None) -> AsyncItera
             url = (await stack.enter_async_context(proxy(url))).url
         near = await soon(WebSocketTransport().connect(url, limits))
         far = await soon(arrived.get())
-        near.admit()
-        far.admit()
+        near.mark_authenticated()
+        far.mark_authenticated()
         try:
             yield near, far
         finally:
@@ -99,7 +99,7 @@ async def opposite(side: str, limits: Limits = LIMITS) -> AsyncIterator[tuple[We
                 WebSocketTransport().connect(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", limits)
             )
             peer = await soon(arrived.get())
-        ours.admit()
+        ours.mark_authenticated()
         try:
             yield ours, peer
         finally:

@@ -157,7 +157,7 @@ async def test_a_broker_that_comes_and_goes_fills_no_log(
     async def begins(self: MqttListener) -> None:
         self._session = session
 
-    session: Any = SimpleNamespace(lost=loses, end=ends, instance="0" * 32)
+    session: Any = SimpleNamespace(wait_lost=loses, close=ends, instance="0" * 32)
     monkeypatch.setattr(MqttListener, "_connect", begins)
 
     async def handle(channel: Channel) -> None:

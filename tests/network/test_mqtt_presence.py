@@ -94,7 +94,7 @@ async def test_a_node_that_is_killed_is_lost_at_once(broker: Mosquitto, tmp_path
 async def test_a_coordinator_that_vanishes_is_lost_at_once(broker: Mosquitto) -> None:
     async with linked(broker.url) as (near, far):
         waiting = asyncio.create_task(far.receive())
-        near._sink.on_closed.__self__.drop()  # type: ignore[attr-defined]
+        near._sink.on_closed.__self__.abort()  # type: ignore[attr-defined]
         with pytest.raises(LinkLost, match=r"^the coordinator is gone$"):
             await soon(waiting)
         with pytest.raises(LinkLost, match=r"^the broker's connection is lost$"):

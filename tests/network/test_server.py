@@ -25,11 +25,11 @@ async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:
         assert isinstance(refusal, TaskFailure)
         assert refusal.kind == "refused"
         assert "unknown task 'os.system'" in refusal.reason
-        await socket.send(data(order(settings={"model": "points_linear"}, id="2")))
+        await socket.send(data(order(settings={"model": "points_linear"}, request_id="2")))
         refusal = await answer(socket)
         assert isinstance(refusal, TaskFailure)
         assert (refusal.request_id, refusal.reason) == ("2", "alice holds points, not mnist")
-        await socket.send(data(order(id="3")))
+        await socket.send(data(order(request_id="3")))
         report = await answer(socket)
         assert isinstance(report, TaskResult)
         assert (report.request_id, report.num_examples) == ("3", 120)

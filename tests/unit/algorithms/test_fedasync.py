@@ -125,7 +125,7 @@ def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
         registry.build_piece("algorithm", f"fedasync:{options}", training())
     found = registry.build_piece("algorithm", "fedasync:0.9,staleness_function=hinge,bound=2", training())
-    assert (found.a, found.staleness, found.bound) == (0.9, "hinge", 2)
+    assert (found.alpha, found.staleness_function, found.bound) == (0.9, "hinge", 2)
 
 
 # --------------------------------------------------------------------------- the mixture

@@ -103,7 +103,7 @@ def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     strategy = registry.build_piece(
         "algorithm", "mistnet:split_at=1" if model == "normalised" else "mistnet:split_at=relu", training
     )
-    asked = HeadTrainSettings.model_validate(strategy.epoch({}, {}, 10, (11,), 1).settings)
+    asked = HeadTrainSettings.model_validate(strategy.configure_training({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
     work = task_context.TaskContext("coordinator", "features", held)
     return head_training.train_head(building.build_model(model, 1), {}, held, asked, work, 1)
@@ -143,5 +143,7 @@ def test_adapting_leaves_a_short_last_batch_out_only_where_that_is_asked() -> No
     for drop_last in (False, True):
         training = TrainSettings(model="points_net", dataset="points", drop_last=drop_last)
         strategy = registry.build_piece("algorithm", "mistnet:split_at=relu,extractor_epochs=1", training)
-        asked = strategy.extraction(copy_to_cpu(building.build_model("points_net", 1).state_dict()), {}, 10, send=False)
+        asked = strategy.configure_extraction(
+            copy_to_cpu(building.build_model("points_net", 1).state_dict()), {}, 10, send=False
+        )
         assert asked.settings.get("drop_last", False) == drop_last and ("drop_last" in asked.settings) == drop_last

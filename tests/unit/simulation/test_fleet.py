@@ -120,7 +120,7 @@ def test_the_devices_share_the_data_in_memory(tmp_path: Path) -> None:
     whole = data()
     devices = fleet.build_fleet(some(), "mnist", whole).build_devices(EventLog(tmp_path / "events.jsonl"))
     assert [device.url for device in devices][:2] == ["memory://w1", "memory://w2"]
-    assert all(device._worker._context.data._whole is whole for device in devices)  # type: ignore[attr-defined]
+    assert all(device._worker._context.data._dataset is whole for device in devices)  # type: ignore[attr-defined]
 
 
 def test_speeds_are_the_base_times_the_slowness(tmp_path: Path) -> None:

@@ -76,10 +76,10 @@ def test_its_noise_is_not_the_orders(tmp_path: Path) -> None:
 
 def test_a_repeated_request_gets_the_same_bits_and_spends_nothing(tmp_path: Path) -> None:
     log = AuditLog(tmp_path / "log")
-    first = worker(tmp_path, audit=log)
+    first = worker(tmp_path, audit_log=log)
     first.execute(extraction())
     sent = [first.execute(part(0, 60)), first.execute(part(60, 60, 3)), first.execute(part(0, 60, 4))]
-    restarted = worker(tmp_path, audit=log)
+    restarted = worker(tmp_path, audit_log=log)
     sent += [restarted.execute(extraction(number=5)), restarted.execute(part(0, 60, 6))]
     features = [answer.tensors.get("features") for answer in sent if isinstance(answer, TaskResult)]
     assert features[0] is not None and features[2] is not None and features[4] is not None
@@ -123,7 +123,9 @@ def test_a_days_rounds_count_every_run_once_however_it_is_called(tmp_path: Path)
     """Ids that begin alike are other runs, with other noise; the chunks of one run are one."""
     log, sent = AuditLog(tmp_path / "log"), 0
     for number in range(4):
-        node = worker(tmp_path, run=f"aaaaaaaa{number}", policy=Policy(max_answers_per_day=2, max_uploads=9), audit=log)
+        node = worker(
+            tmp_path, run=f"aaaaaaaa{number}", policy=Policy(max_answers_per_day=2, max_uploads=9), audit_log=log
+        )
         if isinstance(node.execute(extraction()), TaskFailure):
             break
         for first in (0, 60):
@@ -147,7 +149,7 @@ def test_a_policy_that_names_the_model_lets_its_features_leave(tmp_path: Path) -
 def test_what_did_not_leave_was_not_sent(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the first copy that does leave would be written down as one that spends nothing."""
     log = AuditLog(tmp_path / "log")
-    node = worker(tmp_path, audit=log)
+    node = worker(tmp_path, audit_log=log)
     node.execute(extraction())
     with monkeypatch.context() as patch:
         if how == "the log cannot be written":
@@ -286,7 +288,7 @@ def test_labels_that_are_no_classes_cannot_be_randomised(tmp_path: Path) -> None
 def test_new_noise_for_a_run_whose_notes_are_gone_counts_as_a_new_run(tmp_path: Path) -> None:
     """Notes are kept for a bounded time; the audit log, which counts, stays."""
     log = AuditLog(tmp_path / "audit.jsonl")
-    node = worker(tmp_path, policy=Policy(max_answers_per_day=1, max_uploads=2), audit=log)
+    node = worker(tmp_path, policy=Policy(max_answers_per_day=1, max_uploads=2), audit_log=log)
     assert isinstance(node.execute(extraction()), TaskResult)
     assert len(features(node.execute(part()))) == 120
     assert len(features(node.execute(part(number=3)))) == 120, "the same bits count once"
@@ -299,7 +301,7 @@ def test_new_noise_for_a_run_whose_notes_are_gone_counts_as_a_new_run(tmp_path: 
 def test_settings_that_are_too_long_are_refused_before_a_sample_is_read(tmp_path: Path) -> None:
     """So the coordinator gets the reason, and the request counts for no limit."""
     log = AuditLog(tmp_path / "audit.jsonl")
-    node = worker(tmp_path, policy=Policy(max_answers_per_day=1), audit=log)
+    node = worker(tmp_path, policy=Policy(max_answers_per_day=1), audit_log=log)
     padded = extraction(changes={"encoding": "bits" + " " * 20_000})
     assert "bytes; at most 16,384 are kept" in reason(node.execute(padded))
     assert log.answer_ages("alice") == {} and not (tmp_path / "uploads").exists()

@@ -107,7 +107,7 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
 def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     """Each record's features tell of all samples, and of their labels, by which the extractor was trained."""
     log = AuditLog(tmp_path / "log")
-    node, made = worker(tmp_path, audit=log, policy=ADAPT), strategy(extractor_epochs=1)
+    node, made = worker(tmp_path, audit_log=log, policy=ADAPT), strategy(extractor_epochs=1)
     node.execute(order(made.configure_extraction(weights(), {}, 10, send=True)))
     features(node.execute(part()))
     (line,) = [line for line in read_entries(log.path) if line is not None and line["payload"] == "features"]
@@ -131,7 +131,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
         made = registry.build_piece(
             "algorithm", "mistnet:split_at=0,extractor_epochs=2", TrainSettings(model="normed", dataset="points")
         )
-        ask = made.extraction(model, {}, 10, send=True)
+        ask = made.configure_extraction(model, {}, 10, send=True)
         settings, (extractor, head) = FineTuneSettings.model_validate(ask.settings), unpack_state_dicts(ask.tensors)
         work, before = task_context.TaskContext("alice", "points", Points(Path(), True)), hash_tensors(head)
         inner, outer = settings.build_half(extractor, work), settings.build_half(head, work, head=True)

@@ -83,7 +83,7 @@ def test_training_takes_these_batches(samples: int, norm: bool, options: Any, si
 
 def test_a_limit_takes_the_same_samples_with_and_without_a_batch_norm() -> None:
     """17 are batches of 8, 8 and 1: four of them are the first epoch and a batch of the second."""
-    settings = training(epochs=2, batches=4)
+    settings = training(epochs=2, max_local_batches=4)
     assert [train(net(norm=norm), space(17), settings, 7).num_examples for norm in (True, False)] == [25, 25]
 
 

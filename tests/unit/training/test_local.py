@@ -183,7 +183,7 @@ def by_hand(
 def test_training_is_the_loop_of_the_paper_to_the_bit(samples: int, size: int, most: int, epochs: int) -> None:
     mine, wanted = net(), net()
     work = space(samples)
-    done = train(mine, work, training(batch_size=size, batches=most, epochs=epochs, lr=0.3), seed=11)
+    done = train(mine, work, training(batch_size=size, max_local_batches=most, epochs=epochs, lr=0.3), seed=11)
     torch.random.manual_seed(0)
     loss, used = by_hand(wanted, Points(samples), size, most, epochs, 0.3, seed=11)
     assert same(mine, wanted) and all(torch.isfinite(value).all() for value in mine.state_dict().values())
@@ -260,7 +260,7 @@ def test_a_task_that_is_told_to_stop_stops_at_the_next_batch(what: Callable[...,
         if what is evaluate:
             evaluate(net(), work, scoring(batch_size=8))
         else:
-            what(net(), work, training(batch_size=8, batches=100), 1)
+            what(net(), work, training(batch_size=8, max_local_batches=100), 1)
     assert data.read == 24
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -268,7 +268,7 @@ def test_a_task_that_is_told_to_stop_stops_at_the_next_batch(what: Callable[...,
 def test_the_gradient_is_that_of_the_mean_over_the_samples() -> None:
     mine = nn.Sequential(nn.Linear(2, 2), nn.LogSoftmax(dim=1))
     data = Points(50)
-    done = compute_gradient(mine, space(), training(batch_size=8, batches=4), 5)
+    done = compute_gradient(mine, space(), training(batch_size=8, max_local_batches=4), 5)
     chosen = torch.randperm(50, generator=torch.Generator().manual_seed(5))[:32]
     wanted = [parameter.detach().clone().double().requires_grad_() for parameter in mine.parameters()]
     outputs = functional.log_softmax(data.inputs[chosen].double() @ wanted[0].t() + wanted[1], dim=1)
