@@ -107,7 +107,7 @@ class Heard:
         given: dict[str, Any] = {"role": "worker", "seed": 1, "message": 2**30, "security": INSECURE, "meeting": None}
         given |= more
         limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
-        claim = RunClaim("cafe", security.name, derive_takeover_key(bytes(32), node))
+        claim = RunClaim("cafe", security.coordinator, derive_takeover_key(bytes(32), node))
         contact = Connector(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
         self.link = Link(contact, silence)
         self.all: list[Event] = []

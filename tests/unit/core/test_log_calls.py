@@ -17,9 +17,9 @@ OTHERS = (
 )
 """Files and folders of what does not run on a node, and of what bounds the lines."""
 ONCE = {
-    ("node/server.py", "asked"),
-    ("core/private_files.py", "warn"),
-    ("data/download.py", "_alone"),
+    ("node/server.py", "resolve_node_credentials"),
+    ("core/private_files.py", "warn_if_exposed"),
+    ("data/download.py", "_hold_file_lock"),
     ("data/download.py", "_download"),
 }
 """Functions that log when a node starts, or when its owner's data set is downloaded."""

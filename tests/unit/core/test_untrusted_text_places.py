@@ -1,8 +1,9 @@
 """Where the text of others becomes a part of a line: only through what makes it printable and short.
 
 The sources are read, not run. A text of others is what an exception says that is not one of fedws, and what a field of
-a message holds. A line that is put together from it must go, in the same expression, into ``untrusted_text.printable``
-or ``untrusted_text.words``, or where every line is made printable: an error of fedws, a log record, the lines of a run.
+a message holds. A line that is put together from it must go, in the same expression, into
+``untrusted_text.to_printable`` or ``untrusted_text.get_error_text``, or where every line is made printable: an error of
+fedws, a log record, the lines of a run.
 """
 
 import ast
@@ -18,18 +19,21 @@ from tests.helpers.support import REPOSITORY
 
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
 CLEANER = "fedws/core/untrusted_text.py"
-CLEANS = {"printable", "words", "line", "trace"}
+CLEANS = {"to_printable", "get_error_text", "to_line", "format_traceback"}
 """What makes a text printable."""
-THROUGH = {"summary", "told", "placed", "explain", "problem", "why", "unaccepted", "where", "last", "failure"}
+THROUGH = {
+    "summarize_error", "describe_error", "describe_with_location", "describe_setting_error", "describe_schema_error",
+    "describe_connect_error", "explain_rejection", "find_user_location", "find_last_location", "build_failure",
+}  # fmt: skip
 """What gives a text that is printable; test_foreign.py and the tests of their files show it."""
-OUT = {"hear", "say", "info", "warning", "error", "debug"}
+OUT = {"log", "emit", "add_log_line", "info", "warning", "error", "debug"}
 """Where a line leaves: complaints and log records, and the lines of a run."""
 MESSAGE = {
-    "hello", "join", "challenge", "proof", "welcome", "refusal", "refused", "order", "report", "failure", "answer",
-    "message", "first", "event", "lost",
+    "hello", "join", "challenge", "proof", "welcome", "refusal", "refused", "request", "result", "failure", "answer",
+    "message", "first", "event", "lost", "order", "report",
 }  # fmt: skip
 """The names that messages and events have in the code."""
-TEXTS = {"node", "run", "coordinator", "dataset", "reason", "id", "worker", "task", "settings", "order", "metrics"}
+TEXTS = {"node", "run", "coordinator", "dataset", "reason", "request_id", "worker", "task", "settings", "metrics"}
 """Fields of messages that hold texts, or maps with texts."""
 TEXTUAL: list[object] = [str, Identifier, PrintableText, DatasetName, Json]
 """The types of such fields."""
@@ -138,10 +142,10 @@ def test_foreign_text_is_formatted_nowhere_else() -> None:
         ("try: f()\nexcept (UsageError, ssl.SSLError) as e: x = 'no: %s' % e.reason", True),
         ("try: f()\nexcept OSError as error: print('no', error)", True),
         ("try: f()\nexcept OSError as error: sys.exit(f'no {error}')", True),
-        ("def f(order): return ', '.join([order.task])", True),
+        ("def f(request): return ', '.join([request.task])", True),
         ("def f(welcome): x = f'holds {welcome.dataset}'", True),
-        ("def f(welcome): x = f'holds {printable(welcome.dataset, 64)}'", False),
-        ("try: f()\nexcept OSError as error: x = words(error)", False),
+        ("def f(welcome): x = f'holds {to_printable(welcome.dataset, 64)}'", False),
+        ("try: f()\nexcept OSError as error: x = get_error_text(error)", False),
         ("try: f()\nexcept OSError as error: raise UsageError(f'no: {error}') from None", False),
         ("try: f()\nexcept OSError as error: log.error('no: %s', error)", False),
         ("try: f()\nexcept LinkError as error: x = str(error)", False),
