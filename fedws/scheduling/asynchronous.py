@@ -65,8 +65,8 @@ class AsynchronousScheduler(Generic[B]):
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Ask everybody."""
-        roster = Participants.from_workers(self._config.workers, workers)
-        return self._create_requests(AsynchronousState(model, 0, roster, self._algorithm.init()))
+        participants = Participants.from_workers(self._config.workers, workers)
+        return self._create_requests(AsynchronousState(model, 0, participants, self._algorithm.init()))
 
     def resume(
         self, state: AsynchronousState[B], workers: Collection[str]
@@ -80,15 +80,15 @@ class AsynchronousScheduler(Generic[B]):
         """Take an event; a report may make the next version of the model."""
         if self._is_finished(state) or isinstance(event, RoundTimeout):
             return state, ()
-        roster, asked = state.participants.apply(event)
-        if roster is state.participants:
+        participants, open_request = state.participants.apply(event)
+        if participants is state.participants:
             return state, ()
-        state = replace(state, participants=roster)
-        if isinstance(event, TaskResult) and asked is not None:
-            state = self._accept_result(state, event, asked)
-        lacking = state.participants.shortage_reason(self.min_results)
-        if lacking and not state.failure:
-            state = replace(state, failure=f"version {state.version + 1}: {lacking}")
+        state = replace(state, participants=participants)
+        if isinstance(event, TaskResult) and open_request is not None:
+            state = self._accept_result(state, event, open_request)
+        shortage = state.participants.shortage_reason(self.min_results)
+        if shortage and not state.failure:
+            state = replace(state, failure=f"version {state.version + 1}: {shortage}")
         return self._create_requests(state)
 
     def model(self, state: AsynchronousState[B]) -> Tensors:
@@ -105,8 +105,8 @@ class AsynchronousScheduler(Generic[B]):
 
     def waiting_for(self, state: AsynchronousState[B]) -> Sequence[str]:
         """Who is away, while too few are there."""
-        enough = self._is_finished(state) or len(state.participants.connected_workers()) >= self.min_results
-        return () if enough else state.participants.disconnected_workers()
+        has_enough = self._is_finished(state) or len(state.participants.connected_workers()) >= self.min_results
+        return () if has_enough else state.participants.disconnected_workers()
 
     def log_lines(self, state: AsynchronousState[B]) -> Sequence[str]:
         """The log lines of the last reaction."""
@@ -144,20 +144,17 @@ class AsynchronousScheduler(Generic[B]):
         accepted = replace(new, participants=state.participants.accept(result))
         if len(updates) < self._algorithm.buffer_size:
             return accepted
-        stepped = self._make_version(accepted)
-        if not isinstance(stepped, str):
-            return stepped
+        next_state = self._make_version(accepted)
+        if not isinstance(next_state, str):
+            return next_state
         # finite reports may add up to what is not: they are dropped, and the last is rejected
-        roster, spoilt = (
-            state.participants.record_failure(build_rejection(result, stepped)),
-            state.consecutive_failed_updates + 1,
-        )
-        never = spoilt >= MAX_CONSECUTIVE_FAILURES * len(
-            self._config.workers
-        )  # those before the last get no strike for it
-        reason = f"version {state.version + 1}: the reports do not fit the model: {stepped}" if never else ""
+        participants = state.participants.record_failure(build_rejection(result, next_state))
+        failed_updates = state.consecutive_failed_updates + 1
+        # for the workers before the last it is not counted as a failure
+        is_hopeless = failed_updates >= MAX_CONSECUTIVE_FAILURES * len(self._config.workers)
+        reason = f"version {state.version + 1}: the reports do not fit the model: {next_state}" if is_hopeless else ""
         new = replace(new, buffer=self._algorithm.init(), updates=(), result_metrics=())
-        return replace(new, participants=roster, consecutive_failed_updates=spoilt, failure=reason)
+        return replace(new, participants=participants, consecutive_failed_updates=failed_updates, failure=reason)
 
     def _make_version(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
         """Make a version, or say why that cannot be."""
@@ -166,43 +163,45 @@ class AsynchronousScheduler(Generic[B]):
         )
         if problem:
             return problem
-        roster, failed = state.participants.pop_num_failures()
+        participants, num_failures = state.participants.pop_num_failures()
         record: Json = {"version": state.version + 1, "updates": list(state.updates)}
-        record |= {"num_results": len(state.updates), "num_failures": failed}
+        record |= {"num_results": len(state.updates), "num_failures": num_failures}
         if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
-        out = find_exclusions(roster)
+        exclusions = find_exclusions(participants)
         return replace(
             state,
             model=model,
             version=state.version + 1,
-            participants=roster,
+            participants=participants,
             buffer=self._algorithm.init(),
             updates=(),
             result_metrics=(),
             consecutive_failed_updates=0,
-            record={**record, "excluded": out} if out else record,
+            record={**record, "excluded": exclusions} if exclusions else record,
         )
 
     def _create_requests(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
         """Give everybody an order who has none, as long as a quorum is there."""
         if self._is_finished(state) or len(state.participants.connected_workers()) < self.min_results:
             return state, ()
-        orders, roster = [], state.participants
-        round_number, idle = 1 + state.num_results // len(self._config.workers), roster.idle_workers()
-        answer = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
+        requests, participants = [], state.participants
+        round_number, idle = 1 + state.num_results // len(self._config.workers), participants.idle_workers()
+        max_result_bytes = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
-            member = roster.members[worker]
+            member = participants.members[worker]
             # asked again until its report is taken: the same order with the same seed
             number = (
                 member.last_requested_round
                 if member.last_requested_round > member.last_accepted_round
                 else member.last_requested_round + 1
             )
-            ask = self._algorithm.configure(state.model, worker, round_number)
-            roster, order = roster.create_request(worker, number, state.version, self._config.seed, ask, answer)
-            orders.append(order)
-        return replace(state, participants=roster), orders
+            task_spec = self._algorithm.configure(state.model, worker, round_number)
+            participants, request = participants.create_request(
+                worker, number, state.version, self._config.seed, task_spec, max_result_bytes
+            )
+            requests.append(request)
+        return replace(state, participants=participants), requests
 
     def _is_finished(self, state: AsynchronousState[B]) -> bool:
         return bool(state.failure) or state.version >= self._config.rounds

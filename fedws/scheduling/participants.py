@@ -93,15 +93,17 @@ class Participants:
         """
         members = {worker: member for worker, member in self.members.items() if workers is None or worker in workers}
         members |= {worker: Participant() for worker in workers or () if worker not in members}
-        roster = Participants({worker: _with_presence(member, worker, connected) for worker, member in members.items()})
-        for worker, reason in find_exclusions(roster).items():
-            roster = roster.add_log_line(f"{worker} stays excluded: it {reason}")
-        return roster
+        participants = Participants(
+            {worker: _with_presence(member, worker, connected) for worker, member in members.items()}
+        )
+        for worker, reason in find_exclusions(participants).items():
+            participants = participants.add_log_line(f"{worker} stays excluded: it {reason}")
+        return participants
 
     def idle_workers(self) -> list[str]:
         """Who can be asked: able, and with no order open."""
-        busy = {asked.worker for asked in self.open_requests.values()}
-        return [worker for worker in self.available_workers() if worker not in busy]
+        busy_workers = {open_request.worker for open_request in self.open_requests.values()}
+        return [worker for worker in self.available_workers() if worker not in busy_workers]
 
     def available_workers(self) -> list[str]:
         """Return the workers that are connected, not excluded, and not waiting until a stated time."""
@@ -129,10 +131,15 @@ class Participants:
 
     def candidates(self, round_number: int) -> list[WorkerInfo]:
         """What a chooser is told of those who are idle before ``round_number``."""
-        known = {worker: self.members[worker] for worker in self.idle_workers()}
+        idle_members = {worker: self.members[worker] for worker in self.idle_workers()}
         return [
-            WorkerInfo(name, it.num_examples, it.response_seconds, max(0, round_number - 1 - it.last_requested_round))
-            for name, it in known.items()
+            WorkerInfo(
+                name,
+                member.num_examples,
+                member.response_seconds,
+                max(0, round_number - 1 - member.last_requested_round),
+            )
+            for name, member in idle_members.items()
         ]
 
     def apply(self, event: Event) -> tuple["Participants", OpenRequest | None]:
@@ -141,38 +148,42 @@ class Participants:
         A failure counts as :meth:`record_failure` says.
         """
         if isinstance(event, TaskResult | TaskFailure):
-            asked = self.open_requests.get(event.request_id)
-            if asked is None or asked.worker != event.worker:
+            open_request = self.open_requests.get(event.request_id)
+            if open_request is None or open_request.worker != event.worker:
                 return self, None
-            rest = {order: other for order, other in self.open_requests.items() if order != event.request_id}
-            roster = replace(self, open_requests=rest, log_lines=())
+            remaining = {
+                request_id: another
+                for request_id, another in self.open_requests.items()
+                if request_id != event.request_id
+            }
+            participants = replace(self, open_requests=remaining, log_lines=())
             if isinstance(event, TaskResult):
-                return roster, asked
+                return participants, open_request
             if event.kind == "lost":  # its Left comes next; nobody is asked before
-                roster = roster.replace_member(event.worker, connected=False)
-            return roster.record_failure(event, asked.task), asked
+                participants = participants.replace_member(event.worker, connected=False)
+            return participants.record_failure(event, open_request.task), open_request
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None
-        roster = replace(self, log_lines=())
+        participants = replace(self, log_lines=())
         if isinstance(event, WorkerConnected):
-            roster = roster.replace_member(
+            participants = participants.replace_member(
                 event.worker, connected=True, num_examples=event.num_examples or member.num_examples
             )
             return (
-                roster
+                participants
                 if member.connected or member.exclusion_reason
-                else roster.add_log_line(f"{event.worker} has joined")
+                else participants.add_log_line(f"{event.worker} has joined")
             ), None
         if isinstance(event, WorkerDisconnected):
-            roster = roster.replace_member(event.worker, connected=False)
+            participants = participants.replace_member(event.worker, connected=False)
             left = f"{event.worker} has left: {event.reason}"
-            return (roster if member.exclusion_reason else roster.add_log_line(left)), None
+            return (participants if member.exclusion_reason else participants.add_log_line(left)), None
         if isinstance(event, WorkerAvailable):
-            return roster.replace_member(event.worker, is_postponed=False), None
+            return participants.replace_member(event.worker, is_postponed=False), None
         if isinstance(event, ResponseTimed):
             seconds = (member.response_seconds + event.seconds) / 2 if member.response_seconds else event.seconds
-            return roster.replace_member(event.worker, response_seconds=seconds), None
+            return participants.replace_member(event.worker, response_seconds=seconds), None
         return self, None
 
     def create_request(
@@ -191,7 +202,7 @@ class Participants:
         """
         member = self.members[worker]
         attempt = member.attempt + 1 if member.last_requested_round == round_number else 1
-        order = TaskRequest(
+        request = TaskRequest(
             request_id=f"{round_number}/{worker}" if attempt == 1 else f"{round_number}/{worker}/{attempt}",
             worker=worker,
             round=round_number,
@@ -207,14 +218,14 @@ class Participants:
             if member.last_requested_round == round_number
             else {"loss_count": NO_LOSSES, "consecutive_postponements": 0}
         )
-        roster = self.replace_member(worker, last_requested_round=round_number, attempt=attempt, **new)
+        participants = self.replace_member(worker, last_requested_round=round_number, attempt=attempt, **new)
         return replace(
-            roster,
+            participants,
             open_requests={
                 **self.open_requests,
-                order.request_id: OpenRequest(worker, round_number, version, task_spec.task),
+                request.request_id: OpenRequest(worker, round_number, version, task_spec.task),
             },
-        ), order
+        ), request
 
     def accept(self, result: TaskResult) -> "Participants":
         """Its report counts."""
@@ -232,30 +243,30 @@ class Participants:
         A loss and a refusal until later are no strikes unless they repeat: see :class:`LossCount`,
         :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
         """
-        worker, roster = failure.worker, replace(self, num_failures=self.num_failures + 1)
-        member = roster.members[worker]
+        worker, participants = failure.worker, replace(self, num_failures=self.num_failures + 1)
+        member = participants.members[worker]
         if failure.kind == "lost":
-            lost = member.loss_count.add(failure)
-            reason = lost.failure_reason(to_printable(task, 64))
-            roster = roster.replace_member(worker, loss_count=NO_LOSSES if reason else lost)
+            losses = member.loss_count.add(failure)
+            reason = losses.failure_reason(to_printable(task, 64))
+            participants = participants.replace_member(worker, loss_count=NO_LOSSES if reason else losses)
             if not reason:
-                return roster
+                return participants
             failure = replace(failure, kind="failed", reason=reason)
         if failure.code == "later":
             postponed = (member.consecutive_postponements + 1) % MAX_CONSECUTIVE_POSTPONEMENTS
             wait = (
                 f"{worker} gets no request for {format_duration(failure.retry_after)}: it {_describe_failure(failure)}"
             )
-            roster = roster.replace_member(worker, is_postponed=True, consecutive_postponements=postponed)
+            participants = participants.replace_member(worker, is_postponed=True, consecutive_postponements=postponed)
             if postponed:
-                return roster.add_log_line(wait)
+                return participants.add_log_line(wait)
         if failure.code == "permanent":
-            return roster.exclude(worker, _describe_failure(failure))
-        strikes = member.consecutive_failures + 1
-        roster = roster.replace_member(worker, consecutive_failures=strikes)
-        if strikes < MAX_CONSECUTIVE_FAILURES:
-            return roster.add_log_line(f"{worker} {_describe_failure(failure)}")
-        return roster.exclude(worker, f"{_describe_failure(failure)}, three times in a row")
+            return participants.exclude(worker, _describe_failure(failure))
+        failures_in_row = member.consecutive_failures + 1
+        participants = participants.replace_member(worker, consecutive_failures=failures_in_row)
+        if failures_in_row < MAX_CONSECUTIVE_FAILURES:
+            return participants.add_log_line(f"{worker} {_describe_failure(failure)}")
+        return participants.exclude(worker, f"{_describe_failure(failure)}, three times in a row")
 
     def exclude(self, worker: str, reason: str) -> "Participants":
         """The worker is not asked any more in this run."""
@@ -290,13 +301,13 @@ def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: Task
     if problem:
         return problem
     try:
-        own = algorithm.worker_model(model, result)
+        worker_model = algorithm.worker_model(model, result)
     except RejectedUpdate as error:
         return str(error)
-    if own is None:
+    if worker_model is None:
         return ""
-    return find_mismatch(own, model) or (
-        "" if own is result.tensors else find_nonfinite(own)
+    return find_mismatch(worker_model, model) or (
+        "" if worker_model is result.tensors else find_nonfinite(worker_model)
     )  # a finite step may overflow
 
 
@@ -323,13 +334,13 @@ def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tu
 
 
 def _with_presence(member: Participant, worker: str, connected: Collection[str]) -> Participant:
-    samples = connected.get(worker, 0) if isinstance(connected, Mapping) else 0
-    fresh = replace(member, loss_count=NO_LOSSES, consecutive_postponements=0, is_postponed=False)
-    return replace(fresh, connected=worker in connected, num_examples=samples or member.num_examples)
+    num_examples = connected.get(worker, 0) if isinstance(connected, Mapping) else 0
+    without_failures = replace(member, loss_count=NO_LOSSES, consecutive_postponements=0, is_postponed=False)
+    return replace(without_failures, connected=worker in connected, num_examples=num_examples or member.num_examples)
 
 
 def _describe_failure(failure: TaskFailure) -> str:
     if failure.kind == "failed" and failure.code == "permanent":  # its order was not sent
         return f"cannot be asked: {failure.reason}"
-    did = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
-    return f"{did.get(failure.kind, 'failed')}: {failure.reason}"
+    descriptions = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
+    return f"{descriptions.get(failure.kind, 'failed')}: {failure.reason}"

@@ -74,21 +74,21 @@ class SynchronousScheduler(Generic[A]):
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Ask the first cohort."""
-        roster = Participants.from_workers(self._config.workers, workers)
-        return self._start_round(SynchronousState(model, roster, 1, (), 0, (), self._aggregator.init()))
+        participants = Participants.from_workers(self._config.workers, workers)
+        return self._start_round(SynchronousState(model, participants, 1, (), 0, (), self._aggregator.init()))
 
     def resume(
         self, state: SynchronousState[A], workers: Collection[str]
     ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Ask the cohort of the round that was going on, all over; with other workers, choose it again."""
-        roster = state.participants.after_restart(workers, self._config.workers)
-        if roster.members.keys() != state.participants.members.keys():
+        participants = state.participants.after_restart(workers, self._config.workers)
+        if participants.members.keys() != state.participants.members.keys():
             state = replace(state, cohort=())
         if state.failure or state.round > self._config.rounds:
-            return replace(state, participants=roster), ()
+            return replace(state, participants=participants), ()
         if state.cohort:
-            roster = roster.add_log_line(self._round_title(state.round))
-        state = replace(state, participants=roster, timed_out=False, overdue_request_ids=())
+            participants = participants.add_log_line(self._round_title(state.round))
+        state = replace(state, participants=participants, timed_out=False, overdue_request_ids=())
         state = replace(state, accepted_workers=(), accumulator=self._aggregator.init(), result_metrics=())
         return self._advance(state)
 
@@ -98,13 +98,15 @@ class SynchronousScheduler(Generic[A]):
             return state, ()
         if isinstance(event, RoundTimeout):
             return self._handle_timeout(state) if event.version == state.round - 1 else (state, ())
-        roster, asked = state.participants.apply(event)
-        if roster is state.participants:
+        participants, open_request = state.participants.apply(event)
+        if participants is state.participants:
             return state, ()
-        state = replace(state, participants=roster)
-        if isinstance(event, TaskResult) and asked is not None:
+        state = replace(state, participants=participants)
+        if isinstance(event, TaskResult) and open_request is not None:
             state = (
-                self._drop_late_result(state, event) if asked.round < state.round else self._accept_result(state, event)
+                self._drop_late_result(state, event)
+                if open_request.round < state.round
+                else self._accept_result(state, event)
             )
         return self._advance(state)
 
@@ -124,11 +126,11 @@ class SynchronousScheduler(Generic[A]):
         """Who is away, while those who are there cannot make a quorum."""
         if state.failure or state.round > self._config.rounds:
             return ()
-        away = state.participants.disconnected_workers()
+        disconnected = state.participants.disconnected_workers()
         can = [worker for worker in state.participants.connected_workers() if worker not in state.accepted_workers]
         if len(state.accepted_workers) + len(can) >= self.min_results:
             return ()
-        return [worker for worker in away if worker not in state.accepted_workers]
+        return [worker for worker in disconnected if worker not in state.accepted_workers]
 
     def log_lines(self, state: SynchronousState[A]) -> Sequence[str]:
         """The log lines of the last reaction."""
@@ -140,8 +142,12 @@ class SynchronousScheduler(Generic[A]):
 
     def worker_model(self, state: SynchronousState[A], result: TaskResult) -> Tensors | None:
         """The worker's own model of this round; None also when its report does not count."""
-        asked = state.participants.open_requests.get(result.request_id)
-        if asked is None or asked.round != state.round or find_result_problem(self._algorithm, state.model, result):
+        open_request = state.participants.open_requests.get(result.request_id)
+        if (
+            open_request is None
+            or open_request.round != state.round
+            or find_result_problem(self._algorithm, state.model, result)
+        ):
             return None
         return self._algorithm.worker_model(state.model, result)
 
@@ -153,10 +159,12 @@ class SynchronousScheduler(Generic[A]):
         if idle < self.min_results:
             return state, ()
         size = min(self._sampler.cohort_size(len(self._config.workers)), idle)
-        most = size + math.ceil(round(self._config.over_selection * size, 9))  # 1.1 times 50 is above 55
-        cohort = tuple(self._rank_workers(state))[:most]
-        roster = state.participants.add_log_line(self._round_title(state.round))
-        return self._create_requests(replace(state, participants=roster, cohort=cohort, target_results=size), cohort)
+        num_selected = size + math.ceil(round(self._config.over_selection * size, 9))  # 1.1 times 50 is above 55
+        cohort = tuple(self._rank_workers(state))[:num_selected]
+        participants = state.participants.add_log_line(self._round_title(state.round))
+        return self._create_requests(
+            replace(state, participants=participants, cohort=cohort, target_results=size), cohort
+        )
 
     def _rank_workers(self, state: SynchronousState[A]) -> Sequence[str]:
         random = Random(f"{self._config.seed}/{state.round}")
@@ -172,34 +180,41 @@ class SynchronousScheduler(Generic[A]):
         if problem:
             return replace(state, participants=state.participants.record_failure(build_rejection(result, problem)))
         state = replace(state, result_metrics=(*state.result_metrics, metrics.weigh_metrics(result)))
-        reported = (*state.accepted_workers, result.worker)
+        accepted_workers = (*state.accepted_workers, result.worker)
         return replace(
-            state, accumulator=accumulator, accepted_workers=reported, participants=state.participants.accept(result)
+            state,
+            accumulator=accumulator,
+            accepted_workers=accepted_workers,
+            participants=state.participants.accept(result),
         )
 
     def _drop_late_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
         """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""
         good = not find_result_problem(self._algorithm, state.model, result)
-        roster = state.participants.clear_failures(result.worker) if good else state.participants
-        return replace(state, participants=roster, num_late=state.num_late + 1)
+        participants = state.participants.clear_failures(result.worker) if good else state.participants
+        return replace(state, participants=participants, num_late=state.num_late + 1)
 
     def _advance(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Close the round if it can be closed, or ask again where that is needed and possible."""
-        lacking = state.participants.shortage_reason(self.min_results)
-        if lacking:
-            return replace(state, failure=f"round {state.round}: {lacking}"), ()
+        shortage = state.participants.shortage_reason(self.min_results)
+        if shortage:
+            return replace(state, failure=f"round {state.round}: {shortage}"), ()
         if not state.cohort:
             return self._start_round(state)
-        orders = [order for order, asked in state.participants.open_requests.items() if asked.round == state.round]
-        working = [order for order in orders if order not in state.overdue_request_ids]
-        enough = len(state.accepted_workers) >= self.min_results
-        if len(state.accepted_workers) >= state.target_results or (enough and (state.timed_out or not working)):
+        request_ids = [
+            request_id
+            for request_id, open_request in state.participants.open_requests.items()
+            if open_request.round == state.round
+        ]
+        on_time_ids = [request_id for request_id in request_ids if request_id not in state.overdue_request_ids]
+        has_enough = len(state.accepted_workers) >= self.min_results
+        if len(state.accepted_workers) >= state.target_results or (has_enough and (state.timed_out or not on_time_ids)):
             return self._close_round(state)
-        if len(state.accepted_workers) + len(working) >= self.min_results:
+        if len(state.accepted_workers) + len(on_time_ids) >= self.min_results:
             return state, ()
         state = self._extend_cohort(state)
         idle = set(state.participants.idle_workers())
-        if working:  # who has just refused or failed is given until then
+        if on_time_ids:  # who has just refused or failed is given until then
             idle -= {worker for worker in idle if state.participants.has_failed(worker, state.round)}
         missing = [worker for worker in state.cohort if worker in idle and worker not in state.accepted_workers]
         return self._create_requests(state, missing)
@@ -207,34 +222,40 @@ class SynchronousScheduler(Generic[A]):
     def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
         """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
         overdue_workers = {
-            asked.worker
-            for order, asked in state.participants.open_requests.items()
-            if order in state.overdue_request_ids
+            open_request.worker
+            for request_id, open_request in state.participants.open_requests.items()
+            if request_id in state.overdue_request_ids
         }
-        able = set(state.participants.available_workers()) - overdue_workers | set(state.accepted_workers)
-        others = [worker for worker in self._rank_workers(state) if worker not in state.cohort]
-        lacking = self.min_results - sum(worker in able for worker in state.cohort)
-        return replace(state, cohort=(*state.cohort, *others[: max(0, lacking)]))
+        available = set(state.participants.available_workers()) - overdue_workers | set(state.accepted_workers)
+        spare_workers = [worker for worker in self._rank_workers(state) if worker not in state.cohort]
+        shortage = self.min_results - sum(worker in available for worker in state.cohort)
+        return replace(state, cohort=(*state.cohort, *spare_workers[: max(0, shortage)]))
 
     def _handle_timeout(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         if not state.cohort:
             return state, ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
-        here = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} reports at the deadline"
-        roster = replace(state.participants, log_lines=(f"{here}; missing: {', '.join(missing)}",))
-        overdue = tuple(order for order, asked in roster.open_requests.items() if asked.round == state.round)
-        return self._advance(replace(state, participants=roster, timed_out=True, overdue_request_ids=overdue))
+        summary = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} reports at the deadline"
+        participants = replace(state.participants, log_lines=(f"{summary}; missing: {', '.join(missing)}",))
+        overdue = tuple(
+            request_id
+            for request_id, open_request in participants.open_requests.items()
+            if open_request.round == state.round
+        )
+        return self._advance(replace(state, participants=participants, timed_out=True, overdue_request_ids=overdue))
 
     def _create_requests(
         self, state: SynchronousState[A], workers: Collection[str]
     ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        orders, roster = [], state.participants
-        answer = answer_size.compute_result_size(self._algorithm, state.model) if workers else 0
+        requests, participants = [], state.participants
+        max_result_bytes = answer_size.compute_result_size(self._algorithm, state.model) if workers else 0
         for worker in workers:
-            ask = self._algorithm.configure(state.model, worker, state.round)
-            roster, order = roster.create_request(worker, state.round, state.round - 1, self._config.seed, ask, answer)
-            orders.append(order)
-        return replace(state, participants=roster), orders
+            task_spec = self._algorithm.configure(state.model, worker, state.round)
+            participants, request = participants.create_request(
+                worker, state.round, state.round - 1, self._config.seed, task_spec, max_result_bytes
+            )
+            requests.append(request)
+        return replace(state, participants=participants), requests
 
     def _close_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         """Step to the next model, and begin the next round."""
@@ -245,16 +266,16 @@ class SynchronousScheduler(Generic[A]):
         if problem:
             return replace(state, failure=f"round {state.round}: the reports do not fit the model: {problem}"), ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
-        roster, failed = state.participants.pop_num_failures()
+        participants, num_failures = state.participants.pop_num_failures()
         record: Json = {"cohort": list(state.cohort), "missing_workers": missing}
-        record |= {"num_results": len(state.accepted_workers), "num_failures": failed, "num_late": state.num_late}
+        record |= {"num_results": len(state.accepted_workers), "num_failures": num_failures, "num_late": state.num_late}
         if means := metrics.average_metrics(state.result_metrics):
             record["metrics"] = means
-        out = find_exclusions(roster)
+        exclusions = find_exclusions(participants)
         state = replace(
             state,
             model=model,
-            participants=roster,
+            participants=participants,
             round=state.round + 1,
             cohort=(),
             accepted_workers=(),
@@ -263,7 +284,7 @@ class SynchronousScheduler(Generic[A]):
             timed_out=False,
             overdue_request_ids=(),
             num_late=0,
-            record={**record, "excluded": out} if out else record,
+            record={**record, "excluded": exclusions} if exclusions else record,
         )
         return self._start_round(state) if state.round <= self._config.rounds else (state, ())
 

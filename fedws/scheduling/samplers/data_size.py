@@ -36,14 +36,14 @@ class DataSizeSampler:
         Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, Algorithm A: the greatest
         ``u ** (1 / weight)`` first, with ``u`` uniform; which is the smallest of ``-log(u) / weight``.
         """
-        known = [
+        num_examples = [
             min(candidate.num_examples, _MAX_NUM_EXAMPLES) for candidate in candidates if candidate.num_examples > 0
         ]
-        mean = sum(known) / len(known) if known else 1.0
+        mean = sum(num_examples) / len(num_examples) if num_examples else 1.0
 
         def draw(candidate: WorkerInfo) -> float:
             weight = min(candidate.num_examples, _MAX_NUM_EXAMPLES) if candidate.num_examples > 0 else mean
             return rng.expovariate(1.0) / weight
 
-        drawn = {candidate.name: draw(candidate) for candidate in candidates}
-        return sorted(drawn, key=drawn.__getitem__)
+        ranked = {candidate.name: draw(candidate) for candidate in candidates}
+        return sorted(ranked, key=ranked.__getitem__)
