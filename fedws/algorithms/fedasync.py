@@ -34,12 +34,12 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
     module = context.build_model(settings.model, request.tensors)
 
     def proximal(module: torch.nn.Module) -> torch.Tensor:
-        terms = [
+        distances = [
             ((as_real(w) - as_real(request.tensors[name].to(w.device))) ** 2).sum()
             for name, w in module.named_parameters()
             if is_averaged(w) and w.dtype not in FLOAT8_DTYPES  # which no optimizer moves
         ]
-        return settings.mu / 2 * torch.stack(terms).sum()
+        return settings.mu / 2 * torch.stack(distances).sum()
 
     trained = train(module, context, settings, request.seed, proximal if settings.mu else None)
     return context.build_result(request, asdict(trained), copy_to_cpu(module.state_dict()))

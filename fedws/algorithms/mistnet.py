@@ -65,30 +65,31 @@ def adapt(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("task", "mistnet.upload", releases="features")
 def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Send records of what was extracted: the same bits whenever they are asked for."""
-    part, made = context.parse_settings(request, UploadSettings), context.open_resource(UploadCache).find_completed()
-    if made is None or made.acknowledged:
-        raise TaskError(f"{context.node} has {'no' if made is None else 'deleted the'} features of this run")
-    if (held := made.manifest["asked"]["dataset"]) != context.dataset:
-        raise TaskError(f"the features of this run are of {held}; {context.node} holds {context.dataset}")
-    first, count, records = part.first, part.count, made.manifest["num_records"]
-    if part.model != made.manifest["asked"]["model"]:
-        raise TaskError(f"the features of this run are of {made.manifest['asked']['model']}, not of {part.model}")
-    if first + count > records or count > records_per_chunk(made.manifest):
+    settings = context.parse_settings(request, UploadSettings)
+    cached = context.open_resource(UploadCache).find_completed()
+    if cached is None or cached.acknowledged:
+        raise TaskError(f"{context.node} has {'no' if cached is None else 'deleted the'} features of this run")
+    if (dataset := cached.manifest["asked"]["dataset"]) != context.dataset:
+        raise TaskError(f"the features of this run are of {dataset}; {context.node} holds {context.dataset}")
+    first, count, records = settings.first, settings.count, cached.manifest["num_records"]
+    if settings.model != cached.manifest["asked"]["model"]:
+        raise TaskError(f"the features of this run are of {cached.manifest['asked']['model']}, not of {settings.model}")
+    if first + count > records or count > records_per_chunk(cached.manifest):
         raise TaskError(f"{count} records from {first} on are no chunk of {records}")
     context.declare_release(
-        request, build_release(made, resent=made.was_sent(first, count)), lambda: made.mark_sent(first, count)
+        request, build_release(cached, resent=cached.was_sent(first, count)), lambda: cached.mark_sent(first, count)
     )
-    features, targets = made.read_records(first, count)
-    return context.build_result(request, {"first": part.first}, {FEATURES_KEY: features, LABELS_KEY: targets})
+    features, targets = cached.read_records(first, count)
+    return context.build_result(request, {"first": settings.first}, {FEATURES_KEY: features, LABELS_KEY: targets})
 
 
 @register("task", "mistnet.acknowledge", releases="features")
 def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
     """The coordinator has every record: delete them."""
     context.parse_settings(request, CachedFeatureSettings)
-    made = context.open_resource(UploadCache).find_completed()
-    if made is not None:
-        made.acknowledge()
+    cached = context.open_resource(UploadCache).find_completed()
+    if cached is not None:
+        cached.acknowledge()
     return context.build_result(request, {})
 
 
@@ -106,11 +107,11 @@ def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
     public = replace(context, dataset=settings.dataset, data=_load_public_dataset(settings.dataset))
     names = building.build_model(settings.model, seed=0).state_dict()
     module = public.build_model(settings.model, {name: request.tensors[name] for name in names})
-    others = {name: tensor for name, tensor in request.tensors.items() if name not in names}
+    extra_extractors = {name: tensor for name, tensor in request.tensors.items() if name not in names}
     classes, label = pretraining.inspect_labels(module, public, settings)
-    trained, tensors = pretraining.pretrain_epoch(module, others, public, settings, request.seed)
-    told = {"num_classes": classes, "label_format": label, "input_shape": pretraining.input_shape(public)}
-    return context.build_result(request, {**asdict(trained), **told}, tensors)
+    trained, tensors = pretraining.pretrain_epoch(module, extra_extractors, public, settings, request.seed)
+    label_metrics = {"num_classes": classes, "label_format": label, "input_shape": pretraining.input_shape(public)}
+    return context.build_result(request, {**asdict(trained), **label_metrics}, tensors)
 
 
 def train(request: TaskRequest, context: TaskContext) -> TaskResult:
@@ -166,8 +167,8 @@ class MistNet:
             raise UsageError(f"--loss {self.training.loss}: {needed}; {CLEAR_LABELS_HINT}")
         module = building.build_model(self.training.model, seed=0)
         if not self.split_point:
-            name, there = self.training.model, ", ".join(find_split_points(module)) or "none"
-            raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {there}")
+            name, split_points = self.training.model, ", ".join(find_split_points(module)) or "none"
+            raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {split_points}")
         split_model(module, self.split_point)
 
     @property
@@ -194,16 +195,18 @@ class MistNet:
 
     def startup_notices(self) -> Sequence[str]:
         """What a person should know of the settings."""
-        told, public = [], self.public_dataset
+        notices, public = [], self.public_dataset
         if not self.pretrained_path:
-            told.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
+            notices.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
         if registry.Spec.parse(self.training.dataset).name == registry.Spec.parse(public).name:
-            told.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
+            notices.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
         if self.extractor == "random":
-            told.append("Each worker draws one of several extractors; its features may tell which: it adds no privacy")
+            notices.append(
+                "Each worker draws one of several extractors; its features may tell which: it adds no privacy"
+            )
         if self.extractor_epochs:
-            told.append(f"Devices train first (epochs: {self.extractor_epochs}), which takes time and memory there")
-        return told
+            notices.append(f"Devices train first (epochs: {self.extractor_epochs}), which takes time and memory there")
+        return notices
 
     def init(self, model: Tensors) -> InitialState:
         """The pretrained model from its file; or the initial one, with others' extractors where those are asked for.
@@ -211,12 +214,17 @@ class MistNet:
         Raises UsageError for a file that holds none, or another model.
         """
         if self.pretrained_path:
-            found = pretrained_file.load_pretrained_for(Path(self.pretrained_path), self.training.model, model)
-            own, origin, file = self._select_half(0, found.model), found.info, f"--pretrained {self.pretrained_path}"
+            pretrained = pretrained_file.load_pretrained_for(Path(self.pretrained_path), self.training.model, model)
+            origin, file = pretrained.info, f"--pretrained {self.pretrained_path}"
+            extra_extractors: Tensors = {}
             if not origin.num_classes and self.labels != "clear":
                 raise UsageError(f"{file} tells no classes apart; {CLEAR_LABELS_HINT}")
-            others = pretrained_file.require_extra_extractors(found, own, file) if self.extractor == "random" else {}
-            return InitialState(found.model, others, origin.num_classes, origin.label_format, origin.input_shape)
+            if self.extractor == "random":
+                extractor = self._select_half(0, pretrained.model)
+                extra_extractors = pretrained_file.require_extra_extractors(pretrained, extractor, file)
+            return InitialState(
+                pretrained.model, extra_extractors, origin.num_classes, origin.label_format, origin.input_shape
+            )
         if self.extractor == "random":
             return InitialState(
                 model, pretraining.build_extractors(self.training.model, self.split_point, self.num_extractors - 1)
@@ -246,32 +254,33 @@ class MistNet:
         self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
     ) -> TaskSpec:
         """What to ask of a worker first; the extractors, and the head to adapt one, go with it if the worker wants."""
-        pieces, at = [self._select_half(0, model), *unpack_state_dicts(extra_extractors)], self.training
-        asked = {
+        pieces, training = [self._select_half(0, model), *unpack_state_dicts(extra_extractors)], self.training
+        fields = {
             **self._split_settings(num_classes),
-            "dataset": at.dataset,
+            "dataset": training.dataset,
             "extractors": [hash_tensors(piece) for piece in pieces],
-            "cuda": at.cuda,
+            "cuda": training.cuda,
         }
         if self.extractor_epochs:
             head = self._select_half(1, model)
             pieces.append(head)
-            asked |= {"head": hash_tensors(head), "epochs": self.extractor_epochs, "train_batch_size": at.batch_size}
-            asked |= {"loss": at.loss, "optimizer": at.optimizer, "lr": at.lr, "drop_last": at.drop_last}
+            fields |= {"head": hash_tensors(head), "epochs": self.extractor_epochs}
+            fields |= {"train_batch_size": training.batch_size, "drop_last": training.drop_last}
+            fields |= {"loss": training.loss, "optimizer": training.optimizer, "lr": training.lr}
         task, settings = (
             ("mistnet.adapt", FineTuneSettings) if self.extractor_epochs else ("mistnet.extract", ExtractSettings)
         )
-        return TaskSpec(task, settings(**asked).model_dump(), pack_state_dicts(pieces) if send else {})
+        return TaskSpec(task, settings(**fields).model_dump(), pack_state_dicts(pieces) if send else {})
 
     def configure_training(
         self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
     ) -> TaskSpec:
         """What to have done in that epoch of training, from 1."""
-        at = self.training.for_round(epoch)
-        own = at.model_dump(include={"loss", "optimizer", "lr", "batch_size", "drop_last", "cuda"})
+        training = self.training.for_round(epoch)
+        loss_settings = training.model_dump(include={"loss", "optimizer", "lr", "batch_size", "drop_last", "cuda"})
         settings = HeadTrainSettings(
             **self._split_settings(num_classes),
-            **own,
+            **loss_settings,
             feature_shape=list(feature_shape),
             feature_shift=self.feature_shift,
         )
