@@ -73,25 +73,25 @@ class Connector:
 
     async def wait_for_join(self, listener: JoinListener) -> WelcomedChannel:
         """Wait until the node has joined, and welcomes the run."""
-        waits = None
+        log_timer = None
         if not self.was_welcomed:
             self.last_error = "it has not joined"
-            waits = asyncio.get_running_loop().call_later(self._peer_timeout / 12, self._log_waiting)
+            log_timer = asyncio.get_running_loop().call_later(self._peer_timeout / 12, self._log_waiting)
         try:
-            found = await listener.wait_for_node(self.node, self._shake_hands)
+            welcomed = await listener.wait_for_node(self.node, self._shake_hands)
         finally:
-            if waits is not None:
-                waits.cancel()
+            if log_timer is not None:
+                log_timer.cancel()
         self.was_welcomed = True
-        return found
+        return welcomed
 
     async def _dial(self) -> Channel | None:
         """Return a new link; None when there is none."""
-        security = self._credentials
+        credentials = self._credentials
         try:
             async with asyncio.timeout(self._peer_timeout):
                 return await self._transport.connect(
-                    self.url, self._limits, self.node, security.tls, encrypt_payloads=security.encrypt_payloads
+                    self.url, self._limits, self.node, credentials.tls, encrypt_payloads=credentials.encrypt_payloads
                 )
         except TimeoutError:
             self.last_error = "no answer"
@@ -107,20 +107,20 @@ class Connector:
 
     async def _shake_hands(self, channel: Channel) -> Welcome | None:
         """Return the node's welcome on a link; None when the handshake fails."""
-        greeting = CoordinatorHandshake(
+        handshake = CoordinatorHandshake(
             *self._expected, self._credentials, self._has_body_store, self._limits.max_message_bytes
         )
         try:
             async with asyncio.timeout(self._peer_timeout):
-                return await greeting.perform(channel)
+                return await handshake.perform(channel)
         except TimeoutError:
             self.last_error = "no answer"
         except LinkRefused as refused:
             self.last_error = str(refused)
-            self._check_first_contact(refused, greeting)
+            self._check_first_contact(refused, handshake)
         except ProtocolError as error:
             self.last_error = f"broke the protocol: {error}"
-            self._check_first_contact(error, greeting)
+            self._check_first_contact(error, handshake)
         except LinkError as error:
             self.last_error = str(error)
         if self.listener is not None:

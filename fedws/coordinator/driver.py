@@ -75,10 +75,9 @@ class Driver(Generic[S]):
             self._start_version()
             lines: Sequence[str] = ()
             if checkpoint is None:
-                state, orders = await self._run_in_thread(self._scheduler.start, initial_model, connected)
-                self._one_time_log.log_workload(
-                    orders, self._plan
-                )  # before the checkpoint, so that a resumed run has it once
+                state, requests = await self._run_in_thread(self._scheduler.start, initial_model, connected)
+                # before the checkpoint, so that a resumed run has it once
+                self._one_time_log.log_workload(requests, self._plan)
                 await self._save_checkpoint(state)
             else:
                 self.version = self._scheduler.version(checkpoint.state)
@@ -88,9 +87,9 @@ class Driver(Generic[S]):
                 state = checkpoint.state
                 if self._feature_store is not None and isinstance(state, CollectThenTrainState):
                     state = state.with_stored_chunks(self._feature_store.count_chunks())
-                state, orders = await self._run_in_thread(self._scheduler.resume, state, connected)
+                state, requests = await self._run_in_thread(self._scheduler.resume, state, connected)
             self._run_log.lines.emit(*dict.fromkeys([*lines, *self._scheduler.log_lines(state)]))
-            self._send_requests(orders)
+            self._send_requests(requests)
             while self.version < self._plan.rounds:
                 if self._scheduler.failure(state):
                     raise RunFailed(self._scheduler.failure(state))
@@ -101,16 +100,18 @@ class Driver(Generic[S]):
 
     async def _next_event(self, state: S) -> Event:
         """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
-        loop, silence = asyncio.get_running_loop(), self._plan.peer_timeout
+        loop, peer_timeout = asyncio.get_running_loop(), self._plan.peer_timeout
         if self._links.has_event and loop.time() < self._round_deadline:  # before anything is said of waiting
             return await self._links.next_event()
-        awaited = self._scheduler.waiting_for(state)
-        if not awaited:
+        missing_workers = self._scheduler.waiting_for(state)
+        if not missing_workers:
             self._min_results_deadline = math.inf
         elif self._min_results_deadline == math.inf:
-            self._min_results_deadline = loop.time() + silence
-            bound = "" if self._plan.wait_for_workers == "forever" else f", at most {silence:g} s; then the run ends"
-            self._run_log.lines.emit(f"Waiting for {', '.join(awaited)}{bound}")
+            self._min_results_deadline = loop.time() + peer_timeout
+            bound = (
+                "" if self._plan.wait_for_workers == "forever" else f", at most {peer_timeout:g} s; then the run ends"
+            )
+            self._run_log.lines.emit(f"Waiting for {', '.join(missing_workers)}{bound}")
         while True:
             until = min(
                 self._next_reminder,
@@ -123,7 +124,7 @@ class Driver(Generic[S]):
             except TimeoutError:
                 now = loop.time()
             stood = now - until
-            if stood > silence / 30:  # this process was stopped: that time is nobody's
+            if stood > peer_timeout / 30:  # this process was stopped: that time is nobody's
                 self._next_reminder, self._round_deadline, self._min_results_deadline = (
                     at + stood for at in (self._next_reminder, self._round_deadline, self._min_results_deadline)
                 )
@@ -131,13 +132,13 @@ class Driver(Generic[S]):
                 self._round_deadline += self._plan.round_timeout
                 return RoundTimeout(version=self.version)
             if now >= self._min_results_deadline and self._plan.wait_for_workers != "forever":
-                raise RunFailed(self._links.describe_unreachable(set(awaited)))
+                raise RunFailed(self._links.describe_unreachable(set(missing_workers)))
             if now >= self._next_reminder:
-                self._next_reminder = now + silence
+                self._next_reminder = now + peer_timeout
                 if self._links.busy_workers:
                     log.info("Waiting for the answer of %s", ", ".join(self._links.busy_workers))
-                for worker, left in self._links.postponed_seconds.items():
-                    log.info("Waiting for %s, which gets its next request in %s", worker, format_duration(left))
+                for worker, seconds_left in self._links.postponed_seconds.items():
+                    log.info("Waiting for %s, which gets its next request in %s", worker, format_duration(seconds_left))
 
     async def _handle_event(self, before: S, event: Event) -> S:
         """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
@@ -145,7 +146,7 @@ class Driver(Generic[S]):
             self._run_log.set_worker_labels(self._links.worker_labels)
         if self._feature_store is not None:
             event = await self._run_in_thread(self._store_features, self._feature_store, before, event)
-        state, orders = await self._run_in_thread(self._scheduler.react, before, event)
+        state, requests = await self._run_in_thread(self._scheduler.react, before, event)
         if isinstance(event, TaskResult):
             self._one_time_log.log_warnings(event.metrics)
             await self._run_in_thread(self._queue_worker_model, before, event)
@@ -158,12 +159,12 @@ class Driver(Generic[S]):
             ):
                 await self._save_checkpoint(state)
             if state is not before:
-                self._log_and_send(state, orders)
+                self._log_and_send(state, requests)
             return state
         self.model, self.version = self._scheduler.model(state), version
         record = self._build_record(self._scheduler.record(state))
         self._start_version()
-        self._send_requests(orders)
+        self._send_requests(requests)
         if self._evaluation_queue is not None and self._plan.is_evaluation_round(version):
             await self._run_in_thread(self._evaluation_queue.add_model, version, FEDERATED_MODEL, self.model)
             self._evaluation_queue.close_round(version, list(self._links.links))
@@ -191,9 +192,9 @@ class Driver(Generic[S]):
         self._send_requests(requests)
 
     def _send_requests(self, requests: Sequence[TaskRequest]) -> None:
-        for order in requests:
-            self._links.send_request(order)
-        if self._round_deadline == math.inf and any(order.worker != DEFAULT_COORDINATOR_ID for order in requests):
+        for request in requests:
+            self._links.send_request(request)
+        if self._round_deadline == math.inf and any(request.worker != DEFAULT_COORDINATOR_ID for request in requests):
             self._round_deadline = asyncio.get_running_loop().time() + self._plan.round_timeout
 
     def _queue_worker_model(self, state: S, result: TaskResult) -> None:
@@ -223,10 +224,10 @@ class Driver(Generic[S]):
     def _build_record(self, scheduler_record: dict[str, Any]) -> dict[str, Any]:
         """What the record says of the version that is complete; a line says whose reports made an asynchronous one."""
         if "updates" in scheduler_record:
-            of = ", ".join(
+            contributions = ", ".join(
                 f"{update['worker']} (staleness {update['staleness']})" for update in scheduler_record["updates"]
             )
-            self._run_log.lines.emit(f"Model version {self.version}/{self._plan.rounds}: {of}")
+            self._run_log.lines.emit(f"Model version {self.version}/{self._plan.rounds}: {contributions}")
         sent, received = self._links.bytes_transferred
         return {
             "round": self.version,

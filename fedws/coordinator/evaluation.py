@@ -112,13 +112,12 @@ class EvaluationQueue:
                 self._run_log.lines.emit(*entry["lines"])
                 continue
             round_number, *models = entry["tag"]
-            there = files.get(round_number, {})
+            saved_files = files.get(round_number, {})
             scores = [known[round_number, it] for it in models if (round_number, it) in known]
-            gone = [model for model in models if model not in there and (round_number, model) not in known]
-            missing = {"given up before the run went on": gone} if gone else {}
-            self._enqueue(
-                round_number, models, there, [line for score in scores for line in self._format_lines(score)], missing
-            )
+            lost_models = [model for model in models if model not in saved_files and (round_number, model) not in known]
+            missing = {"given up before the run went on": lost_models} if lost_models else {}
+            lines = [line for score in scores for line in self._format_lines(score)]
+            self._enqueue(round_number, models, saved_files, lines, missing)
 
     def add_model(self, round_number: int, name: str, tensors: Tensors) -> None:
         """Write a model of the round that is going on; blocking, safe to call from another thread."""
@@ -137,11 +136,13 @@ class EvaluationQueue:
         """
         if self._evaluation_task.done():
             self._evaluation_task.result()
-        kept, self._saved_models = self._saved_models, {}
-        if not kept:  # nothing is scored any more
+        saved_models, self._saved_models = self._saved_models, {}
+        if not saved_models:  # nothing is scored any more
             return
-        self._enqueue(round_number, [model for model in [*workers, FEDERATED_MODEL] if model in kept], kept, [], {})
-        for _ in range(sum(len(entry.queued_models) for entry in self._rounds) - max(MAX_QUEUED_MODELS, len(kept))):
+        models = [model for model in [*workers, FEDERATED_MODEL] if model in saved_models]
+        self._enqueue(round_number, models, saved_models, [], {})
+        num_queued = sum(len(entry.queued_models) for entry in self._rounds)
+        for _ in range(num_queued - max(MAX_QUEUED_MODELS, len(saved_models))):
             self._skip_oldest()
 
     def _enqueue(
@@ -199,12 +200,14 @@ class EvaluationQueue:
     async def _wait_for_link(self) -> bool:
         """Wait for the evaluator, until it has been away for ``silence`` seconds. Raises what ended its link."""
         if not self._link.connected.is_set():
-            up = asyncio.create_task(self._link.connected.wait())
-            left = self._link.disconnected_since + self._peer_timeout - asyncio.get_running_loop().time()
+            connecting = asyncio.create_task(self._link.connected.wait())
+            seconds_left = self._link.disconnected_since + self._peer_timeout - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait([up, self._link_task], timeout=max(0.0, left), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [connecting, self._link_task], timeout=max(0.0, seconds_left), return_when=asyncio.FIRST_COMPLETED
+                )
             finally:
-                up.cancel()
+                connecting.cancel()
             if self._link_task.done():
                 self._link_task.result()
         welcome = self._link.welcome
@@ -259,7 +262,7 @@ class EvaluationQueue:
 
     async def _request_evaluation(self, entry: _EvaluationRound, model: str, path: Path) -> Answer:
         entry.num_requests += 1
-        order = TaskRequest(
+        request = TaskRequest(
             request_id=f"{entry.round}/{model}/{entry.num_requests}",
             worker=self._link.node,
             round=entry.round,
@@ -268,7 +271,7 @@ class EvaluationQueue:
             max_result_bytes=0,
             tensors=await asyncio.to_thread(tensor_file.load_tensors, path),
         )
-        return await self._link.execute(order, subject=model)
+        return await self._link.execute(request, subject=model)
 
     def _record_result(
         self, entry: _EvaluationRound, model: str, result: EvalResult, answer_metrics: Mapping[str, Any]

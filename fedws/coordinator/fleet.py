@@ -94,24 +94,24 @@ class WorkerLinks:
         Gives who is there, and how many samples each holds. Raises RunFailed, naming who was awaited, when there are
         fewer; with ``for_ever`` it waits on.
         """
-        here: dict[str, int] = {}
+        connected: dict[str, int] = {}
         until: float | None = asyncio.get_running_loop().time() + self._peer_timeout
-        while len(here) < len(self.links) and (until is not None or len(here) < min_workers):
+        while len(connected) < len(self.links) and (until is not None or len(connected) < min_workers):
             try:
                 async with asyncio.timeout_at(until):
                     event = await self.next_event()
             except TimeoutError:
-                if len(here) < min_workers and not self._wait_forever:
-                    raise RunFailed(self.describe_unreachable(self.links.keys() - here)) from None
+                if len(connected) < min_workers and not self._wait_forever:
+                    raise RunFailed(self.describe_unreachable(self.links.keys() - connected)) from None
                 until = None
                 continue
             if isinstance(event, WorkerConnected):
-                here[event.worker] = event.num_examples
+                connected[event.worker] = event.num_examples
             elif isinstance(event, WorkerDisconnected):
-                here.pop(event.worker, None)
+                connected.pop(event.worker, None)
         for link in self.links.values():  # from now on a wrong node is one that is away
             link.connector.fail_on_unexpected_node = False
-        return {worker: here[worker] for worker in self.links if worker in here}
+        return {worker: connected[worker] for worker in self.links if worker in connected}
 
     def describe_unreachable(self, workers: set[str]) -> str:
         """That workers were awaited in vain, where, and why."""
@@ -122,10 +122,10 @@ class WorkerLinks:
 
     def send_request(self, request: TaskRequest) -> None:
         """Send an order; its answer becomes an event, a Report after a Measured that says how long it took."""
-        own = self._server_trainer is not None and request.worker == DEFAULT_COORDINATOR_ID
+        is_server_request = self._server_trainer is not None and request.worker == DEFAULT_COORDINATOR_ID
         work = (
             self._run_server_task(request)
-            if own
+            if is_server_request
             else self.links[request.worker].send_request(request, self._handle_answer)
         )
         self._open_requests[request.request_id] = request.worker, monotonic_seconds(), asyncio.create_task(work)

@@ -46,8 +46,8 @@ class CoordinatorHandshake:
 
     async def _exchange(self, channel: Channel) -> Message:
         """What a node says at last, whose proof is right if one is due."""
-        security = self.credentials
-        key = security.key.secret if security.key is not None else None
+        credentials = self.credentials
+        key = credentials.key.secret if credentials.key is not None else None
         nonce = handshake.create_nonce() if key is not None else ""
         hello = Hello(
             run=self.claim.run,

@@ -82,19 +82,20 @@ class Link:
         ``on_event`` gets Joined and Left; open orders are answered before Left. Raises what :meth:`Connector.connect`
         does, and RunFailed when another coordinator goes on with this run; UsageError when the address is none.
         """
-        meeting = self.connector.listener
-        newer: asyncio.Task[WelcomedChannel] | None = None
+        listener = self.connector.listener
+        newer_channel: asyncio.Task[WelcomedChannel] | None = None
         try:
             while True:
-                found = await (newer or self.connector.connect())
+                welcomed = await (newer_channel or self.connector.connect())
                 # A node that dials out may do so again before its older link is known to be lost here.
-                newer = None if meeting is None else asyncio.create_task(self.connector.wait_for_join(meeting))
-                await self._use_channel(*found, newer, on_event)
+                joining = None if listener is None else self.connector.wait_for_join(listener)
+                newer_channel = None if joining is None else asyncio.create_task(joining)
+                await self._use_channel(*welcomed, newer_channel, on_event)
                 await asyncio.sleep(self.connector.backoff.next_delay())
         finally:
-            if newer is not None:
-                newer.cancel()
-                await asyncio.gather(newer, return_exceptions=True)
+            if newer_channel is not None:
+                newer_channel.cancel()
+                await asyncio.gather(newer_channel, return_exceptions=True)
 
     async def _use_channel(
         self,
@@ -113,25 +114,27 @@ class Link:
         self._channel, self.welcome = channel, welcome
         self.connected.set()
         on_event(WorkerConnected(worker=self.node, num_examples=welcome.num_examples))
-        reason = told = "the coordinator ends"
+        reason = close_reason = "the coordinator ends"
         kind, code = _LOST, CloseCode.APPLICATION_ERROR
         try:
             await self._read_answers(channel, newer_channel)
         except ProtocolError as error:
-            told, code = str(error), CloseCode.MESSAGE_REJECTED
-            reason, kind = f"broke the protocol: {told}", _FAILED
+            close_reason, code = str(error), CloseCode.MESSAGE_REJECTED
+            reason, kind = f"broke the protocol: {close_reason}", _FAILED
         except LinkError as error:
-            reason, told = f"link lost: {error}", ""
+            reason, close_reason = f"link lost: {error}", ""
             kind = _FAILED if isinstance(error, MessageRejected) else _LOST
             if isinstance(error, TakenOver):  # two that dial again would take it from each other for ever
                 raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         finally:
             self._handle_disconnect(channel, reason, kind)
-            later = RETENTION_PEER_TIMEOUTS * self._peer_timeout
-            self._forget_timer = asyncio.get_running_loop().call_later(later, self._transfers.discard_partial)
+            forget_after_seconds = RETENTION_PEER_TIMEOUTS * self._peer_timeout
+            self._forget_timer = asyncio.get_running_loop().call_later(
+                forget_after_seconds, self._transfers.discard_partial
+            )
             on_event(WorkerDisconnected(worker=self.node, reason=reason))
             if newer_channel is None or not newer_channel.done():  # else the meeting closes it
-                await channel.close(told, code)  # which may take long
+                await channel.close(close_reason, code)  # which may take long
 
     async def _read_answers(self, channel: Channel, newer_channel: "asyncio.Task[WelcomedChannel] | None") -> None:
         """Raises why it ended."""
@@ -188,23 +191,23 @@ class Link:
         try:
             return await channel.receive()
         except BodyUnavailable as error:
-            report = error.message
-            if not isinstance(report, TaskResult):
+            result = error.message
+            if not isinstance(result, TaskResult):
                 raise ProtocolError("a body in an object store, of no report") from None
             reason = to_printable(str(error))
             return TaskFailure(
-                request_id=report.request_id, worker=report.worker, round=report.round, kind="failed", reason=reason
+                request_id=result.request_id, worker=result.worker, round=result.round, kind="failed", reason=reason
             )
 
     def _max_answer_bytes(self) -> int:
         """Return the bytes of the largest message that the node may send now."""
-        return answer_size.compute_max_answer_size(order for order, _ in self._open_requests.values())
+        return answer_size.compute_max_answer_size(request for request, _ in self._open_requests.values())
 
     def _handle_message(self, message: Message) -> None:
         if not isinstance(message, TaskResult | TaskFailure):
             raise ProtocolError(f"{type(message).__name__.lower()} where an answer was due")
-        order, _ = self._open_requests.get(message.request_id, (None, None))
-        if order is None or (message.worker, message.round) != (self.node, order.round):
+        request, _ = self._open_requests.get(message.request_id, (None, None))
+        if request is None or (message.worker, message.round) != (self.node, request.round):
             raise ProtocolError(f"an answer to {to_printable(message.request_id, 64)}, which is no open order")
         if isinstance(message, TaskFailure):
             message = _sanitize_failure(message)
@@ -230,12 +233,12 @@ class Link:
         if progress:
             self.connector.backoff.reset()
         self.disconnected_since = asyncio.get_running_loop().time()
-        for order, _ in list(self._open_requests.values()):
+        for request, _ in list(self._open_requests.values()):
             code: LinkFailureCode = (
-                "transfer" if self._transfers.interrupted or order.request_id in self._sending_ids else ""
+                "transfer" if self._transfers.interrupted or request.request_id in self._sending_ids else ""
             )
             code = "progress" if progress else code
-            self._resolve(order.request_id, _build_failure(order, kind, reason, code if kind == "lost" else ""))
+            self._resolve(request.request_id, _build_failure(request, kind, reason, code if kind == "lost" else ""))
         self._sending_ids.clear()
 
 

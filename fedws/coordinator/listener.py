@@ -53,43 +53,43 @@ class JoinListener:
 
         All are greeted at once, so that nobody who says nothing keeps the node out.
         """
-        greetings: dict[asyncio.Task[Welcome | None], Channel] = {}
-        call = asyncio.create_task(self.next_channel(node))
+        handshakes: dict[asyncio.Task[Welcome | None], Channel] = {}
+        next_join = asyncio.create_task(self.next_channel(node))
         try:
             while True:
-                done, _ = await asyncio.wait([call, *greetings], return_when=asyncio.FIRST_COMPLETED)
-                for greeting in greetings.keys() & done:
-                    channel = greetings.pop(greeting)
-                    if welcome := greeting.result():
+                done, _ = await asyncio.wait([next_join, *handshakes], return_when=asyncio.FIRST_COMPLETED)
+                for handshake_task in handshakes.keys() & done:
+                    channel = handshakes.pop(handshake_task)
+                    if welcome := handshake_task.result():
                         self.accept(node, channel)
                         return channel, welcome
-                if call.done():
-                    channel = call.result()
-                    greetings[asyncio.create_task(shake_hands(channel))] = channel
-                    call = asyncio.create_task(self.next_channel(node))
+                if next_join.done():
+                    channel = next_join.result()
+                    handshakes[asyncio.create_task(shake_hands(channel))] = channel
+                    next_join = asyncio.create_task(self.next_channel(node))
         finally:
-            for task in (call, *greetings):
+            for task in (next_join, *handshakes):
                 task.cancel()
-            await asyncio.gather(call, *greetings, return_exceptions=True)
+            await asyncio.gather(next_join, *handshakes, return_exceptions=True)
 
     async def next_channel(self, node: str) -> Channel:
         """The next link on which somebody has joined under this name."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._pending[node])
-        guest = self._pending[node].pop(0)
-        self._contacted[node].append(guest)
-        return guest.channel
+        joined_node = self._pending[node].pop(0)
+        self._contacted[node].append(joined_node)
+        return joined_node.channel
 
     def accept(self, node: str, channel: Channel) -> None:
         """On this link it is the node; all others under its name are closed."""
-        kept = next((guest for guest in self._contacted[node] if guest.channel is channel), None)
-        if kept is None:  # it has gone already
+        accepted = next((joined_node for joined_node in self._contacted[node] if joined_node.channel is channel), None)
+        if accepted is None:  # it has gone already
             return
-        self._accepted[node] = kept
-        for guest in self._pending[node] + self._contacted[node]:
-            if guest is not kept:
-                why = REPLACED_REASON if guest.instance == kept.instance else duplicate_node_reason(node)
-                closing = asyncio.create_task(guest.channel.close(why))  # which may take long
+        self._accepted[node] = accepted
+        for joined_node in self._pending[node] + self._contacted[node]:
+            if joined_node is not accepted:
+                reason = REPLACED_REASON if joined_node.instance == accepted.instance else duplicate_node_reason(node)
+                closing = asyncio.create_task(joined_node.channel.close(reason))  # which may take long
                 self._closing_tasks.add(closing)
                 closing.add_done_callback(self._closing_tasks.discard)
         self._pending[node].clear()
@@ -98,7 +98,7 @@ class JoinListener:
         """Hold one link until it is not needed any more."""
         try:
             async with asyncio.timeout(self._join_timeout):
-                node, guest = await self._receive_join(channel)
+                node, joined_node = await self._receive_join(channel)
         except TimeoutError:
             return await channel.close("no hello in time")
         except LinkRefused as refused:
@@ -111,7 +111,7 @@ class JoinListener:
             return await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
         except LinkLost:
             return None
-        return await self._hold_until_closed(node, guest)
+        return await self._hold_until_closed(node, joined_node)
 
     async def _receive_join(self, channel: Channel) -> tuple[str, _JoinedNode]:
         """Hear who has come. Raises Refused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
@@ -125,8 +125,8 @@ class JoinListener:
             raise LinkRefused("node", f"this run does not expect {name}; see --id here, and --expect there")
         if tls is not None and tls.is_mutual and channel.peer != join.node:
             raise LinkRefused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
-        known = self._accepted.get(join.node)
-        if known is not None and known.instance != join.instance_id:
+        accepted = self._accepted.get(join.node)
+        if accepted is not None and accepted.instance != join.instance_id:
             raise LinkRefused("busy", duplicate_node_reason(name))
         return join.node, _JoinedNode(channel, join.instance_id)
 
@@ -137,9 +137,9 @@ class JoinListener:
                 self._changed.notify_all()
             await joined_node.channel.wait_closed()
         finally:
-            for held in (self._pending[node], self._contacted[node]):
-                if joined_node in held:
-                    held.remove(joined_node)
+            for joined_nodes in (self._pending[node], self._contacted[node]):
+                if joined_node in joined_nodes:
+                    joined_nodes.remove(joined_node)
             if self._accepted.get(node) is joined_node:
                 del self._accepted[node]
 
@@ -154,11 +154,11 @@ async def listen(plan: Plan, limits: Limits, credentials: Credentials) -> AsyncI
         yield None
         return
     expected = [node for node, url in (plan.workers | plan.evaluator).items() if url == plan.listen]
-    way = find_transport(plan.listen)
-    meeting = JoinListener(expected, limits, INSECURE if way.in_process else credentials)
-    async with way.serve(plan.listen, meeting.handle, limits, credentials.tls) as address:
+    transport = find_transport(plan.listen)
+    listener = JoinListener(expected, limits, INSECURE if transport.in_process else credentials)
+    async with transport.serve(plan.listen, listener.handle, limits, credentials.tls) as address:
         log.info("Listening at %s for %s", address, ", ".join(expected))
-        yield meeting
+        yield listener
 
 
 def duplicate_node_reason(node: str) -> str:

@@ -31,15 +31,21 @@ class OneTimeLog:
 
 def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
     """Return the line on what each worker trains; none for orders whose settings do not name batches."""
-    for order in requests:
-        size, epochs, most = (order.settings.get(name) for name in ("batch_size", "epochs", "max_local_batches"))
-        if order.worker == DEFAULT_COORDINATOR_ID or not all(isinstance(it, int) for it in (size, epochs, most)):
+    for request in requests:
+        size, epochs, max_batches = (
+            request.settings.get(name) for name in ("batch_size", "epochs", "max_local_batches")
+        )
+        if request.worker == DEFAULT_COORDINATOR_ID or not all(
+            isinstance(value, int) for value in (size, epochs, max_batches)
+        ):
             continue
-        what = f"at most {most} batch{'es' * (most != 1)} of {size}"
-        if most == UNLIMITED_BATCHES or epochs != 1:
-            limit = "" if most == UNLIMITED_BATCHES else f", at most {most} batch{'es' * (most != 1)}"
+        what = f"at most {max_batches} batch{'es' * (max_batches != 1)} of {size}"
+        if max_batches == UNLIMITED_BATCHES or epochs != 1:
+            limit = (
+                "" if max_batches == UNLIMITED_BATCHES else f", at most {max_batches} batch{'es' * (max_batches != 1)}"
+            )
             what = f"{epochs} epoch{'s' * (epochs != 1)} in batches of {size}{limit}"
-        what += ", without a short last batch" if order.settings.get("drop_last") else ""
+        what += ", without a short last batch" if request.settings.get("drop_last") else ""
         decay = f"{100 * (1 - plan.lr_decay):.3g} % less each round" if plan.lr_decay < 1 else "constant"
         rate = f"lr {plan.lr:g}, {decay}"
         return [f"Each worker trains {what} (loss {plan.loss}, {plan.optimizer}, {rate})"]

@@ -143,12 +143,12 @@ async def run_plan(
 ) -> RunResult:
     """:func:`run` for a plan that is made already; ``on_directory`` is called with the run's directory once it has
     one."""
-    plan, strategy, initial = prepare_run(plan)
+    plan, scheduler, initial = prepare_run(plan)
     credentials = resolve_credentials(plan, credentials)
-    found = RunDirectory.create_unique(plan.algorithm) if directory is None else RunDirectory.create(directory)
-    with contextlib.closing(found) as held:
-        on_directory(held.path)
-        return await _run(plan, strategy, initial, held, StartingPoint(), observers, credentials, body_store)
+    run_directory = RunDirectory.create_unique(plan.algorithm) if directory is None else RunDirectory.create(directory)
+    with contextlib.closing(run_directory):
+        on_directory(run_directory.path)
+        return await _run(plan, scheduler, initial, run_directory, StartingPoint(), observers, credentials, body_store)
 
 
 async def resume_run(
@@ -159,17 +159,19 @@ async def resume_run(
     body_store: BodyStore | None = None,
 ) -> RunResult:
     """:func:`run` with ``resume``. Raises UsageError also when there is no such run."""
-    with contextlib.closing(RunDirectory.open_existing(directory)) as held:
+    with contextlib.closing(RunDirectory.open_existing(directory)) as run_directory:
         checkpoints = Checkpoints(directory / "checkpoints")
-        plan = resume_plan(held.plan, merge_settings(load_plan_settings(directory), settings), f"--resume {directory}")
-        if held.finished:
+        plan = resume_plan(
+            run_directory.plan, merge_settings(load_plan_settings(directory), settings), f"--resume {directory}"
+        )
+        if run_directory.finished:
             checkpoints.prune()  # it may have been killed just before it did
-            if plan.rounds == held.plan.rounds:
+            if plan.rounds == run_directory.plan.rounds:
                 return _load_finished_run(directory)
-        plan, strategy, initial = prepare_run(plan, read_initial_model=not checkpoints.exist())
+        plan, scheduler, initial = prepare_run(plan, read_initial_model=not checkpoints.exist())
         credentials = resolve_credentials(plan, credentials)
-        start = find_starting_point(held, plan, strategy, checkpoints)
-        return await _run(plan, strategy, initial, held, start, observers, credentials, body_store)
+        start = find_starting_point(run_directory, plan, scheduler, checkpoints)
+        return await _run(plan, scheduler, initial, run_directory, start, observers, credentials, body_store)
 
 
 async def _run(
@@ -182,83 +184,93 @@ async def _run(
     credentials: Credentials,
     body_store: BodyStore | None,
 ) -> RunResult:
-    stored, runlog, checkpoints = (
+    stored, run_log, checkpoints = (
         start.checkpoint,
         RunLog(run_directory.path),
         Checkpoints(run_directory.path / "checkpoints"),
     )
-    runlog.checkpoint_extra = {"workers": list(plan.workers), "changed": start.workers_changed}
+    run_log.checkpoint_extra = {"workers": list(plan.workers), "changed": start.workers_changed}
     name = run_directory.begin(plan)
     if run_directory.retained:
-        runlog.truncate(*((stored.version, stored.extra) if stored is not None else (0, START_POSITION)))
+        run_log.truncate(*((stored.version, stored.extra) if stored is not None else (0, START_POSITION)))
 
     limits = Limits(plan.max_message_bytes, plan.peer_timeout, plan.ping_interval)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(runlog.close)
-        blobs = None
+        stack.callback(run_log.close)
+        stored_bodies = None
         if body_store is not None:
-            blobs = StoredBodies(body_store.store, body_store.min_bytes, name, credentials.coordinator)
+            stored_bodies = StoredBodies(body_store.store, body_store.min_bytes, name, credentials.coordinator)
             stack.push_async_callback(
-                _delete_stored_bodies, blobs, [credentials.coordinator, *plan.workers, *plan.evaluator], runlog
+                _delete_stored_bodies, stored_bodies, [credentials.coordinator, *plan.workers, *plan.evaluator], run_log
             )
-        meeting = await stack.enter_async_context(listen(plan, limits, credentials))
+        listener = await stack.enter_async_context(listen(plan, limits, credentials))
 
         def link(node: str, url: str, role: Literal["worker", "evaluator"]) -> Link:
-            point = meeting if url == plan.listen else None
-            stored = blobs is not None
+            join_listener = listener if url == plan.listen else None
+            stored = stored_bodies is not None
             data, seed = plan.dataset, plan.seed
             claim = RunClaim(name, credentials.coordinator, derive_takeover_key(run_directory.secret, node))
-            contact = Connector(node, url, role, claim, data, limits, seed, credentials, point, has_body_store=stored)
-            return Link(contact, plan.peer_timeout, blobs)
+            connector = Connector(
+                node, url, role, claim, data, limits, seed, credentials, join_listener, has_body_store=stored
+            )
+            return Link(connector, plan.peer_timeout, stored_bodies)
 
-        scorer, scoring, store, remarks = None, plan.eval_settings(), None, OneTimeLog(runlog.lines)
+        evaluation_queue, feature_store = None, None
+        eval_settings, one_time_log = plan.eval_settings(), OneTimeLog(run_log.lines)
         if isinstance(scheduler, CollectThenTrainScheduler):
-            scoring, store = scheduler.configure_evaluation(scoring), FeatureStore(run_directory.path / "features")
+            eval_settings = scheduler.configure_evaluation(eval_settings)
+            feature_store = FeatureStore(run_directory.path / "features")
         for node, url in plan.evaluator.items():
-            scorer = EvaluationQueue(link(node, url, "evaluator"), scoring, plan.peer_timeout, runlog, remarks)
-            stack.push_async_callback(scorer.stop)
+            evaluation_queue = EvaluationQueue(
+                link(node, url, "evaluator"), eval_settings, plan.peer_timeout, run_log, one_time_log
+            )
+            stack.push_async_callback(evaluation_queue.stop)
         links = {worker: link(worker, url, "worker") for worker, url in plan.workers.items()}
-        own = await stack.enter_async_context(ServerTrainer(plan, store.folder)) if store is not None else None
-        fleet = WorkerLinks(
-            links, plan.peer_timeout, wait_forever=plan.wait_for_workers == "forever", server_trainer=own
+        server_trainer = None
+        if feature_store is not None:
+            server_trainer = await stack.enter_async_context(ServerTrainer(plan, feature_store.folder))
+        worker_links = WorkerLinks(
+            links, plan.peer_timeout, wait_forever=plan.wait_for_workers == "forever", server_trainer=server_trainer
         )
-        await stack.enter_async_context(fleet)
-        here: Mapping[str, int] = dict.fromkeys(links, 0)
+        await stack.enter_async_context(worker_links)
+        connected: Mapping[str, int] = dict.fromkeys(links, 0)
         if stored is None or stored.version < plan.rounds:  # else only scores are missing
-            here = await fleet.wait_until_connected(scheduler.min_results)
+            connected = await worker_links.wait_until_connected(scheduler.min_results)
         run_directory.retain()
-        runlog.open()
-        runlog.set_worker_labels(fleet.worker_labels)
-        events = TensorBoardWriter(runlog.directory, runlog.records)
+        run_log.open()
+        run_log.set_worker_labels(worker_links.worker_labels)
+        events = TensorBoardWriter(run_log.directory, run_log.records)
         stack.callback(events.close)
-        runlog.observers += [events.write, *observers]
-        if stored is not None and scorer is not None:
-            scorer.restore(stored.version, stored.extra["pending"])
-        runlog.lines.emit(*start.log_lines)
+        run_log.observers += [events.write, *observers]
+        if stored is not None and evaluation_queue is not None:
+            evaluation_queue.restore(stored.version, stored.extra["pending"])
+        run_log.lines.emit(*start.log_lines)
         if plan.listen and not plan.evaluator:
-            runlog.lines.emit("No model is scored: there is no --evaluator")
+            run_log.lines.emit("No model is scored: there is no --evaluator")
         if credentials.key is None and not all(find_transport(url).in_process for url in plan.workers.values()):
-            runlog.lines.emit("--insecure: no worker has proved that it knows the network key")
-        if away := [worker for worker in links if worker not in here]:
-            runlog.lines.emit(f"Beginning without {', '.join(away)}")
+            run_log.lines.emit("--insecure: no worker has proved that it knows the network key")
+        if disconnected := [worker for worker in links if worker not in connected]:
+            run_log.lines.emit(f"Beginning without {', '.join(disconnected)}")
         if plan.cuda:
-            _log_workers_without_gpu(links, runlog)
-        driver = Driver(plan, scheduler, fleet, scorer, runlog, checkpoints, remarks, store)
+            _log_workers_without_gpu(links, run_log)
+        driver = Driver(
+            plan, scheduler, worker_links, evaluation_queue, run_log, checkpoints, one_time_log, feature_store
+        )
         try:
-            model = await driver.run(initial_model, here, stored)
-            await fleet.close()
-            if scorer is not None:
-                await scorer.finish()
+            model = await driver.run(initial_model, connected, stored)
+            await worker_links.close()
+            if evaluation_queue is not None:
+                await evaluation_queue.finish()
         except BaseException as error:
             reason = describe_error(error) if isinstance(error, Exception) else "stopped"
-            runlog.lines.emit(f"Ended after round {driver.version} of {plan.rounds}: {reason}")
+            run_log.lines.emit(f"Ended after round {driver.version} of {plan.rounds}: {reason}")
             with contextlib.suppress(FedwsError, OSError):  # the first reason is the one to tell
-                runlog.write_results(driver.model, plan)
+                run_log.write_results(driver.model, plan)
             raise
-        runlog.write_results(model, plan)
+        run_log.write_results(model, plan)
         run_directory.mark_finished()
         checkpoints.prune()
-    return RunResult(model, runlog.records, runlog.directory)
+    return RunResult(model, run_log.records, run_log.directory)
 
 
 async def _delete_stored_bodies(stored_bodies: StoredBodies, nodes: Sequence[str], run_log: RunLog) -> None:

@@ -28,8 +28,9 @@ class ServerTrainer:
     """Carries out orders one after the other, while the context lasts. A process that has died is started again."""
 
     def __init__(self, plan: Plan, feature_dir: Path) -> None:
-        given = {"strategy": plan.algorithm, "plugin": plan.plugins, "threads": plan.threads, "store": str(feature_dir)}
-        self._arguments = json.dumps({**given, "verbose": log.isEnabledFor(logging.DEBUG)})
+        arguments = {"algorithm": plan.algorithm, "plugins": plan.plugins, "threads": plan.threads}
+        arguments["feature_dir"] = str(feature_dir)
+        self._arguments = json.dumps({**arguments, "verbose": log.isEnabledFor(logging.DEBUG)})
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:

@@ -28,42 +28,42 @@ from fedws.training.base import Task
 
 def main() -> None:
     """Answer orders until there are no more."""
-    given = json.loads(sys.argv[1])
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    arguments = json.loads(sys.argv[1])
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer
-    torch.set_num_threads(given["threads"])
+    torch.set_num_threads(arguments["threads"])
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger().handlers[0].addFilter(PRINTABLE_FILTER)
-    if given.get("verbose"):
+    if arguments.get("verbose"):
         logging.getLogger("fedws").setLevel(logging.DEBUG)
-    for plugin in given["plugin"]:
+    for plugin in arguments["plugins"]:
         registry.load_plugin(plugin)
-    tasks = registry.find_piece("strategy", registry.Spec.parse(given["strategy"]).name).server_tasks
-    store = FeatureStore(Path(given["store"]))
-    while (order := _read_request(sys.stdin.buffer)) is not None:
-        answer = _execute(order, store, tasks)
+    tasks = registry.find_piece("strategy", registry.Spec.parse(arguments["algorithm"]).name).server_tasks
+    store = FeatureStore(Path(arguments["feature_dir"]))
+    while (request := _read_request(sys.stdin.buffer)) is not None:
+        answer = _execute(request, store, tasks)
         try:
             encoded = encode_message(answer, NO_MESSAGE_LIMITS)
         except UsageError as error:  # more tensors than a message holds, as with an optimizer's memory
-            encoded = encode_message(_build_failure(order, f"its answer has {error}"), NO_MESSAGE_LIMITS)
-        answers.write(LENGTH_PREFIX.pack(encoded.size))
+            encoded = encode_message(_build_failure(request, f"its answer has {error}"), NO_MESSAGE_LIMITS)
+        output.write(LENGTH_PREFIX.pack(encoded.size))
         for piece in encoded.fragments():
-            answers.write(piece)
-        answers.flush()
+            output.write(piece)
+        output.flush()
 
 
 def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[str, Task]) -> TaskResult | TaskFailure:
     try:
-        records = feature_store.load_features()
+        features = feature_store.load_features()
     except UsageError as error:
         return _build_failure(request, str(error))
     policy = Policy(
         min_samples=0, max_parameters=2**63, max_batch_size=2**63
     )  # requests are of this process's own user
-    own = Worker(
-        DEFAULT_COORDINATOR_ID, "features", records, labels=[], tasks=tasks, policy=policy, send_error_details=True
+    trainer = Worker(
+        DEFAULT_COORDINATOR_ID, "features", features, labels=[], tasks=tasks, policy=policy, send_error_details=True
     )
-    return own.execute(request)
+    return trainer.execute(request)
 
 
 def _build_failure(request: TaskRequest, reason: str) -> TaskFailure:
@@ -84,9 +84,9 @@ def _read_request(pipe: BinaryIO) -> TaskRequest | None:
             return None
         decoder.feed(piece)
         size -= len(piece)
-    order = decoder.build_message()
-    assert isinstance(order, TaskRequest)
-    return order
+    request = decoder.build_message()
+    assert isinstance(request, TaskRequest)
+    return request
 
 
 if __name__ == "__main__":

@@ -34,19 +34,19 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
         plan = plan.model_copy(update={"model": loading.get_default_model(plan.dataset)})
     urls = [*plan.workers.values(), *plan.evaluator.values()]
     for url in urls:
-        way = find_transport(url)
-        way.check_url(url)
-        if urls.count(url) > 1 and url != plan.listen and not way.brokered:
+        transport = find_transport(url)
+        transport.check_url(url)
+        if urls.count(url) > 1 and url != plan.listen and not transport.brokered:
             raise UsageError(f"{url} is named for two nodes")
     module = building.build_model(plan.model, plan.seed)
     sendable_model.check_sendable(plan.model, module)
     registry.find_piece("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build_piece("loss", plan.loss)
     registry.build_piece("optimizer", plan.optimizer, module.parameters(), plan.lr)
-    initial: Tensors = copy_to_cpu(module.state_dict())
+    initial_weights: Tensors = copy_to_cpu(module.state_dict())
     if plan.initial_model and read_initial_model:
-        initial = initial_model.load_initial_model(Path(plan.initial_model), initial, plan.model)
-    return plan, _build_scheduler(plan, initial), initial
+        initial_weights = initial_model.load_initial_model(Path(plan.initial_model), initial_weights, plan.model)
+    return plan, _build_scheduler(plan, initial_weights), initial_weights
 
 
 def resolve_credentials(plan: Plan, credentials: Credentials | None) -> Credentials:
@@ -54,12 +54,15 @@ def resolve_credentials(plan: Plan, credentials: Credentials | None) -> Credenti
 
     Raises UsageError when there is none, or when an address does not go with it.
     """
-    ways = {url: find_transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
+    transports = {url: find_transport(url) for url in (*plan.workers.values(), *plan.evaluator.values())}
     if credentials is None:
-        credentials = INSECURE if all(way.in_process for way in ways.values()) else load_default_credentials()
-    brokered = any(way.brokered for way in ways.values())  # --seal is for these; other links go on as they are
-    for url, way in ways.items():
-        way.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads and not brokered)
+        credentials = (
+            INSECURE if all(transport.in_process for transport in transports.values()) else load_default_credentials()
+        )
+    # --seal is for these; other links go on as they are
+    brokered = any(transport.brokered for transport in transports.values())
+    for url, transport in transports.items():
+        transport.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads and not brokered)
     return credentials
 
 
@@ -68,7 +71,7 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
     aggregator = registry.build_piece(
         "aggregator", plan.aggregator + (",weighted=true" if plan.weight_by_samples else "")
     )
-    chooser = registry.build_piece("chooser", plan.sampler)
+    sampler = registry.build_piece("chooser", plan.sampler)
     algorithm = registry.build_piece("strategy", plan.algorithm, plan.train_settings())
     _check_messages_fit(plan, algorithm, initial_weights)
     if is_asynchronous(algorithm):
@@ -86,44 +89,48 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
             raise UsageError(
                 f"--workers: {DEFAULT_COORDINATOR_ID} is what {plan.algorithm} calls the node that trains here"
             )
-        quorum = plan.min_results or len(workers)
-        terms = ScheduleConfig(workers, plan.rounds, plan.seed, quorum, max_feature_bytes=plan.max_feature_bytes)
-        return CollectThenTrainScheduler(algorithm, terms)
+        min_results = plan.min_results or len(workers)
+        config = ScheduleConfig(workers, plan.rounds, plan.seed, min_results, max_feature_bytes=plan.max_feature_bytes)
+        return CollectThenTrainScheduler(algorithm, config)
     if hasattr(algorithm, "server_update"):
-        size = chooser.cohort_size(len(workers))
-        if plan.min_results > size:
+        cohort_size = sampler.cohort_size(len(workers))
+        if plan.min_results > cohort_size:
             raise UsageError(
-                f"--quorum {plan.min_results} is above the cohort of {size} that --chooser {plan.sampler} makes"
+                f"--quorum {plan.min_results} is above the cohort of {cohort_size} that --chooser {plan.sampler} makes"
             )
-        if plan.over_selection and size == len(workers):
+        if plan.over_selection and cohort_size == len(workers):
             raise UsageError("--over-select needs a --chooser that leaves some out, as random:per_round=2")
-        terms = ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or size, plan.over_selection)
-        return SynchronousScheduler(algorithm, aggregator, chooser, terms)
-    strategy: Scheduler[Any] = algorithm
-    return strategy
+        config = ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or cohort_size, plan.over_selection)
+        return SynchronousScheduler(algorithm, aggregator, sampler, config)
+    scheduler: Scheduler[Any] = algorithm
+    return scheduler
 
 
 def _check_messages_fit(plan: Plan, algorithm: Any, initial_weights: Tensors) -> None:
     """Raise UsageError if an order of the algorithm, or a report whose form it tells, cannot travel."""
     if is_collect_then_train(algorithm):
-        basis = algorithm.init(initial_weights)  # also to see that it fits
-        if plan.initial_model and basis.model is not initial_weights:
+        initial = algorithm.init(initial_weights)  # also to see that it fits
+        if plan.initial_model and initial.model is not initial_weights:
             why = f"{plan.algorithm} starts from a model of its own"
             raise UsageError(f"--initial-model {plan.initial_model}: {why}; leave one of the two out")
-        asks = [
-            algorithm.configure_extraction(basis.model, basis.extra_extractors, max(2, basis.num_classes), send=True)
+        task_specs = [
+            algorithm.configure_extraction(
+                initial.model, initial.extra_extractors, max(2, initial.num_classes), send=True
+            )
         ]
-        asks += [
-            ask for ask in [algorithm.configure_pretraining(basis.model, basis.extra_extractors, 1)] if ask is not None
+        task_specs += [
+            spec
+            for spec in [algorithm.configure_pretraining(initial.model, initial.extra_extractors, 1)]
+            if spec is not None
         ]
     else:
-        asks = (
+        task_specs = (
             [algorithm.configure(initial_weights, next(iter(plan.workers)), 1)]
             if hasattr(algorithm, "configure")
             else []
         )
-    several = [ask.tensors for ask in asks]
+    state_dicts = [spec.tensors for spec in task_specs]
     if hasattr(algorithm, "result_template"):
-        several.append(algorithm.result_template(initial_weights))
-    for tensors in several:
+        state_dicts.append(algorithm.result_template(initial_weights))
+    for tensors in state_dicts:
         sendable_model.check_fits_message(plan.model, tensors)

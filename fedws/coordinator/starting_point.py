@@ -35,25 +35,25 @@ def find_starting_point(
 
     Raises UsageError when it cannot continue so, RunFailed when its checkpoint cannot be read.
     """
-    what, there = f"--resume {run_directory.path}", checkpoints.exist()
-    if not there and not run_directory.finished:
+    what, has_checkpoint = f"--resume {run_directory.path}", checkpoints.exist()
+    if not has_checkpoint and not run_directory.finished:
         return StartingPoint()  # it ended before its first order
-    if there:
+    if has_checkpoint:
         stored, remark = checkpoints.load()
-    complete = stored.version if there else run_directory.plan.rounds
+    complete = stored.version if has_checkpoint else run_directory.plan.rounds
     if plan.rounds < complete:
         few = f"training_rounds {plan.rounds} is less than the {complete} rounds that are complete"
         raise UsageError(f"{what}: {few}; give at least {complete}")
-    if not there:
+    if not has_checkpoint:
         model = run_directory.path / "model.safetensors"
         raise UsageError(f"{what}: it has no checkpoint to continue from; start a new run with --initial-model {model}")
-    before = stored.extra["workers"]
+    former_workers = stored.extra["workers"]
     if isinstance(scheduler, CollectThenTrainScheduler) and (
-        gone := [worker for worker in before if worker not in plan.workers]
+        missing_workers := [worker for worker in former_workers if worker not in plan.workers]
     ):
         why = f"{plan.algorithm} stores records by the worker's place: workers can be added, not removed"
-        raise UsageError(f"{what}: {why}; name {', '.join(gone)} again")
-    changed = stored.extra["changed"] or set(before) != set(plan.workers)
+        raise UsageError(f"{what}: {why}; name {', '.join(missing_workers)} again")
+    changed = stored.extra["changed"] or set(former_workers) != set(plan.workers)
     lines = [remark, f"Going on after round {stored.version} of {plan.rounds}", WORKERS_CHANGED if changed else ""]
     if run_directory.finished:  # its log is complete, so nothing of it is said again
         stored = replace(stored, extra={**stored.extra, **RunLog(run_directory.path).position(), "logged": True})
