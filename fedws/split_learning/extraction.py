@@ -82,8 +82,8 @@ class ExtractSettings(SplitSettings):
         for piece in pieces:
             uploads.save_cached(piece)
         drawn = self.extractors[int(SecureRandom().integers(len(self.extractors), (1,)))]
-        found = [uploads.load_cached(one) for one in (drawn, *self.extra_digests)]
-        return None if None in found else [one for one in found if one is not None]
+        extractors = [uploads.load_cached(digest) for digest in (drawn, *self.extra_digests)]
+        return None if None in extractors else [tensors for tensors in extractors if tensors is not None]
 
     def build_half(self, tensors: Tensors, context: task_context.TaskContext, *, head: bool = False) -> torch.nn.Module:
         """The extractor with those weights, or the head. Raises TaskError when they are not of this model and cut."""
@@ -116,9 +116,9 @@ class ExtractSettings(SplitSettings):
 
     def _outline_halves(self, context: task_context.TaskContext) -> tuple[torch.nn.Module, torch.nn.Module]:
         """Return the extractor and the head without values. Raises TaskError."""
-        whole = context.build_outline(self.model)
+        model = context.build_outline(self.model)
         with registry.raise_as_task_error():
-            return split_model(whole, self.split_at)
+            return split_model(model, self.split_at)
 
     def _check_tensors(self, tensors: Tensors, halves: Sequence[torch.nn.Module], *, head: bool) -> None:
         problem = find_mismatch(tensors, halves[head].state_dict())
@@ -141,16 +141,16 @@ def encode_batches(
 
     Raises TaskError when samples do not fit, Stopped when told to stop.
     """
-    place, encoding, noise = objective.select_device(settings.cuda), settings.build_encoding(), SecureRandom()
-    extractor.to(place).eval()
-    order = torch.arange(start, len(context.data))
-    for inputs, targets, _ in iter_batches(context.data, split_into_batches(order, settings.batch_size)):
+    device, encoding, rng = objective.select_device(settings.cuda), settings.build_encoding(), SecureRandom()
+    extractor.to(device).eval()
+    indices = torch.arange(start, len(context.data))
+    for inputs, targets, _ in iter_batches(context.data, split_into_batches(indices, settings.batch_size)):
         if context.stop.is_set():
             raise TaskCancelled("told to stop")
-        features = settings.compute_features(extractor, move_tensors(inputs, place), context.node).cpu()
-        shape, told = features.shape[1:], _encode_labels(targets, settings, context.node, noise)
+        features = settings.compute_features(extractor, move_tensors(inputs, device), context.node).cpu()
+        shape, sendable_labels = features.shape[1:], _encode_labels(targets, settings, context.node, rng)
         features = features.nan_to_num()  # that a sample's overflow should not be told from the answer
-        yield EncodedBatch(encoding.encode(features, noise), told, shape)
+        yield EncodedBatch(encoding.encode(features, rng), sendable_labels, shape)
 
 
 def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: SecureRandom) -> torch.Tensor:
@@ -170,19 +170,20 @@ def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: S
 
 def build_release(upload: CachedUpload, *, resent: bool = False) -> FeatureRelease:
     """What a record of an upload spends, nothing if it is sent ``resent``."""
-    asked = upload.manifest["asked"]
-    coded = ReleaseFormat(encoding=asked["encoding"], label_epsilon=asked["label_epsilon"])
-    return coded.build_release(upload.manifest["feature_shape"], resent=resent, fine_tuned="head" in asked)
+    settings = upload.manifest["asked"]
+    release_format = ReleaseFormat(encoding=settings["encoding"], label_epsilon=settings["label_epsilon"])
+    return release_format.build_release(upload.manifest["feature_shape"], resent=resent, fine_tuned="head" in settings)
 
 
 def build_manifest(upload: CachedUpload) -> Json:
     """What is said of an upload: :class:`fedws.split_learning.upload_progress.UploadManifest`."""
-    made = {
+    manifest = {
         key: upload.manifest[key]
         for key in ("num_records", "feature_bytes", "feature_shape", "label_shape", "label_dtype")
     }
-    each = build_release(upload)
-    return {**made, "encoding": each.encoding, "epsilon": each.epsilon, "label_epsilon": each.label_epsilon}
+    release = build_release(upload)
+    manifest |= {"encoding": release.encoding, "epsilon": release.epsilon, "label_epsilon": release.label_epsilon}
+    return manifest
 
 
 def extract_features(
@@ -196,29 +197,29 @@ def extract_features(
     ``prepare_extractor`` picks the extractor among those that the request carries. Raises TaskError for a request that
     differs from the one that was carried out, and TaskFailed where the features cannot be stored.
     """
-    uploads, asked = context.open_resource(UploadCache), check_settings_size(settings.feature_settings)
-    made = uploads.find_completed()
-    if made is not None:
-        if made.manifest["asked"] != asked:
+    uploads, feature_settings = context.open_resource(UploadCache), check_settings_size(settings.feature_settings)
+    cached = uploads.find_completed()
+    if cached is not None:
+        if cached.manifest["asked"] != feature_settings:
             raise TaskError(
                 "the features of this run were made with other settings; new noise would spend privacy twice"
             )
-        return context.build_result(request, build_manifest(made))
+        return context.build_result(request, build_manifest(cached))
     try:
         context.policy.check_features(settings.build_release(()))
     except UsageError as error:
         raise TaskError(str(error)) from None
     try:
-        chosen = uploads.load_resumable(asked, partial(fingerprint_samples, context))
-        if chosen is None:
-            pieces = settings.draw_extractor(request.tensors, context)
-            if pieces is None:
+        extractor_tensors = uploads.load_resumable(feature_settings, partial(fingerprint_samples, context))
+        if extractor_tensors is None:
+            state_dicts = settings.draw_extractor(request.tensors, context)
+            if state_dicts is None:
                 return context.build_result(request, {"wanted": "extractor"})
-            chosen = prepare_extractor(pieces)
-            uploads.create_upload(asked, chosen, fingerprint_samples(context))
-        extractor = settings.build_half(chosen, context)
+            extractor_tensors = prepare_extractor(state_dicts)
+            uploads.create_upload(feature_settings, extractor_tensors, fingerprint_samples(context))
+        extractor = settings.build_half(extractor_tensors, context)
         with seeds.seed_generators(request.seed):  # a data set may draw; noise never comes from a seed
-            made = uploads.write_upload(lambda first: encode_batches(extractor, settings, context, first))
+            cached = uploads.write_upload(lambda first: encode_batches(extractor, settings, context, first))
     except OSError as error:
         raise TaskFailed(f"{context.node} cannot keep its features: {error.strerror or error}") from None
-    return context.build_result(request, build_manifest(made))
+    return context.build_result(request, build_manifest(cached))

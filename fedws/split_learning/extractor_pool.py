@@ -16,7 +16,11 @@ MAX_EXTRACTORS = 16
 
 def pack_state_dicts(state_dicts: Sequence[Tensors]) -> dict[str, torch.Tensor]:
     """Several dicts of tensors as one: each name behind the number of its dict, from 0."""
-    return {f"{number}:{name}": tensor for number, one in enumerate(state_dicts) for name, tensor in one.items()}
+    return {
+        f"{number}:{name}": tensor
+        for number, state_dict in enumerate(state_dicts)
+        for name, tensor in state_dict.items()
+    }
 
 
 def unpack_state_dicts(tensors: Tensors) -> list[Tensors]:

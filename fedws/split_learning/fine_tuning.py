@@ -55,10 +55,10 @@ class FineTuneSettings(ExtractSettings):
             cuda=self.cuda,
         )
         local.train(module, context, settings, seed)
-        found = copy_to_cpu(module.extractor.state_dict())
-        if problem := find_nonfinite(found):
+        trained = copy_to_cpu(module.extractor.state_dict())
+        if problem := find_nonfinite(trained):
             raise TaskError(f"the extractor of {self.model} cannot be adapted on {context.node}: {problem}")
-        return found
+        return trained
 
 
 class _FrozenHeadModel(nn.Module):

@@ -112,8 +112,8 @@ class _TracedModel:
             before, after = flow.split_nodes(path)
             given = flow.calls[path][0].output
             extractor[mode], head[mode] = _build_graph(before, output_node=given), _build_graph(after, input_node=given)
-        others = [name for name in self.state if name not in names]
-        return _ModelHalf(self.module, extractor, names), _ModelHalf(self.module, head, others)
+        rest = [name for name in self.state if name not in names]
+        return _ModelHalf(self.module, extractor, names), _ModelHalf(self.module, head, rest)
 
 
 class _ModelHalf(nn.Module):

@@ -71,12 +71,12 @@ def load_pretrained(path: Path) -> PretrainedModel:
 def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, file: str) -> Tensors:
     """Its other extractors, which must be as the model's ``extractor``. Raises UsageError where it has none for this
     cut."""
-    others = extractor_pool.unpack_state_dicts(pretrained.extra_extractors)
-    problem = "" if others else "it has one extractor"
-    if len(others) >= extractor_pool.MAX_EXTRACTORS:
+    extra_extractors = extractor_pool.unpack_state_dicts(pretrained.extra_extractors)
+    problem = "" if extra_extractors else "it has one extractor"
+    if len(extra_extractors) >= extractor_pool.MAX_EXTRACTORS:
         problem = f"it has more than {extractor_pool.MAX_EXTRACTORS} extractors"
-    for one in others:
-        problem = problem or find_mismatch(one, extractor)
+    for extractor in extra_extractors:
+        problem = problem or find_mismatch(extractor, extractor)
     if problem:
         at = f", made for the cut {pretrained.info.split_at}" if pretrained.info.split_at else ""
         how = "'fedws pretrain --extractors 3 --cut ...' makes several for a cut"
@@ -86,15 +86,17 @@ def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, fi
 
 def build_pretrained(tensors: Tensors, info: PretrainedInfo) -> PretrainedModel:
     """What is in one dict, with the other extractors behind their numbers."""
-    others = {name: tensor for name, tensor in tensors.items() if extractor_pool.is_packed_name(name)}
-    return PretrainedModel({name: tensor for name, tensor in tensors.items() if name not in others}, info, others)
+    extra_extractors = {name: tensor for name, tensor in tensors.items() if extractor_pool.is_packed_name(name)}
+    return PretrainedModel(
+        {name: tensor for name, tensor in tensors.items() if name not in extra_extractors}, info, extra_extractors
+    )
 
 
 def load_pretrained_for(path: Path, model: str, reference: Tensors) -> PretrainedModel:
     """As :func:`load_pretrained`, of a model with tensors as ``reference``. Raises UsageError also for another
     model."""
-    found = load_pretrained(path)
-    problem = find_mismatch(found.model, reference)
+    pretrained = load_pretrained(path)
+    problem = find_mismatch(pretrained.model, reference)
     if problem:
-        raise UsageError(f"--pretrained {path} is of {found.info.model}, not of {model}: {problem}")
-    return found
+        raise UsageError(f"--pretrained {path} is of {pretrained.info.model}, not of {model}: {problem}")
+    return pretrained

@@ -30,9 +30,9 @@ class PretrainSettings(TrainSettings):
 
 def build_extractors(model: str, split_at: str, count: int) -> dict[str, torch.Tensor]:
     """``count`` extractors of a model with fresh weights, all different, joined."""
-    drawn = [seeds.request_seed(0, "extractor", number) for number in range(count)]
+    extractor_seeds = [seeds.request_seed(0, "extractor", number) for number in range(count)]
     return extractor_pool.pack_state_dicts(
-        [split_model(building.build_model(model, seed), split_at)[0].state_dict() for seed in drawn]
+        [split_model(building.build_model(model, seed), split_at)[0].state_dict() for seed in extractor_seeds]
     )
 
 

@@ -45,8 +45,8 @@ class ReleaseFormat(BaseModel):
 
     def build_encoding(self) -> FeatureEncoding:
         """The encoding. Raises UnknownName and UsageError."""
-        made: FeatureEncoding = registry.build_piece("encoding", self.encoding)
-        return made
+        encoding: FeatureEncoding = registry.build_piece("encoding", self.encoding)
+        return encoding
 
     def build_release(
         self, feature_shape: Sequence[int], *, resent: bool = False, fine_tuned: bool = False
@@ -67,7 +67,7 @@ class ReleaseFormat(BaseModel):
         """
         encoding = self.build_encoding()
         size = encoding.encoded_bytes(math.prod(feature_shape))
-        for what, said, asked in (
+        for what, stated, expected in (
             ("encoding", manifest.encoding, self.encoding_name),
             ("epsilon", manifest.epsilon, encoding.epsilon),
             ("label epsilon", manifest.label_epsilon, self.label_epsilon),
@@ -75,17 +75,19 @@ class ReleaseFormat(BaseModel):
             ("shape", manifest.feature_shape, tuple(feature_shape)),
             ("label", manifest.label_format, label_format),
         ):
-            if said != asked:
-                raise RejectedUpdate(f"their {what} is {said}, not {asked}")
+            if stated != expected:
+                raise RejectedUpdate(f"their {what} is {stated}, not {expected}")
 
     def check_records(self, result: TaskResult, progress: UploadProgress, num_classes: int) -> None:
         """Hold the records of a report against what was asked for. Raises RejectedUpdate."""
-        count, facts = progress.next_count, progress.manifest
-        wanted = {
-            FEATURES_KEY: torch.empty((count, facts["feature_bytes"]), dtype=torch.uint8, device="meta"),
-            LABELS_KEY: torch.empty((count, *facts["label_shape"]), dtype=DTYPES[facts["label_dtype"]], device="meta"),
+        count, manifest = progress.next_count, progress.manifest
+        expected = {
+            FEATURES_KEY: torch.empty((count, manifest["feature_bytes"]), dtype=torch.uint8, device="meta"),
+            LABELS_KEY: torch.empty(
+                (count, *manifest["label_shape"]), dtype=DTYPES[manifest["label_dtype"]], device="meta"
+            ),
         }
-        problem = find_mismatch(result.tensors, wanted)
+        problem = find_mismatch(result.tensors, expected)
         if not problem:
             labels = result.tensors[LABELS_KEY]
             if num_classes and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
@@ -94,9 +96,9 @@ class ReleaseFormat(BaseModel):
         if not problem:
             encoding = self.build_encoding()
             try:
-                few = max(1, MAX_DECODED_VALUES // math.prod(facts["feature_shape"]))
-                for part in result.tensors[FEATURES_KEY].split(few):
-                    encoding.decode(part, facts["feature_shape"])
+                records_at_once = max(1, MAX_DECODED_VALUES // math.prod(manifest["feature_shape"]))
+                for part in result.tensors[FEATURES_KEY].split(records_at_once):
+                    encoding.decode(part, manifest["feature_shape"])
             except ValueError as error:
                 problem = get_error_text(error)
         if problem:

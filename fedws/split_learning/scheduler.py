@@ -46,29 +46,31 @@ class CollectThenTrainScheduler:
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
         """Pretrain, or ask all workers."""
-        roster = Participants.from_workers(self._config.workers, workers)
+        participants = Participants.from_workers(self._config.workers, workers)
         for line in self._algorithm.startup_notices():
-            roster = roster.add_log_line(line)
-        basis, deliveries = self.init(model), {worker: UploadProgress() for worker in self._config.workers}
+            participants = participants.add_log_line(line)
+        initial, uploads = self.init(model), {worker: UploadProgress() for worker in self._config.workers}
         state = CollectThenTrainState(
-            basis.model,
-            roster,
-            deliveries,
-            basis.extra_extractors,
-            num_classes=basis.num_classes,
-            label_format=basis.label_format,
+            initial.model,
+            participants,
+            uploads,
+            initial.extra_extractors,
+            num_classes=initial.num_classes,
+            label_format=initial.label_format,
         )
         return self._advance(
-            self._check_pretraining_done(replace(state, feature_shape=self._feature_shape(basis.input_shape)))
+            self._check_pretraining_done(replace(state, feature_shape=self._feature_shape(initial.input_shape)))
         )
 
     def resume(
         self, state: CollectThenTrainState, workers: Collection[str]
     ) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
         """Go on with what is stored; the order that was open is given again."""
-        roster = state.participants.after_restart(workers, self._config.workers)
+        participants = state.participants.after_restart(workers, self._config.workers)
         added = {worker: UploadProgress() for worker in self._config.workers if worker not in state.uploads}
-        return self._advance(replace(state, participants=roster, uploads={**state.uploads, **added}, server_request=""))
+        return self._advance(
+            replace(state, participants=participants, uploads={**state.uploads, **added}, server_request="")
+        )
 
     def react(self, state: CollectThenTrainState, event: Event) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
         """Take an event. A report with features was stored before: see :meth:`spool`."""
@@ -77,22 +79,22 @@ class CollectThenTrainScheduler:
         if isinstance(event, RoundTimeout):
             if event.version != state.version or state.training_started or state.timed_out:
                 return state, ()
-            late = [
+            pending = [
                 worker for worker in state.participants.connected_workers() if not state.uploads[worker].is_complete
             ]
-            roster = replace(state.participants, log_lines=()).add_log_line(
-                f"The time is up; {', '.join(late) or 'nobody'} may follow"
+            participants = replace(state.participants, log_lines=()).add_log_line(
+                f"The time is up; {', '.join(pending) or 'nobody'} may follow"
             )
-            return self._advance(replace(state, participants=roster, timed_out=True))
+            return self._advance(replace(state, participants=participants, timed_out=True))
         if getattr(event, "worker", "") == DEFAULT_COORDINATOR_ID:
             return (
                 self._handle_server_answer(state, event) if isinstance(event, TaskResult | TaskFailure) else (state, ())
             )
-        roster, asked = state.participants.apply(event)
-        if roster is state.participants:
+        participants, open_request = state.participants.apply(event)
+        if participants is state.participants:
             return state, ()
-        state = replace(state, participants=roster)
-        if isinstance(event, TaskResult) and asked is not None:
+        state = replace(state, participants=participants)
+        if isinstance(event, TaskResult) and open_request is not None:
             state = self._handle_result(state, event)
         return self._advance(state)
 
@@ -101,15 +103,11 @@ class CollectThenTrainScheduler:
 
         Raises RejectedUpdate when they are not what was asked for.
         """
-        delivery = state.uploads.get(result.worker)
-        if (
-            delivery is None
-            or result.request_id not in state.participants.open_requests
-            or delivery.next_step != "upload"
-        ):
+        upload = state.uploads.get(result.worker)
+        if upload is None or result.request_id not in state.participants.open_requests or upload.next_step != "upload":
             return None
-        self._algorithm.release_format.check_records(result, delivery, state.num_classes)
-        return list(state.uploads).index(result.worker), delivery.next_chunk
+        self._algorithm.release_format.check_records(result, upload, state.num_classes)
+        return list(state.uploads).index(result.worker), upload.next_chunk
 
     def model(self, state: CollectThenTrainState) -> Tensors:
         """The extractor and the head as they stand."""
@@ -127,8 +125,10 @@ class CollectThenTrainScheduler:
         """Who is away, while too few are there or have delivered."""
         if self._is_finished(state) or state.training_started:
             return ()
-        away = [worker for worker in state.participants.disconnected_workers() if not state.uploads[worker].is_complete]
-        return away if self._count_possible_uploads(state) - len(away) < self.min_results else ()
+        disconnected = [
+            worker for worker in state.participants.disconnected_workers() if not state.uploads[worker].is_complete
+        ]
+        return disconnected if self._count_possible_uploads(state) - len(disconnected) < self.min_results else ()
 
     def log_lines(self, state: CollectThenTrainState) -> Sequence[str]:
         """The log lines of the last reaction."""
@@ -146,33 +146,34 @@ class CollectThenTrainScheduler:
 
     def _handle_result(self, state: CollectThenTrainState, result: TaskResult) -> CollectThenTrainState:
         """A good answer of a worker, to what was its next step."""
-        worker, delivery = result.worker, state.uploads[result.worker]
-        step, samples = delivery.next_step, state.participants.members[worker].num_examples
-        roster = state.participants.accept(replace(result, num_examples=samples))  # no report changes what was declared
+        worker, upload = result.worker, state.uploads[result.worker]
+        step, num_examples = upload.next_step, state.participants.members[worker].num_examples
+        # no result changes what was declared
+        participants = state.participants.accept(replace(result, num_examples=num_examples))
         if step == "extract":
-            if result.metrics.get("wanted") == "extractor" and not delivery.needs_extractor:
-                return replace(state, participants=roster).replace_upload(worker, needs_extractor=True)
+            if result.metrics.get("wanted") == "extractor" and not upload.needs_extractor:
+                return replace(state, participants=participants).replace_upload(worker, needs_extractor=True)
             try:
-                facts = UploadManifest.model_validate(result.metrics)
-                self._algorithm.release_format.check_manifest(facts, state.feature_shape, state.label_format)
-                facts.check_quota(samples, state.declared_bytes, self._config.max_feature_bytes)
+                manifest = UploadManifest.model_validate(result.metrics)
+                self._algorithm.release_format.check_manifest(manifest, state.feature_shape, state.label_format)
+                manifest.check_quota(num_examples, state.declared_bytes, self._config.max_feature_bytes)
             except (ValidationError, RejectedUpdate) as error:
                 problem = describe_setting_error(error) if isinstance(error, ValidationError) else get_error_text(error)
                 return replace(
                     state,
                     participants=state.participants.record_failure(build_rejection(result, f"its features: {problem}")),
                 )
-            roster = roster.add_log_line(f"{worker} has {facts.describe()}")
-            return replace(state, participants=roster).replace_upload(worker, manifest=facts.model_dump())
+            participants = participants.add_log_line(f"{worker} has {manifest.describe()}")
+            return replace(state, participants=participants).replace_upload(worker, manifest=manifest.model_dump())
         if step == "upload":
-            return replace(state, participants=roster).replace_upload(
-                worker, num_received=delivery.num_received + delivery.next_count
+            return replace(state, participants=participants).replace_upload(
+                worker, num_received=upload.num_received + upload.next_count
             )
-        late = "; they take part from the next epoch on" if state.training_started else ""
-        roster = roster.add_log_line(
-            f"{worker} has sent its {delivery.num_received} records; it keeps none of them{late}"
+        remark = "; they take part from the next epoch on" if state.training_started else ""
+        participants = participants.add_log_line(
+            f"{worker} has sent its {upload.num_received} records; it keeps none of them{remark}"
         )
-        return replace(state, participants=roster).replace_upload(worker, acknowledged=True)
+        return replace(state, participants=participants).replace_upload(worker, acknowledged=True)
 
     # ------------------------------------------------------------------ what the coordinator's own node says
 
@@ -184,54 +185,57 @@ class CollectThenTrainScheduler:
         state = replace(state, server_request="", participants=replace(state.participants, log_lines=()))
         problem = answer.reason if isinstance(answer, TaskFailure) else self._find_result_problem(state, answer)
         if problem:
-            strikes, what = state.consecutive_failures + 1, f"the coordinator's own training failed: {problem}"
-            reason = f"{what}, three times in a row" if strikes == MAX_CONSECUTIVE_FAILURES else ""
+            failures_in_row, what = state.consecutive_failures + 1, f"the coordinator's own training failed: {problem}"
+            reason = f"{what}, three times in a row" if failures_in_row == MAX_CONSECUTIVE_FAILURES else ""
             if isinstance(answer, TaskFailure) and answer.code == "permanent":
                 reason = what
             return self._advance(
                 replace(
                     state,
-                    consecutive_failures=strikes,
+                    consecutive_failures=failures_in_row,
                     failure=reason,
                     participants=state.participants.add_log_line(what),
                 )
             )
         assert isinstance(answer, TaskResult)
-        state, told = replace(state, consecutive_failures=0), answer.metrics
+        state, metrics = replace(state, consecutive_failures=0), answer.metrics
         model = {name: answer.tensors[name] for name in state.model}
         if not state.pretrained:
-            others = {name: answer.tensors[name] for name in state.extra_extractors}
+            extra_extractors = {name: answer.tensors[name] for name in state.extra_extractors}
             state = replace(
-                state, model=model, extra_extractors=others, pretrain_epochs_done=state.pretrain_epochs_done + 1
+                state,
+                model=model,
+                extra_extractors=extra_extractors,
+                pretrain_epochs_done=state.pretrain_epochs_done + 1,
             )
-            known = {
-                "num_classes": told["num_classes"],
-                "label_format": told["label_format"],
-                "feature_shape": self._feature_shape(told["input_shape"]),
+            changes = {
+                "num_classes": metrics["num_classes"],
+                "label_format": metrics["label_format"],
+                "feature_shape": self._feature_shape(metrics["input_shape"]),
             }
-            state = replace(state, **known)
+            state = replace(state, **changes)
             return self._advance(self._check_pretraining_done(state))
-        memory = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
-        roster, failed = state.participants.pop_num_failures()
-        delivered = [delivery for delivery in state.uploads.values() if delivery.num_received]
-        record: Json = {"num_results": len(delivered), "num_failures": failed}
-        record |= {"loss": told["loss"], "num_examples": told["samples"]}
+        optimizer_tensors = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
+        participants, num_failures = state.participants.pop_num_failures()
+        uploaded = [upload for upload in state.uploads.values() if upload.num_received]
+        record: Json = {"num_results": len(uploaded), "num_failures": num_failures}
+        record |= {"loss": metrics["loss"], "num_examples": metrics["samples"]}
         record |= self._algorithm.build_release(state.feature_shape).to_record()
-        out = find_exclusions(roster)
+        exclusions = find_exclusions(participants)
         state = replace(
             state,
             model=model,
-            optimizer_tensors=memory,
+            optimizer_tensors=optimizer_tensors,
             version=state.version + 1,
-            participants=roster,
-            record={**record, "excluded": out} if out else record,
+            participants=participants,
+            record={**record, "excluded": exclusions} if exclusions else record,
         )
         return self._advance(state)
 
     def _find_result_problem(self, state: CollectThenTrainState, result: TaskResult) -> str:
-        wanted = state.model if state.pretrained else {**state.model, **state.extra_extractors}
-        own = {name: tensor for name, tensor in result.tensors.items() if name in wanted}
-        return find_mismatch(own, wanted) or find_nonfinite(result.tensors)
+        expected = state.model if state.pretrained else {**state.model, **state.extra_extractors}
+        model_tensors = {name: tensor for name, tensor in result.tensors.items() if name in expected}
+        return find_mismatch(model_tensors, expected) or find_nonfinite(result.tensors)
 
     def _check_pretraining_done(self, state: CollectThenTrainState) -> CollectThenTrainState:
         """Whether there is another epoch of pretraining to do."""
@@ -240,12 +244,12 @@ class CollectThenTrainScheduler:
             is not None
         ):
             return state
-        roster = (
+        participants = (
             state.participants.add_log_line(f"Pretrained for {state.pretrain_epochs_done} epochs")
             if state.pretrain_epochs_done
             else state.participants
         )
-        return replace(state, pretrained=True, participants=roster)
+        return replace(state, pretrained=True, participants=participants)
 
     # ------------------------------------------------------------------ what is asked next
 
@@ -254,9 +258,9 @@ class CollectThenTrainScheduler:
             return state, ()
         if not state.training_started and self._count_possible_uploads(state) < self.min_results:
             return replace(state, failure=state.participants.shortage_reason(len(self._config.workers))), ()
-        orders, roster = [], state.participants
-        for worker in roster.idle_workers() if state.pretrained else ():
-            step, member = state.uploads[worker].next_step, roster.members[worker]
+        requests, participants = [], state.participants
+        for worker in participants.idle_workers() if state.pretrained else ():
+            step, member = state.uploads[worker].next_step, participants.members[worker]
             if not step:
                 continue
             number = (
@@ -264,76 +268,80 @@ class CollectThenTrainScheduler:
                 if member.last_requested_round > member.last_accepted_round
                 else member.last_requested_round + 1
             )
-            ask, answer = self._configure(state, worker, step), state.uploads[worker].next_result_bytes
-            roster, order = roster.create_request(worker, number, state.version, self._config.seed, ask, answer)
-            orders.append(order)
-        state = replace(state, participants=roster)
+            task_spec, max_result_bytes = self._configure(state, worker, step), state.uploads[worker].next_result_bytes
+            participants, request = participants.create_request(
+                worker, number, state.version, self._config.seed, task_spec, max_result_bytes
+            )
+            requests.append(request)
+        state = replace(state, participants=participants)
         if not state.training_started and self._can_train(state):
             state = self._start_training(state)
         if not state.server_request and (state.training_started or not state.pretrained):
-            state, order = self._train_on_server(state)
-            orders.append(order)
-        return state, orders
+            state, request = self._train_on_server(state)
+            requests.append(request)
+        return state, requests
 
     def _configure(self, state: CollectThenTrainState, worker: str, step: str) -> TaskSpec:
-        delivery = state.uploads[worker]
+        upload = state.uploads[worker]
         if step == "extract":
             return self._algorithm.configure_extraction(
-                state.model, state.extra_extractors, state.num_classes, send=delivery.needs_extractor
+                state.model, state.extra_extractors, state.num_classes, send=upload.needs_extractor
             )
         if step == "upload":
-            return self._algorithm.configure_upload(delivery.num_received, delivery.next_count)
+            return self._algorithm.configure_upload(upload.num_received, upload.next_count)
         return self._algorithm.configure_acknowledgement()
 
     def _can_train(self, state: CollectThenTrainState) -> bool:
         """Whether training can begin."""
-        here = sum(delivery.is_complete for delivery in state.uploads.values())
+        num_complete = sum(upload.is_complete for upload in state.uploads.values())
         return (
-            state.pretrained and here >= self.min_results and (state.timed_out or not state.participants.open_requests)
+            state.pretrained
+            and num_complete >= self.min_results
+            and (state.timed_out or not state.participants.open_requests)
         )
 
     def _count_possible_uploads(self, state: CollectThenTrainState) -> int:
         """How many workers have delivered, or still may."""
-        out = find_exclusions(state.participants)
-        return sum(delivery.is_complete or worker not in out for worker, delivery in state.uploads.items())
+        exclusions = find_exclusions(state.participants)
+        return sum(upload.is_complete or worker not in exclusions for worker, upload in state.uploads.items())
 
     def _start_training(self, state: CollectThenTrainState) -> CollectThenTrainState:
-        records = sum(delivery.num_received for delivery in state.uploads.values())
-        roster = state.participants.add_log_line(self._algorithm.build_release(state.feature_shape).describe())
-        roster = roster.add_log_line(f"Training begins with {records} records")
-        return replace(state, training_started=True, participants=roster)
+        num_records = sum(upload.num_received for upload in state.uploads.values())
+        participants = state.participants.add_log_line(self._algorithm.build_release(state.feature_shape).describe())
+        participants = participants.add_log_line(f"Training begins with {num_records} records")
+        return replace(state, training_started=True, participants=participants)
 
     def _train_on_server(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, TaskRequest]:
         """The next epoch, for the coordinator's own node."""
         number = (state.version if state.training_started else state.pretrain_epochs_done) + 1
         if state.training_started:
-            ask = self._algorithm.configure_training(
+            task_spec = self._algorithm.configure_training(
                 state.model, state.optimizer_tensors, state.num_classes, state.feature_shape, number
             )
         else:
             found = self._algorithm.configure_pretraining(state.model, state.extra_extractors, number)
             assert found is not None
-            ask = found
-        order = TaskRequest(
+            task_spec = found
+        request = TaskRequest(
             request_id=f"{DEFAULT_COORDINATOR_ID}/{state.num_server_requests + 1}",
             worker=DEFAULT_COORDINATOR_ID,
             round=number,
-            task=ask.task,
+            task=task_spec.task,
             seed=request_seed(self._config.seed, DEFAULT_COORDINATOR_ID, number),
-            settings=ask.settings,
-            tensors=ask.tensors,
+            settings=task_spec.settings,
+            tensors=task_spec.tensors,
         )
-        roster = (
+        participants = (
             state.participants
             if not state.training_started
             else state.participants.add_log_line(f"Training epoch {number}/{self._config.rounds}")
         )
         return replace(
             state,
-            server_request=order.request_id,
+            server_request=request.request_id,
             num_server_requests=state.num_server_requests + 1,
-            participants=roster,
-        ), order
+            participants=participants,
+        ), request
 
     def _feature_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(self._algorithm.feature_shape(input_shape)) if input_shape else ()

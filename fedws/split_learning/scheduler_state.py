@@ -47,13 +47,13 @@ class CollectThenTrainState:
     @property
     def declared_bytes(self) -> int:
         """Bytes of the records that workers state; of an excluded worker, of those that have arrived."""
-        out = find_exclusions(self.participants)
-        return sum(delivery.total_bytes(excluded=worker in out) for worker, delivery in self.uploads.items())
+        exclusions = find_exclusions(self.participants)
+        return sum(upload.total_bytes(excluded=worker in exclusions) for worker, upload in self.uploads.items())
 
     def replace_upload(self, worker: str, **changes: object) -> Self:
         """With that in the worker's delivery."""
-        delivery = replace(self.uploads[worker], **changes)  # type: ignore[arg-type]
-        return replace(self, uploads={**self.uploads, worker: delivery})
+        upload = replace(self.uploads[worker], **changes)  # type: ignore[arg-type]
+        return replace(self, uploads={**self.uploads, worker: upload})
 
     def must_checkpoint(self, before: Self) -> bool:
         """Whether it must be on the disk before anybody is told what follows from it.
@@ -61,15 +61,15 @@ class CollectThenTrainState:
         That is for epochs of pretraining; and for what a worker has made, by which its records are understood: they are
         on the disk themselves before this state changes, and are counted there.
         """
-        both = zip(self.uploads.values(), before.uploads.values(), strict=True)
+        pairs = zip(self.uploads.values(), before.uploads.values(), strict=True)
         return self.pretrain_epochs_done != before.pretrain_epochs_done or any(
-            bool(now.manifest) != bool(then.manifest) for now, then in both
+            bool(now.manifest) != bool(then.manifest) for now, then in pairs
         )
 
     def with_stored_chunks(self, chunks: Mapping[int, int]) -> Self:
         """With the chunks that are stored, by the worker's number: some may have come after it was saved."""
-        deliveries = {
-            worker: delivery.with_stored_chunks(chunks.get(number, 0)) if delivery.manifest else delivery
-            for number, (worker, delivery) in enumerate(self.uploads.items())
+        uploads = {
+            worker: upload.with_stored_chunks(chunks.get(number, 0)) if upload.manifest else upload
+            for number, (worker, upload) in enumerate(self.uploads.items())
         }
-        return replace(self, uploads=deliveries)
+        return replace(self, uploads=uploads)

@@ -93,8 +93,8 @@ class CachedUpload:
         )
 
     def _read(self, name: str, dtype: str, shape: Sequence[int], first: int, count: int) -> torch.Tensor:
-        whole = np.memmap(self._folder / name, dtype, "r", shape=(self.manifest["num_records"], *shape))
-        return torch.from_numpy(whole[first : first + count].copy())
+        records = np.memmap(self._folder / name, dtype, "r", shape=(self.manifest["num_records"], *shape))
+        return torch.from_numpy(records[first : first + count].copy())
 
     def was_sent(self, first: int, count: int) -> bool:
         """Whether exactly these records were sent before."""
@@ -147,11 +147,11 @@ class UploadCache:
         ``data_fingerprint`` gives what tells its samples from others; it is called only where an upload was begun.
         """
         try:
-            found = tensor_file.decode_tensors((self._run_folder() / EXTRACTOR_FILE).read_bytes())
+            extractor = tensor_file.decode_tensors((self._run_folder() / EXTRACTOR_FILE).read_bytes())
         except (OSError, SafetensorError):
             return None
-        facts = self._load_manifest()
-        return found if (facts.get("asked"), facts.get("data")) == (settings, data_fingerprint()) else None
+        manifest = self._load_manifest()
+        return extractor if (manifest.get("asked"), manifest.get("data")) == (settings, data_fingerprint()) else None
 
     def create_upload(self, settings: Json, extractor: Tensors, data_fingerprint: str) -> None:
         """Begin the run's upload anew; ``data_fingerprint`` is what tells these samples from others.
@@ -174,39 +174,41 @@ class UploadCache:
         Raises OSError, and TaskError for records that are not all alike. What was written stays when it is stopped;
         after any other error nothing was made.
         """
-        folder, facts = self._run_folder(), self._load_manifest()
+        folder, manifest = self._run_folder(), self._load_manifest()
         try:
             with (
                 private_files.open_binary(folder / FEATURES_FILE, "ab") as features,
                 private_files.open_binary(folder / LABELS_FILE, "ab") as labels,
             ):
-                per_label = np.dtype(facts["label_dtype"]).itemsize * math.prod(facts["label_shape"])
-                features.truncate(facts["num_records"] * facts["feature_bytes"])  # the rest may not have been safe
-                labels.truncate(facts["num_records"] * per_label)
+                per_label = np.dtype(manifest["label_dtype"]).itemsize * math.prod(manifest["label_shape"])
+                # the rest may not have been safe
+                features.truncate(manifest["num_records"] * manifest["feature_bytes"])
+                labels.truncate(manifest["num_records"] * per_label)
 
                 def save(**more: object) -> None:
                     for file in (features, labels):
                         file.flush()
                         os.fsync(file.fileno())
-                    self._save_manifest({**facts, **more})
+                    self._save_manifest({**manifest, **more})
 
-                safe = facts["num_records"]
+                safe = manifest["num_records"]
                 try:
                     for batch in batches(safe):
-                        if facts["num_records"] and batch.record_format != {
-                            key: facts[key] for key in batch.record_format
+                        if manifest["num_records"] and batch.record_format != {
+                            key: manifest[key] for key in batch.record_format
                         }:
                             raise TaskError("features and labels must have the same shape in all samples")
                         features.write(batch.features.contiguous().numpy().data)
                         labels.write(batch.labels.contiguous().numpy().data)
-                        facts |= {**batch.record_format, "num_records": facts["num_records"] + len(batch.features)}
+                        num_records = manifest["num_records"] + len(batch.features)
+                        manifest |= {**batch.record_format, "num_records": num_records}
                         if features.tell() + labels.tell() > MAX_UPLOAD_BYTES:
                             raise TaskError(
                                 f"the features have more than {MAX_UPLOAD_BYTES:,} bytes; cut the model elsewhere"
                             )
-                        if (facts["num_records"] - safe) * facts["feature_bytes"] >= FSYNC_INTERVAL_BYTES:
+                        if (manifest["num_records"] - safe) * manifest["feature_bytes"] >= FSYNC_INTERVAL_BYTES:
                             save()
-                            safe = facts["num_records"]
+                            safe = manifest["num_records"]
                 except TaskCancelled:
                     save()
                     raise
@@ -221,10 +223,10 @@ class UploadCache:
 
     def _load_manifest(self) -> Json:
         try:
-            facts = json.loads((self._run_folder() / MANIFEST_FILE).read_text(encoding="utf-8"))
+            manifest = json.loads((self._run_folder() / MANIFEST_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # none, or damaged: it is made again, which counts as a new upload
             return {}
-        return facts if isinstance(facts, dict) else {}
+        return manifest if isinstance(manifest, dict) else {}
 
     def _save_manifest(self, manifest: Json) -> None:
         atomic_write(self._run_folder() / MANIFEST_FILE, json.dumps(manifest).encode())
@@ -253,13 +255,13 @@ class UploadCache:
         known = {path.name: path for path in self._folder.glob(f"{CACHE_PREFIX}*")}  # the digest only selects
         path = known.get(f"{CACHE_PREFIX}{content_digest}")
         try:
-            found = tensor_file.decode_tensors(path.read_bytes()) if path is not None else None
+            tensors = tensor_file.decode_tensors(path.read_bytes()) if path is not None else None
         except SafetensorError:
             return None
-        if path is None or found is None or hash_tensors(found) != content_digest:
+        if path is None or tensors is None or hash_tensors(tensors) != content_digest:
             return None
         os.utime(path)
-        return found
+        return tensors
 
     def save_cached(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""

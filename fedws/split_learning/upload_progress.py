@@ -80,8 +80,8 @@ class UploadManifest(BaseModel):
         """
         shape = " x ".join(map(str, self.feature_shape))
         size = self.num_records * self.feature_bytes
-        told = f"{size / 1e6:.1f} MB" if size >= 10**5 else f"{size / 1e3:.1f} KB"
-        return f"{self.num_records} records of {math.prod(self.feature_shape)} features ({shape}), {told}"
+        size_text = f"{size / 1e6:.1f} MB" if size >= 10**5 else f"{size / 1e3:.1f} KB"
+        return f"{self.num_records} records of {math.prod(self.feature_shape)} features ({shape}), {size_text}"
 
 
 @dataclass(frozen=True)
