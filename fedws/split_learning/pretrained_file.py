@@ -75,8 +75,8 @@ def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, fi
     problem = "" if extra_extractors else "it has one extractor"
     if len(extra_extractors) >= extractor_pool.MAX_EXTRACTORS:
         problem = f"it has more than {extractor_pool.MAX_EXTRACTORS} extractors"
-    for extractor in extra_extractors:
-        problem = problem or find_mismatch(extractor, extractor)
+    for extra_extractor in extra_extractors:
+        problem = problem or find_mismatch(extra_extractor, extractor)
     if problem:
         at = f", made for the cut {pretrained.info.split_at}" if pretrained.info.split_at else ""
         how = "'fedws pretrain --extractors 3 --cut ...' makes several for a cut"

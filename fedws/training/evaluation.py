@@ -42,7 +42,7 @@ def evaluate(
     source = enumerate(
         iter_batches(context.data, split_into_batches(torch.arange(len(context.data)), settings.batch_size))
     )
-    turn = threading.Lock()
+    lock = threading.Lock()
     # Seeded blocks take turns: without need, a score would wait for the workers that train in this process.
     drawing = nullcontext if is_deterministic(context.data) else seed_generators
     done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
@@ -51,7 +51,7 @@ def evaluate(
     @torch.inference_mode()
     def drain() -> None:
         while True:
-            with turn, drawing(_SEED + len(read)):  # a user's data set need not bear several readers
+            with lock, drawing(_SEED + len(read)):  # a user's data set need not bear several readers
                 found = next(source, None)
                 read.append(found is not None)
             if found is None:
@@ -61,7 +61,7 @@ def evaluate(
                 raise TaskCancelled("told to stop")
             loss, outputs, targets = objective(batch)
             if on_batch is not None:
-                with turn:
+                with lock:
                     on_batch(outputs, targets)
             done[number] = (
                 loss.cpu().double() * batch.num_examples,
@@ -73,12 +73,12 @@ def evaluate(
         for result in [pool.submit(drain) for _ in range(context.threads)]:
             result.result()
     losses, counts, confusions = zip(*(done[number] for number in sorted(done)), strict=True)
-    samples, loss = sum(counts), float(sum(losses)) / sum(counts)
+    num_examples, loss = sum(counts), float(sum(losses)) / sum(counts)
     if any(confusion is None for confusion in confusions):
-        return EvalResult(samples, loss)
-    correct, *histogram = sum(confusions).tolist()
-    few = any(0 < cell < context.policy.min_samples for cell in histogram)
-    return EvalResult(samples, loss, correct, None if few else histogram)
+        return EvalResult(num_examples, loss)
+    num_correct, *label_counts = sum(confusions).tolist()
+    few = any(0 < cell < context.policy.min_samples for cell in label_counts)
+    return EvalResult(num_examples, loss, num_correct, None if few else label_counts)
 
 
 def _count_predictions(outputs: Any, targets: Any) -> torch.Tensor | None:

@@ -63,18 +63,18 @@ def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: Tr
     Raises as :func:`train`.
     """
     objective = Objective(module.train(), context, settings)
-    total, samples = torch.zeros((), dtype=torch.float64), 0
+    total, num_examples = torch.zeros((), dtype=torch.float64), 0
     with seed_generators(seed) as generator:
         for batch in _iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
             loss = objective(batch).loss * batch.num_examples
             loss.backward()
             total += loss.detach().cpu().double()
-            samples += batch.num_examples
+            num_examples += batch.num_examples
     module.to("cpu")
     for parameter in module.parameters():
         if parameter.grad is not None:
-            parameter.grad.div_(samples)
-    return TrainResult(float(total) / samples, samples, objective.device.type)
+            parameter.grad.div_(num_examples)
+    return TrainResult(float(total) / num_examples, num_examples, objective.device.type)
 
 
 def _iter_shuffled_batches(
@@ -85,21 +85,20 @@ def _iter_shuffled_batches(
     A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
     used.
     """
-    held, size, left = context.num_examples, settings.batch_size, settings.max_local_batches
-    if not held:
+    num_examples, batch_size, batches_left = context.num_examples, settings.batch_size, settings.max_local_batches
+    if not num_examples:
         raise TaskError(f"{context.node} holds no samples")
-    if settings.drop_last and held < size:
-        raise TaskError(
-            f"{context.node} holds {held} samples, less than one batch of {size}, and --drop-last leaves them out; "
-            "use a smaller --batch-size, or train without --drop-last"
-        )
+    if settings.drop_last and num_examples < batch_size:
+        problem = f"{context.node} holds {num_examples} samples, less than one batch of {batch_size}"
+        solution = "use a smaller --batch-size, or train without --drop-last"
+        raise TaskError(f"{problem}, and --drop-last leaves them out; {solution}")
     for _ in range(settings.epochs):
-        if not left:
+        if not batches_left:
             return
-        order = torch.randperm(held, generator=generator)[: left * size]
-        left -= count_batches(len(order), size, drop_last=settings.drop_last)
+        indices = torch.randperm(num_examples, generator=generator)[: batches_left * batch_size]
+        batches_left -= count_batches(len(indices), batch_size, drop_last=settings.drop_last)
         for batch in iter_batches(
-            context.data, split_into_batches(order, size, join_last=join_last, drop_last=settings.drop_last)
+            context.data, split_into_batches(indices, batch_size, join_last=join_last, drop_last=settings.drop_last)
         ):
             if context.stop.is_set():
                 raise TaskCancelled("told to stop")

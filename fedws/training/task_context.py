@@ -83,9 +83,9 @@ class TaskContext:
             settings = settings_type.model_validate(request.settings)
         except ValidationError as error:
             raise TaskError(f"settings: {describe_setting_error(error)}") from None
-        wanted = getattr(settings, "dataset", self.dataset)
-        if wanted != self.dataset:
-            raise TaskError(f"{self.node} holds {self.dataset}, not {wanted}")
+        dataset = getattr(settings, "dataset", self.dataset)
+        if dataset != self.dataset:
+            raise TaskError(f"{self.node} holds {self.dataset}, not {dataset}")
         for size in list_batch_sizes(settings):
             self.policy.check_batch_size(size, self.num_examples)
         return settings
