@@ -22,9 +22,9 @@ def declared_labels(data: Dataset, labels: Iterable[int] | None, min_samples: in
     """
     counted: dict[int, int] | None = None
     if labels is None or min_samples > 1:
-        held = samples.find_labels(data)
-        if held is not None:
-            found, counts = held.unique(return_counts=True)
+        present_labels = samples.find_labels(data)
+        if present_labels is not None:
+            found, counts = present_labels.unique(return_counts=True)
             counted = dict(zip(found.tolist(), counts.tolist(), strict=True))
     chosen = _check_labels(labels) if labels is not None else sorted(counted or {})
     chosen = [label for label in chosen if 0 <= label < MAX_CLASSES]

@@ -54,9 +54,9 @@ class _RunJoiner:
         """Join whenever there is no link, until cancelled."""
         while True:
             try:
-                orders = self._server.num_requests
+                requests = self._server.num_requests
                 await self._join_once()
-                if self._server.num_requests > orders:  # the link has been good for something
+                if self._server.num_requests > requests:  # the link has been good for something
                     self._backoff.reset()
             except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
                 self._log_error(str(error))
@@ -115,14 +115,14 @@ async def _serve_brokered(
     credentials: Credentials | None,
     body_store: BodyStore | None,
 ) -> str:
-    pauses, said, lines = Backoff(limits.peer_timeout, worker.node), "", RateLimitedLog(worker.node, BURST_LINES)
+    pauses, last_error, lines = Backoff(limits.peer_timeout, worker.node), "", RateLimitedLog(worker.node, BURST_LINES)
     while True:
         try:
             return await stack.enter_async_context(serve(worker, url, limits, credentials, body_store))
         except Unreachable as error:
-            if str(error) != said:
+            if str(error) != last_error:
                 lines.log(f"waits for a broker ({error})", logging.INFO)
-            said = str(error)
+            last_error = str(error)
         await asyncio.sleep(pauses.next_delay())
 
 

@@ -89,26 +89,26 @@ class LeaseManager:
         self._newest_claim = claim
         if self._newest_lease is not None:
             self._newest_lease.ended.set()
-        self._newest_lease = turn = Lease(channel)
+        self._newest_lease = lease = Lease(channel)
         self._num_links += 1
         try:
             async with asyncio.timeout(self._acquire_timeout):
                 await self._lock.acquire()
         except TimeoutError:
-            if self._newest_lease is turn:  # the node is still at work for the run before
+            if self._newest_lease is lease:  # the node is still at work for the run before
                 self._newest_claim = self._active_claim
-            raise (turn.error if turn.ended.is_set() else self._build_busy_error()) from None
+            raise (lease.error if lease.ended.is_set() else self._build_busy_error()) from None
         else:
             try:
-                if turn.ended.is_set():
-                    raise turn.error
+                if lease.ended.is_set():
+                    raise lease.error
                 self._active_since, self._active_claim = datetime.now(), claim
-                yield turn
+                yield lease
             finally:
                 self._lock.release()
         finally:
             self._num_links -= 1
-            if self._newest_lease is turn:
+            if self._newest_lease is lease:
                 self._newest_lease = None
 
     def _build_busy_error(self) -> LinkRefused:

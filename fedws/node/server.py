@@ -113,28 +113,28 @@ class NodeServer:
                 "key", f"{to_printable(hello.coordinator, 64)} shows the certificate of {whose}; see --id"
             )
         if not self._worker.policy.allows_coordinator(channel.peer):
-            who = channel.peer or "a caller without a certificate"
-            raise LinkRefused("policy", f"the policy of {node} does not name {who}")
+            peer = channel.peer or "a caller without a certificate"
+            raise LinkRefused("policy", f"the policy of {node} does not name {peer}")
         channel.mark_authenticated()
         return hello, RunClaim(hello.run, hello.coordinator, takeover)
 
     async def _accept_run(self, channel: Channel, hello: Hello, claim: RunClaim) -> None:
-        greeting = self._worker.handle_hello(hello)
+        reply = self._worker.handle_hello(hello)
         try:
-            if isinstance(greeting, Welcome):
-                async with self._leases.acquire(channel, claim) as turn:
-                    closing = await self._serve_run(channel, hello, claim, greeting, turn)
+            if isinstance(reply, Welcome):
+                async with self._leases.acquire(channel, claim) as lease:
+                    closing = await self._serve_run(channel, hello, claim, reply, lease)
                 return await closing
         except LinkRefused as refused:
-            greeting = Refusal(kind="busy", reason=str(refused))
+            reply = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
             return await channel.close(str(lost), to_close_code(lost))
         except UsageError as error:  # the caller accepts less than a welcome
             return await channel.close(f"the welcome has {error}", CloseCode.MESSAGE_REJECTED)
         if hello.run != self._last_refused_run:  # it may go on asking
-            self._refusal_log.log(f"refused run {claim.run_id_prefix}: {greeting.reason}")
+            self._refusal_log.log(f"refused run {claim.run_id_prefix}: {reply.reason}")
         self._last_refused_run = hello.run
-        return await channel.send(greeting)
+        return await channel.send(reply)
 
     async def _serve_run(
         self, channel: Channel, hello: Hello, claim: RunClaim, welcome: Welcome, lease: Lease
@@ -149,10 +149,13 @@ class NodeServer:
             channel.transfers.set_peer_has_body_store(hello.has_body_store)
             self._peer_limits = MessageLimits(hello.max_message_bytes, hello.max_tensors, "the coordinator")
             channel.transfers.set_peer_limits(self._peer_limits)
-            held, blobs = channel.transfers.resume_offsets, channel.transfers.has_body_store
+            resume_offsets, has_body_store = channel.transfers.resume_offsets, channel.transfers.has_body_store
             await channel.send(
                 replace(
-                    welcome, resume_offsets=held, has_body_store=blobs, max_message_bytes=self._limits.max_message_bytes
+                    welcome,
+                    resume_offsets=resume_offsets,
+                    has_body_store=has_body_store,
+                    max_message_bytes=self._limits.max_message_bytes,
                 )
             )
             error, closing = await self._answer_requests(channel, lease)
@@ -173,9 +176,8 @@ class NodeServer:
 
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """
-        orders: asyncio.Queue[tuple[TaskRequest, str]] = asyncio.Queue(
-            1
-        )  # with what is wrong; more stay with the sender
+        # each with what is wrong; more stay with the sender
+        requests: asyncio.Queue[tuple[TaskRequest, str]] = asyncio.Queue(1)
         seen: dict[str, None] = {}  # in their order
 
         async def read() -> None:
@@ -186,30 +188,34 @@ class NodeServer:
                     # What its store is, and where, is not for the coordinator.
                     self._body_log.log(f"the body of an order: {error}")
                     message, trouble = error.message, "its object store does not give the order (see its log)"
-                order = self._check_request(message, seen)
+                request = self._check_request(message, seen)
                 lease.record_request()
-                await run_while_open(channel, orders.put((order, trouble)))  # what ended it is received next
-                del message, order  # models, which an idle node need not hold
+                await run_while_open(channel, requests.put((request, trouble)))  # what ended it is received next
+                del message, request  # models, which an idle node need not hold
 
         async def reply() -> None:
             while True:
-                order, trouble = await orders.get()
+                request, trouble = await requests.get()
                 self._cancel_cleanup()
-                channel.transfers.set_peer_offsets(order.resume_offsets)
-                kept = self._answer_cache.find_result(order)
-                if kept is None or trouble:
-                    answer = await self._run_in_thread(self._worker.execute, order, self._peer_limits, trouble)
+                channel.transfers.set_peer_offsets(request.resume_offsets)
+                saved_answer = self._answer_cache.find_result(request)
+                if saved_answer is None or trouble:
+                    answer = await self._run_in_thread(self._worker.execute, request, self._peer_limits, trouble)
                 else:
-                    answer = await self._run_in_thread(self._worker.record_resend, order, kept, self._peer_limits)
-                self._answer_cache.save(order, answer)
+                    answer = await self._run_in_thread(
+                        self._worker.record_resend, request, saved_answer, self._peer_limits
+                    )
+                self._answer_cache.save(request, answer)
                 try:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
-                    answer = await self._run_in_thread(self._worker.record_unsendable, order, error, self._peer_limits)
-                    self._answer_cache.save(order, answer)
+                    answer = await self._run_in_thread(
+                        self._worker.record_unsendable, request, error, self._peer_limits
+                    )
+                    self._answer_cache.save(request, answer)
                     await channel.send(answer)
                 lease.record_answer()
-                del order, answer, kept  # models, which an idle node need not hold
+                del request, answer, saved_answer  # models, which an idle node need not hold
                 self._schedule_cleanup(
                     self._limits.peer_timeout, self._answer_cache.discard_answer
                 )  # a lost link is known by then
@@ -304,11 +310,12 @@ async def serve(
     With ``body_store``, large bodies go through its object store, if the coordinator has one too. Without
     ``credentials`` callers must know the user's own network key, but for ``memory://``, which no stranger reaches.
     """
-    limits, way = limits or Limits(), find_transport(url)
-    credentials = resolve_node_credentials(worker, way, credentials)
-    theirs = replace(credentials, tls=None) if way.brokered else credentials  # at a broker no node shows a certificate
-    with contextlib.closing(NodeServer(worker, limits, theirs, body_store)) as service:
-        served = way.serve(
+    limits, transport = limits or Limits(), find_transport(url)
+    credentials = resolve_node_credentials(worker, transport, credentials)
+    # at a broker no node shows a certificate
+    node_credentials = replace(credentials, tls=None) if transport.brokered else credentials
+    with contextlib.closing(NodeServer(worker, limits, node_credentials, body_store)) as service:
+        serving = transport.serve(
             url,
             service.handle,
             limits,
@@ -316,7 +323,7 @@ async def serve(
             node=worker.node,
             encrypt_payloads=credentials.encrypt_payloads,
         )
-        async with served as address:
+        async with serving as address:
             yield address
 
 

@@ -141,11 +141,11 @@ class Worker:
         """
         self._context.data_accessed.clear()
         answer = build_failure(self.node, request, "failed", error) if error else self._run_task(request)
-        features, then = self._context.pending_releases.pop(request.request_id, (None, None))
+        features, on_recorded = self._context.pending_releases.pop(request.request_id, (None, None))
         if isinstance(answer, TaskFailure):
-            features = then = None
+            features = on_recorded = None
         self._last_release = features
-        return self._record_answer(request, answer, limits, features, then)
+        return self._record_answer(request, answer, limits, features, on_recorded)
 
     def record_resend(
         self, request: TaskRequest, result: TaskResult, limits: MessageLimits = NO_MESSAGE_LIMITS
@@ -182,8 +182,8 @@ class Worker:
             with self._audit_log.lock() if self._audit_log is not None else nullcontext():
                 if line.counted_as:  # another process of this node may have answered since the request was allowed
                     task = registry.get_task_traits(self._find_task(request.task))
-                    left, uploads = self._count_releases(task)
-                    self.policy.check_usage(left, task, num_uploads=uploads)
+                    answer_ages, num_uploads = self._count_releases(task)
+                    self.policy.check_usage(answer_ages, task, num_uploads=num_uploads)
                 if self._audit_log is not None:
                     self._audit_log.append(line)
                 elif release is not None:
@@ -204,38 +204,38 @@ class Worker:
             task = self._find_task(request.task)
             traits = registry.get_task_traits(task)
             self._check_policy(request, traits)
-            report = task(request, self._context)
-            if not isinstance(report, TaskResult):
-                raise TaskFailed(f"task {request.task} gave {type(report).__name__}, no Report")
+            result = task(request, self._context)
+            if not isinstance(result, TaskResult):
+                raise TaskFailed(f"task {request.task} gave {type(result).__name__}, no Report")
             features, _ = self._context.pending_releases.get(request.request_id, (None, None))
-            self.policy.check_result(report, features, traits.releases)
-            return replace(report, metrics=round_metrics(report.metrics)) if traits.releases == "metrics" else report
+            self.policy.check_result(result, features, traits.releases)
+            return replace(result, metrics=round_metrics(result.metrics)) if traits.releases == "metrics" else result
         except Exception as error:  # a user's model or data may raise anything; the node must live on
             return self._handle_task_error(request, error)
 
     def _check_policy(self, request: TaskRequest, traits: registry.TaskTraits) -> None:
         """Hold an order against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
-        left, uploads = self._count_releases(traits)
-        self.policy.check_request(request, self._context.num_examples, left, traits, num_uploads=uploads)
+        answer_ages, num_uploads = self._count_releases(traits)
+        self.policy.check_request(request, self._context.num_examples, answer_ages, traits, num_uploads=num_uploads)
 
     def _count_releases(self, traits: registry.TaskTraits) -> tuple[Mapping[str, float], int]:
         """Return what counts for the day and the number of uploads that left, both without the run's own upload.
 
         Raises TaskError where features are requested by a run without an id.
         """
-        left = (
+        answer_ages = (
             self._audit_log.answer_ages(self.node)
             if self._audit_log is not None and self.policy.max_answers_per_day
             else {}
         )
         if traits.releases != "features":
-            return left, 0
+            return answer_ages, 0
         if not self._claim.run:
             raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
-        own = self._upload_cache.upload_id
-        known = (self._audit_log or self._usage_counts).sent_upload_ids(self.node, self._context.dataset, self._peer)
-        left = {what: age for what, age in left.items() if what != upload_key(own)}
-        return left, len(known - {own})
+        upload_id = self._upload_cache.upload_id
+        sent_ids = (self._audit_log or self._usage_counts).sent_upload_ids(self.node, self._context.dataset, self._peer)
+        answer_ages = {what: age for what, age in answer_ages.items() if what != upload_key(upload_id)}
+        return answer_ages, len(sent_ids - {upload_id})
 
     def _handle_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
         """Return the answer to an order whose task raised an error.
