@@ -57,8 +57,8 @@ class BoundedConnectionSet:
         sizes = Counter(where for _, where, _ in self._entries.values())
         most = max(sizes.values())
         crowd = sorted(
-            (caller.has_received_message, caller.bytes_received, self._random.random(), key)
-            for key, (caller, where, _) in self._entries.items()
+            (connection.has_received_message, connection.bytes_received, self._random.random(), key)
+            for key, (connection, where, _) in self._entries.items()
             if sizes[where] == most
         )
         return self._random.choice(crowd[: -(-len(crowd) // 2)])[-1]

@@ -101,7 +101,7 @@ class BodyTransfers:
         if encoded.body_size <= CHUNK_BYTES and store is None:
             return encoded
         digest = await asyncio.to_thread(body_digest.hash_body, getattr(message, "tensors", {}), encoded.body)
-        there, self._peer_offsets = (
+        peer_offset, self._peer_offsets = (
             self._peer_offsets.get(digest, 0),
             {},
         )  # of another body, what is there is dropped when this comes
@@ -114,9 +114,9 @@ class BodyTransfers:
             else:
                 self._replace_stored(digest)
                 return encoded.without_body(digest, self._peer_limits)
-        there = min(there, encoded.body_size)
-        self.progress.record_sent(there)
-        offset = there if there == encoded.body_size else there // CHUNK_BYTES * CHUNK_BYTES
+        peer_offset = min(peer_offset, encoded.body_size)
+        self.progress.record_sent(peer_offset)
+        offset = peer_offset if peer_offset == encoded.body_size else peer_offset // CHUNK_BYTES * CHUNK_BYTES
         return encoded.with_offset(digest, offset, self._peer_limits)
 
     @contextlib.contextmanager
@@ -136,7 +136,7 @@ class BodyTransfers:
 
         Raises Undelivered when its body is in a store from which it cannot be had.
         """
-        here, self._partial_body = self._partial_body, None
+        partial_body, self._partial_body = self._partial_body, None
         if decoder.is_body_stored:
             self.interrupted = True
             await self._fetch_body(decoder)
@@ -145,7 +145,7 @@ class BodyTransfers:
             await asyncio.to_thread(decoder.verify_digest)
         message = decoder.build_message()
         if decoder.digest is None or self._keep_complete:
-            self._partial_body = here
+            self._partial_body = partial_body
         return message
 
     async def _fetch_body(self, decoder: Decoder) -> None:

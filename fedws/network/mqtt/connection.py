@@ -207,9 +207,9 @@ class BrokerConnection:
             self._set_lost_error(LinkRefused("policy", reason) if code == _NOT_AUTHORIZED_CODE else LinkLost(reason))
 
     async def _watch_connection(self) -> None:
-        told = await self._client.wait_closed()
+        reported = await self._client.wait_closed()
         if not self._closed:
-            self._set_lost_error(LinkLost(f"{CONNECTION_LOST}: {told}" if told else CONNECTION_LOST))
+            self._set_lost_error(LinkLost(f"{CONNECTION_LOST}: {reported}" if reported else CONNECTION_LOST))
 
     def _set_lost_error(self, error: LinkError) -> None:
         if not self.lost_error.done():

@@ -57,15 +57,15 @@ class MqttListener:
 
     async def _reconnect(self) -> None:
         """Begin until it succeeds, with pauses that are longer each time."""
-        pauses, said = Backoff(self._config.limits.peer_timeout, self._session.instance), ""
+        pauses, last_error = Backoff(self._config.limits.peer_timeout, self._session.instance), ""
         while True:
             await asyncio.sleep(pauses.next_delay())
             try:
                 return await self._connect()
             except (LinkError, UsageError) as error:
-                if str(error) != said:
+                if str(error) != last_error:
                     self._status_log.log(f"waiting for the broker ({error})")
-                said = str(error)
+                last_error = str(error)
             except Exception as error:  # a node that nobody watches must not be gone for good
                 self._status_log.log(
                     f"an error while the broker was dialled: {describe_with_location(error)}", logging.ERROR, error

@@ -108,7 +108,7 @@ class BrokerSession:
             topics.downlink_topic(self._config.node, link),
         )
         names = LinkIds(served.node, self.instance, link)
-        road = FrameSink(
+        sink = FrameSink(
             publish=lambda frame, sure: self._broker.publish(
                 up, frame, reliable=sure and not frame.startswith(_PLAIN_CLOSE_HEADER)
             ),
@@ -122,7 +122,7 @@ class BrokerSession:
         )
         channel = MqttChannel(
             LinkEndpoint(names, is_dialer=False, encrypt_payloads=encrypt_payloads or served.encrypt_payloads),
-            road,
+            sink,
             served.limits,
         )
         self._links[link] = channel
@@ -134,8 +134,8 @@ class BrokerSession:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve_link(self, link: str, channel: MqttChannel) -> None:
-        patience = self._config.limits.peer_timeout / 6
-        door = asyncio.get_running_loop().call_later(patience, self._on_handshake_timeout, channel)
+        timeout_seconds = self._config.limits.peer_timeout / 6
+        handshake_timer = asyncio.get_running_loop().call_later(timeout_seconds, self._on_handshake_timeout, channel)
         reason = "the node ends"  # as long as the handler has not returned
         try:
             await self._config.handle(channel)
@@ -144,7 +144,7 @@ class BrokerSession:
             reason = "an error in the node"
             raise
         finally:
-            door.cancel()
+            handshake_timer.cancel()
             self._pending_links.discard(channel)
             await channel.close(reason)
             self._closing_links.discard(channel)

@@ -108,25 +108,25 @@ class WebSocketTransport:
         """Listen while the context lasts. Port 0 takes a free one. Raises UsageError when the port cannot be had."""
         self.check_url(url, tls)
         host, port = _parse_url(url)
-        gate, closing, callers, pages = (
+        pending, closing, connections, pages = (
             BoundedConnectionSet(),
             BoundedConnectionSet(),
             WeakSet[IncomingConnection](),
             RateLimitedLog(url),
         )
-        door = (
+        tls_listener = (
             TlsListener((tls or TlsConfig()).create_server_context(), RateLimitedLog(url)) if self._encrypted else None
         )
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
-            caller = IncomingConnection(*given, **settings)
-            caller.pending_connections, caller.closing_connections, caller.handshake_timeout = (
-                gate,
+            incoming = IncomingConnection(*given, **settings)
+            incoming.pending_connections, incoming.closing_connections, incoming.handshake_timeout = (
+                pending,
                 closing,
                 limits.peer_timeout / 6,
             )
-            callers.add(caller)
-            return caller if door is None else door.build_protocol(caller)
+            connections.add(incoming)
+            return incoming if tls_listener is None else tls_listener.build_protocol(incoming)
 
         async def handler(connection: ServerConnection) -> None:
             assert isinstance(connection, IncomingConnection)
@@ -151,10 +151,10 @@ class WebSocketTransport:
             yield f"ws{'s' * self._encrypted}://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
             server.close(code=1001, reason="the node ends")
-            if door is not None:
-                door.close()
-            for caller in callers:
-                caller.abort_if_connecting()
+            if tls_listener is not None:
+                tls_listener.close()
+            for incoming in connections:
+                incoming.abort_if_connecting()
             await server.wait_closed()
 
     async def _explain_early_close(
