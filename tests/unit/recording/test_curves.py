@@ -41,7 +41,13 @@ def score(round_number: int, model: str, accuracy: float | None, histogram: Sequ
 
 
 def timing(round_number: int) -> dict[str, Any]:
-    return {"kind": "round", "round": round_number, "seconds": 0.2 + round_number / 1000, "num_results": 3, "num_failures": 0}
+    return {
+        "kind": "round",
+        "round": round_number,
+        "seconds": 0.2 + round_number / 1000,
+        "num_results": 3,
+        "num_failures": 0,
+    }
 
 
 def run(groups: Mapping[str, Sequence[int]], rounds: Mapping[int, float] = ROUNDS) -> list[dict[str, Any]]:
