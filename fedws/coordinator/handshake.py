@@ -9,7 +9,7 @@ from fedws.network.base import Channel
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import PROTOCOL_VERSION
-from fedws.protocol.messages import Challenge, Hello, Message, Refusal, Welcome
+from fedws.protocol.messages import MESSAGE_NAMES, Challenge, Hello, Message, Refusal, Welcome
 from fedws.protocol.run_claim import RunClaim
 from fedws.security.credentials import Credentials
 
@@ -79,7 +79,7 @@ class CoordinatorHandshake:
             )
             raise LinkRefused(answer.kind, f"{unproved}{to_printable(answer.reason)}")
         if not isinstance(answer, Welcome):
-            raise ProtocolError(f"{type(answer).__name__.lower()} where a welcome was due")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(answer)]} where a welcome was due")
         if answer.role != self.role:
             raise LinkRefused("node", f"it is {_with_article(answer.role)}, not {_with_article(self.role)}")
         if answer.dataset != self.dataset:

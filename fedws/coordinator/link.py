@@ -27,7 +27,7 @@ from fedws.network.stored_bodies import StoredBodies
 from fedws.node.answer_cache import RETENTION_PEER_TIMEOUTS
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Message, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import MESSAGE_NAMES, Message, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 
 Answer = TaskResult | TaskFailure
@@ -205,7 +205,7 @@ class Link:
 
     def _handle_message(self, message: Message) -> None:
         if not isinstance(message, TaskResult | TaskFailure):
-            raise ProtocolError(f"{type(message).__name__.lower()} where an answer was due")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an answer was due")
         request, _ = self._open_requests.get(message.request_id, (None, None))
         if request is None or (message.worker, message.round) != (self.node, request.round):
             raise ProtocolError(f"an answer to {to_printable(message.request_id, 64)}, which is no open order")

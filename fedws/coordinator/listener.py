@@ -13,7 +13,7 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import PROTOCOL_VERSION
-from fedws.protocol.messages import Join, Refusal, Welcome
+from fedws.protocol.messages import MESSAGE_NAMES, Join, Refusal, Welcome
 from fedws.recording.run_log import log
 from fedws.security.credentials import INSECURE, Credentials
 
@@ -117,7 +117,7 @@ class JoinListener:
         """Hear who has come. Raises Refused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
         join = await channel.receive()
         if not isinstance(join, Join):
-            raise ProtocolError(f"{type(join).__name__.lower()} before join")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(join)]} before join")
         name, tls = to_printable(join.node, 64), self._credentials.tls
         if join.protocol != PROTOCOL_VERSION:
             raise LinkRefused("protocol", f"the coordinator speaks protocol {PROTOCOL_VERSION}, not {join.protocol}")

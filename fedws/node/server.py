@@ -22,7 +22,17 @@ from fedws.object_store.base import BodyStore
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode, to_close_code
 from fedws.protocol.encoder import PROTOCOL_VERSION
-from fedws.protocol.messages import Hello, Message, Proof, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import (
+    MESSAGE_NAMES,
+    Hello,
+    Message,
+    Proof,
+    Refusal,
+    TaskFailure,
+    TaskRequest,
+    TaskResult,
+    Welcome,
+)
 from fedws.protocol.run_claim import RunClaim
 from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
 
@@ -88,7 +98,7 @@ class NodeServer:
         hello, key, node = first_message or await channel.receive(), self._credentials.key, self._worker.node
         takeover = ""  # a caller without a key sends no proof
         if not isinstance(hello, Hello):
-            raise ProtocolError(f"{_message_name(hello)} before hello")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(hello)]} before hello")
         if hello.protocol != PROTOCOL_VERSION:  # nothing can be proved
             raise LinkRefused("protocol", f"{node} speaks protocol {PROTOCOL_VERSION}, not {hello.protocol}")
         if key is not None:
@@ -102,7 +112,7 @@ class NodeServer:
                 )
                 raise
             if not isinstance(proof, Proof):
-                raise ProtocolError(f"{_message_name(proof)} where a proof was due")
+                raise ProtocolError(f"{MESSAGE_NAMES[type(proof)]} where a proof was due")
             handshake.verify_proof(key.secret, hello, challenge, proof)
             takeover = proof.takeover_key
             channel.set_session_key(handshake.derive_session_key(key.secret, hello, challenge))
@@ -271,7 +281,7 @@ class NodeServer:
 
     def _check_request(self, message: Message, seen_ids: dict[str, None]) -> TaskRequest:
         if not isinstance(message, TaskRequest):
-            raise ProtocolError(f"{_message_name(message)} where an order was due")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an order was due")
         if message.worker != self._worker.node:
             raise ProtocolError(f"an order for {to_printable(message.worker, 64)}; this is {self._worker.node}")
         if len(message.request_id) > MAX_REQUEST_ID_CHARS:
@@ -325,7 +335,3 @@ async def serve(
         )
         async with serving as address:
             yield address
-
-
-def _message_name(message: Message) -> str:
-    return type(message).__name__.lower()

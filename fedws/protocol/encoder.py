@@ -17,7 +17,7 @@ from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import CHUNK_BYTES, DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.tensors import DTYPE_NAMES, DTYPES, Tensors, view_bytes
 from fedws.protocol.header import ALIGNMENT_BYTES, MAX_DIMENSIONS, explain_invalid_name, pack_header
-from fedws.protocol.messages import MESSAGE_TYPES, Message, list_header_fields
+from fedws.protocol.messages import MESSAGE_NAMES, Message, list_header_fields
 
 MAGIC = b"FDWS"
 PROTOCOL_VERSION = 1
@@ -26,7 +26,6 @@ FRAGMENT_BYTES = CHUNK_BYTES
 STORE_TRANSFER = "store"
 """The transfer of a message whose body is in an object store."""
 PREFIX = struct.Struct("<4sII")
-_TYPE_NAMES = {kind: name for name, kind in MESSAGE_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def encode_message(message: Message, limits: MessageLimits = DEFAULT_MESSAGE_LIM
         position += pad + len(data)
         table.append(build_tensor_row(name, tensor))
     header = {
-        "type": _TYPE_NAMES[type(message)],
+        "type": MESSAGE_NAMES[type(message)],
         "fields": {f.name: getattr(message, f.name) for f in list_header_fields(type(message))},
         "tensors": table,
         "transfer": "",

@@ -211,6 +211,8 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "failure": TaskFailure,
 }
 """Every message by its type name on the wire."""
+MESSAGE_NAMES = {kind: name for name, kind in MESSAGE_TYPES.items()}
+"""The type name on the wire of every message."""
 
 
 def list_header_fields(message_type: type[Message]) -> "list[Attribute[Any]]":

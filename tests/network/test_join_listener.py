@@ -16,7 +16,7 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import Hello, Message, Refusal, TaskRequest, TaskResult
+from fedws.protocol.messages import MESSAGE_NAMES, Hello, Message, Refusal, TaskRequest, TaskResult
 from fedws.scheduling.events import WorkerConnected, WorkerDisconnected
 from tests.helpers.dial_out_nodes import HELLO, SECOND, come, join, meeting
 from tests.helpers.scripted_node import JOINED, REPORT, WELCOME, Heard, asked, failed, reported
@@ -159,7 +159,7 @@ async def test_of_two_who_come_together_one_is_taken_and_the_other_closed() -> N
             for channel in both:
                 await channel.send(WELCOME)
             assert await heard.next() == JOINED
-            first, second = sorted(both, key=lambda channel: str(channel._closed or ""))  # type: ignore[attr-defined]
+            first, second = sorted(both, key=lambda channel: str(channel._close_error or ""))  # type: ignore[attr-defined]
             assert await lost(second) == "alice is here already, or seems to be; ids must differ"
             await works(first, heard)
             assert [type(event) for event in heard.all] == [WorkerConnected, TaskResult]
@@ -227,7 +227,7 @@ async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hea
 @virtual
 async def test_whatever_comes_where_a_join_was_due_ends_the_link(message: Message) -> None:
     async with meeting() as (_, url):
-        assert await lost(await come(message, url)) == f"{type(message).__name__.lower()} before join"
+        assert await lost(await come(message, url)) == f"{MESSAGE_NAMES[type(message)]} before join"
 
 
 STORED = "its tensors are in an object store, and there is none here; see --blobs"
@@ -256,7 +256,7 @@ async def test_who_says_nothing_is_not_waited_for() -> None:
         channel = await come(url=url)
         mute = await find_transport(url).connect(url, Limits())
         assert await lost(mute) == "no hello in time" and now() == 10
-        assert not channel._closed, "one that has joined is held"  # type: ignore[attr-defined]
+        assert not channel._close_error, "one that has joined is held"  # type: ignore[attr-defined]
 
 
 @virtual
