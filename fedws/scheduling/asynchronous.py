@@ -1,4 +1,4 @@
-"""Takes every answer as it comes: makes a Strategy of any asynchronous algorithm."""
+"""Takes every answer as it comes: makes a Scheduler of any asynchronous algorithm."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,11 +34,11 @@ class AsynchronousState(Generic[B]):
     participants: Participants
     buffer: B
     updates: tuple[Json, ...] = ()
-    """Worker and staleness of each report in the buffer."""
+    """Worker and staleness of each result in the buffer."""
     result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
-    """The numbers of each report in the buffer."""
+    """The numbers of each result in the buffer."""
     num_results: int = 0
-    """Reports taken since the run began."""
+    """Results taken since the run began."""
     consecutive_failed_updates: int = 0
     """Times in a row that the buffer was full and no version could be made."""
     record: Json = field(default_factory=dict)
@@ -54,8 +54,8 @@ def is_asynchronous(algorithm: object) -> bool:
 class AsynchronousScheduler(Generic[B]):
     """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
 
-    There is no barrier: a worker gets its next order, with the newest model, as soon as its answer is in. The
-    staleness of a report is the number of versions made since its order.
+    There is no barrier: a worker gets its next request, with the newest model, as soon as its answer is in. The
+    staleness of a result is the number of versions made since its request.
     """
 
     def __init__(self, algorithm: AsynchronousAlgorithm[B], config: ScheduleConfig) -> None:
@@ -77,7 +77,7 @@ class AsynchronousScheduler(Generic[B]):
         )
 
     def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Take an event; a report may make the next version of the model."""
+        """Take an event; a result may make the next version of the model."""
         if self._is_finished(state) or isinstance(event, RoundTimeout):
             return state, ()
         participants, open_request = state.participants.apply(event)
@@ -113,11 +113,11 @@ class AsynchronousScheduler(Generic[B]):
         return state.participants.log_lines
 
     def record(self, state: AsynchronousState[B]) -> Json:
-        """Of which reports the last version was made: worker and staleness of each."""
+        """Of which results the last version was made: worker and staleness of each."""
         return state.record
 
     def worker_model(self, state: AsynchronousState[B], result: TaskResult) -> Tensors | None:
-        """The worker's own model; None also when its report does not count."""
+        """The worker's own model; None also when its result does not count."""
         if result.request_id not in state.participants.open_requests or find_result_problem(
             self._algorithm, state.model, result
         ):
@@ -127,7 +127,7 @@ class AsynchronousScheduler(Generic[B]):
     def _accept_result(
         self, state: AsynchronousState[B], result: TaskResult, open_request: OpenRequest
     ) -> AsynchronousState[B]:
-        """Add a report to the buffer; when it is full, make a version."""
+        """Add a result to the buffer; when it is full, make a version."""
         staleness = state.version - open_request.version
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
@@ -147,7 +147,7 @@ class AsynchronousScheduler(Generic[B]):
         next_state = self._make_version(accepted)
         if not isinstance(next_state, str):
             return next_state
-        # finite reports may add up to what is not: they are dropped, and the last is rejected
+        # finite results may add up to what is not: they are dropped, and the last is rejected
         participants = state.participants.record_failure(build_rejection(result, next_state))
         failed_updates = state.consecutive_failed_updates + 1
         # for the workers before the last it is not counted as a failure
@@ -182,7 +182,7 @@ class AsynchronousScheduler(Generic[B]):
         )
 
     def _create_requests(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Give everybody an order who has none, as long as a quorum is there."""
+        """Give everybody a request who has none, as long as a quorum is there."""
         if self._is_finished(state) or len(state.participants.connected_workers()) < self.min_results:
             return state, ()
         requests, participants = [], state.participants
@@ -190,7 +190,7 @@ class AsynchronousScheduler(Generic[B]):
         max_result_bytes = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = participants.members[worker]
-            # asked again until its report is taken: the same order with the same seed
+            # asked again until its result is taken: the same request with the same seed
             number = (
                 member.last_requested_round
                 if member.last_requested_round > member.last_accepted_round

@@ -13,7 +13,7 @@ S = TypeVar("S")
 
 
 class Scheduler(Protocol[S]):
-    """The coordinator's half of an algorithm: pure. Events in, orders out; no sockets, no clocks."""
+    """The coordinator's half of an algorithm: pure. Events in, requests out; no sockets, no clocks."""
 
     min_results: int
     """The fewest workers with which it can go on."""
@@ -25,7 +25,7 @@ class Scheduler(Protocol[S]):
         """
 
     def resume(self, state: S, workers: Collection[str]) -> tuple[S, Sequence[TaskRequest]]:
-        """Go on from a stored state with the workers that are there; its open orders will not be answered."""
+        """Go on from a stored state with the workers that are there; its open requests will not be answered."""
 
     def react(self, state: S, event: Event) -> tuple[S, Sequence[TaskRequest]]:
         """Take one event; never computes more than a mean."""
@@ -49,7 +49,7 @@ class Scheduler(Protocol[S]):
         """What the record says of the last complete version, beside its number."""
 
     def worker_model(self, state: S, result: TaskResult) -> Tensors | None:
-        """A worker's own model; None for none, or if the report does not count. ``state_dir`` is from before the
+        """A worker's own model; None for none, or if the result does not count. ``state_dir`` is from before the
         report."""
 
 
@@ -66,14 +66,14 @@ class RoundAlgorithm(Protocol):
     """A round-based algorithm: :class:`fedws.scheduling.synchronous.SynchronousScheduler` makes a :class:`Scheduler` of
     it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
         """What to ask of ``worker`` in ``round_number`` (counted from 1)."""
 
     def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
-        """The next model, from the aggregate of the reports of ``round_number``. Raises RejectedUpdate if they do not
+        """The next model, from the aggregate of the results of ``round_number``. Raises RejectedUpdate if they do not
         fit."""
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
@@ -87,21 +87,21 @@ class AsynchronousAlgorithm(Protocol[B]):
     """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` makes a
     :class:`Scheduler` of it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``strategy``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     @property
     def buffer_size(self) -> int:
-        """How many reports make a version of the model."""
+        """How many results make a version of the model."""
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """What to ask of ``worker``; ``round_number`` counts from 1, by as many reports as there are workers."""
+        """What to ask of ``worker``; ``round_number`` counts from 1, by as many results as there are workers."""
 
     def init(self) -> B:
         """The buffer before the first report of a version: a part of the state, so plain data."""
 
     def accumulate(self, model: Tensors, buffer: B, result: TaskResult, staleness: int) -> B:
-        """Take in a report, whose order is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
+        """Add a result, whose request is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
 
     def server_update(self, model: Tensors, buffer: B) -> Tensors:
         """The next version, from ``buffer_size`` reports. Raises RejectedUpdate if they do not fit."""
@@ -112,7 +112,7 @@ class AsynchronousAlgorithm(Protocol[B]):
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a chooser knows of a worker that could be asked."""
+    """What a sampler knows of a worker that could be asked."""
 
     name: str
     num_examples: int = 0
@@ -124,7 +124,7 @@ class WorkerInfo:
 
 
 class Sampler(Protocol):
-    """Who is asked in a round: the cohort. Factory: ``(*, options)``, registered as ``chooser``."""
+    """Who is asked in a round: the cohort. Factory: ``(*, options)``, registered as ``sampler``."""
 
     def cohort_size(self, num_workers: int) -> int:
         """How many make a cohort, of so many workers in the plan."""

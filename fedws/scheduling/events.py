@@ -16,7 +16,7 @@ class WorkerConnected:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDisconnected:
-    """Event: a worker's link is gone. Its open orders have been answered with failures before."""
+    """Event: a worker's link is gone. Its open requests have been answered with failures before."""
 
     worker: str
     reason: str
@@ -24,7 +24,7 @@ class WorkerDisconnected:
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseTimed:
-    """Event: how long a worker took from its last order to the answer; comes before that answer."""
+    """Event: how long a worker took from its last request to the answer; comes before that answer."""
 
     worker: str
     seconds: float

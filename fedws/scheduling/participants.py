@@ -1,4 +1,4 @@
-"""Who is there, what each was asked, and whom the run does without: what all strategies keep of their workers."""
+"""Who is there, what each was asked, and whom the run does without: what all schedulers keep of their workers."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ MAX_CONSECUTIVE_POSTPONEMENTS = 3
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """What the plan says to any strategy."""
+    """What the plan says to any scheduler."""
 
     workers: tuple[str, ...]
     """All of the plan, there or not."""
@@ -36,7 +36,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """An order that is not answered yet."""
+    """A request that is not answered yet."""
 
     worker: str
     round: int
@@ -51,13 +51,13 @@ class Participant:
 
     connected: bool = False
     last_requested_round: int = 0
-    """The last round that it was asked in; for an asynchronous strategy, how many orders it had."""
+    """The last round that it was asked in; for an asynchronous scheduler, how many requests it had."""
     attempt: int = 0
     """How often it was asked in that round."""
     last_accepted_round: int = 0
-    """The last round of which its report was taken."""
+    """The last round of which its result was taken."""
     consecutive_failures: int = 0
-    """Orders in a row that it refused, failed, or answered with what was rejected."""
+    """Requests in a row that it refused, failed, or answered with what was rejected."""
     loss_count: LossCount = NO_LOSSES
     """Losses in a row while it had the same request."""
     consecutive_postponements: int = 0
@@ -72,12 +72,12 @@ class Participant:
 
 @dataclass(frozen=True)
 class Participants:
-    """The workers of a run and their open orders; every method gives a new one."""
+    """The workers of a run and their open requests; every method gives a new one."""
 
     members: dict[str, Participant]
     open_requests: dict[str, OpenRequest] = field(default_factory=dict)
     num_failures: int = 0
-    """Orders that failed, for whatever reason, since they were last counted."""
+    """Requests that failed, for whatever reason, since they were last counted."""
     log_lines: tuple[str, ...] = ()
     """Log lines of the last event."""
 
@@ -87,7 +87,7 @@ class Participants:
         return cls({worker: _with_presence(Participant(), worker, connected) for worker in workers})
 
     def after_restart(self, connected: Collection[str], workers: Collection[str] | None = None) -> "Participants":
-        """After a restart of the coordinator: no order is open, and those are there that are there now.
+        """After a restart of the coordinator: no request is open, and those are there that are there now.
 
         ``workers`` are those of the plan now: others are removed, and new ones come last. None: the same as before.
         """
@@ -101,7 +101,7 @@ class Participants:
         return participants
 
     def idle_workers(self) -> list[str]:
-        """Who can be asked: able, and with no order open."""
+        """Who can be asked: able, and with no request open."""
         busy_workers = {open_request.worker for open_request in self.open_requests.values()}
         return [worker for worker in self.available_workers() if worker not in busy_workers]
 
@@ -130,7 +130,7 @@ class Participants:
         return f"too few workers are left for a quorum of {min_results}: {reasons}"
 
     def candidates(self, round_number: int) -> list[WorkerInfo]:
-        """What a chooser is told of those who are idle before ``round_number``."""
+        """What a sampler is told of those who are idle before ``round_number``."""
         idle_members = {worker: self.members[worker] for worker in self.idle_workers()}
         return [
             WorkerInfo(
@@ -159,7 +159,7 @@ class Participants:
             participants = replace(self, open_requests=remaining, log_lines=())
             if isinstance(event, TaskResult):
                 return participants, open_request
-            if event.kind == "lost":  # its Left comes next; nobody is asked before
+            if event.kind == "lost":  # its WorkerDisconnected comes next; nobody is asked before
                 participants = participants.replace_member(event.worker, connected=False)
             return participants.record_failure(event, open_request.task), open_request
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
@@ -195,9 +195,9 @@ class Participants:
         task_spec: TaskSpec,
         max_result_bytes: int | None = None,
     ) -> tuple["Participants", TaskRequest]:
-        """Ask a worker; ``run_seed`` is the run's. Asked again in a round, the order differs in its id alone.
+        """Ask a worker; ``run_seed`` is the run's. Asked again in a round, the request differs in its id alone.
 
-        ``max_result_bytes`` is the size of its report's tensors in bytes, see
+        ``max_result_bytes`` is the size of its result's tensors in bytes, see
         :class:`fedws.protocol.messages.TaskRequest`.
         """
         member = self.members[worker]
@@ -234,13 +234,13 @@ class Participants:
         ).clear_failures(result.worker)
 
     def clear_failures(self, worker: str) -> "Participants":
-        """A good report of the worker has arrived, which ends every row of failures."""
+        """A good result of the worker has arrived, which ends every row of failures."""
         return self.replace_member(worker, consecutive_failures=0, loss_count=NO_LOSSES, consecutive_postponements=0)
 
     def record_failure(self, failure: TaskFailure, task: str = "") -> "Participants":
-        """Its order failed. That is a strike, and the third in a row excludes; a permanent refusal does so at once.
+        """Count a failed request. Three failures in a row exclude the worker; a permanent refusal does so at once.
 
-        A loss and a refusal until later are no strikes unless they repeat: see :class:`LossCount`,
+        A loss and a refusal until later do not count unless they repeat: see :class:`LossCount`,
         :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
         """
         worker, participants = failure.worker, replace(self, num_failures=self.num_failures + 1)
@@ -273,12 +273,12 @@ class Participants:
         return self.replace_member(worker, exclusion_reason=reason).add_log_line(f"{worker} is excluded: it {reason}")
 
     def has_failed(self, worker: str, round_number: int) -> bool:
-        """Whether its last order was one of ``round_number``, and failed without being lost."""
+        """Whether its last request was one of ``round_number``, and failed without being lost."""
         member = self.members[worker]
         return member.last_requested_round == round_number and member.consecutive_failures > 0
 
     def pop_num_failures(self) -> tuple["Participants", int]:
-        """How many orders failed since this was last asked."""
+        """How many requests failed since this was last asked."""
         return replace(self, num_failures=0), self.num_failures
 
     def add_log_line(self, line: str) -> "Participants":
@@ -296,7 +296,7 @@ class _HasWorkerModel(Protocol):
 
 
 def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: TaskResult) -> str:
-    """Why a report can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
+    """Why a result can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
     problem = find_nonfinite(result.tensors)
     if problem:
         return problem
@@ -312,7 +312,7 @@ def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: Task
 
 
 def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
-    """What a report becomes that cannot be used."""
+    """What a result becomes that cannot be used."""
     reason = to_printable(problem)  # it may quote a tensor's name, which is a peer's text
     return TaskFailure(
         request_id=result.request_id, worker=result.worker, round=result.round, kind="rejected", reason=reason
@@ -340,7 +340,7 @@ def _with_presence(member: Participant, worker: str, connected: Collection[str])
 
 
 def _describe_failure(failure: TaskFailure) -> str:
-    if failure.kind == "failed" and failure.code == "permanent":  # its order was not sent
+    if failure.kind == "failed" and failure.code == "permanent":  # its request was not sent
         return f"cannot be asked: {failure.reason}"
     descriptions = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
     return f"{descriptions.get(failure.kind, 'failed')}: {failure.reason}"

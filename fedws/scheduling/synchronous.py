@@ -1,4 +1,4 @@
-"""Collects the answers of a round: makes a Strategy of any round-based algorithm."""
+"""Collects the answers of a round: makes a Scheduler of any round-based algorithm."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -37,15 +37,15 @@ class SynchronousState(Generic[A]):
     cohort: tuple[str, ...]
     """Who is asked in this round; empty while too few are there to begin it."""
     target_results: int
-    """So many reports close the round at once: the cohort without those selected over."""
+    """So many results close the round at once: the cohort without those selected over."""
     accepted_workers: tuple[str, ...]
     accumulator: A
     result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
-    """The numbers of each report in ``accepted_workers``."""
+    """The numbers of each result in ``accepted_workers``."""
     timed_out: bool = False
     """Whether the round's time is up: it closes with a quorum."""
     overdue_request_ids: tuple[str, ...] = ()
-    """Ids of its orders that were open then; they stay good, but nobody relies on them."""
+    """Ids of its requests that were open then; they stay good, but nobody relies on them."""
     num_late: int = 0
     """Reports that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)
@@ -56,8 +56,8 @@ class SynchronousState(Generic[A]):
 class SynchronousScheduler(Generic[A]):
     """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
 
-    A round closes when the cohort's size is reached, or when every order is answered or its time is up and a quorum
-    has reported. With fewer, those missing are asked again as soon as they can be. Reports are aggregated as they
+    A round closes when the cohort's size is reached, or when every request is answered or its time is up and a quorum
+    has reported. With fewer, those missing are asked again as soon as they can be. Results are aggregated as they
     arrive; an answer to an order of a closed round is dropped here, and counted.
     """
 
@@ -141,7 +141,7 @@ class SynchronousScheduler(Generic[A]):
         return state.record
 
     def worker_model(self, state: SynchronousState[A], result: TaskResult) -> Tensors | None:
-        """The worker's own model of this round; None also when its report does not count."""
+        """The worker's own model of this round; None also when its result does not count."""
         open_request = state.participants.open_requests.get(result.request_id)
         if (
             open_request is None
@@ -171,7 +171,7 @@ class SynchronousScheduler(Generic[A]):
         return self._sampler.rank(state.participants.candidates(state.round), random)
 
     def _accept_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
-        """Take a report of this round."""
+        """Take a result of this round."""
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
             accumulator = state.accumulator if problem else self._aggregator.accumulate(state.accumulator, result)
@@ -189,7 +189,7 @@ class SynchronousScheduler(Generic[A]):
         )
 
     def _drop_late_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
-        """Count a report that came after its round was closed; if it is good it still ends a row of strikes."""
+        """Count a result that came after its round was closed; if it is good it still ends a row of failures."""
         good = not find_result_problem(self._algorithm, state.model, result)
         participants = state.participants.clear_failures(result.worker) if good else state.participants
         return replace(state, participants=participants, num_late=state.num_late + 1)
