@@ -1,1 +1,1 @@
-"""Algorithms, one a file: the worker's half (tasks) and the coordinator's (strategy) side by side."""
+"""Algorithms, one a file: the worker's half (tasks) and the coordinator's (algorithm) side by side."""

@@ -22,14 +22,14 @@ from fedws.training.task_context import TaskContext
 
 
 class FedAsyncSettings(TrainSettings):
-    """What an order says: a training's settings, and mu."""
+    """What a request says: a training's settings, and mu."""
 
     mu: NonNegative
 
 
 @register("task", "fedasync.fit", releases="update", settings=FedAsyncSettings)
 def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train on the local loss + mu / 2 |x - x_t|^2, where x_t is the order's model; the report holds the result."""
+    """Train on the local loss + mu / 2 |x - x_t|^2, where x_t is the request's model; the result holds the new one."""
     settings = context.parse_settings(request, FedAsyncSettings)
     module = context.build_model(settings.model, request.tensors)
 
@@ -51,12 +51,12 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("strategy", "fedasync")
 @dataclass(frozen=True)
 class FedAsync:
-    """Mixes each report into the model, the less the staler it is (section 5.2 of the paper)."""
+    """Mixes each result into the model, the less the staler it is (section 5.2 of the paper)."""
 
     training: TrainSettings
     _: KW_ONLY
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Mixing weight of a report that is not stale."""
+    """Mixing weight of a result that is not stale."""
     staleness_function: Literal["constant", "polynomial", "hinge"] = "polynomial"
     exponent: NonNegative = 0.5
     """Of ``polynomial``: ``s = (staleness + 1) ^ -exponent``."""
@@ -96,7 +96,7 @@ class FedAsync:
         return result.tensors
 
     def staleness_weight(self, staleness: int) -> float:
-        """s(staleness), from 1 down to 0; always of the report alone, never of those before it."""
+        """s(staleness), from 1 down to 0; always of the result alone, never of those before it."""
         if self.staleness_function == "constant":
             return 1.0
         if self.staleness_function == "polynomial":

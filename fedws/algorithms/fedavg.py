@@ -19,7 +19,7 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "fedavg.fit", releases="update", settings=TrainSettings)
 def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train the order's model on local data; the report holds the trained model, buffers included."""
+    """Train the request's model on local data; the result holds the trained model, buffers included."""
     settings = context.parse_settings(request, TrainSettings)
     module = context.build_model(settings.model, request.tensors)
     trained = train(module, context, settings, request.seed)

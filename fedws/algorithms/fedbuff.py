@@ -25,7 +25,7 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "fedbuff.fit", releases="update", settings=TrainSettings)
 def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train the order's model; the report holds what was added to each of its floats, and integers as they are.
+    """Train the request's model; the result holds what was added to each of its floats, and integers as they are.
 
     The differences of a float8 tensor are float32, and of a complex32 tensor complex64: its own dtype may lack them.
     """
@@ -51,7 +51,7 @@ class FedBuff:
     training: TrainSettings
     _: KW_ONLY
     buffer_size: Annotated[int, Field(ge=1)] = 10
-    """Reports in a version (K of the paper)."""
+    """Results in a version (K of the paper)."""
     server_lr: Positive = 1.0
     """Server learning rate (eta_g of the paper)."""
 

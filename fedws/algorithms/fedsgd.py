@@ -30,7 +30,7 @@ def _trainable_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Paramet
 
 
 def _result_tensor_names(module: torch.nn.Module) -> list[str]:
-    """A report holds the gradient of each parameter that is trained, and the buffers that are part of the model."""
+    """A result holds the gradient of each parameter that is trained, and the buffers that are part of the model."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
     buffers = [name for name in module.state_dict() if name not in parameters]
     return [_GRADIENT_PREFIX + name for name in _trainable_parameters(module)] + buffers
@@ -41,7 +41,7 @@ def _result_tensor_names(module: torch.nn.Module) -> list[str]:
 
 @register("task", "fedsgd.gradient", releases="update", settings=TrainSettings)
 def send_gradient(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """The gradient of the mean loss over at most ``batches`` local batches, drawn by the order's seed."""
+    """The gradient of the mean loss over at most ``max_local_batches`` batches, drawn by the request's seed."""
     settings = context.parse_settings(request, TrainSettings)
     module = context.build_model(settings.model, request.tensors)
     trained = compute_gradient(module, context, settings, request.seed)
@@ -96,7 +96,7 @@ class FedSGD:
         return (to_compute_dtype(value) - self.training.for_round(round_number).lr * slope).to(value.dtype)
 
     def result_template(self, model: Tensors) -> Tensors:
-        """Return tensors of the names, dtypes and shapes of a report, for a check before the run."""
+        """Return tensors of the names, dtypes and shapes of a result, for a check before the run."""
         return {
             name: to_compute_dtype(model[name.removeprefix(_GRADIENT_PREFIX)])
             for name in _expected_tensor_names(self.training.model)
@@ -105,5 +105,5 @@ class FedSGD:
 
 @cache
 def _expected_tensor_names(model_name: str) -> frozenset[str]:
-    """The names of what a report on ``model_name`` must hold."""
+    """The names of what a result on ``model_name`` must hold."""
     return frozenset(_result_tensor_names(build_model(model_name, seed=0)))

@@ -46,7 +46,7 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "mistnet.extract", releases="features")
 def extract(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Encode the features of every sample, once a run, and keep them; the report says what :func:`upload` will send."""
+    """Encode the features of every sample, once a run, and store them; the result says what :func:`upload` sends."""
     settings = context.parse_settings(request, ExtractSettings)
     return extract_features(request, context, settings, lambda pieces: pieces[0])
 
@@ -115,7 +115,7 @@ def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 
 def train(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the head on every record that is stored by now; the report also holds the optimizer's memory."""
+    """An epoch of the head on every record that is stored by now; the result also holds the optimizer's memory."""
     settings, records = context.parse_settings(request, HeadTrainSettings), context.data
     assert isinstance(records, StoredFeatures)
     memory = {name: tensor for name, tensor in request.tensors.items() if name.startswith(optimizer_state.STATE_PREFIX)}
