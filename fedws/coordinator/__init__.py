@@ -1,1 +1,1 @@
-"""The coordinator: dials the nodes, drives a strategy over them, has models scored, keeps the record."""
+"""The coordinator: dials the nodes, drives a scheduler over them, has models scored, keeps the record."""

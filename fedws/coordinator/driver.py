@@ -1,4 +1,4 @@
-"""The loop that runs any strategy over links: orders out, answers in, a checkpoint and a record for each version."""
+"""The loop that runs any scheduler over links: requests out, answers in, a checkpoint and a record a version."""
 
 import asyncio
 import math
@@ -69,7 +69,7 @@ class Driver(Generic[S]):
     ) -> Tensors:
         """Run to the end, from ``checkpoint`` or from the start; gives the model.
 
-        Raises RunFailed with the strategy's reason, or naming who was awaited.
+        Raises RunFailed with the scheduler's reason, or naming who was awaited.
         """
         try:
             self._start_version()
@@ -141,7 +141,7 @@ class Driver(Generic[S]):
                     log.info("Waiting for %s, which gets its next request in %s", worker, format_duration(seconds_left))
 
     async def _handle_event(self, before: S, event: Event) -> S:
-        """Feed one event to the strategy, send what it orders, and keep the record when it has made a version."""
+        """Feed one event to the scheduler, send its requests, and keep the record when it has made a version."""
         if isinstance(event, WorkerConnected):
             self._run_log.set_worker_labels(self._links.worker_labels)
         if self._feature_store is not None:
@@ -174,7 +174,7 @@ class Driver(Generic[S]):
         return state
 
     def _store_features(self, feature_store: FeatureStore, state: S, event: Event) -> Event:
-        """Store the features of a report before the strategy hears of it, and needs them no more."""
+        """Store the features of a result before the scheduler hears of it, and needs them no more."""
         if not isinstance(event, TaskResult):
             return event
         assert isinstance(self._scheduler, CollectThenTrainScheduler)
@@ -222,7 +222,7 @@ class Driver(Generic[S]):
         self._next_reminder = asyncio.get_running_loop().time() + self._plan.peer_timeout
 
     def _build_record(self, scheduler_record: dict[str, Any]) -> dict[str, Any]:
-        """What the record says of the version that is complete; a line says whose reports made an asynchronous one."""
+        """What the record says of the version that is complete; a line says whose results made an asynchronous one."""
         if "updates" in scheduler_record:
             contributions = ", ".join(
                 f"{update['worker']} (staleness {update['staleness']})" for update in scheduler_record["updates"]
@@ -238,5 +238,5 @@ class Driver(Generic[S]):
         }
 
     async def _run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run the strategy in a thread of its own, in order, so that links go on while it adds."""
+        """Run the scheduler in a thread of its own, in order, so that links go on while it adds."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)

@@ -62,7 +62,7 @@ class _EvaluationRound:
     missing_models: dict[str, list[str]]
     """Which models were not scored, by reason."""
     num_requests: int = 0
-    """How many orders to score its models there were."""
+    """How many requests to score its models there were."""
     loss_count: LossCount = NO_LOSSES
     """Losses in a row of the evaluator while it scored the first of them."""
 
@@ -88,7 +88,7 @@ class EvaluationQueue:
         self._is_finishing = False
         self._has_warned = False
         self._consecutive_failures = 0
-        """Orders in a row that failed."""
+        """Requests in a row that failed."""
         self._exclusion_reason = ""
         """Why the evaluator is not asked any more."""
         self._link_task = asyncio.create_task(link.run(lambda event: None))
@@ -198,7 +198,7 @@ class EvaluationQueue:
             self._finish_round(entry, f"{self._link.node}: {self._exclusion_reason or self._link.last_error}")
 
     async def _wait_for_link(self) -> bool:
-        """Wait for the evaluator, until it has been away for ``silence`` seconds. Raises what ended its link."""
+        """Wait for the evaluator, until it has been away for ``peer_timeout`` seconds. Raises what ended its link."""
         if not self._link.connected.is_set():
             connecting = asyncio.create_task(self._link.connected.wait())
             seconds_left = self._link.disconnected_since + self._peer_timeout - asyncio.get_running_loop().time()
@@ -240,7 +240,7 @@ class EvaluationQueue:
             entry.missing_models.setdefault(problem, []).append(model)
         if (
             isinstance(answer, TaskFailure) and answer.code == "later"
-        ):  # no strike, and no wait: the next model comes anyway
+        ):  # no failure, and no wait: the next model comes anyway
             self._consecutive_failures -= 1
         permanent = isinstance(answer, TaskFailure) and answer.code == "permanent"
         if permanent or self._consecutive_failures == MAX_CONSECUTIVE_FAILURES:

@@ -1,4 +1,4 @@
-"""The workers of a run together: their links, their open orders, and what is heard of them."""
+"""The workers of a run together: their links, their open requests, and what is heard of them."""
 
 import asyncio
 import time
@@ -42,7 +42,7 @@ class WorkerLinks:
 
     @property
     def busy_workers(self) -> list[str]:
-        """Who has an order open."""
+        """Who has a request open."""
         return sorted({worker for worker, _, _ in self._open_requests.values()})
 
     @property
@@ -89,7 +89,7 @@ class WorkerLinks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def wait_until_connected(self, min_workers: int) -> dict[str, int]:
-        """Wait until all are there, at most ``silence`` seconds; then ``min_workers`` are enough.
+        """Wait until all are there, at most ``peer_timeout`` seconds; then ``min_workers`` are enough.
 
         Gives who is there, and how many samples each holds. Raises RunFailed, naming who was awaited, when there are
         fewer; with ``for_ever`` it waits on.
@@ -121,7 +121,7 @@ class WorkerLinks:
         return f"waited {self._peer_timeout:g} s in vain for {', '.join(where)}"
 
     def send_request(self, request: TaskRequest) -> None:
-        """Send an order; its answer becomes an event, a Report after a Measured that says how long it took."""
+        """Send a request; its answer becomes an event, a TaskResult after a ResponseTimed with its duration."""
         is_server_request = self._server_trainer is not None and request.worker == DEFAULT_COORDINATOR_ID
         work = (
             self._run_server_task(request)
@@ -131,7 +131,7 @@ class WorkerLinks:
         self._open_requests[request.request_id] = request.worker, monotonic_seconds(), asyncio.create_task(work)
 
     async def _run_server_task(self, request: TaskRequest) -> None:
-        """Have the coordinator's own node carry out an order; the end of its process ends the run."""
+        """Have the server trainer carry out a request; the end of its process ends the run."""
         assert self._server_trainer is not None
         try:
             self._handle_answer(await self._server_trainer.execute(request))

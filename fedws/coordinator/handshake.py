@@ -32,7 +32,7 @@ class CoordinatorHandshake:
     """Whether the other end has shown that it knows the network key."""
 
     async def perform(self, channel: Channel) -> Welcome:
-        """Shake hands on a link, which is closed if that comes to nothing. Raises LinkError, as Refused."""
+        """Shake hands on a link, which is closed if that comes to nothing. Raises LinkError, as LinkRefused."""
         try:
             welcome = self._check_answer(await self._exchange(channel))
             channel.mark_authenticated()

@@ -1,4 +1,4 @@
-"""The coordinator's end of one node: dialled as long as the run lasts, orders out, answers in."""
+"""The coordinator's end of one node: dialled as long as the run lasts, requests out, answers in."""
 
 import asyncio
 from collections.abc import Callable
@@ -57,7 +57,7 @@ class Link:
         self._channel: Channel | None = None
         self._open_requests: dict[str, tuple[TaskRequest, Callable[[Answer], None]]] = {}
         self._sending_ids: set[str] = set()
-        """Open orders that are not wholly on their way."""
+        """Open requests that are not wholly on their way."""
         self._bytes_on_closed_channels = (0, 0)
         self._last_request_key: tuple[object, ...] = ()
         """What tells the request that was sent last from others, however often it is sent."""
@@ -79,8 +79,9 @@ class Link:
     async def run(self, on_event: Callable[[Event], None]) -> None:
         """Dial, read answers, and when the link is lost dial again, until cancelled.
 
-        ``on_event`` gets Joined and Left; open orders are answered before Left. Raises what :meth:`Connector.connect`
-        does, and RunFailed when another coordinator goes on with this run; UsageError when the address is none.
+        ``on_event`` gets WorkerConnected and WorkerDisconnected; open requests are answered before the latter. Raises
+        what :meth:`Connector.connect` does, and RunFailed when another coordinator continues this run; UsageError for an
+        invalid address.
         """
         listener = self.connector.listener
         newer_channel: asyncio.Task[WelcomedChannel] | None = None
@@ -133,7 +134,7 @@ class Link:
                 forget_after_seconds, self._transfers.discard_partial
             )
             on_event(WorkerDisconnected(worker=self.node, reason=reason))
-            if newer_channel is None or not newer_channel.done():  # else the meeting closes it
+            if newer_channel is None or not newer_channel.done():  # else the listener closes it
                 await channel.close(close_reason, code)  # which may take long
 
     async def _read_answers(self, channel: Channel, newer_channel: "asyncio.Task[WelcomedChannel] | None") -> None:
@@ -154,7 +155,7 @@ class Link:
             await asyncio.gather(reading, return_exceptions=True)
 
     async def send_request(self, request: TaskRequest, on_answer: Callable[[Answer], None], subject: str = "") -> None:
-        """Send an order; ``on_answer`` gets its one answer, also a Failure of kind ``lost`` without a link.
+        """Send a request; ``on_answer`` gets its one answer, also a TaskFailure of kind ``lost`` without a link.
 
         ``subject`` tells orders apart that are otherwise of one request, as those to score the models of one round.
         """
@@ -176,7 +177,7 @@ class Link:
             self._resolve(request.request_id, _build_failure(request, "failed", reason, "permanent"))
         except LinkError:
             pass  # the reader sees it too, and answers all that is open
-        except Exception as error:  # a bug here must end the order, not leave it waiting
+        except Exception as error:  # a bug here must end the request, not leave it waiting
             self._resolve(request.request_id, _build_failure(request, "failed", summarize_error(error)))
         return None
 
@@ -187,7 +188,7 @@ class Link:
         return await answer
 
     async def _receive_message(self, channel: Channel) -> Message:
-        """The next message; a report whose body is not to be had is a failure."""
+        """The next message; a result whose body is not to be had is a failure."""
         try:
             return await channel.receive()
         except BodyUnavailable as error:

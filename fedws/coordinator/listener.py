@@ -114,7 +114,7 @@ class JoinListener:
         return await self._hold_until_closed(node, joined_node)
 
     async def _receive_join(self, channel: Channel) -> tuple[str, _JoinedNode]:
-        """Hear who has come. Raises Refused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
+        """Receive a join. Raises LinkRefused, which tells a stranger nothing of others, ProtocolError and LinkLost."""
         join = await channel.receive()
         if not isinstance(join, Join):
             raise ProtocolError(f"{MESSAGE_NAMES[type(join)]} before join")

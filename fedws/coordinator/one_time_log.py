@@ -17,11 +17,11 @@ class OneTimeLog:
         self._logged_lines: set[str] = set()
 
     def log_workload(self, requests: Sequence[TaskRequest], plan: Plan) -> None:
-        """Log what each worker trains, if the first orders are to train."""
+        """Log what each worker trains, if the first requests are to train."""
         self._log(*describe_workload(requests, plan))
 
     def log_warnings(self, metrics: Json) -> None:
-        """Log the warnings that a report's metrics carry."""
+        """Log the warnings that a result's metrics carry."""
         self._log(*task_warnings.get_log_lines(metrics))
 
     def _log(self, *lines: str) -> None:
@@ -30,7 +30,7 @@ class OneTimeLog:
 
 
 def describe_workload(requests: Sequence[TaskRequest], plan: Plan) -> list[str]:
-    """Return the line on what each worker trains; none for orders whose settings do not name batches."""
+    """Return the line on what each worker trains; none for requests whose settings do not name batches."""
     for request in requests:
         size, epochs, max_batches = (
             request.settings.get(name) for name in ("batch_size", "epochs", "max_local_batches")

@@ -84,7 +84,7 @@ async def run(
     """Run federated learning over named nodes that are being served, and keep its record in ``run_dir``.
 
     ``settings`` are the fields of :class:`fedws.Plan`, named as the flags: ``workers={"alice": "ws://host:8777"}``,
-    ``evaluator={...}`` (empty for none), ``strategy="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
+    ``evaluator={...}`` (empty for none), ``algorithm="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
     ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
 
     With ``resume``, a run's directory, continue that run from its newest checkpoint. ``settings`` may then be left out,

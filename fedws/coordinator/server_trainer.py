@@ -1,6 +1,6 @@
-"""The coordinator's own node: a process beside it that trains on what workers have sent, so that links go on meanwhile.
+"""The server trainer: a process beside it that trains on what workers have sent, so that links go on meanwhile.
 
-Orders and answers cross its standard input and output as they would cross a link, each after its length.
+Requests and answers cross its standard input and output as they would cross a link, each after its length.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ LENGTH_PREFIX = struct.Struct(">Q")
 
 
 class ServerTrainer:
-    """Carries out orders one after the other, while the context lasts. A process that has died is started again."""
+    """Carries out requests one after the other, while the context lasts. A process that has died is started again."""
 
     def __init__(self, plan: Plan, feature_dir: Path) -> None:
         arguments = {"algorithm": plan.algorithm, "plugins": plan.plugins, "threads": plan.threads}
@@ -56,7 +56,7 @@ class ServerTrainer:
         await self._process.wait()
 
     async def execute(self, request: TaskRequest) -> TaskResult | TaskFailure:
-        """Have an order carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
+        """Have a request carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
         process = await self._ensure_started()
         assert process.stdin is not None and process.stdout is not None
         encoded = encode_message(request, NO_MESSAGE_LIMITS)

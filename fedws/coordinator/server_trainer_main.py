@@ -1,4 +1,4 @@
-"""The program of the coordinator's own node: see :mod:`fedws.coordinator.server_trainer`. Ends with its standard
+"""The program of the server trainer: see :mod:`fedws.coordinator.server_trainer`. Ends with its standard
 input."""
 
 import json
@@ -27,7 +27,7 @@ from fedws.training.base import Task
 
 
 def main() -> None:
-    """Answer orders until there are no more."""
+    """Answer requests until there are no more."""
     arguments = json.loads(sys.argv[1])
     output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a task prints must not be read as an answer

@@ -23,7 +23,7 @@ from fedws.training import building
 
 
 def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, Scheduler[Any], Tensors]:
-    """The whole plan, its strategy and the initial model; every piece that it names is looked up here, before dialling.
+    """The whole plan, its algorithm and the initial model; every piece that it names is looked up before dialling.
 
     The file of an initial model is read only for a run at its first round: one that continues has its weights already.
     Raises UsageError for what does not fit together.
@@ -107,7 +107,7 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
 
 
 def _check_messages_fit(plan: Plan, algorithm: Any, initial_weights: Tensors) -> None:
-    """Raise UsageError if an order of the algorithm, or a report whose form it tells, cannot travel."""
+    """Raise UsageError if a request of the algorithm, or a result whose form it tells, cannot travel."""
     if is_collect_then_train(algorithm):
         initial = algorithm.init(initial_weights)  # also to see that it fits
         if plan.initial_model and initial.model is not initial_weights:

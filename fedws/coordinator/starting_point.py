@@ -37,7 +37,7 @@ def find_starting_point(
     """
     what, has_checkpoint = f"--resume {run_directory.path}", checkpoints.exist()
     if not has_checkpoint and not run_directory.finished:
-        return StartingPoint()  # it ended before its first order
+        return StartingPoint()  # it ended before its first request
     if has_checkpoint:
         stored, remark = checkpoints.load()
     complete = stored.version if has_checkpoint else run_directory.plan.rounds
