@@ -28,14 +28,14 @@ class InitialState:
 
 class CollectThenTrainAlgorithm(Protocol):
     """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler`
-    makes a Strategy of it.
+    makes a Scheduler of it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``scheduler``.
+    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     @property
     def server_tasks(self) -> Mapping[str, Task]:
-        """The tasks of the coordinator's own node, by name."""
+        """The tasks of the server trainer, by name."""
 
     @property
     def release_format(self) -> ReleaseFormat:
@@ -57,7 +57,7 @@ class CollectThenTrainAlgorithm(Protocol):
         """Of the features of a sample of that shape. Raises RejectedUpdate when there are none."""
 
     def configure_pretraining(self, model: Tensors, extra_extractors: Tensors, epoch: int) -> TaskSpec | None:
-        """What the own node does in that epoch of pretraining, from 1; None after the last."""
+        """What the server trainer does in that epoch of pretraining, from 1; None after the last."""
 
     def configure_extraction(
         self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
@@ -73,7 +73,7 @@ class CollectThenTrainAlgorithm(Protocol):
     def configure_training(
         self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
     ) -> TaskSpec:
-        """What the own node does in that epoch of training, from 1, on features of that shape."""
+        """What the server trainer does in that epoch of training, from 1, on features of that shape."""
 
 
 def is_collect_then_train(algorithm: object) -> bool:

@@ -48,7 +48,7 @@ class SplitSettings(ReleaseFormat):
 
 
 class ExtractSettings(SplitSettings):
-    """What an order to extract says."""
+    """What a request to extract says."""
 
     dataset: str
     extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractor_pool.MAX_EXTRACTORS)]
@@ -139,7 +139,7 @@ def encode_batches(
 ) -> Iterator[EncodedBatch]:
     """A batch of samples at a time as it may leave, from number ``start`` on.
 
-    Raises TaskError when samples do not fit, Stopped when told to stop.
+    Raises TaskError when samples do not fit, TaskCancelled when it is cancelled.
     """
     device, encoding, rng = objective.select_device(settings.cuda), settings.build_encoding(), SecureRandom()
     extractor.to(device).eval()

@@ -15,7 +15,7 @@ from fedws.training import local, task_context
 
 
 class FineTuneSettings(ExtractSettings):
-    """What an order says to extract with an extractor that is first adapted to the node's samples.
+    """What a request says to extract with an extractor that is first adapted to the node's samples.
 
     The head is needed for that, and comes with the extractors. It is not changed, so that what the extractor makes
     stays what the head reads.
@@ -39,7 +39,7 @@ class FineTuneSettings(ExtractSettings):
         return [self.head]
 
     def fine_tune(self, extractor: Tensors, head: Tensors, context: task_context.TaskContext, seed: int) -> Tensors:
-        """The extractor after ``epochs`` on the node's samples. Raises TaskError, and Stopped when told to stop."""
+        """The extractor after ``epochs`` on the node's samples. Raises TaskError, and TaskCancelled."""
         module = _FrozenHeadModel(self.build_half(extractor, context), self.build_half(head, context, head=True))
         self.check_samples(module.extractor, context)
         settings = TrainSettings(

@@ -25,7 +25,7 @@ LIKELIHOOD_LOSSES = ("nll", "cross_entropy")
 
 
 class HeadTrainSettings(SplitSettings):
-    """What an order to train the head says."""
+    """What a request to train the head says."""
 
     feature_shape: list[int]
     """Of a record's features."""
@@ -50,7 +50,7 @@ def train_head(
 ) -> tuple[float, Tensors]:
     """Train the head of ``module`` for an epoch on ``records``; gives the mean loss, and model and memory after it.
 
-    ``optimizer_tensors`` is the optimizer's, from the epoch before. Raises Stopped when told to stop.
+    ``optimizer_tensors`` is the optimizer's, from the epoch before. Raises TaskCancelled when it is cancelled.
     """
     place, encoding = objective.select_device(settings.cuda), settings.build_encoding()
     _, head = split_model(module.to(place), settings.split_at)

@@ -20,7 +20,7 @@ CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it
 
 
 class PretrainSettings(TrainSettings):
-    """What an order for an epoch of it says."""
+    """What a request for an epoch of it says."""
 
     split_at: str = ""
     """Where extractors end; needed where there are several."""

@@ -79,7 +79,7 @@ class ReleaseFormat(BaseModel):
                 raise RejectedUpdate(f"their {what} is {stated}, not {expected}")
 
     def check_records(self, result: TaskResult, progress: UploadProgress, num_classes: int) -> None:
-        """Hold the records of a report against what was asked for. Raises RejectedUpdate."""
+        """Hold the records of a result against what was asked for. Raises RejectedUpdate."""
         count, manifest = progress.next_count, progress.manifest
         expected = {
             FEATURES_KEY: torch.empty((count, manifest["feature_bytes"]), dtype=torch.uint8, device="meta"),

@@ -1,6 +1,6 @@
-"""Gathers what workers send of their samples once, then has the coordinator train on it: makes a Strategy of any
+"""Gathers what workers send of their samples once, then has the coordinator train on it: makes a Scheduler of any
 
-algorithm of that kind. Training is work for the coordinator's own node, a process beside it, and is ordered and
+algorithm of that kind. Training is work for the server trainer, a process beside it, and is requested and
 answered like a worker's.
 """
 
@@ -73,7 +73,7 @@ class CollectThenTrainScheduler:
         )
 
     def react(self, state: CollectThenTrainState, event: Event) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Take an event. A report with features was stored before: see :meth:`spool`."""
+        """Take an event. A result with features was stored before: see :meth:`spool`."""
         if self._is_finished(state):
             return state, ()
         if isinstance(event, RoundTimeout):
@@ -99,7 +99,7 @@ class CollectThenTrainScheduler:
         return self._advance(state)
 
     def spool(self, state: CollectThenTrainState, result: TaskResult) -> tuple[int, int] | None:
-        """Where the features of a report are to be stored: the worker's number and the chunk's; None if it has none.
+        """Where the features of a result are to be stored: the worker's number and the chunk's; None if it has none.
 
         Raises RejectedUpdate when they are not what was asked for.
         """
@@ -175,7 +175,7 @@ class CollectThenTrainScheduler:
         )
         return replace(state, participants=participants).replace_upload(worker, acknowledged=True)
 
-    # ------------------------------------------------------------------ what the coordinator's own node says
+    # ------------------------------------------------------------------ what the server trainer says
 
     def _handle_server_answer(
         self, state: CollectThenTrainState, answer: TaskResult | TaskFailure
@@ -312,7 +312,7 @@ class CollectThenTrainScheduler:
         return replace(state, training_started=True, participants=participants)
 
     def _train_on_server(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, TaskRequest]:
-        """The next epoch, for the coordinator's own node."""
+        """The next epoch, for the server trainer."""
         number = (state.version if state.training_started else state.pretrain_epochs_done) + 1
         if state.training_started:
             task_spec = self._algorithm.configure_training(

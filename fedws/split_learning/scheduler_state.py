@@ -36,9 +36,9 @@ class CollectThenTrainState:
     version: int = 0
     """Epochs of training that are done."""
     server_request: str = ""
-    """The id of the order that the coordinator's own node works on; empty when it has none."""
+    """The id of the request that the server trainer works on; empty when it has none."""
     num_server_requests: int = 0
-    """How many orders that node was given."""
+    """How many requests that node was given."""
     consecutive_failures: int = 0
     """How many of them in a row have failed."""
     record: Json = field(default_factory=dict)

@@ -142,7 +142,7 @@ class UploadProgress:
 
 
 class CachedFeatureSettings(BaseModel):
-    """What an order about features that were made says."""
+    """What a request about features that were made says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -151,7 +151,7 @@ class CachedFeatureSettings(BaseModel):
 
 
 class UploadSettings(CachedFeatureSettings):
-    """What an order to upload says: which records."""
+    """What a request to upload says: which records."""
 
     first: Annotated[int, Field(ge=0)]
     count: Count
