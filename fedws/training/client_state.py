@@ -1,4 +1,4 @@
-"""What a worker remembers of a run between its orders: control variates, error feedback. Never leaves the worker."""
+"""What a worker remembers of a run between its requests: control variates, error feedback. Never leaves the worker."""
 
 from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, copy_to_cpu
@@ -6,7 +6,7 @@ from fedws.protocol.messages import TaskRequest
 from fedws.protocol.run_claim import RunClaim
 
 MAX_STORED_ROUNDS = 3
-"""How many rounds' states are kept: that of the newest order, the one that it started from, and one before."""
+"""How many rounds' states are kept: that of the newest request, the one that it started from, and one before."""
 
 
 class ClientState:

@@ -27,7 +27,7 @@ _SEED = 0
 def evaluate(
     module: torch.nn.Module, context: TaskContext, settings: EvalSettings, on_batch: Observer | None = None
 ) -> EvalResult:
-    """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, Stopped when told to stop.
+    """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, and TaskCancelled.
 
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
     shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take

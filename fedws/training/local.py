@@ -36,7 +36,7 @@ def train(
     ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
     generator seeded with ``seed``, one draw an epoch. :class:`fedws.training.objective.Objective` describes the loss. A
     last batch of one sample is joined to the batch before if a batch norm trains. Raises TaskError for an unknown loss
-    or optimizer, Stopped when told to stop.
+    or optimizer, TaskCancelled when it is cancelled.
     """
     objective = Objective(module.train(), context, settings)
     optimizer: torch.optim.Optimizer = build_task_piece(

@@ -65,12 +65,12 @@ class TaskContext:
     """What tasks keep open between requests; they use :meth:`open_resource`."""
     policy: Policy = field(default_factory=Policy)
     pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
-    """What features the answer to an order holds, by the order's id; tasks use :meth:`declare_release`."""
+    """What features the answer to a request holds, by the request's id; tasks use :meth:`declare_release`."""
     warnings: list[str] = field(default_factory=list)
     """Codes of the warnings that the next report carries, see :mod:`fedws.training.task_warnings`; tasks use
     :meth:`warn`."""
     data_accessed: threading.Event = field(default_factory=threading.Event)
-    """Set once a task gets the samples, or what it kept of them, for the order that it carries out."""
+    """Set once a task gets the samples, or what it kept of them, for the request that it carries out."""
 
     @property
     def num_examples(self) -> int:
@@ -144,7 +144,7 @@ class TaskContext:
         return cast(Resource, self.resources[factory])
 
     def save_state(self, request: TaskRequest, tensors: Tensors) -> None:
-        """Keep ``tensors`` as this node's state after ``request``; a task with state does so before each report."""
+        """Keep ``tensors`` as this node's state after ``request``; a task with state does so before each result."""
         self.client_state.save_state(request, tensors)
 
     def declare_release(self, request: TaskRequest, release: FeatureRelease, on_sent: Callable[[], None]) -> None:

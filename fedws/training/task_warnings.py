@@ -1,4 +1,4 @@
-"""Warnings that a report carries as codes, and the log line of each."""
+"""Warnings that a result carries as codes, and the log line of each."""
 
 from fedws.protocol.messages import Json
 
@@ -11,7 +11,7 @@ LOG_LINES = {
 
 
 def get_log_lines(metrics: Json) -> list[str]:
-    """Return the log lines of the warnings that a report's metrics carry; an unknown code has none.
+    """Return the log lines of the warnings that a result's metrics carry; an unknown code has none.
 
     >>> get_log_lines({"loss": 0.3}), len(get_log_lines({"warnings": ["not_log_probabilities", "rm"]}))
     ([], 1)
