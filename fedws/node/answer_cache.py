@@ -11,14 +11,14 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 
 RETENTION_PEER_TIMEOUTS = 10
-"""Times ``silence`` for which either side keeps what a lost link left half done."""
+"""Times ``peer_timeout`` for which either side keeps what a lost link left half done."""
 
 
 class AnswerCache:
-    """The last order of a run and its report, and what has come of the next, while a link may be lost.
+    """The last request of a run and its result, and what has come of the next, while a link may be lost.
 
-    On the run's next link its transfers go on where they were cut off, and an order that is asked once more is answered
-    with the report that there is: nothing is trained or noised twice.
+    On the run's next link its transfers go on where they were cut off, and a request that is sent once more is answered
+    with the result that there is: nothing is trained or noised twice.
     """
 
     def __init__(self, node: str, body_store: BodyStore | None = None) -> None:
@@ -44,7 +44,7 @@ class AnswerCache:
         return self._transfers
 
     def find_result(self, request: TaskRequest) -> TaskResult | None:
-        """Return the report for the first order on a link, if that order is the last one that was answered before.
+        """Return the result for the first request on a link, if that request is the last one that was answered before.
 
         The report is kept until :meth:`save`, so that the next link can have it if this one is lost before.
         """
@@ -75,7 +75,7 @@ class AnswerCache:
 
 
 def _is_same_request(first: TaskRequest, second: TaskRequest) -> bool:
-    """Whether they ask for the same: all but their ids, and what the coordinator has of a report."""
+    """Whether they ask for the same: all but their ids, and what the coordinator has of a result."""
     if replace(first, request_id="", resume_offsets={}, tensors={}) != replace(
         second, request_id="", resume_offsets={}, tensors={}
     ):

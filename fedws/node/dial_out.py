@@ -67,7 +67,7 @@ class _RunJoiner:
             await asyncio.sleep(self._backoff.next_delay())
 
     async def _join_once(self) -> None:
-        """Join once, and be served. Raises LinkError, as Refused."""
+        """Join once, and be served. Raises LinkError, as LinkRefused."""
         try:
             async with asyncio.timeout(self._limits.peer_timeout):
                 channel = await self._transport.connect(

@@ -11,7 +11,7 @@ from fedws.network.base import Channel
 from fedws.protocol.run_claim import RunClaim
 
 IDLE_PEER_TIMEOUTS = 10
-"""Times ``silence`` for which a run keeps a node without a request, although another run connects."""
+"""Times ``peer_timeout`` for which a run keeps a node without a request, although another run connects."""
 MAX_LINKS_PER_RUN = 16
 """Links of one run at once, of which all but one wait for those before them to end."""
 TAKEN_OVER_REASON = "taken over by the same run"
@@ -77,8 +77,8 @@ class LeaseManager:
         """Have the node while the context lasts.
 
         Older links of the run end, and the one link of another run that has been idle for long; they are waited for, at
-        most a sixth of ``silence``. Raises Refused when the node is busy with another run, with too many links of this
-        one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
+        most a sixth of ``peer_timeout``. Raises LinkRefused when the node is busy with another run, with too many links
+        of this one, or still with what it did for an older link; and TakenOver when a newer link came meanwhile.
         """
         if self._num_links and not claim.may_continue(self._newest_claim):
             if self._newest_lease is None or self._newest_lease.idle_seconds < self._max_idle_seconds:

@@ -38,13 +38,13 @@ from fedws.security.credentials import INSECURE, Credentials, load_default_crede
 
 log = logging.getLogger("fedws")
 MAX_REQUEST_ID_CHARS = 128
-"""Characters of an order's id."""
+"""Characters of a request's id."""
 REMEMBERED_REQUEST_IDS = 4096
-"""Ids of the last orders of a link; one that comes a second time breaks the protocol."""
+"""Ids of the last requests of a link; one that comes a second time breaks the protocol."""
 
 
 class NodeServer:
-    """Runs a :class:`Worker` behind links: handshake, then orders one after the other, each with its answer."""
+    """Runs a :class:`Worker` behind links: handshake, then requests one after the other, each with its answer."""
 
     def __init__(
         self, worker: Worker, limits: Limits, credentials: Credentials = INSECURE, body_store: BodyStore | None = None
@@ -93,7 +93,7 @@ class NodeServer:
     async def _authenticate(self, channel: Channel, first_message: Message | None = None) -> tuple[Hello, RunClaim]:
         """Receive ``hello`` and check the caller's proof; only then accept larger messages.
 
-        Raises Refused when the caller does not have the key, ProtocolError, and LinkLost.
+        Raises LinkRefused when the caller does not have the key, ProtocolError, and LinkLost.
         """
         hello, key, node = first_message or await channel.receive(), self._credentials.key, self._worker.node
         takeover = ""  # a caller without a key sends no proof
@@ -182,7 +182,7 @@ class NodeServer:
             self._run_log.log(f"run {name} {reason}", logging.INFO, trouble)
 
     async def _answer_requests(self, channel: Channel, lease: Lease) -> tuple[LinkError, asyncio.Task[None]]:
-        """Answer orders in turn, while reading on, so that a lost link is seen at once and stops the work.
+        """Answer requests in turn, while reading on, so that a lost link is seen at once and stops the work.
 
         Gives why it ended, and the closing of the link, which begins before the work has ended: that may take longer.
         """

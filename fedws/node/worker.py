@@ -134,9 +134,9 @@ class Worker:
     def execute(
         self, request: TaskRequest, limits: MessageLimits = NO_MESSAGE_LIMITS, error: str = ""
     ) -> TaskResult | TaskFailure:
-        """Carry out an order as far as the policy allows; whatever goes wrong becomes a Failure with its reason.
+        """Carry out a request as far as the policy allows; whatever goes wrong becomes a TaskFailure with its reason.
 
-        So does a report that is not ``limits``, and an order with ``error``: why it cannot be carried out. The
+        So does a result that is not ``limits``, and a request with ``error``: why it cannot be carried out. The
         answer is on the audit log when this returns.
         """
         self._context.data_accessed.clear()
@@ -171,7 +171,7 @@ class Worker:
         resent: bool = False,
         counts: bool = True,
     ) -> TaskResult | TaskFailure:
-        """Return the answer, or a Failure, once its line is on the audit log; without ``counts`` it counts as none."""
+        """Return the answer, or a TaskFailure, once its line is on the audit log; it counts only with ``counts``."""
         try:
             size = encode_message(answer, limits).size if self._audit_log is not None else 0
         except UsageError as error:
@@ -214,7 +214,7 @@ class Worker:
             return self._handle_task_error(request, error)
 
     def _check_policy(self, request: TaskRequest, traits: registry.TaskTraits) -> None:
-        """Hold an order against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
+        """Hold a request against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
         answer_ages, num_uploads = self._count_releases(traits)
         self.policy.check_request(request, self._context.num_examples, answer_ages, traits, num_uploads=num_uploads)
 
@@ -238,7 +238,7 @@ class Worker:
         return answer_ages, len(sent_ids - {upload_id})
 
     def _handle_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
-        """Return the answer to an order whose task raised an error.
+        """Return the answer to a request whose task raised an error.
 
         Once the task has got samples, an error and its type may depend on them. The coordinator then gets one text for
         all errors, but for those that are declared to depend on the request alone.
@@ -312,7 +312,7 @@ class Worker:
         return build_audit_entry(request, answer, size, release, place, what, resent=resent)
 
     def build_unsendable_failure(self, request: TaskRequest, error: UsageError) -> TaskFailure:
-        """Return the answer in place of a report that cannot be sent: what it has would be the same another time."""
+        """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""
         if isinstance(error, MessageTooLarge):
             return replace(build_failure(self.node, request, "refused", f"its report has {error}"), code="permanent")
         if self._must_hide_errors:
