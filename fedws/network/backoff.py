@@ -3,7 +3,7 @@
 from random import Random
 
 FIRST_DELAY_SECONDS = 0.1
-"""Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``silence``."""
+"""Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``peer_timeout``."""
 
 
 class Backoff:

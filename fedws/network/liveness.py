@@ -6,7 +6,7 @@ Time is counted in looks at the link, so that no peer is blamed while this proce
 from collections import deque
 
 MIN_BYTES_PER_SECOND = 1024
-"""Bytes a second: what must arrive of a message under way, on the average of the last ``silence`` seconds."""
+"""Bytes a second: what must arrive of a message under way, on the average of the last ``peer_timeout`` seconds."""
 CHECKS_PER_TIMEOUT = 30
 """A link is looked at so many times while it may be silent."""
 

@@ -136,7 +136,7 @@ class MqttChannel:
         return self._endpoint.is_receiving
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow. Raises Refused when they should be sealed and cannot be."""
+        """Take messages of any size that the limits allow. Raises LinkRefused if they must be sealed and cannot be."""
         if self._endpoint.encrypt_payloads and self._endpoint.protection_level is not ProtectionLevel.ENCRYPTED:
             raise LinkRefused("key", "a sealed link needs the network key: --seal does not go with --insecure")
         self._max_message_bytes = self._limits.max_message_bytes
@@ -222,7 +222,7 @@ class MqttChannel:
     # ------------------------------------------------------------------ the end
 
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
-        """Close the link; returns when the other end has too, in a sixth of ``silence`` at the latest.
+        """Close the link; returns when the other end has too, in a sixth of ``peer_timeout`` at the latest.
 
         Nobody waits for those who have proved nothing.
         """

@@ -125,7 +125,7 @@ class BrokerConnection:
         return Unreachable("no MQTT 5 there: it ended the connection")
 
     async def subscribe(self, *topics: str) -> None:
-        """Raises Refused when one is not permitted, and LinkLost."""
+        """Raises LinkRefused when one is not permitted, and LinkLost."""
         self._subscribed_topics = list(topics)
         try:
             refusals = await self._client.subscribe_topics(self._subscribed_topics)
@@ -159,7 +159,7 @@ class BrokerConnection:
             self._in_flight[self._client.publish_nowait(topic, payload, reliable=True, retain=retain)] = topic
 
     async def wait_for_event(self, event: asyncio.Event) -> bool:
-        """Whether something happens within a sixth of ``silence``. Raises LinkError when the connection is lost."""
+        """Whether ``event`` is set within a sixth of ``peer_timeout``. Raises LinkError if the connection is lost."""
         waiting: asyncio.Future[Any] = asyncio.ensure_future(event.wait())
         both = {waiting, self.lost_error}
         try:
@@ -171,7 +171,7 @@ class BrokerConnection:
         return event.is_set()
 
     async def flush(self) -> None:
-        """Wait until the broker has acknowledged what was sent for sure, in a sixth of ``silence`` at most."""
+        """Wait until the broker has acknowledged what was sent for sure, in a sixth of ``peer_timeout`` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._reply_timeout):
                 await self._all_acknowledged.wait()
