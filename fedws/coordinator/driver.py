@@ -52,12 +52,12 @@ class Driver(Generic[S]):
         self._one_time_log = one_time_log
         self._feature_store = feature_store
         self._evaluated_workers = set(list(links.links)[: plan.evaluate_worker_models])
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="strategy")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="scheduler")
         self._version_start = 0.0
         self._bytes_at_start = (0, 0)
         self._round_deadline = math.inf
         self._min_results_deadline = math.inf
-        """When the quorum is given up."""
+        """When the run ends for lack of ``min_results`` workers."""
         self._next_reminder = math.inf
         """When it is said who is awaited; all by the loop's clock."""
         self.version = 0
@@ -99,7 +99,7 @@ class Driver(Generic[S]):
             self._executor.shutdown()
 
     async def _next_event(self, state: S) -> Event:
-        """The next event, however long a worker may train; who is awaited is said, and a lost quorum has its time."""
+        """The next event, however long a worker may train; log the missing workers, and bound the wait for them."""
         loop, peer_timeout = asyncio.get_running_loop(), self._plan.peer_timeout
         if self._links.has_event and loop.time() < self._round_deadline:  # before anything is said of waiting
             return await self._links.next_event()

@@ -80,8 +80,8 @@ class Link:
         """Dial, read answers, and when the link is lost dial again, until cancelled.
 
         ``on_event`` gets WorkerConnected and WorkerDisconnected; open requests are answered before the latter. Raises
-        what :meth:`Connector.connect` does, and RunFailed when another coordinator continues this run; UsageError for an
-        invalid address.
+        what :meth:`Connector.connect` does, RunFailed when another coordinator continues this run, and UsageError for
+        an invalid address.
         """
         listener = self.connector.listener
         newer_channel: asyncio.Task[WelcomedChannel] | None = None

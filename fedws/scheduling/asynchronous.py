@@ -182,7 +182,7 @@ class AsynchronousScheduler(Generic[B]):
         )
 
     def _create_requests(self, state: AsynchronousState[B]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Give everybody a request who has none, as long as a quorum is there."""
+        """Create a request for every idle worker while at least ``min_results`` are connected."""
         if self._is_finished(state) or len(state.participants.connected_workers()) < self.min_results:
             return state, ()
         requests, participants = [], state.participants

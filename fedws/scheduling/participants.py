@@ -319,9 +319,11 @@ def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
     )
 
 
-def find_exclusions(roster: Participants) -> Mapping[str, str]:
+def find_exclusions(participants: Participants) -> Mapping[str, str]:
     """Who is excluded, and why."""
-    return {worker: member.exclusion_reason for worker, member in roster.members.items() if member.exclusion_reason}
+    return {
+        worker: member.exclusion_reason for worker, member in participants.members.items() if member.exclusion_reason
+    }
 
 
 def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tuple[Tensors, str]:

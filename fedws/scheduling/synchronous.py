@@ -43,7 +43,7 @@ class SynchronousState(Generic[A]):
     result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
     """The numbers of each result in ``accepted_workers``."""
     timed_out: bool = False
-    """Whether the round's time is up: it closes with a quorum."""
+    """Whether the round's time is up: it closes with ``min_results``."""
     overdue_request_ids: tuple[str, ...] = ()
     """Ids of its requests that were open then; they stay good, but nobody relies on them."""
     num_late: int = 0
@@ -56,8 +56,8 @@ class SynchronousState(Generic[A]):
 class SynchronousScheduler(Generic[A]):
     """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
 
-    A round closes when the cohort's size is reached, or when every request is answered or its time is up and a quorum
-    has reported. With fewer, those missing are asked again as soon as they can be. Results are aggregated as they
+    A round closes when the cohort's size is reached, or when every request is answered or its time is up and there are
+    ``min_results``. With fewer, those missing are asked again as soon as they can be. Results are aggregated as they
     arrive; an answer to an order of a closed round is dropped here, and counted.
     """
 
@@ -123,7 +123,7 @@ class SynchronousScheduler(Generic[A]):
         return state.failure
 
     def waiting_for(self, state: SynchronousState[A]) -> Sequence[str]:
-        """Who is away, while those who are there cannot make a quorum."""
+        """Return the disconnected workers while the others cannot give ``min_results``."""
         if state.failure or state.round > self._config.rounds:
             return ()
         disconnected = state.participants.disconnected_workers()
@@ -154,7 +154,7 @@ class SynchronousScheduler(Generic[A]):
     # ------------------------------------------------------------------ a round
 
     def _start_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Choose the next cohort, as soon as a quorum can be asked."""
+        """Choose the next cohort, as soon as ``min_results`` workers are idle."""
         idle = len(state.participants.idle_workers())
         if idle < self.min_results:
             return state, ()
@@ -220,7 +220,7 @@ class SynchronousScheduler(Generic[A]):
         return self._create_requests(state, missing)
 
     def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
-        """Put others beside those who are away, excluded or overdue, where they leave too few for a quorum."""
+        """Add workers for those that are away, excluded or overdue, if fewer than ``min_results`` remain."""
         overdue_workers = {
             open_request.worker
             for request_id, open_request in state.participants.open_requests.items()

@@ -32,8 +32,8 @@ from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 class CollectThenTrainScheduler:
     """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.CollectThenTrainAlgorithm`.
 
-    A version of the model is an epoch of training. It begins when every worker has delivered, or when a quorum has and
-    nobody else is at work or the time is up.
+    A version of the model is an epoch of training. It begins when every worker has delivered, or when ``min_results``
+    have and nobody else is at work or the time is up.
     """
 
     def __init__(self, algorithm: CollectThenTrainAlgorithm, config: ScheduleConfig) -> None:
