@@ -23,7 +23,7 @@ from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.recording import curves
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
-from fedws.recording.run_log import Record, RunLog, atomic_write_tensors, log
+from fedws.recording.run_log import Record, RunLog, log, write_model
 from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 from fedws.updates import metrics
@@ -127,7 +127,7 @@ class EvaluationQueue:
             private_files.create_dir(self._folder, exist_ok=True)
         except OSError as error:
             raise RunFailed(f"{self._folder} cannot be made: {error.strerror or error}") from None
-        self._saved_models[name] = atomic_write_tensors(self._folder / f"{round_number}-{name}.safetensors", tensors)
+        self._saved_models[name] = write_model(self._folder / f"{round_number}-{name}.safetensors", tensors)
 
     def close_round(self, round_number: int, workers: Sequence[str]) -> None:
         """All models of the round are kept: score the workers' in the given order, the federated one last.

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from fedws.core.files import atomic_file
 from fedws.core.tensors import DTYPE_NAMES, DTYPES, Tensors, as_real
 from fedws.core.untrusted_text import get_error_text
 
@@ -87,9 +88,10 @@ def encode_tensors(tensors: Tensors) -> bytes:
 
 
 def save_tensors(tensors: Tensors, path: Path, extra_metadata: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write a file with ``extra_metadata`` as metadata. Raises OSError or SafetensorError."""
+    """Write a file with ``extra_metadata`` as metadata, whole or not at all. Raises OSError or SafetensorError."""
     found, metadata = to_storable({name: tensor.contiguous() for name, tensor in tensors.items()})
-    safetensors.torch.save_file(found, path, {**extra_metadata, **metadata} or None)
+    with atomic_file(path) as part:
+        safetensors.torch.save_file(found, part, {**extra_metadata, **metadata} or None)
 
 
 def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ as 8 hexadecimal digits. Nothing is read from a file before its checksum is righ
 
 import contextlib
 import json
-import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import torch
 
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
-from fedws.core.files import fsync_dir
+from fedws.core.files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.tensors import DTYPE_NAMES, DTYPES, view_bytes
 from fedws.protocol.messages import Json
 from fedws.recording.state_serialization import StatePacker, unpack_state
@@ -62,23 +61,18 @@ class Checkpoints:
         cannot be written, which leaves the checkpoints before as they were.
         """
         path = self.directory / f"checkpoint-{version:06}.safetensors"
-        part = path.with_name(f"{path.name}.part")
         try:
             if not self.directory.is_dir():
                 private_files.create_dir(self.directory, parents=True)
                 fsync_dir(self.directory.parent)
             before = self._find_files()
-            _write_file(part, version, state, extra)
-            part.replace(path)
-            fsync_dir(self.directory)
+            with atomic_file(path) as part:
+                _write_file(part, version, state, extra)
             older = sorted(other for other in before if other < version)
             for other in before.keys() - {version, *older[-1:]}:
                 before[other].unlink()
         except OSError as error:
             raise RunFailed(f"{path} cannot be written: {error.strerror or error}") from None
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
 
     def exist(self) -> bool:
         """Whether there is one, whole or not."""
@@ -115,7 +109,7 @@ class Checkpoints:
 
     def _find_files(self) -> dict[int, Path]:
         """The checkpoints that are there, by number. What a save that was killed has left is removed."""
-        for left in self.directory.glob("checkpoint-*.part"):
+        for left in self.directory.glob(f"checkpoint-*{PART_SUFFIX}"):
             with contextlib.suppress(OSError):  # it is in nobody's way
                 left.unlink()
         named = ((_FILE_NAME.fullmatch(path.name), path) for path in self.directory.glob("checkpoint-*"))
@@ -144,7 +138,7 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
     header += b" " * (-len(header) % 8)
     head = len(header).to_bytes(8, "little") + header
     checksum = zlib.crc32(head)
-    with private_files.open_binary(path, "wb") as file:
+    with path.open("r+b") as file:
         file.write(head)
         for tensor in tensors.values():
             data = view_bytes(tensor)
@@ -154,8 +148,6 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
                 file.write(piece)
         file.seek(_CHECKSUM_SLICE.start)
         file.write(b"%08x" % checksum)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_file(path: Path) -> Checkpoint | None:

@@ -1,15 +1,14 @@
 """A run's learning curves as one picture, ``curves.png``: how well the models do, and what they predict."""
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws.core import private_files
 from fedws.core.errors import UsageError
+from fedws.core.files import atomic_file
 from fedws.core.untrusted_text import get_error_text
 from fedws.data import label_ranges
 from fedws.recording import stored_records
@@ -118,16 +117,11 @@ def save_figure(path: Path, draw: Callable[["Figure"], "Figure"]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
-        try:
-            private_files.create_empty_file(temporary)
-            draw(Figure(dpi=100)).savefig(temporary, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(path, shared=True) as part:
+            draw(Figure(dpi=100)).savefig(part, format="png")
 
 
 def _draw_run(figure: "Figure", records: Sequence[Record], worker_labels: WorkerLabels, title: str) -> "Figure":

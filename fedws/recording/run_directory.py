@@ -20,9 +20,9 @@ import tomli_w
 
 from fedws.core import private_files
 from fedws.core.errors import UsageError
+from fedws.core.files import atomic_write
 from fedws.core.plan import Plan, build_plan, read_plan_file
 from fedws.recording import stored_records
-from fedws.recording.run_log import atomic_write_text
 
 log = logging.getLogger("fedws")
 RUN_FORMAT = 2
@@ -101,7 +101,7 @@ class RunDirectory:
         """Write the plan of a run that starts or continues; return the run's public id."""
         run_id = self._run_info.get("run_id") or secrets.token_hex(8)
         secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
-        atomic_write_text(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()))
+        atomic_write(self.path / "plan.toml", tomli_w.dumps(plan.model_dump()).encode())
         # without what is infinite, as a deadline by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
         run_info = {"format": RUN_FORMAT, "run_id": run_id, "secret": secret, "finished": False, "plan": settings}
@@ -130,7 +130,7 @@ class RunDirectory:
 
     def _write_run_info(self, run_info: dict[str, Any]) -> None:
         self._run_info = run_info
-        atomic_write_text(self.path / "run.json", json.dumps(run_info) + "\n")
+        atomic_write(self.path / "run.json", f"{json.dumps(run_info)}\n".encode())
 
 
 def create_empty_directory(path: Path) -> list[Path]:

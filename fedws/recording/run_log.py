@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
+from fedws.core.files import atomic_write
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import PRINTABLE_FILTER, get_error_text, to_line, to_printable
@@ -142,7 +143,7 @@ class RunLog:
             os.truncate(log_file, min(position["log_bytes"], log_file.stat().st_size))
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
             self.records = [record for record in self._parse_records(lines) if record["round"] <= version]
-            atomic_write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+            atomic_write(path, "".join(json.dumps(record) + "\n" for record in self.records).encode())
         except OSError as error:
             raise RunFailed(f"the record in {self.directory} cannot be cut back: {error.strerror or error}") from None
 
@@ -162,7 +163,7 @@ class RunLog:
         }
         if worker_labels != self.worker_labels:
             self.worker_labels = worker_labels
-            atomic_write_text(self.directory / "worker_labels.json", json.dumps(worker_labels) + "\n")
+            atomic_write(self.directory / "worker_labels.json", f"{json.dumps(worker_labels)}\n".encode())
 
     def write_record(self, kind: str, **fields: Any) -> None:
         """Write one line of metrics and show it to the observers. Raises RunFailed."""
@@ -180,7 +181,7 @@ class RunLog:
         """Write what stands at the end: the model, if there is one, and the curves. Raises RunFailed."""
         if model is None:
             return
-        atomic_write_tensors(self.directory / "model.safetensors", model)
+        write_model(self.directory / "model.safetensors", model)
         try:
             curves.draw_curves(
                 self.records, self.worker_labels, self.directory / "curves.png", run_title(plan.model_dump())
@@ -212,30 +213,13 @@ def _replace_nonfinite(record: Record) -> Record:
     return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in found.items()}
 
 
-def atomic_write_tensors(path: Path, tensors: Tensors) -> Path:
-    """Write a private safetensors file through a temporary name; gives the path.
-
-    Raises RunFailed when it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
+def write_model(path: Path, model: Tensors) -> Path:
+    """Write a model whole or not at all; return the path. Raises RunFailed when it cannot be written."""
     try:
-        private_files.create_empty_file(part)
-        tensor_file.save_tensors(tensors, part)
-        private_files.restrict_mode(part)  # some versions of the library make a file of their own
-        return part.replace(path)
+        tensor_file.save_tensors(model, path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise RunFailed(f"{path} cannot be written: {error}") from None
-
-
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a small private file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with private_files.open_text(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    return path
 
 
 def run_title(plan: Mapping[str, Any]) -> str:

@@ -4,17 +4,16 @@ Nobody has to configure it on one machine: the first node of a user makes it, in
 every other node of that user reads it there. Elsewhere it is given in a file or in ``FEDWS_KEY``.
 """
 
-import contextlib
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedws.core import private_files, user_dirs
 from fedws.core.errors import UsageError
+from fedws.core.files import atomic_file
 
 KEY_VARIABLE = "FEDWS_KEY"
 _MISSING_KEY_HINT = f"name one with --key-file or {KEY_VARIABLE}, or do without one: --insecure"
@@ -66,23 +65,12 @@ def create_key(path: Path, *, replace: bool = False) -> NetworkKey:
     With ``replace`` one that is there is replaced. Raises OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".network.key.", dir=path.parent)  # its mode is 0600
-    part = Path(name)
+    key = NetworkKey(secrets.token_bytes(_KEY_BYTES), str(path), is_new=True)
     try:
-        key = NetworkKey(secrets.token_bytes(_KEY_BYTES), str(path), is_new=True)
-        with os.fdopen(handle, "w") as file:
-            file.write(f"{key.hex_text}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            part.replace(path)
-        else:
-            path.hardlink_to(part)
+        with atomic_file(path, shared=True, exclusive=not replace) as part:
+            part.write_text(f"{key.hex_text}\n")
     except FileExistsError:
         return _read_key_file(path, str(path))
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
     return key
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedws.core.errors import UsageError
-from fedws.recording.run_log import atomic_write_text
+from fedws.core.files import atomic_write
 from fedws.simulation.fleet import SimulatedFleet
 from fedws.simulation.run import SimulationResult
 
@@ -64,7 +64,7 @@ def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[Simulation
         ],
     }
     try:
-        atomic_write_text(path, json.dumps(found, indent=1) + "\n")
+        atomic_write(path, f"{json.dumps(found, indent=1)}\n".encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from None
 

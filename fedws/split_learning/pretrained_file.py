@@ -46,13 +46,10 @@ _INFO_ADAPTER = TypeAdapter(PretrainedInfo)
 
 def save_pretrained(path: Path, pretrained: PretrainedModel) -> None:
     """Write the file whole or not at all. Raises UsageError when it cannot be written."""
-    part = path.with_name(f"{path.name}.part")
     try:
         about = {"fedws": json.dumps(asdict(pretrained.info))}
-        tensor_file.save_tensors({**pretrained.model, **pretrained.extra_extractors}, part, about)
-        part.replace(path)
+        tensor_file.save_tensors({**pretrained.model, **pretrained.extra_extractors}, path, about)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error}") from None
 
 

@@ -10,13 +10,12 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from fedws.core.errors import StoreError, UsageError
-from fedws.core.files import fsync_dir
+from fedws.core.files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.registry import register
 from fedws.object_store.base import PART_BYTES, build_blob_path, parse_store_url, split_into_parts
 from fedws.object_store.watchdog import Progress, run_with_watchdog
 
 T = TypeVar("T")
-_UNFINISHED_SUFFIX = ".part"
 
 
 @register("store", "file")
@@ -58,11 +57,9 @@ class FileStore:
         if not file.parent.is_dir():
             file.parent.mkdir(mode=0o700, exist_ok=True)
             fsync_dir(self._folder)
-        handle, path = tempfile.mkstemp(_UNFINISHED_SUFFIX, f"{file.name}.", file.parent)
-        own = Path(path)
-        try:
-            with os.fdopen(handle, "wb") as writing:
-                self._delete_unfinished(file, own)
+        with atomic_file(file, shared=True) as unfinished:
+            self._delete_unfinished(file, unfinished)
+            with unfinished.open("wb") as writing:
                 for part in split_into_parts(body):
                     progress.raise_if_cancelled()
                     writing.writelines(part)
@@ -70,11 +67,6 @@ class FileStore:
                     os.fsync(writing.fileno())
                     progress.mark_progress()
             progress.raise_if_cancelled()
-            own.replace(file)
-        except BaseException:
-            own.unlink(missing_ok=True)
-            raise
-        fsync_dir(file.parent)
 
     def _delete_unfinished(self, file: Path, temporary: Path) -> None:
         """Delete what writers of this blob left that have ended: what has not grown for the time of our patience.
@@ -82,7 +74,7 @@ class FileStore:
         Both times are the file system's own, so that no two clocks are compared.
         """
         now = temporary.stat().st_mtime
-        for other in file.parent.glob(f"{file.name}.*{_UNFINISHED_SUFFIX}"):
+        for other in file.parent.glob(f"{file.name}.*{PART_SUFFIX}"):
             try:
                 if other.stat().st_mtime < now - self._timeout:
                     other.unlink()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedws.core.files import atomic_write, fsync_dir
+from fedws.core.files import atomic_file, atomic_write, fsync_dir
 
 
 def test_a_file_is_whole_and_nothing_is_left_of_the_making(tmp_path: Path) -> None:
@@ -64,3 +64,43 @@ def test_a_file_system_that_cannot_wait_for_directories_need_not(
             fsync_dir(tmp_path)
     else:
         fsync_dir(tmp_path)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_whose_writer_fails_is_not_there(shared: bool, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="half"), atomic_file(tmp_path / "a", shared=shared) as part:
+        part.write_text("half")
+        raise ValueError("half")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_replaces_what_a_killed_one_left(tmp_path: Path) -> None:
+    (tmp_path / "a.part").write_text("half of another")
+    with atomic_file(tmp_path / "a") as part:
+        assert part.read_bytes() == b""
+        part.write_text("one")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "one")]
+
+
+def test_of_two_shared_writers_the_last_one_stays(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a", shared=True) as first, atomic_file(tmp_path / "a", shared=True) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "first")]
+
+
+def test_of_two_exclusive_writers_the_first_one_stays(tmp_path: Path) -> None:
+    with pytest.raises(FileExistsError), atomic_file(tmp_path / "a", exclusive=True) as late:
+        late.write_text("late")
+        with atomic_file(tmp_path / "a", exclusive=True) as early:
+            early.write_text("early")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "early")]
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_a_file_that_a_library_made_is_private_as_well(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as part:
+        part.unlink()
+        part.touch(0o666)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600

@@ -16,7 +16,7 @@ from fedws.privacy.audit_log import AuditLog
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.curves import draw_curves
 from fedws.recording.run_directory import RunDirectory
-from fedws.recording.run_log import RunLog, atomic_write_tensors, atomic_write_text
+from fedws.recording.run_log import RunLog, write_model
 from fedws.recording.sinks.tensorboard import TensorBoardWriter
 from fedws.security import certificates
 from fedws.split_learning.feature_store import FeatureStore
@@ -102,8 +102,7 @@ def test_a_file_system_without_modes_is_no_error(tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("umask")
 def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    atomic_write_text(Path("text"), "1")
-    atomic_write_tensors(Path("tensors"), TENSORS)
+    write_model(Path("tensors"), TENSORS)
     atomic_write(Path("durable"), b"1")
     Checkpoints(Path("checkpoints")).save(1, TENSORS, {})
     FeatureStore(Path("features")).save_chunk(0, 0, TENSORS)
@@ -129,7 +128,7 @@ def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkey
 
 def test_tensors_that_cannot_be_written_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunFailed):
-        atomic_write_tensors(tmp_path / "none" / "tensors", TENSORS)
+        write_model(tmp_path / "none" / "tensors", TENSORS)
     assert modes(tmp_path) == {}
 
 

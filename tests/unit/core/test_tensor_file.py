@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from fedws.core import tensor_file
 from fedws.core.tensors import DTYPES, Tensors, hash_tensors
 from fedws.protocol.run_claim import RunClaim
-from fedws.recording.run_log import atomic_write_tensors
+from fedws.recording.run_log import write_model
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.pretrained_file import PretrainedInfo
 from fedws.split_learning.upload_cache import UploadCache
@@ -55,7 +55,7 @@ def test_any_bits_come_back(name: str, data: bytes) -> None:
 
 @pytest.mark.usefixtures("library")
 def test_the_library_reads_all_of_it_some_as_other_dtypes(tmp_path: Path) -> None:
-    atomic_write_tensors(tmp_path / "model", {**EVERY, "transposed": EVERY["complex128"].t()})
+    write_model(tmp_path / "model", {**EVERY, "transposed": EVERY["complex128"].t()})
     found = safetensors.torch.load_file(tmp_path / "model")
     with safetensors.safe_open(tmp_path / "model", "pt") as file:
         others = json.loads(file.metadata()["fedws.dtypes"])

@@ -121,7 +121,7 @@ def test_a_blob_is_on_the_disk_before_it_has_its_name(folder: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", named)
     put(FileStore(folder.as_uri(), PATIENCE), bytes(PART_BYTES + 1))
-    assert done == [folder.name, NAME, NAME, "named", RUN]
+    assert done == [folder.name, NAME, NAME, NAME, "named", RUN]
 
 
 def test_what_an_ended_writer_left_is_deleted_and_what_one_is_at_stays(folder: Path) -> None:

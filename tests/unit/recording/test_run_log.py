@@ -17,7 +17,7 @@ from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol.evaluation_result import EvalResult
-from fedws.recording.run_log import OrderedLog, RunLog, atomic_write_tensors, log
+from fedws.recording.run_log import OrderedLog, RunLog, log, write_model
 
 # --------------------------------------------------------------------------- lines
 
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_the_run_in_words(record: RunLog, monkeypatch: pytest.M
 
 def test_a_model_is_saved_as_it_is(record: RunLog) -> None:
     model = {"w": torch.arange(6.0).reshape(2, 3).t(), "n": torch.tensor(3), "h": torch.ones(2).bfloat16()}
-    path = atomic_write_tensors(record.directory / "model.safetensors", model)
+    path = write_model(record.directory / "model.safetensors", model)
     assert path == record.directory / "model.safetensors"
     found = safetensors.torch.load_file(path)
     assert set(found) == set(model)
@@ -220,7 +220,7 @@ def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
     """As those of a report do."""
     buffer = torch.arange(10.0)
     found = safetensors.torch.load_file(
-        atomic_write_tensors(record.directory / "model.safetensors", {"a": buffer[:4], "b": buffer[4:]})
+        write_model(record.directory / "model.safetensors", {"a": buffer[:4], "b": buffer[4:]})
     )
     assert found["a"].tolist() == [0, 1, 2, 3] and found["b"].tolist() == [4, 5, 6, 7, 8, 9]
 
@@ -228,13 +228,13 @@ def test_tensors_that_view_one_buffer_are_saved(record: RunLog) -> None:
 def test_saving_replaces_the_model_before_and_leaves_nothing_else(record: RunLog) -> None:
     before = names(record.directory)
     for value in (1.0, 2.0):
-        atomic_write_tensors(record.directory / "model.safetensors", {"w": torch.tensor(value)})
+        write_model(record.directory / "model.safetensors", {"w": torch.tensor(value)})
     assert names(record.directory) == before | {"model.safetensors"}
     assert safetensors.torch.load_file(record.directory / "model.safetensors")["w"] == 2
 
 
 def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = atomic_write_tensors(tmp_path / "model.safetensors", {"w": torch.tensor(1.0)})
+    path = write_model(tmp_path / "model.safetensors", {"w": torch.tensor(1.0)})
 
     def half(tensors: Any, target: Path, metadata: Any) -> None:
         target.write_bytes(b"half")
@@ -242,7 +242,7 @@ def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(safetensors.torch, "save_file", half)
     with pytest.raises(RunFailed, match=r"model\.safetensors cannot be written: .*No space left on device"):
-        atomic_write_tensors(path, {"w": torch.tensor(2.0)})
+        write_model(path, {"w": torch.tensor(2.0)})
     monkeypatch.undo()
     assert safetensors.torch.load_file(path)["w"] == 1 and [found.name for found in tmp_path.iterdir()] == [path.name]
 
@@ -257,7 +257,7 @@ def test_a_model_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", watch)
-    atomic_write_tensors(path, {"w": torch.tensor(1.0)})
+    write_model(path, {"w": torch.tensor(1.0)})
     assert written == [("model.safetensors.part", False, {"w": torch.tensor(1.0)})]
 
 
