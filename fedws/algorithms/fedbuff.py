@@ -19,6 +19,7 @@ from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.training.local import train
 from fedws.training.task_context import TaskContext
+from fedws.updates.weighted_sum import add_weighted
 
 # ------------------------------------------------------------------ on the worker
 
@@ -59,34 +60,18 @@ class FedBuff:
         """Train ``model``."""
         return TaskSpec("fedbuff.fit", self.training.for_round(round_number).model_dump(), model)
 
-    def init(self) -> dict[str, torch.Tensor]:
+    def init(self) -> Tensors:
         """No difference yet."""
         return {}
 
-    def accumulate(
-        self, model: Tensors, buffer: dict[str, torch.Tensor], result: TaskResult, staleness: int
-    ) -> dict[str, torch.Tensor]:
+    def accumulate(self, model: Tensors, buffer: Tensors, result: TaskResult, staleness: int) -> Tensors:
         """Add ``s(staleness) d`` in float64, complex ones in complex128; of integers keep the maximum."""
-        weight = (1 + staleness) ** -0.5
-        new = {}
-        for name, change in result.tensors.items():
-            if not is_averaged(change):
-                new[name] = maximum(buffer.get(name, change), change)
-            elif name in buffer:
-                new[name] = buffer[name].add_(_to_double(change), alpha=weight)
-            else:
-                new[name] = _to_double(change) * weight
-        return new
+        return add_weighted(buffer, result.tensors, (1 + staleness) ** -0.5)
 
-    def server_update(self, model: Tensors, buffer: dict[str, torch.Tensor]) -> Tensors:
+    def server_update(self, model: Tensors, buffer: Tensors) -> Tensors:
         """``x + eta_g / K`` times the sum."""
         scale = self.server_lr / self.buffer_size
-        return {
-            name: (_to_double(old) + scale * buffer[name]).to(old.dtype)
-            if is_averaged(old)
-            else maximum(old, buffer[name])
-            for name, old in model.items()
-        }
+        return {name: _add_scaled(old, buffer[name], scale) for name, old in model.items()}
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
         """The newest model with this worker's difference alone; the worker's own where nothing came between."""
@@ -101,6 +86,9 @@ class FedBuff:
         }
 
 
-def _to_double(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the values as float64 or complex128."""
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+def _add_scaled(old: torch.Tensor, total: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return ``old + scale * total`` in the dtype of ``old``; of integers and booleans the maximum."""
+    if not is_averaged(old):
+        return maximum(old, total)
+    double = old.to(torch.complex128 if old.is_complex() else torch.float64)
+    return (double + scale * (torch.view_as_complex(total) if old.is_complex() else total)).to(old.dtype)

@@ -1,6 +1,5 @@
 """The samples that a node holds: images in memory, and a part of any data set."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import torch
 from torch.utils.data import Subset, default_collate
 
 from fedws.core.errors import TaskError
-from fedws.core.tensors import view_bytes
+from fedws.core.tensors import hash_tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.data import targets
 from fedws.data.base import Dataset
@@ -146,15 +145,13 @@ def _find_collate_fn(data: Any) -> Callable[[list[Any]], Any]:
 
 def compute_fingerprint(data: Dataset) -> str:
     """What tells a node's samples from others: a digest of how many there are, of their targets, and of the first."""
-    digest = hashlib.sha256(str(len(data)).encode())
     first = load_batch(data, torch.tensor([0]))[0] if len(data) else None
     try:
         known = targets.read_targets(data)
     except ValueError:
         known = None
-    for part in iter_tensors((known, first)):
-        digest.update(view_bytes(part))
-    return digest.hexdigest()
+    parts = [torch.tensor(len(data)), *iter_tensors((known, first))]
+    return hash_tensors({str(number): part for number, part in enumerate(parts)})
 
 
 def find_labels(data: Dataset) -> torch.Tensor | None:

@@ -6,11 +6,10 @@ import torch
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.registry import register
-from fedws.core.tensors import Tensors, as_real, find_mismatch, is_averaged, maximum, round_to_odd
+from fedws.core.tensors import Tensors, as_real, find_mismatch, is_averaged, round_to_odd
 from fedws.protocol.messages import TaskResult
+from fedws.updates.weighted_sum import add_weighted, chunk_pairs
 
-_CHUNK_ELEMENTS = 2**17
-"""Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""
 _MAX_WEIGHT = 2**40
 """The largest weight of a report; it is what a peer says, and weights are added up in 64 bits."""
 
@@ -48,46 +47,18 @@ class MeanAggregator:
             raise RejectedUpdate(f"a report of {result.num_examples} samples cannot be weighted")
         if not result.tensors:
             raise RejectedUpdate("a report without tensors")
-        if not accumulator.templates:
-            like = {name: tensor.to("meta") for name, tensor in result.tensors.items()}
-            return MeanAccumulator(
-                {name: _initial_total(tensor, weight) for name, tensor in result.tensors.items()}, like, weight
-            )
-        problem = find_mismatch(result.tensors, accumulator.templates)
-        if problem:
+        templates = accumulator.templates or {name: tensor.to("meta") for name, tensor in result.tensors.items()}
+        if problem := find_mismatch(result.tensors, templates):
             raise RejectedUpdate(problem)
-        for name, tensor in result.tensors.items():
-            total = accumulator.totals[name]
-            summed = is_averaged(tensor)
-            for part, more in zip(_chunks(total), _chunks(as_real(tensor)), strict=True):
-                if summed:
-                    part.add_(more.double(), alpha=weight)
-                else:
-                    part.copy_(maximum(part, more))
-        return MeanAccumulator(accumulator.totals, accumulator.templates, accumulator.total_weight + weight)
+        totals = add_weighted(accumulator.totals, result.tensors, weight)
+        return MeanAccumulator(totals, templates, accumulator.total_weight + weight)
 
     def finalize(self, accumulator: MeanAccumulator) -> Tensors:
         """The mean, in the reports' dtypes."""
         result = {}
         for name, total in accumulator.totals.items():
             mean = torch.empty(accumulator.templates[name].shape, dtype=accumulator.templates[name].dtype)
-            for part, whole in zip(_chunks(as_real(mean)), _chunks(total), strict=True):
+            for part, whole in chunk_pairs(as_real(mean), total):
                 part.copy_(round_to_odd(whole / accumulator.total_weight, part.dtype) if is_averaged(mean) else whole)
             result[name] = mean
         return result
-
-
-def _initial_total(tensor: torch.Tensor, weight: int) -> torch.Tensor:
-    """The total of one report, in memory of its own."""
-    if not is_averaged(tensor):
-        return tensor.clone(memory_format=torch.contiguous_format)
-    values = as_real(tensor)
-    total = torch.empty(values.shape, dtype=torch.float64)
-    for part, first in zip(_chunks(total), _chunks(values), strict=True):
-        torch.mul(first.double(), weight, out=part)
-    return total
-
-
-def _chunks(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    flat = tensor.contiguous().view(-1)
-    return flat.split(_CHUNK_ELEMENTS)  # type: ignore[no-any-return]
