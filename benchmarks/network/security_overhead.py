@@ -100,7 +100,7 @@ async def dialled(node: str, url: str, security: Credentials) -> Sequence[float]
     for _ in range(DIALS + 1):
         claim = RunClaim("benchmark", security.coordinator, derive_takeover_key(bytes(32), node))
         contact = Connector(node, url, "worker", claim, "mnist", Limits(), 1, security)
-        link = Link(contact, Limits().peer_timeout)
+        link = Link(contact)
         begun = time.perf_counter()
         tasks = [asyncio.create_task(work) for work in (link.run(lambda event: None), link.connected.wait())]
         await asyncio.wait(tasks, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)

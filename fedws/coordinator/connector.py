@@ -8,7 +8,7 @@ from fedws.coordinator.handshake import CoordinatorHandshake
 from fedws.coordinator.listener import JoinListener
 from fedws.core.errors import LinkError, LinkRefused, ProtocolError, RunFailed, UnexpectedNode
 from fedws.core.rate_limited_log import RateLimitedLog
-from fedws.network.backoff import Backoff
+from fedws.network.backoff import Backoff, retry
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.protocol.messages import Welcome
@@ -45,9 +45,9 @@ class Connector:
         """Whether a wrong node at the first contact is a mistake in the plan, which ends the run."""
         self.was_welcomed = False
         """Whether the node has welcomed the run before."""
-        self.backoff = Backoff(limits.peer_timeout, f"{seed}/{node}")
+        self.backoff = Backoff(limits.max_backoff, f"{seed}/{node}")
         self._peer_timeout = limits.peer_timeout
-        self._limits = limits
+        self.limits = limits
         self._transport = find_transport(url)
         self._credentials = INSECURE if self._transport.in_process else credentials
         self._expected = claim, node, role, dataset
@@ -62,21 +62,25 @@ class Connector:
         if self.listener is not None:
             return await self.wait_for_join(self.listener)
         logged = self.was_welcomed
-        while True:
+
+        async def attempt() -> WelcomedChannel | None:
+            nonlocal logged
             if (channel := await self._dial()) and (welcome := await self._shake_hands(channel)):
                 self.was_welcomed = True
                 return channel, welcome
             if not logged:
                 self._log_waiting()
                 logged = True
-            await asyncio.sleep(self.backoff.next_delay())
+            return None
+
+        return await retry(attempt, self.backoff)
 
     async def wait_for_join(self, listener: JoinListener) -> WelcomedChannel:
         """Wait until the node has joined, and welcomes the run."""
         log_timer = None
         if not self.was_welcomed:
             self.last_error = "it has not joined"
-            log_timer = asyncio.get_running_loop().call_later(self._peer_timeout / 12, self._log_waiting)
+            log_timer = asyncio.get_running_loop().call_later(self.limits.max_backoff, self._log_waiting)
         try:
             welcomed = await listener.wait_for_node(self.node, self._shake_hands)
         finally:
@@ -91,7 +95,7 @@ class Connector:
         try:
             async with asyncio.timeout(self._peer_timeout):
                 return await self._transport.connect(
-                    self.url, self._limits, self.node, credentials.tls, encrypt_payloads=credentials.encrypt_payloads
+                    self.url, self.limits, self.node, credentials.tls, encrypt_payloads=credentials.encrypt_payloads
                 )
         except TimeoutError:
             self.last_error = "no answer"
@@ -108,7 +112,7 @@ class Connector:
     async def _shake_hands(self, channel: Channel) -> Welcome | None:
         """Return the node's welcome on a link; None when the handshake fails."""
         handshake = CoordinatorHandshake(
-            *self._expected, self._credentials, self._has_body_store, self._limits.max_message_bytes
+            *self._expected, self._credentials, self._has_body_store, self.limits.max_message_bytes
         )
         try:
             async with asyncio.timeout(self._peer_timeout):

@@ -24,7 +24,6 @@ from fedws.core.limits import MessageLimits
 from fedws.network.base import Channel
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies
-from fedws.node.answer_cache import RETENTION_PEER_TIMEOUTS
 from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import MESSAGE_NAMES, Message, TaskFailure, TaskRequest, TaskResult, Welcome
@@ -42,8 +41,7 @@ _FAILED: LinkFailureKind = "failed"  # what would happen again is not laid on th
 class Link:
     """One node of a run. While :meth:`run` runs it is dialled again whenever its link is down."""
 
-    def __init__(self, connector: Connector, peer_timeout: float, stored_bodies: StoredBodies | None = None) -> None:
-        """Make the link to the node of ``connector``, which counts as lost after ``peer_timeout`` seconds."""
+    def __init__(self, connector: Connector, stored_bodies: StoredBodies | None = None) -> None:
         self.connector = connector
         self.node = connector.node
         self.url = connector.url
@@ -53,7 +51,7 @@ class Link:
         """Set while there is a link."""
         self.disconnected_since = asyncio.get_running_loop().time()
         """By the loop's clock, while there is no link."""
-        self._peer_timeout = peer_timeout
+        self._retention = connector.limits.retention
         self._channel: Channel | None = None
         self._open_requests: dict[str, tuple[TaskRequest, Callable[[Answer], None]]] = {}
         self._sending_ids: set[str] = set()
@@ -129,10 +127,8 @@ class Link:
                 raise RunFailed(f"{self.node} at {self.url}: {error}") from None
         finally:
             self._handle_disconnect(channel, reason, kind)
-            forget_after_seconds = RETENTION_PEER_TIMEOUTS * self._peer_timeout
-            self._forget_timer = asyncio.get_running_loop().call_later(
-                forget_after_seconds, self._transfers.discard_partial
-            )
+            loop = asyncio.get_running_loop()
+            self._forget_timer = loop.call_later(self._retention, self._transfers.discard_partial)
             on_event(WorkerDisconnected(worker=self.node, reason=reason))
             if newer_channel is None or not newer_channel.done():  # else the listener closes it
                 await channel.close(close_reason, code)  # which may take long

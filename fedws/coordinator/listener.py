@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, to_printable
+from fedws.core.errors import LinkRefused, ProtocolError, to_printable
 from fedws.core.plan import Plan
-from fedws.core.rate_limited_log import RateLimitedLog, format_peer_address
+from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
-from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.encoder import PROTOCOL_VERSION
-from fedws.protocol.messages import MESSAGE_NAMES, Join, Refusal, Welcome
+from fedws.protocol.messages import MESSAGE_NAMES, Join, Welcome
 from fedws.recording.run_log import log
 from fedws.security.credentials import INSECURE, Credentials
 
@@ -37,7 +37,7 @@ class JoinListener:
 
     def __init__(self, expected_nodes: Collection[str], limits: Limits, credentials: Credentials) -> None:
         self._expected_nodes = expected_nodes
-        self._join_timeout = limits.peer_timeout / 6
+        self._join_timeout = limits.handshake_timeout
         self._credentials = credentials
         self._pending: dict[str, list[_JoinedNode]] = {node: [] for node in expected_nodes}
         self._contacted: dict[str, list[_JoinedNode]] = {node: [] for node in expected_nodes}
@@ -96,22 +96,11 @@ class JoinListener:
 
     async def handle(self, channel: Channel) -> None:
         """Hold one link until it is not needed any more."""
-        try:
-            async with asyncio.timeout(self._join_timeout):
-                node, joined_node = await self._receive_join(channel)
-        except TimeoutError:
-            return await channel.close("no hello in time")
-        except LinkRefused as refused:
-            self._warning_log.log(f"a node{format_peer_address(channel.address)} was refused: {refused}")
-            with contextlib.suppress(LinkError):
-                await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
-            return await channel.close()
-        except (ProtocolError, BodyUnavailable) as error:
-            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
-            return await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
-        except LinkLost:
-            return None
-        return await self._hold_until_closed(node, joined_node)
+        joined = await admit(
+            channel, lambda: self._receive_join(channel), self._join_timeout, self._warning_log, "a node"
+        )
+        if joined is not None:
+            await self._hold_until_closed(*joined)
 
     async def _receive_join(self, channel: Channel) -> tuple[str, _JoinedNode]:
         """Receive a join. Raises LinkRefused, which tells a stranger nothing of others, ProtocolError and LinkLost."""

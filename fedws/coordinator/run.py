@@ -213,7 +213,7 @@ async def _run(
             connector = Connector(
                 node, url, role, claim, data, limits, seed, credentials, join_listener, has_body_store=stored
             )
-            return Link(connector, plan.peer_timeout, stored_bodies)
+            return Link(connector, stored_bodies)
 
         evaluation_queue, feature_store = None, None
         eval_settings, one_time_log = plan.eval_settings(), OneTimeLog(run_log.lines)

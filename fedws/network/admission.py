@@ -1,15 +1,50 @@
-"""The callers of a node that have not proved anything yet: a bounded number at once."""
+"""Peers that are not authenticated yet: a bounded number at once, each with one handshake."""
 
+import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random, SystemRandom
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError
+from fedws.core.rate_limited_log import RateLimitedLog, format_peer_address
+from fedws.network.base import Channel
+from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.messages import Refusal
+
+T = TypeVar("T")
 
 MAX_PENDING_CONNECTIONS = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
 IPV6_PREFIX_BITS = 64
 """Bits of an IPv6 address that count: one host has all addresses that share them (RFC 6177)."""
+
+
+async def admit(
+    channel: Channel, handshake: Callable[[], Awaitable[T]], timeout: float, warning_log: RateLimitedLog, peer: str
+) -> T | None:
+    """Return the result of ``handshake`` with the peer on ``channel``; close the link and return None when it fails.
+
+    ``timeout`` is in seconds; ``peer`` is what the log calls a peer that is refused, as "a node".
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await handshake()
+    except TimeoutError:
+        await channel.close("no hello in time")
+    except LinkRefused as refused:
+        warning_log.log(f"{peer}{format_peer_address(channel.address)} was refused: {refused}")
+        with contextlib.suppress(LinkError):
+            await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
+        await channel.close()
+    except (ProtocolError, BodyUnavailable) as error:
+        warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
+        await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
+    except LinkLost:
+        pass
+    return None
 
 
 class TrackedConnection(Protocol):

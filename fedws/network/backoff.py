@@ -1,24 +1,59 @@
-"""How long to wait before a dial is tried again."""
+"""Attempts that are repeated until one succeeds, with delays that grow."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from random import Random
+from typing import TypeVar
 
 FIRST_DELAY_SECONDS = 0.1
-"""Seconds before the second dial, at most; each further pause is twice as long, up to a twelfth of ``peer_timeout``."""
+"""Longest delay in seconds before the second attempt; each further one may be twice as long."""
+
+T = TypeVar("T")
 
 
 class Backoff:
-    """Longer each time that the one before came to nothing, and drawn, so that nodes do not dial in step."""
+    """Delays that double up to a maximum, each shortened by a random part, so that nodes do not retry in step."""
 
-    def __init__(self, peer_timeout: float, seed: str) -> None:
-        self._max_delay = max(FIRST_DELAY_SECONDS, peer_timeout / 12)
+    def __init__(self, max_delay: float, seed: str) -> None:
+        self._max_delay = max(FIRST_DELAY_SECONDS, max_delay)
         self._random = Random(seed)
         self._next_delay = FIRST_DELAY_SECONDS
 
     def next_delay(self) -> float:
-        """The next one, in seconds."""
-        pause, self._next_delay = self._next_delay, min(2 * self._next_delay, self._max_delay)
-        return pause * self._random.uniform(0.5, 1)
+        """Return the next delay in seconds."""
+        delay, self._next_delay = self._next_delay, min(2 * self._next_delay, self._max_delay)
+        return delay * self._random.uniform(0.5, 1)
 
     def reset(self) -> None:
-        """The last dial was good for something: begin anew."""
+        """Start again with the first delay."""
         self._next_delay = FIRST_DELAY_SECONDS
+
+
+class ReasonLog:
+    """Logs why attempts fail: a reason is logged when it differs from the one before."""
+
+    def __init__(self, log: Callable[[str], object]) -> None:
+        self._log = log
+        self._last_reason = ""
+
+    def add(self, reason: str, line: str) -> None:
+        """Log ``line`` unless the last reason was the same."""
+        if reason != self._last_reason:
+            self._log(line)
+        self._last_reason = reason
+
+    def reset(self) -> None:
+        """Log the next reason in any case."""
+        self._last_reason = ""
+
+
+async def retry(attempt: Callable[[], Awaitable[T | None]], backoff: Backoff, *, wait_first: bool = False) -> T:
+    """Call ``attempt`` until it returns something other than None, with a delay of ``backoff`` between two calls.
+
+    With ``wait_first`` there is a delay before the first call too. An error of ``attempt`` ends the attempts.
+    """
+    if wait_first:
+        await asyncio.sleep(backoff.next_delay())
+    while (result := await attempt()) is None:
+        await asyncio.sleep(backoff.next_delay())
+    return result

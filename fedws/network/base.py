@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from fedws.network.liveness import CHECKS_PER_TIMEOUT
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Message
 from fedws.security.tls import TlsConfig
@@ -44,7 +45,7 @@ class Channel(Protocol):
         """The other end has proved who it is: messages up to ``Limits.max_message_bytes`` may come, in any time.
 
         Before, they are at most :data:`MAX_HANDSHAKE_MESSAGE_BYTES` bytes, and a link that was dialled from outside
-        lives no longer than a sixth of ``peer_timeout``.
+        lives no longer than ``Limits.handshake_timeout``.
         """
 
     def set_session_key(self, session_key: bytes) -> None:
@@ -74,8 +75,33 @@ class Limits:
 
     @property
     def effective_ping_interval(self) -> float:
-        """The heartbeat that is meant, in seconds."""
+        """Seconds between two pings."""
         return self.ping_interval or self.peer_timeout / 3
+
+    @property
+    def check_interval(self) -> float:
+        """Seconds between two checks of a link's liveness."""
+        return self.peer_timeout / CHECKS_PER_TIMEOUT
+
+    @property
+    def handshake_timeout(self) -> float:
+        """Timeout in seconds of a handshake, and of a broker's reply to one packet."""
+        return self.peer_timeout / 6
+
+    @property
+    def close_timeout(self) -> float:
+        """Timeout in seconds of closing a link."""
+        return self.peer_timeout / 6
+
+    @property
+    def max_backoff(self) -> float:
+        """Longest delay in seconds between two attempts to connect; a longer wait for a peer is logged."""
+        return self.peer_timeout / 12
+
+    @property
+    def retention(self) -> float:
+        """Seconds for which a result and a partial body are kept after a link was lost."""
+        return 10 * self.peer_timeout
 
 
 class Transport(Protocol):

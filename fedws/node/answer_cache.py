@@ -10,9 +10,6 @@ from fedws.object_store.base import BodyStore
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 
-RETENTION_PEER_TIMEOUTS = 10
-"""Times ``peer_timeout`` for which either side keeps what a lost link left half done."""
-
 
 class AnswerCache:
     """The last request of a run and its result, and what has come of the next, while a link may be lost.

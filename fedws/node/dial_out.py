@@ -5,6 +5,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 from fedws.core.error_location import describe_with_location
 from fedws.core.errors import (
@@ -18,7 +19,7 @@ from fedws.core.errors import (
     to_printable,
 )
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
-from fedws.network.backoff import Backoff
+from fedws.network.backoff import Backoff, ReasonLog, retry
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport
 from fedws.node.server import NodeServer, resolve_node_credentials, serve
@@ -46,25 +47,27 @@ class _RunJoiner:
             credentials.tls,
         )
         self._join_message = Join(node=node, protocol=PROTOCOL_VERSION, instance_id=secrets.token_hex(32))
-        self._backoff = Backoff(limits.peer_timeout, self._join_message.instance_id)
-        self._last_error = ""
+        self._backoff = Backoff(limits.max_backoff, self._join_message.instance_id)
         self._status_log = RateLimitedLog(node, BURST_LINES)
+        self._reasons = ReasonLog(partial(self._status_log.log, level=logging.INFO))
 
     async def run(self) -> None:
         """Join whenever there is no link, until cancelled."""
-        while True:
+
+        async def attempt() -> None:
             try:
-                requests = self._server.num_requests
+                requests_before = self._server.num_requests
                 await self._join_once()
-                if self._server.num_requests > requests:  # the link has been good for something
+                if self._server.num_requests > requests_before:
                     self._backoff.reset()
-            except (LinkError, UsageError) as error:  # a name that no network could have is found when it is dialled
-                self._log_error(str(error))
+            except (LinkError, UsageError) as error:  # a name that no network can have is found when it is dialled
+                self._reasons.add(str(error), f"waits to join at {self._url} ({error})")
             except Exception as error:  # a bug costs a link, and not the node
                 self._status_log.log(
                     f"an error on a link to {self._url}: {describe_with_location(error)}", logging.ERROR, error
                 )
-            await asyncio.sleep(self._backoff.next_delay())
+
+        await retry(attempt, self._backoff)
 
     async def _join_once(self) -> None:
         """Join once, and be served. Raises LinkError, as LinkRefused."""
@@ -79,7 +82,7 @@ class _RunJoiner:
         try:
             first = await self._receive_first(channel)
             self._status_log.log(f"has joined at {self._url}", logging.INFO)
-            self._last_error = ""
+            self._reasons.reset()
             await self._server.handle(channel, first)
         except Exception as error:
             reason = to_printable(str(error)) if isinstance(error, LinkError) else "an error in the node"
@@ -101,11 +104,6 @@ class _RunJoiner:
             raise LinkRefused(first.kind, to_printable(first.reason))
         return first
 
-    def _log_error(self, error: str) -> None:
-        if error != self._last_error:
-            self._status_log.log(f"waits to join at {self._url} ({error})", logging.INFO)
-        self._last_error = error
-
 
 async def _serve_brokered(
     stack: contextlib.AsyncExitStack,
@@ -115,15 +113,16 @@ async def _serve_brokered(
     credentials: Credentials | None,
     body_store: BodyStore | None,
 ) -> str:
-    pauses, last_error, lines = Backoff(limits.peer_timeout, worker.node), "", RateLimitedLog(worker.node, BURST_LINES)
-    while True:
+    reasons = ReasonLog(partial(RateLimitedLog(worker.node, BURST_LINES).log, level=logging.INFO))
+
+    async def attempt() -> str | None:
         try:
             return await stack.enter_async_context(serve(worker, url, limits, credentials, body_store))
         except Unreachable as error:
-            if str(error) != last_error:
-                lines.log(f"waits for a broker ({error})", logging.INFO)
-            last_error = str(error)
-        await asyncio.sleep(pauses.next_delay())
+            reasons.add(str(error), f"waits for a broker ({error})")
+            return None
+
+    return await retry(attempt, Backoff(limits.max_backoff, worker.node))
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from fedws.core.errors import LinkLost, LinkRefused, TakenOver
-from fedws.network.base import Channel
+from fedws.network.base import Channel, Limits
 from fedws.protocol.run_claim import RunClaim
 
 IDLE_PEER_TIMEOUTS = 10
@@ -61,11 +61,10 @@ class Lease:
 class LeaseManager:
     """The turns at one node."""
 
-    def __init__(self, node: str, peer_timeout: float) -> None:
-        """``peer_timeout`` is in seconds, as in :class:`fedws.network.base.Limits`."""
+    def __init__(self, node: str, limits: Limits) -> None:
         self._node = node
-        self._acquire_timeout = peer_timeout / 6
-        self._max_idle_seconds = IDLE_PEER_TIMEOUTS * peer_timeout
+        self._acquire_timeout = limits.close_timeout
+        self._max_idle_seconds = IDLE_PEER_TIMEOUTS * limits.peer_timeout
         self._newest_claim = self._active_claim = RunClaim()  # of the newest link, and of the one that has the node
         self._active_since = datetime.now()
         self._num_links = 0  # of the run; the last one frees the node

@@ -13,9 +13,10 @@ from fedws.core.error_location import describe_with_location
 from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError, to_printable
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog, format_peer_address
+from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport
-from fedws.node.answer_cache import RETENTION_PEER_TIMEOUTS, AnswerCache
+from fedws.node.answer_cache import AnswerCache
 from fedws.node.run_lease import Lease, LeaseManager, run_while_open
 from fedws.node.worker import Worker
 from fedws.object_store.base import BodyStore
@@ -53,7 +54,7 @@ class NodeServer:
         self._worker = worker
         self._limits = limits
         self._credentials = credentials
-        self._leases = LeaseManager(worker.node, limits.peer_timeout)
+        self._leases = LeaseManager(worker.node, limits)
         self._last_refused_run = ""
         self._warning_log = RateLimitedLog(worker.node)
         self._run_log, self._refusal_log, self._body_log = (RateLimitedLog(worker.node, BURST_LINES) for _ in range(3))
@@ -71,24 +72,19 @@ class NodeServer:
 
     async def handle(self, channel: Channel, first_message: Message | None = None) -> None:
         """Serve one link until it closes; ``first_message`` has been received on it already."""
-        try:
-            async with asyncio.timeout(self._limits.peer_timeout / 6):
-                hello, claim = await self._authenticate(channel, first_message)
-        except TimeoutError:
-            return await channel.close("no hello in time")
-        except LinkRefused as refused:
-            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {refused}")
-            with contextlib.suppress(LinkError):
-                await channel.send(Refusal(kind=refused.kind, reason=str(refused)))
-            return await channel.close()
-        except (ProtocolError, BodyUnavailable) as error:
-            self._warning_log.log(f"a caller{format_peer_address(channel.address)} was refused: {error}")
-            return await channel.close(str(error), CloseCode.MESSAGE_REJECTED)
-        except LinkLost:
-            return None
+        admitted = await admit(
+            channel,
+            lambda: self._authenticate(channel, first_message),
+            self._limits.handshake_timeout,
+            self._warning_log,
+            "a caller",
+        )
+        if admitted is None:
+            return
+        hello, claim = admitted
         with contextlib.suppress(LinkError):
             await self._accept_run(channel, hello, claim)
-        return await channel.close()
+        await channel.close()
 
     async def _authenticate(self, channel: Channel, first_message: Message | None = None) -> tuple[Hello, RunClaim]:
         """Receive ``hello`` and check the caller's proof; only then accept larger messages.
@@ -178,7 +174,7 @@ class NodeServer:
             reason, trouble = f"ended: {describe_with_location(error)}", error
             raise
         finally:
-            self._schedule_cleanup(RETENTION_PEER_TIMEOUTS * self._limits.peer_timeout, self._answer_cache.clear)
+            self._schedule_cleanup(self._limits.retention, self._answer_cache.clear)
             self._run_log.log(f"run {name} {reason}", logging.INFO, trouble)
 
     async def _answer_requests(self, channel: Channel, lease: Lease) -> tuple[LinkError, asyncio.Task[None]]:

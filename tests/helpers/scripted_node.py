@@ -109,7 +109,7 @@ class Heard:
         limits, security, meeting = Limits(given["message"], silence), given["security"], given["meeting"]
         claim = RunClaim("cafe", security.coordinator, derive_takeover_key(bytes(32), node))
         contact = Connector(node, url, given["role"], claim, "points", limits, given["seed"], security, meeting)
-        self.link = Link(contact, silence)
+        self.link = Link(contact)
         self.all: list[Event] = []
         self._news: asyncio.Queue[Event] = asyncio.Queue()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedws.core.errors import LinkError, LinkLost, LinkRefused, ProtocolError
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.body_transfer import BodyTransfers
-from fedws.network.liveness import CHECKS_PER_TIMEOUT, LivenessMonitor
+from fedws.network.liveness import LivenessMonitor
 from fedws.network.mqtt.encryption import Payload
 from fedws.network.mqtt.endpoint import FrameEvent, LinkEndpoint
 from fedws.network.mqtt.flow_control import ReceivedFrame
@@ -71,7 +71,7 @@ class MqttChannel:
         self._frame_bytes_received = 0
         self._monitor = LivenessMonitor(limits.peer_timeout)
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self._repeat(limits.peer_timeout / CHECKS_PER_TIMEOUT, self._check_liveness)
+        self._repeat(limits.check_interval, self._check_liveness)
         self._repeat(limits.effective_ping_interval, self._send_ping)
         self.peer = self.address = ""
         self.bytes_sent = 0
@@ -231,7 +231,7 @@ class MqttChannel:
             if self.authenticated and not self._peer_done.is_set():
                 self._sink.on_closing()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._limits.peer_timeout / 6):
+                    async with asyncio.timeout(self._limits.close_timeout):
                         await self._peer_done.wait()
         finally:
             self._peer_done.set()  # a further call need not wait again

@@ -42,7 +42,7 @@ class BrokerConnection:
         self._address = address
         self._tls = tls
         self.on_message = on_message
-        self._reply_timeout = limits.peer_timeout / 6
+        self._reply_timeout = limits.handshake_timeout
         self._max_in_flight = MAX_IN_FLIGHT_PACKETS
         self._in_flight: dict[int, str] = {}  # of packets that the broker has not acknowledged
         self._queue: deque[tuple[str, bytes | bytearray, bool]] = deque()  # packets that wait for these

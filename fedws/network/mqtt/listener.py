@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from fedws.core.error_location import describe_with_location
 from fedws.core.errors import LinkError, LinkLost, LinkRefused, Unreachable, UsageError
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
-from fedws.network.backoff import Backoff
+from fedws.network.backoff import Backoff, ReasonLog, retry
 from fedws.network.mqtt.session import BrokerSession, ListenerConfig
 
 
@@ -57,16 +57,20 @@ class MqttListener:
 
     async def _reconnect(self) -> None:
         """Begin until it succeeds, with pauses that are longer each time."""
-        pauses, last_error = Backoff(self._config.limits.peer_timeout, self._session.instance), ""
-        while True:
-            await asyncio.sleep(pauses.next_delay())
+        reasons = ReasonLog(self._status_log.log)
+
+        async def attempt() -> bool | None:
             try:
-                return await self._connect()
+                await self._connect()
             except (LinkError, UsageError) as error:
-                if str(error) != last_error:
-                    self._status_log.log(f"waiting for the broker ({error})")
-                last_error = str(error)
-            except Exception as error:  # a node that nobody watches must not be gone for good
+                reasons.add(str(error), f"waiting for the broker ({error})")
+            except Exception as error:  # a bug costs a connection, and not the node
                 self._status_log.log(
                     f"an error while the broker was dialled: {describe_with_location(error)}", logging.ERROR, error
                 )
+            else:
+                return True
+            return None
+
+        backoff = Backoff(self._config.limits.max_backoff, self._session.instance)
+        await retry(attempt, backoff, wait_first=True)

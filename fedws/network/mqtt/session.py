@@ -134,7 +134,7 @@ class BrokerSession:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve_link(self, link: str, channel: MqttChannel) -> None:
-        timeout_seconds = self._config.limits.peer_timeout / 6
+        timeout_seconds = self._config.limits.handshake_timeout
         handshake_timer = asyncio.get_running_loop().call_later(timeout_seconds, self._on_handshake_timeout, channel)
         reason = "the node ends"  # as long as the handler has not returned
         try:

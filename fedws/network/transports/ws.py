@@ -120,11 +120,7 @@ class WebSocketTransport:
 
         def connection(*given: Any, **settings: Any) -> asyncio.Protocol:
             incoming = IncomingConnection(*given, **settings)
-            incoming.pending_connections, incoming.closing_connections, incoming.handshake_timeout = (
-                pending,
-                closing,
-                limits.peer_timeout / 6,
-            )
+            incoming.pending_connections, incoming.closing_connections, incoming.limits = pending, closing, limits
             connections.add(incoming)
             return incoming if tls_listener is None else tls_listener.build_protocol(incoming)
 
@@ -164,7 +160,7 @@ class WebSocketTransport:
         if not isinstance(error.__cause__, EOFError):
             return Unreachable(_describe_error(error))
         if not self._encrypted:  # which a port does too behind which nobody listens yet, so it is asked
-            if await speaks_tls(*_parse_url(url), limits.peer_timeout / 6):
+            if await speaks_tls(*_parse_url(url), limits.handshake_timeout):
                 return LinkRefused("key", "it is served with TLS; write wss://")
             return Unreachable("it ended the connection without a word")
         # It has proved that it is the node that was meant, and closed: in TLS 1.3 a server judges its caller's
@@ -193,8 +189,8 @@ def _library_settings(limits: Limits) -> dict[str, Any]:
         ),  # see WebSocketChannel.mark_authenticated
         "max_queue": 8,
         "write_limit": encoder.FRAGMENT_BYTES,
-        "open_timeout": limits.peer_timeout / 6,
-        "close_timeout": limits.peer_timeout / 6,
+        "open_timeout": limits.handshake_timeout,
+        "close_timeout": limits.close_timeout,
         "ping_interval": limits.effective_ping_interval,
         "ping_timeout": None,
         "logger": _log,

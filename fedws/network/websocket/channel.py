@@ -27,7 +27,7 @@ class WebSocketChannel:
 
     def __init__(self, connection: MonitoredConnection, limits: Limits) -> None:
         self._connection = connection
-        connection.start_monitoring(limits.peer_timeout)
+        connection.start_monitoring(limits)
         self._limits = limits
         self._is_client = isinstance(connection, ClientConnection)
         self._max_message_bytes = min(MAX_HANDSHAKE_MESSAGE_BYTES, limits.max_message_bytes)

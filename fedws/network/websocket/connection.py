@@ -11,8 +11,8 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from fedws.network.admission import BoundedConnectionSet
-from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
-from fedws.network.liveness import CHECKS_PER_TIMEOUT, LivenessMonitor
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.liveness import LivenessMonitor
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode
 
@@ -40,10 +40,11 @@ class MonitoredConnection(Connection):
         """Whether a part of a message has come that is not whole."""
         return self._in_message or bool(self.protocol.reader.buffer)
 
-    def start_monitoring(self, peer_timeout: float) -> None:
-        """Begin, with the seconds that the other end may be silent."""
-        self._peer_timeout = peer_timeout
-        self._monitor = LivenessMonitor(peer_timeout)
+    def start_monitoring(self, limits: Limits) -> None:
+        """Start to check the other end's liveness."""
+        self._check_interval = limits.check_interval
+        self._max_closing_checks = round(limits.close_timeout / limits.check_interval)
+        self._monitor = LivenessMonitor(limits.peer_timeout)
         self._closing_checks = 0  # looks
         self._schedule(self._check_liveness)
 
@@ -73,15 +74,13 @@ class MonitoredConnection(Connection):
         super().connection_lost(exc)
 
     def _schedule(self, callback: Any) -> None:
-        self._timer = self.loop.call_later(self._peer_timeout / CHECKS_PER_TIMEOUT, callback)
+        self._timer = self.loop.call_later(self._check_interval, callback)
 
     def _check_liveness(self) -> None:
         if self.state is not State.OPEN:
             self._closing_checks += 1
-            if (
-                self._closing_checks >= CHECKS_PER_TIMEOUT // 6
-            ):  # the library may wait for ever, to be rid of what it wanted to send
-                return self.transport.abort()
+            if self._closing_checks >= self._max_closing_checks:
+                return self.transport.abort()  # the library may wait for ever to send the rest
             return self._schedule(self._check_liveness)
         self.fault = self._find_fault()
         if not self.fault:
@@ -113,7 +112,8 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
     pending_connections: BoundedConnectionSet
     closing_connections: BoundedConnectionSet
     """The links of the port that are being closed: a bounded number, since other ends need not let them close."""
-    handshake_timeout: float
+    limits: Limits
+    """Bounds of the link."""
     accepted_at: float | None = None
     """By the loop's clock, when it was before TLS."""
     _handshake_timer: asyncio.TimerHandle
@@ -136,7 +136,7 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
         super().connection_made(transport)
         self.pending_connections.add(self, self.transport.abort, address_of(transport))
         arrived = self.loop.time() if self.accepted_at is None else self.accepted_at
-        self._handshake_timer = self.loop.call_at(arrived + self.handshake_timeout, self._on_handshake_timeout)
+        self._handshake_timer = self.loop.call_at(arrived + self.limits.handshake_timeout, self._on_handshake_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Tell those who begin with TLS at once, in plain text, that there is none here: else both would wait."""
@@ -173,9 +173,7 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
             if self.state is State.OPEN:
                 self.protocol.fail(CloseCode.APPLICATION_ERROR, "no hello in time")
                 self.send_data()
-        self._handshake_timer = self.loop.call_later(
-            self.handshake_timeout * 6 / CHECKS_PER_TIMEOUT, self.transport.abort
-        )
+        self._handshake_timer = self.loop.call_later(self.limits.check_interval, self.transport.abort)
 
     def mark_authenticated(self) -> None:
         """They may stay, and send what they like."""

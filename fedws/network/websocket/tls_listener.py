@@ -39,8 +39,8 @@ class TlsListener:
             lambda: connection,
             accepted_socket,
             ssl=self._context,
-            ssl_handshake_timeout=connection.handshake_timeout,
-            ssl_shutdown_timeout=connection.handshake_timeout,
+            ssl_handshake_timeout=connection.limits.handshake_timeout,
+            ssl_shutdown_timeout=connection.limits.close_timeout,
         )
         task: asyncio.Task[object] = loop.create_task(shaking)
 

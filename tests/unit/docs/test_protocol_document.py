@@ -230,7 +230,7 @@ def test_what_is_said_to_who_joins() -> None:
 
 
 def test_what_the_busy_say() -> None:
-    turns = LeaseManager("alice", 10)
+    turns = LeaseManager("alice", Limits(peer_timeout=10))
     turns._newest_claim, turns._active_since = RunClaim("77d1e0aa55c6f3b2"), datetime(2026, 11, 21, 9, 10, 3)
     assert str(turns._build_busy_error()) == example(Refusal).reason
     assert " ".join(section("One run at a time").split()).count(example(Refusal).reason) == 1

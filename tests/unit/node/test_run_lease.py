@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedws.core.errors import LinkLost, LinkRefused
+from fedws.network.base import Limits
 from fedws.node.run_lease import IDLE_PEER_TIMEOUTS, LeaseManager
 from fedws.protocol.run_claim import RunClaim
 from tests.helpers.virtual_time import virtual
@@ -18,7 +19,7 @@ HOLDER, OTHER = RunClaim("a" * 16, "lab", "1" * 64), RunClaim("b" * 16, "lab", "
 @virtual
 async def test_a_run_that_does_not_get_the_node_leaves_it_to_the_run_before() -> None:
     """The idle run gives way, but its work outlasts the other run's patience; then both call again."""
-    turns = LeaseManager("alice", SILENCE)
+    turns = LeaseManager("alice", Limits(peer_timeout=SILENCE))
     channel: Any = SimpleNamespace(bytes_received=0, is_receiving=False)
     async with turns.acquire(channel, HOLDER) as turn:
         await asyncio.sleep(IDLE_PEER_TIMEOUTS * SILENCE + 1)
@@ -42,7 +43,7 @@ def test_the_run_before_may_call_while_its_work_ends(links: int) -> None:
 
     @virtual
     async def calls() -> None:
-        turns = LeaseManager("alice", SILENCE)
+        turns = LeaseManager("alice", Limits(peer_timeout=SILENCE))
         channel: Any = SimpleNamespace(bytes_received=0, is_receiving=False)
         async with turns.acquire(channel, HOLDER):
             await asyncio.sleep(IDLE_PEER_TIMEOUTS * SILENCE + 1)
