@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from fedws.coordinator.link import Answer, Link
+from fedws.coordinator.link import Link
+from fedws.coordinator.open_requests import Answer
 from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed

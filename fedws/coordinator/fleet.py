@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from fedws.coordinator.link import Answer, Link
+from fedws.coordinator.link import Link
+from fedws.coordinator.open_requests import Answer
 from fedws.coordinator.server_trainer import ServerTrainer
 from fedws.core.error_location import describe_with_location
 from fedws.core.errors import RunFailed

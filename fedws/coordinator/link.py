@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 from fedws.coordinator.connector import Connector, WelcomedChannel
 from fedws.coordinator.listener import REPLACED_REASON
+from fedws.coordinator.open_requests import Answer, LinkFailureKind, OpenRequests, build_failure
 from fedws.core.error_location import summarize_error
 from fedws.core.errors import (
     BodyUnavailable,
@@ -24,16 +24,10 @@ from fedws.core.limits import MessageLimits
 from fedws.network.base import Channel
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies
-from fedws.protocol import answer_size
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import MESSAGE_NAMES, Message, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 
-Answer = TaskResult | TaskFailure
-LinkFailureKind = Literal["lost", "failed"]
-LinkFailureCode = Literal["", "permanent", "later", "progress", "transfer"]
-MIN_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS = 1.0, 25 * 3600.0
-"""Seconds that a node can make its next request wait: a policy counts what left in a day."""
 _LOST: LinkFailureKind = "lost"
 _FAILED: LinkFailureKind = "failed"  # what would happen again is not laid on the link
 
@@ -53,13 +47,13 @@ class Link:
         """By the loop's clock, while there is no link."""
         self._retention = connector.limits.retention
         self._channel: Channel | None = None
-        self._open_requests: dict[str, tuple[TaskRequest, Callable[[Answer], None]]] = {}
-        self._sending_ids: set[str] = set()
-        """Open requests that are not wholly on their way."""
+        self._open_requests = OpenRequests(connector.node)
         self._bytes_on_closed_channels = (0, 0)
         self._last_request_key: tuple[object, ...] = ()
         """What tells the request that was sent last from others, however often it is sent."""
-        self._transfers = BodyTransfers(stored_bodies, connector.node, get_max_answer_bytes=self._max_answer_bytes)
+        self._transfers = BodyTransfers(
+            stored_bodies, connector.node, get_max_answer_bytes=self._open_requests.max_answer_bytes
+        )
         self._forget_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -156,25 +150,24 @@ class Link:
         ``subject`` tells orders apart that are otherwise of one request, as those to score the models of one round.
         """
         if self._channel is None:
-            return on_answer(_build_failure(request, "lost", self.last_error, "transfer"))  # it was not sent
+            return on_answer(build_failure(request, "lost", self.last_error, "transfer"))  # it was not sent
         request_key = (request.round, request.task, request.state_round, request.seed, subject)
         if request_key != self._last_request_key:
             self._last_request_key = request_key
             self._transfers.progress.reset()
-        self._open_requests[request.request_id] = request, on_answer
-        self._sending_ids.add(request.request_id)
+        self._open_requests.add(request, on_answer)
         try:
             await self._channel.send(replace(request, resume_offsets=self._transfers.resume_offsets))
-            self._sending_ids.discard(request.request_id)
+            self._open_requests.mark_sent(request.request_id)
         except UsageError as error:  # too large, or of tensors that cannot travel: it will be so each time
             reason = (
                 f"its order has {error}" if isinstance(error, MessageTooLarge) else f"its order cannot be sent: {error}"
             )
-            self._resolve(request.request_id, _build_failure(request, "failed", reason, "permanent"))
+            self._open_requests.resolve(request.request_id, build_failure(request, "failed", reason, "permanent"))
         except LinkError:
             pass  # the reader sees it too, and answers all that is open
         except Exception as error:  # a bug here must end the request, not leave it waiting
-            self._resolve(request.request_id, _build_failure(request, "failed", summarize_error(error)))
+            self._open_requests.resolve(request.request_id, build_failure(request, "failed", summarize_error(error)))
         return None
 
     async def execute(self, request: TaskRequest, subject: str = "") -> Answer:
@@ -196,27 +189,14 @@ class Link:
                 request_id=result.request_id, worker=result.worker, round=result.round, kind="failed", reason=reason
             )
 
-    def _max_answer_bytes(self) -> int:
-        """Return the bytes of the largest message that the node may send now."""
-        return answer_size.compute_max_answer_size(request for request, _ in self._open_requests.values())
-
     def _handle_message(self, message: Message) -> None:
         if not isinstance(message, TaskResult | TaskFailure):
             raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an answer was due")
-        request, _ = self._open_requests.get(message.request_id, (None, None))
-        if request is None or (message.worker, message.round) != (self.node, request.round):
-            raise ProtocolError(f"an answer to {to_printable(message.request_id, 64)}, which is no open order")
-        if isinstance(message, TaskFailure):
-            message = _sanitize_failure(message)
-        else:
-            self.connector.backoff.reset()  # the link has been good for something
+        answer = self._open_requests.check_answer(message)
+        if isinstance(answer, TaskResult):
+            self.connector.backoff.reset()
             self._transfers.progress.reset()
-        self._resolve(message.request_id, message)
-
-    def _resolve(self, request_id: str, answer: Answer) -> None:
-        _, then = self._open_requests.pop(request_id, (None, None))
-        if then is not None:
-            then(answer)
+        self._open_requests.resolve(answer.request_id, answer)
 
     def _handle_disconnect(self, channel: Channel, reason: str, kind: LinkFailureKind) -> None:
         self._channel = None
@@ -226,28 +206,8 @@ class Link:
         )
         self.connected.clear()
         self.connector.last_error = reason
-        progress = self._transfers.progress.pop_progress()
-        if progress:
+        progressed = self._transfers.progress.pop_progress()
+        if progressed:
             self.connector.backoff.reset()
         self.disconnected_since = asyncio.get_running_loop().time()
-        for request, _ in list(self._open_requests.values()):
-            code: LinkFailureCode = (
-                "transfer" if self._transfers.interrupted or request.request_id in self._sending_ids else ""
-            )
-            code = "progress" if progress else code
-            self._resolve(request.request_id, _build_failure(request, kind, reason, code if kind == "lost" else ""))
-        self._sending_ids.clear()
-
-
-def _build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code: LinkFailureCode = "") -> TaskFailure:
-    return TaskFailure(
-        request_id=request.request_id, worker=request.worker, round=request.round, kind=kind, reason=reason, code=code
-    )
-
-
-def _sanitize_failure(failure: TaskFailure) -> TaskFailure:
-    """Return a node's failure without what only this side may state, and with a bounded wait."""
-    kind = failure.kind if failure.kind == "refused" else "failed"
-    code = failure.code if kind == "refused" and failure.code in ("permanent", "later") else ""
-    wait = min(max(failure.retry_after, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS) if code == "later" else 0.0
-    return replace(failure, kind=kind, reason=to_printable(failure.reason), code=code, retry_after=wait)
+        self._open_requests.fail_all(kind, reason, progressed=progressed, interrupted=self._transfers.interrupted)

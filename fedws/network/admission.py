@@ -23,14 +23,14 @@ IPV6_PREFIX_BITS = 64
 
 
 async def admit(
-    channel: Channel, handshake: Callable[[], Awaitable[T]], timeout: float, warning_log: RateLimitedLog, peer: str
+    channel: Channel, handshake: Callable[[], Awaitable[T]], max_seconds: float, warning_log: RateLimitedLog, peer: str
 ) -> T | None:
     """Return the result of ``handshake`` with the peer on ``channel``; close the link and return None when it fails.
 
-    ``timeout`` is in seconds; ``peer`` is what the log calls a peer that is refused, as "a node".
+    ``peer`` is what the log calls a peer that is refused, as "a node".
     """
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(max_seconds):
             return await handshake()
     except TimeoutError:
         await channel.close("no hello in time")

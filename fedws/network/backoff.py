@@ -54,6 +54,8 @@ async def retry(attempt: Callable[[], Awaitable[T | None]], backoff: Backoff, *,
     """
     if wait_first:
         await asyncio.sleep(backoff.next_delay())
-    while (result := await attempt()) is None:
+    while True:
+        result = await attempt()
+        if result is not None:
+            return result
         await asyncio.sleep(backoff.next_delay())
-    return result

@@ -1,0 +1,82 @@
+"""The requests to one node that are not answered yet."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from fedws.core.errors import ProtocolError, to_printable
+from fedws.protocol import answer_size
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+
+Answer = TaskResult | TaskFailure
+LinkFailureKind = Literal["lost", "failed"]
+LinkFailureCode = Literal["", "permanent", "later", "progress", "transfer"]
+MIN_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS = 1.0, 25 * 3600.0
+"""Seconds that a node can make its next request wait: a policy counts what left in a day."""
+
+
+class OpenRequests:
+    """The open requests of one node; each is resolved once, with a result or a failure."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._open: dict[str, tuple[TaskRequest, Callable[[Answer], None]]] = {}
+        self._sending_ids: set[str] = set()
+
+    def add(self, request: TaskRequest, on_answer: Callable[[Answer], None]) -> None:
+        """Open a request that is about to be sent."""
+        self._open[request.request_id] = request, on_answer
+        self._sending_ids.add(request.request_id)
+
+    def mark_sent(self, request_id: str) -> None:
+        """Note that the whole request was handed to the transport."""
+        self._sending_ids.discard(request_id)
+
+    def resolve(self, request_id: str, answer: Answer) -> None:
+        """Close a request with its answer; do nothing if it is not open."""
+        _, on_answer = self._open.pop(request_id, (None, None))
+        if on_answer is not None:
+            on_answer(answer)
+
+    def check_answer(self, answer: Answer) -> Answer:
+        """Return what the node sent, without what only this side may state.
+
+        Raises ProtocolError if it answers no open request.
+        """
+        request, _ = self._open.get(answer.request_id, (None, None))
+        if request is None or (answer.worker, answer.round) != (self._node, request.round):
+            raise ProtocolError(f"an answer to {to_printable(answer.request_id, 64)}, which is no open order")
+        return _sanitize_failure(answer) if isinstance(answer, TaskFailure) else answer
+
+    def fail_all(self, kind: LinkFailureKind, reason: str, *, progressed: bool, interrupted: bool) -> None:
+        """Close all requests after the link was lost.
+
+        ``progressed`` is whether a transfer got further than ever before, ``interrupted`` whether a body was cut off.
+        """
+        for request, _ in list(self._open.values()):
+            code: LinkFailureCode = ""
+            if kind == "lost" and progressed:
+                code = "progress"
+            elif kind == "lost" and (interrupted or request.request_id in self._sending_ids):
+                code = "transfer"
+            self.resolve(request.request_id, build_failure(request, kind, reason, code))
+        self._sending_ids.clear()
+
+    def max_answer_bytes(self) -> int:
+        """Return the bytes of the largest message that may answer one of these requests."""
+        return answer_size.compute_max_answer_size(request for request, _ in self._open.values())
+
+
+def build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code: LinkFailureCode = "") -> TaskFailure:
+    """Return the failure that this side gives as the answer to ``request``."""
+    return TaskFailure(
+        request_id=request.request_id, worker=request.worker, round=request.round, kind=kind, reason=reason, code=code
+    )
+
+
+def _sanitize_failure(failure: TaskFailure) -> TaskFailure:
+    """Return a node's failure without what only this side may state, and with a bounded wait."""
+    kind = failure.kind if failure.kind == "refused" else "failed"
+    code = failure.code if kind == "refused" and failure.code in ("permanent", "later") else ""
+    wait = min(max(failure.retry_after, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS) if code == "later" else 0.0
+    return replace(failure, kind=kind, reason=to_printable(failure.reason), code=code, retry_after=wait)
