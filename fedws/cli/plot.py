@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fedws.cli.parser import Parser
+from fedws.recording import metrics_reader
 
 
 def build_parser(prog: str) -> Parser:
@@ -19,7 +20,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.core.errors import UsageError
     from fedws.recording import curves, stored_records
 
-    records = curves.read_records(arguments.run)
+    records = metrics_reader.read_records(arguments.run)
     groups, _ = stored_records.load_worker_labels(arguments.run / "worker_labels.json")
     path = arguments.output or arguments.run / "curves.png"
     try:

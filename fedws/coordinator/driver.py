@@ -20,7 +20,7 @@ from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_log import RunLog, log
 from fedws.scheduling.base import Scheduler
 from fedws.scheduling.events import Event, RoundTimeout, WorkerConnected
-from fedws.scheduling.participants import build_rejection
+from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from fedws.split_learning.scheduler_state import CollectThenTrainState

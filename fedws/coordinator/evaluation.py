@@ -13,16 +13,17 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from fedws.coordinator.link import Link
-from fedws.coordinator.open_requests import Answer
 from fedws.coordinator.one_time_log import OneTimeLog
+from fedws.coordinator.open_requests import Answer
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
-from fedws.core.plan import EvalSettings, describe_setting_error
+from fedws.core.plan import EvalSettings
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
+from fedws.core.validation import describe_setting_error
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskFailure, TaskRequest
-from fedws.recording import curves
+from fedws.recording import metrics_reader
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from fedws.recording.run_log import Record, RunLog, log, write_model
 from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
@@ -184,7 +185,7 @@ class EvaluationQueue:
 
     @property
     def _label_groups(self) -> Sequence[Sequence[int]]:
-        return curves.distinct_label_sets(self._run_log.worker_labels)
+        return metrics_reader.distinct_label_sets(self._run_log.worker_labels)
 
     async def _evaluate_all(self) -> None:
         while self._rounds or not self._is_finishing:

@@ -33,7 +33,7 @@ from fedws.network.lookup import find_transport
 from fedws.network.stored_bodies import StoredBodies
 from fedws.object_store.base import BodyStore
 from fedws.protocol.run_claim import RunClaim, derive_takeover_key
-from fedws.recording import curves
+from fedws.recording import metrics_reader
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_directory import RunDirectory, load_plan_settings
@@ -287,7 +287,7 @@ def _load_finished_run(directory: Path) -> RunResult:
         model = tensor_file.load_tensors(path)
     except SafetensorError as error:
         raise RunFailed(f"{path} cannot be read: {error}; continue with more --training-rounds to write it") from None
-    return RunResult(model, curves.read_records(directory), directory)
+    return RunResult(model, metrics_reader.read_records(directory), directory)
 
 
 def _log_workers_without_gpu(links: Mapping[str, Link], run_log: RunLog) -> None:

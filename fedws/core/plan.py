@@ -26,8 +26,7 @@ from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYT
 from fedws.core.task_settings import DecayFactor
 from fedws.core.task_settings import EvalSettings as EvalSettings
 from fedws.core.task_settings import TrainSettings as TrainSettings
-from fedws.core.untrusted_text import to_printable
-from fedws.core.validation import Count, NodeId, NonNegative, Positive
+from fedws.core.validation import Count, NodeId, NonNegative, Positive, describe_setting_error
 
 
 def _iter_strings(value: Any) -> Iterator[str]:
@@ -234,22 +233,6 @@ def build_plan(settings: Mapping[str, Any]) -> Plan:
 
 ROUND_ONLY_SETTINGS = ("chooser", "deadline", "over_select", "aggregator", "weighted")
 """Settings that say nothing to a strategy without rounds."""
-
-
-def describe_setting_error(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
-    parts = [str(part) for part in first["loc"] if part != "[key]"]
-    place = to_printable(".".join(part if part.isprintable() else repr(part) for part in parts), 80)
-    message = to_printable(first["msg"].removeprefix("Value error, "))
-    given = to_printable(repr(first["input"]), 80)
-    if first["type"] == "extra_forbidden":
-        return f"{place}: there is no such setting"
-    if first["type"] == "string_pattern_mismatch":
-        return f"{place}: {given} is no node id (letters, digits, '.', '_' and '-', at most 64)"
-    if first["type"] == "value_error" or isinstance(first["input"], dict):
-        return f"{place}: {message}" if place else message
-    return f"{place}: {message}, not {given}"
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:

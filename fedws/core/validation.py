@@ -2,10 +2,28 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, ValidationError
+
+from fedws.core.untrusted_text import to_printable
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 NODE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 NodeId = Annotated[str, Field(pattern=NODE_ID_PATTERN)]
+
+
+def describe_setting_error(error: ValidationError) -> str:
+    """Return the first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
+    place = to_printable(".".join(part if part.isprintable() else repr(part) for part in parts), 80)
+    message = to_printable(first["msg"].removeprefix("Value error, "))
+    given = to_printable(repr(first["input"]), 80)
+    if first["type"] == "extra_forbidden":
+        return f"{place}: there is no such setting"
+    if first["type"] == "string_pattern_mismatch":
+        return f"{place}: {given} is no node id (letters, digits, '.', '_' and '-', at most 64)"
+    if first["type"] == "value_error" or isinstance(first["input"], dict):
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message}, not {given}"

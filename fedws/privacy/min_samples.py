@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedws.core.errors import TaskError
-from fedws.core.plan import describe_setting_error
+from fedws.core.validation import describe_setting_error
 
 
 def min_distinct_samples(

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fedws.core.durations import format_duration
 from fedws.core.errors import RetryLater, TaskError, UsageError
-from fedws.core.plan import describe_setting_error
 from fedws.core.registry import DEFAULT_TASK_TRAITS, ReleaseKind, TaskTraits
+from fedws.core.validation import describe_setting_error
 from fedws.privacy.min_samples import min_distinct_samples
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskRequest, TaskResult

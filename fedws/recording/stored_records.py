@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedws.core.plan import describe_setting_error
 from fedws.core.untrusted_text import get_error_text
+from fedws.core.validation import describe_setting_error
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import Labels
 

@@ -15,11 +15,9 @@ from fedws.scheduling.participants import (
     OpenRequest,
     Participants,
     ScheduleConfig,
-    apply_server_update,
-    build_rejection,
     find_exclusions,
-    find_result_problem,
 )
+from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
 from fedws.updates import metrics
 
 B = TypeVar("B")

@@ -1,14 +1,12 @@
 """Who is there, what each was asked, and whom the run does without: what all schedulers keep of their workers."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from fedws.core.durations import format_duration
-from fedws.core.errors import RejectedUpdate, to_printable
+from fedws.core.errors import to_printable
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
 from fedws.core.seeds import request_seed
-from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
@@ -291,48 +289,11 @@ class Participants:
         return replace(self, members={**self.members, worker: member})
 
 
-class _HasWorkerModel(Protocol):
-    def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None: ...
-
-
-def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: TaskResult) -> str:
-    """Why a result can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
-    problem = find_nonfinite(result.tensors)
-    if problem:
-        return problem
-    try:
-        worker_model = algorithm.worker_model(model, result)
-    except RejectedUpdate as error:
-        return str(error)
-    if worker_model is None:
-        return ""
-    return find_mismatch(worker_model, model) or (
-        "" if worker_model is result.tensors else find_nonfinite(worker_model)
-    )  # a finite step may overflow
-
-
-def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
-    """What a result becomes that cannot be used."""
-    reason = to_printable(problem)  # it may quote a tensor's name, which is a peer's text
-    return TaskFailure(
-        request_id=result.request_id, worker=result.worker, round=result.round, kind="rejected", reason=reason
-    )
-
-
 def find_exclusions(participants: Participants) -> Mapping[str, str]:
     """Who is excluded, and why."""
     return {
         worker: member.exclusion_reason for worker, member in participants.members.items() if member.exclusion_reason
     }
-
-
-def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tuple[Tensors, str]:
-    """The next model and what is wrong with it, if anything."""
-    try:
-        model = update()
-    except RejectedUpdate as error:
-        return reference, str(error)
-    return model, find_mismatch(model, reference) or find_nonfinite(model)
 
 
 def _with_presence(member: Participant, worker: str, connected: Collection[str]) -> Participant:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import describe_setting_error
-from fedws.core.validation import NonNegative, Positive
+from fedws.core.validation import NonNegative, Positive, describe_setting_error
 
 SECONDS_PER_HOUR = 3600.0
 

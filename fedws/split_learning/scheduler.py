@@ -10,20 +10,15 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import describe_setting_error
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
 from fedws.core.untrusted_text import get_error_text
+from fedws.core.validation import describe_setting_error
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participants import (
-    MAX_CONSECUTIVE_FAILURES,
-    Participants,
-    ScheduleConfig,
-    build_rejection,
-    find_exclusions,
-)
+from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, ScheduleConfig, find_exclusions
+from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.base import CollectThenTrainAlgorithm
 from fedws.split_learning.scheduler_state import CollectThenTrainState
 from fedws.split_learning.upload_progress import UploadManifest, UploadProgress

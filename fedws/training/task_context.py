@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.core.plan import describe_setting_error
 from fedws.core.task_settings import EvalSettings, list_batch_sizes
 from fedws.core.tensors import Tensors, find_mismatch
+from fedws.core.validation import describe_setting_error
 from fedws.data.base import Dataset
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease

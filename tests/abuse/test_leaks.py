@@ -11,7 +11,8 @@ import fedws.privacy.policy
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import AuditLog, read_entries
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from fedws.recording import curves
+from fedws.recording import metrics_reader
 from tests.helpers.processes import Command, Processes, dialling, serving
 
 PLUGIN = """
@@ -108,7 +108,9 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
     wanted |= {"evaluate_every": 5, "score_workers": 1, "seed": 9, "threads": 2, "max_message": 5_000_000}
     wanted |= {"silence": 30.0, "weighted": True, "cuda": True, "model": "linear", "loss": "told", "dataset": "digits"}
     assert {key: plan[key] for key in wanted} == wanted
-    scores = [record for record in curves.read_records(processes.folder / "run") if record["kind"] == "evaluation"]
+    scores = [
+        record for record in metrics_reader.read_records(processes.folder / "run") if record["kind"] == "evaluation"
+    ]
     assert [(score["round"], score["model"]) for score in scores] == [
         (round_number, model) for round_number in (1, 3) for model in ("dora", "federated")
     ]

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 from filelock import FileLock
 
-from fedws.recording import curves
+from fedws.recording import metrics_reader
 from tests.helpers.processes import PATIENCE, SECONDS, Command, Processes, dialling
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -70,7 +70,7 @@ def test_a_run_stopped_while_it_trains_keeps_finished_rounds(processes: Processe
     assert_stopped(run, "fedws run")
     assert run.lines[-1] == f"{GO_ON}run"
     directory = processes.folder / "run"
-    rounds = [record["round"] for record in curves.read_records(directory) if record["kind"] == "round"]
+    rounds = [record["round"] for record in metrics_reader.read_records(directory) if record["kind"] == "round"]
     assert len(rounds) >= 2
     assert rounds == list(range(1, len(rounds) + 1))
     assert safetensors.torch.load_file(directory / "model.safetensors")

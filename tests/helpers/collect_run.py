@@ -16,7 +16,7 @@ from fedws.privacy.policy import Policy
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.participants import build_rejection
+from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from tests.helpers.federation import WORKERS, Points

@@ -14,7 +14,8 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.node.server import NodeServer, serve
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import AuditLog, read_entries
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, TaskRequest, TaskResult, Welcome
 from fedws.security.credentials import INSECURE

@@ -12,7 +12,7 @@ import pytest
 import fedws
 from fedws.core import registry
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.recording import curves
+from fedws.recording import metrics_reader
 from tests.helpers.federation import evaluating, federation, settings
 from tests.helpers.resumed_runs import stopped
 from tests.helpers.support import recorded
@@ -66,7 +66,7 @@ async def test_numbers_of_workers_and_of_the_evaluator_are_kept(tmp_path: Path) 
     assert [events[step, "workers/mine"] for step in (1, 2)] == [MEAN, MEAN]
     assert events[2, "f1/federated"] == events[2, "f1/alice"] == 0.25
     assert 0 < events[1, "accuracy/federated"] < 1, "not what the evaluator calls so"
-    assert curves.read_records(tmp_path / "run") == recorded(tmp_path / "run")
+    assert metrics_reader.read_records(tmp_path / "run") == recorded(tmp_path / "run")
 
 
 async def test_numbers_of_a_strategy_without_rounds_are_kept(tmp_path: Path) -> None:

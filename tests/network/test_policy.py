@@ -12,7 +12,9 @@ import pytest
 import fedws
 from fedws.core.errors import RunFailed, UnexpectedNode
 from fedws.node.evaluator import create_evaluator
-from fedws.privacy.audit_log import AuditLog, read_entries, verify_log
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
+from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.policy import Policy
 from fedws.security import certificates
 from fedws.security.credentials import Credentials

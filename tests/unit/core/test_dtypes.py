@@ -29,7 +29,7 @@ from fedws.core.tensors import (
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.scheduling.participants import find_result_problem
+from fedws.scheduling.result_checks import find_result_problem
 from fedws.simulation.tensor_cache import TensorCache
 from fedws.training.task_context import TaskContext
 from fedws.updates.aggregators.mean import MeanAggregator

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 from fedws.core import errors, untrusted_text
 from fedws.core.error_location import describe_error, describe_with_location, summarize_error
 from fedws.core.errors import FedwsError, LinkRefused, UsageError
-from fedws.core.plan import describe_setting_error
 from fedws.core.untrusted_text import (
     LOGGER_NAMES,
     MAX_LINE_CHARS,
@@ -24,6 +23,7 @@ from fedws.core.untrusted_text import (
     to_line,
     to_printable,
 )
+from fedws.core.validation import describe_setting_error
 from fedws.protocol.header import describe_schema_error
 
 HOSTILE = "\x1b[2J\x9b2J\r\n\x00\u202e\u2066\u200b\ufeff\u2028\ue000\udcff"

@@ -11,7 +11,8 @@ import torch
 from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy import audit_log, usage_counts
-from fedws.privacy.audit_log import AuditLog, read_entries
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
 from fedws.privacy.usage_counts import UsageCounts

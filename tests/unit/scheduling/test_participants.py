@@ -19,10 +19,9 @@ from fedws.scheduling.participants import (
     MAX_CONSECUTIVE_POSTPONEMENTS,
     OpenRequest,
     Participants,
-    build_rejection,
     find_exclusions,
-    find_result_problem,
 )
+from fedws.scheduling.result_checks import build_rejection, find_result_problem
 
 THREE = ("alice", "bob", "charlie")
 ASK = TaskSpec("t.do", {"lr": 1}, {"w": torch.ones(1)})

@@ -15,7 +15,8 @@ from fedws.core import registry
 from fedws.core.limits import MessageLimits
 from fedws.core.tensors import hash_tensors
 from fedws.node.worker import Worker
-from fedws.privacy.audit_log import AuditLog, read_entries
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskResult
 from fedws.protocol.run_claim import RunClaim

@@ -13,7 +13,8 @@ import fedws
 from fedws.core import registry
 from fedws.core.plan import EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
-from fedws.privacy.audit_log import AuditLog, read_entries
+from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskResult
 from fedws.split_learning import pretraining
