@@ -27,7 +27,7 @@ from fedws.data.base import Dataset
 from fedws.data.samples import find_labels, select_samples
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file

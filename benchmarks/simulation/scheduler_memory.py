@@ -17,7 +17,7 @@ from fedws.core.plan import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.protocol.messages import TaskResult
 from fedws.scheduling.events import ResponseTimed
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.training.building import build_model

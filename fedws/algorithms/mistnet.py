@@ -4,8 +4,7 @@ coordinator trains the other layers on them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, replace
-from functools import cache
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -19,25 +18,24 @@ from fedws.core.registry import register
 from fedws.core.task_settings import UNLIMITED_BATCHES, EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, hash_tensors
 from fedws.core.validation import Count, Positive
-from fedws.data import loading
-from fedws.data.base import Dataset
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.split_learning import head_training, pretrained_file, pretraining
+from fedws.split_learning import pretrained_file, pretraining
 from fedws.split_learning.base import InitialState
 from fedws.split_learning.extraction import ExtractSettings, build_release, extract_features
 from fedws.split_learning.extractor_pool import MAX_EXTRACTORS, pack_state_dicts, unpack_state_dicts
 from fedws.split_learning.feature_crops import find_shift_problem
-from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY, StoredFeatures
+from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY
 from fedws.split_learning.fine_tuning import FineTuneSettings
 from fedws.split_learning.head_training import LIKELIHOOD_LOSSES, HeadTrainSettings
 from fedws.split_learning.model_split import find_split_points, split_model
 from fedws.split_learning.pretraining import CLEAR_LABELS_HINT, PretrainSettings
 from fedws.split_learning.release_format import ReleaseFormat
+from fedws.split_learning.server_tasks import pretrain, train
 from fedws.split_learning.upload_cache import UploadCache
 from fedws.split_learning.upload_progress import CachedFeatureSettings, UploadSettings, records_per_chunk
-from fedws.training import building, optimizer_state
+from fedws.training import building
 from fedws.training.base import Task
 from fedws.training.task_context import TaskContext
 
@@ -94,35 +92,6 @@ def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 
 # ------------------------------------------------------------------ on the coordinator, in a process of its own
-
-
-@cache
-def _load_public_dataset(name: str) -> Dataset:
-    return loading.load_dataset(name, None, train=True)
-
-
-def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
-    settings = PretrainSettings.model_validate(request.settings)
-    public = replace(context, dataset=settings.dataset, data=_load_public_dataset(settings.dataset))
-    names = building.build_model(settings.model, seed=0).state_dict()
-    module = public.build_model(settings.model, {name: request.tensors[name] for name in names})
-    extra_extractors = {name: tensor for name, tensor in request.tensors.items() if name not in names}
-    classes, label = pretraining.inspect_labels(module, public, settings)
-    trained, tensors = pretraining.pretrain_epoch(module, extra_extractors, public, settings, request.seed)
-    label_metrics = {"num_classes": classes, "label_format": label, "input_shape": pretraining.input_shape(public)}
-    return context.build_result(request, {**asdict(trained), **label_metrics}, tensors)
-
-
-def train(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the head on every record that is stored by now; the result also holds the optimizer's memory."""
-    settings, records = context.parse_settings(request, HeadTrainSettings), context.data
-    assert isinstance(records, StoredFeatures)
-    memory = {name: tensor for name, tensor in request.tensors.items() if name.startswith(optimizer_state.STATE_PREFIX)}
-    weights = {name: tensor for name, tensor in request.tensors.items() if name not in memory}
-    module = context.build_model(settings.model, weights)
-    loss, tensors = head_training.train_head(module, memory, records, settings, context, request.seed)
-    return context.build_result(request, {"loss": loss, "samples": len(records)}, tensors)
 
 
 # ------------------------------------------------------------------ on the coordinator

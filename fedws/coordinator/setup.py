@@ -14,7 +14,7 @@ from fedws.protocol import sendable_model
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 from fedws.scheduling.asynchronous import AsynchronousScheduler, is_asynchronous
 from fedws.scheduling.base import Scheduler
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
 from fedws.split_learning.base import is_collect_then_train

@@ -12,22 +12,20 @@ from typing import Any
 from fedws.core.error_location import describe_with_location
 from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError, to_printable
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
-from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog, format_peer_address
+from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport
 from fedws.node.answer_cache import AnswerCache
+from fedws.node.authentication import authenticate
 from fedws.node.run_lease import Lease, LeaseManager, run_while_open
 from fedws.node.worker import Worker
 from fedws.object_store.base import BodyStore
-from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode, to_close_code
-from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import (
     MESSAGE_NAMES,
     Hello,
     Message,
-    Proof,
     Refusal,
     TaskFailure,
     TaskRequest,
@@ -74,7 +72,7 @@ class NodeServer:
         """Serve one link until it closes; ``first_message`` has been received on it already."""
         admitted = await admit(
             channel,
-            lambda: self._authenticate(channel, first_message),
+            lambda: authenticate(channel, first_message, self._worker, self._credentials, self._warning_log),
             self._limits.handshake_timeout,
             self._warning_log,
             "a caller",
@@ -85,44 +83,6 @@ class NodeServer:
         with contextlib.suppress(LinkError):
             await self._accept_run(channel, hello, claim)
         await channel.close()
-
-    async def _authenticate(self, channel: Channel, first_message: Message | None = None) -> tuple[Hello, RunClaim]:
-        """Receive ``hello`` and check the caller's proof; only then accept larger messages.
-
-        Raises LinkRefused when the caller does not have the key, ProtocolError, and LinkLost.
-        """
-        hello, key, node = first_message or await channel.receive(), self._credentials.key, self._worker.node
-        takeover = ""  # a caller without a key sends no proof
-        if not isinstance(hello, Hello):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(hello)]} before hello")
-        if hello.protocol != PROTOCOL_VERSION:  # nothing can be proved
-            raise LinkRefused("protocol", f"{node} speaks protocol {PROTOCOL_VERSION}, not {hello.protocol}")
-        if key is not None:
-            challenge = handshake.create_challenge(key.secret, hello, node)
-            await channel.send(challenge)
-            try:
-                proof = await channel.receive()
-            except LinkLost:  # most likely it has another key, and has been told so by its own side
-                self._warning_log.log(
-                    f"a caller{format_peer_address(channel.address)} left without a proof of the network key"
-                )
-                raise
-            if not isinstance(proof, Proof):
-                raise ProtocolError(f"{MESSAGE_NAMES[type(proof)]} where a proof was due")
-            handshake.verify_proof(key.secret, hello, challenge, proof)
-            takeover = proof.takeover_key
-            channel.set_session_key(handshake.derive_session_key(key.secret, hello, challenge))
-        tls = self._credentials.tls
-        if tls is not None and tls.is_mutual and channel.peer != hello.coordinator:
-            whose = channel.peer or "no node alone"
-            raise LinkRefused(
-                "key", f"{to_printable(hello.coordinator, 64)} shows the certificate of {whose}; see --id"
-            )
-        if not self._worker.policy.allows_coordinator(channel.peer):
-            peer = channel.peer or "a caller without a certificate"
-            raise LinkRefused("policy", f"the policy of {node} does not name {peer}")
-        channel.mark_authenticated()
-        return hello, RunClaim(hello.run, hello.coordinator, takeover)
 
     async def _accept_run(self, channel: Channel, hello: Hello, claim: RunClaim) -> None:
         reply = self._worker.handle_hello(hello)

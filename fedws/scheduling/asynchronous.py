@@ -10,13 +10,8 @@ from fedws.protocol import answer_size
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participants import (
-    MAX_CONSECUTIVE_FAILURES,
-    OpenRequest,
-    Participants,
-    ScheduleConfig,
-    find_exclusions,
-)
+from fedws.scheduling.participant import OpenRequest, ScheduleConfig
+from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
 from fedws.updates import metrics
 

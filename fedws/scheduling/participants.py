@@ -5,67 +5,17 @@ from dataclasses import dataclass, field, replace
 
 from fedws.core.durations import format_duration
 from fedws.core.errors import to_printable
-from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
 from fedws.core.seeds import request_seed
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+from fedws.scheduling.lost_requests import NO_LOSSES
+from fedws.scheduling.participant import OpenRequest, Participant
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Failed or rejected answers in a row that exclude a worker."""
 MAX_CONSECUTIVE_POSTPONEMENTS = 3
 """Times in a row that a worker may put off the same request until later: then the request has failed too."""
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """What the plan says to any scheduler."""
-
-    workers: tuple[str, ...]
-    """All of the plan, there or not."""
-    rounds: int
-    seed: int
-    min_results: int
-    over_selection: float = 0.0
-    max_feature_bytes: int = DEFAULT_MAX_FEATURE_BYTES
-    """Bytes of features and labels that are stored at most, of all workers together."""
-
-
-@dataclass(frozen=True)
-class OpenRequest:
-    """A request that is not answered yet."""
-
-    worker: str
-    round: int
-    version: int
-    """Of the model that it carries."""
-    task: str = ""
-
-
-@dataclass(frozen=True)
-class Participant:
-    """What is known of one worker."""
-
-    connected: bool = False
-    last_requested_round: int = 0
-    """The last round that it was asked in; for an asynchronous scheduler, how many requests it had."""
-    attempt: int = 0
-    """How often it was asked in that round."""
-    last_accepted_round: int = 0
-    """The last round of which its result was taken."""
-    consecutive_failures: int = 0
-    """Requests in a row that it refused, failed, or answered with what was rejected."""
-    loss_count: LossCount = NO_LOSSES
-    """Losses in a row while it had the same request."""
-    consecutive_postponements: int = 0
-    """Times in a row that it refused the same request until later."""
-    is_postponed: bool = False
-    """Whether it gets no request until the time that it stated has passed."""
-    exclusion_reason: str = ""
-    """Why it is not asked any more."""
-    num_examples: int = 0
-    response_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
-from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
 from fedws.network.body_transfer import BodyTransfers
-from fedws.node.server import NodeServer
+from fedws.node.authentication import authenticate
 from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder
@@ -67,8 +68,9 @@ class Target:
     def __init__(self) -> None:
         self.figures = Figures()
         node = Worker("alice", "points", Points(None, True))  # type: ignore[arg-type]
-        self._service = NodeServer(node, Limits(), Credentials(NetworkKey(bytes(range(32)), "a test")))
-        self._service.close()
+        self._worker = node
+        self._credentials = Credentials(NetworkKey(bytes(range(32)), "a test"))
+        self._warning_log = RateLimitedLog("alice")
 
     def __call__(self, data: bytes) -> None:
         """Execute; raises Wrong for what must not happen, after counting it."""
@@ -159,7 +161,9 @@ class Target:
         """Whatever it is, as the first word of a handshake, and as the second."""
         for first, second in ((message, Proof(proof="00" * 32, takeover_key=TAKEOVER)), (_HELLO, message)):
             peer = _Peer(first, second)
-            if "admitted" in _driven(self._service._authenticate(peer), peer):
+            if "admitted" in _driven(
+                authenticate(peer, None, self._worker, self._credentials, self._warning_log), peer
+            ):
                 raise Wrong("a peer without the key was admitted")
             self.figures.handshakes += 1
 

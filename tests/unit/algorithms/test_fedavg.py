@@ -14,7 +14,7 @@ from fedws.core.plan import TrainSettings, build_plan
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.training.building import build_model

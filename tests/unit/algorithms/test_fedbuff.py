@@ -16,7 +16,7 @@ from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.asynchronous import AsynchronousScheduler
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.training.building import build_model
 from fedws.training.task_context import TaskContext
 

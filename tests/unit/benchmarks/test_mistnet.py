@@ -19,7 +19,7 @@ from fedws.core import registry, seeds
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.privacy.policy import Policy
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file

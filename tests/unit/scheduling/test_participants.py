@@ -14,10 +14,10 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import ResponseTimed, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
 from fedws.scheduling.lost_requests import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
+from fedws.scheduling.participant import OpenRequest
 from fedws.scheduling.participants import (
     MAX_CONSECUTIVE_FAILURES,
     MAX_CONSECUTIVE_POSTPONEMENTS,
-    OpenRequest,
     Participants,
     find_exclusions,
 )

@@ -22,7 +22,7 @@ from fedws.scheduling.events import (
     WorkerConnected,
     WorkerDisconnected,
 )
-from fedws.scheduling.participants import ScheduleConfig
+from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
 from fedws.scheduling.synchronous import SynchronousScheduler, SynchronousState
 from fedws.updates.aggregators.mean import MeanAccumulator, MeanAggregator

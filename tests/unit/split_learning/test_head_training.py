@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import fedws
-from fedws.algorithms.mistnet import train
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.core.plan import TrainSettings
@@ -21,6 +20,7 @@ from fedws.split_learning import head_training
 from fedws.split_learning.feature_store import FeatureStore, StoredFeatures
 from fedws.split_learning.head_training import HeadTrainSettings
 from fedws.split_learning.model_split import split_model
+from fedws.split_learning.server_tasks import train
 from fedws.training import building, task_context
 from fedws.training.optimizer_state import STATE_PREFIX
 from tests.helpers.federation import registered

@@ -1,0 +1,56 @@
+"""What a scheduler knows of one worker, and the settings that hold for all."""
+
+from dataclasses import dataclass
+
+from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
+from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """What the plan says to any strategy."""
+
+    workers: tuple[str, ...]
+    """All of the plan, there or not."""
+    rounds: int
+    seed: int
+    min_results: int
+    over_selection: float = 0.0
+    max_feature_bytes: int = DEFAULT_MAX_FEATURE_BYTES
+    """Bytes of features and labels that are stored at most, of all workers together."""
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """An order that is not answered yet."""
+
+    worker: str
+    round: int
+    version: int
+    """Of the model that it carries."""
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Participant:
+    """What is known of one worker."""
+
+    connected: bool = False
+    last_requested_round: int = 0
+    """The last round that it was asked in; for an asynchronous strategy, how many orders it had."""
+    attempt: int = 0
+    """How often it was asked in that round."""
+    last_accepted_round: int = 0
+    """The last round of which its report was taken."""
+    consecutive_failures: int = 0
+    """Orders in a row that it refused, failed, or answered with what was rejected."""
+    loss_count: LossCount = NO_LOSSES
+    """Losses in a row while it had the same request."""
+    consecutive_postponements: int = 0
+    """Times in a row that it refused the same request until later."""
+    is_postponed: bool = False
+    """Whether it gets no request until the time that it stated has passed."""
+    exclusion_reason: str = ""
+    """Why it is not asked any more."""
+    num_examples: int = 0
+    response_seconds: float = 0.0
