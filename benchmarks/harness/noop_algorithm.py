@@ -27,7 +27,7 @@ def fit(order: TaskRequest, workspace: TaskContext) -> TaskResult:
     )
 
 
-@register("strategy", "noop")
+@register("algorithm", "noop")
 @dataclass(frozen=True)
 class Noop:
     """Federated averaging whose workers do not train."""

@@ -1,4 +1,4 @@
-// The order `fedavg.fit` for the model `linear`: sections 7 to 9 of docs/protocol.md.
+// The task `fedavg.fit` for the model `linear`: sections 7 to 9 of docs/protocol.md.
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import { checked, integer, text } from "./protocol.mjs";
@@ -16,14 +16,14 @@ const SETTINGS = {
   model: [text], loss: [text, "nll"], optimizer: [text, "sgd"], dataset: [text, "mnist"],
   lr: [(value) => rate(value) > 0 && rate(value) < Infinity, 0.1],
   lr_decay: [(value) => rate(value) > 0 && rate(value) <= 1, 0.98], // done already: not for us
-  batch_size: [count, 32], batches: [count, 10], epochs: [count, 1],
+  batch_size: [count, 32], max_local_batches: [count, 10], epochs: [count, 1],
   drop_last: [(value) => typeof value === "boolean", false],
   cuda: [(value) => typeof value === "boolean", false], // there is none here
 };
 
-export function prepare(order, data) { // settings and tensors: weight [outputs, inputs], bias [outputs]. Throws Refused
-  if (order.task !== "fedavg.fit") throw new Refused(`unknown task '${order.task}'; there is fedavg.fit`);
-  const settings = checked("settings", SETTINGS, order.settings, Refused);
+export function prepare(request, data) { // settings and tensors: weight [outputs, inputs], bias [outputs]. Throws Refused
+  if (request.task !== "fedavg.fit") throw new Refused(`unknown task '${request.task}'; there is fedavg.fit`);
+  const settings = checked("settings", SETTINGS, request.settings, Refused);
   const model = /^linear(?::inputs=(\d+),outputs=(\d+))?$/.exec(settings.model);
   if (!model) throw new Refused(`unknown model '${settings.model}'; there is linear, linear:inputs=784,outputs=10`);
   const [inputs, outputs] = [Number(model[1] ?? 784), Number(model[2] ?? 10)];
@@ -36,15 +36,15 @@ export function prepare(order, data) { // settings and tensors: weight [outputs,
     throw new Refused(`here are ${data.inputs.length} samples, less than one batch of ${settings.batch_size}`);
   if (settings.optimizer !== "sgd") throw new Refused(`unknown optimizer '${settings.optimizer}'; there is sgd`);
   const tensors = [["dense.weight", [outputs, inputs]], ["dense.bias", [outputs]]].map(([name, shape]) => {
-    const found = order.tensors.get(name);
-    if (found?.dtype !== "float32" || String(found.shape) !== String(shape) || order.tensors.size !== 2)
+    const found = request.tensors.get(name);
+    if (found?.dtype !== "float32" || String(found.shape) !== String(shape) || request.tensors.size !== 2)
       throw new Refused(`the tensors are not those of ${settings.model}`);
     return { name, shape, values: new Float32Array(new Uint8Array(found.bytes).buffer) }; // a copy, to be trained
   });
   return { settings, tensors };
 }
 
-// Our own shuffle: samples in the order of the hashes of seed, epoch and sample, so that the same order gives the same.
+// Our own shuffle: samples in the order of the hashes of seed, epoch and sample, so that the same request gives the same.
 function shuffled(samples, seed, epoch) {
   const hash = (sample) => createHash("sha256").update(`${seed}/${epoch}/${sample}`).digest("hex");
   const ranked = Array.from({ length: samples }, (_, sample) => [hash(sample), sample]);
@@ -55,7 +55,7 @@ function shuffled(samples, seed, epoch) {
 // AbortError once `signal` says to stop: every few samples it looks, and lets the link send and answer pings.
 export async function train(weight, bias, data, settings, seed, signal) {
   const [inputs, batchSize, lr] = [weight.length / bias.length, Number(settings.batch_size), Number(settings.lr)];
-  let [loss, used, left] = [0, 0, Number(settings.batches)];
+  let [loss, used, left] = [0, 0, Number(settings.max_local_batches)];
   for (let epoch = 0; epoch < settings.epochs && left > 0; epoch++) {
     const order = shuffled(data.inputs.length, seed, epoch);
     if (settings.drop_last) order.length -= order.length % batchSize;
@@ -79,5 +79,5 @@ export async function train(weight, bias, data, settings, seed, signal) {
       shift.forEach((sum, o) => (bias[o] -= (lr * sum) / batch.length));
     }
   }
-  return { loss: loss / used, samples: used };
+  return { loss: loss / used, num_examples: used };
 }

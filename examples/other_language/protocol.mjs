@@ -34,11 +34,12 @@ const ENTRY = {
 };
 const MESSAGES = { // those that a worker receives
   hello: { run: [name], node: [name], protocol: [integer], coordinator: [name, "coordinator"],
-    nonce: [(value) => value === "" || secret(value), ""], blobs: [(value) => typeof value === "boolean", false],
-    max_message: [most, 2 ** 30], max_tensors: [most, 10000] },
-  proof: { proof: [secret], takeover: [secret], signature: [(value) => text(value) && /^([0-9a-f]{128})?$/.test(value), ""] },
-  order: { id: [text], worker: [text], round: [integer], task: [text], base: [integer, 0], seed: [integer, 0],
-    settings: [map, {}], held: [map, {}] }, // held is of use to nobody who tells no digest
+    nonce: [(value) => value === "" || secret(value), ""], has_body_store: [(value) => typeof value === "boolean", false],
+    max_message_bytes: [most, 2 ** 30], max_tensors: [most, 10000] },
+  proof: { proof: [secret], takeover_key: [secret],
+    signature: [(value) => text(value) && /^([0-9a-f]{128})?$/.test(value), ""] },
+  task_request: { request_id: [text], worker: [text], round: [integer], task: [text], state_round: [integer, 0],
+    seed: [integer, 0], settings: [map, {}], resume_offsets: [map, {}] }, // offsets are of no use without a digest
 };
 
 export function checked(what, table, given, Fault) { // all keys of the table; throws Fault for others, and other values
@@ -90,7 +91,7 @@ export function read(data, due) { // the message of the type that is due; throws
   if (position !== data.length) throw new Wrong("a message that is longer or shorter than it declares");
   const digest = header.digest && createHash("sha256").update(data.subarray(aligned(end))).digest("hex");
   if (header.digest !== digest) throw new Wrong("not the body of the digest");
-  if (tensors.size && due !== "order") throw new Wrong(`a ${due} carries no tensors`);
+  if (tensors.size && due !== "task_request") throw new Wrong(`a ${due} carries no tensors`);
   return { ...checked(due, MESSAGES[due], header.fields, Wrong), tensors };
 }
 
@@ -115,26 +116,26 @@ export function write(type, fields, tensors = []) { // tensors: {name, shape, va
   return Buffer.concat(parts);
 }
 
-function framed(side, hello, challenge, takeover) { // nonces go in as the text that they are
+function framed(side, hello, challenge, takeoverKey) { // nonces go in as the text that they are
   const { run, coordinator, node, nonce } = hello;
   const texts = ["fedws", side, run, coordinator, node, challenge.node, nonce, challenge.nonce];
-  return Buffer.concat((takeover ? [...texts, takeover] : texts).flatMap((each) => {
+  return Buffer.concat((takeoverKey ? [...texts, takeoverKey] : texts).flatMap((each) => {
     const length = Buffer.alloc(4); // before each text, so that none runs into the next
     length.writeUInt32LE(Buffer.byteLength(each));
     return [length, Buffer.from(each)];
   }));
 }
 
-// 64 hexadecimal digits; takeover goes into the coordinator's proof alone.
-export function proof(key, side, hello, challenge, takeover) {
-  return createHmac("sha256", key).update(framed(side, hello, challenge, takeover)).digest("hex");
+// 64 hexadecimal digits; the takeover key goes into the coordinator's proof alone.
+export function proof(key, side, hello, challenge, takeoverKey) {
+  return createHmac("sha256", key).update(framed(side, hello, challenge, takeoverKey)).digest("hex");
 }
 
-export function signed(hello, challenge, { takeover, signature }) { // whether the run's key made the signature: Ed25519
+export function signed(hello, challenge, { takeover_key: takeoverKey, signature }) { // whether the run's key made the signature: Ed25519
   try {
-    const x = Buffer.from(takeover, "hex").toString("base64url");
+    const x = Buffer.from(takeoverKey, "hex").toString("base64url");
     const key = createPublicKey({ key: { kty: "OKP", crv: "Ed25519", x }, format: "jwk" });
-    return verify(null, framed("takeover", hello, challenge, takeover), key, Buffer.from(signature, "hex"));
+    return verify(null, framed("takeover", hello, challenge, takeoverKey), key, Buffer.from(signature, "hex"));
   } catch {
     return false; // bytes that are no key
   }

@@ -1,5 +1,5 @@
 // A fedws worker in JavaScript, written from docs/protocol.md, whose sections the comments name: it joins runs with the
-// network key, and trains the model `linear` when it gets the order `fedavg.fit`. README.md says how to run it.
+// network key, and trains the model `linear` when it gets the task `fedavg.fit`. README.md says how to run it.
 import { randomBytes, timingSafeEqual } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -18,25 +18,25 @@ const line = (reason, length) => String(reason).replace(/[^\x20-\x7e]+/g, " ").s
 
 // ------------------------------------------------------------------------------------ one link (sections 4 to 6)
 
-async function meet(node, link) { // hello, challenge, proof; gives hello with takeover; throws Refused
+async function meet(node, link) { // hello, challenge, proof; gives hello with takeoverKey; throws Refused
   const hello = await link.receive("hello");
   if (Number(hello.protocol) !== 1) throw new Refused(`${node.id} speaks protocol 1`, "protocol");
   if (!hello.nonce) throw new Refused(`${node.id} asks for the network key, and was called without one`, "key");
   const challenge = { node: node.id, nonce: randomBytes(32).toString("hex") };
   await link.send("challenge", { ...challenge, proof: proof(node.key, "node", hello, challenge) });
   const answer = await link.receive("proof");
-  const { proof: given, takeover } = answer;
-  if (!equal(given, proof(node.key, "coordinator", hello, challenge, takeover))) throw new Refused(`the caller has another network key than ${node.id}`, "key");
+  const { proof: given, takeover_key: takeoverKey } = answer;
+  if (!equal(given, proof(node.key, "coordinator", hello, challenge, takeoverKey))) throw new Refused(`the caller has another network key than ${node.id}`, "key");
   if (!signed(hello, challenge, answer)) throw new Refused("the caller does not have the key of its run", "key");
   link.admit();
   if (hello.node !== node.id) throw new Refused(`this is ${node.id}, not ${hello.node}`, "node");
-  return { ...hello, takeover };
+  return { ...hello, takeoverKey };
 }
 
 const equal = (one, other) => timingSafeEqual(Buffer.from(one), Buffer.from(other)); // of 64 characters
 
 const same = (one, other) => // whether a link is of the same run
-  one.run !== "" && one.run === other.run && one.coordinator === other.coordinator && one.takeover === other.takeover;
+  one.run !== "" && one.run === other.run && one.coordinator === other.coordinator && one.takeoverKey === other.takeoverKey;
 
 let turn = null; // the link that has the node: {hello, since, link, done}
 
@@ -57,31 +57,32 @@ function take(node, hello, link, work) { // have the node, one run at a time, an
   return mine.done;
 }
 
-async function answer(node, link, hello) { // welcome, then one order after the other; ends by an error only
+async function answer(node, link, hello) { // welcome, then one request after the other; ends by an error only
   const { dataset, inputs, labels } = node.data;
-  const limits = { max_message: MESSAGE, max_tensors: TENSORS }; // what this worker accepts
-  const held = { samples: inputs.length, labels, cuda: false };
-  await link.send("welcome", { node: node.id, role: "worker", dataset, ...held, ...limits });
+  const limits = { max_message_bytes: MESSAGE, max_tensors: TENSORS }; // what this worker accepts
+  const summary = { num_examples: inputs.length, labels, cuda: false };
+  await link.send("welcome", { node: node.id, role: "worker", dataset, ...summary, ...limits });
   const seen = new Set();
   for (;;) {
-    const order = await link.receive("order");
-    if (order.worker !== node.id) throw new Wrong(`an order for ${order.worker}; this is ${node.id}`);
-    if (seen.has(order.id)) throw new Wrong(`order ${order.id} a second time`);
-    seen.add(order.id);
-    const head = { order: order.id, worker: node.id, round: order.round };
+    const request = await link.receive("task_request");
+    const id = request.request_id;
+    if (request.worker !== node.id) throw new Wrong(`a request for ${request.worker}; this is ${node.id}`);
+    if (seen.has(id)) throw new Wrong(`request ${id} a second time`);
+    seen.add(id);
+    const head = { request_id: id, worker: node.id, round: request.round };
     try {
-      const { settings, tensors } = prepare(order, node.data);
+      const { settings, tensors } = prepare(request, node.data);
       const [weight, bias] = tensors.map(({ values }) => values);
-      const trained = await train(weight, bias, node.data, settings, order.seed, link.signal);
-      const fields = { ...head, samples: inputs.length, metrics: { ...trained, device: "cpu" } };
-      const [size, most] = [write("report", fields, tensors).length, Number(hello.max_message)];
+      const trained = await train(weight, bias, node.data, settings, request.seed, link.signal);
+      const fields = { ...head, num_examples: inputs.length, metrics: { ...trained, device: "cpu" } };
+      const [size, most] = [write("task_result", fields, tensors).length, Number(hello.max_message_bytes)];
       if (size > most)
-        throw new Refused(`its report has ${size} bytes, and the coordinator accepts at most ${most}: see --max-message`);
-      await link.send("report", fields, tensors);
+        throw new Refused(`its result has ${size} bytes, and the coordinator accepts at most ${most}: see --max-message-bytes`);
+      await link.send("task_result", fields, tensors);
     } catch (error) {
       if (link.signal.aborted) throw error;
       const [kind, code] = error instanceof Refused ? ["refused", "permanent"] : ["failed", ""];
-      await link.send("failure", { ...head, kind, reason: line(error.message, 500), code });
+      await link.send("task_failure", { ...head, kind, reason: line(error.message, 500), code });
     }
   }
 }
@@ -109,9 +110,9 @@ async function serve(node, socket, tcp, leaveDoor) { // one websocket; whatever 
   const beat = setInterval(() => { // three times while it may be silent
     quiet = tcp.bytesRead === heard && !socket.isPaused ? quiet + 1 : 0; // paused: it is we who do not read
     heard = tcp.bytesRead;
-    if (quiet === 3) link.end(`given up: silent for ${node.silence} s`);
+    if (quiet === 3) link.end(`given up: silent for ${node.peerTimeout} s`);
     else socket.ping();
-  }, (1000 * node.silence) / 3);
+  }, (1000 * node.peerTimeout) / 3);
   const inbox = [];
   let wake = () => {};
   socket.on("message", (...message) => {
@@ -154,7 +155,7 @@ async function serve(node, socket, tcp, leaveDoor) { // one websocket; whatever 
 // ------------------------------------------------------------------------------------ the node
 
 function listen(node, host, port) {
-  const patience = (1000 * node.silence) / 6; // milliseconds
+  const patience = (1000 * node.peerTimeout) / 6; // milliseconds
   const http = createServer((_, response) => response.writeHead(426).end()); // who asks for no websocket
   const door = new Map(); // connections that have proved nothing yet, the oldest first
   http.on("connection", (tcp) => {
@@ -195,7 +196,7 @@ function fail(reason) {
 try {
   const text = { type: "string" };
   const options = { id: text, data: text, "key-file": text, host: { ...text, default: "localhost" },
-    port: { ...text, default: "0" }, silence: { ...text, default: "60" } };
+    port: { ...text, default: "0" }, "peer-timeout": { ...text, default: "60" } };
   const { values } = parseArgs({ options });
   if (endianness() !== "LE") throw new Error("tensors are little-endian, and this machine is not");
   if (!/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/.test(values.id ?? "")) throw new Error("--id names this node, as alice");
@@ -204,7 +205,7 @@ try {
   if (!inputs.length || inputs.length !== targets.length) throw new Error(`${values.data} holds no samples`);
   const labels = [...new Set(targets)].sort((one, other) => one - other);
   const data = { dataset, inputs: inputs.map((input) => Float32Array.from(input)), targets, labels };
-  const node = { id: values.id, key: networkKey(values["key-file"]), silence: Number(values.silence), data };
+  const node = { id: values.id, key: networkKey(values["key-file"]), peerTimeout: Number(values["peer-timeout"]), data };
   listen(node, values.host, Number(values.port));
 } catch (error) {
   fail(error.message);

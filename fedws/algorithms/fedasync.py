@@ -48,7 +48,7 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 # ------------------------------------------------------------------ on the coordinator
 
 
-@register("strategy", "fedasync")
+@register("algorithm", "fedasync")
 @dataclass(frozen=True)
 class FedAsync:
     """Mixes each result into the model, the less the staler it is (section 5.2 of the paper)."""

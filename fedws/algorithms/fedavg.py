@@ -29,7 +29,7 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 # ------------------------------------------------------------------ on the coordinator
 
 
-@register("strategy", "fedavg")
+@register("algorithm", "fedavg")
 @dataclass(frozen=True)
 class FedAvg:
     """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weighted``."""

@@ -44,7 +44,7 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 # ------------------------------------------------------------------ on the coordinator
 
 
-@register("strategy", "fedbuff")
+@register("algorithm", "fedbuff")
 @dataclass(frozen=True)
 class FedBuff:
     """Adds the mean of K differences at a time, the stale ones weighing less."""

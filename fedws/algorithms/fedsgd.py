@@ -63,7 +63,7 @@ def _to_dense(gradient: torch.Tensor) -> torch.Tensor:
 # ------------------------------------------------------------------ on the coordinator
 
 
-@register("strategy", "fedsgd")
+@register("algorithm", "fedsgd")
 @dataclass(frozen=True)
 class FedSGD:
     """One step of plain gradient descent on the aggregated gradient."""

@@ -49,15 +49,15 @@ def extract(request: TaskRequest, context: TaskContext) -> TaskResult:
     return extract_features(request, context, settings, lambda pieces: pieces[0])
 
 
-@register("task", "mistnet.adapt", releases="features", explicit=True)
-def adapt(request: TaskRequest, context: TaskContext) -> TaskResult:
+@register("task", "mistnet.fine_tune", releases="features", explicit=True)
+def fine_tune(request: TaskRequest, context: TaskContext) -> TaskResult:
     """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
     settings = context.parse_settings(request, FineTuneSettings)
 
-    def adapted(pieces: list[Tensors]) -> Tensors:
+    def prepare_extractor(pieces: list[Tensors]) -> Tensors:
         return settings.fine_tune(pieces[0], pieces[1], context, request.seed)
 
-    return extract_features(request, context, settings, adapted)
+    return extract_features(request, context, settings, prepare_extractor)
 
 
 @register("task", "mistnet.upload", releases="features")
@@ -67,11 +67,13 @@ def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
     cached = context.open_resource(UploadCache).find_completed()
     if cached is None or cached.acknowledged:
         raise TaskError(f"{context.node} has {'no' if cached is None else 'deleted the'} features of this run")
-    if (dataset := cached.manifest["asked"]["dataset"]) != context.dataset:
+    if (dataset := cached.manifest["settings"]["dataset"]) != context.dataset:
         raise TaskError(f"the features of this run are of {dataset}; {context.node} holds {context.dataset}")
     first, count, records = settings.first, settings.count, cached.manifest["num_records"]
-    if settings.model != cached.manifest["asked"]["model"]:
-        raise TaskError(f"the features of this run are of {cached.manifest['asked']['model']}, not of {settings.model}")
+    if settings.model != cached.manifest["settings"]["model"]:
+        raise TaskError(
+            f"the features of this run are of {cached.manifest['settings']['model']}, not of {settings.model}"
+        )
     if first + count > records or count > records_per_chunk(cached.manifest):
         raise TaskError(f"{count} records from {first} on are no chunk of {records}")
     context.declare_release(
@@ -97,7 +99,7 @@ def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
 # ------------------------------------------------------------------ on the coordinator
 
 
-@register("strategy", "mistnet")
+@register("algorithm", "mistnet")
 @dataclass(frozen=True)
 class MistNet:
     """Pretrains, gathers noisy features once, and trains the rest of the model on them."""
@@ -237,7 +239,7 @@ class MistNet:
             fields |= {"train_batch_size": training.batch_size, "drop_last": training.drop_last}
             fields |= {"loss": training.loss, "optimizer": training.optimizer, "lr": training.lr}
         task, settings = (
-            ("mistnet.adapt", FineTuneSettings) if self.extractor_epochs else ("mistnet.extract", ExtractSettings)
+            ("mistnet.fine_tune", FineTuneSettings) if self.extractor_epochs else ("mistnet.extract", ExtractSettings)
         )
         return TaskSpec(task, settings(**fields).model_dump(), pack_state_dicts(pieces) if send else {})
 

@@ -241,7 +241,7 @@ class EvaluationQueue:
         if problem:
             entry.missing_models.setdefault(problem, []).append(model)
         if (
-            isinstance(answer, TaskFailure) and answer.code == "later"
+            isinstance(answer, TaskFailure) and answer.code == "retry_later"
         ):  # no failure, and no wait: the next model comes anyway
             self._consecutive_failures -= 1
         permanent = isinstance(answer, TaskFailure) and answer.code == "permanent"

@@ -152,7 +152,7 @@ class WorkerLinks:
         _, began, _ = self._open_requests.pop(answer.request_id)
         if isinstance(answer, TaskResult):  # to fail, or to be lost, is not to be fast
             self._events.put_nowait(ResponseTimed(worker=answer.worker, seconds=monotonic_seconds() - began))
-        elif answer.code == "later":
+        elif answer.code == "retry_later":
             later = asyncio.get_running_loop().call_later(answer.retry_after, self._end_postponement, answer.worker)
             self._postponement_timers[answer.worker] = later
         self._events.put_nowait(answer)

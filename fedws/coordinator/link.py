@@ -150,7 +150,7 @@ class Link:
         ``subject`` tells orders apart that are otherwise of one request, as those to score the models of one round.
         """
         if self._channel is None:
-            return on_answer(build_failure(request, "lost", self.last_error, "transfer"))  # it was not sent
+            return on_answer(build_failure(request, "lost", self.last_error, "transfer_interrupted"))  # it was not sent
         request_key = (request.round, request.task, request.state_round, request.seed, subject)
         if request_key != self._last_request_key:
             self._last_request_key = request_key

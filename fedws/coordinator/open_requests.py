@@ -10,7 +10,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 
 Answer = TaskResult | TaskFailure
 LinkFailureKind = Literal["lost", "failed"]
-LinkFailureCode = Literal["", "permanent", "later", "progress", "transfer"]
+LinkFailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
 MIN_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS = 1.0, 25 * 3600.0
 """Seconds that a node can make its next request wait: a policy counts what left in a day."""
 
@@ -56,9 +56,9 @@ class OpenRequests:
         for request, _ in list(self._open.values()):
             code: LinkFailureCode = ""
             if kind == "lost" and progressed:
-                code = "progress"
+                code = "transfer_progressed"
             elif kind == "lost" and (interrupted or request.request_id in self._sending_ids):
-                code = "transfer"
+                code = "transfer_interrupted"
             self.resolve(request.request_id, build_failure(request, kind, reason, code))
         self._sending_ids.clear()
 
@@ -77,6 +77,10 @@ def build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code
 def _sanitize_failure(failure: TaskFailure) -> TaskFailure:
     """Return a node's failure without what only this side may state, and with a bounded wait."""
     kind = failure.kind if failure.kind == "refused" else "failed"
-    code = failure.code if kind == "refused" and failure.code in ("permanent", "later") else ""
-    wait = min(max(failure.retry_after, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS) if code == "later" else 0.0
+    code = failure.code if kind == "refused" and failure.code in ("permanent", "retry_later") else ""
+    wait = (
+        min(max(failure.retry_after, MIN_RETRY_AFTER_SECONDS), MAX_RETRY_AFTER_SECONDS)
+        if code == "retry_later"
+        else 0.0
+    )
     return replace(failure, kind=kind, reason=to_printable(failure.reason), code=code, retry_after=wait)

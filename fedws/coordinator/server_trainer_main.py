@@ -38,7 +38,7 @@ def main() -> None:
         logging.getLogger("fedws").setLevel(logging.DEBUG)
     for plugin in arguments["plugins"]:
         registry.load_plugin(plugin)
-    tasks = registry.find_piece("strategy", registry.Spec.parse(arguments["algorithm"]).name).server_tasks
+    tasks = registry.find_piece("algorithm", registry.Spec.parse(arguments["algorithm"]).name).server_tasks
     store = FeatureStore(Path(arguments["feature_dir"]))
     while (request := _read_request(sys.stdin.buffer)) is not None:
         answer = _execute(request, store, tasks)

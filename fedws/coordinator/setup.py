@@ -71,8 +71,8 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
     aggregator = registry.build_piece(
         "aggregator", plan.aggregator + (",weighted=true" if plan.weight_by_samples else "")
     )
-    sampler = registry.build_piece("chooser", plan.sampler)
-    algorithm = registry.build_piece("strategy", plan.algorithm, plan.train_settings())
+    sampler = registry.build_piece("sampler", plan.sampler)
+    algorithm = registry.build_piece("algorithm", plan.algorithm, plan.train_settings())
     _check_messages_fit(plan, algorithm, initial_weights)
     if is_asynchronous(algorithm):
         for name in ROUND_ONLY_SETTINGS:

@@ -55,7 +55,7 @@ class UsageError(FedwsError):
 class UnknownName(UsageError):
     """No piece of that kind has that name.
 
-    >>> print(UnknownName("strategy", "fedavgg", ["fedavg", "fedsgd"]))
+    >>> print(UnknownName("algorithm", "fedavgg", ["fedavg", "fedsgd"]))
     unknown strategy 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
     """
 

@@ -28,17 +28,17 @@ from fedws.core.spec import Spec as Spec
 from fedws.core.spec import parse_options as parse_options
 
 PIECE_KINDS = {
-    "strategy": "algorithms",
+    "algorithm": "algorithms",
     "task": "algorithms",
     "aggregator": "updates.aggregators",
-    "chooser": "scheduling.samplers",
+    "sampler": "scheduling.samplers",
     "transport": "network.transports",
     "model": "models",
     "dataset": "data.datasets",
     "partition": "data.partitions",
     "loss": "training.losses",
     "optimizer": "training.optimizers",
-    "speed": "simulation.slowdowns",
+    "slowdown": "simulation.slowdowns",
     "encoding": "split_learning.encodings",
     "store": "object_store.backends",
     "wrapper": "split_learning.wrappers",
@@ -47,7 +47,7 @@ PIECE_KINDS = {
 
 ReleaseKind = Literal["update", "features", "metrics"]
 RELEASE_KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
-"""What a task's reports may release."""
+"""What a task's results may release."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ class TaskTraits:
     """What a task states of itself; the owner's policy decides by it before the task computes anything."""
 
     releases: ReleaseKind = "update"
-    """Kind of what its reports release.
+    """Kind of what its results release.
 
     ``update`` (tensors made from many samples, as a model or a gradient), ``features`` (a record for each sample, and
     what prepares such records) or ``metrics`` (no tensors).
     """
     settings: type[BaseModel] | None = None
-    """Class that its settings are checked against, as ``Training``; gives how many samples a request uses at least."""
+    """Class that its settings are checked against, as ``TrainSettings``; from it follows how few samples a request may
+    use."""
     explicit: bool = False
     """Whether the policy must name the task, where for others a pattern is enough."""
 
@@ -84,7 +85,7 @@ def register(
     """Decorator: make the decorated factory (or task, or transport) known as ``name``.
 
     The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file. A task is
-    registered with what its reports release, and the rest of its :class:`TaskTraits`.
+    registered with what its results release, and the rest of its :class:`TaskTraits`.
     Raises UsageError for an unknown kind, for a name that is taken, and for a task without ``releases``.
     """
     if kind not in PIECE_KINDS:

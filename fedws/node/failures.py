@@ -17,5 +17,5 @@ def build_refused_failure(node: str, request: TaskRequest, error: FedwsError) ->
     """Return the answer of ``node`` to a request that it refuses: for the whole run, or until later."""
     refused = build_failure(node, request, "refused", str(error))
     if isinstance(error, RetryLater):
-        return replace(refused, code="later", retry_after=error.retry_after)
+        return replace(refused, code="retry_later", retry_after=error.retry_after)
     return replace(refused, code="permanent")

@@ -239,7 +239,7 @@ class NodeServer:
         if not isinstance(message, TaskRequest):
             raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an order was due")
         if message.worker != self._worker.node:
-            raise ProtocolError(f"an order for {to_printable(message.worker, 64)}; this is {self._worker.node}")
+            raise ProtocolError(f"a request for {to_printable(message.worker, 64)}; this is {self._worker.node}")
         if len(message.request_id) > MAX_REQUEST_ID_CHARS:
             raise ProtocolError(
                 f"an order's id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}"

@@ -194,7 +194,7 @@ class Policy(BaseModel):
             raise TaskError(f"the task is registered to release {releases}, and its result holds features")
         if result.tensors and feature_release is None and not self.allow_updates:
             raise TaskError("the policy here lets no plain tensors leave")
-        behind = result.metrics.get("samples", result.num_examples)
+        behind = result.metrics.get("num_examples", result.num_examples)
         if self.min_samples > 1 and not (isinstance(behind, int) and behind >= self.min_samples):
             raise TaskError(f"the policy here requires {self.min_samples} samples behind a number; there were {behind}")
 

@@ -3,7 +3,7 @@
     coordinator                                            node
     hello(run, coordinator, node, nonce)            ->
                                                     <-     challenge(node, nonce, proof of the node)
-    proof(proof of the coordinator, takeover, signature)  ->
+    proof(proof, takeover_key, signature)           ->
                                                     <-     welcome, or a refusal
 
 A proof is an HMAC-SHA256 under the key of both nonces, both ids, the run, and the side that it is made for, so that no
@@ -11,9 +11,9 @@ proof is of use on another link, for another run or node, or in the other direct
 mutual authentication). It says that the other end is a member of the network, not which one; and nothing after it is
 protected: both is for TLS.
 
-``takeover`` is the run's public key for this node (:mod:`fedws.protocol.run_claim`), and ``signature`` is made with the
-private one: a member that has heard one handshake cannot make the signature of the next. The proof of the coordinator
-covers the public key too.
+``takeover_key`` is the run's public key for this node (:mod:`fedws.protocol.run_claim`), and ``signature`` is made with
+the private one: a member that has heard one handshake cannot make the signature of the next. The proof of the
+coordinator covers the public key too.
 """
 
 import hmac

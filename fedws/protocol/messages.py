@@ -188,13 +188,13 @@ class TaskFailure:
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
     reason: PrintableText
-    code: Literal["", "permanent", "later", "progress", "transfer"] = ""
-    """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``later`` (not
-    before ``retry_after`` has passed). Of ``lost``: ``progress`` (a transfer got further than ever before), or
-    ``transfer`` (one was cut off, and did not). Else empty.
+    code: Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"] = ""
+    """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``retry_later``
+    (not before ``retry_after`` has passed). Of ``lost``: ``transfer_progressed`` (a transfer got further than ever
+    before), or ``transfer_interrupted`` (one was cut off, and did not). Else empty.
     """
     retry_after: Seconds = 0.0
-    """Seconds, for ``later``."""
+    """Seconds, for ``retry_later``."""
 
 
 Message = Join | Hello | Challenge | Proof | Welcome | Refusal | TaskRequest | TaskResult | TaskFailure
@@ -206,9 +206,9 @@ MESSAGE_TYPES: dict[str, type[Message]] = {
     "proof": Proof,
     "welcome": Welcome,
     "refusal": Refusal,
-    "order": TaskRequest,
-    "report": TaskResult,
-    "failure": TaskFailure,
+    "task_request": TaskRequest,
+    "task_result": TaskResult,
+    "task_failure": TaskFailure,
 }
 """Every message by its type name on the wire."""
 MESSAGE_NAMES = {kind: name for name, kind in MESSAGE_TYPES.items()}

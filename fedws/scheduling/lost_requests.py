@@ -19,9 +19,9 @@ class LossCount:
 
     def add(self, failure: TaskFailure) -> "LossCount":
         """Return the row with one more loss."""
-        if failure.code == "progress":
+        if failure.code == "transfer_progressed":
             return NO_LOSSES
-        if failure.code == "transfer":
+        if failure.code == "transfer_interrupted":
             return replace(self, transfer_losses=self.transfer_losses + 1)
         return replace(self, losses=self.losses + 1)
 

@@ -200,7 +200,7 @@ class Participants:
             if not reason:
                 return participants
             failure = replace(failure, kind="failed", reason=reason)
-        if failure.code == "later":
+        if failure.code == "retry_later":
             postponed = (member.consecutive_postponements + 1) % MAX_CONSECUTIVE_POSTPONEMENTS
             wait = (
                 f"{worker} gets no request for {format_duration(failure.retry_after)}: it {_describe_failure(failure)}"

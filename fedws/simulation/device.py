@@ -45,8 +45,8 @@ class DeviceSpeed:
         return self.seconds_per_sample * (whole * num_examples + min(rest * size, num_examples))
 
     def work_seconds(self, result: TaskResult) -> float:
-        """Seconds for the work that a report tells of: its metric ``samples``, or else all that the worker holds."""
-        samples = result.metrics.get("samples", result.num_examples)
+        """Return the seconds of the work behind a result: its metric ``num_examples``, or else all that the worker has."""
+        samples = result.metrics.get("num_examples", result.num_examples)
         return self.seconds_per_sample * (samples if isinstance(samples, int) else result.num_examples)
 
     def transfer_seconds(self, message: TaskRequest | TaskResult) -> float:

@@ -67,7 +67,7 @@ def name_workers(num_workers: int) -> list[str]:
 def build_fleet(conditions: Conditions, dataset: str, data: Dataset) -> SimulatedFleet:
     """Deal ``data`` among the workers and draw their slowness. Raises UsageError."""
     nodes, random = name_workers(conditions.workers), np.random.default_rng([conditions.seed, SLOWDOWN_STREAM])
-    slowness = registry.build_piece("speed", conditions.slowdown, conditions.workers, random)
+    slowness = registry.build_piece("slowdown", conditions.slowdown, conditions.workers, random)
     parts = dict(zip(nodes, _split(conditions, dataset, data), strict=True))
     return SimulatedFleet(conditions, dataset, data, parts, dict(zip(nodes, map(float, slowness), strict=True)))
 

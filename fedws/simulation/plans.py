@@ -45,8 +45,8 @@ def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
         registry.load_plugin(plugin)
     if not plan.model:
         plan = plan.model_copy(update={"model": loading.get_default_model(plan.dataset)})
-    everybody, cohort = len(plan.workers), registry.build_piece("chooser", plan.sampler).cohort_size(len(plan.workers))
-    algorithm = registry.build_piece("strategy", plan.algorithm, plan.train_settings())
+    everybody, cohort = len(plan.workers), registry.build_piece("sampler", plan.sampler).cohort_size(len(plan.workers))
+    algorithm = registry.build_piece("algorithm", plan.algorithm, plan.train_settings())
     if is_collect_then_train(algorithm):
         raise UsageError(f"--strategy {plan.algorithm}: it trains at the coordinator, which takes no virtual time")
     if is_asynchronous(algorithm):

@@ -170,7 +170,7 @@ def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: S
 
 def build_release(upload: CachedUpload, *, resent: bool = False) -> FeatureRelease:
     """What a record of an upload spends, nothing if it is sent ``resent``."""
-    settings = upload.manifest["asked"]
+    settings = upload.manifest["settings"]
     release_format = ReleaseFormat(encoding=settings["encoding"], label_epsilon=settings["label_epsilon"])
     return release_format.build_release(upload.manifest["feature_shape"], resent=resent, fine_tuned="head" in settings)
 
@@ -200,7 +200,7 @@ def extract_features(
     uploads, feature_settings = context.open_resource(UploadCache), check_settings_size(settings.feature_settings)
     cached = uploads.find_completed()
     if cached is not None:
-        if cached.manifest["asked"] != feature_settings:
+        if cached.manifest["settings"] != feature_settings:
             raise TaskError(
                 "the features of this run were made with other settings; new noise would spend privacy twice"
             )
@@ -214,7 +214,7 @@ def extract_features(
         if extractor_tensors is None:
             state_dicts = settings.draw_extractor(request.tensors, context)
             if state_dicts is None:
-                return context.build_result(request, {"wanted": "extractor"})
+                return context.build_result(request, {"needs_tensors": "extractor"})
             extractor_tensors = prepare_extractor(state_dicts)
             uploads.create_upload(feature_settings, extractor_tensors, fingerprint_samples(context))
         extractor = settings.build_half(extractor_tensors, context)

@@ -147,7 +147,7 @@ class CollectThenTrainScheduler:
         # no result changes what was declared
         participants = state.participants.accept(replace(result, num_examples=num_examples))
         if step == "extract":
-            if result.metrics.get("wanted") == "extractor" and not upload.needs_extractor:
+            if result.metrics.get("needs_tensors") == "extractor" and not upload.needs_extractor:
                 return replace(state, participants=participants).replace_upload(worker, needs_extractor=True)
             try:
                 manifest = UploadManifest.model_validate(result.metrics)
@@ -215,7 +215,7 @@ class CollectThenTrainScheduler:
         participants, num_failures = state.participants.pop_num_failures()
         uploaded = [upload for upload in state.uploads.values() if upload.num_received]
         record: Json = {"num_results": len(uploaded), "num_failures": num_failures}
-        record |= {"loss": metrics["loss"], "num_examples": metrics["samples"]}
+        record |= {"loss": metrics["loss"], "num_examples": metrics["num_examples"]}
         record |= self._algorithm.build_release(state.feature_shape).to_record()
         exclusions = find_exclusions(participants)
         state = replace(

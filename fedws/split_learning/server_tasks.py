@@ -40,4 +40,4 @@ def train(request: TaskRequest, context: TaskContext) -> TaskResult:
     weights = {name: tensor for name, tensor in request.tensors.items() if name not in memory}
     module = context.build_model(settings.model, weights)
     loss, tensors = head_training.train_head(module, memory, records, settings, context, request.seed)
-    return context.build_result(request, {"loss": loss, "samples": len(records)}, tensors)
+    return context.build_result(request, {"loss": loss, "num_examples": len(records)}, tensors)

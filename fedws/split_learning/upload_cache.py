@@ -81,7 +81,7 @@ class CachedUpload:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.manifest: Json = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        """What was ``asked``, how many ``records`` there are, ``bytes`` and ``shape`` of one's features, and
+        """The ``settings`` of the request, ``num_records``, and of one record ``feature_bytes``, ``feature_shape``,
         ``label_shape`` and ``label_dtype``."""
         self.acknowledged = not (folder / FEATURES_FILE).exists()
 
@@ -139,7 +139,7 @@ class UploadCache:
 
     def find_completed(self) -> CachedUpload | None:
         """What was made for the run; None when nothing was, or not all of it."""
-        return CachedUpload(self._run_folder()) if self._load_manifest().get("whole") else None
+        return CachedUpload(self._run_folder()) if self._load_manifest().get("complete") else None
 
     def load_resumable(self, settings: Json, data_fingerprint: Callable[[], str]) -> Tensors | None:
         """Return the extractor of the upload that was begun with these settings; None when none was.
@@ -151,7 +151,11 @@ class UploadCache:
         except (OSError, SafetensorError):
             return None
         manifest = self._load_manifest()
-        return extractor if (manifest.get("asked"), manifest.get("data")) == (settings, data_fingerprint()) else None
+        return (
+            extractor
+            if (manifest.get("settings"), manifest.get("data_fingerprint")) == (settings, data_fingerprint())
+            else None
+        )
 
     def create_upload(self, settings: Json, extractor: Tensors, data_fingerprint: str) -> None:
         """Begin the run's upload anew; ``data_fingerprint`` is what tells these samples from others.
@@ -166,7 +170,9 @@ class UploadCache:
         fsync_dir(folder.parent)
         atomic_write(folder / EXTRACTOR_FILE, tensor_file.encode_tensors(extractor))
         none = {"num_records": 0, "feature_bytes": 0, "feature_shape": [], "label_shape": [], "label_dtype": "int64"}
-        self._save_manifest({"asked": settings, "data": data_fingerprint, "upload": secrets.token_hex(8), **none})
+        self._save_manifest(
+            {"settings": settings, "data_fingerprint": data_fingerprint, "upload_id": secrets.token_hex(8), **none}
+        )
 
     def write_upload(self, batches: Callable[[int], Iterable[EncodedBatch]]) -> CachedUpload:
         """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
@@ -212,7 +218,7 @@ class UploadCache:
                 except TaskCancelled:
                     save()
                     raise
-                save(whole=True)
+                save(complete=True)
         except TaskCancelled:
             raise
         except BaseException:
@@ -238,7 +244,7 @@ class UploadCache:
         While none was begun it is a hash of the run's own.
         """
         here = self._persistent_folder is not None or "_folder" in self.__dict__
-        return str((self._load_manifest() if here else {}).get("upload", self.run_name[:16]))
+        return str((self._load_manifest() if here else {}).get("upload_id", self.run_name[:16]))
 
     @property
     def run_name(self) -> str:

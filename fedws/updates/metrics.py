@@ -37,7 +37,8 @@ def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) ->
 
     Names are a peer's text: one that is empty, long or not printable is left out. A value that is not finite is NaN.
 
-    >>> select_numbers({"loss": 0.5, "samples": 3, "device": "cpu", "done": True, "norm": math.inf}, ["samples"])
+    >>> metrics = {"loss": 0.5, "num_examples": 3, "device": "cpu", "done": True, "norm": math.inf}
+    >>> select_numbers(metrics, ["num_examples"])
     {'loss': 0.5, 'norm': nan}
     """
     found = (
@@ -72,8 +73,8 @@ def select_tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
 def round_metrics(value: Any) -> Any:
     """Return metrics with each float rounded to :data:`SIGNIFICANT_DIGITS` significant digits, at any depth.
 
-    >>> round_metrics({"loss": 2.302585093, "each": [0.000123456789], "samples": 1234567})
-    {'loss': 2.3026, 'each': [0.00012346], 'samples': 1234567}
+    >>> round_metrics({"loss": 2.302585093, "each": [0.000123456789], "num_examples": 1234567})
+    {'loss': 2.3026, 'each': [0.00012346], 'num_examples': 1234567}
     """
     if isinstance(value, float):
         return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
@@ -83,10 +84,10 @@ def round_metrics(value: Any) -> Any:
 
 
 def weigh_metrics(result: TaskResult) -> WeightedMetrics:
-    """Return a worker's numbers, weighted by its ``samples`` metric, or else by all samples that it holds."""
-    weights = (result.metrics.get("samples"), result.num_examples)
+    """Return a worker's numbers, weighted by its ``num_examples`` metric, or else by all samples that it holds."""
+    weights = (result.metrics.get("num_examples"), result.num_examples)
     weight = next((it for it in weights if type(it) is int and 1 <= it <= MAX_WEIGHT), 1)
-    return WeightedMetrics(weight, select_numbers(result.metrics, ["samples"]))
+    return WeightedMetrics(weight, select_numbers(result.metrics, ["num_examples"]))
 
 
 def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:

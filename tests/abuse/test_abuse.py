@@ -164,7 +164,7 @@ async def test_an_order_for_another_or_a_second_time_ends_the_link(url: str) -> 
         assert b"order 1 a second time" in await peer.dropped()
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(TaskRequest(request_id="1", worker="bob", round=1, task="evaluate"))))
-        assert b"an order for bob; this is alice" in await peer.dropped()
+        assert b"a request for bob; this is alice" in await peer.dropped()
 
 
 # --------------------------------------------------------------------------- all at once

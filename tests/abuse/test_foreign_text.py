@@ -142,7 +142,7 @@ def answers_with(answer: Message, *fields: str) -> Node:
         while True:
             asked = await channel.receive()
             assert isinstance(asked, TaskRequest)
-            known: dict[str, Any] = {"order": asked.request_id, "worker": asked.worker, "round": asked.round}
+            known: dict[str, Any] = {"request_id": asked.request_id, "worker": asked.worker, "round": asked.round}
             await channel.send(replace(answer, **{key: value for key, value in known.items() if key not in fields}))
 
     return node
@@ -190,11 +190,11 @@ async def test_a_run_with_a_hostile_worker(
     assert all(right(line) for line in (*lines, *told, *kept(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["loss", "correct", "histogram", "mine", LONG])
+@pytest.mark.parametrize("name", ["loss", "num_correct", "predicted_label_counts", "mine", LONG])
 @pytest.mark.parametrize("text", [SHORT, LONG], ids=["short", "long"])
 async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Path, lines: list[str]) -> None:
     def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        own = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10, name: text}
+        own = {"num_examples": 120, "loss": 1.0, "num_correct": 12, "predicted_label_counts": [12] * 10, name: text}
         return TaskResult(
             request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=own
         )

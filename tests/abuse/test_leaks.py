@@ -56,13 +56,15 @@ def told(answer: TaskResult | TaskFailure) -> Any:
     return (answer.kind, answer.reason, answer.code) if isinstance(answer, TaskFailure) else "a report"
 
 
-@pytest.mark.parametrize("size", [{"batch_size": 1, "batches": 1}, {"batch_size": 24, "batches": 1}])
+@pytest.mark.parametrize(
+    "size", [{"batch_size": 1, "max_local_batches": 1}, {"batch_size": 24, "max_local_batches": 1}]
+)
 def test_a_label_cannot_be_read_where_an_update_must_be_of_more_samples(size: dict[str, Any], tmp_path: Path) -> None:
     """The request failed for a label beyond the outputs, and was refused for any other: 30 labels in 104 requests."""
     data = Few()
     node = worker(data, tmp_path, min_samples=25)
     answers = {told(node.execute(gradient(number, outputs=1 + number % 10, **size))) for number in range(1, 31)}
-    used = size["batch_size"] * size["batches"]
+    used = size["batch_size"] * size["max_local_batches"]
     how = f"those of this request may be of {used}: use a larger --batch-size, or more batches"
     assert answers == {("refused", f"the policy here requires 25 samples behind a number; {how}", "permanent")}
     assert data.read == 0, "nothing was computed"
@@ -73,7 +75,7 @@ def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -
     node = worker(Few(), tmp_path, min_samples=25, max_answers_per_day=4)
     answers = [told(node.execute(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
     assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
-    assert [answer[2] for answer in answers[4:]] == 2 * ["later"]
+    assert [answer[2] for answer in answers[4:]] == 2 * ["retry_later"]
     counted = [line["counted_as"] for line in read_entries(tmp_path / "log") if line is not None]
     assert counted == 4 * ["request"] + 2 * [""]
 
@@ -140,5 +142,5 @@ def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -
     sent = [told(node.execute(gradient(number, 10, "upload"))) for number in (1, 2)]
     failed = [told(node.execute(gradient(number, 5))) for number in (3, 4, 5)]
     assert sent == 2 * ["a report"] and failed[0] == UNIFORM
-    assert [it[2] for it in failed[1:]] == 2 * ["later"]
+    assert [it[2] for it in failed[1:]] == 2 * ["retry_later"]
     assert told(node.execute(gradient(6, 10, "upload"))) == "a report", "the rest of what was begun still leaves"

@@ -54,7 +54,7 @@ def search(worker: Worker, steps: int) -> tuple[float, list[TaskResult | TaskFai
         middle = (low + high) / 2
         answers.append(worker.execute(brighter(number, middle)))
         if isinstance(answers[-1], TaskResult):
-            low, high = (middle, high) if answers[-1].metrics["correct"] < 40 else (low, middle)
+            low, high = (middle, high) if answers[-1].metrics["num_correct"] < 40 else (low, middle)
     return (low + high) / 2, answers
 
 
@@ -62,11 +62,11 @@ def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None
     """784 pixels of one picture were read in 9,460 requests, of any number that was answered."""
     found, answers = search(node(tmp_path, max_answers_per_day=3), 12)
     assert [isinstance(answer, TaskResult) for answer in answers] == 3 * [True] + 9 * [False]
-    assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"later"}
+    assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"retry_later"}
     assert abs(found - 0.7) > 0.01, "three bits of it"
     assert [line["counted_as"] for line in read_entries(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
     again = node(tmp_path, max_answers_per_day=3).execute(brighter(99, 0.5))
-    assert isinstance(again, TaskFailure) and again.code == "later", "also after a new start"
+    assert isinstance(again, TaskFailure) and again.code == "retry_later", "also after a new start"
 
 
 def test_without_a_limit_a_pixel_can_be_read(tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_a_histogram_with_a_cell_of_too_few_samples_does_not_leave(
     samples: int, threshold: float, histogram: Any, tmp_path: Path
 ) -> None:
     answer = node(tmp_path, min_samples=samples).execute(brighter(1, threshold))
-    assert isinstance(answer, TaskResult) and answer.metrics["histogram"] == histogram
-    assert answer.metrics["samples"] == 40 and answer.metrics["correct"] is not None
+    assert isinstance(answer, TaskResult) and answer.metrics["predicted_label_counts"] == histogram
+    assert answer.metrics["num_examples"] == 40 and answer.metrics["num_correct"] is not None
 
 
 def test_the_loss_of_a_score_is_rounded(tmp_path: Path) -> None:

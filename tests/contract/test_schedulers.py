@@ -117,7 +117,7 @@ def answer(order: TaskRequest) -> TaskResult:
 
 
 def failed(order: TaskRequest, kind: Kind = "failed", reason: str = "the cable was cut", code: Any = "") -> TaskFailure:
-    wait = 60.0 if code == "later" else 0.0
+    wait = 60.0 if code == "retry_later" else 0.0
     return TaskFailure(
         request_id=order.request_id,
         worker=order.worker,
@@ -174,7 +174,7 @@ class Run:
         elif isinstance(event, WorkerDisconnected) or (isinstance(event, TaskFailure) and event.kind == "lost"):
             self.here.discard(event.worker)
         self.history.append(event)
-        if isinstance(event, TaskFailure) and event.code == "later":
+        if isinstance(event, TaskFailure) and event.code == "retry_later":
             self.waiting.add(event.worker)
         elif isinstance(event, WorkerAvailable):
             self.waiting.discard(event.worker)
@@ -432,7 +432,7 @@ def test_a_worker_that_is_lost_with_each_request_is_excluded(name: str) -> None:
 def test_a_worker_whose_transfers_progress_is_asked_as_often_as_it_joins(name: str) -> None:
     run = Run(Case(name, 1))
     for _ in range(30):
-        loses(run, "progress")
+        loses(run, "transfer_progressed")
     assert run.finish(Random(1), quick).ended and not run.excluded
 
 
@@ -451,7 +451,7 @@ def test_a_permanent_refusal_excludes_at_once(name: str) -> None:
 @every
 def test_a_refusal_until_later_is_waited_for(name: str) -> None:
     run = Run(Case(name))
-    run.take(failed(run.open["1/bob"], "refused", code="later"))
+    run.take(failed(run.open["1/bob"], "refused", code="retry_later"))
     run.finish(Random(1), quick)
     if not run.ended:
         (again,) = run.take(WorkerAvailable(worker="bob"))
@@ -624,7 +624,7 @@ class World(Run):
                 re.search("lost (3 times while|10 times during)", line) for line in self.strategy.log_lines(self.state)
             )
             row = {self.rows.get((found.worker, what)) for what in ("lost", "cut")}
-            assert said == (found.kind == "lost" and row <= {0, None} and found.code != "progress")
+            assert said == (found.kind == "lost" and row <= {0, None} and found.code != "transfer_progressed")
         if rejected:
             assert [told(order) for order in other[1]] == [told(order) for order in orders]
             assert bits(self.strategy.model(other[0])) == bits(self.model), "a report that is rejected moves nothing"
@@ -744,14 +744,14 @@ class World(Run):
         if found.code == "permanent":
             self.permanent.add(worker)
             return False
-        if found.kind != "lost" and found.code != "later":
+        if found.kind != "lost" and found.code != "retry_later":
             return True
-        if found.code == "progress":
+        if found.code == "transfer_progressed":
             self.fruitless[worker] = 0
             self.rows.pop((worker, "lost"), None)
             self.rows.pop((worker, "cut"), None)
             return False
-        what, most = {"": ("lost", 3), "transfer": ("cut", 10), "later": ("refused", 3)}[found.code]
+        what, most = {"": ("lost", 3), "transfer_interrupted": ("cut", 10), "retry_later": ("refused", 3)}[found.code]
         self.rows[worker, what] = self.rows.get((worker, what), 0) + 1
         if self.rows[worker, what] < most:
             return False
@@ -795,9 +795,9 @@ strikes there may be two losses, nine in transfer and two refusals until later.
 FEW = ["answer", "answer", "refused", "spoil", "cut", "link", "deadline", "old deadline", "again", "probe", "crash"]
 MOODS = {
     "any": ["answer", "answer", "failed", "rejected", *FEW],
-    "late": ["later", "later", "later", "available", "available", "cut", "link", "permanent", *FEW],
-    "dying": ["cut", "link", "cut", "link", "cut", "link", "progress", "link", *FEW],
-    "cutting": ["transfer", "link", "transfer", "link", "transfer", "link"],
+    "late": ["retry_later", "retry_later", "retry_later", "available", "available", "cut", "link", "permanent", *FEW],
+    "dying": ["cut", "link", "cut", "link", "cut", "link", "transfer_progressed", "link", *FEW],
+    "cutting": ["transfer_interrupted", "link", "transfer_interrupted", "link", "transfer_interrupted", "link"],
     "rude": ["refused", "failed", "rejected", "spoil", "spoil", *FEW],
     "flaky": ["cut", "cut", "cut", "link", "link", "link", *FEW],
     "slow": ["answer", "answer", "answer", "answer", "deadline", "deadline", "deadline", *FEW],
@@ -851,11 +851,11 @@ def test_a_run_ends_under_any_schedule(name: str, data: st.DataObject, script: l
             case "spoil" if order:
                 spoils = list(SPOILS.values())
                 world.answer(order, spoils[number % len(spoils)](quick(order).tensors))
-            case "permanent" | "later" if order:
+            case "permanent" | "retry_later" if order:
                 world.fail(order, "refused", move)
             case "available" if worker in world.waiting:
                 world.queue.append((WorkerAvailable(worker=worker), False))
-            case "cut" | "progress" | "transfer" if worker in world.linked:
+            case "cut" | "transfer_progressed" | "transfer_interrupted" if worker in world.linked:
                 world.cut(worker, "" if move == "cut" else move)
             case "link" if worker not in world.linked:
                 world.link(worker)

@@ -42,7 +42,7 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
         made.line(rf"of 355 test samples of digits, \d\d\.\d\d % are right with extractor {number}$")
     how = "--strategy mistnet --cut relu1 --extractor random --model mlp --pretrained mlp.safetensors"
     made.line(f"use it with: fedws run {how}$")
-    (given.folder / "policy.toml").write_text('tasks = ["*", "mistnet.adapt"]\n')  # as the README says
+    (given.folder / "policy.toml").write_text('tasks = ["*", "mistnet.fine_tune"]\n')  # as the README says
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice", "bob"))
     chosen = ("--cut", "relu1", "--epsilon", "8", "--label_epsilon", "8", "--encoding", "sue", "--server-epochs", "2")
     ways = ("--extractor", "random", "--fine_tune", "1", "--model", "mlp", "--pretrained", "mlp.safetensors")

@@ -21,7 +21,7 @@ from pathlib import Path
 import fedws
 from fedws.algorithms.fedavg import FedAvg, fit
 
-@fedws.register("strategy", "held")
+@fedws.register("algorithm", "held")
 class Held(FedAvg):
     def configure(self, model, worker, round):
         return replace(super().configure(model, worker, round), task="held.fit")

@@ -65,8 +65,21 @@ async def asked(url: str, order: TaskRequest) -> TaskResult | TaskFailure:
 
 def order(**changed: Any) -> TaskRequest:
     """To train the linear model on all samples at once, three times; ``changed`` are fields, or settings."""
-    settings = {"model": "linear", "dataset": "digits", "lr": 0.05, "batch_size": 1000, "batches": 9, "epochs": 3}
+    settings = {
+        "model": "linear",
+        "dataset": "digits",
+        "lr": 0.05,
+        "batch_size": 1000,
+        "max_local_batches": 9,
+        "epochs": 3,
+    }
     fields = {key: changed.pop(key) for key in [*changed] if key in TaskRequest.__dataclass_fields__}
-    base: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "seed": 2**64 - 7}
+    base: dict[str, Any] = {
+        "request_id": "1/alice",
+        "worker": "alice",
+        "round": 1,
+        "task": "fedavg.fit",
+        "seed": 2**64 - 7,
+    }
     tensors = build_model("linear", 1).state_dict()
     return TaskRequest(**{**base, "settings": {**settings, **changed}, "tensors": tensors, **fields})

@@ -30,7 +30,13 @@ def order(**changes: Any) -> TaskRequest:
     model = torch.nn.Linear(4, 10)
     tensors = {f"dense.{name}": value.detach() for name, value in model.named_parameters()}
     training = fedws.TrainSettings(model="points_linear", dataset="points").model_dump()
-    given: dict[str, Any] = {"id": "1/alice", "worker": "alice", "round": 1, "task": "fedavg.fit", "settings": training}
+    given: dict[str, Any] = {
+        "request_id": "1/alice",
+        "worker": "alice",
+        "round": 1,
+        "task": "fedavg.fit",
+        "settings": training,
+    }
     given["tensors"] = {**tensors, "calls": torch.zeros((), dtype=torch.int64)}
     return TaskRequest(**{**given, **changes})
 

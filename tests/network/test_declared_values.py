@@ -19,9 +19,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a label of no class": ({"labels": [3, 100_000]}, "labels.1: "),
     "a label twice": ({"labels": [3, 3]}, "labels: "),
     "labels that descend": ({"labels": [3, 1]}, "labels: "),
-    "no samples": ({"samples": 0}, "samples: "),
-    "samples below 0": ({"samples": -5}, "samples: "),
-    "more samples than there can be": ({"samples": 2**40 + 1}, "samples: "),
+    "no samples": ({"num_examples": 0}, "num_examples: "),
+    "samples below 0": ({"num_examples": -5}, "num_examples: "),
+    "more samples than there can be": ({"num_examples": 2**40 + 1}, "num_examples: "),
     "a long name of its data set": ({"dataset": "x" * 500_000}, "dataset: "),
 }
 

@@ -73,9 +73,9 @@ AFTER_HELLO: dict[str, tuple[str | bytes, str]] = {
     "text": ("go", "a text frame; messages are binary"),
     "random bytes": (os.urandom(3000), "not a fedws message"),
     "hello again": (data(HELLO), "where an order was due"),
-    "order for another": (data(order(worker="bob")), "an order for bob; this is alice"),
+    "order for another": (data(order(worker="bob")), "a request for bob; this is alice"),
     "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "where an order was due"),
-    "huge body": (headed({**claim(2**40), "type": "order"}), "at most 1073741824"),
+    "huge body": (headed({**claim(2**40), "type": "task_request"}), "at most 1073741824"),
 }
 
 

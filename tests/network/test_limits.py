@@ -48,11 +48,11 @@ async def served(shelf: Any = None, **limits: int) -> AsyncIterator[dict[str, An
 
 def returns(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is: no training on samples that would not fit it."""
-    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, order.tensors)
+    return workspace.build_result(order, {"loss": 1.0, "num_examples": 120}, order.tensors)
 
 
 def scores(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-    return workspace.build_result(order, {"samples": 120, "loss": 1.0})
+    return workspace.build_result(order, {"num_examples": 120, "loss": 1.0})
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -100,7 +100,7 @@ async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def small(**fields: Any) -> Hello:
-        return Hello(**{**fields, "max_message": 100})
+        return Hello(**{**fields, "max_message_bytes": 100})
 
     monkeypatch.setattr("fedws.coordinator.handshake.Hello", small)
     why = r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message"
@@ -169,7 +169,7 @@ async def test_a_loss_after_progress_says_so_and_the_next_dial_comes_soon() -> N
         while sum(isinstance(event, TaskFailure) for event in heard.all) < len(script):
             await heard.next()
     codes = [event.code for event in heard.all if isinstance(event, TaskFailure)]
-    assert codes == ["", "progress", "", "progress", "", ""]
+    assert codes == ["", "transfer_progressed", "", "transfer_progressed", "", ""]
 
 
 def _large() -> TaskRequest:
@@ -192,11 +192,13 @@ async def test_a_wait_that_a_node_states_is_bounded() -> None:
         await peer.welcomes(channel)
         for seconds in (0.0, 60.0, 1e300):
             order = await channel.receive()
-            head = {"order": order.request_id, "worker": "alice", "round": order.round}
-            await channel.send(TaskFailure(**head, kind="refused", reason="later", code="later", retry_after=seconds))
+            head = {"request_id": order.request_id, "worker": "alice", "round": order.round}
+            await channel.send(
+                TaskFailure(**head, kind="refused", reason="later", code="retry_later", retry_after=seconds)
+            )
         order = await channel.receive()
-        head = {"order": order.request_id, "worker": "alice", "round": order.round}
-        await channel.send(TaskFailure(**head, kind="failed", reason="no", code="progress", retry_after=5.0))
+        head = {"request_id": order.request_id, "worker": "alice", "round": order.round}
+        await channel.send(TaskFailure(**head, kind="failed", reason="no", code="transfer_progressed", retry_after=5.0))
         await peer.reads(channel)
 
     async with Peer(waits).served(), Heard() as heard:
@@ -207,5 +209,5 @@ async def test_a_wait_that_a_node_states_is_bounded() -> None:
             assert isinstance(answer, TaskFailure)
             found.append((answer.kind, answer.code, answer.retry_after))
     day = 25 * 3600.0
-    refused = [("refused", "later", 1.0), ("refused", "later", 60.0), ("refused", "later", day)]
+    refused = [("refused", "retry_later", 1.0), ("refused", "retry_later", 60.0), ("refused", "retry_later", day)]
     assert found == [*refused, ("failed", "", 0.0)], "and only the coordinator states progress"

@@ -68,10 +68,10 @@ async def test_a_node_cannot_claim_what_only_the_coordinator_finds(claimed: str,
 async def test_an_order_without_a_link_is_lost_at_once() -> None:
     async with Heard() as heard:
         await heard.give(asked())
-        assert heard.all == [replace(failed("lost", "not dialled yet"), code="transfer")], "it was not sent"
+        assert heard.all == [replace(failed("lost", "not dialled yet"), code="transfer_interrupted")], "it was not sent"
         await asyncio.sleep(1)
         lost = await heard.link.execute(asked())
-        assert lost == replace(failed("lost", "nobody serves memory://alice"), code="transfer")
+        assert lost == replace(failed("lost", "nobody serves memory://alice"), code="transfer_interrupted")
 
 
 @virtual

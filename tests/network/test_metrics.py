@@ -33,7 +33,7 @@ def counting(task: str = "fedavg.fit") -> Any:
 
     def own(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
         report: TaskResult = fit(order, workspace)
-        mine = {"samples": SAMPLES[order.worker], "mine": VALUES[order.worker], "text": "x", "yes": True}
+        mine = {"num_examples": SAMPLES[order.worker], "mine": VALUES[order.worker], "text": "x", "yes": True}
         rounds = {"only_alice": order.round} if order.worker == "alice" else {}
         return replace(report, metrics={**report.metrics, **mine, **rounds})
 

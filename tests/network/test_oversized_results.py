@@ -28,7 +28,9 @@ from tests.helpers.support import require
 
 HEAVY = {"w": torch.zeros(3 * 2**18)}
 """3 MiB, where 4,000 bytes were asked for."""
-REFUSED = r"broke the protocol: a report of 3,145,\d\d\d bytes; an answer to what was requested has at most 1,052,576"
+REFUSED = (
+    r"broke the protocol: a task_result of 3,145,\d\d\d bytes; an answer to what was requested has at most 1,052,576"
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ async def test_a_report_of_a_model_that_was_not_asked_for_closes_the_link_with_b
         answer = await heard.link.execute(asked())
         assert isinstance(answer, TaskFailure) and answer.kind == "failed"
         assert re.fullmatch(REFUSED, answer.reason), answer.reason
-        assert (await reasons.get()).startswith("MessageRejected: a report of 3,145,")
+        assert (await reasons.get()).startswith("MessageRejected: a task_result of 3,145,")
 
 
 async def test_the_same_report_is_taken_where_the_request_can_produce_it(address: str) -> None:
@@ -88,12 +90,12 @@ async def test_the_same_report_is_taken_where_the_request_can_produce_it(address
 
 def heavy(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is, in a body that is 3 MiB larger."""
-    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, {**order.tensors, "more": HEAVY["w"]})
+    return workspace.build_result(order, {"loss": 1.0, "num_examples": 120}, {**order.tensors, "more": HEAVY["w"]})
 
 
 def same(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
     """The model as it is."""
-    return workspace.build_result(order, {"loss": 1.0, "samples": 120}, order.tensors)
+    return workspace.build_result(order, {"loss": 1.0, "num_examples": 120}, order.tensors)
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +118,9 @@ async def test_a_worker_that_sends_too_much_three_times_is_excluded(
     caplog.set_level(logging.INFO, "fedws")
     async with asyncio.timeout(PATIENCE), federation(tmp_path) as given:
         result = await _ended(given)
-    assert "too few workers are left for a quorum of 2: bob: failed: broke the protocol: a report of 3,14" in result
+    assert (
+        "too few workers are left for a quorum of 2: bob: failed: broke the protocol: a task_result of 3,14" in result
+    )
 
 
 async def _ended(given: dict[str, Any]) -> str:
@@ -146,5 +150,5 @@ async def test_a_score_that_comes_with_its_model_costs_the_score(tmp_path: Path)
     async with asyncio.timeout(PATIENCE), federation(tmp_path, score=same, bob=same) as given:
         result = await fedws.run(**{**given, "training_rounds": 1, "model": "mnist_cnn"})
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "Scores missing in round 1: " in log and "broke the protocol: a report of 1,72" in log
+    assert "Scores missing in round 1: " in log and "broke the protocol: a task_result of 1,72" in log
     assert result.accuracy is None and len(result.rounds()) == 1

@@ -33,8 +33,8 @@ from tests.helpers.federation import WORKERS, Points
 
 NAMES = [
     name
-    for name in registry.list_pieces("strategy")
-    if not is_collect_then_train(registry.find_piece("strategy", name))
+    for name in registry.list_pieces("algorithm")
+    if not is_collect_then_train(registry.find_piece("algorithm", name))
 ]
 """Those whose workers train; the others train in a process, which knows no virtual time."""
 DATA = Points(Path(), True)
@@ -95,7 +95,7 @@ class Node:
                 await channel.send(build_failure(self._worker.node, order, kind, "not today"))
                 return
             case "later" | "never":
-                code: Any = {"later": "later", "never": "permanent"}[what]
+                code: Any = {"later": "retry_later", "never": "permanent"}[what]
                 answer = build_failure(self._worker.node, order, "refused", "the policy here does not allow it")
                 await channel.send(dataclasses.replace(answer, code=code, retry_after=60.0))
                 return
@@ -227,7 +227,7 @@ def deserved(script: Sequence[Act]) -> bool:
 def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scripts: list[list[Act]]) -> None:
     workers, rounds = len(scripts), data.draw(st.integers(1, 3), "rounds")
     more: dict[str, Any] = {"quorum": data.draw(st.integers(0, workers), "quorum")}
-    has_rounds = not is_asynchronous(registry.find_piece("strategy", name))
+    has_rounds = not is_asynchronous(registry.find_piece("algorithm", name))
     if has_rounds:
         more["deadline"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
         if data.draw(st.booleans(), "not all"):
@@ -252,7 +252,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
 def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
     result, _, watched = run(scripted([()] * 3), strategy=name, training_rounds=2)
     assert result is not None
-    assert watched.open() == [] or is_asynchronous(registry.find_piece("strategy", name))
+    assert watched.open() == [] or is_asynchronous(registry.find_piece("algorithm", name))
 
 
 def without(*acts: str) -> st.SearchStrategy[list[Act]]:

@@ -119,20 +119,20 @@ async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
     assert told(caplog)[-1] == f"Scores missing in round 2: {missing}"
 
 
-GOOD = {"samples": 120, "loss": 1.0, "correct": 12, "histogram": [12] * 10}
+GOOD = {"num_examples": 120, "loss": 1.0, "num_correct": 12, "predicted_label_counts": [12] * 10}
 NONSENSE: dict[str, dict[str, Any]] = {
     "nothing": {},
-    "texts": {"samples": "many", "loss": "little"},
-    "no samples": {**GOOD, "samples": 0},
-    "negative": {**GOOD, "samples": -120},
-    "more correct than samples": {**GOOD, "correct": 121},
-    "negative correct": {**GOOD, "correct": -1},
-    "histogram without correct": {**GOOD, "correct": None},
-    "histogram of texts": {**GOOD, "histogram": ["12"] * 3 + ["x"]},
-    "histogram of negatives": {**GOOD, "histogram": [-1, 121]},
-    "histogram of others": {**GOOD, "histogram": [120, 120]},
+    "texts": {"num_examples": "many", "loss": "little"},
+    "no samples": {**GOOD, "num_examples": 0},
+    "negative": {**GOOD, "num_examples": -120},
+    "more correct than samples": {**GOOD, "num_correct": 121},
+    "negative correct": {**GOOD, "num_correct": -1},
+    "histogram without correct": {**GOOD, "num_correct": None},
+    "histogram of texts": {**GOOD, "predicted_label_counts": ["12"] * 3 + ["x"]},
+    "histogram of negatives": {**GOOD, "predicted_label_counts": [-1, 121]},
+    "histogram of others": {**GOOD, "predicted_label_counts": [120, 120]},
     "a nested list": {**GOOD, "loss": [[1.0]]},
-    "a fraction": {**GOOD, "correct": 0.5},
+    "a fraction": {**GOOD, "num_correct": 0.5},
 }
 
 
@@ -160,7 +160,7 @@ async def test_a_score_without_its_histogram_has_an_accuracy_and_no_shares(tmp_p
     """The evaluator keeps it back where a cell is of fewer samples than its policy wants."""
 
     def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        metrics = {**GOOD, "histogram": None}
+        metrics = {**GOOD, "predicted_label_counts": None}
         return TaskResult(
             request_id=order.request_id, worker="testing", round=order.round, num_examples=120, metrics=metrics
         )
@@ -297,7 +297,7 @@ async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, .
             await fedws.run(run_dir=tmp_path / "run", **settings)
 
 
-@pytest.mark.parametrize("field", ["order", "worker"])
+@pytest.mark.parametrize("field", ["request_id", "worker"])
 async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_path: Path) -> None:
     """Its links are closed, each with the order that was open on it."""
 

@@ -271,7 +271,7 @@ def test_run_sync_in_a_notebook_can_be_interrupted(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("losses", [(1.7e308, 1.7e308), (1e308, -1e308)])
 async def test_a_loss_that_no_axis_holds_does_not_end_the_run(losses: tuple[float, float], tmp_path: Path) -> None:
     def score(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        return workspace.build_result(order, {"loss": losses[order.round - 1], "samples": 120})
+        return workspace.build_result(order, {"loss": losses[order.round - 1], "num_examples": 120})
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
         result = await fedws.run(run_dir=tmp_path / "run", **settings)

@@ -136,7 +136,7 @@ async def test_orders_that_a_lost_link_took_along_come_before_its_left() -> None
         lost = [replace(LOST, request_id=f"{round_number}/alice", round=round_number) for round_number in (1, 2)]
         assert events == [*lost, LEFT]
         gathered.send_request(asked(round_number=3))
-        assert await gathered.next_event() == replace(LOST, request_id="3/alice", round=3, code="transfer")
+        assert await gathered.next_event() == replace(LOST, request_id="3/alice", round=3, code="transfer_interrupted")
         assert gathered.busy_workers == []
 
 

@@ -8,7 +8,7 @@ from fedws.core.registry import register
 from fedws.scheduling.base import WorkerInfo
 
 
-@register("chooser", "all")
+@register("sampler", "all")
 @dataclass(frozen=True)
 class AllSampler:
     """As many as there are, in the plan's order."""

@@ -12,7 +12,7 @@ _MAX_NUM_EXAMPLES = 2**40
 """More samples than these are not believed: a count is what a peer says."""
 
 
-@register("chooser", "data_size")
+@register("sampler", "data_size")
 @dataclass(frozen=True)
 class DataSizeSampler:
     """``per_round`` workers, drawn without replacement with a probability in proportion to the samples they hold.

@@ -9,7 +9,7 @@ from fedws.core.validation import Count
 from fedws.scheduling.base import WorkerInfo
 
 
-@register("chooser", "random")
+@register("sampler", "random")
 @dataclass(frozen=True)
 class UniformSampler:
     """``per_round`` workers, drawn uniformly without replacement.

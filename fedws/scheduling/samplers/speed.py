@@ -13,7 +13,7 @@ from fedws.core.validation import Count
 from fedws.scheduling.base import WorkerInfo
 
 
-@register("chooser", "speed")
+@register("sampler", "speed")
 @dataclass(frozen=True)
 class SpeedSampler:
     """``per_round`` workers by measured speed, without starving the slow ones.

@@ -6,7 +6,7 @@ from fedws.core.registry import register
 from fedws.core.validation import NonNegative, Positive
 
 
-@register("speed", "normal")
+@register("slowdown", "normal")
 def normal(num_devices: int, rng: np.random.Generator, *, mean: Positive = 2.0, sd: NonNegative = 0.5) -> np.ndarray:
     """Draw from N(mean, sd^2), and again whatever is not above 0."""
     found = rng.normal(mean, sd, num_devices)

@@ -11,7 +11,7 @@ from pydantic import Field
 from fedws.core.registry import register
 
 
-@register("speed", "pareto")
+@register("slowdown", "pareto")
 def pareto(
     num_devices: int, rng: np.random.Generator, *, alpha: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 1.5
 ) -> np.ndarray:

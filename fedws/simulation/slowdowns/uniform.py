@@ -7,7 +7,7 @@ from fedws.core.registry import register
 from fedws.core.validation import Positive
 
 
-@register("speed", "uniform")
+@register("slowdown", "uniform")
 def uniform(num_devices: int, rng: np.random.Generator, *, low: Positive = 1.0, high: Positive = 4.0) -> np.ndarray:
     """Draw from [low, high). Raises UsageError when ``high`` is below ``low``."""
     if high < low:

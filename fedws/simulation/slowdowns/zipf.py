@@ -8,7 +8,7 @@ from pydantic import Field
 from fedws.core.registry import register
 
 
-@register("speed", "zipf")
+@register("slowdown", "zipf")
 def zipf(
     num_devices: int, rng: np.random.Generator, *, a: Annotated[float, Field(ge=1.05, le=100)] = 2.0
 ) -> np.ndarray:

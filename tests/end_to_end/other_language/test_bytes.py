@@ -52,10 +52,10 @@ def test_the_proof_is_the_same(node: str) -> None:
 
 
 def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
-    """The page's examples: those that a worker gets, and a report."""
+    """The page's examples: those that a worker gets, and a result."""
     code = """const shown = (key, value) => (typeof value === "bigint" ? String(value) : value);
     for (const [at, hex] of process.argv.slice(1).entries()) {
-      const { tensors, ...fields } = read(Buffer.from(hex, "hex"), ["hello", "proof", "order"][at]);
+      const { tensors, ...fields } = read(Buffer.from(hex, "hex"), ["hello", "proof", "task_request"][at]);
       const values = [...tensors].map(([name, { shape, bytes }]) => [name, shape, bytes.toString("hex")]);
       console.log(JSON.stringify({ fields, values }, shown));
     }
@@ -64,9 +64,9 @@ def test_it_reads_what_fedws_writes_and_the_other_way_round(node: str) -> None:
       { name: "e", shape: [0], values: new Float32Array() },
       { name: "b", shape: [1], values: Float32Array.of(0.25) },
     ];
-    const head = { order: "1", worker: "alice", round: 2n ** 40n };
-    const fields = { ...head, samples: 3, metrics: { loss: 0.5, samples: 3, device: "cpu" } };
-    console.log(write("report", fields, tensors).toString("hex"));"""
+    const head = { request_id: "1", worker: "alice", round: 2n ** 40n };
+    const fields = { ...head, num_examples: 3, metrics: { loss: 0.5, num_examples: 3, device: "cpu" } };
+    console.log(write("task_result", fields, tensors).toString("hex"));"""
     messages = [example(Hello), example(Proof), example(TaskRequest)]
     encoded = [
         b"".join(bytes(piece) for piece in encoder.encode_message(message).fragments()).hex() for message in messages
@@ -94,7 +94,7 @@ def test_it_reads_every_dtype_and_names_with_slashes(node: str) -> None:
     tensors = {f"towers.sensor/1.{name}": torch.ones(3, 2).to(dtype) for name, dtype in DTYPES.items()}
     order = TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors=tensors)
     data = b"".join(bytes(piece) for piece in encoder.encode_message(order).fragments())
-    code = """const { tensors } = read(Buffer.from(process.argv[1], "hex"), "order");
+    code = """const { tensors } = read(Buffer.from(process.argv[1], "hex"), "task_request");
     for (const [name, { dtype, shape, bytes }] of tensors) console.log(name, dtype, shape, bytes.toString("hex"));"""
     wanted = [
         [name, DTYPE_NAMES[tensor.dtype], "[", "3,", "2", "]", view_bytes(tensor).hex()]
@@ -108,9 +108,8 @@ def test_it_takes_no_name_that_is_a_path(node: str, name: str) -> None:
     order = TaskRequest(request_id="1", worker="alice", round=1, task="t", tensors={"x" * len(name): torch.ones(1)})
     data = b"".join(bytes(piece) for piece in encoder.encode_message(order).fragments())
     data = data.replace(b"x" * len(name), name.encode())
-    code = (
-        """try { read(Buffer.from(process.argv[1], "hex"), "order"); } catch (error) { console.log(error.message); }"""
-    )
+    code = """try { read(Buffer.from(process.argv[1], "hex"), "task_request"); }
+    catch (error) { console.log(error.message); }"""
     assert script(node, code, data.hex()) == "tensor: name is wrong\n"
     with pytest.raises(ProtocolError, match="no name is like a path"):
         Decoder().feed(data)

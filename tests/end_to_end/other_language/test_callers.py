@@ -121,7 +121,7 @@ async def test_who_else_is_refused(url: str) -> None:
 
 async def test_the_same_run_takes_over_and_the_work_stops(url: str) -> None:
     async with dialled(url) as older:
-        await older.send(order(batches=10**6, epochs=10**6))
+        await older.send(order(max_local_batches=10**6, epochs=10**6))
         async with dialled(url) as newer:
             with pytest.raises(LinkLost, match="taken over by the same run"):
                 await older.receive()
@@ -131,9 +131,9 @@ async def test_the_same_run_takes_over_and_the_work_stops(url: str) -> None:
 
 async def test_it_pings_while_it_trains(processes: Processes, node: str, data: Path) -> None:
     """A coordinator that never pings, whom nothing but the worker's own pings can tell that it lives."""
-    at = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--silence", "4.5")})["alice"]
+    at = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--peer-timeout", "4.5")})["alice"]
     async with dialled(at, limits=Limits(peer_timeout=2.4, ping_interval=PATIENCE)) as channel:
-        await channel.send(order(batches=10**6, epochs=10**6))
+        await channel.send(order(max_local_batches=10**6, epochs=10**6))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(channel.receive(), 3.5)
 
@@ -141,13 +141,14 @@ async def test_it_pings_while_it_trains(processes: Processes, node: str, data: P
 async def test_orders_wait_for_their_turn(url: str) -> None:
     async with dialled(url) as channel:
         for number in range(6):
-            await channel.send(order(id=str(number), epochs=1))
+            await channel.send(order(request_id=str(number), epochs=1))
         answers = [await channel.receive() for _ in range(6)]
         assert [answer.request_id for answer in answers if isinstance(answer, TaskResult)] == [*"012345"]
 
 
 @pytest.mark.parametrize(
-    ("changed", "reason"), [({}, "order 1/alice a second time"), ({"worker": "bob"}, "an order for bob; this is alice")]
+    ("changed", "reason"),
+    [({}, "request 1/alice a second time"), ({"worker": "bob"}, "a request for bob; this is alice")],
 )
 async def test_wrong_orders_close_the_link(url: str, changed: dict[str, str], reason: str) -> None:
     async with dialled(url) as channel:

@@ -60,13 +60,13 @@ GARBAGE: dict[str, tuple[bytes | str | list[bytes], int]] = {
     "long arrays in arrays": (raw(b"\xdc\xff\xff" * 20_000), 4002),
     "an array of 4 G": (raw(b"\xdd\xff\xff\xff\xff"), 4002),
     "arrays in an array": (raw(header(fields=[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]])), 4002),
-    "a path for a name": (raw(header(type="order", tensors=[entry(name="../w")]), bytes(8)), 4002),
+    "a path for a name": (raw(header(type="task_request", tensors=[entry(name="../w")]), bytes(8)), 4002),
     "maps in maps": (raw(b"\x81\xa1a" * 20_000), 4002),
     "a prototype": (raw(header(fields={**FIELDS, "__proto__": 1})), 4002),
     "a constructor": (raw(header(fields={**FIELDS, "constructor": 1})), 4002),
     "bytes for text": (raw(header(type=b"hello")), 4002),
     "a type that is none": (raw(header(type="toString")), 4002),
-    "an order first": (raw(header(type="order")), 4002),
+    "a request first": (raw(header(type="task_request")), 4002),
     "a missing key": (raw({key: value for key, value in header().items() if key != "digest"}), 4002),
     "an offset": (raw(header(offset=64)), 4002),
     "a long name": (raw(header(fields={**FIELDS, "run": "r" * 65})), 4002),
@@ -113,7 +113,7 @@ async def test_garbage_after_the_proof_closes_the_link(url: str) -> None:
         raw(b"\xdc\xff\xff" * 99_999),
     ):
         async with dialled(url) as channel:
-            await channel._socket.send(data)  # type: ignore[attr-defined]
+            await channel._connection.send(data)  # type: ignore[attr-defined]
             with pytest.raises(LinkLost):
                 await channel.receive()
 
@@ -140,8 +140,8 @@ async def test_a_frame_that_breaks_the_rules_is_told(url: str) -> None:
 
 
 async def test_the_slow_are_dropped(processes: Processes, node: str, data: Path) -> None:
-    """A sixth of silence is for all of the handshake; signs of life do not prolong it."""
-    url = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--silence", "6")})["alice"]
+    """A sixth of the peer timeout is for all of the handshake; signs of life do not prolong it."""
+    url = serving({"alice": await asyncio.to_thread(alice, processes, node, data, "--peer-timeout", "6")})["alice"]
     async with asyncio.timeout(PATIENCE), connect(url, compression=None, ping_interval=0.1) as socket:
         began = asyncio.get_running_loop().time()
         assert await closed(socket, []) == 1006

@@ -46,7 +46,7 @@ async def test_its_update_is_that_of_fedws(url: str) -> None:
 @pytest.mark.parametrize("loss", ["nll", "cross_entropy"])
 async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, loss: str) -> None:
     """Its shuffle is written down in linear.mjs; the same seed gives the same update, another one another."""
-    changed = {"batch_size": 50, "batches": 20, "epochs": 2, "loss": loss}
+    changed = {"batch_size": 50, "max_local_batches": 20, "epochs": 2, "loss": loss}
     answer = await asked(url, order(**changed))
     assert isinstance(answer, TaskResult), answer
     work, tensors, total, left = held(), {**order().tensors}, 0.0, 20
@@ -69,7 +69,7 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
                 tensors[name] = (tensor - 0.05 * tensor.grad).detach()
     used = len(work.data) + 5 * 50  # fifteen batches, the last one short, and five
     assert left == 0 and len(work.data) // 50 == 14
-    assert answer.metrics == {"loss": pytest.approx(total / used, rel=1e-4), "samples": used, "device": "cpu"}
+    assert answer.metrics == {"loss": pytest.approx(total / used, rel=1e-4), "num_examples": used, "device": "cpu"}
     for name, tensor in tensors.items():
         torch.testing.assert_close(answer.tensors[name], tensor, rtol=1e-3, atol=1e-5)
     again, other = await asked(url, order(**changed)), await asked(url, order(**changed, seed=1))
@@ -81,9 +81,9 @@ async def test_its_update_is_plain_sgd_over_its_own_order_of_samples(url: str, l
 async def test_a_short_last_batch_can_be_left_out(url: str) -> None:
     used = []
     for drop_last in (False, True):
-        answer = await asked(url, order(batch_size=50, batches=100, epochs=1, drop_last=drop_last))
+        answer = await asked(url, order(batch_size=50, max_local_batches=100, epochs=1, drop_last=drop_last))
         assert isinstance(answer, TaskResult)
-        used.append(answer.metrics["samples"])
+        used.append(answer.metrics["num_examples"])
     assert used[1] == used[0] - used[0] % 50 < used[0]
 
 
@@ -98,7 +98,7 @@ async def test_a_short_last_batch_can_be_left_out(url: str) -> None:
         ({"optimizer": "adam"}, "unknown optimizer 'adam'"),
         ({"lr": 0.0}, "settings: lr is wrong"),
         ({"lr": "1"}, "settings: lr is wrong"),
-        ({"batches": 0}, "settings: batches is wrong"),
+        ({"max_local_batches": 0}, "settings: max_local_batches is wrong"),
         ({"drop_last": 1}, "settings: drop_last is wrong"),
         ({"drop_last": True, "batch_size": 5000}, "here are "),
         ({"other": 1}, "settings: other is not known"),
@@ -121,7 +121,7 @@ async def test_what_it_does_not_support_is_refused(url: str, changed: dict[str, 
         answer = await channel.receive()
         assert isinstance(answer, TaskFailure), answer
         assert (answer.request_id, answer.kind) == ("1/alice", "refused") and answer.reason.startswith(reason), answer
-        await channel.send(order(id="2", epochs=1))  # the link goes on
+        await channel.send(order(request_id="2", epochs=1))  # the link goes on
         assert isinstance(await channel.receive(), TaskResult)
 
 

@@ -138,7 +138,7 @@ def reported(seed: int = 5, **settings: Any) -> TaskResult:
 
 @pytest.mark.parametrize("batches", [2, 5, 100])
 def test_a_report_holds_gradients_and_buffers(batches: int) -> None:
-    report = reported(batches=batches)
+    report = reported(max_local_batches=batches)
     chosen = torch.randperm(40, generator=torch.Generator().manual_seed(5))[: 8 * batches]
     slopes, state = by_hand(start(), Points(40), chosen)
     buffers = ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
@@ -206,7 +206,7 @@ def test_a_report_that_leaves_a_gradient_out_is_rejected_whoever_comes_first() -
 
 
 def test_the_seed_chooses_the_samples() -> None:
-    one, same, other = (reported(seed, batches=1).tensors["gradient:0.weight"] for seed in (1, 1, 2))
+    one, same, other = (reported(seed, max_local_batches=1).tensors["gradient:0.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 

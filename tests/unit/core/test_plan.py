@@ -291,8 +291,8 @@ def test_the_floor_of_the_learning_rate_is_reached_and_kept() -> None:
     [
         ({}, "model: Field required"),
         ({"model": "m", "lr": "0.1"}, "lr: Input should be a valid number, not '0.1'"),
-        ({"model": "m", "batches": 1.0}, "batches: Input should be a valid integer, not 1.0"),
-        ({"model": "m", "batches": True}, "batches: Input should be a valid integer, not True"),
+        ({"model": "m", "max_local_batches": 1.0}, "max_local_batches: Input should be a valid integer, not 1.0"),
+        ({"model": "m", "max_local_batches": True}, "max_local_batches: Input should be a valid integer, not True"),
         ({"model": "m", "lr_decay": 1.5}, "lr_decay: Input should be less than or equal to 1, not 1.5"),
         ({"model": "m", "lr_decay": math.nan}, "lr_decay: "),
         ({"model": "m", "cuda": 1}, "cuda: Input should be a valid boolean, not 1"),

@@ -20,7 +20,7 @@ from tests.helpers.support import REPOSITORY
 def _forgotten() -> Iterator[None]:
     """What the example registers is gone afterwards; what else was imported meanwhile stays known."""
     yield
-    for piece in (("strategy", "fedprox"), ("task", "fedprox.fit")):
+    for piece in (("algorithm", "fedprox"), ("task", "fedprox.fit")):
         registry._pieces.pop(piece, None)
 
 
@@ -35,7 +35,7 @@ def test_the_algorithm_of_contributing_works(tmp_path: Path) -> None:
     moved = []
     for mu in ("0", "100"):
         algorithm = registry.build_piece(
-            "strategy", f"fedprox:{mu}", TrainSettings(model="linear", lr=0.01, batch_size=8)
+            "algorithm", f"fedprox:{mu}", TrainSettings(model="linear", lr=0.01, batch_size=8)
         )
         ask = algorithm.configure(start, "alice", 1)
         order = TaskRequest(

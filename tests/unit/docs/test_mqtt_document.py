@@ -74,7 +74,7 @@ def derived(info: str) -> bytes:
 def test_the_vector_is_as_the_page_words_it() -> None:
     assert SECRET.hex() in CHAPTER
     assert handshake.compute_proof(KEY, "link", example(Hello), "alice", example(Challenge).nonce) == SECRET.hex()
-    rows = table(section("Tags and seals"), "how")
+    rows = table(section("Authentication and encryption"), "how")
     assert [(row["how"], row["way"]) for row in rows] == [
         (how, way) for how in ("tag", "seal") for way in ("down", "up")
     ]
@@ -102,7 +102,7 @@ def test_the_nonce_of_a_beat_is_its_own() -> None:
 
 
 def test_the_opening() -> None:
-    found = re.search(r"The OPEN of a coordinator that wants this link sealed is `(\w+)`", CHAPTER)
+    found = re.search(r"The OPEN of a coordinator that wants this link encrypted is `(\w+)`", CHAPTER)
     assert (
         found is not None
         and NoProtection().wrap(FrameKind.OPEN, 0, pack_open(INSTANCE, encrypt_payloads=True)).hex() == found[1]

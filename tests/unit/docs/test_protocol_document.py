@@ -187,7 +187,7 @@ def test_header_keys(title: str, model: type[BaseModel]) -> None:
 
 def test_message_types() -> None:
     (row,) = (row for row in table(section("The header"), "key") if row["key"] == "type")
-    assert re.findall("`([a-z]+)`", row["value"]) == list(MESSAGE_TYPES)
+    assert re.findall("`([a-z_]+)`", row["value"]) == list(MESSAGE_TYPES)
 
 
 # ------------------------------------------------------------------ section 3: the messages
@@ -204,7 +204,7 @@ def test_fields(name: str) -> None:
         hint = hints[row["field"]]
         choices = [*typing.get_args(hint)] if typing.get_origin(hint) is typing.Literal else []
         if choices:
-            assert re.findall("`?([a-z]+)`?(?:, | or |$)", row["type"]) == [*filter(None, choices)]
+            assert re.findall("`?([a-z_]+)`?(?:, | or |$)", row["type"]) == [*filter(None, choices)]
             assert ('`""`' in row["type"]) == ("" in choices)
         else:
             assert row["type"] == TYPES[hint]
@@ -284,7 +284,7 @@ def test_the_example_is_a_handshake() -> None:
     hello, challenge, proof = example(Hello), example(Challenge), example(Proof)
     assert handshake.create_proof(KEY, hello, challenge, bytes(range(0xE0, 0x100)).hex()) == proof
     handshake.verify_proof(KEY, hello, challenge, proof)
-    signed = handshake._encode_fields("takeover", hello, challenge.node, challenge.nonce, proof.takeover)
+    signed = handshake._encode_fields("takeover", hello, challenge.node, challenge.nonce, proof.takeover_key)
     assert f"over {len(signed)} bytes" in section("The proof")
     assert network_key._parse_key(f" {KEY.hex()}\n", "key") == KEY and f"`{KEY.hex()}`" in TEXT
 
@@ -294,7 +294,7 @@ def test_how_many_wait_at_the_door() -> None:
 
 
 def test_what_is_kept_between_orders() -> None:
-    text = " ".join(section("State between orders").split())
+    text = " ".join(section("State between requests").split())
     assert client_state.MAX_STORED_ROUNDS == 3 and "**three rounds**" in text
     with pytest.raises(TaskError) as lost:
         client_state.ClientState().load_state(
@@ -306,7 +306,7 @@ def test_what_is_kept_between_orders() -> None:
 # ------------------------------------------------------------------ sections 7 to 9: what tasks do
 
 
-@pytest.mark.parametrize(("title", "model"), [("Settings of", TrainSettings), ("`evaluate_request`", EvalSettings)])
+@pytest.mark.parametrize(("title", "model"), [("Settings of", TrainSettings), ("`evaluate`", EvalSettings)])
 def test_settings(title: str, model: type[BaseModel]) -> None:
     rows = table(section(title), "setting")
     assert [row["setting"] for row in rows] == list(model.model_fields)
@@ -330,7 +330,7 @@ def test_settings(title: str, model: type[BaseModel]) -> None:
     ("title", "head", "model", "base"),
     [
         ("`mistnet.extract`", "setting", ExtractSettings, BaseModel),
-        ("`mistnet.adapt`", "setting more", FineTuneSettings, ExtractSettings),
+        ("`mistnet.fine_tune`", "setting more", FineTuneSettings, ExtractSettings),
         ("`mistnet.upload`", "setting", UploadSettings, BaseModel),
     ],
 )
@@ -343,9 +343,9 @@ def test_settings_of_mistnet(title: str, head: str, model: type[BaseModel], base
 
 
 def test_metrics() -> None:
-    metrics = {row["report"] for row in table(section("`fedavg.fit`"), "report")}
+    metrics = {row["result"] for row in table(section("`fedavg.fit`"), "result")}
     assert {re.sub("[`]", "", m) for m in metrics} >= {f"metric {name}" for name in fitted().metrics}
-    scored = [row["report"].replace("`", "") for row in table(section("`evaluate_request`"), "report")]
+    scored = [row["result"].replace("`", "") for row in table(section("`evaluate`"), "result")]
     assert [m.removeprefix("metric ") for m in scored if m.startswith("metric ")] == [
         field.name for field in dataclasses.fields(EvalResult)
     ]
@@ -472,7 +472,7 @@ def test_an_evaluator_reports_no_tensors() -> None:
         settings={"model": "linear:inputs=2,outputs=2", "loss": "nll", "dataset": "two_points"},
     )
     report = evaluate_request(order, TaskContext("testing", "two_points", TwoPoints()))
-    assert not report.tensors and report.metrics["histogram"] == [2, 0]
+    assert not report.tensors and report.metrics["predicted_label_counts"] == [2, 0]
 
 
 # ------------------------------------------------------------------ what must be refused

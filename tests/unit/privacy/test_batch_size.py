@@ -66,7 +66,7 @@ def test_the_bound_is_the_owners_and_counts_what_a_batch_would_really_hold() -> 
 def test_adapting_an_extractor_has_the_same_bound() -> None:
     order = mistnet_requests.extraction(extractor_epochs=1, changes={"train_batch_size": 15_000})
     assert "allows 119 samples in a batch, not 120;" in refused(
-        order, Policy(max_batch_size=119, tasks=("mistnet.adapt",))
+        order, Policy(max_batch_size=119, tasks=("mistnet.fine_tune",))
     )
 
 

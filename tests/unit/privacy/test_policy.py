@@ -49,7 +49,7 @@ def left(rounds: int) -> dict[str, float]:
 def report(held: int = 100, tensors: bool = False, **behind: Any) -> TaskResult:
     """A report of a node with so many samples; ``behind`` it, that is behind its numbers, may be others."""
     sent = {"w": torch.zeros(2)} if tensors else {}
-    metrics = {"samples": behind["behind"]} if behind else {}
+    metrics = {"num_examples": behind["behind"]} if behind else {}
     return TaskResult(request_id="1/alice", worker="alice", round=1, num_examples=held, metrics=metrics, tensors=sent)
 
 
@@ -337,10 +337,10 @@ def test_a_task_that_releases_updates_is_refused_before_it_computes_whatever_it_
 
 def test_every_task_that_ships_is_registered_with_what_it_releases() -> None:
     traits = {name: registry.find_piece("task", name).traits for name in registry.list_pieces("task") if "." in name}
-    features = {"mistnet.extract", "mistnet.adapt", "mistnet.upload", "mistnet.acknowledge"}
+    features = {"mistnet.extract", "mistnet.fine_tune", "mistnet.upload", "mistnet.acknowledge"}
     assert {name for name, its in traits.items() if its.releases == "features"} == features
     assert not {name for name, its in traits.items() if its.releases == "metrics"}
-    assert {name for name, its in traits.items() if its.explicit} == {"mistnet.adapt"}
+    assert {name for name, its in traits.items() if its.explicit} == {"mistnet.fine_tune"}
     assert all(issubclass(its.settings, Settings) for its in traits.values() if its.releases == "update")
     with pytest.raises(UsageError, match=r"^register\('task', 'odd.task'\): a task needs releases=: one of update, "):
         registry.register("task", "odd.task")

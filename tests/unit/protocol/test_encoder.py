@@ -80,40 +80,51 @@ _messages: st.SearchStrategy[Message] = st.one_of(
         protocol=_whole,
         coordinator=_names,
         nonce=st.just("") | _secrets,
-        blobs=st.booleans(),
+        has_body_store=st.booleans(),
     ),
-    st.builds(Join, node=_names, protocol=_whole, instance=_secrets),
+    st.builds(Join, node=_names, protocol=_whole, instance_id=_secrets),
     st.builds(Challenge, node=_names, nonce=_secrets, proof=_secrets),
     st.builds(
-        Proof, proof=_secrets, takeover=_secrets, signature=st.just("") | st.builds(str.__mul__, _secrets, st.just(2))
+        Proof,
+        proof=_secrets,
+        takeover_key=_secrets,
+        signature=st.just("") | st.builds(str.__mul__, _secrets, st.just(2)),
     ),
     st.builds(
         Welcome,
         node=_names,
         role=st.sampled_from(["worker", "evaluator"]),
         dataset=_words,
-        samples=_samples,
+        num_examples=_samples,
         labels=st.sets(st.integers(0, MAX_CLASSES - 1), max_size=4).map(sorted),
         cuda=st.booleans(),
-        held=_held,
-        blobs=st.booleans(),
+        resume_offsets=_held,
+        has_body_store=st.booleans(),
     ),
     st.builds(Refusal, kind=st.sampled_from(["busy", "node", "protocol", "key", "policy"]), reason=_texts),
     st.builds(
         TaskRequest,
-        id=_words,
+        request_id=_words,
         worker=_words,
         round=_whole,
         task=_words,
         seed=_whole,
         settings=_json,
-        held=_held,
+        resume_offsets=_held,
         tensors=_tensors,
     ),
-    st.builds(TaskResult, order=_words, worker=_words, round=_whole, samples=_samples, metrics=_json, tensors=_tensors),
+    st.builds(
+        TaskResult,
+        request_id=_words,
+        worker=_words,
+        round=_whole,
+        num_examples=_samples,
+        metrics=_json,
+        tensors=_tensors,
+    ),
     st.builds(
         TaskFailure,
-        order=_words,
+        request_id=_words,
         worker=_words,
         round=_whole,
         kind=st.sampled_from(["refused", "failed", "rejected", "lost"]),
@@ -151,8 +162,8 @@ def order(**tensors: torch.Tensor) -> TaskRequest:
 
 
 HEADER: dict[str, Any] = {
-    "type": "order",
-    "fields": {"id": "1/alice", "worker": "alice", "round": 1, "task": "t"},
+    "type": "task_request",
+    "fields": {"request_id": "1/alice", "worker": "alice", "round": 1, "task": "t"},
     "tensors": [{"name": "w", "dtype": "int16", "shape": [2, 1], "length": 4}],
     "transfer": "",
     "digest": None,
@@ -250,16 +261,16 @@ def test_a_message_is_laid_out_as_the_protocol_says() -> None:
     magic, version, length = struct.unpack_from("<4sII", data)
     assert (magic, version) == (b"FDWS", 1)
     assert msgpack.unpackb(data[12 : 12 + length]) == {
-        "type": "order",
+        "type": "task_request",
         "fields": {
-            "id": "1/alice",
+            "request_id": "1/alice",
             "worker": "alice",
             "round": 1,
             "task": "t",
-            "base": 0,
+            "state_round": 0,
             "seed": 0,
             "settings": {},
-            "held": {},
+            "resume_offsets": {},
         },
         "tensors": [
             {"name": "a", "dtype": "uint8", "shape": [3], "length": 3},
@@ -515,11 +526,11 @@ def test_a_header_above_its_limit_is_not_sent() -> None:
         (order(w=torch.zeros([1] * 17)), "tensor 'w' cannot travel: it has 17 dimensions; use at most 16"),
         (
             TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics={"x": 2**64}),
-            "a report cannot travel: ",
+            "a task_result cannot travel: ",
         ),
         (
             TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics={"x": np.float32(1)}),
-            "a report cannot travel: ",
+            "a task_result cannot travel: ",
         ),
         (Hello(run="\ud800", node="a", protocol=1), "a hello cannot travel: "),
     ],
@@ -563,7 +574,9 @@ def test_names_of_ordinary_modules_pass() -> None:
 def test_settings_that_are_nested_too_deeply_are_not_sent() -> None:
     message = TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics=nested(14))
     assert decoded(data_of(message)) == message
-    with pytest.raises(UsageError, match="a report cannot travel: header: more than 16 maps and arrays in each other"):
+    with pytest.raises(
+        UsageError, match="a task_result cannot travel: header: more than 16 maps and arrays in each other"
+    ):
         encode_message(TaskResult(request_id="1", worker="a", round=1, num_examples=1, metrics=nested(15)))
 
 
@@ -610,7 +623,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "unknown type": (raw(changed(type="bye")), "unknown message type 'bye'"),
     "type of a class": (raw(changed(type="fedws.protocol.messages.TaskRequest")), "unknown message type"),
     "type of another kind": (raw(changed(type=1)), "header: type: "),
-    "type as bytes": (raw(changed(type=b"order")), "header: bytes, which no message holds"),
+    "type as bytes": (raw(changed(type=b"task_request")), "header: bytes, which no message holds"),
     "no type": (raw({key: value for key, value in HEADER.items() if key != "type"}), "header: type: Field required"),
     "an extra key": (raw(changed(extra=1)), "header: extra: "),
     "an offset": (raw(changed(offset=1)), "it continues at byte 1 of a body that did not begin here"),
@@ -620,33 +633,33 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "a long transfer id": (raw(changed(transfer="x" * 65)), "header: transfer: "),
     "a digest of bytes": (raw(changed(digest=b"x")), "header: bytes"),
     "fields is a list": (raw(changed(fields=[])), "header: fields: "),
-    "a missing field": (raw(changed(fields={"id": "1"})), "order: worker: Field required"),
-    "an extra field": (raw(field(code="x")), "order: code: "),
-    "tensors as a field": (raw(field(tensors=[])), "order: tensors: "),
-    "a number as text": (raw(field(round="1")), "order: round: "),
-    "a number as float": (raw(field(round=1.0)), "order: round: "),
-    "a number as bool": (raw(field(round=True)), "order: round: "),
-    "text as bytes": (raw(field(id=b"1")), "header: bytes"),
-    "text as number": (raw(field(worker=1)), "order: worker: "),
-    "a null": (raw(field(task=None)), "order: task: "),
-    "settings are a list": (raw(field(settings=[])), "order: settings: "),
+    "a missing field": (raw(changed(fields={"request_id": "1"})), "task_request: worker: Field required"),
+    "an extra field": (raw(field(code="x")), "task_request: code: "),
+    "tensors as a field": (raw(field(tensors=[])), "task_request: tensors: "),
+    "a number as text": (raw(field(round="1")), "task_request: round: "),
+    "a number as float": (raw(field(round=1.0)), "task_request: round: "),
+    "a number as bool": (raw(field(round=True)), "task_request: round: "),
+    "text as bytes": (raw(field(request_id=b"1")), "header: bytes"),
+    "text as number": (raw(field(worker=1)), "task_request: worker: "),
+    "a null": (raw(field(task=None)), "task_request: task: "),
+    "settings are a list": (raw(field(settings=[])), "task_request: settings: "),
     "bytes in the settings": (raw(field(settings={"x": [b"y"]})), "header: bytes"),
     "a failure of no kind": (
         raw(
             changed(
-                type="failure",
-                fields={"order": "1", "worker": "a", "round": 1, "kind": "maybe", "reason": ""},
+                type="task_failure",
+                fields={"request_id": "1", "worker": "a", "round": 1, "kind": "maybe", "reason": ""},
                 tensors=[],
             ),
             b"",
         ),
-        "failure: kind: ",
+        "task_failure: kind: ",
     ),
     "labels that are no numbers": (
         raw(
             changed(
                 type="welcome",
-                fields={"node": "a", "role": "worker", "dataset": "d", "samples": 1, "labels": ["1"]},
+                fields={"node": "a", "role": "worker", "dataset": "d", "num_examples": 1, "labels": ["1"]},
                 tensors=[],
             ),
             b"",
@@ -686,7 +699,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     **{f"the name {name!r}": (raw(row(name=name)), f"tensor {name!r}: no name is ") for name in MISNAMED},
     "many keys in the header": (raw(changed(**MANY)), "header: 39 keys"),
     "many keys in a row": (raw(row(**MANY)), "header: tensors: 37 keys"),
-    "many fields": (raw(field(**MANY)), "order: 37 keys"),
+    "many fields": (raw(field(**MANY)), "task_request: 37 keys"),
     "too many tensors": (
         raw(
             changed(tensors=[{"name": str(n), "dtype": "bool", "shape": [0], "length": 0} for n in range(10_001)]), b""
@@ -694,7 +707,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         "header",
     ),
     "a bool of 2": (raw(row(dtype="bool", shape=[4]), b"\0\1\2\1"), "tensor 'w': a bool is 0 or 1"),
-    "lines in a field's name": (raw(field(**{"a\nb" * 1000: 1})), r"order: 'a\nba\nb"),
+    "lines in a field's name": (raw(field(**{"a\nb" * 1000: 1})), r"task_request: 'a\nba\nb"),
 }
 
 
@@ -736,7 +749,7 @@ def test_what_is_wrong_is_refused_however_it_is_cut(what: str) -> None:
 _odd = st.one_of(
     _leaves,
     st.sampled_from(
-        [0, 1, -1, 2, 2**31, 2**47, 2**48, 2**63, 2**64 - 1, "", "w", "order", "bool", "float64", b"", b"w"]
+        [0, 1, -1, 2, 2**31, 2**47, 2**48, 2**63, 2**64 - 1, "", "w", "task_request", "bool", "float64", b"", b"w"]
     ),
     st.sampled_from([[], {}, [[]], {"a": 1}, [2**47, 2**47, 0], [0, 2**63], math.nan, math.inf, True]),
     st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=8)),

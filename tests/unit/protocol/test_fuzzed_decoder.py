@@ -114,8 +114,8 @@ def test_the_mutator_neither_fails_nor_lets_all_pass(random: Random) -> None:
 def header(**parts: bytes) -> bytes:
     """A header as msgpack, some of its values given as such."""
     whole: dict[str, Any] = {
-        "type": "order",
-        "fields": {"id": "1"},
+        "type": "task_request",
+        "fields": {"request_id": "1"},
         "tensors": [],
         "transfer": "",
         "digest": None,

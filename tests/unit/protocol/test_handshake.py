@@ -76,8 +76,8 @@ CHANGES: dict[str, Any] = {"run": "run2", "node": "bob", "coordinator": "d", "no
 def test_every_other_field_is_in_a_proof() -> None:
     assert {field.name for field in dataclasses.fields(Hello)} - {
         "protocol",
-        "blobs",
-        "max_message",
+        "has_body_store",
+        "max_message_bytes",
         "max_tensors",
     } == set(CHANGES)
 

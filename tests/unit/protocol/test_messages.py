@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import typing
 
 import pytest
@@ -50,7 +51,9 @@ def test_every_message_and_event_is_among_the_examples() -> None:
 
 
 def test_the_list_of_messages_is_the_union_under_the_names_of_the_classes() -> None:
-    assert {kind.__name__.lower(): kind for kind in typing.get_args(Message)} == MESSAGE_TYPES
+    assert {
+        re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in typing.get_args(Message)
+    } == MESSAGE_TYPES
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)

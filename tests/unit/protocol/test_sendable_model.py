@@ -232,7 +232,7 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
         def server_update(self, model: Any, aggregated: Any, round_number: int) -> Any:
             return aggregated
 
-    monkeypatch.setitem(registry._pieces, ("strategy", "double"), Double)
+    monkeypatch.setitem(registry._pieces, ("algorithm", "double"), Double)
     settings = {**SETTINGS, "model": model(Named(*map(str, range(6_000))))}
     prepare_run(build_plan(settings))
     with pytest.raises(UsageError) as caught:

@@ -233,16 +233,22 @@ def test_three_losses_in_a_row_with_one_request_are_a_failure_and_three_of_these
 
 def test_losses_in_transfer_are_borne_longer_and_count_on_their_own() -> None:
     roster = failing(
-        Participants.from_workers(THREE, THREE), "lost", MAX_CONSECUTIVE_TRANSFER_LOSSES - 1, code="transfer"
+        Participants.from_workers(THREE, THREE),
+        "lost",
+        MAX_CONSECUTIVE_TRANSFER_LOSSES - 1,
+        code="transfer_interrupted",
     )
     roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1)
     assert roster.members["bob"].consecutive_failures == 0
-    roster = failing(roster, "lost", 1, code="transfer")
+    roster = failing(roster, "lost", 1, code="transfer_interrupted")
     assert roster.log_lines == ("bob failed: lost 10 times during the transfers of t.do, which got no further",)
-    roster = failing(roster, "lost", MAX_CONSECUTIVE_TRANSFER_LOSSES - 1, code="transfer")
+    roster = failing(roster, "lost", MAX_CONSECUTIVE_TRANSFER_LOSSES - 1, code="transfer_interrupted")
     assert roster.members["bob"].consecutive_failures == 1
     roster = failing(
-        failing(roster, "lost", 1, code="progress"), "lost", MAX_CONSECUTIVE_TRANSFER_LOSSES - 1, code="transfer"
+        failing(roster, "lost", 1, code="transfer_progressed"),
+        "lost",
+        MAX_CONSECUTIVE_TRANSFER_LOSSES - 1,
+        code="transfer_interrupted",
     )
     assert roster.members["bob"].consecutive_failures == 1, "progress ends the row"
 
@@ -252,7 +258,7 @@ def test_losses_with_other_requests_and_with_progress_are_borne_however_often() 
     for round_number in range(1, 30):
         roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1, round_number)
     assert find_exclusions(roster) == {} and roster.members["bob"].consecutive_failures == 0
-    roster = failing(roster, "lost", 50, 30, code="progress")
+    roster = failing(roster, "lost", 50, 30, code="transfer_progressed")
     assert find_exclusions(roster) == {} and roster.members["bob"].consecutive_failures == 0
     roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1, 30)
     roster, order = ordered(roster, round_number=30)
@@ -279,7 +285,7 @@ def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
 
 
 def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until_then() -> None:
-    roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="later", retry_after=12_000.0)
+    roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="retry_later", retry_after=12_000.0)
     assert roster.log_lines == ("bob gets no request for 3 h 20 min: it refused its order: no power",)
     assert roster.idle_workers() == roster.available_workers() == [
         "alice",
@@ -292,19 +298,21 @@ def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until
     roster, _ = roster.apply(WorkerAvailable(worker="bob"))
     assert roster.idle_workers() == [*THREE] and roster.log_lines == ()
     assert roster.apply(WorkerAvailable(worker="mallory"))[0] is roster
-    again = failing(roster, "refused", 1, code="later", retry_after=1.0).after_restart(THREE)
+    again = failing(roster, "refused", 1, code="retry_later", retry_after=1.0).after_restart(THREE)
     assert again.idle_workers() == [*THREE], "a run that continues asks again"
 
 
 def test_who_puts_one_request_off_again_and_again_is_excluded_at_last() -> None:
     roster, requests = Participants.from_workers(THREE, THREE), 0
     while not find_exclusions(roster):
-        roster, _ = failing(roster, "refused", 1, code="later", retry_after=1.0).apply(WorkerAvailable(worker="bob"))
+        roster, _ = failing(roster, "refused", 1, code="retry_later", retry_after=1.0).apply(
+            WorkerAvailable(worker="bob")
+        )
         requests += 1
     assert requests == MAX_CONSECUTIVE_POSTPONEMENTS * MAX_CONSECUTIVE_FAILURES
     roster = Participants.from_workers(THREE, THREE)
     for round_number in range(1, 50):
-        roster, _ = failing(roster, "refused", 1, round_number, code="later", retry_after=1.0).apply(
+        roster, _ = failing(roster, "refused", 1, round_number, code="retry_later", retry_after=1.0).apply(
             WorkerAvailable(worker="bob")
         )
     assert find_exclusions(roster) == {}, "each time another one"

@@ -568,7 +568,7 @@ def test_a_lost_link_in_each_round_is_borne_however_long_a_run_is() -> None:
 
 def test_a_round_waits_for_a_worker_that_has_refused_until_later() -> None:
     table = Table(TWO)
-    later = replace(failure(table.open["bob"], "refused"), code="later", retry_after=3600.0)
+    later = replace(failure(table.open["bob"], "refused"), code="retry_later", retry_after=3600.0)
     assert table.take(later) == [] and table.awaited == [], "it is there, and its time is known"
     assert table.reports("alice") == [] and not table.failure
     assert table.joins("bob") == []
@@ -579,7 +579,7 @@ def test_a_round_waits_for_a_worker_that_has_refused_until_later() -> None:
 def test_another_takes_the_place_of_a_worker_that_has_refused_until_later() -> None:
     table = Table(quorum=2, chooser=Some(2))
     assert [*table.open] == ["charlie", "bob"]
-    later = replace(failure(table.open["bob"], "refused"), code="later", retry_after=3600.0)
+    later = replace(failure(table.open["bob"], "refused"), code="retry_later", retry_after=3600.0)
     assert table.take(later) == ["1/alice"]
     assert table.reports("charlie", "alice") == ["2/charlie", "2/alice"] and table.version == 1
 

@@ -143,7 +143,7 @@ def test_a_refusal_takes_no_time(tmp_path: Path) -> None:
 
 def test_without_a_count_of_samples_the_work_is_that_of_all(tmp_path: Path) -> None:
     def nothing(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        return workspace.build_result(order, {"samples": "many"})
+        return workspace.build_result(order, {"num_examples": "many"})
 
     async def ask() -> float:
         async with living(tmp_path, DeviceSpeed(1.0), task=nothing):
@@ -244,7 +244,13 @@ def test_the_samples_of_an_order_are_foretold(task: str, batches: int, epochs: i
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"batches": 1}, {"batches": "1", "batch_size": 2, "epochs": 1}, {"batch_size": 0, "epochs": 1}]
+    "settings",
+    [
+        {},
+        {"max_local_batches": 1},
+        {"max_local_batches": "1", "batch_size": 2, "epochs": 1},
+        {"batch_size": 0, "epochs": 1},
+    ],
 )
 def test_what_settings_do_not_tell_is_not_foretold(settings: dict[str, Any]) -> None:
     assert (

@@ -14,11 +14,11 @@ WRONG += ["pareto:0", "pareto:inf", "pareto:1.5,beta=1", "zipf:1", "zipf:x", "pa
 
 
 def draw(spec: str, devices: int = MANY, seed: int = 1) -> np.ndarray:
-    found: np.ndarray = registry.build_piece("speed", spec, devices, np.random.default_rng(seed))
+    found: np.ndarray = registry.build_piece("slowdown", spec, devices, np.random.default_rng(seed))
     return found
 
 
-@pytest.mark.parametrize("name", registry.list_pieces("speed"))
+@pytest.mark.parametrize("name", registry.list_pieces("slowdown"))
 def test_every_speed_is_seeded_positive_and_finite(name: str) -> None:
     one, again, other = draw(name, 1000), draw(name, 1000), draw(name, 1000, seed=2)
     assert one.shape == (1000,) and one.dtype == np.float64
@@ -27,7 +27,7 @@ def test_every_speed_is_seeded_positive_and_finite(name: str) -> None:
     assert (one > 0).all() and np.isfinite(one).all()
 
 
-@pytest.mark.parametrize("name", registry.list_pieces("speed"))
+@pytest.mark.parametrize("name", registry.list_pieces("slowdown"))
 def test_the_global_generator_does_not_show(name: str) -> None:
     np.random.seed(1)
     one = draw(name, 10)

@@ -62,7 +62,7 @@ def test_every_extractor_learns_also_where_an_epoch_has_fewer_batches() -> None:
     module = building.build_model("points_net", 1)
     for epoch in range(60):
         further, seed = {name: tensors[name] for name in others}, seeds.request_seed(1, "public", epoch)
-        _, tensors = pretrain_epoch(module, further, work(), lesson(batches=1), seed)
+        _, tensors = pretrain_epoch(module, further, work(), lesson(max_local_batches=1), seed)
     assert all(not torch.equal(tensors[name], others[name]) for name in others)
 
 

@@ -46,8 +46,9 @@ def test_what_was_made_is_found_again_also_after_a_new_start(tmp_path: Path) -> 
     for found in (uploads(tmp_path).find_completed(), uploads(tmp_path).find_completed()):
         assert isinstance(found, CachedUpload)
         assert found.manifest == {
-            "asked": ASKED, "data": "data", "upload": uploads(tmp_path).upload_id, "feature_shape": [2, 3],
-            "num_records": 7, "feature_bytes": 2, "label_shape": [], "label_dtype": "int64", "whole": True,
+            "settings": ASKED, "data_fingerprint": "data", "upload_id": uploads(tmp_path).upload_id,
+            "feature_shape": [2, 3], "num_records": 7, "feature_bytes": 2, "label_shape": [], "label_dtype": "int64",
+            "complete": True,
         }  # fmt: skip
         features, labels = found.read_records(3, 2)
         assert (features.tolist(), labels.tolist()) == ([[3, 3], [4, 4]], [3, 4])

@@ -75,11 +75,11 @@ def test_a_value_that_is_not_finite_is_not_hidden(value: float) -> None:
     ],
 )
 def test_a_report_weighs_its_samples(samples: Any, holds: int, weight: int) -> None:
-    assert weigh_metrics(report(holds, loss=0.5, samples=samples)) == WeightedMetrics(weight, {"loss": 0.5})
+    assert weigh_metrics(report(holds, loss=0.5, num_examples=samples)) == WeightedMetrics(weight, {"loss": 0.5})
 
 
 def test_each_metric_is_averaged_over_the_reports_that_have_it() -> None:
-    reports = [report(1, a=1.0, b=10), report(3, a=5.0), report(50, b=20, c=7, samples=1)]
+    reports = [report(1, a=1.0, b=10), report(3, a=5.0), report(50, b=20, c=7, num_examples=1)]
     assert average_metrics([weigh_metrics(it) for it in reports]) == {"a": 4.0, "b": 15.0, "c": 7.0}
     assert average_metrics([]) == average_metrics([weigh_metrics(report())]) == {}
 
