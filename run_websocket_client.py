@@ -6,4 +6,4 @@ import sys
 from fedws.cli.main import run_command
 
 if __name__ == "__main__":
-    sys.exit(run_command("run", "run_websocket_client.py", sys.argv[1:]))
+    sys.exit(run_command("run", "run_websocket_client.py", sys.argv[1:], is_demo_script=True))

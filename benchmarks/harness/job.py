@@ -57,7 +57,7 @@ class Job:
         self.nodes: dict[str, Child] = {}
         for name, port in zip(names, free_ports(len(names)), strict=True):
             self.addresses[name] = f"ws{'' if tls is None else 's'}://127.0.0.1:{port}"
-            more = [*(["--testing"] if name == EVALUATOR else []), *self._certificate(name)]
+            more = [*(["--evaluator"] if name == EVALUATOR else []), *self._certificate(name)]
             place = ["--join", join] if join else ["--host", "127.0.0.1", "--port", str(port)]
             more += ["--data-dir", str(data_dir), *self._flags]
             self.nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *place, *more)
@@ -71,7 +71,7 @@ class Job:
         scoring = "none"
         if EVALUATOR in self.addresses:
             scoring = EVALUATOR if self._join else f"{EVALUATOR}={self.addresses[EVALUATOR]}"
-        links = ["--listen", self._join, "--expect"] if self._join else ["--workers"]
+        links = ["--listen", self._join, "--expect-workers"] if self._join else ["--workers"]
         links += [*workers, "--evaluator", scoring]
         place = ["--run-dir", str(self.run_dir), "--seed", "1", *self._certificate(DEFAULT_COORDINATOR_ID)]
         return self._crew.start(

@@ -1,6 +1,6 @@
 """A plugin for the overhead of a round: an algorithm that trains nothing, and a model of 100 MB.
 
---plugin benchmarks/harness/noop_algorithm.py --strategy noop --model big_100mb
+--plugin benchmarks/harness/noop_algorithm.py --algorithm noop --model big_100mb
 """
 
 from dataclasses import dataclass

@@ -27,7 +27,7 @@ from fedws.split_learning import communication_cost
 from fedws.split_learning.model_split import split_model
 from fedws.training import building
 
-ENCODINGS = ("floats", "clear_bits", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
+ENCODINGS = ("floats", "bits_without_noise", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
 LABEL_EPSILON = 4.0
 HIDDEN = 0.3
 """SSIM below which a picture counts as unrecognisable."""

@@ -20,8 +20,17 @@ LIMIT = 3600.0
 
 def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
     """One upload of every worker, as the cell has it; then so many rounds of FedAvg with the same workers."""
-    gathered = ["--cut", cell.cut, "--encoding", cell.encoding, "--pretrained", cell.pretrained, "--server-epochs", "1"]
-    averaged = ["--training-rounds", str(rounds), "--federate-after-n-batches", "1"]
+    gathered = [
+        "--split-at",
+        cell.cut,
+        "--encoding",
+        cell.encoding,
+        "--pretrained",
+        cell.pretrained,
+        "--server-epochs",
+        "1",
+    ]
+    averaged = ["--rounds", str(rounds), "--max-local-batches", "1"]
     shared = ["--dataset", cell.dataset, "--plugin", PLUGIN]
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy, nodes = Path(folder) / "policy.toml", {}
@@ -34,8 +43,8 @@ def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
         links = ["--workers", *(f"{name}={url}" for name, url in urls.items()), "--evaluator", "none"]
         words = [*links, *shared, "--model", cell.model, "--batch-size", "64"]
         return (
-            _run(crew, [*words, "--strategy", "mistnet", *gathered]),
-            _run(crew, [*words, "--strategy", "fedavg", *averaged]),
+            _run(crew, [*words, "--algorithm", "mistnet", *gathered]),
+            _run(crew, [*words, "--algorithm", "fedavg", *averaged]),
         )
 
 

@@ -1,4 +1,4 @@
-"""What can be seen again of the pictures whose features were sent: ``fedws attack``, beside what the paper found."""
+"""What can be seen again of the pictures whose features were sent: ``fedws attack features``, beside the paper's."""
 
 import re
 import tempfile
@@ -23,11 +23,11 @@ def attacked(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """Attack bits with noise, bits and floats at each cut: median SSIM and PSNR by the cut and the encoding's text."""
     what = ["--dataset", "cifar10_private", "--plugin", PLUGIN, "--data-dir", str(data_dir), "--model", model]
-    effort = ["--steps", "5", "--starts", "1", "--samples", "2"] if quick else []
+    effort = ["--steps", "5", "--num-starts", "1", "--num-images", "2"] if quick else []
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         picture = ["--output", str(Path(folder) / "attack.png")]
-        words = [*what, "--pretrained", pretrained, "--cut", *cuts, *effort, *picture]
-        child = crew.start("attack", "-m", "fedws", "attack", *words)
+        words = [*what, "--pretrained", pretrained, "--split-at", *cuts, *effort, *picture]
+        child = crew.start("attack", "-m", "fedws", "attack", "features", *words)
         child.finish(LIMIT)
         return dict(parsed(line) for _, line in child.lines if _LINE.fullmatch(line))
 

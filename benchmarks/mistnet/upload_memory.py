@@ -22,12 +22,12 @@ def _peak(pretrained: str, records: int) -> int:
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy = Path(folder) / "policy.toml"
         policy.write_text('encodings = "floats"\nlabels = "clear"\nmax_uploads = 99\n', encoding="utf-8")
-        place = ["--host", "127.0.0.1", "--port", "0", "--digits", "0-9", "--policy", str(policy)]
+        place = ["--host", "127.0.0.1", "--port", "0", "--labels", "0-9", "--policy", str(policy)]
         node = crew.start("alice", "run_websocket_server.py", "--id", "alice", *place, *shared)
         _, found = node.wait_for(r"serving.*(ws://\S+)", PATIENCE)
         links = ["--workers", f"alice={found[1]}", "--evaluator", "none", "--model", "small_vgg", *shared]
-        gathered = ["--cut", CUT, "--encoding", "floats", "--pretrained", pretrained, "--server-epochs", "1"]
-        strategy = ["--strategy", "mistnet:labels=clear", *gathered, "--run-dir", str(Path(folder) / "run")]
+        gathered = ["--split-at", CUT, "--encoding", "floats", "--pretrained", pretrained, "--server-epochs", "1"]
+        strategy = ["--algorithm", "mistnet:labels=clear", *gathered, "--run-dir", str(Path(folder) / "run")]
         child = crew.start("coordinator", "run_websocket_client.py", *links, *strategy)
         child.wait_for("Training begins", LIMIT)
         return child.peak

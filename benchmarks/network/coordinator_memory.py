@@ -72,11 +72,11 @@ def coordinator(count: int, rounds: int, apart: float) -> int:
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         workers = serve(crew, count, count * apart)
         choice = [
-            "--strategy",
+            "--algorithm",
             "noop",
             "--plugin",
             "benchmarks/harness/noop_algorithm.py",
-            "--training-rounds",
+            "--rounds",
             str(rounds),
         ]
         place = ["--evaluator", "none", "--run-dir", str(Path(folder) / "run")]

@@ -43,7 +43,7 @@ def product(data_dir: Path, rounds: int, models: int, what: str) -> tuple[Run, f
     """One job of ours: its run, the seconds before it, and what its last model gets right."""
     watch = Watch(what)
     with Crew() as crew:
-        flags = [] if rounds == 40 else ["--training_rounds", str(rounds)]
+        flags = [] if rounds == 40 else ["--rounds", str(rounds)]
         job = Job(crew, data_dir, evaluator=True, coordinator_flags=flags)
         client = job.coordinate()
         begun, _ = client.wait_for(rf"Training round 1/{rounds}", PATIENCE)

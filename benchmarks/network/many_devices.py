@@ -40,13 +40,13 @@ def run(name: str, count: int, rounds: int) -> list[object]:
         way = ready(name, crew)
         workers = serve(crew, count, 0, way.join)
         names = [worker.partition("=")[0] for worker in workers]
-        links = ["--listen", way.join, "--expect", *names] if way.join else ["--workers", *workers]
+        links = ["--listen", way.join, "--expect-workers", *names] if way.join else ["--workers", *workers]
         choice = [
-            "--strategy",
+            "--algorithm",
             "noop",
             "--plugin",
             "benchmarks/harness/noop_algorithm.py",
-            "--training-rounds",
+            "--rounds",
             str(rounds),
         ]
         place = ["--evaluator", "none", "--run-dir", str(Path(folder) / "run"), *way.flags]

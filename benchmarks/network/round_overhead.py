@@ -117,7 +117,7 @@ def idle(
     join: str = "",
 ) -> Job:
     """A job whose workers train nothing; flags, ``tls`` and ``join`` as of :class:`benchmarks.harness.job.Job`."""
-    choice = ["--strategy", "noop", "--model", model.name, "--training_rounds", str(rounds), *coordinator_flags]
+    choice = ["--algorithm", "noop", "--model", model.name, "--rounds", str(rounds), *coordinator_flags]
     plugin = ["--plugin", "benchmarks/harness/noop_algorithm.py", *flags]
     return Job(crew, data_dir, evaluator=False, flags=plugin, coordinator_flags=choice, tls=tls, join=join)
 

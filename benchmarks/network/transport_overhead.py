@@ -70,7 +70,7 @@ def measured(settings: Settings, model: Model, rounds: int, name: str, what: str
     with Crew() as crew:
         way = ready(name, crew)
         if trains:
-            flags = ["--training_rounds", str(rounds)]
+            flags = ["--rounds", str(rounds)]
             job = Job(crew, settings.data_dir, evaluator=False, flags=way.flags, coordinator_flags=flags, join=way.join)
         else:
             job = idle(crew, settings.data_dir, model, rounds, flags=way.flags, join=way.join)

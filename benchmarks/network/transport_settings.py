@@ -36,11 +36,11 @@ def ready(name: str, crew: Crew) -> Way:
     folder = tempfile.TemporaryDirectory(prefix=f"fedws-bench-{name}-")
     crew.callback(folder.cleanup)
     if name == "file":
-        return Way(flags=("--blobs", Path(folder.name).as_uri()))
+        return Way(flags=("--body-store", Path(folder.name).as_uri()))
     if name == "s3":
         return _s3(crew, port)
     broker = _broker(crew, port, Path(folder.name))
-    return Way(f"mqtt://127.0.0.1:{port}", ("--seal",) if name == "sealed" else (), broker)
+    return Way(f"mqtt://127.0.0.1:{port}", ("--encrypt-payloads",) if name == "sealed" else (), broker)
 
 
 def _broker(crew: Crew, port: int, folder: Path) -> Child:
@@ -65,4 +65,4 @@ def _s3(crew: Crew, port: int) -> Way:
     server.wait_for("Running on", PATIENCE)
     keys = {"aws_access_key_id": "benchmark", "aws_secret_access_key": "benchmark", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=place, **keys).create_bucket(Bucket=BUCKET)
-    return Way(flags=("--blobs", f"s3://{BUCKET}/runs"), between=server)
+    return Way(flags=("--body-store", f"s3://{BUCKET}/runs"), between=server)

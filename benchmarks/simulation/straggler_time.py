@@ -31,10 +31,10 @@ from fedws.simulation.run import run_simulation
 
 DEVICES, ROUNDS, SOONER = 30, 200, 3.0
 CHOICES: dict[str, dict[str, Any]] = {
-    "fedavg": {"strategy": "fedavg"},
-    "fedavg, 20 of 30": {"strategy": "fedavg", "chooser": "random:per_round=20", "over_select": 0.5},
-    "fedbuff": {"strategy": "fedbuff:k=10,lr=1"},
-    "fedasync": {"strategy": "fedasync:a=0.6,staleness=polynomial,exponent=0.5,mu=0.005"},
+    "fedavg": {"algorithm": "fedavg"},
+    "fedavg, 20 of 30": {"algorithm": "fedavg", "sampler": "random:per_round=20", "over_selection": 0.5},
+    "fedbuff": {"algorithm": "fedbuff:buffer_size=10,server_lr=1"},
+    "fedasync": {"algorithm": "fedasync:alpha=0.6,staleness_function=polynomial,exponent=0.5,mu=0.005"},
 }
 SCORED_EVERY = {"fedbuff": 1, "fedasync": 10}
 """Versions between two scores: 10 reports."""
@@ -73,12 +73,12 @@ def main(settings: Settings) -> None:
 
 def simulate(case: Case) -> float:
     """Virtual seconds until the model was good enough; infinite when it never was. Raises RuntimeError."""
-    given = {"workers": DEVICES, "partition": case.split, "speeds": "pareto:1.5", "seed": case.seed}
-    choice = {**CHOICES[case.name], "model": "mlp", "training_rounds": ROUNDS, "evaluate_every": 1}
+    given = {"num_workers": DEVICES, "partition": case.split, "slowdown": "pareto:1.5", "seed": case.seed}
+    choice = {**CHOICES[case.name], "model": "mlp", "rounds": ROUNDS, "evaluate_every": 1}
     try:
-        devices = conditions.build_conditions({**given, "target": case.target, "stop_at_target": True})
-        settings = {**choice, "silence": 600.0, "seed": case.seed}
-        (plan,) = plans.build_plans([settings.pop("strategy")], settings, fleet.name_workers(DEVICES))
+        devices = conditions.build_conditions({**given, "target_accuracy": case.target, "stop_at_target": True})
+        settings = {**choice, "peer_timeout": 600.0, "seed": case.seed}
+        (plan,) = plans.build_plans([settings.pop("algorithm")], settings, fleet.name_workers(DEVICES))
         plan = plan.model_copy(update={"evaluate_every": SCORED_EVERY.get(case.name, 1)})
         train, test = (loading.load_dataset("mnist", str(case.data_dir), train=train) for train in (True, False))
         with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
@@ -109,7 +109,7 @@ def report(times: Times) -> str:
         [name, *(f"{of(own):.0f}" for of in (median, min, max)), *(f"{of(ratio):.1f}" for of in (median, min, max))]
         for name, own, ratio in ((name, times[name], sooner(times, name)) for name in times)
     ]
-    return table(["strategy", "seconds", "min", "max", "times sooner", "min", "max"], rows)
+    return table(["algorithm", "seconds", "min", "max", "times sooner", "min", "max"], rows)
 
 
 def verdict(times: Times, meant: bool) -> str:

@@ -21,7 +21,7 @@ from benchmarks.harness.settings import Settings
 from benchmarks.harness.tables import ratios
 
 WORKERS, SECONDS, SLOWER, ROUNDS = 6, 0.4, 10, 100
-CHOICES = {"fedavg": ("fedavg", 1), "fedbuff": ("fedbuff:k=2", 3), "fedasync": ("fedasync", 6)}
+CHOICES = {"fedavg": ("fedavg", 1), "fedbuff": ("fedbuff:buffer_size=2", 3), "fedasync": ("fedasync", 6)}
 """Strategies, and versions between two scores."""
 LIMIT = 600.0
 """Seconds that one run may take."""
@@ -47,9 +47,9 @@ def run(data_dir: Path, name: str, seed: int, target: float) -> Run:
     watch = Watch(f"seed {seed}, {name:8}")
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         workers, evaluator = serve(crew, data_dir)
-        nodes = ["--workers", *workers, "--evaluator", evaluator, "--score-workers", "0"]
-        choice = ["--strategy", strategy, "--model", "mlp", "--seed", str(seed)]
-        rounds = ["--training-rounds", str(ROUNDS * scored), "--evaluate-every", str(scored)]
+        nodes = ["--workers", *workers, "--evaluator", evaluator, "--evaluate-worker-models", "0"]
+        choice = ["--algorithm", strategy, "--model", "mlp", "--seed", str(seed)]
+        rounds = ["--rounds", str(ROUNDS * scored), "--evaluate-every", str(scored)]
         place = ["--run-dir", f"{folder}/run"]
         client = crew.start("coordinator", "run_websocket_client.py", *nodes, *choice, *rounds, *place)
         client.wait_for("(Training round|Model version) 1/", PATIENCE)
@@ -70,7 +70,7 @@ def serve(crew: Crew, data_dir: Path) -> tuple[list[str], str]:
         nodes[name] = crew.start(
             name, "-m", "benchmarks.simulation.slow_worker", name, share, str(seconds), str(data_dir)
         )
-    nodes[EVALUATOR] = crew.start(EVALUATOR, "run_websocket_server.py", "--id", EVALUATOR, "--testing", *place)
+    nodes[EVALUATOR] = crew.start(EVALUATOR, "run_websocket_server.py", "--id", EVALUATOR, "--evaluator", *place)
     urls = {name: child.wait_for(r"serving.*(ws://\S+)", PATIENCE)[1][1] for name, child in nodes.items()}
     return [f"{name}={urls[name]}" for name in names], f"{EVALUATOR}={urls[EVALUATOR]}"
 

@@ -40,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(description="Pretrain on 64 pictures, learn from noisy bits of 64 others, measure.")
     add = flags.add_argument
     add("--data-dir", metavar="D", help="the folder around coco128 (default: $FEDWS_DATA, or the user's cache)")
-    add("--cut", metavar="WHERE", default="backbone.features.0.4", help="the last layer that edges run (%(default)s)")
+    add(
+        "--split-at",
+        metavar="LAYER",
+        default="backbone.features.0.4",
+        help="the last layer that edges run (%(default)s)",
+    )
     add(
         "--epsilon", metavar="X", type=float, default=2.0, help="privacy of each bit; the policy allows 2 (%(default)s)"
     )
@@ -57,7 +62,7 @@ def main(flags: argparse.Namespace) -> int:
         raise fedws.UsageError("pycocotools is not here: pip install 'fedws[examples]'")
     folder = download.resolve_data_dir(flags.data_dir)
     pictures = Coco128(folder, train=True)
-    split_model(SsdLite(), flags.cut)  # this and what the edges would refuse are told before minutes of work
+    split_model(SsdLite(), flags.split_at)  # this and what the edges would refuse are told before minutes of work
     policy.load_policy(POLICY).check_features(ReleaseFormat.create(ENCODING, flags.epsilon, None).build_release(()))
     output = Path(flags.output) if flags.output else create_unique_directory("coco128")
     output.mkdir(parents=True, exist_ok=not flags.output)
@@ -69,10 +74,17 @@ def main(flags: argparse.Namespace) -> int:
     edges = ["--dataset", "coco128"]
     with served([*PLUGINS, *data, *edges], POLICY) as urls:
         where = [*edges, "--workers", *urls, "--evaluator", "none", "--run-dir", str(record)]
-        mistnet = ["--strategy", f"mistnet:labels=clear,encoding={ENCODING}", "--pretrained", str(file)]
-        how = ["--cut", flags.cut, "--epsilon", str(flags.epsilon), "--server-epochs", str(flags.server_epochs)]
+        mistnet = ["--algorithm", f"mistnet:labels=clear,encoding={ENCODING}", "--pretrained", str(file)]
+        how = [
+            "--split-at",
+            flags.split_at,
+            "--epsilon",
+            str(flags.epsilon),
+            "--server-epochs",
+            str(flags.server_epochs),
+        ]
         command(run, *PLUGINS, *where, *mistnet, *how, *LEARNING, nodes_stay=False)
-    tell(flags.cut, pictures, file, record)
+    tell(flags.split_at, pictures, file, record)
     return 0
 
 

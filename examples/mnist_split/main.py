@@ -9,13 +9,13 @@ nodes = dict(text.split("=", 1) for text in sys.argv[1:]) or fedws.Plan().worker
 result = fedws.run_sync(
     evaluator={"testing": nodes.pop("testing")},
     workers=nodes,
-    plugin=Path(__file__).with_name("pieces.py"),
+    plugins=Path(__file__).with_name("pieces.py"),
     dataset="small_digits",
     model="small_net:hidden=64",
     loss="smoothed",
     optimizer="quick",
-    strategy="fedavg",
-    training_rounds=30,
+    algorithm="fedavg",
+    rounds=30,
 )
 for score in result.evaluations("federated"):
     print(f"round {score['round']:2}: accuracy {score['accuracy']:.2%}, loss {score['loss']:.3f}")

@@ -1,6 +1,6 @@
 """Pieces of one's own: a model, a data set, a loss and an optimizer. Every node of the run is started with this file:
 
-fedws worker --id alice --digits 0-3 --plugin examples/mnist_split/pieces.py --dataset small_digits
+fedws worker --id alice --labels 0-3 --plugin examples/mnist_split/pieces.py --dataset small_digits
 """
 
 from collections.abc import Callable, Iterable

@@ -16,9 +16,9 @@ def joined(place: str, passwords: Mapping[str, str], flags: Sequence[str]) -> It
     started: dict[str, subprocess.Popen[str]] = {}
     try:
         for name, word in passwords.items():
-            own = ["--id", name, "--join", f"mqtt://{name}@{place}", *(["--testing"] if name == "testing" else [])]
+            own = ["--id", name, "--join", f"mqtt://{name}@{place}", *(["--evaluator"] if name == "testing" else [])]
             started[name] = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "fedws", "worker", *own, "--seal", "--until-eof", *flags],
+                [sys.executable, "-m", "fedws", "worker", *own, "--encrypt-payloads", "--until-eof", *flags],
                 env={**os.environ, PASSWORD_VARIABLE: word},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -24,9 +24,9 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--dataset", metavar="NAME", help="mnist (default; where it cannot be had, digits), or digits")
     add("--data-dir", metavar="D", help="where data sets are (default: $FEDWS_DATA, or the user's cache)")
-    add("--training-rounds", metavar="N", type=int, default=40, help="(%(default)s)")
+    add("--rounds", metavar="N", type=int, default=40, help="(%(default)s)")
     add("--seed", metavar="N", type=int, default=1, help="the run's seed (%(default)s)")
-    add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
+    add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<algorithm>)")
     return flags
 
 
@@ -37,8 +37,15 @@ def main(flags: argparse.Namespace) -> int:
     with broker([*WORKERS, EVALUATOR, COORDINATOR]) as (place, passwords):
         os.environ[PASSWORD_VARIABLE] = passwords.pop(COORDINATOR)
         with joined(place, passwords, data):
-            words = ["--listen", f"mqtt://{COORDINATOR}@{place}", "--expect", *WORKERS, "--evaluator", EVALUATOR]
-            words += ["--seal", *data, "--training-rounds", str(flags.training_rounds), "--seed", str(flags.seed)]
+            words = [
+                "--listen",
+                f"mqtt://{COORDINATOR}@{place}",
+                "--expect-workers",
+                *WORKERS,
+                "--evaluator",
+                EVALUATOR,
+            ]
+            words += ["--encrypt-payloads", *data, "--rounds", str(flags.rounds), "--seed", str(flags.seed)]
             words += ["--run-dir", flags.run_dir] if flags.run_dir else []
             print(f"\n$ fedws run {shlex.join(words)}", flush=True)
             return run.main(run.build_parser("fedws run").parse_args(words), show_resume_command=False)

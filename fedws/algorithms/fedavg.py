@@ -32,12 +32,12 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("algorithm", "fedavg")
 @dataclass(frozen=True)
 class FedAvg:
-    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weighted``."""
+    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weight-by-samples``."""
 
     training: TrainSettings
     _: KW_ONLY
     epochs: Count | None = None
-    """Local epochs (E of the paper), all batches of each unless ``--federate_after_n_batches`` is given.
+    """Local epochs (E of the paper), all batches of each unless ``--max_local_batches`` is given.
 
     None: as ``--epochs``.
     """

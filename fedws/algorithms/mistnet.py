@@ -25,7 +25,7 @@ from fedws.split_learning import pretrained_file, pretraining
 from fedws.split_learning.base import InitialState
 from fedws.split_learning.extraction import ExtractSettings, build_release, extract_features
 from fedws.split_learning.extractor_pool import MAX_EXTRACTORS, pack_state_dicts, unpack_state_dicts
-from fedws.split_learning.feature_crops import find_shift_problem
+from fedws.split_learning.feature_shift import find_shift_problem
 from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY
 from fedws.split_learning.fine_tuning import FineTuneSettings
 from fedws.split_learning.head_training import LIKELIHOOD_LOSSES, HeadTrainSettings
@@ -139,7 +139,9 @@ class MistNet:
         module = building.build_model(self.training.model, seed=0)
         if not self.split_point:
             name, split_points = self.training.model, ", ".join(find_split_points(module)) or "none"
-            raise UsageError(f"--cut is needed: {name} has no place of its own to be cut; there are: {split_points}")
+            raise UsageError(
+                f"--split-at is needed: {name} has no place of its own to be cut; there are: {split_points}"
+            )
         split_model(module, self.split_point)
 
     @property
@@ -203,7 +205,7 @@ class MistNet:
         return InitialState(model)
 
     def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
-        """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the crop."""
+        """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the shift."""
         extractor, _ = split_model(building.build_model(self.training.model, seed=0), self.split_point)
         with torch.inference_mode():
             found = tuple(extractor.eval()(torch.zeros(1, *input_shape)).shape[1:])

@@ -1,4 +1,4 @@
-"""``fedws invert_features``: how much of the pictures comes back from the features that would leave a worker."""
+"""``fedws attack features``: how much of the pictures comes back from the features that would leave a worker."""
 
 import argparse
 import sys
@@ -12,28 +12,34 @@ if TYPE_CHECKING:
 
     from fedws.attacks.feature_inversion import InversionResult
 
-COLUMN_WIDTHS = (-12, -11, 8, 8, 9, 7, 6, 7, 6, 5)
-"""Of the table's columns, 79 in all; the first two are set left."""
+NUMBER_WIDTHS = (8, 8, 8, 7, 6, 7, 6, 5)
+"""Widths of the table's columns after the first two, in characters."""
+MAX_NAME_WIDTH = 24
+"""Largest width of each of the first two columns, which are as wide as their contents."""
 
 
 def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(
         prog=prog,
+        usage="%(prog)s features [flags]",
         description="Reconstruct pictures from features as MistNet's workers send them, knowing the extractor, the "
         "encoding and its epsilon, and say how like the originals they are.",
     )
     add = flags.add_argument
+    add("kind", choices=("features",), metavar="features", help="what is attacked")
     add("--dataset", metavar="NAME", default="digits", help="whose test pictures are attacked (digits)")
     add("--model", metavar="NAME", help="(the pretrained one, or the data set's own)")
     add(
-        "--pretrained", metavar="FILE", help="what 'fedws pretrain' wrote (else the model is trained on --public first)"
+        "--pretrained",
+        metavar="FILE",
+        help="what 'fedws pretrain' wrote (else the model is trained on --public-dataset first)",
     )
-    add("--public", metavar="NAME", default="digits", help="data to pretrain on (digits)")
+    add("--public-dataset", metavar="NAME", default="digits", help="data to pretrain on (digits)")
     add("--pretrain-epochs", metavar="N", type=int, default=20, help="(20)")
     add(
-        "--cut",
-        metavar="WHERE",
+        "--split-at",
+        metavar="LAYER",
         nargs="+",
         help="the last layer that workers run, as features.2 or 4 (the model's own)",
     )
@@ -41,8 +47,8 @@ def build_parser(prog: str) -> Parser:
         "--encoding",
         metavar="NAME",
         nargs="+",
-        default=["bits", "clear_bits", "floats"],
-        help="(bits clear_bits floats)",
+        default=["bits", "bits_without_noise", "floats"],
+        help="(bits bits_without_noise floats)",
     )
     add(
         "--epsilon",
@@ -52,9 +58,9 @@ def build_parser(prog: str) -> Parser:
         default=[0.5, 1.0, 2.0],
         help="per feature value, for encodings with noise that do not say their own, as bits:4 does (0.5 1 2)",
     )
-    add("--samples", metavar="N", type=int, default=8, help="how many pictures (8)")
+    add("--num-images", metavar="N", type=int, default=8, help="how many pictures (8)")
     add("--steps", metavar="N", type=int, default=300, help="of gradient descent (300)")
-    add("--starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
+    add("--num-starts", metavar="N", type=int, default=2, help="random pictures to begin with, for each (2)")
     add("--seed", metavar="N", type=int, default=1, help="which pictures and starts; never the noise (1)")
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
     add_local_flags(flags)
@@ -79,10 +85,10 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.split_learning.model_split import split_model
     from fedws.training import building
 
-    for name in ("pretrain_epochs", "samples", "steps", "starts", "threads"):
+    for name in ("pretrain_epochs", "num_images", "steps", "num_starts", "threads"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least 1 is needed")
-    for plugin in arguments.plugin or ():
+    for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
     torch.set_num_threads(arguments.threads)
     encodings = [
@@ -104,11 +110,12 @@ def main(arguments: argparse.Namespace) -> int:
     module = building.build_model(spec, seed=0)
     check_samples_fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find_piece("model", registry.Spec.parse(spec).name), "split_at", "")
-    extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.cut or [own]]
+    extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.split_at or [own]]
     module.load_state_dict(load_weights(module, spec, arguments))  # the extractors' are these
-    effort = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.starts, seed=arguments.seed)
+    effort = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.num_starts, seed=arguments.seed)
     rows = [("originals", images.pixels / 255)]
-    print(*_format_header(), sep="\n")
+    widths = _fit_column_widths([layer for layer, _ in extractors], [text for text, _ in encodings])
+    print(*_format_header(widths), sep="\n")
     total = len(extractors) * len(encodings) * effort.total_steps
     form = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
     with tqdm(total=total, desc="Step", bar_format=form, leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -121,7 +128,8 @@ def main(arguments: argparse.Namespace) -> int:
                 except ValueError as error:
                     raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
                 bar.write(
-                    _format_result(cut, registry.Spec.parse(text).name, encoding.epsilon, outcome), file=sys.stdout
+                    _format_result(widths, cut, registry.Spec.parse(text).name, encoding.epsilon, outcome),
+                    file=sys.stdout,
                 )
                 sys.stdout.flush()
                 similar = f"median SSIM {_median(outcome.ssim):.3f}, PSNR {_median(outcome.psnr):.1f} dB"
@@ -134,7 +142,7 @@ def main(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
     print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")
-    print("fewer --steps, --starts or --samples find less; other attacks may find more")
+    print("fewer --steps, --num-starts or --num-images find less; other attacks may find more")
     print(f"picture  {output}")
     return 0
 
@@ -153,20 +161,31 @@ def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> lis
     return found
 
 
-def _format_header() -> tuple[str, str]:
+def _fit_column_widths(layers: Sequence[str], encodings: Sequence[str]) -> tuple[int, ...]:
+    """Return the widths of the table's columns; of those that are set left, the first two, they are negative."""
+    from fedws.core import registry
+
+    names = [registry.Spec.parse(text).name for text in encodings]
+    longest = (max(map(len, ["cut", *layers])), max(map(len, ["encoding", *names])))
+    return (*(-min(MAX_NAME_WIDTH, length + 1) for length in longest), *NUMBER_WIDTHS)
+
+
+def _format_header(widths: Sequence[int]) -> tuple[str, str]:
     """The table's title, in two lines."""
     return (
-        _format_row("", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
-        _format_row("cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
+        _format_row(widths, "", "", "epsilon", "feature", "epsilon", "SSIM", "", "PSNR", "", ""),
+        _format_row(widths, "cut", "encoding", "a value", "values", "in all", "median", "max", "median", "max", "loss"),
     )
 
 
-def _format_result(split_at: str, encoding: str, epsilon: float | None, result: "InversionResult") -> str:
+def _format_result(
+    widths: Sequence[int], split_at: str, encoding: str, epsilon: float | None, result: "InversionResult"
+) -> str:
     spent = ("none", "none") if epsilon is None else (f"{epsilon:g}", f"{epsilon * result.num_features:.6g}")
     alike = f"{_median(result.ssim):.3f}", f"{float(result.ssim.max()):.3f}"
     ratio = f"{_median(result.psnr):.1f}", f"{float(result.psnr.max()):.1f}"
     return _format_row(
-        split_at, encoding, spent[0], str(result.num_features), spent[1], *alike, *ratio, result.objective
+        widths, split_at, encoding, spent[0], str(result.num_features), spent[1], *alike, *ratio, result.objective
     )
 
 
@@ -174,10 +193,6 @@ def _median(values: "torch.Tensor") -> float:
     return float(values.quantile(0.5))
 
 
-def _format_row(*texts: str) -> str:
-    short = [
-        text if len(text) < abs(w) else f"{text[: abs(w) - 2]}…" for text, w in zip(texts, COLUMN_WIDTHS, strict=True)
-    ]
-    return "".join(
-        text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(short, COLUMN_WIDTHS, strict=True)
-    ).rstrip()
+def _format_row(widths: Sequence[int], *texts: str) -> str:
+    short = [text if len(text) < abs(w) else f"{text[: abs(w) - 2]}…" for text, w in zip(texts, widths, strict=True)]
+    return "".join(text.ljust(-w) if w < 0 else text.rjust(w) for text, w in zip(short, widths, strict=True)).rstrip()

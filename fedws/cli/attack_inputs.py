@@ -1,4 +1,4 @@
-"""What ``fedws attack`` attacks: pictures, and a pretrained model. Either may be one that cannot be attacked."""
+"""What ``fedws attack features`` attacks: pictures, and a pretrained model. Either may be one that cannot be attacked."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -22,10 +22,10 @@ def select_images(data: "Dataset", arguments: argparse.Namespace) -> "ImageDatas
     if not isinstance(data, ImageDataset) or min(data.pixels.shape[2:]) < WINDOW_PIXELS:
         needed = f"fedws.ImageDataset, of {WINDOW_PIXELS} x {WINDOW_PIXELS} pixels or more"
         raise UsageError(f"dataset {arguments.dataset} is none of {needed}")
-    if arguments.samples > len(data):
-        raise UsageError(f"--samples {arguments.samples}: {arguments.dataset} holds {len(data)} to test")
+    if arguments.num_images > len(data):
+        raise UsageError(f"--num-images {arguments.num_images}: {arguments.dataset} holds {len(data)} to test")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(arguments.seed))
-    images = select_samples(data, order[: arguments.samples])
+    images = select_samples(data, order[: arguments.num_images])
     assert isinstance(images, ImageDataset)
     return images
 
@@ -41,10 +41,10 @@ def load_weights(module: "Module", spec: str, arguments: argparse.Namespace) -> 
 
     if arguments.pretrained:
         return dict(pretrained_file.load_pretrained_for(Path(arguments.pretrained), spec, module.state_dict()).model)
-    chosen = {"dataset": arguments.public, "model": spec, "training_rounds": arguments.pretrain_epochs}
+    chosen = {"dataset": arguments.public_dataset, "model": spec, "rounds": arguments.pretrain_epochs}
     plan = build_plan({**chosen, "seed": arguments.seed, "threads": arguments.threads})
-    public = loading.load_dataset(arguments.public, arguments.data_dir, train=True)
-    check_samples_fit(module, public, spec, arguments.public)
+    public = loading.load_dataset(arguments.public_dataset, arguments.data_dir, train=True)
+    check_samples_fit(module, public, spec, arguments.public_dataset)
     return dict(pretrain_model(plan, public))
 
 
@@ -65,4 +65,4 @@ def check_samples_fit(module: "Module", data: "Dataset", spec: str, dataset: str
             module.eval()(sample.unsqueeze(0))
     except RuntimeError as error:
         told = f"samples of {dataset}, {list(sample.shape)}, do not fit {spec}"
-        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public") from error
+        raise UsageError(f"{told}: name another --model, a --pretrained one or another --public-dataset") from error

@@ -48,11 +48,18 @@ def set_up_logging(verbose: bool) -> None:
         logging.getLogger("fedws.websockets").setLevel(logging.INFO)
 
 
-def run_guarded(command: str, context: Callable[[], int], *, verbose: bool = False) -> int:
+def run_guarded(
+    command: str,
+    context: Callable[[], int],
+    *,
+    verbose: bool = False,
+    edit_message: Callable[[str], str] = str,
+) -> int:
     """Run a command's work; every error is one line, Ctrl+C and SIGTERM end it quietly.
 
     So does the end of its terminal, unless it was started with ``nohup``. The line ends with the last line of the
-    user's own files that the error passed through. With ``verbose`` the traceback stands above it.
+    user's own files that the error passed through. ``edit_message`` changes its text. With ``verbose`` the traceback
+    stands above it.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -65,7 +72,7 @@ def run_guarded(command: str, context: Callable[[], int], *, verbose: bool = Fal
     except Exception as error:
         if verbose:
             print(format_traceback(error), file=sys.stderr)
-        print(to_line(f"{command}: {_format_error(error)}"), file=sys.stderr)
+        print(to_line(f"{command}: {edit_message(_format_error(error))}"), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 

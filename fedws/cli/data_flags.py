@@ -35,27 +35,29 @@ def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
     node = arguments.id
     if (arguments.partition is None) != (arguments.share is None):
         raise UsageError("--partition and --share go together, as --partition iid --share 0/3")
-    if arguments.digits is not None and arguments.partition is not None:
-        raise UsageError("--digits and --partition exclude each other")
-    given = arguments.digits is not None or arguments.partition is not None
-    whole = not given and (arguments.testing or not registry.is_shipped("dataset", dataset))
+    if arguments.labels is not None and arguments.partition is not None:
+        raise UsageError("--labels and --partition exclude each other")
+    given = arguments.labels is not None or arguments.partition is not None
+    whole = not given and (arguments.is_evaluator or not registry.is_shipped("dataset", dataset))
     if not (given or whole or node in label_ranges.DEMO_LABELS):
         raise UsageError(
             f"which samples does {node} hold? Only {', '.join(label_ranges.DEMO_LABELS)} have digits of their own: "
-            "say --digits 0-3, or --partition iid --share 0/3"
+            "say --labels 0-3, or --partition iid --share 0/3"
         )
     _check_flags(arguments)  # before minutes of loading
-    data = loading.load_dataset(dataset, arguments.data_dir, train=not arguments.testing)
+    data = loading.load_dataset(dataset, arguments.data_dir, train=not arguments.is_evaluator)
     part, wanted = data, None
     if arguments.partition is not None:
         share, of = partitioning.parse_share(arguments.share)
-        part = loading.select_share(data, dataset, loading.with_seed(arguments.partition, arguments.seed), share, of)
+        part = loading.select_share(
+            data, dataset, loading.with_seed(arguments.partition, arguments.partition_seed), share, of
+        )
     elif not whole:
         wanted = label_ranges.DEMO_LABELS.get(node, ())
-        if arguments.digits is not None:
-            wanted = label_ranges.parse_labels(arguments.digits, loading.count_classes(data, dataset))
+        if arguments.labels is not None:
+            wanted = label_ranges.parse_labels(arguments.labels, loading.count_classes(data, dataset))
         part = loading.select_labels(data, dataset, wanted)
-    unasked = whole and not arguments.testing
+    unasked = whole and not arguments.is_evaluator
     try:
         classes = int(targets.read_labels(data).max()) + 1
         counts = torch.bincount(targets.read_labels(part), minlength=classes)
@@ -66,8 +68,8 @@ def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
 
 def _check_flags(arguments: argparse.Namespace) -> None:
     """What can be said of the flags without the data. Raises UsageError or UnknownName."""
-    if arguments.digits is not None:
-        label_ranges.parse_labels(arguments.digits, num_classes=10**9)
+    if arguments.labels is not None:
+        label_ranges.parse_labels(arguments.labels, num_classes=10**9)
     if arguments.partition is not None:
         partitioning.parse_share(arguments.share)
         registry.find_piece("partition", registry.Spec.parse(arguments.partition).name)
@@ -75,7 +77,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 
 def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: NodeData) -> None:
     """Print how many samples of each label are held, as the demo did."""
-    which = f"{loading.get_dataset_title(dataset)} dataset ({'test' if arguments.testing else 'train'} set)"
+    which = f"{loading.get_dataset_title(dataset)} dataset ({'test' if arguments.is_evaluator else 'train'} set)"
     if node_data.label_counts is None:
         reason = node_data.no_labels_reason.replace("it has", "the data set has", 1)
         print(f"{which}, no class labels on {arguments.id} ({reason})")
@@ -84,8 +86,8 @@ def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: Node
         for label, count in enumerate(node_data.label_counts[:MAX_LABEL_LINES]):
             print(f"      {label}: {count}")
     if node_data.all_by_default:
-        print(f"{arguments.id} holds all {len(node_data.data)} samples; --digits or --partition would choose a part")
-    key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.testing else ''}"
+        print(f"{arguments.id} holds all {len(node_data.data)} samples; --labels or --partition would choose a part")
+    key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.is_evaluator else ''}"
     print(f"datasets: {{'{key}': {_describe_dataset(node_data.data)}}}")
     print(f"len(datasets[{key}]): {len(node_data.data)}", flush=True)
 

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from fedws.cli.nodes import add_forwarded_flags, format_forwarded_flags
-from fedws.cli.parser import Parser
+from fedws.cli.demo_nodes import add_forwarded_flags, format_forwarded_flags
+from fedws.cli.parser import Parser, name_flags_in_errors
 from fedws.core.errors import FedwsError
 
 _FAILURE_LOG_LINES = 8
@@ -15,9 +15,9 @@ def build_parser(prog: str) -> Parser:
     """The command's flags."""
     flags = Parser(prog=prog, description="Federated learning on MNIST across four processes of this machine.")
     add_forwarded_flags(flags)
-    flags.add_argument("--training-rounds", metavar="N", type=int, default=40, help="(40)")
+    flags.add_argument("--rounds", metavar="N", type=int, default=40, help="(40)")
     flags.add_argument("--seed", metavar="N", type=int, default=1, help="the run's seed (1)")
-    flags.add_argument("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
+    flags.add_argument("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<algorithm>)")
     return flags
 
 
@@ -28,7 +28,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.core.plan import build_plan
     from fedws.launch.local_processes import NodeProcesses
 
-    build_plan({"training_rounds": arguments.training_rounds, "seed": arguments.seed})  # before four nodes are started
+    settings = {"rounds": arguments.rounds, "seed": arguments.seed}
+    name_flags_in_errors(lambda: build_plan(settings), settings)  # before four nodes are started
     arguments.dataset = _choose_dataset(arguments)
     lines: list[str] = []
 
@@ -48,9 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
                 print(line)
         urls = [f"{node}={url}" for node, url in nodes.urls.items()]
         flags = ["--workers", *urls[:-1], "--evaluator", urls[-1], "--dataset", arguments.dataset]
-        flags += ["--training-rounds", str(arguments.training_rounds), "--seed", str(arguments.seed)]
+        flags += ["--rounds", str(arguments.rounds), "--seed", str(arguments.seed)]
         flags += ["--run-dir", arguments.run_dir] if arguments.run_dir else []
-        for plugin in arguments.plugin or ():
+        for plugin in arguments.plugins or ():
             flags += ["--plugin", plugin]
         flags += ["--key-file", arguments.key_file] if arguments.key_file else []
         flags += ["--insecure"] if arguments.insecure else []
@@ -71,7 +72,7 @@ def _choose_dataset(arguments: argparse.Namespace) -> str:
     from fedws.core.errors import UsageError
     from fedws.data import loading
 
-    for plugin in arguments.plugin or ():
+    for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
     if arguments.dataset is not None:
         loading.load_dataset(arguments.dataset, arguments.data_dir, train=True)

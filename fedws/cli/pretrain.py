@@ -21,8 +21,8 @@ def build_parser(prog: str) -> Parser:
     add("--dataset", metavar="NAME", default="digits", help="public data: digits (default), mnist, cifar10 or your own")
     add("--model", metavar="NAME", help="(the data set's own)")
     add("--epochs", metavar="N", type=int, default=20, help="(20)")
-    add("--extractors", metavar="N", type=int, default=1, help="for --extractor random: several, up to 16 (1)")
-    add("--cut", metavar="WHERE", help="where several extractors end, as features.2 or 4 (the model's own place)")
+    add("--num-extractors", metavar="N", type=int, default=1, help="for --extractor random: several, up to 16 (1)")
+    add("--split-at", metavar="LAYER", help="where several extractors end, as features.2 or 4 (the model's own place)")
     add("--loss", metavar="NAME", default="nll", help="(nll)")
     add("--optimizer", metavar="NAME", default="sgd", help="(sgd)")
     add("--lr", metavar="X", type=float, default=0.1, help="learning rate of epoch 1 (0.1)")
@@ -33,7 +33,7 @@ def build_parser(prog: str) -> Parser:
     add("--threads", metavar="N", type=int, default=1, help="torch's threads (1)")
     add("--cuda", action="store_true", help="use the GPU, where there is one")
     add_local_flags(flags)
-    add("-o", "--output", metavar="FILE", help="(MODEL-DATASET_HELP.safetensors)")
+    add("-o", "--output", metavar="FILE", help="(MODEL-DATASET.safetensors)")
     return flags
 
 
@@ -49,7 +49,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.split_learning import extractor_pool, pretrained_file, pretraining
     from fedws.training import building
 
-    for plugin in arguments.plugin or ():
+    for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
     name = arguments.model or loading.get_default_model(arguments.dataset)
     chosen = {
@@ -58,31 +58,29 @@ def main(arguments: argparse.Namespace) -> int:
     }
     if arguments.epochs < 1:
         raise UsageError(f"--epochs {arguments.epochs}: at least 1")
-    if not 1 <= arguments.extractors <= extractor_pool.MAX_EXTRACTORS:
-        raise UsageError(f"--extractors {arguments.extractors}: from 1 to {extractor_pool.MAX_EXTRACTORS}")
+    if not 1 <= arguments.num_extractors <= extractor_pool.MAX_EXTRACTORS:
+        raise UsageError(f"--num-extractors {arguments.num_extractors}: from 1 to {extractor_pool.MAX_EXTRACTORS}")
     given = {**chosen, "threads": arguments.threads}
-    plan = name_flags_in_errors(
-        lambda: build_plan({**given, "model": name, "training_rounds": arguments.epochs}), given
-    )
+    plan = name_flags_in_errors(lambda: build_plan({**given, "model": name, "rounds": arguments.epochs}), given)
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
     sendable_model.check_sendable(name, building.build_model(name, plan.seed))
     data, held_out = (loading.load_dataset(plan.dataset, arguments.data_dir, train) for train in (True, False))
-    several = arguments.extractors > 1
-    cut = _resolve_split_point(name, arguments.cut, needed=several)
-    others = pretraining.build_extractors(name, cut, arguments.extractors - 1) if several else {}
+    several = arguments.num_extractors > 1
+    cut = _resolve_split_point(name, arguments.split_at, needed=several)
+    others = pretraining.build_extractors(name, cut, arguments.num_extractors - 1) if several else {}
     tensors = pretrain_model(plan, data, cut, others)
     found = pretrained_file.build_pretrained(tensors, _build_info(plan, data, tensors, cut if several else ""))
     for told in _evaluate_extractors(plan, held_out, found):
         print(told)
     pretrained_file.save_pretrained(file, found)
     how = "mistnet" if found.info.num_classes else "mistnet:labels=clear"
-    how += f" --cut {cut}" if arguments.cut or several else ""
+    how += f" --split-at {cut}" if arguments.split_at or several else ""
     how += " --extractor random" if several else ""
     how += f" --loss {plan.loss}" if plan.loss != "nll" else ""
-    how += "".join(f" --plugin {plugin}" for plugin in arguments.plugin or ())
-    print(f"use it with: fedws run --strategy {how} --model {name} --pretrained {file}")
+    how += "".join(f" --plugin {plugin}" for plugin in arguments.plugins or ())
+    print(f"use it with: fedws run --algorithm {how} --model {name} --pretrained {file}")
     return 0
 
 
@@ -99,7 +97,7 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
     module = building.build_model(model, 0)
     if not own:
         split_points = ", ".join(find_split_points(module))
-        raise UsageError(f"--cut is needed: {model} has no place of its own to be cut; there are: {split_points}")
+        raise UsageError(f"--split-at is needed: {model} has no place of its own to be cut; there are: {split_points}")
     return resolve_split_point(module, own)
 
 

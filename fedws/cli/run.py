@@ -12,10 +12,18 @@ from fedws.cli.parser import Parser, add_node_flags, name_flags_in_errors
 from fedws.cli.security_flags import SECURITY_FLAGS, build_credentials, complete_url, security_warnings
 from fedws.core.errors import RunFailed, UsageError
 
-_ALGORITHM_OPTIONS = ("cut", "encoding", "epsilon", "label_epsilon", "pretrained", "extractor", "fine_tune")
-"""Flags that are options of the strategy."""
+_ALGORITHM_OPTIONS = (
+    "split_at",
+    "encoding",
+    "epsilon",
+    "label_epsilon",
+    "pretrained_path",
+    "extractor",
+    "extractor_epochs",
+)
+"""Flags that are options of the algorithm."""
 _REPEATED_ON_RESUME = ("id", *SECURITY_FLAGS, *store_flags.STORE_FLAGS)
-"""Flags that a run which goes on must be given again."""
+"""Flags that must be given again when a run continues."""
 _NON_PLAN_FLAGS = {
     *_ALGORITHM_OPTIONS,
     *_REPEATED_ON_RESUME,
@@ -30,10 +38,11 @@ _NON_PLAN_FLAGS = {
 """Flags that are not settings of the plan."""
 
 
-def build_parser(prog: str) -> Parser:
-    """The command's flags. Those not given keep the plan file's value, or else the default."""
+def build_parser(prog: str, *, is_demo_script: bool = False) -> Parser:
+    """Return the parser of the command. Flags that are not given keep the plan file's value, or else the default."""
     flags = Parser(
         prog=prog,
+        accept_former_names=is_demo_script,
         description="Coordinate one run of federated learning over workers that are being served.",
         argument_default=argparse.SUPPRESS,
     )
@@ -45,35 +54,54 @@ def build_parser(prog: str) -> Parser:
         help="or none, or an ID that joins (testing=ws://localhost:8780)",
     )
     add("--listen", metavar="URL", help="where nodes join by themselves: 0.0.0.0:9000, or mqtt://USER@BROKER")
-    add("--expect", nargs="+", metavar="ID", help="the workers that join there; with --listen")
+    add("--expect-workers", nargs="+", metavar="ID", help="the workers that join there; with --listen")
     add(
-        "--strategy",
+        "--algorithm",
         metavar="NAME",
         help="fedavg (default), fedsgd, fedasync, fedbuff, mistnet; as NAME[:value][,key=value...]",
     )
-    add("--cut", metavar="WHERE", help="mistnet: the last layer that workers run, as features.2 or 4")
+    add("--split-at", metavar="LAYER", help="mistnet: the last layer that workers run, as features.2 or 4")
     add("--encoding", metavar="NAME", help="mistnet: how features leave: bits (default), sue, oue, floats, ...")
     add("--epsilon", metavar="X", help="mistnet: privacy of each bit that leaves; smaller is noisier (2)")
     add("--label-epsilon", metavar="X", help="mistnet: privacy of each label (4)")
-    add("--pretrained", metavar="FILE", help="mistnet: what 'fedws pretrain' wrote (else it trains on digits first)")
+    add(
+        "--pretrained",
+        dest="pretrained_path",
+        metavar="FILE",
+        help="mistnet: what 'fedws pretrain' wrote (else it trains on digits first)",
+    )
     add(
         "--extractor",
         metavar="WORD",
         help="mistnet: one for all (default), or random: each worker draws one of several",
     )
-    add("--fine-tune", metavar="N", type=int, help="mistnet: epochs that workers adapt it first, which is training (0)")
+    add(
+        "--extractor-epochs",
+        metavar="N",
+        type=int,
+        help="mistnet: epochs that workers train it first, on their data (0)",
+    )
     add("--server-epochs", metavar="N", type=int, help="mistnet: epochs that the coordinator trains (40)")
-    add("--max-features", metavar="BYTES", type=int, help="mistnet: most bytes stored of all workers (17179869184)")
-    add("--aggregator", metavar="NAME", help="how reports are put together (mean)")
-    add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
-    add("--training-rounds", metavar="N", type=int, help="rounds, or versions of an asynchronous model (40)")
-    add("--chooser", metavar="NAME", help="who is asked: all (default), random:per_round=N, data_size, speed")
-    add("--quorum", metavar="N", type=int, help="reports that make a round (all that are asked)")
-    add("--over-select", metavar="P", type=float, help="ask (1 + P) times as many, close when enough have answered (0)")
-    add("--deadline", metavar="S", type=float, help="seconds after which a round closes with a quorum (none)")
-    add("--wait", metavar="WORD", help="for the first cohort or a lost quorum: silence seconds (default), or forever")
-    add("--evaluate-every", metavar="N", type=int, help="score when (round - 1) %% N == 0, and the last round (10)")
-    add("--score-workers", metavar="N", type=int, help="score the models of at most N workers (10)")
+    add("--max-feature-bytes", metavar="N", type=int, help="mistnet: most bytes stored of all workers (17179869184)")
+    add("--aggregator", metavar="NAME", help="how results are combined (mean)")
+    add("--weight-by-samples", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
+    add("--rounds", metavar="N", type=int, help="rounds, or versions of an asynchronous model (40)")
+    add("--sampler", metavar="NAME", help="which workers train: all (default), random:per_round=N, data_size, speed")
+    add("--min-results", metavar="N", type=int, help="results that complete a round (all of its cohort)")
+    add(
+        "--over-selection",
+        metavar="P",
+        type=float,
+        help="request (1 + P) times as many results, close the round with enough (0)",
+    )
+    add("--round-timeout", metavar="S", type=float, help="seconds after which a round closes with --min-results (none)")
+    add(
+        "--wait-for-workers",
+        metavar="WORD",
+        help="peer_timeout (default): end the run when too few have been connected for --peer-timeout; or forever",
+    )
+    add("--evaluate-every", metavar="N", type=int, help="evaluate when (round - 1) %% N == 0, and the last round (10)")
+    add("--evaluate-worker-models", metavar="N", type=int, help="evaluate the models of at most N workers (10)")
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
     add("--loss", metavar="NAME", help="(nll)")
     add("--optimizer", metavar="NAME", help="(sgd)")
@@ -82,7 +110,7 @@ def build_parser(prog: str) -> Parser:
     add("--batch-size", metavar="N", type=int, help="(32)")
     add("--test-batch-size", metavar="N", type=int, help="the evaluator's, at most 128 (128)")
     add(
-        "--federate-after-n-batches",
+        "--max-local-batches",
         metavar="N",
         type=int,
         help="most batches a worker trains in a round (10, or no limit with --epochs)",
@@ -99,10 +127,8 @@ def build_parser(prog: str) -> Parser:
     add("--id", metavar="ID", help="the coordinator's name at the nodes, and in its certificate (coordinator)")
     add("--save-model", action="store_true", help="also save the trained model here, as MODEL.pt for torch.load")
     add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of another run")
-    add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<strategy>)")
-    add(
-        "--resume", metavar="RUN", help="continue the run in that directory; a finished one with more --training-rounds"
-    )
+    add("--run-dir", metavar="D", help="the run's directory, new or empty (runs/<time>-<algorithm>)")
+    add("--resume", metavar="RUN", help="continue the run in that directory; a finished one with more --rounds")
     add("--plan", metavar="FILE", help="settings as TOML, named as these flags with '_'; flags win")
     add_node_flags(flags, threads_help="torch's threads in the coordinator (1)")
     return flags
@@ -195,15 +221,15 @@ def collect_settings(flags: dict[str, Any]) -> dict[str, Any]:
     found.update({key: value for key, value in flags.items() if key not in _NON_PLAN_FLAGS})
     chosen = [f"{name}={flags[name]}" for name in _ALGORITHM_OPTIONS if name in flags]
     if chosen:
-        found["strategy"] = ",".join([found.get("strategy", Plan.model_fields["strategy"].default), *chosen])
+        found["algorithm"] = ",".join([found.get("algorithm", Plan.model_fields["algorithm"].default), *chosen])
     if "server_epochs" in flags:
-        if "training_rounds" in flags:
-            raise UsageError("--server-epochs and --training-rounds are the same; leave one out")
+        if "rounds" in flags:
+            raise UsageError("--server-epochs and --rounds are the same; leave one out")
         if flags["server_epochs"] < 1:
             raise UsageError(f"--server-epochs {flags['server_epochs']}: at least 1")
-        found["training_rounds"] = flags["server_epochs"]
-    if "expect" in flags:
-        found["expect"] = [name for text in flags["expect"] for name in text.split(",") if name]
+        found["rounds"] = flags["server_epochs"]
+    if "expect_workers" in flags:
+        found["expect_workers"] = [name for text in flags["expect_workers"] for name in text.split(",") if name]
     if "workers" in flags:
         found["workers"] = parse_node_urls("--workers", flags["workers"])
     if "evaluator" in flags and flags["evaluator"] == "none":

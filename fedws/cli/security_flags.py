@@ -9,13 +9,17 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from fedws.security.credentials import Credentials
 
-SECURITY_FLAGS = ("key_file", "insecure", "seal", "tls_cert", "tls_key", "tls_ca")
+SECURITY_FLAGS = ("key_file", "insecure", "encrypt_payloads", "tls_cert", "tls_key", "tls_ca")
 
 
 def add_security_flags(flags: argparse.ArgumentParser) -> None:
     """Add them."""
     add = add_key_flags(flags).add_argument
-    add("--seal", action="store_true", help="encrypt what a broker carries, so that it sees nothing but sizes")
+    add(
+        "--encrypt-payloads",
+        action="store_true",
+        help="encrypt what a broker carries, so that it sees nothing but sizes",
+    )
     add("--tls-cert", metavar="PEM", help="this node's certificate, whose name is its id; makes the link wss://")
     add("--tls-key", metavar="PEM", help="its private key")
     add("--tls-ca", metavar="PEM", help="who signs the others' certificates; a node then asks callers for theirs")
@@ -45,14 +49,14 @@ def build_credentials(arguments: argparse.Namespace, node_id: str = "") -> "Cred
 
         certificates.check_certificate(tls.cert, node_id or DEFAULT_COORDINATOR_ID)
     file = getattr(arguments, "key_file", None)
-    seal = bool(getattr(arguments, "seal", False))
+    encrypt_payloads = bool(getattr(arguments, "encrypt_payloads", False))
     if getattr(arguments, "insecure", False):
         if file is not None:
             raise UsageError("--insecure does without a key; leave out --key-file")
-        if seal:
-            raise UsageError("--seal encrypts under the network key; leave out --insecure")
+        if encrypt_payloads:
+            raise UsageError("--encrypt-payloads encrypts under the network key; leave out --insecure")
         return Credentials(None, tls, node_id or DEFAULT_COORDINATOR_ID)
-    return Credentials(network_key.load_network_key(file), tls, node_id or DEFAULT_COORDINATOR_ID, seal)
+    return Credentials(network_key.load_network_key(file), tls, node_id or DEFAULT_COORDINATOR_ID, encrypt_payloads)
 
 
 def complete_url(text: str, credentials: "Credentials") -> str:
@@ -79,7 +83,7 @@ def security_warnings(node: str, url: str, credentials: "Credentials") -> list[s
         )
     if scheme in ("mqtt", "mqtts"):
         if not credentials.encrypt_payloads:
-            lines.append(f"what {node} and others send can be read at the broker: --seal prevents it")
+            lines.append(f"what {node} and others send can be read at the broker: --encrypt-payloads prevents it")
     elif scheme != "wss":
         remedy = "TLS prevents it" if credentials.key is None else "the network key does not prevent it, TLS does"
         lines.append(f"what {node} and others send can be read and changed on its path: {remedy} (--tls-cert)")

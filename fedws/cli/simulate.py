@@ -1,4 +1,4 @@
-"""``fedws simulate``: strategies over a simulated fleet of devices, in virtual time."""
+"""``fedws simulate``: algorithms over a simulated fleet of devices, in virtual time."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ from fedws.cli.parser import Parser, add_local_flags
 if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions
 
-_NON_SETTING_FLAGS = {"strategy", "data_dir", "run_dir", "verbose"}
+_NON_SETTING_FLAGS = {"algorithm", "data_dir", "run_dir", "verbose"}
 """Flags that are no settings, neither of the fleet nor of a plan."""
 PEER_TIMEOUT_SECONDS = 600.0
 """Seconds; longer than on a real network, since each sign of life would be computed."""
@@ -21,35 +21,54 @@ def build_parser(prog: str) -> Parser:
     """The command's flags. Those not given have the defaults of the plan and of the conditions."""
     flags = Parser(
         prog=prog,
-        description="Run strategies over a fleet of simulated devices, in virtual time: training is real, speeds, "
+        description="Run algorithms over a fleet of simulated devices, in virtual time: training is real, speeds, "
         "drop-outs and the clock are not. The same seed gives the same events.",
         argument_default=argparse.SUPPRESS,
     )
     add = flags.add_argument
-    add("--strategy", metavar="NAME", action="append", help="fedavg (default), fedasync, fedbuff:k=10, ...; repeatable")
-    add("--workers", metavar="N", type=int, help="devices (30)")
-    add("--partition", metavar="NAME", help="iid (default), dirichlet:0.5, shards:2, or digits: as alice, bob, charlie")
-    add("--speeds", metavar="NAME", help="slowness: pareto:1.5 (default), uniform:1,high=4, normal:2,sd=0.5, zipf:2")
-    add("--seconds-per-sample", metavar="S", type=float, help="what training takes a device of slowness 1 (0.1)")
-    add("--bandwidth", metavar="MBIT", type=float, help="of each device, each way, in Mbit/s (without bound)")
-    add("--dropout", metavar="RATE", type=float, help="how often a device leaves, per hour (0)")
-    add("--pause", metavar="MIN", type=float, help="minutes that it stays away, in the mean (10)")
-    add("--hours", metavar="H", type=float, help="virtual time after which a run ends (168)")
-    add("--target", metavar="X", type=float, help="tell the virtual time to this accuracy, as 0.9")
-    add("--stop-at-target", action="store_true", help="end a run there")
-    add("--training-rounds", metavar="N", type=int, help="rounds, or versions that take as many reports (40)")
-    add("--evaluate-every", metavar="N", type=int, help="score every N-th round, from the first, and the last (10)")
-    add("--chooser", metavar="NAME", help="who is asked in a round: all (default), random:per_round=N, ...")
     add(
-        "--quorum",
+        "--algorithm",
+        metavar="NAME",
+        action="append",
+        help="fedavg (default), fedasync, fedbuff:buffer_size=10, ...; repeatable",
+    )
+    add("--num-workers", metavar="N", type=int, help="devices (30)")
+    add("--partition", metavar="NAME", help="iid (default), dirichlet:0.5, shards:2, or digits: as alice, bob, charlie")
+    add(
+        "--slowdown",
+        metavar="NAME",
+        help="how slow devices are: pareto:1.5 (default), uniform:1,high=4, normal:2,sd=0.5, zipf:2",
+    )
+    add("--seconds-per-sample", metavar="S", type=float, help="what training takes a device of slowdown 1 (0.1)")
+    add("--bandwidth", metavar="MBIT", type=float, help="of each device, each way, in Mbit/s (without bound)")
+    add("--disconnects-per-hour", metavar="RATE", type=float, help="how often a device disconnects, per hour (0)")
+    add("--mean-offline-minutes", metavar="N", type=float, help="minutes until it connects again, on average (10)")
+    add("--max-hours", metavar="H", type=float, help="virtual time after which a run ends (168)")
+    add("--target-accuracy", metavar="X", type=float, help="print the virtual time to this accuracy, as 0.9")
+    add("--stop-at-target", action="store_true", help="end a run there")
+    add("--rounds", metavar="N", type=int, help="rounds, or versions that take as many results (40)")
+    add("--evaluate-every", metavar="N", type=int, help="evaluate every N-th round, from the first, and the last (10)")
+    add("--sampler", metavar="NAME", help="which workers train in a round: all (default), random:per_round=N, ...")
+    add(
+        "--min-results",
         metavar="N",
         type=int,
-        help="reports that make a round (all; with --dropout, as many as are there in the mean)",
+        help="results that complete a round (all; with --disconnects-per-hour, as many as are connected on average)",
     )
-    add("--over-select", metavar="P", type=float, help="ask (1 + P) times as many, close when enough have answered (0)")
-    add("--deadline", metavar="S", type=float, help="virtual seconds after which a round closes with a quorum (none)")
+    add(
+        "--over-selection",
+        metavar="P",
+        type=float,
+        help="request (1 + P) times as many results, close the round with enough (0)",
+    )
+    add(
+        "--round-timeout",
+        metavar="S",
+        type=float,
+        help="virtual seconds after which a round closes with --min-results (none)",
+    )
     add("--aggregator", metavar="NAME", help="(mean)")
-    add("--weighted", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
+    add("--weight-by-samples", action=argparse.BooleanOptionalAction, help="weigh workers by their samples")
     add("--dataset", metavar="NAME", help="mnist (default), digits, fashion_mnist, cifar10 or your own")
     add("--model", metavar="NAME", help="(the data set's own, as mnist_cnn)")
     add("--initial-model", metavar="FILE", help="start from these weights, as model.safetensors of a run")
@@ -60,19 +79,24 @@ def build_parser(prog: str) -> Parser:
     add("--batch-size", metavar="N", type=int, help="(32)")
     add("--test-batch-size", metavar="N", type=int, help="the evaluator's (128)")
     add(
-        "--federate-after-n-batches",
+        "--max-local-batches",
         metavar="N",
         type=int,
-        help="most batches a worker trains for an order (10, or no limit with --epochs)",
+        help="most batches a worker trains for a request (10, or no limit with --epochs)",
     )
     add(
         "--epochs",
         metavar="N",
         type=int,
-        help="whole epochs a worker trains for an order (without it at most 10 batches)",
+        help="whole epochs a worker trains for a request (without it at most 10 batches)",
     )
     add("--drop-last", action=argparse.BooleanOptionalAction, help="leave a short last batch of an epoch out")
-    add("--silence", metavar="S", type=float, help="virtual seconds; a device away is dialled every 1/12 of it (600)")
+    add(
+        "--peer-timeout",
+        metavar="S",
+        type=float,
+        help="virtual seconds; an offline device is dialled every 1/12 of it (600)",
+    )
     add("--seed", metavar="N", type=int, help="of everything (1)")
     add("--threads", metavar="N", type=int, help="torch's threads; another number may round differently (1)")
     add_local_flags(flags)
@@ -82,7 +106,7 @@ def build_parser(prog: str) -> Parser:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Simulate one strategy after the other, then tell and draw what came of them."""
+    """Simulate one algorithm after the other, then print and draw the results."""
     import os
 
     import torch
@@ -103,7 +127,7 @@ def main(arguments: argparse.Namespace) -> int:
     if given.get("verbose"):
         set_up_logging(verbose=True)
     conditions, settings = _split_settings(given)
-    strategies, workers = given.get("strategy", ["fedavg"]), fleet.name_workers(conditions.workers)
+    strategies, workers = given.get("algorithm", ["fedavg"]), fleet.name_workers(conditions.num_workers)
     wanted = build_plans(strategies, settings, workers, conditions.online_fraction)
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
@@ -131,10 +155,10 @@ def main(arguments: argparse.Namespace) -> int:
                 run_simulation(plan, path, devices, node, [lambda record, _: progress.update(record), tell])
             )
         report.write_report(directory / "simulation.json", devices, outcomes)
-    print("\n".join(report.format_table(outcomes, conditions.target)))
-    title = f"{conditions.workers} devices, {conditions.partition}, {conditions.slowdown}, {dataset}"
+    print("\n".join(report.format_table(outcomes, conditions.target_accuracy)))
+    title = f"{conditions.num_workers} devices, {conditions.partition}, {conditions.slowdown}, {dataset}"
     values = {outcome.algorithm: outcome.evaluations for outcome in outcomes}
-    curves.draw_over_time(values, directory / "accuracy.png", title, conditions.target)
+    curves.draw_over_time(values, directory / "accuracy.png", title, conditions.target_accuracy)
     print(f"plot  {directory / 'accuracy.png'}")
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
@@ -152,6 +176,6 @@ def _split_settings(flags: dict[str, Any]) -> tuple["Conditions", dict[str, Any]
     from fedws.simulation.conditions import Conditions, build_conditions
 
     conditions = build_conditions({key: value for key, value in flags.items() if key in Conditions.model_fields})
-    settings = {"silence": PEER_TIMEOUT_SECONDS, "seed": conditions.seed}
+    settings = {"peer_timeout": PEER_TIMEOUT_SECONDS, "seed": conditions.seed}
     own = _NON_SETTING_FLAGS | set(Conditions.model_fields)
     return conditions, settings | {key: value for key, value in flags.items() if key not in own}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from fedws.cli.parser import Parser, add_node_flags
+from fedws.cli.console import INTERRUPTED_STATUS
+from fedws.cli.parser import Parser, add_node_flags, name_flags_in_errors
 from fedws.cli.security_flags import build_credentials, complete_url, security_warnings
 from fedws.cli.store_flags import build_store_config, open_configured_store
 from fedws.core.errors import UsageError
@@ -25,15 +26,18 @@ if TYPE_CHECKING:
     from fedws.privacy.policy import Policy
     from fedws.security.credentials import Credentials
 
-INTERRUPTED_STATUS = 130
-_LIMIT_FLAGS = ("max_message", "silence", "heartbeat")
-_WORKER_DESCRIPTION = "Serve one node of a federation: a worker, or with --testing the evaluator."
+_LIMIT_FLAGS = ("max_message_bytes", "peer_timeout", "ping_interval")
+_WORKER_DESCRIPTION = "Serve one node of a federation: a worker, or with --evaluator the evaluator."
 _EVALUATOR_DESCRIPTION = "Serve the evaluator: the node that holds the test set and scores the models."
 
 
-def build_parser(prog: str, *, is_evaluator: bool = False) -> Parser:
-    """The command's flags; ``is_evaluator`` is the default of ``--testing``."""
-    flags = Parser(prog=prog, description=_EVALUATOR_DESCRIPTION if is_evaluator else _WORKER_DESCRIPTION)
+def build_parser(prog: str, *, is_evaluator: bool = False, is_demo_script: bool = False) -> Parser:
+    """Return the parser of the command; ``is_evaluator`` is the default of ``--evaluator``."""
+    flags = Parser(
+        prog=prog,
+        description=_EVALUATOR_DESCRIPTION if is_evaluator else _WORKER_DESCRIPTION,
+        accept_former_names=is_demo_script,
+    )
     flags.add_argument("--id", required=True, help="the node's name, as alice")
     flags.add_argument(
         "-p", "--port", type=int, help="port to listen on, 0 for a free one (alice 8777 ... testing 8780)"
@@ -48,10 +52,14 @@ def build_parser(prog: str, *, is_evaluator: bool = False) -> Parser:
         "--coordinator", metavar="ID", help="with --join: whose certificate is shown there (coordinator)"
     )
     flags.add_argument(
-        "--testing", action="store_true", default=is_evaluator, help="be the evaluator: hold the test set"
+        "--evaluator",
+        dest="is_evaluator",
+        action="store_true",
+        default=is_evaluator,
+        help="be the evaluator: hold the test set",
     )
     flags.add_argument(
-        "--digits",
+        "--labels",
         metavar="0-3",
         help="labels to hold, as 0-3 or 0,5 (alice 0-3, bob 4-6, charlie 7-9; a data set of your own: all samples)",
     )
@@ -59,15 +67,16 @@ def build_parser(prog: str, *, is_evaluator: bool = False) -> Parser:
         "--partition", metavar="NAME", help="split the data set: iid (needs no labels), dirichlet:0.5, shards:2"
     )
     flags.add_argument("--share", metavar="K/N", help="with --partition: hold share K (from 0) of N")
-    flags.add_argument("--seed", metavar="N", type=int, default=1, help="seed of the partition (1)")
+    flags.add_argument("--partition-seed", metavar="N", type=int, default=1, help="seed of the partition (1)")
     flags.add_argument(
         "--nice", metavar="N", type=int, help="give way to other programs (a worker 10, the evaluator 0)"
     )
     flags.add_argument("--policy", metavar="FILE", help="what this node's owner allows, as TOML (see docs/security.md)")
     flags.add_argument(
-        "--audit", metavar="FILE", help="where its answers are written down (the user's state directory)"
+        "--audit-log", metavar="FILE", help="where its answers are written down (the user's state directory)"
     )
-    flags.add_argument("--notebook", metavar="NAME", help="accepted for old command lines; does nothing")
+    if is_demo_script:
+        flags.add_argument("--notebook", metavar="NAME", help="accepted for old command lines; does nothing")
     flags.add_argument("--until-eof", action="store_true", help="end when standard input closes")
     add_node_flags(flags, threads_help="threads that train (1) or score (one per core)")
     return flags
@@ -81,13 +90,13 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.network.lookup import find_transport
 
     set_up_logging(arguments.verbose)
-    if arguments.notebook is not None:
+    if getattr(arguments, "notebook", None) is not None:
         print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
     proved = build_credentials(arguments, arguments.id)
     url = _build_url(arguments, proved)
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in _LIMIT_FLAGS if (value := getattr(arguments, key)) is not None}
-    plan = build_plan({"workers": {arguments.id: url}, "evaluator": {}, **bounds})
+    plan = name_flags_in_errors(lambda: build_plan({"workers": {arguments.id: url}, "evaluator": {}, **bounds}), bounds)
     find_transport(url).check_url(url, proved.tls, encrypt_payloads=proved.encrypt_payloads)
     policy, log = _load_policy_and_log(arguments, proved)  # wrong ones are said before data is loaded
     setting = build_store_config(arguments)
@@ -136,13 +145,13 @@ def _set_up_process(arguments: argparse.Namespace) -> None:
 
     if hasattr(os, "nice"):
         try:
-            os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.testing else 10))
+            os.nice(arguments.nice if arguments.nice is not None else (0 if arguments.is_evaluator else 10))
         except OSError as error:
             raise UsageError(f"--nice {arguments.nice}: {error.strerror}") from None
     # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
     # busy neighbours costs many times the work.
-    torch.set_num_threads(1 if arguments.testing else _count_threads(arguments))
-    for plugin in arguments.plugin or ():
+    torch.set_num_threads(1 if arguments.is_evaluator else _count_threads(arguments))
+    for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
 
 
@@ -158,7 +167,7 @@ def _load_policy_and_log(arguments: argparse.Namespace, credentials: "Credential
             "this needs --tls-cert, --tls-key and --tls-ca"
         )
     return policy, audit_log.AuditLog(
-        Path(arguments.audit) if arguments.audit is not None else audit_log.default_audit_path(arguments.id)
+        Path(arguments.audit_log) if arguments.audit_log is not None else audit_log.default_audit_path(arguments.id)
     )
 
 
@@ -172,7 +181,7 @@ def _build_node(
     if len(node_data.data) < policy.min_samples:
         problem = f"at least {policy.min_samples} samples; {arguments.id} holds {len(node_data.data)}"
         raise UsageError(f"--policy {arguments.policy}: {problem}")
-    if arguments.testing:
+    if arguments.is_evaluator:
         return create_evaluator(
             arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit_log=log
         )
@@ -254,4 +263,4 @@ def _count_threads(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None and arguments.threads < 1:
         raise UsageError(f"--threads {arguments.threads}: at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(arguments.threads or (cores if arguments.testing else 1))
+    return int(arguments.threads or (cores if arguments.is_evaluator else 1))

@@ -111,7 +111,7 @@ class JoinListener:
         if join.protocol != PROTOCOL_VERSION:
             raise LinkRefused("protocol", f"the coordinator speaks protocol {PROTOCOL_VERSION}, not {join.protocol}")
         if join.node not in self._expected_nodes:
-            raise LinkRefused("node", f"this run does not expect {name}; see --id here, and --expect there")
+            raise LinkRefused("node", f"this run does not expect {name}; see --id here, and --expect-workers there")
         if tls is not None and tls.is_mutual and channel.peer != join.node:
             raise LinkRefused("key", f"{name} shows the certificate of {channel.peer or 'no node alone'}; see --id")
         accepted = self._accepted.get(join.node)

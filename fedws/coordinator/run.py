@@ -85,11 +85,11 @@ async def run(
 
     ``settings`` are the fields of :class:`fedws.Plan`, named as the flags: ``workers={"alice": "ws://host:8777"}``,
     ``evaluator={...}`` (empty for none), ``algorithm="fedavg"``, ``model``, ``dataset``, ``loss``, ``optimizer``,
-    ``training_rounds`` and the rest. ``observers`` are called with every record as it is written.
+    ``rounds`` and the rest. ``observers`` are called with every record as it is written.
 
     With ``resume``, a run's directory, continue that run from its newest checkpoint. ``settings`` may then be left out,
     or must be those of the run, but for :data:`fedws.core.resume_rules.CHANGEABLE_ON_RESUME`, the workers and all
-    addresses. A run that has finished continues with more ``training_rounds``, and is over at once without.
+    addresses. A run that has finished continues with more ``rounds``, and is over at once without.
 
     ``credentials`` is what the run proves itself with, and asks of its nodes; by default the user's own network key.
     With ``body_store``, large bodies go through its object store to and from all nodes that have one, and are deleted
@@ -286,7 +286,7 @@ def _load_finished_run(directory: Path) -> RunResult:
     try:
         model = tensor_file.load_tensors(path)
     except SafetensorError as error:
-        raise RunFailed(f"{path} cannot be read: {error}; continue with more --training-rounds to write it") from None
+        raise RunFailed(f"{path} cannot be read: {error}; continue with more --rounds to write it") from None
     return RunResult(model, metrics_reader.read_records(directory), directory)
 
 

@@ -59,7 +59,7 @@ def resolve_credentials(plan: Plan, credentials: Credentials | None) -> Credenti
         credentials = (
             INSECURE if all(transport.in_process for transport in transports.values()) else load_default_credentials()
         )
-    # --seal is for these; other links go on as they are
+    # --encrypt-payloads is for these; other links go on as they are
     brokered = any(transport.brokered for transport in transports.values())
     for url, transport in transports.items():
         transport.check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads and not brokered)
@@ -69,7 +69,7 @@ def resolve_credentials(plan: Plan, credentials: Credentials | None) -> Credenti
 def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
     workers = tuple(plan.workers)
     aggregator = registry.build_piece(
-        "aggregator", plan.aggregator + (",weighted=true" if plan.weight_by_samples else "")
+        "aggregator", plan.aggregator + (",weight_by_samples=true" if plan.weight_by_samples else "")
     )
     sampler = registry.build_piece("sampler", plan.sampler)
     algorithm = registry.build_piece("algorithm", plan.algorithm, plan.train_settings())
@@ -77,12 +77,14 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
     if is_asynchronous(algorithm):
         for name in ROUND_ONLY_SETTINGS:
             if getattr(plan, name) != Plan.model_fields[name].default:
-                raise UsageError(f"--{name} is for strategies with rounds; {plan.algorithm} has none")
+                raise UsageError(f"--{name.replace('_', '-')} is for algorithms with rounds; {plan.algorithm} has none")
         return AsynchronousScheduler(algorithm, ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or 1))
     if is_collect_then_train(algorithm):
         for name in ROUND_ONLY_SETTINGS:
-            if name != "deadline" and getattr(plan, name) != Plan.model_fields[name].default:
-                raise UsageError(f"--{name} is for strategies with rounds; {plan.algorithm} gathers once")
+            if name != "round_timeout" and getattr(plan, name) != Plan.model_fields[name].default:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for algorithms with rounds; {plan.algorithm} gathers once"
+                )
         if plan.epochs:
             raise UsageError(f"--epochs is for workers that train; for {plan.algorithm} there are --server-epochs")
         if DEFAULT_COORDINATOR_ID in workers:
@@ -96,10 +98,10 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
         cohort_size = sampler.cohort_size(len(workers))
         if plan.min_results > cohort_size:
             raise UsageError(
-                f"--quorum {plan.min_results} is above the cohort of {cohort_size} that --chooser {plan.sampler} makes"
+                f"--min-results {plan.min_results} is above the cohort of {cohort_size} that --sampler {plan.sampler} makes"
             )
         if plan.over_selection and cohort_size == len(workers):
-            raise UsageError("--over-select needs a --chooser that leaves some out, as random:per_round=2")
+            raise UsageError("--over-selection needs a --sampler that leaves some out, as random:per_round=2")
         config = ScheduleConfig(workers, plan.rounds, plan.seed, plan.min_results or cohort_size, plan.over_selection)
         return SynchronousScheduler(algorithm, aggregator, sampler, config)
     scheduler: Scheduler[Any] = algorithm

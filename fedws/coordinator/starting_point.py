@@ -42,7 +42,7 @@ def find_starting_point(
         stored, remark = checkpoints.load()
     complete = stored.version if has_checkpoint else run_directory.plan.rounds
     if plan.rounds < complete:
-        few = f"training_rounds {plan.rounds} is less than the {complete} rounds that are complete"
+        few = f"rounds {plan.rounds} is less than the {complete} rounds that are complete"
         raise UsageError(f"{what}: {few}; give at least {complete}")
     if not has_checkpoint:
         model = run_directory.path / "model.safetensors"

@@ -39,7 +39,7 @@ class MessageLimits:
         ...     MessageLimits(8_000_000, peer="bob").check(300, 4, 20_000_000)
         ... except MessageTooLarge as error:
         ...     print(error)
-        20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message 20971520
+        20,000,000 bytes, and bob accepts at most 8,000,000; give bob --max-message-bytes 20971520
         """
         if header_bytes > MAX_HEADER_BYTES:
             raise MessageTooLarge(
@@ -50,7 +50,7 @@ class MessageLimits:
         if message_bytes > self.max_message_bytes:
             enough = -(-message_bytes // CHUNK_BYTES) * CHUNK_BYTES  # the next message may be some bytes longer
             what = f"{message_bytes:,} bytes, and {self.peer} accepts at most {self.max_message_bytes:,}"
-            raise MessageTooLarge(f"{what}; give {self.peer} --max-message {enough}")
+            raise MessageTooLarge(f"{what}; give {self.peer} --max-message-bytes {enough}")
 
 
 DEFAULT_MESSAGE_LIMITS = MessageLimits()

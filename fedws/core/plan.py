@@ -67,7 +67,7 @@ DEFAULT_WORKERS = {
     "charlie": "ws://localhost:8779",
 }
 DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
-_ADDRESS_SETTINGS = ("workers", "evaluator", "listen", "expect")
+_ADDRESS_SETTINGS = ("workers", "evaluator", "listen", "expect_workers")
 """Settings that hold addresses, or in which one may be written by mistake."""
 
 
@@ -88,7 +88,7 @@ class Plan(BaseModel):
     """Reports that make a round; 0: every one of its cohort (of an asynchronous strategy: a single worker)."""
     over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
     round_timeout: Annotated[float, Field(gt=0)] = math.inf
-    """Seconds after which a round closes with the reports that are there, if they are a quorum."""
+    """Seconds after which a round closes with the reports that are there, if they are enough."""
     rounds: Count = 40
     evaluate_every: Count = 10
     evaluate_worker_models: Annotated[int, Field(ge=0)] = 10
@@ -115,7 +115,7 @@ class Plan(BaseModel):
     peer_timeout: Positive = 60.0
     ping_interval: NonNegative = 0.0
     """Seconds between pings; 0: a third of ``peer_timeout``."""
-    wait_for_workers: Literal["silence", "forever"] = "silence"
+    wait_for_workers: Literal["peer_timeout", "forever"] = "peer_timeout"
     """How long a run waits for its first cohort or a lost quorum."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = DEFAULT_MAX_MESSAGE_BYTES
     max_feature_bytes: Count = DEFAULT_MAX_FEATURE_BYTES
@@ -127,14 +127,16 @@ class Plan(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _add_expected_nodes(cls, settings: Any) -> Any:
-        """Give nodes without an address that of ``listen``: the workers in ``expect``, an evaluator that is a name."""
-        if not isinstance(settings, dict) or not ("expect" in settings or isinstance(settings.get("evaluator"), str)):
+        """Give nodes without an address that of ``listen``: the workers in ``expect_workers``, an evaluator that is a name."""
+        if not isinstance(settings, dict) or not (
+            "expect_workers" in settings or isinstance(settings.get("evaluator"), str)
+        ):
             return settings
         settings = dict(settings)
-        names, listen = settings.pop("expect", ()), settings.get("listen")
+        names, listen = settings.pop("expect_workers", ()), settings.get("listen")
         workers, evaluator = settings.get("workers", {}), settings.get("evaluator")
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"expect is a list of nodes' names, not {names!r}")
+            raise ValueError(f"expect_workers is a list of nodes' names, not {names!r}")
         if not listen and (names or isinstance(evaluator, str)):
             who = ", ".join(names) or repr(evaluator)
             raise ValueError(f"{who} has no address: give it one, or say with --listen where it will join")
@@ -161,7 +163,7 @@ class Plan(BaseModel):
                 try:
                     addresses.check_no_secrets(text)
                 except ValueError as error:
-                    raise ValueError(f"--{name}: {error}") from None
+                    raise ValueError(f"--{name.replace('_', '-')}: {error}") from None
         return settings
 
     @model_serializer(mode="wrap")
@@ -177,11 +179,15 @@ class Plan(BaseModel):
         if "federated" in self.workers:
             raise ValueError("federated is the name of the federated model; no worker can have it")
         if self.listen and self.listen not in (*self.workers.values(), *self.evaluator.values()):
-            raise ValueError("--listen: nobody is expected there; name who will join: --expect alice bob charlie")
+            raise ValueError(
+                "--listen: nobody is expected there; name who will join: --expect-workers alice bob charlie"
+            )
         if self.min_results > len(self.workers):
-            raise ValueError(f"--quorum {self.min_results} is above the number of workers, {len(self.workers)}")
+            raise ValueError(f"--min-results {self.min_results} is above the number of workers, {len(self.workers)}")
         if self.ping_interval > self.peer_timeout / 2:
-            raise ValueError(f"--heartbeat {self.ping_interval:g} is above half of --silence {self.peer_timeout:g}")
+            raise ValueError(
+                f"--ping-interval {self.ping_interval:g} is above half of --peer-timeout {self.peer_timeout:g}"
+            )
         return self
 
     def train_settings(self) -> TrainSettings:
@@ -231,8 +237,8 @@ def build_plan(settings: Mapping[str, Any]) -> Plan:
         raise UsageError(describe_setting_error(error)) from None
 
 
-ROUND_ONLY_SETTINGS = ("chooser", "deadline", "over_select", "aggregator", "weighted")
-"""Settings that say nothing to a strategy without rounds."""
+ROUND_ONLY_SETTINGS = ("sampler", "round_timeout", "over_selection", "aggregator", "weight_by_samples")
+"""Settings that mean nothing to an algorithm without rounds."""
 
 
 def read_plan_file(path: Path) -> dict[str, Any]:

@@ -7,7 +7,16 @@ from fedws.core.errors import UsageError
 from fedws.core.plan import Plan, build_plan
 
 CHANGEABLE_ON_RESUME = frozenset(
-    {"training_rounds", "listen", "silence", "heartbeat", "wait", "max_message", "max_features", "plugin"}
+    {
+        "rounds",
+        "listen",
+        "peer_timeout",
+        "ping_interval",
+        "wait_for_workers",
+        "max_message_bytes",
+        "max_feature_bytes",
+        "plugins",
+    }
 )
 """Settings that may be others when a run continues. The workers and all addresses may be others, too."""
 
@@ -35,13 +44,13 @@ def merge_settings(stored: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     {'listen': 'ws://c:1', 'workers': {'alice': 'ws://c:1', 'bob': 'ws://b:1'}}
     """
     found, there = {**stored, **overrides}, stored.get("listen")
-    expected = overrides.get("expect") or ()
+    expected = overrides.get("expect_workers") or ()
     for kind in {"workers", "evaluator"} & stored.keys() - overrides.keys():
         if isinstance(stored[kind], dict):
             moved = {node for node, url in stored[kind].items() if url == there or node in expected}
             found[kind] = {node: found.get("listen") if node in moved else url for node, url in stored[kind].items()}
     nodes = [found.get(kind) for kind in ("workers", "evaluator")]
-    if not {"listen", "expect"} & overrides.keys() and all(
+    if not {"listen", "expect_workers"} & overrides.keys() and all(
         isinstance(it, dict) and there not in it.values() for it in nodes
     ):
         found["listen"] = ""  # all are dialled now

@@ -21,8 +21,8 @@ class Spec:
 
     >>> Spec.parse("dirichlet:0.5,seed=3")
     Spec(name='dirichlet', value='0.5', options={'seed': '3'})
-    >>> Spec.parse("fedbuff:k=2")
-    Spec(name='fedbuff', value=None, options={'k': '2'})
+    >>> Spec.parse("fedbuff:buffer_size=2")
+    Spec(name='fedbuff', value=None, options={'buffer_size': '2'})
     """
 
     name: str

@@ -17,7 +17,7 @@ def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
     (0, 1, 2, 7)
     """
     found: set[int] = set()
-    flag = f"--digits {to_printable(text, 80)}"
+    flag = f"--labels {to_printable(text, 80)}"
     for part in text.split(","):
         matched = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if matched is None:

@@ -49,7 +49,7 @@ class NodeProcesses:
     def __enter__(self) -> Self:
         for number, node in enumerate(NODE_IDS):
             part = ["--partition", "iid", "--share", f"{number}/{len(DEFAULT_WORKERS)}"] if self._split_dataset else []
-            role = ["--testing"] if node in DEFAULT_EVALUATOR else [*self._worker_flags, *part]
+            role = ["--evaluator"] if node in DEFAULT_EVALUATOR else [*self._worker_flags, *part]
             own = ["--id", node, "--port", str(self._ports[node]), *role, "--until-eof"]
             command = [sys.executable, "-m", "fedws", "worker", *own, *self._flags]
             self._processes[node] = subprocess.Popen(  # noqa: S603

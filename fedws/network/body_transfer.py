@@ -152,7 +152,7 @@ class BodyTransfers:
         assert decoder.digest is not None
         try:
             if self._stored_bodies is None:
-                raise StoreError("its tensors are in an object store, and there is none here; see --blobs")
+                raise StoreError("its tensors are in an object store, and there is none here; see --body-store")
             await self._stored_bodies.get(self._peer, decoder.digest, decoder.body_view)
             decoder.mark_body_complete()
             await asyncio.to_thread(decoder.verify_digest)

@@ -88,7 +88,7 @@ class AuditLog:
         except OSError as error:
             why = error.strerror or error
             raise UsageError(
-                f"the audit log {path} cannot be continued ({why}); name another with --audit, or move it away"
+                f"the audit log {path} cannot be continued ({why}); name another with --audit-log, or move it away"
             ) from None
 
     def lock(self) -> AbstractContextManager[object]:
@@ -145,7 +145,7 @@ class AuditLog:
 def default_audit_path(node: str) -> Path:
     """Where a node's log is, unless it is told another place. Raises UsageError."""
     return (
-        user_dirs.find_user_dir("state", "say with --audit where its answers are to be written down")
+        user_dirs.find_user_dir("state", "say with --audit-log where its answers are to be written down")
         / "audit"
         / f"{node}.jsonl"
     )

@@ -223,5 +223,5 @@ def write_model(path: Path, model: Tensors) -> Path:
 
 
 def run_title(plan: Mapping[str, Any]) -> str:
-    """What a run's curves are called: its strategy, data set and model."""
-    return ", ".join(str(plan[name]) for name in ("strategy", "dataset", "model") if plan.get(name))
+    """What a run's curves are called: its algorithm, data set and model."""
+    return ", ".join(str(plan[name]) for name in ("algorithm", "dataset", "model") if plan.get(name))

@@ -17,7 +17,7 @@ class Conditions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    workers: Annotated[int, Field(ge=1, le=100_000)] = 30
+    num_workers: Annotated[int, Field(ge=1, le=100_000)] = 30
     partition: str = "iid"
     """A registered partition, or ``digits``: the labels of alice, bob and charlie in turn, each dealt evenly."""
     slowdown: str = "pareto"
@@ -26,13 +26,13 @@ class Conditions(BaseModel):
     """What a device with slowness 1 takes to train on one sample."""
     bandwidth: NonNegative = 0.0
     """Megabits a second, each way; 0: transfers take no time."""
-    dropout: NonNegative = 0.0
-    """How often a device leaves, per hour that it is there."""
+    disconnects_per_hour: NonNegative = 0.0
+    """How often a device disconnects, per hour that it is connected."""
     mean_offline_minutes: Positive = 10.0
-    """Minutes that it stays away, in the mean."""
-    hours: Positive = 168.0
+    """Mean minutes until it connects again."""
+    max_hours: Positive = 168.0
     """Virtual time after which a run ends."""
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """An accuracy, 0 to 1."""
     stop_at_target: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
@@ -40,12 +40,12 @@ class Conditions(BaseModel):
     @property
     def max_seconds(self) -> float:
         """Virtual seconds after which a run ends."""
-        return self.hours * SECONDS_PER_HOUR
+        return self.max_hours * SECONDS_PER_HOUR
 
     @property
     def mean_online_seconds(self) -> float:
         """Seconds that a device stays, in the mean; infinite without drop-outs."""
-        return SECONDS_PER_HOUR / self.dropout if self.dropout else math.inf
+        return SECONDS_PER_HOUR / self.disconnects_per_hour if self.disconnects_per_hour else math.inf
 
     @property
     def online_fraction(self) -> float:
@@ -60,14 +60,14 @@ class Conditions(BaseModel):
 def build_conditions(settings: Mapping[str, Any]) -> Conditions:
     """Checked conditions. Raises UsageError with one line that names the first setting that is wrong.
 
-    >>> build_conditions({"workers": 0})
+    >>> build_conditions({"num_workers": 0})
     Traceback (most recent call last):
-    fedws.core.errors.UsageError: workers: Input should be greater than or equal to 1, not 0
+    fedws.core.errors.UsageError: num_workers: Input should be greater than or equal to 1, not 0
     """
     try:
         found = Conditions.model_validate(dict(settings))
     except ValidationError as error:
         raise UsageError(describe_setting_error(error)) from None
-    if found.stop_at_target and found.target is None:
-        raise UsageError("--stop-at-target needs a --target")
+    if found.stop_at_target and found.target_accuracy is None:
+        raise UsageError("--stop-at-target needs a --target-accuracy")
     return found

@@ -66,17 +66,19 @@ def name_workers(num_workers: int) -> list[str]:
 
 def build_fleet(conditions: Conditions, dataset: str, data: Dataset) -> SimulatedFleet:
     """Deal ``data`` among the workers and draw their slowness. Raises UsageError."""
-    nodes, random = name_workers(conditions.workers), np.random.default_rng([conditions.seed, SLOWDOWN_STREAM])
-    slowness = registry.build_piece("slowdown", conditions.slowdown, conditions.workers, random)
+    nodes, random = name_workers(conditions.num_workers), np.random.default_rng([conditions.seed, SLOWDOWN_STREAM])
+    slowness = registry.build_piece("slowdown", conditions.slowdown, conditions.num_workers, random)
     parts = dict(zip(nodes, _split(conditions, dataset, data), strict=True))
     return SimulatedFleet(conditions, dataset, data, parts, dict(zip(nodes, map(float, slowness), strict=True)))
 
 
 def _split(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarray]:
     if conditions.partition == "digits":
-        return split_by_demo_labels(loading.require_labels(data, dataset).numpy(), conditions.workers, conditions.seed)
+        return split_by_demo_labels(
+            loading.require_labels(data, dataset).numpy(), conditions.num_workers, conditions.seed
+        )
     partition = loading.with_seed(conditions.partition, conditions.seed)
-    return loading.split_into_shares(data, dataset, partition, conditions.workers)
+    return loading.split_into_shares(data, dataset, partition, conditions.num_workers)
 
 
 def split_by_demo_labels(targets: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from fedws.scheduling.asynchronous import is_asynchronous
 from fedws.split_learning.base import is_collect_then_train
 
 EVALUATOR_NAME = "testing"
-SYNCHRONOUS_ONLY_SETTINGS = (*ROUND_ONLY_SETTINGS, "quorum")
+SYNCHRONOUS_ONLY_SETTINGS = (*ROUND_ONLY_SETTINGS, "min_results")
 """Settings that are not handed to a strategy without rounds; a quorum of rounds is another than one of versions."""
 
 
@@ -22,21 +22,21 @@ def build_plans(
 ) -> list[Plan]:
     """A plan for each strategy over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
 
-    ``training_rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of every
+    ``rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of every
     ``buffer_size`` results, gets as many versions as take as many reports; so all have as much work done for them.
     Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is ``min_results``,
     unless the settings have it: of a thousand devices that come and go, all will never be connected.
     """
     for strategy in algorithms:
         if algorithms.count(strategy) > 1:
-            raise UsageError(f"--strategy {strategy} is given twice")
+            raise UsageError(f"--algorithm {strategy} is given twice")
     nodes: dict[str, Any] = {
         "workers": {worker: f"memory://{worker}" for worker in workers},
         "evaluator": {EVALUATOR_NAME: f"memory://{EVALUATOR_NAME}"},
     }
     # nobody scores workers' own models; a fleet that is away comes back, and the time limit bounds the wait
-    fixed = {**nodes, "score_workers": 0, "wait": "forever"}
-    return [_build_plan({**settings, **fixed, "strategy": strategy}, online_fraction) for strategy in algorithms]
+    fixed = {**nodes, "evaluate_worker_models": 0, "wait_for_workers": "forever"}
+    return [_build_plan({**settings, **fixed, "algorithm": strategy}, online_fraction) for strategy in algorithms]
 
 
 def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
@@ -48,11 +48,11 @@ def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
     everybody, cohort = len(plan.workers), registry.build_piece("sampler", plan.sampler).cohort_size(len(plan.workers))
     algorithm = registry.build_piece("algorithm", plan.algorithm, plan.train_settings())
     if is_collect_then_train(algorithm):
-        raise UsageError(f"--strategy {plan.algorithm}: it trains at the coordinator, which takes no virtual time")
+        raise UsageError(f"--algorithm {plan.algorithm}: it trains at the coordinator, which takes no virtual time")
     if is_asynchronous(algorithm):
         versions = {
             name: _num_versions(getattr(plan, name), cohort, algorithm.buffer_size)
-            for name in ("training_rounds", "evaluate_every")
+            for name in ("rounds", "evaluate_every")
         }
         plan = build_plan(
             {
@@ -62,7 +62,9 @@ def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
             }
         )
     elif not plan.min_results and online_fraction < 1:
-        plan = build_plan(plan.model_dump() | {"quorum": min(cohort, max(1, math.floor(online_fraction * everybody)))})
+        plan = build_plan(
+            plan.model_dump() | {"min_results": min(cohort, max(1, math.floor(online_fraction * everybody)))}
+        )
     return prepare_run(plan)[0]
 
 

@@ -54,7 +54,7 @@ def write_report(path: Path, fleet: SimulatedFleet, results: Sequence[Simulation
         node: {"slowdown": fleet.slowdowns[node], "num_examples": len(part)}
         for node, part in fleet.sample_indices.items()
     }
-    target = fleet.conditions.target
+    target = fleet.conditions.target_accuracy
     found: dict[str, Any] = {
         "conditions": fleet.conditions.model_dump(),
         "devices": devices,

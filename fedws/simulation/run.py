@@ -78,7 +78,7 @@ async def _run(
         stack.callback(journal.close)  # before the devices are put away
         bound, wanted = (
             asyncio.timeout(conditions.max_seconds),
-            conditions.target if conditions.stop_at_target else None,
+            conditions.target_accuracy if conditions.stop_at_target else None,
         )
 
         def watch(record: Record) -> None:

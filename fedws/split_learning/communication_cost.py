@@ -71,8 +71,8 @@ def measure_cost(
             features = extractor(torch.empty(1, *input_shape))
         except RuntimeError as error:
             problem = to_printable(str(error).splitlines()[0])
-            what = f"--shape {format_shape(input_shape)} does not fit {model_name}: {problem}"
-            raise UsageError(f"{what}; name that of its samples, as --shape 1x28x28") from error
+            what = f"--input-shape {format_shape(input_shape)} does not fit {model_name}: {problem}"
+            raise UsageError(f"{what}; name that of its samples, as --input-shape 1x28x28") from error
     tensors = module.state_dict().values()
     model = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     parameters = sum(parameter.numel() for parameter in module.parameters())

@@ -12,7 +12,7 @@ from fedws.core.validation import Count, Positive
 from fedws.data.nested_tensors import describe_type
 from fedws.privacy import randomized_labels
 from fedws.split_learning.extraction import SplitSettings
-from fedws.split_learning.feature_crops import find_shift_problem, shift_features
+from fedws.split_learning.feature_shift import find_shift_problem, shift_features
 from fedws.split_learning.feature_store import StoredFeatures
 from fedws.split_learning.model_split import split_model
 from fedws.training import objective, optimizer_state, task_context
@@ -63,7 +63,7 @@ def train_head(
         raise TaskError(why)
     if settings.feature_shift and not settings.num_classes:
         raise TaskError(
-            f"crop={settings.feature_shift}: labels that are no classes may be places, which would have to move"
+            f"feature_shift={settings.feature_shift}: labels that are no classes may be places, which would have to move"
         )
     total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
     drop, join = settings.drop_last and len(records) >= settings.batch_size, trains_batch_norm(head)

@@ -90,7 +90,7 @@ class _TracedModel:
         names = self.find_split_points()
         near = difflib.get_close_matches(split_at, names, n=3, cutoff=0.5)
         listed = ", ".join([*near, *(name for name in names if name not in near)]) or "none"
-        raise UsageError(f"--cut {split_at}: {problem} in {self.name}; there are: {listed}")
+        raise UsageError(f"--split-at {split_at}: {problem} in {self.name}; there are: {listed}")
 
     def number_trunk_children(self) -> dict[str, str]:
         """The paths of the feature trunk's children, by number."""

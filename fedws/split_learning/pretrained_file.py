@@ -76,7 +76,7 @@ def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, fi
         problem = problem or find_mismatch(extra_extractor, extractor)
     if problem:
         at = f", made for the cut {pretrained.info.split_at}" if pretrained.info.split_at else ""
-        how = "'fedws pretrain --extractors 3 --cut ...' makes several for a cut"
+        how = "'fedws pretrain --num-extractors 3 --split-at ...' makes several for a cut"
         raise UsageError(f"--extractor random: {file}{at}: {problem}; {how}")
     return pretrained.extra_extractors
 

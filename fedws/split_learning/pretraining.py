@@ -16,7 +16,7 @@ from fedws.split_learning.model_split import split_model
 from fedws.training import building, local, task_context
 from fedws.training.objective import select_outputs
 
-CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --strategy mistnet:labels=clear"
+CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --algorithm mistnet:labels=clear"
 
 
 class PretrainSettings(TrainSettings):

@@ -69,7 +69,7 @@ class UploadManifest(BaseModel):
         if other_bytes + size > max_bytes:
             what = f"{self.num_records:,} records take {size:,} bytes beside the {other_bytes:,} of others"
             why = f"this run stores at most {max_bytes:,}"
-            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-features {other_bytes + size}")
+            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-feature-bytes {other_bytes + size}")
 
     def describe(self) -> str:
         """In words.

@@ -29,7 +29,7 @@ BOUND = 32 * 2**20
 IDLE, HALF, EACH = 500, 200, 4
 APART = 4.0
 """Seconds before a stranger who was dropped comes again: then about 200 of them come in a second."""
-ROUNDS = ("--training-rounds", "4", "--dataset", "digits", "--batch-size", "16")
+ROUNDS = ("--rounds", "4", "--dataset", "digits", "--batch-size", "16")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def node(processes: Processes) -> Command:
     """A worker whose owner lets it train, and nothing else."""
     (processes.folder / "policy.toml").write_text('tasks = ["fedavg.fit"]\n')
-    flags = ("--dataset", "digits", "--silence", "6", "--policy", "policy.toml")
+    flags = ("--dataset", "digits", "--peer-timeout", "6", "--policy", "policy.toml")
     return processes.fork("worker", *identity("alice"), *flags)
 
 

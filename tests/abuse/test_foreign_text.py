@@ -181,7 +181,7 @@ async def test_a_run_with_a_hostile_worker(
 
     told = []
     async with find_transport("memory://alice").serve("memory://alice", handle, Limits()):
-        plan = settings({"alice": "memory://alice"}, training_rounds=1, silence=0.3)
+        plan = settings({"alice": "memory://alice"}, rounds=1, peer_timeout=0.3)
         try:
             await fedws.run(run_dir=tmp_path / "run", **plan)
         except FedwsError as error:
@@ -203,7 +203,7 @@ async def test_a_run_with_a_hostile_evaluator(name: str, text: str, tmp_path: Pa
         fedws.serve(worker(), "memory://alice"),
         fedws.serve(evaluating(score), "memory://testing"),
     ):
-        plan = settings({"alice": "memory://alice", "testing": "memory://testing"}, training_rounds=1)
+        plan = settings({"alice": "memory://alice", "testing": "memory://testing"}, rounds=1)
         await fedws.run(run_dir=tmp_path / "run", **plan)
     found = [*lines, *kept(tmp_path)]
     assert found and all(right(line) for line in found)

@@ -27,15 +27,15 @@ def main() -> int:
     add("--seed", type=int, default=1, help="of the faults (1)")
     add("--rounds", type=int, default=40, help="(40)")
     add("--faults", type=int, default=45, help="how many (45)")
-    add("--silence", type=float, default=2.5, help="seconds after which a node counts as lost (2.5)")
+    add("--peer-timeout", type=float, default=2.5, help="seconds after which a node counts as lost (2.5)")
     add("--full", action="store_true", help="only with full quorum")
-    add("--quorum", type=int, default=0, help="only with this quorum")
-    add("--strategy", default="", help="another than fedavg; the weights are compared for fedavg alone")
+    add("--min-results", type=int, default=0, help="only with this quorum")
+    add("--algorithm", default="", help="another than fedavg; the weights are compared for fedavg alone")
     add("--bound", type=float, default=1800, help="seconds for one run (1800)")
     add("--keep", action="store_true", help="leave the runs and all that was printed, also where all is well")
     given = flags.parse_args()
-    quorums = ([0] if given.full else []) + ([given.quorum] if given.quorum else [])
-    quorums = quorums or ([0] if given.strategy else [0, 2])
+    quorums = ([0] if given.full else []) + ([given.min_results] if given.min_results else [])
+    quorums = quorums or ([0] if given.algorithm else [0, 2])
     try:
         data = _root("mnist", MNIST)
     except pytest.skip.Exception as missing:
@@ -46,23 +46,25 @@ def main() -> int:
 
 def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
     folder = Path(tempfile.mkdtemp(prefix="fedws-chaos-"))
-    drawn = faults.draw(given.seed, given.rounds, WORKERS, count=given.faults, silence=given.silence, span=0.5)
+    drawn = faults.draw(given.seed, given.rounds, WORKERS, count=given.faults, silence=given.peer_timeout, span=0.5)
     mnist = ["--dataset", "mnist"]
     settings = harness.Settings(
         given.rounds,
         WORKERS,
         drawn,
         quorum,
-        compare=not (quorum or given.strategy),
-        silence=given.silence,
+        compare=not (quorum or given.algorithm),
+        silence=given.peer_timeout,
         node_flags=mnist,
-        run_flags=[*mnist, *(["--strategy", given.strategy] if given.strategy else [])],
+        run_flags=[*mnist, *(["--algorithm", given.algorithm] if given.algorithm else [])],
         bound=given.bound,
     )
     processes = Processes(folder, {"FEDWS_DATA": str(data)})
     chaos = harness.Chaos(folder, lambda *argv: processes.start("-m", "fedws", *argv), settings, _say)
-    who = f"quorum {quorum}" if quorum else given.strategy or "full quorum"
-    _say(f"chaos: seed {given.seed}, {who}, {given.rounds} rounds, {len(drawn)} faults, silence {given.silence:g} s")
+    who = f"quorum {quorum}" if quorum else given.algorithm or "full quorum"
+    _say(
+        f"chaos: seed {given.seed}, {who}, {given.rounds} rounds, {len(drawn)} faults, silence {given.peer_timeout:g} s"
+    )
     began, failure = time.monotonic(), ""
     try:
         asyncio.run(chaos.run())
@@ -70,7 +72,7 @@ def _one(given: argparse.Namespace, quorum: int, data: Path) -> int:
         failure = f"FAILED: {failed}\nwhat is left: {folder}"
     finally:
         processes.close()
-    _say(report(chaos.outcome, len(drawn), given.silence))
+    _say(report(chaos.outcome, len(drawn), given.peer_timeout))
     _say(failure or f"every promise held ({time.monotonic() - began:.0f} s, {os.cpu_count()} cores)")
     if given.keep:
         _say(f"what is left: {folder}")

@@ -52,7 +52,7 @@ class Chaos:
         self.settings = settings
         self.outcome = Outcome()
         self.folder = folder
-        flags = ["--silence", str(settings.silence), *settings.node_flags]
+        flags = ["--peer-timeout", str(settings.silence), *settings.node_flags]
         self.nodes = {name: Node(name, launch, flags, settings.patience) for name in (*settings.workers, EVALUATOR)}
         self.coordinator = Program(COORDINATOR, launch)
         self.reference = Program("reference", launch)
@@ -109,9 +109,16 @@ class Chaos:
     def _run_flags(self, urls: dict[str, str]) -> list[str]:
         settings = self.settings
         workers = [f"{name}={url}" for name, url in urls.items() if name != EVALUATOR]
-        flags = ["--workers", *workers, "--evaluator", f"{EVALUATOR}={urls[EVALUATOR]}", "--wait", "forever"]
-        flags += ["--silence", str(settings.silence), "--training-rounds", str(settings.rounds)]
-        return [*flags, *(["--quorum", str(settings.quorum)] if settings.quorum else []), *settings.run_flags]
+        flags = [
+            "--workers",
+            *workers,
+            "--evaluator",
+            f"{EVALUATOR}={urls[EVALUATOR]}",
+            "--wait-for-workers",
+            "forever",
+        ]
+        flags += ["--peer-timeout", str(settings.silence), "--rounds", str(settings.rounds)]
+        return [*flags, *(["--min-results", str(settings.quorum)] if settings.quorum else []), *settings.run_flags]
 
     async def _ends(self, program: Program) -> None:
         while program.status is None:

@@ -105,7 +105,7 @@ class Node(Program):
 
     async def serve(self) -> None:
         """Start it, at its own port if it has one already and nobody has taken that meanwhile."""
-        testing = ["--testing"] if self.name == EVALUATOR else []
+        testing = ["--evaluator"] if self.name == EVALUATOR else []
         self.starting = True
         for port in dict.fromkeys((self.proxy.port, 0)):
             self.start("worker", "--id", self.name, "--port", str(port), *testing, *self._flags)

@@ -58,7 +58,7 @@ async def test_a_run_survives(quorum: int, kinds: tuple[str, ...], seed: int, tm
         compare=not quorum,
         silence=SILENCE,
         node_flags=digits,
-        run_flags=[*digits, "--evaluate-every", "4", "--federate-after-n-batches", "4"],
+        run_flags=[*digits, "--evaluate-every", "4", "--max-local-batches", "4"],
         rate=2e7,
         patience=60,
         bound=200,

@@ -98,7 +98,7 @@ def test_what_an_optimizer_remembers_goes_with_the_orders(optimizer: str, name: 
     "options", ["extractor=random", "extractor_epochs=1", "extractor=random,extractor_epochs=1,labels=clear"]
 )
 def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, name: str, tmp_path: Path) -> None:
-    run = Run(name, tmp_path, strategy=f"{OPTIONS[name]},{options}")
+    run = Run(name, tmp_path, algorithm=f"{OPTIONS[name]},{options}")
     for node in run.nodes.values():
         node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.fine_tune")})
         node._context = replace(node._context, policy=node.policy)
@@ -124,7 +124,7 @@ def test_a_run_ends_under_any_schedule(
     """Answers, failures, losses, returns, deadlines and restarts of the coordinator in any order."""
     quorum = data.draw(st.sampled_from([0, 1, 2]), "quorum")
     here = data.draw(st.sets(st.sampled_from(WORKERS)), "here")
-    run = Run(name, tmp_path_factory.mktemp("run"), sorted(here), quorum=quorum)
+    run = Run(name, tmp_path_factory.mktemp("run"), sorted(here), min_results=quorum)
     for _ in range(data.draw(st.integers(0, 25), "events")):
         if run.over:
             break
@@ -161,7 +161,7 @@ def test_a_run_ends_under_any_schedule(
 
 @every
 def test_a_quorum_begins_when_the_time_is_up_and_who_is_late_still_takes_part(name: str, tmp_path: Path) -> None:
-    run = Run(name, tmp_path, quorum=1)
+    run = Run(name, tmp_path, min_results=1)
     alice = [order for order in run.open.values() if order.worker in ("alice", DEFAULT_COORDINATOR_ID)]
     while alice:
         run.take(run.answer(alice[0]))
@@ -236,7 +236,7 @@ HOSTILE: dict[str, dict[str, Any] | None] = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_worker_with_other_features_than_asked_for_is_excluded(name: str, what: str, tmp_path: Path) -> None:
     """Also the first to answer: it is not the others who are wrong."""
-    run, changes = Run(name, tmp_path, quorum=2), HOSTILE[what]
+    run, changes = Run(name, tmp_path, min_results=2), HOSTILE[what]
     for _ in range(3):
         while True:
             order = next(order for order in run.open.values() if order.worker in ("charlie", DEFAULT_COORDINATOR_ID))

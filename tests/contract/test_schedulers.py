@@ -438,7 +438,7 @@ def test_a_worker_whose_transfers_progress_is_asked_as_often_as_it_joins(name: s
 
 @every
 def test_a_permanent_refusal_excludes_at_once(name: str) -> None:
-    run = Run(Case(name, quorum=2))
+    run = Run(Case(name, min_results=2))
     run.take(failed(run.open["1/bob"], "refused", code="permanent"))
     assert run.excluded == {"bob"} and run.finish(Random(1), quick).ended
     assert sum(order.worker == "bob" for order in run.orders) == 1
@@ -486,7 +486,7 @@ def filled(tensors: Tensors, value: float) -> Tensors:
 def test_tensors_that_do_not_fit_are_rejected_and_their_sender_in_the_end(name: str, spoilt: str, who: str) -> None:
     """Whether its report comes first or last. With a quorum of those who are left the run is theirs."""
     for quorum in (0, 2):
-        run = Run(Case(name, quorum=quorum))
+        run = Run(Case(name, min_results=quorum))
         while run.open:
             order = run.open[min(run.open)]
             report = quick(order)
@@ -827,7 +827,7 @@ def cases(draw: st.DrawFn, name: str) -> Case:
         more = {"sampler": f"{chooser}:per_round={size}"}
         if size < workers:
             more["over_selection"] = draw(st.sampled_from([0.0, 0.3, 2.0]))
-    return Case(name, workers, rounds, quorum=draw(st.integers(0, size)), **more)
+    return Case(name, workers, rounds, min_results=draw(st.integers(0, size)), **more)
 
 
 @every

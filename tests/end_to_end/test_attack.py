@@ -1,4 +1,4 @@
-"""``fedws attack`` as a process: its table, its picture, its mistakes."""
+"""``fedws attack features`` as a process: its table, its picture, its mistakes."""
 
 from pathlib import Path
 
@@ -7,20 +7,20 @@ import pytest
 from fedws.attacks.image_grid import LABEL_INCHES, MARGIN_INCHES, ROW_INCHES, TITLE_INCHES
 from tests.helpers.processes import Processes
 
-SHORT = ("attack", "--pretrain-epochs", "1", "--steps", "20", "--starts", "1", "--samples", "3")
+SHORT = ("attack", "features", "--pretrain-epochs", "1", "--steps", "20", "--num-starts", "1", "--num-images", "3")
 
 
 def test_a_table_and_a_picture_with_a_row_for_each_setting(processes: Processes, tmp_path: Path) -> None:
-    command = processes.fork(*SHORT, "--cut", "relu1", "pool1", "--epsilon", "0.5", "2", "-o", "rows.png")
+    command = processes.fork(*SHORT, "--split-at", "relu1", "pool1", "--epsilon", "0.5", "2", "-o", "rows.png")
     assert command.end() == 0, command.everything
     assert command.errors == []
     epoch, groups, titles, *rows, meaning, less, last = command.lines
     assert "below 0.3" in meaning and "find less" in less
     assert epoch.startswith("epoch 1/1: loss ")
     assert groups.split() == ["epsilon", "feature", "epsilon", "SSIM", "PSNR"]
-    assert titles == "cut         encoding    a value  values   in all median   max median   max loss"
+    assert titles == "cut   encoding            a value  values  in all median   max median   max loss"
     assert all(len(line) <= 80 for line in command.lines)
-    spent = [("bits", "0.5", 0.5), ("bits", "2", 2.0), ("clear_bits", "none", None), ("floats", "none", None)]
+    spent = [("bits", "0.5", 0.5), ("bits", "2", 2.0), ("bits_without_noise", "none", None), ("floats", "none", None)]
     wanted = [
         [cut, name, epsilon, str(values), "none" if each is None else f"{each * values:.6g}"]
         for cut, values in (("relu1", 20 * 24 * 24), ("pool1", 20 * 12 * 12))
@@ -50,7 +50,7 @@ def test_what_was_pretrained_is_attacked(processes: Processes, tmp_path: Path) -
     assert command.end() == 0, command.everything
     assert [line.split()[:3] for line in command.lines[2:-3]] == [["pool1", "laplace", "0.5"], ["pool1", "oue", "3"]]
     assert (tmp_path / "attack.png").is_file()
-    other = processes.fork(*SHORT, "--pretrained", "net.safetensors", "--model", "mlp", "--cut", "1")
+    other = processes.fork(*SHORT, "--pretrained", "net.safetensors", "--model", "mlp", "--split-at", "1")
     assert other.end() == 2
     assert other.errors[0].startswith("fedws attack: --pretrained net.safetensors is of mnist_cnn, not of mlp: ")
 
@@ -58,19 +58,19 @@ def test_what_was_pretrained_is_attacked(processes: Processes, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (("--cut", "pool3"), "--cut pool3: there is no such cut in MnistCnn; there are: pool"),
-        (("--model", "mlp"), "--cut : there is no such cut in Mlp; there are: "),
+        (("--split-at", "pool3"), "--split-at pool3: there is no such cut in MnistCnn; there are: pool"),
+        (("--model", "mlp"), "--split-at : there is no such cut in Mlp; there are: "),
         (("--epsilon", "0"), "encoding bits: epsilon: Input should be greater than 0"),
         (("--epsilon", "nan"), "encoding bits: epsilon: Input should be"),
         (("--epsilon", "much"), "argument --epsilon: invalid float value: 'much'"),
         (("--encoding", "bitz"), "unknown encoding 'bitz': did you mean bits"),
-        (("--samples", "0"), "--samples 0: at least 1 is needed"),
-        (("--samples", "356"), "--samples 356: digits holds 355 to test"),
+        (("--num-images", "0"), "--num-images 0: at least 1 is needed"),
+        (("--num-images", "356"), "--num-images 356: digits holds 355 to test"),
         (("--steps", "0"), "--steps 0: at least 1 is needed"),
-        (("--starts", "-1"), "--starts -1: at least 1 is needed"),
+        (("--num-starts", "-1"), "--num-starts -1: at least 1 is needed"),
         (("--pretrain-epochs", "0"), "--pretrain-epochs 0: at least 1 is needed"),
         (("--pretrained", "none.safetensors"), "the pretrained model none.safetensors cannot be read"),
-        (("--model", "cifar_cnn", "--cut", "features.2"), "samples of digits, [1, 28, 28], do not fit cifar_cnn"),
+        (("--model", "cifar_cnn", "--split-at", "features.2"), "samples of digits, [1, 28, 28], do not fit cifar_cnn"),
         (("-o", "none/attack.png"), "--output none/attack.png: there is no folder none"),
         (("--dataset", "tiny", "--plugin", "tiny.py"), "dataset tiny is none of fedws.ImageDataset, of 11 x 11 pixels"),
     ],

@@ -31,44 +31,56 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
     ("argv", "pattern"),
     [
         ("rnu", "there is no command 'rnu'; did you mean run?"),
-        ("run --training-round 3", "there is no --training-round here; did you mean --training-rounds?"),
-        ("run --training_rouns=3", "there is no --training-rouns=3 here; did you mean --training-rounds?"),
-        ("run --training_rounds 0", "--training-rounds: .* greater than or equal to 1, not 0"),
-        ("run --training-rounds many", "--training-rounds: invalid int value: 'many'"),
+        ("run --training-round 3", "there is no --training-round here; did you mean --rounds?"),
+        ("run --training_rouns=3", "there is no --training-rouns=3 here; did you mean --rounds?"),
+        ("run --training-rounds 3", "there is no --training-rounds here; did you mean --rounds?"),
+        ("worker --id a --testing", "there is no --testing here; did you mean --evaluator?"),
+        ("worker --id a --seed 2", "there is no --seed here; did you mean --partition-seed?"),
+        ("nodes", "there is no command 'nodes'; did you mean demo-nodes?"),
+        ("attack", "required: features"),
+        ("attack gradients", "invalid choice: 'gradients' .choose from .?features"),
+        ("run --rounds 0", "--rounds: .* greater than or equal to 1, not 0"),
+        ("run --rounds many", "--rounds: invalid int value: 'many'"),
         ("run --epochs 0", "--epochs: .* greater than or equal to 1, not 0"),
-        ("run --strategy fedavg:epochs=0", "strategy fedavg: epochs: .* greater than or equal to 1, not '0'"),
+        ("run --algorithm fedavg:epochs=0", "strategy fedavg: epochs: .* greater than or equal to 1, not '0'"),
         ("run --dataset reg", "unknown dataset 'reg': .*; one of your own needs --plugin FILE.py"),
         ("run --lr 0", "--lr: .* greater than 0, not 0"),
         ("run --lr nan", "--lr: .*, not nan"),
         ("run --batch_size -3", "--batch-size: .*, not -3"),
         ("run --test_batch_size 0", "--test-batch-size: .*, not 0"),
-        ("run --federate_after_n_batches 0", "--federate-after-n-batches: .*, not 0"),
+        ("run --max_local_batches 0", "--max-local-batches: .*, not 0"),
         ("run --seed -1", "--seed: .*, not -1"),
-        ("run --silence 0", "--silence: .*, not 0"),
-        ("run --heartbeat 31", "--heartbeat 31 is above half of --silence 60"),
-        ("run --wait never", "--wait: .*'silence' or 'forever', not 'never'"),
-        ("run --quorum 4", "--quorum 4 is above the number of workers, 3"),
-        ("run --quorum -1", "--quorum: .*, not -1"),
-        ("run --quorum 3 --chooser random:per_round=2", "--quorum 3 is above the cohort of 2 that --chooser random"),
-        ("run --deadline 0", "--deadline: .* greater than 0, not 0"),
-        ("run --deadline nan", "--deadline: .*, not nan"),
-        ("run --over-select 0.5", "--over-select needs a --chooser that leaves some out"),
-        ("run --chooser randm", "unknown chooser 'randm': did you mean random"),
-        ("run --strategy fedasync --chooser random", "--chooser is for strategies with rounds; fedasync has none"),
-        ("run --strategy fedasync --deadline 5", "--deadline is for strategies with rounds; fedasync has none"),
+        ("run --peer-timeout 0", "--peer-timeout: .*, not 0"),
+        ("run --ping-interval 31", "--ping-interval 31 is above half of --peer-timeout 60"),
+        ("run --wait-for-workers never", "--wait-for-workers: .*'peer_timeout' or 'forever', not 'never'"),
+        ("run --min-results 4", "--min-results 4 is above the number of workers, 3"),
+        ("run --min-results -1", "--min-results: .*, not -1"),
+        (
+            "run --min-results 3 --sampler random:per_round=2",
+            "--min-results 3 is above the cohort of 2 that --sampler random",
+        ),
+        ("run --round-timeout 0", "--round-timeout: .* greater than 0, not 0"),
+        ("run --round-timeout nan", "--round-timeout: .*, not nan"),
+        ("run --over-selection 0.5", "--over-selection needs a --sampler that leaves some out"),
+        ("run --sampler randm", "unknown chooser 'randm': did you mean random"),
+        ("run --algorithm fedasync --sampler random", "--sampler is for algorithms with rounds; fedasync has none"),
+        (
+            "run --algorithm fedasync --round-timeout 5",
+            "--round-timeout is for algorithms with rounds; fedasync has none",
+        ),
         ("run --resume none", "--resume none: there is no such directory"),
         (
             "run --resume none --run-dir other",
             "--resume goes on with .* own plan and directory; leave --run-dir out",
         ),
         ("run --resume none --plan plan.toml", "--resume goes on .*; leave --plan out"),
-        ("run --max-message 10", "--max-message: .*, not 10"),
+        ("run --max-message-bytes 10", "--max-message-bytes: .*, not 10"),
         ("run --threads 0", "--threads: .*, not 0"),
         ("run --model mnist_cn", "unknown model 'mnist_cn': did you mean mnist_cnn"),
         ("run --model mlp:hiden=3", "unknown option of model mlp 'hiden': did you mean hidden"),
         ("run --model mlp:many", "model mlp: hidden: .*, not 'many'"),
         ("run --dataset mnis", "unknown dataset 'mnis': did you mean mnist"),
-        ("run --strategy fedavgg", "unknown strategy 'fedavgg': did you mean fedavg"),
+        ("run --algorithm fedavgg", "unknown strategy 'fedavgg': did you mean fedavg"),
         ("run --aggregator meen", "unknown aggregator 'meen': did you mean mean"),
         ("run --loss cross_entrpy", "unknown loss 'cross_entrpy': did you mean cross_entropy"),
         ("run --optimizer sdg", "unknown optimizer 'sdg': did you mean sgd"),
@@ -91,24 +103,24 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
         ("run --plan none.toml", "--plan none.toml: No such file or directory"),
         ("run --run-dir /proc/fedws", "--run-dir /proc/fedws cannot be written: "),
         ("run extra", "there is no extra here"),
-        ("run --blobs-above 3", "--blobs-above needs --blobs, the store that they go through"),
-        ("run --blobs file:///tmp --blobs-above -1", "--blobs-above -1: a number of MB, at least 0"),
-        ("run --blobs file:///tmp --blobs-above nan", "--blobs-above nan: a number of MB, at least 0"),
-        ("run --blobs gs://bucket/x", "gs://bucket/x: no store is reached by gs://; there are file, s3"),
-        ("run --blobs bucket", "'bucket' is no store; one looks like s3://bucket/prefix or file:///path"),
-        ("run --blobs s3://me:hunter2@bucket", "an @ in the URL of a store: a user or password belongs"),
-        ("run --blobs file:///no/such/folder", "file:///no/such/folder: there is no such folder"),
+        ("run --body-store-min-mb 3", "--body-store-min-mb needs --body-store, the store that they go through"),
+        ("run --body-store file:///tmp --body-store-min-mb -1", "--body-store-min-mb -1: a number of MB, at least 0"),
+        ("run --body-store file:///tmp --body-store-min-mb nan", "--body-store-min-mb nan: a number of MB, at least 0"),
+        ("run --body-store gs://bucket/x", "gs://bucket/x: no store is reached by gs://; there are file, s3"),
+        ("run --body-store bucket", "'bucket' is no store; one looks like s3://bucket/prefix or file:///path"),
+        ("run --body-store s3://me:hunter2@bucket", "an @ in the URL of a store: a user or password belongs"),
+        ("run --body-store file:///no/such/folder", "file:///no/such/folder: there is no such folder"),
         ("worker", "--id"),
         ("worker --id alice --prot 1", "there is no --prot here; did you mean --port?"),
         ("worker --id alice -p 99999", "--port 99999 is no port"),
         ("worker --id alice --port http", "--port: invalid int value: 'http'"),
         ("worker --id dave", "--port is needed: dave has no port of its own"),
-        ("worker --id dave --port 0 --dataset digits", "which samples does dave hold.*--digits.*--partition"),
-        ("worker --id not/a/name --port 0 --dataset digits --digits 1", "'not/a/name' is no node id"),
+        ("worker --id dave --port 0 --dataset digits", "which samples does dave hold.*--labels.*--partition"),
+        ("worker --id not/a/name --port 0 --dataset digits --labels 1", "'not/a/name' is no node id"),
         ("worker --id alice --port 0 --dataset digit", "unknown dataset 'digit': did you mean digits"),
-        ("worker --id alice --port 0 --dataset digits --digits 7-12", "--digits 7-12: 12 is out of range; .* 0-9"),
-        ("worker --id alice --port 0 --dataset digits --digits 3-1", "--digits 3-1: the range 3-1 runs backwards"),
-        ("worker --id alice --port 0 --dataset digits --digits two", "--digits two: 'two' is neither a digit nor"),
+        ("worker --id alice --port 0 --dataset digits --labels 7-12", "--labels 7-12: 12 is out of range; .* 0-9"),
+        ("worker --id alice --port 0 --dataset digits --labels 3-1", "--labels 3-1: the range 3-1 runs backwards"),
+        ("worker --id alice --port 0 --dataset digits --labels two", "--labels two: 'two' is neither a digit nor"),
         (
             "worker --id alice --port 0 --dataset digits --partition iid --share 3/3",
             "--share 3/3: .* 3 must be below 3",
@@ -116,24 +128,30 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
         ("worker --id alice --port 0 --dataset digits --partition iid --share 1", "--share 1: the form is K/N"),
         ("worker --id alice --port 0 --dataset digits --partition iid", "--partition and --share go together"),
         ("worker --id alice --port 0 --dataset digits --partition idd --share 0/3", "unknown partition 'idd': .*iid"),
-        ("worker --id a --port 0 --dataset digits --digits 1 --partition iid --share 0/3", "exclude each other"),
+        ("worker --id a --port 0 --dataset digits --labels 1 --partition iid --share 0/3", "exclude each other"),
         ("worker --id a --port 0 --dataset digits --partition dirichlet:x --share 0/3", "partition dirichlet: .*'x'"),
         ("worker --id alice --port 0 --dataset digits --threads 0", "--threads 0: at least 1"),
-        ("worker --id alice --port 0 --dataset digits --silence 0", "silence: .* greater than 0, not (0|-3)"),
-        ("worker --id alice --port 0 --dataset digits --silence -3", "silence: .* greater than 0, not (0|-3)"),
-        ("worker --id alice --port 0 --dataset digits --max-message 0", "max_message: .*, not 0"),
+        (
+            "worker --id alice --port 0 --dataset digits --peer-timeout 0",
+            "--peer-timeout: .* greater than 0, not (0|-3)",
+        ),
+        (
+            "worker --id alice --port 0 --dataset digits --peer-timeout -3",
+            "--peer-timeout: .* greater than 0, not (0|-3)",
+        ),
+        ("worker --id alice --port 0 --dataset digits --max-message-bytes 0", "--max-message-bytes: .*, not 0"),
         ("worker --id alice --port 0 --dataset digits --host no.such.host.invalid", "no.such.host.invalid"),
         ("worker --id alice --port 0 --plugin none.py", "--plugin none.py: there is no such Python file"),
         (
-            "worker --id alice --port 0 --dataset digits --blobs file:///no/such/folder",
+            "worker --id alice --port 0 --dataset digits --body-store file:///no/such/folder",
             "^fedws worker: file:///no/such/folder: there is no such folder$",
         ),
         (
-            "evaluator --id testing --port 0 --dataset digits --blobs file:///proc",
+            "evaluator --id testing --port 0 --dataset digits --body-store file:///proc",
             "^fedws evaluator: file:///proc: cannot be written: ",
         ),
         ("evaluator --id testing --port 0 --dataset digit", "unknown dataset 'digit': did you mean digits"),
-        ("demo --training-rounds 0 --dataset digits", "training_rounds: .*, not 0"),
+        ("demo --rounds 0 --dataset digits", "--rounds: .*, not 0"),
         ("demo --dataset digit", "unknown dataset 'digit': did you mean digits"),
         ("plot none", "none holds no metrics.jsonl; name the directory of a run"),
         ("plot", "RUN"),
@@ -144,11 +162,12 @@ def test_a_mistake_is_one_line(processes: Processes, argv: str, pattern: str) ->
 
 
 PLANS = {
-    "wrong key": ("training_round = 3", "training_round: there is no such setting"),
-    "wrong type": ('training_rounds = "many"', "training_rounds: .*, not 'many'"),
+    "wrong key": ("round = 3", "round: there is no such setting"),
+    "former key": ("training_rounds = 3", "training_rounds: there is no such setting"),
+    "wrong type": ('rounds = "many"', "rounds: .*, not 'many'"),
     "wrong table": ("workers = 3", "workers: "),
     "wrong address": ('[workers]\nalice = "nowhere"', "workers.alice: 'nowhere' is no address"),
-    "syntax": ("training_rounds = = 3", "--plan plan.toml: .*line 1"),
+    "syntax": ("rounds = = 3", "--plan plan.toml: .*line 1"),
     "no text": ("\udcff\udcfe", "--plan plan.toml: "),
 }
 
@@ -225,11 +244,11 @@ def test_a_worker_that_cannot_be_reached_is_waited_for_then_named(processes: Pro
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"ws://localhost:{free.getsockname()[1]}"
     flags = ["--workers", f"dora={url}", "--evaluator", "none", "--dataset", "digits"]
-    run = processes.fork("run", *flags, "--silence", "2", "--run-dir", "never")
+    run = processes.fork("run", *flags, "--peer-timeout", "2", "--run-dir", "never")
     assert_one_line(run, rf"fedws run: waited 2 s in vain for dora at {url} \(connection refused\)$", 1)
     assert [line.partition(" | ")[2] for line in run.lines] == [f"Waiting for dora at {url} (connection refused)"]
     assert not (processes.folder / "never").exists()
-    again = processes.fork("run", *flags, "--silence", "0.2")
+    again = processes.fork("run", *flags, "--peer-timeout", "0.2")
     assert_one_line(again, "dora at", 1)
     assert not list(processes.folder.glob("runs/*"))
 
@@ -238,7 +257,7 @@ def test_an_address_of_something_else_is_one_line(processes: Processes) -> None:
     """A port that accepts and says nothing, and one that is no websocket."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"ws://localhost:{mute.getsockname()[1]}"
-        run = processes.fork("run", "--workers", f"dora={url}", "--evaluator", "none", "--silence", "1.5")
+        run = processes.fork("run", "--workers", f"dora={url}", "--evaluator", "none", "--peer-timeout", "1.5")
         assert_one_line(run, rf"waited 1\.5 s in vain for dora at {url} \(no answer\)$", 1)
     assert not list(processes.folder.glob("runs/*"))
 
@@ -274,6 +293,6 @@ def test_nodes_that_do_not_fit_the_run_are_one_line(processes: Processes) -> Non
     text = r"alice: refused its order: model shaped is another one on alice: 1\.\w+ has shape .*11.*, not .*10.*"
     assert_one_line(processes.fork("run", *ours), rf"round 1: .* {text}$", 1)
     good = processes.fork("run", "--model", "shaped", "--plugin", "theirs.py", *dialling(urls), "--dataset", "digits",
-                          "--training-rounds", "1", "--run-dir", "good")  # fmt: skip
+                          "--rounds", "1", "--run-dir", "good")  # fmt: skip
     assert good.end() == 0, good.everything
     assert len(safetensors.torch.load_file(processes.folder / "good" / "model.safetensors")) == 2

@@ -20,7 +20,12 @@ def test_a_run_under_mutual_tls_and_all_who_do_not_get_in(given: Processes) -> N
     assert alice.startswith("wss://") and bob.startswith("ws://")
     run = ended_well(given.fork("run", *dialling(urls), *SHORT, *shown("coordinator")))
     assert any(line.startswith("Federated accuracy after round 1: ") for line in run.lines)
-    soon = ("--wait", "silence", "--silence", "2")  # it may also be too busy, so it is dialled again
+    soon = (
+        "--wait-for-workers",
+        "peer_timeout",
+        "--peer-timeout",
+        "2",
+    )  # it may also be too busy, so it is dialled again
     plain, tls = alice.replace("wss:", "ws:"), bob.replace("ws:", "wss:")
     cases = [
         (
@@ -43,7 +48,7 @@ def test_a_run_under_mutual_tls_and_all_who_do_not_get_in(given: Processes) -> N
     ]
     (given.folder / "other.key").write_text(f"{OTHER}\n")
     (given.folder / "other.key").chmod(0o600)
-    never = ("--evaluator", "none", *DIGITS, "--wait", "forever", "--workers")
+    never = ("--evaluator", "none", *DIGITS, "--wait-for-workers", "forever", "--workers")
     runs = [given.fork("run", "--run-dir", f"never/{run}", *never, *flags) for run, (flags, _) in enumerate(cases)]
     for run, (_, pattern) in zip(runs, cases, strict=True):
         assert_one_line(run, pattern, 1)

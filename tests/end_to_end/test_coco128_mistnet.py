@@ -75,7 +75,7 @@ def test_without_the_pictures_it_is_one_line(given: Processes) -> None:
     ("flags", "pattern", "status"),
     [
         pytest.param("--epsilon 3", "the policy here allows epsilon up to 2, not 3", 1, marks=pytest.mark.long),
-        ("--cut head", "--cut head: .*; there are: .*backbone.features.0.4", 2),
+        ("--split-at head", "--split-at head: .*; there are: .*backbone.features.0.4", 2),
     ],
 )
 def test_what_cannot_work_is_told_before_the_work(ready: Processes, flags: str, pattern: str, status: int) -> None:

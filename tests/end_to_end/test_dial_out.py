@@ -20,7 +20,7 @@ def joins(processes: Processes, url: str, *names: str, flags: tuple[str, ...] = 
     """Nodes that join there, each with the flags."""
     commands = {}
     for name in names:
-        testing = ["--testing"] if name == "testing" else []
+        testing = ["--evaluator"] if name == "testing" else []
         commands[name] = processes.fork("worker", "--id", name, "--join", url, *testing, *flags)
     return commands
 
@@ -46,7 +46,7 @@ def test_the_readme_s_commands(given: Processes) -> None:
         assert words[0] == "fedws" and words[1] in ("worker", "evaluator", "run"), words
         here = [re.sub(r"[\w.]+:9000$", f"127.0.0.1:{port}", word) for word in words[1:]]
         assert sum(f"127.0.0.1:{port}" in word for word in here) == 1, words
-        more = [*data, *(["--training-rounds", "2", "--run-dir", "run"] if here[0] == "run" else [])]
+        more = [*data, *(["--rounds", "2", "--run-dir", "run"] if here[0] == "run" else [])]
         commands.append(given.fork(*here, *more))
     assert [command[1] for command in readme()].count("run") == 1 and len(commands) == 5
     (run,) = (command for command, words in zip(commands, readme(), strict=True) if words[1] == "run")
@@ -70,21 +70,23 @@ def test_nodes_that_join_make_the_same_model_as_dialled_ones_one_run_after_the_o
     """One of them by the script of the reference; first the nodes are there, then the run, then the other way round."""
     data = processes.tiny()
     url = f"ws://127.0.0.1:{free_port()}"
-    short = ("--training-rounds", "2", *data)
+    short = ("--rounds", "2", *data)
     nodes = joins(processes, url, "alice", "testing", flags=data)
     nodes["bob"] = processes.start("run_websocket_server.py", "--id", "bob", "--join", url, *data)
     for name, node in nodes.items():
         node.line(f"^{name} joins at {url}$")
     runs = []
     for number in (1, 2):
-        flags = ("--listen", url.removeprefix("ws://"), "--expect", "alice", "bob", "--evaluator", "testing")
+        flags = ("--listen", url.removeprefix("ws://"), "--expect-workers", "alice", "bob", "--evaluator", "testing")
         runs.append(ended_well(processes.fork("run", *flags, "--run-dir", str(number), *short)))
         assert any(line.startswith("Federated accuracy after round 2: ") for line in runs[-1].lines)
     urls = processes.nodes(*data, nodes=("alice", "bob", "testing"))
     ended_well(processes.fork("run", *dialling(urls), "--run-dir", "dialled", *short))
     mixed = {"alice": urls["alice"], "testing": urls["testing"]}
     ended_well(
-        processes.fork("run", *dialling(mixed), "--listen", url, "--expect", "bob", "--run-dir", "mixed", *short)
+        processes.fork(
+            "run", *dialling(mixed), "--listen", url, "--expect-workers", "bob", "--run-dir", "mixed", *short
+        )
     )
     assert len({digest(processes, run) for run in ("1", "2", "dialled", "mixed")}) == 1
     for node in nodes.values():
@@ -93,7 +95,7 @@ def test_nodes_that_join_make_the_same_model_as_dialled_ones_one_run_after_the_o
 
 def test_a_coordinator_that_is_killed_goes_on_at_another_address(processes: Processes) -> None:
     data = processes.tiny()
-    flags = ("--expect", "alice", "--evaluator", "none", "--training-rounds", "3000", "--run-dir", "run", *data)
+    flags = ("--expect-workers", "alice", "--evaluator", "none", "--rounds", "3000", "--run-dir", "run", *data)
     run = processes.fork("run", "--listen", "127.0.0.1:0", *flags)
     url = run.line(LISTENS)[1]
     joins(processes, url, "alice", flags=data)
@@ -109,7 +111,7 @@ def test_a_coordinator_that_is_killed_goes_on_at_another_address(processes: Proc
 def test_under_mutual_tls(given: Processes) -> None:
     made(given, "alice", "testing", "lab")
     data = given.tiny()
-    flags = ("--expect", "alice", "--evaluator", "testing", "--training-rounds", "1", "--run-dir", "run", *data)
+    flags = ("--expect-workers", "alice", "--evaluator", "testing", "--rounds", "1", "--run-dir", "run", *data)
     run = given.fork("run", "--listen", "localhost:0", *flags, "--id", "lab", *shown("lab"))
     url = run.line(LISTENS)[1]
     assert url.startswith("wss://")
@@ -121,15 +123,17 @@ def test_under_mutual_tls(given: Processes) -> None:
 
 def test_a_second_node_of_a_name_is_told_and_waits(processes: Processes) -> None:
     data = processes.tiny()
-    run = processes.fork("run", "--listen", "127.0.0.1:0", "--expect", "alice", "--evaluator", "none",
-                         "--training-rounds", "100000", "--run-dir", "run", *data)  # fmt: skip
+    run = processes.fork("run", "--listen", "127.0.0.1:0", "--expect-workers", "alice", "--evaluator", "none",
+                         "--rounds", "100000", "--run-dir", "run", *data)  # fmt: skip
     url = run.line(LISTENS)[1]
     joins(processes, url, "alice", flags=data)
     run.line(r"Training round 1/")
     second = joins(processes, url, "alice", flags=data)["alice"]
     second.line(r"alice: waits to join at .* \(alice is here already, or seems to be; ids must differ\)$")
-    stranger = joins(processes, url, "dora", flags=("--digits", "1", *data))["dora"]
-    stranger.line(r"dora: waits to join at .* \(this run does not expect dora; see --id here, and --expect there\)$")
+    stranger = joins(processes, url, "dora", flags=("--labels", "1", *data))["dora"]
+    stranger.line(
+        r"dora: waits to join at .* \(this run does not expect dora; see --id here, and --expect-workers there\)$"
+    )
     for command in (run, second, stranger):
         command.kill()
 
@@ -138,32 +142,59 @@ RUN = "run --dataset digits --run-dir never"
 WORKER = "worker --id alice --dataset digits"
 NEVER = "ws://127.0.0.1:1"
 MISTAKES = [
-    (f"{RUN} --expect alice", "alice has no address: give it one, or say with --listen where it will join$"),
+    (f"{RUN} --expect-workers alice", "alice has no address: give it one, or say with --listen where it will join$"),
     (f"{RUN} --evaluator testing", "'testing' has no address: give it one, or say with --listen where it will join$"),
-    (f"{RUN} --listen localhost:9000", "--listen: nobody is expected there; name who will join: --expect alice bob"),
-    (f"{RUN} --listen localhost --expect alice", "'ws://localhost' is no address; one looks like ws://host:8777$"),
-    (f"{RUN} --listen ws://[::1 --expect alice", r"'ws://\[::1' is no address; one looks like ws://host:8777$"),
-    (f"{RUN} --listen localhost:0 --expect alice alice", "alice is expected twice; every node has an id of its own$"),
-    (f"{RUN} --listen localhost:0 --expect alice,bob,alice", "alice is expected twice; every node has an id of its"),
-    (f"{RUN} --listen localhost:0 --expect a/b", "'a/b' is no node id"),
     (
-        f"{RUN} --listen localhost:0 --expect alice --workers alice=ws://h:1",
+        f"{RUN} --listen localhost:9000",
+        "--listen: nobody is expected there; name who will join: --expect-workers alice bob",
+    ),
+    (
+        f"{RUN} --listen localhost --expect-workers alice",
+        "'ws://localhost' is no address; one looks like ws://host:8777$",
+    ),
+    (f"{RUN} --listen ws://[::1 --expect-workers alice", r"'ws://\[::1' is no address; one looks like ws://host:8777$"),
+    (
+        f"{RUN} --listen localhost:0 --expect-workers alice alice",
+        "alice is expected twice; every node has an id of its own$",
+    ),
+    (
+        f"{RUN} --listen localhost:0 --expect-workers alice,bob,alice",
+        "alice is expected twice; every node has an id of its",
+    ),
+    (f"{RUN} --listen localhost:0 --expect-workers a/b", "'a/b' is no node id"),
+    (
+        f"{RUN} --listen localhost:0 --expect-workers alice --workers alice=ws://h:1",
         "alice is expected to join, and has an address, ws://h:1; leave one out$",
     ),
     (
-        f"{RUN} --listen localhost:0 --expect alice --evaluator alice",
+        f"{RUN} --listen localhost:0 --expect-workers alice --evaluator alice",
         "alice is named both as a worker and as the evaluator$",
     ),
-    (f"{RUN} --listen x://h:1 --expect alice", "x://h:1: nobody serves x://; there are .*memory, .*ws, wss"),
-    (f"{RUN} --listen localhost:0 --expect alice --seal", "--seal is for links over a broker; for .* there is TLS"),
-    (f"{RUN} --listen ws://localhost:0 --expect alice {{tls}}", "is not encrypted, though certificates are given; "),
-    (f"{RUN} --listen wss://localhost:0 --expect alice --evaluator none", "wss:// needs a certificate: --tls-cert"),
+    (f"{RUN} --listen x://h:1 --expect-workers alice", "x://h:1: nobody serves x://; there are .*memory, .*ws, wss"),
+    (
+        f"{RUN} --listen localhost:0 --expect-workers alice --encrypt-payloads",
+        "--encrypt-payloads is for links over a broker; for .* there is TLS",
+    ),
+    (
+        f"{RUN} --listen ws://localhost:0 --expect-workers alice {{tls}}",
+        "is not encrypted, though certificates are given; ",
+    ),
+    (
+        f"{RUN} --listen wss://localhost:0 --expect-workers alice --evaluator none",
+        "wss:// needs a certificate: --tls-cert",
+    ),
     (f"{WORKER} --join {NEVER} --port 0", "--join dials out, and listens nowhere; leave out --port$"),
     (f"{WORKER} --join {NEVER} --host 0.0.0.0", "--join dials out, and listens nowhere; leave out --host$"),
     (f"{WORKER} --coordinator lab --port 0", "--coordinator is for a node that dials out; it goes with --join$"),
     (f"{WORKER} --join {NEVER} --coordinator lab", "--coordinator is known by its certificate; this needs --tls-ca$"),
-    (f"{WORKER} --join {NEVER} --seal", "--seal is for links over a broker; for .* there is TLS: --tls-cert and wss"),
-    (f"{WORKER} --join {NEVER} --seal --insecure", "--seal encrypts under the network key; leave out --insecure$"),
+    (
+        f"{WORKER} --join {NEVER} --encrypt-payloads",
+        "--encrypt-payloads is for links over a broker; for .* there is TLS: --tls-cert and wss",
+    ),
+    (
+        f"{WORKER} --join {NEVER} --encrypt-payloads --insecure",
+        "--encrypt-payloads encrypts under the network key; leave out --insecure$",
+    ),
     (f"{WORKER} --join {NEVER} {{tls}}", "ws://127.0.0.1:1 is not encrypted, though certificates are given; write wss"),
     (f"{WORKER} --join x://h:1", "x://h:1: nobody serves x://; there are .*memory, .*ws, wss"),
     (f"{WORKER} --join localhost", "'ws://localhost' is no address; one looks like ws://host:8777$"),
@@ -185,7 +216,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(given: Processes, argv: str, p
 def test_a_port_that_is_in_use_is_one_line(processes: Processes) -> None:
     data = processes.tiny()
     taken = processes.nodes(*data, nodes=("alice",))["alice"].rpartition(":")[2]
-    flags = ("--expect", "bob", "--evaluator", "none", "--run-dir", "never", *data)
+    flags = ("--expect-workers", "bob", "--evaluator", "none", "--run-dir", "never", *data)
     run = processes.fork("run", "--listen", f"localhost:{taken}", *flags)
     assert_one_line(run, f"port {taken} on localhost is in use; choose another with --listen$", 2)
     assert not (processes.folder / "never").exists()
@@ -197,5 +228,5 @@ def test_the_helps_fit_a_terminal(processes: Processes, command: str) -> None:
     told = ended_well(processes.fork(command, "--help")).lines
     assert max(map(len, told)) <= 80
     text = " ".join(" ".join(told).split())
-    flags = ("--listen", "--expect") if command == "run" else ("--join", "--coordinator")
+    flags = ("--listen", "--expect-workers") if command == "run" else ("--join", "--coordinator")
     assert all(flag in text for flag in flags)

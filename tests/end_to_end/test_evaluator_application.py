@@ -17,7 +17,7 @@ def test_a_run_records_the_confusion_matrix_of_each_model(processes: Processes) 
         }
     )
     ended_well(
-        processes.fork("run", *dialling(urls), *flags, "--training-rounds", "1", "--evaluate-every", "1",
+        processes.fork("run", *dialling(urls), *flags, "--rounds", "1", "--evaluate-every", "1",
                        "--loss", "cross_entropy", "--run-dir", "run")
     )  # fmt: skip
     records = [json.loads(line) for line in (processes.folder / "run" / "metrics.jsonl").read_text().splitlines()]

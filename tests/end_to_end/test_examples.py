@@ -30,7 +30,7 @@ PATIENCE = 120.0
 @contextmanager
 def node(name: str) -> Iterator[str]:
     """A node with the example's pieces as a process, while the context lasts; gives its URL."""
-    role = ["--testing"] if name == "testing" else ["--digits", DIGITS[name]]
+    role = ["--evaluator"] if name == "testing" else ["--labels", DIGITS[name]]
     command = [sys.executable, "-m", "fedws", "worker", "--id", name, *role, "--port", "0", "--until-eof", *PIECES]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT

@@ -1,4 +1,4 @@
-"""Every flag of the two scripts does what it says, with '-' and with '_'; on the digits that come with scikit-learn."""
+"""Every flag of the two scripts does what it says, by its former name, with '-' and '_'; on scikit-learn's digits."""
 
 import re
 import tomllib
@@ -56,7 +56,8 @@ def nodes(processes: Processes) -> dict[str, Command]:
         "fritz": ["--partition", "dirichlet:0.5", "--share", "1/2", "--seed", "3", "--threads", "1", "--verbose"],
         "testing": ["--testing", "--threads", "1", "--data_dir", "none"],
     }
-    return {node: processes.fork("worker", "--id", node, *flags, *common) for node, flags in own.items()}
+    script = "run_websocket_server.py"
+    return {node: processes.fork_script(script, "--id", node, *flags, *common) for node, flags in own.items()}
 
 
 def held(command: Command) -> list[int]:
@@ -84,7 +85,7 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
     flags += ["--training_rounds=3", "--evaluate_every", "5", "--score_workers", "1", "--seed", "9", "--cuda", "-v"]
     flags += ["--run_dir", "run", "--save_model", "--threads", "2", "--max_message=5000000", "--silence", "30"]
     flags += ["--strategy", "fedavg:epochs=1", "--aggregator", "mean", "--weighted"]
-    run = processes.fork("run", *dialling(serving(nodes)), *flags)
+    run = processes.fork_script("run_websocket_client.py", *dialling(serving(nodes)), *flags)
     assert run.end() == 0, run.everything
     said = {}
     for node, first in seen.items():
@@ -101,12 +102,25 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
     wanted: dict[str, object] = {
         "batch_size": 7,
         "test_batch_size": 100,
-        "federate_after_n_batches": 3,
+        "max_local_batches": 3,
         "lr": 0.5,
-        "training_rounds": 3,
+        "rounds": 3,
     }
-    wanted |= {"evaluate_every": 5, "score_workers": 1, "seed": 9, "threads": 2, "max_message": 5_000_000}
-    wanted |= {"silence": 30.0, "weighted": True, "cuda": True, "model": "linear", "loss": "told", "dataset": "digits"}
+    wanted |= {
+        "evaluate_every": 5,
+        "evaluate_worker_models": 1,
+        "seed": 9,
+        "threads": 2,
+        "max_message_bytes": 5_000_000,
+    }
+    wanted |= {
+        "peer_timeout": 30.0,
+        "weight_by_samples": True,
+        "cuda": True,
+        "model": "linear",
+        "loss": "told",
+        "dataset": "digits",
+    }
     assert {key: plan[key] for key in wanted} == wanted
     scores = [
         record for record in metrics_reader.read_records(processes.folder / "run") if record["kind"] == "evaluation"
@@ -122,7 +136,7 @@ def test_flags_of_a_run(processes: Processes, nodes: dict[str, Command]) -> None
 @pytest.mark.parametrize("strategy", ["fedavg", "fedsgd"])
 def test_strategies_run_without_an_evaluator(processes: Processes, nodes: dict[str, Command], strategy: str) -> None:
     urls = {node: url for node, url in serving(nodes).items() if node != "testing"}
-    flags = ["--dataset", "digits", "--training-rounds", "1", "--strategy", strategy]
+    flags = ["--dataset", "digits", "--rounds", "1", "--algorithm", strategy]
     run = processes.fork("run", *dialling(urls), *flags)
     assert run.end() == 0, run.everything
     directory = re.fullmatch(r"model (runs/\d{8}-\d{6}-(\w+))/model\.safetensors", run.lines[-1])

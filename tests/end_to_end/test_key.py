@@ -74,7 +74,7 @@ def test_another_key_is_refused_with_what_to_do(given: Processes) -> None:
     (given.folder / "other.key").chmod(0o600)
     node = given.fork("worker", *identity("alice"), *DIGITS)
     urls = serving({"alice": node})
-    run = given.fork("run", *dialling(urls), *SHORT, "--key-file", "other.key", "--wait", "forever")
+    run = given.fork("run", *dialling(urls), *SHORT, "--key-file", "other.key", "--wait-for-workers", "forever")
     assert_one_line(run, f"alice at {urls['alice']}: alice has another network key; .*--key-file or FEDWS_KEY", 1)
     assert not (given.folder / "run").exists()
     node.line("alice: a caller at 127.0.0.1 left without a proof of the network key")

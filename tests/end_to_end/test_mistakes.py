@@ -11,7 +11,7 @@ from tests.helpers.processes import TINY, Processes, assert_one_line
 from tests.helpers.support import REPOSITORY
 
 WRONG = "import fedws\nfrom beside import parse\n\n@fedws.register('dataset', 'wrong')\ndef make(root, train):\n"
-WORKER = ("worker", "--id", "alice", "--port", "0", "--insecure", "--digits", "0-3")
+WORKER = ("worker", "--id", "alice", "--port", "0", "--insecure", "--labels", "0-3")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_and_with_v_the_traceback_above_it(files: Processes) -> None:
 
 def test_the_process_that_trains_for_a_coordinator_does_so_too(files: Processes) -> None:
     (files.folder / "pieces" / "late.py").write_text("import beside\n\nbeside.parse({})\n", encoding="utf-8")
-    given = json.dumps({"strategy": "mistnet", "plugin": ["pieces/late.py"], "threads": 1, "store": "store"})
+    given = json.dumps({"algorithm": "mistnet", "plugins": ["pieces/late.py"], "threads": 1, "feature_dir": "store"})
     command = [sys.executable, "-m", "fedws.coordinator.server_trainer_main", given]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=files.folder, env=environment)
@@ -54,7 +54,7 @@ def test_the_process_that_trains_for_a_coordinator_does_so_too(files: Processes)
     assert (ended.returncode, ended.stderr.decode()) == (1, f"the coordinator's training process: {line}\n")
 
 
-@pytest.mark.parametrize("command", ["sizes", "nodes", "key", "plot"])
+@pytest.mark.parametrize("command", ["communication-cost", "demo-nodes", "key", "plot"])
 def test_every_command_has_v(command: str, processes: Processes) -> None:
     helped = processes.fork(command, "--help")
     assert helped.end() == 0

@@ -6,7 +6,7 @@ from tests.helpers.processes import Processes, assert_one_line, dialling, ended_
 from tests.helpers.support import recorded
 
 DIGITS = ("--dataset", "digits")
-MISTNET = (*DIGITS, "--strategy", "mistnet", "--run-dir", "run")
+MISTNET = (*DIGITS, "--algorithm", "mistnet", "--run-dir", "run")
 
 
 @pytest.mark.long
@@ -35,17 +35,28 @@ def test_a_run_from_one_upload_with_bare_defaults(given: Processes) -> None:
 
 
 def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
-    several = ("--cut", "relu1", "--extractors", "2", "-o", "mlp.safetensors")
+    several = ("--split-at", "relu1", "--num-extractors", "2", "-o", "mlp.safetensors")
     made = ended_well(given.fork("pretrain", *DIGITS, "--model", "mlp", "--epochs", "2", *several))
     made.line(r"epoch 2/2: loss \d\.\d{4}$")
     for number in (1, 2):
         made.line(rf"of 355 test samples of digits, \d\d\.\d\d % are right with extractor {number}$")
-    how = "--strategy mistnet --cut relu1 --extractor random --model mlp --pretrained mlp.safetensors"
+    how = "--algorithm mistnet --split-at relu1 --extractor random --model mlp --pretrained mlp.safetensors"
     made.line(f"use it with: fedws run {how}$")
     (given.folder / "policy.toml").write_text('tasks = ["*", "mistnet.fine_tune"]\n')  # as the README says
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice", "bob"))
-    chosen = ("--cut", "relu1", "--epsilon", "8", "--label_epsilon", "8", "--encoding", "sue", "--server-epochs", "2")
-    ways = ("--extractor", "random", "--fine_tune", "1", "--model", "mlp", "--pretrained", "mlp.safetensors")
+    chosen = (
+        "--split-at",
+        "relu1",
+        "--epsilon",
+        "8",
+        "--label_epsilon",
+        "8",
+        "--encoding",
+        "sue",
+        "--server-epochs",
+        "2",
+    )
+    ways = ("--extractor", "random", "--extractor_epochs", "1", "--model", "mlp", "--pretrained", "mlp.safetensors")
     run = ended_well(given.fork("run", *dialling(urls), *MISTNET, *ways, *chosen))
     assert not any("Pretrained" in line for line in run.lines)
     run.line(r"Each worker draws one of several extractors; its features may tell which: it adds no privacy$")
@@ -55,7 +66,7 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
 
 def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
     """One upload leaves a node for a coordinator, also after the node has ended; the refusal tells what to do."""
-    run = ("--strategy", "mistnet:pretrain_epochs=1", "--server-epochs", "1")
+    run = ("--algorithm", "mistnet:pretrain_epochs=1", "--server-epochs", "1")
     for number, policy in enumerate(((), (), ("--policy", "policy.toml"))):
         (given.folder / "policy.toml").write_text("max_uploads = 2\n")
         urls = given.nodes(*DIGITS, *policy, nodes=("alice",))
@@ -68,7 +79,7 @@ def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
 
 def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
     urls = given.nodes(*DIGITS, nodes=("alice",))
-    run = given.fork("run", *dialling(urls), *MISTNET, "--model", "cifar_cnn", "--cut", "2")
+    run = given.fork("run", *dialling(urls), *MISTNET, "--model", "cifar_cnn", "--split-at", "2")
     why = "samples of digits do not fit cifar_cnn: pretrain it on others with 'fedws pretrain', and name the file with"
     assert run.end() == 1 and any(why in line for line in run.errors), run.everything
 
@@ -76,7 +87,7 @@ def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
 def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Processes) -> None:
     (given.folder / "policy.toml").write_text("max_epsilon = 1.0\n")
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
-    run = given.fork("run", *dialling(urls), *MISTNET, "--strategy", "mistnet:pretrain_epochs=1")
+    run = given.fork("run", *dialling(urls), *MISTNET, "--algorithm", "mistnet:pretrain_epochs=1")
     why = "alice: refused its order: the policy here allows epsilon up to 1, not 2"
     assert_one_line(run, why, 1)
 
@@ -84,27 +95,30 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
 @pytest.mark.parametrize(
     ("flags", "pattern"),
     [
-        ("--cut conv9", "--cut conv9: there is no such cut in MnistCnn; there are: .*conv1, relu1, pool1"),
-        ("--cut fc2", "--cut fc2: nothing after it has weights in MnistCnn; there are: "),
-        ("--cut 17", "--cut 17: there is no such cut in MnistCnn; there are: "),
+        ("--split-at conv9", "--split-at conv9: there is no such cut in MnistCnn; there are: .*conv1, relu1, pool1"),
+        ("--split-at fc2", "--split-at fc2: nothing after it has weights in MnistCnn; there are: "),
+        ("--split-at 17", "--split-at 17: there is no such cut in MnistCnn; there are: "),
         ("--epsilon 0", "epsilon: .* greater than 0, not '0'"),
         ("--epsilon -2", "epsilon: .* greater than 0, not '-2'"),
         ("--epsilon much", "epsilon: .*, not 'much'"),
         ("--label_epsilon nan", "label_epsilon: .*, not 'nan'"),
         ("--encoding morse", "unknown encoding 'morse'"),
         ("--encoding floats --epsilon 2", "unknown option of encoding floats 'epsilon'"),
-        ("--model linear", "--cut is needed: linear has no place of its own to be cut; there are: none"),
-        ("--model mlp", "--cut is needed: mlp has no place of its own to be cut; there are: fc1, relu1, fc2, relu2"),
+        ("--model linear", "--split-at is needed: linear has no place of its own to be cut; there are: none"),
+        (
+            "--model mlp",
+            "--split-at is needed: mlp has no place of its own to be cut; there are: fc1, relu1, fc2, relu2",
+        ),
         ("--server_epochs 0", "--server-epochs 0: at least 1"),
-        ("--server_epochs 2 --training_rounds 2", "--server-epochs and --training-rounds are the same"),
-        ("--quorum 4", "--quorum 4 is above the number of workers, 3"),
-        ("--chooser random:per_round=2", "--chooser is for strategies with rounds; mistnet gathers once"),
-        ("--weighted", "--weighted is for strategies with rounds; mistnet gathers once"),
+        ("--server_epochs 2 --rounds 2", "--server-epochs and --rounds are the same"),
+        ("--min-results 4", "--min-results 4 is above the number of workers, 3"),
+        ("--sampler random:per_round=2", "--sampler is for algorithms with rounds; mistnet gathers once"),
+        ("--weight-by-samples", "--weight-by-samples is for algorithms with rounds; mistnet gathers once"),
         ("--pretrained none", "the pretrained model none cannot be read: No such file or directory"),
         ("--pretrained notes.txt", "notes.txt is no pretrained model, as 'fedws pretrain' writes them"),
         ("--extractor both", "extractor: .*'one' or 'random', not 'both'"),
-        ("--fine_tune -1", "fine_tune: .* greater than or equal to 0, not '-1'"),
-        ("--strategy fedavg --cut pool1", "unknown option of strategy fedavg 'cut'"),
+        ("--extractor_epochs -1", "fine_tune: .* greater than or equal to 0, not '-1'"),
+        ("--algorithm fedavg --split-at pool1", "unknown option of strategy fedavg 'cut'"),
     ],
 )
 def test_a_mistake_is_one_line(given: Processes, flags: str, pattern: str) -> None:
@@ -115,15 +129,15 @@ def test_a_mistake_is_one_line(given: Processes, flags: str, pattern: str) -> No
 
 
 def test_a_simulated_fleet_has_no_such_strategy(given: Processes) -> None:
-    command = given.fork("simulate", "--strategy", "mistnet", *DIGITS, "--workers", "3", "--run-dir", "run")
-    assert_one_line(command, "--strategy mistnet: it trains at the coordinator, which takes no virtual time", 2)
+    command = given.fork("simulate", "--algorithm", "mistnet", *DIGITS, "--num-workers", "3", "--run-dir", "run")
+    assert_one_line(command, "--algorithm mistnet: it trains at the coordinator, which takes no virtual time", 2)
 
 
 def test_pretraining_mistakes_are_one_line(given: Processes) -> None:
     for flags, pattern in (
         ("--epochs 0", "--epochs 0: at least 1"),
-        ("--extractors 17", "--extractors 17: from 1 to 16"),
-        ("--extractors 2 --cut conv9", "--cut conv9: there is no such cut in MnistCnn; there are: "),
+        ("--num-extractors 17", "--num-extractors 17: from 1 to 16"),
+        ("--num-extractors 2 --split-at conv9", "--split-at conv9: there is no such cut in MnistCnn; there are: "),
         ("--lr 0", "--lr: .* greater than 0, not 0"),
         ("--model cifar_cnn", "the samples of digits do not fit the model cifar_cnn: "),
         ("--dataset none", "unknown dataset 'none'"),

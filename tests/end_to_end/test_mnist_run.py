@@ -69,7 +69,7 @@ def test_weights_equal_those_of_a_plain_loop(ran: Ran, mnist_root: Path) -> None
 def test_weighted_weights_equal_those_of_a_plain_loop(ran: Ran, mnist_root: Path) -> None:
     order = ("charlie", "alice", "bob")
     flags = dialling({node: ran.urls[node] for node in order})
-    again = ran.processes.fork("run", *flags, "--weighted", "--training-rounds", "2", "--seed", "7", "--run-dir", "w")
+    again = ran.processes.fork("run", *flags, "--weight-by-samples", "--rounds", "2", "--seed", "7", "--run-dir", "w")
     assert again.end() == 0, again.everything
     model = safetensors.torch.load_file(ran.processes.folder / "w" / "model.safetensors")
     assert_same(model, train(mnist_root, 2, seed=7, weighted=True))

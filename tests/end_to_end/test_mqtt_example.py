@@ -16,10 +16,10 @@ SCRIPT = "examples/mqtt/run.py"
 @pytest.mark.long
 def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
     require(PROGRAM, MISSING)
-    run = given.start(SCRIPT, "--dataset", "digits", "--training-rounds", "2", "--run-dir", "out")
+    run = given.start(SCRIPT, "--dataset", "digits", "--rounds", "2", "--run-dir", "out")
     for node in NODES:
         run.line(f"^{node} joins at mqtt://{node}@localhost:[0-9]+$")
-    run.line(r"^\$ fedws run --listen mqtt://coordinator@localhost:[0-9]+ .* --seal ")
+    run.line(r"^\$ fedws run --listen mqtt://coordinator@localhost:[0-9]+ .* --encrypt-payloads ")
     assert run.end() == 0 and run.errors == [], run.everything
     assert [record["num_results"] for record in recorded(given.folder / "out", "round")] == [len(DEMO_LABELS)] * 2
     run.line("^Federated accuracy after round 2: ")
@@ -31,7 +31,7 @@ def test_a_run_over_a_broker_that_reads_nothing(given: Processes) -> None:
 @pytest.mark.long
 def test_ctrl_c_ends_all_that_it_started(given: Processes) -> None:
     require(PROGRAM, MISSING)
-    run = given.start(SCRIPT, "--dataset", "digits", "--training-rounds", "1000", "--run-dir", "out")
+    run = given.start(SCRIPT, "--dataset", "digits", "--rounds", "1000", "--run-dir", "out")
     run.line("Training round 2/")
     started = psutil.Process(run.pid).children()
     assert len(started) == 5, "a broker and four nodes"

@@ -1,4 +1,4 @@
-"""``fedws nodes``, ``fedws demo``, ``fedws plot`` and the helps: the commands that one types first."""
+"""``fedws demo-nodes``, ``fedws demo``, ``fedws plot`` and the helps: the commands that one types first."""
 
 import re
 import signal
@@ -28,7 +28,7 @@ def assert_gone(nodes: list[psutil.Process]) -> None:
 @pytest.mark.long
 def test_demo_with_mnist(processes: Processes, mnist_root: Path) -> None:
     processes.environment["FEDWS_DATA"] = str(mnist_root)
-    demo = processes.start("-m", "fedws", "demo", "--training-rounds", "1", "--run-dir", "run")
+    demo = processes.start("-m", "fedws", "demo", "--rounds", "1", "--run-dir", "run")
     demo.line("Training round 1/1$")
     nodes = children(demo)
     assert len(nodes) == 4
@@ -61,7 +61,7 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
     for name in ("FEDWS_DATA", "XDG_CACHE_HOME"):
         processes.environment.pop(name, None)
     processes.environment.update({**NO_NETWORK, "HOME": str(home)})
-    demo = processes.start("-m", "fedws", "demo", "--training-rounds", "2", "--run-dir", "run")
+    demo = processes.start("-m", "fedws", "demo", "--rounds", "2", "--run-dir", "run")
     assert demo.end() == 0, demo.everything
     told = [line for line in demo.lines if "scikit-learn" in line]
     assert len(told) == 1
@@ -78,7 +78,7 @@ def test_demo_without_data_and_network(processes: Processes) -> None:
 def test_nodes_have_their_owners_policy(processes: Processes) -> None:
     """The three with data; what cannot be allowed is said by the first of them that ends."""
     (processes.folder / "policy.toml").write_text("max_epsilon = 'much'\n")
-    command = processes.fork("nodes", *processes.tiny(), "--first-port", "0", "--policy", "policy.toml")
+    command = processes.fork("demo-nodes", *processes.tiny(), "--first-port", "0", "--policy", "policy.toml")
     assert command.end(SECONDS) == 1, command.everything
     assert any("--policy policy.toml: max_epsilon: " in line for line in command.errors), command.everything
     assert not any(line.startswith("testing ") and "--policy" in line for line in command.lines)
@@ -89,7 +89,7 @@ def test_nodes_have_their_owners_policy(processes: Processes) -> None:
 )
 def test_nodes_end_together(processes: Processes, how: str) -> None:
     """All four, however their parent ends; Ctrl+C of a terminal goes to the children too."""
-    command = processes.fork("nodes", *processes.tiny(), "--first-port", "0")
+    command = processes.fork("demo-nodes", *processes.tiny(), "--first-port", "0")
     command.line("^all four nodes are serving; Ctrl\\+C ends them$")
     nodes = children(command)
     assert len(nodes) == 4
@@ -108,14 +108,14 @@ def test_nodes_end_together(processes: Processes, how: str) -> None:
         for process in (*nodes, psutil.Process(command.pid)):
             process.send_signal(signal.SIGINT)
         assert command.end(SECONDS) in (130, 1)
-        assert [line for line in command.errors if line != "fedws nodes: stopped"] == []
+        assert [line for line in command.errors if line != "fedws demo-nodes: stopped"] == []
     assert "Traceback" not in command.everything
     assert_gone(nodes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_demo_stopped_while_it_runs(processes: Processes, number: signal.Signals) -> None:
-    demo = processes.fork("demo", *processes.tiny(), "--training-rounds", "100000", "--run-dir", "run")
+    demo = processes.fork("demo", *processes.tiny(), "--rounds", "100000", "--run-dir", "run")
     demo.line("Training round 3/100000$")
     nodes = children(demo)
     assert len(nodes) == 4
@@ -132,21 +132,27 @@ def test_helps_are_quick_and_complete(processes: Processes) -> None:
     """They come without torch, which alone takes seconds; every flag of the demo is told of."""
     traced = ("-X", "importtime", "-m", "fedws")
     commands = [processes.start(*traced, *argv, "--help") for argv in ((), ("run",), ("worker",))]
+    scripts = [processes.start(f"run_websocket_{name}.py", "--help") for name in ("client", "server")]
     for command in commands:
         assert command.end() == 0, command.everything
         imported = {line.rpartition("|")[2].strip() for line in command.errors}
         assert "fedws.cli.main" in imported
         assert not imported & {"torch", "pydantic", "numpy", "websockets", "matplotlib"}
     top, run, worker = commands
-    for name in ("worker", "evaluator", "run", "nodes", "demo", "plot"):
+    for name in ("worker", "evaluator", "run", "demo-nodes", "demo", "plot"):
         assert any(line.startswith(f"  {name} ") for line in top.lines)
-    text = "\n".join(run.lines)
-    of_run = ["batch-size", "test-batch-size", "training-rounds", "federate-after-n-batches", "lr", "cuda", "seed"]
-    for flag in [*of_run, "save-model", "verbose", "workers", "evaluator", "strategy", "run-dir", "plan", "silence"]:
-        assert f"--{flag}" in text
+    assert all(command.end() == 0 and not command.errors for command in scripts)
+    of_run = ["batch-size", "test-batch-size", "lr", "cuda", "seed", "save-model", "verbose"]
+    new = ["rounds", "max-local-batches", "workers", "evaluator", "algorithm", "run-dir", "plan", "peer-timeout"]
+    old = ["training-rounds", "federate-after-n-batches", "strategy", "silence"]
+    for command, flags in ((run, [*of_run, *new]), (scripts[0], [*of_run, *new, *old])):
+        text = "\n".join(command.lines)
+        assert [flag for flag in flags if f"--{flag}" not in text] == []
+    of_worker = ["id", "port", "host", "verbose", "evaluator", "labels", "partition", "share"]
+    for command, flags in ((worker, of_worker), (scripts[1], [*of_worker, "testing", "notebook", "digits"])):
+        text = "\n".join(command.lines)
+        assert [flag for flag in flags if f"--{flag}" not in text] == []
     text = "\n".join(worker.lines)
-    for flag in ("id", "port", "host", "testing", "verbose", "notebook", "digits", "partition", "share"):
-        assert f"--{flag}" in text
     assert "'-' and '_' are the same in every flag." in text
 
 

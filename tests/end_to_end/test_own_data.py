@@ -49,19 +49,19 @@ def test_a_whole_run(
         for name, more in (
             ("dora", ()),
             ("erik", ("--partition", "iid", "--share", "0/2")),
-            ("testing", ("--testing",)),
+            ("testing", ("--evaluator",)),
         )
     }
     urls = {name: command.line(rf"^{name} is serving at (\S+)$")[1] for name, command in commands.items()}
-    assert f"dora holds all {held} samples; --digits or --partition would choose a part" in commands["dora"].lines
+    assert f"dora holds all {held} samples; --labels or --partition would choose a part" in commands["dora"].lines
     assert f"len(datasets[{dataset}]): {held // 2}" in commands["erik"].lines
-    flags = ("--model", model, "--loss", loss, "--training-rounds", "2", "--run-dir", "run")
+    flags = ("--model", model, "--loss", loss, "--rounds", "2", "--run-dir", "run")
     run = ended_well(processes.fork("run", *dialling(urls), *data, *flags))
     run.line(scored)
 
 
 def test_a_simulation(processes: Processes, plugin: tuple[str, str]) -> None:
-    flags = ("--workers", "3", "--model", "dense:outputs=1", "--loss", "mse", "--training-rounds", "1")
+    flags = ("--num-workers", "3", "--model", "dense:outputs=1", "--loss", "mse", "--rounds", "1")
     command = processes.fork("simulate", "--dataset", "regression", *plugin, *flags, "--run-dir", "sim")
     ended_well(command)
     strategy, _, accuracy, versions, *_ = command.lines[-2].split()

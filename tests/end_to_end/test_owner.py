@@ -33,7 +33,7 @@ def test_coordinators_are_named_in_a_policy_and_known_by_their_certificates(give
 
 def test_an_audit_log_is_printed_verified_and_its_edits_found(given: Processes) -> None:
     urls = given.nodes(*DIGITS, nodes=("alice", "testing"))
-    ended_well(given.fork("run", *dialling(urls), *SHORT[2:], "--training-rounds", "3"))
+    ended_well(given.fork("run", *dialling(urls), *SHORT[2:], "--rounds", "3"))
     path = given.folder / "state" / "fedws" / "audit" / "alice.jsonl"
     heading, *rows = ended_well(given.fork("audit", "alice")).lines
     assert heading.split() == ["time", "(UTC)", "coordinator", "task", "model", "payload", "bytes", "epsilon"]
@@ -71,5 +71,5 @@ def test_an_audit_log_is_printed_verified_and_its_edits_found(given: Processes) 
 
 def test_a_node_whose_log_cannot_be_written_does_not_start(given: Processes) -> None:
     (given.folder / "file").write_text("")
-    node = given.fork("worker", *identity("alice"), *DIGITS, "--audit", "file/log")
-    assert_one_line(node, r"the audit log file/log cannot be continued \(.+\); name another with --audit", 2)
+    node = given.fork("worker", *identity("alice"), *DIGITS, "--audit-log", "file/log")
+    assert_one_line(node, r"the audit log file/log cannot be continued \(.+\); name another with --audit-log", 2)

@@ -50,11 +50,11 @@ class Federation:
         self.folder = processes.folder
         self.nodes = {
             node: processes.fork("worker", "--id", node, "--port", "0", *FLAGS, *flags)
-            for node, flags in (("alice", ()), ("bob", ()), ("testing", ("--testing",)))
+            for node, flags in (("alice", ()), ("bob", ()), ("testing", ("--evaluator",)))
         }
         urls = {node: command.line(r"is serving at (\S+)")[1] for node, command in self.nodes.items()}
-        self.flags = [*dialling(urls), *FLAGS, "--strategy", "held", "--evaluate-every", "2"]
-        self.flags += ["--score-workers", "1", "--training-rounds", str(ROUNDS)]  # six models: none is given up
+        self.flags = [*dialling(urls), *FLAGS, "--algorithm", "held", "--evaluate-every", "2"]
+        self.flags += ["--evaluate-worker-models", "1", "--rounds", str(ROUNDS)]  # six models: none is given up
         assert self.start("whole").end() == 0
 
     def start(self, directory: str) -> Command:
@@ -180,7 +180,7 @@ def test_a_run_of_another_plan_says_what_differs(federation: Federation) -> None
     for flags, text in (
         (["--lr", "0.5"], "its lr stays what it is, 0.1, not 0.5"),
         (["--evaluator", "none"], "its evaluator stays what it is, testing, not none"),
-        (["--no-weighted", "--strategy", "fedavg"], "its strategy stays what it is, 'held', not 'fedavg'"),
+        (["--no-weight-by-samples", "--algorithm", "fedavg"], "its strategy stays what it is, 'held', not 'fedavg'"),
     ):
         other = federation.resume("other", *flags)
         assert other.end() == 2

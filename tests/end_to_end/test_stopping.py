@@ -51,7 +51,7 @@ def slow_nodes(processes: Processes, *nodes: str) -> dict[str, Command]:
     flags = ["--dataset", "digits", "--plugin", "slow.py", "--port", "0"]
     found = {}
     for node in nodes:
-        found[node] = processes.fork("worker", "--id", node, *flags, *(["--testing"] if node == "testing" else []))
+        found[node] = processes.fork("worker", "--id", node, *flags, *(["--evaluator"] if node == "testing" else []))
     return found
 
 
@@ -64,7 +64,7 @@ def urls_of(commands: dict[str, Command]) -> dict[str, str]:
 def test_a_run_stopped_while_it_trains_keeps_finished_rounds(processes: Processes, number: signal.Signals) -> None:
     nodes = slow_nodes(processes, "alice", "bob")
     flags = [*dialling(urls_of(nodes)), "--dataset", "digits", "--plugin", "slow.py", "--run-dir", "run"]
-    run = processes.fork("run", *flags, "--loss", "slow", "--federate-after-n-batches", "2", "--training-rounds", "99")
+    run = processes.fork("run", *flags, "--loss", "slow", "--max-local-batches", "2", "--rounds", "99")
     run.line(r"Training round 3/99$")
     run.send(number)
     assert_stopped(run, "fedws run")
@@ -75,7 +75,7 @@ def test_a_run_stopped_while_it_trains_keeps_finished_rounds(processes: Processe
     assert rounds == list(range(1, len(rounds) + 1))
     assert safetensors.torch.load_file(directory / "model.safetensors")
     assert (directory / "curves.png").exists()
-    again = processes.fork("run", *flags[:-1], "again", "--training-rounds", "1")
+    again = processes.fork("run", *flags[:-1], "again", "--rounds", "1")
     assert again.end() == 0, "the workers are free again\n" + again.everything
     for node in nodes.values():
         node.send(number)
@@ -87,7 +87,7 @@ def test_a_worker_stopped_while_it_trains_is_awaited_by_name(processes: Processe
     nodes = slow_nodes(processes, "alice", "bob")
     urls = urls_of(nodes)
     flags = [*dialling(urls), "--dataset", "digits", "--plugin", "slow.py", "--run-dir", "run"]
-    run = processes.fork("run", *flags, "--loss", "slow", "--silence", "2")
+    run = processes.fork("run", *flags, "--loss", "slow", "--peer-timeout", "2")
     nodes["bob"].line("^training$")
     nodes["bob"].send(number)
     assert_ended(nodes["bob"])
@@ -101,7 +101,7 @@ def test_a_worker_that_is_killed_is_awaited_by_name_and_a_killed_run_frees_the_w
     nodes = slow_nodes(processes, "alice", "bob")
     urls = urls_of(nodes)
     flags = ["--dataset", "digits", "--plugin", "slow.py", "--loss", "slow"]
-    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one", "--silence", "2")
+    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one", "--peer-timeout", "2")
     nodes["bob"].line("^training$")
     nodes["bob"].send(signal.SIGKILL)
     assert run.end(SECONDS) == 1
@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_is_awaited_by_name_and_a_killed_run_frees_the_w
     run.line("Training round 1/40$")
     run.send(signal.SIGKILL)
     run.end()
-    run = processes.fork("run", *alone, "--dataset", "digits", "--training-rounds", "1", "--run-dir", "three")
+    run = processes.fork("run", *alone, "--dataset", "digits", "--rounds", "1", "--run-dir", "three")
     assert run.end() == 0, run.everything
 
 
@@ -174,7 +174,7 @@ def test_a_worker_that_waits_for_a_download_can_be_stopped(processes: Processes,
 
 def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Processes) -> None:
     (processes.folder / "stuck.py").write_text(PLUGIN.replace("time.sleep(0.3)", "time.sleep(3600)"))
-    flags = ["--dataset", "digits", "--plugin", "stuck.py", "--silence", "2"]
+    flags = ["--dataset", "digits", "--plugin", "stuck.py", "--peer-timeout", "2"]
     worker = processes.fork("worker", "--id", "alice", "--port", "0", *flags)
     url = worker.line(r"is serving at (\S+)")[1]
     run = processes.fork("run", "--workers", f"alice={url}", "--evaluator", "none", "--loss", "slow", *flags)
@@ -198,10 +198,10 @@ sys.exit(main(sys.argv[1:]))
 def test_a_job_in_the_background_is_ended_like_any_other(processes: Processes) -> None:
     """A shell starts it with SIGINT ignored."""
     code = BACKGROUND.format(ignored="signal.SIGINT, signal.SIGQUIT")
-    nodes = processes.start("-c", code, "nodes", *processes.tiny(), "--first-port", "0")
+    nodes = processes.start("-c", code, "demo-nodes", *processes.tiny(), "--first-port", "0")
     nodes.line("all four nodes are serving")
     nodes.send(signal.SIGTERM)
-    assert_stopped(nodes, "fedws nodes")
+    assert_stopped(nodes, "fedws demo-nodes")
 
 
 def test_nohup_outlives_its_terminal(processes: Processes) -> None:
@@ -209,7 +209,7 @@ def test_nohup_outlives_its_terminal(processes: Processes) -> None:
     node = processes.start("-c", code, "worker", "--id", "alice", "--dataset", "digits", "--port", "0")
     url = node.line(r"is serving at (\S+)")[1]
     node.send(signal.SIGHUP)
-    run = processes.fork("run", *dialling({"alice": url}), "--dataset", "digits", "--training-rounds", "1")
+    run = processes.fork("run", *dialling({"alice": url}), "--dataset", "digits", "--rounds", "1")
     assert run.end() == 0, run.everything
     node.send(signal.SIGTERM)
     assert_ended(node)

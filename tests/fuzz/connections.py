@@ -22,8 +22,8 @@ from tests.helpers.support import TAKEOVER
 
 AT_ONCE = 48
 """Connections in flight."""
-ROUNDS = ("--training-rounds", "2", "--dataset", "digits", "--batch-size", "16")
-NODE = ("--dataset", "digits", "--silence", "3")
+ROUNDS = ("--rounds", "2", "--dataset", "digits", "--batch-size", "16")
+NODE = ("--dataset", "digits", "--peer-timeout", "3")
 
 
 @dataclass

@@ -31,7 +31,7 @@ class Run:
     """A run whose events the test makes; the store is written as the driver writes it."""
 
     def __init__(self, name: str, folder: Path, here: Sequence[str] = WORKERS, **more: Any) -> None:
-        basis = {"dataset": "points", "model": "points_net", "training_rounds": EPOCHS}
+        basis = {"dataset": "points", "model": "points_net", "rounds": EPOCHS}
         workers = {worker: f"memory://{worker}" for worker in WORKERS}
         plan = build_plan({"workers": workers, "algorithm": OPTIONS[name], **basis, **more})
         _, strategy, self.initial = prepare_run(plan)

@@ -3,7 +3,7 @@
 from tests.helpers.processes import Processes, ended_well
 
 DIGITS = ("--dataset", "digits")
-SHORT = ("--training-rounds", "1", "--run-dir", "run", *DIGITS)
+SHORT = ("--rounds", "1", "--run-dir", "run", *DIGITS)
 KEY, OTHER = "5e" * 32, "0f" * 32
 
 

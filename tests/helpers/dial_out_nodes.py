@@ -69,7 +69,7 @@ async def outside(
 def expecting(url: str, *names: str, **more: Any) -> dict[str, Any]:
     """The settings of a run over nodes that join there."""
     workers = [name for name in names if name != "testing"]
-    found = settings({}, listen=url, expect=workers, **more)
+    found = settings({}, listen=url, expect_workers=workers, **more)
     del found["workers"]
     return {**found, "evaluator": "testing"} if "testing" in names else found
 

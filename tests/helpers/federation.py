@@ -164,10 +164,10 @@ def settings(urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
         "workers": {node: url for node, url in urls.items() if node != "testing"},
         "evaluator": {node: url for node, url in urls.items() if node == "testing"},
         "dataset": "points",
-        "training_rounds": 2,
+        "rounds": 2,
         "evaluate_every": 1,
         "batch_size": 8,
-        "federate_after_n_batches": 5,
+        "max_local_batches": 5,
     }
     return {**found, **more}
 

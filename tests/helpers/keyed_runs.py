@@ -41,7 +41,9 @@ async def failed(url: str, folder: Path, security: Credentials) -> str:
     """A run over alice must end at the first contact; gives what it says, and leaves nothing."""
     with pytest.raises(fedws.RunFailed) as error:
         async with asyncio.timeout(PATIENCE):
-            await fedws.run(run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait="forever"))
+            await fedws.run(
+                run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait_for_workers="forever")
+            )
     assert not (folder / "never").exists()
     text = str(error.value)
     assert text.startswith(f"alice at {url}: ") and "\n" not in text

@@ -74,5 +74,5 @@ async def welcomed(socket: ClientConnection) -> None:
 
 async def honest(url: str, folder: Path, security: Credentials | None = None) -> None:
     """A run over alice must go well."""
-    result = await fedws.run(run_dir=folder, credentials=security, **settings({"alice": url}, training_rounds=1))
+    result = await fedws.run(run_dir=folder, credentials=security, **settings({"alice": url}, rounds=1))
     assert [record["num_results"] for record in result.metrics] == [1]

@@ -98,7 +98,7 @@ async def federation(folder: Path, nodes: Mapping[str, Node], **more: Any) -> As
 
 def gathering(folder: Path, urls: Mapping[str, str], **more: Any) -> dict[str, Any]:
     """A run's settings."""
-    options, plugin = "cut=relu,public=points,pretrain_epochs=2,epsilon=8", folder / "points.py"
+    options, plugin = "split_at=relu,public_dataset=points,pretrain_epochs=2,epsilon=8", folder / "points.py"
     plugin.write_text(PLUGIN)
-    model = {"strategy": f"mistnet:{options}", "model": "points_net", "plugin": str(plugin)}
-    return settings(urls, **model, silence=6.0, **more)
+    model = {"algorithm": f"mistnet:{options}", "model": "points_net", "plugins": str(plugin)}
+    return settings(urls, **model, peer_timeout=6.0, **more)

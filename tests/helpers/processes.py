@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ class Processes:
         self._commands: list[Command] = []
 
     def start(self, *command: str) -> Command:
-        """Start ``python COMMAND``, as ``start("-m", "fedws", "nodes")``; a script is one of the repository's."""
+        """Start ``python COMMAND``, as ``start("-m", "fedws", "demo-nodes")``; a script is one of the repository's."""
         first, *rest = command
         if first.endswith(".py"):
             first = str(REPOSITORY / first)
@@ -157,9 +158,18 @@ class Processes:
 
     def fork(self, *argv: str) -> Command:
         """Run ``fedws ARGV`` in a process that has its imports behind it."""
+        return self._forked("", argv)
+
+    def fork_script(self, script: str, *argv: str) -> Command:
+        """Run a script of the repository in such a process."""
+        return self._forked(script, argv)
+
+    def _forked(self, script: str, argv: Sequence[str]) -> Command:
         pipes = [FORKS.Pipe(duplex=False) for _ in range(2)]
         process = FORKS.Process(
-            target=_command, args=(argv, self.folder, self.environment, *(writer for _, writer in pipes)), daemon=False
+            target=_command,
+            args=(script, argv, self.folder, self.environment, *(writer for _, writer in pipes)),
+            daemon=False,
         )
         process.start()
         ends = [os.dup(reader.fileno()) for reader, _ in pipes]
@@ -195,7 +205,7 @@ class Processes:
 
 def identity(node: str) -> list[str]:
     """The flags that make a worker or the evaluator of that name, at a free port."""
-    return ["--id", node, "--port", "0", *(["--testing"] if node == "testing" else [])]
+    return ["--id", node, "--port", "0", *(["--evaluator"] if node == "testing" else [])]
 
 
 def serving(commands: Mapping[str, Command]) -> dict[str, str]:
@@ -236,10 +246,13 @@ def enter(folder: Path, environment: Mapping[str, str], out: Connection, err: Co
 
 
 def _command(
-    argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection, err: Connection
+    script: str, argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection, err: Connection
 ) -> None:
-    """In the new process: become ``fedws ARGV``."""
+    """In the new process: become ``fedws ARGV``, or a script."""
     enter(folder, environment, out, err)
+    if script:
+        sys.argv = [script, *argv]
+        runpy.run_path(str(REPOSITORY / script), run_name="__main__")
     sys.argv = ["fedws", *argv]
     from fedws.cli.main import console
 

@@ -29,7 +29,7 @@ SCORING = 12.0
 def plan(**more: Any) -> dict[str, Any]:
     """Four rounds, of which the first, the third and the fourth are scored."""
     nodes = more.pop("nodes", ALL)
-    basis = {"training_rounds": 4, "evaluate_every": 2, "score_workers": 2}
+    basis = {"rounds": 4, "evaluate_every": 2, "evaluate_worker_models": 2}
     return settings({node: f"memory://{node}" for node in nodes}, **{**basis, **more})
 
 

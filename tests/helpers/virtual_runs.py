@@ -59,7 +59,7 @@ class Run:
         self.directory = folder / "run"
         self._news = asyncio.Condition()
         self._told: set[asyncio.Task[None]] = set()
-        found = settings({node: f"memory://{node}" for node in nodes}, **{"training_rounds": 6, **more})
+        found = settings({node: f"memory://{node}" for node in nodes}, **{"rounds": 6, **more})
         self.task = asyncio.create_task(fedws.run(run_dir=self.directory, observers=[self._observe], **found))
 
     async def round(self, number: int) -> Mapping[str, Any]:

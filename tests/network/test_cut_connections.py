@@ -73,7 +73,7 @@ async def run(folder: Path, url: str, fits: Counter[int], through: Any) -> fedws
     node = fedws.Worker("alice", "points", Points(Path(), True), tasks={"fedavg.fit": counted})
     served = fedws.join_run(node, url) if url.startswith("mqtt") else fedws.serve(node, url, Limits())
     async with served as there, through(there) as place:
-        given = settings({"alice": place}, model="wide", federate_after_n_batches=1, lr=0.01)
+        given = settings({"alice": place}, model="wide", max_local_batches=1, lr=0.01)
         return await fedws.run(run_dir=folder, **given)
 
 

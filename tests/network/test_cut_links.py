@@ -87,13 +87,13 @@ async def counting(fits: Counter[tuple[str, int]], workers: Sequence[str] = WORK
         for name in workers:
             node = fedws.Worker(name, "points", Points(Path(), True), tasks={"fedavg.fit": counted})
             urls[name] = await stack.enter_async_context(fedws.serve(node, f"memory://{name}", Limits()))
-        yield settings(urls, model="wide", federate_after_n_batches=1, lr=0.01)
+        yield settings(urls, model="wide", max_local_batches=1, lr=0.01)
 
 
 async def run(folder: Path, rounds: int) -> tuple[fedws.RunResult, Counter[tuple[str, int]]]:
     fits: Counter[tuple[str, int]] = Counter()
     async with counting(fits) as found:
-        return await fedws.run(run_dir=folder, **{**found, "training_rounds": rounds}), fits
+        return await fedws.run(run_dir=folder, **{**found, "rounds": rounds}), fits
 
 
 def test_the_model_is_one_that_is_cut_in_the_middle() -> None:
@@ -151,6 +151,6 @@ async def test_a_link_that_is_always_cut_in_its_second_chunk_still_ends(
     fits: Counter[tuple[str, int]] = Counter()
     async with counting(fits, ["alice"]) as found:
         async with asyncio.timeout(10_000):
-            await fedws.run(run_dir=tmp_path / "run", **{**found, "training_rounds": 2})
+            await fedws.run(run_dir=tmp_path / "run", **{**found, "rounds": 2})
     assert cuts >= 2 * 2 * 2, "of each order and report"
     assert set(fits.values()) == {1}

@@ -43,7 +43,7 @@ async def test_a_welcome_that_cannot_be_ends_the_run_in_one_line(what: str, tmp_
     ):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
         with pytest.raises(fedws.RunFailed) as failed:
-            await fedws.run(run_dir=tmp_path / "run", **settings(urls, training_rounds=1, max_message=2**30))
+            await fedws.run(run_dir=tmp_path / "run", **settings(urls, rounds=1, max_message_bytes=2**30))
     assert str(failed.value).startswith(("alice at memory://alice: welcome: " + text, "alice at memory://alice: mess"))
     assert len(str(failed.value)) < 300 and str(failed.value).isprintable()
     assert not (tmp_path / "run").exists(), "nothing of it is stored"
@@ -55,11 +55,11 @@ async def test_labels_that_an_earlier_version_stored_are_dropped_with_a_remark(
     run = tmp_path / "run"
     async with fedws.serve(claiming(labels=[]), "memory://alice"), fedws.serve(evaluating(), "memory://testing"):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
-        await fedws.run(run_dir=run, **settings(urls, training_rounds=1))
+        await fedws.run(run_dir=run, **settings(urls, rounds=1))
         (run / "worker_labels.json").write_text(json.dumps({"alice": [-1000], "bob": [1, 2]}))
         with (run / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "evaluation", "round": 1, "model": "alice", "num_examples": 0}\n')
-        result = await fedws.run(resume=run, training_rounds=2)
+        result = await fedws.run(resume=run, rounds=2)
     assert [record["round"] for record in result.evaluations()] == [1, 2]
     assert "worker_labels.json: the labels of alice were dropped (0: " in caplog.text
     assert "was dropped (accuracy: Field required" in caplog.text
@@ -67,7 +67,7 @@ async def test_labels_that_an_earlier_version_stored_are_dropped_with_a_remark(
 
 async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path) -> None:
     async with fedws.serve(worker(), "memory://alice"):
-        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
+        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, rounds=1))
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "evaluation", "round": "1"}\n')
     with pytest.raises(fedws.UsageError, match=r"metrics\.jsonl: line 2 is no record: .*; remove the line$"):
@@ -77,7 +77,7 @@ async def test_a_record_of_a_finished_run_that_cannot_be_is_named(tmp_path: Path
 @pytest.mark.parametrize("data", [b"", b"x", bytes(64)])
 async def test_a_model_of_a_finished_run_that_cannot_be_is_a_line(data: bytes, tmp_path: Path) -> None:
     async with fedws.serve(worker(), "memory://alice"):
-        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, training_rounds=1))
+        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, rounds=1))
     (tmp_path / "run" / "model.safetensors").write_bytes(data)
     with pytest.raises(fedws.RunFailed, match=r"model\.safetensors cannot be read: .*; continue with more "):
         await fedws.run(resume=tmp_path / "run")
@@ -88,7 +88,7 @@ async def test_many_labels_make_a_short_line(tmp_path: Path, caplog: pytest.LogC
     node = claiming(labels=list(range(0, 2000, 2)))
     async with fedws.serve(node, "memory://alice"), fedws.serve(evaluating(), "memory://testing"):
         urls = {"alice": "memory://alice", "testing": "memory://testing"}
-        await fedws.run(run_dir=tmp_path / "run", **settings(urls, training_rounds=1))
+        await fedws.run(run_dir=tmp_path / "run", **settings(urls, rounds=1))
     (shares,) = (text for text in caplog.messages if text.startswith("Federated model: Percentage"))
     assert "... (1000 labels)" in shares and len(shares) < 200 < MAX_LINE_CHARS
 

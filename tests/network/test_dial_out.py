@@ -68,7 +68,7 @@ async def test_a_mix_of_dialled_and_joining_nodes_gives_the_same_as_dialled_ones
                 more["evaluator"] = some["evaluator"]
             # in the plan's order, in which reports are put together
             urls = {one: some["workers"].get(one, url) for one in WORKERS}
-            del more["expect"]
+            del more["expect_workers"]
             result = await fedws.run(run_dir=tmp_path / name, **{**more, "workers": urls})
         assert_same(result, wanted)
         told = [[record for record in one.metrics if record["kind"] == "evaluation"] for one in (result, wanted)]
@@ -96,7 +96,7 @@ async def test_who_comes_late_takes_part_from_then_on(tmp_path: Path) -> None:
     url = "memory://meeting"
     async with there("alice", "bob"):
         urls = {"alice": "memory://alice", "bob": "memory://bob"}
-        run = Run(tmp_path, nodes=("alice", "bob"), workers={**urls, "charlie": url}, listen=url, quorum=2,
+        run = Run(tmp_path, nodes=("alice", "bob"), workers={**urls, "charlie": url}, listen=url, min_results=2,
                   evaluator={})  # fmt: skip
         await run.round(1)
         async with outside(url, "charlie"):
@@ -170,7 +170,9 @@ async def test_a_node_that_never_joins_is_named(tmp_path: Path) -> None:
     url = "memory://meeting"
     async with outside(url, "alice"):
         with pytest.raises(RunFailed) as error:
-            await fedws.run(run_dir=tmp_path / "never", silence=1.0, **expecting(url, "alice", "bob", evaluator={}))
+            await fedws.run(
+                run_dir=tmp_path / "never", peer_timeout=1.0, **expecting(url, "alice", "bob", evaluator={})
+            )
     assert str(error.value) == f"waited 1 s in vain for bob at {url} (it has not joined)"
     assert not (tmp_path / "never").exists()
 
@@ -212,7 +214,7 @@ async def test_sides_that_do_not_go_together_say_so_and_the_run_waits_for_the_ri
 ) -> None:
     """Anybody could join and say that it is alice, so the run does not end, as it would had it dialled her."""
     theirs, ours, text = WRONG[case]
-    more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", credentials=ours, **more) as (run, url):
         async with outside(url, "alice", security=theirs):
             while not any(text in line for line in caplog.messages):
@@ -229,7 +231,7 @@ async def test_what_was_wrong_with_who_joined_is_said_when_the_run_has_waited_in
     url = f"ws://localhost:{free_port()}"
     async with outside(url, "alice", security=OTHER):
         with pytest.raises(RunFailed) as error:
-            more = expecting(url, "alice", evaluator={}, silence=1.0)
+            more = expecting(url, "alice", evaluator={}, peer_timeout=1.0)
             await fedws.run(run_dir=tmp_path / "never", credentials=KEY, **more)
     assert f"waited 1 s in vain for alice at {url} (alice has another network key; " in str(error.value)
 
@@ -239,7 +241,7 @@ async def test_other_data_end_the_run_only_where_the_node_has_proved_itself(
     security: Credentials, tmp_path: Path
 ) -> None:
     url = f"ws://localhost:{free_port()}"
-    more = expecting(url, "alice", evaluator={}, dataset="digits", silence=1.0)
+    more = expecting(url, "alice", evaluator={}, dataset="digits", peer_timeout=1.0)
     async with outside(url, "alice", security=security):
         with pytest.raises(RunFailed) as error:
             await fedws.run(run_dir=tmp_path / "never", credentials=security, **more)
@@ -256,7 +258,7 @@ async def test_a_second_node_of_a_name_is_told_and_joins_when_the_first_has_gone
 ) -> None:
     caplog.set_level("INFO", "fedws")
     gate = Gate(held=(1, 2))
-    more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", **more) as (run, url):
         told = f"alice: waits to join at {url} (alice is here already, or seems to be; ids must differ)"
         async with contextlib.AsyncExitStack() as second:
@@ -274,7 +276,7 @@ async def test_a_second_node_of_a_name_is_told_and_joins_when_the_first_has_gone
 async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path) -> None:
     """They claim to be alice, before her and while she works; some go on to say what nobody may."""
     gate = Gate(held=(1,))
-    more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
 
     async def stranger(url: str, instance: str) -> list[Any]:
         channel = await come(join(instance), url)
@@ -304,7 +306,7 @@ async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path)
 
 async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Path) -> None:
     """He joins as alice, has bob, who is served, answer the coordinator's challenge, and welcomes the run himself."""
-    more = expecting("ws://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", credentials=KEY, **more) as (run, url):
         async with fedws.serve(node("bob"), "ws://localhost:0", credentials=KEY) as served:
             near, far = await come(join(), url), await find_transport(served).connect(served, Limits())
@@ -322,7 +324,7 @@ async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Pa
 
 async def test_500_who_never_join_are_dropped_and_a_run_goes_well(tmp_path: Path) -> None:
     """At most so many are at the gate; nobody waits for the time that they have, which is 100 s."""
-    more = expecting("ws://localhost:0", "alice", evaluator={}, silence=600)
+    more = expecting("ws://localhost:0", "alice", evaluator={}, peer_timeout=600)
     async with contextlib.AsyncExitStack() as stack, listening(tmp_path / "run", **more) as (run, url):
         port = int(url.rpartition(":")[2])
         gone = []
@@ -423,9 +425,7 @@ async def test_a_node_that_waits_says_why_once(caplog: pytest.LogCaptureFixture)
                 await asyncio.sleep(60)
             await asyncio.sleep(60)
     nobody = "alice: waits to join at memory://meeting (nobody serves memory://meeting)"
-    refused = (
-        "alice: waits to join at memory://meeting (this run does not expect alice; see --id here, and --expect there)"
-    )
+    refused = "alice: waits to join at memory://meeting (this run does not expect alice; see --id here, and --expect-workers there)"
     assert [line for line in caplog.messages if line.startswith("alice")] == [nobody, refused, nobody]
 
 

@@ -46,7 +46,7 @@ async def ran(
 ) -> str:
     """A run with alice, who tries with each of these until she gets in; gives what was logged of each but the last."""
     lines: list[str] = []
-    more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("wss://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     alice = fedws.Worker("alice", "points", Points(Path(), True), policy=policy or Policy())
     async with asyncio.timeout(PATIENCE), listening(tmp_path / "run", lines, credentials=run, **more) as (task, url):
         for number, security in enumerate(nodes):
@@ -112,7 +112,7 @@ async def test_a_node_does_not_join_whoever_listens(folders: dict[str, Path], tm
     ):
         run = Credentials(KEY, shown(folder, name, ours), name)
         lines: list[str] = []
-        more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
+        more = expecting("wss://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
         async with asyncio.timeout(PATIENCE), listening(tmp_path / name, lines, credentials=run, **more) as (task, url):
             alice = fedws.Worker("alice", "points", Points(Path(), True))
             async with join_run(alice, url, None, mutual(ours, "alice")):
@@ -130,7 +130,7 @@ async def test_without_a_ca_of_ones_own_a_certificate_is_one_of_the_host(
     run = Credentials(KEY, shown(ours, "localhost"))
     await ran(tmp_path, run, Credentials(KEY))
     lines: list[str] = []
-    more = expecting("wss://localhost:0", "alice", evaluator={}, wait="forever")
+    more = expecting("wss://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     run = Credentials(KEY, shown(ours, "lab"))
     async with asyncio.timeout(PATIENCE), listening(tmp_path / "lab", lines, credentials=run, **more) as (_, url):
         alice = fedws.Worker("alice", "points", Points(Path(), True))

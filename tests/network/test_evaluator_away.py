@@ -31,7 +31,7 @@ def assert_never_delayed(run: Run) -> None:
 @virtual
 async def test_an_evaluator_that_comes_within_silence_misses_nothing(tmp_path: Path) -> None:
     async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL, score_workers=0)
+        run = Run(tmp_path, nodes=ALL, evaluate_worker_models=0)
         await run.round(4)
         async with there("testing"):
             await run.task
@@ -58,7 +58,7 @@ async def test_an_evaluator_may_leave_and_come_back_in_the_middle_of_a_score(tmp
 @virtual
 async def test_scores_that_cannot_be_had_within_silence_are_missing_and_later_ones_are_not(tmp_path: Path) -> None:
     async with there(*WORKERS):
-        run = Run(tmp_path, nodes=ALL, silence=12)
+        run = Run(tmp_path, nodes=ALL, peer_timeout=12)
         async with there("testing"):
             await run.score(1)
         await run.round(3)
@@ -87,7 +87,7 @@ async def test_an_evaluator_that_never_comes_costs_all_scores_and_no_round(tmp_p
 async def test_the_last_model_of_a_round_may_be_given_up_while_the_evaluator_is_away(tmp_path: Path) -> None:
     """More rounds than models may wait: the federated ones of the oldest rounds go, the newest are scored."""
     async with there(*WORKERS, seconds=lambda report: 1.0):
-        run = Run(tmp_path, nodes=ALL, score_workers=0, training_rounds=12)
+        run = Run(tmp_path, nodes=ALL, evaluate_worker_models=0, rounds=12)
         await run.round(11)
         async with there("testing"):
             await run.task

@@ -25,7 +25,7 @@ from tests.helpers.virtual_time import virtual
 
 LIMITS = Limits(peer_timeout=60.0)
 LONG = 600.0
-"""Seconds, ten times ``silence``."""
+"""Seconds, ten times ``peer_timeout``."""
 
 
 class Task:

@@ -55,13 +55,13 @@ async def test_the_first_order_carries_the_weights_of_the_file(tmp_path: Path) -
 async def test_a_run_that_continues_needs_the_file_no_more(tmp_path: Path) -> None:
     path = model_file(tmp_path / "m.safetensors")
     async with there(*ALL):
-        wanted = await fedws.run(run_dir=tmp_path / "whole", **plan(initial_model=path, training_rounds=6))
+        wanted = await fedws.run(run_dir=tmp_path / "whole", **plan(initial_model=path, rounds=6))
         await stopped(tmp_path / "run", lambda record: record["round"] == 2, initial_model=path)
         path.unlink()
         await fedws.run(resume=tmp_path / "run")
-        assert_same(await fedws.run(resume=tmp_path / "run", training_rounds=6), wanted)
+        assert_same(await fedws.run(resume=tmp_path / "run", rounds=6), wanted)
         with pytest.raises(fedws.UsageError, match=r"its initial_model stays what it is, '.*', not ''$"):
-            await fedws.run(resume=tmp_path / "run", training_rounds=7, initial_model="")
+            await fedws.run(resume=tmp_path / "run", rounds=7, initial_model="")
 
 
 async def test_a_file_that_does_not_fit_is_said_before_a_node_is_dialled(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ async def test_a_file_that_does_not_fit_is_said_before_a_node_is_dialled(tmp_pat
 
 def gathering(**more: Any) -> fedws.Plan:
     workers = {node: f"memory://{node}" for node in WORKERS}
-    basis = {"dataset": "points", "model": "points_net", "strategy": "mistnet:cut=relu,public=points"}
+    basis = {"dataset": "points", "model": "points_net", "algorithm": "mistnet:split_at=relu,public_dataset=points"}
     return build_plan({"workers": workers, "evaluator": {}, **basis, **more})
 
 
@@ -88,9 +88,9 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
     weights = {name: tensor.clone() for name, tensor in building.build_model("points_net", 3).state_dict().items()}
     origin = pretrained_file.PretrainedInfo("points_net", "points", 10, [4], 1)
     pretrained_file.save_pretrained(public, pretrained_file.PretrainedModel(weights, origin, {}))
-    own = f"mistnet:cut=relu,public=points,pretrained={public}"
+    own = f"mistnet:split_at=relu,public_dataset=points,pretrained_path={public}"
     with pytest.raises(fedws.UsageError) as caught:
-        prepare_run(gathering(initial_model=path, strategy=own))
+        prepare_run(gathering(initial_model=path, algorithm=own))
     why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
     assert str(caught.value) == why
-    assert same(prepare_run(gathering(strategy=own))[2], building.build_model("points_net", 1).state_dict())
+    assert same(prepare_run(gathering(algorithm=own))[2], building.build_model("points_net", 1).state_dict())

@@ -208,7 +208,7 @@ async def test_who_has_proved_nothing_cannot_end_the_run(name: str, caplog: pyte
 
 @virtual
 async def test_who_was_not_expected_or_is_of_another_protocol_is_refused_and_hears_nothing_of_others() -> None:
-    unexpected = "this run does not expect {}; see --id here, and --expect there"
+    unexpected = "this run does not expect {}; see --id here, and --expect-workers there"
     spoken = "the coordinator speaks protocol 1, not 2"
     async with meeting() as (_, url):
         for message, kind, reason in (
@@ -230,7 +230,7 @@ async def test_whatever_comes_where_a_join_was_due_ends_the_link(message: Messag
         assert await lost(await come(message, url)) == f"{MESSAGE_NAMES[type(message)]} before join"
 
 
-STORED = "its tensors are in an object store, and there is none here; see --blobs"
+STORED = "its tensors are in an object store, and there is none here; see --body-store"
 
 
 @virtual

@@ -24,7 +24,7 @@ from tests.helpers.virtual_time import now, virtual
 
 SMALL = 2**20
 """Bytes that a side accepts; a model of mnist_cnn has 1.7 MB."""
-TOO_LARGE = r"1,7\d\d,\d\d\d bytes, and {} accepts at most 1,048,576; give {} --max-message 2097152"
+TOO_LARGE = r"1,7\d\d,\d\d\d bytes, and {} accepts at most 1,048,576; give {} --max-message-bytes 2097152"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ async def served(shelf: Any = None, **limits: int) -> AsyncIterator[dict[str, An
 
         urls = {name: await serve(worker(name, returns)) for name in ("alice", "bob")}
         settings = {"workers": urls, "evaluator": {"testing": await serve(evaluating(scores))}}
-        yield {**settings, "dataset": "points", "model": "mnist_cnn", "training_rounds": 2, "evaluate_every": 1}
+        yield {**settings, "dataset": "points", "model": "mnist_cnn", "rounds": 2, "evaluate_every": 1}
 
 
 def returns(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
@@ -65,7 +65,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
     async with served(shelf, bob=SMALL) as settings:
         with pytest.raises(fedws.RunFailed) as ended:
             await fedws.run(run_dir=tmp_path / "all", body_store=shelf, **settings)
-        result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, quorum=1, **settings)
+        result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, min_results=1, **settings)
     why = f"its order has {TOO_LARGE.format('bob', 'bob')}"
     few = "round 1: too few workers are left for a quorum of 2: bob: cannot be asked: "
     assert _fits(f"{few}{why}", str(ended.value))
@@ -78,7 +78,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
 async def test_a_coordinator_that_accepts_less_than_a_report_ends_the_run_with_the_reason(tmp_path: Path) -> None:
     async with served() as settings:
         with pytest.raises(fedws.RunFailed) as ended:
-            await fedws.run(run_dir=tmp_path / "run", max_message=SMALL, **settings)
+            await fedws.run(run_dir=tmp_path / "run", max_message_bytes=SMALL, **settings)
     why = f"refused its order: its report has {TOO_LARGE.format('the coordinator', 'the coordinator')}"
     assert _fits(rf"round 1: too few workers are left for a quorum of 2: \w+: {why}.*", str(ended.value))
 
@@ -103,9 +103,11 @@ async def test_a_caller_that_accepts_less_than_a_welcome_reads_why(
         return Hello(**{**fields, "max_message_bytes": 100})
 
     monkeypatch.setattr("fedws.coordinator.handshake.Hello", small)
-    why = r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message"
+    why = (
+        r"the welcome has \d+ bytes, and the coordinator accepts at most 100; give the coordinator --max-message-bytes"
+    )
     async with served() as settings:
-        alice = {"workers": {"alice": settings["workers"]["alice"]}, "evaluator": {}, "silence": 1.5}
+        alice = {"workers": {"alice": settings["workers"]["alice"]}, "evaluator": {}, "peer_timeout": 1.5}
         with pytest.raises(fedws.RunFailed, match=why):
             await fedws.run(run_dir=tmp_path / "run", **{**settings, **alice})
 

@@ -77,7 +77,7 @@ async def test_numbers_of_a_strategy_without_rounds_are_kept(tmp_path: Path) -> 
         for node in SAMPLES:
             served = fedws.Worker(node, "points", DATA, tasks=tasks)
             urls[node] = await stack.enter_async_context(fedws.serve(served, f"memory://{node}"))
-        result = await fedws.run(run_dir=tmp_path / "run", **settings(urls, strategy="fedbuff:k=3"))
+        result = await fedws.run(run_dir=tmp_path / "run", **settings(urls, algorithm="fedbuff:buffer_size=3"))
     for record in result.rounds():
         names = [update["worker"] for update in record["updates"]]
         mean = sum(SAMPLES[name] * VALUES[name] for name in names) / sum(SAMPLES[name] for name in names)
@@ -90,10 +90,10 @@ async def test_numbers_of_a_strategy_without_rounds_are_kept(tmp_path: Path) -> 
 async def test_a_round_that_is_asked_again_after_a_restart_counts_each_report_once(tmp_path: Path) -> None:
     nodes = ("alice", "bob", "testing")
     late = {"alice": 5.0, "bob": 10.0}
-    flags = settings({node: f"memory://{node}" for node in nodes}, training_rounds=3)
+    flags = settings({node: f"memory://{node}" for node in nodes}, rounds=3)
     async with there(*nodes, seconds=lambda report: late[report.worker]):
         whole = await fedws.run(run_dir=tmp_path / "whole", **flags)
-        await stopped(tmp_path / "run", lambda record: record["kind"] == "evaluation", nodes=nodes, training_rounds=3)
+        await stopped(tmp_path / "run", lambda record: record["kind"] == "evaluation", nodes=nodes, rounds=3)
         result = await fedws.run(resume=tmp_path / "run")
     rounds = [[record["metrics"] for record in found.rounds()] for found in (whole, result)]
     assert rounds[0] == rounds[1] and all(set(found) == {"loss"} for found in rounds[0])

@@ -59,7 +59,7 @@ def sent(nodes: Sequence[Node]) -> torch.Tensor:
 
 
 async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
-    nodes, more = {name: Node() for name in WORKERS}, {"training_rounds": 6, "evaluate_every": 3}
+    nodes, more = {name: Node() for name in WORKERS}, {"rounds": 6, "evaluate_every": 3}
     async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, **more) as found:
         result = await fedws.run(run_dir=tmp_path / "run", **found)
     features, count = stored(tmp_path / "run")
@@ -84,7 +84,7 @@ async def test_a_run_gathers_trains_and_is_scored(tmp_path: Path) -> None:
 async def test_the_scored_features_are_binarised_and_have_no_noise(tmp_path: Path) -> None:
     """Of the same model, scored twice: the score does not depend on what noise would do."""
     nodes = {"alice": Node()}
-    async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, training_rounds=1) as found:
+    async with asyncio.timeout(PATIENCE), federation(tmp_path, nodes, rounds=1) as found:
         result = await fedws.run(run_dir=tmp_path / "run", **found)
     module = build_model("points_net", seed=0)
     module.load_state_dict(dict(result.model))
@@ -149,7 +149,7 @@ async def test_who_is_late_takes_part_in_a_later_epoch(tmp_path: Path) -> None:
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         urls = {"alice": await stack.enter_async_context(served("alice", alice, tmp_path))}
         async with served("bob", bob, tmp_path) as urls["bob"]:
-            more: dict[str, Any] = {"quorum": 1, "deadline": 2.0, "training_rounds": 10**6}
+            more: dict[str, Any] = {"min_results": 1, "round_timeout": 2.0, "rounds": 10**6}
             found = gathering(tmp_path, urls, **more)
             run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", observers=[observe], **found))
             await begun.wait()
@@ -210,7 +210,7 @@ async def test_a_full_disk_ends_a_run_that_goes_on_with_what_had_arrived(
 
 def test_the_training_process_ends_with_who_started_it(tmp_path: Path) -> None:
     """Also in the middle of a message."""
-    given = json.dumps({"strategy": "mistnet", "plugin": [], "threads": 1, "store": str(tmp_path)})
+    given = json.dumps({"algorithm": "mistnet", "plugins": [], "threads": 1, "feature_dir": str(tmp_path)})
     command = [sys.executable, "-m", "fedws.coordinator.server_trainer_main", given]
     whole = b"".join(encode_message(TaskRequest(request_id="1", worker="coordinator", round=1, task="t")).fragments())
     half = LENGTH_PREFIX.pack(len(whole)) + whole[:10]
@@ -242,7 +242,7 @@ async def test_a_training_process_that_dies_is_started_again_and_the_third_death
             patch.setattr(ServerTrainer, "execute", killed)
             if deaths < 3:
                 result = await fedws.run(run_dir=tmp_path / "run", **settings)
-                assert result.rounds()[-1]["round"] == settings["training_rounds"]
+                assert result.rounds()[-1]["round"] == settings["rounds"]
                 return
             why = r"own training failed: its process ended with status -9 \(was memory short\?\), three times in a row"
             with pytest.raises(RunFailed, match=why):

@@ -22,10 +22,10 @@ from tests.helpers.virtual_time import virtual
 pytestmark = pytest.mark.usefixtures("every_line")
 
 HOW: dict[str, dict[str, Any]] = {
-    "fedavg": {"chooser": "random:per_round=2"},
-    "fedsgd": {"strategy": "fedsgd", "optimizer": "adam"},
-    "fedbuff": {"strategy": "fedbuff:k=2", "nodes": ("alice", "testing")},
-    "without an evaluator": {"nodes": WORKERS, "weighted": True},
+    "fedavg": {"sampler": "random:per_round=2"},
+    "fedsgd": {"algorithm": "fedsgd", "optimizer": "adam"},
+    "fedbuff": {"algorithm": "fedbuff:buffer_size=2", "nodes": ("alice", "testing")},
+    "without an evaluator": {"nodes": WORKERS, "weight_by_samples": True},
 }
 
 
@@ -38,10 +38,10 @@ async def test_a_finished_run_continues_as_if_it_had_had_more_rounds_at_once(tmp
     """But for the scores of the round that was the last. Nothing that was written is written again."""
     run, whole = tmp_path / "run", tmp_path / "whole"
     async with there(*ALL, scoring=ROUND / 2):
-        wanted = await fedws.run(run_dir=whole, **plan(**HOW[name], training_rounds=8))
+        wanted = await fedws.run(run_dir=whole, **plan(**HOW[name], rounds=8))
         await fedws.run(run_dir=run, **plan(**HOW[name]))
         written = [(run / file).read_bytes() for file in ("run.log", "metrics.jsonl")]
-        result = await fedws.run(resume=run, training_rounds=8)
+        result = await fedws.run(resume=run, rounds=8)
     assert_same(result, wanted)
     rounds, scores = records(run)
     assert rounds == records(whole)[0] and len(rounds) == 8
@@ -56,27 +56,27 @@ async def test_a_finished_run_continues_as_if_it_had_had_more_rounds_at_once(tmp
 async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the features that are stored: the workers are not asked for them again. A worker that is added is."""
     monkeypatch.setattr("fedws.coordinator.run.ServerTrainer", Thread)
-    policy = Policy(encodings=("clear_bits",), labels="clear", max_uploads=2)
-    how = "mistnet:cut=relu,public=points,pretrain_epochs=1,encoding=clear_bits,labels=clear"
+    policy = Policy(encodings=("bits_without_noise",), labels="clear", max_uploads=2)
+    how = "mistnet:split_at=relu,public_dataset=points,pretrain_epochs=1,encoding=bits_without_noise,labels=clear"
     async with contextlib.AsyncExitStack() as stack:
         urls = {}
         for name in WORKERS:
             node = fedws.Worker(name, "points", DATA, labels=[], policy=policy, state_dir=tmp_path / name)
             urls[name] = await stack.enter_async_context(fedws.serve(node, f"memory://{name}"))
         two = {name: urls[name] for name in WORKERS[:2]}
-        found = settings(two, strategy=how, model="points_net")
-        wanted = await fedws.run(run_dir=tmp_path / "whole", **found | {"training_rounds": 4})
+        found = settings(two, algorithm=how, model="points_net")
+        wanted = await fedws.run(run_dir=tmp_path / "whole", **found | {"rounds": 4})
         await fedws.run(run_dir=tmp_path / "run", **found)
         features = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "features").iterdir()}
-        assert_same(await fedws.run(resume=tmp_path / "run", training_rounds=4), wanted)
+        assert_same(await fedws.run(resume=tmp_path / "run", rounds=4), wanted)
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "features").iterdir()} == features
         with pytest.raises(fedws.UsageError) as caught:
-            await fedws.run(resume=tmp_path / "run", training_rounds=6, workers={"charlie": urls["charlie"]})
+            await fedws.run(resume=tmp_path / "run", rounds=6, workers={"charlie": urls["charlie"]})
         assert str(caught.value) == (
             f"--resume {tmp_path / 'run'}: {how} stores records by the worker's place: "
             "workers can be added, not removed; name alice, bob again"
         )
-        result = await fedws.run(resume=tmp_path / "run", training_rounds=20, workers=urls)
+        result = await fedws.run(resume=tmp_path / "run", rounds=20, workers=urls)
     assert result.rounds()[-1]["num_results"] == 3 and result.rounds()[-1]["num_examples"] == 3 * len(DATA)
     stored = {path.name.split("-")[0] for path in (tmp_path / "run" / "features").iterdir()}
     assert (
@@ -90,8 +90,8 @@ async def test_the_coordinator_trains_on_for_more_epochs(tmp_path: Path, monkeyp
 async def test_the_last_line_of_a_finished_run_is_not_said_again(tmp_path: Path) -> None:
     late = lambda report: 35.0 if (report.worker, report.round) == ("bob", 4) else ROUND  # noqa: E731
     async with there(*WORKERS, seconds=late):
-        await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, quorum=2, deadline=15))
-        await fedws.run(resume=tmp_path / "run", training_rounds=5)
+        await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, min_results=2, round_timeout=15))
+        await fedws.run(resume=tmp_path / "run", rounds=5)
     closed = "Round 4: 2 of 3 reports at the deadline; missing: bob"
     assert [line for line in log(tmp_path / "run") if line.startswith("Round ")] == [closed]
 
@@ -100,9 +100,9 @@ async def test_the_last_line_of_a_finished_run_is_not_said_again(tmp_path: Path)
 @virtual
 async def test_a_run_that_was_stopped_continues_to_another_last_round(tmp_path: Path, rounds: int) -> None:
     async with there(*ALL):
-        wanted = await fedws.run(run_dir=tmp_path / "whole", **plan(training_rounds=rounds))
+        wanted = await fedws.run(run_dir=tmp_path / "whole", **plan(rounds=rounds))
         await stopped(tmp_path / "run", lambda record: (record["kind"], record["round"]) == ("round", 2))
-        result = await fedws.run(resume=tmp_path / "run", training_rounds=rounds)
+        result = await fedws.run(resume=tmp_path / "run", rounds=rounds)
     assert_same(result, wanted)
     assert records(tmp_path / "run") == records(tmp_path / "whole")
 
@@ -115,8 +115,8 @@ async def test_fewer_rounds_than_are_complete_cannot_be(tmp_path: Path) -> None:
     for name, complete in (("stopped", 2), ("finished", 4)):
         before = {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
         with pytest.raises(fedws.UsageError) as caught:
-            await fedws.run(resume=tmp_path / name, training_rounds=1)
-        few = f"training_rounds 1 is less than the {complete} rounds that are complete; give at least {complete}"
+            await fedws.run(resume=tmp_path / name, rounds=1)
+        few = f"rounds 1 is less than the {complete} rounds that are complete; give at least {complete}"
         assert str(caught.value) == f"--resume {tmp_path / name}: {few}"
         assert {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()} == before
 
@@ -129,13 +129,13 @@ async def test_a_finished_run_without_a_checkpoint_says_how_to_start_from_its_mo
         first = await fedws.run(run_dir=run, **plan())
         shutil.rmtree(run / "checkpoints")
         with pytest.raises(fedws.UsageError) as caught:
-            await fedws.run(resume=run, training_rounds=5)
+            await fedws.run(resume=run, rounds=5)
         model = run / "model.safetensors"
         how = f"it has no checkpoint to continue from; start a new run with --initial-model {model}"
         assert str(caught.value) == f"--resume {run}: {how}"
         assert (await fedws.run(resume=run)).metrics == first.metrics
         with pytest.raises(fedws.UsageError, match="the 4 rounds that are complete"):
-            await fedws.run(resume=run, training_rounds=3)
+            await fedws.run(resume=run, rounds=3)
 
 
 # --------------------------------------------------------------------------- other workers
@@ -157,7 +157,7 @@ async def test_a_run_continues_with_other_workers_and_says_what_that_means(tmp_p
         await stopped(
             run, lambda record: (record["kind"], record["round"]) == ("round", 2), nodes=("alice", "bob", "testing")
         )
-        result = await fedws.run(resume=run, workers=other, silence=5.0)
+        result = await fedws.run(resume=run, workers=other, peer_timeout=5.0)
         assert cohorts(run) == [set(two), set(two), set(other), set(other)]
         assert [line for line in log(run) if line == WORKERS_CHANGED] == [WORKERS_CHANGED]
         assert set(json.loads((run / "worker_labels.json").read_text())) == set(other)
@@ -165,20 +165,20 @@ async def test_a_run_continues_with_other_workers_and_says_what_that_means(tmp_p
         assert {score["model"] for score in scores} == {
             "bob", "charlie", "federated",
         }  # fmt: skip
-        await fedws.run(resume=run, training_rounds=5)
+        await fedws.run(resume=run, rounds=5)
         assert [line for line in log(run) if line == WORKERS_CHANGED] == [WORKERS_CHANGED, WORKERS_CHANGED], (
             "it stays so"
         )
         assert cohorts(run)[4:] == [set(other)]
 
 
-@pytest.mark.parametrize("strategy", ["fedasync", "fedbuff:k=2"])
+@pytest.mark.parametrize("strategy", ["fedasync", "fedbuff:buffer_size=2"])
 @virtual
 async def test_without_rounds_too(tmp_path: Path, strategy: str) -> None:
     run, speed = tmp_path / "run", {"alice": 7.0, "bob": 11.0, "charlie": 13.0}
     async with there(*ALL, seconds=lambda report: speed[report.worker]):
-        await fedws.run(run_dir=run, **plan(strategy=strategy, nodes=("alice", "bob", "testing")))
-        await fedws.run(resume=run, workers=url("bob", "charlie"), training_rounds=10)
+        await fedws.run(run_dir=run, **plan(algorithm=strategy, nodes=("alice", "bob", "testing")))
+        await fedws.run(resume=run, workers=url("bob", "charlie"), rounds=10)
     workers = [{update["worker"] for update in record["updates"]} for record in recorded(run, "round")]
     assert set.union(*workers[:4]) == {"alice", "bob"} and set.union(*workers[4:]) == {"bob", "charlie"}
     assert WORKERS_CHANGED in log(run)
@@ -192,7 +192,7 @@ async def test_workers_that_never_came_do_not_count(tmp_path: Path) -> None:
         wanted = await fedws.run(run_dir=tmp_path / "whole", **plan())
         await stopped(run, lambda record: (record["kind"], record["round"]) == ("round", 3))
         with pytest.raises(fedws.RunFailed, match="in vain for charly"):
-            await fedws.run(resume=run, workers=url("alice", "bob", "charly"), silence=1.0)
+            await fedws.run(resume=run, workers=url("alice", "bob", "charly"), peer_timeout=1.0)
         result = await fedws.run(resume=run, workers=url("charlie", "alice", "bob"))
     assert_same(result, wanted)
     assert WORKERS_CHANGED not in log(run) and records(run) == records(tmp_path / "whole")
@@ -201,11 +201,11 @@ async def test_workers_that_never_came_do_not_count(tmp_path: Path) -> None:
 @virtual
 async def test_the_plan_must_hold_with_the_workers_that_it_has_now(tmp_path: Path) -> None:
     async with there(*ALL):
-        await fedws.run(run_dir=tmp_path / "run", **plan(chooser="random:per_round=3", quorum=3))
+        await fedws.run(run_dir=tmp_path / "run", **plan(sampler="random:per_round=3", min_results=3))
     before = (tmp_path / "run" / "run.json").read_text()
     with pytest.raises(fedws.UsageError) as caught:
-        await fedws.run(resume=tmp_path / "run", training_rounds=5, workers=url("alice", "bob"))
-    assert str(caught.value) == "--quorum 3 is above the number of workers, 2"
+        await fedws.run(resume=tmp_path / "run", rounds=5, workers=url("alice", "bob"))
+    assert str(caught.value) == "--min-results 3 is above the number of workers, 2"
     assert (tmp_path / "run" / "run.json").read_text() == before
 
 
@@ -214,7 +214,7 @@ async def test_an_added_worker_is_waited_for_as_any_other(tmp_path: Path) -> Non
     run = tmp_path / "run"
     async with there("alice", "bob", "testing"):
         await fedws.run(run_dir=run, **plan(nodes=("alice", "bob", "testing")))
-        going = asyncio.create_task(fedws.run(resume=run, training_rounds=5, workers=url(*WORKERS)))
+        going = asyncio.create_task(fedws.run(resume=run, rounds=5, workers=url(*WORKERS)))
         await asyncio.sleep(ROUND)
         async with there("charlie"):
             await going

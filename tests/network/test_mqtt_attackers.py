@@ -168,7 +168,7 @@ async def test_a_seal_needs_a_key(broker: Mosquitto) -> None:
         for end in (near, far):
             end._endpoint.encrypt_payloads = True
             with pytest.raises(
-                LinkRefused, match="a sealed link needs the network key: --seal does not go with --insecure"
+                LinkRefused, match="a sealed link needs the network key: --encrypt-payloads does not go with --insecure"
             ):
                 end.mark_authenticated()
 
@@ -247,7 +247,7 @@ async def test_strangers_have_no_answers_that_others_wait_behind(
 async def test_links_that_are_closed_and_that_their_callers_keep_are_bounded(
     broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of members that are refused; the newest are kept, and have a sixth of ``silence`` to be closed."""
+    """As those of members that are refused; the newest are kept, and have a sixth of ``peer_timeout`` to be closed."""
     sessions, begin = [], BrokerSession.start
 
     async def kept(self: BrokerSession, former: Collection[str]) -> None:

@@ -283,7 +283,7 @@ async def two(broker: Mosquitto) -> AsyncIterator[dict[str, Any]]:
         urls = {}
         for node in ("alice", "bob"):
             urls[node] = await stack.enter_async_context(fedws.serve(worker(node), broker.url))
-        yield settings(urls, training_rounds=4)
+        yield settings(urls, rounds=4)
 
 
 @pytest.mark.parametrize("where", ["down", "up"])
@@ -305,7 +305,7 @@ async def test_a_run_goes_on_after_the_broker_was_killed_in_the_middle_of_a_tran
         return size
 
     async with federation("memory", nodes=("alice", "bob")) as plain:
-        expected = await fedws.run(run_dir=tmp_path / "memory", **{**plain, "training_rounds": 4})
+        expected = await fedws.run(run_dir=tmp_path / "memory", **{**plain, "rounds": 4})
     async with two(broker) as found:
         with monkeypatch.context() as patch:
             patch.setattr(BrokerConnection, "publish", killing)

@@ -109,7 +109,7 @@ async def federation(
         for name, node in nodes.items():
             there = fedws.serve(node, f"memory://{name}", Limits(peer_timeout=1.5), INSECURE, shelf)
             urls[name] = await stack.enter_async_context(there)
-        yield settings(urls, quorum=1, training_rounds=4, silence=1.5, run_dir=tmp_path / "run")
+        yield settings(urls, min_results=1, rounds=4, peer_timeout=1.5, run_dir=tmp_path / "run")
 
 
 async def test_a_worker_that_sends_too_much_three_times_is_excluded(
@@ -125,7 +125,7 @@ async def test_a_worker_that_sends_too_much_three_times_is_excluded(
 
 async def _ended(given: dict[str, Any]) -> str:
     with pytest.raises(fedws.RunFailed) as ended:
-        await fedws.run(**{**given, "quorum": 2})
+        await fedws.run(**{**given, "min_results": 2})
     return str(ended.value)
 
 
@@ -148,7 +148,7 @@ async def test_a_body_in_an_object_store_is_never_fetched(tmp_path: Path, monkey
 async def test_a_score_that_comes_with_its_model_costs_the_score(tmp_path: Path) -> None:
     """A score has no tensors, so the model that was sent may not come back."""
     async with asyncio.timeout(PATIENCE), federation(tmp_path, score=same, bob=same) as given:
-        result = await fedws.run(**{**given, "training_rounds": 1, "model": "mnist_cnn"})
+        result = await fedws.run(**{**given, "rounds": 1, "model": "mnist_cnn"})
     log = (tmp_path / "run" / "run.log").read_text()
     assert "Scores missing in round 1: " in log and "broke the protocol: a task_result of 1,72" in log
     assert result.accuracy is None and len(result.rounds()) == 1

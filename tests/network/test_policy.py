@@ -65,9 +65,7 @@ async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: st
 
 async def test_others_go_on_without_the_one_that_refuses(tmp_path: Path) -> None:
     async with served(node("alice", Policy(allow_updates=False)), node("bob")) as urls:
-        result = await fedws.run(
-            run_dir=tmp_path / "run", credentials=KEY, **settings(urls, quorum=1, training_rounds=2)
-        )
+        result = await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls, min_results=1, rounds=2))
     assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
     assert "the policy here lets no model updates leave" in (tmp_path / "run" / "run.log").read_text()
 
@@ -103,7 +101,7 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
     async with served(node("alice", Policy(max_answers_per_day=3), tmp_path / "log")) as urls:
         await fedws.run(run_dir=tmp_path / "one", credentials=KEY, **settings(urls))
         second = asyncio.create_task(
-            fedws.run(run_dir=tmp_path / "two", credentials=KEY, silence=0.5, **settings(urls))
+            fedws.run(run_dir=tmp_path / "two", credentials=KEY, peer_timeout=0.5, **settings(urls))
         )
         async with asyncio.timeout(60):
             while "Waiting for alice, which gets its next request in 24 h" not in caplog.messages:

@@ -80,7 +80,7 @@ async def test_features_are_private_on_both_sides(tmp_path: Path, monkeypatch: p
             node.look()
             return super().upload(*given)
 
-    async with asyncio.timeout(PATIENCE), uploading(tmp_path, {"alice": Watching()}, training_rounds=1) as settings:
+    async with asyncio.timeout(PATIENCE), uploading(tmp_path, {"alice": Watching()}, rounds=1) as settings:
         await fedws.run(run_dir=run.folder, observers=[run.look], **settings)
     node.look()
     run.look()

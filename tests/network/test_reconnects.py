@@ -40,7 +40,7 @@ async def test_nodes_and_run_start_in_any_order(tmp_path: Path, first: str, capl
 @virtual
 async def test_a_run_that_waits_in_vain_ends_and_leaves_nothing(tmp_path: Path) -> None:
     async with there("alice"):
-        run = Run(tmp_path, silence=45)
+        run = Run(tmp_path, peer_timeout=45)
         with pytest.raises(fedws.RunFailed) as failed:
             await run.task
         assert now() == 45
@@ -52,7 +52,7 @@ async def test_a_run_that_waits_in_vain_ends_and_leaves_nothing(tmp_path: Path) 
 @virtual
 async def test_a_worker_that_joins_takes_part_from_the_next_round(tmp_path: Path) -> None:
     async with there("alice", "bob"):
-        run = Run(tmp_path, quorum=2)
+        run = Run(tmp_path, min_results=2)
         await run.round(2)
         assert run.times == [60 + ROUND, 60 + 2 * ROUND], "after silence the quorum was enough"
         async with there("charlie"):
@@ -91,7 +91,7 @@ async def test_a_worker_that_leaves_and_comes_back_leaves_no_trace_in_the_model(
 async def test_a_lost_quorum_is_waited_for_silence_seconds(tmp_path: Path) -> None:
     async with there("alice", "charlie"):
         async with there("bob"):
-            run = Run(tmp_path, silence=30)
+            run = Run(tmp_path, peer_timeout=30)
             await run.round(1)
         since = now()
         with pytest.raises(fedws.RunFailed) as failed:
@@ -108,7 +108,7 @@ async def test_a_lost_quorum_is_waited_for_silence_seconds(tmp_path: Path) -> No
 async def test_a_quorum_that_comes_and_goes_has_its_time_again(tmp_path: Path) -> None:
     """Away three times for less than silence, together for more."""
     async with there("alice", "charlie"):
-        run = Run(tmp_path, silence=30)
+        run = Run(tmp_path, peer_timeout=30)
         for number in (1, 2, 3):
             async with there("bob"):
                 await run.round(number)
@@ -123,7 +123,7 @@ async def test_a_run_may_wait_for_ever(tmp_path: Path) -> None:
     async with there(*WORKERS):
         whole = await Run(tmp_path / "whole").task
     async with there("alice", "charlie"):
-        run = Run(tmp_path, wait="forever")
+        run = Run(tmp_path, wait_for_workers="forever")
         await asyncio.sleep(5_000)
         async with there("bob"):
             await run.round(1)
@@ -137,7 +137,7 @@ async def test_a_run_may_wait_for_ever(tmp_path: Path) -> None:
 async def test_with_a_quorum_left_a_round_closes_without_who_has_gone(tmp_path: Path) -> None:
     async with there("alice", "charlie"):
         async with there("bob"):
-            run = Run(tmp_path, quorum=2)
+            run = Run(tmp_path, min_results=2)
             await run.round(1)
             await asyncio.sleep(ROUND / 2)
         assert (await run.round(2))["missing_workers"] == ["bob"]
@@ -158,7 +158,7 @@ def slow_in(round_number: int, seconds: float, node: str = "bob") -> Callable[[T
 @virtual
 async def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_again(tmp_path: Path) -> None:
     async with there(*WORKERS, seconds=slow_in(2, 35)):
-        run = Run(tmp_path, quorum=2, deadline=15)
+        run = Run(tmp_path, min_results=2, round_timeout=15)
         await run.task
     others = ["alice", "charlie"]
     assert run.rounds("cohort", "missing_workers", "num_late") == [
@@ -179,7 +179,7 @@ async def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_agai
 @virtual
 async def test_without_a_quorum_at_the_deadline_the_round_stays_open(tmp_path: Path) -> None:
     async with there(*WORKERS, seconds=lambda report: 10.0 * (1 + WORKERS.index(report.worker) * 1.2)):
-        run = Run(tmp_path, quorum=2, deadline=6)
+        run = Run(tmp_path, min_results=2, round_timeout=6)
         await run.round(1)
         run.task.cancel()
         await asyncio.gather(run.task, return_exceptions=True)
@@ -208,7 +208,7 @@ async def test_a_worker_that_is_held_up_is_left_out_until_its_late_answer_is_in(
 
     monkeypatch.setattr(Driver, "_handle_event", watched)
     async with federation(tasks={"bob": bob, "alice": alice}, nodes=WORKERS) as flags:
-        flags.update(quorum=2, deadline=0.7, training_rounds=3)
+        flags.update(min_results=2, round_timeout=0.7, rounds=3)
         result = await fedws.run(run_dir=tmp_path / "run", observers=[observe], **flags)
     first, second, third = result.metrics
     assert (first["missing_workers"], first["num_late"]) == (["bob"], 0)
@@ -235,7 +235,7 @@ async def test_the_labels_of_a_worker_that_is_away_are_not_forgotten(tmp_path: P
     """They name the groups of labels in every score's line."""
     async with there("alice", "charlie", "testing"):
         async with there("bob"):
-            run = Run(tmp_path, nodes=(*WORKERS, "testing"), quorum=2, score_workers=0)
+            run = Run(tmp_path, nodes=(*WORKERS, "testing"), min_results=2, evaluate_worker_models=0)
             await run.round(1)
         async with there("bob"):
             await run.task

@@ -51,7 +51,7 @@ async def test_wherever_it_was_killed_it_ends_as_if_nothing_had_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chooser: str, every: int
 ) -> None:
     async with there(*ALL, scoring=SCORING):
-        whole, copies = await whole_and_copies(tmp_path, monkeypatch, chooser=chooser)
+        whole, copies = await whole_and_copies(tmp_path, monkeypatch, sampler=chooser)
         assert len(copies.all) > 50
         for name, path in list(copies.all.items())[::every]:
             try:
@@ -79,7 +79,7 @@ async def test_plan_and_checkpoint_are_there_before_the_first_order(
 @virtual
 async def test_a_run_that_was_killed_while_it_waited_goes_on(tmp_path: Path) -> None:
     async with there("alice", "bob", "testing"):
-        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **plan(wait="forever")))
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **plan(wait_for_workers="forever")))
         await asyncio.sleep(1000)
         killed = shutil.copytree(tmp_path / "run", tmp_path / "killed")
         run.cancel()
@@ -87,7 +87,9 @@ async def test_a_run_that_was_killed_while_it_waited_goes_on(tmp_path: Path) -> 
         assert not (tmp_path / "run").exists(), "one that was stopped, and had not begun, leaves nothing"
         async with there("charlie"):
             result = await fedws.run(resume=killed)
-            assert_as_if_nothing_had_been(result, await fedws.run(run_dir=tmp_path / "whole", **plan(wait="forever")))
+            assert_as_if_nothing_had_been(
+                result, await fedws.run(run_dir=tmp_path / "whole", **plan(wait_for_workers="forever"))
+            )
 
 
 @virtual
@@ -217,7 +219,7 @@ async def test_a_run_that_failed_goes_on_when_its_worker_is_back(tmp_path: Path)
             await run
         before = (tmp_path / "run" / "metrics.jsonl").read_text()
         with pytest.raises(fedws.RunFailed, match="waited 5 s in vain for bob"):
-            await fedws.run(resume=tmp_path / "run", silence=5.0)
+            await fedws.run(resume=tmp_path / "run", peer_timeout=5.0)
         assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
         async with there("bob"):
             result = await fedws.run(resume=tmp_path / "run")

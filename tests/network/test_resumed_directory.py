@@ -95,7 +95,7 @@ async def test_a_line_about_the_round_before_is_not_lost(tmp_path: Path, monkeyp
     async with there(*WORKERS, seconds=late):
         with monkeypatch.context() as patch:
             copies = Copies(tmp_path / "run", tmp_path / "copies", patch)
-            await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, quorum=2, deadline=15))
+            await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, min_results=2, round_timeout=15))
         for name, path in copies.all.items():
             if (path / "checkpoints" / "checkpoint-000001.safetensors").exists():
                 await fedws.run(resume=path)
@@ -132,7 +132,7 @@ async def test_a_score_that_was_given_up_is_said_to_be_missing_after_all(
 ) -> None:
     """The evaluator never comes: models are given up between two checkpoints, and the line that said so is cut off."""
     async with there(*WORKERS):
-        _, copies = await whole_and_copies(tmp_path, monkeypatch, silence=1.0, evaluate_every=1)
+        _, copies = await whole_and_copies(tmp_path, monkeypatch, peer_timeout=1.0, evaluate_every=1)
         for path in list(copies.all.values())[5::5]:
             await fedws.run(resume=path)
             missing = [text for text in log(path) if text.startswith("Scores missing")]
@@ -141,7 +141,7 @@ async def test_a_score_that_was_given_up_is_said_to_be_missing_after_all(
             assert rounds == [(f"Scores missing in round {number}", models) for number in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize("strategy", ["fedasync", "fedbuff:k=2", "fedsgd"])
+@pytest.mark.parametrize("strategy", ["fedasync", "fedbuff:buffer_size=2", "fedsgd"])
 @virtual
 async def test_every_version_is_told_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
@@ -149,7 +149,7 @@ async def test_every_version_is_told_once_and_in_order(
     """Also of strategies whose result depends on who answers first."""
     speed = {"alice": 7.0, "bob": 11.0, "charlie": 13.0}
     async with there(*ALL, seconds=lambda report: speed[report.worker], scoring=SCORING):
-        _, copies = await whole_and_copies(tmp_path, monkeypatch, strategy=strategy)
+        _, copies = await whole_and_copies(tmp_path, monkeypatch, algorithm=strategy)
         for path in list(copies.all.values())[::8]:
             result = await fedws.run(resume=path)
             assert [record["round"] for record in result.metrics if record["kind"] == "round"] == [1, 2, 3, 4]
@@ -164,10 +164,10 @@ async def test_every_version_is_told_once_and_in_order(
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "lr": ({"lr": 0.5}, "its lr stays what it is, 0.1, not 0.5"),
     "rounds": (
-        {"training_rounds": 2},
-        "training_rounds 2 is less than the 3 rounds that are complete; give at least 3",
+        {"rounds": 2},
+        "rounds 2 is less than the 3 rounds that are complete; give at least 3",
     ),
-    "strategy": ({"strategy": "fedsgd"}, "its strategy stays what it is, 'fedavg', not 'fedsgd'"),
+    "algorithm": ({"algorithm": "fedsgd"}, "its algorithm stays what it is, 'fedavg', not 'fedsgd'"),
     "evaluator": ({"evaluator": {}}, "its evaluator stays what it is, testing, not none"),
 }
 
@@ -194,7 +194,9 @@ async def test_addresses_and_patience_may_change(tmp_path: Path) -> None:
         await stack.enter_async_context(there("testing"))
         for node, url in elsewhere.items():
             await stack.enter_async_context(fedws.serve(worker(node), url))
-        result = await fedws.run(resume=tmp_path / "run", workers=elsewhere, silence=5.0, wait="forever")
+        result = await fedws.run(
+            resume=tmp_path / "run", workers=elsewhere, peer_timeout=5.0, wait_for_workers="forever"
+        )
     assert_as_if_nothing_had_been(result, whole)
     assert fedws.Plan(**run_directory.load_plan_settings(tmp_path / "run")).workers == elsewhere
 

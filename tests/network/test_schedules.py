@@ -193,8 +193,8 @@ def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.RunResult | None, str
                 evaluator={},
                 dataset="points",
                 batch_size=8,
-                federate_after_n_batches=2,
-                silence=SILENCE,
+                max_local_batches=2,
+                peer_timeout=SILENCE,
                 **more,
             )
 
@@ -207,7 +207,7 @@ def run(nodes: Sequence[Node], **more: Any) -> tuple[fedws.RunResult | None, str
 
 @cache
 def undisturbed(name: str, workers: int, rounds: int) -> Tensors:
-    result, _, _ = run(scripted([()] * workers), strategy=name, training_rounds=rounds)
+    result, _, _ = run(scripted([()] * workers), algorithm=name, rounds=rounds)
     assert result is not None
     return result.model
 
@@ -226,15 +226,15 @@ def deserved(script: Sequence[Act]) -> bool:
 @given(data=st.data(), scripts=st.lists(st.lists(act, max_size=8), min_size=1, max_size=3))
 def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scripts: list[list[Act]]) -> None:
     workers, rounds = len(scripts), data.draw(st.integers(1, 3), "rounds")
-    more: dict[str, Any] = {"quorum": data.draw(st.integers(0, workers), "quorum")}
+    more: dict[str, Any] = {"min_results": data.draw(st.integers(0, workers), "quorum")}
     has_rounds = not is_asynchronous(registry.find_piece("algorithm", name))
     if has_rounds:
-        more["deadline"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
+        more["round_timeout"] = data.draw(st.sampled_from([2.0, 10.0, float("inf")]), "deadline")
         if data.draw(st.booleans(), "not all"):
-            size = data.draw(st.integers(max(1, more["quorum"]), workers), "cohort")
-            more |= {"chooser": f"random:per_round={size}", "over_select": 1.0 if size < workers else 0.0}
-    spec = "fedbuff:k=2" if name == "fedbuff" else name
-    result, reason, watched = run(scripted(scripts), strategy=spec, training_rounds=rounds, **more)
+            size = data.draw(st.integers(max(1, more["min_results"]), workers), "cohort")
+            more |= {"sampler": f"random:per_round={size}", "over_selection": 1.0 if size < workers else 0.0}
+    spec = "fedbuff:buffer_size=2" if name == "fedbuff" else name
+    result, reason, watched = run(scripted(scripts), algorithm=spec, rounds=rounds, **more)
     if result is None:
         assert "too few workers are left for a quorum" in reason and reason.isprintable()
         guilty = {WORKERS[place] for place, script in enumerate(scripts) if deserved(script)}
@@ -242,7 +242,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
     else:
         assert find_nonfinite(result.model) == ""
         assert [record["round"] for record in result.metrics] == list(range(1, rounds + 1))
-        if has_rounds and "chooser" not in more and more["quorum"] in (0, workers):
+        if has_rounds and "sampler" not in more and more["min_results"] in (0, workers):
             wanted = undisturbed(name, workers, rounds)
             assert all(torch.equal(value, wanted[key]) for key, value in result.model.items())
     assert len(watched.open()) == len(set(watched.open())), "at the end, no worker has two orders"
@@ -250,7 +250,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
 
 @every
 def test_a_run_over_good_workers_answers_all_its_orders(name: str) -> None:
-    result, _, watched = run(scripted([()] * 3), strategy=name, training_rounds=2)
+    result, _, watched = run(scripted([()] * 3), algorithm=name, rounds=2)
     assert result is not None
     assert watched.open() == [] or is_asynchronous(registry.find_piece("algorithm", name))
 
@@ -270,7 +270,7 @@ endless = st.one_of(without(*GOOD), without(*GOOD, "never", *STRIKES), without(*
 def test_a_run_ends_though_a_worker_never_gives_a_good_report(name: str, script: list[Act], quorum: int) -> None:
     """It makes progress without that worker, waits for it within a bound, or ends; it does not try for ever."""
     nodes = [Node("alice", script, endless=True), Node("bob")]
-    result, reason, watched = run(nodes, strategy=name, training_rounds=2, quorum=quorum)
+    result, reason, watched = run(nodes, algorithm=name, rounds=2, min_results=quorum)
     assert reason or (result is not None and find_nonfinite(result.model) == "")
     if reason:
         assert "alice" in reason and reason.isprintable()

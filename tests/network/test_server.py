@@ -46,7 +46,7 @@ async def test_a_busy_worker_says_which_run_holds_it(tmp_path: Path, caplog: pyt
     async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
         await welcomed(socket)
         with pytest.raises(fedws.RunFailed) as failed:
-            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, silence=1.5))
+            await fedws.run(run_dir=tmp_path / "run", **settings({"alice": url}, peer_timeout=1.5))
         busy = r"alice is busy with run rough since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
         where = f"alice at {re.escape(url)}"
         assert re.fullmatch(rf"waited 1\.5 s in vain for {where} \({busy}\)", str(failed.value))
@@ -83,7 +83,7 @@ async def test_roles_are_not_mixed_up(tmp_path: Path) -> None:
         with pytest.raises(fedws.RunFailed) as failed:
             await fedws.run(run_dir=tmp_path / "a", **{**flags, "workers": {"alice": alice, "testing": score}})
         assert str(failed.value) == f"testing at {score}: it is an evaluator, not a worker"
-        await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}, "silence": 0.5})
+        await fedws.run(run_dir=tmp_path / "b", **{**flags, "evaluator": {"bob": bob}, "peer_timeout": 0.5})
     text = (tmp_path / "b" / "run.log").read_text()
     assert "Scores missing in round 1: alice, federated (bob: it is a worker, not an evaluator)" in text
 
@@ -139,7 +139,7 @@ async def test_a_worker_that_falls_silent_is_awaited_then_named(tmp_path: Path) 
     gate = Gate(held=(2,))
     async with federation(tasks={"bob": gate}) as flags, Proxy(flags["workers"]["bob"]) as proxy:
         flags["workers"]["bob"] = proxy.url
-        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **flags, silence=1.2))
+        run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **flags, peer_timeout=1.2))
         await happens(gate.entered)
         proxy.freeze()
         with pytest.raises(fedws.RunFailed, match=rf"^waited 1\.2 s in vain for bob at {proxy.url} \(no answer\)$"):

@@ -83,7 +83,7 @@ async def federation(stores: Stores, above: int = 0) -> AsyncIterator[dict[str, 
             node = evaluating() if name == "testing" else fedws.Worker(name, "points", Points(Path(), True))
             there = fedws.serve(node, f"memory://{name}", Limits(), INSECURE, stores.shelf(name, above))
             urls[name] = await stack.enter_async_context(there)
-        yield settings(urls, training_rounds=3)
+        yield settings(urls, rounds=3)
 
 
 async def run(stores: Stores, folder: Path, above: int = 0, **more: Any) -> fedws.RunResult:
@@ -119,7 +119,7 @@ async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_
 
     async with federation(stores) as found:
         shelf = stores.shelf("coordinator")
-        given = {**found, "training_rounds": 12, "evaluator": {}}
+        given = {**found, "rounds": 12, "evaluator": {}}
         await fedws.run(run_dir=tmp_path / "run", body_store=shelf, observers=[look], **given)
     assert 0 < most <= 2 * (len(WORKERS) + 1), "of this round and the one before"
     assert stores.left == []
@@ -127,7 +127,7 @@ async def test_what_is_not_needed_any_more_is_deleted_while_the_run_goes_on(tmp_
 
 async def test_bytes_that_go_through_the_store_are_counted_once(tmp_path: Path) -> None:
     """A model is put once for all who are asked, and each report once."""
-    given: dict[str, Any] = {"model": "mlp:inputs=4,hidden=300", "training_rounds": 1, "evaluator": {}}
+    given: dict[str, Any] = {"model": "mlp:inputs=4,hidden=300", "rounds": 1, "evaluator": {}}
     result = await run(Stores(tmp_path / "store"), tmp_path / "run", **given)
     size = sum(tensor.numel() * 4 for tensor in result.model.values())
     (record,) = (record for record in result.metrics if record["kind"] == "round")
@@ -168,7 +168,7 @@ async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_
 ) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"get": "s3://bucket: refused (403)"}
-    await run(stores, tmp_path / "run", quorum=2)
+    await run(stores, tmp_path / "run", min_results=2)
     log = (tmp_path / "run" / "run.log").read_text()
     assert "bob failed: its object store does not give the order (see its log)\n" in log, "and not what store it is"
     assert "bob: the body of an order: s3://bucket: refused (403)" in caplog.text
@@ -186,7 +186,7 @@ async def test_a_report_whose_body_cannot_be_had_is_a_failure(tmp_path: Path) ->
 async def test_a_body_that_the_store_has_altered_is_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"alter": ""}
-    await run(stores, tmp_path / "run", quorum=2)
+    await run(stores, tmp_path / "run", min_results=2)
     assert "bob: the body of an order: the body that came is not the one of the digest that was told" in caplog.text
 
 
@@ -205,7 +205,7 @@ async def test_what_a_node_put_for_a_run_that_is_gone_is_deleted_when_it_is_forg
     node = fedws.Worker("alice", "points", Points(Path(), True))
     limits = Limits(peer_timeout=0.2)
     async with fedws.serve(node, "memory://alice", limits, INSECURE, stores.shelf("alice")) as url:
-        given = settings({"alice": url}, training_rounds=1)
+        given = settings({"alice": url}, rounds=1)
         await fedws.run(run_dir=tmp_path / "run", body_store=stores.shelf("coordinator"), **given)
         await happens(stores.of["alice"].dropped)
     assert stores.left == []

@@ -50,7 +50,7 @@ def _every_line(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_an_absent_evaluator_costs_scores_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with federation("memory", nodes=WORKERS) as settings:
-        settings = {**settings, "evaluator": {"testing": "memory://nowhere"}, "silence": 0.5}
+        settings = {**settings, "evaluator": {"testing": "memory://nowhere"}, "peer_timeout": 0.5}
         result = await fedws.run(run_dir=tmp_path / "run", **settings)
     missing = f"{', '.join((*WORKERS, 'federated'))} (testing: nobody serves memory://nowhere)"
     waiting, *others = told(caplog)
@@ -86,7 +86,7 @@ async def test_a_slow_evaluator_delays_lines_and_no_round(tmp_path: Path, caplog
         return fit(order, workspace)
 
     async with federation(score=gate, tasks={"alice": after}) as settings:
-        result = await fedws.run(run_dir=run_dir, observers=[look], **{**settings, "training_rounds": rounds})
+        result = await fedws.run(run_dir=run_dir, observers=[look], **{**settings, "rounds": rounds})
     assert len(waiting) == rounds, "all rounds ended before the first score"
     assert max(waiting) == 8 + 1, "and the one that is being scored"
     lines = told(caplog)
@@ -109,7 +109,7 @@ async def test_an_evaluator_that_is_lost_costs_what_it_had_not_scored(
     gate = Gate(task=evaluate_request, held=(2,))
     async with federation(nodes=WORKERS, limits=SOON) as settings:
         async with fedws.serve(evaluating(gate), "ws://localhost:0", SOON) as url:
-            settings = {**settings, "evaluator": {"testing": url}, "silence": SOON.peer_timeout}
+            settings = {**settings, "evaluator": {"testing": url}, "peer_timeout": SOON.peer_timeout}
             run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
             await happens(gate.entered)
         result = await run
@@ -146,7 +146,7 @@ async def test_nonsense_from_the_evaluator_is_no_score(tmp_path: Path, caplog: p
         )
 
     async with federation("memory", score=score, nodes=("alice", "testing")) as settings:
-        settings = {**settings, "score_workers": 1, "training_rounds": 1}  # the third in a row would be the last
+        settings = {**settings, "evaluate_worker_models": 1, "rounds": 1}  # the third in a row would be the last
         for number in range(len(NONSENSE) // 2):
             result = await fedws.run(run_dir=tmp_path / str(number), **settings)
             assert [record for record in result.metrics if record["kind"] == "evaluation"] == []
@@ -201,7 +201,7 @@ async def test_a_lost_worker_ends_the_run_by_name(tmp_path: Path) -> None:
     async with federation(nodes=("alice", "charlie", "testing"), limits=SOON) as settings:
         async with fedws.serve(worker("bob", gate), "ws://localhost:0", SOON) as url:
             settings["workers"]["bob"] = url
-            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout))
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, peer_timeout=SOON.peer_timeout))
             await happens(gate.entered)
         with pytest.raises(fedws.RunFailed) as failed:
             await run
@@ -217,7 +217,7 @@ async def test_a_worker_that_is_gone_between_rounds_ends_the_run_by_name(tmp_pat
     async with federation(nodes=("alice", "testing"), tasks={"alice": gate}, limits=SOON) as settings:
         async with fedws.serve(worker("bob"), "ws://localhost:0", SOON) as url:
             settings["workers"]["bob"] = url
-            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout))
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings, peer_timeout=SOON.peer_timeout))
             await happens(gate.entered)
         gate.opened.set()
         with pytest.raises(fedws.RunFailed, match=rf"waited 1\.5 s in vain for bob at {url} \(connection refused\)$"):
@@ -291,7 +291,7 @@ async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, .
 
     node = fedws.Worker("alice", "points", worker()._context.data, tasks={"fedsgd.gradient": unfit})
     async with federation("memory", nodes=("testing",)) as settings, fedws.serve(node, "memory://alice"):
-        settings = {**settings, "workers": {"alice": "memory://alice"}, "strategy": "fedsgd"}
+        settings = {**settings, "workers": {"alice": "memory://alice"}, "algorithm": "fedsgd"}
         rejected = rf"sent a report that was rejected: the gradient of dense\.bias has shape \[{shape[0]}\], not \[10\]"
         with pytest.raises(fedws.RunFailed, match=excluded("alice", rejected)):
             await fedws.run(run_dir=tmp_path / "run", **settings)
@@ -307,7 +307,7 @@ async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_
     async with federation(tasks={"bob": wrong}, limits=SOON) as settings:
         what = r"failed: broke the protocol: an answer to (other|1/bob/[0-9]+), which is no open order"
         with pytest.raises(fedws.RunFailed, match=excluded("bob", what, quorum=3)):
-            await fedws.run(run_dir=tmp_path / "run", **settings, silence=SOON.peer_timeout)
+            await fedws.run(run_dir=tmp_path / "run", **settings, peer_timeout=SOON.peer_timeout)
 
 
 async def test_a_report_that_cannot_travel_is_a_failure_and_the_nodes_log_has_the_reason(

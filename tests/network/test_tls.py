@@ -78,7 +78,9 @@ async def failed(url: str, folder: Path, security: Credentials) -> str:
     """What a run says that ends at the first contact, though it would wait for ever for who may come yet."""
     with pytest.raises(UnexpectedNode) as error:
         async with asyncio.timeout(PATIENCE):
-            await fedws.run(run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait="forever"))
+            await fedws.run(
+                run_dir=folder / "never", credentials=security, **settings({"alice": url}, wait_for_workers="forever")
+            )
     assert not (folder / "never").exists()
     text = str(error.value)
     assert text.startswith(f"alice at {url}: ") and text.isprintable()
@@ -154,7 +156,7 @@ async def test_a_caller_who_shows_no_good_certificate_is_told(
     }[case]
     async with served(tls(folders.ours, "alice", folders.ours)) as url:
         with pytest.raises(RunFailed) as error:
-            more = settings({"alice": url}, silence=1.0)  # it may also be too busy, so it is dialled again
+            more = settings({"alice": url}, peer_timeout=1.0)  # it may also be too busy, so it is dialled again
             await fedws.run(run_dir=tmp_path / "never", credentials=Credentials(KEY, own), **more)
         good = Credentials(KEY, tls(folders.ours, "coordinator", folders.ours))
         assert await ran({"alice": url}, tmp_path / "run", good) == [1, 1], "the node lives on"
@@ -213,7 +215,7 @@ async def test_a_port_that_closes_at_once_may_be_a_node_tomorrow(
         url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         security = Credentials(KEY, tls(folders.ours, ca=folders.ours) if scheme == "wss" else None)
         with pytest.raises(fedws.RunFailed) as error:
-            flags = settings({"alice": url}, silence=1.0)
+            flags = settings({"alice": url}, peer_timeout=1.0)
             await fedws.run(run_dir=tmp_path / "never", credentials=security, **flags)
     why = (
         "it ended the connection without a word" if scheme == "ws" else "the connection ended during the TLS handshake"

@@ -79,7 +79,7 @@ async def test_run_plan_is_run(tmp_path: Path) -> None:
 async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fedws"):
         async with federation() as settings:
-            result = await fedws.run(run_dir=tmp_path / "run", **settings, score_workers=2)
+            result = await fedws.run(run_dir=tmp_path / "run", **settings, evaluate_worker_models=2)
     said = [record.getMessage() for record in caplog.records if record.name == "fedws"]
     told = [line for line in said if not re.match("(alice|bob|charlie|testing): run ", line)]
     wanted = ["Each worker trains at most 5 batches of 8 (loss nll, sgd, lr 0.1, 2 % less each round)"]
@@ -148,7 +148,7 @@ def test_run_sync_where_no_loop_runs(tmp_path: Path) -> None:
             workers={"alice": "memory://nobody"},
             evaluator={},
             dataset="points",
-            silence=0.2,
+            peer_timeout=0.2,
         )
     assert not (tmp_path / "run").exists()
 
@@ -213,7 +213,7 @@ async def test_a_failure_of_the_scoring_ends_the_run_at_the_next_scored_round(tm
             raise OSError(28, "No space left on device")
 
     async with federation("memory") as settings:
-        settings = {**settings, "training_rounds": 1000, "evaluate_every": 1}
+        settings = {**settings, "rounds": 1000, "evaluate_every": 1}
         with pytest.raises(OSError, match="No space left"):
             await fedws.run(run_dir=tmp_path / "run", observers=[observer], **settings)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 500
@@ -232,7 +232,7 @@ async def test_who_is_awaited_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
     logging.getLogger("fedws").addHandler(listener)
     try:
         async with federation("memory", tasks={"bob": gate}) as settings:
-            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **{**settings, "silence": 0.3}))
+            run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **{**settings, "peer_timeout": 0.3}))
             await happens(said)
             gate.opened.set()
             await run

@@ -58,7 +58,9 @@ class WebSocketTransport:
         """Raises UsageError unless the URL has a host and a port, and is encrypted where that is wanted."""
         _parse_url(url)
         if encrypt_payloads and not self._encrypted:
-            raise UsageError(f"--seal is for links over a broker; for {url} there is TLS: --tls-cert and wss://")
+            raise UsageError(
+                f"--encrypt-payloads is for links over a broker; for {url} there is TLS: --tls-cert and wss://"
+            )
         if tls is not None and not self._encrypted:
             raise UsageError(f"{url} is not encrypted, though certificates are given; write wss://")
 

@@ -129,11 +129,11 @@ def test_it_learns_in_a_run_with_a_worker_in_python(processes: Processes, node: 
     """Half of the digits are here and half are there, so that neither could get beyond 52 % alone."""
     commands = {
         "alice": alice(processes, node, data),
-        "bob": processes.fork("worker", *identity("bob"), "--dataset", "digits", "--digits", "5-9"),
+        "bob": processes.fork("worker", *identity("bob"), "--dataset", "digits", "--labels", "5-9"),
         "testing": processes.fork("worker", *identity("testing"), "--dataset", "digits"),
     }
-    flags = [*dialling(serving(commands)), "--dataset", "digits", "--model", "linear", "--training-rounds", "8"]
-    flags += ["--federate-after-n-batches", "20", "--evaluate-every", "1", "--run-dir", "run"]
+    flags = [*dialling(serving(commands)), "--dataset", "digits", "--model", "linear", "--rounds", "8"]
+    flags += ["--max-local-batches", "20", "--evaluate-every", "1", "--run-dir", "run"]
     run = processes.fork("run", *flags)
     assert run.end() == 0, run.everything
     folder = processes.folder / "run"

@@ -108,7 +108,11 @@ def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "options", "why"),
     [
-        ({}, {"extractor": "random"}, "made: it has one extractor; 'fedws pretrain --extractors 3 --cut ...' makes"),
+        (
+            {},
+            {"extractor": "random"},
+            "made: it has one extractor; 'fedws pretrain --num-extractors 3 --split-at ...' makes",
+        ),
         (
             {
                 "split_at": "outer",

@@ -118,7 +118,7 @@ def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tup
         ),
     )
     algorithm = MistNet(
-        training, split_at="features.9", encoding="clear_bits", labels="clear", pretrained_path=str(file)
+        training, split_at="features.9", encoding="bits_without_noise", labels="clear", pretrained_path=str(file)
     )
     strategy = CollectThenTrainScheduler(algorithm, ScheduleConfig(WORKERS, 1, 1, len(WORKERS)))
     after = in_process_run.run(strategy, workers, model, MistNet.server_tasks, folder)

@@ -44,7 +44,14 @@ def own() -> Iterator[None]:
 
 
 def flags(node: str = "dora", **given: Any) -> Namespace:
-    found = {"digits": None, "partition": None, "share": None, "testing": False, "seed": 1, "data_dir": None}
+    found = {
+        "labels": None,
+        "partition": None,
+        "share": None,
+        "is_evaluator": False,
+        "partition_seed": 1,
+        "data_dir": None,
+    }
     return Namespace(id=node, **{**found, **given})
 
 
@@ -55,7 +62,7 @@ def test_a_data_set_of_one_s_own_is_held_whole(dataset: str, node: str, capsys: 
     assert held.data is OWN[dataset] and held.declared_labels is None
     print_node_data(flags(node), dataset, held)
     size = len(OWN[dataset])
-    said = f"{node} holds all {size} samples; --digits or --partition would choose a part"
+    said = f"{node} holds all {size} samples; --labels or --partition would choose a part"
     assert capsys.readouterr().out.splitlines().count(said) == 1
     known = find_labels(OWN[dataset])
     declared = [] if known is None else sorted(set(known.tolist()))
@@ -64,9 +71,9 @@ def test_a_data_set_of_one_s_own_is_held_whole(dataset: str, node: str, capsys: 
 
 @pytest.mark.parametrize("dataset", OWN)
 def test_an_evaluator_needs_no_labels(dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
-    held = load_node_data(flags("testing", testing=True), dataset)
+    held = load_node_data(flags("testing", is_evaluator=True), dataset)
     assert held.data is OWN[dataset]
-    print_node_data(flags("testing", testing=True), dataset, held)
+    print_node_data(flags("testing", is_evaluator=True), dataset, held)
     first, *_, last = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{dataset} dataset (test set), ")
     assert last == f"len(datasets[{dataset}_testing]): {len(OWN[dataset])}"
@@ -86,7 +93,7 @@ def test_a_third_of_it_needs_no_labels(dataset: str) -> None:
         ("text", "its targets are text"),
     ],
 )
-@pytest.mark.parametrize("part", [{"partition": "dirichlet", "share": "0/2"}, {"digits": "0"}])
+@pytest.mark.parametrize("part", [{"partition": "dirichlet", "share": "0/2"}, {"labels": "0"}])
 def test_a_part_by_label_needs_labels(dataset: str, why: str, part: dict[str, str]) -> None:
     text = f"^dataset {dataset} has no labels to split it by: {why}; give each sample a whole number from 0 up in an"
     with pytest.raises(UsageError, match=text):
@@ -97,7 +104,7 @@ def test_a_part_by_label_needs_labels(dataset: str, why: str, part: dict[str, st
     ("dataset", "node", "known"), [("plain", "dora", range(12)), ("subset", "alice", range(0, 12, 2))]
 )
 def test_labels_choose_a_part(dataset: str, node: str, known: range) -> None:
-    held = load_node_data(flags(node, digits="0-3"), dataset)
+    held = load_node_data(flags(node, labels="0-3"), dataset)
     found = find_labels(held.data)
     assert found is not None and sorted(set(found.tolist())) == [label for label in known if label < 4]
     assert held.label_counts == tuple(int((found == label).sum()) for label in range(known[-1] + 1))

@@ -29,9 +29,9 @@ def parsed(command: str, flags: str) -> argparse.Namespace:
     ("flags", "setting"),
     [
         ("", None),
-        (f"--blobs {URL}", StoreConfig(URL, 1_000_000)),
-        (f"--blobs {URL} --blobs-above 2.5", StoreConfig(URL, 2_500_000)),
-        (f"--blobs {URL} --blobs_above 0", StoreConfig(URL, 0)),
+        (f"--body-store {URL}", StoreConfig(URL, 1_000_000)),
+        (f"--body-store {URL} --body-store-min-mb 2.5", StoreConfig(URL, 2_500_000)),
+        (f"--body-store {URL} --body_store_min_mb 0", StoreConfig(URL, 0)),
     ],
 )
 def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: StoreConfig | None) -> None:
@@ -42,10 +42,10 @@ def test_every_node_has_a_setting_of_its_own(command: str, flags: str, setting: 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        ("--blobs-above 1", "--blobs-above needs --blobs, the store that they go through"),
-        (f"--blobs {URL} --blobs-above -0.5", "--blobs-above -0.5: a number of MB, at least 0"),
-        (f"--blobs {URL} --blobs-above inf", "--blobs-above inf: a number of MB, at least 0"),
-        (f"--blobs {URL} --blobs-above nan", "--blobs-above nan: a number of MB, at least 0"),
+        ("--body-store-min-mb 1", "--body-store-min-mb needs --body-store, the store that they go through"),
+        (f"--body-store {URL} --body-store-min-mb -0.5", "--body-store-min-mb -0.5: a number of MB, at least 0"),
+        (f"--body-store {URL} --body-store-min-mb inf", "--body-store-min-mb inf: a number of MB, at least 0"),
+        (f"--body-store {URL} --body-store-min-mb nan", "--body-store-min-mb nan: a number of MB, at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_told(command: str, flags: str, text: str) -> None:
@@ -55,7 +55,7 @@ def test_what_makes_no_sense_is_told(command: str, flags: str, text: str) -> Non
 
 
 def test_they_are_no_part_of_the_plan_and_are_given_again() -> None:
-    given = vars(parsed("run", f"--blobs {URL} --blobs-above 0 --insecure --id me --lr 0.5"))
+    given = vars(parsed("run", f"--body-store {URL} --body-store-min-mb 0 --insecure --id me --lr 0.5"))
     assert run.collect_settings(given) == {"lr": 0.5}
-    assert run._format_repeated_flags(given) == f" --id me --insecure --blobs {URL} --blobs-above 0.0"
+    assert run._format_repeated_flags(given) == f" --id me --insecure --body-store {URL} --body-store-min-mb 0.0"
     assert run._format_repeated_flags(vars(parsed("run", "--lr 0.5"))) == ""

@@ -17,12 +17,12 @@ INT = "Input should be a valid integer"
 FLOAT = "Input should be a valid number"
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"training_rounds": 0}, "training_rounds: Input should be greater than or equal to 1, not 0"),
-    ({"training_rounds": "many"}, f"training_rounds: {INT}, unable to parse string as an integer, not 'many'"),
-    ({"training_rounds": 1.5}, f"training_rounds: {INT}, got a number with a fractional part, not 1.5"),
-    ({"training_rounds": None}, f"training_rounds: {INT}, not None"),
+    ({"rounds": 0}, "rounds: Input should be greater than or equal to 1, not 0"),
+    ({"rounds": "many"}, f"rounds: {INT}, unable to parse string as an integer, not 'many'"),
+    ({"rounds": 1.5}, f"rounds: {INT}, got a number with a fractional part, not 1.5"),
+    ({"rounds": None}, f"rounds: {INT}, not None"),
     ({"evaluate_every": -1}, "evaluate_every: Input should be greater than or equal to 1, not -1"),
-    ({"score_workers": -1}, "score_workers: Input should be greater than or equal to 0, not -1"),
+    ({"evaluate_worker_models": -1}, "evaluate_worker_models: Input should be greater than or equal to 0, not -1"),
     ({"lr": 0}, "lr: Input should be greater than 0, not 0"),
     ({"lr": math.inf}, "lr: Input should be a finite number, not inf"),
     ({"lr": math.nan}, "lr: Input should be a finite number, not nan"),
@@ -32,33 +32,33 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"lr_decay": 1.1}, "lr_decay: Input should be less than or equal to 1, not 1.1"),
     ({"lr_decay": 0}, "lr_decay: Input should be greater than 0, not 0"),
     ({"epochs": -1}, "epochs: Input should be greater than or equal to 1, not -1"),
-    ({"federate_after_n_batches": 0}, "federate_after_n_batches: Input should be greater than or equal to 1, not 0"),
+    ({"max_local_batches": 0}, "max_local_batches: Input should be greater than or equal to 1, not 0"),
     ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
     ({"seed": 2**63}, f"seed: Input should be less than {2**63}, not {2**63}"),
-    ({"silence": 0}, "silence: Input should be greater than 0, not 0"),
-    ({"silence": math.inf}, "silence: Input should be a finite number, not inf"),
-    ({"max_features": 0}, "max_features: Input should be greater than or equal to 1, not 0"),
-    ({"max_message": 1023}, "max_message: Input should be greater than or equal to 1024, not 1023"),
+    ({"peer_timeout": 0}, "peer_timeout: Input should be greater than 0, not 0"),
+    ({"peer_timeout": math.inf}, "peer_timeout: Input should be a finite number, not inf"),
+    ({"max_feature_bytes": 0}, "max_feature_bytes: Input should be greater than or equal to 1, not 0"),
+    ({"max_message_bytes": 1023}, "max_message_bytes: Input should be greater than or equal to 1024, not 1023"),
     ({"threads": 0}, "threads: Input should be greater than or equal to 1, not 0"),
-    ({"quorum": 5}, "--quorum 5 is above the number of workers, 3"),
-    ({"quorum": 3, "workers": WORKERS}, "--quorum 3 is above the number of workers, 2"),
-    ({"quorum": -1}, "quorum: Input should be greater than or equal to 0, not -1"),
-    ({"over_select": -0.1}, "over_select: Input should be greater than or equal to 0, not -0.1"),
-    ({"over_select": math.inf}, "over_select: Input should be less than or equal to 10, not inf"),
-    ({"over_select": math.nan}, "over_select: Input should be less than or equal to 10, not nan"),
-    ({"deadline": 0}, "deadline: Input should be greater than 0, not 0"),
-    ({"deadline": -1.5}, "deadline: Input should be greater than 0, not -1.5"),
-    ({"deadline": math.nan}, "deadline: Input should be greater than 0, not nan"),
-    ({"heartbeat": -1}, "heartbeat: Input should be greater than or equal to 0, not -1"),
-    ({"heartbeat": math.inf}, "heartbeat: Input should be a finite number, not inf"),
-    ({"heartbeat": 31}, "--heartbeat 31 is above half of --silence 60"),
-    ({"heartbeat": 0.3, "silence": 0.5}, "--heartbeat 0.3 is above half of --silence 0.5"),
-    ({"wait": "never"}, "wait: Input should be 'silence' or 'forever', not 'never'"),
-    ({"wait": 60}, "wait: Input should be 'silence' or 'forever', not 60"),
-    ({"chooser": 1}, "chooser: Input should be a valid string, not 1"),
+    ({"min_results": 5}, "--min-results 5 is above the number of workers, 3"),
+    ({"min_results": 3, "workers": WORKERS}, "--min-results 3 is above the number of workers, 2"),
+    ({"min_results": -1}, "min_results: Input should be greater than or equal to 0, not -1"),
+    ({"over_selection": -0.1}, "over_selection: Input should be greater than or equal to 0, not -0.1"),
+    ({"over_selection": math.inf}, "over_selection: Input should be less than or equal to 10, not inf"),
+    ({"over_selection": math.nan}, "over_selection: Input should be less than or equal to 10, not nan"),
+    ({"round_timeout": 0}, "round_timeout: Input should be greater than 0, not 0"),
+    ({"round_timeout": -1.5}, "round_timeout: Input should be greater than 0, not -1.5"),
+    ({"round_timeout": math.nan}, "round_timeout: Input should be greater than 0, not nan"),
+    ({"ping_interval": -1}, "ping_interval: Input should be greater than or equal to 0, not -1"),
+    ({"ping_interval": math.inf}, "ping_interval: Input should be a finite number, not inf"),
+    ({"ping_interval": 31}, "--ping-interval 31 is above half of --peer-timeout 60"),
+    ({"ping_interval": 0.3, "peer_timeout": 0.5}, "--ping-interval 0.3 is above half of --peer-timeout 0.5"),
+    ({"wait_for_workers": "never"}, "wait_for_workers: Input should be 'peer_timeout' or 'forever', not 'never'"),
+    ({"wait_for_workers": 60}, "wait_for_workers: Input should be 'peer_timeout' or 'forever', not 60"),
+    ({"sampler": 1}, "sampler: Input should be a valid string, not 1"),
     ({"cuda": "perhaps"}, "cuda: Input should be a valid boolean, unable to interpret input, not 'perhaps'"),
-    ({"strategy": 1}, "strategy: Input should be a valid string, not 1"),
-    ({"plugin": 5}, "plugin: Input should be a valid tuple, not 5"),
+    ({"algorithm": 1}, "algorithm: Input should be a valid string, not 1"),
+    ({"plugins": 5}, "plugins: Input should be a valid tuple, not 5"),
     ({"no_such": 1}, "no_such: there is no such setting"),
     ({"two\nlines": 1}, r"'two\nlines': there is no such setting"),
     ({"workers": {}}, "workers: Dictionary should have at least 1 item after validation, not 0"),
@@ -78,29 +78,41 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"workers": {"federated": "ws://h:1"}}, "federated is the name of the federated model; no worker can have it"),
     ({"workers": {"a": "ws://[::1"}}, "workers.a: 'ws://[::1' is no address; one looks like ws://host:8777"),
-    ({"listen": "h:1", "expect": ["a"]}, "--listen: 'h:1' is no address; one looks like ws://0.0.0.0:9000"),
-    ({"listen": 5, "expect": ["a"]}, "workers.a: Input should be a valid string, not 5"),
-    ({"listen": "ws://l:1"}, "--listen: nobody is expected there; name who will join: --expect alice bob charlie"),
+    ({"listen": "h:1", "expect_workers": ["a"]}, "--listen: 'h:1' is no address; one looks like ws://0.0.0.0:9000"),
+    ({"listen": 5, "expect_workers": ["a"]}, "workers.a: Input should be a valid string, not 5"),
     (
-        {"listen": "ws://l:1", "expect": []},
-        "--listen: nobody is expected there; name who will join: --expect alice bob charlie",
+        {"listen": "ws://l:1"},
+        "--listen: nobody is expected there; name who will join: --expect-workers alice bob charlie",
     ),
-    ({"expect": ["a", "b"]}, "a, b has no address: give it one, or say with --listen where it will join"),
+    (
+        {"listen": "ws://l:1", "expect_workers": []},
+        "--listen: nobody is expected there; name who will join: --expect-workers alice bob charlie",
+    ),
+    ({"expect_workers": ["a", "b"]}, "a, b has no address: give it one, or say with --listen where it will join"),
     ({"evaluator": "e"}, "'e' has no address: give it one, or say with --listen where it will join"),
     ({"listen": "ws://l:1", "evaluator": "e f"}, "'e f' is no node id"),
-    ({"listen": "ws://l:1", "expect": ["a b"]}, "'a b' is no node id"),
-    ({"listen": "ws://l:1", "expect": "ab"}, "expect is a list of nodes' names, not 'ab'"),
-    ({"listen": "ws://l:1", "expect": [1]}, "expect is a list of nodes' names, not [1]"),
-    ({"listen": "ws://l:1", "expect": None}, "expect is a list of nodes' names, not None"),
-    ({"listen": "ws://l:1", "expect": ["a", "b", "a"]}, "a is expected twice; every node has an id of its own"),
+    ({"listen": "ws://l:1", "expect_workers": ["a b"]}, "'a b' is no node id"),
+    ({"listen": "ws://l:1", "expect_workers": "ab"}, "expect_workers is a list of nodes' names, not 'ab'"),
+    ({"listen": "ws://l:1", "expect_workers": [1]}, "expect_workers is a list of nodes' names, not [1]"),
+    ({"listen": "ws://l:1", "expect_workers": None}, "expect_workers is a list of nodes' names, not None"),
+    ({"listen": "ws://l:1", "expect_workers": ["a", "b", "a"]}, "a is expected twice; every node has an id of its own"),
     (
-        {"listen": "ws://l:1", "expect": ["a"], "workers": {"a": "ws://h:1"}},
+        {"listen": "ws://l:1", "expect_workers": ["a"], "workers": {"a": "ws://h:1"}},
         "a is expected to join, and has an address, ws://h:1; leave one out",
     ),
-    ({"listen": "ws://l:1", "expect": ["a"], "workers": ["a"]}, "workers: Input should be a valid dictionary"),
-    ({"listen": "ws://l:1", "expect": ["a"], "workers": None}, "workers: Input should be a valid dictionary, not None"),
-    ({"listen": "ws://l:1", "expect": ["a"], "evaluator": "a"}, "a is named both as a worker and as the evaluator"),
-    ({"listen": "ws://l:1", "expect": ["federated"]}, "federated is the name of the federated model; no worker"),
+    ({"listen": "ws://l:1", "expect_workers": ["a"], "workers": ["a"]}, "workers: Input should be a valid dictionary"),
+    (
+        {"listen": "ws://l:1", "expect_workers": ["a"], "workers": None},
+        "workers: Input should be a valid dictionary, not None",
+    ),
+    (
+        {"listen": "ws://l:1", "expect_workers": ["a"], "evaluator": "a"},
+        "a is named both as a worker and as the evaluator",
+    ),
+    (
+        {"listen": "ws://l:1", "expect_workers": ["federated"]},
+        "federated is the name of the federated model; no worker",
+    ),
     ({"evaluator": {"e": "ws://h:1", "f": "ws://h:2"}}, "evaluator: Dictionary should have at most 1 item"),
 ]
 
@@ -116,8 +128,8 @@ def test_a_bad_setting_gives_one_line_that_names_it(values: dict[str, Any], text
 def test_every_setting_with_a_bound_is_among_the_bad_ones() -> None:
     tried = {name for values, _ in WRONG for name in values}
     # names and a file, looked up elsewhere, and flags
-    free = {"aggregator", "dataset", "model", "initial_model", "loss", "optimizer", "weighted", "drop_last"}
-    assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines", "expect"}) | free
+    free = {"aggregator", "dataset", "model", "initial_model", "loss", "optimizer", "weight_by_samples", "drop_last"}
+    assert set(Plan.model_fields) == (tried - {"no_such", "two\nlines", "expect_workers"}) | free
 
 
 def test_nothing_given_is_the_demo() -> None:
@@ -138,15 +150,15 @@ def test_nothing_given_is_the_demo() -> None:
     "values",
     [
         {},
-        {"quorum": 3},
-        {"over_select": 10},
-        {"deadline": math.inf},
-        {"deadline": 0.001},
-        {"heartbeat": 30},
-        {"heartbeat": 0, "silence": 0.001},
-        {"wait": "forever"},
-        {"chooser": "speed:2,patience=4"},
-        {"plugin": ("a.py", "b.py"), "evaluator": {}, "seed": 2**63 - 1, "lr": 1e-300},
+        {"min_results": 3},
+        {"over_selection": 10},
+        {"round_timeout": math.inf},
+        {"round_timeout": 0.001},
+        {"ping_interval": 30},
+        {"ping_interval": 0, "peer_timeout": 0.001},
+        {"wait_for_workers": "forever"},
+        {"sampler": "speed:2,max_slowdown=4"},
+        {"plugins": ("a.py", "b.py"), "evaluator": {}, "seed": 2**63 - 1, "lr": 1e-300},
     ],
     ids=str,
 )
@@ -161,28 +173,34 @@ def test_what_is_just_good_comes_back_from_a_plan_file(tmp_path: Path, values: d
 def test_a_round_has_no_deadline_unless_one_is_given() -> None:
     plan = build_plan({})
     assert (plan.sampler, plan.min_results, plan.over_selection, plan.round_timeout) == ("all", 0, 0.0, math.inf)
-    assert (plan.ping_interval, plan.wait_for_workers) == (0.0, "silence")
-    assert build_plan({"deadline": "inf"}) == build_plan({"deadline": "Infinity"}) == plan, "as a flag gives it"
+    assert (plan.ping_interval, plan.wait_for_workers) == (0.0, "peer_timeout")
+    assert build_plan({"round_timeout": "inf"}) == build_plan({"round_timeout": "Infinity"}) == plan, (
+        "as a flag gives it"
+    )
 
 
 def test_nodes_without_an_address_have_that_at_which_the_run_listens() -> None:
     dialled = {"dora": "ws://h:1"}
-    plan = build_plan({"listen": "ws://l:1", "expect": ("alice", "bob"), "workers": dialled, "evaluator": "testing"})
+    plan = build_plan(
+        {"listen": "ws://l:1", "expect_workers": ("alice", "bob"), "workers": dialled, "evaluator": "testing"}
+    )
     assert plan.workers == {"dora": "ws://h:1", "alice": "ws://l:1", "bob": "ws://l:1"}
     assert plan.evaluator == {"testing": "ws://l:1"} and plan.listen == "ws://l:1"
     assert build_plan({"listen": "ws://l:1", "evaluator": "testing"}).workers == build_plan({}).workers, (
         "all others are dialled"
     )
-    assert build_plan({"listen": "ws://l:1", "expect": ["alice"]}).evaluator == {}, "none is dialled that nobody named"
-    assert build_plan({"expect": []}) == build_plan({})
+    assert build_plan({"listen": "ws://l:1", "expect_workers": ["alice"]}).evaluator == {}, (
+        "none is dialled that nobody named"
+    )
+    assert build_plan({"expect_workers": []}) == build_plan({})
 
 
 def test_a_plan_in_which_nodes_join_comes_back_from_a_plan_file(tmp_path: Path) -> None:
-    plan = build_plan({"listen": "ws://l:1", "expect": ["alice", "bob"], "evaluator": "testing"})
+    plan = build_plan({"listen": "ws://l:1", "expect_workers": ["alice", "bob"], "evaluator": "testing"})
     path = tmp_path / "plan.toml"
     path.write_text(tomli_w.dumps(plan.model_dump()), encoding="utf-8")
     assert build_plan(read_plan_file(path)) == plan
-    path.write_text('listen = "ws://l:1"\nexpect = ["alice", "bob"]\nevaluator = "testing"\n', encoding="utf-8")
+    path.write_text('listen = "ws://l:1"\nexpect_workers = ["alice", "bob"]\nevaluator = "testing"\n', encoding="utf-8")
     assert build_plan(read_plan_file(path)) == plan, "as a person writes it"
 
 
@@ -203,7 +221,7 @@ def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
             "lr": 0.5,
             "batch_size": 3,
             "lr_decay": 0.5,
-            "federate_after_n_batches": 4,
+            "max_local_batches": 4,
             "epochs": 6,
             "drop_last": True,
             "test_batch_size": 5,
@@ -226,12 +244,12 @@ def test_the_halves_of_a_plan_say_what_the_plan_says() -> None:
     assert plan.eval_settings() == EvalSettings(model="mlp:20", loss="mse", dataset="digits", batch_size=5, cuda=True)
 
 
-@pytest.mark.parametrize("given", [{}, {"epochs": 2}, {"federate_after_n_batches": 7}])
+@pytest.mark.parametrize("given", [{}, {"epochs": 2}, {"max_local_batches": 7}])
 def test_a_plan_that_is_written_and_read_trains_the_same(given: dict[str, int]) -> None:
     """Also what was not given stays not given: TOML has no word for it."""
     plan = build_plan({"model": "m", **given})
     written = plan.model_dump()
-    assert ("federate_after_n_batches" in written) == ("federate_after_n_batches" in given)
+    assert ("max_local_batches" in written) == ("max_local_batches" in given)
     again = build_plan(written)
     assert again == plan and again.train_settings().with_epochs(3) == plan.train_settings().with_epochs(3)
 
@@ -250,7 +268,7 @@ def test_the_rounds_of_the_reference_are_scored() -> None:
 @settings(deadline=None)
 @given(rounds=st.integers(1, 60), every=st.integers(1, 70))
 def test_first_and_last_round_are_scored_whatever_the_step(rounds: int, every: int) -> None:
-    plan = build_plan({"training_rounds": rounds, "evaluate_every": every})
+    plan = build_plan({"rounds": rounds, "evaluate_every": every})
     scored = [round_number for round_number in range(1, rounds + 1) if plan.is_evaluation_round(round_number)]
     assert scored[0] == 1 and scored[-1] == rounds
     assert scored == sorted({*range(1, rounds + 1, every), rounds})

@@ -42,7 +42,7 @@ def test_parse(text: str, labels: tuple[int, ...]) -> None:
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
         label_ranges.parse_labels(text)
-    assert str(caught.value).startswith(f"--digits {text[:80]}: {problem}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"--labels {text[:80]}: {problem}") and "\n" not in str(caught.value)
 
 
 def test_the_range_is_that_of_the_data_set() -> None:

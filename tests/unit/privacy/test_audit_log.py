@@ -280,7 +280,7 @@ def test_a_log_that_was_cut_is_not_gone_on_with(removed: bool, tmp_path: Path) -
     kept = AuditLog(path)
     cut = b"" if removed else b"".join(path.read_bytes().splitlines(keepends=True)[:3])
     path.write_bytes(cut)
-    with pytest.raises(UsageError, match=r"lines are missing at its end\); name .*--audit, or move it away$"):
+    with pytest.raises(UsageError, match=r"lines are missing at its end\); name .*--audit-log, or move it away$"):
         AuditLog(path)
     with pytest.raises(OSError, match="lines are missing"):
         kept.append(entry(6))

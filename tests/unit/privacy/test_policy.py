@@ -424,8 +424,8 @@ def test_by_default_noisy_bits_with_randomised_labels_may_leave(encoding: str) -
         (DEFAULT_POLICY, replace(NOISY, encoding="floats", epsilon=None), "does not allow features encoded as floats"),
         (
             DEFAULT_POLICY,
-            replace(NOISY, encoding="clear_bits", epsilon=None),
-            "does not allow features encoded as clear_bits",
+            replace(NOISY, encoding="bits_without_noise", epsilon=None),
+            "does not allow features encoded as bits_without_noise",
         ),
         (DEFAULT_POLICY, replace(NOISY, encoding="b" * 10**6), "does not allow features encoded as bbb"),
         (DEFAULT_POLICY, replace(NOISY, label_epsilon=None), "lets no clear labels leave"),

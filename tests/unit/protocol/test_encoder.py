@@ -488,7 +488,7 @@ def test_the_limit_is_of_the_whole_message() -> None:
     message = order(w=torch.ones(100))
     size = encode_message(message).size
     assert encode_message(message, MessageLimits(size)).size == size
-    what = rf"^{size:,} bytes, and bob accepts at most {size - 1:,}; give bob --max-message {2**20}$"
+    what = rf"^{size:,} bytes, and bob accepts at most {size - 1:,}; give bob --max-message-bytes {2**20}$"
     with pytest.raises(MessageTooLarge, match=what):
         encode_message(message, MessageLimits(size - 1, peer="bob"))
 

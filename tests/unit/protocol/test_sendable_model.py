@@ -212,9 +212,9 @@ def test_what_is_let_through_leaves_room_for_the_fields_of_a_message() -> None:
 
 def test_the_names_of_gradients_must_travel_too(model: Callable[[Any], str]) -> None:
     spec = model(Net(**{"w" * 245: nn.Linear(1, 1)}))
-    prepare_run(build_plan({**SETTINGS, "model": spec, "strategy": "fedavg"}))
+    prepare_run(build_plan({**SETTINGS, "model": spec, "algorithm": "fedavg"}))
     with pytest.raises(UsageError) as caught:
-        prepare_run(build_plan({**SETTINGS, "model": spec, "strategy": "fedsgd"}))
+        prepare_run(build_plan({**SETTINGS, "model": spec, "algorithm": "fedsgd"}))
     assert_one_line(caught, "www' cannot travel: a name is a text of 1 to 256 characters; rename it"[3:])
 
 
@@ -236,7 +236,7 @@ def test_what_an_algorithm_sends_beside_the_model_must_travel_too(
     settings = {**SETTINGS, "model": model(Named(*map(str, range(6_000))))}
     prepare_run(build_plan(settings))
     with pytest.raises(UsageError) as caught:
-        prepare_run(build_plan({**settings, "strategy": "double"}))
+        prepare_run(build_plan({**settings, "algorithm": "double"}))
     assert_one_line(caught, "12000 tensors cannot travel")
 
 
@@ -246,7 +246,7 @@ def test_several_extractors_must_travel_together(model: Callable[[Any], str], mo
     )  # four of the model, and two of each further extractor
     spec = model(nn.Sequential(nn.Linear(784, 3), nn.ReLU(), nn.Linear(3, 10), nn.LogSoftmax(1)))
     settings = {**SETTINGS, "model": spec}
-    prepare_run(build_plan({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=3"}))
+    prepare_run(build_plan({**settings, "algorithm": "mistnet:split_at=1,extractor=random,num_extractors=3"}))
     with pytest.raises(UsageError) as caught:
-        prepare_run(build_plan({**settings, "strategy": "mistnet:cut=1,extractor=random,extractors=4"}))
+        prepare_run(build_plan({**settings, "algorithm": "mistnet:split_at=1,extractor=random,num_extractors=4"}))
     assert_one_line(caught, "10 tensors cannot travel")

@@ -272,7 +272,12 @@ def test_tensors_made_on_the_way_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 def test_what_goes_with_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    extra = {"plan": {"lr": 0.1, "plugin": ("a.py",), "seed": 2**64}, "offsets": [1, 2], "loss": math.inf, "none": None}
+    extra = {
+        "plan": {"lr": 0.1, "plugins": ("a.py",), "seed": 2**64},
+        "offsets": [1, 2],
+        "loss": math.inf,
+        "none": None,
+    }
     Checkpoints(tmp_path).save(7, None, extra)
     assert Checkpoints(tmp_path).load() == (Checkpoint(7, None, extra), "")
 

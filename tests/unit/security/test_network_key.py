@@ -229,7 +229,7 @@ def test_beyond_it_a_new_key_is_told_of_and_not_shown_and_its_limits_are_another
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
 def test_what_a_broker_reads_is_told_unless_it_is_sealed(scheme: str) -> None:
     (line,) = security_warnings("alice", f"{scheme}://broker.example", Credentials(READ))
-    assert line == "what alice and others send can be read at the broker: --seal prevents it"
+    assert line == "what alice and others send can be read at the broker: --encrypt-payloads prevents it"
     assert security_warnings("alice", f"{scheme}://broker.example", Credentials(READ, encrypt_payloads=True)) == []
 
 

@@ -23,7 +23,7 @@ def data(labels: int = 10) -> ImageDataset:
 
 
 def some(**settings: Any) -> Conditions:
-    return build_conditions({"workers": 6, **settings})
+    return build_conditions({"num_workers": 6, **settings})
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet:0.5", "shards:2", "digits"])
@@ -41,7 +41,7 @@ def test_a_seed_in_the_partition_wins() -> None:
 
 
 def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
-    found = fleet.build_fleet(build_conditions({"workers": 7, "partition": "digits"}), "mnist", data())
+    found = fleet.build_fleet(build_conditions({"num_workers": 7, "partition": "digits"}), "mnist", data())
     held = [sorted(set((part % 10).tolist())) for part in found.sample_indices.values()]
     alice, bob, charlie = [0, 1, 2, 3], [4, 5, 6], [7, 8, 9]
     assert held == [alice, bob, charlie, alice, bob, charlie, alice]
@@ -51,9 +51,9 @@ def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"workers": 2, "partition": "digits"}, "partition digits is for 3 workers or more, not 2"),
-        ({"workers": 601}, "600 samples are too few for 601 shares of at least 1"),
-        ({"workers": 1000, "partition": "digits"}, "240 samples are too few for 334 shares of at least 1"),
+        ({"num_workers": 2, "partition": "digits"}, "partition digits is for 3 workers or more, not 2"),
+        ({"num_workers": 601}, "600 samples are too few for 601 shares of at least 1"),
+        ({"num_workers": 1000, "partition": "digits"}, "240 samples are too few for 334 shares of at least 1"),
         ({"partition": "idd"}, "unknown partition 'idd': did you mean iid."),
         ({"speeds": "parreto"}, "unknown speed 'parreto': did you mean pareto."),
         ({"speeds": "uniform:5"}, "uniform: high must not be below low, 5, as 4 is"),
@@ -137,17 +137,17 @@ def absences(conditions: Conditions, number: int, count: int) -> list[tuple[floa
 
 
 def test_stays_and_pauses_have_their_means() -> None:
-    stays, pauses = np.array(absences(some(dropout=2, pause=5), 0, 20_000)).T
+    stays, pauses = np.array(absences(some(disconnects_per_hour=2, mean_offline_minutes=5), 0, 20_000)).T
     assert stays.mean() == pytest.approx(1800, rel=0.03)
     assert pauses.mean() == pytest.approx(300, rel=0.03)
     assert (stays > 1800).mean() == pytest.approx(math.exp(-1), abs=0.02)
 
 
 def test_absences_are_of_the_seed_and_the_device_alone() -> None:
-    one = absences(some(dropout=2, seed=1), 3, 5)
-    assert one == absences(some(dropout=2, seed=1, workers=30, speeds="zipf"), 3, 5)
-    assert one != absences(some(dropout=2, seed=1), 4, 5)
-    assert one != absences(some(dropout=2, seed=2), 3, 5)
+    one = absences(some(disconnects_per_hour=2, seed=1), 3, 5)
+    assert one == absences(some(disconnects_per_hour=2, seed=1, num_workers=30, slowdown="zipf"), 3, 5)
+    assert one != absences(some(disconnects_per_hour=2, seed=1), 4, 5)
+    assert one != absences(some(disconnects_per_hour=2, seed=2), 3, 5)
 
 
 def test_without_drop_outs_nobody_leaves() -> None:
@@ -156,17 +156,17 @@ def test_without_drop_outs_nobody_leaves() -> None:
 
 def test_which_part_is_present() -> None:
     assert some().online_fraction == 1
-    assert some(dropout=1, pause=20).online_fraction == pytest.approx(0.75)
+    assert some(disconnects_per_hour=1, mean_offline_minutes=20).online_fraction == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"workers": 0}, "workers: Input should be greater than or equal to 1, not 0"),
-        ({"dropout": -1}, "dropout: Input should be greater than or equal to 0, not -1"),
-        ({"hours": math.inf}, "hours: .*finite.*"),
-        ({"target": 90}, "target: Input should be less than or equal to 1, not 90"),
-        ({"stop_at_target": True}, "--stop-at-target needs a --target"),
+        ({"num_workers": 0}, "num_workers: Input should be greater than or equal to 1, not 0"),
+        ({"disconnects_per_hour": -1}, "disconnects_per_hour: Input should be greater than or equal to 0, not -1"),
+        ({"max_hours": math.inf}, "max_hours: .*finite.*"),
+        ({"target_accuracy": 90}, "target_accuracy: Input should be less than or equal to 1, not 90"),
+        ({"stop_at_target": True}, "--stop-at-target needs a --target-accuracy"),
         ({"speed": "zipf"}, "speed: there is no such setting"),
     ],
 )

@@ -14,7 +14,7 @@ from fedws.simulation.conditions import build_conditions
 from fedws.simulation.run import SimulationResult
 
 COUNTS = {"connected": 33, "request": 629, "result": 600, "lost": 2, "disconnected": 3, "version": 60, "evaluation": 3}
-FAST = SimulationResult("fedbuff:k=10", [(60.0, 0.5), (125.9, 0.91), (3600.0, 0.9)], 60, 3600.0, COUNTS)
+FAST = SimulationResult("fedbuff:10", [(60.0, 0.5), (125.9, 0.91), (3600.0, 0.9)], 60, 3600.0, COUNTS)
 SLOW = SimulationResult("fedavg", [(60.0, 0.5)], 20, 604800.0, {"request": 5}, "round 21: too few workers are left")
 NONE = SimulationResult("a" * 60)
 
@@ -22,7 +22,7 @@ NONE = SimulationResult("a" * 60)
 def test_the_table() -> None:
     assert report.format_table([FAST, SLOW, NONE], 0.9) == [
         "algorithm               to 90 %      ended accuracy versions   tasks  lost drops",
-        "fedbuff:k=10            0:02:05    1:00:00  90.00 %       60     629     2     3",
+        "fedbuff:10              0:02:05    1:00:00  90.00 %       60     629     2     3",
         "fedavg                        -  168:00:00  50.00 %       20       5     0     0",
         "aaaaaaaaaaaaaaaaaaa…          -    0:00:00        -        0       0     0     0",
     ]
@@ -30,7 +30,7 @@ def test_the_table() -> None:
 
 def test_the_table_without_a_target() -> None:
     assert report.format_table([FAST], None)[1] == (
-        "fedbuff:k=10                       1:00:00  90.00 %       60     629     2     3"
+        "fedbuff:10                         1:00:00  90.00 %       60     629     2     3"
     )
 
 
@@ -53,11 +53,11 @@ def test_the_target_is_reached_when_it_first_is() -> None:
 def test_the_file_holds_everything(tmp_path: Path) -> None:
     data = ImageDataset(torch.zeros(60, 1, 2, 2, dtype=torch.uint8), torch.arange(60) % 10, (0.5,), (0.5,))
     devices = fleet.build_fleet(
-        build_conditions({"workers": 3, "target": 0.9, "speeds": "uniform:2,high=2"}), "mnist", data
+        build_conditions({"num_workers": 3, "target_accuracy": 0.9, "slowdown": "uniform:2,high=2"}), "mnist", data
     )
     report.write_report(tmp_path / "simulation.json", devices, [FAST, SLOW])
     found = json.loads((tmp_path / "simulation.json").read_text(encoding="utf-8"))
-    assert found["conditions"]["target"] == 0.9
+    assert found["conditions"]["target_accuracy"] == 0.9
     assert found["devices"] == {node: {"slowdown": 2.0, "num_examples": 20} for node in ("w1", "w2", "w3")}
     assert [outcome["seconds_to_target"] for outcome in found["results"]] == [125.9, None]
     assert found["results"][0]["evaluations"] == [list(score) for score in FAST.evaluations]

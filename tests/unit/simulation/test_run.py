@@ -16,7 +16,13 @@ from fedws.simulation.plans import build_plans
 from fedws.simulation.run import SimulationResult, run_simulation
 from tests.helpers.federation import Points, evaluating, registered
 
-FLEET = {"workers": 5, "dropout": 20, "pause": 2, "speeds": "pareto:1.5", "seconds_per_sample": 1.0}
+FLEET = {
+    "num_workers": 5,
+    "disconnects_per_hour": 20,
+    "mean_offline_minutes": 2,
+    "slowdown": "pareto:1.5",
+    "seconds_per_sample": 1.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +36,9 @@ def prepared(
 ) -> tuple[Plan, fleet.SimulatedFleet]:
     found = conditions.build_conditions({**FLEET, "seed": seed, **settings})
     devices = fleet.build_fleet(found, "points", Points(Path(), True))
-    given = {"dataset": "points", "training_rounds": rounds, "evaluate_every": 2, "silence": 60.0, "seed": seed}
+    given = {"dataset": "points", "rounds": rounds, "evaluate_every": 2, "peer_timeout": 60.0, "seed": seed}
     (plan,) = build_plans(
-        [strategy], {**given, "batch_size": 8}, fleet.name_workers(found.workers), found.online_fraction
+        [strategy], {**given, "batch_size": 8}, fleet.name_workers(found.num_workers), found.online_fraction
     )
     return plan, devices
 
@@ -48,7 +54,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedsgd", "fedbuff:k=3", "fedasync"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedsgd", "fedbuff:buffer_size=3", "fedasync"])
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(strategy: str, tmp_path: Path) -> None:
     one, again, other = (simulate(tmp_path / str(n), strategy, seed) for n, seed in enumerate((1, 1, 2)))
     assert one == again != other
@@ -104,7 +110,7 @@ def test_the_same_devices_come_and_go_at_the_same_times_for_every_strategy(tmp_p
 
 
 def test_a_round_takes_as_long_as_its_slowest_device(tmp_path: Path) -> None:
-    plan, devices = prepared(dropout=0, rounds=3)
+    plan, devices = prepared(disconnects_per_hour=0, rounds=3)
     outcome = run_simulation(plan, tmp_path / "run", devices, evaluating())
     slowest = max(devices.slowdowns[node] * len(part) for node, part in devices.sample_indices.items())
     assert outcome.seconds == pytest.approx(3 * slowest)
@@ -117,7 +123,7 @@ def test_a_round_takes_as_long_as_its_slowest_device(tmp_path: Path) -> None:
 
 
 def test_a_deadline_is_kept_to_the_second(tmp_path: Path) -> None:
-    plan, devices = prepared(dropout=0, rounds=3)
+    plan, devices = prepared(disconnects_per_hour=0, rounds=3)
     slowest = max(devices.slowdowns[node] * len(part) for node, part in devices.sample_indices.items())
     plan = plan.model_copy(update={"round_timeout": slowest / 2, "min_results": 1})
     outcome = run_simulation(plan, tmp_path / "run", devices, evaluating())
@@ -136,8 +142,8 @@ def test_a_target_that_several_scores_reach_at_once_ends_the_run_once(tmp_path: 
 
 
 def test_without_a_barrier_versions_come_sooner(tmp_path: Path) -> None:
-    rounds = simulate(tmp_path / "rounds", "fedavg", dropout=0)
-    versions = simulate(tmp_path / "versions", "fedbuff:k=5", dropout=0)
+    rounds = simulate(tmp_path / "rounds", "fedavg", disconnects_per_hour=0)
+    versions = simulate(tmp_path / "versions", "fedbuff:buffer_size=5", disconnects_per_hour=0)
     assert rounds.num_versions == versions.num_versions == 6
     assert versions.seconds < rounds.seconds, (versions, rounds)
 
@@ -145,24 +151,24 @@ def test_without_a_barrier_versions_come_sooner(tmp_path: Path) -> None:
 def test_the_target_ends_a_run(tmp_path: Path) -> None:
     whole = simulate(tmp_path / "whole", rounds=20)
     target = whole.evaluations[3][1]
-    short = simulate(tmp_path / "short", rounds=20, target=target, stop_at_target=True)
+    short = simulate(tmp_path / "short", rounds=20, target_accuracy=target, stop_at_target=True)
     assert short.seconds == short.seconds_to_accuracy(target) == whole.seconds_to_accuracy(target) != whole.seconds
     assert short.evaluations == [score for score in whole.evaluations if score[0] <= short.seconds]
     assert (tmp_path / "short" / "model.safetensors").is_file() and not short.failure
 
 
 def test_the_time_limit_ends_a_run(tmp_path: Path) -> None:
-    outcome = simulate(tmp_path / "run", rounds=1000, hours=0.2, partition="iid")
+    outcome = simulate(tmp_path / "run", rounds=1000, max_hours=0.2, partition="iid")
     assert outcome.seconds == 720 and 0 < outcome.num_versions < 1000 and not outcome.failure
 
 
 def test_a_time_limit_before_the_first_version(tmp_path: Path) -> None:
-    outcome = simulate(tmp_path / "run", hours=0.0001)
+    outcome = simulate(tmp_path / "run", max_hours=0.0001)
     assert (outcome.num_versions, outcome.accuracy, outcome.seconds_to_accuracy(0.1)) == (0, None, None)
 
 
 def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
-    plan, devices = prepared(dropout=0)
+    plan, devices = prepared(disconnects_per_hour=0)
     outcome = run_simulation(plan.model_copy(update={"loss": "mse"}), tmp_path / "run", devices, evaluating())
     assert re.match(
         r"round 1: too few workers are left for a quorum of 5: w\d: refused its order: mse", outcome.failure
@@ -171,7 +177,7 @@ def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
 
 
 def test_the_log_tells_virtual_time(tmp_path: Path) -> None:
-    outcome = simulate(tmp_path / "run", dropout=0)
+    outcome = simulate(tmp_path / "run", disconnects_per_hour=0)
     lines = (tmp_path / "run" / "run.log").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("1970-01-01 00:00:00,000 | Each worker trains at most ")
     assert lines[1].startswith("1970-01-01 00:00:00,000 | Training round 1/6")
@@ -181,7 +187,7 @@ def test_the_log_tells_virtual_time(tmp_path: Path) -> None:
 
 
 def test_an_observer_hears_records_with_the_time(tmp_path: Path) -> None:
-    plan, devices = prepared(dropout=0)
+    plan, devices = prepared(disconnects_per_hour=0)
     heard: list[tuple[str, float]] = []
     outcome = run_simulation(
         plan, tmp_path / "run", devices, evaluating(), [lambda record, t: heard.append((record["kind"], t))]

@@ -83,7 +83,7 @@ def test_a_net_takes_no_memory() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_told_of() -> None:
-    with pytest.raises(UsageError, match="--shape 3x32x32 does not fit mnist_cnn: "):
+    with pytest.raises(UsageError, match="--input-shape 3x32x32 does not fit mnist_cnn: "):
         communication_cost.measure_cost(
             "mnist_cnn", lambda: registry.build_piece("model", "mnist_cnn"), (3, 32, 32), "pool1"
         )
@@ -93,7 +93,7 @@ def test_a_shape_that_does_not_fit_is_told_of() -> None:
 
 
 def test_the_table_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sizes"]) == 0
+    assert main(["communication-cost"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[2].split() == [
@@ -103,8 +103,8 @@ def test_the_table_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_sizes_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", "mnist_cnn", "--shape", "1x28x28", "--records", "60000", "--rounds", "40"]
-    assert main(["sizes", *words]) == 0
+    words = ["--model", "mnist_cnn", "--input-shape", "1x28x28", "--num-records", "60000", "--rounds", "40"]
+    assert main(["communication-cost", *words]) == 0
     out = capsys.readouterr().out
     assert "0.047" in out and "0.022" in out, "60,000 x 28 x 28 bytes, and 60,000 x 20 x 12 x 12 bits"
     assert "60,000 samples" in out and "40 rounds" in out and "published" not in out
@@ -113,17 +113,17 @@ def test_the_sizes_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "cifar_cnn"], "--cut is needed, one of: features.0, "),
-        (["--model", "cifar_cnn", "--cut", "features.99"], "there is no such cut"),
-        (["--model", "mnist_cnn", "--shape", "28"], "does not fit mnist_cnn"),
-        (["--model", "mnist_cnn", "--shape", "1x28xq"], "--shape 1x28xq: the form is CxHxW"),
-        (["--model", "mnist_cnn", "--records", "0"], "--records must be at least 1"),
+        (["--model", "cifar_cnn"], "--split-at is needed, one of: features.0, "),
+        (["--model", "cifar_cnn", "--split-at", "features.99"], "there is no such cut"),
+        (["--model", "mnist_cnn", "--input-shape", "28"], "does not fit mnist_cnn"),
+        (["--model", "mnist_cnn", "--input-shape", "1x28xq"], "--input-shape 1x28xq: the form is CxHxW"),
+        (["--model", "mnist_cnn", "--num-records", "0"], "--num-records must be at least 1"),
         (["--model", "mnist_cn"], "mnist_cnn"),
-        (["--cut", "layer1"], "--cut is for a model of yours"),
+        (["--split-at", "layer1"], "--split-at is for a model of yours"),
     ],
 )
 def test_what_is_wrong_is_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sizes", *words]) != 0
+    assert main(["communication-cost", *words]) != 0
     captured = capsys.readouterr()
     assert said in captured.err
     assert not captured.out

@@ -204,8 +204,8 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
     [
         ({"extractors": ["0" * 64]}, "the extractor is not the one that was pretrained: its digest is another"),
         ({"extractors": ["../x"]}, "extractors.0: .*"),
-        ({"split_at": "nowhere"}, "--cut nowhere: there is no such cut in PointsNet; there are: inner, relu"),
-        ({"split_at": "inner", "model": "mlp"}, "--cut inner: there is no such cut in Mlp; there are: .*"),
+        ({"split_at": "nowhere"}, "--split-at nowhere: there is no such cut in PointsNet; there are: inner, relu"),
+        ({"split_at": "inner", "model": "mlp"}, "--split-at inner: there is no such cut in Mlp; there are: .*"),
         (
             {"model": "points_net:inputs=5"},
             r"the extractor of points_net:inputs=5, cut at relu, .* \[11, 4\].*",

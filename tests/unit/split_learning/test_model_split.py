@@ -211,7 +211,7 @@ def test_a_cut_that_cannot_be_is_refused_with_those_that_can(cut: str, reason: s
     module = small_resnet()
     with pytest.raises(UsageError) as error:
         split_model(module, cut)
-    assert str(error.value).startswith(f"--cut {cut}: {reason}")
+    assert str(error.value).startswith(f"--split-at {cut}: {reason}")
     assert set(str(error.value).partition("there are: ")[2].split(", ")) == set(find_split_points(module))
 
 
@@ -263,7 +263,7 @@ SHARED, RELU = nn.Linear(2, 2), nn.ReLU()
 def test_a_model_may_forbid_cuts(module: nn.Module, cut: str, reason: str, can: str) -> None:
     with pytest.raises(UsageError) as error:
         split_model(module, cut)
-    assert str(error.value) == f"--cut {cut}: {reason} in {type(module).__name__}; there are: {can}"
+    assert str(error.value) == f"--split-at {cut}: {reason} in {type(module).__name__}; there are: {can}"
     assert (", ".join(find_split_points(module)) or "none") == can
 
 

@@ -77,7 +77,7 @@ def test_records_are_admitted_up_to_the_samples_declared_and_the_room_that_is_le
         FACTS.check_quota(1441, 0, 2**40)
     wanted = (
         r"^1,442 records take 530,656 bytes beside the 1 of others, and this run stores at most 530,656; "
-        r"give the coordinator --max-features 530657$"
+        r"give the coordinator --max-feature-bytes 530657$"
     )
     with pytest.raises(RejectedUpdate, match=wanted):
         FACTS.check_quota(1442, 1, 1442 * EACH)
@@ -98,7 +98,7 @@ def test_a_worker_that_states_more_records_than_it_declared_is_excluded(records:
 
     That its reports also state that many samples changes nothing.
     """
-    run = pretrained(tmp_path, quorum=2)
+    run = pretrained(tmp_path, min_results=2)
     states(run, "bob", records, samples=records)
     assert run.excluded == {"bob"}
     (line,) = [line for line in run.lines if line.startswith("bob is excluded")]
@@ -114,22 +114,22 @@ def test_who_declares_more_on_a_new_link_may_have_more(tmp_path: Path) -> None:
 
 
 def test_the_records_of_all_workers_together_are_bounded_before_anything_is_uploaded(tmp_path: Path) -> None:
-    run = pretrained(tmp_path, quorum=2, max_features=2 * RUN + 100)
+    run = pretrained(tmp_path, min_results=2, max_feature_bytes=2 * RUN + 100)
     for worker in ("alice", "charlie"):
         run.take(extracted(run, worker)[1])
     states(run, "bob", 120)
     assert run.excluded == {"bob"}
     (line,) = [line for line in run.lines if line.startswith("bob is excluded")]
     what = "120 records take 1,200 bytes beside the 2,400 of others, and this run stores at most 2,500"
-    assert f"{what}; give the coordinator --max-features 3600" in line
+    assert f"{what}; give the coordinator --max-feature-bytes 3600" in line
     assert not run.stored
-    run = pretrained(tmp_path / "other", quorum=2, max_features=3 * RUN)
+    run = pretrained(tmp_path / "other", min_results=2, max_feature_bytes=3 * RUN)
     states(run, "bob", 120)
     assert not run.excluded
 
 
 def test_what_an_excluded_worker_stated_and_never_sent_leaves_room_for_others(tmp_path: Path) -> None:
-    run = pretrained(tmp_path, quorum=2, max_features=2 * RUN)
+    run = pretrained(tmp_path, min_results=2, max_feature_bytes=2 * RUN)
     for worker in ("bob", "alice"):
         run.take(extracted(run, worker)[1])
     for _ in range(3):

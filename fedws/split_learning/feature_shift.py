@@ -1,4 +1,4 @@
-"""Random crops of feature maps: the augmentation that is left when pictures stay where they are.
+"""Random shifts of feature maps: the augmentation that is left when pictures stay where they are.
 
 Wang et al., "MistNet", section on training at the server: workers send each picture once, so it is the features that
 are shifted.
@@ -11,10 +11,10 @@ from torch.nn import functional
 
 
 def find_shift_problem(feature_shape: Sequence[int], max_shift: int) -> str:
-    """Why features of that shape cannot be cropped so far; empty when they can."""
+    """Why features of that shape cannot be shifted so far; empty if they can."""
     if not max_shift or (len(feature_shape) == 3 and max_shift < min(feature_shape[1:])):
         return ""
-    return f"crop={max_shift}: features of the shape {list(feature_shape)} cannot be shifted so far"
+    return f"feature_shift={max_shift}: features of the shape {list(feature_shape)} cannot be shifted so far"
 
 
 def shift_features(features: torch.Tensor, max_shift: int, generator: torch.Generator) -> torch.Tensor:

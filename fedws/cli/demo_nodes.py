@@ -1,4 +1,4 @@
-"""``fedws nodes``: the four default nodes on this machine, until Ctrl+C."""
+"""``fedws demo-nodes``: the four default nodes on this machine, until Ctrl+C."""
 
 import argparse
 import sys
@@ -37,7 +37,7 @@ def format_forwarded_flags(arguments: argparse.Namespace) -> list[str]:
             found += [f"--{name}", value]
     found += ["--insecure"] if arguments.insecure else []
     found += ["--verbose"] if arguments.verbose else []
-    for plugin in arguments.plugin or ():
+    for plugin in arguments.plugins or ():
         found += ["--plugin", plugin]
     return found
 

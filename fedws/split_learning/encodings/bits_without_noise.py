@@ -6,7 +6,7 @@ from fedws.split_learning.encoding import FeatureEncoding
 from fedws.split_learning.one_bit import OneBitEncoding
 
 
-@register("encoding", "clear_bits")
-def clear_bits() -> FeatureEncoding:
+@register("encoding", "bits_without_noise")
+def bits_without_noise() -> FeatureEncoding:
     """1 where the value is above 0, as it is."""
     return OneBitEncoding(BinaryChannel(p10=0.0, p01=0.0), None)

@@ -1,8 +1,8 @@
-"""Random crops of feature maps: shifted, all alike in a sample, and nothing made up."""
+"""Random shifts of feature maps: shifted, all alike in a sample, and nothing made up."""
 
 import torch
 
-from fedws.split_learning.feature_crops import shift_features
+from fedws.split_learning.feature_shift import shift_features
 
 
 def test_each_map_is_shifted_as_a_whole_and_the_rest_is_zero() -> None:

@@ -1,4 +1,4 @@
-"""``fedws sizes``: what models, raw data and features take, and what FedAvg and MistNet send."""
+"""``fedws communication-cost``: what models, raw data and features take, and what FedAvg and MistNet send."""
 
 import argparse
 import textwrap
@@ -24,11 +24,11 @@ def build_parser(prog: str) -> Parser:
     )
     add = flags.add_argument
     add("--model", metavar="NAME", help="a model of yours")
-    add("--cut", metavar="WHERE", help="the last layer that workers run, as features.2 or 4 (the model's own)")
-    add("--shape", metavar="CxHxW", help="of an input (3x32x32)")
-    add("--records", metavar="N", type=int, help="samples of all workers (50000)")
+    add("--split-at", metavar="LAYER", help="the last layer that workers run, as features.2 or 4 (the model's own)")
+    add("--input-shape", metavar="CxHxW", help="of an input (3x32x32)")
+    add("--num-records", metavar="N", type=int, help="samples of all workers (50000)")
     add("--rounds", metavar="N", type=int, help="of FedAvg (100)")
-    add("--plugin", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
+    add("--plugin", dest="plugins", metavar="FILE.py", action="append", help="a file of yours that registers pieces")
     return flags
 
 
@@ -38,13 +38,13 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.core.errors import UsageError
     from fedws.split_learning import communication_cost
 
-    for plugin in arguments.plugin or ():
+    for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
-    given = {name: getattr(arguments, name) for name in ("cut", "shape", "records", "rounds")}
+    given = {name: getattr(arguments, name) for name in ("split_at", "input_shape", "num_records", "rounds")}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.model is None:
         if given:
-            raise UsageError(f"--{next(iter(given))} is for a model of yours; name it with --model")
+            raise UsageError(f"--{next(iter(given)).replace('_', '-')} is for a model of yours; name it with --model")
         found = communication_cost.measure_published_models()
         claimed = communication_cost.explain_claim(*found[:3])
     else:
@@ -69,17 +69,17 @@ def _measure_model(model: str, flags: dict[str, str | int]) -> "CommunicationCos
     from fedws.split_learning import communication_cost
     from fedws.split_learning.model_split import find_split_points
 
-    for name in ("records", "rounds"):
+    for name in ("num_records", "rounds"):
         if int(flags.get(name, 1)) < 1:
-            raise UsageError(f"--{name} must be at least 1")
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
     piece = registry.find_piece("model", registry.Spec.parse(model).name)
-    cut = str(flags.pop("cut", getattr(piece, "split_at", "")))
+    cut = str(flags.pop("split_at", getattr(piece, "split_at", "")))
     if not cut:
         raise UsageError(
-            f"--cut is needed, one of: {', '.join(find_split_points(registry.build_piece('model', model)))}"
+            f"--split-at is needed, one of: {', '.join(find_split_points(registry.build_piece('model', model)))}"
         )
-    shape = _parse_shape(str(flags.pop("shape", "3x32x32")))
-    counts = {{"records": "num_records"}.get(name, name): int(value) for name, value in flags.items()}
+    shape = _parse_shape(str(flags.pop("input_shape", "3x32x32")))
+    counts = {name: int(value) for name, value in flags.items()}
     return communication_cost.measure_cost(model, lambda: registry.build_piece("model", model), shape, cut, **counts)
 
 
@@ -88,7 +88,7 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
     parts = text.split("x")
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--shape {text}: the form is CxHxW, as 3x32x32")
+        raise UsageError(f"--input-shape {text}: the form is CxHxW, as 3x32x32")
     return tuple(map(int, parts))
 
 
