@@ -177,5 +177,5 @@ def test_seconds_that_are_none_do_no_harm(seconds: float) -> None:
 
 @pytest.mark.parametrize("patience", ["0.5", "inf", "nan", "long"])
 def test_patience_is_at_least_one(patience: str) -> None:
-    with pytest.raises(UsageError, match="chooser speed: patience: "):
+    with pytest.raises(UsageError, match="sampler speed: max_slowdown: "):
         build_piece("sampler", f"speed:2,max_slowdown={patience}")

@@ -69,7 +69,7 @@ def test_every_extractor_learns_also_where_an_epoch_has_fewer_batches() -> None:
 def test_classes_are_found_in_what_the_model_gives_and_in_the_labels() -> None:
     module = building.build_model("points_net", 1)
     assert inspect_labels(module, work(), lesson()) == (10, "int64 []")
-    assert inspect_labels(module, work(Lines(Path(), True)), lesson(clear=True)) == (0, "float32 [4]")
+    assert inspect_labels(module, work(Lines(Path(), True)), lesson(clear_labels=True)) == (0, "float32 [4]")
 
 
 def test_labels_that_cannot_be_randomised_are_told() -> None:
