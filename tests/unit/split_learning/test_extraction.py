@@ -89,7 +89,7 @@ def test_a_repeated_request_gets_the_same_bits_and_spends_nothing(tmp_path: Path
     spent = 11 * 2.0 + 4.0
     features_spent = [spent, spent, 0.0, 0.0]
     assert lines == [
-        ("numbers", None), *(("features", it) for it in features_spent[:3]), ("numbers", None), ("features", 0.0),
+        ("metrics", None), *(("features", it) for it in features_spent[:3]), ("metrics", None), ("features", 0.0),
     ]  # fmt: skip
 
 

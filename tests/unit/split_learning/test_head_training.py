@@ -89,7 +89,7 @@ def test_maps_are_cropped_where_that_is_wanted() -> None:
         made = registry.build_piece(
             "algorithm", f"mistnet:feature_shift={crop}", TrainSettings(model="mnist_cnn", dataset="digits")
         )
-        settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (20, 12, 12), 1).settings)
+        settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (20, 12, 12), 1).settings)
         module = building.build_model("mnist_cnn", 1)
         found.append(hash_tensors(head_training.train_head(module, {}, records, settings, work, seed=1)[1]))
     assert found[0] == found[1] != found[2]
@@ -103,7 +103,7 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
     records = StoredFeatures([{"features": points.view(torch.uint8), "labels": wanted}])
     training = TrainSettings(model="points_net", dataset="points", loss="mse", optimizer="adam", lr=0.03)
     made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear,encoding=floats", training)
-    settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 0, (11,), 1).settings)
+    settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 0, (11,), 1).settings)
     work, module = task_context.TaskContext("coordinator", "features", records), building.build_model("points_net", 1)
     memory: Tensors = {}
     losses = []
@@ -130,7 +130,7 @@ def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> No
     made = registry.build_piece(
         "algorithm", "mistnet:feature_shift=2", TrainSettings(model="mnist_cnn", dataset="digits")
     )
-    asked = made.epoch({}, {}, 10, (20, 12, 12), 1).settings
+    asked = made.configure_training({}, {}, 10, (20, 12, 12), 1).settings
     work = task_context.TaskContext("coordinator", "features", records)
     with pytest.raises(TaskError, match=re.escape(why)):
         head_training.train_head(
@@ -156,7 +156,7 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
         records = StoredFeatures([{"features": packed, "labels": torch.arange(6)}])
         training = TrainSettings(model="points_net", dataset="points", loss="mine")
         made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear", training)
-        settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
+        settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (11,), 1).settings)
         work = task_context.TaskContext("coordinator", "features", records)
         head_training.train_head(building.build_model("points_net", 1), {}, records, settings, work, seed=1)
     finally:
@@ -172,7 +172,7 @@ def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
     for size in (4, 3):
         training = TrainSettings(model="points_net", dataset="points", lr=1e-3, batch_size=size)
         made = registry.build_piece("algorithm", "mistnet:split_at=relu", training)
-        settings = HeadTrainSettings.model_validate(made.epoch({}, {}, 10, (11,), 1).settings)
+        settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (11,), 1).settings)
         module = building.build_model("points_net", 1)
         before = module.state_dict()["outer.weight"].clone()
         _, tensors = head_training.train_head(module, {}, records, settings, work, seed=1)
