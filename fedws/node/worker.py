@@ -3,8 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,12 +27,11 @@ from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
 from fedws.node.failures import build_failure, build_refused_failure
-from fedws.privacy.audit_entry import AuditContext, build_audit_entry, classify_answer
-from fedws.privacy.audit_log import AuditEntry, AuditLog
+from fedws.node.release_record import ReleaseRecord
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
-from fedws.privacy.usage_counts import CountedAs, UsageCounts, upload_key
-from fedws.protocol.encoder import PROTOCOL_VERSION, encode_message
+from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.protocol.run_claim import RunClaim
 from fedws.split_learning.upload_cache import UploadCache
@@ -83,18 +81,15 @@ class Worker:
         self.node = node
         self.policy = policy
         self._tasks = tasks
-        self._audit_log = audit_log
         self._warning_log = RateLimitedLog(node)
         self._failure_log = RateLimitedLog(node, BURST_LINES)
-        self._claim = RunClaim()
         self._last_release: FeatureRelease | None = None
         """The features in the last answer; None when it held none."""
-        self._peer = ""
-        self._usage_counts = UsageCounts()  # where there is no audit log
         self._send_error_details = send_error_details
         self._stop_event = threading.Event()
         self._context = TaskContext(node, dataset, data, self._stop_event, threads, state_dir=state_dir, policy=policy)
-        self._upload_cache = self._context.open_resource(UploadCache)
+        uploads = self._context.open_resource(UploadCache)
+        self._releases = ReleaseRecord(node, dataset, policy, audit_log, uploads)
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -127,9 +122,8 @@ class Worker:
 
         ``peer`` is the id in the coordinator's certificate, if it showed one.
         """
-        self._claim, self._peer = claim, to_printable(peer, 64)
         self._context.client_state.start_run(claim)
-        self._upload_cache.start_run(claim)
+        self._releases.start_run(claim, peer)
 
     def execute(
         self, request: TaskRequest, limits: MessageLimits = NO_MESSAGE_LIMITS, error: str = ""
@@ -173,21 +167,21 @@ class Worker:
     ) -> TaskResult | TaskFailure:
         """Return the answer, or a TaskFailure, once its line is on the audit log; it counts only with ``counts``."""
         try:
-            size = encode_message(answer, limits).size if self._audit_log is not None else 0
+            num_bytes = self._releases.measure(answer, limits)
         except UsageError as error:
             answer, release, on_recorded = self.build_unsendable_failure(request, error), None, None
-            size = encode_message(answer).size
+            num_bytes = self._releases.measure(answer, NO_MESSAGE_LIMITS)
         try:
-            line = self._build_audit_entry(request, answer, size, release, resent=resent, counts=counts and not resent)
-            with self._audit_log.lock() if self._audit_log is not None else nullcontext():
-                if line.counted_as:  # another process of this node may have answered since the request was allowed
-                    task = registry.get_task_traits(self._find_task(request.task))
-                    answer_ages, num_uploads = self._count_releases(task)
-                    self.policy.check_usage(answer_ages, task, num_uploads=num_uploads)
-                if self._audit_log is not None:
-                    self._audit_log.append(line)
-                elif release is not None:
-                    self._usage_counts.add(asdict(line))
+            self._releases.add(
+                request,
+                answer,
+                num_bytes,
+                release,
+                self._find_traits(request.task),
+                samples_read=self._context.data_accessed.is_set(),
+                resent=resent,
+                counts=counts,
+            )
             if on_recorded is not None:
                 on_recorded()
         except TaskError as error:
@@ -203,7 +197,7 @@ class Worker:
         try:
             task = self._find_task(request.task)
             traits = registry.get_task_traits(task)
-            self._check_policy(request, traits)
+            self._releases.check_request(request, self._context.num_examples, traits)
             result = task(request, self._context)
             if not isinstance(result, TaskResult):
                 raise TaskFailed(f"task {request.task} gave {type(result).__name__}, no Report")
@@ -212,30 +206,6 @@ class Worker:
             return replace(result, metrics=round_metrics(result.metrics)) if traits.releases == "metrics" else result
         except Exception as error:  # a user's model or data may raise anything; the node must live on
             return self._handle_task_error(request, error)
-
-    def _check_policy(self, request: TaskRequest, traits: registry.TaskTraits) -> None:
-        """Hold a request against the policy. Raises TaskError, and OSError where the audit log cannot be read."""
-        answer_ages, num_uploads = self._count_releases(traits)
-        self.policy.check_request(request, self._context.num_examples, answer_ages, traits, num_uploads=num_uploads)
-
-    def _count_releases(self, traits: registry.TaskTraits) -> tuple[Mapping[str, float], int]:
-        """Return what counts for the day and the number of uploads that left, both without the run's own upload.
-
-        Raises TaskError where features are requested by a run without an id.
-        """
-        answer_ages = (
-            self._audit_log.answer_ages(self.node)
-            if self._audit_log is not None and self.policy.max_answers_per_day
-            else {}
-        )
-        if traits.releases != "features":
-            return answer_ages, 0
-        if not self._claim.run:
-            raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
-        upload_id = self._upload_cache.upload_id
-        sent_ids = (self._audit_log or self._usage_counts).sent_upload_ids(self.node, self._context.dataset, self._peer)
-        answer_ages = {what: age for what, age in answer_ages.items() if what != upload_key(upload_id)}
-        return answer_ages, len(sent_ids - {upload_id})
 
     def _handle_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
         """Return the answer to a request whose task raised an error.
@@ -287,29 +257,12 @@ class Worker:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
 
-    def _build_audit_entry(
-        self,
-        request: TaskRequest,
-        answer: TaskResult | TaskFailure,
-        size: int,
-        release: FeatureRelease | None,
-        *,
-        resent: bool,
-        counts: bool,
-    ) -> AuditEntry:
-        releases = (
-            registry.get_task_traits(self._find_task(request.task)).releases
-            if isinstance(answer, TaskResult)
-            else "metrics"
-        )
-        what: CountedAs = (
-            classify_answer(answer, release, releases, samples_read=self._context.data_accessed.is_set())
-            if counts
-            else ""
-        )
-        upload = self._upload_cache.upload_id if release is not None or what == "upload" else ""
-        place = AuditContext(self.node, self._context.dataset, self._claim, self._peer, upload)
-        return build_audit_entry(request, answer, size, release, place, what, resent=resent)
+    def _find_traits(self, name: str) -> registry.TaskTraits:
+        """Return the traits of a task; the default ones for a task that this node does not have."""
+        try:
+            return registry.get_task_traits(self._find_task(name))
+        except UnknownName:
+            return registry.DEFAULT_TASK_TRAITS
 
     def build_unsendable_failure(self, request: TaskRequest, error: UsageError) -> TaskFailure:
         """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""
