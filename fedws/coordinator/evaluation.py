@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from fedws.coordinator.evaluation_round import EvaluationRound, build_record
 from fedws.coordinator.link import Link
 from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.coordinator.open_requests import Answer
@@ -21,52 +22,16 @@ from fedws.core.plan import EvalSettings
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
-from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.recording import metrics_reader
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from fedws.recording.run_log import Record, RunLog, log, write_model
-from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+from fedws.scheduling.lost_requests import NO_LOSSES
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
-from fedws.updates import metrics
 
-
-def _check_counts(result: EvalResult) -> EvalResult:
-    """Return a score that is possible: a histogram is of a classifier and as many samples. It may be left out."""
-    if result.num_correct is None and result.predicted_label_counts is not None:
-        raise ValueError("a histogram without the number of correct predictions")
-    if (result.num_correct or 0) > result.num_examples:
-        raise ValueError(f"{result.num_correct} correct of {result.num_examples} samples")
-    if result.predicted_label_counts is not None and sum(result.predicted_label_counts) != result.num_examples:
-        raise ValueError(
-            f"a histogram of {sum(result.predicted_label_counts)} predictions for {result.num_examples} samples"
-        )
-    return result
-
-
-_EVAL_RESULT = TypeAdapter(Annotated[EvalResult, AfterValidator(_check_counts)])
-_EVAL_RESULT_FIELDS = {field.name for field in fields(EvalResult)}
-"""Metrics of an evaluator that every score has; others are its own."""
 _MODEL_FILE_NAME = re.compile(r"(\d+)-(.+)\.safetensors")
 MAX_QUEUED_MODELS = 8
 """Model files that may wait for a score; a round that has more of its own keeps all of them."""
-
-
-@dataclass
-class _EvaluationRound:
-    """The models of one round that are to be scored, and where its lines go."""
-
-    round: int
-    emit: Callable[..., None]
-    queued_models: deque[tuple[str, Path]]
-    """Name and file of each."""
-    log_lines: list[str]
-    missing_models: dict[str, list[str]]
-    """Which models were not scored, by reason."""
-    num_requests: int = 0
-    """How many requests to score its models there were."""
-    loss_count: LossCount = NO_LOSSES
-    """Losses in a row of the evaluator while it scored the first of them."""
 
 
 class EvaluationQueue:
@@ -85,7 +50,7 @@ class EvaluationQueue:
         self._one_time_log = one_time_log
         self._folder = run_log.directory / "pending_evaluations"
         self._saved_models: dict[str, Path] = {}
-        self._rounds: deque[_EvaluationRound] = deque()
+        self._rounds: deque[EvaluationRound] = deque()
         self._changed = asyncio.Event()
         self._is_finishing = False
         self._has_warned = False
@@ -157,7 +122,7 @@ class EvaluationQueue:
     ) -> None:
         waiting = deque((model, files[model]) for model in models if model in files)
         place = self._run_log.lines.reserve([round_number, *models])
-        self._rounds.append(_EvaluationRound(round_number, place, waiting, lines, missing))
+        self._rounds.append(EvaluationRound(round_number, place, waiting, lines, missing))
         self._changed.set()
 
     async def finish(self) -> None:
@@ -218,7 +183,7 @@ class EvaluationQueue:
             self._run_log.lines.emit(f"--cuda: no GPU on {self._link.node}, which computes on the CPU")
         return self._link.connected.is_set()
 
-    async def _evaluate_next(self, entry: _EvaluationRound) -> None:
+    async def _evaluate_next(self, entry: EvaluationRound) -> None:
         model, path = entry.queued_models.popleft()
         try:
             answer = await self._request_evaluation(entry, model, path)
@@ -250,19 +215,20 @@ class EvaluationQueue:
             self._exclusion_reason = f"it is excluded: {problem}{times}"
         path.unlink(missing_ok=True)
 
-    def _handle_answer(self, entry: _EvaluationRound, model: str, answer: Answer) -> str:
+    def _handle_answer(self, entry: EvaluationRound, model: str, answer: Answer) -> str:
         """Record a score; return what is wrong with the answer, if anything."""
         if isinstance(answer, TaskFailure):
             return answer.reason
         self._one_time_log.log_warnings(answer.metrics)
         try:
-            score = _EVAL_RESULT.validate_python(answer.metrics)
-            self._record_result(entry, model, score, answer.metrics)
+            record = build_record(entry.round, model, answer.metrics)
         except ValidationError as error:
             return f"no score: {describe_setting_error(error)}"
+        self._run_log.write_record("evaluation", **record)
+        entry.log_lines += self._format_lines(record)
         return ""
 
-    async def _request_evaluation(self, entry: _EvaluationRound, model: str, path: Path) -> Answer:
+    async def _request_evaluation(self, entry: EvaluationRound, model: str, path: Path) -> Answer:
         entry.num_requests += 1
         request = TaskRequest(
             request_id=f"{entry.round}/{model}/{entry.num_requests}",
@@ -275,18 +241,6 @@ class EvaluationQueue:
         )
         return await self._link.execute(request, subject=model)
 
-    def _record_result(
-        self, entry: _EvaluationRound, model: str, result: EvalResult, answer_metrics: Mapping[str, Any]
-    ) -> None:
-        record = {"round": entry.round, "model": model, "accuracy": result.accuracy}
-        record |= asdict(result)
-        if numbers := metrics.select_numbers(answer_metrics, _EVAL_RESULT_FIELDS):
-            record["metrics"] = numbers
-        if tables := metrics.select_tables(answer_metrics):
-            record["tables"] = tables
-        self._run_log.write_record("evaluation", **record)
-        entry.log_lines += self._format_lines(record)
-
     def _format_lines(self, record: Record) -> list[str]:
         """Return the lines of a score."""
         return format_evaluation(record, self._label_groups)
@@ -296,17 +250,11 @@ class EvaluationQueue:
         behind = [entry for entry in self._rounds if len(entry.queued_models) > 1] or [
             e for e in self._rounds if e.queued_models
         ]
-        self._skip(behind[0], "the evaluator is too slow")
+        behind[0].skip_model("the evaluator is too slow")
 
-    def _skip(self, entry: _EvaluationRound, reason: str, *, keep_file: bool = False) -> None:
-        model, path = entry.queued_models.popleft()
-        if not keep_file:
-            path.unlink(missing_ok=True)
-        entry.missing_models.setdefault(reason, []).append(model)
-
-    def _finish_round(self, entry: _EvaluationRound, reason: str, *, keep_files: bool = False) -> None:
+    def _finish_round(self, entry: EvaluationRound, reason: str, *, keep_files: bool = False) -> None:
         while entry.queued_models:
-            self._skip(entry, reason, keep_file=keep_files)
+            entry.skip_model(reason, keep_file=keep_files)
         lines = entry.log_lines
         if entry.missing_models:
             missing = "; ".join(f"{', '.join(models)} ({reason})" for reason, models in entry.missing_models.items())

@@ -10,23 +10,23 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.seeds import request_seed
-from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
+from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participant import ScheduleConfig
-from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
+from fedws.scheduling.participants import Participants, find_exclusions
 from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.base import CollectThenTrainAlgorithm
 from fedws.split_learning.scheduler_state import CollectThenTrainState
+from fedws.split_learning.server_training import ServerTraining
 from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 
 
 class CollectThenTrainScheduler:
-    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.CollectThenTrainAlgorithm`.
+    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.split_learning.base.CollectThenTrainAlgorithm`.
 
     A version of the model is an epoch of training. It begins when every worker has delivered, or when ``min_results``
     have and nobody else is at work or the time is up.
@@ -35,6 +35,7 @@ class CollectThenTrainScheduler:
     def __init__(self, algorithm: CollectThenTrainAlgorithm, config: ScheduleConfig) -> None:
         self._algorithm = algorithm
         self._config = config
+        self._training = ServerTraining(algorithm, config)
         self.min_results = config.min_results
         self.init, self.configure_evaluation = algorithm.init, algorithm.configure_evaluation
 
@@ -55,7 +56,9 @@ class CollectThenTrainScheduler:
             label_format=initial.label_format,
         )
         return self._advance(
-            self._check_pretraining_done(replace(state, feature_shape=self._feature_shape(initial.input_shape)))
+            self._training.check_pretraining_done(
+                replace(state, feature_shape=self._training.feature_shape(initial.input_shape))
+            )
         )
 
     def resume(
@@ -83,9 +86,9 @@ class CollectThenTrainScheduler:
             )
             return self._advance(replace(state, participants=participants, timed_out=True))
         if getattr(event, "worker", "") == DEFAULT_COORDINATOR_ID:
-            return (
-                self._handle_server_answer(state, event) if isinstance(event, TaskResult | TaskFailure) else (state, ())
-            )
+            if not isinstance(event, TaskResult | TaskFailure) or event.request_id != state.server_request:
+                return state, ()
+            return self._advance(self._training.apply(state, event))
         participants, open_request = state.participants.apply(event)
         if participants is state.participants:
             return state, ()
@@ -171,82 +174,6 @@ class CollectThenTrainScheduler:
         )
         return replace(state, participants=participants).replace_upload(worker, acknowledged=True)
 
-    # ------------------------------------------------------------------ what the server trainer says
-
-    def _handle_server_answer(
-        self, state: CollectThenTrainState, answer: TaskResult | TaskFailure
-    ) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        if answer.request_id != state.server_request:
-            return state, ()
-        state = replace(state, server_request="", participants=replace(state.participants, log_lines=()))
-        problem = answer.reason if isinstance(answer, TaskFailure) else self._find_result_problem(state, answer)
-        if problem:
-            failures_in_row, what = state.consecutive_failures + 1, f"the coordinator's own training failed: {problem}"
-            reason = f"{what}, three times in a row" if failures_in_row == MAX_CONSECUTIVE_FAILURES else ""
-            if isinstance(answer, TaskFailure) and answer.code == "permanent":
-                reason = what
-            return self._advance(
-                replace(
-                    state,
-                    consecutive_failures=failures_in_row,
-                    failure=reason,
-                    participants=state.participants.add_log_line(what),
-                )
-            )
-        assert isinstance(answer, TaskResult)
-        state, metrics = replace(state, consecutive_failures=0), answer.metrics
-        model = {name: answer.tensors[name] for name in state.model}
-        if not state.pretrained:
-            extra_extractors = {name: answer.tensors[name] for name in state.extra_extractors}
-            state = replace(
-                state,
-                model=model,
-                extra_extractors=extra_extractors,
-                pretrain_epochs_done=state.pretrain_epochs_done + 1,
-            )
-            changes = {
-                "num_classes": metrics["num_classes"],
-                "label_format": metrics["label_format"],
-                "feature_shape": self._feature_shape(metrics["input_shape"]),
-            }
-            state = replace(state, **changes)
-            return self._advance(self._check_pretraining_done(state))
-        optimizer_tensors = {name: tensor for name, tensor in answer.tensors.items() if name not in model}
-        participants, num_failures = state.participants.pop_num_failures()
-        uploaded = [upload for upload in state.uploads.values() if upload.num_received]
-        record: Json = {"num_results": len(uploaded), "num_failures": num_failures}
-        record |= {"loss": metrics["loss"], "num_examples": metrics["num_examples"]}
-        record |= self._algorithm.build_release(state.feature_shape).to_record()
-        exclusions = find_exclusions(participants)
-        state = replace(
-            state,
-            model=model,
-            optimizer_tensors=optimizer_tensors,
-            version=state.version + 1,
-            participants=participants,
-            record={**record, "excluded": exclusions} if exclusions else record,
-        )
-        return self._advance(state)
-
-    def _find_result_problem(self, state: CollectThenTrainState, result: TaskResult) -> str:
-        expected = state.model if state.pretrained else {**state.model, **state.extra_extractors}
-        model_tensors = {name: tensor for name, tensor in result.tensors.items() if name in expected}
-        return find_mismatch(model_tensors, expected) or find_nonfinite(result.tensors)
-
-    def _check_pretraining_done(self, state: CollectThenTrainState) -> CollectThenTrainState:
-        """Whether there is another epoch of pretraining to do."""
-        if (
-            self._algorithm.configure_pretraining(state.model, state.extra_extractors, state.pretrain_epochs_done + 1)
-            is not None
-        ):
-            return state
-        participants = (
-            state.participants.add_log_line(f"Pretrained for {state.pretrain_epochs_done} epochs")
-            if state.pretrain_epochs_done
-            else state.participants
-        )
-        return replace(state, pretrained=True, participants=participants)
-
     # ------------------------------------------------------------------ what is asked next
 
     def _advance(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
@@ -271,9 +198,9 @@ class CollectThenTrainScheduler:
             requests.append(request)
         state = replace(state, participants=participants)
         if not state.training_started and self._can_train(state):
-            state = self._start_training(state)
+            state = self._training.start(state)
         if not state.server_request and (state.training_started or not state.pretrained):
-            state, request = self._train_on_server(state)
+            state, request = self._training.create_request(state)
             requests.append(request)
         return state, requests
 
@@ -300,47 +227,6 @@ class CollectThenTrainScheduler:
         """How many workers have delivered, or still may."""
         exclusions = find_exclusions(state.participants)
         return sum(upload.is_complete or worker not in exclusions for worker, upload in state.uploads.items())
-
-    def _start_training(self, state: CollectThenTrainState) -> CollectThenTrainState:
-        num_records = sum(upload.num_received for upload in state.uploads.values())
-        participants = state.participants.add_log_line(self._algorithm.build_release(state.feature_shape).describe())
-        participants = participants.add_log_line(f"Training begins with {num_records} records")
-        return replace(state, training_started=True, participants=participants)
-
-    def _train_on_server(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, TaskRequest]:
-        """The next epoch, for the server trainer."""
-        number = (state.version if state.training_started else state.pretrain_epochs_done) + 1
-        if state.training_started:
-            task_spec = self._algorithm.configure_training(
-                state.model, state.optimizer_tensors, state.num_classes, state.feature_shape, number
-            )
-        else:
-            found = self._algorithm.configure_pretraining(state.model, state.extra_extractors, number)
-            assert found is not None
-            task_spec = found
-        request = TaskRequest(
-            request_id=f"{DEFAULT_COORDINATOR_ID}/{state.num_server_requests + 1}",
-            worker=DEFAULT_COORDINATOR_ID,
-            round=number,
-            task=task_spec.task,
-            seed=request_seed(self._config.seed, DEFAULT_COORDINATOR_ID, number),
-            settings=task_spec.settings,
-            tensors=task_spec.tensors,
-        )
-        participants = (
-            state.participants
-            if not state.training_started
-            else state.participants.add_log_line(f"Training epoch {number}/{self._config.rounds}")
-        )
-        return replace(
-            state,
-            server_request=request.request_id,
-            num_server_requests=state.num_server_requests + 1,
-            participants=participants,
-        ), request
-
-    def _feature_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        return tuple(self._algorithm.feature_shape(input_shape)) if input_shape else ()
 
     def _is_finished(self, state: CollectThenTrainState) -> bool:
         return bool(state.failure) or state.version >= self._config.rounds
