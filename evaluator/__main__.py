@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--insecure", action="store_true", help="serve without a network key")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger().handlers[0].addFilter(fedws.PRINTABLE_FILTER)
     try:
         for plugin in arguments.plugin:
             fedws.load_plugin(plugin)

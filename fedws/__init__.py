@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fedws.core.task_settings import EvalSettings as EvalSettings
     from fedws.core.task_settings import TrainSettings as TrainSettings
     from fedws.core.tensors import Tensors as Tensors
+    from fedws.core.untrusted_text import PRINTABLE_FILTER as PRINTABLE_FILTER
     from fedws.data.base import Dataset as Dataset
     from fedws.data.loading import load_dataset as load_dataset
     from fedws.data.samples import ImageDataset as ImageDataset
@@ -56,6 +57,7 @@ _EXPORTS = {
     "ImageDataset": "data.samples",
     "Limits": "network.base",
     "TaskRequest": "protocol.messages",
+    "PRINTABLE_FILTER": "core.untrusted_text",
     "Plan": "core.plan",
     "Policy": "privacy.policy",
     "TaskResult": "protocol.messages",

@@ -4,6 +4,15 @@ Addresses are written to plans, records and logs. An address with a secret is re
 and the text of the error is without it.
 """
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+)
+
 from fedws.core.errors import UsageError
 
 PASSWORD_VARIABLE, PASSWORD_FILE_VARIABLE = "FEDWS_MQTT_PASSWORD", "FEDWS_MQTT_PASSWORD_FILE"  # names of variables
@@ -45,3 +54,26 @@ def require_no_secrets(text: str) -> str:
         return check_no_secrets(text)
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def iter_strings(value: Any) -> Iterator[str]:
+    """Yield the texts in a setting of any form, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.items() for part in item for text in iter_strings(part))
+    elif isinstance(value, list | tuple):
+        yield from (text for part in value for text in iter_strings(part))
+
+
+def check_url(text: str) -> str:
+    """Return the text of a URL with a scheme and a host. Raises ValueError for any other text."""
+    scheme, separator, rest = text.partition("://")
+    with contextlib.suppress(ValueError):
+        urlsplit(text)  # raises for an IPv6 address that does not end
+        if separator and scheme and rest:
+            return text
+    raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
+
+
+Url = Annotated[str, AfterValidator(check_url)]

@@ -1,17 +1,13 @@
 """All settings of a run, in one frozen value that is checked once and written beside the results."""
 
-import contextlib
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -21,45 +17,13 @@ from pydantic import (
 )
 
 from fedws.core import addresses
+from fedws.core.addresses import Url, iter_strings
 from fedws.core.errors import UsageError
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYTES
 from fedws.core.task_settings import DecayFactor
 from fedws.core.task_settings import EvalSettings as EvalSettings
 from fedws.core.task_settings import TrainSettings as TrainSettings
-from fedws.core.validation import Count, NodeId, NonNegative, Positive, describe_setting_error
-
-
-def _iter_strings(value: Any) -> Iterator[str]:
-    """Yield the texts in a setting of any form, keys too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for item in value.items() for part in item for text in _iter_strings(part))
-    elif isinstance(value, list | tuple):
-        yield from (text for part in value for text in _iter_strings(part))
-
-
-def _check_url(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    with contextlib.suppress(ValueError):
-        urlsplit(text)  # raises for an IPv6 address that does not end
-        if separator and scheme and rest:
-            return text
-    raise ValueError(f"{text!r} is no address; one looks like ws://host:8777")
-
-
-def _paths_to_strings(files: Any) -> Any:
-    files = [files] if isinstance(files, str | Path) else files
-    return (
-        tuple(str(file) if isinstance(file, Path) else file for file in files)
-        if isinstance(files, list | tuple)
-        else files
-    )
-
-
-Url = Annotated[str, AfterValidator(_check_url)]
-PathString = Annotated[str, BeforeValidator(lambda file: str(file) if isinstance(file, Path) else file)]
-PathStrings = Annotated[tuple[str, ...], BeforeValidator(_paths_to_strings)]
+from fedws.core.validation import Count, NodeId, NonNegative, PathString, PathStrings, Positive, describe_setting_error
 
 DEFAULT_WORKERS = {
     "alice": "ws://localhost:8777",
@@ -159,7 +123,7 @@ class Plan(BaseModel):
     def _reject_addresses_with_secrets(cls, settings: Any) -> Any:
         """Refuse an address with a secret in it before another error can repeat it."""
         for name in _ADDRESS_SETTINGS if isinstance(settings, dict) else ():
-            for text in _iter_strings(settings.get(name)):
+            for text in iter_strings(settings.get(name)):
                 try:
                     addresses.check_no_secrets(text)
                 except ValueError as error:

@@ -1,8 +1,13 @@
 """Types of settings and of message fields, with the range that each allows."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+)
 
 from fedws.core.untrusted_text import to_printable
 
@@ -27,3 +32,18 @@ def describe_setting_error(error: ValidationError) -> str:
     if first["type"] == "value_error" or isinstance(first["input"], dict):
         return f"{place}: {message}" if place else message
     return f"{place}: {message}, not {given}"
+
+
+def _paths_to_strings(files: Any) -> Any:
+    files = [files] if isinstance(files, str | Path) else files
+    return (
+        tuple(str(file) if isinstance(file, Path) else file for file in files)
+        if isinstance(files, list | tuple)
+        else files
+    )
+
+
+PathString = Annotated[str, BeforeValidator(lambda file: str(file) if isinstance(file, Path) else file)]
+
+
+PathStrings = Annotated[tuple[str, ...], BeforeValidator(_paths_to_strings)]
