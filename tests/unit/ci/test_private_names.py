@@ -89,6 +89,8 @@ USES = (
     Use(_LOOP, "_write_to_self", "simulation/virtual_loop.py", ()),
     Use("asyncio.selector_events:BaseSelectorEventLoop", "_selector", "simulation/virtual_loop.py"),
     Use("argparse:ArgumentParser", "_option_string_actions", "cli/parser.py"),
+    Use("argparse:HelpFormatter", "_split_lines", "cli/parser.py", ("text", "width")),
+    Use("argparse:HelpFormatter", "_fill_text", "cli/parser.py", ("text", "width", "indent")),
     Use("argparse", "_ArgumentGroup", "cli/security_flags.py"),
     Use("os", "_exit", "cli/worker.py", ("status",)),
 )
