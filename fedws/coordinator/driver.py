@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from fedws.coordinator.evaluation import EvaluationQueue
-from fedws.coordinator.fleet import WorkerLinks, monotonic_seconds
 from fedws.coordinator.one_time_log import OneTimeLog
+from fedws.coordinator.worker_links import WorkerLinks, monotonic_seconds
 from fedws.core.durations import format_duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan

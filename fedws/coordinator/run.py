@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from fedws.coordinator.connector import Connector
 from fedws.coordinator.driver import Driver
 from fedws.coordinator.evaluation import EvaluationQueue
-from fedws.coordinator.fleet import WorkerLinks
 from fedws.coordinator.link import Link
 from fedws.coordinator.listener import listen
 from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.coordinator.server_trainer import ServerTrainer
 from fedws.coordinator.setup import prepare_run, resolve_credentials
 from fedws.coordinator.starting_point import StartingPoint, find_starting_point
+from fedws.coordinator.worker_links import WorkerLinks
 from fedws.core import tensor_file
 from fedws.core.error_location import describe_error
 from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError

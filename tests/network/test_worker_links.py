@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from fedws.coordinator.fleet import WorkerLinks
+from fedws.coordinator.worker_links import WorkerLinks
 from fedws.core.errors import RunFailed, UnexpectedNode
 from fedws.network.base import Channel
 from fedws.protocol.messages import TaskResult

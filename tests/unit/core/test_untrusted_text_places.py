@@ -189,4 +189,6 @@ def test_every_logger_and_handler_is_clean() -> None:
                     f"{path.name}: {name} is not in LOGGER_NAMES of {CLEANER}"
                 )
             if _called(node) in ("addHandler", "basicConfig"):
-                assert re.search(r"addFilter\((fedws\.)?PRINTABLE_FILTER\)", source), f"{path.name}: its handler takes records as they are"
+                assert re.search(r"addFilter\((fedws\.)?PRINTABLE_FILTER\)", source), (
+                    f"{path.name}: its handler takes records as they are"
+                )
