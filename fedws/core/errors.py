@@ -56,7 +56,7 @@ class UnknownName(UsageError):
     """No piece of that kind has that name.
 
     >>> print(UnknownName("algorithm", "fedavgg", ["fedavg", "fedsgd"]))
-    unknown strategy 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
+    unknown algorithm 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, suggest_plugin: bool = False) -> None:

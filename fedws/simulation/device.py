@@ -45,7 +45,7 @@ class DeviceSpeed:
         return self.seconds_per_sample * (whole * num_examples + min(rest * size, num_examples))
 
     def work_seconds(self, result: TaskResult) -> float:
-        """Return the seconds of the work behind a result: its metric ``num_examples``, or else all that the worker has."""
+        """Return the seconds behind a result: for its metric ``num_examples``, or else for all that the worker has."""
         samples = result.metrics.get("num_examples", result.num_examples)
         return self.seconds_per_sample * (samples if isinstance(samples, int) else result.num_examples)
 

@@ -62,7 +62,7 @@ def test_kinds() -> None:
     assert [(int(row["kind"]), row["name"]) for row in rows] == [(kind.value, kind.name) for kind in FrameKind]
     assert {FrameKind[row["name"]] for row in rows if row["number"] == "counted"} == set(frames.NUMBERED_KINDS)
     tagged, sealed = ProtectionLevel.AUTHENTICATED, ProtectionLevel.ENCRYPTED
-    assert f"plus {tagged:#04x} if the frame is tagged, or plus {sealed:#04x} if it is sealed" in CHAPTER
+    assert f"plus {tagged:#04x} if the frame is authenticated, or plus {sealed:#04x} if it is encrypted" in CHAPTER
 
 
 def derived(info: str) -> bytes:

@@ -55,8 +55,8 @@ def test_digits_are_those_of_alice_bob_and_charlie_in_turn() -> None:
         ({"num_workers": 601}, "600 samples are too few for 601 shares of at least 1"),
         ({"num_workers": 1000, "partition": "digits"}, "240 samples are too few for 334 shares of at least 1"),
         ({"partition": "idd"}, "unknown partition 'idd': did you mean iid."),
-        ({"speeds": "parreto"}, "unknown speed 'parreto': did you mean pareto."),
-        ({"speeds": "uniform:5"}, "uniform: high must not be below low, 5, as 4 is"),
+        ({"slowdown": "parreto"}, "unknown slowdown 'parreto': did you mean pareto."),
+        ({"slowdown": "uniform:5"}, "uniform: high must not be below low, 5, as 4 is"),
     ],
 )
 def test_what_cannot_be_dealt_or_drawn_is_said(settings: dict[str, Any], text: str) -> None:
@@ -107,7 +107,7 @@ class Counted:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_targets_are_converted_once_however_many_devices(workers: int, labelled: bool, tmp_path: Path) -> None:
     whole = Counted([number % 10 if labelled else number / 10 for number in range(120)])
-    found = fleet.build_fleet(some(workers=workers), "counted", whole)
+    found = fleet.build_fleet(some(num_workers=workers), "counted", whole)
     whole.read = 0
     devices = found.build_devices(EventLog(tmp_path / "events.jsonl"))
     assert whole.read == 1

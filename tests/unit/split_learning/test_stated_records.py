@@ -99,7 +99,7 @@ def test_a_worker_that_states_more_records_than_it_declared_is_excluded(records:
     That its reports also state that many samples changes nothing.
     """
     run = pretrained(tmp_path, min_results=2)
-    states(run, "bob", records, samples=records)
+    states(run, "bob", records, num_examples=records)
     assert run.excluded == {"bob"}
     (line,) = [line for line in run.lines if line.startswith("bob is excluded")]
     assert f"its features: {records:,} records, above the 120 samples declared, three times in a row" in line
