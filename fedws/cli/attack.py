@@ -142,7 +142,7 @@ def main(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"{output} cannot be written: {error.strerror or error}") from None
     print("SSIM is 1 for the very picture; below 0.3 it counts as unrecognisable")
-    print("fewer --steps, --num-starts or --num-images find less; other attacks may find more")
+    print("fewer --steps, --num-starts or --num-images find less; other attacks, more")
     print(f"picture  {output}")
     return 0
 

@@ -117,8 +117,8 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
         ("--pretrained none", "the pretrained model none cannot be read: No such file or directory"),
         ("--pretrained notes.txt", "notes.txt is no pretrained model, as 'fedws pretrain' writes them"),
         ("--extractor both", "extractor: .*'one' or 'random', not 'both'"),
-        ("--extractor_epochs -1", "fine_tune: .* greater than or equal to 0, not '-1'"),
-        ("--algorithm fedavg --split-at pool1", "unknown option of strategy fedavg 'cut'"),
+        ("--extractor_epochs -1", "extractor_epochs: .* greater than or equal to 0, not '-1'"),
+        ("--algorithm fedavg --split-at pool1", "unknown option of algorithm fedavg 'split_at'"),
     ],
 )
 def test_a_mistake_is_one_line(given: Processes, flags: str, pattern: str) -> None:

@@ -67,8 +67,8 @@ def test_nodes_are_in_memory_and_no_worker_is_scored() -> None:
     ("strategies", "settings", "text"),
     [
         (("fedavg", "fedsgd", "fedavg"), {}, "--algorithm fedavg is given twice"),
-        (("fedavgg",), {}, "unknown strategy 'fedavgg': did you mean fedavg"),
-        (("fedbuff:buffer_size=0",), {}, "strategy fedbuff: buffer_size: Input should be greater"),
+        (("fedavgg",), {}, "unknown algorithm 'fedavgg': did you mean fedavg"),
+        (("fedbuff:buffer_size=0",), {}, "algorithm fedbuff: buffer_size: Input should be greater"),
         (("fedavg",), {"min_results": 31}, "--min-results 31 is above the number of workers, 30"),
         (("fedavg",), {"rounds": 0}, "rounds: Input should be greater"),
         (("fedavg",), {"model": "lineal"}, "unknown model 'lineal'"),

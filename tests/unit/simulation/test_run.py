@@ -134,7 +134,12 @@ def test_a_deadline_is_kept_to_the_second(tmp_path: Path) -> None:
 
 def test_a_target_that_several_scores_reach_at_once_ends_the_run_once(tmp_path: Path) -> None:
     """All devices are equal, so an asynchronous strategy makes several versions at the same moment."""
-    equal: dict[str, Any] = {"dropout": 0, "speeds": "uniform:1,high=1", "target": 0.01, "stop_at_target": True}
+    equal: dict[str, Any] = {
+        "disconnects_per_hour": 0,
+        "slowdown": "uniform:1,high=1",
+        "target_accuracy": 0.01,
+        "stop_at_target": True,
+    }
     plan, devices = prepared("fedasync", rounds=4, **equal)
     plan = plan.model_copy(update={"evaluate_every": 1})
     outcome = run_simulation(plan, tmp_path / "run", devices, evaluating())
