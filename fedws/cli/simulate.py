@@ -127,8 +127,8 @@ def main(arguments: argparse.Namespace) -> int:
     if given.get("verbose"):
         set_up_logging(verbose=True)
     conditions, settings = _split_settings(given)
-    strategies, workers = given.get("algorithm", ["fedavg"]), fleet.name_workers(conditions.num_workers)
-    wanted = build_plans(strategies, settings, workers, conditions.online_fraction)
+    algorithms, workers = given.get("algorithm", ["fedavg"]), fleet.name_workers(conditions.num_workers)
+    wanted = build_plans(algorithms, settings, workers, conditions.online_fraction)
     dataset, data_dir = wanted[0].dataset, given.get("data_dir")
     torch.set_num_threads(wanted[0].threads)
     devices = fleet.build_fleet(conditions, dataset, loading.load_dataset(dataset, data_dir, train=True))
@@ -167,8 +167,8 @@ def main(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _run_folder(directory: Path, strategy: str) -> Path:
-    return directory / re.sub(r"[^A-Za-z0-9.=]+", "-", strategy)
+def _run_folder(directory: Path, algorithm: str) -> Path:
+    return directory / re.sub(r"[^A-Za-z0-9.=]+", "-", algorithm)
 
 
 def _split_settings(flags: dict[str, Any]) -> tuple["Conditions", dict[str, Any]]:

@@ -49,7 +49,7 @@ class Plan(BaseModel):
     weight_by_samples: bool = False
     sampler: str = "all"
     min_results: Annotated[int, Field(ge=0)] = 0
-    """Reports that make a round; 0: every one of its cohort (of an asynchronous strategy: a single worker)."""
+    """Reports that make a round; 0: every one of its cohort (of an asynchronous algorithm: a single worker)."""
     over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
     round_timeout: Annotated[float, Field(gt=0)] = math.inf
     """Seconds after which a round closes with the reports that are there, if they are enough."""

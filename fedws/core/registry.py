@@ -1,4 +1,4 @@
-"""Finds the pieces of fedws by name: strategies, tasks, models, data sets and the rest.
+"""Finds the pieces of fedws by name: algorithms, tasks, models, data sets and the rest.
 
 A piece is one of three: a file that ships in the kind's folder (the file's name is the piece's name), an
 installed entry point of the group ``fedws.KIND``, or something registered by a local file that this node's owner

@@ -200,7 +200,7 @@ class Worker:
             self._releases.check_request(request, self._context.num_examples, traits)
             result = task(request, self._context)
             if not isinstance(result, TaskResult):
-                raise TaskFailed(f"task {request.task} gave {type(result).__name__}, no Report")
+                raise TaskFailed(f"task {request.task} returned {type(result).__name__} instead of TaskResult")
             features, _ = self._context.pending_releases.get(request.request_id, (None, None))
             self.policy.check_result(result, features, traits.releases)
             return replace(result, metrics=round_metrics(result.metrics)) if traits.releases == "metrics" else result

@@ -9,7 +9,7 @@ from fedws.protocol.messages import TaskRequest
 
 ANSWER_SLACK_BYTES = CHUNK_BYTES
 """Bytes that an answer may have beside the body that is expected: for its header, and for tensors that do not fit the
-model, which the strategy then rejects by name."""
+model, which the scheduler then rejects by name."""
 
 
 def compute_body_size(lengths: Iterable[int]) -> int:

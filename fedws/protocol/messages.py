@@ -1,8 +1,6 @@
-"""What nodes say to each other, and what a strategy hears.
+"""Messages that nodes send to each other, and the types of their fields.
 
-A message is frozen data. Those that cross the wire are listed in :data:`MESSAGE_TYPES`; ``docs/protocol.md``
-gives each its fields on the wire. An event is what a strategy reacts to: an answer, or a worker that came or
-went.
+A message is frozen data. :data:`MESSAGE_TYPES` lists those that cross the wire, and ``docs/protocol.md`` their fields.
 """
 
 from dataclasses import Field as Attribute

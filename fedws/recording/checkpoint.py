@@ -54,7 +54,7 @@ class Checkpoints:
     def save(self, version: int, state: Any, extra: Json) -> None:
         """Write a checkpoint; when this returns it is on the disk, whatever happens to machine or process next.
 
-        ``state_dir`` and ``extra`` are made of frozen dataclasses, mappings with string keys, lists, tuples, tensors on
+        ``state`` and ``extra`` are made of frozen dataclasses, mappings with string keys, lists, tuples, tensors on
         the CPU (or on ``meta``: shape and dtype only), strings, numbers, booleans and None. All come back as they are,
         but that every mapping becomes a dict, and every tensor has memory of its own, row by row; what is one tensor in
         several places is one again. Raises TypeError, naming the place, for anything else; RunFailed when the file
@@ -81,7 +81,7 @@ class Checkpoints:
     def load(self) -> tuple[Checkpoint, str]:
         """The newest whole checkpoint, and a remark, empty unless a newer one had to be passed over.
 
-        The classes of the state must be imported: make the strategy first. Raises UsageError when there is no
+        The classes of the state must be imported: make the scheduler first. Raises UsageError when there is no
         checkpoint, or when a whole one is not for this code; RunFailed when none is whole or one cannot be read.
         """
         remark = ""

@@ -30,7 +30,7 @@ RUN_FORMAT = 2
 _LOCK_FILE = ".lock"
 _SECRET_PATTERN = re.compile("[0-9a-f]{64}")
 MAX_ALGORITHM_CHARS = 40
-"""Characters of a strategy that may be in a directory's name."""
+"""Characters of a algorithm that may be in a directory's name."""
 
 
 class RunDirectory:
@@ -51,7 +51,7 @@ class RunDirectory:
 
     @classmethod
     def create_unique(cls, algorithm: str, parent: Path = Path("runs")) -> Self:
-        """Take a directory of its own for a run with this strategy, see :func:`create_unique_directory`. Raises
+        """Take a directory of its own for a run with this algorithm, see :func:`create_unique_directory`. Raises
         UsageError."""
         made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         path = create_unique_directory(algorithm, parent)
@@ -152,7 +152,7 @@ def create_empty_directory(path: Path) -> list[Path]:
 
 
 def create_unique_directory(algorithm: str, parent: Path = Path("runs")) -> Path:
-    """Make a directory that no other run has, ``runs/<time>-<strategy>``, and return its path. Raises UsageError.
+    """Make a directory that no other run has, ``runs/<time>-<algorithm>``, and return its path. Raises UsageError.
 
     Making it is what claims the name, so two runs that start within one second get two directories.
     """

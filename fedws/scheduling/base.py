@@ -49,7 +49,7 @@ class Scheduler(Protocol[S]):
         """What the record says of the last complete version, beside its number."""
 
     def worker_model(self, state: S, result: TaskResult) -> Tensors | None:
-        """A worker's own model; None for none, or if the result does not count. ``state_dir`` is from before the
+        """A worker's own model; None for none, or if the result does not count. ``state`` is from before the
         report."""
 
 

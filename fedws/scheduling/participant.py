@@ -8,7 +8,7 @@ from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """What the plan says to any strategy."""
+    """What the plan says to any scheduler."""
 
     workers: tuple[str, ...]
     """All of the plan, there or not."""
@@ -37,7 +37,7 @@ class Participant:
 
     connected: bool = False
     last_requested_round: int = 0
-    """The last round that it was asked in; for an asynchronous strategy, how many orders it had."""
+    """The last round that it was asked in; for an asynchronous scheduler, how many requests it had."""
     attempt: int = 0
     """How often it was asked in that round."""
     last_accepted_round: int = 0

@@ -1,4 +1,4 @@
-"""The plan of each strategy over a simulated fleet."""
+"""The plan of each algorithm over a simulated fleet."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,29 +14,29 @@ from fedws.split_learning.base import is_collect_then_train
 
 EVALUATOR_NAME = "testing"
 SYNCHRONOUS_ONLY_SETTINGS = (*ROUND_ONLY_SETTINGS, "min_results")
-"""Settings that are not handed to a strategy without rounds; a quorum of rounds is another than one of versions."""
+"""Settings that are not handed to a algorithm without rounds; a quorum of rounds is another than one of versions."""
 
 
 def build_plans(
     algorithms: Sequence[str], settings: Mapping[str, Any], workers: Sequence[str], online_fraction: float = 1.0
 ) -> list[Plan]:
-    """A plan for each strategy over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
+    """A plan for each algorithm over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
 
-    ``rounds`` and ``evaluate_every`` count rounds. A strategy without rounds, which makes a version of every
+    ``rounds`` and ``evaluate_every`` count rounds. A algorithm without rounds, which makes a version of every
     ``buffer_size`` results, gets as many versions as take as many reports; so all have as much work done for them.
     Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is ``min_results``,
     unless the settings have it: of a thousand devices that come and go, all will never be connected.
     """
-    for strategy in algorithms:
-        if algorithms.count(strategy) > 1:
-            raise UsageError(f"--algorithm {strategy} is given twice")
+    for algorithm in algorithms:
+        if algorithms.count(algorithm) > 1:
+            raise UsageError(f"--algorithm {algorithm} is given twice")
     nodes: dict[str, Any] = {
         "workers": {worker: f"memory://{worker}" for worker in workers},
         "evaluator": {EVALUATOR_NAME: f"memory://{EVALUATOR_NAME}"},
     }
     # nobody scores workers' own models; a fleet that is away comes back, and the time limit bounds the wait
     fixed = {**nodes, "evaluate_worker_models": 0, "wait_for_workers": "forever"}
-    return [_build_plan({**settings, **fixed, "algorithm": strategy}, online_fraction) for strategy in algorithms]
+    return [_build_plan({**settings, **fixed, "algorithm": algorithm}, online_fraction) for algorithm in algorithms]
 
 
 def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:

@@ -1,4 +1,4 @@
-"""One strategy's run over a simulated fleet, in a virtual time of its own."""
+"""One algorithm's run over a simulated fleet, in a virtual time of its own."""
 
 import asyncio
 import calendar

@@ -25,7 +25,7 @@ _FRACTION_BITS = 1074
 
 @dataclass(frozen=True)
 class WeightedMetrics:
-    """The metrics of one report: plain data, for the state of a strategy."""
+    """The metrics of one report: plain data, for the state of a scheduler."""
 
     weight: int
     """Number of samples behind the values."""
