@@ -61,9 +61,13 @@ def test_the_readmes_commands_over_a_broker_are_commands() -> None:
     run, worker = readme("Over a broker")
     assert run[:2] == ["fedws", "run"] and worker[:2] == ["fedws", "worker"]
     given = fedws.cli.run.build_parser("fedws run").parse_args(run[2:])
-    assert (given.expect, given.evaluator, given.seal) == (["alice", "bob", "charlie"], "testing", True)
+    assert (given.expect_workers, given.evaluator, given.encrypt_payloads) == (
+        ["alice", "bob", "charlie"],
+        "testing",
+        True,
+    )
     joins = fedws.cli.worker.build_parser("fedws worker").parse_args(worker[2:])
-    assert joins.join == given.listen.replace("coordinator@", f"{joins.id}@") and joins.seal
+    assert joins.join == given.listen.replace("coordinator@", f"{joins.id}@") and joins.encrypt_payloads
 
 
 def test_nodes_that_join_make_the_same_model_as_dialled_ones_one_run_after_the_other(processes: Processes) -> None:

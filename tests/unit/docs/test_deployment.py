@@ -33,7 +33,7 @@ FLAG = re.compile(r"--[a-z][a-z-]*")
 
 def flags(command: str) -> Parser:
     """Those of a command of fedws."""
-    module = importlib.import_module(f"fedws.cli.{'worker' if command == 'evaluator' else command}")
+    module = importlib.import_module(f"fedws.cli.{'worker' if command == 'evaluator' else command.replace('-', '_')}")
     parser: Parser = module.build_parser(f"fedws {command}")
     return parser
 
@@ -44,7 +44,7 @@ def parsed(command: str, *words: str) -> argparse.Namespace:
     found = flags(command).parse_args(words)
     if command == "run" and "resume" not in found:
         if "listen" in found:
-            assert found.expect, "workers join there"
+            assert found.expect_workers, "workers join there"
             found.listen = complete_url(found.listen, Credentials(None))
         build_plan(collect_settings(vars(found)))
     return found
@@ -135,7 +135,7 @@ def test_a_service_starts_a_command_with_secrets_that_it_is_given(name: str) -> 
     service = OURS[name]
     found = parsed(*service["command"])
     url = found.listen if name == "coordinator" else found.join
-    assert broker_address(url, {}).user == name and found.seal
+    assert broker_address(url, {}).user == name and found.encrypt_payloads
     given = [found.key_file, found.tls_ca, service["environment"][PASSWORD_FILE_VARIABLE]]
     assert sorted(given) == sorted(f"{SECRETS}{secret}" for secret in service["secrets"])
     assert set(service["secrets"]) <= COMPOSE["secrets"].keys()
