@@ -40,12 +40,12 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
     name = "Federated model" if record["model"] == FEDERATED_MODEL else f"Model update {record['model']}"
     if record["num_correct"] is None:
         return [f"{name}: Average loss: {format_loss(record['loss'])}"]
-    counts, num_correct, num_examples = record["predicted_label_counts"], record["num_correct"], record["num_examples"]
-    accuracy = f"Accuracy: {num_correct}/{num_examples} ({100 * num_correct / num_examples:.2f}%)"
+    histogram, samples = record["predicted_label_counts"], record["num_examples"]
+    accuracy = f"Accuracy: {record['num_correct']}/{samples} ({100 * record['num_correct'] / samples:.2f}%)"
     line = f"{name}: Average loss: {format_loss(record['loss'])}, {accuracy}"
-    if not label_sets or counts is None:
+    if not label_sets or histogram is None:
         return [line]
-    percentages = [100 * _count_predictions(counts, group) // num_examples for group in label_sets]
+    percentages = [100 * _count_predictions(histogram, group) // samples for group in label_sets]
     shares = (
         f"{label_ranges.format_labels(group, MAX_LABELS_CHARS)}: {percentage}%"
         for group, percentage in zip(label_sets, percentages, strict=True)
@@ -53,5 +53,5 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
     return [f"{name}: Percentage numbers {', '.join(shares)}", line]
 
 
-def _count_predictions(counts: Sequence[int], labels: Sequence[int]) -> int:
-    return sum(counts[label] for label in labels if label < len(counts))
+def _count_predictions(histogram: Sequence[int], labels: Sequence[int]) -> int:
+    return sum(histogram[label] for label in labels if label < len(histogram))

@@ -44,7 +44,7 @@ class Thread:
     async def __aexit__(self, *_: object) -> None:
         """There is nothing to end."""
 
-    async def ask(self, order: TaskRequest) -> TaskResult | TaskFailure:
+    async def execute(self, order: TaskRequest) -> TaskResult | TaskFailure:
         answer = await asyncio.to_thread(
             server_trainer_main._execute, sent_over(order), self._store, mistnet.MistNet.server_tasks
         )

@@ -76,7 +76,7 @@ class Copies:
         self.all: dict[str, Path] = {}
         """By what had just happened, or was about to."""
         self._known: set[bytes] = set()
-        for owner, name in [(Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (RunLog, "record")]:
+        for owner, name in [(Path, "replace"), (Path, "unlink"), (Path, "rmdir"), (RunLog, "write_record")]:
             monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:

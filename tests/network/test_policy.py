@@ -27,7 +27,7 @@ KEY = Credentials(NetworkKey(bytes(32), "a test"))
 
 def node(name: str, policy: Policy | None = None, log: Path | None = None) -> fedws.Worker:
     """A worker, or the evaluator, with its owner's policy and log."""
-    more: dict[str, Any] = {"policy": policy or Policy(), "audit": AuditLog(log) if log is not None else None}
+    more: dict[str, Any] = {"policy": policy or Policy(), "audit_log": AuditLog(log) if log is not None else None}
     if name == "testing":
         return create_evaluator(name, "points", Points(Path(), False), **more)
     return fedws.Worker(name, "points", Points(Path(), True), **more)

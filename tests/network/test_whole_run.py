@@ -86,7 +86,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
     for round_number in (1, 2):
         wanted += [f"Training round {round_number}/2", "Evaluating models"]
         for score in result.metrics:
-            if score["kind"] != "score" or score["round"] != round_number:
+            if score["kind"] != "evaluation" or score["round"] != round_number:
                 continue
             name = "Federated model" if score["model"] == "federated" else f"Model update {score['model']}"
             histogram = score["predicted_label_counts"]
@@ -94,7 +94,7 @@ async def test_lines_are_the_reference_s(tmp_path: Path, caplog: pytest.LogCaptu
             wanted += [
                 f"{name}: Percentage numbers 0-3: {parts[0]}%, 4-6: {parts[1]}%, 7-9: {parts[2]}%",
                 f"{name}: Average loss: {score['loss']:.4f}, "
-                f"Accuracy: {score['correct']}/120 ({100 * score['correct'] / 120:.2f}%)",
+                f"Accuracy: {score['num_correct']}/120 ({100 * score['num_correct'] / 120:.2f}%)",
             ]
     assert len(wanted) == 1 + 2 * (2 + 3 * 2), "two workers' models and the federated one"
     assert told == wanted

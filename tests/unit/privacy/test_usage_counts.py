@@ -46,7 +46,7 @@ def told(answer: TaskResult | TaskFailure) -> str:
 @pytest.mark.parametrize("name", ["alice", "ali\u200dce"])
 def test_rounds_of_a_node_whose_name_is_not_printable_count(name: str, tmp_path: Path) -> None:
     worker = node(tmp_path, name=name, max_answers_per_day=1)
-    assert [told(worker.execute(order(number))) for number in (1, 2)] == ["sent", "refused later"]
+    assert [told(worker.execute(order(number))) for number in (1, 2)] == ["sent", "refused retry_later"]
 
 
 @pytest.mark.parametrize("names", [("alice", "poi\u200dnts"), ("ali\u200dce", "points")])
@@ -67,7 +67,8 @@ def test_uploads_of_names_that_are_not_printable_count(names: tuple[str, str], t
 
 
 @pytest.mark.parametrize(
-    ("back", "again"), [(0.5, "refused later"), (3600, "refused later"), (86_000, "refused later"), (200_000, "sent")]
+    ("back", "again"),
+    [(0.5, "refused retry_later"), (3600, "refused retry_later"), (86_000, "refused retry_later"), (200_000, "sent")],
 )
 def test_a_clock_that_is_set_back_frees_no_round(
     back: float, again: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,7 +111,7 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(found) == ["refused permanent" if features else "refused later", "sent"]
+    assert sorted(found) == ["refused permanent" if features else "refused retry_later", "sent"]
     lines = {line["outcome"]: (line["counted_as"], line["payload"]) for line in read_entries(tmp_path / "log") if line}
     assert lines == {
         "result": ("upload", "features") if features else ("request", "metrics"),
