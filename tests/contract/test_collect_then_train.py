@@ -102,6 +102,7 @@ def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, 
     for node in run.nodes.values():
         node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.fine_tune")})
         node._context = replace(node._context, policy=node.policy)
+        node._releases._policy = node.policy
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
     whole(run)

@@ -66,7 +66,7 @@ def test_the_cohort_is_as_large_as_was_said(name: str, number: int, workers: int
 @pytest.mark.parametrize("name", SOME)
 @pytest.mark.parametrize("number", ["0", "-1", "1.5", "some", ""])
 def test_a_cohort_that_cannot_be_is_said_in_one_line(name: str, number: str) -> None:
-    with pytest.raises(UsageError, match=f"chooser {name}: per_round: ") as caught:
+    with pytest.raises(UsageError, match=f"sampler {name}: per_round: ") as caught:
         chooser(f"{name}:{number}")
     assert "\n" not in str(caught.value)
 

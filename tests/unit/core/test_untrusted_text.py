@@ -70,9 +70,9 @@ def test_the_text_of_any_error_is_a_line(error: Exception) -> None:
 )
 def test_the_text_of_every_error_of_fedws_is_a_line(kind: type[FedwsError]) -> None:
     given = {
-        "Refused": ("busy", FOREIGN),
+        "LinkRefused": ("busy", FOREIGN),
         "RetryLater": (FOREIGN, 1.0),
-        "Undelivered": (None, FOREIGN),
+        "BodyUnavailable": (None, FOREIGN),
         "UnknownName": ("model", FOREIGN, [FOREIGN]),
     }
     error = kind(*given.get(kind.__name__, (FOREIGN,)))

@@ -157,7 +157,7 @@ def test_settings_of_monstrous_size_can_be_answered() -> None:
 @pytest.mark.parametrize("made", [None, {"loss": 1.0}, TaskFailure])
 def test_a_task_that_makes_no_report_has_failed(made: Any) -> None:
     answer = worker(lambda order, workspace: made).execute(order())
-    assert isinstance(answer, TaskFailure) and answer.kind == "failed" and "Report" in answer.reason
+    assert isinstance(answer, TaskFailure) and answer.kind == "failed" and "instead of TaskResult" in answer.reason
 
 
 def test_the_node_lives_on_after_a_failure() -> None:
