@@ -17,7 +17,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     certificates.create_ca(folder / "certs")
     certificates.issue_certificate(folder / "certs", "alice")
     texts = {"junk": "junk", "unknown.toml": "task = ['*']", "named.toml": "coordinators = ['lab']", "good.key": KEY}
-    texts |= {"many.toml": "samples = 100000", "syntax.toml": "tasks = ["}
+    texts |= {"many.toml": "min_samples = 100000", "syntax.toml": "tasks = ["}
     for name, text in texts.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o600)

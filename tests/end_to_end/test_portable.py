@@ -43,7 +43,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 
 @pytest.mark.parametrize(("model", "text"), [("extra", EXTRA), ("none", NONE)])
-@pytest.mark.parametrize("command", ["run", "simulate --workers 3", "pretrain --epochs 1"])
+@pytest.mark.parametrize("command", ["run", "simulate --num-workers 3", "pretrain --epochs 1"])
 def test_what_cannot_travel_is_one_line_at_once(processes: Processes, command: str, model: str, text: str) -> None:
     """No worker runs, so that a run that went on would wait for one."""
     started = processes.fork(*command.split(), "--dataset", "digits", "--plugin", "models.py", "--model", model)

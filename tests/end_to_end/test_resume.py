@@ -180,7 +180,7 @@ def test_a_run_of_another_plan_says_what_differs(federation: Federation) -> None
     for flags, text in (
         (["--lr", "0.5"], "its lr stays what it is, 0.1, not 0.5"),
         (["--evaluator", "none"], "its evaluator stays what it is, testing, not none"),
-        (["--no-weight-by-samples", "--algorithm", "fedavg"], "its strategy stays what it is, 'held', not 'fedavg'"),
+        (["--no-weight-by-samples", "--algorithm", "fedavg"], "its algorithm stays what it is, 'held', not 'fedavg'"),
     ):
         other = federation.resume("other", *flags)
         assert other.end() == 2

@@ -375,7 +375,7 @@ async def test_a_node_joins_with_its_name_and_one_instance_for_all_its_links() -
     assert instances["alice"] != instances["bob"]
     async with scripted(Refusal(kind="node", reason="no")) as came, outside("memory://meeting", "alice"):
         await asyncio.sleep(1)
-    assert came[0][1].instance not in instances["alice"], "another start is another instance"
+    assert came[0][1].instance_id not in instances["alice"], "another start is another instance"
 
 
 async def hangs_up(channel: Channel) -> None:
@@ -483,7 +483,7 @@ async def test_an_error_on_a_link_costs_the_link_and_not_the_node(
         await channel.send(Hello(run="cafe", node="alice", protocol=1))
         assert type(await channel.receive()).__name__ == "Welcome"
     (line,) = (message for message in caplog.messages if "an error on a link to" in message)
-    text = r"alice: an error on a link to memory://meeting: ZeroDivisionError: a bug \(.*test_joining\.py, line \d+\)"
+    text = r"alice: an error on a link to memory://meeting: ZeroDivisionError: a bug \(.*test_dial_out\.py, line \d+\)"
     assert re.fullmatch(text, line)
 
 

@@ -184,7 +184,7 @@ WRONG: dict[str, tuple[Message, str]] = {
     "another role": (replace(WELCOME, role="evaluator"), "it is an evaluator, not a worker"),
     "other data": (replace(WELCOME, dataset="digits\n"), "it holds digits?, not points; see --dataset"),
     "a refusal": (Refusal(kind="node", reason="no\x1b"), "no?"),
-    "no welcome": (REPORT, "broke the protocol: report where a welcome was due"),
+    "no welcome": (REPORT, "broke the protocol: task_result where a welcome was due"),
 }
 
 

@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[Message, type[Exception], str]] = {
         UnexpectedNode,
         "it holds digits?, not points; see --dataset",
     ),
-    "no welcome": (REPORT, RunFailed, "report where a welcome was due"),
+    "no welcome": (REPORT, RunFailed, "task_result where a welcome was due"),
 }
 
 

@@ -181,7 +181,7 @@ async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("written", "by", "ends", "arrived"),
     [
-        (FeatureStore, "put", lambda worker, chunk, tensors: chunk == 2, 40),
+        (FeatureStore, "save_chunk", lambda worker, chunk, tensors: chunk == 2, 40),
         (Checkpoints, "save", lambda number, state, extra: state.uploads["alice"].manifest != {}, 0),
     ],
     ids=["features", "checkpoint"],

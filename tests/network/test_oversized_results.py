@@ -141,7 +141,7 @@ async def test_a_body_in_an_object_store_is_never_fetched(tmp_path: Path, monkey
     shelf = BodyStore(Watched((tmp_path / "store").as_uri(), 5), min_bytes=2**20)
     async with asyncio.timeout(PATIENCE), federation(tmp_path, shelf=shelf) as given:
         result = await _ended({**given, "body_store": shelf})
-    assert "bob: failed: broke the protocol: a report of 3,14" in result
+    assert "bob: failed: broke the protocol: a task_result of 3,14" in result
     assert fetched == [], "the model itself goes on the link"
 
 

@@ -96,7 +96,7 @@ async def test_an_order_before_the_proof_is_not_carried_out() -> None:
         await channel.send(replace(HELLO, nonce=handshake.create_nonce()))
         await channel.send(TaskRequest(request_id="1", worker="alice", round=1, task="fedavg.fit"))
         assert isinstance(await channel.receive(), Challenge)
-        with pytest.raises(LinkError, match="order where a proof was due"):
+        with pytest.raises(LinkError, match="task_request where a proof was due"):
             await channel.receive()
         assert not gate.entered.is_set()
 
