@@ -32,7 +32,8 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("algorithm", "fedavg")
 @dataclass(frozen=True)
 class FedAvg:
-    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless ``--weight-by-samples``."""
+    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless
+    ``--weight-by-samples``."""
 
     training: TrainSettings
     _: KW_ONLY

@@ -1,4 +1,5 @@
-"""What ``fedws attack features`` attacks: pictures, and a pretrained model. Either may be one that cannot be attacked."""
+"""What ``fedws attack features`` attacks: pictures, and a pretrained model. Either may be one that cannot be
+attacked."""
 
 import argparse
 from typing import TYPE_CHECKING

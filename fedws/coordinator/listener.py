@@ -135,7 +135,8 @@ class JoinListener:
 
 @contextlib.asynccontextmanager
 async def listen(plan: Plan, limits: Limits, credentials: Credentials) -> AsyncIterator[JoinListener | None]:
-    """The meeting point of a run while the context lasts; None when all its nodes are dialled, or are at a broker.
+    """Listen for nodes that join a run, while the context lasts; give None when all its nodes are dialled, or are at a
+    broker.
 
     Raises UsageError when it cannot listen there.
     """

@@ -98,7 +98,8 @@ def _build_scheduler(plan: Plan, initial_weights: Tensors) -> Scheduler[Any]:
         cohort_size = sampler.cohort_size(len(workers))
         if plan.min_results > cohort_size:
             raise UsageError(
-                f"--min-results {plan.min_results} is above the cohort of {cohort_size} that --sampler {plan.sampler} makes"
+                f"--min-results {plan.min_results} is above the cohort of {cohort_size} "
+                f"that --sampler {plan.sampler} makes"
             )
         if plan.over_selection and cohort_size == len(workers):
             raise UsageError("--over-selection needs a --sampler that leaves some out, as random:per_round=2")

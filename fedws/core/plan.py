@@ -80,7 +80,7 @@ class Plan(BaseModel):
     ping_interval: NonNegative = 0.0
     """Seconds between pings; 0: a third of ``peer_timeout``."""
     wait_for_workers: Literal["peer_timeout", "forever"] = "peer_timeout"
-    """How long a run waits for its first cohort or a lost quorum."""
+    """Whether a run waits without end for the workers that ``min_results`` needs."""
     max_message_bytes: Annotated[int, Field(ge=1024)] = DEFAULT_MAX_MESSAGE_BYTES
     max_feature_bytes: Count = DEFAULT_MAX_FEATURE_BYTES
     """Bytes of features and labels that a run of MistNet stores at most, of all workers together."""
@@ -91,7 +91,8 @@ class Plan(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _add_expected_nodes(cls, settings: Any) -> Any:
-        """Give nodes without an address that of ``listen``: the workers in ``expect_workers``, an evaluator that is a name."""
+        """Give nodes without an address that of ``listen``: the workers in ``expect_workers``, an evaluator that is a
+        name."""
         if not isinstance(settings, dict) or not (
             "expect_workers" in settings or isinstance(settings.get("evaluator"), str)
         ):

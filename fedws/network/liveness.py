@@ -12,7 +12,7 @@ CHECKS_PER_TIMEOUT = 30
 
 
 class LivenessMonitor:
-    """One link, looked at every ``silence / CHECKS_PER_TIMEOUT`` seconds."""
+    """One link, looked at every ``peer_timeout / CHECKS_PER_TIMEOUT`` seconds."""
 
     def __init__(self, peer_timeout: float) -> None:
         self._peer_timeout = peer_timeout

@@ -57,10 +57,12 @@ class S3Client:
         except ImportError:
             raise UsageError("s3:// needs boto3: pip install 'fedws[s3]'") from None
         self._errors = (BotoCoreError, ClientError, ResponseParserError, HTTPError, OSError)
-        silence = self._timeout / (MAX_ATTEMPTS + 2)  # so that all tries and the pauses between them are within it
+        attempt_timeout = self._timeout / (
+            MAX_ATTEMPTS + 2
+        )  # so that all tries and the pauses between them are within it
         config = Config(
-            connect_timeout=silence,
-            read_timeout=silence,
+            connect_timeout=attempt_timeout,
+            read_timeout=attempt_timeout,
             retries={"total_max_attempts": 1},
             request_checksum_calculation="when_required",  # many stores do not know the newer checksums
             response_checksum_validation="when_required",

@@ -75,7 +75,7 @@ class Participants:
         if len(self.members) - len(excluded) >= min_results:
             return ""
         reasons = "; ".join(f"{worker}: {reason}" for worker, reason in excluded.items())
-        return f"too few workers are left for a quorum of {min_results}: {reasons}"
+        return f"too few workers are left for min_results {min_results}: {reasons}"
 
     def candidates(self, round_number: int) -> list[WorkerInfo]:
         """What a sampler is told of those who are idle before ``round_number``."""

@@ -14,7 +14,7 @@ from fedws.split_learning.base import is_collect_then_train
 
 EVALUATOR_NAME = "testing"
 SYNCHRONOUS_ONLY_SETTINGS = (*ROUND_ONLY_SETTINGS, "min_results")
-"""Settings that are not handed to a algorithm without rounds; a quorum of rounds is another than one of versions."""
+"""Settings that are not passed to an asynchronous algorithm: ``min_results`` of a round is not one of a version."""
 
 
 def build_plans(

@@ -63,7 +63,8 @@ def train_head(
         raise TaskError(why)
     if settings.feature_shift and not settings.num_classes:
         raise TaskError(
-            f"feature_shift={settings.feature_shift}: labels that are no classes may be places, which would have to move"
+            f"feature_shift={settings.feature_shift}: labels that are no classes may be places, "
+            "which would have to move"
         )
     total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
     drop, join = settings.drop_last and len(records) >= settings.batch_size, trains_batch_norm(head)

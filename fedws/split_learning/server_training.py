@@ -59,7 +59,7 @@ class ServerTraining:
         record |= {"loss": metrics["loss"], "num_examples": metrics["num_examples"]}
         record |= self._algorithm.build_release(state.feature_shape).to_record()
         exclusions = find_exclusions(participants)
-        state = replace(
+        return replace(
             state,
             model=model,
             optimizer_tensors=optimizer_tensors,
@@ -67,7 +67,6 @@ class ServerTraining:
             participants=participants,
             record={**record, "excluded": exclusions} if exclusions else record,
         )
-        return state
 
     def start(self, state: CollectThenTrainState) -> CollectThenTrainState:
         """Return the state in which the head is trained."""

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos --seed 3``: forty rounds of MNIST under faults, with full quorum and with a quorum of 2."""
+"""``python -m tests.chaos --seed 3``: forty rounds of MNIST under faults, with full quorum and with min_results 2."""
 
 import argparse
 import asyncio

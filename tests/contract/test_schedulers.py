@@ -484,7 +484,7 @@ def filled(tensors: Tensors, value: float) -> Tensors:
 @pytest.mark.parametrize("spoilt", SPOILS)
 @pytest.mark.parametrize("who", ["alice", "charlie"])
 def test_tensors_that_do_not_fit_are_rejected_and_their_sender_in_the_end(name: str, spoilt: str, who: str) -> None:
-    """Whether its report comes first or last. With a quorum of those who are left the run is theirs."""
+    """Whether its report comes first or last. With min_results those who are left the run is theirs."""
     for quorum in (0, 2):
         run = Run(Case(name, min_results=quorum))
         while run.open:

@@ -425,7 +425,8 @@ async def test_a_node_that_waits_says_why_once(caplog: pytest.LogCaptureFixture)
                 await asyncio.sleep(60)
             await asyncio.sleep(60)
     nobody = "alice: waits to join at memory://meeting (nobody serves memory://meeting)"
-    refused = "alice: waits to join at memory://meeting (this run does not expect alice; see --id here, and --expect-workers there)"
+    why = "this run does not expect alice; see --id here, and --expect-workers there"
+    refused = f"alice: waits to join at memory://meeting ({why})"
     assert [line for line in caplog.messages if line.startswith("alice")] == [nobody, refused, nobody]
 
 

@@ -67,7 +67,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
             await fedws.run(run_dir=tmp_path / "all", body_store=shelf, **settings)
         result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, min_results=1, **settings)
     why = f"its order has {TOO_LARGE.format('bob', 'bob')}"
-    few = "round 1: too few workers are left for a quorum of 2: bob: cannot be asked: "
+    few = "round 1: too few workers are left for min_results 2: bob: cannot be asked: "
     assert _fits(f"{few}{why}", str(ended.value))
     assert len(result.evaluations()) == 2
     lines = [line for line in caplog.messages if line.startswith("bob is excluded: ")]
@@ -80,7 +80,7 @@ async def test_a_coordinator_that_accepts_less_than_a_report_ends_the_run_with_t
         with pytest.raises(fedws.RunFailed) as ended:
             await fedws.run(run_dir=tmp_path / "run", max_message_bytes=SMALL, **settings)
     why = f"refused its order: its report has {TOO_LARGE.format('the coordinator', 'the coordinator')}"
-    assert _fits(rf"round 1: too few workers are left for a quorum of 2: \w+: {why}.*", str(ended.value))
+    assert _fits(rf"round 1: too few workers are left for min_results 2: \w+: {why}.*", str(ended.value))
 
 
 async def test_an_evaluator_that_accepts_less_than_the_model_costs_all_scores_and_one_line(

@@ -119,7 +119,7 @@ async def test_a_worker_that_sends_too_much_three_times_is_excluded(
     async with asyncio.timeout(PATIENCE), federation(tmp_path) as given:
         result = await _ended(given)
     assert (
-        "too few workers are left for a quorum of 2: bob: failed: broke the protocol: a task_result of 3,14" in result
+        "too few workers are left for min_results 2: bob: failed: broke the protocol: a task_result of 3,14" in result
     )
 
 

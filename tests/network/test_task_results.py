@@ -32,7 +32,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def excluded(worker: str, what: str, quorum: int = 1, round_number: int = 1) -> str:
     """Why a run ends that cannot do without a worker: a pattern, as ``what`` is."""
-    few = f"round {round_number}: too few workers are left for a quorum of {quorum}"
+    few = f"round {round_number}: too few workers are left for min_results {quorum}"
     return rf"^{few}: {worker}: {what}, three times in a row$"
 
 

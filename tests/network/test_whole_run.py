@@ -178,7 +178,7 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, ending: str) -> None:
             await happens(gate.entered)
             gate.task = broken
             gate.opened.set()
-            why = r"too few workers are left for a quorum of 3: bob: failed: ValueError \(see the log of bob\)"
+            why = r"too few workers are left for min_results 3: bob: failed: ValueError \(see the log of bob\)"
             with pytest.raises(fedws.RunFailed, match=f"^round 2: {why}, three times in a row$"):
                 await run
     assert asyncio.all_tasks() == tasks

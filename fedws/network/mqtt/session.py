@@ -126,7 +126,7 @@ class BrokerSession:
             served.limits,
         )
         self._links[link] = channel
-        self._pending_links.add(channel, lambda: channel.close_nowait("too many are at the door"))
+        self._pending_links.add(channel, lambda: channel.close_nowait("too many connections are not authenticated yet"))
         with contextlib.suppress(LinkError):
             channel.send_open()
         task = asyncio.create_task(self._serve_link(link, channel))

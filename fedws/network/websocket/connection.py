@@ -132,7 +132,7 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
         return self._messages_received > 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody is at the door."""
+        """Count the connection as not authenticated."""
         super().connection_made(transport)
         self.pending_connections.add(self, self.transport.abort, address_of(transport))
         arrived = self.loop.time() if self.accepted_at is None else self.accepted_at

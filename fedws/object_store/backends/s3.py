@@ -27,7 +27,7 @@ _NOT_FOUND_CODES = ("NoSuchUpload", "NoSuchKey")
 
 
 class _UploadBody(io.BytesIO):
-    """To be sent as a file: bytes would have to be sent whole within the time of one silence, however slow the line."""
+    """To be sent as a file: bytes would have to be sent whole within one read timeout, however slow the line."""
 
     def __init__(self, data: bytes, progress: Progress) -> None:
         super().__init__(data)

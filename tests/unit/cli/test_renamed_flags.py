@@ -54,7 +54,8 @@ CLIENT_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "--heartbeat": ("5", {"ping_interval": 5.0}),
     "--max_message": ("4000000", {"max_message_bytes": 4_000_000}),
 }
-"""Each flag of run_websocket_client.py before flags were renamed, a value, and the settings of the plan that it gives."""
+"""Each flag of run_websocket_client.py before flags were renamed, a value, and the settings of the plan that it
+gives."""
 CLIENT_OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "--id": ("me", {"id": "me"}),
     "--save_model": ("", {"save_model": True}),

@@ -283,7 +283,7 @@ def test_when_too_few_are_left_the_run_ends_and_names_them() -> None:
             assert not table.failure
             table.fails(worker)
     why = "failed: no power, three times in a row"
-    few = "too few workers are left for a quorum of 2"
+    few = "too few workers are left for min_results 2"
     assert table.failure == f"version 1: {few}: bob: {why}; charlie: {why}"
     assert table.drops(report(table.open["alice"])) and table.awaited == []
     state, orders = table.strategy.resume(table.state, THREE)

@@ -338,7 +338,7 @@ def test_too_few_for_a_quorum_are_named_with_their_reasons() -> None:
     roster = failing(roster, "refused", MAX_CONSECUTIVE_FAILURES)
     assert roster.shortage_reason(2) == ""
     reason = "bob: refused its order: no power, three times in a row"
-    assert roster.shortage_reason(3) == f"too few workers are left for a quorum of 3: {reason}"
+    assert roster.shortage_reason(3) == f"too few workers are left for min_results 3: {reason}"
 
 
 # --------------------------------------------------------------------------- reports

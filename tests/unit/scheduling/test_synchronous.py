@@ -510,7 +510,7 @@ def test_too_few_left_end_the_run_and_are_named() -> None:
     assert table.fails("bob") == ["2/bob/2"] and table.fails("bob") == ["2/bob/3"] and not table.failure
     assert table.fails("bob") == []
     why = "bob: failed: no power, three times in a row"
-    assert table.failure == f"round 2: too few workers are left for a quorum of 2: {why}"
+    assert table.failure == f"round 2: too few workers are left for min_results 2: {why}"
     assert table.version == 1 and table.model == [1, 1] and table.awaited == []
     for event in (WorkerConnected(worker="bob"), RoundTimeout(version=1)):
         assert table.drops(event)
@@ -554,7 +554,7 @@ def test_a_worker_that_dies_at_each_request_is_excluded_and_the_run_ends() -> No
         assert table.joins("bob") == [f"1/bob/{number}"]
     assert table.leaves("bob") == [] and table.awaited == []
     died = "failed: lost 3 times while it worked on adding.add; was its memory short?, three times in a row"
-    assert table.failure == f"round 1: too few workers are left for a quorum of 2: bob: {died}"
+    assert table.failure == f"round 1: too few workers are left for min_results 2: bob: {died}"
 
 
 def test_a_lost_link_in_each_round_is_borne_however_long_a_run_is() -> None:
@@ -738,7 +738,7 @@ def test_whose_reports_never_fit_is_excluded() -> None:
     assert table.reports("bob", w=nan) == ["1/bob/2"] and table.reports("bob", w=nan) == ["1/bob/3"]
     table.reports("bob", w=nan)
     why = "bob: sent a report that was rejected: w holds NaN, three times in a row"
-    assert table.failure == f"round 1: too few workers are left for a quorum of 3: {why}"
+    assert table.failure == f"round 1: too few workers are left for min_results 3: {why}"
 
 
 def test_a_report_whose_step_overflows_is_rejected() -> None:
