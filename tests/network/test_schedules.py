@@ -236,7 +236,7 @@ def test_a_run_ends_whatever_its_workers_do(name: str, data: st.DataObject, scri
     spec = "fedbuff:buffer_size=2" if name == "fedbuff" else name
     result, reason, watched = run(scripted(scripts), algorithm=spec, rounds=rounds, **more)
     if result is None:
-        assert "too few workers are left for a quorum" in reason and reason.isprintable()
+        assert "too few workers are left for min_results" in reason and reason.isprintable()
         guilty = {WORKERS[place] for place, script in enumerate(scripts) if deserved(script)}
         assert any(worker in reason for worker in guilty), "no other worker can be excluded"
     else:
