@@ -19,7 +19,7 @@ from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.training.local import train
 from fedws.training.task_context import TaskContext
-from fedws.updates.weighted_sum import add_weighted
+from fedws.updates.weighted_mean import add_weighted
 
 # ------------------------------------------------------------------ on the worker
 

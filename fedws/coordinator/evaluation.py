@@ -26,7 +26,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.recording import metrics_reader
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from fedws.recording.run_log import Record, RunLog, log, write_model
-from fedws.scheduling.lost_requests import NO_LOSSES
+from fedws.scheduling.loss_count import NO_LOSSES
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 
 _MODEL_FILE_NAME = re.compile(r"(\d+)-(.+)\.safetensors")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 
 from fedws.protocol.evaluation_result import EvalResult
-from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+from fedws.scheduling.loss_count import NO_LOSSES, LossCount
 from fedws.updates import metrics
 
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedws.core.files import atomic_file
+from fedws.core.atomic_files import atomic_file
 from fedws.core.tensors import DTYPE_NAMES, DTYPES, Tensors, as_real
 from fedws.core.untrusted_text import get_error_text
 

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from fedws.core.limits import DEFAULT_MAX_MESSAGE_BYTES
 from fedws.network.liveness import CHECKS_PER_TIMEOUT
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Message
@@ -66,7 +67,7 @@ Handler = Callable[[Channel], Awaitable[None]]
 class Limits:
     """The bounds of a link."""
 
-    max_message_bytes: int = 2**30
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """Largest message in bytes, header and body."""
     peer_timeout: float = 60.0
     """Seconds without a sign of life or progress after which the other end counts as lost."""

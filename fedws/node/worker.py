@@ -27,7 +27,7 @@ from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
 from fedws.node.failures import build_failure, build_refused_failure
-from fedws.node.release_record import ReleaseRecord
+from fedws.node.release_ledger import ReleaseLedger
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
@@ -89,7 +89,7 @@ class Worker:
         self._stop_event = threading.Event()
         self._context = TaskContext(node, dataset, data, self._stop_event, threads, state_dir=state_dir, policy=policy)
         uploads = self._context.open_resource(UploadCache)
-        self._releases = ReleaseRecord(node, dataset, policy, audit_log, uploads)
+        self._releases = ReleaseLedger(node, dataset, policy, audit_log, uploads)
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",

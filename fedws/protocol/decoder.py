@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from fedws.core.errors import ProtocolError
-from fedws.core.limits import MAX_HEADER_BYTES
+from fedws.core.limits import DEFAULT_MAX_MESSAGE_BYTES, MAX_HEADER_BYTES
 from fedws.core.tensors import DTYPES
 from fedws.protocol.encoder import FRAGMENT_BYTES, MAGIC, PREFIX, PROTOCOL_VERSION, STORE_TRANSFER
 from fedws.protocol.header import (
@@ -73,7 +73,7 @@ class Decoder:
 
     def __init__(
         self,
-        max_bytes: int = 2**30,
+        max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         find_partial: Callable[[str], PartialBody | None] = lambda digest: None,
         get_max_answer_bytes: Callable[[], int] | None = None,
     ) -> None:

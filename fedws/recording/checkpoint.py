@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 import torch
 
 from fedws.core import private_files, tensor_file
+from fedws.core.atomic_files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.errors import RunFailed, UsageError
-from fedws.core.files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.tensors import DTYPE_NAMES, DTYPES, view_bytes
 from fedws.protocol.messages import Json
 from fedws.recording.state_serialization import StatePacker, unpack_state

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws.core.files import atomic_file
+from fedws.core.atomic_files import atomic_file
 from fedws.data import label_ranges
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.metrics_reader import (

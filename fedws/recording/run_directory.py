@@ -19,8 +19,8 @@ import filelock
 import tomli_w
 
 from fedws.core import private_files
+from fedws.core.atomic_files import atomic_write
 from fedws.core.errors import UsageError
-from fedws.core.files import atomic_write
 from fedws.core.plan import Plan, build_plan, read_plan_file
 from fedws.recording import stored_records
 

@@ -14,8 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fedws.core import private_files, tensor_file
+from fedws.core.atomic_files import atomic_write
 from fedws.core.errors import RunFailed
-from fedws.core.files import atomic_write
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import PRINTABLE_FILTER, get_error_text, to_line, to_printable

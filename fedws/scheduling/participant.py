@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
-from fedws.scheduling.lost_requests import NO_LOSSES, LossCount
+from fedws.scheduling.loss_count import NO_LOSSES, LossCount
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fedws.core.seeds import request_seed
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.lost_requests import NO_LOSSES
+from fedws.scheduling.loss_count import NO_LOSSES
 from fedws.scheduling.participant import OpenRequest, Participant
 
 MAX_CONSECUTIVE_FAILURES = 3

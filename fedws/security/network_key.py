@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedws.core import private_files, user_dirs
+from fedws.core.atomic_files import atomic_file
 from fedws.core.errors import UsageError
-from fedws.core.files import atomic_file
 
 KEY_VARIABLE = "FEDWS_KEY"
 _MISSING_KEY_HINT = f"name one with --key-file or {KEY_VARIABLE}, or do without one: --insecure"

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fedws.core.atomic_files import atomic_write
 from fedws.core.errors import UsageError
-from fedws.core.files import atomic_write
 from fedws.simulation.fleet import SimulatedFleet
 from fedws.simulation.run import SimulationResult
 

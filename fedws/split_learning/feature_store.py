@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from fedws.core import private_files
+from fedws.core.atomic_files import atomic_write, fsync_dir
 from fedws.core.errors import RunFailed, UsageError
-from fedws.core.files import atomic_write, fsync_dir
 from fedws.core.tensors import Tensors
 
 FEATURES_KEY, LABELS_KEY = "features", "labels"

@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError
 
 from fedws.core import private_files, tensor_file
+from fedws.core.atomic_files import atomic_write, fsync_dir
 from fedws.core.errors import TaskCancelled, TaskError
-from fedws.core.files import atomic_write, fsync_dir
 from fedws.core.tensors import DTYPE_NAMES, Tensors, hash_tensors
 from fedws.protocol.messages import Json
 from fedws.protocol.run_claim import RunClaim

@@ -8,19 +8,16 @@ from itertools import islice
 from typing import Any
 
 from fedws.protocol.messages import TaskResult
+from fedws.updates.weighted_mean import MAX_WEIGHT, average_numbers
 
 MAX_METRICS = 64
 """Metrics of one report, and of one record."""
 MAX_METRIC_NAME_CHARS = 64
 """Characters of a metric's name."""
-MAX_WEIGHT = 2**40
-"""Largest weight of a report."""
 SIGNIFICANT_DIGITS = 5
 """Number of significant digits of a score; those behind them would tell more of single samples than of a model."""
 MAX_TABLE_CELLS = 10_000
 """Cells of all tables of one report."""
-_FRACTION_BITS = 1074
-"""Every finite float is an integer times ``2**-_FRACTION_BITS``."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +95,9 @@ def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:
     count = Counter(name for report in results for name in report.values)
     names = sorted(count, key=lambda name: (-count[name], name))[:MAX_METRICS]
     return {
-        name: _weighted_mean([(report.weight, report.values[name]) for report in results if name in report.values])
+        name: average_numbers([(report.weight, report.values[name]) for report in results if name in report.values])
         for name in sorted(names)
     }
-
-
-def _weighted_mean(weighted: Sequence[tuple[int, float]]) -> float:
-    if any(math.isnan(value) for _, value in weighted):
-        return math.nan
-    total = 0
-    for weight, value in weighted:
-        numerator, denominator = value.as_integer_ratio()
-        total += weight * numerator * ((1 << _FRACTION_BITS) // denominator)
-    return total / (sum(weight for weight, _ in weighted) << _FRACTION_BITS)
 
 
 def _finite_or_nan(value: float) -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from fedws.core.atomic_files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.errors import StoreError, UsageError
-from fedws.core.files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.registry import register
 from fedws.object_store.base import PART_BYTES, build_blob_path, parse_store_url, split_into_parts
 from fedws.object_store.watchdog import Progress, run_with_watchdog

@@ -2,16 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from fedws.core.errors import RejectedUpdate
 from fedws.core.registry import register
-from fedws.core.tensors import Tensors, as_real, find_mismatch, is_averaged, round_to_odd
+from fedws.core.tensors import Tensors, find_mismatch
 from fedws.protocol.messages import TaskResult
-from fedws.updates.weighted_sum import add_weighted, chunk_pairs
-
-_MAX_WEIGHT = 2**40
-"""The largest weight of a report; it is what a peer says, and weights are added up in 64 bits."""
+from fedws.updates.weighted_mean import MAX_WEIGHT, add_weighted, divide_totals
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class MeanAggregator:
     def accumulate(self, accumulator: MeanAccumulator, result: TaskResult) -> MeanAccumulator:
         """Add one report; reuses the sums. Raises RejectedUpdate when its tensors are not like those before."""
         weight = result.num_examples if self._weight_by_samples else 1
-        if not 1 <= weight <= _MAX_WEIGHT:
+        if not 1 <= weight <= MAX_WEIGHT:
             raise RejectedUpdate(f"a report of {result.num_examples} samples cannot be weighted")
         if not result.tensors:
             raise RejectedUpdate("a report without tensors")
@@ -55,10 +50,4 @@ class MeanAggregator:
 
     def finalize(self, accumulator: MeanAccumulator) -> Tensors:
         """The mean, in the reports' dtypes."""
-        result = {}
-        for name, total in accumulator.totals.items():
-            mean = torch.empty(accumulator.templates[name].shape, dtype=accumulator.templates[name].dtype)
-            for part, whole in chunk_pairs(as_real(mean), total):
-                part.copy_(round_to_odd(whole / accumulator.total_weight, part.dtype) if is_averaged(mean) else whole)
-            result[name] = mean
-        return result
+        return divide_totals(accumulator.totals, accumulator.templates, accumulator.total_weight)

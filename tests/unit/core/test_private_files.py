@@ -10,8 +10,8 @@ import torch
 
 from fedws.cli.run import save_model
 from fedws.core import private_files
+from fedws.core.atomic_files import atomic_write
 from fedws.core.errors import RunFailed
-from fedws.core.files import atomic_write
 from fedws.privacy.audit_log import AuditLog
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.curves import draw_curves

@@ -27,7 +27,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fedws.core import files, private_files, tensor_file
+from fedws.core import atomic_files, private_files, tensor_file
 from fedws.core.errors import RunFailed, UsageError
 from fedws.core.tensors import DTYPES, Tensors
 from fedws.protocol.messages import TaskResult
@@ -582,7 +582,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_said(two: Path, monkeypatch: pyt
         (checkpoint, "view_bytes"),
         (os, "fsync"),
         (Path, "replace"),
-        (files, "fsync_dir"),
+        (atomic_files, "fsync_dir"),
     ],
 )
 def test_a_full_disk_leaves_the_checkpoints_before(

@@ -13,7 +13,7 @@ from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import ResponseTimed, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.lost_requests import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
+from fedws.scheduling.loss_count import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
 from fedws.scheduling.participant import OpenRequest
 from fedws.scheduling.participants import (
     MAX_CONSECUTIVE_FAILURES,

@@ -13,7 +13,7 @@ from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, find_mismatch
 from fedws.protocol.messages import TaskResult
-from fedws.updates import weighted_sum
+from fedws.updates import weighted_mean
 from fedws.updates.aggregators.mean import MeanAccumulator, MeanAggregator
 
 UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
@@ -133,14 +133,14 @@ def test_a_single_report_is_its_own_mean() -> None:
 @pytest.mark.parametrize("off", [-1, 0, 1])
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_sizes_at_the_edge_of_a_chunk(monkeypatch: pytest.MonkeyPatch, off: int, chunks: int) -> None:
-    monkeypatch.setattr(weighted_sum, "_CHUNK_ELEMENTS", 8)
+    monkeypatch.setattr(weighted_mean, "_CHUNK_ELEMENTS", 8)
     rows = [torch.arange(8 * chunks + off, dtype=torch.float32) * factor for factor in (1, 2, 6)]
     found = result([report(w=row, n=row.long()) for row in rows])
     assert torch.equal(found["w"], rows[0] * 3) and torch.equal(found["n"], rows[2].long())
 
 
 def test_a_tensor_larger_than_a_real_chunk() -> None:
-    one = torch.randn(weighted_sum._CHUNK_ELEMENTS + 3)
+    one = torch.randn(weighted_mean._CHUNK_ELEMENTS + 3)
     assert torch.equal(
         result([report(w=one), report(w=-one), report(w=3 * one)])["w"], ((3 * one).double() / 3).float()
     )

@@ -15,13 +15,13 @@ from fedws.protocol.messages import TaskResult
 from fedws.updates.metrics import (
     MAX_METRIC_NAME_CHARS,
     MAX_METRICS,
-    MAX_WEIGHT,
     WeightedMetrics,
     average_metrics,
     select_numbers,
     select_tables,
     weigh_metrics,
 )
+from fedws.updates.weighted_mean import MAX_WEIGHT
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 WEIGHTED = st.lists(st.tuples(st.integers(1, MAX_WEIGHT), FINITE), min_size=1, max_size=8)

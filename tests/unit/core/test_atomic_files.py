@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedws.core.files import atomic_file, atomic_write, fsync_dir
+from fedws.core.atomic_files import atomic_file, atomic_write, fsync_dir
 
 
 def test_a_file_is_whole_and_nothing_is_left_of_the_making(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fedws.protocol.run_claim import RunClaim
 from fedws.split_learning.upload_cache import UploadCache
 
 
-class ReleaseRecord:
+class ReleaseLedger:
     """The answers that left one node; without an audit log it counts uploads in memory."""
 
     def __init__(
