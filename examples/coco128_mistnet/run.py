@@ -83,7 +83,7 @@ def main(flags: argparse.Namespace) -> int:
             "--server-epochs",
             str(flags.server_epochs),
         ]
-        command(run, *PLUGINS, *where, *mistnet, *how, *LEARNING, nodes_stay=False)
+        command(run, *PLUGINS, *where, *mistnet, *how, *LEARNING, show_resume_command=False)
     tell(flags.split_at, pictures, file, record)
     return 0
 

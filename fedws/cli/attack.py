@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser, add_local_flags
+from fedws.cli.parser import Parser
+from fedws.cli.shared_flags import add_local_flags
 
 if TYPE_CHECKING:
     import torch

@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from fedws.cli.parser import Parser, add_local_flags
+from fedws.cli.parser import Parser
 from fedws.cli.security_flags import add_key_flags
+from fedws.cli.shared_flags import add_local_flags
 
 DATASET_HELP = "mnist (default), digits, fashion_mnist, cifar10 or your own, of which each worker holds a third"
 

@@ -69,7 +69,10 @@ def run_command(name: str, prog: str, argv: Sequence[str], *, is_demo_script: bo
 
         verbose = getattr(arguments, "verbose", False)
         return run_guarded(
-            prog, lambda: module.main(arguments), verbose=verbose, edit_message=flags.name_flags_as_given
+            prog,
+            lambda: module.main(arguments),
+            verbose=verbose,
+            edit_message=flags.flag_translator.restore_given_names,
         )
     except KeyboardInterrupt:
         print(f"{prog}: stopped", file=sys.stderr)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fedws.cli.parser import Parser, add_local_flags, name_flags_in_errors
+from fedws.cli.parser import Parser, name_flags_in_errors
+from fedws.cli.shared_flags import add_local_flags
 
 if TYPE_CHECKING:
     from fedws.core.plan import Plan

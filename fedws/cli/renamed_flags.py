@@ -1,8 +1,11 @@
-"""Flags that had another name before version 0.1: the two scripts accept the former names, ``fedws`` names the new."""
+"""Former names of flags and their translation: the two scripts accept them all, ``fedws`` names the present ones."""
 
-from collections.abc import Container, Mapping
+import re
+from collections.abc import Container, Mapping, Sequence
 from types import MappingProxyType
 
+ALGORITHM_ALIAS = "--strategy"
+"""Former name of ``--algorithm`` that every command still accepts."""
 RENAMED_NODE_FLAGS: Mapping[str, str] = MappingProxyType(
     {"--testing": "--evaluator", "--digits": "--labels", "--seed": "--partition-seed", "--audit": "--audit-log"}
 )
@@ -57,3 +60,39 @@ def select_renamed(options: Container[str]) -> dict[str, str]:
     """
     renamed = {**RENAMED_FLAGS, **(RENAMED_NODE_FLAGS if "--partition-seed" in options else {})}
     return {old: new for old, new in renamed.items() if new in options and old not in options}
+
+
+class FlagTranslator:
+    """Writes flags with ``-`` and by their present names, and keeps under which names they were given."""
+
+    def __init__(self, *, accept_former_names: bool) -> None:
+        self.accept_former_names = accept_former_names
+        """Whether all former names are accepted, and not only :data:`ALGORITHM_ALIAS`."""
+        self._given_names: dict[str, str] = {}
+
+    def accepted_names(self, options: Container[str]) -> dict[str, str]:
+        """Return the former names that a command with these options accepts, each with its present name."""
+        renamed = select_renamed(options)
+        return {old: new for old, new in renamed.items() if self.accept_former_names or old == ALGORITHM_ALIAS}
+
+    def translate(self, args: Sequence[str], options: Container[str]) -> list[str]:
+        """Return the arguments of a command with these options, with former names and values replaced."""
+        accepted, last_flag = self.accepted_names(options), ""
+        translated: list[str] = []
+        for arg in args:
+            flag, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+            if flag:
+                given = flag.replace("_", "-")
+                last_flag = accepted.get(given, given)
+                if last_flag != given:
+                    self._given_names[last_flag] = given
+            if self.accept_former_names:
+                value = RENAMED_VALUES.get((last_flag, value), value)
+            translated.append(f"{last_flag}{equals}{value}" if flag else value)
+        return translated
+
+    def restore_given_names(self, text: str) -> str:
+        """Return an error's text with each flag under the name by which the user gave it."""
+        for flag, given in self._given_names.items():
+            text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", given, text)
+        return text

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedws.cli import store_flags
-from fedws.cli.parser import Parser, add_node_flags, name_flags_in_errors
+from fedws.cli.parser import Parser, name_flags_in_errors
 from fedws.cli.security_flags import SECURITY_FLAGS, build_credentials, complete_url, security_warnings
+from fedws.cli.shared_flags import add_node_flags
 from fedws.core.errors import RunFailed, UsageError
 
 _ALGORITHM_OPTIONS = (

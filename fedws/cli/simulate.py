@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedws.cli.parser import Parser, add_local_flags
+from fedws.cli.parser import Parser
+from fedws.cli.shared_flags import add_local_flags
 
 if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from fedws.cli.console import INTERRUPTED_STATUS
-from fedws.cli.parser import Parser, add_node_flags, name_flags_in_errors
+from fedws.cli.parser import Parser, name_flags_in_errors
 from fedws.cli.security_flags import build_credentials, complete_url, security_warnings
+from fedws.cli.shared_flags import add_node_flags
 from fedws.cli.store_flags import build_store_config, open_configured_store
 from fedws.core.errors import UsageError
 

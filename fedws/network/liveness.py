@@ -1,5 +1,6 @@
 """Whether the other end of a link is silent, or too slow with a message; pure, without clocks.
 
+A transport acts on it: ``websocket/monitored_connection.py`` closes the websocket, ``mqtt/channel.py`` the link.
 Time is counted in looks at the link, so that no peer is blamed while this process itself stood still.
 """
 

@@ -1,14 +1,52 @@
-"""Makes the line of the audit log for an answer."""
+"""The line of the audit log for an answer."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from fedws.core.errors import to_printable
 from fedws.core.registry import ReleaseKind
-from fedws.privacy.audit_log import AuditEntry, current_timestamp
 from fedws.privacy.spending import FeatureRelease
 from fedws.privacy.usage_counts import CountedAs
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry:
+    """One line."""
+
+    time: str
+    """ISO 8601, UTC."""
+    node: str
+    coordinator: str
+    run: str
+    """The first 8 characters of its public id."""
+    request_id: str
+    round: int
+    task: str
+    model: str
+    outcome: str
+    """``result``, ``refused`` or ``failed``."""
+    payload: str
+    """What kind of data left: ``tensors`` or ``features`` (with metrics), ``metrics``, or no more than a ``reason``."""
+    num_bytes: int
+    """Of the answer, with what frames it but the transport's own."""
+    upload_id: str = ""
+    """Id of the upload of which the answer is a part; new noise has a new id. Empty for any other answer."""
+    reason: str = ""
+    """Why it was refused or failed."""
+    epsilon: float | None = None
+    """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
+    privacy: str = ""
+    """Of features, in words: what was spent for each of them, for a label, and for the record."""
+    resent: bool = False
+    """Whether it is a result that was sent before, on a link that was lost; it does not count a second time."""
+    dataset: str = ""
+    """Name of the data set that the node holds."""
+    peer: str = ""
+    """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
+    counted_as: CountedAs = ""
+    """What counts for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,3 +118,8 @@ def classify_answer(
     if releases == "features":
         return "upload" if samples_read else ""
     return "request"
+
+
+def current_timestamp() -> str:
+    """The time of a line."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

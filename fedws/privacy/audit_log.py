@@ -10,13 +10,14 @@ A node that was killed between the two wrote a line that the head does not count
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 from fedws.core import user_dirs
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import to_printable
+from fedws.privacy.audit_entry import AuditEntry
 from fedws.privacy.audit_format import (
     LogHead,
     check_format,
@@ -28,45 +29,7 @@ from fedws.privacy.audit_format import (
     line_hash,
     write_head,
 )
-from fedws.privacy.usage_counts import COUNTING_PERIOD, CountedAs, UsageCounts
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditEntry:
-    """One line."""
-
-    time: str
-    """ISO 8601, UTC."""
-    node: str
-    coordinator: str
-    run: str
-    """The first 8 characters of its public id."""
-    request_id: str
-    round: int
-    task: str
-    model: str
-    outcome: str
-    """``result``, ``refused`` or ``failed``."""
-    payload: str
-    """What kind of data left: ``tensors`` or ``features`` (with metrics), ``metrics``, or no more than a ``reason``."""
-    num_bytes: int
-    """Of the answer, with what frames it but the transport's own."""
-    upload_id: str = ""
-    """Id of the upload of which the answer is a part; new noise has a new id. Empty for any other answer."""
-    reason: str = ""
-    """Why it was refused or failed."""
-    epsilon: float | None = None
-    """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
-    privacy: str = ""
-    """Of features, in words: what was spent for each of them, for a label, and for the record."""
-    resent: bool = False
-    """Whether it is a result that was sent before, on a link that was lost; it does not count a second time."""
-    dataset: str = ""
-    """Name of the data set that the node holds."""
-    peer: str = ""
-    """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
-    counted_as: CountedAs = ""
-    """What counts for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
+from fedws.privacy.usage_counts import COUNTING_PERIOD, UsageCounts
 
 
 class AuditLog:
@@ -149,8 +112,3 @@ def default_audit_path(node: str) -> Path:
         / "audit"
         / f"{node}.jsonl"
     )
-
-
-def current_timestamp() -> str:
-    """The time of a line."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -10,8 +10,9 @@ import torch
 
 from fedws.core import registry
 from fedws.node.worker import Worker
+from fedws.privacy.audit_entry import AuditEntry
 from fedws.privacy.audit_format import read_entries
-from fedws.privacy.audit_log import AuditEntry, AuditLog
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult

@@ -7,7 +7,7 @@ import pytest
 
 from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.network.base import Limits
-from fedws.network.websocket.connection import IncomingConnection
+from fedws.network.websocket.incoming_connection import IncomingConnection
 from fedws.node.server import serve
 from fedws.protocol.messages import Hello, Message, Refusal, Welcome
 from fedws.security.credentials import INSECURE

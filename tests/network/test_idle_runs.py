@@ -13,7 +13,7 @@ import fedws
 from fedws.core.errors import LinkLost
 from fedws.network.base import Channel, Limits
 from fedws.network.transports.memory import MemoryTransport
-from fedws.network.websocket.connection import IncomingConnection
+from fedws.network.websocket.incoming_connection import IncomingConnection
 from fedws.node.server import serve
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import Hello, Message, Refusal, TaskRequest, TaskResult, Welcome

@@ -20,7 +20,7 @@ from fedws.node.server import serve
 from fedws.node.worker import Worker
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import BodyStore
-from fedws.privacy import audit_format, audit_log, audit_verify
+from fedws.privacy import audit_entry, audit_format, audit_log, audit_verify
 from fedws.privacy.policy import Policy
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
@@ -185,7 +185,7 @@ class Held:
         self.entered, self.opened = threading.Event(), threading.Event()
         add = audit_log.AuditLog.append
 
-        def held(log: audit_log.AuditLog, entry: audit_log.AuditEntry) -> None:
+        def held(log: audit_log.AuditLog, entry: audit_entry.AuditEntry) -> None:
             if entry.resent:
                 self.entered.set()
                 assert self.opened.wait(PATIENCE)

@@ -16,7 +16,7 @@ import fedws
 from fedws.core.errors import RunFailed, UnexpectedNode, UsageError
 from fedws.network.admission import MAX_PENDING_CONNECTIONS
 from fedws.network.base import Limits
-from fedws.network.websocket.connection import IncomingConnection
+from fedws.network.websocket.incoming_connection import IncomingConnection
 from fedws.security import certificates
 from fedws.security.credentials import Credentials
 from fedws.security.network_key import NetworkKey

@@ -8,7 +8,8 @@ from websockets.exceptions import ConnectionClosed
 from fedws.core.errors import LinkError, LinkLost, ProtocolError
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.body_transfer import BodyTransfers
-from fedws.network.websocket.connection import IncomingConnection, MonitoredConnection, address_of, frame_size
+from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
+from fedws.network.websocket.monitored_connection import MonitoredConnection, frame_size
 from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, to_link_error
 from fedws.protocol.messages import Message

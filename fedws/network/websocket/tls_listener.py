@@ -8,7 +8,7 @@ from typing import cast
 
 from fedws.core.rate_limited_log import RateLimitedLog
 from fedws.core.untrusted_text import get_error_text, to_printable
-from fedws.network.websocket.connection import IncomingConnection, address_of
+from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
 
 
 class TlsListener:

@@ -22,9 +22,10 @@ from fedws.core import registry
 from fedws.core.errors import TaskCancelled, TaskError, UsageError
 from fedws.core.limits import MessageLimits
 from fedws.node.worker import Worker
-from fedws.privacy import audit_format, audit_log
+from fedws.privacy import audit_format
+from fedws.privacy.audit_entry import AuditEntry, current_timestamp
 from fedws.privacy.audit_format import GENESIS_HASH, read_entries
-from fedws.privacy.audit_log import AuditEntry, AuditLog
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.usage_counts import UsageCounts
 from fedws.protocol.encoder import encode_message
@@ -499,7 +500,7 @@ def test_the_parts_of_an_upload_count_once_however_many_leave() -> None:
     tracemalloc.start()
     try:
         for number in range(2000):
-            part = {**line, "number": number, "time": audit_log.current_timestamp()}
+            part = {**line, "number": number, "time": current_timestamp()}
             counts.add(part)
         assert tracemalloc.get_traced_memory()[0] < 100_000
     finally:

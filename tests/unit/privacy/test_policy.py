@@ -16,8 +16,9 @@ from fedws.core.errors import RetryLater, TaskError, UsageError
 from fedws.core.registry import TaskTraits, task_traits
 from fedws.core.task_settings import TrainSettings as Settings
 from fedws.node.worker import DEFAULT_POLICY, Worker
+from fedws.privacy.audit_entry import AuditEntry
 from fedws.privacy.audit_format import read_entries
-from fedws.privacy.audit_log import AuditEntry, AuditLog
+from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy, load_policy
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult

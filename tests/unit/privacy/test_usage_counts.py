@@ -10,7 +10,7 @@ import torch
 
 from fedws.core import registry
 from fedws.node.worker import Worker
-from fedws.privacy import audit_log, usage_counts
+from fedws.privacy import audit_entry, usage_counts
 from fedws.privacy.audit_format import read_entries
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
@@ -83,7 +83,7 @@ def test_a_clock_that_is_set_back_frees_no_round(
             return datetime.now(tz) - timedelta(seconds=back)
 
     monkeypatch.setattr(usage_counts, "datetime", Earlier)
-    monkeypatch.setattr(audit_log, "datetime", Earlier)
+    monkeypatch.setattr(audit_entry, "datetime", Earlier)
     assert told(worker.execute(order(2))) == again
     refused = worker.execute(order(3))
     assert isinstance(refused, TaskFailure) and 0 < refused.retry_after <= 86_400

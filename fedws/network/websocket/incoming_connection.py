@@ -1,109 +1,21 @@
-"""A websocket that does not wait for ever, whatever its other end does."""
+"""A websocket that was accepted: bounded in bytes, frames and time until its peer has authenticated."""
 
 import asyncio
 import contextlib
-from typing import Any
 
-from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection
-from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from fedws.network.admission import BoundedConnectionSet
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
-from fedws.network.liveness import LivenessMonitor
-from fedws.protocol import encoder
+from fedws.network.websocket.monitored_connection import MonitoredConnection
 from fedws.protocol.close_codes import CloseCode
 
 MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES + 2**14
 """Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
 MAX_UNAUTHENTICATED_FRAMES = 64
 """Frames, likewise."""
-_MAX_UNREAD_BYTES = 4 * encoder.FRAGMENT_BYTES  # bytes; more pile up only before somebody who never reads
 _TLS_HANDSHAKE_RECORD = b"\x16"  # the type of the record that a TLS client begins with
-
-
-class MonitoredConnection(Connection):
-    """A websocket that is given up once its other end is silent, too slow with a message, or does not let it close."""
-
-    fault = ""
-    """Why the other end was given up; empty while it is not."""
-    _bytes_received = 0  # bytes received
-    _control_bytes = 0  # of these, bytes of pings and pongs
-    _messages_received = 0  # whole messages received
-    _in_message = False  # between two frames of one message
-    _timer: asyncio.TimerHandle | None = None
-
-    @property
-    def is_receiving(self) -> bool:
-        """Whether a part of a message has come that is not whole."""
-        return self._in_message or bool(self.protocol.reader.buffer)
-
-    def start_monitoring(self, limits: Limits) -> None:
-        """Start to check the other end's liveness."""
-        self._check_interval = limits.check_interval
-        self._max_closing_checks = round(limits.close_timeout / limits.check_interval)
-        self._monitor = LivenessMonitor(limits.peer_timeout)
-        self._closing_checks = 0  # looks
-        self._schedule(self._check_liveness)
-
-    def data_received(self, data: bytes) -> None:
-        """Count what comes, also of a frame that is not whole yet."""
-        self._bytes_received += len(data)
-        super().data_received(data)
-
-    def process_event(self, event: Event) -> None:
-        """Tell messages from pings."""
-        if isinstance(event, Frame):
-            if event.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
-                self.fault = "it pings, and reads nothing"
-                self.transport.abort()
-                return
-            if event.opcode in DATA_OPCODES:
-                self._in_message = not event.fin
-                self._messages_received += event.fin
-            else:
-                self._control_bytes += frame_size(len(event.data), masked=isinstance(self, ServerConnection))
-        super().process_event(event)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End the watch."""
-        if self._timer is not None:
-            self._timer.cancel()
-        super().connection_lost(exc)
-
-    def _schedule(self, callback: Any) -> None:
-        self._timer = self.loop.call_later(self._check_interval, callback)
-
-    def _check_liveness(self) -> None:
-        if self.state is not State.OPEN:
-            self._closing_checks += 1
-            if self._closing_checks >= self._max_closing_checks:
-                return self.transport.abort()  # the library may wait for ever to send the rest
-            return self._schedule(self._check_liveness)
-        self.fault = self._find_fault()
-        if not self.fault:
-            return self._schedule(self._check_liveness)
-        # A peer that is alive reads why; one that is not has one look's time, and nobody waits for what it would read.
-        with contextlib.suppress(OSError, RuntimeError):
-            self.protocol.fail(CloseCode.APPLICATION_ERROR, f"given up: {self.fault}")
-            self.send_data()
-        return self._schedule(self.transport.abort)
-
-    def _find_fault(self) -> str:
-        """What the other end has done wrong up to this look."""
-        if self.recv_messages.paused:  # it is we who do not read
-            self._monitor.skip_check()
-            return ""
-        content = self._bytes_received - self._control_bytes
-        return self._monitor.find_fault(
-            self._bytes_received, content, self._messages_received, is_receiving=self.is_receiving
-        )
-
-
-class OutgoingConnection(MonitoredConnection, ClientConnection):
-    """One that dialled."""
 
 
 class IncomingConnection(MonitoredConnection, ServerConnection):
@@ -188,11 +100,6 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
     def _leave_pending(self) -> None:
         self._handshake_timer.cancel()
         self.pending_connections.discard(self)
-
-
-def frame_size(length: int, *, masked: bool) -> int:
-    """Bytes of a frame with its header (RFC 6455, section 5.2)."""
-    return length + (2 if length < 126 else 4 if length < 65536 else 10) + (4 if masked else 0)
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
