@@ -20,6 +20,7 @@ from fedws.protocol.run_claim import RunClaim
 from fedws.training.task_context import TaskContext
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, order, part, strategy
+from tests.helpers.plugin_cleanup import forgotten as forgotten
 
 WHY = (
     "the uploads that the policy here allows for a coordinator, 1, have left: one more has new noise on the same "
@@ -69,6 +70,7 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
         assert len(left) == 1
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_runs_without_an_id_get_no_features_of_any_task(tmp_path: Path) -> None:
     """All of them would be one run, whose own upload does not count against it."""
 
