@@ -25,7 +25,7 @@ from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell
 from benchmarks.mistnet.pieces import PRIVATE, multiply_adds
 from fedws.split_learning import communication_cost
 from fedws.split_learning.model_split import split_model
-from fedws.training import building
+from fedws.training import model_building
 
 ENCODINGS = ("floats", "bits_without_noise", "bits:epsilon=2", "bits:epsilon=1", "bits:epsilon=0.5")
 LABEL_EPSILON = 4.0
@@ -46,12 +46,12 @@ class Net:
     @cached_property
     def module(self) -> torch.nn.Module:
         """With weights that mean nothing."""
-        return building.build_model(self.model, 1)
+        return model_building.build_model(self.model, 1)
 
     def size(self, cut: str, records: int) -> communication_cost.CommunicationCost:
         """Of the model and of so many records, cut there."""
         return communication_cost.measure_cost(
-            self.model, lambda: building.build_model(self.model, 1), (3, 32, 32), cut, records, 1
+            self.model, lambda: model_building.build_model(self.model, 1), (3, 32, 32), cut, records, 1
         )
 
     def share(self, cut: str) -> float:

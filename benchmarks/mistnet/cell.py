@@ -24,15 +24,16 @@ from fedws.core.registry import build_piece
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data import loading
 from fedws.data.base import Dataset
-from fedws.data.samples import find_labels, select_samples
+from fedws.data.samples import select_samples
+from fedws.data.targets import find_labels
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
-from fedws.training import building, evaluation, local
+from fedws.training import evaluation, local, model_building
 from fedws.training.task_context import TaskContext
 from fedws.updates.aggregators.mean import MeanAggregator
 
@@ -104,7 +105,7 @@ def parts(data: Dataset, partition: str) -> list[Dataset]:
 def trained(cell: Cell, data: Dataset, model: Tensors) -> Tensors:
     """The model that the cell's way makes of ``model``."""
     if cell.way == "centralised":
-        work, module = TaskContext("one", cell.dataset, data), building.build_model(cell.model, 1)
+        work, module = TaskContext("one", cell.dataset, data), model_building.build_model(cell.model, 1)
         module.load_state_dict(dict(model))
         for epoch in range(1, cell.epochs + 1):
             local.train(module, work, cell.training.for_round(epoch), seeds.request_seed(1, work.node, epoch))

@@ -24,7 +24,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest
 from fedws.protocol.run_claim import RunClaim
 from fedws.scheduling.base import TaskSpec
 from fedws.split_learning import pretrained_file
-from fedws.training import building
+from fedws.training import model_building
 
 
 def ask(what: str, cell: Cell, model: Tensors, classes: int) -> TaskSpec:
@@ -43,7 +43,7 @@ def bear(what: str, cell: Cell, samples: int) -> tuple[float, int, int]:
     worker.start_run(RunClaim("benchmark"))
     found = pretrained_file.load_pretrained(Path(cell.pretrained))
     wanted = ask(what, cell, found.model, found.info.num_classes)
-    building.build_model(cell.model, 1)  # what it imports is there before it is measured
+    model_building.build_model(cell.model, 1)  # what it imports is there before it is measured
     order = TaskRequest(
         request_id="1/w1",
         worker=WORKERS[0],

@@ -17,10 +17,10 @@ from fedws.core.plan import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.protocol.messages import TaskResult
 from fedws.scheduling.events import ResponseTimed
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from fedws.updates.aggregators.mean import MeanAggregator
 
 MODEL = "mnist_cnn"

@@ -20,9 +20,10 @@ from fedws.core.registry import find_piece
 from fedws.data.loading import load_dataset
 from fedws.data.partitioning import parse_share
 from fedws.data.partitions.iid import iid
-from fedws.data.samples import SampleSubset, find_labels
+from fedws.data.samples import SampleSubset
+from fedws.data.targets import find_labels
 from fedws.training.base import Task
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 
 TASKS = ("fedavg.fit", "fedasync.fit", "fedbuff.fit")
 

@@ -124,14 +124,15 @@ def tell(cut: str, pictures: Coco128, file: Path, record: Path) -> None:
     print("Not private: every box and its class, which left as they are, and how many pictures an edge has.")
 
 
-def score(pictures: Coco128, model: fedws.Tensors, cut: str) -> tuple[float, float]:
-    """Loss and mAP50 of a model on all pictures; where it is cut, its features pass as the head was trained on them."""
+def score(pictures: Coco128, model: fedws.Tensors, split_at: str) -> tuple[float, float]:
+    """Loss and mAP50 of a model on all pictures; where it is split, its features pass as the head was trained on
+    them."""
     from precision import map50
 
     work = fedws.TaskContext("here", "coco128", pictures)
     scoring = fedws.EvalSettings(model="ssdlite", loss="ssd", dataset="coco128")
-    if cut:
-        wrapped = {"wrapper": "encoded_split", "wrapper_options": {"cut": cut, "encoding": ENCODING}}
+    if split_at:
+        wrapped = {"wrapper": "encoded_split", "wrapper_options": {"split_at": split_at, "encoding": ENCODING}}
         scoring = scoring.model_copy(update=wrapped)
     module = work.build_eval_model(scoring, model).eval()
     with torch.inference_mode():

@@ -14,8 +14,8 @@ from fedws.core.registry import register
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, to_compute_dtype
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.training.building import build_model
 from fedws.training.local import compute_gradient
+from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 
 _GRADIENT_PREFIX = "gradient:"

@@ -35,7 +35,7 @@ from fedws.split_learning.release_format import ReleaseFormat
 from fedws.split_learning.server_tasks import pretrain, train
 from fedws.split_learning.upload_cache import UploadCache
 from fedws.split_learning.upload_progress import CachedFeatureSettings, UploadSettings, records_per_chunk
-from fedws.training import building
+from fedws.training import model_building
 from fedws.training.base import Task
 from fedws.training.task_context import TaskContext
 
@@ -136,7 +136,7 @@ class MistNet:
         if self.training.loss not in LIKELIHOOD_LOSSES and self.labels != "clear":
             needed = f"randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}"
             raise UsageError(f"--loss {self.training.loss}: {needed}; {CLEAR_LABELS_HINT}")
-        module = building.build_model(self.training.model, seed=0)
+        module = model_building.build_model(self.training.model, seed=0)
         if not self.split_point:
             name, split_points = self.training.model, ", ".join(find_split_points(module)) or "none"
             raise UsageError(
@@ -206,7 +206,7 @@ class MistNet:
 
     def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
         """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the shift."""
-        extractor, _ = split_model(building.build_model(self.training.model, seed=0), self.split_point)
+        extractor, _ = split_model(model_building.build_model(self.training.model, seed=0), self.split_point)
         with torch.inference_mode():
             found = tuple(extractor.eval()(torch.zeros(1, *input_shape)).shape[1:])
         if why := find_shift_problem(found, self.feature_shift):
@@ -279,5 +279,7 @@ class MistNet:
 
     def _select_half(self, index: int, model: Tensors) -> Tensors:
         """What of the model belongs to the extractor, 0, or to the head, 1."""
-        names = split_model(building.build_model(self.training.model, seed=0), self.split_point)[index].state_dict()
+        names = split_model(model_building.build_model(self.training.model, seed=0), self.split_point)[
+            index
+        ].state_dict()
         return {name: model[name] for name in names}

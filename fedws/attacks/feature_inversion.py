@@ -15,7 +15,7 @@ from fedws.attacks.image_similarity import psnr, ssim
 from fedws.data.samples import ImageDataset
 from fedws.privacy.secure_noise import SecureRandom
 from fedws.split_learning.bit_packing import flatten_features
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
 """How badly features, float [n, *shape], explain the bytes that were seen: [n], with a gradient."""

@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.privacy.secure_noise import SecureRandom
     from fedws.split_learning import pretrained_file
     from fedws.split_learning.model_split import split_model
-    from fedws.training import building
+    from fedws.training import model_building
 
     for name in ("pretrain_epochs", "num_images", "steps", "num_starts", "threads"):
         if getattr(arguments, name) < 1:
@@ -108,7 +108,7 @@ def main(arguments: argparse.Namespace) -> int:
             if file
             else loading.get_default_model(arguments.dataset)
         )
-    module = building.build_model(spec, seed=0)
+    module = model_building.build_model(spec, seed=0)
     check_samples_fit(module, images, spec, arguments.dataset)
     own = getattr(registry.find_piece("model", registry.Spec.parse(spec).name), "split_at", "")
     extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.split_at or [own]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fedws.cli import signals
-from fedws.core.error_location import describe_error, find_user_location
+from fedws.core.error_text import describe_error, find_user_location
 from fedws.core.errors import FedwsError, UsageError
 from fedws.core.untrusted_text import PRINTABLE_FILTER, format_traceback, to_line
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fedws.cli.renamed_flags import ALGORITHM_ALIAS, FlagTranslator, select_renamed
+from fedws.cli.former_names import ALGORITHM_ALIAS, FlagTranslator, select_renamed
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.data import loading
     from fedws.protocol import sendable_model
     from fedws.split_learning import extractor_pool, pretrained_file, pretraining
-    from fedws.training import building
+    from fedws.training import model_building
 
     for plugin in arguments.plugins or ():
         registry.load_plugin(plugin)
@@ -66,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
     file = Path(arguments.output or f"{name.partition(':')[0]}-{plan.dataset.partition(':')[0]}.safetensors")
     if not file.absolute().parent.is_dir():  # said before the work is done
         raise UsageError(f"{file} cannot be written: there is no directory {file.parent}")
-    sendable_model.check_sendable(name, building.build_model(name, plan.seed))
+    sendable_model.check_sendable(name, model_building.build_model(name, plan.seed))
     data, held_out = (loading.load_dataset(plan.dataset, arguments.data_dir, train) for train in (True, False))
     several = arguments.num_extractors > 1
     cut = _resolve_split_point(name, arguments.split_at, needed=several)
@@ -90,12 +90,12 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
     from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.split_learning.model_split import find_split_points, resolve_split_point
-    from fedws.training import building
+    from fedws.training import model_building
 
     own = split_at or getattr(registry.find_piece("model", registry.Spec.parse(model).name), "split_at", "")
     if not split_at and not needed:
         return str(own)
-    module = building.build_model(model, 0)
+    module = model_building.build_model(model, 0)
     if not own:
         split_points = ", ".join(find_split_points(module))
         raise UsageError(f"--split-at is needed: {model} has no place of its own to be cut; there are: {split_points}")
@@ -105,11 +105,11 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
 def _build_info(plan: "Plan", data: "Dataset", tensors: "Tensors", split_at: str) -> "PretrainedInfo":
     """What it is that was pretrained."""
     from fedws.split_learning import pretrained_file, pretraining
-    from fedws.training import building, task_context
+    from fedws.training import model_building, task_context
 
     work = task_context.TaskContext("public", plan.dataset, data)
     settings = pretraining.PretrainSettings(**plan.train_settings().model_dump(), clear_labels=True)
-    names = building.build_model(plan.model, 0).state_dict()
+    names = model_building.build_model(plan.model, 0).state_dict()
     module = work.build_model(plan.model, {name: tensors[name] for name in names})
     classes, label = pretraining.inspect_labels(module, work, settings)
     return pretrained_file.PretrainedInfo(
@@ -150,10 +150,10 @@ def pretrain_model(
     from fedws.core.errors import TaskError, UsageError
     from fedws.core.task_settings import UNLIMITED_BATCHES
     from fedws.split_learning import pretraining
-    from fedws.training import building, task_context, task_warnings
+    from fedws.training import model_building, task_context, task_warnings
 
     torch.set_num_threads(plan.threads)
-    module = building.build_model(plan.model, plan.seed)
+    module = model_building.build_model(plan.model, plan.seed)
     work = task_context.TaskContext("public", plan.dataset, data)
     settings = pretraining.PretrainSettings(
         **{**plan.train_settings().model_dump(), "max_local_batches": UNLIMITED_BATCHES}, split_at=split_at

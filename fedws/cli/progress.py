@@ -7,7 +7,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
-from fedws.recording.run_log import Record
+from fedws.recording.stored_records import Record
 
 
 class ProgressBar:

@@ -119,7 +119,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.node.evaluator import create_evaluator
     from fedws.recording import curves
     from fedws.recording.run_directory import create_empty_directory, create_unique_directory
-    from fedws.recording.run_log import Record
+    from fedws.recording.stored_records import Record
     from fedws.simulation import fleet, report
     from fedws.simulation.plans import EVALUATOR_NAME, build_plans
     from fedws.simulation.run import run_simulation

@@ -19,7 +19,7 @@ from fedws.cli.store_flags import build_store_config, open_configured_store
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from fedws.cli.data_flags import NodeData
+    from fedws.cli.node_data import NodeData
     from fedws.core.plan import Plan
     from fedws.node.worker import Worker
     from fedws.object_store.base import BodyStore
@@ -86,7 +86,7 @@ def build_parser(prog: str, *, is_evaluator: bool = False, is_demo_script: bool 
 def main(arguments: argparse.Namespace) -> int:
     """Load the data, say what is held, serve until told to end."""
     from fedws.cli.console import run_loop, set_up_logging
-    from fedws.cli.data_flags import load_node_data, print_node_data
+    from fedws.cli.node_data import load_node_data, print_node_data
     from fedws.core.plan import build_plan
     from fedws.network.lookup import find_transport
 

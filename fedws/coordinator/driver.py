@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
-from fedws.coordinator.evaluation import EvaluationQueue
+from fedws.coordinator.clock import monotonic_seconds
+from fedws.coordinator.evaluation_queue import EvaluationQueue
 from fedws.coordinator.one_time_log import OneTimeLog
-from fedws.coordinator.worker_links import WorkerLinks, monotonic_seconds
+from fedws.coordinator.worker_links import WorkerLinks
 from fedws.core.durations import format_duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fedws.coordinator.connector import Connector, WelcomedChannel
 from fedws.coordinator.listener import REPLACED_REASON
 from fedws.coordinator.open_requests import Answer, LinkFailureKind, OpenRequests, build_failure
-from fedws.core.error_location import summarize_error
+from fedws.core.error_text import summarize_error
 from fedws.core.errors import (
     BodyUnavailable,
     LinkError,

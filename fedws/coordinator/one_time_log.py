@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fedws.core.plan import Plan
 from fedws.core.task_settings import UNLIMITED_BATCHES
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskRequest
-from fedws.recording.run_log import OrderedLog
+from fedws.recording.ordered_log import OrderedLog
 from fedws.training import task_warnings
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from fedws.coordinator.connector import Connector
 from fedws.coordinator.driver import Driver
-from fedws.coordinator.evaluation import EvaluationQueue
+from fedws.coordinator.evaluation_queue import EvaluationQueue
 from fedws.coordinator.link import Link
 from fedws.coordinator.listener import listen
 from fedws.coordinator.one_time_log import OneTimeLog
@@ -23,7 +23,7 @@ from fedws.coordinator.setup import prepare_run, resolve_credentials
 from fedws.coordinator.starting_point import StartingPoint, find_starting_point
 from fedws.coordinator.worker_links import WorkerLinks
 from fedws.core import tensor_file
-from fedws.core.error_location import describe_error
+from fedws.core.error_text import describe_error
 from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError
 from fedws.core.plan import Plan, build_plan
 from fedws.core.resume_rules import merge_settings, resume_plan
@@ -37,8 +37,9 @@ from fedws.recording import metrics_reader
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_directory import RunDirectory, load_plan_settings
-from fedws.recording.run_log import START_POSITION, Record, RunLog
+from fedws.recording.run_log import START_POSITION, RunLog
 from fedws.recording.sinks.tensorboard import TensorBoardWriter
+from fedws.recording.stored_records import Record
 from fedws.scheduling.base import Scheduler
 from fedws.security.credentials import Credentials
 from fedws.split_learning.feature_store import FeatureStore

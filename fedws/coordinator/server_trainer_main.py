@@ -13,7 +13,7 @@ import torch
 
 from fedws.coordinator.server_trainer import LENGTH_PREFIX
 from fedws.core import registry
-from fedws.core.error_location import describe_error
+from fedws.core.error_text import describe_error
 from fedws.core.errors import FedwsError, UsageError
 from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.core.untrusted_text import PRINTABLE_FILTER

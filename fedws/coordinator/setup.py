@@ -14,12 +14,12 @@ from fedws.protocol import sendable_model
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 from fedws.scheduling.asynchronous import AsynchronousScheduler, is_asynchronous
 from fedws.scheduling.base import Scheduler
-from fedws.scheduling.participant import ScheduleConfig
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
 from fedws.split_learning.base import is_collect_then_train
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
-from fedws.training import building
+from fedws.training import model_building
 
 
 def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, Scheduler[Any], Tensors]:
@@ -38,7 +38,7 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
         transport.check_url(url)
         if urls.count(url) > 1 and url != plan.listen and not transport.brokered:
             raise UsageError(f"{url} is named for two nodes")
-    module = building.build_model(plan.model, plan.seed)
+    module = model_building.build_model(plan.model, plan.seed)
     sendable_model.check_sendable(plan.model, module)
     registry.find_piece("dataset", registry.Spec.parse(plan.dataset).name)
     registry.build_piece("loss", plan.loss)

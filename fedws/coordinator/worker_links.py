@@ -1,24 +1,18 @@
 """The workers of a run together: their links, their open requests, and what is heard of them."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
+from fedws.coordinator.clock import monotonic_seconds
 from fedws.coordinator.link import Link
 from fedws.coordinator.open_requests import Answer
 from fedws.coordinator.server_trainer import ServerTrainer
-from fedws.core.error_location import describe_with_location
+from fedws.core.error_text import describe_with_location
 from fedws.core.errors import RunFailed
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
-
-
-def monotonic_seconds() -> float:
-    """Seconds, finer than a loop's clock needs to be; an event loop in virtual time has a clock of its own."""
-    loop = asyncio.get_running_loop()
-    return float(loop.time()) if getattr(loop, "virtual", False) else time.perf_counter()
 
 
 class WorkerLinks:

@@ -77,3 +77,12 @@ def check_url(text: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(check_url)]
+
+
+def format_peer_address(address: str) -> str:
+    """Return where a caller is, for a line about it; empty where its transport has no addresses.
+
+    >>> format_peer_address("192.0.2.7"), format_peer_address("")
+    (' at 192.0.2.7', '')
+    """
+    return f" at {address}" if address else ""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from fedws.core.error_location import PLUGIN_MODULE_PREFIX, is_user_file, summarize_error
+from fedws.core.error_text import PLUGIN_MODULE_PREFIX, is_user_file, summarize_error
 from fedws.core.errors import UsageError
 
 

@@ -34,12 +34,3 @@ class RateLimitedLog:
             log.debug("%s: the traceback of this error", self._node, exc_info=error)
         self._budget_restored_at, self._num_suppressed = max(self._budget_restored_at, now) + self.INTERVAL_SECONDS, 0
         return True
-
-
-def format_peer_address(address: str) -> str:
-    """Return where a caller is, for a line about it; empty where its transport has no addresses.
-
-    >>> format_peer_address("192.0.2.7"), format_peer_address("")
-    (' at 192.0.2.7', '')
-    """
-    return f" at {address}" if address else ""

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel
 
-from fedws.core.error_location import find_user_location, summarize_error
+from fedws.core.error_text import find_user_location, summarize_error
 from fedws.core.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
 from fedws.core.plugins import load_plugin as load_plugin
 from fedws.core.spec import Spec as Spec

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from fedws.core.error_location import summarize_error
+from fedws.core.error_text import summarize_error
 from fedws.core.errors import UnknownName, UsageError
 
 

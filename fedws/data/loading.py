@@ -1,9 +1,7 @@
 """What a node holds: a registered data set, or those of its samples that are this node's."""
 
-import inspect
 from typing import Any
 
-import numpy as np
 import torch
 
 from fedws.core import registry
@@ -65,29 +63,6 @@ def select_labels(data: Dataset, dataset: str, wanted_labels: tuple[int, ...]) -
             f"dataset {dataset} has no samples with the labels {', '.join(map(str, wanted_labels)) or '(none)'}"
         )
     return select_samples(data, chosen.nonzero().flatten())
-
-
-def select_share(data: Dataset, dataset: str, partition: str, share_index: int, num_shares: int) -> Dataset:
-    """The samples of share ``share_index`` (from 0) of ``num_shares``, dealt by a registered partition."""
-    return select_samples(data, torch.from_numpy(split_into_shares(data, dataset, partition, num_shares)[share_index]))
-
-
-def split_into_shares(data: Dataset, dataset: str, partition: str, num_shares: int) -> list[np.ndarray]:
-    """Return the indices of each share, as a registered partition deals the samples.
-
-    Raises UsageError for a partition by label of a data set without class labels.
-    """
-    by_label = getattr(registry.find_piece("partition", registry.Spec.parse(partition).name), "by_label", True)
-    known = require_labels(data, dataset).numpy() if by_label else np.zeros(len(data), dtype=np.int64)
-    parts = registry.build_piece("partition", partition, known, num_shares)
-    return [np.asarray(part, dtype=np.int64) for part in parts]
-
-
-def with_seed(partition: str, seed: int) -> str:
-    """Return the partition with ``seed``, where it takes a seed and none is given in its own settings."""
-    wanted = registry.Spec.parse(partition)
-    takes = inspect.signature(registry.find_piece("partition", wanted.name)).parameters
-    return f"{partition},seed={seed}" if "seed" in takes and "seed" not in wanted.options else partition
 
 
 def _get_factory_attribute(dataset: str, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from fedws.core.error_location import summarize_error
+from fedws.core.error_text import summarize_error
 from fedws.data import targets
 from fedws.data.base import Dataset
 from fedws.data.samples import SampleSubset, load_batch

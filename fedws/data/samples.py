@@ -152,11 +152,3 @@ def compute_fingerprint(data: Dataset) -> str:
         known = None
     parts = [torch.tensor(len(data)), *iter_tensors((known, first))]
     return hash_tensors({str(number): part for number, part in enumerate(parts)})
-
-
-def find_labels(data: Dataset) -> torch.Tensor | None:
-    """Return the class labels of a data set, int64 [n]; None when it has none."""
-    try:
-        return targets.read_labels(data)
-    except ValueError:
-        return None

@@ -103,3 +103,11 @@ def _to_tensor(raw: Any) -> torch.Tensor:
 
 def _describe_count_mismatch(num_targets: int, num_examples: int) -> str:
     return f"it has {num_targets} targets for {num_examples} samples; give one target for each sample"
+
+
+def find_labels(data: Dataset) -> torch.Tensor | None:
+    """Return the class labels of a data set, int64 [n]; None when it has none."""
+    try:
+        return read_labels(data)
+    except ValueError:
+        return None

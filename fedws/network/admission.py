@@ -8,8 +8,9 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random, SystemRandom
 from typing import Protocol, TypeVar
 
+from fedws.core.addresses import format_peer_address
 from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError
-from fedws.core.rate_limited_log import RateLimitedLog, format_peer_address
+from fedws.core.rate_limited_log import RateLimitedLog
 from fedws.network.base import Channel
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Refusal

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedws.core.atomic_files import atomic_file
 from fedws.data import label_ranges
-from fedws.recording.evaluation_lines import FEDERATED_MODEL
-from fedws.recording.metrics_reader import (
-    MAX_PLOTTED_VALUE,
-    Record,
-    Series,
-    WorkerLabels,
-    distinct_label_sets,
-    metric_series,
-    prediction_shares,
-)
+from fedws.recording.evaluation_lines import FEDERATED_MODEL, distinct_label_sets
+from fedws.recording.metrics_reader import MAX_PLOTTED_VALUE, Series, metric_series, prediction_shares
+from fedws.recording.stored_records import Record, WorkerLabels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

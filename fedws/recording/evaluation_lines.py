@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedws.data import label_ranges
+from fedws.recording.stored_records import WorkerLabels
 
 FEDERATED_MODEL = "federated"
 """The name of the federated model among the evaluated ones."""
@@ -55,3 +56,8 @@ def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[i
 
 def _count_predictions(histogram: Sequence[int], labels: Sequence[int]) -> int:
     return sum(histogram[label] for label in labels if label < len(histogram))
+
+
+def distinct_label_sets(worker_labels: WorkerLabels) -> list[tuple[int, ...]]:
+    """The distinct sets of labels that workers hold, each ascending, in the order of the workers."""
+    return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in worker_labels.values() if labels))

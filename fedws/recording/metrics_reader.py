@@ -1,22 +1,13 @@
 """Reads the records of a run, and makes series of them that can be drawn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import get_error_text
 from fedws.recording import stored_records
-
-if TYPE_CHECKING:
-    pass
-
-
-Record = Mapping[str, Any]
-
-
-WorkerLabels = Mapping[str, Sequence[int]]
-
+from fedws.recording.evaluation_lines import distinct_label_sets
+from fedws.recording.stored_records import Record, WorkerLabels
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -62,11 +53,6 @@ def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series
         if record.get("kind") == "evaluation" and value is not None and abs(value) <= MAX_PLOTTED_VALUE:
             found.setdefault(record["model"], {})[record["round"]] = float(value)
     return {model: sorted(points.items()) for model, points in found.items()}
-
-
-def distinct_label_sets(worker_labels: WorkerLabels) -> list[tuple[int, ...]]:
-    """The distinct sets of labels that workers hold, each ascending, in the order of the workers."""
-    return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in worker_labels.values() if labels))
 
 
 def prediction_shares(records: Sequence[Record], worker_labels: WorkerLabels) -> dict[str, dict[int, list[float]]]:

@@ -1,7 +1,7 @@
 """What a run has stored, checked when it is read again: an earlier version took from nodes what this one refuses."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,11 @@ from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import Labels
+
+Record = Mapping[str, Any]
+"""One line of ``metrics.jsonl``."""
+WorkerLabels = Mapping[str, Sequence[int]]
+"""Labels of each worker's samples."""
 
 _RoundNumber = Annotated[int, Field(ge=0, lt=2**48)]
 _FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]

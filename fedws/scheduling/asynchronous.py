@@ -10,9 +10,10 @@ from fedws.protocol import answer_size
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participant import OpenRequest, ScheduleConfig
+from fedws.scheduling.participant import OpenRequest
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
 
 B = TypeVar("B")

@@ -2,22 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
 from fedws.scheduling.loss_count import NO_LOSSES, LossCount
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """What the plan says to any scheduler."""
-
-    workers: tuple[str, ...]
-    """All of the plan, there or not."""
-    rounds: int
-    seed: int
-    min_results: int
-    over_selection: float = 0.0
-    max_feature_bytes: int = DEFAULT_MAX_FEATURE_BYTES
-    """Bytes of features and labels that are stored at most, of all workers together."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from fedws.protocol import answer_size
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import RoundAlgorithm, Sampler
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.participants import Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
 from fedws.updates.base import Aggregator
 

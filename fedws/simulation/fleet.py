@@ -10,7 +10,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.data import label_ranges, loading, partitioning, samples
+from fedws.data import label_ranges, loading, partitioning, samples, targets
 from fedws.data.base import Dataset
 from fedws.node.worker import Worker
 from fedws.simulation.conditions import Conditions
@@ -37,7 +37,7 @@ class SimulatedFleet:
     def build_devices(self, event_log: EventLog) -> list[Device]:
         """The devices, as they are when virtual time begins."""
         bandwidth = self.conditions.bandwidth * 1e6 / 8
-        found, shared, known = [], TensorCache(), samples.find_labels(self.data)
+        found, shared, known = [], TensorCache(), targets.find_labels(self.data)
         for number, (node, part) in enumerate(self.sample_indices.items()):
             indices = torch.from_numpy(part)
             own = samples.SampleSubset(self.data, indices, None if known is None else known[indices])
@@ -77,8 +77,8 @@ def _split(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarr
         return split_by_demo_labels(
             loading.require_labels(data, dataset).numpy(), conditions.num_workers, conditions.seed
         )
-    partition = loading.with_seed(conditions.partition, conditions.seed)
-    return loading.split_into_shares(data, dataset, partition, conditions.num_workers)
+    partition = partitioning.with_seed(conditions.partition, conditions.seed)
+    return partitioning.split_into_shares(data, dataset, partition, conditions.num_workers)
 
 
 def split_by_demo_labels(targets: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:

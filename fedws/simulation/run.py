@@ -16,7 +16,8 @@ from fedws.network.base import Limits
 from fedws.node.server import serve
 from fedws.node.worker import Worker
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
-from fedws.recording.run_log import Record, log
+from fedws.recording.run_log import log
+from fedws.recording.stored_records import Record
 from fedws.simulation import virtual_loop
 from fedws.simulation.device import Device
 from fedws.simulation.event_log import EventLog

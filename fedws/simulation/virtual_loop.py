@@ -30,7 +30,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     virtual = True
     """For code that measures time by a finer clock where it can; see
-    :func:`fedws.coordinator.worker_links.monotonic_seconds`."""
+    :func:`fedws.coordinator.clock.monotonic_seconds`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class InitialState:
     """Extractors beyond the model's own, joined."""
     num_classes: int = 0
     label_format: str = ""
-    """What a label is, as :func:`fedws.data.labels.describe_labels` tells it."""
+    """What a label is, as :func:`fedws.data.batch_labels.describe_labels` tells it."""
     input_shape: Sequence[int] = ()
     """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
 

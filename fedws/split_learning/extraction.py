@@ -11,10 +11,10 @@ from fedws.core import registry, seeds
 from fedws.core.errors import TaskCancelled, TaskError, TaskFailed, UsageError
 from fedws.core.task_settings import MAX_FORWARD_BATCH_SIZE, ForwardBatchSize
 from fedws.core.tensors import Tensors, find_mismatch, hash_tensors
-from fedws.data import labels
+from fedws.data import batch_labels
 from fedws.data.nested_tensors import describe_type, move_tensors
 from fedws.data.samples import compute_fingerprint, iter_batches, load_batch
-from fedws.privacy import randomized_labels
+from fedws.privacy import randomised_labels
 from fedws.privacy.secure_noise import SecureRandom
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
@@ -24,7 +24,7 @@ from fedws.split_learning.release_format import ReleaseFormat
 from fedws.split_learning.upload_cache import CachedUpload, EncodedBatch, UploadCache, check_settings_size
 from fedws.training import objective, task_context
 from fedws.training.batching import split_into_batches
-from fedws.training.model_outline import build_complete_model
+from fedws.training.model_building import build_complete_model
 from fedws.training.task_context import TaskContext
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -156,7 +156,7 @@ def encode_batches(
 def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: SecureRandom) -> torch.Tensor:
     """The labels of a batch as they may leave. Raises TaskError."""
     try:
-        plain = labels.to_sendable_labels(targets)
+        plain = batch_labels.to_sendable_labels(targets)
     except ValueError as error:
         raise TaskError(f"{node}: {error}") from None
     if not settings.num_classes:
@@ -165,7 +165,7 @@ def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: S
         raise TaskError(f"the labels on {node} are no classes, as {settings.model} tells them apart")
     if int(plain.min()) < 0 or int(plain.max()) >= settings.num_classes:
         raise TaskError(f"{node} holds labels beyond the {settings.num_classes} of {settings.model}")
-    return randomized_labels.randomise_labels(plain, settings.num_classes, settings.label_epsilon, rng)
+    return randomised_labels.randomise_labels(plain, settings.num_classes, settings.label_epsilon, rng)
 
 
 def build_release(upload: CachedUpload, *, resent: bool = False) -> FeatureRelease:

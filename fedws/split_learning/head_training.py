@@ -10,7 +10,7 @@ from fedws.core.errors import TaskCancelled, TaskError
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.core.validation import Count, Positive
 from fedws.data.nested_tensors import describe_type
-from fedws.privacy import randomized_labels
+from fedws.privacy import randomised_labels
 from fedws.split_learning.extraction import SplitSettings
 from fedws.split_learning.feature_shift import find_shift_problem, shift_features
 from fedws.split_learning.feature_store import StoredFeatures
@@ -84,7 +84,7 @@ def train_head(
             if corrected and not isinstance(outputs, torch.Tensor):
                 raise TaskError(f"the head of {settings.model} gives {describe_type(outputs)}; it must give logits")
             if corrected:  # log_softmax leaves log-probabilities as they are
-                loss = randomized_labels.forward_corrected_loss(outputs.log_softmax(1), targets, settings.label_epsilon)
+                loss = randomised_labels.forward_corrected_loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
                 check_loss_inputs(plain, settings.loss, outputs, targets)
                 loss = plain(outputs, targets)

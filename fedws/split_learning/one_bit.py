@@ -14,7 +14,8 @@ from fedws.split_learning.bit_packing import flatten_features
 
 @dataclass(frozen=True)
 class OneBitEncoding:
-    """An :class:`fedws.split_learning.encoding.FeatureEncoding` whose bits go through a channel, eight to a byte.
+    """An :class:`fedws.split_learning.feature_encoding.FeatureEncoding` whose bits go through a channel, eight to a
+    byte.
 
     MistNet: B = 1 where A > 0. What the head gets is 0.0 and 1.0.
     """

@@ -26,7 +26,7 @@ class PretrainedInfo:
     """The shape of one."""
     epochs: int
     label_format: str = "int64 []"
-    """What a label is, as :func:`fedws.data.labels.describe_labels` tells it."""
+    """What a label is, as :func:`fedws.data.batch_labels.describe_labels` tells it."""
     split_at: str = ""
     """Where its extractors end, if it has several."""
 

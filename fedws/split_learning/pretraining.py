@@ -8,12 +8,12 @@ from fedws.core import seeds
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu
-from fedws.data import labels
+from fedws.data import batch_labels
 from fedws.data.nested_tensors import describe_type
 from fedws.data.samples import load_batch
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split_model
-from fedws.training import building, local, task_context
+from fedws.training import local, model_building, task_context
 from fedws.training.objective import select_outputs
 
 CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --algorithm mistnet:labels=clear"
@@ -32,7 +32,7 @@ def build_extractors(model: str, split_at: str, count: int) -> dict[str, torch.T
     """``count`` extractors of a model with fresh weights, all different, joined."""
     extractor_seeds = [seeds.request_seed(0, "extractor", number) for number in range(count)]
     return extractor_pool.pack_state_dicts(
-        [split_model(building.build_model(model, seed), split_at)[0].state_dict() for seed in extractor_seeds]
+        [split_model(model_building.build_model(model, seed), split_at)[0].state_dict() for seed in extractor_seeds]
     )
 
 
@@ -68,7 +68,7 @@ def inspect_labels(
     inputs, targets = first_sample(context)
     try:
         with torch.inference_mode():
-            found = labels.count_output_classes(select_outputs(module.eval()(inputs)), targets)
+            found = batch_labels.count_output_classes(select_outputs(module.eval()(inputs)), targets)
     except RuntimeError as error:
         what = f"samples of {context.dataset} do not fit {settings.model}"
         raise TaskError(
@@ -77,7 +77,7 @@ def inspect_labels(
     if not found and not settings.clear_labels:
         raise TaskError(f"{settings.model} tells no classes of {context.dataset} apart; {CLEAR_LABELS_HINT}")
     try:
-        return found, labels.describe_labels(labels.to_sendable_labels(targets))
+        return found, batch_labels.describe_labels(batch_labels.to_sendable_labels(targets))
     except ValueError as error:
         raise TaskError(f"{context.dataset}: {error}") from None
 

@@ -17,8 +17,8 @@ _MAX_SCALE_RATIO = 2.0**20
 
 
 class FloatEncoding:
-    """An :class:`fedws.split_learning.encoding.FeatureEncoding` in float32, little endian: four bytes a value, no
-    privacy."""
+    """An :class:`fedws.split_learning.feature_encoding.FeatureEncoding` in float32, little endian: four bytes a value,
+    no privacy."""
 
     epsilon: float | None = None
     delta: float = 0.0

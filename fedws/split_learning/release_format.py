@@ -14,7 +14,7 @@ from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import Positive
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskResult
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY
 from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 

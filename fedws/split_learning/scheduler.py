@@ -16,9 +16,9 @@ from fedws.core.validation import describe_setting_error
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.participants import Participants, find_exclusions
 from fedws.scheduling.result_checks import build_rejection
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.split_learning.base import CollectThenTrainAlgorithm
 from fedws.split_learning.scheduler_state import CollectThenTrainState
 from fedws.split_learning.server_training import ServerTraining

@@ -10,7 +10,7 @@ from fedws.split_learning import head_training, pretraining
 from fedws.split_learning.feature_store import StoredFeatures
 from fedws.split_learning.head_training import HeadTrainSettings
 from fedws.split_learning.pretraining import PretrainSettings
-from fedws.training import building, optimizer_state
+from fedws.training import model_building, optimizer_state
 from fedws.training.task_context import TaskContext
 
 
@@ -23,7 +23,7 @@ def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
     """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
     settings = PretrainSettings.model_validate(request.settings)
     public = replace(context, dataset=settings.dataset, data=_load_public_dataset(settings.dataset))
-    names = building.build_model(settings.model, seed=0).state_dict()
+    names = model_building.build_model(settings.model, seed=0).state_dict()
     module = public.build_model(settings.model, {name: request.tensors[name] for name in names})
     extra_extractors = {name: tensor for name, tensor in request.tensors.items() if name not in names}
     classes, label = pretraining.inspect_labels(module, public, settings)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import find_mismatch, find_nonfinite
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, find_exclusions
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.split_learning.base import CollectThenTrainAlgorithm
 from fedws.split_learning.scheduler_state import CollectThenTrainState
 

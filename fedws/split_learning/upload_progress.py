@@ -54,7 +54,7 @@ class UploadManifest(BaseModel):
 
     @property
     def label_format(self) -> str:
-        """What one of its labels is: dtype and shape, as :func:`fedws.data.labels.describe_labels` tells them."""
+        """What one of its labels is: dtype and shape, as :func:`fedws.data.batch_labels.describe_labels` tells them."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
     def check_quota(self, num_examples: int, other_bytes: int, max_bytes: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from fedws.core.errors import TaskCancelled, TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import EvalSettings
-from fedws.data import labels
+from fedws.data import batch_labels
 from fedws.data.samples import is_deterministic, iter_batches
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.training.batching import split_into_batches
@@ -83,7 +83,7 @@ def evaluate(
 
 def _count_predictions(outputs: Any, targets: Any) -> torch.Tensor | None:
     """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
-    if not labels.count_output_classes(outputs, targets):
+    if not batch_labels.count_output_classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)
     correct = (predicted == targets).sum().reshape(1)

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedws.core.error_location import summarize_error
+from fedws.core.error_text import summarize_error
 from fedws.core.errors import FedwsError, PieceFailed, TaskError
 from fedws.core.registry import Spec
 from fedws.core.task_settings import EvalSettings, TrainSettings

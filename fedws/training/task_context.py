@@ -19,7 +19,7 @@ from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.training.client_state import ClientState
-from fedws.training.model_outline import build_complete_model, build_outline, count_elements
+from fedws.training.model_building import build_complete_model, build_outline, count_elements
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Resource = TypeVar("Resource")
@@ -92,7 +92,7 @@ class TaskContext:
 
     def build_outline(self, spec: str) -> torch.nn.Module:
         """Return the registered model of that name without values, see
-        :func:`fedws.training.model_outline.build_outline`.
+        :func:`fedws.training.model_building.build_outline`.
 
         Raises TaskError, also for one with more parameters than the policy allows.
         """

@@ -11,8 +11,9 @@ from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import download, loading
 from fedws.data.base import Dataset
-from fedws.data.samples import find_labels, load_batch
-from fedws.training.building import build_model
+from fedws.data.samples import load_batch
+from fedws.data.targets import find_labels
+from fedws.training.model_building import build_model
 from tests.helpers.support import require, write_idx
 
 

@@ -10,7 +10,7 @@ import torch
 
 from fedws.core import registry
 from fedws.privacy.secure_noise import SecureRandom
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from tests.helpers.statistics import assert_mean, seeded
 from tests.helpers.support import REPOSITORY
 

@@ -7,8 +7,8 @@ from fedws.core import registry
 from fedws.core.tensors import DTYPE_NAMES, copy_to_cpu, find_mismatch
 from fedws.privacy.policy import Policy
 from fedws.split_learning import model_split
-from fedws.training import building
-from fedws.training.model_outline import build_outline, count_elements
+from fedws.training import model_building
+from fedws.training.model_building import build_outline, count_elements
 
 NAMES_OF_MODELS = registry.list_pieces("model")
 CUTS = [
@@ -33,9 +33,9 @@ def output(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)
 def test_the_seed_alone_decides_the_weights(name: str) -> None:
     torch.manual_seed(5)
-    one = building.build_model(name, 1).state_dict()
+    one = model_building.build_model(name, 1).state_dict()
     torch.manual_seed(6)
-    same, other = building.build_model(name, 1).state_dict(), building.build_model(name, 2).state_dict()
+    same, other = model_building.build_model(name, 1).state_dict(), model_building.build_model(name, 2).state_dict()
     assert all(torch.equal(one[key], same[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
 
@@ -43,7 +43,7 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)
 def test_it_can_be_built_without_memory_and_is_then_the_same_but_for_the_values(name: str) -> None:
     """Its factory must not read a value: a node compares a request with what this gives before it builds a model."""
-    found, real = build_outline(name), building.build_model(name, 1)
+    found, real = build_outline(name), model_building.build_model(name, 1)
     assert all(tensor.is_meta for tensor in (*found.parameters(), *found.buffers()))
     assert find_mismatch(real.state_dict(), found.state_dict()) == ""
     assert count_elements(found) == count_elements(real) <= Policy().max_parameters
@@ -51,11 +51,11 @@ def test_it_can_be_built_without_memory_and_is_then_the_same_but_for_the_values(
 
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)
 def test_the_state_may_cross_the_wire_and_comes_back(name: str) -> None:
-    module = building.build_model(name, 1).train()
+    module = model_building.build_model(name, 1).train()
     output(module)  # buffers move too
     state = copy_to_cpu(module.state_dict())
     assert state and all(tensor.dtype in DTYPE_NAMES for tensor in state.values())
-    other = building.build_model(name, 2)
+    other = model_building.build_model(name, 2)
     assert find_mismatch(state, other.state_dict()) == ""
     other.load_state_dict(state)
     assert all(torch.equal(tensor, state[key]) for key, tensor in other.state_dict().items())
@@ -64,7 +64,7 @@ def test_the_state_may_cross_the_wire_and_comes_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)
 def test_every_parameter_learns(name: str) -> None:
-    module = building.build_model(name, 1).train()
+    module = model_building.build_model(name, 1).train()
     _, outputs = output(module)
     assert outputs.shape[0] == 6 and torch.isfinite(outputs).all()
     outputs[:, 0].sum().backward()
@@ -74,7 +74,7 @@ def test_every_parameter_learns(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES_OF_MODELS)
 def test_scoring_does_not_depend_on_the_batch(name: str) -> None:
-    module = building.build_model(name, 1).eval()
+    module = model_building.build_model(name, 1).eval()
     inputs, outputs = output(module)
     assert torch.allclose(torch.cat([module(inputs[:2]), module(inputs[2:])]), outputs, atol=1e-5)
 
@@ -82,7 +82,7 @@ def test_scoring_does_not_depend_on_the_batch(name: str) -> None:
 @pytest.mark.parametrize("mode", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(("name", "cut"), CUTS)
 def test_extractor_and_head_are_the_model(name: str, cut: str, mode: bool) -> None:
-    whole, halved = building.build_model(name, 1).train(mode), building.build_model(name, 1)
+    whole, halved = model_building.build_model(name, 1).train(mode), model_building.build_model(name, 1)
     extractor, head = (half.train(mode) for half in model_split.split_model(halved, cut))
     torch.manual_seed(3)
     inputs, outputs = output(whole)

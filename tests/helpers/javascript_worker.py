@@ -10,7 +10,7 @@ from fedws.network.base import Channel, Limits
 from fedws.network.transports.ws import WebSocketTransport
 from fedws.protocol import handshake
 from fedws.protocol.messages import Challenge, Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from tests.helpers.processes import PATIENCE, Command, Processes
 from tests.helpers.support import REPOSITORY, TAKEOVER
 

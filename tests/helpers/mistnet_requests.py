@@ -12,7 +12,7 @@ from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
-from fedws.training import building
+from fedws.training import model_building
 from tests.helpers.federation import Points
 
 TOLD = (
@@ -35,7 +35,7 @@ def strategy(model: str = "points_net", **options: Any) -> MistNet:
 
 
 def weights(model: str = "points_net") -> Tensors:
-    return copy_to_cpu(building.build_model(model, seed=3).state_dict())
+    return copy_to_cpu(model_building.build_model(model, seed=3).state_dict())
 
 
 def order(ask: Any, number: int = 1, **changes: Any) -> TaskRequest:

@@ -14,7 +14,7 @@ from fedws.coordinator.setup import prepare_run
 from fedws.core.plan import build_plan
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.split_learning import pretrained_file
-from fedws.training import building
+from fedws.training import model_building
 from tests.helpers.federation import WORKERS, settings, worker
 from tests.helpers.resumed_runs import plan, stopped
 from tests.helpers.virtual_runs import ALL, assert_same, there
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("every_line")
 
 
 def model_file(path: Path, seed: int = 7, name: str = "points_linear") -> Path:
-    safetensors.torch.save_file(building.build_model(name, seed).state_dict(), path)
+    safetensors.torch.save_file(model_building.build_model(name, seed).state_dict(), path)
     return path
 
 
@@ -85,7 +85,9 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
     _, strategy, initial = prepare_run(gathering(initial_model=path))
     state, _ = strategy.start(initial, WORKERS)
     assert same(strategy.model(state), safetensors.torch.load_file(path))
-    weights = {name: tensor.clone() for name, tensor in building.build_model("points_net", 3).state_dict().items()}
+    weights = {
+        name: tensor.clone() for name, tensor in model_building.build_model("points_net", 3).state_dict().items()
+    }
     origin = pretrained_file.PretrainedInfo("points_net", "points", 10, [4], 1)
     pretrained_file.save_pretrained(public, pretrained_file.PretrainedModel(weights, origin, {}))
     own = f"mistnet:split_at=relu,public_dataset=points,pretrained_path={public}"
@@ -93,4 +95,4 @@ def test_a_strategy_that_pretrains_starts_from_it_and_one_with_a_model_of_its_ow
         prepare_run(gathering(initial_model=path, algorithm=own))
     why = f"--initial-model {path}: {own} starts from a model of its own; leave one of the two out"
     assert str(caught.value) == why
-    assert same(prepare_run(gathering(algorithm=own))[2], building.build_model("points_net", 1).state_dict())
+    assert same(prepare_run(gathering(algorithm=own))[2], model_building.build_model("points_net", 1).state_dict())

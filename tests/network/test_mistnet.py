@@ -25,7 +25,7 @@ from fedws.recording.checkpoint import Checkpoints
 from fedws.split_learning import upload_progress
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.wrappers.encoded_split import encoded_split
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from tests.helpers.federation import PATIENCE, WORKERS, Points
 from tests.helpers.mistnet_nodes import CHUNKS, RECORDS, Node, Thread, federation, gathering, served
 from tests.helpers.support import REPOSITORY, recorded

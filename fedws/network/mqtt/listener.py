@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 
-from fedws.core.error_location import describe_with_location
+from fedws.core.error_text import describe_with_location
 from fedws.core.errors import LinkError, LinkLost, LinkRefused, Unreachable, UsageError
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.network.backoff import Backoff, ReasonLog, retry

@@ -2,7 +2,7 @@
 
 from fedws.core.registry import register
 from fedws.privacy.binary_channel import BinaryChannel
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.one_bit import OneBitEncoding
 
 

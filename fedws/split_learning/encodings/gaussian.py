@@ -12,7 +12,7 @@ from scipy.special import log_ndtr
 
 from fedws.core.registry import register
 from fedws.core.validation import Positive
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.real_valued import NoisyFloatEncoding
 
 

@@ -13,7 +13,7 @@ import torch
 from fedws.core.registry import register
 from fedws.privacy.secure_noise import SecureRandom
 from fedws.split_learning.bit_packing import check_record_size, flatten_features
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.real_valued import FloatEncoding, check_finite
 
 _HEADER_BYTES = 8

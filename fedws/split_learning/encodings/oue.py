@@ -9,7 +9,7 @@ from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.privacy.binary_channel import BinaryChannel
 from fedws.privacy.secure_noise import representable_probability
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.one_bit import OneBitEncoding
 
 

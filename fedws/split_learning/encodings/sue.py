@@ -6,7 +6,7 @@ estimation" (USENIX Security 2017), section 4.3.
 from fedws.core.registry import register
 from fedws.core.validation import Positive
 from fedws.privacy.binary_channel import randomised_response
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.one_bit import OneBitEncoding
 
 

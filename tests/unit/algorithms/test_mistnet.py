@@ -15,7 +15,7 @@ from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
 from fedws.split_learning import pretrained_file, pretraining
 from fedws.split_learning.extractor_pool import pack_state_dicts, unpack_state_dicts
 from fedws.split_learning.release_format import ReleaseFormat
-from fedws.training import building
+from fedws.training import model_building
 from tests.helpers.federation import registered
 from tests.helpers.mistnet_requests import strategy, weights
 
@@ -91,7 +91,7 @@ def file(folder: Path, num_classes: int = 10, split_at: str = "", others: Tensor
 def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
     others = pretraining.build_extractors("points_net", "relu", 2)
     made = file(tmp_path, split_at="relu", others=others)
-    initial = copy_to_cpu(building.build_model("points_net", 9).state_dict())
+    initial = copy_to_cpu(model_building.build_model("points_net", 9).state_dict())
     several = strategy(pretrained_path=made, extractor="random").init(initial)
     assert (hash_tensors(several.model), hash_tensors(several.extra_extractors)) == (
         hash_tensors(weights()),

@@ -15,14 +15,14 @@ from fedws.core.errors import TaskError, UsageError
 from fedws.core.plan import build_plan
 from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import copy_to_cpu, hash_tensors
-from fedws.privacy import randomized_labels
+from fedws.privacy import randomised_labels
 from fedws.split_learning import head_training, pretraining
 from fedws.split_learning.bit_packing import pack_bits
 from fedws.split_learning.feature_store import StoredFeatures
 from fedws.split_learning.head_training import HeadTrainSettings
 from fedws.split_learning.model_split import split_model
 from fedws.split_learning.pretraining import PretrainSettings
-from fedws.training import building, task_context
+from fedws.training import model_building, task_context
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, on_data, worker
 
@@ -67,9 +67,9 @@ def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
     work = task_context.TaskContext("public", "points", Tokens(Path(), True))
     text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
     with pytest.raises(TaskError, match=text):
-        pretraining.inspect_labels(building.build_model("points_net", 1), work, lesson())
+        pretraining.inspect_labels(model_building.build_model("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
-        check_samples_fit(building.build_model("points_net", 1), work.data, "points_net", "points")
+        check_samples_fit(model_building.build_model("points_net", 1), work.data, "points_net", "points")
     assert pretraining.input_shape(task_context.TaskContext("public", "points", Points(Path(), True))) == [4]
 
 
@@ -84,7 +84,7 @@ def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> N
     work = task_context.TaskContext("public", "points", Points(Path(), True))
     trained = []
     for name in ("points_net", "logits"):
-        module = building.build_model(name, 1)
+        module = model_building.build_model(name, 1)
         assert pretraining.inspect_labels(module, work, lesson()) == (10, "int64 []")
         _, tensors = pretraining.pretrain_epoch(module, {}, work, lesson(), 2)
         trained.append((hash_tensors(tensors), hash_tensors(head(name, 20)[1])))
@@ -106,7 +106,7 @@ def head(model: str, count: int, **settings: Any) -> tuple[float, Any]:
     asked = HeadTrainSettings.model_validate(strategy.configure_training({}, {}, 10, (11,), 1).settings)
     assert asked.drop_last == training.drop_last
     work = task_context.TaskContext("coordinator", "features", held)
-    return head_training.train_head(building.build_model(model, 1), {}, held, asked, work, 1)
+    return head_training.train_head(model_building.build_model(model, 1), {}, held, asked, work, 1)
 
 
 def batches(model: str, count: int, **settings: Any) -> int:
@@ -126,9 +126,9 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
     found, _ = head("points_net", 12, drop_last=True)
     packed, targets = records(12).batch(torch.randperm(12, generator=torch.Generator().manual_seed(1))[:8])
     decoded = registry.build_piece("encoding", "bits").decode(packed, (11,))
-    outputs = split_model(building.build_model("points_net", 1), "relu")[1](decoded)
+    outputs = split_model(model_building.build_model("points_net", 1), "relu")[1](decoded)
     assert found == pytest.approx(
-        float(randomized_labels.forward_corrected_loss(outputs.detach(), targets, 4.0)), rel=1e-6
+        float(randomised_labels.forward_corrected_loss(outputs.detach(), targets, 4.0)), rel=1e-6
     )
 
 
@@ -144,6 +144,6 @@ def test_adapting_leaves_a_short_last_batch_out_only_where_that_is_asked() -> No
         training = TrainSettings(model="points_net", dataset="points", drop_last=drop_last)
         strategy = registry.build_piece("algorithm", "mistnet:split_at=relu,extractor_epochs=1", training)
         asked = strategy.configure_extraction(
-            copy_to_cpu(building.build_model("points_net", 1).state_dict()), {}, 10, send=False
+            copy_to_cpu(model_building.build_model("points_net", 1).state_dict()), {}, 10, send=False
         )
         assert asked.settings.get("drop_last", False) == drop_last and ("drop_last" in asked.settings) == drop_last

@@ -20,7 +20,7 @@ from fedws.attacks.feature_inversion import (
 from fedws.attacks.image_similarity import ssim
 from fedws.core import registry
 from fedws.data.samples import ImageDataset
-from fedws.split_learning.encoding import FeatureEncoding
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from tests.helpers.statistics import seeded
 
 EFFORT = AttackBudget(steps=120, starts=1)

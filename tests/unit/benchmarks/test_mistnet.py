@@ -19,14 +19,14 @@ from fedws.core import registry, seeds
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data.datasets.cifar10 import Cifar10
 from fedws.privacy.policy import Policy
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.model_split import find_split_points
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
-from fedws.training import building, local
+from fedws.training import local, model_building
 from fedws.updates.aggregators.mean import MeanAggregator
 from tests.helpers.forked_commands import Copy
 from tests.helpers.support import registered_by_benchmarks
@@ -127,7 +127,7 @@ def gathered(workers: Mapping[str, Worker], model: Tensors, folder: Path) -> tup
 
 
 def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> None:
-    data, model = noise(80), copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
+    data, model = noise(80), copy_to_cpu(model_building.build_model("small_vgg", 1).state_dict())
     after, even = gathered(shared(data, "iid"), model, tmp_path / "even")
     _, skewed = gathered(shared(data, SKEWED), model, tmp_path / "skewed")
     assert even == skewed
@@ -138,16 +138,16 @@ def test_the_partition_does_not_show_in_what_mistnet_gathers(tmp_path: Path) -> 
 
 def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> None:
     data, training = noise(40), TrainSettings(model="small_vgg", dataset="noise", batch_size=8, max_local_batches=5)
-    model = copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
+    model = copy_to_cpu(model_building.build_model("small_vgg", 1).state_dict())
     strategy = SynchronousScheduler(FedAvg(training), MeanAggregator(), AllSampler(), ScheduleConfig(("w1",), 1, 1, 1))
     found = in_process_run.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
-    module = building.build_model("small_vgg", 1)
+    module = model_building.build_model("small_vgg", 1)
     local.train(module, TaskContext("w1", "noise", data), training, seeds.request_seed(1, "w1", 1))
     assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
 
 
 def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
-    model = copy_to_cpu(building.build_model("small_vgg", 1).state_dict())
+    model = copy_to_cpu(model_building.build_model("small_vgg", 1).state_dict())
     workers = {name: Worker(name, "noise", noise(4)) for name in WORKERS}
     with pytest.raises(RuntimeError, match=r"mistnet\.extract failed on w1: the policy here does not allow"):
         gathered(workers, model, tmp_path)

@@ -9,7 +9,7 @@ from fedws.coordinator.one_time_log import OneTimeLog, describe_workload
 from fedws.core import registry
 from fedws.core.plan import build_plan
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest
-from fedws.recording.run_log import OrderedLog
+from fedws.recording.ordered_log import OrderedLog
 from fedws.training.task_warnings import LOG_LINES
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedws.core import registry
-from fedws.core.error_location import PLUGIN_MODULE_PREFIX, find_user_location
+from fedws.core.error_text import PLUGIN_MODULE_PREFIX, find_user_location
 from fedws.core.errors import UsageError
 from fedws.core.plugins import load_plugin
 from tests.helpers.plugin_cleanup import forgotten as forgotten

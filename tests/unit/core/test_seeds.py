@@ -16,9 +16,9 @@ from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.data.samples import ImageDataset, SampleSubset
 from fedws.protocol.evaluation_result import EvalResult
-from fedws.training.building import build_model
 from fedws.training.evaluation import evaluate
 from fedws.training.local import compute_gradient, train
+from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 
 

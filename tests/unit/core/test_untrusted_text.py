@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from fedws.core import errors, untrusted_text
-from fedws.core.error_location import describe_error, describe_with_location, summarize_error
+from fedws.core.error_text import describe_error, describe_with_location, summarize_error
 from fedws.core.errors import FedwsError, LinkRefused, UsageError
 from fedws.core.untrusted_text import (
     LOGGER_NAMES,

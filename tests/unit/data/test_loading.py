@@ -7,7 +7,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UnknownName, UsageError
-from fedws.data import label_ranges, loading
+from fedws.data import label_ranges, loading, partitioning
 from fedws.data.samples import ImageDataset
 from tests.helpers.support import write_idx
 
@@ -56,7 +56,7 @@ def test_what_the_workers_of_the_demo_hold(mnist_root: Path, node: str, samples:
 
 def test_shares_hold_every_sample_once() -> None:
     whole = loading.load_dataset("digits", None, train=True)
-    parts = [loading.select_share(whole, "digits", "shards:per_worker=1", share, 3) for share in range(3)]
+    parts = [partitioning.select_share(whole, "digits", "shards:per_worker=1", share, 3) for share in range(3)]
     assert (
         all(isinstance(part, ImageDataset) for part in parts) and sum(len(part) for part in parts) == len(whole) == 1442
     )
@@ -75,7 +75,7 @@ def test_a_data_set_of_ones_own() -> None:
     data = loading.load_dataset("mine:12", None, train=True)
     assert len(data) == 12 and loading.count_classes(data, "mine") == 3
     assert len(loading.select_labels(data, "mine", (0, 2))) == 8
-    assert len(loading.select_share(data, "mine", "iid", 1, 2)) == 6
+    assert len(partitioning.select_share(data, "mine", "iid", 1, 2)) == 6
     assert loading.get_dataset_title("mine:12") == "mine"
     with pytest.raises(UsageError, match="dataset mine names no model of its own: give one with --model"):
         loading.get_default_model("mine")
@@ -116,24 +116,24 @@ def test_a_data_set_without_labels_cannot_be_split_by_them(labelled: str, why: s
         loading.select_labels(data, "mine", (1,))
     for partition in ("dirichlet", "shards"):
         with pytest.raises(UsageError, match=text):
-            loading.select_share(data, "mine", partition, 0, 2)
+            partitioning.select_share(data, "mine", partition, 0, 2)
 
 
 @pytest.mark.parametrize("labelled", ["none", "real"])
 def test_equal_shares_need_no_labels(labelled: str) -> None:
     data, whole = (loading.load_dataset(f"mine:labelled={which}", None, train=True) for which in (labelled, "whole"))
-    parts, wanted = (loading.split_into_shares(each, "mine", "iid", 2) for each in (data, whole))
+    parts, wanted = (partitioning.split_into_shares(each, "mine", "iid", 2) for each in (data, whole))
     assert sorted(np.concatenate(parts).tolist()) == list(range(9))
     assert all(np.array_equal(part, other) for part, other in zip(parts, wanted, strict=True))
-    assert len(loading.select_share(data, "mine", "iid", 0, 2)) == 5
+    assert len(partitioning.select_share(data, "mine", "iid", 0, 2)) == 5
 
 
 def test_a_seed_is_given_where_it_is_taken() -> None:
-    assert loading.with_seed("dirichlet:0.5", 3) == "dirichlet:0.5,seed=3"
-    assert loading.with_seed("iid:seed=7", 3) == "iid:seed=7"
+    assert partitioning.with_seed("dirichlet:0.5", 3) == "dirichlet:0.5,seed=3"
+    assert partitioning.with_seed("iid:seed=7", 3) == "iid:seed=7"
     registry.register("partition", "halves")(halves)
     try:
-        assert loading.with_seed("halves", 3) == "halves"
+        assert partitioning.with_seed("halves", 3) == "halves"
     finally:
         registry._pieces.pop(("partition", "halves"))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedws.core import registry
-from fedws.data import loading
+from fedws.data import partitioning
 from tests.helpers.plugin_cleanup import forgotten as forgotten
 
 pytestmark = pytest.mark.usefixtures("forgotten")
@@ -26,10 +26,10 @@ class Seeded:
 @pytest.mark.parametrize("piece", [seeded, Seeded, partial(seeded), lambda targets, shares, *, seed=1: None])
 def test_the_seed_is_added(piece: Callable[..., Any]) -> None:
     registry.register("partition", "mine")(piece)
-    assert loading.with_seed("mine", 7) == "mine,seed=7"
-    assert loading.with_seed("mine:seed=3", 7) == "mine:seed=3"
+    assert partitioning.with_seed("mine", 7) == "mine,seed=7"
+    assert partitioning.with_seed("mine:seed=3", 7) == "mine:seed=3"
 
 
 def test_it_is_not_where_none_is_taken() -> None:
     registry.register("partition", "mine")(unseeded)
-    assert loading.with_seed("mine", 7) == "mine"
+    assert partitioning.with_seed("mine", 7) == "mine"

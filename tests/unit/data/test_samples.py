@@ -8,15 +8,8 @@ from torch.utils.data import Subset, default_collate
 
 from fedws.core.errors import TaskError
 from fedws.data import loading
-from fedws.data.samples import (
-    ImageDataset,
-    SampleSubset,
-    compute_fingerprint,
-    find_labels,
-    iter_batches,
-    load_batch,
-    select_samples,
-)
+from fedws.data.samples import ImageDataset, SampleSubset, compute_fingerprint, iter_batches, load_batch, select_samples
+from fedws.data.targets import find_labels
 from fedws.training.batching import split_into_batches
 
 

@@ -96,7 +96,7 @@ def test_other_targets_are_not_labels(given: Any, why: str) -> None:
     with pytest.raises(ValueError) as caught:
         targets.read_labels(Held(given))
     assert str(caught.value) == why
-    assert samples.find_labels(Held(given)) is None
+    assert targets.find_labels(Held(given)) is None
 
 
 def test_the_largest_label_is_one() -> None:

@@ -12,7 +12,7 @@ from fedws.core.plan import TrainSettings
 from fedws.data.samples import ImageDataset
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from tests.helpers.support import REPOSITORY
 
 

@@ -14,9 +14,9 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.data import loading, samples
+from fedws.data import loading, partitioning, targets
 from fedws.split_learning import model_split
-from fedws.training import building
+from fedws.training import model_building
 from tests.helpers.support import REPOSITORY, require
 
 FOLDER = REPOSITORY / "examples" / "coco128_mistnet"
@@ -41,7 +41,7 @@ def pieces() -> Iterator[Any]:
 def outputs(pieces: Any) -> torch.Tensor:
     """What a fresh model tells of two pictures."""
     with torch.inference_mode():
-        told: torch.Tensor = building.build_model("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
+        told: torch.Tensor = model_building.build_model("ssdlite", seed=1).eval()(pictures(2) * 2 - 1)
     return told
 
 
@@ -98,10 +98,10 @@ def test_boxes_are_as_the_files_tell_and_the_rest_is_padding(pieces: Any, root: 
 
 def test_partitions_go_by_the_largest_box(pieces: Any, root: Path) -> None:
     for part, expected in ((":public", [80, 3]), ("", [80, 79])):
-        targets = samples.find_labels(loading.load_dataset(f"coco128{part}", str(root), True))
-        assert targets is not None and targets.dtype == torch.int64 and targets.tolist() == expected
+        labels = targets.find_labels(loading.load_dataset(f"coco128{part}", str(root), True))
+        assert labels is not None and labels.dtype == torch.int64 and labels.tolist() == expected
     edges = loading.load_dataset("coco128", str(root), True)
-    shares = [loading.select_share(edges, "coco128", "iid", share, 2) for share in range(2)]
+    shares = [partitioning.select_share(edges, "coco128", "iid", share, 2) for share in range(2)]
     assert sorted(int(share[0][1][0, 0]) for share in shares) == [-1, 79]
 
 
@@ -139,7 +139,7 @@ def test_where_the_data_set_goes_is_told(pieces: Any, tmp_path: Path) -> None:
 
 
 def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
-    model, batch = building.build_model("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
+    model, batch = model_building.build_model("ssdlite", seed=1).eval(), pictures(1) * 2 - 1
     known = [cut for cut in model_split.find_split_points(model) if cut.startswith("backbone.features.0")]
     assert {"backbone.features.0.0", "backbone.features.0.4", "backbone.features.0.13", "backbone.features.0"} <= set(
         known
@@ -153,7 +153,7 @@ def test_it_is_cut_in_the_features_and_composes_to_itself(pieces: Any) -> None:
 
 def theirs(pieces: Any) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Torchvision's whole detector, and the model with the same weights."""
-    detector, model = pieces._whole(), building.build_model("ssdlite", seed=1)
+    detector, model = pieces._whole(), model_building.build_model("ssdlite", seed=1)
     assert type(detector) is type(ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     detector.load_state_dict(model.state_dict())
     return detector, model

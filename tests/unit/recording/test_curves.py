@@ -12,8 +12,8 @@ import pytest
 
 from fedws.core.errors import UsageError
 from fedws.recording.curves import draw_curves, spread_positions
-from fedws.recording.evaluation_lines import FEDERATED_MODEL
-from fedws.recording.metrics_reader import distinct_label_sets, metric_series, prediction_shares, read_records
+from fedws.recording.evaluation_lines import FEDERATED_MODEL, distinct_label_sets
+from fedws.recording.metrics_reader import metric_series, prediction_shares, read_records
 
 GROUPS = {"alice": [0, 1, 2, 3], "bob": [4, 5, 6], "charlie": [7, 8, 9]}
 TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

@@ -17,7 +17,8 @@ from fedws.core.errors import RunFailed
 from fedws.core.plan import Plan
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol.evaluation_result import EvalResult
-from fedws.recording.run_log import OrderedLog, RunLog, log, write_model
+from fedws.recording.ordered_log import OrderedLog
+from fedws.recording.run_log import RunLog, log, write_model
 
 # --------------------------------------------------------------------------- lines
 

@@ -15,7 +15,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.asynchronous import AsynchronousScheduler, AsynchronousState
 from fedws.scheduling.base import TaskSpec
 from fedws.scheduling.events import Event, ResponseTimed, RoundTimeout, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.participant import ScheduleConfig
+from fedws.scheduling.schedule_config import ScheduleConfig
 
 START = {"w": torch.zeros(2)}
 THREE = ("alice", "bob", "charlie")

@@ -22,8 +22,8 @@ from fedws.scheduling.events import (
     WorkerConnected,
     WorkerDisconnected,
 )
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler, SynchronousState
 from fedws.updates.aggregators.mean import MeanAccumulator, MeanAggregator
 

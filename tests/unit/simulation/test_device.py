@@ -25,7 +25,7 @@ from fedws.simulation.device import Device, DeviceSpeed, SlowChannel
 from fedws.simulation.event_log import EventLog
 from fedws.simulation.tensor_cache import TensorCache
 from fedws.simulation.virtual_loop import run_in_virtual_time
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from tests.helpers.federation import Points, registered, worker
 
 LIMITS = Limits()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.split_learning.encoding import FeatureEncoding
 from fedws.split_learning.encodings.gaussian import calibrate_sigma
+from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.one_bit import OneBitEncoding
 from tests.helpers.statistics import assert_mean, seeded
 

@@ -22,7 +22,7 @@ from fedws.protocol.messages import TaskFailure, TaskResult
 from fedws.protocol.run_claim import RunClaim
 from fedws.split_learning.extractor_pool import pack_state_dicts
 from fedws.split_learning.model_split import split_model
-from fedws.training import building
+from fedws.training import model_building
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, features, on_data, order, part, reason, strategy, weights, worker
 
@@ -53,7 +53,7 @@ def test_what_it_sends_are_the_features_of_its_samples_with_noise(tmp_path: Path
     assert isinstance(node.execute(extraction(epsilon=50, labels="clear")), TaskResult)
     sent = node.execute(part())
     assert isinstance(sent, TaskResult)
-    module, data = building.build_model("points_net", seed=0), Points(Path(), True)
+    module, data = model_building.build_model("points_net", seed=0), Points(Path(), True)
     module.load_state_dict(dict(weights()))
     extractor, _ = split_model(module, "relu")
     with torch.inference_mode():

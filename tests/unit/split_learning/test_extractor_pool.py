@@ -17,7 +17,7 @@ from fedws.split_learning.extractor_pool import (
     unpack_state_dicts,
 )
 from fedws.split_learning.model_split import split_model
-from fedws.training import building, local, task_context
+from fedws.training import local, model_building, task_context
 from tests.helpers.federation import Points, registered
 
 
@@ -28,7 +28,7 @@ def _pieces() -> Iterator[None]:
 
 
 def extractor(seed: int) -> dict[str, torch.Tensor]:
-    return split_model(building.build_model("points_net", seed), "relu")[0].state_dict()
+    return split_model(model_building.build_model("points_net", seed), "relu")[0].state_dict()
 
 
 def test_what_is_joined_comes_apart_again_in_order() -> None:
@@ -36,7 +36,7 @@ def test_what_is_joined_comes_apart_again_in_order() -> None:
     together = pack_state_dicts(several)
     assert [hash_tensors(one) for one in unpack_state_dicts(together)] == [hash_tensors(one) for one in several]
     assert all(is_packed_name(name) and not explain_invalid_name(name) for name in together)
-    assert not any(is_packed_name(name) for name in building.build_model("points_net", 1).state_dict())
+    assert not any(is_packed_name(name) for name in model_building.build_model("points_net", 1).state_dict())
     assert unpack_state_dicts({}) == []
 
 
@@ -45,13 +45,13 @@ def test_what_was_not_joined_is_not_taken_for_it() -> None:
 
 
 def test_outside_of_training_it_is_the_model() -> None:
-    module = building.build_model("points_net", 1)
+    module = model_building.build_model("points_net", 1)
     shared, points = MultiExtractorModel(module, "relu", [extractor(2)]).eval(), torch.randn(5, 4)
     assert torch.equal(shared(points), module(points)) and torch.equal(shared(points), module(points))
 
 
 def test_all_of_it_learns_and_the_model_is_the_one_that_was_given() -> None:
-    module, others = building.build_model("points_net", 1), [extractor(2), extractor(3)]
+    module, others = model_building.build_model("points_net", 1), [extractor(2), extractor(3)]
     shared = MultiExtractorModel(module, "relu", others)
     before = copy_to_cpu(module.state_dict())
     settings = TrainSettings(model="points_net", dataset="points", max_local_batches=3, batch_size=40)
@@ -67,7 +67,7 @@ def test_all_of_it_learns_and_the_model_is_the_one_that_was_given() -> None:
 
 
 def test_extractors_of_another_cut_do_not_fit() -> None:
-    module = building.build_model("points_net", 1)
+    module = model_building.build_model("points_net", 1)
     with pytest.raises(RuntimeError, match=r"inner\.bias"):
         MultiExtractorModel(module, "relu", [{"inner.weight": torch.zeros(11, 4)}])
     with pytest.raises(UsageError, match="there is no such cut"):

@@ -21,7 +21,7 @@ from fedws.split_learning import pretraining
 from fedws.split_learning.extractor_pool import pack_state_dicts, unpack_state_dicts
 from fedws.split_learning.fine_tuning import FineTuneSettings, _FrozenHeadModel
 from fedws.split_learning.model_split import split_model
-from fedws.training import building, evaluation, local, task_context
+from fedws.training import evaluation, local, model_building, task_context
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 
@@ -41,7 +41,7 @@ def others() -> Tensors:
 
 def made_by(extractor: Tensors) -> torch.Tensor:
     """The bits of that extractor, without noise, as they would be sent."""
-    module, data = split_model(building.build_model("points_net", seed=0), "relu")[0], Points(Path(), True)
+    module, data = split_model(model_building.build_model("points_net", seed=0), "relu")[0], Points(Path(), True)
     module.load_state_dict(dict(extractor))
     with torch.inference_mode():
         values = module(torch.stack([data[index][0] for index in range(120)]))
@@ -92,7 +92,7 @@ def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Pat
     work = task_context.TaskContext("alice", "points", Points(Path(), True))
     adapted = settings.fine_tune(extractor, head, work, order(ask).seed)
     assert torch.equal(sent, made_by(adapted))
-    module = nn.Sequential(*split_model(building.build_model("points_net", seed=0), "relu"))
+    module = nn.Sequential(*split_model(model_building.build_model("points_net", seed=0), "relu"))
     losses = []
     for one in (extractor, adapted):
         module[0].load_state_dict(dict(one))
@@ -128,7 +128,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
 
     fedws.register("model", "normed")(Normed)
     try:
-        model = copy_to_cpu(building.build_model("normed", 1).state_dict())
+        model = copy_to_cpu(model_building.build_model("normed", 1).state_dict())
         made = registry.build_piece(
             "algorithm", "mistnet:split_at=0,extractor_epochs=2", TrainSettings(model="normed", dataset="points")
         )

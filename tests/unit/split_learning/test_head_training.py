@@ -21,7 +21,7 @@ from fedws.split_learning.feature_store import FeatureStore, StoredFeatures
 from fedws.split_learning.head_training import HeadTrainSettings
 from fedws.split_learning.model_split import split_model
 from fedws.split_learning.server_tasks import train
-from fedws.training import building, task_context
+from fedws.training import model_building, task_context
 from fedws.training.optimizer_state import STATE_PREFIX
 from tests.helpers.federation import registered
 from tests.helpers.mistnet_requests import extraction, order, part, reason, strategy, weights, worker
@@ -90,7 +90,7 @@ def test_maps_are_cropped_where_that_is_wanted() -> None:
             "algorithm", f"mistnet:feature_shift={crop}", TrainSettings(model="mnist_cnn", dataset="digits")
         )
         settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (20, 12, 12), 1).settings)
-        module = building.build_model("mnist_cnn", 1)
+        module = model_building.build_model("mnist_cnn", 1)
         found.append(hash_tensors(head_training.train_head(module, {}, records, settings, work, seed=1)[1]))
     assert found[0] == found[1] != found[2]
 
@@ -99,12 +99,15 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
     """Here what another head gives for the same features."""
     points = torch.randn(200, 11, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted = split_model(building.build_model("points_net", 5), "relu")[1](points)
+        wanted = split_model(model_building.build_model("points_net", 5), "relu")[1](points)
     records = StoredFeatures([{"features": points.view(torch.uint8), "labels": wanted}])
     training = TrainSettings(model="points_net", dataset="points", loss="mse", optimizer="adam", lr=0.03)
     made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear,encoding=floats", training)
     settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 0, (11,), 1).settings)
-    work, module = task_context.TaskContext("coordinator", "features", records), building.build_model("points_net", 1)
+    work, module = (
+        task_context.TaskContext("coordinator", "features", records),
+        model_building.build_model("points_net", 1),
+    )
     memory: Tensors = {}
     losses = []
     for number in range(1, 20):
@@ -134,7 +137,7 @@ def test_what_cannot_be_cropped_is_told(changes: dict[str, Any], why: str) -> No
     work = task_context.TaskContext("coordinator", "features", records)
     with pytest.raises(TaskError, match=re.escape(why)):
         head_training.train_head(
-            building.build_model("mnist_cnn", 1),
+            model_building.build_model("mnist_cnn", 1),
             {},
             records,
             HeadTrainSettings.model_validate({**asked, **changes}),
@@ -158,7 +161,7 @@ def test_a_loss_of_ones_own_is_used_for_clear_labels() -> None:
         made = registry.build_piece("algorithm", "mistnet:split_at=relu,labels=clear", training)
         settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (11,), 1).settings)
         work = task_context.TaskContext("coordinator", "features", records)
-        head_training.train_head(building.build_model("points_net", 1), {}, records, settings, work, seed=1)
+        head_training.train_head(model_building.build_model("points_net", 1), {}, records, settings, work, seed=1)
     finally:
         del registry._pieces["loss", "mine"]
     assert sum(map(len, calls)) == 6
@@ -173,7 +176,7 @@ def test_every_record_weighs_the_same_also_in_the_last_batch() -> None:
         training = TrainSettings(model="points_net", dataset="points", lr=1e-3, batch_size=size)
         made = registry.build_piece("algorithm", "mistnet:split_at=relu", training)
         settings = HeadTrainSettings.model_validate(made.configure_training({}, {}, 10, (11,), 1).settings)
-        module = building.build_model("points_net", 1)
+        module = model_building.build_model("points_net", 1)
         before = module.state_dict()["outer.weight"].clone()
         _, tensors = head_training.train_head(module, {}, records, settings, work, seed=1)
         moved.append((tensors["outer.weight"] - before) * size)

@@ -16,9 +16,9 @@ from fedws.core.seeds import request_seed, seed_generators
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskRequest
 from fedws.training import objective
-from fedws.training.building import build_model
 from fedws.training.evaluation import evaluate
 from fedws.training.local import compute_gradient, train
+from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 
 

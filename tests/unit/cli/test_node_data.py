@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from fedws.cli.data_flags import load_node_data, print_node_data
+from fedws.cli.node_data import load_node_data, print_node_data
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.data.samples import find_labels
+from fedws.data.targets import find_labels
 from fedws.node.worker import Worker
 
 

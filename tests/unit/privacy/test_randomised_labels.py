@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedws.core.errors import UsageError
-from fedws.data.labels import count_output_classes, describe_labels, to_sendable_labels
-from fedws.privacy.randomized_labels import forward_corrected_loss, randomise_labels, resample_probability
+from fedws.data.batch_labels import count_output_classes, describe_labels, to_sendable_labels
+from fedws.privacy.randomised_labels import forward_corrected_loss, randomise_labels, resample_probability
 from fedws.privacy.secure_noise import SecureRandom
 from tests.helpers.statistics import assert_mean, assert_shares, seeded
 

@@ -49,8 +49,8 @@ def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
     part, wanted = data, None
     if arguments.partition is not None:
         share, of = partitioning.parse_share(arguments.share)
-        part = loading.select_share(
-            data, dataset, loading.with_seed(arguments.partition, arguments.partition_seed), share, of
+        part = partitioning.select_share(
+            data, dataset, partitioning.with_seed(arguments.partition, arguments.partition_seed), share, of
         )
     elif not whole:
         wanted = label_ranges.DEMO_LABELS.get(node, ())

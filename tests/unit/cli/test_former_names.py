@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from fedws.cli import run, worker
+from fedws.cli.former_names import RENAMED_FLAGS, RENAMED_NODE_FLAGS
 from fedws.cli.main import main, run_command
-from fedws.cli.renamed_flags import RENAMED_FLAGS, RENAMED_NODE_FLAGS
 from fedws.core.plan import Plan, build_plan
 
 RENAMED = {**RENAMED_FLAGS, **RENAMED_NODE_FLAGS}

@@ -9,7 +9,7 @@ import torch
 from fedws.core.errors import TaskError
 from fedws.core.plan import EvalSettings
 from fedws.split_learning.wrappers.encoded_split import encoded_split
-from fedws.training.building import build_model
+from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 from tests.helpers.federation import Points, registered
 

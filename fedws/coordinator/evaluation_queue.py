@@ -23,9 +23,10 @@ from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
 from fedws.protocol.messages import TaskFailure, TaskRequest
-from fedws.recording import metrics_reader
+from fedws.recording import evaluation_lines
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
-from fedws.recording.run_log import Record, RunLog, log, write_model
+from fedws.recording.run_log import RunLog, log, write_model
+from fedws.recording.stored_records import Record
 from fedws.scheduling.loss_count import NO_LOSSES
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 
@@ -64,7 +65,7 @@ class EvaluationQueue:
     def restore(self, version: int, pending_lines: Sequence[Mapping[str, Any]]) -> None:
         """After a restart: say what was not said, with the scores of rounds up to ``version``, there or to come.
 
-        ``pending_lines`` is what :meth:`fedws.recording.run_log.OrderedLog.pending` gave then.
+        ``pending_lines`` is what :meth:`fedws.recording.ordered_log.OrderedLog.pending` gave then.
         """
         known = {(record["round"], record["model"]): record for record in self._run_log.records if "model" in record}
         files: dict[int, dict[str, Path]] = {}
@@ -150,7 +151,7 @@ class EvaluationQueue:
 
     @property
     def _label_groups(self) -> Sequence[Sequence[int]]:
-        return metrics_reader.distinct_label_sets(self._run_log.worker_labels)
+        return evaluation_lines.distinct_label_sets(self._run_log.worker_labels)
 
     async def _evaluate_all(self) -> None:
         while self._rounds or not self._is_finishing:

@@ -1,4 +1,4 @@
-"""A model on torch's device ``meta``: its names, dtypes and shapes, without memory for its values."""
+"""Builds registered models: with fresh weights, or as outlines on torch's device ``meta``, without memory."""
 
 import warnings
 
@@ -8,14 +8,20 @@ from torch.nn.parameter import is_lazy
 from fedws.core import registry
 from fedws.core.errors import FedwsError, PieceFailed
 from fedws.core.seeds import seed_generators
-from fedws.training.building import build_model
+from fedws.protocol import sendable_model
+
+
+def build_model(spec: str, seed: int) -> torch.nn.Module:
+    """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
+    with seed_generators(seed):
+        return sendable_model.require_module(spec, registry.build_piece("model", spec))
 
 
 def build_outline(spec: str) -> torch.nn.Module:
     """Return a registered model on the device ``meta``, where tensors have no values and take no memory.
 
     A factory of the user's own that fails there, as one that reads a value, is called again as usual, and the result
-    has values. Raises as :func:`fedws.training.building.build_model`.
+    has values. Raises as :func:`fedws.training.model_building.build_model`.
     """
     try:
         # Seeded blocks take turns, which the filters of warnings need: they are one list per process.

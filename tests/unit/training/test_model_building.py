@@ -9,7 +9,7 @@ from torch import nn
 from fedws.core.errors import UsageError
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskResult
-from fedws.training.model_outline import build_complete_model, build_outline, count_elements
+from fedws.training.model_building import build_complete_model, build_outline, count_elements
 from tests.helpers.model_build_probe import MADE, TASKS, Watched, answered, asked, refused, watched, weights
 
 every = pytest.mark.parametrize("task", TASKS)
@@ -67,7 +67,7 @@ def test_only_a_model_of_the_owners_own_is_built_with_values_where_meta_fails(
         devices.append(torch.empty(0).device.type)
         raise UsageError("it fails")
 
-    monkeypatch.setattr("fedws.training.model_outline.build_model", fails)
+    monkeypatch.setattr("fedws.training.model_building.build_model", fails)
     assert "it fails" in refused(asked("fedavg.fit", model, weights())) and devices == ["meta", "cpu"][:tries]
 
 

@@ -13,7 +13,7 @@ import torch
 
 from fedws.cli.console import run_guarded
 from fedws.core import registry
-from fedws.core.error_location import (
+from fedws.core.error_text import (
     PLUGIN_MODULE_PREFIX,
     describe_error,
     describe_with_location,
@@ -160,9 +160,7 @@ def test_so_it_does_for_any_other_error(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_error_that_no_line_of_the_user_led_to_is_its_text(
     error: Exception, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "fedws.core.error_location.is_user_file", lambda *_: False
-    )  # these tests are a user's files too
+    monkeypatch.setattr("fedws.core.error_text.is_user_file", lambda *_: False)  # these tests are a user's files too
 
     def work() -> int:
         raise error
