@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from fedws.core.errors import ProtocolError, UsageError
 from fedws.core.limits import MAX_CLASSES, MAX_DECLARED_LABELS, MessageLimits
-from fedws.data import samples
+from fedws.data import targets
 from fedws.data.base import Dataset
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
 from fedws.protocol.decoder import Decoder
@@ -22,7 +22,7 @@ def declared_labels(data: Dataset, labels: Iterable[int] | None, min_samples: in
     """
     counted: dict[int, int] | None = None
     if labels is None or min_samples > 1:
-        present_labels = samples.find_labels(data)
+        present_labels = targets.find_labels(data)
         if present_labels is not None:
             found, counts = present_labels.unique(return_counts=True)
             counted = dict(zip(found.tolist(), counts.tolist(), strict=True))

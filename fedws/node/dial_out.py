@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator
 from functools import partial
 
-from fedws.core.error_location import describe_with_location
+from fedws.core.error_text import describe_with_location
 from fedws.core.errors import (
     BodyUnavailable,
     LinkError,
