@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from fedws.core.error_location import describe_with_location
+from fedws.core.error_text import describe_with_location
 from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError, to_printable
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
@@ -95,8 +95,6 @@ class NodeServer:
             reply = Refusal(kind="busy", reason=str(refused))
         except LinkLost as lost:
             return await channel.close(str(lost), to_close_code(lost))
-        except UsageError as error:  # the caller accepts less than a welcome
-            return await channel.close(f"the welcome has {error}", CloseCode.MESSAGE_REJECTED)
         if hello.run != self._last_refused_run:  # it may go on asking
             self._refusal_log.log(f"refused run {claim.run_id_prefix}: {reply.reason}")
         self._last_refused_run = hello.run
@@ -116,14 +114,19 @@ class NodeServer:
             self._peer_limits = MessageLimits(hello.max_message_bytes, hello.max_tensors, "the coordinator")
             channel.transfers.set_peer_limits(self._peer_limits)
             resume_offsets, has_body_store = channel.transfers.resume_offsets, channel.transfers.has_body_store
-            await channel.send(
-                replace(
-                    welcome,
-                    resume_offsets=resume_offsets,
-                    has_body_store=has_body_store,
-                    max_message_bytes=self._limits.max_message_bytes,
+            try:
+                await channel.send(
+                    replace(
+                        welcome,
+                        resume_offsets=resume_offsets,
+                        has_body_store=has_body_store,
+                        max_message_bytes=self._limits.max_message_bytes,
+                    )
                 )
-            )
+            except UsageError as too_large:  # the coordinator accepts less than a welcome
+                why = f"the welcome has {too_large}"
+                reason = f"ended: {why}"
+                return asyncio.create_task(channel.close(why, CloseCode.MESSAGE_REJECTED))
             error, closing = await self._answer_requests(channel, lease)
             reason = f"ended: {error}"
             return closing

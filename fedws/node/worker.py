@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fedws.core import registry
-from fedws.core.error_location import describe_with_location, find_user_location
+from fedws.core.error_text import describe_with_location, find_user_location
 from fedws.core.errors import (
     MessageTooLarge,
     PieceFailed,
@@ -134,12 +134,16 @@ class Worker:
         answer is on the audit log when this returns.
         """
         self._context.data_accessed.clear()
-        answer = build_failure(self.node, request, "failed", error) if error else self._run_task(request)
+        answer: TaskResult | TaskFailure
+        if error:
+            answer, traits = build_failure(self.node, request, "failed", error), registry.DEFAULT_TASK_TRAITS
+        else:
+            answer, traits = self._run_task(request)
         features, on_recorded = self._context.pending_releases.pop(request.request_id, (None, None))
         if isinstance(answer, TaskFailure):
             features = on_recorded = None
         self._last_release = features
-        return self._record_answer(request, answer, limits, features, on_recorded)
+        return self._record_answer(request, answer, limits, features, on_recorded, traits)
 
     def record_resend(
         self, request: TaskRequest, result: TaskResult, limits: MessageLimits = NO_MESSAGE_LIMITS
@@ -161,6 +165,7 @@ class Worker:
         limits: MessageLimits,
         release: FeatureRelease | None,
         on_recorded: Callable[[], None] | None = None,
+        traits: registry.TaskTraits = registry.DEFAULT_TASK_TRAITS,
         *,
         resent: bool = False,
         counts: bool = True,
@@ -177,7 +182,7 @@ class Worker:
                 answer,
                 num_bytes,
                 release,
-                self._find_traits(request.task),
+                traits,
                 samples_read=self._context.data_accessed.is_set(),
                 resent=resent,
                 counts=counts,
@@ -192,8 +197,10 @@ class Worker:
             return build_failure(self.node, request, "failed", "the audit log cannot be written, so nothing leaves")
         return answer
 
-    def _run_task(self, request: TaskRequest) -> TaskResult | TaskFailure:
+    def _run_task(self, request: TaskRequest) -> tuple[TaskResult | TaskFailure, registry.TaskTraits]:
+        """Return the answer to a request, and the traits of its task; the default ones if the task cannot be found."""
         self._context.warnings.clear()
+        traits = registry.DEFAULT_TASK_TRAITS
         try:
             task = self._find_task(request.task)
             traits = registry.get_task_traits(task)
@@ -203,9 +210,11 @@ class Worker:
                 raise TaskFailed(f"task {request.task} returned {type(result).__name__} instead of TaskResult")
             features, _ = self._context.pending_releases.get(request.request_id, (None, None))
             self.policy.check_result(result, features, traits.releases)
-            return replace(result, metrics=round_metrics(result.metrics)) if traits.releases == "metrics" else result
+            if traits.releases == "metrics":
+                result = replace(result, metrics=round_metrics(result.metrics))
+            return result, traits
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            return self._handle_task_error(request, error)
+            return self._handle_task_error(request, error), traits
 
     def _handle_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
         """Return the answer to a request whose task raised an error.
@@ -256,13 +265,6 @@ class Worker:
         if name not in self._tasks:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
-
-    def _find_traits(self, name: str) -> registry.TaskTraits:
-        """Return the traits of a task; the default ones for a task that this node does not have."""
-        try:
-            return registry.get_task_traits(self._find_task(name))
-        except UnknownName:
-            return registry.DEFAULT_TASK_TRAITS
 
     def build_unsendable_failure(self, request: TaskRequest, error: UsageError) -> TaskFailure:
         """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""

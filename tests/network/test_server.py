@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import json
 import re
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import fedws
+from fedws.core import registry
+from fedws.core.errors import LinkLost, UsageError
 from fedws.network.base import Limits
-from fedws.protocol.messages import TaskFailure, TaskResult
-from tests.helpers.federation import PATIENCE, Gate, Proxy, evaluating, federation, happens, settings, worker
+from fedws.network.lookup import find_transport
+from fedws.privacy.audit_log import AuditLog
+from fedws.protocol.messages import TaskFailure, TaskResult, Welcome
+from tests.helpers.federation import PATIENCE, Gate, Proxy, address, evaluating, federation, happens, settings, worker
 from tests.helpers.manual_coordinator import HELLO, answer, closed, data, honest, order, rough, welcomed
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
@@ -33,6 +39,50 @@ async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:
         report = await answer(socket)
         assert isinstance(report, TaskResult)
         assert (report.request_id, report.num_examples) == ("3", 120)
+
+
+async def test_a_task_that_cannot_be_loaded_fails_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text of its own error may name files of the node."""
+    point = EntryPoint("theirs.fit", "their_package:fit", "fedws.task")
+
+    def load(self: EntryPoint) -> None:
+        raise RuntimeError("secret /home/bob/data.csv")
+
+    monkeypatch.setattr(EntryPoint, "load", load)
+    monkeypatch.setattr(registry, "_load_entry_points", lambda kind: {point.name: point} if kind == "task" else {})
+    log = tmp_path / "audit.jsonl"
+    node = fedws.Worker("alice", "points", worker()._context.data, audit_log=AuditLog(log))
+    async with fedws.serve(node, "ws://localhost:0") as url, rough(url) as socket:
+        await welcomed(socket)
+        await socket.send(data(order(task="theirs.fit")))
+        failure = await answer(socket)
+        assert isinstance(failure, TaskFailure)
+        assert (failure.kind, failure.reason) == ("failed", "UsageError (see the log of alice)")
+        await socket.send(data(order(request_id="2")))
+        assert isinstance(await answer(socket), TaskResult), "the link stays"
+    assert [json.loads(line)["outcome"] for line in log.read_text().splitlines()] == ["failed", "result"]
+    assert "secret" not in log.read_text()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "memory"])
+async def test_no_error_of_the_node_becomes_a_close_reason(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the limits of the coordinator do, where they do not admit a welcome."""
+
+    def fail(*given: object) -> None:
+        raise UsageError("secret /home/bob/data.csv")
+
+    node = worker()
+    monkeypatch.setattr(node, "execute", fail)
+    async with fedws.serve(node, address(scheme, "alice")) as url:
+        channel = await find_transport(url).connect(url, Limits())
+        await channel.send(HELLO)
+        assert isinstance(await channel.receive(), Welcome)
+        await channel.send(order())
+        with pytest.raises(LinkLost) as lost:
+            await channel.receive()
+    assert "secret" not in str(lost.value)
 
 
 async def test_a_silent_peer_is_let_go() -> None:
