@@ -44,7 +44,7 @@ NAMES = [
     for name in registry.list_pieces("algorithm")
     if not is_collect_then_train(registry.find_piece("algorithm", name))
 ]
-"""Those whose workers train; see ``test_gathering.py`` for the others."""
+"""Those whose workers train; see ``test_collect_then_train.py`` for the others."""
 WORKERS = ("alice", "bob", "charlie", "dora", "emil")
 ROUNDS = 3
 CALM = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow])

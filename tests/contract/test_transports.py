@@ -192,7 +192,7 @@ async def test_a_large_message_arrives_whole(scheme: str, size: int) -> None:
 
 @every
 async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
-    """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_progress.py."""
+    """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_liveness.py."""
     async with linked(scheme, Limits(peer_timeout=0.3)) as (near, far):
         waiting = asyncio.create_task(far.receive())
         await asyncio.sleep(0.9)  # three silences: the link must outlast them

@@ -26,7 +26,7 @@ THROUGH = {
     "summarize_error", "describe_error", "describe_with_location", "describe_setting_error", "describe_schema_error",
     "describe_connect_error", "explain_rejection", "find_user_location", "find_last_location", "build_failure",
 }  # fmt: skip
-"""What gives a text that is printable; test_foreign.py and the tests of their files show it."""
+"""What gives a text that is printable; test_untrusted_text.py and the tests of their files show it."""
 OUT = {"log", "emit", "add_log_line", "info", "warning", "error", "debug"}
 """Where a line leaves: complaints and log records, and the lines of a run."""
 MESSAGE = {

@@ -1,7 +1,13 @@
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import pytest
 
+from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.data import partitioning
+from tests.helpers.plugin_cleanup import forgotten as forgotten
 
 
 @pytest.mark.parametrize(("text", "share"), [("0/3", (0, 3)), ("2/3", (2, 3)), ("0/1", (0, 1)), (" 4/10 ", (4, 10))])
@@ -42,3 +48,27 @@ def test_check_refuses_what_would_leave_a_share_empty(samples: int, count: int, 
     with pytest.raises(UsageError):
         partitioning.check_share_sizes(samples, count, each)
     partitioning.check_share_sizes(6, 3, 2)
+
+
+def seeded(targets: Any, shares: int, *, seed: int = 1) -> None: ...
+
+
+def unseeded(targets: Any, shares: int) -> None: ...
+
+
+class Seeded:
+    def __init__(self, targets: Any, shares: int, *, seed: int = 1) -> None: ...
+
+
+@pytest.mark.usefixtures("forgotten")
+@pytest.mark.parametrize("piece", [seeded, Seeded, partial(seeded), lambda targets, shares, *, seed=1: None])
+def test_the_seed_is_added(piece: Callable[..., Any]) -> None:
+    registry.register("partition", "mine")(piece)
+    assert partitioning.with_seed("mine", 7) == "mine,seed=7"
+    assert partitioning.with_seed("mine:seed=3", 7) == "mine:seed=3"
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_it_is_not_where_none_is_taken() -> None:
+    registry.register("partition", "mine")(unseeded)
+    assert partitioning.with_seed("mine", 7) == "mine"

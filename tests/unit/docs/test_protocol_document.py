@@ -224,7 +224,7 @@ def test_what_is_said_to_who_joins() -> None:
     assert "`no hello in time`" in text and "`hello before join`" in text
     rows = table(section("A node that dials out"), "check of `join`")
     assert {row["refusal's `kind`"] for row in rows} <= {*typing.get_args(typing.get_type_hints(Refusal)["kind"])}
-    assert [row["refusal's `kind`"] for row in rows] == ["protocol", "node", "key", "busy"], "see test_meeting.py"
+    assert [row["refusal's `kind`"] for row in rows] == ["protocol", "node", "key", "busy"], "see test_join_listener.py"
 
 
 def test_what_the_busy_say() -> None:
