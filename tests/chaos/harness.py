@@ -1,4 +1,4 @@
-"""Runs a federation of real processes behind misbehaving links, does to it what a plan of faults says, and judges.
+"""Run a federation of real processes behind unreliable links, inject a plan of faults, and check the run.
 
 Everything is bounded: a run that makes no progress while nothing is being done to it has hung, and that is a failure
 with the ends of all logs. Only processes started here are ended, each by its id.
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 
+from tests.chaos.checks import ROUND, check_run, measure_delays
 from tests.chaos.faults import COORDINATOR, EVALUATOR, Fault
-from tests.chaos.inflict import Inflictor
-from tests.chaos.judgement import ROUND, judge, measure
+from tests.chaos.inject import FaultInjector
 from tests.chaos.outcome import Outcome
 from tests.chaos.programs import LOOK, Failed, Launch, Node, Program
 from tests.helpers.processes import Command
@@ -60,7 +60,7 @@ class Chaos:
         """The last round that has begun."""
         self._say = say
         self._progress = self._began = time.monotonic()
-        self._faults = Inflictor(
+        self._faults = FaultInjector(
             folder / "run", self.nodes, self.coordinator, self.outcome, settings.rate, self._begins
         )
 
@@ -69,13 +69,13 @@ class Chaos:
         try:
             async with asyncio.timeout(self.settings.bound):
                 await self._run()
-            judge(self.outcome, self.folder, self.settings.rounds, self.settings.compare, self._programs())
+            check_run(self.outcome, self.folder, self.settings.rounds, self.settings.compare, self._programs())
         except TimeoutError:
             raise Failed(f"not over after {self.settings.bound:g} s\n{self.tails()}") from None
         except Failed as failed:
             raise Failed(f"{failed}\n{self.tails()}") from None
         finally:
-            measure(self.outcome, self.coordinator)
+            measure_delays(self.outcome, self.coordinator)
             self._keep_logs()
             for program in self._programs():
                 for command in program.incarnations:

@@ -1,4 +1,4 @@
-"""What a run has left behind, held against what it promised."""
+"""Checks of a run under faults: its record, its files and the lines that its programs printed."""
 
 import re
 from collections import Counter
@@ -20,13 +20,13 @@ ROUND = re.compile(r"(?:Training round|Model version) (\d+)/")
 GOES_ON = re.compile(r"Going on after round (\d+) of")
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) \| (.*)")
 LEFT_BEHIND = ("checkpoints/*.part", "pending_evaluations", ".lock", "*.part")
-"""What is in no directory of a run that has ended."""
+"""Files that no directory of a run that has ended may hold."""
 
 
-def judge(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: Sequence[Program]) -> None:
-    """Hold what is left in a folder, and what the programs printed, against what was promised.
+def check_run(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: Sequence[Program]) -> None:
+    """Check the files of a run and the output of its programs, and add what is wrong to the problems of the outcome.
 
-    With ``compare`` also against the run without faults; the last of the programs is the coordinator.
+    With ``compare`` also check them against the run without faults; the last of the programs is the coordinator.
     """
     run = folder / "run"
     outcome.problems += record_problems(run, rounds)
@@ -47,7 +47,7 @@ def judge(outcome: Outcome, folder: Path, rounds: int, compare: bool, programs: 
 
 
 def _compare(outcome: Outcome, folder: Path, scores: Sequence[dict[str, Any]]) -> None:
-    """The weights are those of the run without faults, and so is every score that there is."""
+    """Compare the weights and every score with those of the run without faults."""
     reference, run = folder / "reference", folder / "run"
     outcome.equal = same(reference / "model.safetensors", run / "model.safetensors")
     if not outcome.equal:
@@ -63,8 +63,8 @@ def _compare(outcome: Outcome, folder: Path, scores: Sequence[dict[str, Any]]) -
             outcome.problems.append(f"the score of {place} is not that of the run without faults")
 
 
-def measure(outcome: Outcome, coordinator: Program) -> None:
-    """How long it took, by the coordinator's lines, until faults were found out and until killed runs went on."""
+def measure_delays(outcome: Outcome, coordinator: Program) -> None:
+    """Measure, by the coordinator's lines, how long it took to detect faults and to continue killed runs."""
     lines = [_stamped(command) for command in coordinator.incarnations]
     rounds = [at for told in lines for at, text in told if ROUND.search(text)]
     outcome.last = max([outcome.last, *rounds])
@@ -85,7 +85,7 @@ def measure(outcome: Outcome, coordinator: Program) -> None:
 
 
 def record_problems(run: Path, rounds: int) -> list[str]:
-    """What is wrong with the record of a run that has come to its end."""
+    """Return what is wrong with the record of a run that has ended."""
     problems = []
     told = recorded(run)
     numbers = [record["round"] for record in told if record["kind"] == "round"]
@@ -104,7 +104,7 @@ def record_problems(run: Path, rounds: int) -> list[str]:
 
 
 def lost_rounds(printed: Sequence[Sequence[str]]) -> list[str]:
-    """What each start of the coordinator forgot of the one before: a round whose successor had begun was complete.
+    """Return the rounds that a restart of the coordinator lost: a round is complete once its successor has begun.
 
     >>> lost_rounds([["Training round 7/9"], ["Going on after round 5 of 9"]])
     ['after round 7 had begun the run went on after round 5']
@@ -120,7 +120,7 @@ def lost_rounds(printed: Sequence[Sequence[str]]) -> list[str]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Equal names, dtypes, shapes and bits."""
+    """Return whether two models have equal names, dtypes, shapes and bits."""
     models = [safetensors.torch.load_file(path) for path in (one, other)]
     return models[0].keys() == models[1].keys() and all(
         (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(_bits(a), _bits(b))

@@ -1,6 +1,6 @@
-"""Does to a federation what faults say: kills, stops, holds, slows and cuts.
+"""Inject faults into a federation: kill, stop, hold, throttle and cut.
 
-Where it sleeps, that is a fault's own time: how long after a round's beginning it comes, and how long it lasts.
+Every sleep is a part of a fault: its delay after the start of a round, or its duration.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ AMID = 0.001
 """Seconds between two looks whether a file is there."""
 
 
-class Inflictor:
-    """Inflicts faults on these programs, each on its own time, and writes down which; ``run`` is the run's directory.
+class FaultInjector:
+    """Tasks that inject faults into these programs and add them to the outcome; ``run`` is the run's directory.
 
-    ``rate`` is what a link carries when nothing is wrong with it; ``on_line`` hears of each fault as it begins.
+    ``rate`` is the rate of a link without a fault; ``say`` is called with each fault when it begins.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class Inflictor:
         self._say = say
         self._tasks: list[asyncio.Task[None]] = []
         self.under_way = 0
-        """How many faults last just now."""
+        """Number of faults that last at present."""
 
     def begin(self, fault: Fault) -> None:
-        """Inflict it when its time has come."""
-        self._tasks.append(asyncio.create_task(self._inflict(fault)))
+        """Inject a fault after its delay."""
+        self._tasks.append(asyncio.create_task(self._inject(fault)))
 
     def check(self) -> None:
-        """Raises what inflicting has raised so far."""
+        """Raise the error of a fault whose injection failed."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def end(self) -> None:
-        """Whatever still goes wrong ends now."""
+        """End all faults."""
         for task in self._tasks:
             if not task.done():
                 task.cancel()
@@ -66,20 +66,20 @@ class Inflictor:
             if program.incarnations:
                 program.send(signal.SIGCONT)
 
-    async def _inflict(self, fault: Fault) -> None:
+    async def _inject(self, fault: Fault) -> None:
         await asyncio.sleep(fault.after)
-        inflict = {
+        inject = {
             "kill": self._kill,
             "lose": self._kill,
             "stop": self._stop,
             "hold": self._hold,
             "throttle": self._throttle,
         }
-        await inflict.get(fault.kind.what, self._cut)(fault)
+        await inject.get(fault.kind.what, self._cut)(fault)
 
     @contextlib.asynccontextmanager
     async def _lasting(self, fault: Fault) -> AsyncIterator[None]:
-        """A fault that was injected just now; while it lasts nobody is impatient."""
+        """Record a fault as injected; while it lasts, the patience of the run does not run out."""
         at = time.time()
         self._outcome.injected.append(Done(fault, at))
         self._say(fault)
@@ -117,12 +117,12 @@ class Inflictor:
         return False
 
     async def _again(self, program: Program, pause: float) -> None:
-        """Start again, after a pause, what was killed."""
+        """Start a killed program again after a pause."""
         self._outcome.kills[program.name] += 1
         command = program.command
         while (status := command._wait(0)) is None:
             await asyncio.sleep(LOOK)
-        if status != -signal.SIGKILL:  # it was faster, and has ended by itself: others judge how
+        if status != -signal.SIGKILL:  # it ended by itself before the signal: its status is checked elsewhere
             program.killed.discard(command)
             return
         await asyncio.sleep(pause)
