@@ -1,9 +1,9 @@
 """MistNet on CIFAR-10: what its cuts and encodings cost in accuracy, what it asks of workers, and what it sends.
 
-Batch 5 is public, and only pretrains the net; the others are private, held by four workers. Every cell begins with the
+Batch 5 is public, and only pretrains the net; the others are private, held by four workers. Every case begins with the
 pretrained weights and has the same optimizer, learning rates (0.05, 30 % less each epoch), batches of 64, and no
 augmentation; labels are clear but where it is said. FedAvg has as many rounds, of an epoch each, as have the bytes that
-MistNet has at the first cut. Two cells run at a time, with a thread each; features are on the disk meanwhile, up to
+MistNet has at the first cut. Two cases run at a time, with a thread each; features are on the disk meanwhile, up to
 4 GB, and 21 GB with ``--full``, which has the paper's nets and cuts.
 """
 
@@ -21,8 +21,8 @@ from benchmarks.harness.processes import Child, Crew
 from benchmarks.harness.settings import Settings
 from benchmarks.harness.tables import table
 from benchmarks.mistnet import bytes_sent, feature_leak, upload_memory
-from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell
-from benchmarks.mistnet.pieces import PRIVATE, multiply_adds
+from benchmarks.mistnet.plugin import PRIVATE, multiply_adds
+from benchmarks.mistnet.training_case import SKEWED, WORKERS, TrainingCase
 from fedws.split_learning import communication_cost
 from fedws.split_learning.model_split import split_model
 from fedws.training import model_building
@@ -33,7 +33,7 @@ HIDDEN = 0.3
 """SSIM below which a picture counts as unrecognisable."""
 AT_ONCE = 2
 LIMIT = 24 * 3600.0
-"""Seconds that one cell may take, with ``--full`` on processors."""
+"""Seconds that one case may take, with ``--full`` on processors."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,23 @@ def main(settings: Settings) -> None:
 
 
 def figures(net: Net, extent: Extent, data_dir: Path) -> None:
-    """Pretrain, run the cells, measure a worker and the links, and print it all."""
+    """Pretrain, run the cases, measure a worker and the links, and print it all."""
     begun = time.monotonic()
     size = net.size(net.cuts[0], extent.records)
     work = multiply_adds(net.module) / 1e6
     print(f"mistnet: {net.model}, {size.num_parameters:,} parameters, {work:.1f} M multiply-adds")
-    print(f"{extent.epochs} epochs a cell on {extent.records:,} private samples; {extent.lessons} of pretraining")
+    print(f"{extent.epochs} epochs a case on {extent.records:,} private samples; {extent.lessons} of pretraining")
     with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         file = str(Path(folder) / "pretrained.safetensors")
         alone = pretrain(net, extent, data_dir, file)
         dataset, cuda = f"cifar10_private:samples={extent.records}", torch.cuda.is_available()
-        plain = Cell("centralised", net.model, dataset, str(data_dir), file, extent.epochs, cuda=cuda)
-        asked = cells(net, plain, extent)
-        found = accuracies([cell for _, cell in asked])
+        plain = TrainingCase("centralised", net.model, dataset, str(data_dir), file, extent.epochs, cuda=cuda)
+        asked = cases(net, plain, extent)
+        found = accuracies([case for _, case in asked])
         leaks = feature_leak.attacked(net.model, file, data_dir, net.cuts, quick=extent is QUICK)
         rows = [["pretrained, nothing private", "", "", "", alone, "", ""]]
-        for name, cell in asked:
-            rows.append([name, *told(net, cell), 100 * found[cell], *leaks.get((cell.cut, cell.encoding), ("", ""))])
+        for name, case in asked:
+            rows.append([name, *told(net, case), 100 * found[case], *leaks.get((case.cut, case.encoding), ("", ""))])
         head = ["", "cut", "extractor %", "epsilon total", "accuracy %", "SSIM", "PSNR"]
         print(table(head, _rounded(rows)))
         print("epsilon total: of a record's features, and its label where that has one; a clear label has no bound")
@@ -127,14 +127,16 @@ def figures(net: Net, extent: Extent, data_dir: Path) -> None:
     print()
 
 
-def verdict(found: Mapping[Cell, float], plain: Cell, leaks: Mapping[tuple[str, str], tuple[float, float]]) -> str:
+def verdict(
+    found: Mapping[TrainingCase, float], plain: TrainingCase, leaks: Mapping[tuple[str, str], tuple[float, float]]
+) -> str:
     """How near to centralised training comes what nobody recognises."""
-    hidden = [(found[cell], cell) for cell in found if leaks.get((cell.cut, cell.encoding), (1.0, 0.0))[0] < HIDDEN]
+    hidden = [(found[case], case) for case in found if leaks.get((case.cut, case.encoding), (1.0, 0.0))[0] < HIDDEN]
     if not hidden:
         return f"no setting has an SSIM below {HIDDEN}"
-    best, cell = max(hidden, key=lambda pair: pair[0])
+    best, case = max(hidden, key=lambda pair: pair[0])
     below = 100 * (found[plain] - best)
-    told = f"{cell.encoding} at {cell.cut}, {100 * best:.2f} %, {below:.2f} points below centralised"
+    told = f"{case.encoding} at {case.cut}, {100 * best:.2f} %, {below:.2f} points below centralised"
     return f"the best below {HIDDEN}: {told}"
 
 
@@ -152,7 +154,7 @@ def pretrain(net: Net, extent: Extent, data_dir: Path, file: str) -> float:
     return float(said[1])
 
 
-def cells(net: Net, plain: Cell, extent: Extent) -> list[tuple[str, Cell]]:
+def cases(net: Net, plain: TrainingCase, extent: Extent) -> list[tuple[str, TrainingCase]]:
     """What is trained, by the names of the rows; quickly, one of each way."""
     averaged = replace(plain, way="fedavg", epochs=net.equal_rounds(extent.records))
     rounds = f"FedAvg, {averaged.epochs} rounds"
@@ -169,23 +171,23 @@ def cells(net: Net, plain: Cell, extent: Extent) -> list[tuple[str, Cell]]:
     return asked[:2] + asked[-1:] if extent is QUICK else asked
 
 
-def told(net: Net, cell: Cell) -> list[object]:
+def told(net: Net, case: TrainingCase) -> list[object]:
     """Cut, the extractor's share in percent, and epsilon of a record as a whole; infinite without a mechanism."""
-    if cell.way != "mistnet":
+    if case.way != "mistnet":
         return ["", "", ""]
-    features = cell.algorithm.release_format.model_copy(update={"label_epsilon": cell.label_epsilon})
-    spent = features.build_release(net.size(cell.cut, 1).feature_shape)
+    features = case.algorithm.release_format.model_copy(update={"label_epsilon": case.label_epsilon})
+    spent = features.build_release(net.size(case.cut, 1).feature_shape)
     total = math.inf if spent.epsilon is None else spent.num_features * spent.epsilon + (spent.label_epsilon or 0.0)
-    return [cell.cut, f"{100 * net.share(cell.cut):.1f}", "none" if math.isinf(total) else f"{total:,.0f}"]
+    return [case.cut, f"{100 * net.share(case.cut):.1f}", "none" if math.isinf(total) else f"{total:,.0f}"]
 
 
-def accuracies(asked: Sequence[Cell]) -> dict[Cell, float]:
-    """Train the cells, some at a time; each is told of when it is done."""
-    found: dict[Cell, float] = {}
-    running: list[tuple[Cell, Child]] = []
+def accuracies(asked: Sequence[TrainingCase]) -> dict[TrainingCase, float]:
+    """Train the cases, some at a time; each is told of when it is done."""
+    found: dict[TrainingCase, float] = {}
+    running: list[tuple[TrainingCase, Child]] = []
     with Crew() as crew:
-        for number, cell in enumerate(asked):
-            running.append((cell, crew.start("cell", "-m", "benchmarks.mistnet.cell", cell.text())))
+        for number, case in enumerate(asked):
+            running.append((case, crew.start("case", "-m", "benchmarks.mistnet.training_case", case.text())))
             while len(running) == AT_ONCE or (running and number == len(asked) - 1):
                 time.sleep(0.2)
                 for one, child in [pair for pair in running if pair[1].process.poll() is not None]:
@@ -199,14 +201,14 @@ def accuracies(asked: Sequence[Cell]) -> dict[Cell, float]:
     return found
 
 
-def bearing(net: Net, cell: Cell, samples: int) -> None:
+def bearing(net: Net, case: TrainingCase, samples: int) -> None:
     """What a worker has to bear."""
     print(f"a worker with {samples:,} samples: extraction, against one epoch of training the same net")
     rows = []
     for name, what, cut in [*(("extract", "extract", cut) for cut in net.cuts), ("train", "train", net.cuts[0])]:
         with Crew() as crew:
             child = crew.start(
-                name, "-m", "benchmarks.mistnet.device_cost", what, replace(cell, cut=cut).text(), str(samples)
+                name, "-m", "benchmarks.mistnet.device_cost", what, replace(case, cut=cut).text(), str(samples)
             )
             child.finish(LIMIT)
             (_, said), *_ = child.matches(r"seconds (\S+) ready (\S+) peak (\S+)")
@@ -216,14 +218,14 @@ def bearing(net: Net, cell: Cell, samples: int) -> None:
     print(table(["", "s", "ready MB", "peak MB", "more MB"], rows))
 
 
-def links(cell: Cell, net: Net, extent: Extent) -> None:
+def links(case: TrainingCase, net: Net, extent: Extent) -> None:
     """What MistNet and FedAvg send."""
     rounds = net.equal_rounds(extent.records)
     print(f"bytes on the links of {len(WORKERS)} workers, both directions; the kernel also counts others' traffic")
-    names = f"mistnet, {cell.cut}, bits", f"fedavg, {rounds} rounds"
-    measured = zip(names, bytes_sent.both(cell, rounds), strict=True)
+    names = f"mistnet, {case.cut}, bits", f"fedavg, {rounds} rounds"
+    measured = zip(names, bytes_sent.both(case, rounds), strict=True)
     rows = [[name, f"{one.recorded / 1e6:.2f}", f"{one.payload / 1e6:.2f}"] for name, one in measured]
-    raw = net.size(cell.cut, extent.records).raw_bytes
+    raw = net.size(case.cut, extent.records).raw_bytes
     rows.append(["the pixels", f"{raw / 1e6:.2f}", ""])
     print(table(["", "recorded MB", "kernel MB"], rows))
 

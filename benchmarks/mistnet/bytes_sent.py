@@ -10,38 +10,38 @@ from pathlib import Path
 
 from benchmarks.harness.job import PATIENCE
 from benchmarks.harness.processes import Crew
-from benchmarks.mistnet.cell import WORKERS, Cell
+from benchmarks.mistnet.training_case import WORKERS, TrainingCase
 from benchmarks.network.round_overhead import Traffic, loopback
 
-PLUGIN = "benchmarks/mistnet/pieces.py"
+PLUGIN = "benchmarks/mistnet/plugin.py"
 LIMIT = 3600.0
 """Seconds that one run may take."""
 
 
-def both(cell: Cell, rounds: int) -> tuple[Traffic, Traffic]:
-    """One upload of every worker, as the cell has it; then so many rounds of FedAvg with the same workers."""
+def both(case: TrainingCase, rounds: int) -> tuple[Traffic, Traffic]:
+    """One upload of every worker, as the case has it; then so many rounds of FedAvg with the same workers."""
     gathered = [
         "--split-at",
-        cell.cut,
+        case.cut,
         "--encoding",
-        cell.encoding,
+        case.encoding,
         "--pretrained",
-        cell.pretrained,
+        case.pretrained,
         "--server-epochs",
         "1",
     ]
     averaged = ["--rounds", str(rounds), "--max-local-batches", "1"]
-    shared = ["--dataset", cell.dataset, "--plugin", PLUGIN]
+    shared = ["--dataset", case.dataset, "--plugin", PLUGIN]
     with Crew() as crew, tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
         policy, nodes = Path(folder) / "policy.toml", {}
-        policy.write_text("max_uploads = 99\n", encoding="utf-8")  # of all cells, which share the nodes' audit logs
+        policy.write_text("max_uploads = 99\n", encoding="utf-8")  # of all cases, which share the nodes' audit logs
         for number, name in enumerate(WORKERS):
-            share = ["--partition", cell.partition, "--share", f"{number}/{len(WORKERS)}"]
-            place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", cell.data_dir, "--policy", str(policy)]
+            share = ["--partition", case.partition, "--share", f"{number}/{len(WORKERS)}"]
+            place = ["--host", "127.0.0.1", "--port", "0", "--data-dir", case.data_dir, "--policy", str(policy)]
             nodes[name] = crew.start(name, "run_websocket_server.py", "--id", name, *share, *place, *shared)
         urls = {name: child.wait_for(r"serving.*(ws://\S+)", PATIENCE)[1][1] for name, child in nodes.items()}
         links = ["--workers", *(f"{name}={url}" for name, url in urls.items()), "--evaluator", "none"]
-        words = [*links, *shared, "--model", cell.model, "--batch-size", "64"]
+        words = [*links, *shared, "--model", case.model, "--batch-size", "64"]
         return (
             _run(crew, [*words, "--algorithm", "mistnet", *gathered]),
             _run(crew, [*words, "--algorithm", "fedavg", *averaged]),

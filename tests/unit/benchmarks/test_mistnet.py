@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.harness.settings import Settings
-from benchmarks.mistnet import accuracy_and_cost, bytes_sent, in_process_run, pieces
-from benchmarks.mistnet.cell import SKEWED, WORKERS, Cell, parts
+from benchmarks.mistnet import accuracy_and_cost, bytes_sent, in_process_run, plugin
+from benchmarks.mistnet.training_case import SKEWED, WORKERS, TrainingCase, parts
 from fedws import ImageDataset, TaskContext, TrainSettings, Worker
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
@@ -44,7 +44,7 @@ def _registered() -> Iterator[None]:
         del registry._pieces[name]
 
 
-CELL = Cell("mistnet", "small_vgg", "noise", "", "", 1, "features.9", "bits:epsilon=2")
+CASE = TrainingCase("mistnet", "small_vgg", "noise", "", "", 1, "features.9", "bits:epsilon=2")
 
 
 def noise(samples: int) -> ImageDataset:
@@ -55,7 +55,7 @@ def noise(samples: int) -> ImageDataset:
 
 def test_what_is_public_is_not_private(cifar_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cache(Cifar10)
-    monkeypatch.setattr(pieces, "Cifar10", read)
+    monkeypatch.setattr(plugin, "Cifar10", read)
     whole = read(cifar_root, True)
     private, public = (
         registry.build_piece("dataset", f"cifar10_{name}", cifar_root, True) for name in ("private", "public")
@@ -73,8 +73,8 @@ def test_what_is_public_is_not_private(cifar_root: Path, monkeypatch: pytest.Mon
 
 def test_multiply_adds_are_counted() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(2048, 10))
-    assert pieces.multiply_adds(net) == 32 * 32 * 2 * 27 + 20480
-    assert pieces.multiply_adds(accuracy_and_cost.SMALL.module) <= 25e6
+    assert plugin.multiply_adds(net) == 32 * 32 * 2 * 27 + 20480
+    assert plugin.multiply_adds(accuracy_and_cost.SMALL.module) <= 25e6
 
 
 @pytest.mark.parametrize("net", [accuracy_and_cost.SMALL, *accuracy_and_cost.PAPER], ids=lambda net: net.model)
@@ -97,8 +97,8 @@ def test_fedavg_has_the_bytes_of_the_first_cut() -> None:
 
 
 def test_a_row_tells_epsilon_of_a_whole_record() -> None:
-    others = [replace(CELL, label_epsilon=4.0), replace(CELL, encoding="floats"), replace(CELL, way="fedavg")]
-    rows = [accuracy_and_cost.told(accuracy_and_cost.SMALL, cell)[-1] for cell in (CELL, *others)]
+    others = [replace(CASE, label_epsilon=4.0), replace(CASE, encoding="floats"), replace(CASE, way="fedavg")]
+    rows = [accuracy_and_cost.told(accuracy_and_cost.SMALL, case)[-1] for case in (CASE, *others)]
     assert rows == ["24,576", "24,580", "none", ""]
 
 
@@ -154,7 +154,7 @@ def test_a_run_within_the_process_tells_what_failed(tmp_path: Path) -> None:
 
 
 def test_the_best_of_what_nobody_recognises_is_told() -> None:
-    plain = Cell("centralised", "small_vgg", "noise", "", "", 1)
+    plain = TrainingCase("centralised", "small_vgg", "noise", "", "", 1)
     seen, hidden, worse = (replace(plain, way="mistnet", cut=cut, encoding="bits") for cut in ("a", "b", "c"))
     leaks = {("a", "bits"): (0.3, 10.0), ("b", "bits"): (0.299, 10.0), ("c", "bits"): (0.1, 10.0)}
     found = {plain: 0.8, seen: 0.79, hidden: 0.7, worse: 0.6}
@@ -167,12 +167,12 @@ def test_the_best_of_what_nobody_recognises_is_told() -> None:
 def test_mistnet_can_be_run_quickly(
     cifar_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a cell of each way, as ``--quick`` has them, it takes a minute; here it is one, and one worker's burden.
+    """With a case of each way, as ``--quick`` has them, it takes a minute; here it is one, and one worker's burden.
 
     Two workers have links, and processes are copies.
     """
-    every = accuracy_and_cost.cells
-    monkeypatch.setattr(accuracy_and_cost, "cells", lambda *given: every(*given)[-1:])
+    every = accuracy_and_cost.cases
+    monkeypatch.setattr(accuracy_and_cost, "cases", lambda *given: every(*given)[-1:])
     monkeypatch.setattr(accuracy_and_cost, "SMALL", accuracy_and_cost.Net("small_vgg", ("features.9",)))
     monkeypatch.setattr(bytes_sent, "WORKERS", WORKERS[:2])
     monkeypatch.setattr(subprocess, "Popen", Copy)

@@ -1,6 +1,6 @@
 """A plugin for the figures of MistNet: CIFAR-10 in a public and a private part, and nets to cut.
 
---plugin benchmarks/mistnet/pieces.py --dataset cifar10_private --model small_vgg
+--plugin benchmarks/mistnet/plugin.py --dataset cifar10_private --model small_vgg
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""One figure of the MistNet benchmark, in a process of its own: ``python -m benchmarks.mistnet.cell CELL``.
+"""One figure of the MistNet benchmark, in a process of its own: ``python -m benchmarks.mistnet.training_case CASE``.
 
-Training is the product's: its strategies, tasks and stores, without links between them. Every cell begins with the
+Training is the product's: its strategies, tasks and stores, without links between them. Every case begins with the
 same weights, pretrained on the public part. Prints ``accuracy`` on the test set, and ``seconds`` without the start.
 """
 
@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.mistnet import in_process_run
-from benchmarks.mistnet import pieces as pieces
+from benchmarks.mistnet import plugin as plugin
 from fedws.algorithms.fedavg import FedAvg
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import seeds
-from fedws.core.plan import EvalSettings, TrainSettings
 from fedws.core.registry import build_piece
+from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data import loading
 from fedws.data.base import Dataset
@@ -44,8 +44,8 @@ _ALL = Policy(encodings=("*",), labels="clear")
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What is trained, and how."""
+class TrainingCase:
+    """A model, its data and the way of training it; an instance is one row of the table."""
 
     way: Literal["centralised", "fedavg", "mistnet"]
     model: str
@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def algorithm(self) -> Any:
-        """MistNet, as this cell wants it."""
+        """MistNet with the settings of this case."""
         return MistNet(
             self.training,
             split_at=self.cut,
@@ -102,52 +102,52 @@ def parts(data: Dataset, partition: str) -> list[Dataset]:
     return [select_samples(data, torch.from_numpy(part)) for part in dealt]
 
 
-def trained(cell: Cell, data: Dataset, model: Tensors) -> Tensors:
-    """The model that the cell's way makes of ``model``."""
-    if cell.way == "centralised":
-        work, module = TaskContext("one", cell.dataset, data), model_building.build_model(cell.model, 1)
+def trained(case: TrainingCase, data: Dataset, model: Tensors) -> Tensors:
+    """Train ``model`` in the way of the case, and return the trained model."""
+    if case.way == "centralised":
+        work, module = TaskContext("one", case.dataset, data), model_building.build_model(case.model, 1)
         module.load_state_dict(dict(model))
-        for epoch in range(1, cell.epochs + 1):
-            local.train(module, work, cell.training.for_round(epoch), seeds.request_seed(1, work.node, epoch))
+        for epoch in range(1, case.epochs + 1):
+            local.train(module, work, case.training.for_round(epoch), seeds.request_seed(1, work.node, epoch))
         return copy_to_cpu(module.state_dict())
-    shares = zip(WORKERS, parts(data, cell.partition), strict=True)
-    workers = {name: Worker(name, cell.dataset, part, policy=_ALL) for name, part in shares}
-    terms = ScheduleConfig(WORKERS, cell.epochs, 1, len(WORKERS))
+    shares = zip(WORKERS, parts(data, case.partition), strict=True)
+    workers = {name: Worker(name, case.dataset, part, policy=_ALL) for name, part in shares}
+    terms = ScheduleConfig(WORKERS, case.epochs, 1, len(WORKERS))
     with tempfile.TemporaryDirectory(prefix="fedws-bench-") as folder:
-        if cell.way == "fedavg":
+        if case.way == "fedavg":
             return in_process_run.run(
-                SynchronousScheduler(FedAvg(cell.training), MeanAggregator(), AllSampler(), terms),
+                SynchronousScheduler(FedAvg(case.training), MeanAggregator(), AllSampler(), terms),
                 workers,
                 model,
                 {},
                 Path(folder),
             )
         return in_process_run.run(
-            CollectThenTrainScheduler(cell.algorithm, terms), workers, model, MistNet.server_tasks, Path(folder)
+            CollectThenTrainScheduler(case.algorithm, terms), workers, model, MistNet.server_tasks, Path(folder)
         )
 
 
-def accuracy(cell: Cell, test: Dataset, model: Tensors) -> float:
+def accuracy(case: TrainingCase, test: Dataset, model: Tensors) -> float:
     """On the test set, from 0 to 1; MistNet's features pass through the encoding without noise."""
-    settings = EvalSettings(model=cell.model, loss=cell.training.loss, dataset=cell.dataset, cuda=cell.cuda)
-    if cell.way == "mistnet":
-        settings = cell.algorithm.configure_evaluation(settings)
-    work = TaskContext("testing", cell.dataset, test)
+    settings = EvalSettings(model=case.model, loss=case.training.loss, dataset=case.dataset, cuda=case.cuda)
+    if case.way == "mistnet":
+        settings = case.algorithm.configure_evaluation(settings)
+    work = TaskContext("testing", case.dataset, test)
     found = evaluation.evaluate(work.build_eval_model(settings, model), work, settings).accuracy
     assert found is not None
     return found
 
 
-def main(cell: Cell) -> None:
+def main(case: TrainingCase) -> None:
     """Load, train, score."""
-    data, test = (loading.load_dataset(cell.dataset, cell.data_dir, train) for train in (True, False))
-    model = pretrained_file.load_pretrained(Path(cell.pretrained)).model
+    data, test = (loading.load_dataset(case.dataset, case.data_dir, train) for train in (True, False))
+    model = pretrained_file.load_pretrained(Path(case.pretrained)).model
     begun = time.monotonic()
-    found = accuracy(cell, test, trained(cell, data, model))
+    found = accuracy(case, test, trained(case, data, model))
     print(f"accuracy {found:.4f} seconds {time.monotonic() - begun:.1f}")
 
 
 if __name__ == "__main__":
-    assert pieces.PRIVATE  # imported for what it registers
+    assert plugin.PRIVATE  # imported for what it registers
     torch.set_num_threads(1)
-    main(Cell(**json.loads(sys.argv[1])))
+    main(TrainingCase(**json.loads(sys.argv[1])))
