@@ -1,33 +1,60 @@
 """The confusion matrix of a classifier on the evaluator's data."""
 
+import math
 from typing import Any
 
 import torch
+
+import fedws
+
+MAX_MATRIX_CLASSES = math.isqrt(fedws.MAX_TABLE_CELLS)
+"""Number of classes of the largest matrix: a coordinator records no table with more than this, squared, in cells."""
 
 
 class ConfusionMatrix:
     """Counts the samples of each class by the class that the model predicts for them."""
 
     def __init__(self) -> None:
+        self.num_classes: int | None = None
+        """Number of classes of the model; 0 for a model that is not a classifier, None before the first batch."""
         self._counts: torch.Tensor | None = None
 
     def observe(self, outputs: Any, targets: Any) -> None:
-        """Count one batch: outputs of shape [n, classes] and integer targets of shape [n]. Ignore any other batch."""
-        if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or not isinstance(targets, torch.Tensor):
+        """Count one batch: outputs of shape [n, classes] and integer targets of shape [n].
+
+        A target outside 0..classes-1, such as -100 for a sample to ignore, is not counted. Batches of any other form,
+        or of different numbers of classes, are not those of a classifier. Nothing is allocated for a model of more than
+        :data:`MAX_MATRIX_CLASSES` classes, since the coordinator chooses the model.
+        """
+        classes = _count_classes(outputs, targets)
+        self.num_classes = classes if self.num_classes in (None, classes) else 0
+        if not 2 <= self.num_classes <= MAX_MATRIX_CLASSES:
+            self._counts = None
             return
-        if targets.dim() != 1 or targets.is_floating_point():
-            return
-        classes = outputs.shape[1]
-        cells = targets.long() * classes + outputs.argmax(dim=1)
+        true, predicted = targets.long(), outputs.argmax(dim=1)
+        valid = (true >= 0) & (true < classes)
+        cells = true[valid] * classes + predicted[valid]
         counts = torch.bincount(cells, minlength=classes**2).reshape(classes, classes).cpu()
         self._counts = counts if self._counts is None else self._counts + counts
 
     def table(self, min_samples: int = 1) -> list[list[int]] | None:
         """Return the matrix: a row for each true class, a column for each predicted one.
 
-        Return None for a model that is not a classifier, and where a cell counts fewer than ``min_samples`` samples but
-        not zero: such a count says too much about single samples.
+        Return None for a model that is not a classifier or has more than :data:`MAX_MATRIX_CLASSES` classes. Return
+        None also where a cell counts fewer than ``min_samples`` samples but not zero: such a count says too much about
+        single samples.
         """
         if self._counts is None or bool(((self._counts > 0) & (self._counts < min_samples)).any()):
             return None
         return [[int(cell) for cell in row] for row in self._counts]
+
+
+def _count_classes(outputs: Any, targets: Any) -> int:
+    """Return the number of classes of a classifier's batch, which is 2 or more; 0 for any other batch."""
+    if not isinstance(outputs, torch.Tensor) or not isinstance(targets, torch.Tensor):
+        return 0
+    if outputs.dim() != 2 or targets.dim() != 1 or len(outputs) != len(targets):
+        return 0
+    if targets.is_floating_point() or targets.is_complex() or outputs.shape[1] < 2:
+        return 0
+    return outputs.shape[1]

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from fedws.training.evaluation import evaluate as evaluate
     from fedws.training.local import train as train
     from fedws.training.task_context import TaskContext as TaskContext
+    from fedws.updates.metrics import MAX_TABLE_CELLS as MAX_TABLE_CELLS
 
 _EXPORTS = {
     "TaskSpec": "scheduling.base",
@@ -56,6 +57,7 @@ _EXPORTS = {
     "FedwsError": "core.errors",
     "ImageDataset": "data.samples",
     "Limits": "network.base",
+    "MAX_TABLE_CELLS": "updates.metrics",
     "TaskRequest": "protocol.messages",
     "PRINTABLE_FILTER": "core.untrusted_text",
     "Plan": "core.plan",
