@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness.noop_algorithm import Noop
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.protocol.messages import TaskResult
 from fedws.scheduling.events import ResponseTimed

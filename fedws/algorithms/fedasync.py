@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import FLOAT8_DTYPES, Tensors, as_real, copy_to_cpu, is_averaged, maximum, to_compute_dtype
 from fedws.core.validation import NonNegative, Positive
 from fedws.protocol.messages import TaskRequest, TaskResult

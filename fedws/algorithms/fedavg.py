@@ -5,8 +5,8 @@ Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every w
 
 from dataclasses import KW_ONLY, asdict, dataclass
 
-from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.core.validation import Count
 from fedws.protocol.messages import TaskRequest, TaskResult

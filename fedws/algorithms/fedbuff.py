@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, is_averaged, maximum, to_compute_dtype
 from fedws.core.validation import Positive
 from fedws.protocol.messages import TaskRequest, TaskResult

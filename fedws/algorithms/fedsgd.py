@@ -9,8 +9,8 @@ from functools import cache
 import torch
 
 from fedws.core.errors import RejectedUpdate
-from fedws.core.plan import TrainSettings
 from fedws.core.registry import register
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, to_compute_dtype
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec

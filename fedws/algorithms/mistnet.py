@@ -15,6 +15,7 @@ from pydantic import Field
 from fedws.core import registry
 from fedws.core.errors import TaskError, UsageError
 from fedws.core.registry import register
+from fedws.core.spec import Spec
 from fedws.core.task_settings import UNLIMITED_BATCHES, EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, hash_tensors
 from fedws.core.validation import Count, Positive
@@ -33,7 +34,7 @@ from fedws.split_learning.model_split import find_split_points, split_model
 from fedws.split_learning.pretraining import CLEAR_LABELS_HINT, PretrainSettings
 from fedws.split_learning.release_format import ReleaseFormat
 from fedws.split_learning.server_tasks import pretrain, train
-from fedws.split_learning.upload_cache import UploadCache
+from fedws.split_learning.upload_cache import open_uploads
 from fedws.split_learning.upload_progress import CachedFeatureSettings, UploadSettings, records_per_chunk
 from fedws.training import model_building
 from fedws.training.base import Task
@@ -64,7 +65,7 @@ def fine_tune(request: TaskRequest, context: TaskContext) -> TaskResult:
 def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
     """Send records of what was extracted: the same bits whenever they are asked for."""
     settings = context.parse_settings(request, UploadSettings)
-    cached = context.open_resource(UploadCache).find_completed()
+    cached = open_uploads(context).find_completed()
     if cached is None or cached.acknowledged:
         raise TaskError(f"{context.node} has {'no' if cached is None else 'deleted the'} features of this run")
     if (dataset := cached.manifest["settings"]["dataset"]) != context.dataset:
@@ -87,7 +88,7 @@ def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
 def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
     """The coordinator has every record: delete them."""
     context.parse_settings(request, CachedFeatureSettings)
-    cached = context.open_resource(UploadCache).find_completed()
+    cached = open_uploads(context).find_completed()
     if cached is not None:
         cached.acknowledge()
     return context.build_result(request, {})
@@ -132,7 +133,7 @@ class MistNet:
 
     def __post_init__(self) -> None:
         assert self.release_format  # or an encoding is wrong, and says so
-        registry.find_piece("dataset", registry.Spec.parse(self.public_dataset).name)
+        registry.find_piece("dataset", Spec.parse(self.public_dataset).name)
         if self.training.loss not in LIKELIHOOD_LOSSES and self.labels != "clear":
             needed = f"randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}"
             raise UsageError(f"--loss {self.training.loss}: {needed}; {CLEAR_LABELS_HINT}")
@@ -147,7 +148,7 @@ class MistNet:
     @property
     def split_point(self) -> str:
         """The cut."""
-        model = registry.find_piece("model", registry.Spec.parse(self.training.model).name)
+        model = registry.find_piece("model", Spec.parse(self.training.model).name)
         return self.split_at or getattr(model, "split_at", "")
 
     @property
@@ -171,7 +172,7 @@ class MistNet:
         notices, public = [], self.public_dataset
         if not self.pretrained_path:
             notices.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
-        if registry.Spec.parse(self.training.dataset).name == registry.Spec.parse(public).name:
+        if Spec.parse(self.training.dataset).name == Spec.parse(public).name:
             notices.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
         if self.extractor == "random":
             notices.append(

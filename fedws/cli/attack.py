@@ -80,6 +80,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.cli.attack_inputs import check_samples_fit, load_weights, select_images
     from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.core.plugins import load_plugins
+    from fedws.core.spec import Spec
     from fedws.data import loading
     from fedws.privacy.secure_noise import SecureRandom
     from fedws.split_learning import pretrained_file
@@ -89,8 +91,7 @@ def main(arguments: argparse.Namespace) -> int:
     for name in ("pretrain_epochs", "num_images", "steps", "num_starts", "threads"):
         if getattr(arguments, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(arguments, name)}: at least 1 is needed")
-    for plugin in arguments.plugins or ():
-        registry.load_plugin(plugin)
+    load_plugins(arguments.plugins or ())
     torch.set_num_threads(arguments.threads)
     encodings = [
         (spec, registry.build_piece("encoding", spec))
@@ -110,7 +111,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
     module = model_building.build_model(spec, seed=0)
     check_samples_fit(module, images, spec, arguments.dataset)
-    own = getattr(registry.find_piece("model", registry.Spec.parse(spec).name), "split_at", "")
+    own = getattr(registry.find_piece("model", Spec.parse(spec).name), "split_at", "")
     extractors = [(cut, split_model(module, cut)[0]) for cut in arguments.split_at or [own]]
     module.load_state_dict(load_weights(module, spec, arguments))  # the extractors' are these
     effort = feature_inversion.AttackBudget(steps=arguments.steps, starts=arguments.num_starts, seed=arguments.seed)
@@ -129,7 +130,7 @@ def main(arguments: argparse.Namespace) -> int:
                 except ValueError as error:
                     raise UsageError(f"cut {cut}, encoding {text}: {error}") from None
                 bar.write(
-                    _format_result(widths, cut, registry.Spec.parse(text).name, encoding.epsilon, outcome),
+                    _format_result(widths, cut, Spec.parse(text).name, encoding.epsilon, outcome),
                     file=sys.stdout,
                 )
                 sys.stdout.flush()
@@ -151,10 +152,11 @@ def main(arguments: argparse.Namespace) -> int:
 def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> list[str]:
     """Every encoding with every epsilon, if it has one and does not say its own."""
     from fedws.core import registry
+    from fedws.core.spec import Spec
 
     found = []
     for text in encodings:
-        spec = registry.Spec.parse(text)
+        spec = Spec.parse(text)
         noisy = registry.build_piece("encoding", text).epsilon is not None
         open_to = noisy and spec.value is None and "epsilon" not in spec.options
         joint = "," if spec.options else ":"
@@ -164,9 +166,9 @@ def _expand_epsilons(encodings: Sequence[str], epsilons: Sequence[float]) -> lis
 
 def _fit_column_widths(layers: Sequence[str], encodings: Sequence[str]) -> tuple[int, ...]:
     """Return the widths of the table's columns; of those that are set left, the first two, they are negative."""
-    from fedws.core import registry
+    from fedws.core.spec import Spec
 
-    names = [registry.Spec.parse(text).name for text in encodings]
+    names = [Spec.parse(text).name for text in encodings]
     longest = (max(map(len, ["cut", *layers])), max(map(len, ["encoding", *names])))
     return (*(-min(MAX_NAME_WIDTH, length + 1) for length in longest), *NUMBER_WIDTHS)
 

@@ -34,7 +34,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the table, or with ``--verify`` what is wrong; then the status is 1."""
     from pathlib import Path
 
-    from fedws.core.errors import UsageError, to_printable
+    from fedws.core.errors import UsageError
+    from fedws.core.untrusted_text import to_printable
     from fedws.privacy import audit_log
 
     given = Path(arguments.node)
@@ -101,7 +102,7 @@ def _format_row(line: Mapping[str, object], widths: Mapping[str, int]) -> str:
 
 
 def _format_cell(line: Mapping[str, object], key: str) -> str:
-    from fedws.core.errors import to_printable
+    from fedws.core.untrusted_text import to_printable
 
     text = "" if line.get(key) is None else to_printable(str(line[key]))
     if key == "epsilon" and not text and line.get("payload") == "features":

@@ -34,12 +34,11 @@ def build_parser(prog: str) -> Parser:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print the table, and the claim beside it."""
-    from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.core.plugins import load_plugins
     from fedws.split_learning import communication_cost
 
-    for plugin in arguments.plugins or ():
-        registry.load_plugin(plugin)
+    load_plugins(arguments.plugins or ())
     given = {name: getattr(arguments, name) for name in ("split_at", "input_shape", "num_records", "rounds")}
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.model is None:
@@ -66,13 +65,14 @@ def main(arguments: argparse.Namespace) -> int:
 def _measure_model(model: str, flags: dict[str, str | int]) -> "CommunicationCost":
     from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.core.spec import Spec
     from fedws.split_learning import communication_cost
     from fedws.split_learning.model_split import find_split_points
 
     for name in ("num_records", "rounds"):
         if int(flags.get(name, 1)) < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1")
-    piece = registry.find_piece("model", registry.Spec.parse(model).name)
+    piece = registry.find_piece("model", Spec.parse(model).name)
     cut = str(flags.pop("split_at", getattr(piece, "split_at", "")))
     if not cut:
         raise UsageError(

@@ -68,12 +68,11 @@ def main(arguments: argparse.Namespace) -> int:
 
 def _choose_dataset(arguments: argparse.Namespace) -> str:
     """The data set asked for, or MNIST; where MNIST cannot be had, the digits that ship with scikit-learn."""
-    from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.core.plugins import load_plugins
     from fedws.data import loading
 
-    for plugin in arguments.plugins or ():
-        registry.load_plugin(plugin)
+    load_plugins(arguments.plugins or ())
     if arguments.dataset is not None:
         loading.load_dataset(arguments.dataset, arguments.data_dir, train=True)
         return str(arguments.dataset)

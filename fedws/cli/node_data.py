@@ -7,6 +7,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.core.spec import Spec
 from fedws.core.untrusted_text import get_error_text
 from fedws.data import label_ranges, loading, partitioning, targets
 from fedws.data.base import Dataset
@@ -72,7 +73,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         label_ranges.parse_labels(arguments.labels, num_classes=10**9)
     if arguments.partition is not None:
         partitioning.parse_share(arguments.share)
-        registry.find_piece("partition", registry.Spec.parse(arguments.partition).name)
+        registry.find_piece("partition", Spec.parse(arguments.partition).name)
 
 
 def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: NodeData) -> None:
@@ -87,7 +88,7 @@ def print_node_data(arguments: argparse.Namespace, dataset: str, node_data: Node
             print(f"      {label}: {count}")
     if node_data.all_by_default:
         print(f"{arguments.id} holds all {len(node_data.data)} samples; --labels or --partition would choose a part")
-    key = f"{registry.Spec.parse(dataset).name}{'_testing' if arguments.is_evaluator else ''}"
+    key = f"{Spec.parse(dataset).name}{'_testing' if arguments.is_evaluator else ''}"
     print(f"datasets: {{'{key}': {_describe_dataset(node_data.data)}}}")
     print(f"len(datasets[{key}]): {len(node_data.data)}", flush=True)
 

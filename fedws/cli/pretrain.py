@@ -42,16 +42,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Train, say how it goes, write the file."""
     from pathlib import Path
 
-    from fedws.core import registry
     from fedws.core.errors import UsageError
     from fedws.core.plan import build_plan
+    from fedws.core.plugins import load_plugins
     from fedws.data import loading
     from fedws.protocol import sendable_model
     from fedws.split_learning import extractor_pool, pretrained_file, pretraining
     from fedws.training import model_building
 
-    for plugin in arguments.plugins or ():
-        registry.load_plugin(plugin)
+    load_plugins(arguments.plugins or ())
     name = arguments.model or loading.get_default_model(arguments.dataset)
     chosen = {
         key: getattr(arguments, key)
@@ -89,10 +88,11 @@ def _resolve_split_point(model: str, split_at: str | None, *, needed: bool) -> s
     """Where the model is cut, by its path; the model's own place if none is given. Raises UsageError."""
     from fedws.core import registry
     from fedws.core.errors import UsageError
+    from fedws.core.spec import Spec
     from fedws.split_learning.model_split import find_split_points, resolve_split_point
     from fedws.training import model_building
 
-    own = split_at or getattr(registry.find_piece("model", registry.Spec.parse(model).name), "split_at", "")
+    own = split_at or getattr(registry.find_piece("model", Spec.parse(model).name), "split_at", "")
     if not split_at and not needed:
         return str(own)
     module = model_building.build_model(model, 0)

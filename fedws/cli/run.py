@@ -143,7 +143,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     from fedws.cli.progress import ProgressBar
     from fedws.coordinator.run import resume_run, run_plan
     from fedws.core.plan import build_plan
-    from fedws.core.registry import load_plugin
+    from fedws.core.plugins import load_plugins
     from fedws.core.resume_rules import merge_settings
     from fedws.data import loading
     from fedws.recording.evaluation_lines import format_loss
@@ -177,8 +177,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     if "resume" in given and finished_rounds(directory) == plan.rounds:
         print("this run had come to its end already")
     else:
-        for plugin in plan.plugins:  # it may be the store's
-            load_plugin(plugin)
+        load_plugins(plan.plugins)  # one may be the store's
         work = partial(work, body_store=store_flags.open_configured_store(setting, plan.peer_timeout, proved))
     try:
         with ProgressBar(plan.rounds) as progress:

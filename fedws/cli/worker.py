@@ -142,7 +142,7 @@ def _set_up_process(arguments: argparse.Namespace) -> None:
     """Priority, threads and plugins of this process."""
     import torch
 
-    from fedws.core import registry
+    from fedws.core.plugins import load_plugins
 
     if hasattr(os, "nice"):
         try:
@@ -152,8 +152,7 @@ def _set_up_process(arguments: argparse.Namespace) -> None:
     # An evaluator's threads score a batch each; torch's own would wait for each other at every layer, which beside
     # busy neighbours costs many times the work.
     torch.set_num_threads(1 if arguments.is_evaluator else _count_threads(arguments))
-    for plugin in arguments.plugins or ():
-        registry.load_plugin(plugin)
+    load_plugins(arguments.plugins or ())
 
 
 def _load_policy_and_log(arguments: argparse.Namespace, credentials: "Credentials") -> tuple["Policy", "AuditLog"]:
@@ -186,7 +185,7 @@ def _build_node(
         return create_evaluator(
             arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit_log=log
         )
-    state = user_dirs.find_user_dir("state", "MistNet keeps uploads there") / "uploads" / arguments.id
+    state = user_dirs.find_user_dir("state", "MistNet keeps uploads there") / "nodes" / arguments.id
     return Worker(
         arguments.id,
         dataset,

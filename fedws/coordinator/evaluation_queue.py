@@ -18,7 +18,7 @@ from fedws.coordinator.one_time_log import OneTimeLog
 from fedws.coordinator.open_requests import Answer
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
-from fedws.core.plan import EvalSettings
+from fedws.core.task_settings import EvalSettings
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error

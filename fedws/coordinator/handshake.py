@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fedws.core.errors import BodyUnavailable, LinkRefused, ProtocolError, to_printable
+from fedws.core.errors import BodyUnavailable, LinkRefused, ProtocolError
 from fedws.core.limits import DEFAULT_MAX_MESSAGE_BYTES
+from fedws.core.untrusted_text import to_printable
 from fedws.network.base import Channel
 from fedws.protocol import handshake
 from fedws.protocol.close_codes import CloseCode

@@ -5,8 +5,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from fedws.core import tensor_file
-from fedws.core.errors import UsageError, to_printable
+from fedws.core.errors import UsageError
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, find_nonfinite
+from fedws.core.untrusted_text import to_printable
 
 _EXPECTED_FILE = "a file of weights, as model.safetensors of a run"
 

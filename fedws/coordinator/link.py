@@ -18,9 +18,9 @@ from fedws.core.errors import (
     RunFailed,
     TakenOver,
     UsageError,
-    to_printable,
 )
 from fedws.core.limits import MessageLimits
+from fedws.core.untrusted_text import to_printable
 from fedws.network.base import Channel
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies

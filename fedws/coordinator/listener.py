@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from fedws.core.errors import LinkRefused, ProtocolError, to_printable
+from fedws.core.errors import LinkRefused, ProtocolError
 from fedws.core.plan import Plan
 from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.core.untrusted_text import to_printable
 from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport

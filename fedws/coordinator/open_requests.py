@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from fedws.core.errors import ProtocolError, to_printable
+from fedws.core.errors import ProtocolError
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol import answer_size
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 

@@ -16,6 +16,8 @@ from fedws.core import registry
 from fedws.core.error_text import describe_error
 from fedws.core.errors import FedwsError, UsageError
 from fedws.core.limits import NO_MESSAGE_LIMITS
+from fedws.core.plugins import load_plugins
+from fedws.core.spec import Spec
 from fedws.core.untrusted_text import PRINTABLE_FILTER
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
@@ -36,9 +38,8 @@ def main() -> None:
     logging.getLogger().handlers[0].addFilter(PRINTABLE_FILTER)
     if arguments.get("verbose"):
         logging.getLogger("fedws").setLevel(logging.DEBUG)
-    for plugin in arguments["plugins"]:
-        registry.load_plugin(plugin)
-    tasks = registry.find_piece("algorithm", registry.Spec.parse(arguments["algorithm"]).name).server_tasks
+    load_plugins(arguments["plugins"])
+    tasks = registry.find_piece("algorithm", Spec.parse(arguments["algorithm"]).name).server_tasks
     store = FeatureStore(Path(arguments["feature_dir"]))
     while (request := _read_request(sys.stdin.buffer)) is not None:
         answer = _execute(request, store, tasks)

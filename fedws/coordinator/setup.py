@@ -7,6 +7,8 @@ from fedws.coordinator import initial_model
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import ROUND_ONLY_SETTINGS, Plan
+from fedws.core.plugins import load_plugins
+from fedws.core.spec import Spec
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.data import loading
 from fedws.network.lookup import find_transport
@@ -28,8 +30,7 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
     The file of an initial model is read only for a run at its first round: one that continues has its weights already.
     Raises UsageError for what does not fit together.
     """
-    for plugin in plan.plugins:
-        registry.load_plugin(plugin)
+    load_plugins(plan.plugins)
     if not plan.model:
         plan = plan.model_copy(update={"model": loading.get_default_model(plan.dataset)})
     urls = [*plan.workers.values(), *plan.evaluator.values()]
@@ -40,7 +41,7 @@ def prepare_run(plan: Plan, *, read_initial_model: bool = True) -> tuple[Plan, S
             raise UsageError(f"{url} is named for two nodes")
     module = model_building.build_model(plan.model, plan.seed)
     sendable_model.check_sendable(plan.model, module)
-    registry.find_piece("dataset", registry.Spec.parse(plan.dataset).name)
+    registry.find_piece("dataset", Spec.parse(plan.dataset).name)
     registry.build_piece("loss", plan.loss)
     registry.build_piece("optimizer", plan.optimizer, module.parameters(), plan.lr)
     initial_weights: Tensors = copy_to_cpu(module.state_dict())

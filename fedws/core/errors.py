@@ -31,7 +31,6 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from fedws.core.untrusted_text import to_line
-from fedws.core.untrusted_text import to_printable as to_printable
 
 RefusalKind = Literal["busy", "node", "protocol", "key", "policy"]
 """Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a

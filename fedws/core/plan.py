@@ -20,9 +20,7 @@ from fedws.core import addresses
 from fedws.core.addresses import Url, iter_strings
 from fedws.core.errors import UsageError
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYTES
-from fedws.core.task_settings import DecayFactor
-from fedws.core.task_settings import EvalSettings as EvalSettings
-from fedws.core.task_settings import TrainSettings as TrainSettings
+from fedws.core.task_settings import DecayFactor, EvalSettings, TrainSettings
 from fedws.core.validation import Count, NodeId, NonNegative, PathString, PathStrings, Positive, describe_setting_error
 
 DEFAULT_WORKERS = {

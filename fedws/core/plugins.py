@@ -7,12 +7,18 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from fedws.core.error_text import PLUGIN_MODULE_PREFIX, is_user_file, summarize_error
 from fedws.core.errors import UsageError
+
+
+def load_plugins(paths: Iterable[str | Path]) -> None:
+    """Run each local Python file, as :func:`load_plugin` does."""
+    for path in paths:
+        load_plugin(path)
 
 
 def load_plugin(path: str | Path) -> None:

@@ -23,9 +23,7 @@ from pydantic import BaseModel
 
 from fedws.core.error_text import find_user_location, summarize_error
 from fedws.core.errors import FedwsError, PieceFailed, TaskError, UnknownName, UsageError
-from fedws.core.plugins import load_plugin as load_plugin
-from fedws.core.spec import Spec as Spec
-from fedws.core.spec import parse_options as parse_options
+from fedws.core.spec import Spec, parse_options
 
 PIECE_KINDS = {
     "algorithm": "algorithms",

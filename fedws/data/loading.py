@@ -6,6 +6,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.core.spec import Spec
 from fedws.data import download, map_style, targets
 from fedws.data.base import Dataset
 from fedws.data.samples import select_samples
@@ -30,7 +31,7 @@ def load_dataset(dataset: str, data_dir: str | None, train: bool) -> Dataset:
 
 def get_dataset_title(dataset: str) -> str:
     """How a data set is called in what is printed: its factory's ``get_dataset_title``, or else its own name."""
-    return str(_get_factory_attribute(dataset, "title") or registry.Spec.parse(dataset).name)
+    return str(_get_factory_attribute(dataset, "title") or Spec.parse(dataset).name)
 
 
 def get_default_model(dataset: str) -> str:
@@ -66,4 +67,4 @@ def select_labels(data: Dataset, dataset: str, wanted_labels: tuple[int, ...]) -
 
 
 def _get_factory_attribute(dataset: str, name: str) -> Any:
-    return getattr(registry.find_piece("dataset", registry.Spec.parse(dataset).name), name, None)
+    return getattr(registry.find_piece("dataset", Spec.parse(dataset).name), name, None)

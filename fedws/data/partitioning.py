@@ -8,6 +8,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.core.spec import Spec
 from fedws.data.base import Dataset
 from fedws.data.loading import require_labels
 from fedws.data.samples import select_samples
@@ -54,7 +55,7 @@ def split_into_shares(data: Dataset, dataset: str, partition: str, num_shares: i
 
     Raises UsageError for a partition by label of a data set without class labels.
     """
-    by_label = getattr(registry.find_piece("partition", registry.Spec.parse(partition).name), "by_label", True)
+    by_label = getattr(registry.find_piece("partition", Spec.parse(partition).name), "by_label", True)
     known = require_labels(data, dataset).numpy() if by_label else np.zeros(len(data), dtype=np.int64)
     parts = registry.build_piece("partition", partition, known, num_shares)
     return [np.asarray(part, dtype=np.int64) for part in parts]
@@ -62,6 +63,6 @@ def split_into_shares(data: Dataset, dataset: str, partition: str, num_shares: i
 
 def with_seed(partition: str, seed: int) -> str:
     """Return the partition with ``seed``, where it takes a seed and none is given in its own settings."""
-    wanted = registry.Spec.parse(partition)
+    wanted = Spec.parse(partition)
     takes = inspect.signature(registry.find_piece("partition", wanted.name)).parameters
     return f"{partition},seed={seed}" if "seed" in takes and "seed" not in wanted.options else partition

@@ -12,8 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 from fedws.core.errors import BodyUnavailable, ProtocolError, StoreError
-from fedws.core.limits import CHUNK_BYTES as CHUNK_BYTES
-from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
+from fedws.core.limits import CHUNK_BYTES, DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.network import body_digest
 from fedws.network.stored_bodies import StoredBodies
 from fedws.network.transfer_progress import TransferProgress

@@ -6,7 +6,7 @@ A code is the store's own (``NoSuchBucket``), or the class of the client's error
 
 from dataclasses import dataclass
 
-from fedws.core.errors import to_printable
+from fedws.core.untrusted_text import to_printable
 
 _CONNECTION_PROBLEMS = {
     "EndpointConnectionError": "cannot be reached",

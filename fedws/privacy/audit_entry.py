@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fedws.core.errors import to_printable
 from fedws.core.registry import ReleaseKind
+from fedws.core.untrusted_text import to_printable
 from fedws.privacy.spending import FeatureRelease
 from fedws.privacy.usage_counts import CountedAs
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult

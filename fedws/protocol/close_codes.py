@@ -2,7 +2,8 @@
 
 from enum import IntEnum
 
-from fedws.core.errors import LinkError, LinkLost, MessageRejected, ProtocolError, TakenOver, to_printable
+from fedws.core.errors import LinkError, LinkLost, MessageRejected, ProtocolError, TakenOver
+from fedws.core.untrusted_text import to_printable
 
 
 class CloseCode(IntEnum):

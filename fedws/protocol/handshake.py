@@ -21,7 +21,8 @@ import secrets
 from dataclasses import replace
 from typing import Literal
 
-from fedws.core.errors import LinkRefused, to_printable
+from fedws.core.errors import LinkRefused
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import Challenge, Hello, Proof
 from fedws.protocol.run_claim import derive_public_key, is_valid_signature, sign
 

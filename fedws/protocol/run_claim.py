@@ -8,7 +8,7 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from fedws.core.errors import to_printable
+from fedws.core.untrusted_text import to_printable
 
 RUN_ID_PREFIX_CHARS = 8
 """Characters of a run's public id in log lines and refusals."""

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedws.core.durations import format_duration
-from fedws.core.errors import to_printable
 from fedws.core.seeds import request_seed
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from fedws.core.errors import RejectedUpdate, to_printable
+from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import TaskFailure, TaskResult
 
 

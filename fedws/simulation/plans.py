@@ -8,6 +8,7 @@ from fedws.coordinator.setup import prepare_run
 from fedws.core import registry
 from fedws.core.errors import UsageError
 from fedws.core.plan import ROUND_ONLY_SETTINGS, Plan, build_plan
+from fedws.core.plugins import load_plugins
 from fedws.data import loading
 from fedws.scheduling.asynchronous import is_asynchronous
 from fedws.split_learning.base import is_collect_then_train
@@ -41,8 +42,7 @@ def build_plans(
 
 def _build_plan(settings: dict[str, Any], online_fraction: float) -> Plan:
     plan = build_plan(settings)
-    for plugin in plan.plugins:
-        registry.load_plugin(plugin)
+    load_plugins(plan.plugins)
     if not plan.model:
         plan = plan.model_copy(update={"model": loading.get_default_model(plan.dataset)})
     everybody, cohort = len(plan.workers), registry.build_piece("sampler", plan.sampler).cohort_size(len(plan.workers))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedws.core.plan import EvalSettings
+from fedws.core.task_settings import EvalSettings
 from fedws.core.tensors import Tensors
 from fedws.privacy.spending import FeatureRelease
 from fedws.scheduling.base import TaskSpec

@@ -21,7 +21,7 @@ from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split_model
 from fedws.split_learning.release_format import ReleaseFormat
-from fedws.split_learning.upload_cache import CachedUpload, EncodedBatch, UploadCache, check_settings_size
+from fedws.split_learning.upload_cache import CachedUpload, EncodedBatch, check_settings_size, open_uploads
 from fedws.training import objective, task_context
 from fedws.training.batching import split_into_batches
 from fedws.training.model_building import build_complete_model
@@ -76,7 +76,7 @@ class ExtractSettings(SplitSettings):
         pieces = extractor_pool.unpack_state_dicts(tensors)
         if tensors and [hash_tensors(piece) for piece in pieces] != [*self.extractors, *self.extra_digests]:
             raise TaskError("the extractor is not the one that was pretrained: its digest is another")
-        halves, uploads = self._outline_halves(context) if pieces else (), context.open_resource(UploadCache)
+        halves, uploads = self._outline_halves(context) if pieces else (), open_uploads(context)
         for number, piece in enumerate(pieces):
             self._check_tensors(piece, halves, head=number >= len(self.extractors))
         for piece in pieces:
@@ -197,7 +197,7 @@ def extract_features(
     ``prepare_extractor`` picks the extractor among those that the request carries. Raises TaskError for a request that
     differs from the one that was carried out, and TaskFailed where the features cannot be stored.
     """
-    uploads, feature_settings = context.open_resource(UploadCache), check_settings_size(settings.feature_settings)
+    uploads, feature_settings = open_uploads(context), check_settings_size(settings.feature_settings)
     cached = uploads.find_completed()
     if cached is not None:
         if cached.manifest["settings"] != feature_settings:

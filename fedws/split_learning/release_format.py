@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate
+from fedws.core.spec import Spec
 from fedws.core.tensors import DTYPES, find_mismatch, find_nonfinite
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import Positive
@@ -41,7 +42,7 @@ class ReleaseFormat(BaseModel):
     @property
     def encoding_name(self) -> str:
         """The encoding's, without options: what a policy allows."""
-        return registry.Spec.parse(self.encoding).name
+        return Spec.parse(self.encoding).name
 
     def build_encoding(self) -> FeatureEncoding:
         """The encoding. Raises UnknownName and UsageError."""

@@ -7,6 +7,7 @@ folders lies the cache: tensors that coordinators sent.
 import contextlib
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ MANIFEST_FILE, FEATURES_FILE, LABELS_FILE, SENT_FILE, EXTRACTOR_FILE = (
 PAYLOAD_FILES = (FEATURES_FILE, LABELS_FILE, EXTRACTOR_FILE)
 """Files of a run that wait to be fetched, or to be continued; the others are notes."""
 _RUN_FILES = (*PAYLOAD_FILES, MANIFEST_FILE, SENT_FILE)
+_RUN_NAME = re.compile(r"[0-9a-f]{64}")
 CACHE_PREFIX = "extractor-"
 """What the names of cached tensors begin with; their digest follows."""
 DAY_SECONDS = 24 * 3600.0
@@ -87,7 +89,8 @@ def delete_payload(run: Path) -> None:
 
 
 def _list_runs(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("*/") if path.is_dir()]
+    """Return the folders of runs; anything else in ``folder`` is not this module's to delete."""
+    return [path for path in folder.glob("*/") if _RUN_NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def _select_pending(runs: Iterable[Path]) -> list[Path]:

@@ -44,6 +44,7 @@ from fedws.split_learning.retention import (
     prune_expired,
     prune_uploads,
 )
+from fedws.training.task_context import TaskContext
 
 FSYNC_INTERVAL_BYTES = 2**23
 """Bytes of features after which what is made is safe on the disk, to go on from there."""
@@ -165,7 +166,7 @@ class UploadCache:
         folder = self._run_folder()
         shutil.rmtree(folder, ignore_errors=True)
         prune_uploads(folder.parent)
-        private_files.create_dir(folder.parent, parents=True, exist_ok=True)
+        self._create_folder()
         private_files.create_dir(folder)
         fsync_dir(folder.parent)
         atomic_write(folder / EXTRACTOR_FILE, tensor_file.encode_tensors(extractor))
@@ -271,7 +272,7 @@ class UploadCache:
 
     def save_cached(self, tensors: Tensors) -> None:
         """Cache tensors under their digest. Raises OSError."""
-        private_files.create_dir(self._folder, parents=True, exist_ok=True)
+        self._create_folder()
         atomic_write(self._folder / f"{CACHE_PREFIX}{hash_tensors(tensors)}", tensor_file.encode_tensors(tensors))
         prune_cache(self._folder)
 
@@ -284,3 +285,13 @@ class UploadCache:
         folder = tempfile.mkdtemp(prefix="fedws-uploads-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
+
+    def _create_folder(self) -> None:
+        """Create the folder, and the node's state directory around it. Raises OSError."""
+        private_files.create_dir(self._folder.parent, parents=True, exist_ok=True)
+        private_files.create_dir(self._folder, exist_ok=True)
+
+
+def open_uploads(context: TaskContext) -> UploadCache:
+    """Return the uploads of a node, which are in the folder ``uploads`` of its state directory."""
+    return context.open_resource("uploads", UploadCache)

@@ -6,7 +6,7 @@ import torch
 
 from fedws.core.error_text import summarize_error
 from fedws.core.errors import FedwsError, PieceFailed, TaskError
-from fedws.core.registry import Spec
+from fedws.core.spec import Spec
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.data.nested_tensors import describe_type, find_tensor, move_tensors
 from fedws.data.samples import Batch

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedws.core import registry
 from fedws.core.errors import TaskError
+from fedws.core.spec import Spec
 from fedws.core.task_settings import EvalSettings, list_batch_sizes
 from fedws.core.tensors import Tensors, find_mismatch
 from fedws.core.validation import describe_setting_error
@@ -60,9 +61,9 @@ class TaskContext:
     client_state: ClientState = field(default_factory=ClientState)
     """What tasks have kept of this run; they use :meth:`load_state` and :meth:`save_state`."""
     state_dir: Path | None = None
-    """Folder for what a task keeps on the disk from run to run; None for none."""
-    resources: dict[Callable[[Path | None], object], object] = field(default_factory=dict)
-    """What tasks keep open between requests; they use :meth:`open_resource`."""
+    """Folder for what tasks keep on the disk from run to run, each in a subfolder of its own; None for none."""
+    resources: dict[str, tuple[Callable[[Path | None], object], object]] = field(default_factory=dict)
+    """What tasks keep open between requests, by name, with its factory; they use :meth:`open_resource`."""
     policy: Policy = field(default_factory=Policy)
     pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
     """What features the answer to a request holds, by the request's id; tasks use :meth:`declare_release`."""
@@ -123,7 +124,7 @@ class TaskContext:
             return module
         with registry.raise_as_task_error():
             wrapped: torch.nn.Module = registry.build_piece(
-                "wrapper", registry.Spec(settings.wrapper, None, settings.wrapper_options), module
+                "wrapper", Spec(settings.wrapper, None, settings.wrapper_options), module
             )
         return wrapped
 
@@ -137,11 +138,17 @@ class TaskContext:
             self.data_accessed.set()
         return found
 
-    def open_resource(self, factory: Callable[[Path | None], Resource]) -> Resource:
-        """Return what ``factory`` made of the folder :attr:`state_dir` when this was first called with it."""
-        if factory not in self.resources:
-            self.resources[factory] = factory(self.state_dir)
-        return cast(Resource, self.resources[factory])
+    def open_resource(self, name: str, factory: Callable[[Path | None], Resource]) -> Resource:
+        """Return what ``factory`` made of the subfolder ``name`` of :attr:`state_dir` when this was first called.
+
+        No other resource uses that subfolder. Raises ValueError if another factory made the resource ``name``.
+        """
+        if name not in self.resources:
+            self.resources[name] = factory, factory(None if self.state_dir is None else self.state_dir / name)
+        maker, resource = self.resources[name]
+        if maker != factory:
+            raise ValueError(f"another factory made the resource {name!r}: {maker!r}; choose another name")
+        return cast(Resource, resource)
 
     def save_state(self, request: TaskRequest, tensors: Tensors) -> None:
         """Keep ``tensors`` as this node's state after ``request``; a task with state does so before each result."""

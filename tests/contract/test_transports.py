@@ -21,9 +21,8 @@ from fedws.core.errors import (
     Unreachable,
     UsageError,
 )
-from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
+from fedws.core.limits import CHUNK_BYTES, DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.network.base import Channel, Handler, Limits, Transport
-from fedws.network.body_transfer import CHUNK_BYTES
 from fedws.network.lookup import find_transport
 from fedws.network.mqtt import connection
 from fedws.network.mqtt.channel import MqttChannel

@@ -7,7 +7,7 @@ import torch
 
 from fedws.algorithms.mistnet import MistNet
 from fedws.core import registry
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult

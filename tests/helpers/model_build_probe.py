@@ -11,7 +11,7 @@ from torch import nn
 
 import fedws
 from fedws.core import registry
-from fedws.core.plan import EvalSettings, TrainSettings
+from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
 from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker

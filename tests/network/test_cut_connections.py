@@ -12,8 +12,8 @@ import pytest
 import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
+from fedws.core.limits import CHUNK_BYTES
 from fedws.network.base import Limits
-from fedws.network.body_transfer import CHUNK_BYTES
 from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import Points, Proxy, settings
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto

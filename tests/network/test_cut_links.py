@@ -17,8 +17,8 @@ import fedws
 from fedws.algorithms.fedavg import fit
 from fedws.core import registry
 from fedws.core.errors import LinkLost
+from fedws.core.limits import CHUNK_BYTES
 from fedws.network.base import Limits
-from fedws.network.body_transfer import CHUNK_BYTES
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import WORKERS, Points, settings

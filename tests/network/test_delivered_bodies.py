@@ -9,9 +9,8 @@ import torch
 from websockets.asyncio.client import ClientConnection
 
 import fedws
-from fedws.core.limits import DEFAULT_MESSAGE_LIMITS
+from fedws.core.limits import CHUNK_BYTES, DEFAULT_MESSAGE_LIMITS
 from fedws.network import body_digest
-from fedws.network.body_transfer import CHUNK_BYTES
 from fedws.protocol import encoder
 from fedws.protocol.messages import TaskRequest, TaskResult
 from tests.helpers.federation import happens, worker

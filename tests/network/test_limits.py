@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fedws
-from fedws.network.body_transfer import CHUNK_BYTES
+from fedws.core.limits import CHUNK_BYTES
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult
 from tests.helpers.federation import evaluating, worker

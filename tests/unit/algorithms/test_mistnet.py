@@ -10,7 +10,7 @@ import torch
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
 from fedws.split_learning import pretrained_file, pretraining
 from fedws.split_learning.extractor_pool import pack_state_dicts, unpack_state_dicts

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedws.algorithms import fedasync, fedavg, fedbuff, fedsgd
 from fedws.core import registry
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import (
     DTYPES,
     FLOAT8_DTYPES,

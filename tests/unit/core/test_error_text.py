@@ -23,6 +23,7 @@ from fedws.core.error_text import (
     summarize_error,
 )
 from fedws.core.errors import PieceFailed, RunFailed, UsageError
+from fedws.core.plugins import load_plugin
 from fedws.data.base import Dataset
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskFailure, TaskRequest
@@ -138,8 +139,8 @@ def test_a_command_ends_with_one_line_that_names_the_users(capsys: pytest.Captur
     file = tmp_path / "mine.py"
     file.write_text("import fedws\n{}['label']\n", encoding="utf-8")
     text = f"fedws run: --plugin {file}: KeyError: 'label' ({file}, line 2)\n"
-    assert command(partial(registry.load_plugin, file), capsys) == (2, text)
-    status, told = command(partial(registry.load_plugin, file), capsys, verbose=True)
+    assert command(partial(load_plugin, file), capsys) == (2, text)
+    status, told = command(partial(load_plugin, file), capsys, verbose=True)
     assert status == 2 and told.startswith("Traceback (most recent call last):\n") and told.endswith(f"\n{text}")
 
 

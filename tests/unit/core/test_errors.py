@@ -4,7 +4,8 @@ import re
 import pytest
 
 from fedws.core import errors
-from fedws.core.errors import FedwsError, LinkRefused, UnknownName, UsageError, to_printable
+from fedws.core.errors import FedwsError, LinkRefused, UnknownName, UsageError
+from fedws.core.untrusted_text import to_printable
 
 ALL = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
 

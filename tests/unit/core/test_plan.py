@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import EvalSettings, Plan, TrainSettings, build_plan, read_plan_file
+from fedws.core.plan import Plan, build_plan, read_plan_file
+from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.validation import describe_setting_error
 
 WORKERS = {"alice": "ws://localhost:8777", "bob": "ws://localhost:8778"}

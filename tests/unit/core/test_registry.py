@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 import fedws
 from fedws.core import registry
 from fedws.core.errors import UnknownName, UsageError
-from fedws.core.registry import (
-    PIECE_KINDS,
-    Spec,
-    build_piece,
-    find_piece,
-    list_pieces,
-    load_plugin,
-    parse_options,
-    register,
-)
+from fedws.core.plugins import load_plugin
+from fedws.core.registry import PIECE_KINDS, build_piece, find_piece, list_pieces, register
+from fedws.core.spec import Spec, parse_options
 
 PACKAGE = Path(inspect.getfile(fedws)).parent
 

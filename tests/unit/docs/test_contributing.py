@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fedws.core import registry
-from fedws.core.plan import TrainSettings
+from fedws.core.plugins import load_plugin
+from fedws.core.task_settings import TrainSettings
 from fedws.data.samples import ImageDataset
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskRequest, TaskResult
@@ -28,7 +29,7 @@ def test_the_algorithm_of_contributing_works(tmp_path: Path) -> None:
     found = re.search(r"```python\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     (tmp_path / "fedprox.py").write_text(found[1], encoding="utf-8")
-    registry.load_plugin(tmp_path / "fedprox.py")
+    load_plugin(tmp_path / "fedprox.py")
     pixels = torch.randint(0, 256, (64, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     worker = Worker("alice", "mnist", ImageDataset(pixels, torch.arange(64) % 10, (0.5,), (0.5,)))
     start = build_model("linear", 1).state_dict()

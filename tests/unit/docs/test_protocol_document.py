@@ -20,7 +20,7 @@ from fedws.coordinator.listener import REPLACED_REASON, duplicate_node_reason
 from fedws.core import registry, seeds
 from fedws.core.errors import ProtocolError, TaskError
 from fedws.core.limits import MAX_HEADER_BYTES, MAX_MESSAGE_TENSORS
-from fedws.core.plan import EvalSettings, TrainSettings
+from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.tensors import DTYPES
 from fedws.core.validation import NODE_ID_PATTERN, Count
 from fedws.data.samples import ImageDataset

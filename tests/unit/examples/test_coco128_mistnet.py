@@ -14,6 +14,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from fedws.core import registry
 from fedws.core.errors import UsageError
+from fedws.core.plugins import load_plugin
 from fedws.data import loading, partitioning, targets
 from fedws.split_learning import model_split
 from fedws.training import model_building
@@ -28,7 +29,7 @@ def pieces() -> Iterator[Any]:
     before = dict(registry._pieces)
     found: dict[str, Any] = {}
     for name in ("coco128", "ssdlite"):
-        registry.load_plugin(FOLDER / f"{name}.py")
+        load_plugin(FOLDER / f"{name}.py")
         found |= vars(sys.modules[f"fedws_plugin_{name}"])
     yield SimpleNamespace(**found)
     registry._pieces.clear()
@@ -213,7 +214,7 @@ def test_building_the_loss_leaves_no_mark_on_chance(pieces: Any, outputs: torch.
 @pytest.fixture(scope="module")
 def map50() -> Iterator[Any]:
     require(find_spec("pycocotools"), "pycocotools (fedws[examples]) is not here")
-    registry.load_plugin(FOLDER / "precision.py")  # which registers nothing
+    load_plugin(FOLDER / "precision.py")  # which registers nothing
     yield sys.modules.pop("fedws_plugin_precision").map50
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedws.core.errors import BodyUnavailable, MessageTooLarge, ProtocolError
-from fedws.core.limits import MessageLimits
-from fedws.network.body_transfer import CHUNK_BYTES, BodyTransfers
+from fedws.core.limits import CHUNK_BYTES, MessageLimits
+from fedws.network.body_transfer import BodyTransfers
 from fedws.protocol.decoder import PartialBody
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.header import Header, parse_header

@@ -7,7 +7,7 @@ from fedws.algorithms.fedsgd import FedSGD
 from fedws.core import registry
 from fedws.core.errors import ProtocolError
 from fedws.core.limits import CHUNK_BYTES, MAX_HEADER_BYTES
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.network.body_transfer import BodyTransfers
 from fedws.protocol.answer_size import (

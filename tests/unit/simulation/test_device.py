@@ -14,7 +14,7 @@ import torch
 
 import fedws
 from fedws.core.errors import LinkLost, Unreachable
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import copy_to_cpu
 from fedws.data.samples import SampleSubset
 from fedws.network.base import Channel, Limits

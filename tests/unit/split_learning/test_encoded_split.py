@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedws.core.errors import TaskError
-from fedws.core.plan import EvalSettings
+from fedws.core.task_settings import EvalSettings
 from fedws.split_learning.wrappers.encoded_split import encoded_split
 from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext

@@ -14,7 +14,7 @@ import pytest
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskFailure, TaskResult
 from fedws.protocol.run_claim import RunClaim
-from fedws.split_learning.upload_cache import UploadCache
+from fedws.split_learning.upload_cache import UploadCache, open_uploads
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import extraction, on_data, part, worker
 
@@ -82,7 +82,7 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
 
     for kind in (Others, Watched):
         again = worker(tmp_path)
-        resources: dict[Any, object] = {UploadCache: copied(again, tmp_path / kind.__name__)}
+        resources: dict[str, Any] = {"uploads": (UploadCache, copied(again, tmp_path / kind.__name__))}
         again._context = replace(again._context, data=kind(Path(), True), resources=resources)
         assert isinstance(again.execute(extraction(send=False, number=2, changes=settings)), TaskResult)
         seen.append(sorted(set(asked) - {0}))
@@ -92,7 +92,7 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
 
 def copied(node: Worker, folder: Path) -> UploadCache:
     """The node's uploads as they are now, in another folder."""
-    shutil.copytree(node._context.open_resource(UploadCache)._folder, folder)
+    shutil.copytree(open_uploads(node._context)._folder, folder)
     uploads = UploadCache(folder)
     uploads.start_run(RunClaim("first", "lab"))
     return uploads

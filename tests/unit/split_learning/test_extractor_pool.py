@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedws.core.errors import UsageError
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import copy_to_cpu, hash_tensors
 from fedws.protocol.header import explain_invalid_name
 from fedws.split_learning.extractor_pool import (

@@ -12,7 +12,7 @@ import torch
 import fedws
 from fedws.core import registry
 from fedws.core.errors import TaskError
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, hash_tensors
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskRequest, TaskResult

@@ -65,6 +65,17 @@ def test_what_is_old_goes_as_a_run_begins(tmp_path: Path) -> None:
     assert (first.acknowledged, second.acknowledged) == (False, True)
 
 
+@pytest.mark.parametrize("name", ["my_task", "0" * 63, "G" * 64, "0" * 65])
+def test_folders_that_are_no_runs_are_left(name: str, tmp_path: Path) -> None:
+    """A folder without the files of a run looks as if it had never been used."""
+    foreign = tmp_path / name / "state.bin"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"state")
+    aged(tmp_path, retention.NOTES_RETENTION_SECONDS + 60)
+    make(uploads(tmp_path))
+    assert foreign.exists()
+
+
 def test_noise_that_is_drawn_anew_has_another_id(tmp_path: Path) -> None:
     """By which the audit log counts, so that a run whose notes are gone gets no more than a new run."""
     own = uploads(tmp_path)

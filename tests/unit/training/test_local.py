@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from fedws.core.errors import TaskCancelled, TaskError, UnknownName
-from fedws.core.plan import EvalSettings, TrainSettings
 from fedws.core.seeds import request_seed, seed_generators
+from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskRequest
 from fedws.training import objective
