@@ -1,8 +1,9 @@
 """The node's half of the handshake: who a coordinator is, before the node accepts anything else from it."""
 
 from fedws.core.addresses import format_peer_address
-from fedws.core.errors import LinkLost, LinkRefused, ProtocolError, to_printable
+from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
 from fedws.core.rate_limited_log import RateLimitedLog
+from fedws.core.untrusted_text import to_printable
 from fedws.network.base import Channel
 from fedws.node.worker import Worker
 from fedws.protocol import handshake

@@ -8,17 +8,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 from fedws.core.error_text import describe_with_location
-from fedws.core.errors import (
-    BodyUnavailable,
-    LinkError,
-    LinkLost,
-    LinkRefused,
-    ProtocolError,
-    Unreachable,
-    UsageError,
-    to_printable,
-)
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, Unreachable, UsageError
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
+from fedws.core.untrusted_text import to_printable
 from fedws.network.backoff import Backoff, ReasonLog, retry
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport

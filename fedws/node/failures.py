@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Literal
 
-from fedws.core.errors import FedwsError, RetryLater, to_printable
+from fedws.core.errors import FedwsError, RetryLater
+from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import TaskFailure, TaskRequest
 
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 
-from fedws.core.errors import TaskError, to_printable
+from fedws.core.errors import TaskError
 from fedws.core.limits import MessageLimits
 from fedws.core.registry import TaskTraits
+from fedws.core.untrusted_text import to_printable
 from fedws.privacy.audit_entry import AuditContext, build_audit_entry, classify_answer
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy

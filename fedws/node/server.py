@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any
 
 from fedws.core.error_text import describe_with_location
-from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError, to_printable
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
+from fedws.core.untrusted_text import to_printable
 from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport

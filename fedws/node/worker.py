@@ -19,10 +19,10 @@ from fedws.core.errors import (
     TaskFailed,
     UnknownName,
     UsageError,
-    to_printable,
 )
 from fedws.core.limits import NO_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
+from fedws.core.untrusted_text import to_printable
 from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
@@ -34,7 +34,7 @@ from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.protocol.run_claim import RunClaim
-from fedws.split_learning.upload_cache import UploadCache
+from fedws.split_learning.upload_cache import open_uploads
 from fedws.training.base import Task
 from fedws.training.task_context import TaskContext
 from fedws.updates.metrics import round_metrics
@@ -88,7 +88,7 @@ class Worker:
         self._send_error_details = send_error_details
         self._stop_event = threading.Event()
         self._context = TaskContext(node, dataset, data, self._stop_event, threads, state_dir=state_dir, policy=policy)
-        uploads = self._context.open_resource(UploadCache)
+        uploads = open_uploads(self._context)
         self._releases = ReleaseLedger(node, dataset, policy, audit_log, uploads)
         self._welcome = Welcome(
             node=node,

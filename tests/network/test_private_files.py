@@ -85,6 +85,6 @@ async def test_features_are_private_on_both_sides(tmp_path: Path, monkeypatch: p
     node.look()
     run.look()
     run.assert_private("features/0-0.safetensors")
-    node.assert_private("extractor-")
+    node.assert_private("uploads/extractor-")
     for name in ("features", "labels", "facts.json", "sent"):
         assert any(Path(path).name == name for path in node.modes), f"{name} is not among {sorted(node.modes)}"
