@@ -1,4 +1,4 @@
-"""Former names of flags and their translation: the two scripts accept them all, ``fedws`` names the present ones."""
+"""Former names of commands, flags and options: the two scripts accept them all, ``fedws`` names the present ones."""
 
 import re
 from collections.abc import Container, Mapping, Sequence
@@ -6,11 +6,11 @@ from types import MappingProxyType
 
 ALGORITHM_ALIAS = "--strategy"
 """Former name of ``--algorithm`` that every command still accepts."""
-RENAMED_NODE_FLAGS: Mapping[str, str] = MappingProxyType(
+FORMER_NODE_FLAGS: Mapping[str, str] = MappingProxyType(
     {"--testing": "--evaluator", "--digits": "--labels", "--seed": "--partition-seed", "--audit": "--audit-log"}
 )
 """Former name of a flag to its name, in the commands that serve a node."""
-RENAMED_FLAGS: Mapping[str, str] = MappingProxyType(
+FORMER_FLAGS: Mapping[str, str] = MappingProxyType(
     {
         "--silence": "--peer-timeout",
         "--heartbeat": "--ping-interval",
@@ -48,17 +48,38 @@ RENAMED_FLAGS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Former name of a flag to its name, in the commands that have it."""
-RENAMED_VALUES: Mapping[tuple[str, str], str] = MappingProxyType({("--wait-for-workers", "silence"): "peer_timeout"})
+FORMER_VALUES: Mapping[tuple[str, str], str] = MappingProxyType(
+    {("--wait-for-workers", "silence"): "peer_timeout", ("--encoding", "clear_bits"): "bits_without_noise"}
+)
 """Flag and former value to the value."""
+FORMER_OPTIONS: Mapping[tuple[str, str], Mapping[str, str]] = MappingProxyType(
+    {
+        ("--algorithm", "fedasync"): {"a": "alpha", "staleness": "staleness_function"},
+        ("--algorithm", "fedbuff"): {"k": "buffer_size", "lr": "server_lr"},
+        ("--algorithm", "mistnet"): {
+            "cut": "split_at",
+            "public": "public_dataset",
+            "pretrained": "pretrained_path",
+            "extractors": "num_extractors",
+            "fine_tune": "extractor_epochs",
+            "crop": "feature_shift",
+        },
+        ("--aggregator", "mean"): {"weighted": "weight_by_samples"},
+        ("--sampler", "speed"): {"patience": "max_slowdown"},
+    }
+)
+"""Flag and piece to the former names of the piece's options, each with its name."""
+FORMER_COMMANDS: Mapping[str, str] = MappingProxyType({"nodes": "demo-nodes", "sizes": "communication-cost"})
+"""Former name of a command to its name."""
 
 
-def select_renamed(options: Container[str]) -> dict[str, str]:
+def select_former_flags(options: Container[str]) -> dict[str, str]:
     """Return the renamed flags of a command that has these options.
 
-    >>> select_renamed({"--seed", "--rounds", "--evaluator"})
+    >>> select_former_flags({"--seed", "--rounds", "--evaluator"})
     {'--training-rounds': '--rounds'}
     """
-    renamed = {**RENAMED_FLAGS, **(RENAMED_NODE_FLAGS if "--partition-seed" in options else {})}
+    renamed = {**FORMER_FLAGS, **(FORMER_NODE_FLAGS if "--partition-seed" in options else {})}
     return {old: new for old, new in renamed.items() if new in options and old not in options}
 
 
@@ -72,7 +93,7 @@ class FlagTranslator:
 
     def accepted_names(self, options: Container[str]) -> dict[str, str]:
         """Return the former names that a command with these options accepts, each with its present name."""
-        renamed = select_renamed(options)
+        renamed = select_former_flags(options)
         return {old: new for old, new in renamed.items() if self.accept_former_names or old == ALGORITHM_ALIAS}
 
     def translate(self, args: Sequence[str], options: Container[str]) -> list[str]:
@@ -87,7 +108,7 @@ class FlagTranslator:
                 if last_flag != given:
                     self._given_names[last_flag] = given
             if self.accept_former_names:
-                value = RENAMED_VALUES.get((last_flag, value), value)
+                value = _translate_value(last_flag, value)
             translated.append(f"{last_flag}{equals}{value}" if flag else value)
         return translated
 
@@ -96,3 +117,23 @@ class FlagTranslator:
         for flag, given in self._given_names.items():
             text = re.sub(rf"(?<![\w-]){flag}(?![\w-])", given, text)
         return text
+
+
+def _translate_value(flag: str, value: str) -> str:
+    """Return a flag's value with the former names in it replaced: its own, or those of a piece's options.
+
+    >>> _translate_value("--algorithm", "fedbuff:k=2,lr=0.5")
+    'fedbuff:buffer_size=2,server_lr=0.5'
+    >>> _translate_value("--algorithm", "mistnet:cut=conv1,encoding=clear_bits")
+    'mistnet:split_at=conv1,encoding=bits_without_noise'
+    """
+    value = FORMER_VALUES.get((flag, value), value)
+    piece, colon, options = value.partition(":")
+    if not colon:
+        return value
+    renamed = FORMER_OPTIONS.get((flag, piece), {})
+    pairs = (option.partition("=") for option in options.split(","))
+    translated = (
+        renamed.get(name, name) + equals + FORMER_VALUES.get((f"--{name}", text), text) for name, equals, text in pairs
+    )
+    return f"{piece}:{','.join(translated)}"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from fedws.cli import signals
+from fedws.cli.former_names import FORMER_COMMANDS
 from fedws.cli.parser import Parser
 
 COMMANDS = {
@@ -26,8 +27,6 @@ COMMANDS = {
     "certs": "make certificates for wss://",
     "audit": "print or verify what left a node",
 }
-RENAMED_COMMANDS = {"nodes": "demo-nodes", "sizes": "communication-cost"}
-"""Former name of a command to its name."""
 
 
 def console() -> None:
@@ -44,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
             top.print_help()
             return 2
         if name not in COMMANDS:
-            near = difflib.get_close_matches(name, [*COMMANDS, *RENAMED_COMMANDS], n=1)
-            hint = f"; did you mean {RENAMED_COMMANDS.get(near[0], near[0])}?" if near else ""
+            near = difflib.get_close_matches(name, [*COMMANDS, *FORMER_COMMANDS], n=1)
+            hint = f"; did you mean {FORMER_COMMANDS.get(near[0], near[0])}?" if near else ""
             top.error(f"there is no command {name!r}{hint}")
         return run_command(name, f"fedws {name}", argv[1:])
     except KeyboardInterrupt:

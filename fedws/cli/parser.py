@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fedws.cli.former_names import ALGORITHM_ALIAS, FlagTranslator, select_renamed
+from fedws.cli.former_names import ALGORITHM_ALIAS, FlagTranslator, select_former_flags
 from fedws.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         """As the base class; an unknown flag is answered with the nearest."""
         found, extra = self.parse_known_args(args, namespace)
         if extra:
-            renamed = select_renamed(self._option_string_actions)
+            renamed = select_former_flags(self._option_string_actions)
             flag = extra[0].partition("=")[0]
             near = difflib.get_close_matches(flag, [*self._option_string_actions, *renamed], n=1)
             hint = f"; did you mean {renamed.get(near[0], near[0])}?" if near else ""

@@ -15,14 +15,13 @@ from safetensors import SafetensorError
 from fedws.coordinator.evaluation_round import EvaluationRound, build_record
 from fedws.coordinator.link import Link
 from fedws.coordinator.one_time_log import OneTimeLog
-from fedws.coordinator.open_requests import Answer
 from fedws.core import private_files, tensor_file
 from fedws.core.errors import RunFailed
 from fedws.core.task_settings import EvalSettings
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
-from fedws.protocol.messages import TaskFailure, TaskRequest
+from fedws.protocol.messages import Answer, TaskFailure, TaskRequest
 from fedws.recording import evaluation_lines
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
 from fedws.recording.run_log import RunLog, log, write_model

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedws.coordinator.connector import Connector, WelcomedChannel
 from fedws.coordinator.listener import REPLACED_REASON
-from fedws.coordinator.open_requests import Answer, LinkFailureKind, OpenRequests, build_failure
+from fedws.coordinator.open_requests import LinkFailureKind, OpenRequests, build_failure
 from fedws.core.error_text import summarize_error
 from fedws.core.errors import (
     BodyUnavailable,
@@ -25,7 +25,7 @@ from fedws.network.base import Channel
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import MESSAGE_NAMES, Message, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import MESSAGE_NAMES, Answer, Message, TaskFailure, TaskRequest, TaskResult, Welcome
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 
 _LOST: LinkFailureKind = "lost"

@@ -7,11 +7,9 @@ from typing import Literal
 from fedws.core.errors import ProtocolError
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol import answer_size
-from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, FailureCode, TaskFailure, TaskRequest
 
-Answer = TaskResult | TaskFailure
 LinkFailureKind = Literal["lost", "failed"]
-LinkFailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
 MIN_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS = 1.0, 25 * 3600.0
 """Seconds that a node can make its next request wait: a policy counts what left in a day."""
 
@@ -55,7 +53,7 @@ class OpenRequests:
         ``progressed`` is whether a transfer got further than ever before, ``interrupted`` whether a body was cut off.
         """
         for request, _ in list(self._open.values()):
-            code: LinkFailureCode = ""
+            code: FailureCode = ""
             if kind == "lost" and progressed:
                 code = "transfer_progressed"
             elif kind == "lost" and (interrupted or request.request_id in self._sending_ids):
@@ -68,7 +66,7 @@ class OpenRequests:
         return answer_size.compute_max_answer_size(request for request, _ in self._open.values())
 
 
-def build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code: LinkFailureCode = "") -> TaskFailure:
+def build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code: FailureCode = "") -> TaskFailure:
     """Return the failure that this side gives as the answer to ``request``."""
     return TaskFailure(
         request_id=request.request_id, worker=request.worker, round=request.round, kind=kind, reason=reason, code=code

@@ -17,7 +17,7 @@ from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.core.plan import Plan
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import Message, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, Message, TaskFailure, TaskRequest, TaskResult
 
 log = logging.getLogger("fedws")
 LENGTH_PREFIX = struct.Struct(">Q")
@@ -55,7 +55,7 @@ class ServerTrainer:
             self._process.kill()  # it holds nothing that is not stored
         await self._process.wait()
 
-    async def execute(self, request: TaskRequest) -> TaskResult | TaskFailure:
+    async def execute(self, request: TaskRequest) -> Answer:
         """Have a request carried out; the answer is a failure of kind ``lost`` when the process dies meanwhile."""
         process = await self._ensure_started()
         assert process.stdin is not None and process.stdout is not None

@@ -23,7 +23,7 @@ from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Answer, TaskFailure, TaskRequest
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.training.base import Task
 
@@ -53,7 +53,7 @@ def main() -> None:
         output.flush()
 
 
-def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[str, Task]) -> TaskResult | TaskFailure:
+def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[str, Task]) -> Answer:
     try:
         features = feature_store.load_features()
     except UsageError as error:

@@ -7,11 +7,10 @@ from typing import Self
 
 from fedws.coordinator.clock import monotonic_seconds
 from fedws.coordinator.link import Link
-from fedws.coordinator.open_requests import Answer
 from fedws.coordinator.server_trainer import ServerTrainer
 from fedws.core.error_text import describe_with_location
 from fedws.core.errors import RunFailed
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Answer, TaskRequest, TaskResult
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
 
 

@@ -22,12 +22,23 @@ class CloseCode(IntEnum):
     """A message broke the protocol or a limit; the same message would do so again."""
 
 
+MAX_REASON_BYTES = 123
+"""Longest reason of a close in bytes (RFC 6455, section 5.5)."""
 _REJECTION_CODES = (
     CloseCode.PROTOCOL_ERROR,
     CloseCode.INVALID_DATA,
     CloseCode.MESSAGE_TOO_BIG,
     CloseCode.MESSAGE_REJECTED,
 )
+
+
+def truncate_reason(reason: str) -> str:
+    """Return the begin of a reason that fits into a close: at most :data:`MAX_REASON_BYTES` bytes of whole characters.
+
+    >>> len(truncate_reason("\u00fc" * 100))
+    61
+    """
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
 
 
 def to_close_code(error: LinkError) -> CloseCode:

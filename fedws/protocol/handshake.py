@@ -27,7 +27,7 @@ from fedws.protocol.messages import Challenge, Hello, Proof
 from fedws.protocol.run_claim import derive_public_key, is_valid_signature, sign
 
 KEY_MISMATCH_REMEDY = "the key of one must be given to the other: 'fedws key show' there, --key-file or FEDWS_KEY here"
-Side = Literal["coordinator", "node", "link", "takeover"]
+ProofPurpose = Literal["coordinator", "node", "link", "takeover"]
 
 
 def create_nonce() -> str:
@@ -35,8 +35,10 @@ def create_nonce() -> str:
     return secrets.token_hex(32)
 
 
-def compute_proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, takeover_key: str = "") -> str:
-    """Return the proof that ``side`` has ``key``, 64 hexadecimal digits.
+def compute_proof(
+    key: bytes, purpose: ProofPurpose, hello: Hello, node: str, nonce: str, takeover_key: str = ""
+) -> str:
+    """Return the proof for ``purpose`` that its maker has ``key``, as 64 hexadecimal digits.
 
     ``node`` and ``nonce`` are the challenge's, and ``takeover_key`` is that of the proof of the coordinator.
 
@@ -44,7 +46,7 @@ def compute_proof(key: bytes, side: Side, hello: Hello, node: str, nonce: str, t
     >>> compute_proof(bytes(32), "node", hello, "alice", "11" * 32)[:16]
     '10c50b2f6f592865'
     """
-    return hmac.digest(key, _encode_fields(side, hello, node, nonce, takeover_key), "sha256").hex()
+    return hmac.digest(key, _encode_fields(purpose, hello, node, nonce, takeover_key), "sha256").hex()
 
 
 def create_challenge(key: bytes, hello: Hello, node: str) -> Challenge:
@@ -87,9 +89,9 @@ def derive_session_key(key: bytes, hello: Hello, challenge: Challenge) -> bytes:
     return bytes.fromhex(compute_proof(key, "link", hello, challenge.node, challenge.nonce))
 
 
-def _encode_fields(side: Side, hello: Hello, node: str, nonce: str, takeover_key: str) -> bytes:
+def _encode_fields(purpose: ProofPurpose, hello: Hello, node: str, nonce: str, takeover_key: str) -> bytes:
     """Return the texts of a proof, each after its length, so that none runs into the next."""
-    fields = ("fedws", side, hello.run, hello.coordinator, hello.node, node, hello.nonce, nonce)
+    fields = ("fedws", purpose, hello.run, hello.coordinator, hello.node, node, hello.nonce, nonce)
     encoded = [field.encode() for field in (*fields, *([takeover_key] if takeover_key else ()))]
     return b"".join(len(field).to_bytes(4, "little") + field for field in encoded)
 

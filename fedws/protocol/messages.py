@@ -51,6 +51,8 @@ Labels = Annotated[
     Field(max_length=MAX_DECLARED_LABELS, fail_fast=True),
     AfterValidator(_check_ascending),
 ]
+FailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
+"""What follows from a failure, see :attr:`TaskFailure.code`."""
 Json = dict[str, Any]
 """Numbers, strings, booleans, lists and dicts of these: all that settings and metrics may hold."""
 
@@ -159,13 +161,13 @@ class TaskRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """The good answer to an order."""
+    """The answer to a task request that was carried out."""
 
     request_id: str
     worker: str
     round: int
     num_examples: Weight
-    """How many samples the worker holds: the weight of its report, where weights are used.
+    """How many samples the worker holds: the weight of its result, where weights are used.
 
     0 is for the coordinator's own node; an update of this weight is rejected where weights are used.
     """
@@ -175,9 +177,9 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFailure:
-    """The other answer to an order.
+    """The answer to a task request that was not carried out, or whose result was not used.
 
-    ``kind``: ``refused`` (the worker would not), ``failed`` (it could not), ``rejected`` (its report did not
+    ``kind``: ``refused`` (the worker would not), ``failed`` (it could not), ``rejected`` (its result did not
     fit) or ``lost`` (the link went down or fell silent; made on the coordinator's side).
     """
 
@@ -186,7 +188,7 @@ class TaskFailure:
     round: int
     kind: Literal["refused", "failed", "rejected", "lost"]
     reason: PrintableText
-    code: Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"] = ""
+    code: FailureCode = ""
     """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``retry_later``
     (not before ``retry_after`` has passed). Of ``lost``: ``transfer_progressed`` (a transfer got further than ever
     before), or ``transfer_interrupted`` (one was cut off, and did not). Else empty.
@@ -195,6 +197,8 @@ class TaskFailure:
     """Seconds, for ``retry_later``."""
 
 
+Answer = TaskResult | TaskFailure
+"""What ends a task request: it gets exactly one."""
 Message = Join | Hello | Challenge | Proof | Welcome | Refusal | TaskRequest | TaskResult | TaskFailure
 
 MESSAGE_TYPES: dict[str, type[Message]] = {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedws.protocol.messages import TaskFailure, TaskResult
+from fedws.protocol.messages import Answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +48,4 @@ class WorkerAvailable:
     worker: str
 
 
-Event = TaskResult | TaskFailure | WorkerConnected | WorkerDisconnected | WorkerAvailable | ResponseTimed | RoundTimeout
+Event = Answer | WorkerConnected | WorkerDisconnected | WorkerAvailable | ResponseTimed | RoundTimeout

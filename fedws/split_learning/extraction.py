@@ -14,10 +14,11 @@ from fedws.core.tensors import Tensors, find_mismatch, hash_tensors
 from fedws.data import batch_labels
 from fedws.data.nested_tensors import describe_type, move_tensors
 from fedws.data.samples import compute_fingerprint, iter_batches, load_batch
+from fedws.data.targets import MAX_LABEL_CLASSES
 from fedws.privacy import randomised_labels
 from fedws.privacy.secure_noise import SecureRandom
 from fedws.privacy.spending import FeatureRelease
-from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.protocol.messages import Digest, Json, TaskRequest, TaskResult
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split_model
 from fedws.split_learning.release_format import ReleaseFormat
@@ -27,15 +28,13 @@ from fedws.training.batching import split_into_batches
 from fedws.training.model_building import build_complete_model
 from fedws.training.task_context import TaskContext
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
 
 class SplitSettings(ReleaseFormat):
     """Where a model is cut, and how what it gives there leaves."""
 
     model: str
     split_at: str
-    num_classes: Annotated[int, Field(ge=0, le=2**20)]
+    num_classes: Annotated[int, Field(ge=0, le=MAX_LABEL_CLASSES)]
     """How many the labels tell apart, at least 2; or 0: they are other numbers, or several, and leave as they are."""
 
     @model_validator(mode="after")

@@ -10,7 +10,8 @@ from fedws.core.errors import TaskError
 from fedws.core.task_settings import UNLIMITED_BATCHES, TrainSettings, omit_unset_drop_last
 from fedws.core.tensors import Tensors, copy_to_cpu, find_nonfinite
 from fedws.core.validation import Count, Positive
-from fedws.split_learning.extraction import Digest, ExtractSettings
+from fedws.protocol.messages import Digest
+from fedws.split_learning.extraction import ExtractSettings
 from fedws.training import local, task_context
 
 

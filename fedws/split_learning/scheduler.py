@@ -68,7 +68,7 @@ class CollectThenTrainScheduler:
         participants = state.participants.after_restart(workers, self._config.workers)
         added = {worker: UploadProgress() for worker in self._config.workers if worker not in state.uploads}
         return self._advance(
-            replace(state, participants=participants, uploads={**state.uploads, **added}, server_request="")
+            replace(state, participants=participants, uploads={**state.uploads, **added}, server_request_id="")
         )
 
     def react(self, state: CollectThenTrainState, event: Event) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
@@ -86,7 +86,7 @@ class CollectThenTrainScheduler:
             )
             return self._advance(replace(state, participants=participants, timed_out=True))
         if getattr(event, "worker", "") == DEFAULT_COORDINATOR_ID:
-            if not isinstance(event, TaskResult | TaskFailure) or event.request_id != state.server_request:
+            if not isinstance(event, TaskResult | TaskFailure) or event.request_id != state.server_request_id:
                 return state, ()
             return self._advance(self._training.apply(state, event))
         participants, open_request = state.participants.apply(event)
@@ -199,7 +199,7 @@ class CollectThenTrainScheduler:
         state = replace(state, participants=participants)
         if not state.training_started and self._can_train(state):
             state = self._training.start(state)
-        if not state.server_request and (state.training_started or not state.pretrained):
+        if not state.server_request_id and (state.training_started or not state.pretrained):
             state, request = self._training.create_request(state)
             requests.append(request)
         return state, requests

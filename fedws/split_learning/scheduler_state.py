@@ -35,7 +35,7 @@ class CollectThenTrainState:
     """Whether the time for delivering is up."""
     version: int = 0
     """Epochs of training that are done."""
-    server_request: str = ""
+    server_request_id: str = ""
     """The id of the request that the server trainer works on; empty when it has none."""
     num_server_requests: int = 0
     """How many requests that node was given."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import find_mismatch, find_nonfinite
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Answer, Json, TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, find_exclusions
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.split_learning.base import CollectThenTrainAlgorithm
@@ -19,9 +19,9 @@ class ServerTraining:
         self._algorithm = algorithm
         self._config = config
 
-    def apply(self, state: CollectThenTrainState, answer: TaskResult | TaskFailure) -> CollectThenTrainState:
+    def apply(self, state: CollectThenTrainState, answer: Answer) -> CollectThenTrainState:
         """Return the state after the server trainer's answer to the open request."""
-        state = replace(state, server_request="", participants=replace(state.participants, log_lines=()))
+        state = replace(state, server_request_id="", participants=replace(state.participants, log_lines=()))
         problem = answer.reason if isinstance(answer, TaskFailure) else self._find_result_problem(state, answer)
         if problem:
             failures_in_row, what = state.consecutive_failures + 1, f"the coordinator's own training failed: {problem}"
@@ -102,7 +102,7 @@ class ServerTraining:
         )
         return replace(
             state,
-            server_request=request.request_id,
+            server_request_id=request.request_id,
             num_server_requests=state.num_server_requests + 1,
             participants=participants,
         ), request

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedws.core.errors import RejectedUpdate
+from fedws.core.limits import MAX_EXAMPLES
 from fedws.core.validation import Count
 from fedws.protocol.answer_size import compute_body_size
 from fedws.protocol.messages import Json
@@ -14,8 +15,8 @@ from fedws.protocol.messages import Json
 MAX_CHUNK_BYTES = 2**23
 """Bytes of features and labels in an answer, at most, unless a single record has more."""
 _DTYPE_BYTES = {"int64": 8, "float32": 4}
-MAX_CLAIM = 2**40
-"""Records, and bytes or features of one, that a worker can claim to have."""
+MAX_DECLARED = MAX_EXAMPLES
+"""Records, and bytes or features of one record, that a worker can declare."""
 MAX_LABEL_VALUES = 2**20
 """Values of one label, likewise."""
 
@@ -31,16 +32,18 @@ class UploadManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    num_records: Annotated[int, Field(ge=1, le=MAX_CLAIM)]
-    feature_bytes: Annotated[int, Field(ge=1, le=MAX_CLAIM)]
+    num_records: Annotated[int, Field(ge=1, le=MAX_DECLARED)]
+    feature_bytes: Annotated[int, Field(ge=1, le=MAX_DECLARED)]
     """Of one record's features."""
-    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_CLAIM)], ...], Field(max_length=8, strict=False)]
+    feature_shape: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_DECLARED)], ...], Field(max_length=8, strict=False)
+    ]
     """Of one record's features, before they were encoded."""
     encoding: str
     epsilon: float | None
     label_epsilon: float | None
     label_shape: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MAX_CLAIM)], ...],
+        tuple[Annotated[int, Field(ge=1, le=MAX_DECLARED)], ...],
         Field(max_length=8, strict=False),
         AfterValidator(_check_label_size),
     ] = ()

@@ -14,7 +14,7 @@ from fedws.network.mqtt.endpoint import FrameEvent, LinkEndpoint
 from fedws.network.mqtt.flow_control import ReceivedFrame
 from fedws.network.mqtt.frames import FrameKind, ProtectionLevel
 from fedws.protocol import encoder
-from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error
+from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error, truncate_reason
 from fedws.protocol.messages import Message
 
 MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES
@@ -22,7 +22,6 @@ MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES
 MAX_UNAUTHENTICATED_FRAMES = 32
 """Frames, likewise; but for signs of life."""
 _PLAIN_PING = bytes([FrameKind.PING])
-_MAX_REASON_BYTES = 123  # bytes, as on a websocket
 _CLOSE_CODES = (
     CloseCode.APPLICATION_ERROR,
     CloseCode.MESSAGE_REJECTED,
@@ -261,9 +260,7 @@ class MqttChannel:
             return
         first = bytes([_CLOSE_CODES.index(code) if code in _CLOSE_CODES else 0])
         try:
-            self._send_frame(
-                FrameKind.CLOSE, first + reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore").encode()
-            )
+            self._send_frame(FrameKind.CLOSE, first + truncate_reason(reason).encode())
         except LinkError:
             self._peer_done.set()
         self._set_closed(error or LinkLost(reason or "closed"))

@@ -11,7 +11,7 @@ from fedws.network.body_transfer import BodyTransfers
 from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
 from fedws.network.websocket.monitored_connection import MonitoredConnection, frame_size
 from fedws.protocol import encoder
-from fedws.protocol.close_codes import CloseCode, to_link_error
+from fedws.protocol.close_codes import CloseCode, to_link_error, truncate_reason
 from fedws.protocol.messages import Message
 from fedws.security.tls import get_node_id
 
@@ -20,7 +20,6 @@ _PROTOCOL_ERROR_CODES = (
     CloseCode.INVALID_DATA,
     CloseCode.MESSAGE_TOO_BIG,
 )  # what the library closes with
-_MAX_REASON_BYTES = 123  # bytes, RFC 6455, section 5.5
 
 
 class WebSocketChannel:
@@ -82,7 +81,7 @@ class WebSocketChannel:
     async def close(self, reason: str = "", code: CloseCode = CloseCode.APPLICATION_ERROR) -> None:
         """Close the link; the other end reads the code and the reason."""
         sent = code if reason else CloseCode.NORMAL_CLOSURE
-        await self._connection.close(sent, reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore"))
+        await self._connection.close(sent, truncate_reason(reason))
 
     async def wait_closed(self) -> None:
         """Wait until it is."""

@@ -1,16 +1,18 @@
 """Former names of flags: the two scripts of the demo accept all of them, ``fedws`` names the new ones."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedws.cli import run, worker
-from fedws.cli.former_names import RENAMED_FLAGS, RENAMED_NODE_FLAGS
+from fedws.cli.former_names import FORMER_FLAGS, FORMER_NODE_FLAGS, FORMER_OPTIONS
 from fedws.cli.main import main, run_command
+from fedws.core import registry
 from fedws.core.plan import Plan, build_plan
 
-RENAMED = {**RENAMED_FLAGS, **RENAMED_NODE_FLAGS}
+FORMER = {**FORMER_FLAGS, **FORMER_NODE_FLAGS}
 CLIENT_SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "--workers": ("dora=ws://h:1", {"workers": {"dora": "ws://h:1"}}),
     "--evaluator": ("emil=ws://h:2", {"evaluator": {"emil": "ws://h:2"}}),
@@ -131,6 +133,32 @@ def test_former_flags_of_a_run_that_listens() -> None:
     assert given == {"wait_for_workers": "peer_timeout"}
 
 
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        ("--strategy fedbuff:k=2,lr=0.5", {"algorithm": "fedbuff:buffer_size=2,server_lr=0.5"}),
+        ("--strategy=fedasync:a=0.3,staleness=hinge", {"algorithm": "fedasync:alpha=0.3,staleness_function=hinge"}),
+        ("--algorithm mistnet:crop=2,fine_tune=1", {"algorithm": "mistnet:feature_shift=2,extractor_epochs=1"}),
+        ("--aggregator mean:weighted=true", {"aggregator": "mean:weight_by_samples=true"}),
+        ("--chooser speed:2,patience=3", {"sampler": "speed:2,max_slowdown=3"}),
+        ("--encoding clear_bits", {"encoding": "bits_without_noise"}),
+    ],
+)
+def test_a_former_option_of_a_piece(argv: str, wanted: dict[str, str]) -> None:
+    assert vars(run.build_parser("run_websocket_client.py", is_demo_script=True).parse_args(argv.split())) == wanted
+    present = argv.replace("--strategy", "--algorithm").replace("--chooser", "--sampler").split()
+    assert vars(run.build_parser("run").parse_args(present)) != wanted
+
+
+@pytest.mark.parametrize(("flag", "piece"), FORMER_OPTIONS)
+def test_every_former_option_stands_for_one_of_its_piece(flag: str, piece: str) -> None:
+    kind = flag.removeprefix("--")
+    factory = registry.find_piece(kind, piece)
+    takes = set(inspect.signature(factory).parameters)
+    renamed = FORMER_OPTIONS[flag, piece]
+    assert set(renamed.values()) <= takes and not set(renamed) & takes
+
+
 @pytest.mark.parametrize("flag", CLIENT_OTHERS)
 def test_a_former_flag_of_the_client_that_is_no_setting(flag: str) -> None:
     value, wanted = CLIENT_OTHERS[flag]
@@ -149,8 +177,8 @@ def test_a_former_flag_of_the_server(flag: str) -> None:
 
 
 def test_the_scripts_take_the_new_names_too() -> None:
-    for old, new in RENAMED.items():
-        for module in (run, worker) if old in RENAMED_FLAGS else (worker,):
+    for old, new in FORMER.items():
+        for module in (run, worker) if old in FORMER_FLAGS else (worker,):
             options = module.build_parser("script", is_demo_script=True)._option_string_actions
             if new in options and old not in options:
                 value = [] if options[new].nargs == 0 else ["1"]
@@ -180,7 +208,7 @@ def test_fedws_refuses_former_flags_and_names_the_new(
         with pytest.raises(SystemExit) as ended:
             main(argv)
         name = flag.replace("_", "-")
-        error = f"fedws {command}: there is no {name} here; did you mean {RENAMED[name]}?"
+        error = f"fedws {command}: there is no {name} here; did you mean {FORMER[name]}?"
         assert (ended.value.code, capsys.readouterr().err) == (2, f"{error} (see fedws {command} --help)\n")
 
 
@@ -243,7 +271,7 @@ def test_help_names_what_is_accepted_as_well() -> None:
     ]
     assert len(former) == 16
     for old in former:
-        assert f"{old} ({RENAMED_FLAGS[old]})" in script
+        assert f"{old} ({FORMER_FLAGS[old]})" in script
     plain = words(run.build_parser("fedws run").format_help())
     assert plain.endswith("'-' and '_' are the same in every flag. --strategy is the same as --algorithm.")
     assert plain.count("--strategy") == 1 and "--quorum" not in plain

@@ -28,12 +28,12 @@ from fedws.network import admission, liveness
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
-from fedws.network.websocket import channel, incoming_connection, monitored_connection
+from fedws.network.websocket import incoming_connection, monitored_connection
 from fedws.node.evaluator import evaluate_request
 from fedws.node.run_lease import TAKEN_OVER_REASON, LeaseManager
 from fedws.node.worker import Worker
 from fedws.protocol import encoder, handshake
-from fedws.protocol.close_codes import CloseCode
+from fedws.protocol.close_codes import MAX_REASON_BYTES, CloseCode
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.header import (
@@ -158,7 +158,7 @@ def test_timers_follow_from_silence() -> None:
         MAX_HANDSHAKE_MESSAGE_BYTES,
         MAX_HANDSHAKE_MESSAGE_BYTES,
     )
-    assert channel._MAX_REASON_BYTES == 123
+    assert MAX_REASON_BYTES == 123
     codes = {int(row["code"]) for row in table(section("Close codes"), "code")}
     assert codes >= {code for code in CloseCode if code is not CloseCode.INVALID_DATA}
     assert [int(code) for code in mqtt_channel._CLOSE_CODES] == [4000, 4002, 4001], "and section 11 says so"

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from fedws.core.errors import LinkRefused
 from fedws.protocol import handshake
-from fedws.protocol.handshake import Side
+from fedws.protocol.handshake import ProofPurpose
 from fedws.protocol.messages import Challenge, Hello, Proof
 from tests.helpers.support import TAKEOVER
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
-SIDES: tuple[Side, Side] = ("coordinator", "node")
+SIDES: tuple[ProofPurpose, ProofPurpose] = ("coordinator", "node")
 names = st.text(st.characters(codec="utf-8"), max_size=64)
 nonces = st.binary(min_size=32, max_size=32).map(bytes.hex)
 keys = st.binary(min_size=32, max_size=32)
@@ -130,7 +130,7 @@ def test_text_moved_from_one_field_to_the_next_is_another_proof(one: str, two: s
 
 
 @pytest.mark.parametrize("side", ["coordinator", "node"])
-def test_a_proof_is_what_the_protocol_says(side: Side) -> None:
+def test_a_proof_is_what_the_protocol_says(side: ProofPurpose) -> None:
     """An oracle of our own: HMAC-SHA256 over fields, each after its length; of the coordinator with the secret."""
     said = hello(run="r\u00fcn", node="alice", coordinator="c", nonce="11" * 32)
     fields = ["fedws", side, "r\u00fcn", "c", "alice", "bob", "11" * 32, "22" * 32]
