@@ -5,80 +5,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
 from fedws.algorithms.fedbuff import FedBuff, fit
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, TaskError, UsageError
-from fedws.core.plan import TrainSettings
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.scheduling.asynchronous import AsynchronousScheduler
-from fedws.scheduling.participant import ScheduleConfig
-from fedws.training.building import build_model
-from fedws.training.task_context import TaskContext
+from tests.helpers.tiny_training import (
+    SIZES,
+    Points,
+    asynchronous_scheduler,
+    first_request,
+    initial_model,
+    task_context,
+    task_result,
+    tiny_model,
+    train_settings,
+)
 
-SIZES = {"alice": 40, "bob": 24}
-
-
-class Points:
-    def __init__(self, samples: int) -> None:
-        self.inputs = torch.randn(samples, 2, generator=torch.Generator().manual_seed(samples))
-        self.targets = (self.inputs.sum(1) > 0).long()
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.inputs[index], self.targets[index]
-
-
-def tiny() -> nn.Module:
-    """Parameters, a frozen one, and batch norm's three buffers."""
-    module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2), nn.LogSoftmax(dim=1))
-    module[3].bias.requires_grad_(False)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
-
-
-def training(**options: Any) -> TrainSettings:
-    return TrainSettings(
-        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 3, **options}
-    )
-
-
-def start() -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in build_model("tiny", 1).state_dict().items()}
-
-
-def running(algorithm: Any, versions: int) -> AsynchronousScheduler[Any]:
-    return AsynchronousScheduler(algorithm, ScheduleConfig(tuple(SIZES), versions, seed=7, min_results=1))
-
-
-def workspace(worker: str) -> TaskContext:
-    return TaskContext(worker, "points", Points(SIZES[worker]))
-
-
+pytestmark = pytest.mark.usefixtures("tiny_model_registered")
 ORDER = TaskRequest(request_id="1/alice", worker="alice", round=1, task="fedbuff.fit")
-
-
-def report(tensors: Tensors, order: TaskRequest = ORDER) -> TaskResult:
-    return TaskResult(
-        request_id=order.request_id, worker=order.worker, round=order.round, num_examples=1, tensors=tensors
-    )
 
 
 def stepped(algorithm: FedBuff, model: Tensors, *differences: tuple[Tensors, int]) -> Tensors:
     """The next version, of differences with their staleness."""
     buffer = algorithm.init()
     for tensors, staleness in differences:
-        buffer = algorithm.accumulate(model, buffer, report(tensors), staleness)
+        buffer = algorithm.accumulate(model, buffer, task_result(ORDER, tensors), staleness)
     return algorithm.server_update(model, buffer)
 
 
@@ -86,24 +41,24 @@ def stepped(algorithm: FedBuff, model: Tensors, *differences: tuple[Tensors, int
 
 
 def test_the_papers_settings_are_the_defaults() -> None:
-    assert registry.build_piece("algorithm", "fedbuff", training()) == FedBuff(
-        training(), buffer_size=10, server_lr=1.0
+    assert registry.build_piece("algorithm", "fedbuff", train_settings()) == FedBuff(
+        train_settings(), buffer_size=10, server_lr=1.0
     )
-    assert registry.build_piece("algorithm", "fedbuff:3,server_lr=0.5", training()) == FedBuff(
-        training(), buffer_size=3, server_lr=0.5
+    assert registry.build_piece("algorithm", "fedbuff:3,server_lr=0.5", train_settings()) == FedBuff(
+        train_settings(), buffer_size=3, server_lr=0.5
     )
 
 
 @pytest.mark.parametrize("options", ["0", "1.5", "many", "server_lr=0", "server_lr=inf", "server_lr=-1", "s=1"])
 def test_options_that_cannot_be_are_refused(options: str) -> None:
     with pytest.raises(UsageError):
-        registry.build_piece("algorithm", f"fedbuff:{options}", training())
+        registry.build_piece("algorithm", f"fedbuff:{options}", train_settings())
 
 
 @pytest.mark.parametrize("staleness", range(15))
 def test_one_difference_weighs_by_its_staleness(staleness: int) -> None:
     found = stepped(
-        FedBuff(training(), buffer_size=1), {"w": torch.ones(2)}, ({"w": torch.tensor([2.0, -4.0])}, staleness)
+        FedBuff(train_settings(), buffer_size=1), {"w": torch.ones(2)}, ({"w": torch.tensor([2.0, -4.0])}, staleness)
     )
     np.testing.assert_allclose(found["w"].numpy(), 1 + np.array([2, -4]) / np.sqrt(1 + staleness), rtol=1e-6, atol=1e-6)
 
@@ -117,24 +72,24 @@ def test_a_version_adds_the_mean_of_k_weighted_differences(k: int, lr: float) ->
     tau = random.integers(0, 9, size=k)
     pairs = [({"w": torch.from_numpy(d[i])}, int(tau[i])) for i in range(k)]
     before = d.copy()
-    found = stepped(FedBuff(training(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs)
+    found = stepped(FedBuff(train_settings(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs)
     wanted = x + lr * np.mean([d[i].astype(np.float64) / np.sqrt(1 + tau[i]) for i in range(k)], axis=0)
     np.testing.assert_allclose(found["w"].numpy(), wanted, rtol=1e-6, atol=1e-6)
     assert found["w"].dtype == torch.float32 and (d == before).all(), "reports are not added up in place"
     assert torch.equal(
         found["w"],
-        stepped(FedBuff(training(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs[::-1])["w"],
+        stepped(FedBuff(train_settings(), buffer_size=k, server_lr=lr), {"w": torch.from_numpy(x)}, *pairs[::-1])["w"],
     )
 
 
 def test_a_buffer_is_empty_after_its_version() -> None:
-    algorithm, model = FedBuff(training(), buffer_size=2), {"w": torch.zeros(1)}
-    strategy = running(algorithm, 3)
+    algorithm, model = FedBuff(train_settings(), buffer_size=2), {"w": torch.zeros(1)}
+    strategy = asynchronous_scheduler(algorithm, 3)
     state, orders = strategy.start(model, list(SIZES))
     open_orders = {order.worker: order for order in orders}
     found = []
     for worker, value in [("alice", 1), ("alice", 3), ("bob", 4), ("alice", 6), ("bob", 8), ("bob", 0)]:
-        state, more = strategy.react(state, report({"w": torch.full((1,), float(value))}, open_orders[worker]))
+        state, more = strategy.react(state, task_result(open_orders[worker], {"w": torch.full((1,), float(value))}))
         open_orders |= {order.worker: order for order in more}
         found.append(float(strategy.model(state)["w"]))
     second = 2 + (4 / 2**0.5 + 6) / 2
@@ -148,15 +103,15 @@ def test_a_buffer_is_empty_after_its_version() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_stays_what_it_is(dtype: torch.dtype) -> None:
     half = {"w": torch.full((3,), 0.5, dtype=dtype)}
-    found = stepped(FedBuff(training(), buffer_size=2), {"w": torch.ones(3, dtype=dtype)}, (half, 0), (half, 0))
+    found = stepped(FedBuff(train_settings(), buffer_size=2), {"w": torch.ones(3, dtype=dtype)}, (half, 0), (half, 0))
     assert found["w"].dtype == dtype and found["w"].tolist() == [1.5] * 3
 
 
 def test_ten_thousand_small_differences_are_not_lost_in_float32() -> None:
-    algorithm, model = FedBuff(training(), buffer_size=10_000), {"w": torch.tensor([4096.0])}
+    algorithm, model = FedBuff(train_settings(), buffer_size=10_000), {"w": torch.tensor([4096.0])}
     buffer = algorithm.init()
     for _ in range(10_000):
-        buffer = algorithm.accumulate(model, buffer, report({"w": torch.tensor([4096.1])}), 0)
+        buffer = algorithm.accumulate(model, buffer, task_result(ORDER, {"w": torch.tensor([4096.1])}), 0)
     assert float(algorithm.server_update(model, buffer)["w"]) == pytest.approx(8192.1, abs=1e-3)
 
 
@@ -164,7 +119,7 @@ def test_integers_and_booleans_take_the_maximum_of_model_and_reports() -> None:
     model = {"n": torch.tensor([5, 1, 1]), "b": torch.tensor([True, False])}
     one = {"n": torch.tensor([3, 4, 0]), "b": torch.tensor([False, False])}
     other = {"n": torch.tensor([3, 2, 7]), "b": torch.tensor([False, True])}
-    found = stepped(FedBuff(training(), buffer_size=2), model, (one, 0), (other, 3))
+    found = stepped(FedBuff(train_settings(), buffer_size=2), model, (one, 0), (other, 3))
     assert found["n"].tolist() == [5, 4, 7] and found["b"].tolist() == [True, True]
 
 
@@ -173,7 +128,7 @@ def test_integers_and_booleans_take_the_maximum_of_model_and_reports() -> None:
 
 def client_update(model: Tensors, worker: str, number: int, lr: float) -> dict[str, torch.Tensor]:
     """The paper's client: at most 3 batches of 8, and what they added to the model."""
-    module, data = tiny().train(), Points(SIZES[worker])
+    module, data = tiny_model().train(), Points(SIZES[worker])
     module.load_state_dict(dict(model))
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     shuffle = torch.Generator().manual_seed(request_seed(7, worker, number))
@@ -190,16 +145,16 @@ TURNS = ["alice", "alice", "bob", "alice", "bob", "bob", "alice", "alice", "bob"
 
 @pytest.mark.parametrize(("k", "lr"), [(1, 1.0), (2, 0.7), (3, 1.0)])
 def test_a_training_is_the_papers(k: int, lr: float) -> None:
-    strategy = running(FedBuff(training(), buffer_size=k, server_lr=lr), len(TURNS) // k)
-    state, orders = strategy.start(start(), list(SIZES))
+    strategy = asynchronous_scheduler(FedBuff(train_settings(), buffer_size=k, server_lr=lr), len(TURNS) // k)
+    state, orders = strategy.start(initial_model(), list(SIZES))
     open_orders = {order.worker: order for order in orders}
 
-    model: dict[str, torch.Tensor] = start()
+    model: dict[str, torch.Tensor] = initial_model()
     version = 0
     sent = dict.fromkeys(SIZES, (model, 0, 1, 0.5))  # model, its version, the order's number and learning rate
     buffer: list[tuple[dict[str, torch.Tensor], int]] = []
     for reports, worker in enumerate(TURNS, 1):
-        state, more = strategy.react(state, fit(open_orders[worker], workspace(worker)))
+        state, more = strategy.react(state, fit(open_orders[worker], task_context(worker)))
         open_orders |= {order.worker: order for order in more}
 
         old, tau, number, rate = sent[worker]
@@ -218,39 +173,35 @@ def test_a_training_is_the_papers(k: int, lr: float) -> None:
     assert list(found) == list(model) and strategy.version(state) == version == len(TURNS) // k
     for key, value in model.items():
         torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5)
-    assert not torch.equal(found["0.weight"], start()["0.weight"])
+    assert not torch.equal(found["0.weight"], initial_model()["0.weight"])
 
 
 # --------------------------------------------------------------------------- the task
 
 
 def fitted(**settings: Any) -> TaskResult:
-    ask = FedBuff(training()).configure(start(), "alice", 1)
-    order = TaskRequest(
-        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=5, settings={**ask.settings, **settings},
-        tensors=ask.tensors,
-    )  # fmt: skip
-    return fit(order, workspace("alice"))
+    return fit(first_request(FedBuff(train_settings()), **settings), task_context())
 
 
 def test_the_order_carries_model_and_settings_of_its_round() -> None:
-    model = start()
-    ask = FedBuff(training(lr=0.1), server_lr=3).configure(model, "alice", 3)
+    model = initial_model()
+    ask = FedBuff(train_settings(lr=0.1), server_lr=3).configure(model, "alice", 3)
     assert ask.task == "fedbuff.fit" and ask.tensors is model
-    assert ask.settings == {**training(lr=0.1).model_dump(), "lr": 0.98 * (0.98 * 0.1)}
+    assert ask.settings == {**train_settings(lr=0.1).model_dump(), "lr": 0.98 * (0.98 * 0.1)}
 
 
 def test_the_report_holds_what_was_added() -> None:
     found = fitted()
     assert (found.request_id, found.worker, found.round, found.num_examples) == ("1/alice", "alice", 1, 40)
     assert found.metrics["num_examples"] == 24 and 0 < found.metrics["loss"] < 5
+    settings = train_settings().model_dump()
     order = TaskRequest(
-        request_id="1/alice", worker="alice", round=1, task="fedavg.fit", seed=5, settings=training().model_dump(),
-        tensors=start(),
+        request_id="1/alice", worker="alice", round=1, task="fedavg.fit", seed=5, settings=settings,
+        tensors=initial_model(),
     )  # fmt: skip
-    trained = registry.find_piece("task", "fedavg.fit")(order, workspace("alice")).tensors
+    trained = registry.find_piece("task", "fedavg.fit")(order, task_context()).tensors
     assert list(found.tensors) == list(trained)
-    for key, value in start().items():
+    for key, value in initial_model().items():
         wanted = trained[key] - value if value.is_floating_point() else trained[key]
         assert torch.equal(found.tensors[key], wanted)
     assert int(found.tensors["1.num_batches_tracked"]) == 3 and not found.tensors["3.bias"].any()
@@ -264,7 +215,9 @@ def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
 
 def test_a_workers_own_model_is_the_newest_with_its_difference_alone() -> None:
     model = {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(4)}
-    found = FedBuff(training()).worker_model(model, report({"w": torch.tensor([0.5, -1.0]), "n": torch.tensor(3)}))
+    found = FedBuff(train_settings()).worker_model(
+        model, task_result(ORDER, {"w": torch.tensor([0.5, -1.0]), "n": torch.tensor(3)})
+    )
     assert found["w"].tolist() == [1.5, 1.0] and int(found["n"]) == 3
     assert model["w"].tolist() == [1.0, 2.0]
 
@@ -282,4 +235,4 @@ def test_a_workers_own_model_is_the_newest_with_its_difference_alone() -> None:
 )
 def test_a_difference_of_another_model_is_rejected_and_not_broadcast(tensors: Tensors) -> None:
     with pytest.raises(RejectedUpdate):
-        FedBuff(training()).worker_model({"w": torch.zeros(2), "n": torch.tensor(4)}, report(tensors))
+        FedBuff(train_settings()).worker_model({"w": torch.zeros(2), "n": torch.tensor(4)}, task_result(ORDER, tensors))

@@ -10,41 +10,30 @@ from torch.nn import functional
 from fedws.algorithms.fedsgd import FedSGD, send_gradient
 from fedws.core import registry
 from fedws.core.errors import RejectedUpdate, TaskError
-from fedws.core.plan import TrainSettings
+from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.scheduling.participant import ScheduleConfig
 from fedws.scheduling.samplers.all import AllSampler
+from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
-from fedws.training.building import build_model
-from fedws.training.task_context import TaskContext
 from fedws.updates.aggregators.mean import MeanAggregator
 from tests.helpers.support import sent_over
+from tests.helpers.tiny_training import (
+    SIZES,
+    Points,
+    first_request,
+    initial_model,
+    run_rounds,
+    task_context,
+    tiny_model,
+    train_settings,
+)
 
-SIZES = {"alice": 40, "bob": 24}
-
-
-class Points:
-    def __init__(self, samples: int) -> None:
-        self.inputs = torch.randn(samples, 2, generator=torch.Generator().manual_seed(samples))
-        self.targets = (self.inputs.sum(1) > 0).long()
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.inputs[index], self.targets[index]
+pytestmark = pytest.mark.usefixtures("tiny_model_registered")
 
 
 def plain() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2), nn.LogSoftmax(dim=1))
-
-
-def tiny() -> nn.Module:
-    """Parameters, a frozen one, and batch norm's three buffers."""
-    module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2), nn.LogSoftmax(dim=1))
-    module[3].bias.requires_grad_(False)
-    return module
 
 
 def tied() -> nn.Module:
@@ -68,7 +57,6 @@ class Looked(nn.Module):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry._pieces, ("model", "tiny"), tiny)
     monkeypatch.setitem(registry._pieces, ("model", "plain"), plain)
     monkeypatch.setitem(registry._pieces, ("model", "tied"), tied)
     monkeypatch.setitem(registry._pieces, ("model", "sparse"), lambda: Looked(sparse=True))
@@ -76,27 +64,15 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def training(**options: Any) -> TrainSettings:
-    return TrainSettings(
-        **{"model": "tiny", "dataset": "points", "lr": 0.5, "batch_size": 8, "max_local_batches": 100, **options}
-    )
-
-
-def start(model: str = "tiny") -> dict[str, torch.Tensor]:
-    return {key: value.detach() for key, value in build_model(model, 1).state_dict().items()}
+    return train_settings(**{"max_local_batches": 100, **options})
 
 
 def run(model: str, rounds: int, weighted: bool = False) -> Tensors:
     terms = ScheduleConfig(tuple(SIZES), rounds, seed=7, min_results=len(SIZES))
-    strategy = SynchronousScheduler(
-        FedSGD(training(model=model)), MeanAggregator(weight_by_samples=weighted), AllSampler(), terms
+    algorithm, aggregator = FedSGD(training(model=model)), MeanAggregator(weight_by_samples=weighted)
+    return run_rounds(
+        SynchronousScheduler(algorithm, aggregator, AllSampler(), terms), send_gradient, initial_model(model)
     )
-    state, orders = strategy.start(start(model), list(SIZES))
-    while orders:
-        open_orders, orders = orders, ()
-        for order in reversed(open_orders):
-            workspace = TaskContext(order.worker, "points", Points(SIZES[order.worker]))
-            state, orders = strategy.react(state, send_gradient(order, workspace))
-    return strategy.model(state)
 
 
 def test_weighted_training_is_gradient_descent_on_the_union_of_the_data() -> None:
@@ -105,21 +81,21 @@ def test_weighted_training_is_gradient_descent_on_the_union_of_the_data() -> Non
     inputs = torch.cat([Points(size).inputs for size in SIZES.values()]).double()
     targets = torch.cat([Points(size).targets for size in SIZES.values()])
     module = plain().double()
-    module.load_state_dict(start("plain"))
+    module.load_state_dict(initial_model("plain"))
     for round_number in range(4):
         slopes = torch.autograd.grad(functional.nll_loss(module(inputs), targets), list(module.parameters()))
         for parameter, slope in zip(module.parameters(), slopes, strict=True):
             parameter.data -= 0.5 * 0.98**round_number * slope
     for key, value in module.state_dict().items():
         torch.testing.assert_close(found[key].double(), value, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(found["0.weight"], start("plain")["0.weight"])
+    assert not torch.equal(found["0.weight"], initial_model("plain")["0.weight"])
 
 
 def by_hand(
     model: Tensors, data: Points, chosen: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Gradient of the mean loss over the chosen samples, eight at a time, and the state afterwards."""
-    module = tiny().train()
+    module = tiny_model().train()
     module.load_state_dict(dict(model))
     for part in chosen.split(8):
         functional.nll_loss(module(data.inputs[part]), data.targets[part], reduction="sum").backward()
@@ -128,19 +104,14 @@ def by_hand(
 
 
 def reported(seed: int = 5, **settings: Any) -> TaskResult:
-    ask = FedSGD(training()).configure(start(), "alice", 1)
-    order = TaskRequest(
-        request_id="1/alice", worker="alice", round=1, task=ask.task, seed=seed, settings={**ask.settings, **settings},
-        tensors=ask.tensors,
-    )  # fmt: skip
-    return send_gradient(order, TaskContext("alice", "points", Points(40)))
+    return send_gradient(first_request(FedSGD(training()), seed, **settings), task_context())
 
 
 @pytest.mark.parametrize("batches", [2, 5, 100])
 def test_a_report_holds_gradients_and_buffers(batches: int) -> None:
     report = reported(max_local_batches=batches)
     chosen = torch.randperm(40, generator=torch.Generator().manual_seed(5))[: 8 * batches]
-    slopes, state = by_hand(start(), Points(40), chosen)
+    slopes, state = by_hand(initial_model(), Points(40), chosen)
     buffers = ["1.running_mean", "1.running_var", "1.num_batches_tracked"]
     assert set(report.tensors) == {*(f"gradient:{key}" for key in slopes), *buffers}
     assert len(slopes) == 5 and "3.bias" not in slopes
@@ -153,7 +124,7 @@ def test_a_report_holds_gradients_and_buffers(batches: int) -> None:
 
 
 def test_a_step_moves_parameters_takes_buffers_and_leaves_the_frozen() -> None:
-    model, report = start(), reported()
+    model, report = initial_model(), reported()
     before = {key: value.clone() for key, value in model.items()}
     found = FedSGD(training(lr=0.1)).server_update(model, report.tensors, 2)
     assert list(found) == list(model)
@@ -166,7 +137,7 @@ def test_a_step_moves_parameters_takes_buffers_and_leaves_the_frozen() -> None:
 
 def test_a_training_with_batch_norm_keeps_dtypes_and_counts() -> None:
     found = run("tiny", 2)
-    like = start()
+    like = initial_model()
     assert {key: (value.dtype, value.shape) for key, value in found.items()} == {
         key: (value.dtype, value.shape) for key, value in like.items()
     }
@@ -177,11 +148,11 @@ def test_a_training_with_batch_norm_keeps_dtypes_and_counts() -> None:
 def test_tied_weights_learn_and_stay_tied() -> None:
     found = run("tied", 2)
     assert torch.equal(found["0.weight"], found["2.weight"])
-    assert not torch.equal(found["0.weight"], start("tied")["0.weight"])
+    assert not torch.equal(found["0.weight"], initial_model("tied")["0.weight"])
 
 
 def test_a_workers_own_model_is_one_step_from_its_own_gradient() -> None:
-    algorithm, report, model = FedSGD(training()), reported(), start()
+    algorithm, report, model = FedSGD(training()), reported(), initial_model()
     found = algorithm.worker_model(model, report)
     assert torch.equal(found["0.weight"], model["0.weight"] - 0.5 * report.tensors["gradient:0.weight"])
 
@@ -189,20 +160,20 @@ def test_a_workers_own_model_is_one_step_from_its_own_gradient() -> None:
 @pytest.mark.parametrize("slope", [torch.ones(1), torch.ones(4, 1), torch.ones(3), torch.ones(4, 2).double()])
 def test_a_gradient_of_another_shape_is_rejected_and_not_broadcast(slope: torch.Tensor) -> None:
     with pytest.raises(RejectedUpdate, match=r"the gradient of 0\.weight"):
-        FedSGD(training()).server_update(start(), {**reported().tensors, "gradient:0.weight": slope}, 1)
+        FedSGD(training()).server_update(initial_model(), {**reported().tensors, "gradient:0.weight": slope}, 1)
 
 
 @pytest.mark.parametrize("name", ["gradient:9.weight", "9.weight", "0.weight"])
 def test_what_is_no_gradient_of_a_parameter_is_rejected(name: str) -> None:
     """Not least a weight itself, which would otherwise be taken as it is."""
     with pytest.raises(RejectedUpdate, match=f"{name} is not known here"):
-        FedSGD(training()).server_update(start(), {**reported().tensors, name: torch.ones(4, 2)}, 1)
+        FedSGD(training()).server_update(initial_model(), {**reported().tensors, name: torch.ones(4, 2)}, 1)
 
 
 def test_a_report_that_leaves_a_gradient_out_is_rejected_whoever_comes_first() -> None:
     tensors = {name: tensor for name, tensor in reported().tensors.items() if name != "gradient:0.weight"}
     with pytest.raises(RejectedUpdate, match=r"gradient:0\.weight is missing"):
-        FedSGD(training()).server_update(start(), tensors, 1)
+        FedSGD(training()).server_update(initial_model(), tensors, 1)
 
 
 def test_the_seed_chooses_the_samples() -> None:
@@ -220,12 +191,12 @@ def test_what_cannot_be_done_is_a_task_error(settings: dict[str, Any]) -> None:
 
 def test_a_sparse_gradient_trains_as_a_dense_one_and_can_travel() -> None:
     order = TaskRequest(
-        request_id="1/alice", worker="alice", round=1, task="fedsgd.gradient", seed=5, tensors=start("sparse"),
+        request_id="1/alice", worker="alice", round=1, task="fedsgd.gradient", seed=5, tensors=initial_model("sparse"),
         settings=training(model="sparse").model_dump(),
     )  # fmt: skip
-    report = sent_over(send_gradient(order, TaskContext("alice", "points", Points(40))))
+    report = sent_over(send_gradient(order, task_context()))
     slope = report.tensors["gradient:table.weight"]
     assert slope.layout is torch.strided and torch.equal(slope[2], torch.zeros(2)), "a row that no sample has"
     sparse, dense = run("sparse", 3), run("dense", 3)
     torch.testing.assert_close(sparse["table.weight"], dense["table.weight"], rtol=1e-5, atol=1e-7)
-    assert not torch.equal(sparse["table.weight"][:2], start("sparse")["table.weight"][:2])
+    assert not torch.equal(sparse["table.weight"][:2], initial_model("sparse")["table.weight"][:2])

@@ -13,18 +13,7 @@ from fedws.core.task_settings import TrainSettings
 from fedws.training.batching import split_into_batches, trains_batch_norm
 from fedws.training.local import compute_gradient, train
 from fedws.training.task_context import TaskContext
-
-
-class Points:
-    def __init__(self, samples: int) -> None:
-        self.inputs = torch.randn(samples, 2, generator=torch.Generator().manual_seed(samples))
-        self.targets = (self.inputs.sum(1) > 0).long()
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self.inputs[index], self.targets[index]
+from tests.helpers.tiny_training import Points
 
 
 def net(*, norm: bool = True) -> nn.Sequential:
