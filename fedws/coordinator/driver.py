@@ -15,6 +15,7 @@ from fedws.core.durations import format_duration
 from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
+from fedws.network.liveness import CHECKS_PER_TIMEOUT
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
@@ -125,7 +126,7 @@ class Driver(Generic[S]):
             except TimeoutError:
                 now = loop.time()
             stood = now - until
-            if stood > peer_timeout / 30:  # this process was stopped: that time is nobody's
+            if stood > peer_timeout / CHECKS_PER_TIMEOUT:  # this process was stopped: that time is nobody's
                 self._next_reminder, self._round_deadline, self._min_results_deadline = (
                     at + stood for at in (self._next_reminder, self._round_deadline, self._min_results_deadline)
                 )

@@ -22,7 +22,7 @@ from fedws.coordinator.server_trainer import ServerTrainer
 from fedws.coordinator.setup import prepare_run, resolve_credentials
 from fedws.coordinator.starting_point import StartingPoint, find_starting_point
 from fedws.coordinator.worker_links import WorkerLinks
-from fedws.core import tensor_file
+from fedws.core import registry, tensor_file
 from fedws.core.error_text import describe_error
 from fedws.core.errors import FedwsError, RunFailed, StoreError, UsageError
 from fedws.core.plan import Plan, build_plan
@@ -34,11 +34,11 @@ from fedws.network.stored_bodies import StoredBodies
 from fedws.object_store.base import BodyStore
 from fedws.protocol.run_claim import RunClaim, derive_takeover_key
 from fedws.recording import metrics_reader
+from fedws.recording.base import Sink
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_directory import RunDirectory, load_plan_settings
 from fedws.recording.run_log import START_POSITION, RunLog
-from fedws.recording.sinks.tensorboard import TensorBoardWriter
 from fedws.recording.stored_records import Record
 from fedws.scheduling.base import Scheduler
 from fedws.security.credentials import Credentials
@@ -240,9 +240,9 @@ async def _run(
         run_directory.retain()
         run_log.open()
         run_log.set_worker_labels(worker_links.worker_labels)
-        events = TensorBoardWriter(run_log.directory, run_log.records)
-        stack.callback(events.close)
-        run_log.observers += [events.write, *observers]
+        sink: Sink = registry.build_piece("sink", "tensorboard", run_log.directory, run_log.records)
+        stack.callback(sink.close)
+        run_log.observers += [sink.write, *observers]
         if stored is not None and evaluation_queue is not None:
             evaluation_queue.restore(stored.version, stored.extra["pending"])
         run_log.lines.emit(*start.log_lines)

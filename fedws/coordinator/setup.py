@@ -16,6 +16,7 @@ from fedws.protocol import sendable_model
 from fedws.protocol.messages import DEFAULT_COORDINATOR_ID
 from fedws.scheduling.asynchronous import AsynchronousScheduler, is_asynchronous
 from fedws.scheduling.base import Scheduler
+from fedws.scheduling.result_size import ResultTemplate
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
@@ -134,7 +135,7 @@ def _check_messages_fit(plan: Plan, algorithm: Any, initial_weights: Tensors) ->
             else []
         )
     state_dicts = [spec.tensors for spec in task_specs]
-    if hasattr(algorithm, "result_template"):
+    if isinstance(algorithm, ResultTemplate):
         state_dicts.append(algorithm.result_template(initial_weights))
     for tensors in state_dicts:
         sendable_model.check_fits_message(plan.model, tensors)

@@ -16,7 +16,7 @@ FILE_MODE, DIR_MODE = 0o600, 0o700
 _GROUP_AND_WORLD_BITS, _WORLD_BITS = 0o077, 0o007
 
 
-def open_binary(path: Path, mode: Literal["wb", "ab"]) -> io.BufferedWriter:
+def open_binary(path: Path, mode: Literal["wb", "ab", "xb"]) -> io.BufferedWriter:
     """Open a private file to write bytes; one that exists becomes private. Raises OSError."""
     return io.open(path, mode, opener=_open_private)  # noqa: UP020  # pathlib has no opener
 
@@ -63,7 +63,7 @@ def is_exposed(path: Path) -> bool:
 
 
 def warn_if_exposed(name: str, path: Path) -> None:
-    """Log a line about a file with a secret that is :func:`is_exposed`; ``store_url`` is what the line calls it."""
+    """Log a line about a file with a secret that is :func:`is_exposed`; ``name`` is what the line calls it."""
     if is_exposed(path):
         log.warning("%s can be read by other users of this machine: chmod 600 %s", name, shlex.quote(str(path)))
 

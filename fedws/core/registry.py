@@ -40,6 +40,7 @@ PIECE_KINDS = {
     "encoding": "split_learning.encodings",
     "store": "object_store.backends",
     "wrapper": "split_learning.wrappers",
+    "sink": "recording.sinks",
 }
 """Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
 

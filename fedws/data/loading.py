@@ -30,12 +30,12 @@ def load_dataset(dataset: str, data_dir: str | None, train: bool) -> Dataset:
 
 
 def get_dataset_title(dataset: str) -> str:
-    """How a data set is called in what is printed: its factory's ``get_dataset_title``, or else its own name."""
+    """How a data set is called in what is printed: its factory's ``title``, or else its own name."""
     return str(_get_factory_attribute(dataset, "title") or Spec.parse(dataset).name)
 
 
 def get_default_model(dataset: str) -> str:
-    """The model that a data set is meant for, its factory's ``get_default_model``. Raises UsageError when it names
+    """The model that a data set is meant for, its factory's ``model``. Raises UsageError when it names
     none."""
     found = _get_factory_attribute(dataset, "model")
     if not found:

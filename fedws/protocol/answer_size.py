@@ -29,22 +29,13 @@ def compute_tensors_size(tensors: Tensors) -> int:
     return compute_body_size(tensor.nbytes for tensor in tensors.values())
 
 
-def compute_result_size(algorithm: object, model: Tensors) -> int:
-    """Return the bytes of the body of a report on ``model``.
-
-    It holds the tensors of the algorithm's ``result_template(model)`` where there is such a method, else a model.
-    """
-    reported = getattr(algorithm, "result_template", None)
-    return compute_tensors_size(model if reported is None else reported(model))
-
-
 def compute_max_answer_size(requests: Iterable[TaskRequest]) -> int:
-    """Return the bytes of the largest message that may come while these orders are open.
+    """Return the bytes of the largest message that may come while these requests are open.
 
-    An order that does not state its answer is expected to return tensors as large as its own.
+    A request that does not state its answer is expected to return tensors as large as its own.
     """
     bodies = (
-        compute_tensors_size(order.tensors) if order.max_result_bytes is None else order.max_result_bytes
-        for order in requests
+        compute_tensors_size(request.tensors) if request.max_result_bytes is None else request.max_result_bytes
+        for request in requests
     )
     return ANSWER_SLACK_BYTES + max(bodies, default=0)

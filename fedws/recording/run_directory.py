@@ -30,7 +30,7 @@ RUN_FORMAT = 2
 _LOCK_FILE = ".lock"
 _SECRET_PATTERN = re.compile("[0-9a-f]{64}")
 MAX_ALGORITHM_CHARS = 40
-"""Characters of a algorithm that may be in a directory's name."""
+"""Characters of an algorithm that may be in a directory's name."""
 
 
 class RunDirectory:

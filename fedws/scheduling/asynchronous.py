@@ -6,13 +6,13 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.protocol import answer_size
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participant import OpenRequest
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.result_size import compute_result_size
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
 
@@ -181,7 +181,7 @@ class AsynchronousScheduler(Generic[B]):
             return state, ()
         requests, participants = [], state.participants
         round_number, idle = 1 + state.num_results // len(self._config.workers), participants.idle_workers()
-        max_result_bytes = answer_size.compute_result_size(self._algorithm, state.model) if idle else 0
+        max_result_bytes = compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = participants.members[worker]
             # asked again until its result is taken: the same request with the same seed

@@ -8,12 +8,12 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.protocol import answer_size
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import RoundAlgorithm, Sampler
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participants import Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.result_size import compute_result_size
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
 from fedws.updates.base import Aggregator
@@ -243,7 +243,7 @@ class SynchronousScheduler(Generic[A]):
         self, state: SynchronousState[A], workers: Collection[str]
     ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
         requests, participants = [], state.participants
-        max_result_bytes = answer_size.compute_result_size(self._algorithm, state.model) if workers else 0
+        max_result_bytes = compute_result_size(self._algorithm, state.model) if workers else 0
         for worker in workers:
             task_spec = self._algorithm.configure(state.model, worker, state.round)
             participants, request = participants.create_request(

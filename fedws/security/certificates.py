@@ -1,7 +1,6 @@
 """A private certificate authority for the nodes of one network: a name in a certificate is a node's id."""
 
 import datetime
-import os
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.validation import NODE_ID_PATTERN
 
@@ -110,14 +110,13 @@ def _write_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certif
     secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
     paths = [folder / f"{name}.pem", folder / f"{name}.key"]
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_files.create_dir(folder, parents=True, exist_ok=True)
         if not any(folder.iterdir()):  # one of our own, maybe in a repository
             (folder / ".gitignore").write_text("*\n")
         for path in paths:
             if path.exists():
                 raise UsageError(f"{path} is there already; remove it first if it is to be replaced")
-        handle = os.open(paths[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
+        with private_files.open_binary(paths[1], "xb") as file:
             file.write(secret)
         paths[0].write_bytes(certificate.public_bytes(encoding))
     except OSError as error:

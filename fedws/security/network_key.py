@@ -64,7 +64,7 @@ def create_key(path: Path, *, replace: bool = False) -> NetworkKey:
 
     With ``replace`` one that is there is replaced. Raises OSError.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_files.create_dir(path.parent, parents=True, exist_ok=True)
     key = NetworkKey(secrets.token_bytes(_KEY_BYTES), str(path), is_new=True)
     try:
         with atomic_file(path, shared=True, exclusive=not replace) as part:

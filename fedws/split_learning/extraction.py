@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from fedws.core import registry, seeds
-from fedws.core.errors import TaskCancelled, TaskError, TaskFailed, UsageError
+from fedws.core.errors import TaskError, TaskFailed, UsageError
 from fedws.core.task_settings import MAX_FORWARD_BATCH_SIZE, ForwardBatchSize
 from fedws.core.tensors import Tensors, find_mismatch, hash_tensors
 from fedws.data import batch_labels
@@ -144,8 +144,7 @@ def encode_batches(
     extractor.to(device).eval()
     indices = torch.arange(start, len(context.data))
     for inputs, targets, _ in iter_batches(context.data, split_into_batches(indices, settings.batch_size)):
-        if context.stop.is_set():
-            raise TaskCancelled("told to stop")
+        context.raise_if_cancelled()
         features = settings.compute_features(extractor, move_tensors(inputs, device), context.node).cpu()
         shape, sendable_labels = features.shape[1:], _encode_labels(targets, settings, context.node, rng)
         features = features.nan_to_num()  # that a sample's overflow should not be told from the answer

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from fedws.core import registry, seeds
-from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.core.validation import Count, Positive
 from fedws.data.nested_tensors import describe_type
@@ -71,8 +71,7 @@ def train_head(
     with seeds.seed_generators(seed) as generator:
         order = torch.randperm(len(records), generator=generator)
         for indices in split_into_batches(order, settings.batch_size, join_last=join, drop_last=drop):
-            if context.stop.is_set():
-                raise TaskCancelled("told to stop")
+            context.raise_if_cancelled()
             packed, targets = records.batch(indices)
             features, targets = encoding.decode(packed, settings.feature_shape).to(place), targets.to(place)
             if settings.feature_shift:

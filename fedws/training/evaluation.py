@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.errors import TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import EvalSettings
 from fedws.data import batch_labels
@@ -30,7 +30,7 @@ def evaluate(
     """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, and TaskCancelled.
 
     ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
-    shape [n] are a classifier's: the class of the largest output is the prediction. ``work.threads`` threads take
+    shape [n] are a classifier's: the class of the largest output is the prediction. ``context.threads`` threads take
     batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
     ``on_batch`` is called with the outputs and targets of every batch, one batch at a time and in any order.
     :class:`fedws.training.objective.Objective` describes the loss. A data set that draws at random always draws the
@@ -57,8 +57,7 @@ def evaluate(
             if found is None:
                 return
             number, batch = found
-            if context.stop.is_set():
-                raise TaskCancelled("told to stop")
+            context.raise_if_cancelled()
             loss, outputs, targets = objective(batch)
             if on_batch is not None:
                 with lock:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedws.core.errors import TaskCancelled, TaskError
+from fedws.core.errors import TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import TrainSettings
 from fedws.data.samples import Batch, iter_batches
@@ -100,6 +100,5 @@ def _iter_shuffled_batches(
         for batch in iter_batches(
             context.data, split_into_batches(indices, batch_size, join_last=join_last, drop_last=settings.drop_last)
         ):
-            if context.stop.is_set():
-                raise TaskCancelled("told to stop")
+            context.raise_if_cancelled()
             yield batch

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from fedws.core import registry
-from fedws.core.errors import TaskError
+from fedws.core.errors import TaskCancelled, TaskError
 from fedws.core.spec import Spec
 from fedws.core.task_settings import EvalSettings, list_batch_sizes
 from fedws.core.tensors import Tensors, find_mismatch
@@ -129,7 +129,8 @@ class TaskContext:
         return wrapped
 
     def load_state(self, request: TaskRequest) -> Tensors | None:
-        """The state that ``request`` starts from, as kept when the order of round ``order.base`` was answered.
+        """The state that ``request`` starts from, as kept when the request of round ``request.state_round`` was
+        answered.
 
         None when it starts from none. Raises TaskError when the state is not here any more.
         """
@@ -137,6 +138,11 @@ class TaskContext:
         if found is not None:
             self.data_accessed.set()
         return found
+
+    def raise_if_cancelled(self) -> None:
+        """Raise TaskCancelled once the link is gone or the node ends; long tasks call it between batches."""
+        if self.stop.is_set():
+            raise TaskCancelled("told to stop")
 
     def open_resource(self, name: str, factory: Callable[[Path | None], Resource]) -> Resource:
         """Return what ``factory`` made of the subfolder ``name`` of :attr:`state_dir` when this was first called.

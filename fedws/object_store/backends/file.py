@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from fedws.core import private_files
 from fedws.core.atomic_files import PART_SUFFIX, atomic_file, fsync_dir
 from fedws.core.errors import StoreError, UsageError
 from fedws.core.registry import register
@@ -55,7 +56,7 @@ class FileStore:
         if _get_size(file) == size:
             return
         if not file.parent.is_dir():
-            file.parent.mkdir(mode=0o700, exist_ok=True)
+            private_files.create_dir(file.parent, exist_ok=True)
             fsync_dir(self._folder)
         with atomic_file(file, shared=True) as unfinished:
             self._delete_unfinished(file, unfinished)

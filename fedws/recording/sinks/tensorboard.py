@@ -16,10 +16,12 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from fedws.core import private_files
 from fedws.core.errors import UsageError
+from fedws.core.registry import register
 
 EVALUATION_METRICS = ("accuracy", "loss")
 
 
+@register("sink", "tensorboard")
 class TensorBoardWriter:
     """One events file in a directory, which is made when it is missing.
 

@@ -3,18 +3,13 @@
 import pytest
 import torch
 
-from fedws.algorithms.fedsgd import FedSGD
-from fedws.core import registry
 from fedws.core.errors import ProtocolError
 from fedws.core.limits import CHUNK_BYTES, MAX_HEADER_BYTES
-from fedws.core.task_settings import TrainSettings
-from fedws.core.tensors import copy_to_cpu
 from fedws.network.body_transfer import BodyTransfers
 from fedws.protocol.answer_size import (
     ANSWER_SLACK_BYTES,
     compute_body_size,
     compute_max_answer_size,
-    compute_result_size,
     compute_tensors_size,
 )
 from fedws.protocol.encoder import MAGIC, PREFIX, PROTOCOL_VERSION, encode_message
@@ -63,22 +58,6 @@ def test_a_body_is_counted_as_it_is_sent() -> None:
         == found.body_size
         == compute_body_size(tensor.nbytes for tensor in tensors.values())
     )
-
-
-def test_reports_are_as_large_as_a_model_or_as_the_algorithm_tells() -> None:
-    class Twice:
-        def result_template(self, model: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {**model, **{f"other:{name}": tensor for name, tensor in model.items()}}
-
-    assert compute_result_size(object(), SMALL) == 40
-    assert compute_result_size(Twice(), SMALL) == 64 + 40
-
-
-def test_a_gradient_of_narrow_floats_is_wide_and_is_taken() -> None:
-    model = copy_to_cpu(registry.build_piece("model", "mlp:hidden=2,inputs=2,outputs=2").state_dict())
-    made = FedSGD(TrainSettings(model="mlp:hidden=2,inputs=2,outputs=2"))
-    narrow = {name: tensor.to(torch.float8_e5m2) for name, tensor in model.items()}
-    assert compute_result_size(made, narrow) > compute_tensors_size(narrow)
 
 
 def test_it_does_not_cross_the_wire() -> None:
