@@ -9,50 +9,73 @@ import signal
 import sys
 
 import fedws
-from evaluator.task import evaluate
+from evaluator.arguments import build_url, parse_arguments
+
+INTERRUPTED_STATUS = 130
+"""Exit status that shells report for a command that Ctrl+C ended."""
 
 
 def main() -> int:
-    """Parse the command line, load the test set and serve it."""
-    parser = argparse.ArgumentParser(prog="python -m evaluator", description="Serve a dedicated evaluator.")
-    parser.add_argument("--id", default="testing", help="name of the node (testing)")
-    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all (localhost)")
-    parser.add_argument("--port", type=int, default=8780, help="port to listen on; 0 for a free one (8780)")
-    parser.add_argument("--dataset", default="mnist", help="registered data set (mnist)")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data set (else $FEDWS_DATA)")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="local file that registers pieces"
-    )
-    parser.add_argument("--insecure", action="store_true", help="serve without a network key")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    """Serve the node that the command line describes; return the exit status."""
+    arguments = parse_arguments()
+    logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger().handlers[0].addFilter(fedws.PRINTABLE_FILTER)
+    logging.getLogger("fedws").setLevel(logging.INFO)
     try:
-        for plugin in arguments.plugin:
-            fedws.load_plugin(plugin)
-        data = fedws.load_dataset(arguments.dataset, arguments.data_dir, train=False)
-        credentials = fedws.Credentials(None if arguments.insecure else fedws.load_network_key())
-        node = fedws.Worker(
-            arguments.id,
-            arguments.dataset,
-            data,
-            tasks={"evaluate": evaluate},
-            evaluator=True,
-            threads=os.cpu_count() or 1,
-        )
-        asyncio.run(serve(node, f"ws://{arguments.host}:{arguments.port}", credentials))
+        credentials = load_credentials(arguments)  # a wrong key is reported before a data set is downloaded
+        asyncio.run(serve(build_node(arguments), build_url(arguments), credentials))
+    except KeyboardInterrupt:  # before signals are handled
+        print("python -m evaluator: stopped", file=sys.stderr)
+        return INTERRUPTED_STATUS
     except fedws.FedwsError as error:
         print(f"python -m evaluator: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, fedws.UsageError) else 1
     return 0
 
 
-async def serve(node: fedws.Worker, url: str, credentials: fedws.Credentials) -> None:
-    """Serve ``node`` at ``url`` until the process gets SIGINT or SIGTERM."""
+def load_credentials(arguments: argparse.Namespace) -> "fedws.Credentials":
+    """Return the credentials that connecting coordinators must have. Raises UsageError."""
+    if arguments.insecure:
+        return fedws.Credentials(None)
+    key = fedws.load_network_key(arguments.key_file)
+    if key.is_new:
+        print(f"made a network key in {key.origin}; copy it to the other devices of the run", flush=True)
+    return fedws.Credentials(key)
+
+
+def build_node(arguments: argparse.Namespace) -> "fedws.Worker":
+    """Load the test set and return the node that holds it. Raises UsageError."""
+    import torch  # here, so that --help does not wait for it
+
+    from evaluator.task import evaluate
+
+    torch.set_num_threads(1)  # the node's threads evaluate a batch each; torch's own would compete with them
+    for plugin in arguments.plugin:
+        fedws.load_plugin(plugin)
+    data = fedws.load_dataset(arguments.dataset, arguments.data_dir, train=False)
+    print(f"{arguments.id} holds {len(data):,} test samples of {arguments.dataset}", flush=True)
+    return fedws.Worker(
+        arguments.id,
+        arguments.dataset,
+        data,
+        tasks={"evaluate": evaluate},
+        evaluator=True,
+        threads=os.cpu_count() or 1,
+    )
+
+
+async def serve(node: "fedws.Worker", url: str, credentials: "fedws.Credentials") -> None:
+    """Serve ``node`` at ``url`` until the process gets SIGINT or SIGTERM; end the process at once at a second one."""
     stopped = asyncio.Event()
+
+    def stop() -> None:
+        if stopped.is_set():  # a task that takes long to stop is not waited for
+            os._exit(INTERRUPTED_STATUS)
+        stopped.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # not on Windows, where Ctrl+C raises KeyboardInterrupt
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
     async with fedws.serve(node, url, credentials=credentials) as address:
         print(f"{node.node} is serving at {address}", flush=True)
         await stopped.wait()

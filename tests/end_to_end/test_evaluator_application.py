@@ -1,9 +1,28 @@
 """``python -m evaluator``: the dedicated evaluator, from its command to the record of a run."""
 
 import json
+import signal
+import socket
+import time
 
-from tests.helpers.processes import Processes, assert_one_line, dialling, ended_well, serving
+from tests.helpers.processes import SECONDS, Processes, assert_one_line, dialling, ended_well, serving
 from tests.helpers.support import REPOSITORY
+
+STUCK = """
+import time
+
+@fedws.register("model", "stuck")
+class Stuck(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(784, 10)
+
+    def forward(self, samples):
+        if not self.training:
+            print("stuck", flush=True)
+            time.sleep(120)
+        return super().forward(samples.flatten(1))
+"""
+"""A model that is trained at once and whose evaluation does not end."""
 
 
 def test_a_run_records_the_confusion_matrix_of_each_model(processes: Processes) -> None:
@@ -32,4 +51,57 @@ def test_a_run_records_the_confusion_matrix_of_each_model(processes: Processes) 
 
 def test_a_data_set_that_does_not_exist_is_one_line(processes: Processes) -> None:
     processes.environment["PYTHONPATH"] = str(REPOSITORY)
-    assert_one_line(processes.start("-m", "evaluator", "--dataset", "minst"), "unknown dataset 'minst'", status=1)
+    assert_one_line(processes.start("-m", "evaluator", "--dataset", "minst"), "unknown dataset 'minst'", status=2)
+
+
+def test_a_wrong_key_is_reported_before_the_data_set(processes: Processes) -> None:
+    processes.environment["PYTHONPATH"] = str(REPOSITORY)
+    command = processes.start("-m", "evaluator", "--dataset", "minst", "--key-file", "none")
+    assert_one_line(command, "evaluator: --key-file none cannot be read: No such file or directory$", status=2)
+
+
+def test_a_port_in_use_is_one_line(processes: Processes) -> None:
+    processes.environment["PYTHONPATH"] = str(REPOSITORY)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        flags = ("--host", "127.0.0.1", "--port", port, *processes.tiny())
+        assert_one_line(processes.start("-m", "evaluator", *flags), f"port {port} on 127.0.0.1 is in use", status=2)
+
+
+def test_a_key_that_is_made_is_named_and_ctrl_c_ends_the_node(processes: Processes) -> None:
+    processes.environment |= {"PYTHONPATH": str(REPOSITORY), "XDG_CONFIG_HOME": str(processes.folder / "config")}
+    del processes.environment["FEDWS_KEY"]
+    command = processes.start("-m", "evaluator", "--port", "0", *processes.tiny())
+    command.line("^testing is serving at ws://localhost:")
+    command.send(signal.SIGINT)
+    ended_well(command)
+    made, holds, _ = command.lines
+    assert made.startswith(f"made a network key in {processes.folder / 'config'}")
+    assert holds == "testing holds 40 test samples of tiny"
+
+
+def test_ctrl_c_while_data_are_loaded_is_one_line(processes: Processes) -> None:
+    """And so is one while modules are imported."""
+    processes.environment["PYTHONPATH"] = str(REPOSITORY)
+    (processes.folder / "slow.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(120)\n")
+    command = processes.start("-m", "evaluator", "--plugin", "slow.py")
+    command.line("^loading$")
+    command.send(signal.SIGINT)
+    assert_one_line(command, "^python -m evaluator: stopped$", status=130)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_task(processes: Processes) -> None:
+    processes.environment["PYTHONPATH"] = str(REPOSITORY)
+    flags = processes.tiny()
+    with (processes.folder / "tiny.py").open("a") as plugin:
+        plugin.write(STUCK)
+    node = processes.start("-m", "evaluator", "--port", "0", *flags)
+    urls = serving({"alice": processes.fork("worker", "--id", "alice", "--port", "0", *flags), "testing": node})
+    processes.fork(
+        "run", *dialling(urls), *flags, "--model", "stuck", "--loss", "cross_entropy", "--evaluate-every", "1"
+    )
+    node.line("^stuck$")
+    node.send(signal.SIGINT)
+    time.sleep(0.5)
+    node.send(signal.SIGINT)
+    assert node.end(SECONDS) == 130, node.everything
