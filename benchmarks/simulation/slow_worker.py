@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.simulation.slow_worker ID SHARE SECONDS DATA_DIR`` starts it.
 
-It holds share SHARE (as 0/6) of an even split of MNIST. It trains as any worker does, then sleeps until its order has
+It holds share SHARE (as 0/6) of an even split of MNIST. It trains as any worker does, then sleeps until the request has
 taken so many seconds, so that what makes a worker slow here is not what the other processes do to it. One batch is
 trained before it serves, since torch imports much when it first does.
 """

@@ -1,6 +1,6 @@
 """FedAsync: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization" (OPT 2020), Algorithm 1.
 
-Every report makes a version of the model: ``x <- (1 - a_t) x + a_t x_k`` with ``a_t = a s(t - tau)``.
+Every result makes a version of the model: ``x <- (1 - a_t) x + a_t x_k`` with ``a_t = a s(t - tau)``.
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass

@@ -147,7 +147,7 @@ class Link:
     async def send_request(self, request: TaskRequest, on_answer: Callable[[Answer], None], subject: str = "") -> None:
         """Send a request; ``on_answer`` gets its one answer, also a TaskFailure of kind ``lost`` without a link.
 
-        ``subject`` tells orders apart that are otherwise of one request, as those to score the models of one round.
+        ``subject`` distinguishes requests of one round, such as those to score its models.
         """
         if self._channel is None:
             return on_answer(build_failure(request, "lost", self.last_error, "transfer_interrupted"))  # it was not sent
@@ -161,7 +161,9 @@ class Link:
             self._open_requests.mark_sent(request.request_id)
         except UsageError as error:  # too large, or of tensors that cannot travel: it will be so each time
             reason = (
-                f"its order has {error}" if isinstance(error, MessageTooLarge) else f"its order cannot be sent: {error}"
+                f"the request has {error}"
+                if isinstance(error, MessageTooLarge)
+                else f"the request cannot be sent: {error}"
             )
             self._open_requests.resolve(request.request_id, build_failure(request, "failed", reason, "permanent"))
         except LinkError:
@@ -183,7 +185,7 @@ class Link:
         except BodyUnavailable as error:
             result = error.message
             if not isinstance(result, TaskResult):
-                raise ProtocolError("a body in an object store, of no report") from None
+                raise ProtocolError("a body in an object store, of no result") from None
             reason = to_printable(str(error))
             return TaskFailure(
                 request_id=result.request_id, worker=result.worker, round=result.round, kind="failed", reason=reason

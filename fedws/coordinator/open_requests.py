@@ -44,7 +44,7 @@ class OpenRequests:
         """
         request, _ = self._open.get(answer.request_id, (None, None))
         if request is None or (answer.worker, answer.round) != (self._node, request.round):
-            raise ProtocolError(f"an answer to {to_printable(answer.request_id, 64)}, which is no open order")
+            raise ProtocolError(f"an answer to {to_printable(answer.request_id, 64)}, which is no open request")
         return _sanitize_failure(answer) if isinstance(answer, TaskFailure) else answer
 
     def fail_all(self, kind: LinkFailureKind, reason: str, *, progressed: bool, interrupted: bool) -> None:

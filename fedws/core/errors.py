@@ -111,11 +111,11 @@ class LinkRefused(LinkError):
 
 
 class TaskError(FedwsError):
-    """An order that this worker will not carry out in this run: the coordinator excludes the worker at once."""
+    """A request that this worker will not carry out in this run: the coordinator excludes the worker at once."""
 
 
 class RetryLater(TaskError):
-    """An order that this worker will not carry out before ``retry_after`` have passed."""
+    """A request that this worker will not carry out before ``retry_after`` have passed."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)
@@ -131,7 +131,7 @@ class RequestError(TaskError):
 
 
 class TaskFailed(FedwsError):
-    """An order that this worker could not carry out, as on a full disk; the third in a row excludes the worker."""
+    """A request that this worker could not carry out, as on a full disk; the third in a row excludes the worker."""
 
 
 class TaskCancelled(FedwsError):
@@ -151,7 +151,7 @@ class BodyUnavailable(FedwsError):
 
 
 class RejectedUpdate(FedwsError):
-    """A report whose tensors do not fit the model being aggregated."""
+    """A result whose tensors do not fit the model being aggregated."""
 
 
 class RunFailed(FedwsError):

@@ -47,10 +47,10 @@ class Plan(BaseModel):
     weight_by_samples: bool = False
     sampler: str = "all"
     min_results: Annotated[int, Field(ge=0)] = 0
-    """Reports that make a round; 0: every one of its cohort (of an asynchronous algorithm: a single worker)."""
+    """Results that make a round; 0: every one of its cohort (of an asynchronous algorithm: a single worker)."""
     over_selection: Annotated[float, Field(ge=0, le=10)] = 0.0
     round_timeout: Annotated[float, Field(gt=0)] = math.inf
-    """Seconds after which a round closes with the reports that are there, if they are enough."""
+    """Seconds after which a round closes with the results that are there, if they are enough."""
     rounds: Count = 40
     evaluate_every: Count = 10
     evaluate_worker_models: Annotated[int, Field(ge=0)] = 10
@@ -66,9 +66,9 @@ class Plan(BaseModel):
     """Factor of the learning rate after each round, down to 1 % of ``lr``; 1: the rate is constant."""
     batch_size: Count = 32
     max_local_batches: Count | None = None
-    """Most batches that a worker trains for an order; None: 10, or no limit where epochs are asked for."""
+    """Most batches that a worker trains for a request; None: 10, or no limit where epochs are asked for."""
     epochs: Count | None = None
-    """Passes over a worker's samples in an order, whole ones unless batches are limited; None: at most 10 batches."""
+    """Passes over a worker's samples in a request, whole ones unless batches are limited; None: at most 10 batches."""
     drop_last: bool = False
     """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
     test_batch_size: Count = 128

@@ -184,7 +184,7 @@ def build_piece(kind: str, spec: str | Spec, *args: Any) -> Any:
 
 @contextlib.contextmanager
 def raise_as_task_error() -> Iterator[None]:
-    """Raise TaskError, whose text goes to the coordinator, for a piece of an order that cannot be made.
+    """Raise TaskError, whose text goes to the coordinator, for a piece of a request that cannot be made.
 
     PieceFailed passes: its text is of the user's own code, and may tell of the data.
     """

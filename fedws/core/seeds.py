@@ -1,4 +1,4 @@
-"""Seeds: the one of an order, and all randomness of a process seeded for a block."""
+"""Seeds: the one of a request, and all randomness of a process seeded for a block."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ _generator_lock = threading.RLock()  # the default generators are one per proces
 
 
 def request_seed(run_seed: int, worker: str, round_number: int) -> int:
-    """The seed of an order: the first 8 bytes, big-endian, of sha256 of ``"run seed/worker/round"``.
+    """The seed of a request: the first 8 bytes, big-endian, of sha256 of ``"run seed/worker/round"``.
 
     >>> request_seed(1, "alice", 1) == request_seed(1, "alice", 2)
     False

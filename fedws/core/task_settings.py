@@ -1,4 +1,4 @@
-"""The settings of an order to train and of an order to score, as they cross the wire."""
+"""The settings of a request to train and of a request to score, as they cross the wire."""
 
 from typing import Annotated, Any, Self
 
@@ -39,7 +39,7 @@ def omit_unset_drop_last(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainSettings(BaseModel):
-    """What one order to train says; crosses the wire as an order's settings and is checked again there."""
+    """What one request to train says; crosses the wire as a request's settings and is checked again there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -51,7 +51,7 @@ class TrainSettings(BaseModel):
     lr_decay: DecayFactor = 0.98
     batch_size: Count = 32
     max_local_batches: Count = 10
-    """At most so many batches in one order."""
+    """At most so many batches in one request."""
     epochs: Count = 1
     drop_last: bool = False
     """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
@@ -89,7 +89,7 @@ class TrainSettings(BaseModel):
 
 
 class EvalSettings(BaseModel):
-    """What one order to evaluate says."""
+    """What one request to evaluate says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

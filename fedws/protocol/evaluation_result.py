@@ -1,4 +1,4 @@
-"""The result of an evaluation, as an evaluator reports it."""
+"""The result of an evaluation, as an evaluator returns it."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -120,7 +120,7 @@ class Welcome:
     """The labels that this node declares to hold, ascending; empty when its data has none."""
     cuda: bool = False
     resume_offsets: ResumeOffsets = field(default_factory=dict)
-    """Of the run's orders."""
+    """Of the run's requests."""
     has_body_store: bool = False
     """Whether the node has an object store."""
     max_message_bytes: Count = DEFAULT_MAX_MESSAGE_BYTES
@@ -153,7 +153,7 @@ class TaskRequest:
     noise."""
     settings: Json = field(default_factory=dict)
     resume_offsets: ResumeOffsets = field(default_factory=dict)
-    """Of this worker's reports."""
+    """Of this worker's results."""
     max_result_bytes: int | None = field(default=None, compare=False, metadata={"local": True})
     """Bytes of the tensors in its answer, at most; None: as many as its own. It does not cross the wire."""
     tensors: Tensors = field(default_factory=dict, repr=False)

@@ -65,7 +65,7 @@ class AsynchronousScheduler(Generic[B]):
     def resume(
         self, state: AsynchronousState[B], workers: Collection[str]
     ) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Ask everybody for the order that was lost."""
+        """Ask everybody for the request that was lost."""
         return self._create_requests(
             replace(state, participants=state.participants.after_restart(workers, self._config.workers))
         )
@@ -146,7 +146,7 @@ class AsynchronousScheduler(Generic[B]):
         failed_updates = state.consecutive_failed_updates + 1
         # for the workers before the last it is not counted as a failure
         is_hopeless = failed_updates >= MAX_CONSECUTIVE_FAILURES * len(self._config.workers)
-        reason = f"version {state.version + 1}: the reports do not fit the model: {next_state}" if is_hopeless else ""
+        reason = f"version {state.version + 1}: the results do not fit the model: {next_state}" if is_hopeless else ""
         new = replace(new, buffer=self._algorithm.init(), updates=(), result_metrics=())
         return replace(new, participants=participants, consecutive_failed_updates=failed_updates, failure=reason)
 

@@ -50,7 +50,7 @@ class Scheduler(Protocol[S]):
 
     def worker_model(self, state: S, result: TaskResult) -> Tensors | None:
         """A worker's own model; None for none, or if the result does not count. ``state`` is from before the
-        report."""
+        result."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class RoundAlgorithm(Protocol):
         fit."""
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
-        """The worker's own model; ``model`` is the one its order carried. Raises RejectedUpdate if it does not fit."""
+        """The worker's own model; ``model`` is the one its request carried. Raises RejectedUpdate if it does not
+        fit."""
 
 
 B = TypeVar("B")
@@ -98,13 +99,13 @@ class AsynchronousAlgorithm(Protocol[B]):
         """What to ask of ``worker``; ``round_number`` counts from 1, by as many results as there are workers."""
 
     def init(self) -> B:
-        """The buffer before the first report of a version: a part of the state, so plain data."""
+        """The buffer before the first result of a version: a part of the state, so plain data."""
 
     def accumulate(self, model: Tensors, buffer: B, result: TaskResult, staleness: int) -> B:
         """Add a result, whose request is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
 
     def server_update(self, model: Tensors, buffer: B) -> Tensors:
-        """The next version, from ``buffer_size`` reports. Raises RejectedUpdate if they do not fit."""
+        """The next version, from ``buffer_size`` results. Raises RejectedUpdate if they do not fit."""
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
         """The worker's own model; ``model`` is the newest. Raises RejectedUpdate if it does not fit."""

@@ -32,7 +32,7 @@ class ResponseTimed:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTimeout:
-    """Event: the time for the model's next version is up, ``--round-timeout`` seconds after its first order or after
+    """Event: the time for the model's next version is up, ``--round-timeout`` seconds after its first request or after
 
     the last Deadline.
     """

@@ -7,7 +7,7 @@ from fedws.scheduling.loss_count import NO_LOSSES, LossCount
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """An order that is not answered yet."""
+    """A request that is not answered yet."""
 
     worker: str
     round: int
@@ -26,9 +26,9 @@ class Participant:
     attempt: int = 0
     """How often it was asked in that round."""
     last_accepted_round: int = 0
-    """The last round of which its report was taken."""
+    """The last round of which its result was taken."""
     consecutive_failures: int = 0
-    """Orders in a row that it refused, failed, or answered with what was rejected."""
+    """Requests in a row that it refused, failed, or answered with what was rejected."""
     loss_count: LossCount = NO_LOSSES
     """Losses in a row while it had the same request."""
     consecutive_postponements: int = 0

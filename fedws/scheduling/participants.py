@@ -176,7 +176,7 @@ class Participants:
         ), request
 
     def accept(self, result: TaskResult) -> "Participants":
-        """Its report counts."""
+        """Its result counts."""
         return self.replace_member(
             result.worker, last_accepted_round=result.round, num_examples=result.num_examples
         ).clear_failures(result.worker)
@@ -255,5 +255,5 @@ def _with_presence(member: Participant, worker: str, connected: Collection[str])
 def _describe_failure(failure: TaskFailure) -> str:
     if failure.kind == "failed" and failure.code == "permanent":  # its request was not sent
         return f"cannot be asked: {failure.reason}"
-    descriptions = {"refused": "refused its order", "rejected": "sent a report that was rejected"}
+    descriptions = {"refused": "refused the request", "rejected": "sent a result that was rejected"}
     return f"{descriptions.get(failure.kind, 'failed')}: {failure.reason}"

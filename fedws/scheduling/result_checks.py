@@ -14,7 +14,7 @@ class _HasWorkerModel(Protocol):
 
 
 def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: TaskResult) -> str:
-    """Why a report can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
+    """Why a result can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
     problem = find_nonfinite(result.tensors)
     if problem:
         return problem
@@ -30,7 +30,7 @@ def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: Task
 
 
 def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
-    """What a report becomes that cannot be used."""
+    """What a result becomes that cannot be used."""
     reason = to_printable(problem)  # it may quote a tensor's name, which is a peer's text
     return TaskFailure(
         request_id=result.request_id, worker=result.worker, round=result.round, kind="rejected", reason=reason

@@ -42,7 +42,7 @@ class SynchronousState(Generic[A]):
     overdue_request_ids: tuple[str, ...] = ()
     """Ids of its requests that were open then; they stay good, but nobody relies on them."""
     num_late: int = 0
-    """Reports that came after their round was closed, and were dropped; since the last record."""
+    """Results that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)
     failure: str = ""
     """Why the run cannot go on."""
@@ -53,7 +53,7 @@ class SynchronousScheduler(Generic[A]):
 
     A round closes when the cohort's size is reached, or when every request is answered or its time is up and there are
     ``min_results``. With fewer, those missing are asked again as soon as they can be. Results are aggregated as they
-    arrive; an answer to an order of a closed round is dropped here, and counted.
+    arrive; an answer to a request of a closed round is dropped here, and counted.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class SynchronousScheduler(Generic[A]):
         if not state.cohort:
             return state, ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
-        summary = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} reports at the deadline"
+        summary = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} results at the deadline"
         participants = replace(state.participants, log_lines=(f"{summary}; missing: {', '.join(missing)}",))
         overdue = tuple(
             request_id
@@ -259,7 +259,7 @@ class SynchronousScheduler(Generic[A]):
             lambda: self._algorithm.server_update(state.model, aggregated, state.round), state.model
         )
         if problem:
-            return replace(state, failure=f"round {state.round}: the reports do not fit the model: {problem}"), ()
+            return replace(state, failure=f"round {state.round}: the results do not fit the model: {problem}"), ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
         participants, num_failures = state.participants.pop_num_failures()
         record: Json = {"cohort": list(state.cohort), "missing_workers": missing}

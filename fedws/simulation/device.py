@@ -26,7 +26,7 @@ class DeviceSpeed:
     """Bytes a second, each way; 0: messages take no time."""
 
     def estimate_work_seconds(self, request: TaskRequest, num_examples: int) -> float:
-        """Seconds that an order's settings say its work will take on ``num_examples`` samples; 0 where they do not
+        """Seconds that a request's settings say its work will take on ``num_examples`` samples; 0 where they do not
         say."""
         left, size, epochs = (request.settings.get(name) for name in ("max_local_batches", "batch_size", "epochs"))
         if not (
@@ -94,8 +94,8 @@ class Device:
 
                 async with find_transport(self.url).serve(self.url, handle, limits):
                     await asyncio.sleep(there)
-                    for order in [order for link in links for order in link.open_requests]:
-                        self._event_log.write("lost", worker=self.node, request_id=order)
+                    for request in [request for link in links for request in link.open_requests]:
+                        self._event_log.write("lost", worker=self.node, request_id=request)
                     self._event_log.write("disconnected", worker=self.node)
                 await asyncio.sleep(away)
 
@@ -103,15 +103,15 @@ class Device:
 class SlowChannel:
     """A device's end of a link; see :class:`fedws.network.base.Channel`. Transfers and work take their time.
 
-    The time for work passes before the device sees the order, as far as that tells how much work it is; so what is
-    lost on the way, or is still going on when the run ends, is never computed. The rest passes before its report goes.
+    The time for work passes before the device sees the request, as far as that tells how much work it is; so what is
+    lost on the way, or is still going on when the run ends, is never computed. The rest passes before its result goes.
     """
 
     def __init__(
         self, channel: Channel, node: str, speed: DeviceSpeed, event_log: EventLog, tensor_cache: TensorCache
     ) -> None:
         self.open_requests: dict[str, float] = {}
-        """The orders that are not answered yet, and when each came, in virtual seconds."""
+        """The requests that are not answered yet, and when each came, in virtual seconds."""
         self.bytes_sent = 0
         self.bytes_received = 0
         self.peer, self.address = channel.peer, channel.address
@@ -124,7 +124,7 @@ class SlowChannel:
         self._work_seconds_passed: dict[str, float] = {}
 
     async def receive(self) -> Message:
-        """The next message; an order after the time for its way and its work."""
+        """The next message; a request after the time for its way and its work."""
         message = await self._channel.receive()
         self.bytes_received = self._channel.bytes_received
         if isinstance(message, TaskRequest):
@@ -138,7 +138,7 @@ class SlowChannel:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send one message; a report after the time for its way, and for work that its order did not tell of."""
+        """Send one message; a result after the time for its way, and for work that its request did not tell of."""
         if isinstance(message, TaskResult):
             more = max(0.0, self._speed.work_seconds(message) - self._work_seconds_passed.pop(message.request_id, 0.0))
             await asyncio.sleep(more + self._speed.transfer_seconds(message))
@@ -159,7 +159,7 @@ class SlowChannel:
 
     @property
     def is_receiving(self) -> bool:
-        """Whether an order is on its way."""
+        """Whether a request is on its way."""
         return self._channel.is_receiving or bool(self.open_requests)
 
     def mark_authenticated(self) -> None:

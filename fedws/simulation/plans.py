@@ -24,7 +24,7 @@ def build_plans(
     """A plan for each algorithm over ``workers``, otherwise alike. Raises UsageError for what does not fit together.
 
     ``rounds`` and ``evaluate_every`` count rounds. An algorithm without rounds, which makes a version of every
-    ``buffer_size`` results, gets as many versions as take as many reports; so all have as much work done for them.
+    ``buffer_size`` results, gets as many versions as take as many results; so all have as much work done for them.
     Where only a part of the workers is online in the mean, ``online_fraction`` (0 to 1), that part is ``min_results``,
     unless the settings have it: of a thousand devices that come and go, all will never be connected.
     """

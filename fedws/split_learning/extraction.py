@@ -51,7 +51,8 @@ class ExtractSettings(SplitSettings):
 
     dataset: str
     extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractor_pool.MAX_EXTRACTORS)]
-    """Their digests; the tensors come with the order only when the node has asked for them. It takes one by chance."""
+    """Their digests; the tensors come with the request only when the node has asked for them. It takes one by
+    chance."""
     batch_size: ForwardBatchSize = MAX_FORWARD_BATCH_SIZE
     cuda: bool = False
 

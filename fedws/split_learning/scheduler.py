@@ -64,7 +64,7 @@ class CollectThenTrainScheduler:
     def resume(
         self, state: CollectThenTrainState, workers: Collection[str]
     ) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Go on with what is stored; the order that was open is given again."""
+        """Go on with what is stored; the request that was open is given again."""
         participants = state.participants.after_restart(workers, self._config.workers)
         added = {worker: UploadProgress() for worker in self._config.workers if worker not in state.uploads}
         return self._advance(

@@ -33,7 +33,7 @@ def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 
 def train(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the head on every record that is stored by now; the report also holds the optimizer's memory."""
+    """An epoch of the head on every record that is stored by now; the result also holds the optimizer's memory."""
     settings, records = context.parse_settings(request, HeadTrainSettings), context.data
     assert isinstance(records, StoredFeatures)
     memory = {name: tensor for name, tensor in request.tensors.items() if name.startswith(optimizer_state.STATE_PREFIX)}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """The worker's half: carries out one order on this worker's data. Raises TaskError when it cannot."""
+    """The worker's half: carries out one request on this worker's data. Raises TaskError when it cannot."""
 
     def __call__(self, request: TaskRequest, context: "TaskContext", /) -> TaskResult:
         """Carry out ``request``."""

@@ -13,14 +13,14 @@ class ClientState:
     """The states of one run by round, in memory.
 
     Which one a task starts from, the coordinator says (``TaskRequest.state_round``): it alone knows which answers it
-    counted. One that came too late or got lost did not count, so a state stays as long as orders start from it. And a
+    counted. One that came too late or got lost did not count, so a state stays as long as requests start from it. And a
     coordinator that was killed may go on from the round before its last, so the state before that one stays too.
     """
 
     def __init__(self) -> None:
         self._claim = RunClaim()
         self._states: dict[int, Tensors] = {}
-        self._state_rounds: set[int] = set()  # the rounds that orders started from, up to the last one's
+        self._state_rounds: set[int] = set()  # the rounds that requests started from, up to the last one's
 
     def start_run(self, claim: RunClaim) -> None:
         """Serve the run of this claim; drop all states unless it continues the run before."""

@@ -68,7 +68,7 @@ class TaskContext:
     pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
     """What features the answer to a request holds, by the request's id; tasks use :meth:`declare_release`."""
     warnings: list[str] = field(default_factory=list)
-    """Codes of the warnings that the next report carries, see :mod:`fedws.training.task_warnings`; tasks use
+    """Codes of the warnings that the next result carries, see :mod:`fedws.training.task_warnings`; tasks use
     :meth:`warn`."""
     data_accessed: threading.Event = field(default_factory=threading.Event)
     """Set once a task gets the samples, or what it kept of them, for the request that it carries out."""
@@ -79,7 +79,7 @@ class TaskContext:
         return len(self.__dict__["data"])
 
     def parse_settings(self, request: TaskRequest, settings_type: type[Settings]) -> Settings:
-        """The order's settings, checked. Raises TaskError."""
+        """The request's settings, checked. Raises TaskError."""
         try:
             settings = settings_type.model_validate(request.settings)
         except ValidationError as error:
@@ -169,7 +169,7 @@ class TaskContext:
         self.pending_releases[request.request_id] = release, on_sent
 
     def warn(self, code: str) -> None:
-        """Let the next report carry the warning of that code."""
+        """Let the next result carry the warning of that code."""
         if code not in self.warnings:
             self.warnings.append(code)
 

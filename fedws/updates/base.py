@@ -9,16 +9,16 @@ A = TypeVar("A")
 
 
 class Aggregator(Protocol[A]):
-    """Reports to one set of tensors, streaming, with its state explicit.
+    """Results to one set of tensors, streaming, with its state explicit.
 
     Factory: ``(*, options)``, registered as ``aggregator``.
     """
 
     def init(self) -> A:
-        """The state before the first report."""
+        """The state before the first result."""
 
     def accumulate(self, accumulator: A, result: TaskResult) -> A:
-        """Take in one report; may reuse its own accumulator. Raises RejectedUpdate when it does not fit."""
+        """Take in one result; may reuse its own accumulator. Raises RejectedUpdate when it does not fit."""
 
     def finalize(self, accumulator: A) -> Tensors:
-        """The aggregate; at least one report must have been added."""
+        """The aggregate; at least one result must have been added."""

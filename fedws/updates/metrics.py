@@ -1,4 +1,4 @@
-"""The numbers that nodes report beside tensors, and their mean over workers: what a record holds as ``metrics``."""
+"""The numbers that nodes return beside tensors, and their mean over workers: what a record holds as ``metrics``."""
 
 import math
 from collections import Counter
@@ -11,18 +11,18 @@ from fedws.protocol.messages import TaskResult
 from fedws.updates.weighted_mean import MAX_WEIGHT, average_numbers
 
 MAX_METRICS = 64
-"""Metrics of one report, and of one record."""
+"""Metrics of one result, and of one record."""
 MAX_METRIC_NAME_CHARS = 64
 """Characters of a metric's name."""
 SIGNIFICANT_DIGITS = 5
 """Number of significant digits of a score; those behind them would tell more of single samples than of a model."""
 MAX_TABLE_CELLS = 10_000
-"""Cells of all tables of one report."""
+"""Cells of all tables of one result."""
 
 
 @dataclass(frozen=True)
 class WeightedMetrics:
-    """The metrics of one report: plain data, for the state of a scheduler."""
+    """The metrics of one result: plain data, for the state of a scheduler."""
 
     weight: int
     """Number of samples behind the values."""
@@ -30,7 +30,7 @@ class WeightedMetrics:
 
 
 def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, float]:
-    """Return the first :data:`MAX_METRICS` numbers of a report's metrics, but for those named in ``exclude``.
+    """Return the first :data:`MAX_METRICS` numbers of a result's metrics, but for those named in ``exclude``.
 
     Names are a peer's text: one that is empty, long or not printable is left out. A value that is not finite is NaN.
 
@@ -50,7 +50,7 @@ def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) ->
 
 
 def select_tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-    """Return the tables of a report's metrics: lists of rows of equal length, of integers from 0 on.
+    """Return the tables of a result's metrics: lists of rows of equal length, of integers from 0 on.
 
     At most :data:`MAX_TABLE_CELLS` cells of all tables together are returned, and no other table.
 
@@ -88,14 +88,14 @@ def weigh_metrics(result: TaskResult) -> WeightedMetrics:
 
 
 def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:
-    """Return each metric's mean over the reports that have it: exact, rounded once, whatever the order of reports.
+    """Return each metric's mean over the results that have it: exact, rounded once, whatever their order.
 
-    It is NaN where one of the values is. Of more than :data:`MAX_METRICS` names, those stay that most reports have.
+    It is NaN where one of the values is. Of more than :data:`MAX_METRICS` names, those stay that most results have.
     """
-    count = Counter(name for report in results for name in report.values)
+    count = Counter(name for result in results for name in result.values)
     names = sorted(count, key=lambda name: (-count[name], name))[:MAX_METRICS]
     return {
-        name: average_numbers([(report.weight, report.values[name]) for report in results if name in report.values])
+        name: average_numbers([(result.weight, result.values[name]) for result in results if name in result.values])
         for name in sorted(names)
     }
 

@@ -161,7 +161,7 @@ async def test_an_order_for_another_or_a_second_time_ends_the_link(url: str) -> 
     order = TaskRequest(request_id="1", worker="alice", round=1, task="evaluate")
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(order)), frame(data(order)))
-        assert b"order 1 a second time" in await peer.dropped()
+        assert b"request 1 a second time" in await peer.dropped()
     async with member(url) as (peer, _, _):
         await peer.say(frame(data(TaskRequest(request_id="1", worker="bob", round=1, task="evaluate"))))
         assert b"a request for bob; this is alice" in await peer.dropped()

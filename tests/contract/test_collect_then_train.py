@@ -102,7 +102,7 @@ def test_it_trains_on_every_record_whichever_extractors_made_them(options: str, 
     for node in run.nodes.values():
         node.policy = node._context.policy.model_copy(update={"labels": "clear", "tasks": ("*", "mistnet.fine_tune")})
         node._context = replace(node._context, policy=node.policy)
-        node._releases._policy = node.policy
+        node.releases._context = node._context
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS and not run.strategy.failure(run.state)
     whole(run)
@@ -210,7 +210,7 @@ def test_what_was_not_asked_for_is_rejected_and_what_had_arrived_stays(name: str
                 request_id=order.request_id, worker="alice", round=order.round, num_examples=120, tensors=bad[what]
             )
         )
-        assert "alice sent a report that was rejected" in run.lines[-1]
+        assert "alice sent a result that was rejected" in run.lines[-1]
         assert len(run.store.load_features()) == 50
     run.finish(Random(1))
     assert run.strategy.version(run.state) == EPOCHS

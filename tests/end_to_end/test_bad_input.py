@@ -290,7 +290,7 @@ def test_nodes_that_do_not_fit_the_run_are_one_line(processes: Processes) -> Non
     assert_one_line(other, f"alice at {urls['alice']}: it holds digits, not mnist; see --dataset", 1)
     assert not (processes.folder / "never").exists()
     ours = ("--model", "shaped", "--plugin", "ours.py", *dialling(urls), *flags[2:4], "--run-dir", "ours")
-    text = r"alice: refused its order: model shaped is another one on alice: 1\.\w+ has shape .*11.*, not .*10.*"
+    text = r"alice: refused the request: model shaped is another one on alice: 1\.\w+ has shape .*11.*, not .*10.*"
     assert_one_line(processes.fork("run", *ours), rf"round 1: .* {text}$", 1)
     good = processes.fork("run", "--model", "shaped", "--plugin", "theirs.py", *dialling(urls), "--dataset", "digits",
                           "--rounds", "1", "--run-dir", "good")  # fmt: skip

@@ -72,7 +72,7 @@ def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
         urls = given.nodes(*DIGITS, *policy, nodes=("alice",))
         process = given.fork("run", *dialling(urls), *DIGITS, *run, "--run-dir", f"run{number}")
         if number == 1:
-            assert_one_line(process, "alice: refused its order: .* set max_uploads = 2 in the node's --policy", 1)
+            assert_one_line(process, "alice: refused the request: .* set max_uploads = 2 in the node's --policy", 1)
         else:
             ended_well(process)
 
@@ -88,7 +88,7 @@ def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Proces
     (given.folder / "policy.toml").write_text("max_epsilon = 1.0\n")
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
     run = given.fork("run", *dialling(urls), *MISTNET, "--algorithm", "mistnet:pretrain_epochs=1")
-    why = "alice: refused its order: the policy here allows epsilon up to 1, not 2"
+    why = "alice: refused the request: the policy here allows epsilon up to 1, not 2"
     assert_one_line(run, why, 1)
 
 

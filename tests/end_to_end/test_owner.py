@@ -12,7 +12,7 @@ def test_a_policy_ends_a_run_by_name_and_reason(given: Processes) -> None:
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice", "testing"))
     run = given.fork("run", *dialling(urls), *SHORT)
     assert run.end() == 1, run.everything
-    why = "alice: refused its order: the policy here does not allow the task fedavg.fit"
+    why = "alice: refused the request: the policy here does not allow the task fedavg.fit"
     assert len(run.errors) == 1 and why in run.errors[0], run.everything
     _, *table = ended_well(given.fork("audit", "alice")).lines
     assert len(table) == 2 and all(re.search(r"coordinator fedavg\.fit .* reason ", line) for line in table[::2])

@@ -118,5 +118,5 @@ def test_a_strategy_that_cannot_go_on_does_not_end_the_others(processes: Process
     command = processes.fork(*SHORT, *flags)
     assert command.end() == 1
     assert [line.split(": ")[1] for line in command.errors] == ["fedavg", "fedasync"]
-    assert all("refused its order: mse" in line for line in command.errors)
+    assert all("refused the request: mse" in line for line in command.errors)
     assert command.lines[-1] == "plot  sim/accuracy.png"

@@ -72,9 +72,9 @@ async def test_who_begins_with_nonsense_is_told_so(name: str) -> None:
 AFTER_HELLO: dict[str, tuple[str | bytes, str]] = {
     "text": ("go", "a text frame; messages are binary"),
     "random bytes": (os.urandom(3000), "not a fedws message"),
-    "hello again": (data(HELLO), "where an order was due"),
+    "hello again": (data(HELLO), "where a request was due"),
     "order for another": (data(order(worker="bob")), "a request for bob; this is alice"),
-    "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "where an order was due"),
+    "a report": (data(TaskResult(request_id="1", worker="alice", round=1, num_examples=1)), "where a request was due"),
     "huge body": (headed({**claim(2**40), "type": "task_request"}), "at most 1073741824"),
 }
 

@@ -66,7 +66,7 @@ async def test_a_worker_that_accepts_less_than_the_model_is_excluded_at_once(
         with pytest.raises(fedws.RunFailed) as ended:
             await fedws.run(run_dir=tmp_path / "all", body_store=shelf, **settings)
         result = await fedws.run(run_dir=tmp_path / "one", body_store=shelf, min_results=1, **settings)
-    why = f"its order has {TOO_LARGE.format('bob', 'bob')}"
+    why = f"the request has {TOO_LARGE.format('bob', 'bob')}"
     few = "round 1: too few workers are left for min_results 2: bob: cannot be asked: "
     assert _fits(f"{few}{why}", str(ended.value))
     assert len(result.evaluations()) == 2
@@ -79,7 +79,7 @@ async def test_a_coordinator_that_accepts_less_than_a_report_ends_the_run_with_t
     async with served() as settings:
         with pytest.raises(fedws.RunFailed) as ended:
             await fedws.run(run_dir=tmp_path / "run", max_message_bytes=SMALL, **settings)
-    why = f"refused its order: its report has {TOO_LARGE.format('the coordinator', 'the coordinator')}"
+    why = f"refused the request: the result has {TOO_LARGE.format('the coordinator', 'the coordinator')}"
     assert _fits(rf"round 1: too few workers are left for min_results 2: \w+: {why}.*", str(ended.value))
 
 
@@ -89,9 +89,9 @@ async def test_an_evaluator_that_accepts_less_than_the_model_costs_all_scores_an
     async with served(testing=SMALL) as settings:
         await fedws.run(run_dir=tmp_path / "run", **settings)
     missing = [line for line in caplog.messages if line.startswith("Scores missing")]
-    why = f"its order has {TOO_LARGE.format('testing', 'testing')}"
+    why = f"the request has {TOO_LARGE.format('testing', 'testing')}"
     assert len(missing) == 1 and _fits(rf"Scores missing in round 1: alice \({why}\); .*", missing[0])
-    assert "testing: it is excluded: its order has 1,7" in missing[0]
+    assert "testing: it is excluded: the request has 1,7" in missing[0]
     assert [record["kind"] for record in recorded(tmp_path / "run")] == ["round", "round"]
     assert not list((tmp_path / "run").glob("pending_evaluations/*")), "no model waits for a score"
 

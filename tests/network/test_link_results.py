@@ -14,22 +14,22 @@ from tests.helpers.scripted_node import JOINED, REPORT, WELCOME, Heard, Peer, an
 from tests.helpers.virtual_time import virtual
 
 NOT_DUE: dict[str, tuple[Message, str]] = {
-    "no order of that id": (replace(REPORT, request_id="1/bob"), "an answer to 1/bob, which is no open order"),
-    "another's order": (replace(REPORT, worker="bob"), "an answer to 1/alice, which is no open order"),
-    "another round": (replace(REPORT, round=2), "an answer to 1/alice, which is no open order"),
+    "no order of that id": (replace(REPORT, request_id="1/bob"), "an answer to 1/bob, which is no open request"),
+    "another's order": (replace(REPORT, worker="bob"), "an answer to 1/alice, which is no open request"),
+    "another round": (replace(REPORT, round=2), "an answer to 1/alice, which is no open request"),
     "a failure of another": (
         TaskFailure(request_id="9", worker="alice", round=1, kind="failed", reason="?"),
-        "an answer to 9, which is no open order",
+        "an answer to 9, which is no open request",
     ),
     "no answer": (WELCOME, "welcome where an answer was due"),
-    "control characters": (replace(REPORT, request_id="\x1b[2J\n"), "an answer to ?[2J?, which is no open order"),
+    "control characters": (replace(REPORT, request_id="\x1b[2J\n"), "an answer to ?[2J?, which is no open request"),
 }
 
 
 @pytest.mark.parametrize("name", NOT_DUE)
 @virtual
 async def test_an_answer_that_is_not_due_breaks_the_link(name: str) -> None:
-    """The node is told why, its order has failed, since that would happen again, and it is dialled again."""
+    """The node is told why, the request has failed, since that would happen again, and it is dialled again."""
     message, reason = NOT_DUE[name]
     peer = Peer(answers(message), Peer.stays)
     async with peer.served(), Heard() as heard:
@@ -90,7 +90,7 @@ async def test_an_order_that_cannot_be_sent_has_failed_and_the_link_stays() -> N
         failure = await heard.next()
         assert isinstance(failure, TaskFailure)
         assert (failure.kind, failure.code) == ("failed", "permanent")
-        assert failure.reason.startswith("its order has 4,") and "alice accepts at most 2,048" in failure.reason
+        assert failure.reason.startswith("the request has 4,") and "alice accepts at most 2,048" in failure.reason
         other = TaskRequest(request_id="2", worker="alice", round=2, task="t")
         assert await heard.link.execute(other) == reported(other)
     assert len(peer.dialled) == 1

@@ -172,7 +172,7 @@ async def test_features_that_came_for_another_run_are_not_taken(tmp_path: Path) 
     for path in sorted((tmp_path / "alice").rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     async with served("alice", Node(), tmp_path, url), asyncio.timeout(PATIENCE):
-        with pytest.raises(RunFailed, match=r"alice: refused its order: alice has no features of this run$"):
+        with pytest.raises(RunFailed, match=r"alice: refused the request: alice has no features of this run$"):
             await run
     assert stored(tmp_path / "run")[1] == 40, "what had arrived stays"
 

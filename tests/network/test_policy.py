@@ -57,7 +57,7 @@ async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: st
     async with served(node("alice", policy, tmp_path / "log")) as urls:
         with pytest.raises(RunFailed) as error:
             await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
-    assert str(error.value).endswith(f"alice: refused its order: {reason}"), "at the first refusal"
+    assert str(error.value).endswith(f"alice: refused the request: {reason}"), "at the first refusal"
     lines = [line for line in read_entries(tmp_path / "log") if line is not None]
     assert [(line["outcome"], line["payload"]) for line in lines] == [("refused", "reason")]
     assert verify_log(tmp_path / "log")[1] == []
@@ -97,7 +97,7 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
     """The refusal states when the next round is allowed: no strike, and no request before."""
     caplog.set_level(logging.INFO, "fedws")
     why = "the answers a day that the policy here allows, 3, are used up; the next one is allowed in 24 h"
-    line = f"alice gets no request for 24 h: it refused its order: {why}"
+    line = f"alice gets no request for 24 h: it refused the request: {why}"
     async with served(node("alice", Policy(max_answers_per_day=3), tmp_path / "log")) as urls:
         await fedws.run(run_dir=tmp_path / "one", credentials=KEY, **settings(urls))
         second = asyncio.create_task(

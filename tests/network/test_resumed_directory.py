@@ -100,7 +100,7 @@ async def test_a_line_about_the_round_before_is_not_lost(tmp_path: Path, monkeyp
             if (path / "checkpoints" / "checkpoint-000001.safetensors").exists():
                 await fedws.run(resume=path)
                 titles = [f"Training round {number}/4" for number in (1, 2, 3, 4)]
-                closed = "Round 1: 2 of 3 reports at the deadline; missing: bob"
+                closed = "Round 1: 2 of 3 results at the deadline; missing: bob"
                 assert [text for text in log(path) if " round " in text or "Round 1" in text] == [
                     titles[0], closed, *titles[1:],
                 ], name  # fmt: skip

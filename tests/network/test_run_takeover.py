@@ -290,7 +290,7 @@ async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme:
         await channel.send(order())
         await happens(entered)
         await channel.send(Hello(run="run", node="alice", protocol=1))
-        assert await why_lost(channel) == "hello where an order was due"
+        assert await why_lost(channel) == "hello where a request was due"
         deaf.set()
 
 

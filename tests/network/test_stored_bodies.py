@@ -170,8 +170,8 @@ async def test_an_order_whose_body_cannot_be_had_fails_and_the_node_alone_knows_
     stores.of["bob"].refused = {"get": "s3://bucket: refused (403)"}
     await run(stores, tmp_path / "run", min_results=2)
     log = (tmp_path / "run" / "run.log").read_text()
-    assert "bob failed: its object store does not give the order (see its log)\n" in log, "and not what store it is"
-    assert "bob: the body of an order: s3://bucket: refused (403)" in caplog.text
+    assert "bob failed: its object store does not give the request (see its log)\n" in log, "and not what store it is"
+    assert "bob: the body of a request: s3://bucket: refused (403)" in caplog.text
     assert stores.left == []
 
 
@@ -187,7 +187,7 @@ async def test_a_body_that_the_store_has_altered_is_a_failure(tmp_path: Path, ca
     stores = Stores(tmp_path / "store")
     stores.of["bob"].refused = {"alter": ""}
     await run(stores, tmp_path / "run", min_results=2)
-    assert "bob: the body of an order: the body that came is not the one of the digest that was told" in caplog.text
+    assert "bob: the body of a request: the body that came is not the one of the digest that was told" in caplog.text
 
 
 async def test_a_store_that_cannot_be_cleaned_is_said_and_the_run_has_its_model(

@@ -259,7 +259,7 @@ async def test_tensors_that_do_not_fit_end_the_run_by_name(name: str, tmp_path: 
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.getMessage().startswith("bob sent a report that was rejected"):
+            if record.getMessage().startswith("bob sent a result that was rejected"):
                 gate.opened.set()
 
     listener = Listener()
@@ -269,7 +269,7 @@ async def test_tensors_that_do_not_fit_end_the_run_by_name(name: str, tmp_path: 
         settings = await stack.enter_async_context(federation("memory", tasks=tasks))
         run = asyncio.create_task(fedws.run(run_dir=tmp_path / "run", **settings))
         await happens(gate.entered)
-        rejected = rf"sent a report that was rejected: {re.escape(problem)}"
+        rejected = rf"sent a result that was rejected: {re.escape(problem)}"
         with pytest.raises(fedws.RunFailed, match=excluded("bob", rejected, quorum=3)):
             await run
 
@@ -278,7 +278,7 @@ async def test_tensors_that_do_not_fit_end_the_run_by_name(name: str, tmp_path: 
 async def test_tensors_of_the_only_worker_that_do_not_fit_end_the_run(name: str, tmp_path: Path) -> None:
     unfit, problem = UNFIT[name]
     async with federation("memory", tasks={"alice": unfit}, nodes=("alice", "testing")) as settings:
-        rejected = rf"sent a report that was rejected: {re.escape(problem)}"
+        rejected = rf"sent a result that was rejected: {re.escape(problem)}"
         with pytest.raises(fedws.RunFailed, match=excluded("alice", rejected)):
             await fedws.run(run_dir=tmp_path / "run", **settings)
 
@@ -292,7 +292,7 @@ async def test_gradients_that_do_not_fit_end_the_run_by_name(shape: tuple[int, .
     node = fedws.Worker("alice", "points", worker()._context.data, tasks={"fedsgd.gradient": unfit})
     async with federation("memory", nodes=("testing",)) as settings, fedws.serve(node, "memory://alice"):
         settings = {**settings, "workers": {"alice": "memory://alice"}, "algorithm": "fedsgd"}
-        rejected = rf"sent a report that was rejected: the gradient of dense\.bias has shape \[{shape[0]}\], not \[10\]"
+        rejected = rf"sent a result that was rejected: the gradient of dense\.bias has shape \[{shape[0]}\], not \[10\]"
         with pytest.raises(fedws.RunFailed, match=excluded("alice", rejected)):
             await fedws.run(run_dir=tmp_path / "run", **settings)
 
@@ -305,7 +305,7 @@ async def test_an_answer_to_something_else_ends_the_run_by_name(field: str, tmp_
         return changed(fit(order, workspace), **{field: "other"})
 
     async with federation(tasks={"bob": wrong}, limits=SOON) as settings:
-        what = r"failed: broke the protocol: an answer to (other|1/bob/[0-9]+), which is no open order"
+        what = r"failed: broke the protocol: an answer to (other|1/bob/[0-9]+), which is no open request"
         with pytest.raises(fedws.RunFailed, match=excluded("bob", what, quorum=3)):
             await fedws.run(run_dir=tmp_path / "run", **settings, peer_timeout=SOON.peer_timeout)
 
@@ -320,7 +320,7 @@ async def test_a_report_that_cannot_travel_is_a_failure_and_the_nodes_log_has_th
             what = r"failed: the task failed on its data \(see the log of bob\)"
             with pytest.raises(fedws.RunFailed, match=excluded("bob", what, quorum=3)):
                 await fedws.run(run_dir=tmp_path / attempt, **settings)
-    assert "its report cannot be sent: tensor 'dense.bias' cannot travel: it is torch.sparse_coo" in caplog.text
+    assert "the result cannot be sent: tensor 'dense.bias' cannot travel: it is torch.sparse_coo" in caplog.text
 
 
 async def test_a_model_of_other_shapes_ends_the_run_by_name(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Aggregators, one a file: how reports become one set of tensors."""
+"""Aggregators, one a file: how results become one set of tensors."""

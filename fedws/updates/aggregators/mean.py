@@ -1,4 +1,4 @@
-"""The mean of reports, weighted by samples or not, held as one model however many reports come."""
+"""The mean of results, weighted by samples or not, held as one model however many results come."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ class MeanAccumulator:
 
     totals: Tensors
     templates: Tensors
-    """Empty-memory tensors of the names, shapes and dtypes that reports must have."""
+    """Empty-memory tensors of the names, shapes and dtypes that results must have."""
     total_weight: int
 
 
 @register("aggregator", "mean")
 class MeanAggregator:
-    """``sum(weight * report) / sum(weight)``, with weight = samples, or 1 when not ``weight_by_samples``.
+    """``sum(weight * result) / sum(weight)``, with weight = samples, or 1 when not ``weight_by_samples``.
 
     Accumulates in float64 with integer weights, divides once and rounds once to the tensor's dtype, so the order of
     arrival does not show in the result. Of complex tensors real and imaginary parts have a mean each. Integer and
@@ -36,12 +36,12 @@ class MeanAggregator:
         return MeanAccumulator({}, {}, 0)
 
     def accumulate(self, accumulator: MeanAccumulator, result: TaskResult) -> MeanAccumulator:
-        """Add one report; reuses the sums. Raises RejectedUpdate when its tensors are not like those before."""
+        """Add one result; reuses the sums. Raises RejectedUpdate when its tensors are not like those before."""
         weight = result.num_examples if self._weight_by_samples else 1
         if not 1 <= weight <= MAX_WEIGHT:
-            raise RejectedUpdate(f"a report of {result.num_examples} samples cannot be weighted")
+            raise RejectedUpdate(f"a result of {result.num_examples} samples cannot be weighted")
         if not result.tensors:
-            raise RejectedUpdate("a report without tensors")
+            raise RejectedUpdate("a result without tensors")
         templates = accumulator.templates or {name: tensor.to("meta") for name, tensor in result.tensors.items()}
         if problem := find_mismatch(result.tensors, templates):
             raise RejectedUpdate(problem)
@@ -49,5 +49,5 @@ class MeanAggregator:
         return MeanAccumulator(totals, templates, accumulator.total_weight + weight)
 
     def finalize(self, accumulator: MeanAccumulator) -> Tensors:
-        """The mean, in the reports' dtypes."""
+        """The mean, in the results' dtypes."""
         return divide_totals(accumulator.totals, accumulator.templates, accumulator.total_weight)

@@ -198,7 +198,7 @@ def test_a_chooser_is_told_of_those_who_are_idle() -> None:
 
 @pytest.mark.parametrize("kind", ["refused", "failed", "rejected"])
 def test_three_failures_in_a_row_exclude(kind: Kind) -> None:
-    did = {"refused": "refused its order", "failed": "failed", "rejected": "sent a report that was rejected"}[kind]
+    did = {"refused": "refused the request", "failed": "failed", "rejected": "sent a result that was rejected"}[kind]
     roster = failing(Participants.from_workers(THREE, THREE), kind, MAX_CONSECUTIVE_FAILURES - 1)
     assert (
         roster.log_lines == (f"bob {did}: no power",)
@@ -280,13 +280,13 @@ def test_what_the_link_of_an_excluded_worker_does_is_not_logged() -> None:
 
 def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
     roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="permanent")
-    assert roster.log_lines == ("bob is excluded: it refused its order: no power",)
-    assert find_exclusions(roster) == {"bob": "refused its order: no power"}
+    assert roster.log_lines == ("bob is excluded: it refused the request: no power",)
+    assert find_exclusions(roster) == {"bob": "refused the request: no power"}
 
 
 def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until_then() -> None:
     roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="retry_later", retry_after=12_000.0)
-    assert roster.log_lines == ("bob gets no request for 3 h 20 min: it refused its order: no power",)
+    assert roster.log_lines == ("bob gets no request for 3 h 20 min: it refused the request: no power",)
     assert roster.idle_workers() == roster.available_workers() == [
         "alice",
         "charlie",
@@ -337,7 +337,7 @@ def test_too_few_for_a_quorum_are_named_with_their_reasons() -> None:
     assert roster.shortage_reason(3) == "", "who is away may come"
     roster = failing(roster, "refused", MAX_CONSECUTIVE_FAILURES)
     assert roster.shortage_reason(2) == ""
-    reason = "bob: refused its order: no power, three times in a row"
+    reason = "bob: refused the request: no power, three times in a row"
     assert roster.shortage_reason(3) == f"too few workers are left for min_results 3: {reason}"
 
 

@@ -176,7 +176,7 @@ def test_a_run_that_cannot_go_on_says_why(tmp_path: Path) -> None:
     plan, devices = prepared(disconnects_per_hour=0)
     outcome = run_simulation(plan.model_copy(update={"loss": "mse"}), tmp_path / "run", devices, evaluating())
     assert re.match(
-        r"round 1: too few workers are left for min_results 5: w\d: refused its order: mse", outcome.failure
+        r"round 1: too few workers are left for min_results 5: w\d: refused the request: mse", outcome.failure
     )
     assert outcome.event_counts["failure"] >= 1
 

@@ -199,7 +199,7 @@ def test_an_empty_report_is_rejected_whenever_it_comes() -> None:
 @pytest.mark.parametrize("samples", [0, -1, -(2**63)])
 def test_a_report_without_weight_is_rejected_where_weights_count(samples: int) -> None:
     aggregator = MeanAggregator(weight_by_samples=True)
-    with pytest.raises(RejectedUpdate, match=f"a report of {samples} samples cannot be weighted"):
+    with pytest.raises(RejectedUpdate, match=f"a result of {samples} samples cannot be weighted"):
         aggregator.accumulate(aggregator.init(), report(samples, GOOD))
     assert result([report(samples, GOOD)])["w"].tolist() == [[1, 1], [1, 1]]
 
@@ -208,7 +208,7 @@ def test_a_report_without_weight_is_rejected_where_weights_count(samples: int) -
 def test_a_report_of_more_samples_than_there_can_be_is_rejected(samples: int) -> None:
     """A few of them would be more than a weight of 64 bits."""
     aggregator = MeanAggregator(weight_by_samples=True)
-    with pytest.raises(RejectedUpdate, match=f"a report of {samples} samples cannot be weighted"):
+    with pytest.raises(RejectedUpdate, match=f"a result of {samples} samples cannot be weighted"):
         aggregator.accumulate(aggregator.init(), report(samples, GOOD))
     assert result([report(2**40, GOOD)] * 100, weighted=True)["w"].tolist() == [[1, 1], [1, 1]]
 
