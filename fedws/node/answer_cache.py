@@ -7,7 +7,7 @@ import torch
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies
 from fedws.object_store.base import BodyStore
-from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 
 
@@ -51,7 +51,7 @@ class AnswerCache:
             return None
         return replace(known[1], request_id=request.request_id)
 
-    def save(self, request: TaskRequest, answer: TaskResult | TaskFailure) -> None:
+    def save(self, request: TaskRequest, answer: Answer) -> None:
         """This answer is about to be sent."""
         self._last_answer = (
             (request, answer) if isinstance(answer, TaskResult) and answer.request_id == request.request_id else None

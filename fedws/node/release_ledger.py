@@ -1,80 +1,141 @@
-"""What has left a node: the lines of its audit log, and what counts for the limits of its owner's policy."""
+"""What may leave a node and what has left it: where its owner's policy is applied and its audit log is written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from fedws.core.errors import TaskError
-from fedws.core.limits import MessageLimits
-from fedws.core.registry import TaskTraits
+from fedws.core.errors import TaskError, UsageError
+from fedws.core.limits import NO_MESSAGE_LIMITS, MessageLimits
+from fedws.core.registry import DEFAULT_TASK_TRAITS, TaskTraits
 from fedws.core.untrusted_text import to_printable
+from fedws.node.failures import FailureBuilder, build_refused_failure
 from fedws.privacy.audit_entry import AuditContext, build_audit_entry, classify_answer
 from fedws.privacy.audit_log import AuditLog
-from fedws.privacy.policy import Policy
 from fedws.privacy.spending import FeatureRelease
 from fedws.privacy.usage_counts import CountedAs, UsageCounts, upload_key
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
-from fedws.split_learning.upload_cache import UploadCache
+from fedws.split_learning.upload_cache import open_uploads
+from fedws.training.task_context import TaskContext
 
 
 class ReleaseLedger:
     """The answers that left one node; without an audit log it counts uploads in memory."""
 
-    def __init__(
-        self, node: str, dataset: str, policy: Policy, audit_log: AuditLog | None, upload_cache: UploadCache
-    ) -> None:
-        self._node = node
-        self._dataset = dataset
-        self._policy = policy
+    def __init__(self, context: TaskContext, audit_log: AuditLog | None, failures: FailureBuilder) -> None:
+        self._context = context
         self._audit_log = audit_log
+        self._failures = failures
         self._usage_counts = UsageCounts()
-        self._upload_cache = upload_cache
+        self._upload_cache = open_uploads(context)
         self._claim, self._peer = RunClaim(), ""
+        self._last_release: FeatureRelease | None = None
+        """The features in the last answer; None when it held none."""
 
     def start_run(self, claim: RunClaim, peer: str) -> None:
         """Note the run that is served; ``peer`` is the id in the coordinator's certificate, or empty."""
         self._claim, self._peer = claim, to_printable(peer, 64)
         self._upload_cache.start_run(claim)
 
-    def measure(self, answer: TaskResult | TaskFailure, limits: MessageLimits) -> int:
+    # ------------------------------------------------------------------ what the policy allows
+
+    def check_request(self, request: TaskRequest, traits: TaskTraits) -> None:
+        """Check a request against the policy. Raises TaskError, and OSError if the audit log cannot be read."""
+        answer_ages, num_uploads = self._count_releases(traits)
+        policy, num_examples = self._context.policy, self._context.num_examples
+        policy.check_request(request, num_examples, answer_ages, traits, num_uploads=num_uploads)
+
+    def check_result(self, request: TaskRequest, result: TaskResult, traits: TaskTraits) -> None:
+        """Check a result of the request's task against the policy. Raises TaskError."""
+        release, _ = self._context.pending_releases.get(request.request_id, (None, None))
+        self._context.policy.check_result(result, release, traits.releases)
+
+    # ------------------------------------------------------------------ what leaves
+
+    def record(self, request: TaskRequest, answer: Answer, traits: TaskTraits, limits: MessageLimits) -> Answer:
+        """Return the answer to a request that was just carried out, once its line is on the audit log.
+
+        A TaskFailure takes its place if it is above ``limits``, if a limit of the policy is reached, or if the log
+        cannot be written.
+        """
+        release, on_recorded = self._context.pending_releases.pop(request.request_id, (None, None))
+        if isinstance(answer, TaskFailure):
+            release = on_recorded = None
+        self._last_release = release
+        return self._record(request, answer, limits, release, on_recorded, traits)
+
+    def record_resend(self, request: TaskRequest, result: TaskResult, limits: MessageLimits) -> Answer:
+        """Return ``result``, which answered the same request on an older link, once its line is on the audit log."""
+        release = None if self._last_release is None else replace(self._last_release, resent=True)
+        return self._record(request, result, limits, release, resent=True)
+
+    def record_unsendable(self, request: TaskRequest, error: UsageError, limits: MessageLimits) -> Answer:
+        """Return the answer in place of one that could not be sent, once its line is on the audit log."""
+        return self._record(request, self._failures.build_unsendable(request, error), limits, counts=False)
+
+    def _record(
+        self,
+        request: TaskRequest,
+        answer: Answer,
+        limits: MessageLimits,
+        release: FeatureRelease | None = None,
+        on_recorded: Callable[[], None] | None = None,
+        traits: TaskTraits = DEFAULT_TASK_TRAITS,
+        *,
+        resent: bool = False,
+        counts: bool = True,
+    ) -> Answer:
+        """Return the answer, or a TaskFailure, once its line is on the audit log; it counts only with ``counts``."""
+        try:
+            num_bytes = self._measure(answer, limits)
+        except UsageError as error:
+            answer, release, on_recorded = self._failures.build_unsendable(request, error), None, None
+            num_bytes = self._measure(answer, NO_MESSAGE_LIMITS)
+        try:
+            self._add(request, answer, num_bytes, release, traits, resent=resent, counts=counts)
+            if on_recorded is not None:
+                on_recorded()
+        except TaskError as error:
+            self._context.data_accessed.clear()  # it is refused as if nothing had been computed
+            refused = build_refused_failure(self._context.node, request, error)
+            return self._record(request, refused, limits)
+        except OSError as error:
+            return self._failures.build_unrecorded(request, error)
+        return answer
+
+    def _measure(self, answer: Answer, limits: MessageLimits) -> int:
         """Return the bytes of an answer for its line; 0 without a log. Raises UsageError if it cannot be sent."""
         return encode_message(answer, limits).size if self._audit_log is not None else 0
 
-    def check_request(self, request: TaskRequest, num_examples: int, traits: TaskTraits) -> None:
-        """Check a request against the policy. Raises TaskError, and OSError if the audit log cannot be read."""
-        answer_ages, num_uploads = self._count_releases(traits)
-        self._policy.check_request(request, num_examples, answer_ages, traits, num_uploads=num_uploads)
-
-    def add(
+    def _add(
         self,
         request: TaskRequest,
-        answer: TaskResult | TaskFailure,
+        answer: Answer,
         num_bytes: int,
         release: FeatureRelease | None,
         traits: TaskTraits,
         *,
-        samples_read: bool,
         resent: bool,
         counts: bool,
     ) -> None:
         """Add the line of an answer that is about to leave; it counts for the limits only with ``counts``.
 
-        ``samples_read`` is whether the task read samples. Raises TaskError if a limit is reached, since another process
-        of this node may have answered after the request was allowed, and OSError if the log cannot be written.
+        Raises TaskError if a limit is reached, since another process of this node may have answered after the request
+        was allowed, and OSError if the log cannot be written.
         """
         releases = traits.releases if isinstance(answer, TaskResult) else "metrics"
         counted_as: CountedAs = ""
         if counts and not resent:
+            samples_read = self._context.data_accessed.is_set()
             counted_as = classify_answer(answer, release, releases, samples_read=samples_read)
         upload_id = self._upload_cache.upload_id if release is not None or counted_as == "upload" else ""
-        context = AuditContext(self._node, self._dataset, self._claim, self._peer, upload_id)
-        line = build_audit_entry(request, answer, num_bytes, release, context, counted_as, resent=resent)
+        origin = AuditContext(self._context.node, self._context.dataset, self._claim, self._peer, upload_id)
+        line = build_audit_entry(request, answer, num_bytes, release, origin, counted_as, resent=resent)
         with self._audit_log.lock() if self._audit_log is not None else nullcontext():
             if line.counted_as:
                 answer_ages, num_uploads = self._count_releases(traits)
-                self._policy.check_usage(answer_ages, traits, num_uploads=num_uploads)
+                self._context.policy.check_usage(answer_ages, traits, num_uploads=num_uploads)
             if self._audit_log is not None:
                 self._audit_log.append(line)
             elif release is not None:
@@ -85,14 +146,14 @@ class ReleaseLedger:
 
         Raises TaskError if a run without an id requests features.
         """
-        answer_ages: Mapping[str, float] = {}
-        if self._audit_log is not None and self._policy.max_answers_per_day:
-            answer_ages = self._audit_log.answer_ages(self._node)
+        node, answer_ages = self._context.node, dict[str, float]()
+        if self._audit_log is not None and self._context.policy.max_answers_per_day:
+            answer_ages = self._audit_log.answer_ages(node)
         if traits.releases != "features":
             return answer_ages, 0
         if not self._claim.run:
             raise TaskError("features were refused: a run without an id cannot be told from others; connect with one")
         upload_id = self._upload_cache.upload_id
-        sent_ids = (self._audit_log or self._usage_counts).sent_upload_ids(self._node, self._dataset, self._peer)
+        sent_ids = (self._audit_log or self._usage_counts).sent_upload_ids(node, self._context.dataset, self._peer)
         answer_ages = {key: age for key, age in answer_ages.items() if key != upload_key(upload_id)}
         return answer_ages, len(sent_ids - {upload_id})

@@ -25,12 +25,11 @@ from fedws.object_store.base import BodyStore
 from fedws.protocol.close_codes import CloseCode, to_close_code
 from fedws.protocol.messages import (
     MESSAGE_NAMES,
+    Answer,
     Hello,
     Message,
     Refusal,
-    TaskFailure,
     TaskRequest,
-    TaskResult,
     Welcome,
 )
 from fedws.protocol.run_claim import RunClaim
@@ -156,8 +155,8 @@ class NodeServer:
                     message, trouble = await channel.receive(), ""
                 except BodyUnavailable as error:
                     # What its store is, and where, is not for the coordinator.
-                    self._body_log.log(f"the body of an order: {error}")
-                    message, trouble = error.message, "its object store does not give the order (see its log)"
+                    self._body_log.log(f"the body of a request: {error}")
+                    message, trouble = error.message, "its object store does not give the request (see its log)"
                 request = self._check_request(message, seen)
                 lease.record_request()
                 await run_while_open(channel, requests.put((request, trouble)))  # what ended it is received next
@@ -173,14 +172,14 @@ class NodeServer:
                     answer = await self._run_in_thread(self._worker.execute, request, self._peer_limits, trouble)
                 else:
                     answer = await self._run_in_thread(
-                        self._worker.record_resend, request, saved_answer, self._peer_limits
+                        self._worker.releases.record_resend, request, saved_answer, self._peer_limits
                     )
                 self._answer_cache.save(request, answer)
                 try:
                     await channel.send(answer)
                 except UsageError as error:  # nothing of it was sent
                     answer = await self._run_in_thread(
-                        self._worker.record_unsendable, request, error, self._peer_limits
+                        self._worker.releases.record_unsendable, request, error, self._peer_limits
                     )
                     self._answer_cache.save(request, answer)
                     await channel.send(answer)
@@ -215,9 +214,7 @@ class NodeServer:
         self._cancel_cleanup()
         self._cleanup_timer = asyncio.get_running_loop().call_later(seconds, cleanup)
 
-    async def _run_in_thread(
-        self, function: Callable[..., TaskResult | TaskFailure], *args: Any
-    ) -> TaskResult | TaskFailure:
+    async def _run_in_thread(self, function: Callable[..., Answer], *args: Any) -> Answer:
         """Return an answer that is made, and written down, in the node's thread.
 
         When cancelled, stop the task and wait for the thread; an answer made all the same is kept for the next link.
@@ -231,9 +228,7 @@ class NodeServer:
             await asyncio.wait([working])
             raise
 
-    def _save_late_answer(
-        self, request: TaskRequest, claim: RunClaim, future: asyncio.Future[TaskResult | TaskFailure]
-    ) -> None:
+    def _save_late_answer(self, request: TaskRequest, claim: RunClaim, future: asyncio.Future[Answer]) -> None:
         """Keep what the thread made after its link was lost, unless another run has the node."""
         self._worker.resume()
         if not future.cancelled() and future.exception() is None and claim is self._answer_cache.claim:
@@ -241,15 +236,13 @@ class NodeServer:
 
     def _check_request(self, message: Message, seen_ids: dict[str, None]) -> TaskRequest:
         if not isinstance(message, TaskRequest):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where an order was due")
+            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where a request was due")
         if message.worker != self._worker.node:
             raise ProtocolError(f"a request for {to_printable(message.worker, 64)}; this is {self._worker.node}")
         if len(message.request_id) > MAX_REQUEST_ID_CHARS:
-            raise ProtocolError(
-                f"an order's id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}"
-            )
+            raise ProtocolError(f"a request id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}")
         if message.request_id in seen_ids:
-            raise ProtocolError(f"order {to_printable(message.request_id, 64)} a second time")
+            raise ProtocolError(f"request {to_printable(message.request_id, 64)} a second time")
         seen_ids[message.request_id] = None
         self.num_requests += 1
         if len(seen_ids) > REMEMBERED_REQUEST_IDS:

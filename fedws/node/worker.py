@@ -1,40 +1,30 @@
 """The worker: message in, message out. Synchronous, no I/O; carries out tasks on the data it holds."""
 
-import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from fedws.core import registry
-from fedws.core.error_text import describe_with_location, find_user_location
 from fedws.core.errors import (
-    MessageTooLarge,
-    PieceFailed,
-    RequestError,
-    TaskCancelled,
-    TaskError,
     TaskFailed,
     UnknownName,
     UsageError,
 )
 from fedws.core.limits import NO_MESSAGE_LIMITS, MessageLimits
-from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.core.untrusted_text import to_printable
 from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
-from fedws.node.failures import build_failure, build_refused_failure
+from fedws.node.failures import FailureBuilder, build_failure
 from fedws.node.release_ledger import ReleaseLedger
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.encoder import PROTOCOL_VERSION
-from fedws.protocol.messages import Hello, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import Answer, Hello, Refusal, TaskRequest, TaskResult, Welcome
 from fedws.protocol.run_claim import RunClaim
-from fedws.split_learning.upload_cache import open_uploads
 from fedws.training.base import Task
 from fedws.training.task_context import TaskContext
 from fedws.updates.metrics import round_metrics
@@ -81,15 +71,11 @@ class Worker:
         self.node = node
         self.policy = policy
         self._tasks = tasks
-        self._warning_log = RateLimitedLog(node)
-        self._failure_log = RateLimitedLog(node, BURST_LINES)
-        self._last_release: FeatureRelease | None = None
-        """The features in the last answer; None when it held none."""
-        self._send_error_details = send_error_details
         self._stop_event = threading.Event()
         self._context = TaskContext(node, dataset, data, self._stop_event, threads, state_dir=state_dir, policy=policy)
-        uploads = open_uploads(self._context)
-        self._releases = ReleaseLedger(node, dataset, policy, audit_log, uploads)
+        self._failures = FailureBuilder(self._context, send_error_details=send_error_details)
+        self.releases = ReleaseLedger(self._context, audit_log, self._failures)
+        """The policy's checks and the audit log; a server records in it what it sends without :meth:`execute`."""
         self._welcome = Welcome(
             node=node,
             role="evaluator" if evaluator else "worker",
@@ -123,132 +109,37 @@ class Worker:
         ``peer`` is the id in the coordinator's certificate, if it showed one.
         """
         self._context.client_state.start_run(claim)
-        self._releases.start_run(claim, peer)
+        self.releases.start_run(claim, peer)
 
-    def execute(
-        self, request: TaskRequest, limits: MessageLimits = NO_MESSAGE_LIMITS, error: str = ""
-    ) -> TaskResult | TaskFailure:
+    def execute(self, request: TaskRequest, limits: MessageLimits = NO_MESSAGE_LIMITS, error: str = "") -> Answer:
         """Carry out a request as far as the policy allows; whatever goes wrong becomes a TaskFailure with its reason.
 
         So does a result that is not ``limits``, and a request with ``error``: why it cannot be carried out. The
         answer is on the audit log when this returns.
         """
         self._context.data_accessed.clear()
-        answer: TaskResult | TaskFailure
         if error:
-            answer, traits = build_failure(self.node, request, "failed", error), registry.DEFAULT_TASK_TRAITS
-        else:
-            answer, traits = self._run_task(request)
-        features, on_recorded = self._context.pending_releases.pop(request.request_id, (None, None))
-        if isinstance(answer, TaskFailure):
-            features = on_recorded = None
-        self._last_release = features
-        return self._record_answer(request, answer, limits, features, on_recorded, traits)
+            failure = build_failure(self.node, request, "failed", error)
+            return self.releases.record(request, failure, registry.DEFAULT_TASK_TRAITS, limits)
+        return self.releases.record(request, *self._run_task(request), limits)
 
-    def record_resend(
-        self, request: TaskRequest, result: TaskResult, limits: MessageLimits = NO_MESSAGE_LIMITS
-    ) -> TaskResult | TaskFailure:
-        """Return ``result``, which answered the same request on an older link, once its line is on the audit log."""
-        features = None if self._last_release is None else replace(self._last_release, resent=True)
-        return self._record_answer(request, result, limits, features, resent=True)
-
-    def record_unsendable(
-        self, request: TaskRequest, error: UsageError, limits: MessageLimits = NO_MESSAGE_LIMITS
-    ) -> TaskResult | TaskFailure:
-        """Return the answer in place of one that could not be sent, once its line is on the audit log."""
-        return self._record_answer(request, self.build_unsendable_failure(request, error), limits, None, counts=False)
-
-    def _record_answer(
-        self,
-        request: TaskRequest,
-        answer: TaskResult | TaskFailure,
-        limits: MessageLimits,
-        release: FeatureRelease | None,
-        on_recorded: Callable[[], None] | None = None,
-        traits: registry.TaskTraits = registry.DEFAULT_TASK_TRAITS,
-        *,
-        resent: bool = False,
-        counts: bool = True,
-    ) -> TaskResult | TaskFailure:
-        """Return the answer, or a TaskFailure, once its line is on the audit log; it counts only with ``counts``."""
-        try:
-            num_bytes = self._releases.measure(answer, limits)
-        except UsageError as error:
-            answer, release, on_recorded = self.build_unsendable_failure(request, error), None, None
-            num_bytes = self._releases.measure(answer, NO_MESSAGE_LIMITS)
-        try:
-            self._releases.add(
-                request,
-                answer,
-                num_bytes,
-                release,
-                traits,
-                samples_read=self._context.data_accessed.is_set(),
-                resent=resent,
-                counts=counts,
-            )
-            if on_recorded is not None:
-                on_recorded()
-        except TaskError as error:
-            self._context.data_accessed.clear()  # it is refused as if nothing had been computed
-            return self._record_answer(request, build_refused_failure(self.node, request, error), limits, None)
-        except OSError as error:
-            self._failure_log.log(f"the audit log cannot be written, so nothing leaves: {error}", logging.ERROR)
-            return build_failure(self.node, request, "failed", "the audit log cannot be written, so nothing leaves")
-        return answer
-
-    def _run_task(self, request: TaskRequest) -> tuple[TaskResult | TaskFailure, registry.TaskTraits]:
+    def _run_task(self, request: TaskRequest) -> tuple[Answer, registry.TaskTraits]:
         """Return the answer to a request, and the traits of its task; the default ones if the task cannot be found."""
         self._context.warnings.clear()
         traits = registry.DEFAULT_TASK_TRAITS
         try:
             task = self._find_task(request.task)
             traits = registry.get_task_traits(task)
-            self._releases.check_request(request, self._context.num_examples, traits)
+            self.releases.check_request(request, traits)
             result = task(request, self._context)
             if not isinstance(result, TaskResult):
                 raise TaskFailed(f"task {request.task} returned {type(result).__name__} instead of TaskResult")
-            features, _ = self._context.pending_releases.get(request.request_id, (None, None))
-            self.policy.check_result(result, features, traits.releases)
+            self.releases.check_result(request, result, traits)
             if traits.releases == "metrics":
                 result = replace(result, metrics=round_metrics(result.metrics))
             return result, traits
         except Exception as error:  # a user's model or data may raise anything; the node must live on
-            return self._handle_task_error(request, error), traits
-
-    def _handle_task_error(self, request: TaskRequest, error: Exception) -> TaskFailure:
-        """Return the answer to a request whose task raised an error.
-
-        Once the task has got samples, an error and its type may depend on them. The coordinator then gets one text for
-        all errors, but for those that are declared to depend on the request alone.
-        """
-        if isinstance(error, TaskCancelled) and self._stop_event.is_set():
-            self._context.data_accessed.clear()  # its caller is gone, or its node is ending: it depends on no sample
-        hidden = self._must_hide_errors and not isinstance(error, RequestError)
-        if isinstance(error, TaskError | UnknownName) and not hidden:
-            place = f" ({find_user_location(error)})" if find_user_location(error) else ""
-            self._warning_log.log(
-                f"{to_printable(request.task, 64)} was refused: {to_printable(str(error), 300)}{place}"
-            )
-            return build_refused_failure(self.node, request, error)
-        if isinstance(error, TaskFailed | TaskCancelled) and not hidden:
-            return build_failure(self.node, request, "failed", str(error))
-        self._failure_log.log(f"{request.task} failed: {describe_with_location(error)}", logging.ERROR, error)
-        if hidden:
-            return self._build_data_failure(request)
-        cause = error.__cause__ if isinstance(error, PieceFailed) else None
-        # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
-        return build_failure(
-            self.node, request, "failed", f"{type(cause or error).__name__} (see the log of {self.node})"
-        )
-
-    @property
-    def _must_hide_errors(self) -> bool:
-        """Whether what goes wrong now may depend on samples that the coordinator must not learn about."""
-        return self._context.data_accessed.is_set() and not self._send_error_details
-
-    def _build_data_failure(self, request: TaskRequest) -> TaskFailure:
-        return build_failure(self.node, request, "failed", f"the task failed on its data (see the log of {self.node})")
+            return self._failures.build_from_task_error(request, error), traits
 
     def stop(self) -> None:
         """Make the task that is running end soon; :meth:`resume` before the next one."""
@@ -265,12 +156,3 @@ class Worker:
         if name not in self._tasks:
             raise UnknownName("task", name, self._tasks)
         return self._tasks[name]
-
-    def build_unsendable_failure(self, request: TaskRequest, error: UsageError) -> TaskFailure:
-        """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""
-        if isinstance(error, MessageTooLarge):
-            return replace(build_failure(self.node, request, "refused", f"its report has {error}"), code="permanent")
-        if self._must_hide_errors:
-            self._failure_log.log(f"{request.task} failed: its report cannot be sent: {error}", logging.ERROR)
-            return self._build_data_failure(request)
-        return build_failure(self.node, request, "failed", str(error))  # a task may report what cannot travel

@@ -8,6 +8,7 @@ import torch
 import fedws
 import fedws.privacy.policy
 from fedws.core.errors import RequestError, TaskCancelled, TaskError, TaskFailed, UsageError
+from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.node.worker import Worker
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
@@ -84,7 +85,7 @@ def test_what_is_no_report_and_what_cannot_be_sent_are_failures_on_data() -> Non
     node = Worker("alice", "points", Points(), tasks={"t": task})
     order = TaskRequest(request_id="1", worker="alice", round=1, task="t")
     node.execute(order)
-    assert on_data(node.build_unsendable_failure(order, UsageError("odd: Smith cannot travel")))
+    assert on_data(node.releases.record_unsendable(order, UsageError("odd: Smith cannot travel"), NO_MESSAGE_LIMITS))
 
 
 def test_a_task_that_was_told_to_stop_says_so() -> None:
