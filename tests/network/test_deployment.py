@@ -51,7 +51,7 @@ async def test_a_node_and_the_coordinator_reach_each_other(broker: Mosquitto) ->
 
 @pytest.mark.parametrize("user", ["bob", "fedws"])
 async def test_nobody_else_is_alice(user: str, broker: Mosquitto) -> None:
-    with pytest.raises(UsageError, match=f"does not let {user} write fedws/1/alice/here/.*0x87"):
+    with pytest.raises(UsageError, match=f"does not let {user} write fedws/1/alice/presence/.*0x87"):
         async with MqttTransport().serve(broker.at(user), echo, QUICK, node="alice"):
             pass
 

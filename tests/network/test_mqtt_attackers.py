@@ -195,7 +195,7 @@ async def test_who_proves_nothing_does_not_stay(broker: Mosquitto) -> None:
         stranger(broker) as other,
         MqttTransport().serve(broker.url, stays, Limits(peer_timeout=12.0), node="alice"),
     ):
-        instance = (await other.sees_topic("/here/")).rpartition("/")[2]
+        instance = (await other.sees_topic("/presence/")).rpartition("/")[2]
         link = await opened(other, instance)
         said = await other.sees(f"{link}/up", FrameKind.CLOSE)
         assert said[9:] == b"\0no hello in time"
@@ -203,7 +203,7 @@ async def test_who_proves_nothing_does_not_stay(broker: Mosquitto) -> None:
 
 async def test_nobody_is_kept_out_by_a_crowd(broker: Mosquitto) -> None:
     async with stranger(broker) as other, serve(worker(), broker.url, LIMITS, KEY):
-        instance = (await other.sees_topic("/here/")).rpartition("/")[2]
+        instance = (await other.sees_topic("/presence/")).rpartition("/")[2]
         links = [await opened(other, instance) for _ in range(70)]
         gone = await other.sees_closed(6)
         assert set(gone.values()) == {b"\0too many connections are not authenticated yet"}
@@ -271,7 +271,7 @@ async def test_links_that_are_closed_and_that_their_callers_keep_are_bounded(
 @pytest.mark.parametrize(("size", "count"), [(0, MAX_UNAUTHENTICATED_FRAMES + 1), (MAX_HANDSHAKE_MESSAGE_BYTES, 3)])
 async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, size: int, count: int) -> None:
     async with stranger(broker) as other, MqttTransport().serve(broker.url, stays, LIMITS, node="alice"):
-        instance = (await other.sees_topic("/here/")).rpartition("/")[2]
+        instance = (await other.sees_topic("/presence/")).rpartition("/")[2]
         link = await opened(other, instance)
         for turn in range(count):
             await other.say(

@@ -110,8 +110,8 @@ async def test_a_wrong_password_is_said(broker: Mosquitto, monkeypatch: pytest.M
 
 
 RIGHTS = {
-    "presence": ("topic read fedws/#", LIMITS, r"write fedws/1/alice/here/\w+ \(not authorized, 0x87\)$"),
-    "reading it": ("topic write fedws/#", QUICK, r"read fedws/1/alice/here/\w+, or is too slow$"),
+    "presence": ("topic read fedws/#", LIMITS, r"write fedws/1/alice/presence/\w+ \(not authorized, 0x87\)$"),
+    "reading it": ("topic write fedws/#", QUICK, r"read fedws/1/alice/presence/\w+, or is too slow$"),
 }
 
 

@@ -103,7 +103,7 @@ class AesGcmProtection:
 
 
 def _build_nonce(kind: FrameKind, number: int) -> bytes:
-    """12 bytes, used once under a key: beats are numbered on their own."""
+    """12 bytes, used once under a key: pings are numbered on their own."""
     return bytes([kind is FrameKind.PING, 0, 0, 0]) + number.to_bytes(8, "little")
 
 
@@ -111,6 +111,7 @@ def derive_protection(
     session_key: bytes, direction: str, node: str, instance: str, link: str, *, encrypted: bool
 ) -> FrameProtection:
     """For one direction: ``direction`` is ``up`` or ``down``."""
-    info = "/".join(("fedws 1", "seal" if encrypted else "tag", direction, node, instance, link))  # no id holds a slash
+    purpose = "encrypt" if encrypted else "authenticate"
+    info = "/".join(("fedws 1", purpose, direction, node, instance, link))  # no id holds a slash
     key = HKDF(SHA256(), 32, None, info.encode()).derive(session_key)
     return AesGcmProtection(key) if encrypted else HmacProtection(key)

@@ -3,7 +3,7 @@
     kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from :meth:`Channel.protect` on
 
 DATA, END and CLOSE of one direction are numbered together from 0 without a gap, so that what was lost, doubled or
-reordered shows; BEATs are numbered on their own, and one may be lost.
+reordered shows; PINGs are numbered on their own, and one may be lost.
 """
 
 import struct
@@ -14,7 +14,7 @@ from fedws.protocol.encoder import FRAGMENT_BYTES
 
 FRAME_HEADER = struct.Struct("<BQ")
 PING_PAYLOAD = struct.Struct("<QQ")
-"""The payload of a BEAT: how many numbered frames its sender has read, and sent."""
+"""The payload of a PING: how many numbered frames its sender has read, and sent."""
 TAG_BYTES = 16
 """Bytes."""
 MAX_FRAME_BYTES = FRAME_HEADER.size + FRAGMENT_BYTES + TAG_BYTES

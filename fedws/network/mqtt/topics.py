@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 TOPIC_PREFIX = "fedws/1"
 NAME_PATTERN = re.compile(r"[0-9a-f]{32}")
 """Of an instance or a link."""
-ONLINE, CLAIMING, PROBE = b"here", b"claims", b"?"
+ONLINE, CLAIMING, PROBE = b"online", b"claiming", b"?"
 """What is said on the topic of an instance: it serves; it would like to; and, by another one, whether it is there."""
 
 
@@ -33,18 +33,18 @@ class EndToken:
 
 def presence_filter(node: str) -> str:
     """Where all instances of a node say that they are here; there should be one."""
-    return f"{TOPIC_PREFIX}/{node}/here/+"
+    return f"{TOPIC_PREFIX}/{node}/presence/+"
 
 
 def presence_topic(node: str, instance: str) -> str:
     """Where one does; retained."""
-    return f"{TOPIC_PREFIX}/{node}/here/{instance}"
+    return f"{TOPIC_PREFIX}/{node}/presence/{instance}"
 
 
 def parse_presence_topic(node: str, topic: str) -> str | None:
     """Whose ``presence_topic`` a topic is; None if it is no such topic."""
     start, _, name = topic.rpartition("/")
-    return name if start == f"{TOPIC_PREFIX}/{node}/here" and NAME_PATTERN.fullmatch(name) else None
+    return name if start == f"{TOPIC_PREFIX}/{node}/presence" and NAME_PATTERN.fullmatch(name) else None
 
 
 def downlink_filter(node: str) -> str:

@@ -26,7 +26,7 @@ def test_names_and_wills() -> None:
     assert hashlib.sha256(bytes(32)).hexdigest()[:32] == INSTANCE
     assert f"Message Expiry Interval of {session.WILL_RETENTION_SECONDS:g} s" in CHAPTER
     words = (topics.ONLINE, topics.CLAIMING, topics.PROBE)
-    assert all(f"`{word.decode()}`" in section("Being here") for word in words)
+    assert all(f"`{word.decode()}`" in section("Presence") for word in words)
 
 
 def test_topics() -> None:
@@ -76,23 +76,23 @@ def test_the_vector_is_as_the_page_words_it() -> None:
     assert handshake.compute_proof(KEY, "link", example(Hello), "alice", example(Challenge).nonce) == SECRET.hex()
     rows = table(section("Authentication and encryption"), "how")
     assert [(row["how"], row["way"]) for row in rows] == [
-        (how, way) for how in ("tag", "seal") for way in ("down", "up")
+        (how, way) for how in ("authenticate", "encrypt") for way in ("down", "up")
     ]
     for row in rows:
         key = derived(f"fedws 1/{row['how']}/{row['way']}/alice/{INSTANCE}/{LINK}")
         assert key.hex() == row["key"]
-        head = bytes([FrameKind.END + (0x40 if row["how"] == "tag" else 0x80)]) + bytes(8)
-        if row["how"] == "tag":
+        head = bytes([FrameKind.END + (0x40 if row["how"] == "authenticate" else 0x80)]) + bytes(8)
+        if row["how"] == "authenticate":
             made = head + b"hello" + hmac.digest(key, head + b"hello", "sha256")[:16]
         else:
             made = head + AESGCM(key).encrypt(bytes(12), b"hello", head)
         assert made.hex() == row["frame"]
-        guarded = derive_protection(SECRET, row["way"], "alice", INSTANCE, LINK, encrypted=row["how"] == "seal")
+        guarded = derive_protection(SECRET, row["way"], "alice", INSTANCE, LINK, encrypted=row["how"] == "encrypt")
         assert bytes(guarded.wrap(FrameKind.END, 0, b"hello")) == made
 
 
-def test_the_nonce_of_a_beat_is_its_own() -> None:
-    key = derived(f"fedws 1/seal/up/alice/{INSTANCE}/{LINK}")
+def test_the_nonce_of_a_ping_is_its_own() -> None:
+    key = derived(f"fedws 1/encrypt/up/alice/{INSTANCE}/{LINK}")
     head = bytes([FrameKind.PING + 0x80]) + (7).to_bytes(8, "little")
     made = head + AESGCM(key).encrypt(b"\1\0\0\0" + (7).to_bytes(8, "little"), bytes(16), head)
     assert (

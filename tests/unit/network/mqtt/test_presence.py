@@ -103,7 +103,7 @@ async def test_a_former_one_is_swept_away_first_and_not_asked() -> None:
 
 
 async def test_who_hears_nothing_of_itself_may_not_read() -> None:
-    with pytest.raises(LinkRefused, match=rf"does not let fedws read fedws/1/alice/here/{OWN}, or is too slow"):
+    with pytest.raises(LinkRefused, match=rf"does not let fedws read fedws/1/alice/presence/{OWN}, or is too slow"):
         await made(Broker(patient=False)).claim_id(())
 
 

@@ -11,12 +11,12 @@ NAME = "0123456789abcdef" * 2
 
 
 def test_what_is_made_is_read_again() -> None:
-    assert topics.presence_topic("alice", NAME) == f"fedws/1/alice/here/{NAME}"
+    assert topics.presence_topic("alice", NAME) == f"fedws/1/alice/presence/{NAME}"
     assert topics.parse_presence_topic("alice", topics.presence_topic("alice", NAME)) == NAME
     assert topics.downlink_topic("alice", NAME) == f"fedws/1/alice/link/{NAME}/down"
     assert topics.parse_downlink_topic("alice", topics.downlink_topic("alice", NAME)) == NAME
     assert topics.uplink_topic("alice", NAME) == f"fedws/1/alice/link/{NAME}/up"
-    assert topics.presence_filter("alice") == "fedws/1/alice/here/+"
+    assert topics.presence_filter("alice") == "fedws/1/alice/presence/+"
     assert topics.downlink_filter("alice") == "fedws/1/alice/link/+/down"
 
 
@@ -25,13 +25,13 @@ def test_what_is_made_is_read_again() -> None:
     [
         topics.presence_topic("bob", NAME),
         topics.uplink_topic("alice", NAME),
-        f"fedws/1/alice/here/{NAME}/x",
-        f"fedws/1/alice/here/{NAME.upper()}",
-        f"fedws/1/alice/here/{NAME[:-1]}",
-        f"fedws/1/alice/here/{NAME}\n",
+        f"fedws/1/alice/presence/{NAME}/x",
+        f"fedws/1/alice/presence/{NAME.upper()}",
+        f"fedws/1/alice/presence/{NAME[:-1]}",
+        f"fedws/1/alice/presence/{NAME}\n",
         f"fedws/1/alice/link/x/{NAME}/down",
         "fedws/1/alice/link/down",
-        "fedws/1/alice/here/",
+        "fedws/1/alice/presence/",
         "",
     ],
 )
