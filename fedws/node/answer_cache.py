@@ -43,7 +43,7 @@ class AnswerCache:
     def find_result(self, request: TaskRequest) -> TaskResult | None:
         """Return the result for the first request on a link, if that request is the last one that was answered before.
 
-        The report is kept until :meth:`save`, so that the next link can have it if this one is lost before.
+        The result is kept until :meth:`save`, so that the next link can have it if this one is lost before.
         """
         known, new, self._is_new_link = self._last_answer, self._is_new_link, False
         if known is None or not new or not _is_same_request(request, known[0]):
@@ -58,7 +58,7 @@ class AnswerCache:
         )
 
     def discard_answer(self) -> None:
-        """The last answer has arrived: its order will not be asked again."""
+        """The last answer has arrived: its request will not come again."""
         self._discard_result()
         self._transfers.discard_partial()
 

@@ -80,7 +80,7 @@ class FailureBuilder:
         if self._must_hide_errors:
             self._error_log.log(f"{request.task} failed: the result cannot be sent: {error}", logging.ERROR)
             return self._build_data_failure(request)
-        return build_failure(self._node, request, "failed", str(error))  # a task may report what cannot travel
+        return build_failure(self._node, request, "failed", str(error))  # a result may hold what cannot be sent
 
     def build_unrecorded(self, request: TaskRequest, error: OSError) -> TaskFailure:
         """Return the answer in place of one that cannot be written to the audit log."""

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any
 
 from fedws.core.errors import LinkLost, LinkRefused, TakenOver
 from fedws.network.base import Channel, Limits
@@ -113,14 +112,3 @@ class LeaseManager:
     def _build_busy_error(self) -> LinkRefused:
         since = self._active_since.strftime("%Y-%m-%d %H:%M:%S")
         return LinkRefused("busy", f"{self._node} is busy with run {self._newest_claim.run_id_prefix} since {since}")
-
-
-async def run_while_open(channel: Channel, coroutine: Coroutine[Any, Any, None]) -> None:
-    """Wait for ``coroutine``, but cancel it when the link is down."""
-    tasks = [asyncio.create_task(coroutine), asyncio.create_task(channel.wait_closed())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

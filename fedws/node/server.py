@@ -3,43 +3,31 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from fedws.core.error_text import describe_with_location
-from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError, UsageError
+from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, UsageError
 from fedws.core.limits import DEFAULT_MESSAGE_LIMITS, MessageLimits
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
-from fedws.core.untrusted_text import to_printable
 from fedws.network.admission import admit
 from fedws.network.base import Channel, Limits, Transport
 from fedws.network.lookup import find_transport
 from fedws.node.answer_cache import AnswerCache
-from fedws.node.authentication import authenticate
-from fedws.node.run_lease import Lease, LeaseManager, run_while_open
+from fedws.node.handshake import authenticate
+from fedws.node.request_check import RequestCheck
+from fedws.node.run_lease import Lease, LeaseManager
 from fedws.node.worker import Worker
 from fedws.object_store.base import BodyStore
 from fedws.protocol.close_codes import CloseCode, to_close_code
-from fedws.protocol.messages import (
-    MESSAGE_NAMES,
-    Answer,
-    Hello,
-    Message,
-    Refusal,
-    TaskRequest,
-    Welcome,
-)
+from fedws.protocol.messages import Answer, Hello, Message, Refusal, TaskRequest, Welcome
 from fedws.protocol.run_claim import RunClaim
 from fedws.security.credentials import INSECURE, Credentials, load_default_credentials
 
 log = logging.getLogger("fedws")
-MAX_REQUEST_ID_CHARS = 128
-"""Characters of a request's id."""
-REMEMBERED_REQUEST_IDS = 4096
-"""Ids of the last requests of a link; one that comes a second time breaks the protocol."""
 
 
 class NodeServer:
@@ -104,7 +92,8 @@ class NodeServer:
         self, channel: Channel, hello: Hello, claim: RunClaim, welcome: Welcome, lease: Lease
     ) -> asyncio.Task[None]:
         """Serve a link until its work has ended; return the closing of the link, which may take longer."""
-        name, reason, trouble = claim.run_id_prefix, "ended", None
+        name, reason = claim.run_id_prefix, "ended"
+        logged_error: Exception | None = None
         self._run_log.log(f"run {name} begins", logging.INFO)
         try:
             self._worker.start_run(claim, channel.peer)
@@ -134,11 +123,11 @@ class NodeServer:
             reason = f"ended: {error}"
             raise
         except Exception as error:  # as of a store or a transport of the user's
-            reason, trouble = f"ended: {describe_with_location(error)}", error
+            reason, logged_error = f"ended: {describe_with_location(error)}", error
             raise
         finally:
             self._schedule_cleanup(self._limits.retention, self._answer_cache.clear)
-            self._run_log.log(f"run {name} {reason}", logging.INFO, trouble)
+            self._run_log.log(f"run {name} {reason}", logging.INFO, logged_error)
 
     async def _answer_requests(self, channel: Channel, lease: Lease) -> tuple[LinkError, asyncio.Task[None]]:
         """Answer requests in turn, while reading on, so that a lost link is seen at once and stops the work.
@@ -147,29 +136,30 @@ class NodeServer:
         """
         # each with what is wrong; more stay with the sender
         requests: asyncio.Queue[tuple[TaskRequest, str]] = asyncio.Queue(1)
-        seen: dict[str, None] = {}  # in their order
+        request_check = RequestCheck(self._worker.node)
 
         async def read() -> None:
             while True:
                 try:
-                    message, trouble = await channel.receive(), ""
+                    message, body_error = await channel.receive(), ""
                 except BodyUnavailable as error:
                     # What its store is, and where, is not for the coordinator.
                     self._body_log.log(f"the body of a request: {error}")
-                    message, trouble = error.message, "its object store does not give the request (see its log)"
-                request = self._check_request(message, seen)
+                    message, body_error = error.message, "its object store does not give the request (see its log)"
+                request = request_check.check(message)
+                self.num_requests += 1
                 lease.record_request()
-                await run_while_open(channel, requests.put((request, trouble)))  # what ended it is received next
+                await _run_while_open(channel, requests.put((request, body_error)))  # what ended it is received next
                 del message, request  # models, which an idle node need not hold
 
         async def reply() -> None:
             while True:
-                request, trouble = await requests.get()
+                request, body_error = await requests.get()
                 self._cancel_cleanup()
                 channel.transfers.set_peer_offsets(request.resume_offsets)
                 saved_answer = self._answer_cache.find_result(request)
-                if saved_answer is None or trouble:
-                    answer = await self._run_in_thread(self._worker.execute, request, self._peer_limits, trouble)
+                if saved_answer is None or body_error:
+                    answer = await self._run_in_thread(self._worker.execute, request, self._peer_limits, body_error)
                 else:
                     answer = await self._run_in_thread(
                         self._worker.releases.record_resend, request, saved_answer, self._peer_limits
@@ -189,11 +179,11 @@ class NodeServer:
                     self._limits.peer_timeout, self._answer_cache.discard_answer
                 )  # a lost link is known by then
 
-        async def give_way() -> None:
+        async def wait_lease_ended() -> None:
             await lease.ended.wait()
             raise lease.error
 
-        tasks = [asyncio.create_task(end()) for end in (read, reply, give_way)]
+        tasks = [asyncio.create_task(end()) for end in (read, reply, wait_lease_ended)]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             error = next(error for task in tasks if task in ended and (error := task.exception()))
@@ -234,20 +224,16 @@ class NodeServer:
         if not future.cancelled() and future.exception() is None and claim is self._answer_cache.claim:
             self._answer_cache.save(request, future.result())
 
-    def _check_request(self, message: Message, seen_ids: dict[str, None]) -> TaskRequest:
-        if not isinstance(message, TaskRequest):
-            raise ProtocolError(f"{MESSAGE_NAMES[type(message)]} where a request was due")
-        if message.worker != self._worker.node:
-            raise ProtocolError(f"a request for {to_printable(message.worker, 64)}; this is {self._worker.node}")
-        if len(message.request_id) > MAX_REQUEST_ID_CHARS:
-            raise ProtocolError(f"a request id of {len(message.request_id)} characters; at most {MAX_REQUEST_ID_CHARS}")
-        if message.request_id in seen_ids:
-            raise ProtocolError(f"request {to_printable(message.request_id, 64)} a second time")
-        seen_ids[message.request_id] = None
-        self.num_requests += 1
-        if len(seen_ids) > REMEMBERED_REQUEST_IDS:
-            del seen_ids[next(iter(seen_ids))]
-        return message
+
+async def _run_while_open(channel: Channel, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Wait for ``coroutine``, but cancel it when the link is down."""
+    tasks = [asyncio.create_task(coroutine), asyncio.create_task(channel.wait_closed())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def resolve_node_credentials(worker: Worker, transport: Transport, credentials: Credentials | None) -> Credentials:

@@ -22,7 +22,6 @@ from fedws.node.failures import FailureBuilder, build_failure
 from fedws.node.release_ledger import ReleaseLedger
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
-from fedws.protocol.encoder import PROTOCOL_VERSION
 from fedws.protocol.messages import Answer, Hello, Refusal, TaskRequest, TaskResult, Welcome
 from fedws.protocol.run_claim import RunClaim
 from fedws.training.base import Task
@@ -61,7 +60,7 @@ class Worker:
         send_error_details: bool = False,
     ) -> None:
         if policy.max_answers_per_day is not None and audit_log is None:
-            raise UsageError("max_answers_per_day of a policy is counted in the audit log; name one with audit")
+            raise UsageError("max_answers_per_day of a policy is counted in the audit log; pass one as audit_log")
         try:
             map_style.check_dataset(data)
             if len(data) and not isinstance(data, samples.SampleSubset):  # a part is of a data set that was checked
@@ -94,11 +93,7 @@ class Worker:
             raise UsageError(f"{self.node} holds no samples of {self._welcome.dataset}; serve a node with at least 1")
 
     def handle_hello(self, hello: Hello) -> Welcome | Refusal:
-        """The answer to who is calling; a Refusal when the caller means another node or speaks another protocol."""
-        if hello.protocol != PROTOCOL_VERSION:
-            return Refusal(
-                kind="protocol", reason=f"{self.node} speaks protocol {PROTOCOL_VERSION}, not {hello.protocol}"
-            )
+        """Return the answer to a coordinator that proved itself; a Refusal if it means another node."""
         if hello.node != self.node:
             return Refusal(kind="node", reason=f"this is {self.node}, not {to_printable(hello.node, 64)}")
         return self._welcome

@@ -16,7 +16,7 @@ from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
 from fedws.core.rate_limited_log import RateLimitedLog
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES
 from fedws.network.body_transfer import BodyTransfers
-from fedws.node.authentication import authenticate
+from fedws.node.handshake import authenticate
 from fedws.node.worker import Worker
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.decoder import Decoder

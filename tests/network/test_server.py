@@ -16,11 +16,22 @@ from fedws.core.errors import LinkLost, UsageError
 from fedws.network.base import Limits
 from fedws.network.lookup import find_transport
 from fedws.privacy.audit_log import AuditLog
-from fedws.protocol.messages import TaskFailure, TaskResult, Welcome
+from fedws.protocol.encoder import PROTOCOL_VERSION
+from fedws.protocol.messages import Refusal, TaskFailure, TaskResult, Welcome
 from tests.helpers.federation import PATIENCE, Gate, Proxy, address, evaluating, federation, happens, settings, worker
 from tests.helpers.manual_coordinator import HELLO, answer, closed, data, honest, order, rough, welcomed
 
 pytestmark = pytest.mark.usefixtures("nobody_has_a_key")
+
+
+@pytest.mark.parametrize("protocol", [0, PROTOCOL_VERSION + 1, 2**63 - 1])
+@pytest.mark.parametrize("node", ["alice", "bob"])
+async def test_a_coordinator_with_another_protocol_is_refused(node: str, protocol: int) -> None:
+    """First of all: the rest of its ``hello`` may mean something else."""
+    async with fedws.serve(worker(), "ws://localhost:0") as url, rough(url) as socket:
+        await socket.send(data(replace(HELLO, node=node, protocol=protocol)))
+        reason = f"alice speaks protocol {PROTOCOL_VERSION}, not {protocol}"
+        assert await answer(socket) == Refusal(kind="protocol", reason=reason)
 
 
 async def test_an_unknown_task_is_refused_and_the_link_stays() -> None:

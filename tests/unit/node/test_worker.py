@@ -42,8 +42,8 @@ def worker(task: Any = good, **options: Any) -> Worker:
 # --------------------------------------------------------------------------- greeting
 
 
-def hello(node: str = "alice", protocol: int = PROTOCOL_VERSION) -> Hello:
-    return Hello(run="r", node=node, protocol=protocol)
+def hello(node: str = "alice") -> Hello:
+    return Hello(run="r", node=node, protocol=PROTOCOL_VERSION)
 
 
 def test_a_caller_who_means_this_node_is_welcome(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,15 +63,6 @@ def test_a_gpu_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_caller_who_means_another_node_is_refused() -> None:
     assert worker().handle_hello(hello("bob")) == Refusal(kind="node", reason="this is alice, not bob")
-
-
-@pytest.mark.parametrize("protocol", [0, PROTOCOL_VERSION + 1, -1, 2**64 - 1])
-def test_a_caller_of_another_protocol_is_refused(protocol: int) -> None:
-    wanted = Refusal(kind="protocol", reason=f"alice speaks protocol 1, not {protocol}")
-    assert worker().handle_hello(hello(protocol=protocol)) == wanted
-    assert worker().handle_hello(hello("bob", protocol)) == wanted, (
-        "the protocol first: what else it says may mean nothing"
-    )
 
 
 @pytest.mark.parametrize(

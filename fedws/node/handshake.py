@@ -1,4 +1,4 @@
-"""The node's half of the handshake: who a coordinator is, before the node accepts anything else from it."""
+"""The node's half of the handshake; ``coordinator/handshake.py`` has the other."""
 
 from fedws.core.addresses import format_peer_address
 from fedws.core.errors import LinkLost, LinkRefused, ProtocolError
