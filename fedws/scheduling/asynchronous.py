@@ -9,7 +9,7 @@ from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participant import OpenRequest
+from fedws.scheduling.participant import PendingRequest
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
 from fedws.scheduling.result_size import compute_result_size
@@ -74,12 +74,12 @@ class AsynchronousScheduler(Generic[B]):
         """Take an event; a result may make the next version of the model."""
         if self._is_finished(state) or isinstance(event, RoundTimeout):
             return state, ()
-        participants, open_request = state.participants.apply(event)
+        participants, pending_request = state.participants.apply(event)
         if participants is state.participants:
             return state, ()
         state = replace(state, participants=participants)
-        if isinstance(event, TaskResult) and open_request is not None:
-            state = self._accept_result(state, event, open_request)
+        if isinstance(event, TaskResult) and pending_request is not None:
+            state = self._accept_result(state, event, pending_request)
         shortage = state.participants.shortage_reason(self.min_results)
         if shortage and not state.failure:
             state = replace(state, failure=f"version {state.version + 1}: {shortage}")
@@ -112,17 +112,17 @@ class AsynchronousScheduler(Generic[B]):
 
     def worker_model(self, state: AsynchronousState[B], result: TaskResult) -> Tensors | None:
         """The worker's own model; None also when its result does not count."""
-        if result.request_id not in state.participants.open_requests or find_result_problem(
+        if result.request_id not in state.participants.pending_requests or find_result_problem(
             self._algorithm, state.model, result
         ):
             return None
         return self._algorithm.worker_model(state.model, result)
 
     def _accept_result(
-        self, state: AsynchronousState[B], result: TaskResult, open_request: OpenRequest
+        self, state: AsynchronousState[B], result: TaskResult, pending_request: PendingRequest
     ) -> AsynchronousState[B]:
         """Add a result to the buffer; when it is full, make a version."""
-        staleness = state.version - open_request.version
+        staleness = state.version - pending_request.version
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
             buffer = (
@@ -184,12 +184,7 @@ class AsynchronousScheduler(Generic[B]):
         max_result_bytes = compute_result_size(self._algorithm, state.model) if idle else 0
         for worker in idle:
             member = participants.members[worker]
-            # asked again until its result is taken: the same request with the same seed
-            number = (
-                member.last_requested_round
-                if member.last_requested_round > member.last_accepted_round
-                else member.last_requested_round + 1
-            )
+            number = member.next_request_number
             task_spec = self._algorithm.configure(state.model, worker, round_number)
             participants, request = participants.create_request(
                 worker, number, state.version, self._config.seed, task_spec, max_result_bytes

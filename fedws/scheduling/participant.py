@@ -6,7 +6,7 @@ from fedws.scheduling.loss_count import NO_LOSSES, LossCount
 
 
 @dataclass(frozen=True)
-class OpenRequest:
+class PendingRequest:
     """A request that is not answered yet."""
 
     worker: str
@@ -39,3 +39,11 @@ class Participant:
     """Why it is not asked any more."""
     num_examples: int = 0
     response_seconds: float = 0.0
+
+    @property
+    def next_request_number(self) -> int:
+        """The number of its next request without rounds: the last one's until a result of that is accepted.
+
+        So a request that is repeated has the same seed.
+        """
+        return self.last_requested_round + (self.last_requested_round <= self.last_accepted_round)

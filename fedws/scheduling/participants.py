@@ -10,7 +10,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
 from fedws.scheduling.loss_count import NO_LOSSES
-from fedws.scheduling.participant import OpenRequest, Participant
+from fedws.scheduling.participant import Participant, PendingRequest
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Failed or rejected answers in a row that exclude a worker."""
@@ -23,7 +23,7 @@ class Participants:
     """The workers of a run and their open requests; every method gives a new one."""
 
     members: dict[str, Participant]
-    open_requests: dict[str, OpenRequest] = field(default_factory=dict)
+    pending_requests: dict[str, PendingRequest] = field(default_factory=dict)
     num_failures: int = 0
     """Requests that failed, for whatever reason, since they were last counted."""
     log_lines: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Participants:
 
     def idle_workers(self) -> list[str]:
         """Who can be asked: able, and with no request open."""
-        busy_workers = {open_request.worker for open_request in self.open_requests.values()}
+        busy_workers = {pending_request.worker for pending_request in self.pending_requests.values()}
         return [worker for worker in self.available_workers() if worker not in busy_workers]
 
     def available_workers(self) -> list[str]:
@@ -90,26 +90,26 @@ class Participants:
             for name, member in idle_members.items()
         ]
 
-    def apply(self, event: Event) -> tuple["Participants", OpenRequest | None]:
+    def apply(self, event: Event) -> tuple["Participants", PendingRequest | None]:
         """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped.
 
         A failure counts as :meth:`record_failure` says.
         """
         if isinstance(event, TaskResult | TaskFailure):
-            open_request = self.open_requests.get(event.request_id)
-            if open_request is None or open_request.worker != event.worker:
+            pending_request = self.pending_requests.get(event.request_id)
+            if pending_request is None or pending_request.worker != event.worker:
                 return self, None
             remaining = {
                 request_id: another
-                for request_id, another in self.open_requests.items()
+                for request_id, another in self.pending_requests.items()
                 if request_id != event.request_id
             }
-            participants = replace(self, open_requests=remaining, log_lines=())
+            participants = replace(self, pending_requests=remaining, log_lines=())
             if isinstance(event, TaskResult):
-                return participants, open_request
+                return participants, pending_request
             if event.kind == "lost":  # its WorkerDisconnected comes next; nobody is asked before
                 participants = participants.replace_member(event.worker, connected=False)
-            return participants.record_failure(event, open_request.task), open_request
+            return participants.record_failure(event, pending_request.task), pending_request
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
         if member is None:
             return self, None
@@ -169,9 +169,9 @@ class Participants:
         participants = self.replace_member(worker, last_requested_round=round_number, attempt=attempt, **new)
         return replace(
             participants,
-            open_requests={
-                **self.open_requests,
-                request.request_id: OpenRequest(worker, round_number, version, task_spec.task),
+            pending_requests={
+                **self.pending_requests,
+                request.request_id: PendingRequest(worker, round_number, version, task_spec.task),
             },
         ), request
 

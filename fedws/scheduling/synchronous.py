@@ -93,14 +93,14 @@ class SynchronousScheduler(Generic[A]):
             return state, ()
         if isinstance(event, RoundTimeout):
             return self._handle_timeout(state) if event.version == state.round - 1 else (state, ())
-        participants, open_request = state.participants.apply(event)
+        participants, pending_request = state.participants.apply(event)
         if participants is state.participants:
             return state, ()
         state = replace(state, participants=participants)
-        if isinstance(event, TaskResult) and open_request is not None:
+        if isinstance(event, TaskResult) and pending_request is not None:
             state = (
                 self._drop_late_result(state, event)
-                if open_request.round < state.round
+                if pending_request.round < state.round
                 else self._accept_result(state, event)
             )
         return self._advance(state)
@@ -137,10 +137,10 @@ class SynchronousScheduler(Generic[A]):
 
     def worker_model(self, state: SynchronousState[A], result: TaskResult) -> Tensors | None:
         """The worker's own model of this round; None also when its result does not count."""
-        open_request = state.participants.open_requests.get(result.request_id)
+        pending_request = state.participants.pending_requests.get(result.request_id)
         if (
-            open_request is None
-            or open_request.round != state.round
+            pending_request is None
+            or pending_request.round != state.round
             or find_result_problem(self._algorithm, state.model, result)
         ):
             return None
@@ -198,8 +198,8 @@ class SynchronousScheduler(Generic[A]):
             return self._start_round(state)
         request_ids = [
             request_id
-            for request_id, open_request in state.participants.open_requests.items()
-            if open_request.round == state.round
+            for request_id, pending_request in state.participants.pending_requests.items()
+            if pending_request.round == state.round
         ]
         on_time_ids = [request_id for request_id in request_ids if request_id not in state.overdue_request_ids]
         has_enough = len(state.accepted_workers) >= self.min_results
@@ -217,8 +217,8 @@ class SynchronousScheduler(Generic[A]):
     def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
         """Add workers for those that are away, excluded or overdue, if fewer than ``min_results`` remain."""
         overdue_workers = {
-            open_request.worker
-            for request_id, open_request in state.participants.open_requests.items()
+            pending_request.worker
+            for request_id, pending_request in state.participants.pending_requests.items()
             if request_id in state.overdue_request_ids
         }
         available = set(state.participants.available_workers()) - overdue_workers | set(state.accepted_workers)
@@ -234,8 +234,8 @@ class SynchronousScheduler(Generic[A]):
         participants = replace(state.participants, log_lines=(f"{summary}; missing: {', '.join(missing)}",))
         overdue = tuple(
             request_id
-            for request_id, open_request in participants.open_requests.items()
-            if open_request.round == state.round
+            for request_id, pending_request in participants.pending_requests.items()
+            if pending_request.round == state.round
         )
         return self._advance(replace(state, participants=participants, timed_out=True, overdue_request_ids=overdue))
 

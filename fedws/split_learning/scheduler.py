@@ -89,11 +89,11 @@ class CollectThenTrainScheduler:
             if not isinstance(event, TaskResult | TaskFailure) or event.request_id != state.server_request_id:
                 return state, ()
             return self._advance(self._training.apply(state, event))
-        participants, open_request = state.participants.apply(event)
+        participants, pending_request = state.participants.apply(event)
         if participants is state.participants:
             return state, ()
         state = replace(state, participants=participants)
-        if isinstance(event, TaskResult) and open_request is not None:
+        if isinstance(event, TaskResult) and pending_request is not None:
             state = self._handle_result(state, event)
         return self._advance(state)
 
@@ -103,7 +103,11 @@ class CollectThenTrainScheduler:
         Raises RejectedUpdate when they are not what was asked for.
         """
         upload = state.uploads.get(result.worker)
-        if upload is None or result.request_id not in state.participants.open_requests or upload.next_step != "upload":
+        if (
+            upload is None
+            or result.request_id not in state.participants.pending_requests
+            or upload.next_step != "upload"
+        ):
             return None
         self._algorithm.release_format.check_records(result, upload, state.num_classes)
         return list(state.uploads).index(result.worker), upload.next_chunk
@@ -186,11 +190,7 @@ class CollectThenTrainScheduler:
             step, member = state.uploads[worker].next_step, participants.members[worker]
             if not step:
                 continue
-            number = (
-                member.last_requested_round
-                if member.last_requested_round > member.last_accepted_round
-                else member.last_requested_round + 1
-            )
+            number = member.next_request_number
             task_spec, max_result_bytes = self._configure(state, worker, step), state.uploads[worker].next_result_bytes
             participants, request = participants.create_request(
                 worker, number, state.version, self._config.seed, task_spec, max_result_bytes
@@ -220,7 +220,7 @@ class CollectThenTrainScheduler:
         return (
             state.pretrained
             and num_complete >= self.min_results
-            and (state.timed_out or not state.participants.open_requests)
+            and (state.timed_out or not state.participants.pending_requests)
         )
 
     def _count_possible_uploads(self, state: CollectThenTrainState) -> int:

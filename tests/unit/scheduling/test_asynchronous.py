@@ -159,7 +159,13 @@ def test_a_state_cannot_be_changed_and_a_new_one_leaves_the_old() -> None:
     with pytest.raises(FrozenInstanceError):
         first.version = 5
     run.reports("alice", "bob")
-    assert (first.version, first.buffer, first.updates, first.num_results, len(first.participants.open_requests)) == (
+    assert (
+        first.version,
+        first.buffer,
+        first.updates,
+        first.num_results,
+        len(first.participants.pending_requests),
+    ) == (
         0,
         [],
         (),

@@ -14,7 +14,7 @@ from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import ResponseTimed, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
 from fedws.scheduling.loss_count import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
-from fedws.scheduling.participant import OpenRequest
+from fedws.scheduling.participant import PendingRequest
 from fedws.scheduling.participants import (
     MAX_CONSECUTIVE_FAILURES,
     MAX_CONSECUTIVE_POSTPONEMENTS,
@@ -63,16 +63,18 @@ def test_workers_are_in_the_plans_order_and_those_there_are_idle() -> None:
         "alice",
         "charlie",
     ] and roster.disconnected_workers() == ["bob"]
-    assert list(roster.members) == [*THREE] and roster.open_requests == {} and roster.log_lines == ()
+    assert list(roster.members) == [*THREE] and roster.pending_requests == {} and roster.log_lines == ()
 
 
 def test_who_has_an_order_is_not_idle() -> None:
     roster, order = ordered(Participants.from_workers(THREE, THREE))
     assert roster.idle_workers() == ["alice", "charlie"] and roster.connected_workers() == [*THREE]
-    assert roster.open_requests == {"1/bob": OpenRequest("bob", 1, 0, "t.do")}
+    assert roster.pending_requests == {"1/bob": PendingRequest("bob", 1, 0, "t.do")}
     roster, asked = roster.apply(report(order))
     assert (
-        asked == OpenRequest("bob", 1, 0, "t.do") and roster.idle_workers() == [*THREE] and roster.open_requests == {}
+        asked == PendingRequest("bob", 1, 0, "t.do")
+        and roster.idle_workers() == [*THREE]
+        and roster.pending_requests == {}
     )
 
 
@@ -131,7 +133,7 @@ def test_after_a_restart_no_order_is_open_and_the_rest_is_known() -> None:
     roster, _ = ordered(roster, "alice")
     again = roster.after_restart(["bob", "charlie"])
     assert (
-        again.open_requests == {}
+        again.pending_requests == {}
         and again.connected_workers() == ["charlie"]
         and again.disconnected_workers() == ["alice"]
     )
@@ -155,7 +157,7 @@ def test_an_order_holds_what_is_asked() -> None:
     )
     assert order.settings is ASK.settings and order.tensors is ASK.tensors
     assert order.seed == request_seed(7, "bob", 3)
-    assert roster.open_requests == {"3/bob": OpenRequest("bob", 3, 2, "t.do")}
+    assert roster.pending_requests == {"3/bob": PendingRequest("bob", 3, 2, "t.do")}
 
 
 def test_asked_again_an_order_differs_in_its_id_alone() -> None:
@@ -396,8 +398,8 @@ def test_a_roster_is_never_changed() -> None:
     roster, order = ordered(Participants.from_workers(THREE, THREE))
     with pytest.raises(FrozenInstanceError):
         roster.log_lines = ()  # type: ignore[misc]
-    members, open_orders = dict(roster.members), dict(roster.open_requests)
+    members, open_orders = dict(roster.members), dict(roster.pending_requests)
     roster.apply(report(order))[0].accept(report(order)).add_log_line("line").replace_member("alice", connected=False)
     roster.record_failure(failure(order))
     ordered(roster, "alice")
-    assert (roster.members, roster.open_requests, roster.log_lines) == (members, open_orders, ())
+    assert (roster.members, roster.pending_requests, roster.log_lines) == (members, open_orders, ())

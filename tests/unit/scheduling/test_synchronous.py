@@ -195,7 +195,7 @@ def test_a_state_cannot_be_changed_and_a_new_one_leaves_the_old() -> None:
     with pytest.raises(FrozenInstanceError):
         first.round = 5
     run.reports(*TWO)
-    assert (first.round, list(first.participants.open_requests), first.model) == (1, ["1/alice", "1/bob"], START)
+    assert (first.round, list(first.participants.pending_requests), first.model) == (1, ["1/alice", "1/bob"], START)
     assert START["w"].tolist() == [0, 0]
 
 
