@@ -19,7 +19,7 @@ from fedws.core.spec import Spec
 from fedws.core.task_settings import UNLIMITED_BATCHES, EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, hash_tensors
 from fedws.core.validation import Count, Positive
-from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
 from fedws.split_learning import pretrained_file, pretraining

@@ -9,10 +9,10 @@ from fedws.core.limits import NO_MESSAGE_LIMITS, MessageLimits
 from fedws.core.registry import DEFAULT_TASK_TRAITS, TaskTraits
 from fedws.core.untrusted_text import to_printable
 from fedws.node.failures import FailureBuilder, build_refused_failure
-from fedws.privacy.audit_entry import AuditContext, build_audit_entry, classify_answer
+from fedws.privacy.audit_entry import AuditContext, build_audit_entry
 from fedws.privacy.audit_log import AuditLog
-from fedws.privacy.spending import FeatureRelease
-from fedws.privacy.usage_counts import CountedAs, UsageCounts, upload_key
+from fedws.privacy.feature_release import FeatureRelease
+from fedws.privacy.usage_counts import CountedAs, UsageCounts, classify_answer, upload_key
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import Answer, TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim

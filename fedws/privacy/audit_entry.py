@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fedws.core.registry import ReleaseKind
 from fedws.core.untrusted_text import to_printable
-from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.usage_counts import CountedAs
-from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 
 
@@ -64,7 +63,7 @@ class AuditContext:
 
 def build_audit_entry(
     request: TaskRequest,
-    answer: TaskResult | TaskFailure,
+    answer: Answer,
     num_bytes: int,
     feature_release: FeatureRelease | None,
     context: AuditContext,
@@ -98,26 +97,6 @@ def build_audit_entry(
         counted_as=counted_as,
         resent=resent,
     )
-
-
-def classify_answer(
-    answer: TaskResult | TaskFailure,
-    feature_release: FeatureRelease | None,
-    releases: ReleaseKind,
-    *,
-    samples_read: bool,
-) -> CountedAs:
-    """Return what an answer counts as for a day's limit; ``samples_read`` is whether its task got samples.
-
-    A failure counts too, where it may depend on them. What a task that releases features does counts once a run.
-    """
-    if isinstance(answer, TaskFailure):
-        return "request" if samples_read else ""
-    if feature_release is not None:
-        return "upload"
-    if releases == "features":
-        return "upload" if samples_read else ""
-    return "request"
 
 
 def current_timestamp() -> str:

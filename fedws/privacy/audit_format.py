@@ -28,8 +28,8 @@ class LogHead:
     """Bytes."""
 
 
-def read_entries(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, Any] | None]:
-    """Yield every line of the first ``max_bytes`` bytes; None for one that no node wrote like that. Raises OSError."""
+def read_lines(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, Any] | None]:
+    """Yield each line of the first ``max_bytes`` bytes; None for one that no node wrote like that. Raises OSError."""
     with path.open("rb") as file:
         for text in file:
             if max_bytes <= 0:

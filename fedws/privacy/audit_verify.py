@@ -9,8 +9,8 @@ from fedws.privacy.audit_format import (
     file_lock,
     head_path,
     line_hash,
-    read_entries,
     read_head,
+    read_lines,
 )
 
 
@@ -26,7 +26,7 @@ def verify_log(path: Path) -> tuple[LogHead, list[str]]:
         except OSError as error:
             head = None
             problems += [get_error_text(error)] if end.num_bytes else []
-    for line in read_entries(path, end.num_bytes):  # without the lock, which each answer of the node needs
+    for line in read_lines(path, end.num_bytes):  # without the lock, which each answer of the node needs
         if head is not None and end.num_lines == head.num_lines:
             behind += 1
             continue

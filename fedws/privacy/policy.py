@@ -12,12 +12,11 @@ from fedws.core.durations import format_duration
 from fedws.core.errors import RetryLater, TaskError, UsageError
 from fedws.core.registry import DEFAULT_TASK_TRAITS, ReleaseKind, TaskTraits
 from fedws.core.validation import describe_setting_error
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.min_samples import min_distinct_samples
-from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.usage_counts import COUNTING_PERIOD
 from fedws.protocol.messages import TaskRequest, TaskResult
 
-COUNTING_PERIOD_SECONDS = 24 * 3600.0
-"""Seconds for which an answer counts."""
 PositiveFloat = Annotated[float, Field(gt=0)]
 NamePatterns = Annotated[
     tuple[str, ...], Field(strict=False), BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
@@ -158,7 +157,7 @@ class Policy(BaseModel):
         most = self.max_answers_per_day
         if most is not None and len(answer_ages) >= most:
             oldest = sorted(answer_ages.values(), reverse=True)  # so many of them must be older than a day
-            wait = max(0.0, COUNTING_PERIOD_SECONDS - oldest[len(answer_ages) - most])
+            wait = max(0.0, COUNTING_PERIOD.total_seconds() - oldest[len(answer_ages) - most])
             what = f"the answers a day that the policy here allows, {most}, are used up"
             raise RetryLater(f"{what}; the next one is allowed in {format_duration(wait)}", wait)
 

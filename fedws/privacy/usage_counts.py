@@ -4,11 +4,36 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
+from fedws.core.registry import ReleaseKind
+from fedws.privacy.feature_release import FeatureRelease
+from fedws.protocol.messages import Answer, TaskFailure
+
 CountedAs = Literal["", "request", "upload"]
 """What a line counts as for a day's limit: nothing, a request of its own, or a part of the run's upload."""
 COUNTING_PERIOD = timedelta(days=1)
+"""Time for which an answer counts for a day's limit."""
 _COUNTED_AS_BY_PAYLOAD: dict[str, CountedAs] = {"tensors": "request", "features": "upload"}
 """What a line of an earlier version counts as, by its payload: such a line does not state it."""
+
+
+def classify_answer(
+    answer: Answer,
+    feature_release: FeatureRelease | None,
+    releases: ReleaseKind,
+    *,
+    samples_read: bool,
+) -> CountedAs:
+    """Return what an answer counts as for a day's limit; ``samples_read`` is whether its task got samples.
+
+    A failure counts too, where it may depend on them. What a task that releases features does counts once a run.
+    """
+    if isinstance(answer, TaskFailure):
+        return "request" if samples_read else ""
+    if feature_release is not None:
+        return "upload"
+    if releases == "features":
+        return "upload" if samples_read else ""
+    return "request"
 
 
 class SentUpload(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from fedws.core.task_settings import EvalSettings
 from fedws.core.tensors import Tensors
-from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.scheduling.base import TaskSpec
 from fedws.split_learning.release_format import ReleaseFormat
 from fedws.training.base import Task

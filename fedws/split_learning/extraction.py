@@ -16,8 +16,8 @@ from fedws.data.nested_tensors import describe_type, move_tensors
 from fedws.data.samples import compute_fingerprint, iter_batches, load_batch
 from fedws.data.targets import MAX_LABEL_CLASSES
 from fedws.privacy import randomised_labels
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.secure_noise import SecureRandom
-from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import Digest, Json, TaskRequest, TaskResult
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split_model

@@ -13,7 +13,7 @@ from fedws.core.spec import Spec
 from fedws.core.tensors import DTYPES, find_mismatch, find_nonfinite
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import Positive
-from fedws.privacy.spending import FeatureRelease
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.protocol.messages import TaskResult
 from fedws.split_learning.feature_encoding import FeatureEncoding
 from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY

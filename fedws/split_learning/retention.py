@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MANIFEST_FILE, FEATURES_FILE, LABELS_FILE, SENT_FILE, EXTRACTOR_FILE = (
-    "facts.json",
+    "manifest.json",
     "features",
     "labels",
     "sent",

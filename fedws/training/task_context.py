@@ -16,8 +16,8 @@ from fedws.core.task_settings import EvalSettings, list_batch_sizes
 from fedws.core.tensors import Tensors, find_mismatch
 from fedws.core.validation import describe_setting_error
 from fedws.data.base import Dataset
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import Json, TaskRequest, TaskResult
 from fedws.training.client_state import ClientState
 from fedws.training.model_building import build_complete_model, build_outline, count_elements

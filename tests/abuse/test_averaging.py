@@ -11,10 +11,10 @@ import torch
 from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy.audit_entry import AuditEntry
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 from fedws.training.task_context import TaskContext
@@ -65,8 +65,8 @@ def test_one_upload_leaves_and_no_other_runs_is_made(log: bool, tmp_path: Path) 
     )
     if log:
         assert upload(node(tmp_path), "fourth") == REFUSED, "also after a new start"
-        assert WHY in [line["reason"] for line in read_entries(tmp_path / "log") if line], "what to do is not cut off"
-        left = {line["upload_id"] for line in read_entries(tmp_path / "log") if line and line["payload"] == "features"}
+        assert WHY in [line["reason"] for line in read_lines(tmp_path / "log") if line], "what to do is not cut off"
+        left = {line["upload_id"] for line in read_lines(tmp_path / "log") if line and line["payload"] == "features"}
         assert len(left) == 1
 
 
@@ -135,7 +135,7 @@ def test_uploads_in_a_log_of_an_earlier_version_count_for_every_data_set_and_coo
     new, old = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "old")
     kept = [field for field in fields(AuditEntry) if field.name not in ("dataset", "peer", "counted_as", "resent")]
     earlier: Any = make_dataclass("Earlier", [(field.name, Any) for field in kept])
-    for line in read_entries(new.path):
+    for line in read_lines(new.path):
         assert line is not None
         old.append(earlier(**{field.name: line[field.name] for field in kept}))
     worker = Worker("alice", "others", Points(Path(), True), audit_log=old, policy=Policy(max_answers_per_day=9))

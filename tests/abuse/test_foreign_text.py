@@ -227,7 +227,7 @@ async def test_a_worker_and_a_hostile_order(
         await socket.send(data(order(worker="bob")))  # which ends the link
         reason = await closed(socket)
     assert reason.isprintable()
-    written = [line for entry in audit_format.read_entries(log.path) for line in strings(entry)]
+    written = [line for entry in audit_format.read_lines(log.path) for line in strings(entry)]
     assert lines and all(right(line) for line in (*lines, *written))
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import fedws
-import fedws.privacy.policy
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
@@ -76,7 +76,7 @@ def test_failures_on_data_are_one_answer_and_count_for_the_day(tmp_path: Path) -
     answers = [told(node.execute(gradient(number, outputs=number))) for number in (5, 10, 9, 11, 8, 7)]
     assert answers[:4] == [UNIFORM, "a report", UNIFORM, "a report"]
     assert [answer[2] for answer in answers[4:]] == 2 * ["retry_later"]
-    counted = [line["counted_as"] for line in read_entries(tmp_path / "log") if line is not None]
+    counted = [line["counted_as"] for line in read_lines(tmp_path / "log") if line is not None]
     assert counted == 4 * ["request"] + 2 * [""]
 
 
@@ -107,7 +107,7 @@ def test_no_error_of_a_sample_reaches_the_coordinator(
     node = worker(Raising(error), tmp_path)
     assert told(node.execute(gradient(1, 10, task))) == UNIFORM
     assert caplog.messages, "the node's own log has it"
-    (line,) = read_entries(tmp_path / "log")
+    (line,) = read_lines(tmp_path / "log")
     assert line is not None and (line["payload"], line["reason"], line["counted_as"]) == (
         "reason",
         UNIFORM[1],
@@ -126,7 +126,7 @@ def test_what_a_request_alone_decides_keeps_its_text_and_does_not_count(tmp_path
     ):
         answer = node.execute(asked)
         assert isinstance(answer, TaskFailure) and answer.reason.startswith(why), answer
-    assert [line["counted_as"] for line in read_entries(tmp_path / "log") if line] == 5 * [""]
+    assert [line["counted_as"] for line in read_lines(tmp_path / "log") if line] == 5 * [""]
 
 
 def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_failing_request_counts_also_while_an_upload_is_sent(tmp_path: Path) -
 
     @fedws.task_traits("features")
     def upload(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-        workspace.declare_release(order, fedws.privacy.spending.FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.declare_release(order, FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.build_result(order, {}, {"features": torch.zeros(1, 1, dtype=torch.uint8)})
 
     tasks = {"upload": upload, "fedsgd.gradient": registry.find_piece("task", "fedsgd.gradient")}

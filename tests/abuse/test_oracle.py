@@ -9,7 +9,7 @@ import torch
 from fedws.core import registry
 from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
@@ -64,7 +64,7 @@ def test_a_day_has_no_more_scores_than_the_policy_allows(tmp_path: Path) -> None
     assert [isinstance(answer, TaskResult) for answer in answers] == 3 * [True] + 9 * [False]
     assert {answer.code for answer in answers[3:] if isinstance(answer, TaskFailure)} == {"retry_later"}
     assert abs(found - 0.7) > 0.01, "three bits of it"
-    assert [line["counted_as"] for line in read_entries(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
+    assert [line["counted_as"] for line in read_lines(tmp_path / "log") if line] == 3 * ["request"] + 9 * [""]
     again = node(tmp_path, max_answers_per_day=3).execute(brighter(99, 0.5))
     assert isinstance(again, TaskFailure) and again.code == "retry_later", "also after a new start"
 

@@ -14,7 +14,7 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.node.server import NodeServer, serve
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, TaskRequest, TaskResult, Welcome
@@ -64,7 +64,7 @@ async def test_it_is_sent_on_the_next_link(scheme: str, tmp_path: Path) -> None:
         report = await channel.receive()
         assert isinstance(report, TaskResult) and report.metrics == {"times": 1}, report
         await channel.close()
-    lines = [(line["outcome"], line["counted_as"], line["resent"]) for line in read_entries(log) if line]
+    lines = [(line["outcome"], line["counted_as"], line["resent"]) for line in read_lines(log) if line]
     assert lines == [("result", "request", False), ("result", "", True)]
 
 

@@ -12,7 +12,7 @@ import pytest
 import fedws
 from fedws.core.errors import RunFailed, UnexpectedNode
 from fedws.node.evaluator import create_evaluator
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.policy import Policy
@@ -58,7 +58,7 @@ async def test_a_run_that_asks_for_too_much_ends_with_the_owners_reason(what: st
         with pytest.raises(RunFailed) as error:
             await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
     assert str(error.value).endswith(f"alice: refused the request: {reason}"), "at the first refusal"
-    lines = [line for line in read_entries(tmp_path / "log") if line is not None]
+    lines = [line for line in read_lines(tmp_path / "log") if line is not None]
     assert [(line["outcome"], line["payload"]) for line in lines] == [("refused", "reason")]
     assert verify_log(tmp_path / "log")[1] == []
 
@@ -80,10 +80,10 @@ async def test_what_is_allowed_is_done_and_written_down(tmp_path: Path) -> None:
     logs = {name: tmp_path / f"{name}.jsonl" for name in policies}
     async with served(*(node(name, policies[name], log) for name, log in logs.items())) as urls:
         await fedws.run(run_dir=tmp_path / "run", credentials=KEY, **settings(urls))
-    left = {name: [(line["task"], line["payload"]) for line in read_entries(log) if line] for name, log in logs.items()}
+    left = {name: [(line["task"], line["payload"]) for line in read_lines(log) if line] for name, log in logs.items()}
     assert left["alice"] == 2 * [("fedavg.fit", "tensors")]
     assert left["testing"] == 4 * [("evaluate", "metrics")], "of alice's model and the federated one, in two rounds"
-    for line in read_entries(logs["alice"]):
+    for line in read_lines(logs["alice"]):
         assert line is not None
         assert (line["coordinator"], line["model"], line["node"]) == ("coordinator", "points_linear", "alice")
         assert (line["peer"], line["dataset"], line["counted_as"]) == ("", "points", "request"), "nothing proves the id"
@@ -109,7 +109,7 @@ async def test_a_days_rounds_are_used_up_over_runs_and_the_next_run_waits(
         assert not second.done() and caplog.messages.count(line) == 1
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
-    assert [entry["payload"] for entry in read_entries(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
+    assert [entry["payload"] for entry in read_lines(tmp_path / "log") if entry] == 3 * ["tensors"] + ["reason"]
 
 
 async def test_where_the_log_cannot_be_written_no_update_leaves(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ async def test_only_named_coordinators_may_ask(tmp_path: Path) -> None:
                 await fedws.run(run_dir=tmp_path / "never", credentials=security(name), **settings({"alice": url}))
         result = await fedws.run(run_dir=tmp_path / "run", credentials=security("lab"), **settings({"alice": url}))
     assert [record["num_results"] for record in result.metrics if "num_results" in record] == [1, 1]
-    assert {line["peer"] for line in read_entries(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
+    assert {line["peer"] for line in read_lines(tmp_path / "log") if line} == {"lab"}, "uploads are counted by it"
 
 
 async def test_without_certificates_nobody_is_a_named_coordinator(tmp_path: Path) -> None:

@@ -86,5 +86,5 @@ async def test_features_are_private_on_both_sides(tmp_path: Path, monkeypatch: p
     run.look()
     run.assert_private("features/0-0.safetensors")
     node.assert_private("uploads/extractor-")
-    for name in ("features", "labels", "facts.json", "sent"):
+    for name in ("features", "labels", "manifest.json", "sent"):
         assert any(Path(path).name == name for path in node.modes), f"{name} is not among {sorted(node.modes)}"

@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-import fedws
-import fedws.privacy.policy
 from fedws.core.errors import RequestError, TaskCancelled, TaskError, TaskFailed, UsageError
 from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.node.worker import Worker
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 from fedws.training.client_state import ClientState
@@ -107,7 +106,7 @@ def test_features_leave_only_from_a_task_that_is_registered_for_them() -> None:
     """Else the uploads of a node would not be counted."""
 
     def task(order: TaskRequest, workspace: TaskContext) -> TaskResult:
-        workspace.declare_release(order, fedws.privacy.spending.FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
+        workspace.declare_release(order, FeatureRelease("bits", 2.0, 4.0, 1), lambda: None)
         return workspace.build_result(order, {}, {"features": torch.zeros(4, 1, dtype=torch.uint8)})
 
     found = answer(task)

@@ -24,7 +24,7 @@ from fedws.core.limits import MessageLimits
 from fedws.node.worker import Worker
 from fedws.privacy import audit_format
 from fedws.privacy.audit_entry import AuditEntry, current_timestamp
-from fedws.privacy.audit_format import GENESIS_HASH, read_entries
+from fedws.privacy.audit_format import GENESIS_HASH, read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.usage_counts import UsageCounts
@@ -87,7 +87,7 @@ def test_a_line_is_bounded_whatever_others_write_into_a_request(tmp_path: Path) 
 
 
 def test_a_line_says_who_asked_what_and_what_left(tmp_path: Path) -> None:
-    first, second = (line for line in read_entries(log(tmp_path, 2)) if line is not None)
+    first, second = (line for line in read_lines(log(tmp_path, 2)) if line is not None)
     assert list(first) == ["number", *AuditEntry.__dataclass_fields__, "prev_hash", "hash"]
     assert (first["number"], first["prev_hash"], first["num_bytes"], first["epsilon"]) == (1, GENESIS_HASH, 1001, None)
     assert (second["number"], second["prev_hash"]) == (2, first["hash"])
@@ -364,7 +364,7 @@ def test_a_line_that_the_head_does_not_count_yet_is_kept(tmp_path: Path) -> None
     AuditLog(path).append(entry(5))
     end, found = verify_log(path)
     assert (end.num_lines, found) == (5, [])
-    assert [line["round"] for line in read_entries(path) if line] == [1, 2, 3, 4, 5]
+    assert [line["round"] for line in read_lines(path) if line] == [1, 2, 3, 4, 5]
 
 
 @settings(deadline=None)
@@ -380,7 +380,7 @@ def test_wherever_a_node_was_killed_the_log_is_whole_after_the_next_line(
     path.write_bytes(text[: data.draw(st.integers(size, len(text)))])
     AuditLog(path).append(entry(9))
     assert problems(path) == []
-    assert [line["round"] for line in read_entries(path) if line][:2] == [1, 2]
+    assert [line["round"] for line in read_lines(path) if line][:2] == [1, 2]
 
 
 # --------------------------------------------------------------------------- in a worker
@@ -439,7 +439,7 @@ def order(task: str, **changes: Any) -> TaskRequest:
 def test_every_answer_is_a_line_whatever_it_is(tmp_path: Path) -> None:
     node, path = worker(tmp_path / "log"), tmp_path / "log"
     answers = [node.execute(order(task)) for task in [*TASKS, "unknown"]]
-    lines = [line for line in read_entries(path) if line is not None]
+    lines = [line for line in read_lines(path) if line is not None]
     assert [(line["task"], line["outcome"], line["payload"]) for line in lines] == [
         ("trains", "result", "tensors"),
         ("scores", "result", "metrics"),
@@ -461,7 +461,7 @@ def test_why_nothing_left_is_in_its_line_and_in_the_nodes_log(tmp_path: Path, ca
     refused = node.execute(order("will_not"))
     node.execute(order("trains"))
     assert isinstance(refused, TaskFailure) and refused.reason
-    assert [line["reason"] for line in read_entries(path) if line is not None] == [refused.reason, ""]
+    assert [line["reason"] for line in read_lines(path) if line is not None] == [refused.reason, ""]
     assert caplog.messages == [f"alice: will_not was refused: {refused.reason}"]
 
 
@@ -471,8 +471,8 @@ def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tm
     assert isinstance(node.execute(order("trains"), MessageLimits(size)), TaskResult)
     answer = node.execute(order("trains"), MessageLimits(size - 1, peer="the coordinator"))
     assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
-    assert answer.reason.startswith(f"its report has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
-    assert [line["payload"] for line in read_entries(path) if line is not None] == ["tensors", "tensors", "reason"]
+    assert answer.reason.startswith(f"the result has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
+    assert [line["payload"] for line in read_lines(path) if line is not None] == ["tensors", "tensors", "reason"]
 
 
 def test_a_long_log_is_counted_a_line_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -549,7 +549,7 @@ def test_what_a_coordinator_calls_things_cannot_break_a_line(
     node.start_run(RunClaim(name, name))
     node.execute(order(task, request_id=name, settings={"model": model}))
     assert problems(path) == []
-    (line,) = read_entries(path)
+    (line,) = read_lines(path)
     assert line is not None
     assert all(text.isprintable() and len(text) <= 300 for text in line.values() if isinstance(text, str))
 

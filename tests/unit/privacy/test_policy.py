@@ -17,10 +17,10 @@ from fedws.core.registry import TaskTraits, task_traits
 from fedws.core.task_settings import TrainSettings as Settings
 from fedws.node.worker import DEFAULT_POLICY, Worker
 from fedws.privacy.audit_entry import AuditEntry
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy, load_policy
-from fedws.privacy.spending import FeatureRelease
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
 from fedws.training.task_context import TaskContext
@@ -364,7 +364,7 @@ def test_a_days_rounds_are_counted_by_answers_whatever_the_coordinator_calls_the
         "also after a new start, in another run"
     )
     assert task.times == 3
-    assert [line["payload"] for line in read_entries(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
+    assert [line["payload"] for line in read_lines(path) if line] == 3 * ["tensors"] + 2 * ["reason"]
 
 
 def test_what_counted_yesterday_and_what_does_not_count_is_left_out(tmp_path: Path) -> None:
@@ -490,5 +490,5 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
     )
     assert ask("second", 1) == "sent"
     assert "are used up; the next one is allowed in" in ask("third", 1)
-    left = [(line["payload"], line["epsilon"]) for line in read_entries(path) if line]
+    left = [(line["payload"], line["epsilon"]) for line in read_lines(path) if line]
     assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]

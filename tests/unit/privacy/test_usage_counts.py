@@ -11,10 +11,10 @@ import torch
 from fedws.core import registry
 from fedws.node.worker import Worker
 from fedws.privacy import audit_entry, usage_counts
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
+from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy
-from fedws.privacy.spending import FeatureRelease
 from fedws.privacy.usage_counts import UsageCounts
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.protocol.run_claim import RunClaim
@@ -112,7 +112,7 @@ def test_of_two_processes_that_compute_at_once_one_sends(features: bool, tmp_pat
     for thread in threads:
         thread.join()
     assert sorted(found) == ["refused permanent" if features else "refused retry_later", "sent"]
-    lines = {line["outcome"]: (line["counted_as"], line["payload"]) for line in read_entries(tmp_path / "log") if line}
+    lines = {line["outcome"]: (line["counted_as"], line["payload"]) for line in read_lines(tmp_path / "log") if line}
     assert lines == {
         "result": ("upload", "features") if features else ("request", "metrics"),
         "refused": ("", "reason"),

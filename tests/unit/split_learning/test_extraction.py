@@ -15,7 +15,7 @@ from fedws.core import registry
 from fedws.core.limits import MessageLimits
 from fedws.core.tensors import hash_tensors
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskResult
@@ -85,7 +85,7 @@ def test_a_repeated_request_gets_the_same_bits_and_spends_nothing(tmp_path: Path
     features = [answer.tensors.get("features") for answer in sent if isinstance(answer, TaskResult)]
     assert features[0] is not None and features[2] is not None and features[4] is not None
     assert torch.equal(features[0], features[2]) and torch.equal(features[0], features[4])
-    lines = [(line["payload"], line["epsilon"]) for line in read_entries(log.path) if line is not None]
+    lines = [(line["payload"], line["epsilon"]) for line in read_lines(log.path) if line is not None]
     spent = 11 * 2.0 + 4.0
     features_spent = [spent, spent, 0.0, 0.0]
     assert lines == [
@@ -159,7 +159,7 @@ def test_what_did_not_leave_was_not_sent(how: str, tmp_path: Path, monkeypatch: 
         else:
             assert isinstance(node.execute(part(), MessageLimits(100)), TaskFailure)
     assert isinstance(node.execute(part(number=3)), TaskResult)
-    lines = [line for line in read_entries(log.path) if line is not None]
+    lines = [line for line in read_lines(log.path) if line is not None]
     assert lines[-1]["epsilon"] == 11 * 2.0 + 4.0
 
 

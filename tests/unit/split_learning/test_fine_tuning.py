@@ -13,7 +13,7 @@ import fedws
 from fedws.core import registry
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
-from fedws.privacy.audit_format import read_entries
+from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskResult
@@ -111,7 +111,7 @@ def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     node, made = worker(tmp_path, audit_log=log, policy=ADAPT), strategy(extractor_epochs=1)
     node.execute(order(made.configure_extraction(weights(), {}, 10, send=True)))
     features(node.execute(part()))
-    (line,) = [line for line in read_entries(log.path) if line is not None and line["payload"] == "features"]
+    (line,) = [line for line in read_lines(log.path) if line is not None and line["payload"] == "features"]
     assert line["epsilon"] is None
     spent = made.build_release((11,))
     assert spent.to_record()["record_epsilon"] is None and spent.to_record()["epsilon"] == 2.0

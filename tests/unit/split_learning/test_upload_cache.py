@@ -142,14 +142,14 @@ def test_after_a_power_cut_it_goes_on_from_what_is_safe(tmp_path: Path, monkeypa
 
     def cut(first: int) -> Iterator[EncodedBatch]:
         for batch in batches():
-            safe.append((tmp_path / own.run_name / "facts.json").read_bytes())
+            safe.append((tmp_path / own.run_name / "manifest.json").read_bytes())
             yield batch
 
     own.write_upload(cut)
     records = [json.loads(facts)["num_records"] for facts in safe]
     assert records == [0, 0, 6]
     folder = tmp_path / own.run_name
-    (folder / "facts.json").write_bytes(safe[-1])
+    (folder / "manifest.json").write_bytes(safe[-1])
     for name in ("features", "labels"):
         with (folder / name).open("ab") as file:
             file.write(b"\x00" * 5)
@@ -203,11 +203,11 @@ def test_uploads_that_nobody_fetches_do_not_fill_the_disk(tmp_path: Path, monkey
 def test_what_was_half_deleted_harms_nobody(tmp_path: Path) -> None:
     """A process may be killed at any moment, and files go in no order."""
     old = time.time() - RETENTION_SECONDS - 60
-    for number, names in enumerate((["features"], ["labels", "extractor"], ["extractor"], ["facts.json"])):
+    for number, names in enumerate((["features"], ["labels", "extractor"], ["extractor"], ["manifest.json"])):
         own = uploads(tmp_path, str(number))
         make(own)
         folder = tmp_path / own.run_name
-        for name in ("features", "labels", "extractor", "facts.json"):
+        for name in ("features", "labels", "extractor", "manifest.json"):
             (folder / name).unlink(missing_ok=True)
         for name in names:
             (folder / name).write_text("{}")
@@ -215,7 +215,7 @@ def test_what_was_half_deleted_harms_nobody(tmp_path: Path) -> None:
     again = uploads(tmp_path, "next")
     assert make(again).manifest["num_records"] == 7
     left = {path.name for folder in tmp_path.iterdir() if folder.name != again.run_name for path in folder.iterdir()}
-    assert left == {"facts.json"}
+    assert left == {"manifest.json"}
 
 
 def test_labels_of_any_one_shape_are_kept(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_an_acknowledged_upload_is_deleted_but_not_forgotten(tmp_path: Path) -> 
     again = uploads(tmp_path).find_completed()
     assert again is not None and again.acknowledged and again.manifest["num_records"] == 7
     (folder,) = tmp_path.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["facts.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json"]
 
 
 def test_extractors_are_cached_by_what_they_hold(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_note_that_is_damaged_counts_as_none(damage: str, tmp_path: Path) -> N
     own = uploads(tmp_path)
     make(own)
     before = own.upload_id
-    (tmp_path / own.run_name / "facts.json").write_text(damage)
+    (tmp_path / own.run_name / "manifest.json").write_text(damage)
     assert own.find_completed() is None and own.upload_id != before, "new noise is a new upload"
 
 
