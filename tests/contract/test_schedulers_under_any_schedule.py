@@ -13,7 +13,6 @@ from fedws.scheduling.events import WorkerAvailable
 from tests.helpers.adversary import World
 from tests.helpers.contract_run import (
     CALM,
-    SPOILS,
     WORKERS,
     Case,
     Run,
@@ -25,6 +24,7 @@ from tests.helpers.contract_run import (
     undisturbed,
 )
 from tests.helpers.federation import registered
+from tests.helpers.spoilt_results import SPOILS
 
 FEW = ["answer", "answer", "refused", "spoil", "cut", "link", "deadline", "old deadline", "again", "probe", "crash"]
 MOODS = {

@@ -13,7 +13,6 @@ from fedws.core.tensors import find_mismatch, find_nonfinite
 from fedws.scheduling.events import Event, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
 from tests.helpers.contract_run import (
     CALM,
-    SPOILS,
     Case,
     Kind,
     Run,
@@ -26,6 +25,7 @@ from tests.helpers.contract_run import (
     undisturbed,
 )
 from tests.helpers.federation import registered
+from tests.helpers.spoilt_results import SPOILS
 
 
 @pytest.fixture(autouse=True, scope="module")

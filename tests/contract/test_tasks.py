@@ -25,7 +25,8 @@ GATHERING = tuple(
     it for it in registry.list_pieces("algorithm") if is_collect_then_train(registry.find_piece("algorithm", it))
 )
 NAMES = [*(name for name in registry.list_pieces("task") if name.partition(".")[0] not in GATHERING), "evaluate"]
-"""Those whose report is a matter of order and data alone; for those with noise there is ``test_collect_then_train.py``."""
+"""Those whose report is a matter of order and data alone; for those with noise there is
+``test_collect_then_train.py``."""
 every = pytest.mark.parametrize("name", NAMES)
 
 

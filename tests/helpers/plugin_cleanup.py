@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedws.core import registry
-from fedws.core.error_location import PLUGIN_MODULE_PREFIX
+from fedws.core.error_text import PLUGIN_MODULE_PREFIX
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ def _points() -> Iterator[None]:
 
 @pytest.fixture
 def nobody_has_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that speak the handshake by hand; ``test_keys.py`` and ``test_unauthenticated_peers.py`` are about keys."""
+    """For tests that speak the handshake by hand; ``test_keys.py`` and ``test_unauthenticated_peers.py`` are about
+    keys."""
     for module in ("fedws.node.server", "fedws.coordinator.setup"):
         monkeypatch.setattr(f"{module}.load_default_credentials", lambda: INSECURE)
 
