@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fedws.core import registry
+from fedws.core.demo_nodes import DEMO_LABELS
 from fedws.core.errors import UsageError
 from fedws.core.spec import Spec
 from fedws.core.untrusted_text import get_error_text
@@ -40,9 +41,9 @@ def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
         raise UsageError("--labels and --partition exclude each other")
     given = arguments.labels is not None or arguments.partition is not None
     whole = not given and (arguments.is_evaluator or not registry.is_shipped("dataset", dataset))
-    if not (given or whole or node in label_ranges.DEMO_LABELS):
+    if not (given or whole or node in DEMO_LABELS):
         raise UsageError(
-            f"which samples does {node} hold? Only {', '.join(label_ranges.DEMO_LABELS)} have digits of their own: "
+            f"which samples does {node} hold? Only {', '.join(DEMO_LABELS)} have digits of their own: "
             "say --labels 0-3, or --partition iid --share 0/3"
         )
     _check_flags(arguments)  # before minutes of loading
@@ -54,7 +55,7 @@ def load_node_data(arguments: argparse.Namespace, dataset: str) -> NodeData:
             data, dataset, partitioning.with_seed(arguments.partition, arguments.partition_seed), share, of
         )
     elif not whole:
-        wanted = label_ranges.DEMO_LABELS.get(node, ())
+        wanted = DEMO_LABELS.get(node, ())
         if arguments.labels is not None:
             wanted = label_ranges.parse_labels(arguments.labels, loading.count_classes(data, dataset))
         part = loading.select_labels(data, dataset, wanted)

@@ -153,9 +153,9 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     set_up_logging(given.get("verbose", False))
     if "data_dir" in given:
         os.environ["FEDWS_DATA"] = given["data_dir"]  # also for the process that trains for a coordinator
-    proved = build_credentials(arguments, given.get("id", ""))
+    credentials = build_credentials(arguments, given.get("id", ""))
     if "listen" in given:
-        given["listen"] = complete_url(given["listen"], proved)
+        given["listen"] = complete_url(given["listen"], credentials)
     setting = store_flags.build_store_config(arguments)
     taken: list[Path] = []  # the run's directory, once it has one
     if "resume" in given:
@@ -165,20 +165,20 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
         directory, wanted = Path(given["resume"]), collect_settings(given)
         plan = name_flags_in_errors(partial(build_plan, merge_settings(load_plan_settings(directory), wanted)), given)
         taken.append(directory)
-        work = partial(resume_run, directory, wanted, credentials=proved)
+        work = partial(resume_run, directory, wanted, credentials=credentials)
     else:
         plan = name_flags_in_errors(partial(build_plan, collect_settings(given)), given)
         named_directory = Path(given["run_dir"]) if "run_dir" in given else None
-        work = partial(run_plan, plan, named_directory, credentials=proved, on_directory=taken.append)
+        work = partial(run_plan, plan, named_directory, credentials=credentials, on_directory=taken.append)
     if plan.listen:
-        for line in security_warnings("the coordinator", plan.listen, proved):
+        for line in security_warnings("the coordinator", plan.listen, credentials):
             print(line)
     torch.set_num_threads(plan.threads)
     if "resume" in given and finished_rounds(directory) == plan.rounds:
         print("this run had come to its end already")
     else:
         load_plugins(plan.plugins)  # one may be the store's
-        work = partial(work, body_store=store_flags.open_configured_store(setting, plan.peer_timeout, proved))
+        work = partial(work, body_store=store_flags.open_configured_store(setting, plan.peer_timeout, credentials))
     try:
         with ProgressBar(plan.rounds) as progress:
             result = run_loop(work(observers=[progress.update]))

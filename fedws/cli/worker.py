@@ -93,31 +93,31 @@ def main(arguments: argparse.Namespace) -> int:
     set_up_logging(arguments.verbose)
     if getattr(arguments, "notebook", None) is not None:
         print("--notebook does nothing: fedws holds the same data for every notebook", flush=True)
-    proved = build_credentials(arguments, arguments.id)
-    url = _build_url(arguments, proved)
+    credentials = build_credentials(arguments, arguments.id)
+    url = _build_url(arguments, credentials)
     # What no plan could say of this node is wrong here too: its id, and the bounds of its links.
     bounds = {key: value for key in _LIMIT_FLAGS if (value := getattr(arguments, key)) is not None}
     plan = name_flags_in_errors(lambda: build_plan({"workers": {arguments.id: url}, "evaluator": {}, **bounds}), bounds)
-    find_transport(url).check_url(url, proved.tls, encrypt_payloads=proved.encrypt_payloads)
-    policy, log = _load_policy_and_log(arguments, proved)  # wrong ones are said before data is loaded
+    find_transport(url).check_url(url, credentials.tls, encrypt_payloads=credentials.encrypt_payloads)
+    policy, log = _load_policy_and_log(arguments, credentials)  # wrong ones are said before data is loaded
     setting = build_store_config(arguments)
     _set_up_process(arguments)
-    keeps = open_configured_store(setting, plan.peer_timeout, proved)
+    body_store = open_configured_store(setting, plan.peer_timeout, credentials)
     dataset = arguments.dataset or "mnist"
-    held = load_node_data(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
-    node = _build_node(arguments, dataset, held, policy, log)
+    node_data = load_node_data(arguments, dataset)  # before the loop, so that Ctrl+C ends a download
+    node = _build_node(arguments, dataset, node_data, policy, log)
 
-    def told() -> None:
-        print_node_data(arguments, dataset, held)
-        for line in security_warnings(arguments.id, url, proved):
+    def print_description() -> None:
+        print_node_data(arguments, dataset, node_data)
+        for line in security_warnings(arguments.id, url, credentials):
             print(line)
 
-    return run_loop(_serve(arguments, node, plan, url, proved, keeps, told))
+    return run_loop(_serve(arguments, node, plan, url, credentials, body_store, print_description))
 
 
 def _build_url(arguments: argparse.Namespace, credentials: "Credentials") -> str:
     """Where the node is served, or joins. Raises UsageError."""
-    from fedws.core.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
+    from fedws.core.demo_nodes import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 
     if arguments.join is not None:
         for flag in ("host", "port"):
@@ -185,7 +185,7 @@ def _build_node(
         return create_evaluator(
             arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit_log=log
         )
-    state = user_dirs.find_user_dir("state", "MistNet keeps uploads there") / "nodes" / arguments.id
+    state = user_dirs.find_user_dir("state", "MistNet body_store uploads there") / "nodes" / arguments.id
     return Worker(
         arguments.id,
         dataset,

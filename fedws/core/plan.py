@@ -18,17 +18,12 @@ from pydantic import (
 
 from fedws.core import addresses
 from fedws.core.addresses import Url, iter_strings
+from fedws.core.demo_nodes import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 from fedws.core.errors import UsageError
 from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES, DEFAULT_MAX_MESSAGE_BYTES
 from fedws.core.task_settings import DecayFactor, EvalSettings, TrainSettings
 from fedws.core.validation import Count, NodeId, NonNegative, PathString, PathStrings, Positive, describe_setting_error
 
-DEFAULT_WORKERS = {
-    "alice": "ws://localhost:8777",
-    "bob": "ws://localhost:8778",
-    "charlie": "ws://localhost:8779",
-}
-DEFAULT_EVALUATOR = {"testing": "ws://localhost:8780"}
 _ADDRESS_SETTINGS = ("workers", "evaluator", "listen", "expect_workers")
 """Settings that hold addresses, or in which one may be written by mistake."""
 

@@ -6,9 +6,6 @@ from collections.abc import Iterable
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import to_printable
 
-DEMO_LABELS = {"alice": (0, 1, 2, 3), "bob": (4, 5, 6), "charlie": (7, 8, 9)}
-"""Labels that the workers of the demo hold, of a data set that comes with fedws."""
-
 
 def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
     """The labels that a text names, sorted, each once. Raises UsageError when one is not below ``num_classes``.

@@ -9,8 +9,8 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from fedws.core.demo_nodes import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 from fedws.core.errors import RunFailed
-from fedws.core.plan import DEFAULT_EVALUATOR, DEFAULT_WORKERS
 
 NODE_IDS = (*DEFAULT_WORKERS, *DEFAULT_EVALUATOR)
 _SERVING_TEXT = " is serving at "

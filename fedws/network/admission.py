@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from random import Random, SystemRandom
 from typing import Protocol, TypeVar
@@ -11,12 +12,31 @@ from typing import Protocol, TypeVar
 from fedws.core.addresses import format_peer_address
 from fedws.core.errors import BodyUnavailable, LinkError, LinkLost, LinkRefused, ProtocolError
 from fedws.core.rate_limited_log import RateLimitedLog
-from fedws.network.base import Channel
+from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel
 from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import Refusal
 
 T = TypeVar("T")
 
+
+@dataclass(frozen=True)
+class UnauthenticatedAllowance:
+    """What a peer may send before it is authenticated."""
+
+    max_bytes: int
+    """Bytes in any frames, with the HTTP request of a websocket."""
+    max_frames: int
+    """Frames, with empty ones."""
+
+    def permits(self, num_bytes: int, num_frames: int) -> bool:
+        """Return whether a peer may have sent as much."""
+        return num_bytes <= self.max_bytes and num_frames <= self.max_frames
+
+
+WEBSOCKET_ALLOWANCE = UnauthenticatedAllowance(2 * MAX_HANDSHAKE_MESSAGE_BYTES + 2**14, 64)
+"""Of a websocket: an HTTP request, a hello and a proof."""
+MQTT_ALLOWANCE = UnauthenticatedAllowance(2 * MAX_HANDSHAKE_MESSAGE_BYTES, 32)
+"""Of a link over a broker: a hello and a proof; pings do not count."""
 MAX_PENDING_CONNECTIONS = 64
 """Handshakes in flight. A member's takes little time, and members do not come in crowds from one address."""
 IPV6_PREFIX_BITS = 64
@@ -49,7 +69,7 @@ async def admit(
 
 
 class TrackedConnection(Protocol):
-    """What the gate compares of two callers."""
+    """What :class:`BoundedConnectionSet` compares of two callers."""
 
     @property
     def bytes_received(self) -> int:

@@ -6,10 +6,20 @@ Time is counted in looks at the link, so that no peer is blamed while this proce
 
 from collections import deque
 
+from fedws.protocol.encoder import FRAGMENT_BYTES
+
 MIN_BYTES_PER_SECOND = 1024
 """Bytes a second: what must arrive of a message under way, on the average of the last ``peer_timeout`` seconds."""
 CHECKS_PER_TIMEOUT = 30
 """A link is looked at so many times while it may be silent."""
+
+MAX_UNREAD_BYTES = 4 * FRAGMENT_BYTES
+"""Bytes that may wait to be read by a peer that pings; more wait only for one that does not read."""
+
+
+def find_unread_fault(unread_bytes: int) -> str:
+    """Return why a peer that has just pinged is dropped while so many bytes wait to be read; empty if it is not."""
+    return "it pings, and reads nothing" if unread_bytes > MAX_UNREAD_BYTES else ""
 
 
 class LivenessMonitor:

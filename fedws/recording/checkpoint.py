@@ -126,10 +126,12 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
         "state": json.dumps(pack(state, "state")),
         "extra": json.dumps(pack(extra, "extra")),
     }
-    held, dtypes = tensor_file.to_storable(pack.tensors, lambda dtype: DTYPE_NAMES[dtype] in tensor_file.DTYPE_CODES)
+    storable, dtypes = tensor_file.to_storable(
+        pack.tensors, lambda dtype: DTYPE_NAMES[dtype] in tensor_file.DTYPE_CODES
+    )
     about |= dtypes
     # Wider elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
-    tensors = dict(sorted(held.items(), key=lambda item: -item[1].itemsize))
+    tensors = dict(sorted(storable.items(), key=lambda item: -item[1].itemsize))
     table, end = {}, 0
     for name, tensor in tensors.items():
         code, offsets = tensor_file.DTYPE_CODES[DTYPE_NAMES[tensor.dtype]], [end, end := end + tensor.nbytes]

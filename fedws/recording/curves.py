@@ -215,12 +215,12 @@ def _draw_prediction_shares(
         axes.set_xlabel("round" if place + 2 >= len(models) else "")
         edges, floor = [n - 0.5 for n in range(len(rounds) + 1)], [0.0] * len(rounds)
         for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # its own at the bottom
-            held = distinct[group] == own
+            is_own_group = distinct[group] == own
             heights = [100 * shares[model][r][group] if r in shares[model] else math.nan for r in rounds]
             top = [low + height for low, height in zip(floor, heights, strict=True)]  # a gap where there is no score
             low = [0.0 if math.isnan(value) else value for value in floor]
-            axes.stairs(top, edges, baseline=low, fill=True, color=colours[group], alpha=1 if held else 0.45)
-            if held and len(rounds) <= 100:
+            axes.stairs(top, edges, baseline=low, fill=True, color=colours[group], alpha=1 if is_own_group else 0.45)
+            if is_own_group and len(rounds) <= 100:
                 axes.stairs(top, edges, color=MAIN_COLOUR, linewidth=1.8, zorder=5)
             if heights[-1] * axes.bbox.height > 100 * 13:
                 middle = (top[-1] + floor[-1]) / 2

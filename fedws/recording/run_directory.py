@@ -210,8 +210,8 @@ def load_plan_settings(path: Path) -> dict[str, Any]:
 
 def finished_rounds(path: Path) -> int:
     """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
-    story = _read_run_info(path)
-    return build_plan(story["plan"]).rounds if story["finished"] else 0
+    run_info = _read_run_info(path)
+    return build_plan(run_info["plan"]).rounds if run_info["finished"] else 0
 
 
 def _read_run_info(path: Path) -> dict[str, Any]:
@@ -219,25 +219,27 @@ def _read_run_info(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise UsageError(f"--resume {path}: there is no such directory")
     try:
-        story = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        run_info = json.loads((path / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         what = "is empty" if not any(path.iterdir()) else "holds no run that had begun (no run.json)"
         raise UsageError(f"--resume {path}: the directory {what}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
-    number = story.get("format") if isinstance(story, dict) else None
+    number = run_info.get("format") if isinstance(run_info, dict) else None
     if isinstance(number, int) and number > RUN_FORMAT:
         raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {RUN_FORMAT})")
-    if isinstance(number, int) and 0 < number < RUN_FORMAT and {"run", "finished", "plan"} <= story.keys():
+    if isinstance(number, int) and 0 < number < RUN_FORMAT and {"run", "finished", "plan"} <= run_info.keys():
         what = f"it was written by an older fedws (format {number}; this one reads {RUN_FORMAT})"
         raise UsageError(f"--resume {path}: {what}; resume it with that version")
-    secret = story.get("secret", "0" * 64) if isinstance(story, dict) else None  # a run of an earlier version has none
+    secret = (
+        run_info.get("secret", "0" * 64) if isinstance(run_info, dict) else None
+    )  # a run of an earlier version has none
     whole = isinstance(secret, str) and _SECRET_PATTERN.fullmatch(secret)
-    if number != RUN_FORMAT or not whole or not {"run_id", "finished", "plan"} <= story.keys():
+    if number != RUN_FORMAT or not whole or not {"run_id", "finished", "plan"} <= run_info.keys():
         raise UsageError(f"--resume {path}: run.json is not one of fedws")
-    if problem := stored_records.run_info_problem(story):
+    if problem := stored_records.run_info_problem(run_info):
         raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")
-    return dict(story)
+    return dict(run_info)
 
 
 def _acquire_lock(path: Path, flag: str) -> filelock.BaseFileLock:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from fedws.core import registry
+from fedws.core.demo_nodes import DEMO_LABELS
 from fedws.core.errors import UsageError
-from fedws.data import label_ranges, loading, partitioning, samples, targets
+from fedws.data import loading, partitioning, samples, targets
 from fedws.data.base import Dataset
 from fedws.node.worker import Worker
 from fedws.simulation.conditions import Conditions
@@ -42,8 +43,8 @@ class SimulatedFleet:
             indices = torch.from_numpy(part)
             own = samples.SampleSubset(self.data, indices, None if known is None else known[indices])
             worker = Worker(node, self.dataset, own, labels=[] if known is None else None, send_error_details=True)
-            pace = DeviceSpeed(self.slowdowns[node] * self.conditions.seconds_per_sample, bandwidth)
-            found.append(Device(worker, pace, self._draw_availability(number), event_log, shared))
+            speed = DeviceSpeed(self.slowdowns[node] * self.conditions.seconds_per_sample, bandwidth)
+            found.append(Device(worker, speed, self._draw_availability(number), event_log, shared))
         return found
 
     def _draw_availability(self, number: int) -> Iterator[tuple[float, float]]:
@@ -87,14 +88,14 @@ def split_by_demo_labels(targets: np.ndarray, num_workers: int, seed: int) -> li
     the fourth alice's again, and so on; those with the same digits hold equal shares of them. Samples of labels from
     10 on are nobody's. Raises UsageError when there are fewer than three workers or too few samples.
     """
-    groups = list(label_ranges.DEMO_LABELS.values())
+    groups = list(DEMO_LABELS.values())
     if num_workers < len(groups):
         raise UsageError(f"partition digits is for {len(groups)} workers or more, not {num_workers}")
     random, found = partitioning.build_generator(seed), [np.empty(0, dtype=np.int64)] * num_workers
     for first, group in enumerate(groups):
-        held = np.flatnonzero(np.isin(targets, group))
+        labelled = np.flatnonzero(np.isin(targets, group))
         holders = range(first, num_workers, len(groups))
-        partitioning.check_share_sizes(len(held), len(holders))
-        for worker, part in zip(holders, np.array_split(random.permutation(held), len(holders)), strict=True):
+        partitioning.check_share_sizes(len(labelled), len(holders))
+        for worker, part in zip(holders, np.array_split(random.permutation(labelled), len(holders)), strict=True):
             found[worker] = np.sort(part)
     return found

@@ -71,19 +71,19 @@ async def _run(
         Limits(plan.max_message_bytes, plan.peer_timeout),
         fleet.conditions,
     )
-    journal, outcome = EventLog(directory / EVENTS_FILE), SimulationResult(plan.algorithm)
+    event_log, outcome = EventLog(directory / EVENTS_FILE), SimulationResult(plan.algorithm)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_log_virtual_time(loop.time))
-        await stack.enter_async_context(_run_devices(fleet.build_devices(journal), limits))
+        await stack.enter_async_context(_run_devices(fleet.build_devices(event_log), limits))
         await stack.enter_async_context(serve(evaluator, f"memory://{evaluator.node}", limits))
-        stack.callback(journal.close)  # before the devices are put away
+        stack.callback(event_log.close)  # before the devices are put away
         bound, wanted = (
             asyncio.timeout(conditions.max_seconds),
             conditions.target_accuracy if conditions.stop_at_target else None,
         )
 
         def watch(record: Record) -> None:
-            _handle_record(record, journal, outcome, loop.time())
+            _handle_record(record, event_log, outcome, loop.time())
             for observe in observers:
                 observe(record, loop.time())
             if wanted is not None and not bound.expired() and outcome.seconds_to_accuracy(wanted) is not None:
@@ -97,7 +97,7 @@ async def _run(
                 raise
         except RunFailed as error:
             outcome.failure = str(error)
-        outcome.seconds, outcome.event_counts = loop.time(), dict(journal.counts)
+        outcome.seconds, outcome.event_counts = loop.time(), dict(event_log.counts)
     return outcome
 
 

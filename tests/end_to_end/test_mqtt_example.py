@@ -5,7 +5,7 @@ import signal
 import psutil
 import pytest
 
-from fedws.data.label_ranges import DEMO_LABELS
+from fedws.core.demo_nodes import DEMO_LABELS
 from tests.helpers.mosquitto import MISSING, PROGRAM
 from tests.helpers.processes import NODES, SECONDS, Processes, assert_one_line
 from tests.helpers.support import recorded, require

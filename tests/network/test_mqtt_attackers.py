@@ -9,10 +9,9 @@ import torch
 
 from fedws.core.errors import LinkLost, LinkRefused
 from fedws.core.rate_limited_log import RateLimitedLog
-from fedws.network.admission import MAX_PENDING_CONNECTIONS
+from fedws.network.admission import MAX_PENDING_CONNECTIONS, MQTT_ALLOWANCE
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Limits
 from fedws.network.mqtt import topics
-from fedws.network.mqtt.channel import MAX_UNAUTHENTICATED_FRAMES
 from fedws.network.mqtt.connection import BrokerConnection
 from fedws.network.mqtt.encryption import NoProtection
 from fedws.network.mqtt.frames import FrameKind, ProtectionLevel, pack_frame_header, pack_open
@@ -268,7 +267,7 @@ async def test_links_that_are_closed_and_that_their_callers_keep_are_bounded(
         assert len(session._links) >= MAX_PENDING_CONNECTIONS
 
 
-@pytest.mark.parametrize(("size", "count"), [(0, MAX_UNAUTHENTICATED_FRAMES + 1), (MAX_HANDSHAKE_MESSAGE_BYTES, 3)])
+@pytest.mark.parametrize(("size", "count"), [(0, MQTT_ALLOWANCE.max_frames + 1), (MAX_HANDSHAKE_MESSAGE_BYTES, 3)])
 async def test_little_is_taken_from_who_has_proved_nothing(broker: Mosquitto, size: int, count: int) -> None:
     async with stranger(broker) as other, MqttTransport().serve(broker.url, stays, LIMITS, node="alice"):
         instance = (await other.sees_topic("/presence/")).rpartition("/")[2]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from fedws.core.errors import LinkError, LinkLost, LinkRefused, ProtocolError
+from fedws.network.admission import MQTT_ALLOWANCE
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.liveness import LivenessMonitor
@@ -17,10 +18,6 @@ from fedws.protocol import encoder
 from fedws.protocol.close_codes import CloseCode, to_close_code, to_link_error, truncate_reason
 from fedws.protocol.messages import Message
 
-MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES
-"""Bytes that are taken from somebody who has proved nothing: a hello and a proof, in any frames."""
-MAX_UNAUTHENTICATED_FRAMES = 32
-"""Frames, likewise; but for signs of life."""
 _PLAIN_PING = bytes([FrameKind.PING])
 _CLOSE_CODES = (
     CloseCode.APPLICATION_ERROR,
@@ -167,31 +164,31 @@ class MqttChannel:
         ):  # after it, tags tell who sends
             frames, size = self._unauthenticated_usage
             self._unauthenticated_usage = frames + (data[:1] != _PLAIN_PING), size + len(data)
-            if frames >= MAX_UNAUTHENTICATED_FRAMES or size + len(data) > MAX_UNAUTHENTICATED_BYTES:
+            if not MQTT_ALLOWANCE.permits(size + len(data), frames + 1):
                 return self.close_nowait("too much before a proof")
-        news = self._endpoint.handle_frame(data)
-        if news is FrameEvent.DROPPED:
+        event = self._endpoint.handle_frame(data)
+        if event is FrameEvent.DROPPED:
             self._sink.log_dropped(self._endpoint.fault)
             return None
-        if news is FrameEvent.IGNORED:  # no sign of life: anybody may have sent it
+        if event is FrameEvent.IGNORED:  # no sign of life: anybody may have sent it
             return None
         self._frame_bytes_received += len(data)
-        if news is FrameEvent.DATA:
+        if event is FrameEvent.DATA:
             self.bytes_received += self._sink.packet_size(len(data))
             self._frame_received.set()
-        elif news is FrameEvent.CLOSED:
+        elif event is FrameEvent.CLOSED:
             self._peer_done.set()
             self._send_close("", _parse_close(self._endpoint.close_payload))
-        elif news in (FrameEvent.FRAMES_MISSING, FrameEvent.PROTOCOL_ERROR):
+        elif event in (FrameEvent.FRAMES_MISSING, FrameEvent.PROTOCOL_ERROR):
             self._peer_done.set()  # nothing that comes can be read
             why = self._endpoint.fault
-            error = LinkLost(why) if news is FrameEvent.FRAMES_MISSING else ProtocolError(why)
+            error = LinkLost(why) if event is FrameEvent.FRAMES_MISSING else ProtocolError(why)
             self._send_close(why, error, to_close_code(error))
-        elif news is FrameEvent.GONE:
+        elif event is FrameEvent.GONE:
             self.fail(LinkLost("the coordinator is gone"))
-        elif news is FrameEvent.PING:
+        elif event is FrameEvent.PING:
             self._window_opened.set()
-        elif news is FrameEvent.OPENED:
+        elif event is FrameEvent.OPENED:
             self.opened.set()
         return None
 

@@ -60,7 +60,7 @@ class MqttDialer:
     def _open_link(self) -> MqttChannel:
         names = LinkIds(self._node, self._instance, self._link)
         up, down = topics.uplink_topic(self._node, self._link), topics.downlink_topic(self._node, self._link)
-        road = FrameSink(
+        frame_sink = FrameSink(
             publish=lambda frame, sure: self._broker.publish(down, frame, reliable=sure),
             packet_size=lambda size: packet_size(up, size),
             max_payload_bytes=self._broker.max_payload_bytes,
@@ -68,7 +68,7 @@ class MqttDialer:
             on_closed=self._broker.close,
         )
         self._channel = channel = MqttChannel(
-            LinkEndpoint(names, is_dialer=True, encrypt_payloads=self._encrypt_payloads), road, self._limits
+            LinkEndpoint(names, is_dialer=True, encrypt_payloads=self._encrypt_payloads), frame_sink, self._limits
         )
         self._broker.lost_error.add_done_callback(lambda lost: channel.fail(lost.result()))
         channel.send_open()

@@ -6,15 +6,11 @@ import contextlib
 from websockets.asyncio.server import ServerConnection
 from websockets.protocol import Event, State
 
-from fedws.network.admission import BoundedConnectionSet
-from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
+from fedws.network.admission import WEBSOCKET_ALLOWANCE, BoundedConnectionSet
+from fedws.network.base import Limits
 from fedws.network.websocket.monitored_connection import MonitoredConnection
 from fedws.protocol.close_codes import CloseCode
 
-MAX_UNAUTHENTICATED_BYTES = 2 * MAX_HANDSHAKE_MESSAGE_BYTES + 2**14
-"""Bytes that are taken from somebody who has proved nothing: HTTP's request, a hello and a proof, in any frames."""
-MAX_UNAUTHENTICATED_FRAMES = 64
-"""Frames, likewise."""
 _TLS_HANDSHAKE_RECORD = b"\x16"  # the type of the record that a TLS client begins with
 
 
@@ -56,14 +52,14 @@ class IncomingConnection(MonitoredConnection, ServerConnection):
             self._bytes_received = len(data)
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno TLS here\n")
             return self.transport.close()
-        if not self._authenticated and self._bytes_received + len(data) > MAX_UNAUTHENTICATED_BYTES:
+        if not self._authenticated and not WEBSOCKET_ALLOWANCE.permits(self._bytes_received + len(data), 0):
             return self.transport.abort()
         return super().data_received(data)
 
     def process_event(self, event: Event) -> None:
         """Count what is parsed before a proof: frames without a byte of a message cost time too."""
         self._frames_received += 1
-        if not self._authenticated and self._frames_received > MAX_UNAUTHENTICATED_FRAMES:
+        if not self._authenticated and not WEBSOCKET_ALLOWANCE.permits(0, self._frames_received):
             return self.transport.abort()
         return super().process_event(event)
 

@@ -11,11 +11,8 @@ from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event, State
 
 from fedws.network.base import Limits
-from fedws.network.liveness import LivenessMonitor
-from fedws.protocol import encoder
+from fedws.network.liveness import LivenessMonitor, find_unread_fault
 from fedws.protocol.close_codes import CloseCode
-
-_MAX_UNREAD_BYTES = 4 * encoder.FRAGMENT_BYTES  # bytes; more pile up only before somebody who never reads
 
 
 class MonitoredConnection(Connection):
@@ -50,8 +47,8 @@ class MonitoredConnection(Connection):
     def process_event(self, event: Event) -> None:
         """Tell messages from pings."""
         if isinstance(event, Frame):
-            if event.opcode is Opcode.PING and self.transport.get_write_buffer_size() > _MAX_UNREAD_BYTES:
-                self.fault = "it pings, and reads nothing"
+            if event.opcode is Opcode.PING and (fault := find_unread_fault(self.transport.get_write_buffer_size())):
+                self.fault = fault
                 self.transport.abort()
                 return
             if event.opcode in DATA_OPCODES:

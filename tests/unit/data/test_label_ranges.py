@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedws.core.demo_nodes import DEMO_LABELS
 from fedws.core.errors import UsageError
 from fedws.data import label_ranges
 
@@ -65,4 +66,4 @@ def test_parse_reads_what_short_writes(labels: set[int]) -> None:
 
 
 def test_the_workers_of_the_demo_hold_every_digit_once() -> None:
-    assert sorted(label for held in label_ranges.DEMO_LABELS.values() for label in held) == list(range(10))
+    assert sorted(label for held in DEMO_LABELS.values() for label in held) == list(range(10))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fedws.core import registry
+from fedws.core.demo_nodes import DEMO_LABELS
 from fedws.core.errors import UnknownName, UsageError
-from fedws.data import label_ranges, loading, partitioning
+from fedws.data import loading, partitioning
 from fedws.data.samples import ImageDataset
 from tests.helpers.support import write_idx
 
@@ -49,7 +50,7 @@ def registered() -> Iterator[None]:
 )
 def test_what_the_workers_of_the_demo_hold(mnist_root: Path, node: str, samples: int, counts: list[int]) -> None:
     whole = loading.load_dataset("mnist", str(mnist_root), train=True)
-    data = loading.select_labels(whole, "mnist", label_ranges.DEMO_LABELS[node])
+    data = loading.select_labels(whole, "mnist", DEMO_LABELS[node])
     assert isinstance(data, ImageDataset) and len(data) == samples
     assert torch.bincount(data.targets, minlength=10).tolist() == counts
 

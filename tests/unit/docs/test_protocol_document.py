@@ -28,7 +28,6 @@ from fedws.network import admission, liveness
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Limits
 from fedws.network.mqtt import channel as mqtt_channel
 from fedws.network.transports import ws
-from fedws.network.websocket import incoming_connection, monitored_connection
 from fedws.node.evaluator import evaluate_request
 from fedws.node.run_lease import TAKEN_OVER_REASON, LeaseManager
 from fedws.node.worker import Worker
@@ -163,9 +162,9 @@ def test_timers_follow_from_silence() -> None:
     assert codes >= {code for code in CloseCode if code is not CloseCode.INVALID_DATA}
     assert [int(code) for code in mqtt_channel._CLOSE_CODES] == [4000, 4002, 4001], "and section 11 says so"
     assert "1 for the code 4002 of section 1, 2 for 4001, else 0" in TEXT
-    assert monitored_connection._MAX_UNREAD_BYTES == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
-    max_bytes = f"{incoming_connection.MAX_UNAUTHENTICATED_BYTES:,} bytes"
-    assert f"at most {max_bytes} and {incoming_connection.MAX_UNAUTHENTICATED_FRAMES} frames" in TEXT
+    assert liveness.MAX_UNREAD_BYTES == 4 * 2**20 and "than 4 MiB wait to be read" in TEXT
+    max_bytes = f"{admission.WEBSOCKET_ALLOWANCE.max_bytes:,} bytes"
+    assert f"at most {max_bytes} and {admission.WEBSOCKET_ALLOWANCE.max_frames} frames" in TEXT
 
 
 def test_dtypes() -> None:
