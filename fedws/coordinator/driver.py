@@ -16,13 +16,12 @@ from fedws.core.errors import RejectedUpdate, RunFailed
 from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.network.liveness import CHECKS_PER_TIMEOUT
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskRequest, TaskResult, build_failure
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
 from fedws.recording.run_log import RunLog, log
 from fedws.scheduling.base import Scheduler
 from fedws.scheduling.events import Event, RoundTimeout, WorkerConnected
-from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from fedws.split_learning.scheduler_state import CollectThenTrainState
@@ -183,7 +182,7 @@ class Driver(Generic[S]):
         try:
             place = self._scheduler.spool(state, event)
         except RejectedUpdate as error:
-            return build_rejection(event, str(error))
+            return build_failure(event, "rejected", str(error))
         if place is None:
             return event
         feature_store.save_chunk(*place, event.tensors)

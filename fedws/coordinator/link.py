@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedws.coordinator.connector import Connector, WelcomedChannel
 from fedws.coordinator.listener import REPLACED_REASON
-from fedws.coordinator.open_requests import LinkFailureKind, OpenRequests, build_failure
+from fedws.coordinator.open_requests import LinkFailureKind, OpenRequests
 from fedws.core.error_text import summarize_error
 from fedws.core.errors import (
     BodyUnavailable,
@@ -20,12 +20,20 @@ from fedws.core.errors import (
     UsageError,
 )
 from fedws.core.limits import MessageLimits
-from fedws.core.untrusted_text import to_printable
 from fedws.network.base import Channel
 from fedws.network.body_transfer import BodyTransfers
 from fedws.network.stored_bodies import StoredBodies
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import MESSAGE_NAMES, Answer, Message, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import (
+    MESSAGE_NAMES,
+    Answer,
+    Message,
+    TaskFailure,
+    TaskRequest,
+    TaskResult,
+    Welcome,
+    build_failure,
+)
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
 
 _LOST: LinkFailureKind = "lost"
@@ -186,10 +194,7 @@ class Link:
             result = error.message
             if not isinstance(result, TaskResult):
                 raise ProtocolError("a body in an object store, of no result") from None
-            reason = to_printable(str(error))
-            return TaskFailure(
-                request_id=result.request_id, worker=result.worker, round=result.round, kind="failed", reason=reason
-            )
+            return build_failure(result, "failed", str(error))
 
     def _handle_message(self, message: Message) -> None:
         if not isinstance(message, TaskResult | TaskFailure):

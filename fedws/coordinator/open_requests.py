@@ -7,7 +7,7 @@ from typing import Literal
 from fedws.core.errors import ProtocolError
 from fedws.core.untrusted_text import to_printable
 from fedws.protocol import answer_size
-from fedws.protocol.messages import Answer, FailureCode, TaskFailure, TaskRequest
+from fedws.protocol.messages import Answer, FailureCode, TaskFailure, TaskRequest, build_failure
 
 LinkFailureKind = Literal["lost", "failed"]
 MIN_RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS = 1.0, 25 * 3600.0
@@ -64,13 +64,6 @@ class OpenRequests:
     def max_answer_bytes(self) -> int:
         """Return the bytes of the largest message that may answer one of these requests."""
         return answer_size.compute_max_answer_size(request for request, _ in self._open.values())
-
-
-def build_failure(request: TaskRequest, kind: LinkFailureKind, reason: str, code: FailureCode = "") -> TaskFailure:
-    """Return the failure that this side gives as the answer to ``request``."""
-    return TaskFailure(
-        request_id=request.request_id, worker=request.worker, round=request.round, kind=kind, reason=reason, code=code
-    )
 
 
 def _sanitize_failure(failure: TaskFailure) -> TaskFailure:

@@ -17,7 +17,7 @@ from fedws.core.limits import NO_MESSAGE_LIMITS
 from fedws.core.plan import Plan
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import Answer, Message, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import Answer, Message, TaskFailure, TaskRequest, TaskResult, build_failure
 
 log = logging.getLogger("fedws")
 LENGTH_PREFIX = struct.Struct(">Q")
@@ -76,9 +76,7 @@ class ServerTrainer:
         except (EOFError, OSError, asyncio.IncompleteReadError):
             status, self._process = await process.wait(), None
             reason = f"its process ended with status {status} (was memory short?)"
-            return TaskFailure(
-                request_id=request.request_id, worker=request.worker, round=request.round, kind="lost", reason=reason
-            )
+            return build_failure(request, "lost", reason)
         answer: Message = decoder.build_message()
         assert isinstance(answer, TaskResult | TaskFailure)
         return answer

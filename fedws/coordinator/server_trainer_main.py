@@ -23,7 +23,7 @@ from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
 from fedws.protocol.decoder import Decoder
 from fedws.protocol.encoder import encode_message
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Answer, TaskFailure, TaskRequest
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Answer, TaskRequest, build_failure
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.training.base import Task
 
@@ -46,7 +46,7 @@ def main() -> None:
         try:
             encoded = encode_message(answer, NO_MESSAGE_LIMITS)
         except UsageError as error:  # more tensors than a message holds, as with an optimizer's memory
-            encoded = encode_message(_build_failure(request, f"its answer has {error}"), NO_MESSAGE_LIMITS)
+            encoded = encode_message(build_failure(request, "failed", f"its answer has {error}"), NO_MESSAGE_LIMITS)
         output.write(LENGTH_PREFIX.pack(encoded.size))
         for piece in encoded.fragments():
             output.write(piece)
@@ -57,7 +57,7 @@ def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[s
     try:
         features = feature_store.load_features()
     except UsageError as error:
-        return _build_failure(request, str(error))
+        return build_failure(request, "failed", str(error))
     policy = Policy(
         min_samples=0, max_parameters=2**63, max_batch_size=2**63
     )  # requests are of this process's own user
@@ -65,12 +65,6 @@ def _execute(request: TaskRequest, feature_store: FeatureStore, tasks: Mapping[s
         DEFAULT_COORDINATOR_ID, "features", features, labels=[], tasks=tasks, policy=policy, send_error_details=True
     )
     return trainer.execute(request)
-
-
-def _build_failure(request: TaskRequest, reason: str) -> TaskFailure:
-    return TaskFailure(
-        request_id=request.request_id, worker=DEFAULT_COORDINATOR_ID, round=request.round, kind="failed", reason=reason
-    )
 
 
 def _read_request(pipe: BinaryIO) -> TaskRequest | None:

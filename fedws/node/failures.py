@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import replace
-from typing import Literal
 
 from fedws.core.error_text import describe_with_location, find_user_location
 from fedws.core.errors import (
@@ -19,22 +18,16 @@ from fedws.core.errors import (
 )
 from fedws.core.rate_limited_log import BURST_LINES, RateLimitedLog
 from fedws.core.untrusted_text import to_printable
-from fedws.protocol.messages import TaskFailure, TaskRequest
+from fedws.protocol.messages import TaskFailure, TaskRequest, build_failure
 from fedws.training.task_context import TaskContext
-
-
-def build_failure(node: str, request: TaskRequest, kind: Literal["refused", "failed"], reason: str) -> TaskFailure:
-    """Return the answer of ``node`` to a request that was not carried out."""
-    line = to_printable(" ".join(reason.split()))  # it may quote the request, which may be of any size
-    return TaskFailure(request_id=request.request_id, worker=node, round=request.round, kind=kind, reason=line)
 
 
 def build_refused_failure(node: str, request: TaskRequest, error: FedwsError) -> TaskFailure:
     """Return the answer of ``node`` to a request that it refuses: for the whole run, or until later."""
-    refused = build_failure(node, request, "refused", str(error))
     if isinstance(error, RetryLater):
-        return replace(refused, code="retry_later", retry_after=error.retry_after)
-    return replace(refused, code="permanent")
+        refused = build_failure(request, "refused", str(error), "retry_later", worker=node)
+        return replace(refused, retry_after=error.retry_after)
+    return build_failure(request, "refused", str(error), "permanent", worker=node)
 
 
 class FailureBuilder:
@@ -64,29 +57,29 @@ class FailureBuilder:
             )
             return build_refused_failure(self._node, request, error)
         if isinstance(error, TaskFailed | TaskCancelled) and not hidden:
-            return build_failure(self._node, request, "failed", str(error))
+            return build_failure(request, "failed", str(error), worker=self._node)
         self._error_log.log(f"{request.task} failed: {describe_with_location(error)}", logging.ERROR, error)
         if hidden:
             return self._build_data_failure(request)
         cause = error.__cause__ if isinstance(error, PieceFailed) else None
         # The coordinator gets the type alone: the text, and which line it was, may tell of the data.
         reason = f"{type(cause or error).__name__} (see the log of {self._node})"
-        return build_failure(self._node, request, "failed", reason)
+        return build_failure(request, "failed", reason, worker=self._node)
 
     def build_unsendable(self, request: TaskRequest, error: UsageError) -> TaskFailure:
         """Return the answer in place of a result that cannot be sent: what it has would be the same another time."""
         if isinstance(error, MessageTooLarge):
-            return replace(build_failure(self._node, request, "refused", f"the result has {error}"), code="permanent")
+            return build_failure(request, "refused", f"the result has {error}", "permanent", worker=self._node)
         if self._must_hide_errors:
             self._error_log.log(f"{request.task} failed: the result cannot be sent: {error}", logging.ERROR)
             return self._build_data_failure(request)
-        return build_failure(self._node, request, "failed", str(error))  # a result may hold what cannot be sent
+        return build_failure(request, "failed", str(error), worker=self._node)  # a result may hold what cannot be sent
 
     def build_unrecorded(self, request: TaskRequest, error: OSError) -> TaskFailure:
         """Return the answer in place of one that cannot be written to the audit log."""
         reason = "the audit log cannot be written, so nothing leaves"
         self._error_log.log(f"{reason}: {error}", logging.ERROR)
-        return build_failure(self._node, request, "failed", reason)
+        return build_failure(request, "failed", reason, worker=self._node)
 
     @property
     def _must_hide_errors(self) -> bool:
@@ -95,4 +88,4 @@ class FailureBuilder:
 
     def _build_data_failure(self, request: TaskRequest) -> TaskFailure:
         reason = f"the task failed on its data (see the log of {self._node})"
-        return build_failure(self._node, request, "failed", reason)
+        return build_failure(request, "failed", reason, worker=self._node)

@@ -18,11 +18,11 @@ from fedws.core.untrusted_text import to_printable
 from fedws.data import map_style, samples
 from fedws.data.base import Dataset
 from fedws.node import data_summary
-from fedws.node.failures import FailureBuilder, build_failure
+from fedws.node.failures import FailureBuilder
 from fedws.node.release_ledger import ReleaseLedger
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import Answer, Hello, Refusal, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import Answer, Hello, Refusal, TaskRequest, TaskResult, Welcome, build_failure
 from fedws.protocol.run_claim import RunClaim
 from fedws.training.base import Task
 from fedws.training.task_context import TaskContext
@@ -114,7 +114,7 @@ class Worker:
         """
         self._context.data_accessed.clear()
         if error:
-            failure = build_failure(self.node, request, "failed", error)
+            failure = build_failure(request, "failed", error, worker=self.node)
             return self.releases.record(request, failure, registry.DEFAULT_TASK_TRAITS, limits)
         return self.releases.record(request, *self._run_task(request), limits)
 

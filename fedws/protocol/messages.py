@@ -51,6 +51,8 @@ Labels = Annotated[
     Field(max_length=MAX_DECLARED_LABELS, fail_fast=True),
     AfterValidator(_check_ascending),
 ]
+FailureKind = Literal["refused", "failed", "rejected", "lost"]
+"""How a request ended without a result that is used, see :class:`TaskFailure`."""
 FailureCode = Literal["", "permanent", "retry_later", "transfer_progressed", "transfer_interrupted"]
 """What follows from a failure, see :attr:`TaskFailure.code`."""
 Json = dict[str, Any]
@@ -186,7 +188,7 @@ class TaskFailure:
     request_id: str
     worker: str
     round: int
-    kind: Literal["refused", "failed", "rejected", "lost"]
+    kind: FailureKind
     reason: PrintableText
     code: FailureCode = ""
     """What follows from it. Of ``refused``: ``permanent`` (the node will not do it in this run), or ``retry_later``
@@ -195,6 +197,23 @@ class TaskFailure:
     """
     retry_after: Seconds = 0.0
     """Seconds, for ``retry_later``."""
+
+
+def build_failure(
+    answered: TaskRequest | TaskResult, kind: FailureKind, reason: str, code: FailureCode = "", *, worker: str = ""
+) -> TaskFailure:
+    """Return the failure of a request, or the one in place of its result, with its reason as one printable line.
+
+    ``worker`` is who answers, where that may be another node than the one that the request names.
+    """
+    return TaskFailure(
+        request_id=answered.request_id,
+        worker=worker or answered.worker,
+        round=answered.round,
+        kind=kind,
+        reason=to_printable(" ".join(reason.split())),
+        code=code,
+    )
 
 
 Answer = TaskResult | TaskFailure

@@ -6,12 +6,12 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.protocol.messages import Json, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participant import PendingRequest
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
-from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.result_checks import apply_server_update, find_result_problem
 from fedws.scheduling.result_size import compute_result_size
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
@@ -131,7 +131,9 @@ class AsynchronousScheduler(Generic[B]):
         except RejectedUpdate as error:
             problem = str(error)
         if problem:
-            return replace(state, participants=state.participants.record_failure(build_rejection(result, problem)))
+            return replace(
+                state, participants=state.participants.record_failure(build_failure(result, "rejected", problem))
+            )
         updates = (*state.updates, {"worker": result.worker, "staleness": staleness})
         numbers = (*state.result_metrics, metrics.weigh_metrics(result))
         new = replace(state, buffer=buffer, updates=updates, result_metrics=numbers, num_results=state.num_results + 1)
@@ -142,7 +144,7 @@ class AsynchronousScheduler(Generic[B]):
         if not isinstance(next_state, str):
             return next_state
         # finite results may add up to what is not: they are dropped, and the last is rejected
-        participants = state.participants.record_failure(build_rejection(result, next_state))
+        participants = state.participants.record_failure(build_failure(result, "rejected", next_state))
         failed_updates = state.consecutive_failed_updates + 1
         # for the workers before the last it is not counted as a failure
         is_hopeless = failed_updates >= MAX_CONSECUTIVE_FAILURES * len(self._config.workers)

@@ -5,8 +5,7 @@ from typing import Protocol
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors, find_mismatch, find_nonfinite
-from fedws.core.untrusted_text import to_printable
-from fedws.protocol.messages import TaskFailure, TaskResult
+from fedws.protocol.messages import TaskResult
 
 
 class _HasWorkerModel(Protocol):
@@ -27,14 +26,6 @@ def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: Task
     return find_mismatch(worker_model, model) or (
         "" if worker_model is result.tensors else find_nonfinite(worker_model)
     )  # a finite step may overflow
-
-
-def build_rejection(result: TaskResult, problem: str) -> TaskFailure:
-    """What a result becomes that cannot be used."""
-    reason = to_printable(problem)  # it may quote a tensor's name, which is a peer's text
-    return TaskFailure(
-        request_id=result.request_id, worker=result.worker, round=result.round, kind="rejected", reason=reason
-    )
 
 
 def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tuple[Tensors, str]:

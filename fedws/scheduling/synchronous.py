@@ -8,11 +8,11 @@ from typing import Generic, TypeVar
 
 from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import Json, TaskRequest, TaskResult
+from fedws.protocol.messages import Json, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import RoundAlgorithm, Sampler
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participants import Participants, find_exclusions
-from fedws.scheduling.result_checks import apply_server_update, build_rejection, find_result_problem
+from fedws.scheduling.result_checks import apply_server_update, find_result_problem
 from fedws.scheduling.result_size import compute_result_size
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.updates import metrics
@@ -173,7 +173,9 @@ class SynchronousScheduler(Generic[A]):
         except RejectedUpdate as error:
             problem = str(error)
         if problem:
-            return replace(state, participants=state.participants.record_failure(build_rejection(result, problem)))
+            return replace(
+                state, participants=state.participants.record_failure(build_failure(result, "rejected", problem))
+            )
         state = replace(state, result_metrics=(*state.result_metrics, metrics.weigh_metrics(result)))
         accepted_workers = (*state.accepted_workers, result.worker)
         return replace(

@@ -13,11 +13,10 @@ from fedws.core.errors import RejectedUpdate
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import get_error_text
 from fedws.core.validation import describe_setting_error
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, Json, TaskFailure, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import TaskSpec
 from fedws.scheduling.events import Event, RoundTimeout
 from fedws.scheduling.participants import Participants, find_exclusions
-from fedws.scheduling.result_checks import build_rejection
 from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.split_learning.base import CollectThenTrainAlgorithm
 from fedws.split_learning.scheduler_state import CollectThenTrainState
@@ -164,7 +163,9 @@ class CollectThenTrainScheduler:
                 problem = describe_setting_error(error) if isinstance(error, ValidationError) else get_error_text(error)
                 return replace(
                     state,
-                    participants=state.participants.record_failure(build_rejection(result, f"its features: {problem}")),
+                    participants=state.participants.record_failure(
+                        build_failure(result, "rejected", f"its features: {problem}")
+                    ),
                 )
             participants = participants.add_log_line(f"{worker} has {manifest.describe()}")
             return replace(state, participants=participants).replace_upload(worker, manifest=manifest.model_dump())

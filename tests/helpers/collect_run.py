@@ -13,10 +13,9 @@ from fedws.core.plan import build_plan
 from fedws.core.tensors import find_mismatch
 from fedws.node.worker import Worker
 from fedws.privacy.policy import Policy
-from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import DEFAULT_COORDINATOR_ID, TaskFailure, TaskRequest, TaskResult, build_failure
 from fedws.protocol.run_claim import RunClaim
 from fedws.scheduling.events import Event, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.result_checks import build_rejection
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
 from tests.helpers.federation import WORKERS, Points
@@ -80,7 +79,7 @@ class Run:
             try:
                 place = self.strategy.spool(self.state, event)
             except RejectedUpdate as error:
-                event, place = build_rejection(event, str(error)), None
+                event, place = build_failure(event, "rejected", str(error)), None
             if place is not None:
                 assert isinstance(event, TaskResult)
                 bits = {name: tensor.tolist() for name, tensor in event.tensors.items()}

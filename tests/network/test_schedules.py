@@ -21,9 +21,8 @@ from fedws.core.errors import LinkLost
 from fedws.core.tensors import Tensors, find_nonfinite
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
-from fedws.node.failures import build_failure
 from fedws.node.worker import Worker
-from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult, Welcome
+from fedws.protocol.messages import Hello, TaskFailure, TaskRequest, TaskResult, Welcome, build_failure
 from fedws.scheduling.asynchronous import is_asynchronous
 from fedws.scheduling.base import Scheduler
 from fedws.scheduling.events import Event
@@ -92,12 +91,13 @@ class Node:
         match what:
             case "refuse" | "fail":
                 kind: Any = {"refuse": "refused", "fail": "failed"}[what]
-                await channel.send(build_failure(self._worker.node, order, kind, "not today"))
+                await channel.send(build_failure(order, kind, "not today", worker=self._worker.node))
                 return
             case "later" | "never":
                 code: Any = {"later": "retry_later", "never": "permanent"}[what]
-                answer = build_failure(self._worker.node, order, "refused", "the policy here does not allow it")
-                await channel.send(dataclasses.replace(answer, code=code, retry_after=60.0))
+                reason = "the policy here does not allow it"
+                answer = build_failure(order, "refused", reason, code, worker=self._worker.node)
+                await channel.send(dataclasses.replace(answer, retry_after=60.0))
                 return
             case "garble":
                 await channel.send_raw([b"FDWS, or so"])  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import torch
 from fedws.core.errors import RejectedUpdate
 from fedws.core.seeds import request_seed
 from fedws.core.tensors import Tensors
-from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
+from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import ResponseTimed, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
 from fedws.scheduling.loss_count import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
@@ -21,7 +21,7 @@ from fedws.scheduling.participants import (
     Participants,
     find_exclusions,
 )
-from fedws.scheduling.result_checks import build_rejection, find_result_problem
+from fedws.scheduling.result_checks import find_result_problem
 
 THREE = ("alice", "bob", "charlie")
 ASK = TaskSpec("t.do", {"lr": 1}, {"w": torch.ones(1)})
@@ -389,9 +389,9 @@ def test_a_report_is_looked_through_for_what_is_no_number_before_the_algorithm_s
 
 def test_a_rejected_report_becomes_a_failure_in_one_clean_line() -> None:
     """The problem may quote a tensor's name, which is a peer's text."""
-    found = build_rejection(report(ORDER), "evil\n\x1b[2Jname is not known here")
+    found = build_failure(report(ORDER), "rejected", "evil\n\x1b[2Jname is not known here")
     assert (found.request_id, found.worker, found.round, found.kind) == ("1/bob", "bob", 1, "rejected")
-    assert found.reason == "evil??[2Jname is not known here"
+    assert found.reason == "evil ?[2Jname is not known here"
 
 
 def test_a_roster_is_never_changed() -> None:
