@@ -33,7 +33,7 @@ from fedws.scheduling.schedule_config import ScheduleConfig
 from fedws.scheduling.synchronous import SynchronousScheduler
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
-from fedws.training import evaluation, local, model_building
+from fedws.training import evaluation, local_training, model_building
 from fedws.training.task_context import TaskContext
 from fedws.updates.aggregators.mean import MeanAggregator
 
@@ -108,7 +108,7 @@ def trained(case: TrainingCase, data: Dataset, model: Tensors) -> Tensors:
         work, module = TaskContext("one", case.dataset, data), model_building.build_model(case.model, 1)
         module.load_state_dict(dict(model))
         for epoch in range(1, case.epochs + 1):
-            local.train(module, work, case.training.for_round(epoch), seeds.request_seed(1, work.node, epoch))
+            local_training.train(module, work, case.training.for_round(epoch), seeds.request_seed(1, work.node, epoch))
         return copy_to_cpu(module.state_dict())
     shares = zip(WORKERS, parts(data, case.partition), strict=True)
     workers = {name: Worker(name, case.dataset, part, policy=_ALL) for name, part in shares}

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.harness.job import PATIENCE, WORKERS, Job
@@ -20,6 +21,7 @@ from benchmarks.harness.pairs import Pair, Run, Summary
 from benchmarks.harness.processes import Child, Crew
 from benchmarks.harness.settings import Settings
 from benchmarks.harness.tables import ratios, table
+from benchmarks.network import socket_echo, websocket_echo
 
 TARGET, TARGET_BYTES = 1.5, 1.002
 LIMIT = 240.0
@@ -66,9 +68,9 @@ def main(settings: Settings) -> None:
         peaks: list[list[str]] = []
         for number in range(1, settings.pairs_or(5) + 1):
             ours, traffic, peaks = product(settings.data_dir, model, rounds, f"pair {number}, ours   ")
-            echoed = echo("echo", model.size, rounds, f"pair {number}, echo   ")
+            echoed = measure_echo(websocket_echo, model.size, rounds, f"pair {number}, echo   ")
             pairs.append(Pair(ours, echoed))
-            plain.append(Pair(ours, echo("sockets", model.size, rounds, f"pair {number}, sockets")))
+            plain.append(Pair(ours, measure_echo(socket_echo, model.size, rounds, f"pair {number}, sockets")))
             carried.append(traffic)
         print(ratios("ours", "echo", pairs, TARGET))
         print()
@@ -139,14 +141,14 @@ def all_rounds(job: Job, client: Child, rounds: int) -> list[dict[str, Any]]:
     return records
 
 
-def echo(peer: str, size: int, rounds: int, what: str) -> Run:
-    """One run of a peer: its median seconds a round."""
+def measure_echo(peer: ModuleType, size: int, rounds: int, what: str) -> Run:
+    """One run of a peer's processes: its median seconds a round."""
     watch = Watch(what)
     with Crew() as crew:
-        servers = [crew.start(f"{peer} worker", "-m", f"benchmarks.{peer}", "serve") for _ in WORKERS]
+        servers = [crew.start("echo worker", "-m", peer.__name__, "serve") for _ in WORKERS]
         ports = [server.wait_for(r"port (\d+)", PATIENCE)[1][1] for server in servers]
         watch.begin()
-        driver = crew.start(peer, "-m", f"benchmarks.{peer}", "drive", str(size), str(rounds), *ports)
+        driver = crew.start("echo driver", "-m", peer.__name__, "drive", str(size), str(rounds), *ports)
         driver.finish(LIMIT)
         seconds = [float(found[1]) for _, found in driver.matches(r"round (\S+)")]
         return watch.end(statistics.median(seconds[1:]))

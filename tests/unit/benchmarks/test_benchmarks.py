@@ -1,6 +1,7 @@
 import importlib
 import json
 import math
+import re
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from benchmarks.simulation.scheduler_memory import feed
 from benchmarks.simulation.slow_worker import paced
 from fedws import TaskContext, TaskRequest, TaskResult
 from fedws.core import registry
-from tests.helpers.support import registered_by_benchmarks
+from tests.helpers.support import REPOSITORY, registered_by_benchmarks
 
 QUIET, NOISY = 0.02, 0.5
 
@@ -250,3 +251,13 @@ def _gone(pid: int) -> bool:
             return True
         time.sleep(0.02)  # between two looks
     return False
+
+
+TEXTS = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "benchmarks").rglob("*.py")]
+NAMED = {name for text in TEXTS for name in re.findall(r'"(benchmarks[./][\w./]+)"', text)}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_a_module_or_plugin_that_a_benchmark_starts_exists(name: str) -> None:
+    file = REPOSITORY / (name if "/" in name else f"{name.replace('.', '/')}.py")
+    assert file.is_file()

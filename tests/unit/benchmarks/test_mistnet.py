@@ -26,7 +26,7 @@ from fedws.split_learning import pretrained_file
 from fedws.split_learning.feature_store import FeatureStore
 from fedws.split_learning.model_split import find_split_points
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
-from fedws.training import local, model_building
+from fedws.training import local_training, model_building
 from fedws.updates.aggregators.mean import MeanAggregator
 from tests.helpers.forked_commands import Copy
 from tests.helpers.support import registered_by_benchmarks
@@ -142,7 +142,7 @@ def test_a_run_within_the_process_trains_as_its_task_does(tmp_path: Path) -> Non
     strategy = SynchronousScheduler(FedAvg(training), MeanAggregator(), AllSampler(), ScheduleConfig(("w1",), 1, 1, 1))
     found = in_process_run.run(strategy, {"w1": Worker("w1", "noise", data)}, model, {}, tmp_path)
     module = model_building.build_model("small_vgg", 1)
-    local.train(module, TaskContext("w1", "noise", data), training, seeds.request_seed(1, "w1", 1))
+    local_training.train(module, TaskContext("w1", "noise", data), training, seeds.request_seed(1, "w1", 1))
     assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
 
 
