@@ -23,7 +23,7 @@ from fedws.cli.console import run_guarded
 from fedws.data import download
 from fedws.privacy import policy
 from fedws.privacy.feature_release import FeatureRelease
-from fedws.recording.run_directory import create_unique_directory
+from fedws.recording.directory_creation import create_unique_directory
 from fedws.split_learning import pretrained_file
 from fedws.split_learning.model_split import split_model
 from fedws.split_learning.release_format import ReleaseFormat

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedws.cli.parser import Parser
 from fedws.recording import metrics_reader
+from fedws.recording.run_layout import CURVES_FILE, PLAN_FILE, WORKER_LABELS_FILE
 
 
 def build_parser(prog: str) -> Parser:
@@ -21,8 +22,8 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.recording import curves, stored_records
 
     records = metrics_reader.read_records(arguments.run)
-    groups, _ = stored_records.load_worker_labels(arguments.run / "worker_labels.json")
-    path = arguments.output or arguments.run / "curves.png"
+    groups, _ = stored_records.load_worker_labels(arguments.run / WORKER_LABELS_FILE)
+    path = arguments.output or arguments.run / CURVES_FILE
     try:
         curves.draw_curves(records, groups, path, _title(arguments.run))
     except OSError as error:
@@ -37,6 +38,6 @@ def _title(run: Path) -> str:
     from fedws.recording.run_log import run_title
 
     try:
-        return run_title(read_plan_file(run / "plan.toml"))
+        return run_title(read_plan_file(run / PLAN_FILE))
     except UsageError:
         return run.name

@@ -12,6 +12,7 @@ from fedws.cli.parser import Parser, name_flags_in_errors
 from fedws.cli.security_flags import SECURITY_FLAGS, build_credentials, complete_url, security_warnings
 from fedws.cli.shared_flags import add_node_flags
 from fedws.core.errors import RunFailed, UsageError
+from fedws.recording.run_layout import CHECKPOINTS_DIR, CURVES_FILE, LOG_FILE, MODEL_FILE
 
 _ALGORITHM_OPTIONS = (
     "split_at",
@@ -147,7 +148,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
     from fedws.core.resume_rules import merge_settings
     from fedws.data import loading
     from fedws.recording.evaluation_lines import format_loss
-    from fedws.recording.run_directory import finished_rounds, load_plan_settings
+    from fedws.recording.run_info import finished_rounds, load_plan_settings
 
     given = vars(arguments)
     set_up_logging(given.get("verbose", False))
@@ -184,7 +185,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
             result = run_loop(work(observers=[progress.update]))
     except (RunFailed, OSError, KeyboardInterrupt):
         for path in taken:
-            if show_resume_command and any((path / "checkpoints").glob("checkpoint-*.safetensors")):
+            if show_resume_command and any((path / CHECKPOINTS_DIR).glob("checkpoint-*.safetensors")):
                 print(f"go on with: fedws run --resume {shlex.quote(str(path))}{_format_repeated_flags(given)}")
         raise
     if result.accuracy is not None:
@@ -196,7 +197,7 @@ def main(arguments: argparse.Namespace, *, show_resume_command: bool = True) -> 
             print(f"Federated loss after round {scores[-1]['round']}: {format_loss(scores[-1]['loss'])}")
         else:
             print("The federated model was not scored; the log says why")
-    for name, file in (("log", "run.log"), ("plot", "curves.png"), ("model", "model.safetensors")):
+    for name, file in (("log", LOG_FILE), ("plot", CURVES_FILE), ("model", MODEL_FILE)):
         print(f"{name:6}{result.directory / file}")
     if given.get("save_model"):
         print(f"{'saved':6}{save_model(result.model, plan.model or loading.get_default_model(plan.dataset))}")

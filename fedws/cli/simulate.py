@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedws.cli.parser import Parser
 from fedws.cli.shared_flags import add_local_flags
+from fedws.recording.run_layout import LOG_FILE
 
 if TYPE_CHECKING:
     from fedws.simulation.conditions import Conditions
@@ -118,7 +119,7 @@ def main(arguments: argparse.Namespace) -> int:
     from fedws.data import loading
     from fedws.node.evaluator import create_evaluator
     from fedws.recording import curves
-    from fedws.recording.run_directory import create_empty_directory, create_unique_directory
+    from fedws.recording.directory_creation import create_empty_directory, create_unique_directory
     from fedws.recording.stored_records import Record
     from fedws.simulation import fleet, report
     from fedws.simulation.plans import EVALUATOR_NAME, build_plans
@@ -163,7 +164,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"plot  {directory / 'accuracy.png'}")
     failures = [outcome for outcome in outcomes if outcome.failure]
     for outcome in failures:
-        log = _run_folder(directory, outcome.algorithm) / "run.log"
+        log = _run_folder(directory, outcome.algorithm) / LOG_FILE
         print(f"fedws simulate: {outcome.algorithm}: {outcome.failure}; its log is {log}", file=sys.stderr)
     return 1 if failures else 0
 

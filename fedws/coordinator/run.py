@@ -37,7 +37,9 @@ from fedws.recording import metrics_reader
 from fedws.recording.base import Sink
 from fedws.recording.checkpoint import Checkpoints
 from fedws.recording.evaluation_lines import FEDERATED_MODEL
-from fedws.recording.run_directory import RunDirectory, load_plan_settings
+from fedws.recording.run_directory import RunDirectory
+from fedws.recording.run_info import load_plan_settings
+from fedws.recording.run_layout import CHECKPOINTS_DIR, FEATURES_DIR, MODEL_FILE
 from fedws.recording.run_log import START_POSITION, RunLog
 from fedws.recording.stored_records import Record
 from fedws.scheduling.base import Scheduler
@@ -161,7 +163,7 @@ async def resume_run(
 ) -> RunResult:
     """:func:`run` with ``resume``. Raises UsageError also when there is no such run."""
     with contextlib.closing(RunDirectory.open_existing(directory)) as run_directory:
-        checkpoints = Checkpoints(directory / "checkpoints")
+        checkpoints = Checkpoints(directory / CHECKPOINTS_DIR)
         plan = resume_plan(
             run_directory.plan, merge_settings(load_plan_settings(directory), settings), f"--resume {directory}"
         )
@@ -188,7 +190,7 @@ async def _run(
     stored, run_log, checkpoints = (
         start.checkpoint,
         RunLog(run_directory.path),
-        Checkpoints(run_directory.path / "checkpoints"),
+        Checkpoints(run_directory.path / CHECKPOINTS_DIR),
     )
     run_log.checkpoint_extra = {"workers": list(plan.workers), "changed": start.workers_changed}
     name = run_directory.begin(plan)
@@ -220,7 +222,7 @@ async def _run(
         eval_settings, one_time_log = plan.eval_settings(), OneTimeLog(run_log.lines)
         if isinstance(scheduler, CollectThenTrainScheduler):
             eval_settings = scheduler.configure_evaluation(eval_settings)
-            feature_store = FeatureStore(run_directory.path / "features")
+            feature_store = FeatureStore(run_directory.path / FEATURES_DIR)
         for node, url in plan.evaluator.items():
             evaluation_queue = EvaluationQueue(
                 link(node, url, "evaluator"), eval_settings, plan.peer_timeout, run_log, one_time_log
@@ -283,7 +285,7 @@ async def _delete_stored_bodies(stored_bodies: StoredBodies, nodes: Sequence[str
 
 def _load_finished_run(directory: Path) -> RunResult:
     """What a run left that had come to its end. Raises RunFailed, OSError and UsageError when it cannot be read."""
-    path = directory / "model.safetensors"
+    path = directory / MODEL_FILE
     try:
         model = tensor_file.load_tensors(path)
     except SafetensorError as error:

@@ -8,6 +8,7 @@ from fedws.core.errors import UsageError
 from fedws.core.plan import Plan
 from fedws.recording.checkpoint import Checkpoint, Checkpoints
 from fedws.recording.run_directory import RunDirectory
+from fedws.recording.run_layout import MODEL_FILE
 from fedws.recording.run_log import RunLog
 from fedws.scheduling.base import Scheduler
 from fedws.split_learning.scheduler import CollectThenTrainScheduler
@@ -45,7 +46,7 @@ def find_starting_point(
         few = f"rounds {plan.rounds} is less than the {complete} rounds that are complete"
         raise UsageError(f"{what}: {few}; give at least {complete}")
     if not has_checkpoint:
-        model = run_directory.path / "model.safetensors"
+        model = run_directory.path / MODEL_FILE
         raise UsageError(f"{what}: it has no checkpoint to continue from; start a new run with --initial-model {model}")
     former_workers = stored.extra["workers"]
     if isinstance(scheduler, CollectThenTrainScheduler) and (

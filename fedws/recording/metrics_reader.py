@@ -7,6 +7,7 @@ from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import get_error_text
 from fedws.recording import stored_records
 from fedws.recording.evaluation_lines import distinct_label_sets
+from fedws.recording.run_layout import METRICS_FILE
 from fedws.recording.stored_records import Record, WorkerLabels
 
 Series = dict[str, list[tuple[int, float]]]
@@ -18,11 +19,11 @@ MAX_PLOTTED_VALUE = 1e30
 
 def read_records(directory: Path) -> list[Record]:
     """The records of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
-    path = directory / "metrics.jsonl"
+    path = directory / METRICS_FILE
     try:
         *whole, last = path.read_bytes().split(b"\n")  # what stands before a line feed was written whole
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{directory} holds no metrics.jsonl; name the directory of a run") from None
+        raise UsageError(f"{directory} holds no {METRICS_FILE}; name the directory of a run") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     records: list[Record] = []

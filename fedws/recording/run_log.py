@@ -19,6 +19,7 @@ from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import PRINTABLE_FILTER, get_error_text, to_printable
 from fedws.recording import curves, stored_records
 from fedws.recording.ordered_log import OrderedLog
+from fedws.recording.run_layout import CURVES_FILE, LOG_FILE, METRICS_FILE, MODEL_FILE, WORKER_LABELS_FILE
 from fedws.recording.stored_records import Record
 
 log = logging.getLogger("fedws")
@@ -51,20 +52,20 @@ class RunLog:
 
     def open(self) -> None:
         """Begin the record, or go on with it."""
-        private_files.open_text(self.directory / "run.log", "a").close()  # the handler opens it by its name
-        self._handler = _RunLogHandler(self.directory / "run.log", encoding="utf-8")
+        private_files.open_text(self.directory / LOG_FILE, "a").close()  # the handler opens it by its name
+        self._handler = _RunLogHandler(self.directory / LOG_FILE, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter(LOG_FORMAT))
         self._handler.addFilter(PRINTABLE_FILTER)
         log.addHandler(self._handler)
         if log.getEffectiveLevel() > logging.INFO:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
-        self._metrics_file = private_files.open_text(self.directory / "metrics.jsonl", "a")
+        self._metrics_file = private_files.open_text(self.directory / METRICS_FILE, "a")
         self.lines.emit(*self._dropped_records)
 
     def position(self) -> dict[str, Any]:
         """Where the record stands, for a checkpoint: bytes of the log, what was not said yet, and the marks."""
         return {
-            "log_bytes": (self.directory / "run.log").stat().st_size,
+            "log_bytes": (self.directory / LOG_FILE).stat().st_size,
             "pending": self.lines.pending(),
             **self.checkpoint_extra,
         }
@@ -79,9 +80,9 @@ class RunLog:
     def truncate(self, version: int, position: Mapping[str, Any]) -> None:
         """Before :meth:`open`: forget all lines after ``position`` and all records after ``version``. Raises
         RunFailed."""
-        path, log_file = self.directory / "metrics.jsonl", self.directory / "run.log"
+        path, log_file = self.directory / METRICS_FILE, self.directory / LOG_FILE
         self.worker_labels, self._dropped_records = stored_records.load_worker_labels(
-            self.directory / "worker_labels.json"
+            self.directory / WORKER_LABELS_FILE
         )  # they will be told again
         try:
             os.truncate(log_file, min(position["log_bytes"], log_file.stat().st_size))
@@ -98,7 +99,7 @@ class RunLog:
                 yield stored_records.parse_record(text)
             except ValueError as error:
                 if text.endswith("}"):  # else it was cut off as it was written
-                    self._dropped_records.append(f"metrics.jsonl: line {number} was dropped ({get_error_text(error)})")
+                    self._dropped_records.append(f"{METRICS_FILE}: line {number} was dropped ({get_error_text(error)})")
 
     def set_worker_labels(self, worker_labels: Mapping[str, list[int]]) -> None:
         """Take and write the labels that each worker declares; of one that is not there, what it declared before."""
@@ -107,7 +108,7 @@ class RunLog:
         }
         if worker_labels != self.worker_labels:
             self.worker_labels = worker_labels
-            atomic_write(self.directory / "worker_labels.json", f"{json.dumps(worker_labels)}\n".encode())
+            atomic_write(self.directory / WORKER_LABELS_FILE, f"{json.dumps(worker_labels)}\n".encode())
 
     def write_record(self, kind: str, **fields: Any) -> None:
         """Write one line of metrics and show it to the observers. Raises RunFailed."""
@@ -125,13 +126,13 @@ class RunLog:
         """Write what stands at the end: the model, if there is one, and the curves. Raises RunFailed."""
         if model is None:
             return
-        write_model(self.directory / "model.safetensors", model)
+        write_model(self.directory / MODEL_FILE, model)
         try:
             curves.draw_curves(
-                self.records, self.worker_labels, self.directory / "curves.png", run_title(plan.model_dump())
+                self.records, self.worker_labels, self.directory / CURVES_FILE, run_title(plan.model_dump())
             )
         except OSError as error:
-            raise RunFailed(f"{self.directory / 'curves.png'} cannot be written: {error.strerror or error}") from None
+            raise RunFailed(f"{self.directory / CURVES_FILE} cannot be written: {error.strerror or error}") from None
 
     def close(self) -> None:
         """End the record."""

@@ -17,7 +17,7 @@ import tomli_w
 
 import fedws
 from fedws.protocol.messages import TaskRequest, TaskResult
-from fedws.recording import run_directory
+from fedws.recording import run_info
 from fedws.simulation import virtual_loop
 from tests.helpers.federation import WORKERS, evaluating, worker
 from tests.helpers.resumed_runs import (
@@ -178,7 +178,7 @@ def test_a_run_of_another_plan_says_what_differs(killed: tuple[fedws.RunResult, 
     _, run = killed
     settings, text = OTHER[name]
     if where == "plan.toml":
-        (run / "plan.toml").write_text(tomli_w.dumps({**run_directory.load_plan_settings(run), **settings}))
+        (run / "plan.toml").write_text(tomli_w.dumps({**run_info.load_plan_settings(run), **settings}))
     with pytest.raises(fedws.UsageError) as caught:
         virtual_loop.run_in_virtual_time(resumed(run, **(settings if where == "given" else {})))
     assert str(caught.value) == f"--resume {run}: {text}"
@@ -198,7 +198,7 @@ async def test_addresses_and_patience_may_change(tmp_path: Path) -> None:
             resume=tmp_path / "run", workers=elsewhere, peer_timeout=5.0, wait_for_workers="forever"
         )
     assert_as_if_nothing_had_been(result, whole)
-    assert fedws.Plan(**run_directory.load_plan_settings(tmp_path / "run")).workers == elsewhere
+    assert fedws.Plan(**run_info.load_plan_settings(tmp_path / "run")).workers == elsewhere
 
 
 @virtual

@@ -17,6 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from fedws.core import private_files
 from fedws.core.errors import UsageError
 from fedws.core.registry import register
+from fedws.recording.run_layout import TENSORBOARD_PATTERN
 
 EVALUATION_METRICS = ("accuracy", "loss")
 
@@ -31,12 +32,12 @@ class TensorBoardWriter:
 
     def __init__(self, directory: Path, records: Iterable[Mapping[str, Any]] = ()) -> None:
         try:
-            for old in directory.glob("events.out.tfevents.*"):
+            for old in directory.glob(TENSORBOARD_PATTERN):
                 old.unlink()
             private_files.create_dir(directory, parents=True, exist_ok=True)
             # tensorboardX names a file by the second and truncates one of the same name.
             self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
-            for file in directory.glob("events.out.tfevents.*"):
+            for file in directory.glob(TENSORBOARD_PATTERN):
                 private_files.restrict_mode(file)
         except OSError as error:
             raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None

@@ -16,7 +16,8 @@ from fedws.core.errors import UsageError
 from fedws.core.plan import build_plan
 from fedws.core.resume_rules import merge_settings
 from fedws.network.lookup import find_transport
-from fedws.recording.run_directory import RunDirectory, load_plan_settings
+from fedws.recording.run_directory import RunDirectory
+from fedws.recording.run_info import load_plan_settings
 from fedws.security.credentials import INSECURE
 
 SECRET = "hunter2"

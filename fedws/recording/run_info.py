@@ -1,0 +1,58 @@
+"""``run.json`` in the directory of a run: which run it is, its plan, and the secret that continues it."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fedws.core.errors import UsageError
+from fedws.core.plan import build_plan, read_plan_file
+from fedws.recording import stored_records
+from fedws.recording.run_layout import PLAN_FILE, RUN_INFO_FILE
+
+RUN_FORMAT = 2
+"""Format of ``run.json`` and the files beside it; no other is read."""
+_SECRET_PATTERN = re.compile("[0-9a-f]{64}")
+
+
+def load_plan_settings(path: Path) -> dict[str, Any]:
+    """What the plan of a run that is to go on says now. Raises UsageError when there is no such run."""
+    read_run_info(path)
+    try:
+        return read_plan_file(path / PLAN_FILE)
+    except UsageError as error:
+        raise UsageError(f"--resume {path}: {str(error).removeprefix('--plan ')}") from None
+
+
+def finished_rounds(path: Path) -> int:
+    """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
+    run_info = read_run_info(path)
+    return build_plan(run_info["plan"]).rounds if run_info["finished"] else 0
+
+
+def read_run_info(path: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Raises UsageError."""
+    if not path.is_dir():
+        raise UsageError(f"--resume {path}: there is no such directory")
+    try:
+        run_info = json.loads((path / RUN_INFO_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "is empty" if not any(path.iterdir()) else "holds no run that had begun (no run.json)"
+        raise UsageError(f"--resume {path}: the directory {what}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--resume {path}: run.json cannot be read: {error}") from None
+    number = run_info.get("format") if isinstance(run_info, dict) else None
+    if isinstance(number, int) and number > RUN_FORMAT:
+        raise UsageError(f"--resume {path}: it is of a newer fedws (format {number}; this one reads {RUN_FORMAT})")
+    if isinstance(number, int) and 0 < number < RUN_FORMAT and {"run", "finished", "plan"} <= run_info.keys():
+        what = f"it was written by an older fedws (format {number}; this one reads {RUN_FORMAT})"
+        raise UsageError(f"--resume {path}: {what}; resume it with that version")
+    secret = (
+        run_info.get("secret", "0" * 64) if isinstance(run_info, dict) else None
+    )  # a run of an earlier version has none
+    whole = isinstance(secret, str) and _SECRET_PATTERN.fullmatch(secret)
+    if number != RUN_FORMAT or not whole or not {"run_id", "finished", "plan"} <= run_info.keys():
+        raise UsageError(f"--resume {path}: run.json is not one of fedws")
+    if problem := stored_records.run_info_problem(run_info):
+        raise UsageError(f"--resume {path}: run.json cannot be used: {problem}")
+    return dict(run_info)
