@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from fedws.security.network_key import load_network_key as load_network_key
     from fedws.security.tls import TlsConfig as TlsConfig
     from fedws.training.evaluation import evaluate as evaluate
-    from fedws.training.local import train as train
+    from fedws.training.local_training import train as train
     from fedws.training.task_context import TaskContext as TaskContext
     from fedws.updates.metrics import MAX_TABLE_CELLS as MAX_TABLE_CELLS
 
@@ -89,7 +89,7 @@ _EXPORTS = {
     "evaluate": "training.evaluation",
     "serve": "node.server",
     "open_store": "object_store.base",
-    "train": "training.local",
+    "train": "training.local_training",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -15,7 +15,7 @@ from fedws.core.tensors import FLOAT8_DTYPES, Tensors, as_real, copy_to_cpu, is_
 from fedws.core.validation import NonNegative, Positive
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.training.local import train
+from fedws.training.local_training import train
 from fedws.training.task_context import TaskContext
 
 # ------------------------------------------------------------------ on the worker

@@ -11,7 +11,7 @@ from fedws.core.tensors import Tensors, copy_to_cpu
 from fedws.core.validation import Count
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.training.local import train
+from fedws.training.local_training import train
 from fedws.training.task_context import TaskContext
 
 # ------------------------------------------------------------------ on the worker: ClientUpdate(k, w)

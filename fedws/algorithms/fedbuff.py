@@ -17,7 +17,7 @@ from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, is_averaged,
 from fedws.core.validation import Positive
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.training.local import train
+from fedws.training.local_training import train
 from fedws.training.task_context import TaskContext
 from fedws.updates.weighted_mean import add_weighted
 

@@ -14,7 +14,7 @@ from fedws.core.task_settings import TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, find_mismatch, to_compute_dtype
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec
-from fedws.training.local import compute_gradient
+from fedws.training.local_training import compute_gradient
 from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 

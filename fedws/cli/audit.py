@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from fedws.cli.parser import Parser
-from fedws.privacy import audit_format, audit_verify
+from fedws.privacy import audit_chain, audit_verify
 
 _COLUMN_TITLES = {
     "time": "time (UTC)",
@@ -49,11 +49,11 @@ def main(arguments: argparse.Namespace) -> int:
                 print(f"{path}: {end.num_lines} lines, whole; the last one's hash is {end.last_hash}")
             return 1 if problems else 0
         widths = _fit_column_widths(
-            audit_format.read_lines(path), max(_MIN_TERMINAL_COLUMNS, shutil.get_terminal_size().columns)
+            audit_chain.read_lines(path), max(_MIN_TERMINAL_COLUMNS, shutil.get_terminal_size().columns)
         )
         print(_format_row(_COLUMN_TITLES, widths))
         told = ""
-        for line in audit_format.read_lines(path):
+        for line in audit_chain.read_lines(path):
             print(_format_row(line, widths) if line is not None else "(no line of an audit log; --verify tells more)")
             if line is not None and line.get("reason"):
                 print(f"{'':15}{to_printable(str(line.get('outcome')), 8)}: {to_printable(str(line['reason']), 300)}")

@@ -24,9 +24,10 @@ from fedws.core.validation import describe_setting_error
 from fedws.protocol.messages import Answer, TaskFailure, TaskRequest
 from fedws.recording import evaluation_lines
 from fedws.recording.evaluation_lines import FEDERATED_MODEL, format_evaluation
+from fedws.recording.run_layout import PENDING_EVALUATIONS_DIR
 from fedws.recording.run_log import RunLog, log, write_model
 from fedws.recording.stored_records import Record
-from fedws.scheduling.loss_count import NO_LOSSES
+from fedws.scheduling.lost_request_count import NO_LOSSES
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES
 
 _MODEL_FILE_NAME = re.compile(r"(\d+)-(.+)\.safetensors")
@@ -48,7 +49,7 @@ class EvaluationQueue:
         self._peer_timeout = peer_timeout
         self._run_log = run_log
         self._one_time_log = one_time_log
-        self._folder = run_log.directory / "pending_evaluations"
+        self._folder = run_log.directory / PENDING_EVALUATIONS_DIR
         self._saved_models: dict[str, Path] = {}
         self._rounds: deque[EvaluationRound] = deque()
         self._changed = asyncio.Event()
@@ -194,13 +195,13 @@ class EvaluationQueue:
             entry.missing_models.setdefault(get_error_text(error), []).append(model)
             return
         if isinstance(answer, TaskFailure) and answer.kind == "lost":
-            entry.loss_count = entry.loss_count.add(answer)
-            reason = entry.loss_count.failure_reason("evaluate")
+            entry.lost_request_count = entry.lost_request_count.add(answer)
+            reason = entry.lost_request_count.failure_reason("evaluate")
             if not reason:
                 entry.queued_models.appendleft((model, path))  # it is asked again when it is back
                 return
             answer = replace(answer, kind="failed", reason=reason)
-        entry.loss_count = NO_LOSSES
+        entry.lost_request_count = NO_LOSSES
         problem = self._handle_answer(entry, model, answer)
         self._consecutive_failures = self._consecutive_failures + 1 if problem else 0
         if problem:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 
 from fedws.protocol.evaluation_result import EvalResult
-from fedws.scheduling.loss_count import NO_LOSSES, LossCount
+from fedws.scheduling.lost_request_count import NO_LOSSES, LostRequestCount
 from fedws.updates import metrics
 
 
@@ -26,7 +26,7 @@ class EvaluationRound:
     """Which models were not scored, by reason."""
     num_requests: int = 0
     """How many requests to score its models there were."""
-    loss_count: LossCount = NO_LOSSES
+    lost_request_count: LostRequestCount = NO_LOSSES
     """Losses in a row of the evaluator while it scored the first of them."""
 
     def skip_model(self, reason: str, *, keep_file: bool = False) -> None:

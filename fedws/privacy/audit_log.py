@@ -17,8 +17,7 @@ from pathlib import Path
 from fedws.core import user_dirs
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import to_printable
-from fedws.privacy.audit_entry import AuditEntry
-from fedws.privacy.audit_format import (
+from fedws.privacy.audit_chain import (
     LogHead,
     check_format,
     decode_line,
@@ -29,6 +28,7 @@ from fedws.privacy.audit_format import (
     line_hash,
     write_head,
 )
+from fedws.privacy.audit_entry import AuditEntry
 from fedws.privacy.usage_counts import COUNTING_PERIOD, UsageCounts
 
 

@@ -4,14 +4,7 @@ import contextlib
 from pathlib import Path
 
 from fedws.core.untrusted_text import get_error_text
-from fedws.privacy.audit_format import (
-    LogHead,
-    file_lock,
-    head_path,
-    line_hash,
-    read_head,
-    read_lines,
-)
+from fedws.privacy.audit_chain import LogHead, file_lock, head_path, line_hash, read_head, read_lines
 
 
 def verify_log(path: Path) -> tuple[LogHead, list[str]]:

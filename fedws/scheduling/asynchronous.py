@@ -9,7 +9,7 @@ from fedws.core.tensors import Tensors
 from fedws.protocol.messages import Json, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import AsynchronousAlgorithm
 from fedws.scheduling.events import Event, RoundTimeout
-from fedws.scheduling.participant import PendingRequest
+from fedws.scheduling.participant_state import PendingRequest
 from fedws.scheduling.participants import MAX_CONSECUTIVE_FAILURES, Participants, find_exclusions
 from fedws.scheduling.result_checks import apply_server_update, find_result_problem
 from fedws.scheduling.result_size import compute_result_size

@@ -9,8 +9,8 @@ from fedws.core.untrusted_text import to_printable
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import Event, ResponseTimed, WorkerAvailable, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.loss_count import NO_LOSSES
-from fedws.scheduling.participant import Participant, PendingRequest
+from fedws.scheduling.lost_request_count import NO_LOSSES
+from fedws.scheduling.participant_state import Participant, PendingRequest
 
 MAX_CONSECUTIVE_FAILURES = 3
 """Failed or rejected answers in a row that exclude a worker."""
@@ -164,7 +164,7 @@ class Participants:
         new = (
             {}
             if member.last_requested_round == round_number
-            else {"loss_count": NO_LOSSES, "consecutive_postponements": 0}
+            else {"lost_request_count": NO_LOSSES, "consecutive_postponements": 0}
         )
         participants = self.replace_member(worker, last_requested_round=round_number, attempt=attempt, **new)
         return replace(
@@ -183,20 +183,22 @@ class Participants:
 
     def clear_failures(self, worker: str) -> "Participants":
         """A good result of the worker has arrived, which ends every row of failures."""
-        return self.replace_member(worker, consecutive_failures=0, loss_count=NO_LOSSES, consecutive_postponements=0)
+        return self.replace_member(
+            worker, consecutive_failures=0, lost_request_count=NO_LOSSES, consecutive_postponements=0
+        )
 
     def record_failure(self, failure: TaskFailure, task: str = "") -> "Participants":
         """Count a failed request. Three failures in a row exclude the worker; a permanent refusal does so at once.
 
-        A loss and a refusal until later do not count unless they repeat: see :class:`LossCount`,
+        A loss and a refusal until later do not count unless they repeat: see :class:`LostRequestCount`,
         :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
         """
         worker, participants = failure.worker, replace(self, num_failures=self.num_failures + 1)
         member = participants.members[worker]
         if failure.kind == "lost":
-            losses = member.loss_count.add(failure)
+            losses = member.lost_request_count.add(failure)
             reason = losses.failure_reason(to_printable(task, 64))
-            participants = participants.replace_member(worker, loss_count=NO_LOSSES if reason else losses)
+            participants = participants.replace_member(worker, lost_request_count=NO_LOSSES if reason else losses)
             if not reason:
                 return participants
             failure = replace(failure, kind="failed", reason=reason)
@@ -248,7 +250,7 @@ def find_exclusions(participants: Participants) -> Mapping[str, str]:
 
 def _with_presence(member: Participant, worker: str, connected: Collection[str]) -> Participant:
     num_examples = connected.get(worker, 0) if isinstance(connected, Mapping) else 0
-    without_failures = replace(member, loss_count=NO_LOSSES, consecutive_postponements=0, is_postponed=False)
+    without_failures = replace(member, lost_request_count=NO_LOSSES, consecutive_postponements=0, is_postponed=False)
     return replace(without_failures, connected=worker in connected, num_examples=num_examples or member.num_examples)
 
 

@@ -12,7 +12,7 @@ from fedws.core.tensors import Tensors, copy_to_cpu, find_nonfinite
 from fedws.core.validation import Count, Positive
 from fedws.protocol.messages import Digest
 from fedws.split_learning.extraction import ExtractSettings
-from fedws.training import local, task_context
+from fedws.training import local_training, task_context
 
 
 class FineTuneSettings(ExtractSettings):
@@ -55,7 +55,7 @@ class FineTuneSettings(ExtractSettings):
             drop_last=self.drop_last,
             cuda=self.cuda,
         )
-        local.train(module, context, settings, seed)
+        local_training.train(module, context, settings, seed)
         trained = copy_to_cpu(module.extractor.state_dict())
         if problem := find_nonfinite(trained):
             raise TaskError(f"the extractor of {self.model} cannot be adapted on {context.node}: {problem}")

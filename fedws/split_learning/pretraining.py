@@ -13,7 +13,7 @@ from fedws.data.nested_tensors import describe_type
 from fedws.data.samples import load_batch
 from fedws.split_learning import extractor_pool
 from fedws.split_learning.model_split import split_model
-from fedws.training import local, model_building, task_context
+from fedws.training import local_training, model_building, task_context
 from fedws.training.objective import select_outputs
 
 CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --algorithm mistnet:labels=clear"
@@ -42,19 +42,19 @@ def pretrain_epoch(
     context: task_context.TaskContext,
     settings: PretrainSettings,
     seed: int,
-) -> tuple[local.TrainResult, Tensors]:
+) -> tuple[local_training.TrainResult, Tensors]:
     """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of
     ``extra_extractors``.
 
-    ``extra_extractors`` are further extractors, joined. Raises as :func:`fedws.training.local.train`.
+    ``extra_extractors`` are further extractors, joined. Raises as :func:`fedws.training.local_training.train`.
     """
     if not extra_extractors:
-        trained = local.train(module, context, settings, seed)
+        trained = local_training.train(module, context, settings, seed)
         return trained, copy_to_cpu(module.state_dict())
     shared = extractor_pool.MultiExtractorModel(
         module, settings.split_at, extractor_pool.unpack_state_dicts(extra_extractors), first_extractor=seed
     )
-    trained = local.train(shared, context, settings, seed)
+    trained = local_training.train(shared, context, settings, seed)
     return trained, copy_to_cpu({**shared.model_state(), **shared.pack_extra_extractors()})
 
 

@@ -1,4 +1,4 @@
-"""Which samples of an epoch make a batch."""
+"""The order of samples in a training, and which of them make a batch."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from fedws.core.errors import RequestError
+from fedws.core.errors import RequestError, TaskError
+from fedws.core.task_settings import TrainSettings
+from fedws.data.samples import Batch, iter_batches
+from fedws.training.task_context import TaskContext
 
 _BATCH_NORM_TYPES = (
     nn.BatchNorm1d,
@@ -47,6 +50,33 @@ def split_into_batches(
     if join_last and len(found) > 1 and len(found[-1]) == 1 < batch_size:
         found[-2:] = [torch.cat(found[-2:])]
     return found
+
+
+def iter_shuffled_batches(
+    context: TaskContext, settings: TrainSettings, generator: torch.Generator, *, join_last: bool
+) -> Iterator[Batch]:
+    """Yield the batches of a training, in the order that ``generator`` draws.
+
+    A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
+    used. Raises TaskError for a node that does not hold enough samples, TaskCancelled when it is cancelled.
+    """
+    num_examples, batch_size, batches_left = context.num_examples, settings.batch_size, settings.max_local_batches
+    if not num_examples:
+        raise TaskError(f"{context.node} holds no samples")
+    if settings.drop_last and num_examples < batch_size:
+        problem = f"{context.node} holds {num_examples} samples, less than one batch of {batch_size}"
+        solution = "use a smaller --batch-size, or train without --drop-last"
+        raise TaskError(f"{problem}, and --drop-last leaves them out; {solution}")
+    for _ in range(settings.epochs):
+        if not batches_left:
+            return
+        indices = torch.randperm(num_examples, generator=generator)[: batches_left * batch_size]
+        batches_left -= count_batches(len(indices), batch_size, drop_last=settings.drop_last)
+        for batch in iter_batches(
+            context.data, split_into_batches(indices, batch_size, join_last=join_last, drop_last=settings.drop_last)
+        ):
+            context.raise_if_cancelled()
+            yield batch
 
 
 def trains_batch_norm(module: nn.Module) -> bool:

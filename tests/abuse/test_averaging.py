@@ -10,8 +10,8 @@ import torch
 
 from fedws.core import registry
 from fedws.node.worker import Worker
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_entry import AuditEntry
-from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy

@@ -18,7 +18,7 @@ from fedws.core.untrusted_text import MAX_LINE_CHARS
 from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.node.worker import DEFAULT_POLICY
-from fedws.privacy import audit_format, audit_log
+from fedws.privacy import audit_chain, audit_log
 from fedws.protocol.messages import (
     MESSAGE_TYPES,
     Challenge,
@@ -227,7 +227,7 @@ async def test_a_worker_and_a_hostile_order(
         await socket.send(data(order(worker="bob")))  # which ends the link
         reason = await closed(socket)
     assert reason.isprintable()
-    written = [line for entry in audit_format.read_lines(log.path) for line in strings(entry)]
+    written = [line for entry in audit_chain.read_lines(log.path) for line in strings(entry)]
     assert lines and all(right(line) for line in (*lines, *written))
 
 

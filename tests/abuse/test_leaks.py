@@ -10,7 +10,7 @@ import fedws
 from fedws.core import registry
 from fedws.core.errors import TaskError
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy

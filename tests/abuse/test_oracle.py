@@ -9,7 +9,7 @@ import torch
 from fedws.core import registry
 from fedws.node.evaluator import create_evaluator
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult

@@ -14,7 +14,7 @@ from fedws.network.base import Channel, Limits
 from fedws.network.lookup import find_transport
 from fedws.node.server import NodeServer, serve
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import Hello, TaskRequest, TaskResult, Welcome

@@ -12,7 +12,7 @@ import pytest
 import fedws
 from fedws.core.errors import RunFailed, UnexpectedNode
 from fedws.node.evaluator import create_evaluator
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.policy import Policy

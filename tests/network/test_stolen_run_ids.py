@@ -20,7 +20,7 @@ from fedws.node.server import serve
 from fedws.node.worker import Worker
 from fedws.object_store.backends.file import FileStore
 from fedws.object_store.base import BodyStore
-from fedws.privacy import audit_entry, audit_format, audit_log, audit_verify
+from fedws.privacy import audit_chain, audit_entry, audit_log, audit_verify
 from fedws.privacy.policy import Policy
 from fedws.protocol import encoder, handshake
 from fedws.protocol.messages import Challenge, Hello, Proof, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
@@ -109,7 +109,7 @@ async def answer(channel: Channel, order: TaskRequest) -> TaskResult:
 
 def lines(log: Path) -> list[tuple[str, bool]]:
     """What each line of an audit log says left, and whether it had left before."""
-    return [(line["payload"], line["resent"]) for line in audit_format.read_lines(log) if line is not None]
+    return [(line["payload"], line["resent"]) for line in audit_chain.read_lines(log) if line is not None]
 
 
 async def test_ids_alone_take_nothing_over(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ async def test_a_repeated_answer_is_written_down_before_another_run_gets_the_nod
         held.opened.set()
         async with welcomed(url, THIEF, run="beef") as (channel, _):
             await answer(channel, request("3"))
-    assert [(line["run"], line["request_id"]) for line in audit_format.read_lines(log) if line] == [
+    assert [(line["run"], line["request_id"]) for line in audit_chain.read_lines(log) if line] == [
         ("cafe", "1"),
         ("cafe", "2"),
         ("beef", "3"),
@@ -249,7 +249,7 @@ async def test_a_failure_in_place_of_a_report_is_a_line_of_the_audit_log_too(tmp
             await channel.send(request("2"))
             failure = await channel.receive()
             assert isinstance(failure, TaskFailure) and failure.code == "permanent"
-    last = [line for line in audit_format.read_lines(log) if line][-1]
+    last = [line for line in audit_chain.read_lines(log) if line][-1]
     assert (last["outcome"], last["request_id"], last["reason"]) == ("refused", "2", failure.reason[:200])
 
 

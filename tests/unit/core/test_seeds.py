@@ -17,7 +17,7 @@ from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.data.samples import ImageDataset, SampleSubset
 from fedws.protocol.evaluation_result import EvalResult
 from fedws.training.evaluation import evaluate
-from fedws.training.local import compute_gradient, train
+from fedws.training.local_training import compute_gradient, train
 from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 

@@ -22,9 +22,9 @@ from fedws.core import registry
 from fedws.core.errors import TaskCancelled, TaskError, UsageError
 from fedws.core.limits import MessageLimits
 from fedws.node.worker import Worker
-from fedws.privacy import audit_format
+from fedws.privacy import audit_chain
+from fedws.privacy.audit_chain import GENESIS_HASH, read_lines
 from fedws.privacy.audit_entry import AuditEntry, current_timestamp
-from fedws.privacy.audit_format import GENESIS_HASH, read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.audit_verify import verify_log
 from fedws.privacy.usage_counts import UsageCounts
@@ -103,7 +103,7 @@ def test_a_whole_log_is_whole_and_goes_on_after_a_new_start(tmp_path: Path) -> N
 
 
 def test_an_empty_log_is_whole(tmp_path: Path) -> None:
-    assert verify_log(log(tmp_path, 0)) == (audit_format.LogHead(), [])
+    assert verify_log(log(tmp_path, 0)) == (audit_chain.LogHead(), [])
 
 
 def test_it_is_its_owners_alone(tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_a_line_that_was_edited_with_its_hash_is_found_by_the_next(
 ) -> None:
     lines = whole[0].splitlines(keepends=True)
     line = {**json.loads(lines[number]), "task": "evaluate"}
-    line["hash"] = audit_format.line_hash(line)
-    lines[number] = audit_format.encode_line(line)
+    line["hash"] = audit_chain.line_hash(line)
+    lines[number] = audit_chain.encode_line(line)
     wanted = f"line {number + 2} does not follow the line before it" if number < 4 else "it does not end as alice.jsonl"
     assert put(lines)[0].startswith(wanted)
 
@@ -306,8 +306,8 @@ def old_lines(number: int) -> bytes:
     for each in range(1, number + 1):
         now = {"number": each, **entry(each, upload_id="a5", payload="features").__dict__, "prev_hash": last}
         line = {OLD_KEYS.get(key, key): value for key, value in now.items()}
-        line["hash"] = last = audit_format.line_hash(line)
-        text += audit_format.encode_line(line)
+        line["hash"] = last = audit_chain.line_hash(line)
+        text += audit_chain.encode_line(line)
     return text
 
 
@@ -335,7 +335,7 @@ def test_a_line_of_an_earlier_version_is_not_skipped_where_lines_are_counted(fir
     path = log(tmp_path, 0 if first else 2)
     text = path.read_bytes() + old_lines(1)
     path.write_bytes(text)
-    audit_format.write_head(path, audit_format.LogHead(3, json.loads(text.splitlines()[-1])["hash"], len(text)))
+    audit_chain.write_head(path, audit_chain.LogHead(3, json.loads(text.splitlines()[-1])["hash"], len(text)))
     for counted in (AuditLog(path).answer_ages, lambda name: AuditLog(path).sent_upload_ids(name, "mnist", "")):
         with pytest.raises(OSError, match=OLD):
             counted("alice")

@@ -9,7 +9,7 @@ from fedws.algorithms.fedasync import FedAsyncSettings
 from fedws.core.errors import TaskError
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.privacy.min_samples import min_distinct_samples
-from fedws.training.local import train
+from fedws.training.local_training import train
 from fedws.training.task_context import TaskContext
 
 

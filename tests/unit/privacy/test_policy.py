@@ -16,8 +16,8 @@ from fedws.core.errors import RetryLater, TaskError, UsageError
 from fedws.core.registry import TaskTraits, task_traits
 from fedws.core.task_settings import TrainSettings as Settings
 from fedws.node.worker import DEFAULT_POLICY, Worker
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_entry import AuditEntry
-from fedws.privacy.audit_format import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.policy import Policy, load_policy

@@ -13,8 +13,8 @@ from fedws.core.tensors import Tensors
 from fedws.protocol.messages import TaskFailure, TaskRequest, TaskResult, build_failure
 from fedws.scheduling.base import TaskSpec, WorkerInfo
 from fedws.scheduling.events import ResponseTimed, RoundTimeout, WorkerAvailable, WorkerConnected, WorkerDisconnected
-from fedws.scheduling.loss_count import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
-from fedws.scheduling.participant import PendingRequest
+from fedws.scheduling.lost_request_count import MAX_CONSECUTIVE_LOSSES, MAX_CONSECUTIVE_TRANSFER_LOSSES
+from fedws.scheduling.participant_state import PendingRequest
 from fedws.scheduling.participants import (
     MAX_CONSECUTIVE_FAILURES,
     MAX_CONSECUTIVE_POSTPONEMENTS,

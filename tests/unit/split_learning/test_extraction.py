@@ -15,7 +15,7 @@ from fedws.core import registry
 from fedws.core.limits import MessageLimits
 from fedws.core.tensors import hash_tensors
 from fedws.node.worker import Worker
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskFailure, TaskResult

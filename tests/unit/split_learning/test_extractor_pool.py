@@ -17,7 +17,7 @@ from fedws.split_learning.extractor_pool import (
     unpack_state_dicts,
 )
 from fedws.split_learning.model_split import split_model
-from fedws.training import local, model_building, task_context
+from fedws.training import local_training, model_building, task_context
 from tests.helpers.federation import Points, registered
 
 
@@ -55,7 +55,7 @@ def test_all_of_it_learns_and_the_model_is_the_one_that_was_given() -> None:
     shared = MultiExtractorModel(module, "relu", others)
     before = copy_to_cpu(module.state_dict())
     settings = TrainSettings(model="points_net", dataset="points", max_local_batches=3, batch_size=40)
-    local.train(shared, task_context.TaskContext("alice", "points", Points(Path(), True)), settings, seed=1)
+    local_training.train(shared, task_context.TaskContext("alice", "points", Points(Path(), True)), settings, seed=1)
     after, rest = shared.model_state(), unpack_state_dicts(shared.pack_extra_extractors())
     assert sorted(after) == sorted(before) and all(
         torch.equal(after[name], module.state_dict()[name]) for name in after

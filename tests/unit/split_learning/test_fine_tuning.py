@@ -13,7 +13,7 @@ import fedws
 from fedws.core import registry
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
-from fedws.privacy.audit_format import read_lines
+from fedws.privacy.audit_chain import read_lines
 from fedws.privacy.audit_log import AuditLog
 from fedws.privacy.policy import Policy
 from fedws.protocol.messages import TaskResult
@@ -21,7 +21,7 @@ from fedws.split_learning import pretraining
 from fedws.split_learning.extractor_pool import pack_state_dicts, unpack_state_dicts
 from fedws.split_learning.fine_tuning import FineTuneSettings, _FrozenHeadModel
 from fedws.split_learning.model_split import split_model
-from fedws.training import evaluation, local, model_building, task_context
+from fedws.training import evaluation, local_training, model_building, task_context
 from tests.helpers.federation import Points, registered
 from tests.helpers.mistnet_requests import TOLD, features, on_data, order, part, reason, strategy, weights, worker
 
@@ -137,7 +137,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
         work, before = task_context.TaskContext("alice", "points", Points(Path(), True)), hash_tensors(head)
         inner, outer = settings.build_half(extractor, work), settings.build_half(head, work, head=True)
         module = _FrozenHeadModel(inner, outer)
-        local.train(module, work, TrainSettings(model="normed", dataset="points"), seed=1)
+        local_training.train(module, work, TrainSettings(model="normed", dataset="points"), seed=1)
         assert hash_tensors(outer.state_dict()) == before == hash_tensors(head)
         assert hash_tensors(inner.state_dict()) != hash_tensors(extractor)
         one, other = (settings.fine_tune(extractor, head, work, seed=1) for _ in range(2))

@@ -12,7 +12,7 @@ from fedws.core.errors import TaskError
 from fedws.core.tensors import Tensors, copy_to_cpu, hash_tensors
 from fedws.split_learning.extractor_pool import unpack_state_dicts
 from fedws.split_learning.pretraining import PretrainSettings, build_extractors, inspect_labels, pretrain_epoch
-from fedws.training import local, model_building, task_context
+from fedws.training import local_training, model_building, task_context
 from tests.helpers.federation import Points, registered
 
 
@@ -43,7 +43,7 @@ def lesson(**changes: Any) -> PretrainSettings:
 def test_without_others_it_is_plain_training() -> None:
     one, other = (model_building.build_model("points_net", 1) for _ in range(2))
     trained, tensors = pretrain_epoch(one, {}, work(), lesson(), seed=2)
-    assert trained == local.train(other, work(), lesson(), seed=2)
+    assert trained == local_training.train(other, work(), lesson(), seed=2)
     assert hash_tensors(tensors) == hash_tensors(copy_to_cpu(other.state_dict()))
 
 

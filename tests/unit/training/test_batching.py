@@ -11,7 +11,7 @@ from fedws.core.errors import TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import TrainSettings
 from fedws.training.batching import split_into_batches, trains_batch_norm
-from fedws.training.local import compute_gradient, train
+from fedws.training.local_training import compute_gradient, train
 from fedws.training.task_context import TaskContext
 from tests.helpers.tiny_training import Points
 

@@ -15,7 +15,7 @@ from fedws.core.errors import PieceFailed, TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import EvalSettings, TrainSettings
 from fedws.training.evaluation import evaluate
-from fedws.training.local import compute_gradient, train
+from fedws.training.local_training import compute_gradient, train
 from fedws.training.task_context import TaskContext
 
 INPUTS = torch.randn(21, 2, 3, generator=torch.Generator().manual_seed(1))

@@ -1,15 +1,13 @@
 """Training on the data of one node."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from fedws.core.errors import TaskError
 from fedws.core.seeds import seed_generators
 from fedws.core.task_settings import TrainSettings
-from fedws.data.samples import Batch, iter_batches
-from fedws.training.batching import count_batches, split_into_batches, trains_batch_norm
+from fedws.training.batching import iter_shuffled_batches, trains_batch_norm
 from fedws.training.objective import Objective
 from fedws.training.task_context import TaskContext, build_task_piece
 
@@ -44,7 +42,7 @@ def train(
     )
     total, samples = torch.zeros((), dtype=torch.float64), 0
     with seed_generators(seed) as generator:
-        for batch in _iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
+        for batch in iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
             optimizer.zero_grad()
             loss = objective(batch).loss
             if penalty is not None:
@@ -65,7 +63,7 @@ def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: Tr
     objective = Objective(module.train(), context, settings)
     total, num_examples = torch.zeros((), dtype=torch.float64), 0
     with seed_generators(seed) as generator:
-        for batch in _iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
+        for batch in iter_shuffled_batches(context, settings, generator, join_last=trains_batch_norm(module)):
             loss = objective(batch).loss * batch.num_examples
             loss.backward()
             total += loss.detach().cpu().double()
@@ -75,30 +73,3 @@ def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: Tr
         if parameter.grad is not None:
             parameter.grad.div_(num_examples)
     return TrainResult(float(total) / num_examples, num_examples, objective.device.type)
-
-
-def _iter_shuffled_batches(
-    context: TaskContext, settings: TrainSettings, generator: torch.Generator, *, join_last: bool
-) -> Iterator[Batch]:
-    """Yield the batches of a training, in the order that ``generator`` draws.
-
-    A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
-    used.
-    """
-    num_examples, batch_size, batches_left = context.num_examples, settings.batch_size, settings.max_local_batches
-    if not num_examples:
-        raise TaskError(f"{context.node} holds no samples")
-    if settings.drop_last and num_examples < batch_size:
-        problem = f"{context.node} holds {num_examples} samples, less than one batch of {batch_size}"
-        solution = "use a smaller --batch-size, or train without --drop-last"
-        raise TaskError(f"{problem}, and --drop-last leaves them out; {solution}")
-    for _ in range(settings.epochs):
-        if not batches_left:
-            return
-        indices = torch.randperm(num_examples, generator=generator)[: batches_left * batch_size]
-        batches_left -= count_batches(len(indices), batch_size, drop_last=settings.drop_last)
-        for batch in iter_batches(
-            context.data, split_into_batches(indices, batch_size, join_last=join_last, drop_last=settings.drop_last)
-        ):
-            context.raise_if_cancelled()
-            yield batch

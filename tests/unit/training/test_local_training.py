@@ -17,7 +17,7 @@ from fedws.protocol.evaluation_result import EvalResult
 from fedws.protocol.messages import TaskRequest
 from fedws.training import objective
 from fedws.training.evaluation import evaluate
-from fedws.training.local import compute_gradient, train
+from fedws.training.local_training import compute_gradient, train
 from fedws.training.model_building import build_model
 from fedws.training.task_context import TaskContext
 

@@ -1,8 +1,8 @@
-"""What a scheduler knows of one worker, and the settings that hold for all."""
+"""State that a scheduler keeps of one worker, and of one request that is not answered yet."""
 
 from dataclasses import dataclass
 
-from fedws.scheduling.loss_count import NO_LOSSES, LossCount
+from fedws.scheduling.lost_request_count import NO_LOSSES, LostRequestCount
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Participant:
     """The last round of which its result was taken."""
     consecutive_failures: int = 0
     """Requests in a row that it refused, failed, or answered with what was rejected."""
-    loss_count: LossCount = NO_LOSSES
+    lost_request_count: LostRequestCount = NO_LOSSES
     """Losses in a row while it had the same request."""
     consecutive_postponements: int = 0
     """Times in a row that it refused the same request until later."""

@@ -11,13 +11,13 @@ MAX_CONSECUTIVE_TRANSFER_LOSSES = 10
 
 
 @dataclass(frozen=True)
-class LossCount:
+class LostRequestCount:
     """How often in a row a node was lost with one request, since a transfer got further than ever before."""
 
     losses: int = 0
     transfer_losses: int = 0
 
-    def add(self, failure: TaskFailure) -> "LossCount":
+    def add(self, failure: TaskFailure) -> "LostRequestCount":
         """Return the row with one more loss."""
         if failure.code == "transfer_progressed":
             return NO_LOSSES
@@ -28,7 +28,7 @@ class LossCount:
     def failure_reason(self, task: str) -> str:
         """Return why the request has failed; empty while it may be tried again.
 
-        >>> LossCount(losses=3).failure_reason("fedavg.fit")
+        >>> LostRequestCount(losses=3).failure_reason("fedavg.fit")
         'lost 3 times while it worked on fedavg.fit; was its memory short?'
         """
         if self.losses >= MAX_CONSECUTIVE_LOSSES:
@@ -38,5 +38,5 @@ class LossCount:
         return ""
 
 
-NO_LOSSES = LossCount()
+NO_LOSSES = LostRequestCount()
 """The row of a node that was not lost."""
