@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,16 @@ TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
 
 
-def draw_curves(records: Sequence[Record], worker_labels: WorkerLabels, path: Path, title: str = "") -> None:
+def draw_curves(
+    records: Sequence[Record], worker_labels: WorkerLabels, path: Path, title: str = "", *, shared: bool = True
+) -> None:
     """Draw what the records tell into a PNG at ``path``, which is whole whenever it is there.
 
     ``worker_labels`` gives the labels that each worker declared to hold. Accuracy by round is drawn; where models do
     not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
-    labels, a second half shows what each model predicts.
+    labels, a second half shows what each model predicts. ``shared`` is as in :func:`save_figure`.
     """
-    save_figure(path, lambda figure: _draw_run(figure, records, worker_labels, title))
+    save_figure(path, lambda figure: _draw_run(figure, records, worker_labels, title), shared=shared)
 
 
 def draw_over_time(
@@ -43,16 +46,21 @@ def draw_over_time(
     save_figure(path, lambda figure: _draw_over_time(figure, values, title, target))
 
 
-def save_figure(path: Path, draw: Callable[["Figure"], "Figure"]) -> None:
-    """Write what ``draw`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there."""
+def save_figure(path: Path, draw: Callable[["Figure"], "Figure"], *, shared: bool = True) -> None:
+    """Write what ``draw`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there.
+
+    ``shared`` is as in :func:`fedws.core.atomic_files.atomic_file`. Raises OSError.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
         warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
-        with atomic_file(path, shared=True) as part:
-            draw(Figure(dpi=100)).savefig(part, format="png")
+        picture = BytesIO()
+        draw(Figure(dpi=100)).savefig(picture, format="png")
+    with atomic_file(path, shared=shared) as part:
+        part.write_bytes(picture.getbuffer())
 
 
 def _draw_run(figure: "Figure", records: Sequence[Record], worker_labels: WorkerLabels, title: str) -> "Figure":

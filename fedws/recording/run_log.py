@@ -128,9 +128,8 @@ class RunLog:
             return
         write_model(self.directory / MODEL_FILE, model)
         try:
-            curves.draw_curves(
-                self.records, self.worker_labels, self.directory / CURVES_FILE, run_title(plan.model_dump())
-            )
+            path, title = self.directory / CURVES_FILE, run_title(plan.model_dump())
+            curves.draw_curves(self.records, self.worker_labels, path, title, shared=False)
         except OSError as error:
             raise RunFailed(f"{self.directory / CURVES_FILE} cannot be written: {error.strerror or error}") from None
 

@@ -162,13 +162,14 @@ def test_every_run_gives_a_picture(
 
 
 def test_a_picture_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: object, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
+    def fail(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     path = tmp_path / "curves.png"
     path.write_bytes(b"an older one")
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="no space"):
         draw_curves([], {}, path)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("curves.png", b"an older one")]

@@ -271,6 +271,13 @@ def test_a_full_disk_is_one_reason(record: RunLog, monkeypatch: pytest.MonkeyPat
         record.write_results({"w": torch.zeros(1)}, Plan())
 
 
+def test_what_a_killed_coordinator_left_of_its_results_is_replaced(record: RunLog) -> None:
+    for name in ("model.safetensors.part", "curves.png.part"):
+        (record.directory / name).write_bytes(b"half")
+    record.write_results({"w": torch.zeros(1)}, Plan())
+    assert names(record.directory) == {"run.log", "metrics.jsonl", "model.safetensors", "curves.png"}
+
+
 def test_where_no_version_was_made_no_model_is_left(record: RunLog) -> None:
     record.write_results(None, Plan())
     assert names(record.directory) == {"run.log", "metrics.jsonl"}
