@@ -5,6 +5,7 @@ coordinator trains the other layers on them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
@@ -280,7 +281,11 @@ class MistNet:
 
     def _select_half(self, index: int, model: Tensors) -> Tensors:
         """What of the model belongs to the extractor, 0, or to the head, 1."""
-        names = split_model(model_building.build_model(self.training.model, seed=0), self.split_point)[
-            index
-        ].state_dict()
-        return {name: model[name] for name in names}
+        return {name: model[name] for name in self._half_names[index]}
+
+    @cached_property
+    def _half_names(self) -> tuple[list[str], list[str]]:
+        """Names of the tensors of the extractor and of the head."""
+        module = model_building.build_model(self.training.model, seed=0)
+        extractor, head = split_model(module, self.split_point)
+        return list(extractor.state_dict()), list(head.state_dict())

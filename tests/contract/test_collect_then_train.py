@@ -117,7 +117,7 @@ def test_a_worker_is_never_asked_to_train(name: str, tmp_path: Path) -> None:
 
 
 @every
-@settings(CALM, max_examples=20)
+@settings(CALM, max_examples=12)
 @given(data=st.data())
 def test_a_run_ends_under_any_schedule(
     name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -7,6 +7,13 @@ from tests.helpers.support import recorded
 
 DIGITS = ("--dataset", "digits")
 MISTNET = (*DIGITS, "--algorithm", "mistnet", "--run-dir", "run")
+MLP = ("--model", "mlp", "--split-at", "relu1")
+PRETRAINED = ("--algorithm", "mistnet", *MLP, "--pretrained", "mlp.safetensors")
+"""A model that :func:`pretrain` made, so that a run need not start a process that makes one."""
+
+
+def pretrain(given: Processes) -> None:
+    ended_well(given.fork("pretrain", *DIGITS, *MLP, "--epochs", "1", "-o", "mlp.safetensors"))
 
 
 @pytest.mark.long
@@ -66,11 +73,13 @@ def test_a_pretrained_model_and_settings_of_ones_own(given: Processes) -> None:
 
 def test_a_second_run_needs_the_owners_consent(given: Processes) -> None:
     """One upload leaves a node for a coordinator, also after the node has ended; the refusal tells what to do."""
-    run = ("--algorithm", "mistnet:pretrain_epochs=1", "--server-epochs", "1")
+    pretrain(given)
     for number, policy in enumerate(((), (), ("--policy", "policy.toml"))):
         (given.folder / "policy.toml").write_text("max_uploads = 2\n")
         urls = given.nodes(*DIGITS, *policy, nodes=("alice",))
-        process = given.fork("run", *dialling(urls), *DIGITS, *run, "--run-dir", f"run{number}")
+        process = given.fork(
+            "run", *dialling(urls), *DIGITS, *PRETRAINED, "--server-epochs", "1", "--run-dir", f"run{number}"
+        )
         if number == 1:
             assert_one_line(process, "alice: refused the request: .* set max_uploads = 2 in the node's --policy", 1)
         else:
@@ -87,7 +96,8 @@ def test_a_model_that_public_data_do_not_fit_is_told(given: Processes) -> None:
 def test_a_policy_that_allows_no_features_is_named_with_its_reason(given: Processes) -> None:
     (given.folder / "policy.toml").write_text("max_epsilon = 1.0\n")
     urls = given.nodes(*DIGITS, "--policy", "policy.toml", nodes=("alice",))
-    run = given.fork("run", *dialling(urls), *MISTNET, "--algorithm", "mistnet:pretrain_epochs=1")
+    pretrain(given)
+    run = given.fork("run", *dialling(urls), *DIGITS, *PRETRAINED, "--run-dir", "run")
     why = "alice: refused the request: the policy here allows epsilon up to 1, not 2"
     assert_one_line(run, why, 1)
 

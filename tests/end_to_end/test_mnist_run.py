@@ -36,11 +36,13 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(mnist_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    """The scripts as one types them, started the ordinary way; '-' and '_' in turn."""
+    """The scripts as one types them, alice's and the coordinator's started the ordinary way; '-' and '_' in turn."""
     folder = tmp_path_factory.mktemp("mnist")
     processes = Processes(folder, {"FEDWS_DATA": str(mnist_root)})
     try:
-        nodes = {node: processes.start("run_websocket_server.py", *identity(node)) for node in NODES}
+        script, (first, *others) = "run_websocket_server.py", NODES
+        nodes = {first: processes.start(script, *identity(first))}
+        nodes |= {node: processes.fork_script(script, *identity(node)) for node in others}
         urls = serving(nodes)
         flags = ["--training_rounds", str(ROUNDS), "--batch_size", "32", "--test-batch-size", "100", "--lr", "0.1"]
         flags += ["--federate_after_n_batches", "10", "--seed", "1", "--cuda", "--save_model", "--verbose"]

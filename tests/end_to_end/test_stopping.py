@@ -87,12 +87,12 @@ def test_a_worker_stopped_while_it_trains_is_awaited_by_name(processes: Processe
     nodes = slow_nodes(processes, "alice", "bob")
     urls = urls_of(nodes)
     flags = [*dialling(urls), "--dataset", "digits", "--plugin", "slow.py", "--run-dir", "run"]
-    run = processes.fork("run", *flags, "--loss", "slow", "--peer-timeout", "2")
+    run = processes.fork("run", *flags, "--loss", "slow", "--peer-timeout", "1")
     nodes["bob"].line("^training$")
     nodes["bob"].send(number)
     assert_ended(nodes["bob"])
     assert run.end(SECONDS) == 1
-    assert run.errors == [f"fedws run: waited 2 s in vain for bob at {urls['bob']} (connection refused)"]
+    assert run.errors == [f"fedws run: waited 1 s in vain for bob at {urls['bob']} (connection refused)"]
     run.line(r"\| bob has left: link lost: the node ends$")
     assert run.lines[-1] == f"{GO_ON}run"
 
@@ -101,11 +101,11 @@ def test_a_worker_that_is_killed_is_awaited_by_name_and_a_killed_run_frees_the_w
     nodes = slow_nodes(processes, "alice", "bob")
     urls = urls_of(nodes)
     flags = ["--dataset", "digits", "--plugin", "slow.py", "--loss", "slow"]
-    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one", "--peer-timeout", "2")
+    run = processes.fork("run", *dialling(urls), *flags, "--run-dir", "one", "--peer-timeout", "1")
     nodes["bob"].line("^training$")
     nodes["bob"].send(signal.SIGKILL)
     assert run.end(SECONDS) == 1
-    assert run.errors == [f"fedws run: waited 2 s in vain for bob at {urls['bob']} (connection refused)"]
+    assert run.errors == [f"fedws run: waited 1 s in vain for bob at {urls['bob']} (connection refused)"]
     alone = dialling({"alice": urls["alice"]})
     run = processes.fork("run", *alone, *flags, "--run-dir", "two")
     run.line("Training round 1/40$")
@@ -174,7 +174,7 @@ def test_a_worker_that_waits_for_a_download_can_be_stopped(processes: Processes,
 
 def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Processes) -> None:
     (processes.folder / "stuck.py").write_text(PLUGIN.replace("time.sleep(0.3)", "time.sleep(3600)"))
-    flags = ["--dataset", "digits", "--plugin", "stuck.py", "--peer-timeout", "2"]
+    flags = ["--dataset", "digits", "--plugin", "stuck.py", "--peer-timeout", "1"]
     worker = processes.fork("worker", "--id", "alice", "--port", "0", *flags)
     url = worker.line(r"is serving at (\S+)")[1]
     run = processes.fork("run", "--workers", f"alice={url}", "--evaluator", "none", "--loss", "slow", *flags)
@@ -186,27 +186,18 @@ def test_a_second_signal_ends_a_node_whose_task_never_looks_up(processes: Proces
     assert run.end(SECONDS) == 1
 
 
-BACKGROUND = """
-import signal, sys
-for number in ({ignored}):
-    signal.signal(number, signal.SIG_IGN)
-from fedws.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_job_in_the_background_is_ended_like_any_other(processes: Processes) -> None:
     """A shell starts it with SIGINT ignored."""
-    code = BACKGROUND.format(ignored="signal.SIGINT, signal.SIGQUIT")
-    nodes = processes.start("-c", code, "demo-nodes", *processes.tiny(), "--first-port", "0")
+    ignored = (signal.SIGINT, signal.SIGQUIT)
+    nodes = processes.fork("demo-nodes", *processes.tiny(), "--first-port", "0", ignored=ignored)
     nodes.line("all four nodes are serving")
     nodes.send(signal.SIGTERM)
     assert_stopped(nodes, "fedws demo-nodes")
 
 
 def test_nohup_outlives_its_terminal(processes: Processes) -> None:
-    code = BACKGROUND.format(ignored="signal.SIGHUP,")
-    node = processes.start("-c", code, "worker", "--id", "alice", "--dataset", "digits", "--port", "0")
+    flags = ("--id", "alice", "--dataset", "digits", "--port", "0")
+    node = processes.fork("worker", *flags, ignored=[signal.SIGHUP])
     url = node.line(r"is serving at (\S+)")[1]
     node.send(signal.SIGHUP)
     run = processes.fork("run", *dialling({"alice": url}), "--dataset", "digits", "--rounds", "1")

@@ -156,19 +156,19 @@ class Processes:
         process.stderr.close()
         return self._kept(Command(process.pid, wait, *pipes))
 
-    def fork(self, *argv: str) -> Command:
-        """Run ``fedws ARGV`` in a process that has its imports behind it."""
-        return self._forked("", argv)
+    def fork(self, *argv: str, ignored: Sequence[signal.Signals] = ()) -> Command:
+        """Run ``fedws ARGV`` in a process that has its imports behind it, started with these signals ignored."""
+        return self._forked("", argv, ignored)
 
     def fork_script(self, script: str, *argv: str) -> Command:
         """Run a script of the repository in such a process."""
         return self._forked(script, argv)
 
-    def _forked(self, script: str, argv: Sequence[str]) -> Command:
+    def _forked(self, script: str, argv: Sequence[str], ignored: Sequence[signal.Signals] = ()) -> Command:
         pipes = [FORKS.Pipe(duplex=False) for _ in range(2)]
         process = FORKS.Process(
             target=_command,
-            args=(script, argv, self.folder, self.environment, *(writer for _, writer in pipes)),
+            args=(script, argv, ignored, self.folder, self.environment, *(writer for _, writer in pipes)),
             daemon=False,
         )
         process.start()
@@ -246,10 +246,18 @@ def enter(folder: Path, environment: Mapping[str, str], out: Connection, err: Co
 
 
 def _command(
-    script: str, argv: Sequence[str], folder: Path, environment: Mapping[str, str], out: Connection, err: Connection
+    script: str,
+    argv: Sequence[str],
+    ignored: Sequence[signal.Signals],
+    folder: Path,
+    environment: Mapping[str, str],
+    out: Connection,
+    err: Connection,
 ) -> None:
     """In the new process: become ``fedws ARGV``, or a script."""
     enter(folder, environment, out, err)
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     if script:
         sys.argv = [script, *argv]
         runpy.run_path(str(REPOSITORY / script), run_name="__main__")

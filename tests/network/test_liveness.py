@@ -123,22 +123,25 @@ class Slow(Proxy):
     """Passes on 24 KiB a second each way, whatever it is; a ping waits behind what was sent before it."""
 
     async def _pipe(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await source.read(512):
                 await asyncio.sleep(len(data) / (24 * MIN_BYTES_PER_SECOND))  # what a line of that rate takes
                 target.write(data)
                 await target.drain()
-        target.close()
+        except ConnectionError:
+            pass
+        finally:  # also where the test ends before all has passed
+            target.close()
 
 
 @both_sides
 async def test_a_transfer_may_take_any_time_while_it_goes_on(side: str) -> None:
-    """Two seconds, more than three times the silence, in which no ping gets past it."""
+    """More than twice the silence, in which no ping gets past it."""
     async with linked(LIMITS, Slow) as (near, far):
         sender, receiver = (near, far) if side == "dialled" else (far, near)
         before = time.monotonic()
-        await sender.send(order(48 * 1024))
-        assert len((await soon(receiver.receive())).tensors["w"]) == 6 * 1024
+        await sender.send(order(36 * 1024))
+        assert len((await soon(receiver.receive())).tensors["w"]) == 36 * 128
         assert time.monotonic() - before > 2 * LIMITS.peer_timeout
         await receiver.send(HELLO)
         assert await soon(sender.receive()) == HELLO
@@ -147,7 +150,7 @@ async def test_a_transfer_may_take_any_time_while_it_goes_on(side: str) -> None:
 async def test_an_idle_link_is_kept_by_its_heartbeats() -> None:
     async with linked(LIMITS) as (near, far):
         waiting = asyncio.create_task(far.receive())
-        await asyncio.sleep(4 * LIMITS.peer_timeout)
+        await asyncio.sleep(2.5 * LIMITS.peer_timeout)
         await near.send(HELLO)
         assert await soon(waiting) == HELLO
 
@@ -156,7 +159,7 @@ async def test_an_idle_link_is_kept_by_its_heartbeats() -> None:
 async def test_pongs_are_a_sign_of_life_too(side: str) -> None:
     """Of a peer that answers pings and sends none."""
     async with opposite(side) as (ours, peer):
-        await asyncio.sleep(3 * LIMITS.peer_timeout)
+        await asyncio.sleep(2 * LIMITS.peer_timeout)
         await ours.send(HELLO)
         assert await soon(peer.recv())
 
@@ -184,7 +187,7 @@ async def test_nobody_is_blamed_while_this_process_stands_still() -> None:
     async with linked(LIMITS) as (near, far):
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
-        time.sleep(3 * LIMITS.peer_timeout)  # stands still
+        time.sleep(2 * LIMITS.peer_timeout)  # stands still
         await asyncio.sleep(LIMITS.peer_timeout / 2)  # time to blame somebody
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
@@ -195,7 +198,7 @@ async def test_nobody_is_blamed_for_what_is_left_unread_here(side: str) -> None:
     """Orders that came early stay with the network while the node trains, and pings behind them."""
     async with opposite(side) as (ours, peer):
         sending = asyncio.create_task(peer.send(pieces(24 * 2**20, 2**20)))
-        await asyncio.sleep(3 * LIMITS.peer_timeout)
+        await asyncio.sleep(2 * LIMITS.peer_timeout)
         assert not sending.done(), "more than the network holds"
         assert len((await soon(ours.receive())).tensors["w"]) == 3 * 2**20
         await soon(sending)
@@ -210,7 +213,7 @@ async def test_messages_may_be_small_and_far_between() -> None:
     first, last = (bytes([head, len(half), *half]) for head, half in halves)
     async with opposite("dialler") as (ours, peer):
         peer.transport.write(first)
-        for _ in range(12):
+        for _ in range(9):
             await asyncio.sleep(0.15)  # far between
             peer.transport.write(last + first)
             assert await soon(ours.receive()) == HELLO
