@@ -242,9 +242,10 @@ async def _run(
         run_directory.retain()
         run_log.open()
         run_log.set_worker_labels(worker_links.worker_labels)
-        sink: Sink = registry.build_piece("sink", "tensorboard", run_log.directory, run_log.records)
+        sink: Sink = registry.build_piece("sink", "tensorboard", run_log.directory)
         stack.callback(sink.close)
-        run_log.observers += [sink.write, *observers]
+        run_log.add_sink(sink)
+        run_log.observers += observers
         if stored is not None and evaluation_queue is not None:
             evaluation_queue.restore(stored.version, stored.extra["pending"])
         run_log.lines.emit(*start.log_lines)

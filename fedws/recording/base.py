@@ -8,8 +8,8 @@ from fedws.recording.stored_records import Record
 class Sink(Protocol):
     """Writes a run's records in another format.
 
-    Factory: ``(directory: Path, records: Iterable[Record], *, options)``, registered as ``sink``; ``records`` are those
-    of a run that is resumed. Raises UsageError when it cannot write to the run directory.
+    Factory: ``(directory: Path, *, options)``, registered as ``sink``. It replaces what an earlier sink wrote there:
+    the records of a run that is resumed are written again. Raises UsageError when it cannot write to the run directory.
     """
 
     def write(self, record: Record) -> None:

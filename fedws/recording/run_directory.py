@@ -93,7 +93,7 @@ class RunDirectory:
         run_id = self._run_info.get("run_id") or secrets.token_hex(8)
         secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
         atomic_write(self.path / PLAN_FILE, tomli_w.dumps(plan.model_dump()).encode())
-        # without what is infinite, as a deadline by default, which JSON has not
+        # without what is infinite, as the round timeout by default, which JSON has not
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
         run_info = {"format": RUN_FORMAT, "run_id": run_id, "secret": secret, "finished": False, "plan": settings}
         self._write_run_info(run_info)

@@ -18,6 +18,7 @@ from fedws.core.plan import Plan
 from fedws.core.tensors import Tensors
 from fedws.core.untrusted_text import PRINTABLE_FILTER, get_error_text, to_printable
 from fedws.recording import curves, stored_records
+from fedws.recording.base import Sink
 from fedws.recording.ordered_log import OrderedLog
 from fedws.recording.run_layout import CURVES_FILE, LOG_FILE, METRICS_FILE, MODEL_FILE, WORKER_LABELS_FILE
 from fedws.recording.stored_records import Record
@@ -61,6 +62,12 @@ class RunLog:
             log.setLevel(logging.INFO)  # the file has every line, also where nobody set up logging
         self._metrics_file = private_files.open_text(self.directory / METRICS_FILE, "a")
         self.lines.emit(*self._dropped_records)
+
+    def add_sink(self, sink: Sink) -> None:
+        """Write the records to ``sink`` too, those of a run that is resumed at once. Raises what it raises."""
+        for record in self.records:
+            sink.write(record)
+        self.observers.append(sink.write)
 
     def position(self) -> dict[str, Any]:
         """Where the record stands, for a checkpoint: bytes of the log, what was not said yet, and the marks."""

@@ -18,8 +18,9 @@ import tomli_w
 import fedws
 from fedws.protocol.messages import TaskRequest, TaskResult
 from fedws.recording import run_info
+from fedws.recording.sinks.tensorboard import TensorBoardWriter
 from fedws.simulation import virtual_loop
-from tests.helpers.federation import WORKERS, evaluating, worker
+from tests.helpers.federation import WORKERS, evaluating, settings, worker
 from tests.helpers.resumed_runs import (
     SCORING,
     Copies,
@@ -100,7 +101,7 @@ async def test_a_line_about_the_round_before_is_not_lost(tmp_path: Path, monkeyp
             if (path / "checkpoints" / "checkpoint-000001.safetensors").exists():
                 await fedws.run(resume=path)
                 titles = [f"Training round {number}/4" for number in (1, 2, 3, 4)]
-                closed = "Round 1: 2 of 3 results at the deadline; missing: bob"
+                closed = "Round 1: 2 of 3 results at the round timeout; missing: bob"
                 assert [text for text in log(path) if " round " in text or "Round 1" in text] == [
                     titles[0], closed, *titles[1:],
                 ], name  # fmt: skip
@@ -211,3 +212,18 @@ async def test_a_run_that_is_going_on_cannot_go_on_twice(tmp_path: Path) -> None
             await fedws.run(resume=tmp_path / "run")
         assert (tmp_path / "run" / "run.log").read_text() == before
         await run
+
+
+async def test_a_disk_that_is_full_when_events_are_written_again_is_an_os_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the command says how to go on, as for any other full disk."""
+
+    def full(self: TensorBoardWriter, record: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with fedws.serve(worker(), "memory://alice"):
+        await fedws.run(run_dir=tmp_path / "run", **settings({"alice": "memory://alice"}, rounds=1))
+        monkeypatch.setattr(TensorBoardWriter, "write", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            await fedws.run(resume=tmp_path / "run", rounds=2)

@@ -6,7 +6,7 @@ thread dies and the next scalar waits for ever, and its ``flush`` leaves behind 
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ class TensorBoardWriter:
     """One events file in a directory, which is made when it is missing.
 
     A record is on disk when :meth:`write` returns, so a process that is killed loses none. A disk that fails raises
-    OSError. ``records`` are those of a run that goes on: they are written anew, in place of what earlier files hold.
+    OSError. Earlier events files in the directory are removed.
     """
 
-    def __init__(self, directory: Path, records: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, directory: Path) -> None:
         try:
             for old in directory.glob(TENSORBOARD_PATTERN):
                 old.unlink()
@@ -42,8 +42,6 @@ class TensorBoardWriter:
         except OSError as error:
             raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
         self._is_open = True
-        for record in records:
-            self.write(record)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write a record of ``metrics.jsonl``; kinds other than ``evaluation`` and ``round`` have nothing to show."""

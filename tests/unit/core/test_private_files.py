@@ -106,9 +106,9 @@ def test_all_that_is_written_of_runs_and_nodes_is_private(tmp_path: Path, monkey
     atomic_write(Path("durable"), b"1")
     Checkpoints(Path("checkpoints")).save(1, TENSORS, {})
     FeatureStore(Path("features")).save_chunk(0, 0, TENSORS)
-    TensorBoardWriter(
-        Path("tensorboard"), [{"kind": "evaluation", "round": 1, "model": "federated", "loss": 1.0}]
-    ).close()
+    sink = TensorBoardWriter(Path("tensorboard"))
+    sink.write({"kind": "evaluation", "round": 1, "model": "federated", "loss": 1.0})
+    sink.close()
     draw_curves([], {}, Path("curves.png"))
     Path("run").mkdir(0o700)
     record = RunLog(Path("run"))

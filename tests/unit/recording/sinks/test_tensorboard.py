@@ -68,7 +68,9 @@ def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
         first.write({**ROUND, "round": round_number})
     first.close()
     kept = [{**ROUND, "round": 1}, {**SCORE, "round": 1}, {"kind": "note", "round": 1}]
-    second = TensorBoardWriter(tmp_path, kept)
+    second = TensorBoardWriter(tmp_path)
+    for record in kept:
+        second.write(record)
     second.write({**ROUND, "round": 2, "seconds": 0.75})
     second.close()
     second.close()
@@ -81,7 +83,8 @@ def test_a_run_that_goes_on_writes_all_anew(tmp_path: Path) -> None:
 
 def test_two_writers_in_one_second_have_files_of_their_own(tmp_path: Path) -> None:
     for folder in ("a", "a", "b"):
-        events = TensorBoardWriter(tmp_path / folder, [ROUND])
+        events = TensorBoardWriter(tmp_path / folder)
+        events.write(ROUND)
         events.close()
         assert [tag for _, tag, _ in written(tmp_path / folder)].count("round/seconds") == 1
 
