@@ -39,7 +39,7 @@ os.fsync = _fsync
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs write empty pictures: drawing takes longer than a short run."""
-    monkeypatch.setattr("fedws.recording.curves.draw_curves", lambda records, groups, path, title="": path.touch())
+    monkeypatch.setattr("fedws.recording.curves.draw_curves", lambda records, groups, path, title="", **_: path.touch())
 
 
 @pytest.fixture(scope="session")

@@ -185,7 +185,8 @@ def _build_node(
         return create_evaluator(
             arguments.id, dataset, node_data.data, _count_threads(arguments), policy=policy, audit_log=log
         )
-    state = user_dirs.find_user_dir("state", "MistNet body_store uploads there") / "nodes" / arguments.id
+    hint = "a worker keeps the state of its tasks there; set HOME or XDG_STATE_HOME"
+    state = user_dirs.find_user_dir("state", hint) / "nodes" / arguments.id
     return Worker(
         arguments.id,
         dataset,

@@ -86,7 +86,7 @@ class WorkerLinks:
         """Wait until all are there, at most ``peer_timeout`` seconds; then ``min_workers`` are enough.
 
         Gives who is there, and how many samples each holds. Raises RunFailed, naming who was awaited, when there are
-        fewer; with ``for_ever`` it waits on.
+        fewer, unless it waits forever.
         """
         connected: dict[str, int] = {}
         until: float | None = asyncio.get_running_loop().time() + self._peer_timeout

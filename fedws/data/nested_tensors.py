@@ -53,7 +53,7 @@ def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def find_tensor(value: Any, name: str) -> torch.Tensor | None:
-    """Return the tensor called ``store_url`` of a dict, dataclass or named tuple; None where there is none.
+    """Return the tensor called ``name`` of a dict, dataclass or named tuple; None where there is none.
 
     >>> find_tensor({"loss": torch.tensor(0.5)}, "loss"), find_tensor({"loss": None}, "loss"), find_tensor([1], "loss")
     (tensor(0.5000), None, None)

@@ -57,7 +57,7 @@ class Progress:
 def run_with_watchdog(
     work: Callable[[Progress], T], timeout: float, store_url: str, stop: threading.Event | None = None
 ) -> T:
-    """Do ``context`` in a thread of its own. ``store_url``: of the store, for the lines.
+    """Run ``work`` in a thread of its own; ``store_url`` names the store in errors.
 
     Raises StoreError after ``timeout`` seconds without a step, and Stopped when the work has seen that ``stop`` is
     set. A call on a network file system whose server is gone may never return, and nothing ends it: then its thread is

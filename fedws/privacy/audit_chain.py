@@ -11,6 +11,8 @@ from typing import Any
 
 import filelock
 
+from fedws.core import private_files
+
 GENESIS_HASH = "0" * 64
 """What the first line is bound to."""
 
@@ -43,7 +45,7 @@ def read_lines(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, An
 
 def file_lock(path: Path) -> filelock.BaseFileLock:
     """Return the lock of a log, which every process of its node takes."""
-    return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=0o600)
+    return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=private_files.FILE_MODE)
 
 
 def line_hash(line: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def read_head(path: Path) -> LogHead:
 def write_head(path: Path, head: LogHead) -> None:
     """Write where the log ends, in place: one that is older after a power cut is caught up with by
     :func:`find_end`."""
-    handle = os.open(head_path(path), os.O_WRONLY | os.O_CREAT, 0o600)
+    handle = os.open(head_path(path), os.O_WRONLY | os.O_CREAT, private_files.FILE_MODE)
     try:
         os.write(
             handle, json.dumps(asdict(head)).encode().ljust(HEAD_BYTES) + b"\n"

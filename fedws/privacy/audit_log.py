@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
-from fedws.core import user_dirs
+from fedws.core import private_files, user_dirs
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import to_printable
 from fedws.privacy.audit_chain import (
@@ -42,9 +42,9 @@ class AuditLog:
         self._counts = UsageCounts()
         self._bytes_read = 0  # bytes of the log that this knows
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.create_dir(path.parent, parents=True, exist_ok=True)
             with self._lock:
-                path.touch(mode=0o600)
+                path.touch(mode=private_files.FILE_MODE)
                 if path.stat().st_size == 0 and not head_path(path).exists():
                     write_head(path, LogHead())
                 find_end(path)

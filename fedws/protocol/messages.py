@@ -204,6 +204,7 @@ def build_failure(
 ) -> TaskFailure:
     """Return the failure of a request, or the one in place of its result, with its reason as one printable line.
 
+    A reason is cut to :data:`fedws.core.untrusted_text.MAX_TEXT_CHARS` characters.
     ``worker`` is who answers, where that may be another node than the one that the request names.
     """
     return TaskFailure(

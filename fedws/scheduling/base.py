@@ -66,7 +66,7 @@ class RoundAlgorithm(Protocol):
     """A round-based algorithm: :class:`fedws.scheduling.synchronous.SynchronousScheduler` makes a :class:`Scheduler` of
     it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
+    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
@@ -88,7 +88,7 @@ class AsynchronousAlgorithm(Protocol[B]):
     """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` makes a
     :class:`Scheduler` of it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
+    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     @property

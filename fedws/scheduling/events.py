@@ -34,16 +34,16 @@ class ResponseTimed:
 class RoundTimeout:
     """Event: the time for the model's next version is up, ``--round-timeout`` seconds after its first request or after
 
-    the last Deadline.
+    the last RoundTimeout.
     """
 
     version: int
-    """The complete versions as the time began; a Deadline of an earlier version says nothing."""
+    """The complete versions when the time began; a RoundTimeout of an earlier version has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerAvailable:
-    """Event: the time has passed for which a worker refused requests, with the code ``later``."""
+    """Event: the time has passed for which a worker refused requests, with the code ``retry_later``."""
 
     worker: str
 

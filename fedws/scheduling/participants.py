@@ -20,7 +20,7 @@ MAX_CONSECUTIVE_POSTPONEMENTS = 3
 
 @dataclass(frozen=True)
 class Participants:
-    """The workers of a run and their open requests; every method gives a new one."""
+    """The workers of a run and their pending requests; every method gives a new one."""
 
     members: dict[str, Participant]
     pending_requests: dict[str, PendingRequest] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Participants:
         return participants
 
     def idle_workers(self) -> list[str]:
-        """Who can be asked: able, and with no request open."""
+        """Who can be asked: able, and with no pending request."""
         busy_workers = {pending_request.worker for pending_request in self.pending_requests.values()}
         return [worker for worker in self.available_workers() if worker not in busy_workers]
 

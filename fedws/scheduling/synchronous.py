@@ -40,7 +40,7 @@ class SynchronousState(Generic[A]):
     timed_out: bool = False
     """Whether the round's time is up: it closes with ``min_results``."""
     overdue_request_ids: tuple[str, ...] = ()
-    """Ids of its requests that were open then; they stay good, but nobody relies on them."""
+    """Ids of its requests that were pending then; they stay good, but nobody relies on them."""
     num_late: int = 0
     """Results that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)
@@ -232,7 +232,9 @@ class SynchronousScheduler(Generic[A]):
         if not state.cohort:
             return state, ()
         missing = [worker for worker in state.cohort if worker not in state.accepted_workers]
-        summary = f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} results at the deadline"
+        summary = (
+            f"Round {state.round}: {len(state.accepted_workers)} of {len(state.cohort)} results at the round timeout"
+        )
         participants = replace(state.participants, log_lines=(f"{summary}; missing: {', '.join(missing)}",))
         overdue = tuple(
             request_id

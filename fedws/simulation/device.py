@@ -79,7 +79,7 @@ class Device:
         self._tensor_cache = tensor_cache or TensorCache()
 
     async def run(self, limits: Limits) -> None:
-        """Come and go until cancelled, or until ``absences`` has no more."""
+        """Come and go until cancelled, or until its availability has no more entries."""
         with contextlib.closing(NodeServer(self._worker, limits)) as service:
             for there, away in self._availability:
                 links: list[SlowChannel] = []

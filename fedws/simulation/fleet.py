@@ -82,7 +82,7 @@ def _split(conditions: Conditions, dataset: str, data: Dataset) -> list[np.ndarr
     return partitioning.split_into_shares(data, dataset, partition, conditions.num_workers)
 
 
-def split_by_demo_labels(targets: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:
+def split_by_demo_labels(labels: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:
     """The split of the demo, for more workers: the first holds alice's digits, the second bob's, the third charlie's,
 
     the fourth alice's again, and so on; those with the same digits hold equal shares of them. Samples of labels from
@@ -93,7 +93,7 @@ def split_by_demo_labels(targets: np.ndarray, num_workers: int, seed: int) -> li
         raise UsageError(f"partition digits is for {len(groups)} workers or more, not {num_workers}")
     random, found = partitioning.build_generator(seed), [np.empty(0, dtype=np.int64)] * num_workers
     for first, group in enumerate(groups):
-        labelled = np.flatnonzero(np.isin(targets, group))
+        labelled = np.flatnonzero(np.isin(labels, group))
         holders = range(first, num_workers, len(groups))
         partitioning.check_share_sizes(len(labelled), len(holders))
         for worker, part in zip(holders, np.array_split(random.permutation(labelled), len(holders)), strict=True):

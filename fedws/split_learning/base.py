@@ -30,7 +30,7 @@ class CollectThenTrainAlgorithm(Protocol):
     """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler`
     makes a Scheduler of it.
 
-    Factory: ``(training: fedws.core.plan.TrainSettings, *, options)``, registered as ``algorithm``.
+    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     @property

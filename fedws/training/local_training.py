@@ -29,7 +29,8 @@ def train(
     seed: int,
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
 ) -> TrainResult:
-    """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``batches`` batches in all.
+    """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``max_local_batches`` batches
+    in all.
 
     ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
     generator seeded with ``seed``, one draw an epoch. :class:`fedws.training.objective.Objective` describes the loss. A

@@ -76,7 +76,7 @@ def strings(value: Any) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _points(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("fedws.recording.curves.draw_curves", lambda *given: None)
+    monkeypatch.setattr("fedws.recording.curves.draw_curves", lambda *given, **_: None)
     monkeypatch.setattr("fedws.core.rate_limited_log.RateLimitedLog.INTERVAL_SECONDS", 0.0)
     with registered():
         yield

@@ -92,7 +92,7 @@ async def test_the_last_line_of_a_finished_run_is_not_said_again(tmp_path: Path)
     async with there(*WORKERS, seconds=late):
         await fedws.run(run_dir=tmp_path / "run", **plan(nodes=WORKERS, min_results=2, round_timeout=15))
         await fedws.run(resume=tmp_path / "run", rounds=5)
-    closed = "Round 4: 2 of 3 results at the deadline; missing: bob"
+    closed = "Round 4: 2 of 3 results at the round timeout; missing: bob"
     assert [line for line in log(tmp_path / "run") if line.startswith("Round ")] == [closed]
 
 

@@ -167,7 +167,7 @@ async def test_a_seal_needs_a_key(broker: Mosquitto) -> None:
         for end in (near, far):
             end._endpoint.encrypt_payloads = True
             with pytest.raises(
-                LinkRefused, match="a sealed link needs the network key: --encrypt-payloads does not go with --insecure"
+                LinkRefused, match="a link with encrypted payloads needs the network key: --encrypt-payloads"
             ):
                 end.mark_authenticated()
 

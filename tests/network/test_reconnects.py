@@ -172,7 +172,10 @@ async def test_a_late_answer_is_dropped_and_counted_and_its_worker_is_asked_agai
     assert run.times == [10, 25, 35, 45, 55, 65]
     assert run.rounds("num_results") == [[3], [2], [2], [2], [3], [3]]
     in_order(
-        run.log, "Training round 2/6", "Round 2: 2 of 3 results at the deadline; missing: bob", "Training round 3/6"
+        run.log,
+        "Training round 2/6",
+        "Round 2: 2 of 3 results at the round timeout; missing: bob",
+        "Training round 3/6",
     )
 
 
@@ -186,7 +189,7 @@ async def test_without_a_quorum_at_the_deadline_the_round_stays_open(tmp_path: P
     assert run.times == [22], "its time was up, so it closes as soon as two have reported"
     deadlines = [text for text in run.log if text.startswith("Round 1: ")]
     reports = [(0, "alice, bob, charlie"), (1, "bob, charlie"), (1, "bob, charlie")]
-    assert deadlines == [f"Round 1: {n} of 3 results at the deadline; missing: {who}" for n, who in reports]
+    assert deadlines == [f"Round 1: {n} of 3 results at the round timeout; missing: {who}" for n, who in reports]
 
 
 async def test_a_worker_that_is_held_up_is_left_out_until_its_late_answer_is_in(

@@ -132,10 +132,12 @@ class MqttChannel:
         return self._endpoint.is_receiving
 
     def mark_authenticated(self) -> None:
-        """Take messages of any size that the limits allow. Raises LinkRefused if they must be sealed and cannot be."""
+        """Take messages of any size that the limits allow. Raises LinkRefused if they must be encrypted and cannot
+        be."""
         if self._endpoint.encrypt_payloads and self._endpoint.protection_level is not ProtectionLevel.ENCRYPTED:
             raise LinkRefused(
-                "key", "a sealed link needs the network key: --encrypt-payloads does not go with --insecure"
+                "key",
+                "a link with encrypted payloads needs the network key: --encrypt-payloads does not go with --insecure",
             )
         self._max_message_bytes = self._limits.max_message_bytes
         self._unauthenticated_usage = None

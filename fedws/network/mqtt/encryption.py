@@ -1,4 +1,4 @@
-"""How frames are protected from a broker and its other clients: by a keyed tag, or sealed as well.
+"""How frames are protected from a broker and its other clients: by a keyed tag, or encrypted as well.
 
 Of the handshake's secret each direction of a link has a key of its own (HKDF, RFC 5869), so that no frame is of use on
 another link or in the other direction; the number of a frame is under its tag, so that none is of use twice.
@@ -90,7 +90,7 @@ class AesGcmProtection:
         return first + self._cipher.encrypt(_build_nonce(kind, number), payload, first)
 
     def unwrap(self, frame: Frame) -> Payload | None:
-        """The payload, if it is what was sealed."""
+        """Return the payload, if it is what was encrypted."""
         if frame.level is not self.level or len(frame.data) < FRAME_HEADER.size + TAG_BYTES:
             return None
         data = memoryview(frame.data)

@@ -67,7 +67,7 @@ class LinkEndpoint:
         self._ids = ids
         self._is_dialer = is_dialer
         self.encrypt_payloads = encrypt_payloads
-        """Whether what follows the handshake is sealed: so it is when either end wants it."""
+        """Whether what follows the handshake is encrypted: it is if either end requires it."""
         self.fault = ""
         """What was wrong with a frame that broke the link, or was odd."""
         self.close_payload = b""

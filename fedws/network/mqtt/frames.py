@@ -1,6 +1,6 @@
 """What one MQTT message of a link holds: kind, number, payload, and a tag once both ends have a secret.
 
-    kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from :meth:`Channel.protect` on
+    kind, 1 byte | number, 8 bytes, little-endian | payload | tag, 16 bytes, from :meth:`Channel.set_session_key` on
 
 DATA, END and CLOSE of one direction are numbered together from 0 without a gap, so that what was lost, doubled or
 reordered shows; PINGs are numbered on their own, and one may be lost.
@@ -77,7 +77,8 @@ def pack_frame_header(kind: FrameKind, level: ProtectionLevel, number: int) -> b
 
 
 def pack_open(instance: str, *, encrypt_payloads: bool) -> bytes:
-    """The payload of an OPEN: whether the one who sends it wants the link sealed, and which instance is meant."""
+    """The payload of an OPEN: whether the one who sends it wants the payloads encrypted, and which instance is
+    meant."""
     return bytes([encrypt_payloads]) + bytes.fromhex(instance)
 
 

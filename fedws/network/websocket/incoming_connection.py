@@ -15,7 +15,7 @@ _TLS_HANDSHAKE_RECORD = b"\x16"  # the type of the record that a TLS client begi
 
 
 class IncomingConnection(MonitoredConnection, ServerConnection):
-    """One that was dialled: at the gate until :meth:`mark_authenticated`, and not for long."""
+    """An incoming connection: limited until :meth:`mark_authenticated`, and for a short time only."""
 
     pending_connections: BoundedConnectionSet
     closing_connections: BoundedConnectionSet

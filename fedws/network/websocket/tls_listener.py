@@ -1,4 +1,4 @@
-"""Where callers shake hands over TLS: they are at the gate from the moment that they are connected."""
+"""Listener for TLS connections, which are limited from the moment that they are accepted."""
 
 import asyncio
 import contextlib

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from random import Random
 
+from fedws.core.limits import MAX_EXAMPLES
 from fedws.core.registry import register
 from fedws.core.validation import Count
 from fedws.scheduling.base import WorkerInfo
-
-_MAX_NUM_EXAMPLES = 2**40
-"""More samples than these are not believed: a count is what a peer says."""
 
 
 @register("sampler", "data_size")
@@ -37,12 +35,12 @@ class DataSizeSampler:
         ``u ** (1 / weight)`` first, with ``u`` uniform; which is the smallest of ``-log(u) / weight``.
         """
         num_examples = [
-            min(candidate.num_examples, _MAX_NUM_EXAMPLES) for candidate in candidates if candidate.num_examples > 0
+            min(candidate.num_examples, MAX_EXAMPLES) for candidate in candidates if candidate.num_examples > 0
         ]
         mean = sum(num_examples) / len(num_examples) if num_examples else 1.0
 
         def draw(candidate: WorkerInfo) -> float:
-            weight = min(candidate.num_examples, _MAX_NUM_EXAMPLES) if candidate.num_examples > 0 else mean
+            weight = min(candidate.num_examples, MAX_EXAMPLES) if candidate.num_examples > 0 else mean
             return rng.expovariate(1.0) / weight
 
         ranked = {candidate.name: draw(candidate) for candidate in candidates}

@@ -15,7 +15,7 @@ def sue(*, epsilon: Positive = 2.0) -> FeatureEncoding:
     """1 where the value is above 0, kept with probability e^(E / 2) / (1 + e^(E / 2)), else flipped.
 
     The paper's E is of a vector with a single 1, and two of those differ in two bits. ``epsilon`` is of one bit, as
-    everywhere here, and features have any number of ones: so E = 2 ``epsilon``, and this is ``num_bits`` by another
-    name.
+    everywhere here, and features have any number of ones: so E = 2 ``epsilon``, and this is the encoding ``bits``
+    under its name in the literature.
     """
     return OneBitEncoding(randomised_response(epsilon), epsilon)

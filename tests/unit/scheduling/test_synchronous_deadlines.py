@@ -16,7 +16,7 @@ def test_at_the_deadline_a_quorum_closes_the_round() -> None:
     run.reports("charlie", value=3)
     assert run.deadline() == ["2/alice", "2/charlie"], "bob is still busy with round 1"
     assert run.model == [2, 2]
-    assert run.said == ["Round 1: 2 of 3 results at the deadline; missing: bob", "Training round 2/3"]
+    assert run.said == ["Round 1: 2 of 3 results at the round timeout; missing: bob", "Training round 2/3"]
     assert run.record == round_record([*THREE], ["bob"], 2)
 
 
@@ -61,7 +61,7 @@ def test_before_a_quorum_the_deadline_is_said_and_the_next_report_closes_the_rou
     run.reports("alice")
     before = dict(run.open)
     assert run.deadline() == [] and run.version == 0 and run.open == before
-    assert run.said == ["Round 1: 1 of 3 results at the deadline; missing: bob, charlie"]
+    assert run.said == ["Round 1: 1 of 3 results at the round timeout; missing: bob, charlie"]
     assert run.reports("bob") == ["2/alice", "2/bob"], "its time was up; charlie's order is late now"
 
 
