@@ -21,10 +21,10 @@ _NAME_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 class Store(Protocol):
-    """A place for blobs, chosen by URL scheme. Factory: ``(url: str, patience: float)``, registered as ``store``.
+    """A place for blobs, chosen by URL scheme. Factory: ``(url: str, timeout: float)``, registered as ``store``.
 
     The factory raises UsageError for a URL that is none. Every method blocks, may be called in several threads at once,
-    and ends after ``patience`` seconds without progress. All but ``check_access`` raise StoreError, whose text is one
+    and ends after ``timeout`` seconds without progress. All but ``check_access`` raise StoreError, whose text is one
     line that says what store it is and holds nothing secret; also where ``run`` or ``name`` are not as
     :func:`build_blob_path` wants them.
     """
