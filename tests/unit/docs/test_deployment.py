@@ -78,6 +78,14 @@ def test_flags_that_pages_speak_of_are_there(page: Path) -> None:
     assert named <= known, named - known
 
 
+def test_sections_of_units_are_those_of_systemd() -> None:
+    blocks = [
+        text for page in PAGES for text in re.findall(r"```ini\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    ]
+    sections = {name for text in blocks for name in re.findall(r"^\[(.*)\]$", text, re.MULTILINE)}
+    assert sections and sections <= {"Unit", "Service", "Install"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
