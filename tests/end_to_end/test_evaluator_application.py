@@ -83,7 +83,8 @@ def test_a_key_that_is_made_is_named_and_ctrl_c_ends_the_node(processes: Process
 def test_ctrl_c_while_data_are_loaded_is_one_line(processes: Processes) -> None:
     """And so is one while modules are imported."""
     processes.environment["PYTHONPATH"] = str(REPOSITORY)
-    (processes.folder / "slow.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(120)\n")
+    waiting = "for _ in range(1200):\n    time.sleep(0.1)\n"  # a signal that comes just before a sleep does not end it
+    (processes.folder / "slow.py").write_text(f"import time\nprint('loading', flush=True)\n{waiting}")
     command = processes.start("-m", "evaluator", "--plugin", "slow.py")
     command.line("^loading$")
     command.send(signal.SIGINT)

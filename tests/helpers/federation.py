@@ -185,6 +185,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._pipes: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -196,14 +197,19 @@ class Proxy:
         for pipe in self._pipes:
             pipe.cancel()
         await asyncio.gather(*self._pipes, return_exceptions=True)
+        for writer in self._writers:  # also where bytes are still to be written, or a pipe had not begun
+            writer.transport.abort()
         await self._server.wait_closed()
+        await asyncio.sleep(0)  # let aborted transports close their sockets
 
     def freeze(self) -> None:
         """Let nothing through from now on; nobody is told."""
         self._flows.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(far_writer)
         for source, target in ((reader, far_writer), (far_reader, writer)):
             self._pipes.add(asyncio.create_task(self._pipe(source, target)))
 
