@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from tests.helpers import test_selection
 from tests.helpers.support import REPOSITORY, require
 
 torch.set_num_threads(1)
+# A shell that runs the tests in the background ignores SIGINT, and so would each process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["FEDWS_KEY"] = "5e" * 32  # of all nodes of all tests, so that nobody's own key is read or made
 os.environ["XDG_STATE_HOME"] = _state = tempfile.mkdtemp(prefix="fedws-state-")  # and no audit log of theirs is written
 

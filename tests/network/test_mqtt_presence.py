@@ -183,7 +183,9 @@ async def test_a_node_finds_its_own_former_presence_and_asks_nobody(
         async with MqttTransport().serve(broker.url, nothing, LIMITS, node="alice"):
             sessions[0]._broker.abort()
             async with asyncio.timeout(PATIENCE):
-                while len(sessions) < 2 or [said for _, said in await retained(broker)] != [ONLINE]:
+                while len(sessions) < 2 or await retained(broker) != [  # its new presence, and no longer the former
+                    (topics.presence_topic("alice", sessions[1].instance), ONLINE)
+                ]:
                     await asyncio.sleep(0)
             await (await dialled(broker.url)).close()
         assert not any(payload == PROBE for _, payload, _ in other.seen)
