@@ -238,11 +238,30 @@ def test_an_upload_that_was_ended_by_others_is_begun_again(proxy: StoreProxy, st
     assert proxy.requests.count("CreateMultipartUpload") == 2
 
 
+def test_an_upload_that_others_complete_may_be_listed_later(proxy: StoreProxy, store: S3Store, url: str) -> None:
+    """Between the end of the upload and the object in the listing, a busy store can take a second or more."""
+    done = proxy.client.put_object
+    at = {"Bucket": url.split("/")[2], "Key": f"fedws/{RUN}/{name(LARGE)}"}
+    ended = 0
+
+    def ends(handler: object) -> None:
+        nonlocal ended
+        ended += 1
+        refuses(404, "NoSuchUpload")(handler)  # type: ignore[arg-type]
+        if ended == 3:
+            done(**at, Body=LARGE)
+
+    proxy.make("UploadPart", ends, times=3)
+    put(store, LARGE)
+    assert got(store, LARGE) == LARGE
+    assert "CompleteMultipartUpload" not in proxy.requests
+
+
 def test_an_upload_that_others_end_without_end_is_given_up(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("CompleteMultipartUpload", refuses(404, "NoSuchUpload"), times=ALWAYS)
     line = told(lambda: put(store, LARGE), url)
     assert line == f"others end the upload of blob {name(LARGE)} again and again"
-    assert proxy.requests.count("CompleteMultipartUpload") == 2, "it is begun anew once"
+    assert proxy.requests.count("CompleteMultipartUpload") == 4, "it is begun anew three times"
 
 
 @pytest.mark.parametrize("cut", [1, PART_BYTES, PART_BYTES + 5, len(LARGE) - 1])
