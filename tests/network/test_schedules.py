@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import fedws
@@ -267,6 +267,7 @@ endless = st.one_of(without(*GOOD), without(*GOOD, "never", *STRIKES), without(*
 @every
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(script=endless, quorum=st.sampled_from([0, 1]))
+@example(script=[("close before", 0.0), ("absent", 0.0), ("absent", 0.0)], quorum=0)
 def test_a_run_ends_though_a_worker_never_gives_a_good_report(name: str, script: list[Act], quorum: int) -> None:
     """It makes progress without that worker, waits for it within a bound, or ends; it does not try for ever."""
     nodes = [Node("alice", script, endless=True), Node("bob")]
@@ -275,4 +276,5 @@ def test_a_run_ends_though_a_worker_never_gives_a_good_report(name: str, script:
     if reason:
         assert "alice" in reason and reason.isprintable()
     asked = sum(order.worker == "alice" for order in watched.asked.values())
-    assert asked <= 30 and nodes[0].links <= 60, "a bounded number of requests and links"
+    # Ten lost links end a request and three such requests exclude a worker; before each it may refuse a few links.
+    assert asked <= 30 and nodes[0].links <= 60 + 30 * (len(script) - 1), "a bounded number of requests and links"
