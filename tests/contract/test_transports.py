@@ -30,6 +30,7 @@ from fedws.network.mqtt.frames import FrameKind
 from fedws.network.transports.memory import MemoryChannel
 from fedws.protocol.encoder import FRAGMENT_BYTES, encode_message
 from fedws.protocol.messages import Hello, TaskRequest
+from tests.helpers.federation import PatientLimits
 from tests.helpers.mosquitto import MISSING, PASSWORD, PROGRAM, mosquitto
 from tests.helpers.support import require
 
@@ -192,7 +193,7 @@ async def test_a_large_message_arrives_whole(scheme: str, size: int) -> None:
 @every
 async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
     """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_liveness.py."""
-    async with linked(scheme, Limits(peer_timeout=0.3)) as (near, far):
+    async with linked(scheme, PatientLimits(peer_timeout=0.3)) as (near, far):
         waiting = asyncio.create_task(far.receive())
         await asyncio.sleep(0.9)  # three silences: the link must outlast them
         await near.send(hello())

@@ -27,6 +27,14 @@ WORKERS = ("alice", "bob", "charlie")
 Serve = Callable[..., Any]
 
 
+class PatientLimits(Limits):
+    """A handshake may take as long as a busy machine needs: it is not what these tests are about."""
+
+    @property
+    def handshake_timeout(self) -> float:
+        return PATIENCE
+
+
 class Points:
     """Twelve points in four dimensions for each of ten labels; about half of them can be told apart."""
 

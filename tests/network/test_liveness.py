@@ -23,9 +23,9 @@ from fedws.network.transports.ws import WebSocketTransport
 from fedws.network.websocket.channel import WebSocketChannel
 from fedws.protocol.encoder import encode_message
 from fedws.protocol.messages import Hello, TaskRequest
-from tests.helpers.federation import PATIENCE, Proxy
+from tests.helpers.federation import PATIENCE, PatientLimits, Proxy
 
-LIMITS = Limits(peer_timeout=0.6)
+LIMITS = PatientLimits(peer_timeout=0.6)
 """A message must bring 614 bytes in 0.6 s, and pings go every 0.2 s. Tests sleep longer, which a link must outlast."""
 CLOSING = Limits(peer_timeout=3, ping_interval=1000)
 """Without pings, which would notice too when a link does not close, but later."""

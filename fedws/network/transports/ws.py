@@ -25,6 +25,7 @@ from fedws.network.admission import BoundedConnectionSet
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Handler, Limits
 from fedws.network.connect_errors import PLAINTEXT_REASONS, describe_connect_error, speaks_tls
 from fedws.network.websocket.channel import WebSocketChannel
+from fedws.network.websocket.closing import stop_accepting
 from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
 from fedws.network.websocket.monitored_connection import OutgoingConnection
 from fedws.network.websocket.tls_listener import TlsListener
@@ -149,12 +150,15 @@ class WebSocketTransport:
             port = next(iter(server.sockets)).getsockname()[1]
             yield f"ws{'s' * self._encrypted}://{f'[{host}]' if ':' in host else host}:{port}"
         finally:
-            server.close(code=1001, reason="the node ends")
-            if tls_listener is not None:
-                tls_listener.close()
-            for incoming in connections:
-                incoming.abort_if_connecting()
-            await server.wait_closed()
+            try:
+                await stop_accepting(server.sockets)
+            finally:
+                server.close(code=1001, reason="the node ends")
+                if tls_listener is not None:
+                    tls_listener.close()
+                for incoming in connections:
+                    incoming.abort_if_connecting()
+                await server.wait_closed()
 
     async def _explain_early_close(
         self, error: InvalidMessage, url: str, limits: Limits, tls: TlsConfig | None
