@@ -83,6 +83,10 @@ class S3Client:
         client.meta.events.register("before-parse.s3", whole)
         return client, host
 
+    def retry_pause(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt ``attempt``, counted from 0; each pause is twice the one before."""
+        return min(0.5, self._timeout / 40) * 2.0**attempt
+
     def call(self, request: Callable[[], T], progress: Progress, count_progress: Callable[[], int] = int) -> T:
         """Make a request and read its answer, and again while it fails in a way that may pass. Raises StoreError.
 
@@ -131,7 +135,7 @@ class S3Client:
             progress.raise_if_cancelled()
             if count_progress() > seen:
                 seen, tries, end = count_progress(), 0, time.monotonic() + self._timeout
-            pause = min(0.5, self._timeout / 40) * 2**tries
+            pause = self.retry_pause(tries)
             tries += 1
             if not fault.is_retryable or tries == MAX_ATTEMPTS or time.monotonic() + pause > end:
                 often = f", {tries} times in a row" if tries > 1 else ""

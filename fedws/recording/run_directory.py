@@ -64,7 +64,7 @@ class RunDirectory:
     @classmethod
     def open_existing(cls, path: Path) -> Self:
         """Take the directory of a run that is to go on. Raises UsageError when there is none, or it cannot."""
-        read_run_info(path)  # a directory that is no run's gets no lock
+        read_run_info(path)  # a directory without a run gets no lock
         found = cls(path, _acquire_lock(path, "--resume"), [])
         found._run_info = read_run_info(path)
         found.retained = True

@@ -16,7 +16,7 @@ _SECRET_PATTERN = re.compile("[0-9a-f]{64}")
 
 
 def load_plan_settings(path: Path) -> dict[str, Any]:
-    """What the plan of a run that is to go on says now. Raises UsageError when there is no such run."""
+    """Return the settings in the plan file of a run. Raises UsageError for a directory without a run."""
     read_run_info(path)
     try:
         return read_plan_file(path / PLAN_FILE)
@@ -25,15 +25,15 @@ def load_plan_settings(path: Path) -> dict[str, Any]:
 
 
 def finished_rounds(path: Path) -> int:
-    """Return the rounds of a run that has finished, or 0 for another run. Raises UsageError when there is no run."""
+    """Return the rounds of a finished run, or 0 for another run. Raises UsageError for a directory without a run."""
     run_info = read_run_info(path)
     return build_plan(run_info["plan"]).rounds if run_info["finished"] else 0
 
 
 def read_run_info(path: Path) -> dict[str, Any]:
-    """What ``run.json`` says. Raises UsageError."""
+    """Return the content of ``run.json``. Raises UsageError."""
     if not path.is_dir():
-        raise UsageError(f"--resume {path}: there is no such directory")
+        raise UsageError(f"--resume {path}: directory not found")
     try:
         run_info = json.loads((path / RUN_INFO_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

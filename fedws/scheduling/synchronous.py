@@ -40,7 +40,7 @@ class SynchronousState(Generic[A]):
     timed_out: bool = False
     """Whether the round's time is up: it closes with ``min_results``."""
     overdue_request_ids: tuple[str, ...] = ()
-    """Ids of its requests that were pending then; they stay good, but nobody relies on them."""
+    """Ids of requests that were pending at the round timeout: their results count, but the round does not wait."""
     num_late: int = 0
     """Results that came after their round was closed, and were dropped; since the last record."""
     record: Json = field(default_factory=dict)

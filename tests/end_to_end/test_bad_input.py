@@ -68,7 +68,7 @@ def assert_bad(processes: Processes, argv: str, pattern: str) -> None:
             "run --algorithm fedasync --round-timeout 5",
             "--round-timeout is for algorithms with rounds; fedasync has none",
         ),
-        ("run --resume none", "--resume none: there is no such directory"),
+        ("run --resume none", "--resume none: directory not found"),
         (
             "run --resume none --run-dir other",
             "--resume goes on with .* own plan and directory; leave --run-dir out",

@@ -1,9 +1,11 @@
 """``python -m evaluator``: the dedicated evaluator, from its command to the record of a run."""
 
+import errno
 import json
 import signal
 import socket
 import time
+from urllib.parse import urlsplit
 
 from tests.helpers.processes import SECONDS, Processes, assert_one_line, dialling, ended_well, serving
 from tests.helpers.support import REPOSITORY
@@ -83,12 +85,24 @@ def test_a_key_that_is_made_is_named_and_ctrl_c_ends_the_node(processes: Process
 def test_ctrl_c_while_data_are_loaded_is_one_line(processes: Processes) -> None:
     """And so is one while modules are imported."""
     processes.environment["PYTHONPATH"] = str(REPOSITORY)
-    waiting = "for _ in range(1200):\n    time.sleep(0.1)\n"  # a signal that comes just before a sleep does not end it
+    # In short steps: a signal that Python gets just before it starts to sleep does not interrupt that sleep.
+    waiting = "for _ in range(1200):\n    time.sleep(0.1)\n"
     (processes.folder / "slow.py").write_text(f"import time\nprint('loading', flush=True)\n{waiting}")
     command = processes.start("-m", "evaluator", "--plugin", "slow.py")
     command.line("^loading$")
     command.send(signal.SIGINT)
     assert_one_line(command, "^python -m evaluator: stopped$", status=130)
+
+
+def wait_until_closed(url: str) -> None:
+    """Return when nothing listens at ``url`` any more."""
+    address, until = urlsplit(url), time.monotonic() + SECONDS
+    while True:
+        with socket.socket() as caller:
+            if caller.connect_ex((address.hostname, address.port)) == errno.ECONNREFUSED:
+                return
+        assert time.monotonic() < until, f"{url} still listens"
+        time.sleep(0.02)
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_task(processes: Processes) -> None:
@@ -103,6 +117,6 @@ def test_a_second_ctrl_c_does_not_wait_for_a_task(processes: Processes) -> None:
     )
     node.line("^stuck$")
     node.send(signal.SIGINT)
-    time.sleep(0.5)
+    wait_until_closed(urls["testing"])
     node.send(signal.SIGINT)
     assert node.end(SECONDS) == 130, node.everything

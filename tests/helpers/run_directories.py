@@ -16,7 +16,7 @@ def names(directory: Path) -> set[str]:
 
 
 def begun(path: Path, plan: Plan = PLAN) -> Path:
-    """A directory in which a run has begun, and that nobody holds."""
+    """Return a directory in which a run has begun, and whose lock is free."""
     held = RunDirectory.create(path)
     held.begin(plan)
     held.retain()

@@ -25,8 +25,8 @@ from fedws.network.admission import BoundedConnectionSet
 from fedws.network.base import MAX_HANDSHAKE_MESSAGE_BYTES, Channel, Handler, Limits
 from fedws.network.connect_errors import PLAINTEXT_REASONS, describe_connect_error, speaks_tls
 from fedws.network.websocket.channel import WebSocketChannel
-from fedws.network.websocket.closing import stop_accepting
 from fedws.network.websocket.incoming_connection import IncomingConnection, address_of
+from fedws.network.websocket.listener_close import stop_accepting
 from fedws.network.websocket.monitored_connection import OutgoingConnection
 from fedws.network.websocket.tls_listener import TlsListener
 from fedws.protocol import encoder

@@ -21,10 +21,8 @@ _BUCKET_PATTERN = re.compile("[A-Za-z0-9._-]{3,255}")
 _PREFIX_PATTERN = re.compile(r"([A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*)?")
 _MAX_READ_BYTES = 2**20
 """Bytes that are read at once, at most."""
-_MAX_UPLOAD_STARTS = 4
-"""How often a large blob is begun: other writers may complete its upload, and the object be listed only later."""
-_MAX_PAUSE_SECONDS = 0.5
-"""Before the second start; each further pause is twice as long."""
+_MAX_UPLOAD_STARTS = 3
+"""Attempts to upload a large blob whose upload other writers end."""
 _NOT_FOUND_CODES = ("NoSuchUpload", "NoSuchKey")
 
 
@@ -94,18 +92,17 @@ class S3Store:
         if size <= PART_BYTES:
             self._put_object(key, b"".join(body), progress)
             return
-        for start in range(_MAX_UPLOAD_STARTS):
+        for attempt in range(_MAX_UPLOAD_STARTS):
             try:
                 self._upload_parts(key, body, progress)
                 return
             except S3RequestFailed as error:
                 if error.code != "NoSuchUpload":
                     raise
-            # Another writer of this blob has completed the upload, or a cleaner has ended it.
-            if self._get_size(key, progress) == size:
-                return
-            if start + 1 < _MAX_UPLOAD_STARTS:
-                progress.wait(min(_MAX_PAUSE_SECONDS, self._timeout / 40) * 2**start)
+            # Another writer of this blob completed the upload, maybe of an object that is not listed yet, or a cleaner
+            # ended it.
+            for pause in (0.0, self._s3.retry_pause(attempt)):
+                progress.wait(pause)
                 if self._get_size(key, progress) == size:
                     return
         raise StoreError(f"{self._url}: others end the upload of blob {_get_blob_name(key)} again and again")

@@ -119,7 +119,7 @@ def test_what_is_known_of_a_run_is_known_again(tmp_path: Path) -> None:
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"file: there is no such directory$"):
+    with pytest.raises(UsageError, match=r"file: directory not found$"):
         RunDirectory.open_existing(tmp_path / "file")
 
 

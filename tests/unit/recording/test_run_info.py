@@ -41,7 +41,7 @@ NEWER = f"it is of a newer fedws (format {RUN_FORMAT + 1}; this one reads {RUN_F
 
 
 REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
-    "missing": (None, "there is no such directory"),
+    "missing": (None, "directory not found"),
     "empty": ({}, "the directory is empty"),
     "foreign": ({"mine.txt": "mine"}, "the directory holds no run that had begun (no run.json)"),
     "another program's": ({"run.json": '{"name": "another program"}'}, FOREIGN),
