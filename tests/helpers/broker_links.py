@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiomqtt
 
@@ -12,18 +11,13 @@ from fedws.network.mqtt.channel import MqttChannel
 from fedws.network.mqtt.frames import FrameKind
 from fedws.network.transports.mqtt import MqttTransport
 from fedws.protocol.messages import Hello
+from tests.helpers.federation import PATIENCE
 from tests.helpers.mosquitto import PASSWORD, Mosquitto
+from tests.helpers.waiting import soon
 
-PATIENCE = 60.0
 LIMITS = Limits(max_message_bytes=2**28, peer_timeout=60.0)
 SECRET = bytes(range(32))
 HELLO = Hello(run="r", node="alice", protocol=1)
-
-
-async def soon(what: Awaitable[Any]) -> Any:
-    """A result that comes, or never."""
-    async with asyncio.timeout(PATIENCE):
-        return await what
 
 
 async def dialled(url: str, limits: Limits = LIMITS, node: str = "alice", *, seal: bool = False) -> MqttChannel:

@@ -20,10 +20,11 @@ from fedws.network.mqtt.topics import ONLINE, PROBE, EndToken
 from fedws.network.transports.mqtt import MqttTransport
 from fedws.node.server import serve
 from fedws.protocol.messages import Hello, TaskRequest
-from tests.helpers.broker_links import HELLO, LIMITS, SECRET, Stranger, dialled, linked, soon, stranger
+from tests.helpers.broker_links import HELLO, LIMITS, SECRET, Stranger, dialled, linked, stranger
 from tests.helpers.federation import worker
 from tests.helpers.keyed_runs import KEY
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
+from tests.helpers.waiting import soon
 
 both = pytest.mark.parametrize("seal", [False, True])
 

@@ -24,10 +24,11 @@ from fedws.protocol.close_codes import CloseCode
 from fedws.protocol.messages import TaskRequest
 from fedws.security import certificates
 from fedws.security.tls import TlsConfig
-from tests.helpers.broker_links import LIMITS, dialled, linked, soon
+from tests.helpers.broker_links import LIMITS, dialled, linked
 from tests.helpers.federation import federation, settings, worker
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, free_port, mosquitto
 from tests.helpers.protocol_page import TEXT
+from tests.helpers.waiting import soon
 
 QUICK = Limits(peer_timeout=12.0)
 """Two seconds for an answer, where none comes."""

@@ -15,10 +15,11 @@ from fedws.network.mqtt import topics
 from fedws.network.mqtt.session import BrokerSession
 from fedws.network.mqtt.topics import CLAIMING, ONLINE, PROBE, EndToken
 from fedws.network.transports.mqtt import MqttTransport
-from tests.helpers.broker_links import HELLO, LIMITS, dialled, linked, soon, stranger
+from tests.helpers.broker_links import HELLO, LIMITS, dialled, linked, stranger
 from tests.helpers.federation import PATIENCE
 from tests.helpers.mosquitto import PASSWORD, Mosquitto, mosquitto
 from tests.helpers.processes import Processes
+from tests.helpers.waiting import soon
 
 QUICK = Limits(peer_timeout=12.0)
 """Two seconds for an answer, where none comes."""

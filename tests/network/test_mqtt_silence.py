@@ -10,7 +10,8 @@ from fedws.network.mqtt.broker_url import parse_broker_url
 from fedws.network.mqtt.connection import BrokerConnection
 from fedws.network.mqtt.library import LastWill
 from fedws.network.transports.mqtt import MqttTransport
-from tests.helpers.broker_links import LIMITS, soon
+from tests.helpers.broker_links import LIMITS
+from tests.helpers.waiting import soon
 
 
 async def test_brokers_that_do_not_answer_leave_asyncio_its_threads() -> None:

@@ -1,14 +1,10 @@
-"""A run that calls again takes its node over, another is told who has it; what a worker keeps outlives its links."""
+"""Two links to one node: a run takes over its own older link, and another run is refused."""
 
 import asyncio
-import contextlib
 import re
 import threading
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-import torch
 
 import fedws
 from fedws.core.errors import LinkLost
@@ -18,62 +14,10 @@ from fedws.network.lookup import find_transport
 from fedws.node.run_lease import MAX_LINKS_PER_RUN, TAKEN_OVER_REASON
 from fedws.node.server import NodeServer
 from fedws.protocol.close_codes import CloseCode
-from fedws.protocol.messages import Hello, Message, Refusal, TaskFailure, TaskRequest, TaskResult, Welcome
-from fedws.security.credentials import INSECURE
-from fedws.training.base import Task
-from tests.helpers.federation import PATIENCE, Gate, address, happens, worker
-
-SCHEMES = pytest.mark.parametrize("scheme", ["ws", "memory"])
-
-
-def order(round_number: int = 1, base: int = 0, request_id: str = "") -> TaskRequest:
-    """An order for alice that brings one number."""
-    tensors = {"x": torch.tensor([float(round_number)])}
-    return TaskRequest(
-        request_id=request_id or f"{round_number}/alice",
-        worker="alice",
-        round=round_number,
-        task="fedavg.fit",
-        state_round=base,
-        tensors=tensors,
-    )
-
-
-def echo(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-    """Answers at once."""
-    return workspace.build_result(order, {})
-
-
-async def soon(what: Any) -> Any:
-    """A result that comes, or never."""
-    async with asyncio.timeout(PATIENCE):
-        return await what
-
-
-@contextlib.asynccontextmanager
-async def serving(scheme: str, task: Task, limits: Limits | None = None) -> AsyncIterator[str]:
-    """Serve alice, with that task; gives her address."""
-    async with fedws.serve(worker("alice", task), address(scheme, "alice"), limits, INSECURE) as url:
-        yield url
-
-
-async def call(url: str, run: str) -> tuple[Channel, Message | None]:
-    """Dial and say hello; gives the answer, None if the link was closed instead."""
-    channel = await soon(find_transport(url).connect(url, Limits()))
-    await channel.send(Hello(run=run, node="alice", protocol=1))
-    with contextlib.suppress(LinkLost):
-        return channel, await soon(channel.receive())
-    return channel, None
-
-
-async def begin(url: str, run: str) -> Channel:
-    """Call until the node is free, as it soon is; gives the link."""
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            channel, answer = await call(url, run)
-            if isinstance(answer, Welcome):
-                return channel
-            await channel.close()
+from fedws.protocol.messages import Hello, Message, Refusal, TaskRequest, TaskResult, Welcome
+from tests.helpers.federation import PATIENCE, Gate, happens, worker
+from tests.helpers.node_calls import SCHEMES, begin, call, echo, order, serving
+from tests.helpers.waiting import soon
 
 
 async def why_lost(channel: Channel) -> str:
@@ -81,9 +25,6 @@ async def why_lost(channel: Channel) -> str:
     with pytest.raises(LinkLost) as lost:
         await soon(channel.receive())
     return str(lost.value)
-
-
-# --------------------------------------------------------------------------- the same run, and others
 
 
 @SCHEMES
@@ -292,66 +233,3 @@ async def test_who_breaks_the_protocol_is_told_before_the_work_has_ended(scheme:
         await channel.send(Hello(run="run", node="alice", protocol=1))
         assert await why_lost(channel) == "hello where a request was due"
         deaf.set()
-
-
-# --------------------------------------------------------------------------- what a worker keeps
-
-
-def remembering(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:
-    """Control variates, as it were: each answer follows from all that counted before."""
-    before = (workspace.load_state(order) or {"c": torch.zeros(1)})["c"]
-    after = 3 * before + order.tensors["x"]
-    workspace.save_state(order, {"c": after})
-    return workspace.build_result(order, {}, {"c": after, "moved": after - before})
-
-
-async def rounds(url: str, run: str, lose: set[int]) -> list[dict[str, float]]:
-    """Five rounds; in some the link is lost before the answer is read, and the round is asked for again."""
-    found = []
-    channel = await begin(url, run)
-    for round_number in range(1, 6):
-        await channel.send(order(round_number, round_number - 1))
-        if round_number in lose:
-            if round_number % 2:
-                answered = await soon(channel.receive())  # it was on its way: the worker has kept what it made
-                assert isinstance(answered, TaskResult)
-            await channel.close()
-            channel = await begin(url, run)
-            await channel.send(order(round_number, round_number - 1, f"{round_number}/alice/again"))
-        report = await soon(channel.receive())
-        assert isinstance(report, TaskResult), report
-        found.append({name: float(tensor) for name, tensor in report.tensors.items()})
-    await channel.close()
-    return found
-
-
-@SCHEMES
-async def test_answers_with_state_are_the_same_after_lost_links(scheme: str) -> None:
-    async with serving(scheme, remembering) as url:
-        wanted = await rounds(url, "one", set())
-        assert wanted[-1]["c"] == 3 * (3 * (3 * (3 * 1 + 2) + 3) + 4) + 5
-    for lose in ({3}, {2}, {1, 2, 3, 4, 5}):
-        async with serving(scheme, remembering) as url:
-            assert await rounds(url, "one", lose) == wanted
-
-
-async def test_a_coordinator_that_goes_on_from_before_finds_the_state_of_then() -> None:
-    async with serving("memory", remembering) as url:
-        wanted = await rounds(url, "run", set())
-        channel = await begin(url, "run")
-        for round_number in (4, 5):
-            await channel.send(order(round_number, round_number - 1))
-            report = await soon(channel.receive())
-            assert {name: float(tensor) for name, tensor in report.tensors.items()} == wanted[round_number - 1]
-
-
-async def test_another_run_finds_no_state() -> None:
-    async with serving("memory", remembering) as url:
-        first = await rounds(url, "one", set())
-        channel = await begin(url, "two")
-        await channel.send(order(6, 5))
-        answer = await soon(channel.receive())
-        assert isinstance(answer, TaskFailure) and answer.kind == "refused"
-        assert answer.reason == "alice has lost its state of round 5; was it restarted?"
-        await channel.close()
-        assert await rounds(url, "two", set()) == first
