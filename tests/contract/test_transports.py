@@ -75,7 +75,7 @@ async def test_a_large_message_arrives_whole(scheme: str, size: int) -> None:
 
 @every
 async def test_an_idle_link_lasts_longer_than_the_silence(scheme: str) -> None:
-    """How slow, silent and stopped peers are told apart is for a transport's own tests, as in test_liveness.py."""
+    """Each transport's own tests cover slow, silent and stopped peers, as test_liveness.py does."""
     async with linked(scheme, PatientLimits(peer_timeout=0.3)) as (near, far):
         waiting = asyncio.create_task(far.receive())
         await asyncio.sleep(0.9)  # three silences: the link must outlast them
@@ -167,7 +167,7 @@ async def test_an_address_is_served_once_at_a_time(scheme: str) -> None:
         assert "\n" not in str(caught.value)
         near = await soon(dialled(scheme, url, LIMITS))
         await near.send(hello())
-        assert await soon(near.receive()) == hello(), "the first goes on"
+        assert await soon(near.receive()) == hello(), "the first continues"
         await near.close()
     async with served(scheme, echo, LIMITS, url) as again:
         assert again == url

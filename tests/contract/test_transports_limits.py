@@ -1,4 +1,4 @@
-"""Every registered transport: limits of messages, and bytes that are no message."""
+"""Every registered transport: limits of messages, and bytes that do not form a message."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def raw(scheme: str, url: str, pieces: Sequence[bytes | str]) -> str:
         await channel.close()
         return str(lost.value)
     async with websockets.connect(url, compression=None, proxy=None, max_size=None) as socket:
-        with contextlib.suppress(websockets.ConnectionClosed):  # it may be told before it has sent all
+        with contextlib.suppress(websockets.ConnectionClosed):  # the other end may close before it has sent all
             await socket.send(list(pieces) if isinstance(pieces[0], bytes) else str(pieces[0]))
         await soon(socket.wait_closed())
         return socket.close_reason or ""

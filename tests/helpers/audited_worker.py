@@ -40,7 +40,7 @@ def cannot(order: TaskRequest, workspace: TaskContext) -> TaskResult:
 
 
 def stopped(order: TaskRequest, workspace: TaskContext) -> TaskResult:
-    raise TaskCancelled("told to stop")
+    raise TaskCancelled("stopped")
 
 
 def odd(order: TaskRequest, workspace: TaskContext) -> TaskResult:

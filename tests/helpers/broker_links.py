@@ -55,7 +55,7 @@ async def linked(
 
 
 class Stranger:
-    """Somebody else on the broker, who reads all that passes and writes where they like."""
+    """Another client of the broker, which reads all messages and publishes to any topic."""
 
     def __init__(self, client: aiomqtt.Client) -> None:
         self._client = client

@@ -85,7 +85,7 @@ def left(proxy: StoreProxy, store: S3Store) -> list[str]:
     return proxy.left(store._bucket)
 
 
-def told(use: Callable[[], object], url: str, kind: type[Exception] = StoreError) -> str:
+def error_line(use: Callable[[], object], url: str, kind: type[Exception] = StoreError) -> str:
     """The line that it fails with, after the store's name; in which, and in whose causes, there is nothing secret."""
     with pytest.raises(kind) as caught:
         use()

@@ -57,7 +57,7 @@ async def test_a_node_joins_with_its_name_and_one_instance_for_all_its_links() -
 async def hangs_up(channel: Channel) -> None:
     await channel.send(Hello(run="cafe", node="alice", protocol=1))
     await channel.receive()
-    await channel.close("the coordinator did not go on")
+    await channel.close("the coordinator closed")
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ WRONG = {
 async def test_sides_that_do_not_go_together_say_so_and_the_run_waits_for_the_right_one(
     case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Anybody could join and say that it is alice, so the run does not end, as it would had it dialled her."""
+    """A join is not authenticated, so the run does not end, as it would if the coordinator had connected to alice."""
     theirs, ours, text = WRONG[case]
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", credentials=ours, **more) as (run, url):
@@ -92,21 +92,21 @@ async def test_a_second_node_of_a_name_is_told_and_joins_when_the_first_has_gone
     gate = Gate(held=(1, 2))
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
     async with listening(tmp_path / "run", **more) as (run, url):
-        told = f"alice: waits to join at {url} (alice is here already, or seems to be; ids must differ)"
+        line = f"alice: waits to join at {url} (alice is here already, or seems to be; ids must differ)"
         async with contextlib.AsyncExitStack() as second:
             async with join_run(worker(task=gate), url):
                 await happens(gate.entered)
                 await second.enter_async_context(outside(url, "alice"))
-                while told not in caplog.messages:
+                while line not in caplog.messages:
                     await asyncio.sleep(0.01)
                 assert not gate.stopped.is_set()
             async with asyncio.timeout(PATIENCE):
                 assert answered(await run) == [1, 1]
-    assert caplog.messages.count(told) == 1, "said once"
+    assert caplog.messages.count(line) == 1, "logged once"
 
 
 async def test_strangers_neither_end_a_run_nor_keep_its_node_out(tmp_path: Path) -> None:
-    """They claim to be alice, before her and while she works; some go on to say what nobody may."""
+    """They claim to be alice, before her and while she works; some then send messages that are not allowed."""
     gate = Gate(held=(1,))
     more = expecting("ws://localhost:0", "alice", evaluator={}, wait_for_workers="forever")
 
@@ -155,7 +155,7 @@ async def test_a_stranger_cannot_pass_off_the_proof_of_another_node(tmp_path: Pa
 
 
 async def test_500_who_never_join_are_dropped_and_a_run_goes_well(tmp_path: Path) -> None:
-    """At most so many are at the gate; nobody waits for the time that they have, which is 100 s."""
+    """The number of pending connections is limited, and their timeout of 100 s delays no other node."""
     more = expecting("ws://localhost:0", "alice", evaluator={}, peer_timeout=600)
     async with contextlib.AsyncExitStack() as stack, listening(tmp_path / "run", **more) as (run, url):
         port = int(url.rpartition(":")[2])

@@ -28,7 +28,7 @@ def place(scheme: str) -> str:
 
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[Channel]:
-    """The coordinator's ends of all links on which somebody joined."""
+    """The coordinator's ends of all links on which a node joined."""
     channels: list[Channel] = []
     hold = JoinListener._hold_until_closed
 
@@ -55,8 +55,8 @@ async def test_a_mix_of_dialled_and_joining_nodes_gives_the_same_as_dialled_ones
             del more["expect_workers"]
             result = await fedws.run(run_dir=tmp_path / name, **{**more, "workers": urls})
         assert_same(result, wanted)
-        told = [[record for record in one.metrics if record["kind"] == "evaluation"] for one in (result, wanted)]
-        assert told[0] == told[1] and len(told[0]) == 8
+        evaluations = [[record for record in one.metrics if record["kind"] == "evaluation"] for one in (result, wanted)]
+        assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 8
 
 
 @SCHEMES

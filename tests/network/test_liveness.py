@@ -114,7 +114,7 @@ async def test_nobody_is_blamed_while_this_process_stands_still() -> None:
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
         time.sleep(2 * LIMITS.peer_timeout)  # stands still
-        await asyncio.sleep(LIMITS.peer_timeout / 2)  # time to blame somebody
+        await asyncio.sleep(LIMITS.peer_timeout / 2)  # time for a wrong time-out
         await near.send(HELLO)
         assert await soon(far.receive()) == HELLO
 

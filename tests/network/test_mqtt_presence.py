@@ -162,7 +162,7 @@ async def test_a_node_says_again_that_it_is_here_when_asked_or_denied(broker: Mo
                 await asyncio.sleep(0)
         assert [said for _, said in await retained(broker)] == [ONLINE]
         await near.send(HELLO)
-        assert await soon(far.receive()) == HELLO, "and nobody is lost by a forged end"
+        assert await soon(far.receive()) == HELLO, "a forged end closes no link"
 
 
 async def test_a_node_finds_its_own_former_presence_and_asks_nobody(

@@ -53,11 +53,11 @@ async def test_another_run_is_told_which_has_the_node_and_since_when(scheme: str
         for run in ("other", "77d1e0aa", ""):
             refused, answer = await call(url, run)
             assert isinstance(answer, Refusal) and answer.kind == "busy"
-            told = r"alice is busy with run 77d1e0aa since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-            assert re.fullmatch(told, answer.reason)
+            reason = r"alice is busy with run 77d1e0aa since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+            assert re.fullmatch(reason, answer.reason)
             await refused.close()
         await holder.send(order())
-        assert isinstance(await soon(holder.receive()), TaskResult), "nobody disturbed it"
+        assert isinstance(await soon(holder.receive()), TaskResult), "the first run continues"
         await holder.close()
         await (await begin(url, "other")).close()
 
@@ -141,7 +141,7 @@ async def test_only_so_many_links_of_a_run_wait_for_their_turn() -> None:
 
 
 async def test_a_task_that_does_not_look_up_keeps_the_node_busy() -> None:
-    """Nobody is left waiting for it: who calls is refused, and may call again."""
+    """A coordinator that connects meanwhile is refused, and may connect again."""
     deaf, entered = threading.Event(), threading.Event()
 
     def task(order: TaskRequest, workspace: fedws.TaskContext) -> TaskResult:

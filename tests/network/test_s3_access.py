@@ -14,7 +14,7 @@ from fedws.object_store.backends.s3 import S3Store
 from fedws.object_store.base import Store, StoreConfig, open_backend
 from fedws.security import certificates
 from tests.helpers.s3_proxy import ALWAYS, Fault, StoreProxy, free_port, garbage, refuses
-from tests.helpers.s3_store import LARGE, PATIENCE, RUN, SMALL, dropped, got, left, name, put, told
+from tests.helpers.s3_store import LARGE, PATIENCE, RUN, SMALL, dropped, error_line, got, left, name, put
 from tests.helpers.s3_store import own as own
 from tests.helpers.s3_store import pauses as pauses
 from tests.helpers.s3_store import proxies as proxies
@@ -58,7 +58,7 @@ REFUSED: dict[str, tuple[Fault, str]] = {
 @pytest.mark.parametrize("fault", REFUSED)
 def test_a_refusal_is_one_line_before_a_run_begins(proxy: StoreProxy, store: S3Store, url: str, fault: str) -> None:
     proxy.make("ListObjectsV2", REFUSED[fault][0], times=ALWAYS)
-    line = told(store.check_access, url, UsageError)
+    line = error_line(store.check_access, url, UsageError)
     assert line == REFUSED[fault][1].format("ListObjectsV2")
     assert proxy.requests == ["ListObjectsV2"], "it is asked once"
 
@@ -73,7 +73,7 @@ def test_a_refusal_during_a_run_is_said_at_once(
     proxy: StoreProxy, store: S3Store, url: str, operation: str, use: Callable[[Store, bytes], object], fault: str
 ) -> None:
     proxy.make(operation, REFUSED[fault][0], times=ALWAYS)
-    assert told(lambda: use(store, SMALL), url) == REFUSED[fault][1].format(operation)
+    assert error_line(lambda: use(store, SMALL), url) == REFUSED[fault][1].format(operation)
     assert proxy.requests == [operation], "it is asked once"
 
 
@@ -84,7 +84,7 @@ def test_every_permission_is_tried_before_a_run_begins(
     proxy: StoreProxy, store: S3Store, url: str, operation: str
 ) -> None:
     proxy.make(operation, refuses(403, "AccessDenied"))
-    line = told(store.check_access, url, UsageError)
+    line = error_line(store.check_access, url, UsageError)
     for key in left(proxy, store):  # what could not be deleted
         proxy.client.delete_object(Bucket=store._bucket, Key=key)
     assert line == f"127.0.0.1 refuses {operation} with these credentials (AccessDenied)"
@@ -97,13 +97,13 @@ def test_a_store_that_gives_back_something_else_is_told(proxy: StoreProxy, store
         handler.answer(b"other")  # type: ignore[attr-defined]
 
     proxy.make("GetObject", other)
-    line = told(store.check_access, url, UsageError)
+    line = error_line(store.check_access, url, UsageError)
     assert line == "127.0.0.1 does not give back what was stored"
 
 
 def test_a_code_of_the_store_stays_one_harmless_line(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("ListObjectsV2", refuses(400, "Bad\n\u009b2J" + "x" * 1000))
-    assert len(told(store.check_access, url, UsageError)) < 150
+    assert len(error_line(store.check_access, url, UsageError)) < 150
 
 
 ACTIONS = {
@@ -127,7 +127,7 @@ def test_the_policy_in_the_documentation_is_what_is_needed(proxy: StoreProxy, st
     allowed = {action: rule["Resource"] for rule in policy["Statement"] for action in rule["Action"]}
     store.check_access()
     proxy.make("UploadPart", refuses(403, "AccessDenied"), skip=1)
-    told(lambda: put(store, LARGE), store._url)
+    error_line(lambda: put(store, LARGE), store._url)
     put(store, LARGE)
     got(store, LARGE)
     store.delete(RUN, name(LARGE))
@@ -152,27 +152,27 @@ def test_missing_credentials_are_told(
     proxy: StoreProxy, url: str, gone: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(gone)
-    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
+    line = error_line(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == f"no credentials ({code}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     assert proxy.requests == []
 
 
 def test_a_profile_that_is_not_there_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
+    line = error_line(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "no credentials (ProfileNotFound): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 @pytest.mark.parametrize("endpoint", ["nowhere", "http://[::1", "http://127.0.0.1:port"])
 def test_an_endpoint_that_is_none_is_told(url: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
+    line = error_line(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "boto3 cannot be set up from this environment (ValueError)"
 
 
 def test_a_store_that_nobody_serves_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
+    line = error_line(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
     assert line == "127.0.0.1 cannot be reached, 4 times in a row"
 
 
@@ -191,7 +191,7 @@ def test_a_bucket_is_reached_over_tls_where_its_certificate_is_trusted(
     tls.load_cert_chain(tmp_path / "localhost.pem", tmp_path / "localhost.key")
     with StoreProxy(proxy.behind, tls) as secure:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://localhost:{secure.server_port}")
-        line = told(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
+        line = error_line(lambda: open_backend(StoreConfig(url, 0), PATIENCE), url, UsageError)
         assert line == "localhost has no certificate that is trusted here; AWS_CA_BUNDLE names whom to trust"
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
         store = open_backend(StoreConfig(url, 0), PATIENCE)

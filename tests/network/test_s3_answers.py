@@ -10,7 +10,7 @@ from fedws.object_store import s3_client
 from fedws.object_store.backends.s3 import S3Store
 from fedws.object_store.watchdog import Progress
 from tests.helpers.s3_proxy import ALWAYS, Handler, StoreProxy, answers, dribbles, hangs, refuses, stalls
-from tests.helpers.s3_store import LARGE, OTHER, PATIENCE, RUN, SMALL, dropped, got, left, name, put, told
+from tests.helpers.s3_store import LARGE, OTHER, PATIENCE, RUN, SMALL, dropped, error_line, got, left, name, put
 from tests.helpers.s3_store import own as own
 from tests.helpers.s3_store import pauses as pauses
 from tests.helpers.s3_store import proxies as proxies
@@ -58,7 +58,7 @@ def narrow(handler: Handler) -> None:
 
 def test_all_pages_are_read(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("UploadPart", refuses(403, "AccessDenied"), skip=2)
-    told(lambda: put(store, LARGE), url)
+    error_line(lambda: put(store, LARGE), url)
     for operation in ("ListObjectsV2", "ListParts"):
         proxy.make(operation, narrow, times=ALWAYS)
     proxy.requests.clear()
@@ -121,7 +121,7 @@ def test_what_an_answer_lacks_is_told(proxy: StoreProxy, store: S3Store, url: st
     if operation == "ListParts":
         proxy.client.create_multipart_upload(Bucket=store._bucket, Key=f"fedws/{RUN}/{name(LARGE)}")
     proxy.make(operation, answers(f"<Result>{body}</Result>".encode()), times=ALWAYS)
-    assert told(lambda: put(store, LARGE), url) == "what answers at 127.0.0.1 is no S3 store"
+    assert error_line(lambda: put(store, LARGE), url) == "what answers at 127.0.0.1 is no S3 store"
     assert [request.partition(" ")[0] for request in proxy.requests].count(operation) == 1
 
 
@@ -134,7 +134,7 @@ def test_an_object_of_no_size_is_told(proxy: StoreProxy, store: S3Store, url: st
         handler.close_connection = True
 
     proxy.make("GetObject", unsized, times=ALWAYS)
-    assert told(lambda: got(store, SMALL), url) == "what answers at 127.0.0.1 is no S3 store"
+    assert error_line(lambda: got(store, SMALL), url) == "what answers at 127.0.0.1 is no S3 store"
 
 
 # --------------------------------------------------------------------------- hangs and progress
@@ -146,7 +146,7 @@ def test_nothing_waits_without_a_bound(proxy: StoreProxy, url: str, operation: s
     proxy.make(operation, hangs, times=ALWAYS)
     use = {"GetObject": got, "DeleteObject": dropped}.get(operation, put)
     began = time.monotonic()
-    assert re.fullmatch(WAITED, told(lambda: use(store, SMALL), url))
+    assert re.fullmatch(WAITED, error_line(lambda: use(store, SMALL), url))
     assert time.monotonic() - began < BOUND
 
 
@@ -154,7 +154,7 @@ def test_a_body_that_stalls_ends(proxy: StoreProxy, store: S3Store, url: str) ->
     put(store, SMALL)
     proxy.make("GetObject", stalls(500), times=ALWAYS)
     began = time.monotonic()
-    assert re.fullmatch(WAITED, told(lambda: got(S3Store(url, LITTLE), SMALL), url))
+    assert re.fullmatch(WAITED, error_line(lambda: got(S3Store(url, LITTLE), SMALL), url))
     assert time.monotonic() - began < BOUND
 
 
@@ -164,7 +164,7 @@ def test_what_dribbles_is_no_progress(proxy: StoreProxy, store: S3Store, url: st
     proxy.make(operation, dribbles, times=ALWAYS)
     use = got if operation == "GetObject" else put
     began = time.monotonic()
-    assert told(lambda: use(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
+    assert error_line(lambda: use(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
     assert time.monotonic() - began < BOUND
 
 
@@ -180,7 +180,7 @@ def test_a_listing_without_an_end_is_no_progress(proxy: StoreProxy, url: str, mo
     monkeypatch.setattr(s3_client, "MAX_PAGES", 10**9)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
     began = time.monotonic()
-    assert told(lambda: put(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
+    assert error_line(lambda: put(S3Store(url, LITTLE), SMALL), url) == "no progress in 0.5 s"
     assert time.monotonic() - began < BOUND
 
 
@@ -189,7 +189,7 @@ def test_a_listing_has_a_number_of_pages(
 ) -> None:
     monkeypatch.setattr(s3_client, "MAX_PAGES", 7)
     proxy.make("ListObjectsV2", endless, times=ALWAYS)
-    assert told(lambda: store.delete_run(RUN), url) == "127.0.0.1 lists more than 7 pages"
+    assert error_line(lambda: store.delete_run(RUN), url) == "127.0.0.1 lists more than 7 pages"
     assert proxy.requests.count("ListObjectsV2") == 7
 
 

@@ -9,7 +9,7 @@ from fedws.object_store.backends.s3 import S3Store
 from fedws.object_store.base import PART_BYTES, Store
 from fedws.object_store.watchdog import Progress
 from tests.helpers.s3_proxy import ALWAYS, Fault, Handler, StoreProxy, cuts_answer, cuts_request, loses_answer, refuses
-from tests.helpers.s3_store import LARGE, PATIENCE, RUN, SMALL, got, left, name, put, told
+from tests.helpers.s3_store import LARGE, PATIENCE, RUN, SMALL, error_line, got, left, name, put
 from tests.helpers.s3_store import own as own
 from tests.helpers.s3_store import pauses as pauses
 from tests.helpers.s3_store import proxies as proxies
@@ -67,7 +67,7 @@ def test_it_is_tried_a_bounded_number_of_times(
 ) -> None:
     proxy.make(operation, PASSING[fault][0], times=ALWAYS)
     use = got if operation == "GetObject" else put
-    line = told(lambda: use(store, SMALL), url)
+    line = error_line(lambda: use(store, SMALL), url)
     assert line == f"127.0.0.1 {PASSING[fault][1].format(operation)}, 4 times in a row"
     assert proxy.requests.count(operation) == 4
 
@@ -90,7 +90,7 @@ def test_many_lost_answers_are_no_harm(proxy: StoreProxy, store: S3Store, url: s
 
 def test_an_upload_goes_on_from_its_last_whole_part(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("UploadPart", cuts_request(5 * 2**20), times=ALWAYS, skip=1)
-    told(lambda: put(store, LARGE), url)
+    error_line(lambda: put(store, LARGE), url)
     proxy.heal()
     put(S3Store(url, PATIENCE), LARGE)  # of another process
     sent = [request for request in proxy.requests if request.startswith(("Upload", "Create"))]
@@ -147,7 +147,7 @@ def test_an_upload_that_others_complete_may_be_listed_later(proxy: StoreProxy, s
 
 def test_an_upload_that_others_end_without_end_is_given_up(proxy: StoreProxy, store: S3Store, url: str) -> None:
     proxy.make("CompleteMultipartUpload", refuses(404, "NoSuchUpload"), times=ALWAYS)
-    line = told(lambda: put(store, LARGE), url)
+    line = error_line(lambda: put(store, LARGE), url)
     assert line == f"others end the upload of blob {name(LARGE)} again and again"
     assert proxy.requests.count("CompleteMultipartUpload") == 3, "it is begun anew twice"
 
@@ -180,10 +180,10 @@ def test_a_connection_may_drop_often_as_long_as_parts_arrive(proxy: StoreProxy, 
     proxy.make("GetObject", cuts_answer(PART_BYTES), times=5)
     assert got(store, body) == body
     proxy.make("GetObject", cuts_answer(PART_BYTES - 2**20), times=ALWAYS)
-    assert told(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} is not there"
+    assert error_line(lambda: got(store, SMALL), url) == f"blob {name(SMALL)} is not there"
     proxy.heal()
     proxy.make("GetObject", cuts_answer(100), times=ALWAYS)
-    assert told(lambda: got(store, body), url) == "127.0.0.1 ended the connection, 4 times in a row"
+    assert error_line(lambda: got(store, body), url) == "127.0.0.1 ended the connection, 4 times in a row"
 
 
 # --------------------------------------------------------------------------- stopped transfers
@@ -195,7 +195,7 @@ def test_it_stops_between_two_tries(
     stop = threading.Event()
     monkeypatch.setattr(Progress, "wait", lambda self, seconds: stop.set())
     proxy.make("ListObjectsV2", refuses(500, "InternalError"), times=ALWAYS)
-    assert told(lambda: store.put(RUN, name(SMALL), [memoryview(SMALL)], stop=stop), url) == "stopped"
+    assert error_line(lambda: store.put(RUN, name(SMALL), [memoryview(SMALL)], stop=stop), url) == "stopped"
     assert proxy.requests == ["ListObjectsV2"]
 
 
@@ -213,7 +213,7 @@ def test_an_upload_that_is_stopped_is_ended(proxy: StoreProxy, store: S3Store, u
             handler.forward()
 
     proxy.make(operation, during)
-    assert told(lambda: store.put(RUN, name(LARGE), [memoryview(LARGE)], stop=stop), url) == "stopped"
+    assert error_line(lambda: store.put(RUN, name(LARGE), [memoryview(LARGE)], stop=stop), url) == "stopped"
     assert left(proxy, store) == []
     assert proxy.requests[-1] == "AbortMultipartUpload"
 
@@ -228,4 +228,4 @@ def test_where_it_cannot_be_ended_it_stops_too(proxy: StoreProxy, store: S3Store
 
     proxy.make("UploadPart", during)
     proxy.make("AbortMultipartUpload", refuses(403, "AccessDenied"))
-    assert told(lambda: store.put(RUN, name(LARGE), [memoryview(LARGE)], stop=stop), url) == "stopped"
+    assert error_line(lambda: store.put(RUN, name(LARGE), [memoryview(LARGE)], stop=stop), url) == "stopped"

@@ -72,9 +72,9 @@ def test_timers_follow_from_silence() -> None:
 
 def test_dtypes() -> None:
     rows = table(section("The table of tensors"), "dtype")
-    told = {row["dtype"]: int(row["bytes"]) for row in rows}
+    sizes = {row["dtype"]: int(row["bytes"]) for row in rows}
     newest = {} if hasattr(torch, "float8_e8m0fnu") else {"float8_e8m0fnu": 1}  # which torch has had since 2.7
-    assert told == {name: dtype.itemsize for name, dtype in DTYPES.items()} | newest
+    assert sizes == {name: dtype.itemsize for name, dtype in DTYPES.items()} | newest
 
 
 @pytest.mark.parametrize(("title", "model"), [("The header", Header), ("The table of tensors", TensorRow)])

@@ -39,12 +39,14 @@ def test_example_bytes(name: str) -> None:
 def test_the_example_is_what_a_worker_answers() -> None:
     worker = Worker("alice", "two_points", TwoPoints())
     assert worker.handle_hello(example(MESSAGE_TYPES["hello"])) == example(MESSAGE_TYPES["welcome"])
-    answer, told = fitted(), example(TaskResult)
-    assert dataclasses.replace(answer, tensors={}, metrics={}) == dataclasses.replace(told, tensors={}, metrics={})
-    assert answer.metrics == {**told.metrics, "loss": pytest.approx(told.metrics["loss"])}
-    assert answer.tensors.keys() == told.tensors.keys()
+    answer, documented = fitted(), example(TaskResult)
+    assert dataclasses.replace(answer, tensors={}, metrics={}) == dataclasses.replace(
+        documented, tensors={}, metrics={}
+    )
+    assert answer.metrics == {**documented.metrics, "loss": pytest.approx(documented.metrics["loss"])}
+    assert answer.tensors.keys() == documented.tensors.keys()
     for name, tensor in answer.tensors.items():
-        torch.testing.assert_close(tensor, told.tensors[name])
+        torch.testing.assert_close(tensor, documented.tensors[name])
 
 
 def test_the_example_for_fedsgd() -> None:

@@ -18,13 +18,13 @@ from tests.helpers.protocol_page import KEY, TEXT, example, section, table
 def test_the_texts_of_a_proof() -> None:
     """Made here as the page words it; the code agrees, and so do the vector's bytes."""
     hello, challenge = example(Hello), example(Challenge)
-    told = {"hello": hello, "challenge": challenge, "proof": example(Proof)}
+    messages = {"hello": hello, "challenge": challenge, "proof": example(Proof)}
     for side, wanted in (("node", challenge.proof), ("coordinator", example(Proof).proof)):
         texts = []
         for row in table(section("The proof"), "text"):
             field = re.fullmatch(r"`(\w+)` of `(\w+)`", row["value"])
             given = side if row["value"].startswith("the side") else row["value"]
-            texts.append(getattr(told[field[2]], field[1]) if field else given)
+            texts.append(getattr(messages[field[2]], field[1]) if field else given)
         assert len(texts) == 9
         texts = texts if side == "coordinator" else texts[:8]
         data = b"".join(len(text.encode()).to_bytes(4, "little") + text.encode() for text in texts)

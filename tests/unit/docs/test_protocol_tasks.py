@@ -101,12 +101,12 @@ def shapes(model: str) -> dict[str, list[int]]:
 def test_pieces_and_their_options(kind: str) -> None:
     text = section("8. Models")
     if kind == "model":
-        told = dict(re.findall(r"^\*\*`(\w+)`\*\*(.*?)\.", text, re.MULTILINE | re.DOTALL))
+        documented = dict(re.findall(r"^\*\*`(\w+)`\*\*(.*?)\.", text, re.MULTILINE | re.DOTALL))
     else:
-        told = {row[kind].split(",")[0].strip("`"): row[kind] for row in table(text, kind)}
+        documented = {row[kind].split(",")[0].strip("`"): row[kind] for row in table(text, kind)}
     others = registered_by_benchmarks()  # by a file of tests that another process runs
-    assert sorted(told) == [name for name in registry.list_pieces(kind) if (kind, name) not in others]
-    for name, options in told.items():
+    assert sorted(documented) == [name for name in registry.list_pieces(kind) if (kind, name) not in others]
+    for name, options in documented.items():
         parameters = inspect.signature(registry.find_piece(kind, name)).parameters.values()
         assert dict(re.findall(r"`(\w+)` \(([^)]*)\)", options)) == {
             parameter.name: str(parameter.default)

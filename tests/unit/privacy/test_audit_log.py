@@ -151,7 +151,7 @@ def test_what_was_being_written_when_a_node_was_killed_is_cut_off(tmp_path: Path
 
 
 def test_a_line_that_the_head_does_not_count_yet_is_kept(tmp_path: Path) -> None:
-    """Killed between the two, or a head put back by somebody who wants the node itself to cut the end off."""
+    """Killed between the two, or an old head restored by an attacker so that the node itself cuts off the end."""
     path = log(tmp_path, 2)
     kept = head(path).read_bytes()
     for number in (3, 4):

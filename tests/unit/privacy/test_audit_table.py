@@ -73,15 +73,15 @@ def test_a_reason_is_told_below_its_row(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_features_spent_is_told_below_the_first_of_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And that there is no bound, which is not the same as nothing to bound."""
+    """And that a bound is missing, which differs from a record without features."""
     log, features = AuditLog(tmp_path / "log"), {"payload": "features", "task": "mistnet.upload"}
-    told = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
+    cost = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
     log.append(entry(payload="metrics"))
     for number in (2, 3):
-        log.append(entry(number, **features, privacy=told))
+        log.append(entry(number, **features, privacy=cost))
     assert command.main(argparse.Namespace(node=str(log.path), verify=False)) == 0
     _, numbers, first, below, second = capsys.readouterr().out.splitlines()
-    assert below == f"{'':15}{told}"
+    assert below == f"{'':15}{cost}"
     assert (numbers.endswith("none"), first.endswith("none"), second.endswith("none")) == (False, True, True)
 
 

@@ -98,7 +98,7 @@ def test_lines_missing_at_the_end_are_counted(whole: tuple[bytes, bytes], put: P
 
 
 def test_a_line_that_shows_a_reader_another_value_was_edited(whole: tuple[bytes, bytes], put: Put) -> None:
-    """To programs it reads the same, of which the last of two keys holds; the order of keys is no matter either."""
+    """Programs read the same from it: the last of two equal keys counts, and their order does not matter."""
     lines = whole[0].splitlines(keepends=True)
     double = [lines[0].replace(b'"num_bytes": 1001', b'"num_bytes": 1, "num_bytes": 1001'), *lines[1:]]
     assert json.loads(double[0]) == json.loads(lines[0])

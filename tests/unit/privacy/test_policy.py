@@ -42,7 +42,7 @@ def test_without_a_policy_whatever_is_registered_is_allowed() -> None:
     for asked in (order(), order("evaluate"), order("mine.fit", model="mine", epochs=10**9), order(model=5)):
         DEFAULT_POLICY.check_request(asked, 1, left(1000))
     DEFAULT_POLICY.check_result(report(tensors=True))
-    assert DEFAULT_POLICY.allows_coordinator("") and DEFAULT_POLICY.allows_coordinator("anybody")
+    assert DEFAULT_POLICY.allows_coordinator("") and DEFAULT_POLICY.allows_coordinator("mallory")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_rounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ages", "hours", "told"),
+    ("ages", "hours", "duration"),
     [
         ((1, 23, 5), 1, "1 h"),
         ((1, 20, 5, 6, 23.9), 18, "18 h"),  # three must be older than a day: 23.9, 20 and 6 hours
@@ -137,9 +137,9 @@ def test_rounds() -> None:
         ((1, 23.995, 5), 0.005, "18 s"),
     ],
 )
-def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...], hours: float, told: str) -> None:
+def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...], hours: float, duration: str) -> None:
     before = {str(number): 3600.0 * age for number, age in enumerate(ages)}
-    with pytest.raises(RetryLater, match=f"; the next one is allowed in {told}$") as error:
+    with pytest.raises(RetryLater, match=f"; the next one is allowed in {duration}$") as error:
         Policy(max_answers_per_day=3).check_request(order(), 1, before)
     assert error.value.retry_after == pytest.approx(3600 * hours)
 
@@ -151,12 +151,12 @@ def test_a_refusal_states_when_the_next_round_is_allowed(ages: tuple[float, ...]
         (("coordinator",), "coordinator2", False),
         (("coordinator",), "Coordinator", False),
         (("lab-*",), "lab-1", True),
-        (("*",), "anybody", True),
+        (("*",), "mallory", True),
         (("*",), "", False),
         (("",), "", False),
         ((), "coordinator", False),
     ],
 )
 def test_coordinators(patterns: tuple[str, ...], who: str, admitted: bool) -> None:
-    """Who shows no certificate is nobody, whatever the patterns match."""
+    """A coordinator without a certificate has no name, so no pattern matches it."""
     assert Policy(coordinators=patterns).allows_coordinator(who) is admitted

@@ -87,7 +87,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         ),
         "task_failure: kind: ",
     ),
-    "labels that are no numbers": (
+    "labels that are not numbers": (
         raw(
             changed(
                 type="welcome",

@@ -24,7 +24,7 @@ def test_the_two_newest_are_kept_and_what_a_killed_save_left_is_removed(two: Pat
 
 
 def test_what_is_saved_is_the_newest_also_after_going_back(two: Path) -> None:
-    """After 12 was found damaged the run goes on from 11, and need not come past 12 again."""
+    """After 12 was found damaged the run continues from 11, and may end before 12."""
     path_of(two, 14).write_bytes(path_of(two, 12).read_bytes()[:-1])
     path_of(two, 12).unlink()
     Checkpoints(two).save(13, STATE, {})
@@ -35,7 +35,7 @@ def test_what_is_saved_is_the_newest_also_after_going_back(two: Path) -> None:
 
 
 def test_a_run_that_has_finished_leaves_its_newest_checkpoint(two: Path) -> None:
-    """And what else is in the directory; again, and where there is none, this does nothing."""
+    """And everything else in the directory. A second call, and one for a missing directory, does nothing."""
     (two / "checkpoint-000013.safetensors.part").write_text("half")
     (two / "model.safetensors").write_text("precious")
     newest = max(path.name for path in two.glob("checkpoint-*.safetensors"))

@@ -134,7 +134,7 @@ def test_every_state_comes_back(tmp_path_factory: pytest.TempPathFactory, state:
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_a_tensor_of_every_dtype_is_what_the_library_reads(tmp_path: Path, name: str) -> None:
-    """The header is written here; that it says the right things is for the library to tell."""
+    """The header is written here; the library checks that it is right."""
     tensors = {"odd": torch.ones(3, dtype=torch.bool), "one": torch.tensor([[0, 1], [1, 0]]).to(DTYPES[name])}
     there_and_back(tmp_path, tensors)
     library = safetensors.torch.load_file(path_of(tmp_path, 1))
@@ -183,7 +183,7 @@ def test_views_of_all_kinds_come_back_as_their_values(tmp_path: Path, view: torc
 
 
 def test_tensors_made_on_the_way_are_not_mixed_up(tmp_path: Path) -> None:
-    """A mapping may make its values when asked: their ids are used again unless somebody keeps them."""
+    """A mapping may make its values when asked: their ids are used again unless the values are kept."""
 
     class Lazy(Mapping[str, torch.Tensor]):
         def __getitem__(self, key: str) -> torch.Tensor:

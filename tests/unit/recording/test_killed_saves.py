@@ -83,23 +83,23 @@ def kill_while_writing(directory: Path) -> None:
     number = 1
     Checkpoints(directory).save(number, filled(number, ELEMENTS), {})
     for share in range(10):
-        told, tell = os.pipe()
+        reader, writer = os.pipe()
 
-        def act(first: int = number + 1, tell: int = tell) -> None:
+        def act(first: int = number + 1, writer: int = writer) -> None:
             for number in itertools.count(first):
                 Checkpoints(directory).save(number, filled(number, ELEMENTS), {})
-                os.write(tell, struct.pack("<q", number))
+                os.write(writer, struct.pack("<q", number))
 
         child = forked(act)
-        os.close(tell)
-        ready = os.read(told, 8)
+        os.close(writer)
+        ready = os.read(reader, 8)
         assert ready, "it has saved once"
         while written(directory) < share * ELEMENTS * 4 // 10:
             assert not os.waitpid(child, os.WNOHANG)[0], "it saves on"
         os.kill(child, signal.SIGKILL)
         assert end(child) == -signal.SIGKILL
-        last = struct.unpack("<q", (ready + os.read(told, 2**16))[-8:])[0]
-        os.close(told)
+        last = struct.unpack("<q", (ready + os.read(reader, 2**16))[-8:])[0]
+        os.close(reader)
         half = written(directory) >= 0
         found, remark = Checkpoints(directory).load()
         number = found.version
@@ -109,7 +109,7 @@ def kill_while_writing(directory: Path) -> None:
 
 
 def written(directory: Path) -> int:
-    """Bytes of the temporary file that is there; -1 when there is none."""
+    """Size of the temporary file in bytes; -1 when it does not exist."""
     for path in directory.glob("*.part"):
         with contextlib.suppress(FileNotFoundError):
             return path.stat().st_size

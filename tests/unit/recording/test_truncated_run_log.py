@@ -68,10 +68,10 @@ def test_what_came_after_the_checkpoint_is_cut_off(stopped: tuple[RunLog, dict[s
     ]
     assert again.worker_labels == {"alice": [0, 1]}
     again.open()
-    again.lines.emit("Going on")
+    again.lines.emit("Continuing")
     again.write_record("round", round=3)
     again.close()
-    assert told(record.directory)[-1] == "Going on"
+    assert told(record.directory)[-1] == "Continuing"
     assert [found["round"] for found in written(record.directory)] == [1, 2, 2, 3]
 
 

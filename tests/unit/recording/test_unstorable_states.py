@@ -24,7 +24,7 @@ class Thawed:
 
 
 class Heir(Pair[int]):
-    """Not a dataclass itself: what it adds is no field."""
+    """Not a dataclass itself: what it adds is not a field."""
 
 
 @dataclass(frozen=True)

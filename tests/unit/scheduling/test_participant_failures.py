@@ -30,7 +30,7 @@ def test_three_failures_in_a_row_exclude(kind: Kind) -> None:
         and roster.disconnected_workers() == []
     )
     roster, _ = roster.apply(WorkerDisconnected(worker="bob", reason="gone"))
-    assert roster.disconnected_workers() == [], "nobody waits for it"
+    assert roster.disconnected_workers() == [], "the run does not wait for it"
 
 
 LOST = "failed: lost 3 times while it worked on t.do; was its memory short?"

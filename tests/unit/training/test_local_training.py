@@ -113,7 +113,7 @@ def test_a_node_without_samples_cannot_train(learn: Callable[..., Any]) -> None:
 
 
 class Telling(Points):
-    """Tells the node to stop when a sample of the third batch is read."""
+    """Stops the node when a sample of the third batch is read."""
 
     def __init__(self, samples: int, stop: threading.Event) -> None:
         super().__init__(samples)
