@@ -35,6 +35,8 @@ ENVIRONMENT = {
 """Credentials that are nobody's, and no other place to find any."""
 Fault = Callable[["Handler"], None]
 ALWAYS = 10**9
+_BUCKET_NUMBERS = itertools.count()
+"""Of all stores of this process: moto keeps their buckets until the process ends."""
 
 
 def operation(method: str, url: str) -> str:
@@ -230,7 +232,6 @@ class StoreProxy(ThreadingHTTPServer):
         self.ended = threading.Event()
         self._wanted: list[Wanted] = []
         self._lock = threading.Lock()
-        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     def __enter__(self) -> Self:
@@ -276,7 +277,7 @@ class StoreProxy(ThreadingHTTPServer):
 
     def bucket(self) -> str:
         """Make an empty one."""
-        name = f"bucket-{next(self._numbers)}"
+        name = f"bucket-{next(_BUCKET_NUMBERS)}"
         self.client.create_bucket(Bucket=name)
         return name
 
