@@ -1,1 +1,1 @@
-"""Errors, tensors, the plan, the registry and files: what every other part of fedws uses."""
+"""Errors, tensors, the plan, the registry and file helpers, which all other packages of fedws use."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and are on the disk when the writer returns."""
+"""Atomic writing of files: a file is written completely or not at all, and is on the disk when the function returns."""
 
 import contextlib
 import errno
@@ -10,16 +10,16 @@ from pathlib import Path
 from fedws.core import private_files
 
 PART_SUFFIX = ".part"
-"""End of the name of a file that is being written."""
+"""Suffix of the names of unfinished files."""
 
 
 def fsync_dir(directory: Path) -> None:
-    """Wait until a directory's entries are on the disk. Raises OSError."""
+    """Wait until the entries of a directory are on the disk. Raises OSError."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
+        if error.errno != errno.EINVAL:  # some network file systems do not support this, and do not need it
             raise
     finally:
         os.close(handle)
@@ -27,12 +27,16 @@ def fsync_dir(directory: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, shared: bool = False, exclusive: bool = False) -> Iterator[Path]:
-    """Give a private, empty file beside ``path``; when the block ends it is on the disk under the name ``path``.
+    """Create a private, empty file next to ``path``, and rename it to ``path`` after the block.
 
-    When the block raises, the file is removed and ``path`` stays as it was. Its name is ``path`` and ``.part``, so that
-    what a killed process left is replaced by the next. With ``shared``, several processes may write ``path`` at once:
-    each has a name of its own, and the last one stays. With ``exclusive`` the first one stays, and FileExistsError is
-    raised for the others. Raises OSError.
+    When the context ends, the file is on the disk. If the block raises, the file is removed and ``path`` does not
+    change. The name of the file is ``path`` followed by ``.part``, so a file that a killed process left is overwritten
+    by the next process.
+
+    With ``shared``, several processes can write ``path`` at the same time. Each one uses another name, and the last
+    file remains. With ``exclusive``, the first file remains, and FileExistsError is raised in the other processes.
+
+    Raises OSError.
     """
     if shared or exclusive:
         handle, name = tempfile.mkstemp(PART_SUFFIX, f"{path.name}.", path.parent)  # its mode is 0600
@@ -43,7 +47,7 @@ def atomic_file(path: Path, *, shared: bool = False, exclusive: bool = False) ->
         private_files.create_empty_file(part)
     try:
         yield part
-        private_files.restrict_mode(part)  # a library may have made a file of its own
+        private_files.restrict_mode(part)  # a library may have replaced the file
         with part.open("rb") as file:
             os.fsync(file.fileno())
         if exclusive:
@@ -57,6 +61,6 @@ def atomic_file(path: Path, *, shared: bool = False, exclusive: bool = False) ->
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a private file whole or not at all; when this returns it is on the disk. Raises OSError."""
+    """Write a private file atomically; it is on the disk when the function returns. Raises OSError."""
     with atomic_file(path) as part:
         part.write_bytes(data)

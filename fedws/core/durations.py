@@ -1,8 +1,8 @@
-"""Durations in words."""
+"""Formatting of durations."""
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration for people, rounded up to whole units.
+    """Return a readable text for a duration in seconds, rounded up to whole seconds or minutes.
 
     >>> format_duration(42), format_duration(61), format_duration(3600), format_duration(12000)
     ('42 s', '2 min', '1 h', '3 h 20 min')

@@ -1,4 +1,4 @@
-"""Where in the user's own files an error came from, and what it says, as parts of one line."""
+"""One-line descriptions of errors, with the line of the user's own files that caused them."""
 
 import os
 import sysconfig
@@ -11,28 +11,30 @@ from fedws.core.errors import FedwsError
 from fedws.core.untrusted_text import MAX_LINE_CHARS, get_error_text, to_line, to_printable
 
 PLUGIN_MODULE_PREFIX = "fedws_plugin_"
-"""The beginning of the name of each module that is loaded with ``--plugin``."""
+"""Prefix of the module names that ``--plugin`` assigns."""
 _INTERACTIVE_PREFIXES = ("<stdin>", "<ipython-input", "<python-input", "<cell")
-"""The names that Python and notebooks give to lines typed at a prompt or in a cell."""
+"""Prefixes of the file names that Python and notebooks use for code typed at a prompt or in a cell."""
 _PACKAGE_DIRS = {"site-packages", "dist-packages"}
 
 
 def find_user_location(error: BaseException) -> str:
-    """Return ``FILE, line N``: the last line of the user's own files that the error passed through.
+    """Return the last line of the user's own files in the traceback of the error, as ``FILE, line N``.
 
-    The traceback of the error itself is searched first, then those of its causes. The text is empty where no line of
-    the user's is found, and for an error of fedws that the user's own code raised on purpose: its text is for people.
-    It may depend on the data, so it is for the logs of this machine only.
+    The traceback of the error itself is searched first, then those of its causes. The text is empty if no line of the
+    user's files is found. It is also empty for an error of fedws that the user's code raised itself, since its text
+    is already meant for people. The location may depend on private data, so it may only be logged on this machine.
     """
-    for one in _iter_causes(error):
-        if isinstance(one, SyntaxError) and one.filename and is_user_file(one.filename):
-            return f"{one.filename}, line {one.lineno}"
-        frames = list(traceback.walk_tb(one.__traceback__))
-        users = [is_user_file(frame.f_code.co_filename, frame.f_globals.get("__name__", "")) for frame, _ in frames]
-        if isinstance(one, FedwsError) and users and users[-1] and one.__cause__ is None:
+    for each in _iter_causes(error):
+        if isinstance(each, SyntaxError) and each.filename and is_user_file(each.filename):
+            return f"{each.filename}, line {each.lineno}"
+        frames = list(traceback.walk_tb(each.__traceback__))
+        by_user = [is_user_file(frame.f_code.co_filename, frame.f_globals.get("__name__", "")) for frame, _ in frames]
+        if isinstance(each, FedwsError) and by_user and by_user[-1] and each.__cause__ is None:
             return ""
         lines = [
-            f"{frame.f_code.co_filename}, line {line}" for (frame, line), its in zip(frames, users, strict=True) if its
+            f"{frame.f_code.co_filename}, line {line}"
+            for (frame, line), is_users in zip(frames, by_user, strict=True)
+            if is_users
         ]
         if lines:
             return lines[-1]
@@ -40,19 +42,24 @@ def find_user_location(error: BaseException) -> str:
 
 
 def find_last_location(error: BaseException) -> str:
-    """Return ``FILE, line N`` of the very last line that the error passed through, in whosever file; or empty text."""
+    """Return the last line in the traceback of the error, in any file, as ``FILE, line N``; empty without one."""
     lines = [f"{frame.f_code.co_filename}, line {line}" for frame, line in traceback.walk_tb(error.__traceback__)]
     return lines[-1] if lines else ""
 
 
 def describe_with_location(error: BaseException) -> str:
-    """Return :func:`summarize_error`, and in brackets the line it came from: the user's, or else the very last one."""
+    """Return :func:`summarize_error`, followed by the location of the error in brackets.
+
+    The location is that of :func:`find_user_location`, or else that of :func:`find_last_location`.
+    """
     return f"{summarize_error(error)} ({find_user_location(error) or find_last_location(error)})"
 
 
 def describe_error(error: BaseException) -> str:
-    """Return :func:`describe_with_location`; an error of fedws or of the system has a line only where it came from the
-    user's."""
+    """Return a description of the error, with its location.
+
+    For errors of fedws and of the operating system, the location is only added if it is in the user's own files.
+    """
     if not isinstance(error, FedwsError | OSError):
         return describe_with_location(error)
     place = find_user_location(error)
@@ -60,7 +67,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def summarize_error(error: BaseException, max_chars: int = 300) -> str:
-    """Return the error's type and text on one line; of an error of fedws, the text alone.
+    """Return the type and the text of the error as one line; for an error of fedws, only the text.
 
     >>> summarize_error(KeyError("label"))
     "KeyError: 'label'"
@@ -74,13 +81,13 @@ def summarize_error(error: BaseException, max_chars: int = 300) -> str:
 
 @cache
 def is_user_file(filename: str, module: str = "") -> bool:
-    """Whether a file is the user's: not part of fedws, of the standard library or of an installed package."""
+    """Return whether a file is the user's own: not part of fedws, the standard library or an installed package."""
     if filename.startswith("<"):
         return filename.startswith(_INTERACTIVE_PREFIXES)
     if module.startswith(PLUGIN_MODULE_PREFIX):
         return True
     path = Path(os.path.realpath(filename))
-    if path.suffix not in (".py", ""):  # the source of an extension module, as of uvloop
+    if path.suffix not in (".py", ""):  # the source of an extension module, such as uvloop
         return False
     return not (_PACKAGE_DIRS & set(path.parts) or any(path.is_relative_to(folder) for folder in _library_dirs()))
 
@@ -93,10 +100,10 @@ def _library_dirs() -> tuple[Path, ...]:
 
 
 def _iter_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, what it was raised from, and so on; each once."""
+    """Yield the error, its cause or context, and so on, each error once."""
     seen: set[int] = set()
-    now: BaseException | None = error
-    while now is not None and id(now) not in seen:
-        seen.add(id(now))
-        yield now
-        now = now.__cause__ or (None if now.__suppress_context__ else now.__context__)
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)

@@ -1,29 +1,29 @@
-"""Every error that fedws raises on purpose.
+"""All errors that fedws raises itself.
 
     FedwsError
-    ├── UsageError               a setting that cannot work: one line for the person who typed it
-    │   ├── UnknownName          no piece of that name; the message names the nearest
-    │   ├── PieceFailed          the code of a piece raised an error; its text may tell of the data
-    │   └── MessageTooLarge      a message above what its receiver accepts
-    ├── LinkError                something between two nodes
-    │   ├── Unreachable          no node answered at that address
-    │   ├── LinkLost             the other node was connected and is gone, or silent
-    │   │   ├── MessageRejected  it closed the link since it does not accept such a message, as one above its limit
-    │   │   └── TakenOver        it closed the link since another link of the same run has the node
-    │   ├── ProtocolError        the other node sent bytes that are not the protocol's
-    │   └── LinkRefused          the other node refused, with a reason
-    ├── TaskError                a request that this worker will not carry out in this run; answered with a TaskFailure
-    │   ├── RetryLater           not before a stated time has passed
-    │   └── RequestError         whatever the samples are, so that its text may leave the node after they were read
-    ├── TaskFailed               a request that this worker could not carry out; it may be tried again
-    ├── TaskCancelled            a task was cancelled: its link is gone, or its node is ending
+    ├── UsageError               a setting is invalid; the text is one line for the user
+    │   ├── UnknownName          a piece or an option is not found; the text suggests similar names
+    │   ├── PieceFailed          the code of a piece raised an error; the text may reveal private data
+    │   └── MessageTooLarge      a message exceeds a limit of its receiver
+    ├── LinkError                an error on a link between two nodes
+    │   ├── Unreachable          no node answered at the address
+    │   ├── LinkLost             an open link was closed, or the peer stopped answering
+    │   │   ├── MessageRejected  the peer closed the link because it rejects a message, such as a too large one
+    │   │   └── TakenOver        the peer closed the link because another link of the same run holds the node
+    │   ├── ProtocolError        the peer violated the protocol
+    │   └── LinkRefused          the peer refused the link and sent a reason
+    ├── TaskError                the worker rejects a request for the whole run; its answer is a TaskFailure
+    │   ├── RetryLater           the worker rejects the request until a given time has passed
+    │   └── RequestError         the request is invalid for any data; the text may leave the node
+    ├── TaskFailed               the worker could not carry out a request; a retry may succeed
+    ├── TaskCancelled            the task was cancelled because its link was lost or its node is shutting down
     ├── StoreError               an object store did not accept or return a body
-    ├── BodyUnavailable          a message came, but its body, which is in an object store, did not
-    ├── RejectedUpdate           a result whose tensors do not fit the model being aggregated
-    └── RunFailed                the run ended without reaching its last round
-        └── UnexpectedNode       the node at an address is not the one that was meant
+    ├── BodyUnavailable          a message arrived, but its body could not be fetched from the object store
+    ├── RejectedUpdate           the tensors of a result do not match the model
+    └── RunFailed                the run ended before its last round
+        └── UnexpectedNode       the node at an address is not the expected one
 
-Foreign errors (of sockets, of websockets, of pydantic) become one of these in the one file that meets them.
+Errors of other libraries (sockets, websockets, pydantic) are converted to one of these errors where they occur.
 """
 
 import difflib
@@ -33,76 +33,89 @@ from typing import Any, Literal
 from fedws.core.untrusted_text import to_line
 
 RefusalKind = Literal["busy", "node", "protocol", "key", "policy"]
-"""Why a node refuses a link: it is busy, another id lives there, it speaks another protocol, the network key or a
+"""Reason for which a node refuses a link.
 
-certificate is not the right one, or its owner's policy forbids it.
+``busy``: the node serves another run. ``node``: the address belongs to a node with another id. ``protocol``: the
+protocol versions differ. ``key``: the network key or a certificate is wrong. ``policy``: the owner's policy forbids the
+link.
 """
 
 
 class FedwsError(Exception):
-    """The root of the tree; its text is one printable line of at most :data:`fedws.core.untrusted_text.MAX_LINE_CHARS`
-    characters."""
+    """Base class of all errors of fedws.
+
+    The text is one printable line of at most :data:`fedws.core.untrusted_text.MAX_LINE_CHARS` characters.
+    """
 
     def __init__(self, *args: object) -> None:
         super().__init__(*(to_line(each) if isinstance(each, str) else each for each in args))
 
 
 class UsageError(FedwsError):
-    """A setting that cannot work."""
+    """An invalid setting; the text is one line for the user."""
 
 
 class UnknownName(UsageError):
-    """No piece of that kind has that name.
+    """An unknown name of a piece, or of one of its options.
+
+    The text suggests up to three similar names and lists all ``known`` names. With ``suggest_plugin`` it also names the
+    flag that loads a piece of the user.
 
     >>> print(UnknownName("algorithm", "fedavgg", ["fedavg", "fedsgd"]))
-    unknown algorithm 'fedavgg': did you mean fedavg or fedsgd? There are fedavg, fedsgd
+    unknown algorithm 'fedavgg'; did you mean 'fedavg' or 'fedsgd'? (choose from fedavg, fedsgd)
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, suggest_plugin: bool = False) -> None:
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        have = f"There are {', '.join(known)}" if known else "There are none"
-        hint = "; one of your own needs --plugin FILE.py" if suggest_plugin else ""
-        super().__init__(f"unknown {kind} {name!r}: {guess}{have}{hint}")
+        choices = f"choose from {', '.join(known)}" if known else "no choices are available"
+        if suggest_plugin:
+            choices += f"{', or' if known else ';'} load your own with --plugin FILE.py"
+        if near:
+            choices = f"did you mean {' or '.join(map(repr, near))}? ({choices})"
+        super().__init__(f"unknown {kind} {name!r}; {choices}")
 
 
 class PieceFailed(UsageError):
-    """The code of a piece raised an error, which is this one's cause; the text may tell of the data."""
+    """An error that the code of a piece raised, which is the cause of this error; the text may reveal private data."""
 
 
 class MessageTooLarge(UsageError):
-    """A message above what its receiver accepts; the text says what the message has, and the limit."""
+    """A message that exceeds a limit of its receiver; the text contains the size of the message and the limit."""
 
 
 class LinkError(FedwsError):
-    """Something went wrong between two nodes."""
+    """An error on a link between two nodes."""
 
 
 class Unreachable(LinkError):
-    """Nobody answered at an address."""
+    """An address at which no node answered."""
 
 
 class LinkLost(LinkError):
-    """The link was open and is closed, or its other end fell silent."""
+    """The loss of an open link, which was closed or whose peer stopped answering."""
+
+
+class RunEnded(LinkLost):
+    """The end of a link that the peer closed normally, as a coordinator does at the end of its run."""
 
 
 class MessageRejected(LinkLost):
-    """The other end closed the link since it does not take what was sent."""
+    """The loss of a link that the peer closed because it rejects a message, such as one above its size limit."""
 
 
 class TakenOver(LinkLost):
-    """Another link of the same run has the node."""
+    """The loss of a link that the peer closed because another link of the same run holds the node."""
 
 
 class ProtocolError(LinkError):
-    """The other end sent bytes that are not the protocol's."""
+    """A violation of the protocol by the peer."""
 
 
 class LinkRefused(LinkError):
-    """The other node refused the link, and said why.
+    """A link that the peer refused, with the reason that it sent.
 
-    ``kind`` is that of a :class:`fedws.protocol.messages.Refusal`.
+    ``kind`` is the kind of the peer's :class:`fedws.protocol.messages.Refusal`.
     """
 
     def __init__(self, kind: RefusalKind, reason: str) -> None:
@@ -111,11 +124,11 @@ class LinkRefused(LinkError):
 
 
 class TaskError(FedwsError):
-    """A request that this worker will not carry out in this run: the coordinator excludes the worker at once."""
+    """A request that this worker rejects for the whole run; the coordinator excludes the worker at once."""
 
 
 class RetryLater(TaskError):
-    """A request that this worker will not carry out before ``retry_after`` have passed."""
+    """A request that this worker rejects until ``retry_after`` seconds have passed."""
 
     def __init__(self, reason: str, retry_after: float) -> None:
         super().__init__(reason)
@@ -123,27 +136,30 @@ class RetryLater(TaskError):
 
 
 class RequestError(TaskError):
-    """A request that fails for its own content, independent of any sample.
+    """A request that fails because of its own content, independently of the samples.
 
-    The coordinator gets the text also where a task raises it after it has read samples. Raise it only where no value
-    of a sample or label decides whether it is raised, and none is in the text.
+    The coordinator gets the text even if the task has already read samples. Raise this error only if it does not depend
+    on the value of any sample or label, and if the text contains no such value.
     """
 
 
 class TaskFailed(FedwsError):
-    """A request that this worker could not carry out, as on a full disk; the third in a row excludes the worker."""
+    """A request that this worker could not carry out, for example because a disk is full.
+
+    The coordinator excludes a worker after its third failure in a row.
+    """
 
 
 class TaskCancelled(FedwsError):
-    """The task was told to stop: its link is gone or the node is ending."""
+    """The cancellation of a task whose link was lost or whose node is shutting down."""
 
 
 class StoreError(FedwsError):
-    """An object store did not take or give a blob."""
+    """The failure of an object store to accept or return a blob."""
 
 
 class BodyUnavailable(FedwsError):
-    """A message whose body is in an object store, and cannot be had; ``message`` is the rest of it."""
+    """A message whose body could not be fetched from an object store; ``message`` is the message without its body."""
 
     def __init__(self, message: Any, reason: str) -> None:
         super().__init__(reason)
@@ -151,12 +167,12 @@ class BodyUnavailable(FedwsError):
 
 
 class RejectedUpdate(FedwsError):
-    """A result whose tensors do not fit the model being aggregated."""
+    """A result whose tensors do not match the model."""
 
 
 class RunFailed(FedwsError):
-    """The run ended without reaching its last round."""
+    """The end of a run before its last round."""
 
 
 class UnexpectedNode(RunFailed):
-    """Who answers at an address is not the node that was meant, or holds other data."""
+    """A node at an address that is not the expected node, or that holds other data than before."""

@@ -1,4 +1,4 @@
-"""Local Python files that register pieces, as ``--plugin`` names them, and the modules beside them."""
+"""Loading of plugins: local Python files that register pieces, given with ``--plugin``, and modules in their folder."""
 
 import ast
 import contextlib
@@ -16,18 +16,20 @@ from fedws.core.errors import UsageError
 
 
 def load_plugins(paths: Iterable[str | Path]) -> None:
-    """Run each local Python file, as :func:`load_plugin` does."""
+    """Load each local Python file with :func:`load_plugin`."""
     for path in paths:
         load_plugin(path)
 
 
 def load_plugin(path: str | Path) -> None:
-    """Run a local Python file that registers pieces. Raises UsageError when it cannot be.
+    """Run a local Python file that registers pieces.
 
-    A file runs once, under any path that names it. Its folder is importable from then on, as a script's folder is,
-    also within functions that run later. The folder stands last in ``sys.path``, so that a file in it never hides a
-    module of the standard library or an installed package. A module beside the file that another plugin's hides is an
-    error, since the plugin would silently get the other one.
+    A file runs only once, even if it is given under several paths. Its folder is appended to ``sys.path`` and stays
+    there, so functions of the plugin can import its modules later. As the last entry, the folder cannot hide a module
+    of the standard library or an installed package.
+
+    Raises UsageError if the file is not found or raises an error. Two plugins may have modules of the same name in
+    their folders. If Python would import the wrong one, UsageError is raised too.
     """
     file = Path(path).expanduser().resolve()
     name = _unused_module_name(file)
@@ -35,18 +37,18 @@ def load_plugin(path: str | Path) -> None:
         return
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None or not file.is_file():
-        raise UsageError(f"--plugin {path}: there is no such Python file")
+        raise UsageError(f"--plugin {path}: Python file not found")
     before, folder = set(sys.modules), str(file.parent)
     added = folder not in sys.path
     if added:
         sys.path.append(folder)
-    importlib.invalidate_caches()  # a module beside it may be new
+    importlib.invalidate_caches()  # a module in the folder may be new
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
         _check_imports(file)
         spec.loader.exec_module(module)
     except Exception as error:
-        for other in set(sys.modules) - before:  # so that it can be corrected and loaded again
+        for other in set(sys.modules) - before:  # so the user can correct the file and load it again
             if other == name or (sys.modules[other].__dict__.get("__file__") or "").startswith(folder + os.sep):
                 del sys.modules[other]
         if added:
@@ -55,7 +57,7 @@ def load_plugin(path: str | Path) -> None:
 
 
 def _unused_module_name(file: Path) -> str:
-    """Return a name for the file's module that no other file has; an empty text where the file is loaded."""
+    """Return a module name that no other file has; empty if the file is already loaded."""
     files = {
         name: str(module.__file__) for name, module in sys.modules.items() if name.startswith(PLUGIN_MODULE_PREFIX)
     }
@@ -66,34 +68,34 @@ def _unused_module_name(file: Path) -> str:
 
 
 def _check_imports(file: Path) -> None:
-    """Raise UsageError where the file imports a module beside it, and another user's file of that name comes first."""
+    """Raise UsageError if an import of a module in the file's folder would find another user file of the same name."""
     for name, beside in _find_local_imports(file).items():
         loaded = sys.modules.get(name)
         spec = PathFinder.find_spec(name) if loaded is None else loaded.__spec__
         found = spec.origin if spec is not None and spec.has_location else None
         if found is not None and is_user_file(found) and Path(found).resolve() != beside:
-            raise UsageError(f"it imports {name}, which is {found} and not {beside}; rename one of the two")
+            raise UsageError(f"import of {name!r} finds {found} instead of {beside}; rename one of the two files")
 
 
 def _find_local_imports(file: Path) -> dict[str, Path]:
-    """Return the modules in the file's folder that it imports, directly or through others of them, by name."""
+    """Return the paths by name of the modules in the file's folder that it imports, directly or indirectly."""
     found: dict[str, Path] = {}
-    waiting = [file]
-    while waiting:
-        for name in set(_iter_imports(waiting.pop())) - set(found):
+    unread = [file]
+    while unread:
+        for name in set(_iter_imports(unread.pop())) - set(found):
             package = file.parent / name / "__init__.py"
             module = file.parent / f"{name}.py"
             if package.is_file():
                 found[name] = package
-                waiting += package.parent.rglob("*.py")
+                unread += package.parent.rglob("*.py")
             elif module.is_file():
                 found[name] = module
-                waiting.append(module)
+                unread.append(module)
     return found
 
 
 def _iter_imports(file: Path) -> Iterator[str]:
-    """Yield the top-level names that a file imports, also within functions; none of a file that is not Python."""
+    """Yield the top-level module names that a file imports, also within functions; none if it is not valid Python."""
     with contextlib.suppress(OSError, ValueError, SyntaxError):
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import):

@@ -1,6 +1,6 @@
-"""Files and folders that only this user can use: modes 0600 and 0700, whatever the umask.
+"""Private files and folders, which have the modes 0600 and 0700, independently of the umask.
 
-A file system without modes keeps its own, and so does a file of another user.
+The mode does not change if the file system does not support modes, or if the file belongs to another user.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ _GROUP_AND_WORLD_BITS, _WORLD_BITS = 0o077, 0o007
 
 
 def open_binary(path: Path, mode: Literal["wb", "ab", "xb"]) -> io.BufferedWriter:
-    """Open a private file to write bytes; one that exists becomes private. Raises OSError."""
-    return io.open(path, mode, opener=_open_private)  # noqa: UP020  # pathlib has no opener
+    """Open a private file to write bytes; an existing file becomes private. Raises OSError."""
+    return io.open(path, mode, opener=_open_private)  # noqa: UP020  # Path.open has no parameter opener
 
 
 def open_text(path: Path, mode: Literal["w", "a", "x"], encoding: str = "utf-8") -> io.TextIOWrapper:
-    """Open a private file to write text, as :func:`open_binary`. Raises OSError."""
+    """Open a private file to write text; an existing file becomes private. Raises OSError."""
     return io.open(path, mode, encoding=encoding, opener=_open_private)  # noqa: UP020
 
 
 def create_empty_file(path: Path) -> None:
-    """Make an empty private file, for a library that then opens it by its name. Raises OSError."""
+    """Create an empty private file, which a library then opens by its name. Raises OSError."""
     open_binary(path, "wb").close()
 
 
 def create_dir(path: Path, *, parents: bool = False, exist_ok: bool = False) -> None:
-    """Make a private folder; its ``parents`` get the mode that the umask gives.
+    """Create a private folder. Raises OSError.
 
-    One that exists keeps its mode: its owner chose it. Raises OSError.
+    The mode of its ``parents`` depends on the umask. An existing folder keeps its mode, which its owner chose.
     """
     try:
         path.mkdir(DIR_MODE, parents)
@@ -46,16 +46,16 @@ def create_dir(path: Path, *, parents: bool = False, exist_ok: bool = False) -> 
 
 
 def restrict_mode(path: Path | int, mode: int = FILE_MODE) -> None:
-    """Set the mode of a file, or of a handle, if it is another one and the file system has modes."""
+    """Set the mode of a file, which is given as a path or a handle, if the file system supports modes."""
     with contextlib.suppress(OSError):
-        if os.stat(path).st_mode & 0o777 != mode:  # noqa: PTH116  # of a handle too
+        if os.stat(path).st_mode & 0o777 != mode:  # noqa: PTH116  # also accepts a handle
             os.chmod(path, mode)  # noqa: PTH101
 
 
 def is_exposed(path: Path) -> bool:
-    """Return whether the group or others have rights to a file or folder. Raises OSError.
+    """Return whether the group or other users have access to a file or folder. Raises OSError.
 
-    The group's rights to a credential of systemd do not count: there, they stand for an ACL of this service alone.
+    For a systemd credential the group's access does not count, because it represents an ACL of this service only.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = bool(credentials) and path.is_relative_to(str(credentials))
@@ -63,9 +63,12 @@ def is_exposed(path: Path) -> bool:
 
 
 def warn_if_exposed(name: str, path: Path) -> None:
-    """Log a line about a file with a secret that is :func:`is_exposed`; ``name`` is what the line calls it."""
+    """Log a warning if other users have access to a file with a secret. Raises OSError.
+
+    ``name`` is the name of the file in the warning.
+    """
     if is_exposed(path):
-        log.warning("%s can be read by other users of this machine: chmod 600 %s", name, shlex.quote(str(path)))
+        log.warning("%s is readable by other users of this machine; run chmod 600 %s", name, shlex.quote(str(path)))
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -1,12 +1,16 @@
-"""Finds the pieces of fedws by name: algorithms, tasks, models, data sets and the rest.
+"""The registry, which finds the pieces of fedws by kind and name, such as algorithms, tasks, models and data sets.
 
-A piece is one of three: a file that ships in the kind's folder (the file's name is the piece's name), an
-installed entry point of the group ``fedws.KIND``, or something registered by a local file that this node's owner
-named with ``--plugin``. Nothing is enumerated by hand. A name that comes from a peer is only ever looked up here;
-it can select what this side already has, never load anything else.
+A piece has three possible sources:
 
-A piece is made by a *factory*. It takes what the run gives it as positional arguments, which the protocol of each kind
-lists, and its own options as keyword-only arguments with types and defaults; ``NAME:value,key=value`` gives those.
+* a file in the package of its kind, whose file name is the name of the piece,
+* an installed entry point of the group ``fedws.KIND``,
+* a local file that the owner of the node loads with ``--plugin``, and that calls :func:`register`.
+
+A name from a peer is only looked up here. It can select a piece that this node already has, but cannot load code.
+
+A *factory* creates the piece. Its positional arguments come from the run, and the protocol of each kind documents them.
+Its keyword-only arguments are the options of the piece, with types and defaults. The user sets them with
+``NAME:value,key=value``.
 """
 
 import contextlib
@@ -42,32 +46,34 @@ PIECE_KINDS = {
     "wrapper": "split_learning.wrappers",
     "sink": "recording.sinks",
 }
-"""Every kind of piece, and the package under ``fedws`` that its shipped files are in, as a dotted name."""
+"""All kinds of pieces, with the package under ``fedws`` that contains the shipped pieces, as a dotted name."""
 
 ReleaseKind = Literal["update", "features", "metrics"]
 RELEASE_KINDS: tuple[ReleaseKind, ...] = get_args(ReleaseKind)
-"""What a task's results may release."""
+"""Kinds of data that the results of a task can release."""
 
 
 @dataclass(frozen=True)
 class TaskTraits:
-    """What a task states of itself; the owner's policy decides by it before the task computes anything."""
+    """The declared properties of a task, by which the owner's policy decides before the task computes anything."""
 
     releases: ReleaseKind = "update"
-    """Kind of what its results release.
+    """Kind of data that the results of the task release.
 
-    ``update`` (tensors made from many samples, as a model or a gradient), ``features`` (a record for each sample, and
-    what prepares such records) or ``metrics`` (no tensors).
+    ``update``: tensors that are computed from many samples, such as a model or a gradient. ``features``: one record for
+    each sample, or tensors that prepare such records. ``metrics``: no tensors.
     """
     settings: type[BaseModel] | None = None
-    """Class that its settings are checked against, as ``TrainSettings``; from it follows how few samples a request may
-    use."""
+    """Class that validates the settings of a request, such as ``TrainSettings``.
+
+    It determines the minimum number of samples that a request uses.
+    """
     explicit: bool = False
-    """Whether the policy must name the task, where for others a pattern is enough."""
+    """True if the policy must list the task by its full name; a pattern is not enough."""
 
 
 DEFAULT_TASK_TRAITS = TaskTraits()
-"""Traits of a task that states nothing: it is taken for one that releases updates."""
+"""Traits of a task that declares none, which therefore counts as a task that releases updates."""
 
 _pieces: dict[tuple[str, str], Any] = {}
 T = TypeVar("T")
@@ -81,19 +87,25 @@ def register(
     settings: type[BaseModel] | None = None,
     explicit: bool = False,
 ) -> Callable[[T], T]:
-    """Decorator: make the decorated factory (or task, or transport) known as ``name``.
+    """Register the decorated factory, task or transport under ``name``.
 
-    The name of a task is ``FILE.TASK``, as ``fedavg.fit``; any other shipped piece is called as its file. A task is
-    registered with what its results release, and the rest of its :class:`TaskTraits`.
-    Raises UsageError for an unknown kind, for a name that is taken, and for a task without ``releases``.
+    The name of a task is ``FILE.TASK``, such as ``fedavg.fit``. The name of any other shipped piece is its file name.
+    ``releases``, ``settings`` and ``explicit`` are the :class:`TaskTraits` of a task.
+
+    Raises UnknownName for an unknown kind. Raises UsageError for a name that is already registered, for a task without
+    ``releases``, and for any other piece with ``releases``.
     """
     if kind not in PIECE_KINDS:
         raise UnknownName("kind of piece", kind, PIECE_KINDS)
     if (kind == "task") != (releases is not None):
-        what = f"needs releases=: one of {', '.join(RELEASE_KINDS)}" if kind == "task" else "releases nothing"
-        raise UsageError(f"register({kind!r}, {name!r}): a {kind} {what}")
+        problem = (
+            f"a task requires releases=; choose from {', '.join(RELEASE_KINDS)}"
+            if kind == "task"
+            else "only a task accepts releases="
+        )
+        raise UsageError(f"register({kind!r}, {name!r}): {problem}")
 
-    def keep(piece: T) -> T:
+    def add(piece: T) -> T:
         if releases is not None:
             task_traits(releases, settings=settings, explicit=explicit)(piece)
         known = _pieces.get((kind, name))
@@ -101,19 +113,22 @@ def register(
             piece, "__module__", None
         )
         if shipped or (known is not None and _get_origin(known) != _get_origin(piece)):
-            raise UsageError(f"there is a {kind} called {name} already")
+            raise UsageError(f"{kind} {name!r} is already registered; choose another name")
         _pieces[kind, name] = piece
         return piece
 
-    return keep
+    return add
 
 
 def task_traits(
     releases: ReleaseKind, *, settings: type[BaseModel] | None = None, explicit: bool = False
 ) -> Callable[[T], T]:
-    """Decorator for a task that is not registered, as an evaluator's: state its :class:`TaskTraits`."""
+    """Set the :class:`TaskTraits` of the decorated task, which is not registered, such as an evaluator's task.
+
+    Raises UsageError for an unknown kind of release.
+    """
     if releases not in RELEASE_KINDS:
-        raise UsageError(f"a task releases one of {', '.join(RELEASE_KINDS)}, not {releases!r}")
+        raise UsageError(f"unknown kind of release {releases!r}; choose from {', '.join(RELEASE_KINDS)}")
 
     def mark(task: T) -> T:
         task.traits = TaskTraits(releases, settings, explicit)  # type: ignore[attr-defined]
@@ -123,13 +138,16 @@ def task_traits(
 
 
 def get_task_traits(task: object) -> TaskTraits:
-    """Return what a task states of itself, or :data:`DEFAULT_TASK_TRAITS`."""
+    """Return the traits of a task, or :data:`DEFAULT_TASK_TRAITS` if it declares none."""
     found: TaskTraits = getattr(task, "traits", DEFAULT_TASK_TRAITS)
     return found
 
 
 def find_piece(kind: str, name: str) -> Any:
-    """The piece of that name, imported if need be. Raises UnknownName, which names the nearest."""
+    """Return a piece by its name, and import it if necessary.
+
+    Raises UnknownName, and UsageError if an entry point cannot be loaded.
+    """
     if (kind, name) not in _pieces:
         if _file_stem(name) in _list_shipped(kind):
             importlib.import_module(_module_name(kind, name))
@@ -138,15 +156,15 @@ def find_piece(kind: str, name: str) -> Any:
             try:
                 _pieces[kind, name] = entry.load()
             except Exception as error:
-                raise UsageError(f"{kind} {name}: {entry.value} cannot be loaded: {summarize_error(error)}") from error
+                raise UsageError(f"{kind} {name}: cannot load {entry.value}: {summarize_error(error)}") from error
     if (kind, name) not in _pieces:
         raise UnknownName(kind, name, list_pieces(kind), suggest_plugin=kind != "task")
     return _pieces[kind, name]
 
 
 def list_pieces(kind: str) -> list[str]:
-    """The names of all pieces of a kind, sorted: shipped, installed and plugged in."""
-    if kind == "task":  # several to a file, so the files must be read
+    """Return the sorted names of all pieces of a kind: shipped, installed and registered by plugins."""
+    if kind == "task":  # one file can register several tasks, so the files must be imported
         for stem in _list_shipped(kind):
             importlib.import_module(_module_name(kind, stem))
         shipped: list[str] = []
@@ -156,25 +174,25 @@ def list_pieces(kind: str) -> list[str]:
 
 
 def is_shipped(kind: str, spec: str) -> bool:
-    """Return whether the piece comes with fedws; any other one is the user's own."""
+    """Return whether the piece ships with fedws; any other piece is the user's own."""
     return _file_stem(Spec.parse(spec).name) in _list_shipped(kind)
 
 
 def build_piece(kind: str, spec: str | Spec, *args: Any) -> Any:
-    """Make a piece from ``NAME[:value][,key=value...]``, or its parts, and what the run gives it.
+    """Create a piece from its spec ``NAME[:value][,key=value...]`` and the positional arguments of its kind.
 
-    Raises UnknownName, UsageError when an option is unknown or has a value that the piece rejects, and PieceFailed when
-    the piece's own code fails.
+    Raises UnknownName for an unknown piece or option. Raises UsageError if the piece rejects the value of an option,
+    and PieceFailed if the code of the piece fails.
     """
-    wanted = Spec.parse(spec) if isinstance(spec, str) else spec
-    factory = find_piece(kind, wanted.name)
-    chosen = parse_options(kind, factory, wanted)
+    parsed = Spec.parse(spec) if isinstance(spec, str) else spec
+    factory = find_piece(kind, parsed.name)
+    options = parse_options(kind, factory, parsed)
     try:
-        return factory(*args, **chosen)
+        return factory(*args, **options)
     except FedwsError:
         raise
     except Exception as error:
-        text = spec if isinstance(spec, str) else wanted.name
+        text = spec if isinstance(spec, str) else parsed.name
         if isinstance(error, ValueError | TypeError) and not find_user_location(
             error
         ):  # a shipped piece rejects an option
@@ -184,9 +202,9 @@ def build_piece(kind: str, spec: str | Spec, *args: Any) -> Any:
 
 @contextlib.contextmanager
 def raise_as_task_error() -> Iterator[None]:
-    """Raise TaskError, whose text goes to the coordinator, for a piece of a request that cannot be made.
+    """Convert each error of fedws in a block to TaskError, whose text is sent to the coordinator.
 
-    PieceFailed passes: its text is of the user's own code, and may tell of the data.
+    PieceFailed is not converted, because its text comes from the user's code and may reveal private data.
     """
     try:
         yield
@@ -205,12 +223,15 @@ def _module_name(kind: str, name: str) -> str:
 
 
 def _get_origin(piece: Any) -> tuple[str, str]:
-    """Where a piece was written; two imports of one file, as module and as plugin, agree, and so do a cell's runs."""
+    """Return the source file, or else the module, and the qualified name of a piece.
+
+    The result is the same if one file is imported both as a module and as a plugin, or if a notebook cell runs twice.
+    """
     try:
-        place = inspect.getsourcefile(inspect.unwrap(piece)) or ""
+        source = inspect.getsourcefile(inspect.unwrap(piece)) or ""
     except (TypeError, OSError):  # typed in at a prompt or in a notebook
-        place = getattr(piece, "__module__", "")
-    return place, getattr(piece, "__qualname__", type(piece).__qualname__)
+        source = getattr(piece, "__module__", "")
+    return source, getattr(piece, "__qualname__", type(piece).__qualname__)
 
 
 @cache

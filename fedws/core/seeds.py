@@ -1,4 +1,4 @@
-"""Seeds: the one of a request, and all randomness of a process seeded for a block."""
+"""Seeds of requests, and temporary seeding of all random number generators of the process."""
 
 import contextlib
 import hashlib
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-_generator_lock = threading.RLock()  # the default generators are one per process
+_generator_lock = threading.RLock()  # all threads share the default generators
 
 
 def request_seed(run_seed: int, worker: str, round_number: int) -> int:
-    """The seed of a request: the first 8 bytes, big-endian, of sha256 of ``"run seed/worker/round"``.
+    """Return the seed of a request: the first 8 bytes, big-endian, of the SHA-256 of ``"run seed/worker/round"``.
 
     >>> request_seed(1, "alice", 1) == request_seed(1, "alice", 2)
     False
@@ -24,21 +24,21 @@ def request_seed(run_seed: int, worker: str, round_number: int) -> int:
 
 @contextlib.contextmanager
 def seed_generators(seed: int) -> Iterator[torch.Generator]:
-    """Seed the default generators of torch, numpy and Python for a block; give a generator for shuffling.
+    """Seed the default generators of torch, numpy and Python for a block, and provide a generator for shuffling.
 
-    The block's end restores all three, also after an exception. Blocks take turns in a process, since layers such as
-    dropout and a user's data set draw from its default generators.
+    All three are restored after the block, also after an exception. Layers such as dropout, and the data sets of users,
+    draw from the default generators. Therefore only one thread of the process can be in such a block.
     """
     with _generator_lock, torch.random.fork_rng(devices=range(torch.cuda.device_count())), _restore_generators():
         torch.manual_seed(seed)
         random.seed(seed)
-        np.random.seed([seed % 2**32, seed // 2**32 % 2**32])  # numpy takes words of 32 bits
+        np.random.seed([seed % 2**32, seed // 2**32 % 2**32])  # numpy requires words of 32 bits
         yield torch.Generator().manual_seed(seed)
 
 
 @contextlib.contextmanager
 def _restore_generators() -> Iterator[None]:
-    """Restore the state of Python's ``rng`` and of numpy's legacy generator after a block."""
+    """Restore the state of Python's and numpy's default generators after a block."""
     states = random.getstate(), np.random.get_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""A piece's name and options as text, and the options as the types that its factory declares."""
+"""Specs of pieces: parsing of ``NAME[:value][,key=value...]``, and conversion of the options to their types."""
 
 import functools
 import inspect
@@ -17,7 +17,9 @@ from fedws.core.errors import UnknownName, UsageError
 
 @dataclass(frozen=True)
 class Spec:
-    """A piece's name and its options as text.
+    """The name of a piece and its options as text.
+
+    ``value`` is the text after the colon, which sets the first option of the piece.
 
     >>> Spec.parse("dirichlet:0.5,seed=3")
     Spec(name='dirichlet', value='0.5', options={'seed': '3'})
@@ -31,7 +33,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Read ``NAME[:value][,key=value...]``. Raises UsageError."""
+        """Parse ``NAME[:value][,key=value...]``. Raises UsageError for a part that is not ``key=value``."""
         head, *rest = text.split(",")
         name, colon, first = head.partition(":")
         value = None
@@ -43,28 +45,31 @@ class Spec:
         for part in rest:
             key, equals, setting = part.partition("=")
             if not equals or not key.strip():
-                raise UsageError(f"{text!r}: {part!r} is not key=value; the form is NAME[:value][,key=value...]")
+                raise UsageError(f"{text!r}: {part!r} is not key=value; use the form NAME[:value][,key=value...]")
             found[key.strip().replace("-", "_")] = setting.strip()
         return cls(name.strip(), value, found)
 
 
 def parse_options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[str, Any]:
-    """The spec's options, typed by the factory's keyword-only parameters; ``value`` is the first of them.
+    """Return the options of a spec, converted to the types of the factory's keyword-only parameters.
 
-    Only the types of the options that are given are read, so that other annotations may name what is imported for type
-    checkers alone. Raises UsageError, also for a type that does not exist when the program runs.
+    ``spec.value`` belongs to the first of these parameters. Only the annotations of the given options are evaluated, so
+    other annotations may name types that are imported only for type checkers.
+
+    Raises UnknownName for an unknown option. Raises UsageError for an invalid value, and for a type that cannot be
+    resolved at run time.
     """
     try:
         parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:  # of some callables in C
-        raise UsageError(f"{kind} {spec.name}: its options cannot be read: {summarize_error(error)}") from error
+    except (TypeError, ValueError) as error:  # raised for some callables that are written in C
+        raise UsageError(f"{kind} {spec.name}: cannot read its options: {summarize_error(error)}") from error
     known = [p.name for p in parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     texts = dict(spec.options)
     if spec.value is not None:
         if not known:
-            raise UsageError(f"{kind} {spec.name} takes no value")
+            raise UsageError(f"{kind} {spec.name} does not accept a value")
         if known[0] in texts:
-            raise UsageError(f"{kind} {spec.name}: {known[0]} is given twice")
+            raise UsageError(f"{kind} {spec.name}: duplicate option {known[0]!r}")
         texts[known[0]] = spec.value
     result = {}
     for key, text in texts.items():
@@ -81,17 +86,20 @@ def parse_options(kind: str, factory: Callable[..., Any], spec: Spec) -> dict[st
 
 
 class _UnreadableOption(Exception):
-    """An option's annotation that is not a type when the program runs, or not one that a text can be read as."""
+    """An annotation of an option that cannot be resolved at run time, or to which text cannot be converted."""
 
 
 def _build_adapter(factory: Callable[..., Any], parameter: inspect.Parameter) -> TypeAdapter[Any]:
-    """Return what reads a text as the parameter's type; as text where it has none. Raises _UnreadableOption."""
+    """Return an adapter that converts text to the type of the parameter, or to ``str`` if it has no annotation.
+
+    Raises _UnreadableOption.
+    """
     hint = parameter.annotation
     if hint is parameter.empty:
         return TypeAdapter(str)
 
     def annotated() -> None:
-        """Have no annotations but this one."""
+        """Do nothing; the annotation of the parameter is assigned below."""
 
     annotated.__annotations__ = {parameter.name: hint}
     failure: Exception | None = None
@@ -103,18 +111,21 @@ def _build_adapter(factory: Callable[..., Any], parameter: inspect.Parameter) ->
             failure = failure or error
     else:
         assert failure is not None
-        told = hint if isinstance(hint, str) else inspect.formatannotation(hint)
-        problem = f"its type {told} cannot be resolved ({summarize_error(failure)})"
-        solution = "import it where the program runs, not only under TYPE_CHECKING"
+        annotation = hint if isinstance(hint, str) else inspect.formatannotation(hint)
+        problem = f"cannot resolve its type {annotation} ({summarize_error(failure)})"
+        solution = "import it at run time, not only under TYPE_CHECKING"
         raise _UnreadableOption(f"{problem}; {solution}") from failure
     try:
         return TypeAdapter(hint)
     except (PydanticUserError, NameError) as error:
-        raise _UnreadableOption(f"a text cannot be read as {inspect.formatannotation(hint)}") from error
+        raise _UnreadableOption(f"cannot convert text to {inspect.formatannotation(hint)}") from error
 
 
 def _iter_namespaces(factory: Callable[..., Any]) -> Iterator[dict[str, Any]]:
-    """Yield the globals that an annotation of the factory may stand in; those of base classes for inherited fields."""
+    """Yield the global namespaces in which an annotation of the factory may be defined.
+
+    The namespaces of base classes are included, because a data class inherits fields from them.
+    """
     target: Any = inspect.unwrap(factory)
     while isinstance(target, functools.partial):
         target = inspect.unwrap(target.func)

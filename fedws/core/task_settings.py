@@ -1,4 +1,4 @@
-"""The settings of a request to train and of a request to score, as they cross the wire."""
+"""The settings of requests to train and to evaluate, as they are sent to the nodes."""
 
 from typing import Annotated, Any, Self
 
@@ -8,18 +8,18 @@ from fedws.core.validation import Count, Positive
 
 DecayFactor = Annotated[float, Field(gt=0, le=1)]
 UNLIMITED_BATCHES = 2**31
-"""Number of batches that stands for no limit."""
+"""Number of batches that means no limit."""
 MAX_FORWARD_BATCH_SIZE = 128
-"""Most samples that a node passes through a model at a time where the number does not show in the result."""
+"""Maximum number of samples in one forward pass of a node, if the batch size does not affect the result."""
 FORWARD_BATCH_CAP = AfterValidator(lambda size: min(size, MAX_FORWARD_BATCH_SIZE))
-"""Mark of a setting that is a number of samples at a time: a node takes at most its own, whatever is requested."""
+"""Validator of a batch size that does not affect the result; a larger size is reduced to the node's maximum."""
 ForwardBatchSize = Annotated[Count, FORWARD_BATCH_CAP]
 BATCH_SIZE_FIELDS = ("batch_size", "train_batch_size")
-"""Settings that are the number of samples in a batch."""
+"""Names of the settings that contain the number of samples in a batch."""
 
 
 def list_batch_sizes(settings: BaseModel) -> list[int]:
-    """Return the sizes of training batches that settings ask for: those that show in the result.
+    """Return the sizes of the training batches in the settings, which affect the result.
 
     >>> evaluation = EvalSettings(model="mnist_cnn", loss="nll", dataset="mnist")
     >>> list_batch_sizes(TrainSettings(model="mnist_cnn")), list_batch_sizes(evaluation)
@@ -34,12 +34,12 @@ def list_batch_sizes(settings: BaseModel) -> list[int]:
 
 
 def omit_unset_drop_last(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings without a ``drop_last`` that is not set: nodes of earlier versions refuse the unknown name."""
+    """Return the settings without ``drop_last`` if it is False, because older nodes reject the unknown name."""
     return {name: value for name, value in settings.items() if name != "drop_last" or value}
 
 
 class TrainSettings(BaseModel):
-    """What one request to train says; crosses the wire as a request's settings and is checked again there."""
+    """The settings of a request to train; the node that receives them validates them again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -51,10 +51,10 @@ class TrainSettings(BaseModel):
     lr_decay: DecayFactor = 0.98
     batch_size: Count = 32
     max_local_batches: Count = 10
-    """At most so many batches in one request."""
+    """Maximum number of batches in one request."""
     epochs: Count = 1
     drop_last: bool = False
-    """Whether a last batch of an epoch that is shorter than ``batch_size`` is left out."""
+    """True if the last batch of an epoch is skipped when it is shorter than ``batch_size``."""
     cuda: bool = False
 
     @model_serializer(mode="wrap")
@@ -62,7 +62,9 @@ class TrainSettings(BaseModel):
         return omit_unset_drop_last(dump(self))
 
     def for_round(self, round_number: int) -> Self:
-        """The settings for a round: after each one the learning rate is multiplied by ``lr_decay``, down to 1 %.
+        """Return the settings for a round, which is counted from 1.
+
+        The learning rate is multiplied by ``lr_decay`` after each round, down to 1 % of ``lr``.
 
         >>> TrainSettings(model="mnist_cnn", lr=0.1).for_round(2).lr
         0.098
@@ -73,9 +75,9 @@ class TrainSettings(BaseModel):
         return self.model_copy(update={"lr": lr})
 
     def with_epochs(self, epochs: int | None) -> Self:
-        """Return the settings for ``epochs`` passes over all samples; None leaves them as they are.
+        """Return the settings for ``epochs`` passes over all samples; None changes nothing.
 
-        The default limit of ``max_local_batches`` does not apply then. A limit that was given does.
+        The default of ``max_local_batches`` then no longer applies, but a value that was set explicitly still does.
 
         >>> TrainSettings(model="mnist_cnn").with_epochs(2).max_local_batches == UNLIMITED_BATCHES
         True
@@ -89,7 +91,7 @@ class TrainSettings(BaseModel):
 
 
 class EvalSettings(BaseModel):
-    """What one request to evaluate says."""
+    """The settings of a request to evaluate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -99,5 +101,5 @@ class EvalSettings(BaseModel):
     batch_size: ForwardBatchSize = MAX_FORWARD_BATCH_SIZE
     cuda: bool = False
     wrapper: str = ""
-    """Registered wrapper that the model is evaluated in, as ``encoded_split``; empty for the model as it is."""
+    """Name of a registered wrapper around the model, such as ``encoded_split``; empty for the model itself."""
     wrapper_options: dict[str, str] = {}

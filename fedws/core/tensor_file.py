@@ -1,7 +1,8 @@
-"""Safetensors files of tensors of every dtype that travels.
+"""Safetensors files of tensors of all dtypes that messages can contain.
 
-A dtype that safetensors cannot hold is stored as another one: complex numbers as [..., 2], real part first, and other
-dtypes, which all have elements of one byte, as uint8. The file's metadata then name the dtypes, see :data:`DTYPES_KEY`.
+A dtype that safetensors does not support is stored as another one. Complex numbers are stored as real numbers of shape
+[..., 2], real part first. The other such dtypes have elements of one byte, and are stored as uint8. The metadata of the
+file then contain the original dtypes, see :data:`DTYPES_KEY`.
 """
 
 import json
@@ -19,7 +20,7 @@ from fedws.core.tensors import DTYPE_NAMES, DTYPES, Tensors, as_real
 from fedws.core.untrusted_text import get_error_text
 
 DTYPES_KEY = "fedws.dtypes"
-"""Key of the metadata: as JSON, the dtypes of those tensors that are stored as others, by name."""
+"""Metadata key of a JSON object that maps the names of converted tensors to their original dtypes."""
 DTYPE_CODES: Mapping[str, str] = MappingProxyType(
     {
         "float16": "F16",
@@ -43,12 +44,12 @@ DTYPE_CODES: Mapping[str, str] = MappingProxyType(
         "complex64": "C64",
     }
 )
-"""The codes of the format for dtypes; it has none for complex32 and complex128."""
+"""Dtype codes of the safetensors format, which has none for complex32 and complex128."""
 
 
 @cache
 def is_storable(dtype: torch.dtype) -> bool:
-    """Return whether the installed safetensors writes and reads such tensors. Its versions differ."""
+    """Return whether the installed version of safetensors can write and read tensors of this dtype."""
     try:
         found = safetensors.torch.load(safetensors.torch.save({"one": torch.zeros(1, dtype=dtype)}))
     except (LookupError, TypeError, ValueError, RuntimeError, SafetensorError):
@@ -59,7 +60,9 @@ def is_storable(dtype: torch.dtype) -> bool:
 def to_storable(
     tensors: Tensors, can_store: Callable[[torch.dtype], bool] = is_storable
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors as a file holds them, and the metadata of that: none if all dtypes are ``can_store``.
+    """Return the tensors in dtypes that a file can store, and the metadata with the original dtypes.
+
+    ``can_store`` decides which dtypes a file can store. The metadata are empty if it accepts all dtypes.
 
     >>> to_storable({"w": torch.tensor([1 + 2j], dtype=torch.complex128)})
     ({'w': tensor([[1., 2.]], dtype=torch.float64)}, {'fedws.dtypes': '{"w": "complex128"}'})
@@ -70,32 +73,34 @@ def to_storable(
 
 
 def from_storable(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Return the tensors as they were before :func:`to_storable`. Raises SafetensorError if the metadata do not fit
-    them."""
+    """Return the original tensors, as the inverse of :func:`to_storable`.
+
+    Raises SafetensorError if the metadata do not match the tensors.
+    """
     found = dict(tensors)
     try:
         for name, dtype in json.loads(metadata.get(DTYPES_KEY, "{}")).items():
             found[name] = _from_storable_dtype(found[name], DTYPES[dtype])
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise SafetensorError(f"{DTYPES_KEY} does not fit the tensors: {get_error_text(error)}") from None
+        raise SafetensorError(f"{DTYPES_KEY} does not match the tensors: {get_error_text(error)}") from None
     return found
 
 
 def encode_tensors(tensors: Tensors) -> bytes:
-    """Return a file's bytes."""
+    """Return the tensors as the bytes of a safetensors file."""
     found, metadata = to_storable(tensors)
     return bytes(safetensors.torch.save(found, metadata or None))
 
 
 def save_tensors(tensors: Tensors, path: Path, extra_metadata: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Write a file with ``extra_metadata`` as metadata, whole or not at all. Raises OSError or SafetensorError."""
+    """Write the tensors and ``extra_metadata`` to a file atomically. Raises OSError or SafetensorError."""
     found, metadata = to_storable({name: tensor.contiguous() for name, tensor in tensors.items()})
     with atomic_file(path) as part:
         safetensors.torch.save_file(found, part, {**extra_metadata, **metadata} or None)
 
 
 def decode_tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """Return what :func:`encode_tensors` was given. Raises SafetensorError."""
+    """Return the tensors in the bytes of a safetensors file. Raises SafetensorError."""
     tensors = safetensors.torch.load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return from_storable(tensors, header.get("__metadata__", {}))
@@ -107,10 +112,10 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_tensors_and_metadata(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors of a file, and its metadata. Raises as :func:`load_tensors`."""
+    """Return the tensors of a file, and its metadata. Raises OSError or SafetensorError."""
     with safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is not a mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # the file is not a mapping
     return from_storable(tensors, metadata), metadata
 
 
@@ -123,5 +128,5 @@ def _from_storable_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tens
         return tensor.view(dtype)
     found = torch.view_as_complex(tensor)
     if found.dtype != dtype:
-        raise TypeError(f"{DTYPE_NAMES[found.dtype]} instead of {DTYPE_NAMES[dtype]}")
+        raise TypeError(f"expected {DTYPE_NAMES[dtype]}, got {DTYPE_NAMES[found.dtype]}")
     return found

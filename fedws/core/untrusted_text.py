@@ -1,26 +1,27 @@
-"""Text that others wrote, as one line that is safe on a terminal and in a log: a peer's, a library's, a plugin's.
+"""Conversion of untrusted text, from a peer, library or plugin, to one line that is safe on a terminal and in a log.
 
-:func:`to_printable` is the one place that decides which characters stay. What comes from a peer is cut to
-:data:`MAX_TEXT_CHARS` where it becomes a part of a line, and every line is cut to :data:`MAX_LINE_CHARS` where it
-leaves: in an error, in a log record, in a run's record, on a terminal.
+Only :func:`to_printable` decides which characters are kept. Text from a peer is truncated to :data:`MAX_TEXT_CHARS`
+where it becomes part of a line. Every line is truncated to :data:`MAX_LINE_CHARS` in an error, in a log record, in the
+record of a run and on a terminal.
 """
 
 import logging
 import traceback
 
 MAX_TEXT_CHARS = 500
-"""Characters of a text that others wrote."""
+"""Maximum number of characters of an untrusted text."""
 MAX_LINE_CHARS = 4000
-"""Characters of a line of a log, a record or a terminal."""
+"""Maximum number of characters of a line in a log, in a record or on a terminal."""
 MAX_TRACEBACK_LINES = 200
-"""Lines of a traceback, the last ones."""
+"""Maximum number of lines of a traceback, of which the last lines are kept."""
 
 
 def to_printable(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """Return a text of others as one line, cut to ``max_chars`` characters.
+    """Return an untrusted text as one line of at most ``max_chars`` characters.
 
-    A character that Unicode does not count as printable becomes a question mark: controls, separators but the space,
-    halves of a surrogate pair, and formats, among them all that turn the direction of a text.
+    Each character that Unicode does not define as printable is replaced by a question mark. These are control
+    characters, separators except the space, surrogates, and format characters such as those that change the direction
+    of text.
 
     >>> to_printable("gone\\n\\x1b[2J\\u202e")
     'gone??[2J?'
@@ -30,20 +31,20 @@ def to_printable(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
 
 
 def get_error_text(error: BaseException, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """Return the text of an error that is not of fedws, printable; its type where it has none.
+    """Return the printable text of an error of another library, or the name of its type if the text is empty.
 
     >>> get_error_text(OSError("no \\x9b2J route")), get_error_text(TimeoutError())
     ('no ?2J route', 'TimeoutError')
     """
     try:
         text = str(error)
-    except Exception:  # the __str__ of a user's own class
-        text = "its text cannot be read"
+    except Exception:  # the __str__ of a user's own class may raise
+        text = "cannot read the error text"
     return to_printable(" ".join(text[: 4 * max_chars].split()), max_chars) or type(error).__name__
 
 
 def to_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
-    """Return a whole line as it may leave: the same text where it is printable and short.
+    """Return a text as one printable line of at most ``max_chars`` characters; such a line is unchanged.
 
     >>> to_line("a\\nb"), to_line("x" * 9, 8)
     ('a b', 'xxxxx...')
@@ -54,25 +55,25 @@ def to_line(text: str, max_chars: int = MAX_LINE_CHARS) -> str:
 
 
 def format_traceback(error: BaseException) -> str:
-    """Return the traceback of an error in printable lines."""
+    """Return the traceback of an error as printable lines."""
     return _to_last_lines("".join(traceback.format_exception(error)))
 
 
 class PrintableFilter(logging.Filter):
-    """Makes the text of each log record a printable line, and its traceback printable lines."""
+    """A filter that converts the text of each log record to a printable line, and its traceback to printable lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return True; the record is changed only where it has to be."""
+        """Convert the record if necessary. Return True."""
         try:
             text = record.getMessage()
-        except Exception:  # arguments that do not fit, or whose __str__ raises
-            text = f"{record.msg!s} (its arguments cannot be read)"
+        except Exception:  # the arguments do not match the format, or their __str__ raises
+            text = f"{record.msg!s} (cannot format the arguments)"
             record.args = None
         if record.args is None or to_line(text) != text:
             record.msg, record.args = to_line(text), None
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and not record.exc_text:
-            record.exc_text = format_traceback(error)  # which a formatter then takes as it is
+            record.exc_text = format_traceback(error)  # a formatter uses an existing exc_text without changes
         return True
 
 
@@ -81,8 +82,11 @@ def _to_last_lines(text: str) -> str:
 
 
 PRINTABLE_FILTER = PrintableFilter()
-"""The filter of the loggers and handlers of fedws."""
+"""Filter of the loggers and handlers of fedws."""
 LOGGER_NAMES = ("fedws", "fedws.websockets", "fedws.mqtt.library")
-"""The loggers of fedws. Their records are clean for every handler, also where a program of its own uses the library."""
+"""Names of the loggers of fedws.
+
+The filter is attached to the loggers, so their records are printable for all handlers, also those of another program.
+"""
 for _name in LOGGER_NAMES:
     logging.getLogger(_name).addFilter(PRINTABLE_FILTER)

@@ -1,4 +1,4 @@
-"""The user's own folders: for settings, for what a program writes down, for what can be fetched again."""
+"""The user's folders for configuration, for state, and for cached files that can be downloaded again."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,10 @@ from fedws.core.errors import UsageError
 
 
 def find_user_dir(kind: Literal["config", "state", "cache"], hint: str) -> Path:
-    """The folder of fedws of that kind. Raises UsageError where the user has none, with what to do ``hint``."""
+    """Return the user's folder of that kind for fedws.
+
+    Raises UsageError if the user has no home directory; ``hint`` is the part of its text that suggests a remedy.
+    """
     find = {
         "config": platformdirs.user_config_path,
         "state": platformdirs.user_state_path,
@@ -19,6 +22,6 @@ def find_user_dir(kind: Literal["config", "state", "cache"], hint: str) -> Path:
         path = find("fedws")
     except RuntimeError:
         path = Path()
-    if not path.is_absolute():  # an unknown user's home is not known either, and must not be the working directory
-        raise UsageError(f"the user has no home directory; {hint}")
+    if not path.is_absolute():  # without a home directory the path would be relative to the working directory
+        raise UsageError(f"home directory not found; {hint}")
     return path

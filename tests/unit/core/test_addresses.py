@@ -68,13 +68,13 @@ def test_a_plan_takes_none_with_a_secret(setting: str, text: str) -> None:
         "alone": {"evaluator": text},
         "two": {"evaluator": {"testing": [text]}},
     }
-    assert "stand in logs and plans" in refused(build_plan, wanted[setting])
+    assert "logs and plans would show" in refused(build_plan, wanted[setting])
 
 
 @pytest.mark.parametrize("text", BAD)
 def test_neither_does_a_node_or_a_flag(text: str) -> None:
-    assert "stand in logs and plans" in refused(find_transport, text)
-    assert "stand in logs and plans" in refused(complete_url, text, INSECURE)
+    assert "logs and plans would show" in refused(find_transport, text)
+    assert "logs and plans would show" in refused(complete_url, text, INSECURE)
 
 
 async def test_nor_a_node_in_a_program() -> None:
@@ -134,5 +134,5 @@ def test_a_run_of_an_older_version_does_not_go_on_with_one(tmp_path: Path) -> No
     (tmp_path / "plan.toml").write_text(tomli_w.dumps({k: v for k, v in settings.items() if k != "round_timeout"}))
     story = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps({**story, "plan": {**story["plan"], "workers": settings["workers"]}}))
-    assert "stand in logs and plans" in refused(lambda: RunDirectory.open_existing(tmp_path).plan)
-    assert "stand in logs and plans" in refused(lambda: build_plan(merge_settings(load_plan_settings(tmp_path), {})))
+    assert "logs and plans would show" in refused(lambda: RunDirectory.open_existing(tmp_path).plan)
+    assert "logs and plans would show" in refused(lambda: build_plan(merge_settings(load_plan_settings(tmp_path), {})))

@@ -89,14 +89,14 @@ def test_these_are_all_floats_of_one_byte() -> None:
 def test_every_byte_of_a_float8_is_finite_or_not_as_its_format_says(name: str) -> None:
     for byte in range(256):
         number = value(name, byte)
-        wanted = "w holds NaN" if math.isnan(number) else "w holds Inf" if math.isinf(number) else ""
+        wanted = "w contains NaN" if math.isnan(number) else "w contains Inf" if math.isinf(number) else ""
         assert find_nonfinite({"w": float8(name, bytes([byte]))}) == wanted, byte
 
 
 def test_what_is_not_finite_is_found_behind_a_whole_step() -> None:
     values = torch.zeros(2**16 * 2 + 3, dtype=torch.uint8).view(torch.float8_e5m2)
     values.view(torch.uint8)[1], values.view(torch.uint8)[-1] = 0x7C, 0x7F
-    assert find_nonfinite({"w": values[:-1]}) == "w holds Inf" and find_nonfinite({"w": values}) == "w holds NaN"
+    assert find_nonfinite({"w": values[:-1]}) == "w contains Inf" and find_nonfinite({"w": values}) == "w contains NaN"
 
 
 @pytest.mark.parametrize("name", FLOAT8S)
@@ -148,7 +148,7 @@ def test_the_mean_of_complex32_is_rounded_once() -> None:
 
 @pytest.mark.parametrize("name", ["complex32", "complex64", "complex128"])
 @pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize(("odd", "text"), [(math.nan, "w holds NaN"), (-math.inf, "w holds Inf"), (-0.0, "")])
+@pytest.mark.parametrize(("odd", "text"), [(math.nan, "w contains NaN"), (-math.inf, "w contains Inf"), (-0.0, "")])
 def test_a_complex_number_is_finite_if_both_parts_are(name: str, part: int, odd: float, text: str) -> None:
     values = torch.ones(5, 3).to(DTYPES[name])
     as_real(values)[4, 2, part] = odd

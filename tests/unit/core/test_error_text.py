@@ -116,7 +116,7 @@ class Broken(Exception):
         (MemoryError(), "MemoryError"),
         (UsageError("one line"), "one line"),
         (ValueError("x" * 1000), f"ValueError: {'x' * 300}"),
-        (Broken(), "Broken: its text cannot be read"),
+        (Broken(), "Broken: cannot read the error text"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -147,7 +147,7 @@ def test_a_command_ends_with_one_line_that_names_the_users(capsys: pytest.Captur
 def test_so_it_does_for_any_other_error(capsys: pytest.CaptureFixture[str]) -> None:
     """As of a user's strategy in the middle of a run."""
     told = command(from_file("/home/me/mine.py", "{}['label']"), capsys)
-    assert told == (1, "fedws run: KeyError: 'label' (/home/me/mine.py, line 1); run it with -v for the traceback\n")
+    assert told == (1, "fedws run: KeyError: 'label' (/home/me/mine.py, line 1); add -v for the traceback\n")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_whatever_a_factory_raises_is_one_error_with_its_line(kind: str, error: 
 def test_so_is_what_an_installed_package_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("theirs", "no_such_package:Net", "fedws.model")
     monkeypatch.setattr(registry, "_load_entry_points", lambda kind: {"theirs": point})
-    with pytest.raises(UsageError, match="model theirs: no_such_package:Net cannot be loaded: ModuleNotFoundError: "):
+    with pytest.raises(UsageError, match="model theirs: cannot load no_such_package:Net: ModuleNotFoundError: "):
         registry.find_piece("model", "theirs")
 
 

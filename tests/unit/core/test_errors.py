@@ -33,17 +33,17 @@ def test_every_error_is_caught_as_the_root() -> None:
 
 def test_an_unknown_name_is_told_with_the_nearest_first() -> None:
     error = UnknownName("model", "mnist_cn", ["mlp", "mnist_cnn", "linear"])
-    assert str(error) == "unknown model 'mnist_cn': did you mean mnist_cnn? There are linear, mlp, mnist_cnn"
+    assert str(error) == "unknown model 'mnist_cn'; did you mean 'mnist_cnn'? (choose from linear, mlp, mnist_cnn)"
     assert isinstance(error, UsageError)
 
 
 def test_no_guess_is_made_when_nothing_is_near() -> None:
-    assert str(UnknownName("model", "zzz", ["mlp"])) == "unknown model 'zzz': There are mlp"
-    assert str(UnknownName("model", "zzz", [])) == "unknown model 'zzz': There are none"
+    assert str(UnknownName("model", "zzz", ["mlp"])) == "unknown model 'zzz'; choose from mlp"
+    assert str(UnknownName("model", "zzz", [])) == "unknown model 'zzz'; no choices are available"
 
 
 def test_names_may_come_from_a_generator() -> None:
-    assert "did you mean mlp? There are linear, mlp" in str(UnknownName("model", "mlpp", iter(["mlp", "linear"])))
+    assert "did you mean 'mlp'? (choose from linear, mlp)" in str(UnknownName("model", "mlpp", iter(["mlp", "linear"])))
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "x\r\ny"])

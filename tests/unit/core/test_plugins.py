@@ -82,7 +82,8 @@ def test_modules_of_one_name_beside_two_plugins_are_an_error(tmp_path: Path, lat
         load_plugin(tmp_path / "b" / "two.py")
     a, b = tmp_path / "a" / "beside_net.py", tmp_path / "b" / "beside_net.py"
     assert str(caught.value) == (
-        f"--plugin {tmp_path / 'b' / 'two.py'}: it imports beside_net, which is {a} and not {b}; rename one of the two"
+        f"--plugin {tmp_path / 'b' / 'two.py'}: import of 'beside_net' finds {a} instead of {b}; "
+        "rename one of the two files"
     )
     assert str(tmp_path / "b") not in sys.path
     assert "two" not in registry.list_pieces("model")
@@ -97,7 +98,7 @@ def test_so_they_are_where_another_module_imports_them(tmp_path: Path) -> None:
         two="import beside_more",
     )
     load_plugin(tmp_path / "a" / "one.py")
-    with pytest.raises(UsageError, match="it imports beside_net, which is "):
+    with pytest.raises(UsageError, match="import of 'beside_net' finds "):
         load_plugin(tmp_path / "b" / "two.py")
 
 

@@ -145,7 +145,9 @@ def test_a_directory_of_ones_own_keeps_its_mode_and_is_told_of(
     path.mkdir()
     path.chmod(0o770)
     held = RunDirectory.create(path)
-    assert caplog.messages == [f"--run-dir {path} is open to other users of this machine: chmod -R go= '{path}'"]
+    assert caplog.messages == [
+        f"--run-dir {path} is accessible to other users of this machine; restrict it with chmod -R go= '{path}'"
+    ]
     assert path.stat().st_mode & 0o777 == 0o770
     assert modes(path) == {"run.log": 0o600, ".lock": 0o600}
     held.close()

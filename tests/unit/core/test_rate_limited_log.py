@@ -16,7 +16,7 @@ def test_strangers_fill_no_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         now[0] += 1
     assert len(caplog.messages) == 10
     assert caplog.messages[0] == "alice: refused a caller"
-    assert caplog.messages[1] == "alice: refused a caller (9 more since the last such line)"
+    assert caplog.messages[1] == "alice: refused a caller (9 similar lines suppressed)"
 
 
 def test_a_few_lines_may_come_at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -29,6 +29,6 @@ def test_a_few_lines_may_come_at_once(monkeypatch: pytest.MonkeyPatch, caplog: p
         assert [lines.log("run a begins", logging.INFO) for _ in range(5)] == [True] * 3 + [False] * 2
         now[0] += 1000
     assert len(caplog.messages) == 6 and caplog.records[0].levelname == "INFO"
-    assert caplog.messages[3] == "alice: run a begins (2 more since the last such line)"
+    assert caplog.messages[3] == "alice: run a begins (2 similar lines suppressed)"
     now[0] += 10 - 1000
     assert [lines.log("run a begins") for _ in range(2)] == [True, False]

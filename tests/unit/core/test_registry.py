@@ -97,7 +97,7 @@ def test_a_value_may_hold_colons_and_equal_signs_where_they_cannot_be_mistaken()
 
 @pytest.mark.parametrize("text", ["a,b", "a:1,b", "a:1,", "a,=3", "a:=3", "a, ,k=1"])
 def test_what_is_no_option_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=r"is not key=value; the form is NAME\[:value\]\[,key=value...\]"):
+    with pytest.raises(UsageError, match=r"is not key=value; use the form NAME\[:value\]\[,key=value...\]"):
         Spec.parse(text)
 
 
@@ -137,16 +137,16 @@ def test_options_of_a_class_are_those_of_its_init() -> None:
     ("spec", "text"),
     [
         ("piece:x", "loss piece: first: Input should be a valid integer"),
-        ("piece:1,first=2", "loss piece: first is given twice"),
+        ("piece:1,first=2", "loss piece: duplicate option 'first'"),
         ("piece:first=1.5", "loss piece: first: Input should be a valid integer"),
         ("piece:rate=", "loss piece: rate: Input should be a valid number"),
         ("piece:flag=perhaps", "loss piece: flag: Input should be a valid boolean"),
         ("piece:mode=faster", "loss piece: mode: Input should be 'slow' or 'fast', not 'faster'"),
-        ("piece:fist=1", "unknown option of loss piece 'fist': did you mean first?"),
-        ("piece:given=1", "unknown option of loss piece 'given': "),
-        ("none:1", "loss none takes no value"),
-        ("none:k=1", "unknown option of loss none 'k': There are none"),
-        ("pice", "unknown loss 'pice': did you mean piece?"),
+        ("piece:fist=1", "unknown option of loss piece 'fist'; did you mean 'first'?"),
+        ("piece:given=1", "unknown option of loss piece 'given'; "),
+        ("none:1", "loss none does not accept a value"),
+        ("none:k=1", "unknown option of loss none 'k'; no choices are available"),
+        ("pice", "unknown loss 'pice'; did you mean 'piece'?"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line(spec: str, text: str) -> None:
@@ -199,7 +199,7 @@ def test_looking_up_a_name_imports_nothing_that_does_not_ship() -> None:
 
 
 def test_a_file_is_no_task() -> None:
-    with pytest.raises(UnknownName, match=r"did you mean fedavg\.fit"):
+    with pytest.raises(UnknownName, match=r"did you mean 'fedavg\.fit'"):
         find_piece("task", "fedavg.fitt")
     with pytest.raises(UnknownName):
         find_piece("task", "fedavg")
@@ -209,7 +209,7 @@ def test_a_file_is_no_task() -> None:
 
 
 def test_an_unknown_kind_is_told_with_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="unknown kind of piece 'models': did you mean model"):
+    with pytest.raises(UnknownName, match="unknown kind of piece 'models'; did you mean 'model'"):
         register("models", "mine")
 
 
@@ -220,7 +220,7 @@ def test_the_decorated_piece_is_given_back() -> None:
 
 def test_a_name_that_is_taken_is_refused_and_the_first_stays() -> None:
     register("loss", "piece")(piece)
-    with pytest.raises(UsageError, match="there is a loss called piece already"):
+    with pytest.raises(UsageError, match="loss 'piece' is already registered"):
         register("loss", "piece")(Piece)
     assert find_piece("loss", "piece") is piece
 
@@ -241,7 +241,7 @@ def test_kinds_have_names_of_their_own() -> None:
 def test_a_shipped_name_is_taken_before_its_file_is_read(kind: str, name: str) -> None:
     registry._pieces.pop((kind, name), None)
     releases: Any = {"releases": "update"} if kind == "task" else {}
-    with pytest.raises(UsageError, match=f"there is a {kind} called {name} already"):
+    with pytest.raises(UsageError, match=f"{kind} '{name}' is already registered"):
         register(kind, name, **releases)(piece)
 
 
@@ -303,12 +303,12 @@ def test_two_plugins_may_have_files_of_one_name(plugin: Callable[..., Path]) -> 
 
 def test_two_plugins_cannot_register_one_name(plugin: Callable[..., Path]) -> None:
     load_plugin(plugin(MODEL.format("mine"), "a/one.py"))
-    with pytest.raises(UsageError, match="there is a model called mine already"):
+    with pytest.raises(UsageError, match="model 'mine' is already registered"):
         load_plugin(plugin(MODEL.format("mine"), "b/two.py"))
 
 
 def test_a_plugin_cannot_take_a_shipped_name(plugin: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match="there is a model called mlp already"):
+    with pytest.raises(UsageError, match="model 'mlp' is already registered"):
         load_plugin(plugin(MODEL.format("mlp")))
     assert find_piece("model", "mlp").__module__ == "fedws.models.mlp"
 
@@ -318,7 +318,7 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     with pytest.raises(UsageError) as caught:
         load_plugin(path)
-    assert str(caught.value) == f"--plugin {path}: there is no such Python file"
+    assert str(caught.value) == f"--plugin {path}: Python file not found"
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError: invalid syntax"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("register('modell', 'x')", "unknown kind of piece 'modell': did you mean model"),
+        ("register('modell', 'x')", "unknown kind of piece 'modell'; did you mean 'model'"),
     ],
 )
 def test_a_broken_plugin_is_named_with_what_it_raised(plugin: Callable[..., Path], body: str, text: str) -> None:

@@ -80,17 +80,17 @@ def test_workers_that_are_added_come_last_and_the_others_keep_their_order() -> N
 
 
 def test_a_plan_must_hold_with_the_workers_that_it_has_now() -> None:
-    with pytest.raises(UsageError, match=r"^--min-results 2 is above the number of workers, 1$"):
+    with pytest.raises(UsageError, match=r"^--min-results 2 exceeds the number of workers, 1$"):
         resume_plan(build_plan({**JOINED, "min_results": 2}), {"workers": {"bob": "ws://b:1"}}, "--resume run")
 
 
 @pytest.mark.parametrize(
     ("now", "text"),
     [
-        ({"lr": 0.5}, "its lr stays what it is, 0.1, not 0.5"),
-        ({"min_results": 1}, "its min_results stays what it is, 0, not 1"),
-        ({"initial_model": "m"}, "its initial_model stays what it is, '', not 'm'"),
-        ({"evaluator": {}}, "its evaluator stays what it is, e, not none"),
+        ({"lr": 0.5}, "cannot change lr from 0.1 to 0.5"),
+        ({"min_results": 1}, "cannot change min_results from 0 to 1"),
+        ({"initial_model": "m"}, "cannot change initial_model from '' to 'm'"),
+        ({"evaluator": {}}, "cannot change evaluator from e to none"),
     ],
 )
 def test_what_shows_in_the_result_stays(now: dict[str, Any], text: str) -> None:

@@ -68,8 +68,9 @@ def test_only_the_annotation_of_a_given_option_matters(name: str, future: str, m
     with pytest.raises(UsageError) as caught:
         parse_options("model", factory, Spec(name, None, {"odd": "1"}))
     text = str(caught.value)
-    assert text.startswith(f"model {name}: odd: its type ") and "(NameError: name 'Thing' is not defined)" in text
-    assert text.endswith("; import it where the program runs, not only under TYPE_CHECKING") and "\n" not in text
+    assert text.startswith(f"model {name}: odd: cannot resolve its type ")
+    assert "(NameError: name 'Thing' is not defined)" in text
+    assert text.endswith("; import it at run time, not only under TYPE_CHECKING") and "\n" not in text
 
 
 def test_a_lambda_has_options_of_text() -> None:
@@ -95,7 +96,7 @@ def test_a_field_of_a_base_class_is_read_where_that_is_written(monkeypatch: pyte
 
 
 def test_a_factory_without_a_signature_is_one_line() -> None:
-    with pytest.raises(UsageError, match="model x: its options cannot be read: ValueError: no signature found"):
+    with pytest.raises(UsageError, match="model x: cannot read its options: ValueError: no signature found"):
         parse_options("model", dict, Spec("x", "7", {}))
 
 
@@ -103,7 +104,7 @@ def test_a_type_that_no_text_is_read_as_is_one_line() -> None:
     def factory(*, where: Path = Path(), what: ModuleType | None = None, when: "1 +" = 0) -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
     assert parse_options("model", factory, Spec("x", "/tmp", {})) == {"where": Path("/tmp")}
-    with pytest.raises(UsageError, match=r"model x: what: a text cannot be read as module \| None"):
+    with pytest.raises(UsageError, match=r"model x: what: cannot convert text to module \| None"):
         parse_options("model", factory, Spec("x", None, {"what": "sys"}))
-    with pytest.raises(UsageError, match=r"model x: when: its type 1 \+ cannot be resolved \(SyntaxError: "):
+    with pytest.raises(UsageError, match=r"model x: when: cannot resolve its type 1 \+ \(SyntaxError: "):
         parse_options("model", factory, Spec("x", None, {"when": "1"}))

@@ -81,7 +81,7 @@ def test_a_file_without_such_tensors_is_what_the_library_writes(tmp_path: Path) 
 )
 def test_metadata_that_do_not_fit_are_an_error_of_the_library(metadata: str, tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.zeros(3)}, tmp_path / "a", {"fedws.dtypes": metadata})
-    with pytest.raises(SafetensorError, match=r"^fedws.dtypes does not fit the tensors: "):
+    with pytest.raises(SafetensorError, match=r"^fedws.dtypes does not match the tensors: "):
         tensor_file.load_tensors(tmp_path / "a")
 
 

@@ -49,10 +49,11 @@ def test_difference_names_the_first_thing_that_differs() -> None:
     assert find_mismatch(dict(like), like) == ""
     assert find_mismatch(dict(reversed(like.items())), like) == ""
     assert find_mismatch({"a": like["a"]}, like) == "b is missing"
-    assert find_mismatch({**like, "c": like["a"]}, like) == "c is not known here"
-    assert find_mismatch({**like, "b": torch.zeros(1, dtype=torch.int64)}, like) == "b has shape [1], not []"
-    assert find_mismatch({**like, "a": torch.zeros(2, dtype=torch.float16)}, like) == "a is float16, not float32"
-    assert find_mismatch({**like, "a": torch.zeros(2, dtype=torch.complex64)}, like) == "a is complex64, not float32"
+    assert find_mismatch({**like, "c": like["a"]}, like) == "unexpected tensor 'c'"
+    assert find_mismatch({**like, "b": torch.zeros(1, dtype=torch.int64)}, like) == "b has shape [1], expected []"
+    assert find_mismatch({**like, "a": torch.zeros(2, dtype=torch.float16)}, like) == "a is float16, expected float32"
+    other = {**like, "a": torch.zeros(2, dtype=torch.complex64)}
+    assert find_mismatch(other, like) == "a is complex64, expected float32"
     assert find_mismatch({}, {}) == ""
 
 
@@ -73,7 +74,7 @@ def test_unfit_finds_what_is_not_finite_wherever_it_is(dtype: torch.dtype, data:
         values[place] = value
     wanted = "NaN" if any(map(math.isnan, odd.values())) else "Inf" if odd else ""
     assert find_nonfinite({"fine": torch.ones(2), "w": values, "last": torch.ones(())}) == (
-        wanted and f"w holds {wanted}"
+        wanted and f"w contains {wanted}"
     )
 
 
@@ -91,8 +92,8 @@ def test_finite_values_are_fine_though_their_sum_is_not(dtype: torch.dtype, sign
 @pytest.mark.parametrize(
     ("dtype", "value", "text"),
     [
-        *((dtype, math.nan, "w holds NaN") for dtype in FLOATING),
-        *((dtype, math.inf, "w holds Inf") for dtype in INFINITE),
+        *((dtype, math.nan, "w contains NaN") for dtype in FLOATING),
+        *((dtype, math.inf, "w contains Inf") for dtype in INFINITE),
         *((dtype, 0.5, "") for dtype in FLOATING),
     ],
     ids=str,
@@ -107,13 +108,13 @@ def test_scalars_and_what_lies_scattered_are_looked_at(dtype: torch.dtype, value
 
 
 def test_infinities_of_both_signs_are_no_nan() -> None:
-    assert find_nonfinite({"w": torch.tensor([math.inf, -math.inf])}) == "w holds Inf"
+    assert find_nonfinite({"w": torch.tensor([math.inf, -math.inf])}) == "w contains Inf"
 
 
 def test_the_first_that_is_unfit_is_named() -> None:
     tensors = {"a": torch.ones(3), "b": torch.tensor([math.inf]), "c": torch.tensor([math.nan])}
-    assert find_nonfinite(tensors) == "b holds Inf"
-    assert find_nonfinite(dict(reversed(tensors.items()))) == "c holds NaN"
+    assert find_nonfinite(tensors) == "b contains Inf"
+    assert find_nonfinite(dict(reversed(tensors.items()))) == "c contains NaN"
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
@@ -130,5 +131,5 @@ def test_whole_numbers_and_flags_are_fine(dtype: torch.dtype) -> None:
 def test_a_parameter_is_looked_at_and_nothing_is_changed() -> None:
     weight = torch.nn.Parameter(torch.tensor([1.0, math.nan]))
     before = weight.detach().clone()
-    assert find_nonfinite({"w": weight}) == "w holds NaN"
+    assert find_nonfinite({"w": weight}) == "w contains NaN"
     assert torch.allclose(weight.detach(), before, equal_nan=True)

@@ -47,8 +47,8 @@ KNOWN = {
     ("fedws/scheduling/participants.py", "{event.worker}"): "a name from the plan",
     ("fedws/data/download.py", "str(error)"): "the last line of a download's error, for an error of fedws",
     ("fedws/data/datasets/cifar10.py", "{error.strerror}"): "a text of the system's, for an error of fedws",
-    ("fedws/network/mqtt/endpoint.py", "str(gap)"): "an exception of that module, with numbers only",
-    ("fedws/network/mqtt/endpoint.py", "str(flood)"): "an exception of that module, with numbers only",
+    ("fedws/network/mqtt/endpoint.py", "str(error)"): "an exception of that module, with numbers only",
+    ("fedws/training/client_state.py", "{request.worker}"): "the name of this node, for which the request was checked",
     ("fedws/core/plan.py", "{error}"): "one of the texts of fedws.core.addresses, which repeat nothing of an address",
 }
 """The places that are right without, and why."""
