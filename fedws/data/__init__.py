@@ -1,1 +1,1 @@
-"""What a node holds: samples, loading and splitting."""
+"""The data of a node: data sets, their loading, and their partition among workers."""

@@ -1,4 +1,4 @@
-"""Protocols of data sets and partitions."""
+"""The protocols of data sets and partitions."""
 
 from typing import Any, Protocol
 
@@ -6,26 +6,33 @@ import numpy as np
 
 
 class Dataset(Protocol):
-    """Samples with labels, as a torch map-style dataset: ``data[i]`` is ``(input, target)``.
+    """A torch map-style data set, in which ``data[i]`` is a pair ``(input, target)``.
 
-    Factory: ``(root: Path, train: bool, *, options)``, registered as ``dataset``. Two attributes are used when they
-    are there: ``batch(indices: Tensor) -> (inputs, targets)``, a faster way than one sample at a time, and ``targets``.
-    Partitions by label and printed counts need class labels in it: a list, tuple, array or tensor with a whole number
-    from 0 to 2**20 - 1, or a boolean, for each sample. Text must be numbered first, in the same way on every node."""
+    Its factory is registered as ``dataset`` and has the parameters ``(root: Path, train: bool, *, options)``.
+
+    A data set may have two more attributes:
+
+    * ``batch(indices: Tensor) -> (inputs, targets)`` reads several samples faster than one at a time.
+    * ``targets`` is a list, tuple, array or tensor with the target of each sample. Partitions by label and printed
+      counts require class labels here. A class label is a whole number from 0 to 2**20 - 1, or a boolean. Text labels
+      must be replaced by numbers, in the same way on every node.
+    """
 
     def __len__(self) -> int:
-        """How many samples."""
+        """Return the number of samples."""
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        """One sample: input and target."""
+        """Return the input and the target of a sample."""
 
 
 class Partition(Protocol):
-    """Splits samples among workers; factory and function in one, ``(targets, shares, *, options)``, as ``partition``.
+    """A function that splits samples into shares.
 
-    ``targets`` is int64 of shape [n]; all are 0 for a partition whose attribute ``by_label`` is False. The result is
-    ``num_shares`` disjoint index arrays that together hold every sample once.
+    It is registered as ``partition`` and has the parameters ``(targets, num_shares, *, options)``. It is not created by
+    a factory, but called directly.
+
+    ``targets`` is int64 of shape [n]. If the function has an attribute ``by_label`` that is False, all targets are 0.
     """
 
     def __call__(self, targets: np.ndarray, num_shares: int) -> list[np.ndarray]:
-        """Split."""
+        """Return ``num_shares`` disjoint index arrays, which together contain every sample once."""

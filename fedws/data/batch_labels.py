@@ -1,4 +1,4 @@
-"""Class labels of a batch."""
+"""Functions for the labels of a batch."""
 
 import torch
 
@@ -6,7 +6,11 @@ from fedws.core.tensors import DTYPE_NAMES
 
 
 def count_output_classes(outputs: object, labels: object) -> int:
-    """How many classes a model tells apart, by what it gives for some samples and their labels; 0 if it does not."""
+    """Return the number of classes of a model, from its outputs for a batch and the labels of that batch.
+
+    The result is 0 if the model is not a classifier. A classifier has outputs of shape [n, classes] with at least two
+    classes, and integer labels of shape [n].
+    """
     if not isinstance(outputs, torch.Tensor) or not isinstance(labels, torch.Tensor):
         return 0
     if outputs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point() or outputs.shape[1] < 2:
@@ -15,14 +19,17 @@ def count_output_classes(outputs: object, labels: object) -> int:
 
 
 def to_sendable_labels(labels: object) -> torch.Tensor:
-    """Labels of some samples as they may be sent: int64 or float32. Raises ValueError where they are no one tensor."""
+    """Return the labels of a batch in a dtype that may be sent: float32 for real numbers, int64 for all others.
+
+    Raises ValueError if the labels are not a tensor with at least one dimension.
+    """
     if not isinstance(labels, torch.Tensor) or not labels.dim():
         raise ValueError("labels must be tensors of one shape")
     return labels.to(torch.float32 if labels.is_floating_point() else torch.int64)
 
 
 def describe_labels(labels: torch.Tensor) -> str:
-    """What one of several labels is.
+    """Return the dtype and the shape of a single label of a batch, as text.
 
     >>> describe_labels(torch.zeros(3, dtype=torch.int64)), describe_labels(torch.zeros(3, 10, 5))
     ('int64 []', 'float32 [10, 5]')

@@ -1,4 +1,4 @@
-"""The folder that data sets are in, and how one gets there when it is missing: once, however many nodes ask."""
+"""The folder of the data sets, and the download of a missing data set, which happens once even for several nodes."""
 
 import contextlib
 import os
@@ -16,13 +16,16 @@ from fedws.core import user_dirs
 from fedws.core.errors import UsageError
 
 SOCKET_TIMEOUT_SECONDS = 10.0
-"""Seconds that a download waits for a connection, and for each next piece."""
+"""Timeout in seconds of a download, for the connection and for each read."""
 
-_socket_timeout_lock = threading.Lock()  # the default timeout of sockets is one per process
+_socket_timeout_lock = threading.Lock()  # all threads share the default timeout of sockets
 
 
 def resolve_data_dir(data_dir: str | None) -> Path:
-    """Where data sets are: the folder given, else ``$FEDWS_DATA``, else the user's cache folder for fedws."""
+    """Return the folder of the data sets: ``data_dir``, or else ``$FEDWS_DATA``, or else the user's cache folder.
+
+    Raises UsageError if the user has no home directory for a cache folder.
+    """
     chosen = data_dir or os.environ.get("FEDWS_DATA")
     return Path(chosen).expanduser().absolute() if chosen else user_dirs.find_user_dir("cache", _data_dir_hint())
 
@@ -30,11 +33,13 @@ def resolve_data_dir(data_dir: str | None) -> Path:
 def download_once(
     root: Path, folder: str, title: str, is_present: Callable[[], bool], fetch: Callable[[Path], object]
 ) -> None:
-    """See to it that ``present()`` holds; if it does not, ``fetch(place)`` makes ``place/folder`` and it moves to root.
+    """Download a data set to ``root/folder`` unless ``is_present()`` returns True.
 
-    Of several nodes that ask at once, one downloads and the others wait for it and then find the files there. What
-    is downloaded becomes visible in ``root/folder`` only once all of it has come. A file that is there already is
-    kept. Raises UsageError, in one line, when ``root`` cannot be used or the download fails.
+    ``fetch(staging)`` must create ``staging/folder``, whose files are then moved to ``root/folder``. They are only
+    moved after the download is complete. Existing files are kept. If several nodes call this function at the same
+    time, one of them downloads, and the others wait and then use its files.
+
+    Raises UsageError if ``root`` cannot be used, if the download fails, or if files are missing afterwards.
     """
     try:
         if is_present():
@@ -44,7 +49,7 @@ def download_once(
             if is_present():
                 return
             part = root / f".{folder}.part"
-            shutil.rmtree(part, ignore_errors=True)  # of a download that was killed
+            shutil.rmtree(part, ignore_errors=True)  # a killed download may have left it
             part.mkdir()
             try:
                 _download(root, part, title, fetch)
@@ -52,11 +57,9 @@ def download_once(
             finally:
                 shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{root} cannot be used for {title}: {error.strerror or error}; {_data_dir_hint()}") from None
+        raise UsageError(f"cannot use {root} for {title}: {error.strerror or error}; {_data_dir_hint()}") from None
     if not is_present():
-        raise UsageError(
-            f"{title} was downloaded to {root}, but files are missing in {root / folder}; {_data_dir_hint()}"
-        )
+        raise UsageError(f"{title} was downloaded to {root}, but {root / folder} is incomplete; {_data_dir_hint()}")
 
 
 def _download(root: Path, staging: Path, title: str, fetch: Callable[[Path], object]) -> None:
@@ -66,20 +69,20 @@ def _download(root: Path, staging: Path, title: str, fetch: Callable[[Path], obj
             fetch(staging)
     except Exception as error:
         raise UsageError(
-            f"{title} is not in {root} and cannot be downloaded ({_describe_error(error)}); {_data_dir_hint()}"
+            f"{title} not found in {root}, and the download failed ({_describe_error(error)}); {_data_dir_hint()}"
         ) from None
 
 
 @contextlib.contextmanager
 def limit_socket_timeout(seconds: float) -> Iterator[None]:
-    """Let no new socket of this process wait longer, for a block; blocks take turns."""
+    """Set the default timeout of new sockets of this process for a block; only one thread can be in such a block."""
     with _socket_timeout_lock:
-        before = socket.getdefaulttimeout()
+        previous = socket.getdefaulttimeout()
         socket.setdefaulttimeout(seconds)
         try:
             yield
         finally:
-            socket.setdefaulttimeout(before)
+            socket.setdefaulttimeout(previous)
 
 
 @contextlib.contextmanager
@@ -105,11 +108,11 @@ def _publish(staging: Path, folder: Path) -> None:
 
 
 def _describe_error(error: Exception) -> str:
-    """What an error says in its last line, without the wrapping that urllib adds."""
+    """Return the last line of the text of an error, without the prefix that urllib adds."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = re.sub(r"^<urlopen error (.*)>$", r"\1", lines[-1])
     return re.sub(r"^\[Errno -?\d+\] ", "", text)
 
 
 def _data_dir_hint() -> str:
-    return "name a folder that has it with --data-dir or FEDWS_DATA, or use --dataset digits, which needs no download"
+    return "set --data-dir or FEDWS_DATA to a folder with the data, or use --dataset digits, which needs no download"

@@ -1,7 +1,8 @@
-"""Reads idx files, the format of MNIST and its kin, packed with gzip or not.
+"""Reading of idx files, the format of MNIST and similar data sets, with or without gzip compression.
 
-Four bytes of magic (two zeros, the type, the number of dimensions), one big-endian uint32 per dimension, then the
-values. Only unsigned bytes (type 8) are read, which is all that these data sets use.
+A file starts with four bytes: two zeros, the type, and the number of dimensions. They are followed by the size of each
+dimension as a big-endian uint32, and then by the values. Only unsigned bytes (type 8) are supported, because these data
+sets use no other type.
 """
 
 import gzip
@@ -15,37 +16,40 @@ from fedws.core.errors import UsageError
 
 
 def files_exist(folder: Path, train: bool) -> bool:
-    """Whether the images and the labels of a part are in the folder, packed or not."""
+    """Return whether the folder contains the images and labels of the training or test set, compressed or not."""
     return all(_find_file(folder, name).is_file() for name in _file_names(train))
 
 
 def read_images(folder: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels, uint8 [n, 1, height, width], and labels, uint8 [n]. Raises UsageError, naming the file."""
-    of_images, of_labels = (_find_file(folder, name) for name in _file_names(train))
-    pixels, labels = read_array(of_images, 3), read_array(of_labels, 1)
+    """Return the pixels, uint8 [n, 1, height, width], and the labels, uint8 [n], of the training or test set.
+
+    Raises UsageError with the path of a file that is invalid.
+    """
+    images_path, labels_path = (_find_file(folder, name) for name in _file_names(train))
+    pixels, labels = read_array(images_path, 3), read_array(labels_path, 1)
     if len(pixels) != len(labels):
-        raise UsageError(f"{of_images} has {len(pixels)} images, but {of_labels} has {len(labels)} labels")
+        raise UsageError(f"{images_path} has {len(pixels)} images, but {labels_path} has {len(labels)} labels")
     return pixels[:, np.newaxis], labels
 
 
 def read_array(path: Path, num_dimensions: int) -> np.ndarray:
-    """The array in a file, uint8. Raises UsageError, naming the file, when it is not there, cut short or corrupt."""
+    """Return the uint8 array in a file. Raises UsageError if the file is missing, truncated or corrupt."""
     try:
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{path} is corrupt ({error}); remove it to have it downloaded again") from None
+        raise UsageError(f"{path} is corrupt ({error}); delete it to download it again") from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     start = 4 + 4 * num_dimensions
     if len(data) < start or data[:4] != bytes([0, 0, 8, num_dimensions]):
-        what = "is cut short" if len(data) < start else "is no idx file"
-        raise UsageError(f"{path} {what if data else 'is empty'}; remove it to have it downloaded again")
+        problem = "is truncated" if len(data) < start else "is not an idx file"
+        raise UsageError(f"{path} {problem if data else 'is empty'}; delete it to download it again")
     shape = [int(size) for size in np.frombuffer(data, ">u4", num_dimensions, 4)]
     if len(data) != start + math.prod(shape):
-        found, wanted = len(data) - start, math.prod(shape)
-        raise UsageError(f"{path} holds {found} values, not {wanted}; remove it to have it downloaded again")
+        found, expected = len(data) - start, math.prod(shape)
+        raise UsageError(f"{path} contains {found} values, expected {expected}; delete it to download it again")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
@@ -55,6 +59,6 @@ def _file_names(train: bool) -> tuple[str, str]:
 
 
 def _find_file(folder: Path, name: str) -> Path:
-    """The unpacked file, or the packed one where only that is there."""
-    packed = folder / f"{name}.gz"
-    return packed if packed.is_file() and not (folder / name).is_file() else folder / name
+    """Return the path of the uncompressed file, or of the compressed file if only that one exists."""
+    compressed = folder / f"{name}.gz"
+    return compressed if compressed.is_file() and not (folder / name).is_file() else folder / name

@@ -1,4 +1,4 @@
-"""Which labels a worker holds, as short text: ``0-3`` or ``0,5`` or ``0-2,7``."""
+"""Conversion between sets of labels and short texts such as ``0-3``, ``0,5`` or ``0-2,7``."""
 
 import re
 from collections.abc import Iterable
@@ -8,7 +8,9 @@ from fedws.core.untrusted_text import to_printable
 
 
 def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
-    """The labels that a text names, sorted, each once. Raises UsageError when one is not below ``num_classes``.
+    """Return the sorted labels in a text such as ``0-2,7``, without duplicates.
+
+    Raises UsageError for another form, and for a label that is not below ``num_classes``.
 
     >>> parse_labels("0-2,7")
     (0, 1, 2, 7)
@@ -19,20 +21,21 @@ def parse_labels(text: str, num_classes: int = 10) -> tuple[int, ...]:
         matched = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", part.strip())
         if matched is None:
             raise UsageError(
-                f"{flag}: {to_printable(part, 80)!r} is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"
+                f"{flag}: {to_printable(part, 80)!r} is not a label or a range; use the form 0-3 or 0,5 or 0-2,7"
             )
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if first > last:
-            raise UsageError(f"{flag}: the range {part.strip()} runs backwards")
+            raise UsageError(f"{flag}: the range {part.strip()} is reversed; use {last}-{first}")
         if last >= num_classes:
-            raise UsageError(f"{flag}: {last} is out of range; the data set has 0-{num_classes - 1}")
+            raise UsageError(f"{flag}: label {last} is out of range; the data set has the labels 0-{num_classes - 1}")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 
 
 def format_labels(labels: Iterable[int], max_chars: int = 0) -> str:
-    """Return the text for a set of labels, which :func:`parse_labels` reads; above ``max_chars`` characters, its
-    beginning.
+    """Return a set of labels as text, in the form that :func:`parse_labels` accepts.
+
+    A text longer than ``max_chars`` is truncated and followed by the number of labels; 0 means no limit.
 
     >>> format_labels([0, 1, 2, 7]), format_labels([4, 5]), format_labels([0, 5]), format_labels([4])
     ('0-2,7', '4-5', '0,5', '4')

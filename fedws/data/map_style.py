@@ -1,6 +1,6 @@
-"""Map-style data sets, as torch calls them: what an object must offer so that a node can hold it.
+"""Checks that an object is a map-style data set of torch, which a node requires.
 
-It has a length, and ``data[i]`` is a pair: an input and a target.
+Such a data set has a length, and ``data[i]`` is a pair of an input and a target.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,49 +14,51 @@ from fedws.data import targets
 from fedws.data.base import Dataset
 from fedws.data.samples import SampleSubset, load_batch
 
-REQUIREMENT = "it must have a length, and data[i] must be a pair of input and target"
+REQUIREMENT = "a data set must have a length, and data[i] must be a pair of input and target"
 
 
 def check_dataset(data: object) -> None:
-    """Raise ValueError, with what would work, when ``data`` is not a map-style data set. No sample is read."""
-    if isinstance(data, SampleSubset):  # of a data set that was checked
+    """Raise ValueError with a remedy if ``data`` is not a map-style data set. No sample is read."""
+    if isinstance(data, SampleSubset):  # its data set was already checked
         return
     if data is None:
-        raise ValueError("it is None; return the data set from its factory")
+        raise ValueError("the factory returned None; return the data set")
     kind = type(data).__name__
     if isinstance(data, DataLoader):
-        raise ValueError("it is a DataLoader; return the data set itself, not a DataLoader")
+        raise ValueError("the factory returned a DataLoader; return the data set itself")
     if isinstance(data, IterableDataset):
         raise ValueError(f"{kind} is an IterableDataset, which cannot be read by index; {REQUIREMENT}")
-    for method, what in (("__len__", "length"), ("__getitem__", "__getitem__")):
+    for method, name in (("__len__", "length"), ("__getitem__", "__getitem__")):
         if not hasattr(data, method):
-            raise ValueError(f"{kind} has no {what}; {REQUIREMENT}")
+            raise ValueError(f"{kind} has no {name}; {REQUIREMENT}")
     try:
         length = len(data)  # type: ignore[arg-type]
-    except Exception as error:  # of a user's own class
-        raise ValueError(f"its length cannot be read: {summarize_error(error)}; {REQUIREMENT}") from error
+    except Exception as error:  # the class is the user's own
+        raise ValueError(f"cannot read its length: {summarize_error(error)}; {REQUIREMENT}") from error
     if length:
         targets.check_target_count(data)  # type: ignore[arg-type]
 
 
 def check_first_sample(data: Dataset) -> None:
-    """Raise ValueError, with what would work, unless the first sample can be read and can become a batch."""
+    """Raise ValueError with a remedy if the first sample cannot be read or cannot be collated into a batch."""
     try:
         sample = data[0]
-    except Exception as error:  # of a user's own class
-        raise ValueError(f"its first sample cannot be read: {summarize_error(error)}") from error
+    except Exception as error:  # the class is the user's own
+        raise ValueError(f"cannot read its first sample: {summarize_error(error)}") from error
     if not isinstance(sample, tuple | list) or len(sample) != 2:
         size = f" of {len(sample)}" if isinstance(sample, tuple | list) else ""
-        raise ValueError(f"its first sample is a {type(sample).__name__}{size}; data[i] must be a pair: input, target")
+        raise ValueError(
+            f"its first sample is a {type(sample).__name__}{size}; data[i] must be a pair of input and target"
+        )
     try:
         _, target = load_batch(data, torch.tensor([0]))
-    except Exception as error:  # of a user's own class, or of a type that cannot be stacked
+    except Exception as error:  # the class is the user's own, or torch cannot stack the type
         allowed = "inputs and targets must be tensors or numbers, or dicts, tuples or lists of these"
-        raise ValueError(f"its first sample cannot become a batch: {summarize_error(error)}; {allowed}") from error
+        raise ValueError(f"cannot collate its first sample: {summarize_error(error)}; {allowed}") from error
     for leaf in _iter_leaves(target):
         if not isinstance(leaf, torch.Tensor):
             raise ValueError(
-                f"a target is a {type(leaf).__name__}, not a number or a tensor; number the classes from 0"
+                f"a target is a {type(leaf).__name__}, expected a number or a tensor; number the classes from 0"
             )
 
 

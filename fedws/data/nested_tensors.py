@@ -1,4 +1,4 @@
-"""Tensors within dicts, tuples, lists and dataclasses, as inputs, targets and outputs of a model may be."""
+"""Functions for tensors in dicts, tuples, lists and dataclasses, which a model may have as inputs and outputs."""
 
 import copy
 import dataclasses
@@ -9,9 +9,9 @@ import torch
 
 
 def move_tensors(value: Any, device: torch.device) -> Any:
-    """Return ``value`` with every tensor in it on ``device``; all other values stay as they are.
+    """Return ``value`` with all its tensors on ``device`` and all other values unchanged.
 
-    What has a method ``to``, as a packed sequence or a tokenizer's batch, moves itself.
+    An object with a method ``to`` is moved by this method, such as a packed sequence or the batch of a tokenizer.
     """
     if hasattr(value, "to"):
         return value.to(device)
@@ -26,10 +26,10 @@ def move_tensors(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(move_tensors(item, device) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        other = copy.copy(value)
+        moved = copy.copy(value)
         for field in dataclasses.fields(value):
-            object.__setattr__(other, field.name, move_tensors(getattr(value, field.name), device))
-        return other
+            object.__setattr__(moved, field.name, move_tensors(getattr(value, field.name), device))
+        return moved
     return value
 
 
@@ -53,7 +53,7 @@ def iter_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def find_tensor(value: Any, name: str) -> torch.Tensor | None:
-    """Return the tensor called ``name`` of a dict, dataclass or named tuple; None where there is none.
+    """Return the tensor ``name`` of a dict, dataclass or named tuple, or None if it has no such tensor.
 
     >>> find_tensor({"loss": torch.tensor(0.5)}, "loss"), find_tensor({"loss": None}, "loss"), find_tensor([1], "loss")
     (tensor(0.5000), None, None)
@@ -68,9 +68,9 @@ def find_tensor(value: Any, name: str) -> torch.Tensor | None:
 
 
 def describe_type(value: Any) -> str:
-    """Return what kind of thing ``value`` is, for an error message; no value and no key of it is shown.
+    """Return the type and size of ``value`` for an error message, without any of its values or keys.
 
-    The message may go to the coordinator, and keys may be of the data.
+    The message may be sent to the coordinator, and keys may contain private data.
 
     >>> describe_type({"a": 1, "b": 2}), describe_type((1, 2)), describe_type(torch.ones(2, 3))
     ('a dict of 2', 'a tuple of 2', 'a tensor of shape [2, 3]')

@@ -1,4 +1,4 @@
-"""The samples that a node holds: images in memory, and a part of any data set."""
+"""The samples of a node: images in memory, subsets of any data set, and the reading of batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -15,20 +15,20 @@ from fedws.data.nested_tensors import describe_type, iter_tensors
 
 
 class Batch(NamedTuple):
-    """Some samples, collated."""
+    """A batch of collated samples."""
 
     inputs: Any
-    """A tensor, or a dict or tuple of tensors, nested as the data set's inputs are."""
+    """Tensor, or dict or tuple of tensors with the same structure as an input of the data set."""
     targets: Any
     num_examples: int
 
 
 class ImageDataset:
-    """Labelled images, kept as the bytes they came as and normalised a batch at a time.
+    """A data set of labelled images, which are stored as bytes and normalised for each batch.
 
-    ``pixels`` is uint8 of shape [n, channels, height, width]; ``targets`` is int64 of shape [n]; ``mean`` and ``std``
-    have one value per channel. An input is ``(pixels / 255 - mean) / std``, float32: what torchvision's ToTensor and
-    Normalize give, to the bit.
+    ``pixels`` is uint8 of shape [n, channels, height, width]. ``targets`` is int64 of shape [n]. ``mean`` and ``std``
+    have one value per channel. An input is ``(pixels / 255 - mean) / std`` as float32. It is bit-identical to the
+    result of torchvision's ToTensor and Normalize.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ImageDataset:
         return inputs[0], int(targets[0])
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs, float32 [len(indices), channels, height, width], and targets, int64 [len(indices)]."""
+        """Return inputs, float32 [len(indices), channels, height, width], and targets, int64 [len(indices)]."""
         inputs = self.pixels[indices].to(torch.float32).div_(255)
         return inputs.sub_(self.mean).div_(self.std), self.targets[indices]
 
@@ -56,9 +56,10 @@ class ImageDataset:
 
 
 class SampleSubset:
-    """Some samples of a data set, by index; keeps ``targets`` and ``batch`` where the whole has them.
+    """A subset of the samples of a data set, selected by index.
 
-    ``targets`` are the targets of the part, for a caller that has converted those of the whole already.
+    Its ``batch`` uses the fast ``batch`` of the data set if there is one. The parameter ``targets`` may contain the
+    targets of the subset, if the caller has already converted them. By default they are read from the data set.
     """
 
     def __init__(self, dataset: Dataset, indices: torch.Tensor, targets: torch.Tensor | None = None) -> None:
@@ -68,7 +69,7 @@ class SampleSubset:
 
     @property
     def targets(self) -> torch.Tensor:
-        """Return the targets of the part, [n, ...], converted once. Raises AttributeError when the whole has none."""
+        """Return the targets of the subset, [n, ...]. Raises AttributeError if the data set has no valid targets."""
         if self._targets is None:
             try:
                 self._targets = targets.read_targets(self._dataset)[self._indices]
@@ -83,7 +84,7 @@ class SampleSubset:
         return self._dataset[int(self._indices[index])]
 
     def batch(self, indices: torch.Tensor) -> tuple[Any, Any]:
-        """The samples at ``indices`` of this part, collated."""
+        """Return the samples at ``indices`` of this subset as a batch of inputs and targets."""
         return load_batch(self._dataset, self._indices[indices])
 
     def __repr__(self) -> str:
@@ -91,14 +92,14 @@ class SampleSubset:
 
 
 def is_deterministic(data: Any) -> bool:
-    """Return whether reading draws nothing at random for certain: images in memory, and parts of them."""
+    """Return whether reading certainly uses no random numbers, as for images in memory and their subsets."""
     while type(data) in (SampleSubset, Subset):
         data = data._dataset if isinstance(data, SampleSubset) else data.dataset
     return type(data) is ImageDataset
 
 
 def select_samples(data: Dataset, indices: torch.Tensor) -> Dataset:
-    """The samples at ``indices``; images are copied out, so that the rest can be forgotten."""
+    """Return the samples at ``indices`` as a data set; images are copied, so the memory of the others can be freed."""
     data, indices = _unwrap_subset(data, indices)
     if isinstance(data, ImageDataset):
         mean, std = (tuple(values.flatten().tolist()) for values in (data.mean, data.std))
@@ -107,7 +108,10 @@ def select_samples(data: Dataset, indices: torch.Tensor) -> Dataset:
 
 
 def _unwrap_subset(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch.Tensor]:
-    """Return the data set inside torch's ``Subset`` and the same samples' indices in it: it may have a fast batch."""
+    """Return the data set inside torch's ``Subset``, and the indices of the same samples in it.
+
+    Unlike the ``Subset``, this data set may have a fast ``batch`` method.
+    """
     while type(data) is Subset and not (hasattr(data, "targets") or hasattr(data, "collate_fn")):
         indices = torch.tensor([int(data.indices[index]) for index in indices.tolist()], dtype=torch.int64)
         data = data.dataset  # type: ignore[assignment]
@@ -115,28 +119,32 @@ def _unwrap_subset(data: Dataset, indices: torch.Tensor) -> tuple[Dataset, torch
 
 
 def load_batch(data: Dataset, indices: torch.Tensor) -> tuple[Any, Any]:
-    """The samples at ``indices`` as one batch, the fast way where the data set has one.
+    """Return the samples at ``indices`` as a batch of inputs and targets.
 
-    Else the data set's own ``collate_fn`` collates them, or torch's ``default_collate``. Raises TaskError where that
-    does not give inputs and targets.
+    The ``batch`` method of the data set is used if it has one. Otherwise the samples are collated by the ``collate_fn``
+    of the data set, or by torch's ``default_collate``. Raises TaskError if the result is not a pair.
     """
     data, indices = _unwrap_subset(data, indices)
-    fast = getattr(data, "batch", None)
-    found = fast(indices) if fast is not None else _find_collate_fn(data)([data[int(index)] for index in indices])
+    read_batch = getattr(data, "batch", None)
+    found = (
+        read_batch(indices)
+        if read_batch is not None
+        else _find_collate_fn(data)([data[int(index)] for index in indices])
+    )
     if not isinstance(found, tuple | list) or len(found) != 2:
-        raise TaskError(f"a batch of the data set is {describe_type(found)}; it must be a pair of inputs and targets")
+        raise TaskError(f"a batch of the data set is {describe_type(found)}, expected a pair of inputs and targets")
     inputs, targets = found
     return inputs, targets
 
 
 def iter_batches(data: Dataset, index_batches: Iterable[torch.Tensor]) -> Iterator[Batch]:
-    """Yield a batch for each group of indices, see :func:`fedws.training.batching.split_into_batches`."""
+    """Yield a batch for each tensor of indices, see :func:`fedws.training.batching.split_into_batches`."""
     for indices in index_batches:
         yield Batch(*load_batch(data, indices), len(indices))
 
 
 def _find_collate_fn(data: Any) -> Callable[[list[Any]], Any]:
-    """Return the ``collate_fn`` of a data set, or of the one that it is a subset of; else torch's."""
+    """Return the ``collate_fn`` of a data set, or of the data set inside a ``Subset``, or torch's default."""
     own: Callable[[list[Any]], Any] | None = getattr(data, "collate_fn", None)
     if own is None and isinstance(data, Subset):
         return _find_collate_fn(data.dataset)
@@ -144,7 +152,10 @@ def _find_collate_fn(data: Any) -> Callable[[list[Any]], Any]:
 
 
 def compute_fingerprint(data: Dataset) -> str:
-    """What tells a node's samples from others: a digest of how many there are, of their targets, and of the first."""
+    """Return a digest of the number of samples, their targets and the first input, which identifies a node's data.
+
+    It consists of 64 hexadecimal digits.
+    """
     first = load_batch(data, torch.tensor([0]))[0] if len(data) else None
     try:
         known = targets.read_targets(data)

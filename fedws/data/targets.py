@@ -1,8 +1,8 @@
-"""Class labels of a data set: what its ``targets`` are, whichever type holds them.
+"""Reading of the targets and class labels of a data set from its attribute ``targets``.
 
-A class label is one whole number from 0 to ``MAX_LABEL_CLASSES - 1``, or one boolean, for each sample. They may be a
-list, tuple, array or tensor, which is converted as a whole. Other targets (real numbers, text, several numbers for each
-sample) are not class labels: a data set with them can be trained on, but not be split by label.
+A class label is a whole number from 0 to ``MAX_LABEL_CLASSES - 1``, or a boolean, for each sample. The attribute may be
+a list, tuple, array or tensor. Other targets, such as real numbers, text or several numbers for each sample, are not
+class labels. A data set with such targets can be used for training, but cannot be split by label.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from torch.utils.data import ConcatDataset, Subset
 from fedws.data.base import Dataset
 
 MAX_LABEL_CLASSES = 2**20
-"""Number of classes that labels may tell apart."""
+"""Maximum number of classes of a data set."""
 _WIDE_UNSIGNED_DTYPES = (torch.uint16, torch.uint32, torch.uint64)
-"""Types that torch compares few of; numpy converts them."""
+"""Dtypes for which torch supports few operations, so numpy converts them."""
 
 
 def read_labels(data: Dataset) -> torch.Tensor:
-    """Return the class labels, int64 [n]. Raises ValueError with the reason when there are none."""
+    """Return the class labels, int64 [n]. Raises ValueError with the reason if the data set has no class labels."""
     found = read_targets(data)
     if found.dim() != 1:
         raise ValueError(f"its targets have the shape {list(found.shape)}")
@@ -31,14 +31,15 @@ def read_labels(data: Dataset) -> torch.Tensor:
     if len(found):
         for label in (int(found.min()), int(found.max())):
             if not 0 <= label < MAX_LABEL_CLASSES:
-                raise ValueError(f"its targets hold {label}, which is not from 0 to {MAX_LABEL_CLASSES - 1}")
+                raise ValueError(f"its targets contain {label}, which is not from 0 to {MAX_LABEL_CLASSES - 1}")
     return found
 
 
 def read_targets(data: Dataset) -> torch.Tensor:
-    """Return the targets as one tensor on the CPU, [n, ...], also through torch's Subset and ConcatDataset.
+    """Return the targets as one tensor on the CPU, [n, ...].
 
-    Raises ValueError with the reason when there are none, or they are not numbers.
+    The targets inside torch's Subset and ConcatDataset are found too. Raises ValueError with the reason if the data set
+    has no targets, or if they are not numbers.
     """
     raw = _get_targets_attribute(data)
     if raw is not None:
@@ -58,7 +59,7 @@ def read_targets(data: Dataset) -> torch.Tensor:
 
 
 def check_target_count(data: Dataset) -> None:
-    """Raise ValueError unless there are as many targets as samples, where targets can be counted."""
+    """Raise ValueError if the number of targets differs from the number of samples; uncountable targets pass."""
     raw = _get_targets_attribute(data)
     counted = hasattr(raw, "__len__") and getattr(raw, "ndim", 1) > 0 and not isinstance(raw, str | bytes | Mapping)
     if counted and len(raw) != len(data):
@@ -68,12 +69,15 @@ def check_target_count(data: Dataset) -> None:
 def _get_targets_attribute(data: Dataset) -> Any:
     try:
         return getattr(data, "targets", None)
-    except Exception as error:  # of a user's own property
-        raise ValueError(f"its attribute targets raises {type(error).__name__}") from error
+    except Exception as error:  # the attribute may be a property of the user's own class
+        raise ValueError(f"reading its attribute targets raises {type(error).__name__}") from error
 
 
 def _to_tensor(raw: Any) -> torch.Tensor:
-    """Return the numbers in ``raw`` as one tensor with at least one dimension. Raises ValueError with the reason."""
+    """Return the numbers in ``raw`` as one tensor with at least one dimension.
+
+    Raises ValueError with the reason if they cannot be converted.
+    """
     try:
         if isinstance(raw, list | tuple) and raw and isinstance(raw[0], torch.Tensor):
             raw = torch.stack([torch.as_tensor(value) for value in raw])
@@ -82,10 +86,10 @@ def _to_tensor(raw: Any) -> torch.Tensor:
             found = found.numpy()
         if isinstance(found, np.ndarray) and found.ndim and found.dtype == object:
             found = np.asarray(found.tolist())
-    except Exception as error:  # of a sequence of unequal parts, or of a user's own type
-        raise ValueError(f"its targets cannot be made one array ({type(error).__name__})") from error
+    except Exception as error:  # the parts of a sequence may differ in length, or the type may be the user's own
+        raise ValueError(f"its targets cannot be converted to one array ({type(error).__name__})") from error
     if not found.ndim:
-        raise ValueError(f"its targets are one {type(raw).__name__}, not a list, array or tensor")
+        raise ValueError(f"its targets are a single {type(raw).__name__}, expected a list, array or tensor")
     if isinstance(found, torch.Tensor):
         return found
     if found.dtype.kind in "SU":
@@ -93,12 +97,12 @@ def _to_tensor(raw: Any) -> torch.Tensor:
     if found.dtype.kind not in "biufc":
         raise ValueError(f"its targets are not all numbers (dtype {found.dtype})")
     if found.dtype == np.uint64:
-        found = np.minimum(found, np.iinfo(np.int64).max)  # a larger number is not a label either
+        found = np.minimum(found, np.iinfo(np.int64).max)  # larger numbers are not valid labels in any case
     if found.dtype in (np.uint16, np.uint32, np.uint64):
         found = found.astype(np.int64)
     if found.dtype == np.float64 and not hasattr(raw, "dtype"):
-        found = found.astype(np.float32)  # as torch does with Python's numbers
-    return torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))  # a copy: some arrays cannot be written to
+        found = found.astype(np.float32)  # torch converts Python's numbers to float32 too
+    return torch.from_numpy(found.astype(found.dtype.newbyteorder("=")))  # a copy, because some arrays are read-only
 
 
 def _describe_count_mismatch(num_targets: int, num_examples: int) -> str:
@@ -106,7 +110,7 @@ def _describe_count_mismatch(num_targets: int, num_examples: int) -> str:
 
 
 def find_labels(data: Dataset) -> torch.Tensor | None:
-    """Return the class labels of a data set, int64 [n]; None when it has none."""
+    """Return the class labels of a data set, int64 [n], or None if it has none."""
     try:
         return read_labels(data)
     except ValueError:

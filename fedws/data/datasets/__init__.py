@@ -1,1 +1,1 @@
-"""Data sets, one a file."""
+"""Shipped data sets, one in each file."""

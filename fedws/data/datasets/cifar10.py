@@ -1,4 +1,4 @@
-"""CIFAR-10: 50,000 + 10,000 colour photographs of ten kinds of thing, 32 x 32 (Krizhevsky, 2009)."""
+"""CIFAR-10: 50,000 training and 10,000 test colour images of ten classes, 32 x 32 pixels (Krizhevsky, 2009)."""
 
 import warnings
 from pathlib import Path
@@ -17,26 +17,32 @@ FILES = ("batches.meta", *(f"data_batch_{number}" for number in range(1, 6)), "t
 
 @register("dataset", "cifar10")
 class Cifar10(ImageDataset):
-    """The batches under ``root/cifar-10-batches-py``, as torchvision lays them out; downloaded when not there."""
+    """The training or test set of CIFAR-10, with torchvision's layout under ``root/cifar-10-batches-py``.
+
+    Missing files are downloaded. Raises UsageError if the download fails, or if a file cannot be read or is corrupt.
+    """
 
     title: ClassVar = "CIFAR10"
     model: ClassVar = "cifar_cnn"
 
     def __init__(self, root: Path, train: bool) -> None:
         download_once(root, FOLDER, self.title, lambda: all((root / FOLDER / name).is_file() for name in FILES), _fetch)
-        from torchvision.datasets import CIFAR10  # takes seconds to import
+        from torchvision.datasets import CIFAR10  # imported here, because the import takes seconds
 
         try:
-            with warnings.catch_warnings():  # the files are pickles of 2009, of which numpy warns
+            with warnings.catch_warnings():  # numpy warns about the files, which are pickles from 2009
                 warnings.simplefilter("ignore")
-                data = CIFAR10(str(root), train=train, download=False)  # compares checksums before it unpickles
+                data = CIFAR10(str(root), train=train, download=False)  # verifies checksums before it unpickles
         except (OSError, RuntimeError) as error:
-            what = (
-                "is corrupt or incomplete" if isinstance(error, RuntimeError) else f"cannot be read: {error.strerror}"
+            folder = root / FOLDER
+            problem = (
+                f"{folder} is corrupt or incomplete"
+                if isinstance(error, RuntimeError)
+                else f"cannot read {folder}: {error.strerror}"
             )
-            raise UsageError(f"{root / FOLDER} {what}; remove it to have it downloaded again") from None
+            raise UsageError(f"{problem}; delete it to download it again") from None
         pixels = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        # mean and standard deviation of the training set's pixels / 255, per channel
+        # Mean and standard deviation of pixels / 255 in the training set, per channel.
         mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
         super().__init__(pixels, torch.tensor(data.targets, dtype=torch.int64), mean, std)
 

@@ -1,7 +1,7 @@
-"""Digits: 1,797 small handwritten digits that come with scikit-learn, so nothing is downloaded (Alpaydin, Kaynak).
+"""Digits: 1,797 small handwritten digits that ship with scikit-learn and need no download (Alpaydin, Kaynak).
 
-They are the test half of the UCI set "Optical Recognition of Handwritten Digits", 8 x 8 with values 0 to 16; here they
-are scaled to MNIST's 28 x 28, so that MNIST's model takes them.
+They are the test set of the UCI data set "Optical Recognition of Handwritten Digits". They have 8 x 8 pixels with
+values from 0 to 16, and are scaled to the 28 x 28 pixels of MNIST, so that the models for MNIST can be used.
 """
 
 from pathlib import Path
@@ -17,27 +17,27 @@ from fedws.data.samples import ImageDataset
 
 @register("dataset", "digits")
 class Digits(ImageDataset):
-    """1,442 images to train and 355 to test: the fifth, tenth, ... image of each digit is for testing, always."""
+    """The 1,442 training images or the 355 test images; the test set contains every fifth image of each digit."""
 
     title: ClassVar = "Digits"
     model: ClassVar = "mnist_cnn"
 
     def __init__(self, root: Path, train: bool) -> None:
-        from sklearn.datasets import load_digits  # takes a second to import
+        from sklearn.datasets import load_digits  # imported here, because the import takes a second
 
         bunch = load_digits()
-        wanted = np.flatnonzero((_count_earlier(bunch.target) % 5 != 4) == train)
-        small = torch.from_numpy(bunch.images[wanted]).to(torch.float32).unsqueeze(1)
+        selected = np.flatnonzero((_count_earlier(bunch.target) % 5 != 4) == train)
+        small = torch.from_numpy(bunch.images[selected]).to(torch.float32).unsqueeze(1)
         large = functional.interpolate(small / 16 * 255, size=(28, 28), mode="bilinear")
-        targets = torch.from_numpy(bunch.target[wanted].astype("int64"))
-        # mean and standard deviation of the 1,442 training images' pixels / 255
+        targets = torch.from_numpy(bunch.target[selected].astype("int64"))
+        # Mean and standard deviation of pixels / 255 in the 1,442 training images.
         super().__init__(large.round().to(torch.uint8), targets, mean=(0.3051,), std=(0.3248,))
 
 
 def _count_earlier(labels: np.ndarray) -> np.ndarray:
-    """How many times a sample's label came before it."""
-    before = np.zeros(len(labels), dtype=np.int64)
+    """Return for each sample the number of earlier samples with the same label."""
+    counts = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        before[places] = np.arange(len(places))
-    return before
+        indices = np.flatnonzero(labels == label)
+        counts[indices] = np.arange(len(indices))
+    return counts

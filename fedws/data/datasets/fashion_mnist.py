@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28 x 28, in MNIST's format (Xiao, Rasul, Vollgraf, 2017)."""
+"""Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28 x 28 pixels (Xiao, Rasul, Vollgraf, 2017)."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,11 @@ from fedws.data.samples import ImageDataset
 
 @register("dataset", "fashion_mnist")
 class FashionMnist(ImageDataset):
-    """The images under ``root/FashionMNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
+    """The training or test set of Fashion-MNIST, with torchvision's layout under ``root/FashionMNIST/raw``.
+
+    The files have the format of MNIST, and missing files are downloaded. Raises UsageError if the download fails, or if
+    a file cannot be read or is corrupt.
+    """
 
     title: ClassVar = "FashionMNIST"
     model: ClassVar = "mnist_cnn"
@@ -23,11 +27,12 @@ class FashionMnist(ImageDataset):
         download_once(root, "FashionMNIST", self.title, lambda: idx.files_exist(folder, train), _fetch)
         pixels, labels = idx.read_images(folder, train)
         targets = torch.from_numpy(labels.astype("int64"))
-        # mean and standard deviation of the training set's pixels / 255
+        # Mean and standard deviation of pixels / 255 in the training set.
         super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.2860,), std=(0.3530,))
 
 
 def _fetch(root: Path) -> None:
-    from torchvision.datasets import FashionMNIST  # takes seconds to import, and knows the mirrors and checksums
+    # Imported here, because the import takes seconds. The class contains the mirrors and checksums.
+    from torchvision.datasets import FashionMNIST
 
     FashionMNIST(str(root), download=True)

@@ -1,4 +1,4 @@
-"""MNIST: 60,000 + 10,000 handwritten digits, 28 x 28 (LeCun, Cortes, Burges)."""
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28 x 28 pixels (LeCun, Cortes, Burges)."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +13,10 @@ from fedws.data.samples import ImageDataset
 
 @register("dataset", "mnist")
 class Mnist(ImageDataset):
-    """The images under ``root/MNIST/raw``, as torchvision lays them out; downloaded when they are not there."""
+    """The training or test set of MNIST, with torchvision's layout under ``root/MNIST/raw``.
+
+    Missing files are downloaded. Raises UsageError if the download fails, or if a file cannot be read or is corrupt.
+    """
 
     title: ClassVar = "MNIST"
     model: ClassVar = "mnist_cnn"
@@ -23,11 +26,12 @@ class Mnist(ImageDataset):
         download_once(root, "MNIST", self.title, lambda: idx.files_exist(folder, train), _fetch)
         pixels, labels = idx.read_images(folder, train)
         targets = torch.from_numpy(labels.astype("int64"))
-        # mean and standard deviation of the training set's pixels / 255
+        # Mean and standard deviation of pixels / 255 in the training set.
         super().__init__(torch.from_numpy(pixels.copy()), targets, mean=(0.1307,), std=(0.3081,))
 
 
 def _fetch(root: Path) -> None:
-    from torchvision.datasets import MNIST  # takes seconds to import, and knows the mirrors and checksums
+    # Imported here, because the import takes seconds. The class contains the mirrors and checksums.
+    from torchvision.datasets import MNIST
 
     MNIST(str(root), download=True)

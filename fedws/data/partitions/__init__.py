@@ -1,1 +1,1 @@
-"""Partitions, one a file: how samples are split among workers."""
+"""Shipped partitions, one in each file, which split samples among workers."""

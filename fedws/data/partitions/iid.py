@@ -1,4 +1,4 @@
-"""Everyone gets the same mixture: samples dealt at random, in shares of equal size."""
+"""The IID partition, which deals samples at random in equal shares, so all shares have the same distribution."""
 
 import numpy as np
 
@@ -8,7 +8,11 @@ from fedws.data.partitioning import build_generator, check_share_sizes
 
 @register("partition", "iid")
 def iid(targets: np.ndarray, num_shares: int, *, seed: int = 1) -> list[np.ndarray]:
-    """Shuffle, then cut: the IID split of McMahan et al. 2017, section 3. Sizes differ by one sample at most."""
+    """Shuffle the samples and split them into shares whose sizes differ by at most one sample.
+
+    This is the IID partition of McMahan et al., 2017 (arXiv:1602.05629), section 3. Raises UsageError if there are
+    fewer samples than shares.
+    """
     check_share_sizes(len(targets), num_shares)
     dealt = np.array_split(build_generator(seed).permutation(len(targets)), num_shares)
     return [np.sort(part) for part in dealt]

@@ -1,7 +1,7 @@
-"""Everyone gets a few labels only.
+"""The shards partition, which gives each share samples of only a few labels.
 
-McMahan, Moore, Ramage, Hampson and Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
-Decentralized Data", 2017 (arXiv:1602.05629), section 3: the "pathological non-IID partition" of MNIST.
+It is the "pathological non-IID partition" of MNIST by McMahan, Moore, Ramage, Hampson and Agüera y Arcas,
+"Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017 (arXiv:1602.05629), section 3.
 """
 
 import numpy as np
@@ -12,8 +12,12 @@ from fedws.data.partitioning import build_generator, check_share_sizes
 
 @register("partition", "shards")
 def shards(targets: np.ndarray, num_shares: int, *, per_worker: int = 2, seed: int = 1) -> list[np.ndarray]:
-    """Sort by label, cut into ``shares * per_worker`` shards of equal size, deal ``per_worker`` to each at random."""
+    """Sort the samples by label, split them into shards of equal size, and deal ``per_worker`` random shards to each.
+
+    There are ``num_shares * per_worker`` shards, whose sizes differ by at most one sample. Raises UsageError if there
+    are fewer samples than shards.
+    """
     check_share_sizes(len(targets), num_shares, per_worker)
-    cut = np.array_split(np.argsort(targets, kind="stable"), num_shares * per_worker)
-    dealt = build_generator(seed).permutation(len(cut)).reshape(num_shares, per_worker)
-    return [np.sort(np.concatenate([cut[shard] for shard in hand])) for hand in dealt]
+    all_shards = np.array_split(np.argsort(targets, kind="stable"), num_shares * per_worker)
+    dealt = build_generator(seed).permutation(len(all_shards)).reshape(num_shares, per_worker)
+    return [np.sort(np.concatenate([all_shards[index] for index in share])) for share in dealt]

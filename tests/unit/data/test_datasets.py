@@ -64,7 +64,7 @@ def test_a_spoilt_file_is_named(tmp_path: Path) -> None:
     write_idx(tmp_path / "MNIST" / "raw")
     file = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"train-images-idx3-ubyte holds 984 values, not 31360; remove it"):
+    with pytest.raises(UsageError, match=r"train-images-idx3-ubyte contains 984 values, expected 31360; delete it"):
         Mnist(tmp_path, True)
 
 
@@ -83,7 +83,7 @@ def test_missing_files_are_downloaded_by_torchvision(
     monkeypatch.setattr(torchvision.datasets, kind, download)
     factory = {"MNIST": Mnist, "FashionMNIST": FashionMnist, "CIFAR10": Cifar10}[kind]
     if kind == "CIFAR10":
-        with pytest.raises(UsageError, match=r"CIFAR10 .*files are missing"):
+        with pytest.raises(UsageError, match=r"CIFAR10 .*is incomplete"):
             factory(tmp_path, True)
     else:
         assert len(factory(tmp_path, True)) == 40
@@ -119,7 +119,7 @@ def test_a_spoilt_cifar10_is_named(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("batches.meta", "test_batch", *(f"data_batch_{number}" for number in range(1, 6))):
         (folder / name).write_bytes(b"")
-    with pytest.raises(UsageError, match="cifar-10-batches-py is corrupt or incomplete; remove it"):
+    with pytest.raises(UsageError, match="cifar-10-batches-py is corrupt or incomplete; delete it"):
         Cifar10(tmp_path, True)
 
 

@@ -142,8 +142,8 @@ def test_a_download_that_fails_says_so_in_one_line(tmp_path: Path, error: Except
     with pytest.raises(UsageError) as caught:
         download_once(tmp_path, "set", "Title", lambda: False, fetch)
     assert str(caught.value) == (
-        f"Title is not in {tmp_path} and cannot be downloaded ({reason}); name a folder that has it with --data-dir "
-        "or FEDWS_DATA, or use --dataset digits, which needs no download"
+        f"Title not found in {tmp_path}, and the download failed ({reason}); set --data-dir "
+        "or FEDWS_DATA to a folder with the data, or use --dataset digits, which needs no download"
     )
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
@@ -163,9 +163,9 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path) -> None:
 
 def test_a_root_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"cannot be used for Title: (File exists|Not a directory); name a folder"):
+    with pytest.raises(UsageError, match=r"cannot use .* for Title: (File exists|Not a directory); set --data-dir"):
         download_once(tmp_path / "file", "set", "Title", lambda: False, lambda place: None)
-    with pytest.raises(UsageError, match="cannot be used for Title: Not a directory"):
+    with pytest.raises(UsageError, match=r"cannot use .* for Title: Not a directory"):
         download_once(tmp_path / "file" / "below", "set", "Title", lambda: False, lambda place: None)
 
 
@@ -174,12 +174,12 @@ def test_a_root_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(UsageError, match="cannot be used for Title: Permission denied"):
+    with pytest.raises(UsageError, match=r"cannot use .* for Title: Permission denied"):
         download_once(tmp_path / "root", "set", "Title", lambda: False, lambda place: None)
 
 
 def test_a_download_that_brings_too_little(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="files are missing"):
+    with pytest.raises(UsageError, match="is incomplete"):
         download_once(tmp_path, "set", "Title", lambda: False, lambda place: None)
 
 

@@ -25,12 +25,12 @@ def test_reads_raw_and_packed(tmp_path: Path) -> None:
     ("spoil", "problem"),
     [
         (lambda data: b"", "is empty"),
-        (lambda data: data[:9], "is cut short"),
-        (lambda data: data[:-1], "holds 23 values, not 24"),
-        (lambda data: data + b"x", "holds 25 values, not 24"),
-        (lambda data: b"\0\0\x0d" + data[3:], "is no idx file"),
-        (lambda data: b"<html>" + data[6:], "is no idx file"),
-        (lambda data: data[:4] + b"\xff" * 12 + data[16:], "holds 24 values, not "),
+        (lambda data: data[:9], "is truncated"),
+        (lambda data: data[:-1], "contains 23 values, expected 24"),
+        (lambda data: data + b"x", "contains 25 values, expected 24"),
+        (lambda data: b"\0\0\x0d" + data[3:], "is not an idx file"),
+        (lambda data: b"<html>" + data[6:], "is not an idx file"),
+        (lambda data: data[:4] + b"\xff" * 12 + data[16:], "contains 24 values, expected "),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -54,9 +54,9 @@ def test_names_the_packed_file_that_is_spoilt(tmp_path: Path, cut: int) -> None:
 
 
 def test_names_the_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="nothing cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*nothing: No such file"):
         idx.read_array(tmp_path / "nothing", 3)
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot read .*: Is a directory"):
         idx.read_array(tmp_path, 3)
 
 

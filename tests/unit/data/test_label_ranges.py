@@ -27,17 +27,17 @@ def test_parse(text: str, labels: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "'' is neither a digit nor a range; the form is 0-3 or 0,5 or 0-2,7"),
-        ("1,", "'' is neither a digit nor a range"),
-        ("a", "'a' is neither"),
-        ("-1", "'-1' is neither"),
-        ("1-2-3", "'1-2-3' is neither"),
-        ("1.5", "'1.5' is neither"),
-        ("٣", "'٣' is neither"),
+        ("", "'' is not a label or a range; use the form 0-3 or 0,5 or 0-2,7"),
+        ("1,", "'' is not a label or a range"),
+        ("a", "'a' is not a label"),
+        ("-1", "'-1' is not a label"),
+        ("1-2-3", "'1-2-3' is not a label"),
+        ("1.5", "'1.5' is not a label"),
+        ("٣", "'٣' is not a label"),
         ("9" * 5000, "'999"),
-        ("3-0", "the range 3-0 runs backwards"),
-        ("0-10", "10 is out of range; the data set has 0-9"),
-        ("0-999999999", "999999999 is out of range"),
+        ("3-0", "the range 3-0 is reversed; use 0-3"),
+        ("0-10", "label 10 is out of range; the data set has the labels 0-9"),
+        ("0-999999999", "label 999999999 is out of range"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
@@ -48,7 +48,7 @@ def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
 
 def test_the_range_is_that_of_the_data_set() -> None:
     assert label_ranges.parse_labels("90-99", 100)[-1] == 99
-    with pytest.raises(UsageError, match="2 is out of range; the data set has 0-1"):
+    with pytest.raises(UsageError, match="label 2 is out of range; the data set has the labels 0-1"):
         label_ranges.parse_labels("2", 2)
 
 

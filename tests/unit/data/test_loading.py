@@ -78,7 +78,7 @@ def test_a_data_set_of_ones_own() -> None:
     assert len(loading.select_labels(data, "mine", (0, 2))) == 8
     assert len(partitioning.select_share(data, "mine", "iid", 1, 2)) == 6
     assert loading.get_dataset_title("mine:12") == "mine"
-    with pytest.raises(UsageError, match="dataset mine names no model of its own: give one with --model"):
+    with pytest.raises(UsageError, match="dataset mine has no default model; choose one with --model"):
         loading.get_default_model("mine")
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_data_set_names_the_nearest() -> None:
 )
 def test_a_data_set_without_labels_cannot_be_split_by_them(labelled: str, why: str) -> None:
     data = loading.load_dataset(f"mine:labelled={labelled}", None, train=True)
-    text = f"^dataset mine has no labels to split it by: {why}; .*attribute targets, or use --partition iid"
+    text = f"^dataset mine has no class labels: {why}; .*attribute targets .*, or use --partition iid"
     with pytest.raises(UsageError, match=text):
         loading.select_labels(data, "mine", (1,))
     for partition in ("dirichlet", "shards"):

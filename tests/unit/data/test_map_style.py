@@ -59,28 +59,28 @@ def mislabelled(given: Any) -> Any:
 
 
 KINDS = [
-    (None, "it is None; return the data set from its factory$"),
-    (DataLoader(PAIRS), "it is a DataLoader; return the data set itself, not a DataLoader"),
-    (Stream(), "Stream is an IterableDataset, which cannot be read by index; it must have a length, and"),
-    (Endless(), "Endless has no length; it must have a length, and data.i. must be a pair"),
+    (None, "the factory returned None; return the data set$"),
+    (DataLoader(PAIRS), "the factory returned a DataLoader; return the data set itself"),
+    (Stream(), "Stream is an IterableDataset, which cannot be read by index; a data set must have a length, and"),
+    (Endless(), "Endless has no length; a data set must have a length, and data.i. must be a pair"),
     (iter([(0, 0)]), "list_iterator has no length; "),
-    (Bag(), "Bag has no __getitem__; it must have a length, and data.i. must be a pair"),
-    (Made(failing, failing), "its length cannot be read: LookupError: label of a sample; it must have a length"),
-    (Made(failing, "three"), "its length cannot be read: TypeError: .*; it must have a length"),
-    (Made(failing, -1), "its length cannot be read: ValueError: .*; it must have a length"),
+    (Bag(), "Bag has no __getitem__; a data set must have a length, and data.i. must be a pair"),
+    (Made(failing, failing), "cannot read its length: LookupError: label of a sample; a data set must have a length"),
+    (Made(failing, "three"), "cannot read its length: TypeError: .*; a data set must have a length"),
+    (Made(failing, -1), "cannot read its length: ValueError: .*; a data set must have a length"),
     (mislabelled([0, 1]), "it has 2 targets for 3 samples; give one target for each sample"),
     (mislabelled(np.zeros((4, 3))), "it has 4 targets for 3 samples; give one target for each sample"),
 ]
 SAMPLES = [
-    (Made(failing), "its first sample cannot be read: LookupError: label of a sample$"),
-    (Made(lambda index: {"x": 0, "y": 0}), "its first sample is a dict; data.i. must be a pair: input, target"),
-    (Made(lambda index: torch.zeros(2)), "its first sample is a Tensor; data.i. must be a pair: input, target"),
-    (Made(lambda index: (0, 0, 0)), "its first sample is a tuple of 3; data.i. must be a pair: input, target"),
-    ((PAIRS, PAIRS), "its first sample is a TensorDataset; data.i. must be a pair: input, target"),
-    (Made(lambda index: (object(), 0)), "its first sample cannot become a batch: TypeError: .*; inputs and targets"),
-    (Made(lambda index: (0.0, None)), "its first sample cannot become a batch: TypeError: .*; inputs and targets"),
-    (Made(lambda index: (0.0, "cat")), "a target is a str, not a number or a tensor; number the classes from 0"),
-    (Made(lambda index: (0.0, {"a": 1, "b": ["cat"]})), "a target is a str, not a number or a tensor; number"),
+    (Made(failing), "cannot read its first sample: LookupError: label of a sample$"),
+    (Made(lambda index: {"x": 0, "y": 0}), "its first sample is a dict; data.i. must be a pair of input and target"),
+    (Made(lambda index: torch.zeros(2)), "its first sample is a Tensor; data.i. must be a pair of input and target"),
+    (Made(lambda index: (0, 0, 0)), "its first sample is a tuple of 3; data.i. must be a pair of input and target"),
+    ((PAIRS, PAIRS), "its first sample is a TensorDataset; data.i. must be a pair of input and target"),
+    (Made(lambda index: (object(), 0)), "cannot collate its first sample: TypeError: .*; inputs and targets"),
+    (Made(lambda index: (0.0, None)), "cannot collate its first sample: TypeError: .*; inputs and targets"),
+    (Made(lambda index: (0.0, "cat")), "a target is a str, expected a number or a tensor; number the classes from 0"),
+    (Made(lambda index: (0.0, {"a": 1, "b": ["cat"]})), "a target is a str, expected a number or a tensor; number"),
 ]
 
 
@@ -130,7 +130,7 @@ def test_a_worker_from_python_takes_no_other_kind(data: Any, text: str) -> None:
 
 
 def test_the_first_sample_is_read_of_what_a_worker_is_given_but_not_of_a_part() -> None:
-    with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot be read: "):
+    with pytest.raises(UsageError, match=r"^dataset given: cannot read its first sample: "):
         Worker("alice", "given", Made(failing))
     assert Worker("alice", "given", SampleSubset(Made(failing), torch.tensor([1]))).node == "alice"
     map_style.check_dataset(
@@ -144,5 +144,5 @@ def test_the_batch_that_training_uses_is_tried(given: Callable[[Any], None], tmp
     data: Any = Made(lambda index: (0.0, 0))
     data.batch = failing
     given(data)
-    with pytest.raises(UsageError, match=r"^dataset given: its first sample cannot become a batch: LookupError"):
+    with pytest.raises(UsageError, match=r"^dataset given: cannot collate its first sample: LookupError"):
         loading.load_dataset("given", None, train=True)

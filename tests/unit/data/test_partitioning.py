@@ -18,14 +18,14 @@ def test_parse(text: str, share: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "the form is K/N, as 0/3 for the first of three"),
-        ("1", "the form is K/N"),
-        ("1/", "the form is K/N"),
-        ("-1/3", "the form is K/N"),
-        ("a/b", "the form is K/N"),
-        ("1/2/3", "the form is K/N"),
-        ("3/3", "shares are counted from 0, so that 3 must be below 3"),
-        ("0/0", "shares are counted from 0"),
+        ("", "not of the form K/N; use 0/3, for example, for the first of three"),
+        ("1", "not of the form K/N"),
+        ("1/", "not of the form K/N"),
+        ("-1/3", "not of the form K/N"),
+        ("a/b", "not of the form K/N"),
+        ("1/2/3", "not of the form K/N"),
+        ("3/3", "share 3 must be below 3; the first share is 0"),
+        ("0/0", "share 0 must be below 0; the first share is 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(text: str, problem: str) -> None:
@@ -39,7 +39,7 @@ def test_randomness_depends_on_the_seed_alone() -> None:
         partitioning.build_generator(3).integers(1000, size=9).tolist()
         == partitioning.build_generator(3).integers(1000, size=9).tolist()
     )
-    with pytest.raises(UsageError, match="must not be negative, as -1 is"):
+    with pytest.raises(UsageError, match="must not be negative, got -1"):
         partitioning.build_generator(-1)
 
 

@@ -29,12 +29,12 @@ def test_a_small_alpha_skews_more() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_above_zero(alpha: float) -> None:
-    with pytest.raises(UsageError, match=f"alpha must be a finite number above 0, not {alpha}"):
+    with pytest.raises(UsageError, match=f"alpha must be a finite number above 0, got {alpha}"):
         dirichlet(TARGETS, 3, alpha=alpha)
 
 
 def test_dirichlet_gives_up_on_shares_that_stay_empty() -> None:
-    with pytest.raises(UsageError, match=r"1000 draws left a share of 3 empty; raise alpha above 1e-09"):
+    with pytest.raises(UsageError, match=r"each of 1000 draws left one of 3 shares empty; raise alpha above 1e-09"):
         dirichlet(np.zeros(50, dtype=np.int64), 3, alpha=1e-9)  # one label, all of it to one worker
 
 
@@ -48,7 +48,7 @@ def test_shards_hold_few_labels() -> None:
 def test_shards_must_have_samples() -> None:
     with pytest.raises(UsageError, match="600 samples are too few for 10 shares of at least 61"):
         shards(TARGETS, 10, per_worker=61)
-    with pytest.raises(UsageError, match="it takes at least 1"):
+    with pytest.raises(UsageError, match="use at least 1"):
         shards(TARGETS, 10, per_worker=0)
 
 

@@ -123,7 +123,7 @@ def test_a_sample_that_is_not_a_pair_is_a_task_error() -> None:
         def __getitem__(self, index: int) -> Any:
             return {"input_ids": torch.ones(2), "labels": 1}
 
-    with pytest.raises(TaskError, match="a dict of 2; it must be a pair of inputs"):
+    with pytest.raises(TaskError, match="a dict of 2, expected a pair of inputs"):
         load_batch(Single(), torch.tensor([0]))
 
 

@@ -76,18 +76,18 @@ def test_booleans_are_the_labels_1_and_0(given: Any) -> None:
         (torch.zeros(6, dtype=torch.complex64), "its targets are complex64"),
         (torch.zeros(6, 3, dtype=torch.int64), "its targets have the shape [6, 3]"),
         ([[0, 1]] * 6, "its targets have the shape [6, 2]"),
-        ([[0], [0, 1]] * 3, "its targets cannot be made one array (ValueError)"),
+        ([[0], [0, 1]] * 3, "its targets cannot be converted to one array (ValueError)"),
         (["cat", "dog"] * 3, "its targets are text"),
         (np.array(["cat", "dog"] * 3, dtype=object), "its targets are text"),
         ([None, 1] * 3, "its targets are not all numbers (dtype object)"),
         ([2**70, 1] * 3, "its targets are not all numbers (dtype object)"),
         (np.zeros(6, dtype="M8[s]"), "its targets are not all numbers (dtype datetime64[s])"),
-        ({1: 2}, "its targets are one dict, not a list, array or tensor"),
-        ("abcdef", "its targets are one str, not a list, array or tensor"),
-        (torch.tensor(3), "its targets are one Tensor, not a list, array or tensor"),
-        ([0, -1] * 3, "its targets hold -1, which is not from 0 to 1048575"),
-        ([0, 2**20] * 3, "its targets hold 1048576, which is not from 0 to 1048575"),
-        (np.full(6, 2**64 - 1, dtype=np.uint64), f"its targets hold {2**63 - 1}, which is not from 0 to 1048575"),
+        ({1: 2}, "its targets are a single dict, expected a list, array or tensor"),
+        ("abcdef", "its targets are a single str, expected a list, array or tensor"),
+        (torch.tensor(3), "its targets are a single Tensor, expected a list, array or tensor"),
+        ([0, -1] * 3, "its targets contain -1, which is not from 0 to 1048575"),
+        ([0, 2**20] * 3, "its targets contain 1048576, which is not from 0 to 1048575"),
+        (np.full(6, 2**64 - 1, dtype=np.uint64), f"its targets contain {2**63 - 1}, which is not from 0 to 1048575"),
         ([0, 1], "it has 2 targets for 6 samples; give one target for each sample"),
     ],
     ids=str,
@@ -109,7 +109,7 @@ def test_a_property_that_fails_is_a_reason() -> None:
         def targets(self) -> Any:
             raise KeyError("y")
 
-    with pytest.raises(ValueError, match=r"^its attribute targets raises KeyError$"):
+    with pytest.raises(ValueError, match=r"^reading its attribute targets raises KeyError$"):
         targets.read_labels(Failing())
 
 
