@@ -1,1 +1,1 @@
-"""Network key, TLS and certificates: who may connect."""
+"""The network key, TLS and certificates, which decide which nodes may connect."""

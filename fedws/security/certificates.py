@@ -1,4 +1,4 @@
-"""A private certificate authority for the nodes of one network: a name in a certificate is a node's id."""
+"""A private certificate authority for the nodes of one network; the name in a certificate is a node's id."""
 
 import datetime
 import re
@@ -14,11 +14,11 @@ from fedws.core.errors import UsageError
 from fedws.core.validation import NODE_ID_PATTERN
 
 CA_DAYS, NODE_DAYS = 3650, 365
-_MAX_CLOCK_SKEW = datetime.timedelta(hours=1)  # devices' clocks differ
+_MAX_CLOCK_SKEW = datetime.timedelta(hours=1)  # tolerance for the clocks of devices
 
 
 def create_ca(folder: Path, days: int = CA_DAYS) -> list[Path]:
-    """Make ``ca.pem`` and ``ca.key`` in a folder; gives their paths. Raises UsageError when there is one already."""
+    """Create ``ca.pem`` and ``ca.key`` in a folder and return their paths. Raises UsageError if a CA already exists."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _create_name("fedws network")
     builder = _create_builder(name, name, key.public_key(), days)
@@ -29,11 +29,13 @@ def create_ca(folder: Path, days: int = CA_DAYS) -> list[Path]:
 
 
 def issue_certificate(folder: Path, node: str, days: int = NODE_DAYS) -> list[Path]:
-    """Make ``NODE.pem`` and ``NODE.key`` in the folder of the CA; gives their paths. Raises UsageError."""
+    """Create ``NODE.pem`` and ``NODE.key`` in the folder of the CA and return their paths. Raises UsageError."""
     if not re.fullmatch(NODE_ID_PATTERN, node) or node == "ca":
-        raise UsageError(f"{node!r} can be no node's id: letters, digits, '_', '-' and '.', and not 'ca'")
+        raise UsageError(f"{node!r} is not a valid node id; use letters, digits, '_', '-' and '.', and not 'ca'")
     if not all(0 < len(label) < 64 for label in node.split(".")) or node.replace(".", "").isdigit():
-        raise UsageError(f"{node} can be no name in TLS: at most 63 characters between dots, and not digits alone")
+        raise UsageError(
+            f"{node!r} is not a valid TLS name; use at most 63 characters between dots, and not only digits"
+        )
     ca_key, ca = _load_ca(folder)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _create_builder(_create_name(node), ca.subject, key.public_key(), days)
@@ -48,14 +50,14 @@ def issue_certificate(folder: Path, node: str, days: int = NODE_DAYS) -> list[Pa
 
 
 def check_certificate(file: Path, node: str, flag: str = "--tls-cert") -> None:
-    """That a node could show the certificate in a file as its own, today. Raises UsageError.
+    """Check that a node can use the certificate in a file today. Raises UsageError.
 
-    Else the node would start, and every other one would refuse it.
+    Without this check the node would start, and every other node would then reject it.
     """
     try:
         certificate = x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{flag} {file} cannot be read: {error}") from None
+        raise UsageError(f"cannot read {flag} {file}: {error}") from None
     now, (begin, end) = datetime.datetime.now(datetime.UTC), _get_validity(certificate)
     if not begin <= now <= end:
         raise UsageError(f"{flag} {file} is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, not now")
@@ -97,11 +99,11 @@ def _load_ca(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
     except OSError as error:
-        raise UsageError(f"there is no CA in {folder} ({error.strerror}); 'fedws certs init' makes one") from None
+        raise UsageError(f"cannot read the CA in {folder}: {error.strerror}; run 'fedws certs init' first") from None
     except (ValueError, TypeError) as error:
-        raise UsageError(f"the CA in {folder} cannot be read: {error}") from None
+        raise UsageError(f"cannot read the CA in {folder}: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise UsageError(f"the CA in {folder} is not one that 'fedws certs init' made")
+        raise UsageError(f"the CA in {folder} was not created by 'fedws certs init'")
     return key, certificate
 
 
@@ -111,14 +113,14 @@ def _write_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey, certif
     paths = [folder / f"{name}.pem", folder / f"{name}.key"]
     try:
         private_files.create_dir(folder, parents=True, exist_ok=True)
-        if not any(folder.iterdir()):  # one of our own, maybe in a repository
+        if not any(folder.iterdir()):  # a new folder, which may be inside a repository
             (folder / ".gitignore").write_text("*\n")
         for path in paths:
             if path.exists():
-                raise UsageError(f"{path} is there already; remove it first if it is to be replaced")
+                raise UsageError(f"{path} already exists; remove it first to replace it")
         with private_files.open_binary(paths[1], "xb") as file:
             file.write(secret)
         paths[0].write_bytes(certificate.public_bytes(encoding))
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror or error}") from None
+        raise UsageError(f"cannot write {folder}: {error.strerror or error}") from None
     return paths

@@ -1,4 +1,4 @@
-"""What a node proves itself with, and asks of others: the network key and TLS."""
+"""The credentials of a node: the network key and TLS."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from fedws.security.tls import TlsConfig
 
 @dataclass(frozen=True)
 class Credentials:
-    """Of one node; :data:`INSECURE` asks for nothing."""
+    """The credentials that a node presents and requires of its peers; :data:`INSECURE` requires nothing."""
 
     key: NetworkKey | None
-    """None: anyone may take part."""
+    """Network key; None allows any peer to connect."""
     tls: TlsConfig | None = None
     coordinator: str = DEFAULT_COORDINATOR_ID
-    """The coordinator's id; under mutual TLS, the one in its certificate."""
+    """Id of the coordinator; under mutual TLS, the id in its certificate."""
     encrypt_payloads: bool = False
-    """Whether those who carry messages, as a broker, must not be able to read them."""
+    """True if intermediaries that carry messages, such as a broker, must not be able to read them."""
 
 
 INSECURE = Credentials(None)
 
 
 def load_default_credentials() -> Credentials:
-    """The user's own key, and no TLS. Raises UsageError when there is no key and none can be made."""
+    """Return the user's own key without TLS. Raises UsageError if the key can be neither read nor created."""
     return Credentials(network_key.load_network_key())

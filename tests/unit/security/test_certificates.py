@@ -78,12 +78,12 @@ def test_they_last_as_long_as_was_said_and_begin_before_clocks_that_are_late(fol
 def test_nothing_is_written_over(folder: Path) -> None:
     certificates.issue_certificate(folder, "alice")
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(UsageError, match=r"ca\.pem is there already; remove it first"):
+    with pytest.raises(UsageError, match=r"ca\.pem already exists; remove it first"):
         certificates.create_ca(folder)
-    with pytest.raises(UsageError, match=r"alice\.pem is there already"):
+    with pytest.raises(UsageError, match=r"alice\.pem already exists"):
         certificates.issue_certificate(folder, "alice")
     (folder / "alice.pem").unlink()
-    with pytest.raises(UsageError, match=r"alice\.key is there already"):
+    with pytest.raises(UsageError, match=r"alice\.key already exists"):
         certificates.issue_certificate(folder, "alice")
     assert {path: path.read_bytes() for path in folder.iterdir()} == {
         path: text for path, text in before.items() if path.name != "alice.pem"
@@ -94,7 +94,7 @@ def test_nothing_is_written_over(folder: Path) -> None:
     "node", ["ca", "", "*", "../eve", "a/b", "alice\n", "-x", ".x", "a b", "x" * 65, "\u00e4", "a\0b"]
 )
 def test_what_can_be_no_nodes_id_gets_no_certificate(node: str, folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"can be no (node's id|name in TLS): "):
+    with pytest.raises(UsageError, match=r"is not a valid (node id|TLS name); "):
         certificates.issue_certificate(folder, node)
     assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "ca.key", "ca.pem"]
 
@@ -108,19 +108,19 @@ def test_a_folder_of_its_own_is_kept_out_of_git_and_another_is_left_as_it_is(tmp
 
 
 def test_without_a_ca_there_is_nothing_to_sign_with(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=rf"^there is no CA in {tmp_path} \(No such .*\); 'fedws certs init' makes"):
+    with pytest.raises(UsageError, match=rf"^cannot read the CA in {tmp_path}: No such .*; run 'fedws certs init'"):
         certificates.issue_certificate(tmp_path, "alice")
     (tmp_path / "ca.key").write_text("junk")
     (tmp_path / "ca.pem").write_text("junk")
-    with pytest.raises(UsageError, match=rf"^the CA in {tmp_path} cannot be read: "):
+    with pytest.raises(UsageError, match=rf"^cannot read the CA in {tmp_path}: "):
         certificates.issue_certificate(tmp_path, "alice")
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"/file cannot be written: "):
+    with pytest.raises(UsageError, match=r"^cannot write \S+/file: "):
         certificates.create_ca(tmp_path / "file")
-    with pytest.raises(UsageError, match=r"/file/certs cannot be written: "):
+    with pytest.raises(UsageError, match=r"^cannot write \S+/file/certs: "):
         certificates.create_ca(tmp_path / "file" / "certs")
 
 
@@ -147,6 +147,6 @@ def test_a_node_may_show_its_own_certificate_today(folder: Path, monkeypatch: py
 def test_what_is_no_certificate_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("junk")
     for name in ("junk", "none"):
-        with pytest.raises(UsageError, match=f"^--tls-cert {tmp_path / name} cannot be read: ") as error:
+        with pytest.raises(UsageError, match=f"^cannot read --tls-cert {tmp_path / name}: ") as error:
             certificates.check_certificate(tmp_path / name, "alice")
         assert "\n" not in str(error.value)

@@ -106,7 +106,7 @@ def test_a_key_may_come_as_people_copy_it(text: str, tmp_path: Path) -> None:
 )
 def test_what_is_no_key_is_refused(text: str, tmp_path: Path, home: Path) -> None:
     for named, environment in ((file(tmp_path, text), {}), (None, {network_key.KEY_VARIABLE: text})):
-        with pytest.raises(UsageError, match="no network key, which is 64 hexadecimal digits, as 'fedws key"):
+        with pytest.raises(UsageError, match="not a network key; expected 64 hexadecimal digits, as printed by 'fed"):
             network_key.load_network_key(named, environment)
     assert not home.exists(), "none is made where one was named"
 
@@ -123,9 +123,9 @@ def test_no_bytes_of_a_file_do_harm(tmp_path_factory: pytest.TempPathFactory, co
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--key-file \S+none cannot be read: No such file or directory$"):
+    with pytest.raises(UsageError, match=r"^cannot read --key-file \S+none: No such file or directory$"):
         network_key.load_network_key(tmp_path / "none")
-    with pytest.raises(UsageError, match=r"--key-file \S+ cannot be read: Is a directory$"):
+    with pytest.raises(UsageError, match=r"^cannot read --key-file \S+: Is a directory$"):
         network_key.load_network_key(tmp_path)
 
 
@@ -133,7 +133,7 @@ def test_where_none_can_be_made_all_three_remedies_are_named(home: Path) -> None
     home.parents[1].write_text("a file where the directory should be")
     with pytest.raises(UsageError) as error:
         network_key.load_network_key()
-    assert str(error.value).startswith(f"there is no network key, and none can be made in {home.parent} (")
+    assert str(error.value).startswith(f"network key not found, and cannot create one in {home.parent}: ")
     assert all(remedy in str(error.value) for remedy in ("--key-file", "FEDWS_KEY", "--insecure"))
     assert network_key.load_network_key(None, {network_key.KEY_VARIABLE: TEXT}).hex_text == TEXT, (
         "a key that is given needs no directory"
@@ -145,7 +145,7 @@ def test_without_a_home_none_is_made_in_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platformdirs, "user_config_path", lambda _: Path("~/.config/fedws"))
-    what = "has no home directory; there is no network key: name one with --key-file or FEDWS_KEY, or .* --insecure$"
+    what = "home directory not found; for the network key, set --key-file or FEDWS_KEY, or pass --insecure$"
     with pytest.raises(UsageError, match=what):
         network_key.load_network_key()
     assert list(tmp_path.iterdir()) == []
@@ -154,7 +154,7 @@ def test_without_a_home_none_is_made_in_the_working_directory(
 def test_a_link_to_nowhere_is_not_written_through(home: Path) -> None:
     home.parent.mkdir(parents=True)
     home.symlink_to("nowhere")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read "):
         network_key.load_network_key()
     assert not (home.parent / "nowhere").exists()
 
@@ -175,7 +175,7 @@ def test_a_file_that_others_can_read_is_told_of(mode: int, tmp_path: Path, caplo
     place = file(tmp_path, TEXT, mode)
     assert network_key.load_network_key(place).hex_text == TEXT
     assert caplog.messages == [
-        f"--key-file {place} can be read by other users of this machine: chmod 600 {place}",
+        f"--key-file {place} is readable by other users of this machine; run chmod 600 {place}",
     ]
     caplog.clear()
     place.chmod(0o600)
@@ -219,7 +219,7 @@ def test_on_loopback_there_is_nothing_to_say(host: str, scheme: str, key: Networ
 def test_beyond_it_a_new_key_is_told_of_and_not_shown_and_its_limits_are_another_line(host: str) -> None:
     url = f"ws://{host}:8777"
     first, second = security_warnings("alice", url, Credentials(MADE))
-    assert first.startswith("a network key was made; ") and first.endswith(": 'fedws key show' prints it")
+    assert first.startswith("a network key was created: ") and first.endswith("; print it with 'fedws key show'")
     assert "the network key does not prevent it, TLS does (--tls-cert)" in second
     assert security_warnings("alice", url, Credentials(READ)) == [second]
     assert TEXT not in first + second, "what a node prints lands in journals"
@@ -229,7 +229,7 @@ def test_beyond_it_a_new_key_is_told_of_and_not_shown_and_its_limits_are_another
 @pytest.mark.parametrize("scheme", ["mqtt", "mqtts"])
 def test_what_a_broker_reads_is_told_unless_it_is_sealed(scheme: str) -> None:
     (line,) = security_warnings("alice", f"{scheme}://broker.example", Credentials(READ))
-    assert line == "what alice and others send can be read at the broker: --encrypt-payloads prevents it"
+    assert line == "the broker can read the messages of alice and its peers; add --encrypt-payloads to prevent it"
     assert security_warnings("alice", f"{scheme}://broker.example", Credentials(READ, encrypt_payloads=True)) == []
 
 

@@ -28,19 +28,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 BAD = [
-    (("alice.pem", None, None), "--tls-cert and --tls-key go together: a certificate and its private key"),
-    ((None, "alice.key", None), "--tls-cert and --tls-key go together: a certificate and its private key"),
+    (("alice.pem", None, None), "--tls-cert and --tls-key must be set together: a certificate and its private key"),
+    ((None, "alice.key", None), "--tls-cert and --tls-key must be set together: a certificate and its private key"),
     (("alice.pem", "bob.key", None), "--tls-key {}/bob.key is not the key of --tls-cert {}/alice.pem"),
-    (("none", "alice.key", None), "--tls-cert {}/none cannot be read: No such file or directory"),
-    (("alice.pem", "none", None), "--tls-key {}/none cannot be read: No such file or directory"),
-    ((None, None, "none"), "--tls-ca {}/none cannot be read: No such file or directory"),
-    ((None, None, "."), "--tls-ca {} cannot be read: Is a directory"),
-    (("junk", "alice.key", None), "--tls-cert {}/junk holds no certificate, or --tls-key {}/alice.key no key in PEM"),
-    (("alice.pem", "junk", None), "--tls-cert {}/alice.pem holds no certificate, or --tls-key {}/junk no key in PEM"),
-    ((None, None, "junk"), "--tls-ca {}/junk holds no certificate in PEM"),
-    ((None, None, "empty"), "--tls-ca {}/empty holds no certificate in PEM"),
-    ((None, None, "alice.key"), "--tls-ca {}/alice.key holds no certificate in PEM"),
-    (("alice.pem", "locked.key", None), "--tls-key {}/locked.key has a password, but a node starts without a person"),
+    (("none", "alice.key", None), "cannot read --tls-cert {}/none: No such file or directory"),
+    (("alice.pem", "none", None), "cannot read --tls-key {}/none: No such file or directory"),
+    ((None, None, "none"), "cannot read --tls-ca {}/none: No such file or directory"),
+    ((None, None, "."), "cannot read --tls-ca {}: Is a directory"),
+    (
+        ("junk", "alice.key", None),
+        "--tls-cert {}/junk is not a certificate, or --tls-key {}/alice.key is not a key in PEM",
+    ),
+    (
+        ("alice.pem", "junk", None),
+        "--tls-cert {}/alice.pem is not a certificate, or --tls-key {}/junk is not a key in PEM",
+    ),
+    ((None, None, "junk"), "--tls-ca {}/junk is not a certificate in PEM"),
+    ((None, None, "empty"), "--tls-ca {}/empty is not a certificate in PEM"),
+    ((None, None, "alice.key"), "--tls-ca {}/alice.key is not a certificate in PEM"),
+    (
+        ("alice.pem", "locked.key", None),
+        "--tls-key {}/locked.key has a password, which a node cannot enter; remove the password",
+    ),
 ]
 
 
@@ -64,7 +73,7 @@ def test_a_private_key_that_others_can_read_is_told_of(
     assert caplog.messages == []
     files[1].chmod(mode)
     TlsConfig(*files)
-    told = f"--tls-key {files[1]} can be read by other users of this machine: chmod 600 {files[1]}"
+    told = f"--tls-key {files[1]} is readable by other users of this machine; run chmod 600 {files[1]}"
     assert caplog.messages == [told]
 
 
@@ -90,7 +99,7 @@ def test_whatever_is_given_the_other_end_is_verified(folder: Path) -> None:
 
 
 def test_a_node_without_a_certificate_is_told_how_to_get_one(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"^wss:// needs a certificate: --tls-cert and --tls-key \('fedws certs'"):
+    with pytest.raises(UsageError, match=r"^wss:// requires a certificate; set --tls-cert and --tls-key \('fedws"):
         TlsConfig(ca=folder / "ca.pem").create_server_context()
 
 
@@ -142,7 +151,7 @@ def test_any_usual_id_is_a_name_in_tls(node: str, folder: Path, tmp_path: Path) 
     shaken(context.create_client_context(), context.create_server_context(), node)
     with pytest.raises(ssl.SSLCertVerificationError) as error:
         shaken(context.create_client_context(), context.create_server_context(), "mallory")
-    assert explain_rejection(error.value, "mallory", context) == "its certificate is not one of mallory"
+    assert explain_rejection(error.value, "mallory", context) == "its certificate is not issued to mallory"
 
 
 def test_who_was_signed_by_another_ca_is_told_with_where_to_look(folder: Path, tmp_path: Path) -> None:
@@ -150,7 +159,7 @@ def test_who_was_signed_by_another_ca_is_told_with_where_to_look(folder: Path, t
     cert, key = certificates.issue_certificate(tmp_path, "alice")
     for ours, whose in (
         (whole(folder), f"the CA in {folder / 'ca.pem'}"),
-        (TlsConfig(), "a CA that this machine trusts; name yours: --tls-ca"),
+        (TlsConfig(), "a CA that this machine trusts; set --tls-ca"),
     ):
         with pytest.raises(ssl.SSLCertVerificationError) as error:
             shaken(ours.create_client_context(), TlsConfig(cert, key).create_server_context(), "alice")
