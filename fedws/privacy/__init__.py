@@ -1,1 +1,1 @@
-"""Secure randomness, randomised labels, the owner's policy and the audit log: what may leave a node."""
+"""Control of what leaves a node: secure randomness, randomised labels, the owner's policy and the audit log."""

@@ -1,4 +1,4 @@
-"""The lines of an audit log, its hash chain, and the file that tells where the log ends."""
+"""The lines of an audit log, its hash chain, and the head file, which describes the end of the log."""
 
 import hashlib
 import json
@@ -14,24 +14,27 @@ import filelock
 from fedws.core import private_files
 
 GENESIS_HASH = "0" * 64
-"""What the first line is bound to."""
+"""Hash that the first line contains in place of the hash of a previous line."""
 
-
-HEAD_BYTES = 159  # bytes; with its line's end a head is a part of one sector, which is written whole or not at all
+HEAD_BYTES = 159
+"""Size in bytes of a head without its newline; it fits in one disk sector, which is written whole or not at all."""
 
 
 @dataclass(frozen=True)
 class LogHead:
-    """Where a log ends."""
+    """The end of a log."""
 
     num_lines: int = 0
     last_hash: str = GENESIS_HASH
     num_bytes: int = 0
-    """Bytes."""
+    """Size of the log in bytes."""
 
 
 def read_lines(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, Any] | None]:
-    """Yield each line of the first ``max_bytes`` bytes; None for one that no node wrote like that. Raises OSError."""
+    """Yield each line of the first ``max_bytes`` bytes, or None if a line is not as a node writes it.
+
+    Raises OSError if the file cannot be read, or if an older version of fedws wrote it.
+    """
     with path.open("rb") as file:
         for text in file:
             if max_bytes <= 0:
@@ -44,23 +47,26 @@ def read_lines(path: Path, max_bytes: float = math.inf) -> Iterator[dict[str, An
 
 
 def file_lock(path: Path) -> filelock.BaseFileLock:
-    """Return the lock of a log, which every process of its node takes."""
+    """Return the lock of a log, which all processes of its node share."""
     return filelock.FileLock(path.with_name(f"{path.name}.lock"), mode=private_files.FILE_MODE)
 
 
 def line_hash(line: Mapping[str, Any]) -> str:
-    """SHA-256 of a line without its hash, which includes the hash of the line before."""
+    """Return the SHA-256 of a line without its own hash, but with the hash of the previous line."""
     bound = {key: value for key, value in line.items() if key != "hash"}
     return hashlib.sha256(json.dumps(bound).encode()).hexdigest()
 
 
 def encode_line(line: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a line, with its end."""
+    """Return the bytes of a line, including the newline."""
     return json.dumps(line).encode() + b"\n"
 
 
 def decode_line(data: bytes) -> dict[str, Any] | None:
-    """A line, if it is written to the byte as a node writes it: a key twice, say, would show a reader another value."""
+    """Return the line of ``data``, or None unless the bytes are exactly those that a node writes.
+
+    Other bytes can be ambiguous: with a duplicate key, for example, two readers may see different values.
+    """
     try:
         line = json.loads(data)
     except (ValueError, RecursionError):
@@ -69,9 +75,10 @@ def decode_line(data: bytes) -> dict[str, Any] | None:
 
 
 def find_end(path: Path) -> LogHead:
-    """Where the log ends: as its head says, or behind that, where a node was killed before the head could say so.
+    """Return the end of the log.
 
-    Raises OSError when lines are missing, or the head is.
+    The log has more lines than the head file counts if a node was killed before it updated that file. Raises OSError if
+    lines or the head file are missing, or if the head file is damaged.
     """
     end = read_head(path)
     if path.stat().st_size < end.num_bytes:
@@ -87,12 +94,12 @@ def find_end(path: Path) -> LogHead:
 
 
 def head_path(path: Path) -> Path:
-    """Return the file that tells where the log ends."""
+    """Return the path of the head file of a log."""
     return path.with_name(f"{path.name}.head")
 
 
 def read_head(path: Path) -> LogHead:
-    """Return where the log ends by its head file. Raises OSError for one that is damaged."""
+    """Return the end of the log from its head file. Raises OSError if that file is missing or damaged."""
     try:
         found = json.loads(head_path(path).read_text(encoding="ascii"))
         if found.keys() == {"lines", "hash", "size"}:
@@ -108,22 +115,23 @@ def read_head(path: Path) -> LogHead:
 
 
 def write_head(path: Path, head: LogHead) -> None:
-    """Write where the log ends, in place: one that is older after a power cut is caught up with by
-    :func:`find_end`."""
+    """Write the head file of a log in place.
+
+    If the head is out of date after a power failure, :func:`find_end` finds the lines that it does not count.
+    """
     handle = os.open(head_path(path), os.O_WRONLY | os.O_CREAT, private_files.FILE_MODE)
     try:
-        os.write(
-            handle, json.dumps(asdict(head)).encode().ljust(HEAD_BYTES) + b"\n"
-        )  # of one length, so nothing is left over
+        # Heads have a fixed length, so no bytes of the old head remain.
+        os.write(handle, json.dumps(asdict(head)).encode().ljust(HEAD_BYTES) + b"\n")
     finally:
         os.close(handle)
 
 
-OLD_FORMAT = "its lines have the format of an older fedws; read it with that version"
-"""Why a log cannot be used whose lines have other keys. None of them is skipped: they count for the limits."""
+OLD_FORMAT = "it was written by an older fedws; read it with that version"
+"""Error for a log whose lines have other keys; its lines are not skipped, since they count for the limits."""
 
 
 def check_format(line: Mapping[str, Any]) -> None:
-    """Raise OSError for a line whose keys are those of an older version."""
+    """Raise OSError if a line has the keys of an older version."""
     if "before" in line and "prev_hash" not in line:
         raise OSError(OLD_FORMAT)

@@ -1,4 +1,4 @@
-"""The line of the audit log for an answer."""
+"""The line that the audit log holds for an answer."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,53 +12,59 @@ from fedws.protocol.run_claim import RunClaim
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEntry:
-    """One line."""
+    """A line of the audit log, which describes one answer."""
 
     time: str
-    """ISO 8601, UTC."""
+    """Time of the answer in UTC, in ISO 8601 format."""
     node: str
     coordinator: str
     run: str
-    """The first 8 characters of its public id."""
+    """First 8 characters of the run's public id."""
     request_id: str
     round: int
     task: str
     model: str
     outcome: str
-    """``result``, ``refused`` or ``failed``."""
+    """Outcome of the request: ``result``, ``refused`` or ``failed``."""
     payload: str
-    """What kind of data left: ``tensors`` or ``features`` (with metrics), ``metrics``, or no more than a ``reason``."""
+    """Kind of the data that left: ``tensors``, ``features``, ``metrics`` or ``reason``.
+
+    Metrics also leave with ``tensors`` and ``features``. A refusal or failure contains only a reason.
+    """
     num_bytes: int
-    """Of the answer, with what frames it but the transport's own."""
+    """Size of the answer in bytes, including the framing of the message but not that of the transport."""
     upload_id: str = ""
-    """Id of the upload of which the answer is a part; new noise has a new id. Empty for any other answer."""
+    """Id of the upload that the answer belongs to; empty for any other answer.
+
+    An upload with new noise has a new id.
+    """
     reason: str = ""
-    """Why it was refused or failed."""
+    """Reason of the refusal or failure."""
     epsilon: float | None = None
-    """Privacy spent of each record that left; None where no mechanism was used: there is no bound then."""
+    """Epsilon spent for each record that left; None without a privacy mechanism, which means no bound."""
     privacy: str = ""
-    """Of features, in words: what was spent for each of them, for a label, and for the record."""
+    """Text about released features: the epsilon spent for each feature, for a label and for the whole record."""
     resent: bool = False
-    """Whether it is a result that was sent before, on a link that was lost; it does not count a second time."""
+    """True if the result was sent before on a link that was lost; it does not count a second time."""
     dataset: str = ""
     """Name of the data set that the node holds."""
     peer: str = ""
-    """Id in the coordinator's certificate; empty where none was shown, and ``coordinator`` is not proved."""
+    """Id in the coordinator's certificate; empty without a certificate, and then ``coordinator`` is not verified."""
     counted_as: CountedAs = ""
-    """What counts for ``max_answers_per_day``: an answer to a ``request``, a part of an ``upload``, or nothing."""
+    """Category of the answer for ``max_answers_per_day``: ``request``, part of an ``upload``, or empty."""
 
 
 @dataclass(frozen=True)
 class AuditContext:
-    """Where an answer was made, and for which coordinator."""
+    """Origin of an answer: its node and data set, and the coordinator that it is for."""
 
     node: str
     dataset: str
     claim: RunClaim
     peer: str
-    """Id in the coordinator's certificate; empty where none was shown."""
+    """Id in the coordinator's certificate; empty without a certificate."""
     upload_id: str
-    """Begin of the digest of the claim; empty where the answer is not a part of an upload."""
+    """First characters of the digest of the claim; empty if the answer is not part of an upload."""
 
 
 def build_audit_entry(
@@ -71,7 +77,10 @@ def build_audit_entry(
     *,
     resent: bool = False,
 ) -> AuditEntry:
-    """Return the line for an ``answer`` of ``num_bytes`` bytes; ``feature_release`` are what it holds."""
+    """Return the line for an ``answer`` of ``num_bytes`` bytes.
+
+    ``feature_release`` describes the features that the answer contains; None if it contains no features.
+    """
     payload, epsilon = "reason", None
     if isinstance(answer, TaskResult):
         payload = "metrics" if not answer.tensors else "tensors" if feature_release is None else "features"
@@ -100,5 +109,5 @@ def build_audit_entry(
 
 
 def current_timestamp() -> str:
-    """The time of a line."""
+    """Return the current UTC time in ISO 8601 format, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,11 +1,11 @@
-"""What left this node: a file with a line for every answer, each bound to the line before by a hash.
+"""The audit log of a node: a file with a line for every answer, which a hash binds to the previous line.
 
-A line is written, and on the disk, before its answer leaves. Next to the file, ``FILE.head`` holds how many lines there
-are and the hash of the last one, so that lines missing at the end are noticed too. Whoever can write both files can
-write a new history; who wants to be safe from that too keeps the hash that ``fedws audit --verify`` prints
-elsewhere.
+A line is on the disk before its answer leaves. Next to the file, ``FILE.head`` holds the number of lines and the hash
+of the last one, so that lines missing at the end are detected too. An attacker who can write both files can replace the
+whole log. To detect that too, store the hash that ``fedws audit --verify`` prints in another place.
 
-A node that was killed between the two wrote a line that the head does not count; the next one to write takes it in.
+A node that is killed between the two writes leaves a line that the head does not count. The next process that writes
+the log includes that line.
 """
 
 import os
@@ -33,14 +33,14 @@ from fedws.privacy.usage_counts import COUNTING_PERIOD, UsageCounts
 
 
 class AuditLog:
-    """The log of one node. Several processes may write it at a time."""
+    """The audit log of one node, which several processes may write at the same time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UsageError when it cannot be written, or is not whole."""
+        """Open or create the log. Raises UsageError if the file cannot be written or is incomplete."""
         self.path = path
         self._lock = file_lock(path)
         self._counts = UsageCounts()
-        self._bytes_read = 0  # bytes of the log that this knows
+        self._bytes_read = 0  # bytes of the log that are counted already
         try:
             private_files.create_dir(path.parent, parents=True, exist_ok=True)
             with self._lock:
@@ -51,15 +51,18 @@ class AuditLog:
         except OSError as error:
             why = error.strerror or error
             raise UsageError(
-                f"the audit log {path} cannot be continued ({why}); name another with --audit-log, or move it away"
+                f"cannot append to audit log {path}: {why}; choose another with --audit-log, or move it"
             ) from None
 
     def lock(self) -> AbstractContextManager[object]:
-        """Return a block in which no other process writes the log: what is counted in it holds for the line added."""
+        """Return a context manager that keeps other processes from writing the log.
+
+        Counts that are read inside the block are still valid for a line that is added inside it.
+        """
         return self._lock
 
     def append(self, entry: AuditEntry) -> None:
-        """Write a line; when this returns it is on the disk. Raises OSError."""
+        """Write a line, which is on the disk when this method returns. Raises OSError."""
         with self._lock:
             end = find_end(self.path)
             line = {"number": end.num_lines + 1, **asdict(entry), "prev_hash": end.last_hash}
@@ -67,9 +70,8 @@ class AuditLog:
             line["hash"] = line_hash(line)
             data = encode_line(line)
             with self.path.open("r+b") as file:
-                file.truncate(
-                    end.num_bytes
-                )  # what lies behind was being written when the node was killed: it did not leave
+                # Remove an incomplete line: the node was killed while writing it, so its answer did not leave.
+                file.truncate(end.num_bytes)
                 file.seek(end.num_bytes)
                 file.write(data)
                 file.flush()
@@ -77,21 +79,29 @@ class AuditLog:
             write_head(self.path, LogHead(end.num_lines + 1, line["hash"], end.num_bytes + len(data)))
 
     def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
-        """Return what a node's answers of that time count as: see
-        :meth:`fedws.privacy.usage_counts.UsageCounts.answer_ages`. Raises OSError."""
+        """Return the ages in seconds of a node's answers that count for a limit within ``period``.
+
+        See :meth:`fedws.privacy.usage_counts.UsageCounts.answer_ages`. Raises OSError.
+        """
         if not self._counts.track_recent:
             self._counts, self._bytes_read = UsageCounts(track_recent=True), 0
         self._count_new_lines()
         return self._counts.answer_ages(to_printable(node), period)
 
     def sent_upload_ids(self, node: str, dataset: str, peer: str) -> set[str]:
-        """Return the uploads that left a node: see :meth:`fedws.privacy.usage_counts.UsageCounts.sent_upload_ids`.
-        Raises OSError."""
+        """Return the ids of the uploads that left a node.
+
+        See :meth:`fedws.privacy.usage_counts.UsageCounts.sent_upload_ids`. Raises OSError.
+        """
         self._count_new_lines()
-        return self._counts.sent_upload_ids(to_printable(node), to_printable(dataset), peer)  # as the lines have them
+        # The lines of the log contain the names in printable form.
+        return self._counts.sent_upload_ids(to_printable(node), to_printable(dataset), peer)
 
     def _count_new_lines(self) -> None:
-        """Count the lines that were written since, by whatever process. The log may be larger than the memory."""
+        """Count the lines that any process has written since the last call.
+
+        Lines are read one at a time, since the log may be larger than the memory.
+        """
         with self._lock, self.path.open("rb") as file:
             end = find_end(self.path)
             file.seek(self._bytes_read)
@@ -101,14 +111,12 @@ class AuditLog:
                 self._bytes_read += len(text)
                 line = decode_line(text)
                 if line is not None:
-                    check_format(line)  # skipped, it would free what it counts
+                    check_format(line)  # skipping the line would release what it counts for a limit
                     self._counts.add(line)
 
 
 def default_audit_path(node: str) -> Path:
-    """Where a node's log is, unless it is told another place. Raises UsageError."""
+    """Return the default path of a node's audit log. Raises UsageError if the user has no state directory."""
     return (
-        user_dirs.find_user_dir("state", "say with --audit-log where its answers are to be written down")
-        / "audit"
-        / f"{node}.jsonl"
+        user_dirs.find_user_dir("state", "choose a file for the audit log with --audit-log") / "audit" / f"{node}.jsonl"
     )

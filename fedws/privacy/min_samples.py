@@ -1,4 +1,4 @@
-"""The least number of distinct samples that a request to train can use, from its settings alone."""
+"""The minimum number of distinct samples that a training request uses, computed from its settings alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from fedws.core.validation import describe_setting_error
 def min_distinct_samples(
     settings: Mapping[str, Any], num_examples: int, settings_type: type[BaseModel] | None = None
 ) -> int:
-    """Return the least number of distinct samples that a task uses, of ``num_examples``.
+    """Return the minimum number of distinct samples that a task uses, out of ``num_examples``.
 
-    ``settings_type`` is what the task is registered to check its settings against, as
-    :class:`fedws.core.task_settings.TrainSettings`: it gives what the settings leave out. Without it, what is not
-    stated counts as 1; so does a setting that the kind lacks. Raises TaskError for settings that are not of
-    ``settings_type``.
+    ``settings_type`` is the model that the task is registered with to validate its settings, such as
+    :class:`fedws.core.task_settings.TrainSettings`. It supplies the defaults of missing settings. Without it, a
+    missing setting counts as 1. A setting that ``settings_type`` lacks also counts as 1. Raises TaskError if the
+    settings are not valid for ``settings_type``.
 
     >>> [min_distinct_samples(it, 100) for it in ({"batch_size": 8, "max_local_batches": 2}, {"batch_size": 8}, {})]
     [16, 8, 1]

@@ -1,4 +1,4 @@
-"""What a node's owner allows: who may ask, for what, how often, and what may leave."""
+"""The policy of a node's owner: the coordinators, tasks, amounts and released data that the owner allows."""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from fedws.core.durations import format_duration
 from fedws.core.errors import RetryLater, TaskError, UsageError
 from fedws.core.registry import DEFAULT_TASK_TRAITS, ReleaseKind, TaskTraits
+from fedws.core.text_files import read_text
 from fedws.core.validation import describe_setting_error
 from fedws.privacy.feature_release import FeatureRelease
 from fedws.privacy.min_samples import min_distinct_samples
@@ -26,53 +27,64 @@ NamePatterns = Annotated[
 def _check_model_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
         if ":" in pattern or "," in pattern:
-            raise ValueError(f"{pattern!r} has options; a model is allowed by its name, with any options")
+            raise ValueError(f"model pattern {pattern!r} has options; use the name alone, which allows any options")
     return patterns
 
 
 class Policy(BaseModel):
-    """The keys of ``policy.toml``; without a file, these values. Patterns are names in which ``*`` stands for any text.
+    """The rules of a node's owner, with the keys of ``policy.toml``.
 
-    In any case only registered tasks and models can be asked for, and no task that ships sends a raw sample.
+    A node without a policy file uses the defaults. In a pattern of names, ``*`` matches any text. Every policy limits
+    requests to registered tasks and models, and no task that ships with fedws sends a raw sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     coordinators: NamePatterns | None = None
-    """Ids of coordinators, as in their certificates: needs mutual TLS. None: whoever knows the network key."""
-    tasks: NamePatterns = ("*",)
-    models: Annotated[NamePatterns, AfterValidator(_check_model_patterns)] = ("*",)
-    max_epochs: Annotated[int, Field(ge=1)] | None = None
-    """At most so many passes over the data in one request."""
-    max_parameters: Annotated[int, Field(ge=1)] = 100_000_000
-    """Most elements of a model's parameters and buffers together."""
-    max_batch_size: Annotated[int, Field(ge=1)] = 1024
-    """Most samples in a batch that a model is trained on."""
-    max_answers_per_day: Annotated[int, Field(ge=1)] | None = None
-    """Answers of this node that depend on its samples, in 24 hours, over all runs; one a round, if all goes well.
+    """Patterns of coordinator ids, which are read from certificates and so require mutual TLS.
 
-    Updates, evaluations and failures of tasks that had read samples are counted one by one, since the coordinator
-    numbers the rounds. Features are sent in many answers but noised once a run, so those of a run count once.
+    None allows every coordinator that has the network key.
+    """
+    tasks: NamePatterns = ("*",)
+    """Patterns of the allowed tasks."""
+    models: Annotated[NamePatterns, AfterValidator(_check_model_patterns)] = ("*",)
+    """Patterns of the allowed models, without options."""
+    max_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Maximum number of passes over the data in one request; None for no limit."""
+    max_parameters: Annotated[int, Field(ge=1)] = 100_000_000
+    """Maximum number of elements of a model's parameters and buffers together."""
+    max_batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Maximum number of samples in a training batch."""
+    max_answers_per_day: Annotated[int, Field(ge=1)] | None = None
+    """Maximum number of answers that depend on this node's samples, in 24 hours over all runs; None for no limit.
+
+    A run without failures has one such answer a round. Updates, evaluations and failures of tasks that read samples
+    are counted one by one, since the coordinator numbers the rounds. Features are sent in many answers, but noise is
+    added once a run, so the features of a run count once.
     """
     max_uploads: Annotated[int, Field(ge=1)] = 1
-    """Uploads of features, each of one run and with noise of its own, that may leave for one coordinator, ever.
+    """Maximum number of feature uploads that may ever leave for one coordinator.
 
-    They are counted for each data set. Coordinators are told apart by their certificates, else all are one.
+    Each upload belongs to one run and has its own noise. Uploads are counted for each data set. Certificates identify
+    the coordinators; all coordinators without one count as the same coordinator.
     """
     min_samples: Annotated[int, Field(ge=0)] = 1
-    """At least so many samples behind every number that leaves."""
+    """Minimum number of samples from which each released value is computed."""
     allow_updates: bool = True
-    """Whether plain tensors, as a trained model, may leave."""
+    """True if plain tensors, such as a trained model, may leave."""
     encodings: NamePatterns = ("bits", "sue", "oue")
-    """Encodings in which features may leave. By default those of one noisy bit; any other must be named."""
+    """Patterns of the encodings in which features may leave; by default those that send noisy bits."""
     max_epsilon: PositiveFloat = 8.0
-    """At most so much for each feature value, where the encoding has noise; one without is named in ``encodings``."""
+    """Maximum epsilon for each feature value.
+
+    It does not apply to encodings without noise, which must be listed in ``encodings``.
+    """
     max_delta: Annotated[float, Field(ge=0, lt=1)] = 1e-5
-    """At most so much for all values of a record."""
+    """Maximum delta for all values of a record together."""
     labels: Literal["randomised", "clear"] = "randomised"
-    """Whether labels that leave with features must have been randomised."""
+    """Form of the labels that leave with features; ``clear`` also allows randomised labels."""
     max_label_epsilon: PositiveFloat = 8.0
-    """At most so much for each randomised label."""
+    """Maximum epsilon for each randomised label."""
 
     def check_request(
         self,
@@ -83,134 +95,145 @@ class Policy(BaseModel):
         *,
         num_uploads: int = 0,
     ) -> None:
-        """Check a request before anything is computed. Raises TaskError with the reason, as RetryLater.
+        """Check a request before anything is computed.
 
-        ``num_examples`` is the number of samples. ``answer_ages`` is what counts for the day's limit (see
-        :meth:`fedws.privacy.audit_log.AuditLog.answer_ages`), and ``num_uploads`` the number of uploads that left: both
-        without this run's own.
+        ``num_examples`` is the number of samples of the node. ``answer_ages`` are the ages of the answers that count
+        for the daily limit, see :meth:`fedws.privacy.audit_log.AuditLog.answer_ages`. ``num_uploads`` is the number of
+        uploads that left. Both exclude the upload of this run. Raises TaskError with the reason; it is RetryLater for
+        the daily limit.
         """
         self._check_names(request, traits)
         epochs = request.settings.get("epochs", 1)
         if self.max_epochs is not None and not (isinstance(epochs, int) and epochs <= self.max_epochs):
-            raise TaskError(f"the policy here allows {self.max_epochs} epochs a request, not {str(epochs)[:64]}")
+            raise TaskError(f"policy: {str(epochs)[:64]} epochs requested, at most {self.max_epochs} allowed")
         if num_examples < self.min_samples:
-            raise TaskError(
-                f"the policy here requires {self.min_samples} samples behind a number; there are {num_examples}"
-            )
+            what = f"policy: each released value requires at least {self.min_samples} samples"
+            raise TaskError(f"{what}, this node has {num_examples}")
         if not self.allow_updates and traits.releases == "update":
-            raise TaskError("the policy here lets no model updates leave")
+            raise TaskError("policy: model updates are not allowed")
         if self.min_samples > 1:
             self._check_min_samples(request, num_examples, traits)
         self.check_usage(answer_ages, traits, num_uploads=num_uploads)
 
     def check_usage(self, answer_ages: Mapping[str, float], traits: TaskTraits, *, num_uploads: int = 0) -> None:
-        """Check what has left against the limits in number, as :meth:`check_request`. Raises TaskError, as
-        RetryLater."""
+        """Check the number of uploads and answers that left against the limits.
+
+        The arguments are those of :meth:`check_request`. Raises TaskError; it is RetryLater for the daily limit.
+        """
         if traits.releases == "features" and num_uploads >= self.max_uploads:
-            what = f"the uploads that the policy here allows for a coordinator, {self.max_uploads}, have left"
-            why = "one more has new noise on the same samples, and could be averaged with them"
+            what = f"policy: the limit of {self.max_uploads} uploads for this coordinator is reached"
+            why = "another one has new noise on the same samples, so averaging them weakens the noise"
             raise TaskError(f"{what}: {why}; to allow it, set max_uploads = {num_uploads + 1} in the node's --policy")
         self._check_daily_limit(answer_ages)
 
     def _check_names(self, request: TaskRequest, traits: TaskTraits) -> None:
         model = _text_or_empty(request.settings.get("model"))
         if not _matches_any(self.tasks, request.task):
-            raise TaskError(f"the policy here does not allow the task {request.task[:64]}")
+            raise TaskError(f"policy: task {request.task[:64]!r} is not allowed")
         if traits.explicit and request.task not in self.tasks:
             name = request.task[:64]
-            what = f"the policy here does not name the task {name}, which no pattern allows"
+            what = f"policy: task {name!r} is not allowed by patterns, only by its exact name"
             raise TaskError(f'{what}; to allow it, set tasks = ["*", "{name}"] in the node\'s --policy')
         if self.models != ("*",) and not _matches_any(self.models, model.partition(":")[0].partition(",")[0].strip()):
-            raise TaskError(f"the policy here does not allow the model {model[:64] or 'of a request that names none'}")
+            what = f"model {model[:64]!r}" if model else "a request without a model"
+            raise TaskError(f"policy: {what} is not allowed")
 
     def _check_min_samples(self, request: TaskRequest, num_examples: int, traits: TaskTraits) -> None:
-        """Raise TaskError where a number could be of fewer samples than ``min_samples``."""
-        what = f"the policy here requires {self.min_samples} samples behind a number"
+        """Raise TaskError if a released value could be computed from fewer samples than ``min_samples``."""
+        what = f"policy: each released value requires at least {self.min_samples} samples"
         if traits.releases == "features":
-            raise TaskError(f"{what}; a record of features is of one sample")
+            raise TaskError(f"{what}, a record of features has one")
         fewest = (
             min_distinct_samples(request.settings, num_examples, traits.settings)
             if traits.releases == "update"
             else num_examples
         )
         if fewest < self.min_samples:
-            how = "use a larger --batch-size, or more batches"
-            raise TaskError(f"{what}; those of this request may be of {fewest}: {how}")
+            how = "use a larger --batch-size or more batches"
+            raise TaskError(f"{what}, this request may use only {fewest}; {how}")
 
     def check_model_size(self, model: str, num_values: int) -> None:
-        """Check a model's number of parameters and buffers' elements before it is built. Raises TaskError."""
+        """Check the number of elements of a model's parameters and buffers before it is built. Raises TaskError."""
         if num_values > self.max_parameters:
-            allowed = f"the policy here allows {self.max_parameters:,} parameters of a model"
-            what = f"{allowed}, and {model[:64]} has {num_values:,}"
-            raise TaskError(f"{what}; the node's owner can allow more: max_parameters in its policy")
+            what = (
+                f"policy: model {model[:64]!r} has {num_values:,} parameters, at most {self.max_parameters:,} allowed"
+            )
+            raise TaskError(f"{what}; use a smaller model, or raise max_parameters in the node's policy")
 
     def check_batch_size(self, batch_size: int, num_examples: int) -> None:
-        """Check the size of a training's batches on ``num_examples`` samples before any is made. Raises TaskError."""
+        """Check the size of training batches, of ``num_examples`` samples in all, before any is made.
+
+        Raises TaskError.
+        """
         largest = min(batch_size, num_examples)
         if largest > self.max_batch_size:
-            what = f"the policy here allows {self.max_batch_size:,} samples in a batch, not {largest:,}"
-            raise TaskError(
-                f"{what}; use a smaller --batch-size, or let the node's owner set max_batch_size in its policy"
-            )
+            what = f"policy: batches of {largest:,} samples requested, at most {self.max_batch_size:,} allowed"
+            raise TaskError(f"{what}; use a smaller --batch-size, or raise max_batch_size in the node's policy")
 
     def _check_daily_limit(self, answer_ages: Mapping[str, float]) -> None:
         most = self.max_answers_per_day
         if most is not None and len(answer_ages) >= most:
-            oldest = sorted(answer_ages.values(), reverse=True)  # so many of them must be older than a day
+            oldest = sorted(answer_ages.values(), reverse=True)
+            # A new answer is allowed once fewer than ``most`` answers are younger than the period.
             wait = max(0.0, COUNTING_PERIOD.total_seconds() - oldest[len(answer_ages) - most])
-            what = f"the answers a day that the policy here allows, {most}, are used up"
+            what = f"policy: the limit of {most} answers a day is reached"
             raise RetryLater(f"{what}; the next one is allowed in {format_duration(wait)}", wait)
 
     def check_features(self, feature_release: FeatureRelease) -> None:
         """Check features before they are computed. Raises TaskError with the reason."""
         if not _matches_any(self.encodings, feature_release.encoding):
             allowed = ", ".join(self.encodings) or "none"
-            what = f"features encoded as {feature_release.encoding[:64]}; its key encodings: {allowed}"
-            raise TaskError(f"the policy here does not allow {what}")
+            what = f"policy: features encoded as {feature_release.encoding[:64]!r} are not allowed"
+            raise TaskError(f"{what}; encodings of the policy: {allowed}")
         if feature_release.label_epsilon is None and self.labels != "clear":
-            raise TaskError("the policy here lets no clear labels leave; its key labels: randomised")
-        for what, most, wanted in (
+            raise TaskError("policy: clear labels are not allowed; labels of the policy: randomised")
+        for what, most, requested in (
             ("epsilon", self.max_epsilon, feature_release.epsilon),
             ("label_epsilon", self.max_label_epsilon, feature_release.label_epsilon),
             ("delta", self.max_delta, feature_release.num_features * feature_release.delta),
         ):
-            if wanted is not None and wanted > most:
-                raise TaskError(f"the policy here allows {what} up to {most:g}, not {wanted:g}")
+            if requested is not None and requested > most:
+                raise TaskError(f"policy: {what} {requested:g} requested, at most {most:g} allowed")
         if self.min_samples > 1:
-            what = f"the policy here requires {self.min_samples} samples behind a number"
-            raise TaskError(f"{what}; a record of features is of one sample")
+            what = f"policy: each released value requires at least {self.min_samples} samples"
+            raise TaskError(f"{what}, a record of features has one")
 
     def check_result(
         self, result: TaskResult, feature_release: FeatureRelease | None = None, releases: ReleaseKind = "update"
     ) -> None:
-        """Check a result before it leaves, as a second defence; ``feature_release`` are what it holds.
+        """Check a result before it leaves, as a second defence.
 
-        Raises TaskError, also when the result holds what its task is not registered to release.
+        ``feature_release`` describes the features that the result contains; None if it contains no features. Raises
+        TaskError, also if the result contains data that its task is not registered to release.
         """
         if result.tensors and (releases == "metrics" or (releases == "features" and feature_release is None)):
-            raise TaskError(f"the task is registered to release {releases}, and its result holds other tensors")
+            raise TaskError(f"the task is registered to release {releases}, but its result contains other tensors")
         if feature_release is not None and releases != "features":
-            raise TaskError(f"the task is registered to release {releases}, and its result holds features")
+            raise TaskError(f"the task is registered to release {releases}, but its result contains features")
         if result.tensors and feature_release is None and not self.allow_updates:
-            raise TaskError("the policy here lets no plain tensors leave")
+            raise TaskError("policy: plain tensors in results are not allowed")
         behind = result.metrics.get("num_examples", result.num_examples)
         if self.min_samples > 1 and not (isinstance(behind, int) and behind >= self.min_samples):
-            raise TaskError(f"the policy here requires {self.min_samples} samples behind a number; there were {behind}")
+            what = f"policy: each released value requires at least {self.min_samples} samples"
+            raise TaskError(f"{what}, this result has {behind}")
 
     def allows_coordinator(self, coordinator: str) -> bool:
-        """Whether the coordinator of that id, which its certificate shows, may ask at all."""
+        """Return True if the policy accepts requests from ``coordinator``, the id in its certificate.
+
+        The id is empty without a certificate.
+        """
         return self.coordinators is None or (coordinator != "" and _matches_any(self.coordinators, coordinator))
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in a file. Raises UsageError."""
+    """Return the policy of a file. Raises UsageError if it cannot be read or is not valid."""
     try:
-        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Policy.model_validate(tomllib.loads(read_text(path, f"--policy {path}")))
     except OSError as error:
         raise UsageError(f"--policy {path}: {error.strerror or error}") from None
     except ValidationError as error:
         raise UsageError(f"--policy {path}: {describe_setting_error(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"--policy {path}: {error}") from None
 
 

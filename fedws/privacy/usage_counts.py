@@ -1,4 +1,4 @@
-"""What counts for the limits of an owner's policy, from the lines of the audit log."""
+"""The counts for the limits of an owner's policy, computed from the lines of the audit log."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -9,11 +9,11 @@ from fedws.privacy.feature_release import FeatureRelease
 from fedws.protocol.messages import Answer, TaskFailure
 
 CountedAs = Literal["", "request", "upload"]
-"""What a line counts as for a day's limit: nothing, a request of its own, or a part of the run's upload."""
+"""Category of a line for the daily limit: empty if it does not count, a request, or a part of the run's upload."""
 COUNTING_PERIOD = timedelta(days=1)
-"""Time for which an answer counts for a day's limit."""
+"""Time for which an answer counts for the daily limit."""
 _COUNTED_AS_BY_PAYLOAD: dict[str, CountedAs] = {"tensors": "request", "features": "upload"}
-"""What a line of an earlier version counts as, by its payload: such a line does not state it."""
+"""Category by payload for lines of an earlier version, which do not contain the category."""
 
 
 def classify_answer(
@@ -23,9 +23,9 @@ def classify_answer(
     *,
     samples_read: bool,
 ) -> CountedAs:
-    """Return what an answer counts as for a day's limit; ``samples_read`` is whether its task got samples.
+    """Return the category of an answer for the daily limit; ``samples_read`` is True if its task got samples.
 
-    A failure counts too, where it may depend on them. What a task that releases features does counts once a run.
+    A failure also counts if it may depend on samples. All answers of tasks that release features count once a run.
     """
     if isinstance(answer, TaskFailure):
         return "request" if samples_read else ""
@@ -37,31 +37,33 @@ def classify_answer(
 
 
 class SentUpload(NamedTuple):
-    """An upload whose features left."""
+    """An upload whose features left the node."""
 
     node: str
     dataset: str
-    """Name of the data set; empty in lines of earlier versions, which may be of any."""
+    """Name of the data set; empty for lines of earlier versions, and then it matches any data set."""
     peer: str
-    """Id in the coordinator's certificate; empty where none was shown, and then it may be any coordinator."""
+    """Id in the coordinator's certificate; empty without a certificate, and then it matches any coordinator."""
     upload_id: str
 
 
 class UsageCounts:
-    """What counts, of the lines that were added."""
+    """Counts over the lines that were added."""
 
     def __init__(self, *, track_recent: bool = False) -> None:
-        """Keep what counts for a day's limit only with ``track_recent``: where no limit is set, nothing bounds its
-        number."""
+        """Create empty counts, which include answers for the daily limit only with ``track_recent``.
+
+        Without a daily limit, the number of answers to keep would have no bound.
+        """
         self.track_recent = track_recent
-        self._latest_times: dict[tuple[str, str], str] = {}  # node and what counts once, and the newest time
+        self._latest_times: dict[tuple[str, str], str] = {}  # newest time by node and counting key
         self._uploads: set[SentUpload] = set()
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Take in a line of an audit log."""
+        """Count a line of an audit log."""
         now, time = datetime.now(UTC), _line_time(line)
-        if self.track_recent and time >= (now - 2 * COUNTING_PERIOD).isoformat() and (what := counting_key(line)):
-            key, latest = (str(line["node"]), what), (now + COUNTING_PERIOD).isoformat()
+        if self.track_recent and time >= (now - 2 * COUNTING_PERIOD).isoformat() and (counted := counting_key(line)):
+            key, latest = (str(line["node"]), counted), (now + COUNTING_PERIOD).isoformat()
             possible = [it for it in (time, self._latest_times.get(key, "")) if it and it <= latest]
             self._latest_times[key] = max(possible, default=time)
         if line.get("payload") == "features":
@@ -69,25 +71,25 @@ class UsageCounts:
             self._uploads.add(SentUpload(*known))
 
     def answer_ages(self, node: str, period: timedelta = COUNTING_PERIOD) -> dict[str, float]:
-        """Return what a node's lines of that time count as, over all runs: the age of each in seconds.
+        """Return the age in seconds of each answer of a node within ``period``, over all runs.
 
-        The keys are what counts once, see :func:`counting_key`; of several lines the newest gives the age. A line of
-        the future has age 0, since the clock was set back after it; further ahead than that time the clock was wrong,
-        and the line does not count until its time has come. Older lines are forgotten.
+        The keys are those of :func:`counting_key`. If several lines have the same key, the age is that of the newest.
+        A line with a time in the future has age 0, since the clock was set back after it. If the time is more than
+        ``period`` ahead, the clock was wrong then, and the line does not count yet. Older lines are dropped.
         """
         now = datetime.now(UTC)
         earliest, latest = (now - period).isoformat(), now + period
         self._latest_times = {key: time for key, time in self._latest_times.items() if time >= earliest}
         times = {
-            what: datetime.fromisoformat(time) for (whose, what), time in self._latest_times.items() if whose == node
+            key: datetime.fromisoformat(time) for (owner, key), time in self._latest_times.items() if owner == node
         }
-        return {what: max(0.0, (now - time).total_seconds()) for what, time in times.items() if time <= latest}
+        return {key: max(0.0, (now - time).total_seconds()) for key, time in times.items() if time <= latest}
 
     def sent_upload_ids(self, node: str, dataset: str, peer: str) -> set[str]:
-        """Return the ids of the uploads whose features left that node for that coordinator, over all time.
+        """Return the ids of all uploads whose features ever left a node for a coordinator.
 
-        Two coordinators are different only where a certificate proves both ids. What a line does not state may be
-        anything, so it counts.
+        Two coordinators are different only if certificates prove both ids. An upload also counts if its line does not
+        contain the data set or the coordinator.
         """
         return {
             found.upload_id
@@ -97,7 +99,7 @@ class UsageCounts:
 
 
 def _line_time(line: Mapping[str, Any]) -> str:
-    """Return when a line was written; now where a damaged line does not state a time, so that it counts."""
+    """Return the time of a line; a damaged line without a time counts as written now."""
     try:
         return datetime.fromisoformat(str(line.get("time"))).astimezone(UTC).isoformat(timespec="milliseconds")
     except ValueError:
@@ -105,7 +107,7 @@ def _line_time(line: Mapping[str, Any]) -> str:
 
 
 def counting_key(line: Mapping[str, Any]) -> str:
-    """Return what is the same in all lines that count once; empty for a line that does not count."""
+    """Return a key that is the same for all lines that count once together; empty if a line does not count."""
     counted_as = line.get("counted_as", _COUNTED_AS_BY_PAYLOAD.get(str(line.get("payload")), ""))
     if line.get("resent"):
         return ""
@@ -115,7 +117,7 @@ def counting_key(line: Mapping[str, Any]) -> str:
 
 
 def upload_key(upload_id: str) -> str:
-    """Return what the lines of that upload count as.
+    """Return the counting key of the lines of an upload.
 
     >>> upload_key("a5")
     'upload a5'

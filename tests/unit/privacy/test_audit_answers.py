@@ -43,7 +43,7 @@ def test_why_nothing_left_is_in_its_line_and_in_the_nodes_log(tmp_path: Path, ca
     node.execute(order("trains"))
     assert isinstance(refused, TaskFailure) and refused.reason
     assert [line["reason"] for line in read_lines(path) if line is not None] == [refused.reason, ""]
-    assert caplog.messages == [f"alice: will_not was refused: {refused.reason}"]
+    assert caplog.messages == [f"alice: task will_not refused: {refused.reason}"]
 
 
 def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tmp_path: Path) -> None:
@@ -52,7 +52,8 @@ def test_a_report_above_the_limit_does_not_leave_and_is_not_said_to_have_left(tm
     assert isinstance(node.execute(order("trains"), MessageLimits(size)), TaskResult)
     answer = node.execute(order("trains"), MessageLimits(size - 1, peer="the coordinator"))
     assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
-    assert answer.reason.startswith(f"the result has {size:,} bytes, and the coordinator accepts at most {size - 1:,}")
+    limit = f"the coordinator's limit of {size - 1:,} bytes"
+    assert answer.reason.startswith(f"the result has {size:,} bytes, which exceeds {limit}")
     assert [line["payload"] for line in read_lines(path) if line is not None] == ["tensors", "tensors", "reason"]
 
 
@@ -64,8 +65,8 @@ def test_where_it_cannot_be_written_nothing_leaves(tmp_path: Path, caplog: pytes
     head(path).mkdir()  # also for those who may write anything
     answer = node.execute(order("trains"))
     assert isinstance(answer, TaskFailure)
-    assert (answer.kind, answer.reason) == ("failed", "the audit log cannot be written, so nothing leaves")
-    assert "alice: the audit log cannot be written, so nothing leaves: " in caplog.text
+    assert (answer.kind, answer.reason) == ("failed", "cannot write the audit log, so no answer is sent")
+    assert "alice: cannot write the audit log, so no answer is sent: " in caplog.text
     head(path).rmdir()
     path.unlink()
     assert isinstance(node.execute(order("trains")), TaskFailure)

@@ -97,7 +97,7 @@ def test_several_that_write_it_at_once_make_one_chain(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "log", tmp_path):
-        with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be continued \(.+\); name another"):
+        with pytest.raises(UsageError, match=rf"^cannot append to audit log {path}: .+; choose another"):
             AuditLog(path)
 
 
@@ -205,7 +205,7 @@ def old_lines(number: int) -> bytes:
     return text
 
 
-OLD = r"its lines have the format of an older fedws; read it with that version"
+OLD = r"it was written by an older fedws; read it with that version"
 
 
 def test_a_log_of_an_earlier_version_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,10 +214,10 @@ def test_a_log_of_an_earlier_version_is_refused_by_name(tmp_path: Path, capsys: 
     path.write_bytes(text)
     end = {"lines": 3, "hash": json.loads(text.splitlines()[-1])["hash"], "size": len(text)}
     head(path).write_text(json.dumps(end).ljust(159) + "\n")
-    with pytest.raises(UsageError, match=rf"^the audit log {path} cannot be continued \({OLD}\); name another with --"):
+    with pytest.raises(UsageError, match=rf"^cannot append to audit log {path}: {OLD}; choose another with --"):
         AuditLog(path)
     for verify in (False, True):
-        with pytest.raises(UsageError, match=rf"^{path} cannot be read: {OLD}$"):
+        with pytest.raises(UsageError, match=rf"^cannot read {path}: {OLD}$"):
             command.main(argparse.Namespace(node=str(path), verify=verify))
     assert capsys.readouterr().out == ""
     assert path.read_bytes() == text

@@ -75,7 +75,7 @@ def test_what_features_spent_is_told_below_the_first_of_a_run(
 ) -> None:
     """And that a bound is missing, which differs from a record without features."""
     log, features = AuditLog(tmp_path / "log"), {"payload": "features", "task": "mistnet.upload"}
-    cost = "each of a record's 11 features leaves as floats, without noise, and epsilon 4 for its label; no bound"
+    cost = "each of a record's 11 features is sent as floats, without noise, and epsilon 4 for its label; no bound"
     log.append(entry(payload="metrics"))
     for number in (2, 3):
         log.append(entry(number, **features, privacy=cost))

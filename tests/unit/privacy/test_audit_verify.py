@@ -78,7 +78,7 @@ def test_a_line_that_was_edited_with_its_hash_is_found_by_the_next(
     line = {**json.loads(lines[number]), "task": "evaluate"}
     line["hash"] = audit_chain.line_hash(line)
     lines[number] = audit_chain.encode_line(line)
-    wanted = f"line {number + 2} does not follow the line before it" if number < 4 else "it does not end as alice.jsonl"
+    wanted = f"line {number + 2} does not follow the previous line" if number < 4 else "the last line does not have"
     assert put(lines)[0].startswith(wanted)
 
 
@@ -87,14 +87,14 @@ def test_a_line_that_was_removed_is_named(whole: tuple[bytes, bytes], put: Put, 
     lines = whole[0].splitlines(keepends=True)
     del lines[number]
     first, *_, last = put(lines)
-    assert first == f"line {number + 1} does not follow the line before it: one was removed, added or moved"
-    assert last == "1 missing at the end: alice.jsonl.head counts 5 lines"
+    assert first == f"line {number + 1} does not follow the previous line: a line was removed, added or moved"
+    assert last == "missing lines at the end: 1; alice.jsonl.head counts 5 lines"
 
 
 @pytest.mark.parametrize("left", range(5))
 def test_lines_missing_at_the_end_are_counted(whole: tuple[bytes, bytes], put: Put, left: int) -> None:
     lines = whole[0].splitlines(keepends=True)[:left]
-    assert put(lines) == [f"{5 - left} missing at the end: alice.jsonl.head counts 5 lines"]
+    assert put(lines) == [f"missing lines at the end: {5 - left}; alice.jsonl.head counts 5 lines"]
 
 
 def test_a_line_that_shows_a_reader_another_value_was_edited(whole: tuple[bytes, bytes], put: Put) -> None:
@@ -115,7 +115,7 @@ def test_lines_added_at_the_end_are_noticed_though_they_fit(tmp_path: Path) -> N
     end, found = verify_log(path)
     assert end.num_lines == 2
     assert found == [
-        "1 at the end that alice.jsonl.head does not count: added, or the node was killed as it wrote",
+        "uncounted lines at the end: 1; they were added, or the node was killed before it updated alice.jsonl.head",
     ]
 
 
@@ -141,7 +141,7 @@ def test_a_log_without_its_head_is_not_written_over(tmp_path: Path) -> None:
     before = path.read_bytes()
     head(path).unlink()
     assert problems(path) == ["alice.jsonl.head is missing"]
-    with pytest.raises(UsageError, match=r"cannot be continued \(alice\.jsonl\.head is missing\); name"):
+    with pytest.raises(UsageError, match=r"alice\.jsonl: alice\.jsonl\.head is missing; choose"):
         AuditLog(path)
     with pytest.raises(OSError, match="is missing"):
         kept.append(entry(6))
@@ -156,7 +156,7 @@ def test_a_log_that_was_cut_is_not_gone_on_with(removed: bool, tmp_path: Path) -
     kept = AuditLog(path)
     cut = b"" if removed else b"".join(path.read_bytes().splitlines(keepends=True)[:3])
     path.write_bytes(cut)
-    with pytest.raises(UsageError, match=r"lines are missing at its end\); name .*--audit-log, or move it away$"):
+    with pytest.raises(UsageError, match=r"lines are missing at its end; choose .*--audit-log, or move it$"):
         AuditLog(path)
     with pytest.raises(OSError, match="lines are missing"):
         kept.append(entry(6))

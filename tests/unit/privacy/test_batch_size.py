@@ -49,23 +49,23 @@ def test_a_batch_above_the_policys_bound_is_refused_before_a_sample_is_read(task
     data = Counted(1025)
     reason = refused(asked(task, "watched", weights(), batch_size=15_000), data=data)
     assert reason == (
-        "the policy here allows 1,024 samples in a batch, not 1,025; "
-        "use a smaller --batch-size, or let the node's owner set max_batch_size in its policy"
+        "policy: batches of 1,025 samples requested, at most 1,024 allowed; "
+        "use a smaller --batch-size, or raise max_batch_size in the node's policy"
     )
     assert max(data.read, default=0) <= 1 and MADE == [], "a node looks at one sample when it starts"
 
 
 def test_the_bound_is_the_owners_and_counts_what_a_batch_would_really_hold() -> None:
     order = asked("fedavg.fit", "watched", weights(), batch_size=2**40)
-    assert "allows 119 samples in a batch, not 120;" in refused(order, Policy(max_batch_size=119))
+    assert "batches of 120 samples requested, at most 119 allowed;" in refused(order, Policy(max_batch_size=119))
     assert isinstance(answered(order, Policy(max_batch_size=120)), TaskResult), "the node holds 120 samples"
     default = asked("fedavg.fit", "watched", weights())
-    assert "allows 31 samples in a batch, not 32;" in refused(default, Policy(max_batch_size=31))
+    assert "batches of 32 samples requested, at most 31 allowed;" in refused(default, Policy(max_batch_size=31))
 
 
 def test_adapting_an_extractor_has_the_same_bound() -> None:
     order = mistnet_requests.extraction(extractor_epochs=1, changes={"train_batch_size": 15_000})
-    assert "allows 119 samples in a batch, not 120;" in refused(
+    assert "batches of 120 samples requested, at most 119 allowed;" in refused(
         order, Policy(max_batch_size=119, tasks=("mistnet.fine_tune",))
     )
 

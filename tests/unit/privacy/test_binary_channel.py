@@ -42,7 +42,7 @@ def test_flips_have_the_papers_probability() -> None:
 
 @pytest.mark.parametrize("epsilon", [1e-10, 1e-300])
 def test_an_epsilon_that_is_too_small_to_be_drawn_is_said(epsilon: float) -> None:
-    with pytest.raises(ValueError, match="a bit that arrives would tell nothing: epsilon is too small"):
+    with pytest.raises(ValueError, match="epsilon is too small for 32 random bits: a received bit"):
         randomised_response(epsilon)
 
 

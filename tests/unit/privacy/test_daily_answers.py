@@ -73,5 +73,5 @@ def test_lines_of_the_future_count_from_now_for_a_day_and_the_newest_line_gives_
 
 
 def test_rounds_cannot_be_limited_where_nothing_is_written_down() -> None:
-    with pytest.raises(UsageError, match="max_answers_per_day of a policy is counted in the audit log"):
+    with pytest.raises(UsageError, match="max_answers_per_day of a policy requires an audit log"):
         worker(Policy(max_answers_per_day=3), Training())

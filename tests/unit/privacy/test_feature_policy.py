@@ -29,21 +29,25 @@ def test_by_default_noisy_bits_with_randomised_labels_may_leave(encoding: str) -
 @pytest.mark.parametrize(
     ("policy", "features", "reason"),
     [
-        (DEFAULT_POLICY, replace(NOISY, encoding="floats", epsilon=None), "does not allow features encoded as floats"),
+        (
+            DEFAULT_POLICY,
+            replace(NOISY, encoding="floats", epsilon=None),
+            "features encoded as 'floats' are not allowed",
+        ),
         (
             DEFAULT_POLICY,
             replace(NOISY, encoding="bits_without_noise", epsilon=None),
-            "does not allow features encoded as bits_without_noise",
+            "features encoded as 'bits_without_noise' are not allowed",
         ),
-        (DEFAULT_POLICY, replace(NOISY, encoding="b" * 10**6), "does not allow features encoded as bbb"),
-        (DEFAULT_POLICY, replace(NOISY, label_epsilon=None), "lets no clear labels leave"),
-        (Policy(encodings=()), NOISY, "does not allow features encoded as bits"),
-        (Policy(max_epsilon=1.0), NOISY, "allows epsilon up to 1, not 2"),
-        (Policy(max_label_epsilon=1.0), NOISY, "allows label_epsilon up to 1, not 4"),
-        (DEFAULT_POLICY, replace(NOISY, epsilon=700.0), "allows epsilon up to 8, not 700"),
-        (DEFAULT_POLICY, replace(NOISY, label_epsilon=700.0), "allows label_epsilon up to 8, not 700"),
-        (Policy(encodings=("*",)), replace(NOISY, delta=0.01), "allows delta up to 1e-05, not 1"),
-        (Policy(min_samples=2), NOISY, "requires 2 samples behind a number; a record of features is of one sample"),
+        (DEFAULT_POLICY, replace(NOISY, encoding="b" * 10**6), "features encoded as 'bbb"),
+        (DEFAULT_POLICY, replace(NOISY, label_epsilon=None), "clear labels are not allowed"),
+        (Policy(encodings=()), NOISY, "features encoded as 'bits' are not allowed"),
+        (Policy(max_epsilon=1.0), NOISY, "epsilon 2 requested, at most 1 allowed"),
+        (Policy(max_label_epsilon=1.0), NOISY, "label_epsilon 4 requested, at most 1 allowed"),
+        (DEFAULT_POLICY, replace(NOISY, epsilon=700.0), "policy: epsilon 700 requested, at most 8 allowed"),
+        (DEFAULT_POLICY, replace(NOISY, label_epsilon=700.0), "label_epsilon 700 requested, at most 8 allowed"),
+        (Policy(encodings=("*",)), replace(NOISY, delta=0.01), "delta 1 requested, at most 1e-05 allowed"),
+        (Policy(min_samples=2), NOISY, "requires at least 2 samples, a record of features has one"),
     ],
 )
 def test_features_that_the_owner_does_not_allow_are_refused(
@@ -93,9 +97,9 @@ def test_features_leave_where_updates_may_not_and_count_once_a_run(tmp_path: Pat
     assert [ask("first", number) for number in (1, 2, 3)] == 3 * ["sent"]
     assert (
         ask("first", 4, "floats")
-        == "the policy here does not allow features encoded as floats; its key encodings: bits, sue, oue"
+        == "policy: features encoded as 'floats' are not allowed; encodings of the policy: bits, sue, oue"
     )
     assert ask("second", 1) == "sent"
-    assert "are used up; the next one is allowed in" in ask("third", 1)
+    assert "is reached; the next one is allowed in" in ask("third", 1)
     left = [(line["payload"], line["epsilon"]) for line in read_lines(path) if line]
     assert left == [*3 * [("features", 204.0)], ("reason", None), ("features", 204.0), ("reason", None)]

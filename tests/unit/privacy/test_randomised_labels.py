@@ -62,7 +62,7 @@ def test_an_epsilon_without_bounds_still_may_change_a_label() -> None:
 
 
 def test_an_epsilon_that_is_too_small_to_be_drawn_is_said() -> None:
-    with pytest.raises(UsageError, match="label epsilon 1e-12 is too small: a label would tell nothing"):
+    with pytest.raises(UsageError, match="label epsilon 1e-12 is too small: a label would carry no information"):
         randomise_labels(torch.tensor([1]), 10, 1e-12, SecureRandom())
 
 

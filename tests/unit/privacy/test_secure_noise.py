@@ -103,7 +103,7 @@ def test_a_chance_is_rounded_up_and_never_0(chance: float) -> None:
 
 @pytest.mark.parametrize("chance", [-1e-9, 1.1, math.nan, math.inf])
 def test_what_is_no_probability_is_refused(chance: float) -> None:
-    with pytest.raises(ValueError, match="is no probability"):
+    with pytest.raises(ValueError, match="is not a valid probability"):
         representable_probability(chance)
 
 

@@ -21,7 +21,7 @@ def test_a_refusal_is_an_answer_with_its_reason_and_nothing_is_computed(policy: 
     answer = worker(policy, task).execute(order())
     assert isinstance(answer, TaskFailure)
     assert (answer.kind, answer.request_id, answer.round) == ("refused", "1/alice", 1)
-    assert answer.reason.startswith("the policy here ")
+    assert answer.reason.startswith("policy: ")
     assert task.times == 0
 
 
@@ -32,13 +32,13 @@ def test_what_a_task_would_send_is_held_against_it_too() -> None:
         node = Worker("alice", "points", Points(), tasks={"peek": task}, policy=policy)
         answer = node.execute(order("peek"))
         assert isinstance(answer, TaskFailure) and (answer.kind, answer.code) == ("refused", "permanent")
-        assert answer.reason == "the task is registered to release metrics, and its result holds other tensors"
+        assert answer.reason == "the task is registered to release metrics, but its result contains other tensors"
     assert task.times == 2
 
 
 def test_a_task_that_releases_updates_is_refused_before_it_computes_whatever_it_is_called() -> None:
     """``fedsgd.gradient`` trained before it was refused, since its name does not end with ``.fit``."""
-    reason = "the policy here lets no model updates leave"
+    reason = "policy: model updates are not allowed"
     task = Training()
     mapped = Worker("alice", "points", Points(), tasks={"peek": task}, policy=Policy(allow_updates=False))
     assert mapped.execute(order("peek")).reason == reason and task.times == 0  # type: ignore[union-attr]
@@ -56,5 +56,5 @@ def test_every_task_that_ships_is_registered_with_what_it_releases() -> None:
     assert not {name for name, its in traits.items() if its.releases == "metrics"}
     assert {name for name, its in traits.items() if its.explicit} == {"mistnet.fine_tune"}
     assert all(issubclass(its.settings, Settings) for its in traits.values() if its.releases == "update")
-    with pytest.raises(UsageError, match=r"^register\('task', 'odd.task'\): a task needs releases=: one of update, "):
+    with pytest.raises(UsageError, match=r"^register\('task', 'odd.task'\): a task requires releases=; choose from "):
         registry.register("task", "odd.task")
