@@ -1,4 +1,4 @@
-"""Protocols of tasks and losses."""
+"""The protocols of tasks and losses."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 
 class Task(Protocol):
-    """The worker's half: carries out one request on this worker's data. Raises TaskError when it cannot."""
+    """The worker's half of an algorithm, which carries out one request on the worker's data."""
 
     def __call__(self, request: TaskRequest, context: "TaskContext", /) -> TaskResult:
-        """Carry out ``request``."""
+        """Carry out ``request`` and return its result. Raises TaskError if that is not possible."""
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Mean loss of a batch: ``(outputs, targets) -> scalar``. Factory ``(*, options)``, registered as ``loss``."""
+"""Function ``(outputs, targets) -> scalar`` that returns the mean loss of a batch.
+
+Its factory has the signature ``(*, options)`` and is registered as ``loss``.
+"""

@@ -1,4 +1,4 @@
-"""The order of samples in a training, and which of them make a batch."""
+"""The order of samples in local training, and their division into batches."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,11 +22,11 @@ _BATCH_NORM_TYPES = (
 )
 
 _SINGLE_SAMPLE_ERROR = "Expected more than 1 value per channel"
-"""Beginning of torch's own error for a batch norm; any other may depend on the data."""
+"""First words of torch's error for a batch norm; the text of any other error may depend on the data."""
 
 
 def count_batches(num_examples: int, batch_size: int, *, drop_last: bool = False) -> int:
-    """Return the number of batches of ``batch_size`` in an epoch, before any are joined.
+    """Return the number of batches of ``batch_size`` in an epoch, before batches are joined.
 
     >>> count_batches(5, 2), count_batches(5, 2, drop_last=True)
     (3, 2)
@@ -37,10 +37,10 @@ def count_batches(num_examples: int, batch_size: int, *, drop_last: bool = False
 def split_into_batches(
     indices: torch.Tensor, batch_size: int, *, join_last: bool = False, drop_last: bool = False
 ) -> list[torch.Tensor]:
-    """Return the indices of each batch: ``batch_size`` at a time in the given order; the last batch may be shorter.
+    """Return the indices of each batch: ``batch_size`` at a time in the given order.
 
-    With ``drop_last`` a shorter last batch is left out. With ``join_last`` a last batch of one sample is joined to the
-    batch before.
+    The last batch may be shorter; ``drop_last`` omits such a batch. ``join_last`` appends a last batch of one sample to
+    the batch before.
 
     >>> [group.tolist() for group in split_into_batches(torch.arange(5), 2, join_last=True)]
     [[0, 1], [2, 3, 4]]
@@ -55,18 +55,18 @@ def split_into_batches(
 def iter_shuffled_batches(
     context: TaskContext, settings: TrainSettings, generator: torch.Generator, *, join_last: bool
 ) -> Iterator[Batch]:
-    """Yield the batches of a training, in the order that ``generator`` draws.
+    """Yield the batches of a local training, in the order that ``generator`` draws.
 
-    A sample that is joined to a batch counts as a batch of its own, so that joining does not change which samples are
-    used. Raises TaskError for a node that does not hold enough samples, TaskCancelled when it is cancelled.
+    A sample that is joined to another batch still counts as a separate batch, so joining does not change which samples
+    are used. Raises TaskError if the node does not have enough samples, and TaskCancelled if the task is cancelled.
     """
     num_examples, batch_size, batches_left = context.num_examples, settings.batch_size, settings.max_local_batches
     if not num_examples:
-        raise TaskError(f"{context.node} holds no samples")
+        raise TaskError(f"{context.node} has no samples")
     if settings.drop_last and num_examples < batch_size:
-        problem = f"{context.node} holds {num_examples} samples, less than one batch of {batch_size}"
-        solution = "use a smaller --batch-size, or train without --drop-last"
-        raise TaskError(f"{problem}, and --drop-last leaves them out; {solution}")
+        problem = f"{context.node} has {num_examples} samples, less than one batch of {batch_size}"
+        solution = "use a smaller --batch-size, or remove --drop-last"
+        raise TaskError(f"{problem}, and --drop-last omits them; {solution}")
     for _ in range(settings.epochs):
         if not batches_left:
             return
@@ -80,14 +80,19 @@ def iter_shuffled_batches(
 
 
 def trains_batch_norm(module: nn.Module) -> bool:
-    """Return whether a batch norm of ``module`` is in training mode, so that a batch of one sample has no variance."""
+    """Return True if a batch norm of ``module`` is in training mode, which needs the variance of a batch.
+
+    A batch of one sample has no variance.
+    """
     return any(isinstance(inner, _BATCH_NORM_TYPES) and inner.training for inner in module.modules())
 
 
 @contextlib.contextmanager
 def explain_batch_norm_error(num_examples: int, node: str, *, has_batch_norm: bool) -> Iterator[None]:
-    """Raise RequestError where a batch norm fails on a batch of one; ``has_batch_norm`` is what
-    :func:`trains_batch_norm` gave."""
+    """Raise RequestError if a batch norm fails in the block on a batch of one sample.
+
+    ``has_batch_norm`` is the return value of :func:`trains_batch_norm`.
+    """
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Scoring on the data of one node."""
+"""The evaluation of a model on the data of one node."""
 
 import threading
 from collections.abc import Callable
@@ -19,31 +19,34 @@ from fedws.training.objective import Objective
 from fedws.training.task_context import TaskContext
 
 Observer = Callable[[Any, Any], None]
-"""Called with the outputs and targets of a batch: a metric of one's own."""
+"""Callback with the outputs and targets of a batch, such as a custom metric."""
 _SEED = 0
-"""Every score begins with the same random state, so that scores can be compared."""
+"""Seed of every evaluation; the random state is the same for all, so that their results can be compared."""
 
 
 def evaluate(
     module: torch.nn.Module, context: TaskContext, settings: EvalSettings, on_batch: Observer | None = None
 ) -> EvalResult:
-    """Score ``module`` on all of the node's data. Raises TaskError for an unknown loss, and TaskCancelled.
+    """Evaluate ``module`` on all of the node's data.
 
-    ``loss`` is the mean over samples, whatever the batch size. Outputs of shape [n, classes] with integer targets of
-    shape [n] are a classifier's: the class of the largest output is the prediction. ``context.threads`` threads take
-    batches in turn, which needs no barrier between them as torch's own threads do; sums are in the batches' order.
-    ``on_batch`` is called with the outputs and targets of every batch, one batch at a time and in any order.
-    :class:`fedws.training.objective.Objective` describes the loss. A data set that draws at random always draws the
-    same.
+    The ``loss`` of the result is the mean over samples and does not depend on the batch size.
+    :class:`fedws.training.objective.Objective` describes the loss. Outputs of shape [n, classes] with integer targets
+    of shape [n] are those of a classifier, and the prediction is the class of the largest output.
+
+    ``context.threads`` threads take batches in turn. Unlike torch's own threads, they need no barrier. Sums are in the
+    order of the batches. ``on_batch`` is called with the outputs and targets of every batch, one batch at a time and in
+    any order. A data set that draws at random makes the same draws in every evaluation.
+
+    Raises TaskError for an unknown loss or a node without samples, and TaskCancelled.
     """
     objective = Objective(module.eval(), context, settings)
     if not context.num_examples:
-        raise TaskError(f"{context.node} holds no samples")
+        raise TaskError(f"{context.node} has no samples")
     source = enumerate(
         iter_batches(context.data, split_into_batches(torch.arange(len(context.data)), settings.batch_size))
     )
     lock = threading.Lock()
-    # Seeded blocks take turns: without need, a score would wait for the workers that train in this process.
+    # Seeded blocks exclude each other. An evaluation with one would wait for the workers that train in this process.
     drawing = nullcontext if is_deterministic(context.data) else seed_generators
     done: dict[int, tuple[torch.Tensor, int, torch.Tensor | None]] = {}
     read: list[bool] = []
@@ -51,7 +54,7 @@ def evaluate(
     @torch.inference_mode()
     def drain() -> None:
         while True:
-            with lock, drawing(_SEED + len(read)):  # a user's data set need not bear several readers
+            with lock, drawing(_SEED + len(read)):  # a data set may not support concurrent readers
                 found = next(source, None)
                 read.append(found is not None)
             if found is None:
@@ -81,7 +84,10 @@ def evaluate(
 
 
 def _count_predictions(outputs: Any, targets: Any) -> torch.Tensor | None:
-    """Correct predictions, then predictions of each class, int64 [1 + classes]; None for outputs of no classifier."""
+    """Return the number of correct predictions, then the number of predictions of each class, int64 [1 + classes].
+
+    Return None if the outputs are not those of a classifier.
+    """
     if not batch_labels.count_output_classes(outputs, targets):
         return None
     predicted = outputs.argmax(dim=1)

@@ -1,4 +1,4 @@
-"""Training on the data of one node."""
+"""The training of a model on the data of one node."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,14 @@ from fedws.training.task_context import TaskContext, build_task_piece
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a local training did."""
+    """The result of a local training."""
 
     loss: float
-    """Mean training loss over the samples used."""
+    """Mean training loss over the samples that were used."""
     num_examples: int
+    """Number of samples that were used, over all epochs."""
     device: str
+    """Type of the torch device, such as ``cpu``."""
 
 
 def train(
@@ -29,13 +31,14 @@ def train(
     seed: int,
     penalty: Callable[[torch.nn.Module], torch.Tensor] | None = None,
 ) -> TrainResult:
-    """Train ``module`` in place on the node's data: ``epochs`` shuffled epochs, at most ``max_local_batches`` batches
-    in all.
+    """Train ``module`` in place on the node's data.
 
-    ``penalty(module)``, a scalar, is added to each batch's loss. The order of samples is ``torch.randperm`` of a
-    generator seeded with ``seed``, one draw an epoch. :class:`fedws.training.objective.Objective` describes the loss. A
-    last batch of one sample is joined to the batch before if a batch norm trains. Raises TaskError for an unknown loss
-    or optimizer, TaskCancelled when it is cancelled.
+    The training lasts ``epochs`` shuffled epochs, but at most ``max_local_batches`` batches. The order of samples is
+    ``torch.randperm`` of a generator seeded with ``seed``, with one draw an epoch. A last batch of one sample is joined
+    to the batch before if a batch norm is in training mode.
+
+    :class:`fedws.training.objective.Objective` describes the loss. ``penalty(module)``, a scalar, is added to the loss
+    of each batch. Raises TaskError for an unknown loss or optimizer, and TaskCancelled if the task is cancelled.
     """
     objective = Objective(module.train(), context, settings)
     optimizer: torch.optim.Optimizer = build_task_piece(
@@ -57,9 +60,10 @@ def train(
 
 
 def compute_gradient(module: torch.nn.Module, context: TaskContext, settings: TrainSettings, seed: int) -> TrainResult:
-    """Leave in ``module`` the gradient of the mean loss over the samples that :func:`train` would have used.
+    """Compute the gradient of the mean loss over the samples that :func:`train` would use.
 
-    Raises as :func:`train`.
+    The gradient is stored in the parameters of ``module``. Raises TaskError for an unknown loss, and TaskCancelled if
+    the task is cancelled.
     """
     objective = Objective(module.train(), context, settings)
     total, num_examples = torch.zeros((), dtype=torch.float64), 0

@@ -1,4 +1,4 @@
-"""Builds registered models: with fresh weights, or as outlines on torch's device ``meta``, without memory."""
+"""Construction of registered models, with fresh weights or as outlines on torch's device ``meta`` without memory."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from fedws.protocol import sendable_model
 
 
 def build_model(spec: str, seed: int) -> torch.nn.Module:
-    """A registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
+    """Return a registered model with fresh weights drawn from ``seed``. Raises UnknownName or UsageError."""
     with seed_generators(seed):
         return sendable_model.require_module(spec, registry.build_piece("model", spec))
 
@@ -20,13 +20,13 @@ def build_model(spec: str, seed: int) -> torch.nn.Module:
 def build_outline(spec: str) -> torch.nn.Module:
     """Return a registered model on the device ``meta``, where tensors have no values and take no memory.
 
-    A factory of the user's own that fails there, as one that reads a value, is called again as usual, and the result
-    has values. Raises as :func:`fedws.training.model_building.build_model`.
+    A custom factory may fail on ``meta``, for example if it reads a value. It is then called again on the CPU, and the
+    returned model has values. Raises UnknownName or UsageError.
     """
     try:
-        # Seeded blocks take turns, which the filters of warnings need: they are one list per process.
+        # The warning filters are shared by the process. Seeded blocks exclude each other, so no other block sees them.
         with seed_generators(0), warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")  # weights that a factory loads have no effect there
+            warnings.simplefilter("ignore")  # torch warns that loading weights into meta tensors has no effect
             return build_model(spec, seed=0)
     except FedwsError:
         if registry.is_shipped("model", spec):
@@ -46,10 +46,10 @@ def count_elements(module: torch.nn.Module) -> int:
 def build_complete_model(spec: str) -> torch.nn.Module:
     """Return a registered model with values, after :func:`build_outline` was called for it.
 
-    Raises PieceFailed for a factory that keeps tensors from one call to the next: some may be of the device ``meta``.
+    Raises PieceFailed if the factory reuses tensors of an earlier call, since they may be on the device ``meta``.
     """
     module = build_model(spec, seed=0)
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-        why = "its factory kept tensors of an earlier call, on the device meta"
-        raise PieceFailed(f"model {spec}: {why}; create what it keeps inside 'with torch.device(\"cpu\")'")
+        why = "its factory reused tensors of an earlier call, on the device meta"
+        raise PieceFailed(f"model {spec}: {why}; create the tensors that it keeps inside 'with torch.device(\"cpu\")'")
     return module

@@ -1,14 +1,14 @@
-"""How a model is called with a batch's inputs.
+"""The rules by which a model is called with the inputs of a batch.
 
-A tensor is the model's one argument. So are a dict and a tuple, unless the signature of the model's ``forward`` fits
-their items:
+A tensor is the single argument of the model. A dict or tuple is also a single argument, unless its items match the
+signature of the model's ``forward``:
 
-- a dict goes in as keyword arguments, ``module(**inputs)``, if ``forward`` has a parameter for each key and no other
-  one that is required. That is how Hugging Face's models take what a tokenizer gives.
-- a tuple or list goes in as positional arguments, ``module(*inputs)``, if ``forward`` takes that many arguments and
-  more than one of its parameters is required, or none is.
+- A dict is passed as keyword arguments, ``module(**inputs)``, if ``forward`` has a parameter for each key and no other
+  required parameter. Hugging Face models accept the output of a tokenizer like this.
+- A tuple or list is passed as positional arguments, ``module(*inputs)``, if ``forward`` accepts that many arguments. In
+  addition, either no parameter or more than one must be required.
 
-So ``forward(self, x)`` always gets the dict or tuple itself.
+As a result, ``forward(self, x)`` always gets the dict or tuple itself.
 """
 
 import inspect
@@ -25,13 +25,13 @@ _KEYWORD_KINDS = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 class ModelCaller:
-    """Calls a model the way its ``forward`` takes the inputs; see this module's text."""
+    """A callable that passes inputs to a model in the form that ``forward`` accepts, by the rules of this module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
 
     def __call__(self, inputs: Any) -> Any:
-        """Return the outputs of the model."""
+        """Return the outputs of the model for ``inputs``."""
         if isinstance(inputs, AbstractMapping) and self._takes_keywords(inputs.keys()):
             return self._module(**inputs)
         if isinstance(inputs, tuple | list) and self._takes_positional(len(inputs)):

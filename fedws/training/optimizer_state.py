@@ -1,15 +1,15 @@
-"""What an optimizer remembers from step to step (momenta, moments), as tensors with names, and back."""
+"""Conversion between the state of an optimizer, such as momenta and moments, and tensors with names."""
 
 import torch
 
 from fedws.core.tensors import Tensors
 
 STATE_PREFIX = "optimizer:"
-"""What the names begin with, which no model's do."""
+"""Prefix of the names of these tensors; no tensor name of a model has it."""
 
 
 def get_state_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """Everything that it remembers, by the number of the parameter and the optimizer's own name for it."""
+    """Return the state tensors of ``optimizer``, named by the parameter's number and the optimizer's key."""
     return {
         f"{STATE_PREFIX}{number}:{key}": value
         for number, parameter in enumerate(_list_parameters(optimizer))
@@ -19,13 +19,16 @@ def get_state_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_state_tensors(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Give it what :func:`get_state_tensors` gave of one with the same parameters; other names are passed over."""
+    """Load tensors that :func:`get_state_tensors` returned for an optimizer with the same parameters.
+
+    Tensors with other names are ignored.
+    """
     parameters = _list_parameters(optimizer)
     for name, tensor in tensors.items():
         if name.startswith(STATE_PREFIX):
             number, key = name.removeprefix(STATE_PREFIX).split(":")
             parameter = parameters[int(number)]
-            # a count of steps has no dimensions, and stays on the CPU
+            # Step counts have no dimensions, and torch keeps them on the CPU.
             optimizer.state[parameter][key] = tensor.to(parameter.device if tensor.dim() else "cpu", copy=True)
 
 

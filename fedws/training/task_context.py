@@ -1,4 +1,4 @@
-"""What a task may use on its node."""
+"""The context of a task: everything that the task may use on its node."""
 
 import threading
 from collections.abc import Callable
@@ -27,7 +27,10 @@ Resource = TypeVar("Resource")
 
 
 class _DataField:
-    """Descriptor of ``data``, which sets ``read`` when it is read: from then on an error may depend on the samples."""
+    """A descriptor of ``data``, which sets ``data_accessed`` when a task reads ``data``.
+
+    From then on, the text of an error may depend on the samples.
+    """
 
     @overload
     def __get__(self, context: None, owner: object) -> "_DataField": ...
@@ -48,54 +51,65 @@ class _DataField:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task may use on its node."""
+    """The data, policy, state and folder that a task may use on its node."""
 
     node: str
+    """Id of the node."""
     dataset: str
-    """The name under which this node's data set is registered."""
+    """Name under which the node's data set is registered."""
     data: _DataField = _DataField()
-    """The node's samples. Once a task has got them, the coordinator gets the text of no error but RequestError."""
+    """Samples of the node. Once a task reads them, the coordinator gets only the text of a RequestError."""
     stop: threading.Event = field(default_factory=threading.Event)
+    """Event that cancels the task; tasks use :meth:`raise_if_cancelled`."""
     threads: int = 1
-    """How many threads may score batches at once."""
+    """Maximum number of threads that evaluate batches at the same time."""
     client_state: ClientState = field(default_factory=ClientState)
-    """What tasks have kept of this run; they use :meth:`load_state` and :meth:`save_state`."""
+    """State that tasks keep during this run; tasks use :meth:`load_state` and :meth:`save_state`."""
     state_dir: Path | None = None
-    """Folder for what tasks keep on the disk from run to run, each in a subfolder of its own; None for none."""
+    """Folder for data that tasks keep on the disk over several runs; None if the node has no such folder.
+
+    Each resource has its own subfolder.
+    """
     resources: dict[str, tuple[Callable[[Path | None], object], object]] = field(default_factory=dict)
-    """What tasks keep open between requests, by name, with its factory; they use :meth:`open_resource`."""
+    """Resources that tasks keep open between requests, with their factories, by name.
+
+    Tasks use :meth:`open_resource`.
+    """
     policy: Policy = field(default_factory=Policy)
+    """Policy of the node's owner."""
     pending_releases: dict[str, tuple[FeatureRelease, Callable[[], None]]] = field(default_factory=dict)
-    """What features the answer to a request holds, by the request's id; tasks use :meth:`declare_release`."""
+    """Features that the answer to a request contains, by the request's id; tasks use :meth:`declare_release`."""
     warnings: list[str] = field(default_factory=list)
-    """Codes of the warnings that the next result carries, see :mod:`fedws.training.task_warnings`; tasks use
-    :meth:`warn`."""
+    """Codes of the warnings for the next result, see :mod:`fedws.training.task_warnings`; tasks use :meth:`warn`."""
     data_accessed: threading.Event = field(default_factory=threading.Event)
-    """Set once a task gets the samples, or what it kept of them, for the request that it carries out."""
+    """Event that is set when a task reads the samples, or state computed from them, for its current request."""
 
     @property
     def num_examples(self) -> int:
-        """Number of samples, which ``welcome`` states."""
+        """Number of samples of the node, which it also sends in ``welcome``."""
         return len(self.__dict__["data"])
 
     def parse_settings(self, request: TaskRequest, settings_type: type[Settings]) -> Settings:
-        """The request's settings, checked. Raises TaskError."""
+        """Return the settings of ``request`` as a ``settings_type``.
+
+        Raises TaskError if they are not valid, name another data set, or exceed the batch size of the policy.
+        """
         try:
             settings = settings_type.model_validate(request.settings)
         except ValidationError as error:
             raise TaskError(f"settings: {describe_setting_error(error)}") from None
         dataset = getattr(settings, "dataset", self.dataset)
         if dataset != self.dataset:
-            raise TaskError(f"{self.node} holds {self.dataset}, not {dataset}")
+            raise TaskError(f"{self.node} has data set {self.dataset!r}, not {dataset!r}")
         for size in list_batch_sizes(settings):
             self.policy.check_batch_size(size, self.num_examples)
         return settings
 
     def build_outline(self, spec: str) -> torch.nn.Module:
-        """Return the registered model of that name without values, see
-        :func:`fedws.training.model_building.build_outline`.
+        """Return the registered model of ``spec`` without values.
 
-        Raises TaskError, also for one with more parameters than the policy allows.
+        See :func:`fedws.training.model_building.build_outline`. Raises TaskError, also if the model has more parameters
+        than the policy allows.
         """
         with registry.raise_as_task_error():
             found = build_outline(spec)
@@ -103,22 +117,23 @@ class TaskContext:
         return found
 
     def build_model(self, spec: str, tensors: Tensors) -> torch.nn.Module:
-        """Return the registered model of that name, on the CPU, with a copy of ``tensors``. Raises TaskError.
+        """Return the registered model of ``spec``, on the CPU, with a copy of ``tensors``.
 
-        It is built only when names, dtypes and shapes of ``tensors`` are its own.
+        The model is built only if the names, dtypes and shapes of ``tensors`` match those of the model. Raises
+        TaskError.
         """
         problem = find_mismatch(tensors, self.build_outline(spec).state_dict())
         if problem:
-            raise TaskError(f"model {spec} is another one on {self.node}: {problem}")
+            raise TaskError(f"model {spec!r} differs on {self.node}: {problem}")
         with registry.raise_as_task_error():
-            module = build_complete_model(
-                spec
-            )  # its own weights are for nothing, but drawing them is seen by other nodes
+            # The weights drawn here are replaced. They are drawn in a seeded block, so that the draw does not change
+            # the randomness of other nodes in this process.
+            module = build_complete_model(spec)
         module.load_state_dict(dict(tensors))
         return module
 
     def build_eval_model(self, settings: EvalSettings, tensors: Tensors) -> torch.nn.Module:
-        """Return the model to score, in the wrapper that the settings name. Raises TaskError."""
+        """Return the model to evaluate, in the wrapper that the settings name. Raises TaskError."""
         module = self.build_model(settings.model, tensors)
         if not settings.wrapper:
             return module
@@ -129,10 +144,9 @@ class TaskContext:
         return wrapped
 
     def load_state(self, request: TaskRequest) -> Tensors | None:
-        """The state that ``request`` starts from, as kept when the request of round ``request.state_round`` was
-        answered.
+        """Return the state that was saved for round ``request.state_round``, from which ``request`` starts.
 
-        None when it starts from none. Raises TaskError when the state is not here any more.
+        Return None if the request starts without a state. Raises TaskError if the state is lost.
         """
         found = self.client_state.load_state(request)
         if found is not None:
@@ -140,41 +154,49 @@ class TaskContext:
         return found
 
     def raise_if_cancelled(self) -> None:
-        """Raise TaskCancelled once the link is gone or the node ends; long tasks call it between batches."""
+        """Raise TaskCancelled if the link is lost or the node ends.
+
+        Long tasks call this method between batches.
+        """
         if self.stop.is_set():
-            raise TaskCancelled("told to stop")
+            raise TaskCancelled("task cancelled")
 
     def open_resource(self, name: str, factory: Callable[[Path | None], Resource]) -> Resource:
-        """Return what ``factory`` made of the subfolder ``name`` of :attr:`state_dir` when this was first called.
+        """Return the resource ``name``, which the first call creates with ``factory``.
 
-        No other resource uses that subfolder. Raises ValueError if another factory made the resource ``name``.
+        The argument of ``factory`` is the subfolder ``name`` of :attr:`state_dir`, or None without a folder. No other
+        resource uses that subfolder. Raises ValueError if another factory created the resource.
         """
         if name not in self.resources:
             self.resources[name] = factory, factory(None if self.state_dir is None else self.state_dir / name)
-        maker, resource = self.resources[name]
-        if maker != factory:
-            raise ValueError(f"another factory made the resource {name!r}: {maker!r}; choose another name")
+        creator, resource = self.resources[name]
+        if creator != factory:
+            raise ValueError(f"another factory created the resource {name!r}: {creator!r}; choose another name")
         return cast(Resource, resource)
 
     def save_state(self, request: TaskRequest, tensors: Tensors) -> None:
-        """Keep ``tensors`` as this node's state after ``request``; a task with state does so before each result."""
+        """Save ``tensors`` as the node's state after ``request``; a task with state calls this before each result."""
         self.client_state.save_state(request, tensors)
 
     def declare_release(self, request: TaskRequest, release: FeatureRelease, on_sent: Callable[[], None]) -> None:
-        """Say that the answer to ``request`` will hold features, before they are computed; ``on_sent``, when it leaves.
+        """Declare, before features are computed, that the answer to ``request`` will contain them.
 
-        Raises TaskError with the reason when the node's owner does not allow them.
+        ``on_sent`` is called when the answer leaves. Raises TaskError with the reason if the policy does not allow the
+        features.
         """
         self.policy.check_features(release)
         self.pending_releases[request.request_id] = release, on_sent
 
     def warn(self, code: str) -> None:
-        """Let the next result carry the warning of that code."""
+        """Add the warning ``code`` to the next result."""
         if code not in self.warnings:
             self.warnings.append(code)
 
     def build_result(self, request: TaskRequest, metrics: Json, tensors: Tensors | None = None) -> TaskResult:
-        """The good answer to ``request``, from this node and its samples; it takes the warnings with it."""
+        """Return the result for ``request``, with the node's id and number of samples.
+
+        Pending warnings move into its metrics.
+        """
         if self.warnings:
             metrics = {**metrics, "warnings": list(self.warnings)}
             self.warnings.clear()
@@ -189,6 +211,6 @@ class TaskContext:
 
 
 def build_task_piece(kind: str, spec: str, *args: Any) -> Any:
-    """Return what :func:`fedws.core.registry.build_piece` makes. Raises TaskError."""
+    """Return the piece that :func:`fedws.core.registry.build_piece` builds. Raises TaskError."""
     with registry.raise_as_task_error():
         return registry.build_piece(kind, spec, *args)

@@ -1,1 +1,1 @@
-"""Losses, one a file."""
+"""Losses, each in its own file."""

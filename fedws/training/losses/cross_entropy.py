@@ -1,4 +1,4 @@
-"""Cross entropy, for models that give scores of classes (logits)."""
+"""Cross entropy, for models that return logits."""
 
 from torch.nn import functional
 
@@ -8,8 +8,9 @@ from fedws.training.base import Loss
 
 @register("loss", "cross_entropy")
 def cross_entropy() -> Loss:
-    """Mean of ``-log softmax(outputs[i])[targets[i]]``; outputs are scores [n, classes], targets int64 [n].
+    """Return the loss whose value is the mean of ``-log softmax(outputs[i])[targets[i]]``.
 
-    On log-probabilities, which softmax leaves as they are, it equals ``nll``.
+    Outputs are logits [n, classes], targets int64 [n]. On log-probabilities, which log softmax does not change, the
+    loss equals ``nll``.
     """
     return functional.cross_entropy

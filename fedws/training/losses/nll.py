@@ -8,5 +8,8 @@ from fedws.training.base import Loss
 
 @register("loss", "nll")
 def nll() -> Loss:
-    """Mean of ``-outputs[i, targets[i]]``; outputs are log-probabilities [n, classes], targets int64 [n]."""
+    """Return the loss whose value is the mean of ``-outputs[i, targets[i]]``.
+
+    Outputs are log-probabilities [n, classes], targets int64 [n].
+    """
     return functional.nll_loss

@@ -1,1 +1,1 @@
-"""Optimizers, one a file."""
+"""Optimizers, each in its own file."""

@@ -18,7 +18,11 @@ def adam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Adam; its moments start at zero with every request, since an optimizer lives as long as one local training."""
+    """Return an Adam optimizer.
+
+    Its moments start at zero with every request, since an optimizer exists for one local training only. Raises
+    UsageError if an option is out of range.
+    """
     try:
         return torch.optim.Adam(parameters, lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay)
     except ValueError as error:

@@ -16,5 +16,8 @@ def sgd(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
-    """Plain SGD, as the demo uses, unless momentum or weight decay are given."""
+    """Return an SGD optimizer.
+
+    Without momentum and weight decay it is plain SGD, which the demo uses.
+    """
     return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

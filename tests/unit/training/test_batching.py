@@ -120,7 +120,7 @@ def test_pictures_can_be_normalised_one_by_one() -> None:
 
 
 def test_dropping_all_is_a_task_error() -> None:
-    with pytest.raises(TaskError, match="alice holds 5 samples, less than one batch of 8, and --drop-last"):
+    with pytest.raises(TaskError, match="alice has 5 samples, less than one batch of 8, and --drop-last"):
         train(net(), space(5), training(drop_last=True), 7)
 
 

@@ -64,7 +64,7 @@ def test_a_state_is_that_of_the_round_that_the_order_names() -> None:
 def test_a_state_that_is_not_there_is_said_to_be_lost(base: int) -> None:
     with pytest.raises(TaskError) as lost:
         kept((1, 0)).load_state(order(4, base))
-    assert str(lost.value) == f"alice has lost its state of round {base}; was it restarted?"
+    assert str(lost.value) == f"alice has lost its state of round {base}: it was restarted or served another run"
 
 
 def test_what_is_kept_is_a_copy_and_what_is_recalled_another() -> None:
@@ -213,7 +213,7 @@ def test_tasks_keep_and_recall_through_their_workspace() -> None:
     worker.start_run(RunClaim("run"))
     assert answer(5, 4) == 3
     worker.start_run(RunClaim("other"))
-    assert answer(6, 5) == "alice has lost its state of round 5; was it restarted?"
+    assert answer(6, 5) == "alice has lost its state of round 5: it was restarted or served another run"
     assert answer(1, 0) == 0
 
 

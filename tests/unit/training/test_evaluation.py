@@ -123,7 +123,7 @@ def test_classes_that_are_never_predicted_are_counted_too() -> None:
 
 
 def test_a_score_of_nothing_is_refused() -> None:
-    with pytest.raises(TaskError, match="alice holds no samples"):
+    with pytest.raises(TaskError, match="alice has no samples"):
         evaluate(net(), space(0), scoring())
 
 

@@ -91,8 +91,8 @@ def test_the_optimizer_and_the_loss_are_those_of_the_settings() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"loss": "nil"}, "unknown loss 'nil': did you mean nll?"),
-        ({"optimizer": "sdg"}, "unknown optimizer 'sdg': did you mean sgd?"),
+        ({"loss": "nil"}, "unknown loss 'nil'; did you mean 'nll'?"),
+        ({"optimizer": "sdg"}, "unknown optimizer 'sdg'; did you mean 'sgd'?"),
         ({"optimizer": "sgd:momentum=x"}, "optimizer sgd: momentum: "),
     ],
 )
@@ -108,7 +108,7 @@ def test_pieces_that_are_not_there_are_a_task_error(
 
 @pytest.mark.parametrize("learn", [train, compute_gradient])
 def test_a_node_without_samples_cannot_train(learn: Callable[..., Any]) -> None:
-    with pytest.raises(TaskError, match="alice holds no samples"):
+    with pytest.raises(TaskError, match="alice has no samples"):
         learn(net(), space(0), training(), 1)
 
 

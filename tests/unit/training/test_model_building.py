@@ -28,7 +28,7 @@ def _pieces() -> Iterator[None]:
 def test_a_model_that_the_tensors_do_not_fit_is_never_built_with_values(task: str) -> None:
     reason = refused(asked(task, "watched:width=200", weights()))
     assert MADE and set(MADE) == {"meta"}
-    assert "is another one" in reason and "inner.weight has shape [11, 4], not [200, 4]" in reason
+    assert "differs on" in reason and "inner.weight has shape [11, 4], expected [200, 4]" in reason
 
 
 @every
@@ -43,8 +43,8 @@ def test_a_model_with_more_parameters_than_the_policy_allows_is_never_built(task
     policy = Policy(max_parameters=174)
     reason = refused(asked(task, "watched", weights()), policy)
     assert reason == (
-        "the policy here allows 174 parameters of a model, and watched has 175; "
-        "the node's owner can allow more: max_parameters in its policy"
+        "policy: model 'watched' has 175 parameters, at most 174 allowed; "
+        "use a smaller model, or raise max_parameters in the node's policy"
     )
     assert set(MADE) == {"meta"}
     assert isinstance(answered(asked(task, "watched", weights()), Policy(max_parameters=175)), TaskResult)
@@ -54,7 +54,7 @@ def test_a_request_of_few_bytes_for_the_largest_model_takes_no_memory() -> None:
     """The attack: 192 bytes that name a model of 300 million parameters, of which 1.2 GB were built."""
     for model in ("mlp:hidden=10000,inputs=10000,outputs=10000", "linear:inputs=1,outputs=100000000"):
         reason = refused(asked("fedavg.fit", model, {}))
-        assert f"allows 100,000,000 parameters of a model, and {model} has" in reason or "has 2" in reason
+        assert "at most 100,000,000 allowed" in reason and (f"model {model!r} has 3" in reason or "has 2" in reason)
 
 
 @pytest.mark.parametrize(("model", "tries"), [("mlp", 1), ("watched", 2)])
@@ -85,7 +85,7 @@ def test_a_factory_that_fails_without_values_is_built_as_usual(task: str) -> Non
     given = weights()
     assert isinstance(answered(asked(task, "reading", given)), TaskResult)
     assert "inner.weight has shape" in refused(asked(task, "reading:width=12", given))
-    assert "allows 174 parameters" in refused(asked(task, "reading", given), Policy(max_parameters=174))
+    assert "at most 174 allowed" in refused(asked(task, "reading", given), Policy(max_parameters=174))
     assert "cpu" in MADE
 
 
@@ -93,11 +93,11 @@ def test_a_factory_that_keeps_tensors_fails_and_the_log_says_what_to_do(caplog: 
     given = {**weights(), "inner.weight": torch.zeros(11, 4)}
     answer = answered(asked("fedavg.fit", "keeping", given))
     assert isinstance(answer, TaskFailure) and answer.kind == "failed", answer
-    assert "its factory kept tensors of an earlier call" in caplog.text and 'torch.device("cpu")' in caplog.text
+    assert "its factory reused tensors of an earlier call" in caplog.text and 'torch.device("cpu")' in caplog.text
 
 
 def test_an_unknown_model_and_a_wrong_option_read_as_before() -> None:
-    assert refused(asked("fedavg.fit", "watchet", {})).startswith("unknown model 'watchet': did you mean watched")
+    assert refused(asked("fedavg.fit", "watchet", {})).startswith("unknown model 'watchet'; did you mean 'watched'")
     assert "mlp: hidden, inputs and outputs must be 1 to 10,000" in refused(asked("fedavg.fit", "mlp:20000", {}))
 
 

@@ -151,8 +151,8 @@ ALL: list[Callable[[Net, Any], Any]] = [
 @pytest.mark.parametrize(
     ("module", "data", "text"),
     [
-        (plain(lambda it: {"a": it, "b": it}), Data(), "the model gives a dict of 2; give a tensor, or"),
-        (plain(lambda it: (it, it)), Data(), r"loss nll takes a tensor, and the model gives a tuple of 2; give"),
+        (plain(lambda it: {"a": it, "b": it}), Data(), "the model returns a dict of 2; return a tensor, or"),
+        (plain(lambda it: (it, it)), Data(), r"loss nll requires a tensor, but the model returns a tuple of 2; return"),
         (plain(lambda it: {"loss": it}), Data(), r"loss is a tensor of shape \[8, 2\]; it must be a scalar"),
         (plain(), Data(target=lambda it: {"label": int(it)}), "a tensor as targets, not a dict of 1"),
     ],
@@ -172,7 +172,7 @@ def test_an_error_of_a_loss_names_the_loss(learn: Any) -> None:
 @pytest.mark.parametrize("kind", [nn.NLLLoss, nn.CrossEntropyLoss])
 def test_a_loss_of_torch_that_a_user_registers_is_checked_too(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._pieces, ("loss", "own"), kind)
-    with pytest.raises(TaskError, match="loss own takes a tensor, and the model gives a tuple of 2"):
+    with pytest.raises(TaskError, match="loss own requires a tensor, but the model returns a tuple of 2"):
         train(plain(lambda it: (it, it)), work(), settings(loss="own"), 1)
 
 

@@ -30,7 +30,7 @@ def test_each_resource_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_a_name_belongs_to_one_factory(tmp_path: Path) -> None:
     here = context(tmp_path)
     here.open_resource("uploads", Notes)
-    with pytest.raises(ValueError, match="another factory made the resource 'uploads'"):
+    with pytest.raises(ValueError, match="another factory created the resource 'uploads'"):
         open_uploads(here)
 
 

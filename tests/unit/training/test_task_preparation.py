@@ -22,10 +22,10 @@ def test_settings_are_checked() -> None:
         update={"model": "m"}
     )
     wrongs: list[tuple[dict[str, Any], str]] = [
-        ({"model": "m", "dataset": "mnist"}, "alice holds points, not mnist"),
+        ({"model": "m", "dataset": "mnist"}, "alice has data set 'points', not 'mnist'"),
         ({"dataset": "points"}, "settings: model: Field required"),
         ({"model": "m", "dataset": "points", "lr": "1"}, "settings: lr: Input should be a valid number, not '1'"),
-        ({"model": "m", "dataset": "points", "sudo": 1}, "settings: sudo: there is no such setting"),
+        ({"model": "m", "dataset": "points", "sudo": 1}, "settings: unknown setting 'sudo'"),
     ]
     for wrong, text in wrongs:
         with pytest.raises(TaskError) as caught:
@@ -48,11 +48,11 @@ def test_a_module_holds_a_copy_of_the_tensors() -> None:
     [
         (
             "linear:inputs=2,outputs=3",
-            "model linear:inputs=2,outputs=3 is another one on alice: dense.weight has shape",
+            "model 'linear:inputs=2,outputs=3' differs on alice: dense.weight has shape",
         ),
-        ("mlp", "model mlp is another one on alice: fc1.weight is missing"),
+        ("mlp", "model 'mlp' differs on alice: fc1.weight is missing"),
         ("linear:inputs=-1", "linear: -1 x 10 weights"),
-        ("linearr", "unknown model 'linearr': did you mean linear?"),
+        ("linearr", "unknown model 'linearr'; did you mean 'linear'?"),
         ("linear:=", "is not key=value"),
     ],
 )
