@@ -1,1 +1,1 @@
-"""Algorithms, one a file: the worker's half (tasks) and the coordinator's (algorithm) side by side."""
+"""Algorithms, each in its own file with the worker's half (tasks) and the coordinator's half (algorithm)."""

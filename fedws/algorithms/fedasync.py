@@ -1,6 +1,7 @@
-"""FedAsync: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization" (OPT 2020), Algorithm 1.
+"""FedAsync, asynchronous federated optimization.
 
-Every result makes a version of the model: ``x <- (1 - a_t) x + a_t x_k`` with ``a_t = a s(t - tau)``.
+Source: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization" (OPT 2020), Algorithm 1. Every result makes a new
+version of the model: ``x <- (1 - a_t) x + a_t x_k`` with ``a_t = a s(t - tau)``.
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -22,14 +23,18 @@ from fedws.training.task_context import TaskContext
 
 
 class FedAsyncSettings(TrainSettings):
-    """What a request says: a training's settings, and mu."""
+    """The settings of a training request, with ``mu``."""
 
     mu: NonNegative
+    """Weight of the proximal term in the loss."""
 
 
 @register("task", "fedasync.fit", releases="update", settings=FedAsyncSettings)
 def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train on the local loss + mu / 2 |x - x_t|^2, where x_t is the request's model; the result holds the new one."""
+    """Train the request's model ``x_t`` on the local loss plus ``mu / 2 |x - x_t|^2``.
+
+    The result contains the trained model.
+    """
     settings = context.parse_settings(request, FedAsyncSettings)
     module = context.build_model(settings.model, request.tensors)
 
@@ -37,7 +42,7 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
         distances = [
             ((as_real(w) - as_real(request.tensors[name].to(w.device))) ** 2).sum()
             for name, w in module.named_parameters()
-            if is_averaged(w) and w.dtype not in FLOAT8_DTYPES  # which no optimizer moves
+            if is_averaged(w) and w.dtype not in FLOAT8_DTYPES  # no optimizer changes float8 tensors
         ]
         return settings.mu / 2 * torch.stack(distances).sum()
 
@@ -51,34 +56,36 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("algorithm", "fedasync")
 @dataclass(frozen=True)
 class FedAsync:
-    """Mixes each result into the model, the less the staler it is (section 5.2 of the paper)."""
+    """Asynchronous mixing of each result into the model, with a weight that falls with staleness (section 5.2)."""
 
     training: TrainSettings
     _: KW_ONLY
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Mixing weight of a result that is not stale."""
+    """Mixing weight of a result that is not stale (a)."""
     staleness_function: Literal["constant", "polynomial", "hinge"] = "polynomial"
+    """Form of the staleness weight s."""
     exponent: NonNegative = 0.5
-    """Of ``polynomial``: ``s = (staleness + 1) ^ -exponent``."""
+    """Exponent of ``polynomial``: ``s = (staleness + 1) ^ -exponent``."""
     slope: Positive = 10.0
+    """Slope of ``hinge`` above ``bound``: ``s = 1 / (slope (staleness - bound) + 1)``."""
     bound: NonNegative = 4.0
-    """Of ``hinge``: ``s = 1`` up to ``bound``, then ``1 / (slope (staleness - bound) + 1)``."""
+    """Staleness up to which the weight of ``hinge`` is 1."""
     mu: NonNegative = 0.005
     """Weight of the proximal term in the workers' loss."""
     buffer_size: ClassVar[int] = 1
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """Train ``model``."""
+        """Return the task that trains ``model``."""
         return TaskSpec("fedasync.fit", {**self.training.for_round(round_number).model_dump(), "mu": self.mu}, model)
 
     def init(self) -> dict[str, torch.Tensor]:
-        """Nothing is buffered."""
+        """Return an empty buffer."""
         return {}
 
     def accumulate(
         self, model: Tensors, buffer: dict[str, torch.Tensor], result: TaskResult, staleness: int
     ) -> dict[str, torch.Tensor]:
-        """The mixture. Integer buffers take the maximum."""
+        """Return ``model`` mixed with the result; for integers and booleans, return the maximum."""
         weight = self.alpha * self.staleness_weight(staleness)
         return {
             name: torch.lerp(to_compute_dtype(old), to_compute_dtype(result.tensors[name]), weight).to(old.dtype)
@@ -88,15 +95,18 @@ class FedAsync:
         }
 
     def server_update(self, model: Tensors, buffer: dict[str, torch.Tensor]) -> Tensors:
-        """The mixture is the next version."""
+        """Return the buffer, which already contains the next version of the model."""
         return buffer
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
-        """What the worker trained."""
+        """Return the model that the worker trained."""
         return result.tensors
 
     def staleness_weight(self, staleness: int) -> float:
-        """s(staleness), from 1 down to 0; always of the result alone, never of those before it."""
+        """Return ``s(staleness)``, from 1 down to 0.
+
+        It depends only on the staleness of one result, not on earlier results.
+        """
         if self.staleness_function == "constant":
             return 1.0
         if self.staleness_function == "polynomial":

@@ -1,6 +1,7 @@
-"""Federated averaging: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of
+"""Federated averaging (FedAvg).
 
-Deep Networks from Decentralized Data" (AISTATS 2017), Algorithm 1, with every worker in every round (C = 1).
+Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data" (AISTATS 2017), Algorithm 1. Every worker takes part in every round (C = 1).
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
@@ -19,7 +20,7 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "fedavg.fit", releases="update", settings=TrainSettings)
 def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Train the request's model on local data; the result holds the trained model, buffers included."""
+    """Train the request's model on local data; the result contains the trained model with its buffers."""
     settings = context.parse_settings(request, TrainSettings)
     module = context.build_model(settings.model, request.tensors)
     trained = train(module, context, settings, request.seed)
@@ -32,27 +33,29 @@ def fit(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("algorithm", "fedavg")
 @dataclass(frozen=True)
 class FedAvg:
-    """``w_{t+1} = sum_k (n_k / n) w_k``, with the aggregator's mean; its weights are equal unless
-    ``--weight-by-samples``."""
+    """Federated averaging: ``w_{t+1} = sum_k (n_k / n) w_k``.
+
+    The aggregator computes the mean. Its weights are equal unless ``--weight-by-samples`` is given.
+    """
 
     training: TrainSettings
     _: KW_ONLY
     epochs: Count | None = None
-    """Local epochs (E of the paper), all batches of each unless ``--max_local_batches`` is given.
+    """Number of local epochs (E of the paper); None for the value of ``--epochs``.
 
-    None: as ``--epochs``.
+    Each epoch uses all batches unless ``--max-local-batches`` is given.
     """
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """Train ``model`` with this round's learning rate."""
+        """Return the task that trains ``model`` with this round's learning rate."""
         return TaskSpec(
             "fedavg.fit", self.training.for_round(round_number).with_epochs(self.epochs).model_dump(), model
         )
 
     def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
-        """The mean is the next model."""
+        """Return the aggregate, which is the mean of the workers' models."""
         return aggregate
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors:
-        """What the worker trained."""
+        """Return the model that the worker trained."""
         return result.tensors

@@ -1,6 +1,8 @@
-"""MistNet: Wang et al., "MistNet: Towards Private Neural Network Training with Local Differential Privacy" (Plato's
-docs/papers). Workers run the first layers of a pretrained net forward, once, send noisy bits, and never train; the
-coordinator trains the other layers on them.
+"""MistNet, split learning on features with local differential privacy.
+
+Source: Wang et al., "MistNet: Towards Private Neural Network Training with Local Differential Privacy" (Plato's
+docs/papers). Workers run the first layers of a pretrained model on their samples once, send noisy bits, and never
+train. The coordinator trains the other layers on these bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,14 +48,14 @@ from fedws.training.task_context import TaskContext
 
 @register("task", "mistnet.extract", releases="features")
 def extract(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Encode the features of every sample, once a run, and store them; the result says what :func:`upload` sends."""
+    """Encode and store the features of every sample, once a run; the result describes what :func:`upload` sends."""
     settings = context.parse_settings(request, ExtractSettings)
     return extract_features(request, context, settings, lambda pieces: pieces[0])
 
 
 @register("task", "mistnet.fine_tune", releases="features", explicit=True)
 def fine_tune(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """As :func:`extract`, with an extractor that is first trained on the samples, and stays on the device."""
+    """Train the extractor on the samples, where it stays, then encode and store features like :func:`extract`."""
     settings = context.parse_settings(request, FineTuneSettings)
 
     def prepare_extractor(pieces: list[Tensors]) -> Tensors:
@@ -64,20 +66,20 @@ def fine_tune(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 @register("task", "mistnet.upload", releases="features")
 def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """Send records of what was extracted: the same bits whenever they are asked for."""
+    """Send a chunk of the stored records, with the same bits for every request of the chunk. Raises TaskError."""
     settings = context.parse_settings(request, UploadSettings)
     cached = open_uploads(context).find_completed()
     if cached is None or cached.acknowledged:
         raise TaskError(f"{context.node} has {'no' if cached is None else 'deleted the'} features of this run")
     if (dataset := cached.manifest["settings"]["dataset"]) != context.dataset:
-        raise TaskError(f"the features of this run are of {dataset}; {context.node} holds {context.dataset}")
+        raise TaskError(f"the features of this run are from {dataset!r}, but {context.node} has {context.dataset!r}")
     first, count, records = settings.first, settings.count, cached.manifest["num_records"]
     if settings.model != cached.manifest["settings"]["model"]:
         raise TaskError(
-            f"the features of this run are of {cached.manifest['settings']['model']}, not of {settings.model}"
+            f"the features of this run are from model {cached.manifest['settings']['model']!r}, not {settings.model!r}"
         )
     if first + count > records or count > records_per_chunk(cached.manifest):
-        raise TaskError(f"{count} records from {first} on are no chunk of {records}")
+        raise TaskError(f"invalid chunk: {count} records from number {first} on, of {records}")
     context.declare_release(
         request, build_release(cached, resent=cached.was_sent(first, count)), lambda: cached.mark_sent(first, count)
     )
@@ -87,15 +89,12 @@ def upload(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 @register("task", "mistnet.acknowledge", releases="features")
 def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """The coordinator has every record: delete them."""
+    """Delete the stored records, since the coordinator has received all of them."""
     context.parse_settings(request, CachedFeatureSettings)
     cached = open_uploads(context).find_completed()
     if cached is not None:
         cached.acknowledge()
     return context.build_result(request, {})
-
-
-# ------------------------------------------------------------------ on the coordinator, in a process of its own
 
 
 # ------------------------------------------------------------------ on the coordinator
@@ -104,96 +103,101 @@ def acknowledge(request: TaskRequest, context: TaskContext) -> TaskResult:
 @register("algorithm", "mistnet")
 @dataclass(frozen=True)
 class MistNet:
-    """Pretrains, gathers noisy features once, and trains the rest of the model on them."""
+    """MistNet: pretraining, one collection of noisy features, and training of the rest of the model on them."""
 
     training: TrainSettings
     _: KW_ONLY
     split_at: str = ""
-    """Where the model is cut, as ``pool1`` or ``features.2``, inclusive; empty: the model's own place for it."""
+    """Last layer of the extractor, such as ``pool1`` or ``features.2``; empty for the model's default split point."""
     encoding: str = "bits"
     epsilon: Positive | None = None
-    """Per feature value, which is per bit; None: 2 for encodings with noise."""
+    """Epsilon for each feature value, which is one bit; None for 2 with a noisy encoding."""
     label_epsilon: Positive = 4.0
     labels: Literal["randomised", "clear"] = "randomised"
     public_dataset: str = "digits"
-    """The data set that the model is pretrained on."""
+    """Spec of the data set for pretraining."""
     pretrain_epochs: Count = 20
     pretrained_path: str = ""
-    """A file with a model that is pretrained already."""
+    """Path of a file with a pretrained model; empty to pretrain in the run."""
     extractor: Literal["one", "random"] = "one"
-    """Whether all workers have the same, or each draws one of several and keeps to itself which."""
+    """Use of extractors: ``one`` for all workers, or ``random``, where each worker draws one and keeps it secret."""
     num_extractors: Annotated[int, Field(ge=2, le=MAX_EXTRACTORS)] = 3
-    """How many are pretrained for ``random``; a file of pretrained ones has its own number."""
+    """Number of extractors that are pretrained for ``random``; a pretrained file has its own number."""
     extractor_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs for which a worker trains its extractor on its own samples first."""
+    """Number of epochs for which a worker first trains its extractor on its own samples."""
     feature_shift: Annotated[int, Field(ge=0)] = 0
-    """By how many places feature maps are shifted at random when the head trains on them."""
+    """Maximum random shift of feature maps, in positions, when the head trains on them."""
     server_tasks: ClassVar[Mapping[str, Task]] = MappingProxyType(
         {"mistnet.pretrain": pretrain, "mistnet.train": train}
     )
 
     def __post_init__(self) -> None:
-        assert self.release_format  # or an encoding is wrong, and says so
+        assert self.release_format  # raises UsageError for an invalid encoding
         registry.find_piece("dataset", Spec.parse(self.public_dataset).name)
         if self.training.loss not in LIKELIHOOD_LOSSES and self.labels != "clear":
-            needed = f"randomised labels want {' or '.join(LIKELIHOOD_LOSSES)}"
+            needed = f"randomised labels require {' or '.join(LIKELIHOOD_LOSSES)}"
             raise UsageError(f"--loss {self.training.loss}: {needed}; {CLEAR_LABELS_HINT}")
         module = model_building.build_model(self.training.model, seed=0)
         if not self.split_point:
             name, split_points = self.training.model, ", ".join(find_split_points(module)) or "none"
             raise UsageError(
-                f"--split-at is needed: {name} has no place of its own to be cut; there are: {split_points}"
+                f"--split-at is required: model {name!r} has no default split point; available: {split_points}"
             )
         split_model(module, self.split_point)
 
     @property
     def split_point(self) -> str:
-        """The cut."""
+        """Split point: ``split_at``, or the model's default; empty without either."""
         model = registry.find_piece("model", Spec.parse(self.training.model).name)
         return self.split_at or getattr(model, "split_at", "")
 
     @property
     def release_format(self) -> ReleaseFormat:
-        """How records leave the workers."""
+        """Format in which records leave the workers."""
         return ReleaseFormat.create(
             self.encoding, self.epsilon, self.label_epsilon if self.labels == "randomised" else None
         )
 
     def build_release(self, feature_shape: Sequence[int]) -> FeatureRelease:
-        """What a record with features of that shape spends."""
+        """Return the privacy cost of a record with features of ``feature_shape``."""
         return self.release_format.build_release(feature_shape, fine_tuned=self.extractor_epochs > 0)
 
     def configure_evaluation(self, settings: EvalSettings) -> EvalSettings:
-        """How the evaluator passes a sample through both halves: encoded without noise, decoded as in training."""
+        """Return ``settings`` for an evaluation through both halves of the model.
+
+        Features are encoded without noise, and decoded as in training.
+        """
         options = {"split_at": self.split_point, "encoding": self.release_format.encoding}
         return settings.model_copy(update={"wrapper": "encoded_split", "wrapper_options": options})
 
     def startup_notices(self) -> Sequence[str]:
-        """What a person should know of the settings."""
+        """Return log lines about the consequences of the settings, for the start of a run."""
         notices, public = [], self.public_dataset
         if not self.pretrained_path:
             notices.append(f"Pretraining {self.training.model} on {public} for {self.pretrain_epochs} epochs")
         if Spec.parse(self.training.dataset).name == Spec.parse(public).name:
-            notices.append(f"{public} are also what it is pretrained on: no score will tell what the devices add")
+            notices.append(f"{public} is also the data set of pretraining, so no metric will show what the workers add")
         if self.extractor == "random":
             notices.append(
-                "Each worker draws one of several extractors; its features may tell which: it adds no privacy"
+                "Each worker draws one of several extractors; this adds no privacy: features may reveal the choice"
             )
         if self.extractor_epochs:
-            notices.append(f"Devices train first (epochs: {self.extractor_epochs}), which takes time and memory there")
+            notices.append(
+                f"Workers train first (epochs: {self.extractor_epochs}), which takes time and memory on them"
+            )
         return notices
 
     def init(self, model: Tensors) -> InitialState:
-        """The pretrained model from its file; or the initial one, with others' extractors where those are asked for.
+        """Return the pretrained model from its file, or ``model``, with extra extractors if they are drawn at random.
 
-        Raises UsageError for a file that holds none, or another model.
+        Raises UsageError if the file has no pretrained model, or another one.
         """
         if self.pretrained_path:
             pretrained = pretrained_file.load_pretrained_for(Path(self.pretrained_path), self.training.model, model)
             origin, file = pretrained.info, f"--pretrained {self.pretrained_path}"
             extra_extractors: Tensors = {}
             if not origin.num_classes and self.labels != "clear":
-                raise UsageError(f"{file} tells no classes apart; {CLEAR_LABELS_HINT}")
+                raise UsageError(f"{file}: the pretraining data has no classes; {CLEAR_LABELS_HINT}")
             if self.extractor == "random":
                 extractor = self._select_half(0, pretrained.model)
                 extra_extractors = pretrained_file.require_extra_extractors(pretrained, extractor, file)
@@ -207,7 +211,7 @@ class MistNet:
         return InitialState(model)
 
     def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
-        """Of the features of a sample of that shape, as the extractor gives them. Raises UsageError for the shift."""
+        """Return the shape of features for ``input_shape``. Raises UsageError if the shift is too large."""
         extractor, _ = split_model(model_building.build_model(self.training.model, seed=0), self.split_point)
         with torch.inference_mode():
             found = tuple(extractor.eval()(torch.zeros(1, *input_shape)).shape[1:])
@@ -216,7 +220,7 @@ class MistNet:
         return found
 
     def configure_pretraining(self, model: Tensors, extra_extractors: Tensors, epoch: int) -> TaskSpec | None:
-        """What to have done in that epoch of pretraining, from 1; None after the last."""
+        """Return the task of pretraining epoch ``epoch``, counted from 1; None after the last."""
         if self.pretrained_path or epoch > self.pretrain_epochs:
             return None
         changes = {"dataset": self.public_dataset, "max_local_batches": UNLIMITED_BATCHES, "epochs": 1}
@@ -228,7 +232,10 @@ class MistNet:
     def configure_extraction(
         self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
     ) -> TaskSpec:
-        """What to ask of a worker first; the extractors, and the head to adapt one, go with it if the worker wants."""
+        """Return the first task of a worker, which extracts features.
+
+        With ``send`` it contains the extractors, and the head if workers train; without, only their digests.
+        """
         pieces, training = [self._select_half(0, model), *unpack_state_dicts(extra_extractors)], self.training
         fields = {
             **self._split_settings(num_classes),
@@ -250,7 +257,7 @@ class MistNet:
     def configure_training(
         self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
     ) -> TaskSpec:
-        """What to have done in that epoch of training, from 1."""
+        """Return the task of training epoch ``epoch``, counted from 1."""
         training = self.training.for_round(epoch)
         loss_settings = training.model_dump(include={"loss", "optimizer", "lr", "batch_size", "drop_last", "cuda"})
         settings = HeadTrainSettings(
@@ -262,13 +269,13 @@ class MistNet:
         return TaskSpec("mistnet.train", settings.model_dump(), {**model, **optimizer_tensors})
 
     def configure_upload(self, first: int, count: int) -> TaskSpec:
-        """Ask for records."""
+        """Return the task that sends ``count`` records, beginning with number ``first``."""
         return TaskSpec(
             "mistnet.upload", UploadSettings(model=self.training.model, first=first, count=count).model_dump(), {}
         )
 
     def configure_acknowledgement(self) -> TaskSpec:
-        """Tell a worker that all of its records are here."""
+        """Return the task that confirms the receipt of all records of a worker."""
         return TaskSpec("mistnet.acknowledge", CachedFeatureSettings(model=self.training.model).model_dump(), {})
 
     def _split_settings(self, num_classes: int) -> Json:
@@ -280,7 +287,7 @@ class MistNet:
         }
 
     def _select_half(self, index: int, model: Tensors) -> Tensors:
-        """What of the model belongs to the extractor, 0, or to the head, 1."""
+        """Return the tensors of ``model`` that belong to the extractor (``index`` 0) or to the head (1)."""
         return {name: model[name] for name in self._half_names[index]}
 
     @cached_property

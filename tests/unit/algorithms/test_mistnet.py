@@ -29,8 +29,8 @@ def _pieces() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"split_at": "nowhere"}, "there is no such cut in PointsNet; there are: inner, relu"),
-        ({"split_at": "outer"}, "nothing after it has weights in PointsNet; there are: inner, relu"),
+        ({"split_at": "nowhere"}, "unknown split point in PointsNet; choose from inner, relu"),
+        ({"split_at": "outer"}, "no weights after it in PointsNet; choose from inner, relu"),
         ({"epsilon": "0"}, "epsilon: .* greater than 0"),
         ({"epsilon": "-1"}, "epsilon: .* greater than 0"),
         ({"epsilon": "nan"}, "epsilon: .*"),
@@ -49,7 +49,7 @@ def test_a_setting_that_cannot_be_is_named(options: dict[str, str], why: str) ->
 
 
 def test_losses_that_labels_with_noise_do_not_go_with_are_refused() -> None:
-    with pytest.raises(UsageError, match="--loss mse: randomised labels want nll or cross_entropy; labels can"):
+    with pytest.raises(UsageError, match="--loss mse: randomised labels require nll or cross_entropy; to send clear"):
         registry.build_piece(
             "algorithm", "mistnet:split_at=relu", TrainSettings(model="points_net", dataset="points", loss="mse")
         )
@@ -111,7 +111,7 @@ def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
         (
             {},
             {"extractor": "random"},
-            "made: it has one extractor; 'fedws pretrain --num-extractors 3 --split-at ...' makes",
+            "made: only one extractor; create several for a split point with 'fedws pretrain --num-extractors 3",
         ),
         (
             {
@@ -119,14 +119,18 @@ def test_it_begins_with_what_was_pretrained(tmp_path: Path) -> None:
                 "others": pack_state_dicts([{"inner.weight": torch.zeros(1), "inner.bias": torch.zeros(1)}]),
             },
             {"extractor": "random"},
-            "made, made for the cut outer: inner.weight has shape ",
+            "made, split at outer: inner.weight has shape ",
         ),
         (
             {"split_at": "relu", "others": pack_state_dicts([{"inner.weight": torch.zeros(1)} for _ in range(16)])},
             {"extractor": "random"},
-            "made, made for the cut relu: it has more than 16 extractors; 'fedws pretrain ",
+            "made, split at relu: more than 16 extractors; create several ",
         ),
-        ({"num_classes": 0}, {}, "made tells no classes apart; labels can be sent as they are, where the policies"),
+        (
+            {"num_classes": 0},
+            {},
+            "made: the pretraining data has no classes; to send clear labels",
+        ),
     ],
 )
 def test_a_pretrained_file_that_does_not_serve_is_told(

@@ -65,7 +65,7 @@ def lesson(**changes: Any) -> PretrainSettings:
 
 def test_inputs_that_are_not_one_tensor_are_a_task_error() -> None:
     work = task_context.TaskContext("public", "points", Tokens(Path(), True))
-    text = "an input of points is a dict of 1; pretraining and MistNet need one tensor"
+    text = "an input of points is a dict of 1; pretraining and MistNet require one tensor"
     with pytest.raises(TaskError, match=text):
         pretraining.inspect_labels(model_building.build_model("points_net", 1), work, lesson())
     with pytest.raises(UsageError, match=text):
@@ -77,7 +77,7 @@ def test_a_worker_with_such_inputs_does_not_extract(tmp_path: Path, caplog: pyte
     node = worker(tmp_path)
     object.__setattr__(node._context, "data", Tokens(Path(), True))
     assert on_data(node.execute(extraction()))
-    assert "inputs on alice are a dict of 1; an extractor takes one tensor" in caplog.text
+    assert "inputs on alice are a dict of 1; an extractor requires one tensor" in caplog.text
 
 
 def test_outputs_with_logits_pretrain_and_train_the_head_as_a_tensor_does() -> None:
@@ -135,7 +135,7 @@ def test_the_mean_loss_is_of_the_records_that_were_used() -> None:
 def test_epochs_are_not_for_workers_that_do_not_train() -> None:
     given = {"algorithm": "mistnet:split_at=relu,public_dataset=points", "dataset": "points", "model": "points_net"}
     assert prepare_run(build_plan(given))
-    with pytest.raises(UsageError, match=r"--epochs is for workers that train; for mistnet.* --server-epochs"):
+    with pytest.raises(UsageError, match=r"--epochs requires workers that train; use --server-epochs with mistnet"):
         prepare_run(build_plan({**given, "epochs": 2}))
 
 
