@@ -1,1 +1,1 @@
-"""What an adversary can do."""
+"""Attacks that measure how much private data an adversary can reconstruct."""

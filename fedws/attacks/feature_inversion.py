@@ -1,8 +1,9 @@
-"""White-box feature inversion: pictures again, from what left a worker.
+"""White-box feature inversion, which reconstructs images from the encoded features that left a worker.
 
-Mahendran and Vedaldi, "Understanding deep image representations by inverting them" (CVPR 2015): gradient descent on a
-picture until its features are those that were seen, among pictures of little total variation. The attacker knows the
-extractor, the cut, the encoding and its epsilon, the pictures' shape, mean and deviation; not the labels.
+Source: Mahendran and Vedaldi, "Understanding deep image representations by inverting them" (CVPR 2015). Gradient
+descent changes an image until its features match the observed ones, with a penalty on its total variation. The attacker
+has the extractor, the split point, the encoding and its epsilon, and the shape, mean and standard deviation of the
+images. The attacker does not have the labels.
 """
 
 import copy
@@ -18,49 +19,54 @@ from fedws.split_learning.bit_packing import flatten_features
 from fedws.split_learning.feature_encoding import FeatureEncoding
 
 Objective = Callable[[torch.Tensor], torch.Tensor]
-"""How badly features, float [n, *shape], explain the bytes that were seen: [n], with a gradient."""
+"""Differentiable loss [n] of features, float [n, *shape]: the smaller, the better they match the observed bytes."""
 _TV_SMOOTHING = 1e-6
-"""Under the root of total variation, which else has no gradient where a picture is flat."""
+"""Constant under the root of total variation, which otherwise has no gradient where an image is flat."""
 _NEGATIVE_SLOPE = 0.3
+"""Gradient of a ReLU for negative inputs."""
 
 
 @dataclass(frozen=True)
 class AttackBudget:
-    """How hard the attacker tries."""
+    """The computing effort of an attack."""
 
     steps: int = 300
+    """Number of gradient steps for each objective."""
     starts: int = 2
-    """Random pictures to begin with; of a picture's ends that with the least loss counts."""
+    """Number of random initial images for each original; the result with the smallest loss counts."""
     tv_weights: tuple[float, ...] = (1.0, 4.0, 16.0)
-    """Of total variation, in nats for a full step from black to white between two pixels."""
+    """Weights of total variation, in nats for a full step from black to white between two pixels."""
     learning_rate: float = 0.05
-    """Adam's learning rate at first; it falls to 0 in half a cosine."""
+    """Initial learning rate of Adam, which falls to 0 along half a cosine."""
     seed: int = 1
-    """Of the starts."""
+    """Random seed of the initial images."""
 
     @property
     def total_steps(self) -> int:
-        """How many steps :func:`invert_features` takes in all."""
+        """Number of steps of :func:`invert_features` for both objectives together."""
         return 2 * self.steps
 
 
 @dataclass(frozen=True)
 class InversionResult:
-    """What the attacker got: of all losses and weights, those with the greatest median SSIM.
+    """The result of an attack, for the objective and the weight with the greatest median SSIM.
 
-    An attacker would have found out which on public pictures; to take the best here errs on the side of caution.
+    A real attacker would select them on public images. A selection by the true SSIM overestimates the attack, which is
+    the safe direction.
     """
 
     images: torch.Tensor
-    """Float32 [n, channels, height, width], 0 to 1."""
+    """Reconstructed images, float32 [n, channels, height, width], 0 to 1."""
     ssim: torch.Tensor
+    """Structural similarity [n] to the originals, 1 at most."""
     psnr: torch.Tensor
-    """In dB; both are [n]."""
+    """Peak signal-to-noise ratio [n] in dB."""
     num_features: int
-    """Features of a picture."""
+    """Number of features of an image."""
     objective: str
-    """Which of :func:`build_objectives`."""
+    """Name of the objective in :func:`build_objectives`."""
     tv_weight: float
+    """Weight of total variation, from ``AttackBudget.tv_weights``."""
 
 
 def invert_features(
@@ -71,38 +77,42 @@ def invert_features(
     rng: SecureRandom,
     on_step: Callable[[], object] = lambda: None,
 ) -> InversionResult:
-    """Encode the features of ``dataset`` as a worker does, and try to have the pictures back. ``on_step`` is called in
+    """Encode the features of ``dataset`` as a worker does, and try to reconstruct the images.
 
-    each step. Raises ValueError for pictures too small for SSIM.
+    ``on_step`` is called after each step. Raises ValueError for images that are too small for SSIM.
     """
     extractor = _with_leaky_gradients(extractor)
     originals = dataset.pixels / 255
 
-    def features(pictures: torch.Tensor) -> torch.Tensor:
-        given: torch.Tensor = extractor((pictures - dataset.mean) / dataset.std)
-        return given
+    def compute_features(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = extractor((images - dataset.mean) / dataset.std)
+        return features
 
     with torch.inference_mode():
-        seen = features(originals)
-        packed, shape = encoding.encode(seen, rng), seen.shape[1:]
-    tries = [weight for weight in budget.tv_weights for _ in range(budget.starts)]
+        true_features = compute_features(originals)
+        packed, shape = encoding.encode(true_features, rng), true_features.shape[1:]
+    trial_weights = [weight for weight in budget.tv_weights for _ in range(budget.starts)]
     generator = torch.Generator().manual_seed(budget.seed)
-    begin = torch.rand((len(tries), *originals.shape), generator=generator)
-    weights = torch.tensor(tries).repeat_interleave(len(originals))
-    found = []
-    for loss, misfit in build_objectives(encoding, packed.repeat(len(tries), 1), shape).items():
-        ends, losses = optimize_images(features, misfit, begin.flatten(0, 1), weights, budget, on_step)
+    initial_images = torch.rand((len(trial_weights), *originals.shape), generator=generator).flatten(0, 1)
+    weights = torch.tensor(trial_weights).repeat_interleave(len(originals))
+    results = []
+    for name, objective in build_objectives(encoding, packed.repeat(len(trial_weights), 1), shape).items():
+        ends, losses = optimize_images(compute_features, objective, initial_images, weights, budget, on_step)
         best = losses.reshape(len(budget.tv_weights), budget.starts, -1).argmin(1)
         ends = ends.reshape(len(budget.tv_weights), budget.starts, *originals.shape)
-        for weight, starts, chosen in zip(budget.tv_weights, ends, best, strict=True):
-            pictures = starts[chosen, torch.arange(len(originals))]
-            alike = ssim(pictures, originals), psnr(pictures, originals)
-            found.append(InversionResult(pictures, *alike, shape.numel(), loss, weight))
-    return max(found, key=lambda outcome: float(outcome.ssim.quantile(0.5)))
+        for weight, images_by_start, best_start in zip(budget.tv_weights, ends, best, strict=True):
+            images = images_by_start[best_start, torch.arange(len(originals))]
+            similarity = ssim(images, originals), psnr(images, originals)
+            results.append(InversionResult(images, *similarity, shape.numel(), name, weight))
+    return max(results, key=lambda result: float(result.ssim.quantile(0.5)))
 
 
 def build_objectives(encoding: FeatureEncoding, packed: torch.Tensor, shape: Sequence[int]) -> dict[str, Objective]:
-    """Two that are fair to noise: half the squared distance from the debiased features, and the log likelihood."""
+    """Return the two objectives of the attack, which both account for the noise of the encoding.
+
+    ``mse`` is half the squared distance from the debiased features. ``nll`` is the negative log likelihood of the
+    observed bytes.
+    """
     estimate = encoding.estimate(packed, shape)
     return {
         "mse": lambda features: flatten_features(features - estimate).square().sum(1) / 2,
@@ -118,33 +128,34 @@ def optimize_images(
     budget: AttackBudget,
     on_step: Callable[[], object] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """From pictures [n, channels, height, width], 0 to 1, to those of the least loss nearby, and their losses [n].
+    """Minimize the loss of images [n, channels, height, width], 0 to 1, and return them with their losses [n].
 
-    The loss is ``misfit(features(pictures))`` and ``tv_weights`` [n] times the total variation.
+    The loss is ``objective(compute_features(images))`` plus ``tv_weights`` [n] times the total variation.
     """
-    pictures = initial_images.clone().requires_grad_()
-    optimizer = torch.optim.Adam([pictures], lr=budget.learning_rate)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
+    images = initial_images.clone().requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=budget.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
 
     def losses() -> torch.Tensor:
-        return objective(compute_features(pictures)) + tv_weights * total_variation(pictures)
+        return objective(compute_features(images)) + tv_weights * total_variation(images)
 
     for _ in range(budget.steps):
         optimizer.zero_grad()
         losses().sum().backward()
         optimizer.step()
-        falling.step()
+        schedule.step()
         with torch.no_grad():
-            pictures.clamp_(0, 1)
+            images.clamp_(0, 1)
         on_step()
     with torch.no_grad():
-        return pictures.detach(), losses()
+        return images.detach(), losses()
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:
-    """[n] of pictures [n, channels, height, width]: the paper's section 3, with beta = 1.
+    """Return the total variation [n] of images [n, channels, height, width].
 
-    The sum over pixels of the root of the squared differences from the neighbours below and to the right.
+    It is the sum over pixels of the root of the squared differences from the neighbours below and to the right. This is
+    section 3 of the paper, with beta = 1.
     """
     below = images[:, :, 1:, :-1] - images[:, :, :-1, :-1]
     right = images[:, :, :-1, 1:] - images[:, :, :-1, :-1]
@@ -152,7 +163,10 @@ def total_variation(images: torch.Tensor) -> torch.Tensor:
 
 
 def _with_leaky_gradients(extractor: torch.nn.Module) -> torch.nn.Module:
-    """A copy in which a gradient also passes ReLUs that are off: else a wrong bit of one would move nothing."""
+    """Return a copy of the extractor whose ReLUs have a gradient for negative inputs too.
+
+    Without it, the gradient of an inactive ReLU is 0, so the attack could not correct a wrong bit of it.
+    """
     extractor = copy.deepcopy(extractor).eval().requires_grad_(False)
     for module in list(extractor.modules()):
         for name, child in module.named_children():
@@ -162,7 +176,7 @@ def _with_leaky_gradients(extractor: torch.nn.Module) -> torch.nn.Module:
 
 
 class _LeakyGradientReLU(torch.nn.Module):
-    """A ReLU whose gradient is 0.3, not 0, where it is off."""
+    """A ReLU whose gradient for negative inputs is 0.3 instead of 0."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         leaky = torch.nn.functional.leaky_relu(inputs, _NEGATIVE_SLOPE)

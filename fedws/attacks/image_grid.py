@@ -1,4 +1,4 @@
-"""Rows of small pictures as one picture: originals, and below them what an attacker made of them."""
+"""A grid of small images as one picture, with originals above the reconstructions of an attacker."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TITLE_INCHES, ROW_INCHES, LABEL_INCHES, MARGIN_INCHES = 0.6, 1.2, 3.3, 0.15
-"""Inches: above the rows, a row, the text before its pictures, and after them."""
+"""Sizes in inches: height of the title and of a row, width of a row's label and of the margins."""
 _GAP_FRACTION = 0.06
-"""Between pictures, of their size."""
+"""Gap between images as a fraction of their size."""
 
 
 def draw_grid(rows: Sequence[tuple[str, torch.Tensor]], path: Path, title: str = "") -> None:
-    """Draw rows of a label, of a few lines, and pictures into a PNG at ``path``, which is whole whenever it is there.
+    """Draw rows of a label and images into a PNG at ``path``.
 
-    Pictures are [n, channels, height, width] of values 0 to 1; three channels are red, green and blue, and of another
-    number the mean is drawn in grey.
+    A label may have a few lines. Images are [n, channels, height, width] of values 0 to 1. Three channels are red,
+    green and blue. The mean of any other number of channels is drawn in grey. The file is written atomically, so it is
+    complete whenever it exists.
     """
 
-    def picture(figure: "Figure") -> "Figure":
+    def draw(figure: "Figure") -> "Figure":
         count, _, height, width = rows[0][1].shape
         across = LABEL_INCHES + count * ROW_INCHES * width / height + MARGIN_INCHES
         figure.set_size_inches((across, TITLE_INCHES + ROW_INCHES * len(rows) + MARGIN_INCHES))
@@ -33,7 +34,7 @@ def draw_grid(rows: Sequence[tuple[str, torch.Tensor]], path: Path, title: str =
         figure.text(
             MARGIN_INCHES / inches[0], 1 - TITLE_INCHES / 2 / inches[1], title, size=13, weight="bold", va="center"
         )
-        for number, (label, pictures) in enumerate(rows):
+        for number, (label, images) in enumerate(rows):
             middle = 1 - (TITLE_INCHES + ROW_INCHES * (number + 0.5)) / inches[1]
             figure.text(
                 MARGIN_INCHES / inches[0], middle, label, va="center", size=10, linespacing=1.4, parse_math=False
@@ -46,16 +47,16 @@ def draw_grid(rows: Sequence[tuple[str, torch.Tensor]], path: Path, title: str =
                 high,
             )
             axes = figure.add_axes(box)
-            axes.imshow(_join_images(pictures), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.imshow(_join_images(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_anchor("W")
             axes.set_axis_off()
         return figure
 
-    curves.save_figure(path, picture)
+    curves.save_figure(path, draw)
 
 
 def _join_images(images: torch.Tensor) -> list[list[list[float]]]:
-    """Pictures side by side, with white between them."""
+    """Return images side by side, with a white gap between them, as [height][width][3]."""
     if images.shape[1] != 3:
         images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     gap = max(1, round(_GAP_FRACTION * images.shape[3]))
