@@ -1,1 +1,1 @@
-"""What happens to an update between a worker's optimizer and the global model."""
+"""The processing of updates between a worker's optimizer and the global model."""

@@ -9,16 +9,20 @@ A = TypeVar("A")
 
 
 class Aggregator(Protocol[A]):
-    """Results to one set of tensors, streaming, with its state explicit.
+    """An aggregator, which combines results into one set of tensors as they arrive.
 
-    Factory: ``(*, options)``, registered as ``aggregator``.
+    It keeps its state in an explicit accumulator. Its factory takes keyword options, ``(*, options)``, and is
+    registered as ``aggregator``.
     """
 
     def init(self) -> A:
-        """The state before the first result."""
+        """Return the accumulator before the first result."""
 
     def accumulate(self, accumulator: A, result: TaskResult) -> A:
-        """Take in one result; may reuse its own accumulator. Raises RejectedUpdate when it does not fit."""
+        """Return the accumulator with one more result; it may reuse the memory of ``accumulator``.
+
+        Raises RejectedUpdate if the result cannot be combined with those before.
+        """
 
     def finalize(self, accumulator: A) -> Tensors:
-        """The aggregate; at least one result must have been added."""
+        """Return the aggregate of at least one result."""

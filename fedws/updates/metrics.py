@@ -1,4 +1,4 @@
-"""The numbers that nodes return beside tensors, and their mean over workers: what a record holds as ``metrics``."""
+"""The numbers that nodes return beside tensors, and their means over workers for the ``metrics`` of a record."""
 
 import math
 from collections import Counter
@@ -11,18 +11,18 @@ from fedws.protocol.messages import TaskResult
 from fedws.updates.weighted_mean import MAX_WEIGHT, average_numbers
 
 MAX_METRICS = 64
-"""Metrics of one result, and of one record."""
+"""Maximum number of metrics of one result and of one record."""
 MAX_METRIC_NAME_CHARS = 64
-"""Characters of a metric's name."""
+"""Maximum number of characters of a metric's name."""
 SIGNIFICANT_DIGITS = 5
-"""Number of significant digits of a score; those behind them would tell more of single samples than of a model."""
+"""Number of significant digits of a metric; further digits could disclose single samples."""
 MAX_TABLE_CELLS = 10_000
-"""Cells of all tables of one result."""
+"""Maximum number of cells of all tables of one result together."""
 
 
 @dataclass(frozen=True)
 class WeightedMetrics:
-    """The metrics of one result: plain data, for the state of a scheduler."""
+    """The metrics of one result, as plain data for the state of a scheduler."""
 
     weight: int
     """Number of samples behind the values."""
@@ -30,9 +30,9 @@ class WeightedMetrics:
 
 
 def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) -> dict[str, float]:
-    """Return the first :data:`MAX_METRICS` numbers of a result's metrics, but for those named in ``exclude``.
+    """Return the first :data:`MAX_METRICS` numbers of a result's metrics, without those named in ``exclude``.
 
-    Names are a peer's text: one that is empty, long or not printable is left out. A value that is not finite is NaN.
+    A peer chooses the names, so empty, long and unprintable ones are omitted. A value that is not finite becomes NaN.
 
     >>> metrics = {"loss": 0.5, "num_examples": 3, "device": "cpu", "done": True, "norm": math.inf}
     >>> select_numbers(metrics, ["num_examples"])
@@ -50,9 +50,9 @@ def select_numbers(metrics: Mapping[str, Any], exclude: Collection[str] = ()) ->
 
 
 def select_tables(metrics: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-    """Return the tables of a result's metrics: lists of rows of equal length, of integers from 0 on.
+    """Return the tables of a result's metrics, which are lists of rows of equal length of non-negative integers.
 
-    At most :data:`MAX_TABLE_CELLS` cells of all tables together are returned, and no other table.
+    The first table that exceeds :data:`MAX_TABLE_CELLS` cells in total is omitted, with all tables after it.
 
     >>> select_tables({"confusion": [[3, 1], [0, 2]], "loss": 0.5, "ragged": [[1], [2, 3]], "empty": []})
     {'confusion': [[3, 1], [0, 2]]}
@@ -81,16 +81,20 @@ def round_metrics(value: Any) -> Any:
 
 
 def weigh_metrics(result: TaskResult) -> WeightedMetrics:
-    """Return a worker's numbers, weighted by its ``num_examples`` metric, or else by all samples that it holds."""
+    """Return a worker's numbers with their weight.
+
+    The weight is the ``num_examples`` metric, or the number of all samples of the worker if that metric is not valid.
+    """
     weights = (result.metrics.get("num_examples"), result.num_examples)
     weight = next((it for it in weights if type(it) is int and 1 <= it <= MAX_WEIGHT), 1)
     return WeightedMetrics(weight, select_numbers(result.metrics, ["num_examples"]))
 
 
 def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:
-    """Return each metric's mean over the results that have it: exact, rounded once, whatever their order.
+    """Return each metric's mean over the results that have it.
 
-    It is NaN where one of the values is. Of more than :data:`MAX_METRICS` names, those stay that most results have.
+    A mean is exact and rounded once, so the order of the results does not change it. It is NaN if a value is NaN. If
+    there are more than :data:`MAX_METRICS` names, the most frequent ones are returned.
     """
     count = Counter(name for result in results for name in result.values)
     names = sorted(count, key=lambda name: (-count[name], name))[:MAX_METRICS]
@@ -103,7 +107,7 @@ def average_metrics(results: Sequence[WeightedMetrics]) -> dict[str, float]:
 def _finite_or_nan(value: float) -> float:
     try:
         number = float(value)
-    except OverflowError:  # an integer beyond all floats
+    except OverflowError:  # an integer outside the range of floats
         return math.nan
     return number if math.isfinite(number) else math.nan
 
@@ -113,7 +117,7 @@ def _is_valid_name(name: str) -> bool:
 
 
 def _is_table(value: Any) -> bool:
-    """Return whether a value is a table: rows of equal length, of integers from 0 to :data:`MAX_WEIGHT`."""
+    """Return True if a value is a table: rows of equal length, of integers from 0 to :data:`MAX_WEIGHT`."""
     if (
         not isinstance(value, list)
         or not 0 < len(value) <= MAX_TABLE_CELLS

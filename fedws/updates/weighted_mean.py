@@ -1,4 +1,4 @@
-"""The weighted mean of tensors and of numbers: sums that grow as results arrive, and one division at the end."""
+"""The weighted mean of tensors and of numbers, with running sums and one division at the end."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -9,18 +9,19 @@ from fedws.core.limits import MAX_EXAMPLES
 from fedws.core.tensors import Tensors, as_real, is_averaged, maximum, round_to_odd
 
 MAX_WEIGHT = MAX_EXAMPLES
-"""Largest weight of a result; it comes from a peer, and weights are added up in 64 bits."""
+"""Maximum weight of a result. A peer sends the weight, and the sum of the weights must fit into 64 bits."""
 _CHUNK_ELEMENTS = 2**17
-"""Elements per step: what stays in the processor's cache (measured: 8 times faster than whole tensors)."""
+"""Number of elements per step, which fit into the processor's cache. This is 8 times faster than whole tensors."""
 _FRACTION_BITS = 1074
-"""Every finite float64 is a multiple of ``2**-1074``, so sums of such multiples are exact."""
+"""Number of fraction bits; every finite float64 is a multiple of ``2**-1074``, so integer sums of them are exact."""
 
 
 def add_weighted(totals: Tensors, tensors: Tensors, weight: float) -> Tensors:
-    """Add ``weight`` times ``tensors`` to ``totals``, whose memory is reused; empty totals are made first.
+    """Add ``weight`` times ``tensors`` to ``totals``, and return the totals in the same memory.
 
-    Totals of floats are float64, and those of complex numbers float64 with a last dimension of 2. Of integers and
-    booleans the total is the maximum. Names and shapes must be those of the totals.
+    New totals are created if ``totals`` is empty. Totals of floats are float64. Those of complex numbers are float64
+    with a last dimension of 2. The total of integers and booleans is the maximum. Names and shapes must be those of the
+    totals.
     """
     if not totals:
         return {name: _initial_total(tensor, weight) for name, tensor in tensors.items()}
@@ -35,7 +36,7 @@ def add_weighted(totals: Tensors, tensors: Tensors, weight: float) -> Tensors:
 
 
 def divide_totals(totals: Tensors, templates: Tensors, total_weight: float) -> Tensors:
-    """Return ``totals / total_weight``, rounded once to the dtypes of ``templates``; maxima stay as they are.
+    """Return ``totals / total_weight``, rounded once to the dtypes of ``templates``; maxima are not divided.
 
     ``templates`` have the names, shapes and dtypes of the tensors that were added, and need no memory.
     """
@@ -49,9 +50,9 @@ def divide_totals(totals: Tensors, templates: Tensors, total_weight: float) -> T
 
 
 def average_numbers(weighted: Iterable[tuple[int, float]]) -> float:
-    """Return the mean of values, given as pairs of weight and value; it is exact, and rounded once.
+    """Return the mean of pairs of weight and value, which is computed exactly and rounded once.
 
-    It is NaN when one of the values is.
+    It is NaN if a value is NaN.
     """
     total = total_weight = 0
     for weight, value in weighted:
@@ -70,7 +71,7 @@ def _chunk_pairs(first: torch.Tensor, second: torch.Tensor) -> Iterator[tuple[to
 
 
 def _initial_total(tensor: torch.Tensor, weight: float) -> torch.Tensor:
-    """Return the total of one update, in memory of its own."""
+    """Return the total of one update in new memory."""
     if not is_averaged(tensor):
         return tensor.clone(memory_format=torch.contiguous_format)
     values = as_real(tensor)

@@ -1,1 +1,1 @@
-"""Aggregators, one a file: how results become one set of tensors."""
+"""Aggregators, one per file, which combine results into one set of tensors."""

@@ -1,4 +1,4 @@
-"""The mean of results, weighted by samples or not, held as one model however many results come."""
+"""The mean of results, weighted by samples or not, in the memory of one model for any number of results."""
 
 from dataclasses import dataclass
 
@@ -11,37 +11,43 @@ from fedws.updates.weighted_mean import MAX_WEIGHT, add_weighted, divide_totals
 
 @dataclass(frozen=True)
 class MeanAccumulator:
-    """What has been added: float64 sums of floats and of the parts of complex numbers; maxima of all others."""
+    """The state of a :class:`MeanAggregator` after some results."""
 
     totals: Tensors
+    """Float64 sums of floats and of the parts of complex numbers; maxima of other tensors."""
     templates: Tensors
-    """Empty-memory tensors of the names, shapes and dtypes that results must have."""
+    """Tensors without memory, with the names, shapes and dtypes that results must have."""
     total_weight: int
 
 
 @register("aggregator", "mean")
 class MeanAggregator:
-    """``sum(weight * result) / sum(weight)``, with weight = samples, or 1 when not ``weight_by_samples``.
+    """An aggregator that returns the weighted mean ``sum(weight * result) / sum(weight)``.
 
-    Accumulates in float64 with integer weights, divides once and rounds once to the tensor's dtype, so the order of
-    arrival does not show in the result. Of complex tensors real and imaginary parts have a mean each. Integer and
-    boolean tensors (batch norm's counters) take the maximum.
+    The weight of a result is its number of samples with ``weight_by_samples``, and otherwise 1. Sums are float64 with
+    integer weights. They are divided once and rounded once to the tensor's dtype, so the order of the results does not
+    change the mean. The real and imaginary parts of complex tensors are averaged separately. Integer and boolean
+    tensors, such as the counters of batch norm, take the maximum.
     """
 
     def __init__(self, *, weight_by_samples: bool = False) -> None:
         self._weight_by_samples = weight_by_samples
 
     def init(self) -> MeanAccumulator:
-        """Nothing added yet."""
+        """Return an empty accumulator."""
         return MeanAccumulator({}, {}, 0)
 
     def accumulate(self, accumulator: MeanAccumulator, result: TaskResult) -> MeanAccumulator:
-        """Add one result; reuses the sums. Raises RejectedUpdate when its tensors are not like those before."""
+        """Add one result to the sums, whose memory is reused.
+
+        Raises RejectedUpdate if its names, shapes or dtypes differ from those before, if it has no tensors, or if its
+        number of samples is not a valid weight.
+        """
         weight = result.num_examples if self._weight_by_samples else 1
         if not 1 <= weight <= MAX_WEIGHT:
-            raise RejectedUpdate(f"a result of {result.num_examples} samples cannot be weighted")
+            raise RejectedUpdate(f"a result with {result.num_examples} samples cannot be weighted")
         if not result.tensors:
-            raise RejectedUpdate("a result without tensors")
+            raise RejectedUpdate("the result has no tensors")
         templates = accumulator.templates or {name: tensor.to("meta") for name, tensor in result.tensors.items()}
         if problem := find_mismatch(result.tensors, templates):
             raise RejectedUpdate(problem)
@@ -49,5 +55,5 @@ class MeanAggregator:
         return MeanAccumulator(totals, templates, accumulator.total_weight + weight)
 
     def finalize(self, accumulator: MeanAccumulator) -> Tensors:
-        """The mean, in the results' dtypes."""
+        """Return the mean in the dtypes of the results."""
         return divide_totals(accumulator.totals, accumulator.templates, accumulator.total_weight)
