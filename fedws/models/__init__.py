@@ -1,1 +1,1 @@
-"""Models, one a file."""
+"""Registered models, one per file."""

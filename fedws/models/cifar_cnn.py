@@ -1,4 +1,4 @@
-"""A small network for CIFAR-10: five convolutions with batch norm, 141,034 parameters."""
+"""Small network for CIFAR-10 with five convolutions, batch norm and 141,034 parameters."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ from fedws.core.registry import register
 
 @register("model", "cifar_cnn")
 class CifarCnn(nn.Module):
-    """Images [n, 3, 32, 32] to log-probabilities of ten classes [n, 10]."""
+    """Network that maps images [n, 3, 32, 32] to log-probabilities of ten classes [n, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class CifarCnn(nn.Module):
         self.classes = nn.Linear(128, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return the log-probabilities [n, 10]."""
         return functional.log_softmax(self.classes(self.features(images).flatten(1)), dim=1)
 
 

@@ -1,4 +1,7 @@
-"""The "2NN" of McMahan et al. 2017 (arXiv:1602.05629), section 3: two hidden layers of 200, 199,210 parameters."""
+"""The network "2NN" of McMahan et al. 2017 (arXiv:1602.05629), section 3.
+
+It has two hidden layers of 200 units and 199,210 parameters.
+"""
 
 import torch
 from torch import nn
@@ -8,12 +11,15 @@ from fedws.core.errors import UsageError
 from fedws.core.registry import register
 
 MAX_LAYER_WIDTH = 10_000
-"""Width of a layer; a peer may name it, so it is checked before anything is allocated."""
+"""Maximum width of a layer, which is checked before memory is allocated, since a peer may choose the width."""
 
 
 @register("model", "mlp")
 class Mlp(nn.Module):
-    """Samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs]."""
+    """Network that maps samples of any shape with ``inputs`` values, [n, ...], to log-probabilities [n, outputs].
+
+    Raises UsageError for a width outside 1 to :data:`MAX_LAYER_WIDTH`.
+    """
 
     def __init__(self, *, hidden: int = 200, inputs: int = 784, outputs: int = 10) -> None:
         super().__init__()
@@ -26,7 +32,7 @@ class Mlp(nn.Module):
         self.fc3 = nn.Linear(hidden, outputs)
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
+        """Return the log-probabilities [n, outputs]."""
         x = self.relu1(self.fc1(samples.flatten(1)))
         x = self.relu2(self.fc2(x))
         return functional.log_softmax(self.fc3(x), dim=1)

@@ -1,4 +1,4 @@
-"""The network of the MNIST demo: two convolutions, two dense layers, 431,080 parameters."""
+"""Network of the MNIST demo with two convolutions, two dense layers and 431,080 parameters."""
 
 from typing import ClassVar
 
@@ -11,10 +11,10 @@ from fedws.core.registry import register
 
 @register("model", "mnist_cnn")
 class MnistCnn(nn.Module):
-    """Images [n, 1, 28, 28] to log-probabilities of ten digits [n, 10]."""
+    """Network that maps images [n, 1, 28, 28] to log-probabilities of ten digits [n, 10]."""
 
     split_at: ClassVar = "pool1"
-    """Where MistNet cuts it, unless it is told another place."""
+    """Default split point of MistNet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,8 +29,8 @@ class MnistCnn(nn.Module):
         self.fc2 = nn.Linear(500, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities."""
-        # Pooling in torch's default layout takes a third of the time on CPUs; in this one it hardly shows.
+        """Return the log-probabilities [n, 10]."""
+        # On CPUs, pooling takes a third of the time in torch's default layout, but very little in this one.
         x = images.to(memory_format=torch.channels_last)
         x = self.pool1(self.relu1(self.conv1(x)))
         x = self.pool2(self.relu2(self.conv2(x)))
