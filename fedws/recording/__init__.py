@@ -1,1 +1,1 @@
-"""The directory of a run: log, metrics, checkpoint and curves."""
+"""The directory of a run: log, metrics, checkpoints and curves."""

@@ -1,4 +1,4 @@
-"""Protocol of sinks."""
+"""The protocol that sinks implement."""
 
 from typing import Protocol
 
@@ -6,14 +6,21 @@ from fedws.recording.stored_records import Record
 
 
 class Sink(Protocol):
-    """Writes a run's records in another format.
+    """A writer of a run's records in another format.
 
-    Factory: ``(directory: Path, *, options)``, registered as ``sink``. It replaces what an earlier sink wrote there:
-    the records of a run that is resumed are written again. Raises UsageError when it cannot write to the run directory.
+    Its factory is ``(directory: Path, *, options)``, registered as ``sink``. The factory raises UsageError if it cannot
+    write to the run directory. A new sink replaces the output of an earlier one in the directory, because all records
+    are written again when a run is resumed.
     """
 
     def write(self, record: Record) -> None:
-        """Write one line of ``metrics.jsonl``; it is stored when this returns. Raises OSError."""
+        """Write one record of ``metrics.jsonl``.
+
+        The record is stored when this method returns. Raises OSError if it cannot be stored.
+        """
 
     def close(self) -> None:
-        """Release files and connections. A second call does nothing."""
+        """Release files and connections.
+
+        A second call does nothing.
+        """

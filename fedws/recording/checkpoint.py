@@ -1,11 +1,11 @@
-"""Checkpoints: a run's state on the disk, whole at any moment, so that a run that was killed can go on.
+"""Checkpoints: atomically written files with a run's state, from which a killed run continues.
 
-A checkpoint is one safetensors file. Its metadata holds the version and, as JSON, the state and what goes with it; a
-tensor is named by its place in there, ``state.model['w']``. Dataclasses are named too, and looked up among the modules
-that are imported already; nothing is run to find them.
+A checkpoint is one safetensors file. Its metadata holds the version and, as JSON, the state and the extra data. The
+name of a tensor is its path in the state or the extra data, such as ``state.model['w']``. Dataclasses are stored by
+name and looked up among the modules that are already imported. Loading a checkpoint does not import any module.
 
-The checksum stands at the same place in every format: the CRC-32 of the whole file with zeros for the checksum itself,
-as 8 hexadecimal digits. Nothing is read from a file before its checksum is right.
+Every format stores the checksum at the same position. It is the CRC-32 of the whole file, as 8 hexadecimal digits,
+computed with zeros in place of the checksum. The content of a file is used only after its checksum is verified.
 """
 
 import contextlib
@@ -30,15 +30,15 @@ _OLDER_FORMATS = ("1",)
 _FILE_NAME = re.compile(r"checkpoint-(\d+)\.safetensors")
 _CHECKSUM_PLACEHOLDER = b"0" * 8
 _CHECKSUM_SLICE = slice(37, 45)
-"""Where the checksum stands in a file: behind the header's length and ``{"__metadata__":{"checksum":"``."""
-_CHUNK_BYTES = 2**20  # bytes that are summed, then written: they are still in the processor's cache
+"""Position of the checksum in a file, after the header's length and ``{"__metadata__":{"checksum":"``."""
+_CHUNK_BYTES = 2**20  # small enough to stay in the processor's cache between the checksum and the write
 
 _DTYPES = {tensor_file.DTYPE_CODES[name]: dtype for name, dtype in DTYPES.items() if name in tensor_file.DTYPE_CODES}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved."""
+    """The state of a run after one version, as it was saved."""
 
     version: int
     state: Any
@@ -46,19 +46,26 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """A run's two newest checkpoints, in a directory that the first save makes; for one process at a time."""
+    """The two newest checkpoints of a run, in a directory that the first save creates.
+
+    Only one process at a time may use the directory.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def save(self, version: int, state: Any, extra: Json) -> None:
-        """Write a checkpoint; when this returns it is on the disk, whatever happens to machine or process next.
+        """Write a checkpoint, and return when it is on disk.
 
-        ``state`` and ``extra`` are made of frozen dataclasses, mappings with string keys, lists, tuples, tensors on
-        the CPU (or on ``meta``: shape and dtype only), strings, numbers, booleans and None. All come back as they are,
-        but that every mapping becomes a dict, and every tensor has memory of its own, row by row; what is one tensor in
-        several places is one again. Raises TypeError, naming the place, for anything else; RunFailed when the file
-        cannot be written, which leaves the checkpoints before as they were.
+        The checkpoint then survives a crash of the process or of the machine.
+
+        ``state`` and ``extra`` may consist of frozen dataclasses, mappings with string keys, lists, tuples, tensors,
+        strings, numbers, booleans and None. Tensors must be on the CPU, or on ``meta``, where only shape and dtype are
+        stored. A loaded mapping is a dict, and a loaded tensor has contiguous memory of its own. A tensor that occurs
+        in several places is stored once, and is again one tensor after loading. Everything else is loaded unchanged.
+
+        Raises TypeError with the path of the value for any other type. Raises RunFailed if the file cannot be written;
+        earlier checkpoints then stay unchanged.
         """
         path = self.directory / f"checkpoint-{version:06}.safetensors"
         try:
@@ -72,52 +79,61 @@ class Checkpoints:
             for other in before.keys() - {version, *older[-1:]}:
                 before[other].unlink()
         except OSError as error:
-            raise RunFailed(f"{path} cannot be written: {error.strerror or error}") from None
+            raise RunFailed(f"cannot write {path}: {error.strerror or error}") from None
 
     def exist(self) -> bool:
-        """Whether there is one, whole or not."""
+        """Return True if the directory has a checkpoint, even a damaged one."""
         return bool(self._find_files())
 
     def load(self) -> tuple[Checkpoint, str]:
-        """The newest whole checkpoint, and a remark, empty unless a newer one had to be passed over.
+        """Return the newest intact checkpoint and a remark.
 
-        The classes of the state must be imported: make the scheduler first. Raises UsageError when there is no
-        checkpoint, or when a whole one is not for this code; RunFailed when none is whole or one cannot be read.
+        The remark names the newer checkpoints that are damaged; otherwise it is empty. The classes of the state must be
+        imported, so create the scheduler first. Raises UsageError if the directory has no checkpoint, or if an intact
+        one was written by other code. Raises RunFailed if all checkpoints are damaged or a file cannot be read.
         """
         remark = ""
         for number, path in sorted(self._find_files().items(), reverse=True):
             try:
                 found = _read_file(path)
             except OSError as error:
-                raise RunFailed(f"{path} cannot be read: {error.strerror or error}") from None
-            except (LookupError, TypeError, ValueError, RuntimeError) as error:  # its checksum is right all the same
-                raise UsageError(f"{path} is no checkpoint of this fedws ({type(error).__name__}: {error})") from None
+                raise RunFailed(f"cannot read {path}: {error.strerror or error}") from None
+            except (LookupError, TypeError, ValueError, RuntimeError) as error:  # its checksum is correct
+                raise UsageError(
+                    f"{path} is not a checkpoint of this fedws ({type(error).__name__}: {error})"
+                ) from None
             if found is not None:
-                return found, remark and f"{remark}; going on from {number}"
-            remark += f"{remark and ', '}checkpoint {number} is damaged or cut short"
+                return found, remark and f"{remark}; continuing from checkpoint {number}"
+            remark += f"{remark and ', '}checkpoint {number} is damaged or incomplete"
         if remark:
-            raise RunFailed(f"there is no whole checkpoint in {self.directory}: {remark}")
-        raise UsageError(f"there is no checkpoint in {self.directory}")
+            raise RunFailed(f"no intact checkpoint in {self.directory}: {remark}")
+        raise UsageError(f"no checkpoint in {self.directory}")
 
     def prune(self) -> None:
-        """Remove all checkpoints but the newest, from which a finished run can continue. Raises RunFailed."""
+        """Remove all checkpoints except the newest, from which a finished run can continue.
+
+        Raises RunFailed if a file cannot be removed.
+        """
         for _, path in sorted(self._find_files().items())[:-1]:
             try:
                 path.unlink()
             except OSError as error:
-                raise RunFailed(f"{path} cannot be removed: {error.strerror or error}") from None
+                raise RunFailed(f"cannot remove {path}: {error.strerror or error}") from None
 
     def _find_files(self) -> dict[int, Path]:
-        """The checkpoints that are there, by number. What a save that was killed has left is removed."""
+        """Return the checkpoint files by version, and remove the partial files that a killed save left."""
         for left in self.directory.glob(f"checkpoint-*{PART_SUFFIX}"):
-            with contextlib.suppress(OSError):  # it is in nobody's way
+            with contextlib.suppress(OSError):  # a partial file that stays does no harm
                 left.unlink()
         named = ((_FILE_NAME.fullmatch(path.name), path) for path in self.directory.glob("checkpoint-*"))
         return {int(match[1]): path for match, path in named if match}
 
 
 def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
-    """Write a file and wait until it is on the disk. No tensor is copied, unless its elements lie apart."""
+    """Write a checkpoint into ``path``, which must exist.
+
+    A tensor is copied only if its elements are not contiguous.
+    """
     pack = StatePacker()
     about = {
         "checksum": _CHECKSUM_PLACEHOLDER.decode(),
@@ -130,7 +146,7 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
         pack.tensors, lambda dtype: DTYPE_NAMES[dtype] in tensor_file.DTYPE_CODES
     )
     about |= dtypes
-    # Wider elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
+    # Larger elements first, so that each tensor begins at a multiple of its element's size, as readers may expect.
     tensors = dict(sorted(storable.items(), key=lambda item: -item[1].itemsize))
     table, end = {}, 0
     for name, tensor in tensors.items():
@@ -153,7 +169,10 @@ def _write_file(path: Path, version: int, state: Any, extra: Json) -> None:
 
 
 def _read_file(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file; None when the file is not whole. Raises UsageError when it is not for this code."""
+    """Return the checkpoint in a file, or None if the file is damaged or incomplete.
+
+    Raises UsageError if the file has another format, or if a class of the state is unknown or has other fields.
+    """
     with path.open("rb") as file:
         if not _is_intact(file):
             return None
@@ -163,9 +182,9 @@ def _read_file(path: Path) -> Checkpoint | None:
         if about["format"] != CHECKPOINT_FORMAT:
             age = "an older" if about["format"] in _OLDER_FORMATS else "a newer"
             formats = f"format {about['format']}; this one reads {CHECKPOINT_FORMAT}"
-            raise UsageError(f"{path} was written by {age} fedws ({formats})")
+            raise UsageError(f"{path} was written by {age} fedws ({formats}); resume it with that version")
         tensors = {}
-        for name, entry in table.items():  # their bytes lie in this order
+        for name, entry in table.items():  # the tensors follow in the order of the table
             tensors[name] = torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
             if file.readinto(view_bytes(tensors[name])) != tensors[name].nbytes:
                 return None
@@ -175,7 +194,7 @@ def _read_file(path: Path) -> Checkpoint | None:
 
 
 def _is_intact(file: BinaryIO) -> bool:
-    """Whether the checksum is right."""
+    """Return True if the checksum is correct."""
     first = file.read(_CHECKSUM_SLICE.stop)
     checksum = zlib.crc32(first[: _CHECKSUM_SLICE.start] + _CHECKSUM_PLACEHOLDER)
     while piece := file.read(_CHUNK_BYTES):

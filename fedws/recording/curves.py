@@ -1,4 +1,4 @@
-"""A run's learning curves as one picture, ``curves.png``: how well the models do, and what they predict."""
+"""Learning curves of a run as one picture, ``curves.png``: accuracy or loss, and the predicted labels."""
 
 import math
 import warnings
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 MAIN_COLOUR, FAINT_COLOUR = "#1a1a1a", "#b8b8b8"
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart; with two line styles they name
-# twice as many workers. Of more workers the best and the worst are named.
+# The colours of Okabe and Ito, which people with any kind of colour vision can distinguish. With two line styles they
+# identify twice as many workers. Among more workers, only the highest and the lowest curves are named.
 COLOURS, MARKERS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), "osD^vP"
 TIME_UNITS = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left"}
@@ -30,11 +30,12 @@ STYLE: Any = {"text.usetex": False, "font.size": 11, "axes.titlelocation": "left
 def draw_curves(
     records: Sequence[Record], worker_labels: WorkerLabels, path: Path, title: str = "", *, shared: bool = True
 ) -> None:
-    """Draw what the records tell into a PNG at ``path``, which is whole whenever it is there.
+    """Draw the records of a run into a PNG file at ``path``, which is written atomically.
 
-    ``worker_labels`` gives the labels that each worker declared to hold. Accuracy by round is drawn; where models do
-    not classify, their loss; where nothing was scored, the seconds of each round. When workers hold different
-    labels, a second half shows what each model predicts. ``shared`` is as in :func:`save_figure`.
+    ``worker_labels`` are the labels that each worker declares. The picture shows the accuracy by round, or the loss if
+    the models do not classify. If no model was evaluated, it shows the seconds of each round. If workers hold different
+    labels, a second half shows what each model predicts. ``shared`` is the argument of :func:`save_figure`. Raises
+    OSError if the file cannot be written.
     """
     save_figure(path, lambda figure: _draw_run(figure, records, worker_labels, title), shared=shared)
 
@@ -42,21 +43,25 @@ def draw_curves(
 def draw_over_time(
     values: Mapping[str, Sequence[tuple[float, float]]], path: Path, title: str = "", target: float | None = None
 ) -> None:
-    """Draw accuracies (0 to 1) of several runs over time (seconds) into a PNG, with a line at the ``target``."""
+    """Draw the accuracies (0 to 1) of several runs over time (seconds) into a PNG file at ``path``.
+
+    A horizontal line marks the accuracy ``target``. Raises OSError if the file cannot be written.
+    """
     save_figure(path, lambda figure: _draw_over_time(figure, values, title, target))
 
 
 def save_figure(path: Path, draw: Callable[["Figure"], "Figure"], *, shared: bool = True) -> None:
-    """Write what ``draw`` makes of an empty figure as a PNG at ``path``, which is whole whenever it is there.
+    """Write the figure that ``draw`` returns as a PNG file at ``path``, which is written atomically.
 
-    ``shared`` is as in :func:`fedws.core.atomic_files.atomic_file`. Raises OSError.
+    ``draw`` gets an empty figure. ``shared`` is the argument of :func:`fedws.core.atomic_files.atomic_file`. Raises
+    OSError if the file cannot be written.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a title in letters that the font lacks
-        warnings.filterwarnings("ignore", message="overflow")  # of ticks far outside an axis of many decades
+        warnings.filterwarnings("ignore", message="Glyph")  # the font lacks a character of the title
+        warnings.filterwarnings("ignore", message="overflow")  # ticks far outside an axis of many decades
         picture = BytesIO()
         draw(Figure(dpi=100)).savefig(picture, format="png")
     with atomic_file(path, shared=shared) as part:
@@ -90,7 +95,7 @@ def _draw_run(figure: "Figure", records: Sequence[Record], worker_labels: Worker
         own = {worker: [(r, part[i]) for r, part in parts[worker].items()] for worker, i in where.items()}
         right = figure.add_axes((0.57, 0.085, 0.27, 0.78))
         _draw_lines(
-            right, _to_percent(own), list(worker_labels), "{:.0f} %", "Predictions that are labels the worker holds (%)"
+            right, _to_percent(own), list(worker_labels), "{:.0f} %", "Predictions among the worker's own labels (%)"
         )
     return figure
 
@@ -164,7 +169,7 @@ def _draw_over_time(
     axes.grid(axis="y", color="#e6e6e6")
     for index, (name, points) in enumerate(values.items()):
         x, y = [when / seconds for when, _ in points], [100 * value for _, value in points]
-        end = f"  {y[-1]:.2f} %" if y else "  not scored"
+        end = f"  {y[-1]:.2f} %" if y else "  not evaluated"
         size = 4.0 if len(points) <= 60 else 0.0
         axes.plot(x, y, **_line_style(index, True), markersize=size, label=f"{_shorten(name, 18)}{end}")
     if target is not None:
@@ -174,7 +179,7 @@ def _draw_over_time(
 
 
 def spread_positions(positions: Sequence[float], gap: float) -> list[float]:
-    """Places near those wanted, in the same order, at least ``gap`` apart and none above 1.
+    """Return positions near the given ones, in the same order, at least ``gap`` apart and not above 1.
 
     >>> spread_positions([0.5, 0.5, 1.0, 1.0], 0.25)
     [0.25, 0.5, 0.75, 1.0]
@@ -222,10 +227,10 @@ def _draw_prediction_shares(
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("round" if place + 2 >= len(models) else "")
         edges, floor = [n - 0.5 for n in range(len(rounds) + 1)], [0.0] * len(rounds)
-        for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # its own at the bottom
+        for group in sorted(range(len(distinct)), key=lambda i: distinct[i] != own):  # own labels at the bottom
             is_own_group = distinct[group] == own
             heights = [100 * shares[model][r][group] if r in shares[model] else math.nan for r in rounds]
-            top = [low + height for low, height in zip(floor, heights, strict=True)]  # a gap where there is no score
+            top = [low + height for low, height in zip(floor, heights, strict=True)]  # NaN leaves a gap
             low = [0.0 if math.isnan(value) else value for value in floor]
             axes.stairs(top, edges, baseline=low, fill=True, color=colours[group], alpha=1 if is_own_group else 0.45)
             if is_own_group and len(rounds) <= 100:

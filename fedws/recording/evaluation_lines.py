@@ -1,4 +1,4 @@
-"""The log lines of a model's evaluation, word for word those of the demo that fedws succeeds."""
+"""Log lines of a model's evaluation, with the exact wording of the demo that fedws replaces."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,16 @@ from fedws.data import label_ranges
 from fedws.recording.stored_records import WorkerLabels
 
 FEDERATED_MODEL = "federated"
-"""The name of the federated model among the evaluated ones."""
+"""Name of the federated model among the evaluated models."""
 
 MAX_LABELS_CHARS = 64
-"""Characters of a set of labels in a line."""
+"""Maximum number of characters of a set of labels in a line."""
 
 
 def format_loss(loss: float | None) -> str:
-    """Return a loss with four decimals; one that has more than 15 digits before them, with an exponent.
+    """Return a loss with four decimals, or with an exponent if it has more than 15 digits before the point.
 
-    A record has None for a loss that is no number.
+    None stands for a loss that is not a finite number, as in a record.
 
     >>> format_loss(0.12345), format_loss(1e300), format_loss(None)
     ('0.1235', '1.0000e+300', 'nan')
@@ -29,8 +29,8 @@ def format_loss(loss: float | None) -> str:
 def format_evaluation(record: Mapping[str, Any], label_sets: Sequence[Sequence[int]]) -> list[str]:
     """Return the one or two log lines of an ``evaluation`` record.
 
-    ``label_sets`` are sets of labels; the share of the predictions that fall into each is cut to whole percents.
-    Without predicted label counts, which an evaluator may withhold, there are no shares.
+    The first line contains the share of the predictions in each of ``label_sets``, truncated to whole percents. It is
+    omitted without label sets, and without predicted label counts, which an evaluator may withhold.
 
     >>> record = {"model": "alice", "loss": 2.3, "num_correct": 3, "num_examples": 8}
     >>> record["predicted_label_counts"] = [5, 2, 1]
@@ -59,5 +59,5 @@ def _count_predictions(histogram: Sequence[int], labels: Sequence[int]) -> int:
 
 
 def distinct_label_sets(worker_labels: WorkerLabels) -> list[tuple[int, ...]]:
-    """The distinct sets of labels that workers hold, each ascending, in the order of the workers."""
+    """Return the distinct sets of labels that workers hold, each ascending, in the order of the workers."""
     return list(dict.fromkeys(tuple(sorted(set(labels))) for labels in worker_labels.values() if labels))

@@ -1,4 +1,4 @@
-"""Reads the records of a run, and makes series of them that can be drawn."""
+"""Functions that read the records of a run and convert them to series for plots."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +14,21 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 MAX_PLOTTED_VALUE = 1e30
-"""Largest value that is drawn, of either sign; axes of much larger ones overflow."""
+"""Largest absolute value that is drawn; the axes of much larger values overflow."""
 
 
 def read_records(directory: Path) -> list[Record]:
-    """The records of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
+    """Return the records of a run's ``metrics.jsonl``, without an incomplete last line.
+
+    Raises UsageError if the file is missing, cannot be read, has an invalid line, or was written by an older fedws.
+    """
     path = directory / METRICS_FILE
     try:
-        *whole, last = path.read_bytes().split(b"\n")  # what stands before a line feed was written whole
+        *whole, last = path.read_bytes().split(b"\n")  # a line that ends with a line feed is complete
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{directory} holds no {METRICS_FILE}; name the directory of a run") from None
+        raise UsageError(f"{directory}: {METRICS_FILE} not found; give the directory of a run") from None
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
     records: list[Record] = []
     for number, line in enumerate([*whole, last], 1):
         try:
@@ -33,17 +36,18 @@ def read_records(directory: Path) -> list[Record]:
         except ValueError as error:
             if number <= len(whole):
                 raise UsageError(
-                    f"{path}: line {number} is no record: {get_error_text(error)}; remove the line"
+                    f"{path}: line {number} is not a valid record: {get_error_text(error)}; remove the line"
                 ) from None
     if any(record["kind"] == "score" for record in records):
-        raise UsageError(f"{path}: its records have the format of an older fedws; draw them with that version")
+        raise UsageError(f"{path} was written by an older fedws; plot it with that version")
     return records
 
 
 def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series:
-    """The values of ``metric`` of each model's evaluations, as points (round, value). The last one of a round counts.
+    """Return the values of ``metric`` for each evaluated model, as points (round, value).
 
-    A value that is not finite, or above :data:`MAX_PLOTTED_VALUE`, is left out.
+    The last evaluation of a model in a round counts. A value that is not finite, or whose magnitude exceeds
+    :data:`MAX_PLOTTED_VALUE`, is omitted.
 
     >>> metric_series([{"kind": "evaluation", "round": 1, "model": "bob", "accuracy": 0.5}])
     {'bob': [(1, 0.5)]}
@@ -57,7 +61,9 @@ def metric_series(records: Sequence[Record], metric: str = "accuracy") -> Series
 
 
 def prediction_shares(records: Sequence[Record], worker_labels: WorkerLabels) -> dict[str, dict[int, list[float]]]:
-    """For each model and evaluated round, which part of its predictions (0 to 1) fell into each share group.
+    """Return the share (0 to 1) of the predictions in each set of labels, by model and round.
+
+    The sets are the result of :func:`fedws.recording.evaluation_lines.distinct_label_sets`, in its order.
 
     >>> record = {"kind": "evaluation", "round": 1, "model": "bob", "predicted_label_counts": [1, 1, 6]}
     >>> prediction_shares([record], {"alice": [0, 1], "bob": [2]})

@@ -1,4 +1,4 @@
-"""Log lines in the order of the events that they are about."""
+"""A log with lines in the order of the events that they describe."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from fedws.core.untrusted_text import to_line
 
 @dataclass
 class _QueueItem:
-    """Lines that wait, or (``None``) are not known yet."""
+    """A place in the queue, with its lines or None until they are known."""
 
     lines: Sequence[str] | None = None
     tag: Any = None
 
 
 class OrderedLog:
-    """Log lines in the order of what they tell of, however late some become known.
+    """A log that emits lines in the order of their events, even if some lines become known late.
 
     >>> lines = OrderedLog(print)
     >>> release = lines.reserve()
@@ -32,15 +32,16 @@ class OrderedLog:
         self._queue: deque[_QueueItem] = deque()
 
     def emit(self, *lines: str) -> None:
-        """Emit lines, once all that is held before them has been said."""
+        """Emit lines as soon as everything before them is emitted."""
         if lines:
             self._queue.append(_QueueItem(lines=[to_line(text) for text in lines]))
             self._flush()
 
     def reserve(self, tag: Any = None) -> Callable[..., None]:
-        """Keep a place; the function given back takes the lines that belong there, once.
+        """Reserve a place in the log, and return a function that fills it with lines.
 
-        ``tag`` is for whoever would keep that place again, see :meth:`pending`.
+        The function may be called once. :meth:`pending` returns ``tag``, so that a resumed run can reserve the place
+        again.
         """
         entry = _QueueItem(tag=tag)
         self._queue.append(entry)
@@ -52,7 +53,10 @@ class OrderedLog:
         return fill
 
     def pending(self) -> list[dict[str, Any]]:
-        """What was not said yet, in its order: ``{"tag": ...}`` for a place that is kept, ``{"lines": [...]}``."""
+        """Return what is not emitted yet, in order.
+
+        An item is ``{"tag": ...}`` for a reserved place, or ``{"lines": [...]}``.
+        """
         return [{"tag": it.tag} if it.lines is None else {"lines": list(it.lines)} for it in self._queue]
 
     def _flush(self) -> None:

@@ -1,4 +1,4 @@
-"""The directory of a run: one coordinator's at a time, and the place from which the run can go on."""
+"""The directory of a run, which one coordinator at a time uses and from which the run continues."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ log = logging.getLogger("fedws")
 
 
 class RunDirectory:
-    """A directory that this process holds until :meth:`close`."""
+    """The directory of a run, locked by this process until :meth:`close`."""
 
     def __init__(self, path: Path, lock: filelock.BaseFileLock, created: Sequence[Path]) -> None:
         self.path = path
@@ -33,38 +33,45 @@ class RunDirectory:
         self._created = created
         self._run_info: dict[str, Any] = {}
         self.retained = False
-        """Whether the directory stays when it is given back."""
+        """True if :meth:`close` keeps the directory."""
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Take a new or empty directory. Raises UsageError."""
+        """Create a directory, or use an empty one, and lock it.
+
+        Raises UsageError if the directory cannot be used.
+        """
         return cls._claim(path, create_empty_directory(path))
 
     @classmethod
     def create_unique(cls, algorithm: str, parent: Path = Path("runs")) -> Self:
-        """Take a directory of its own for a run with this algorithm, see :func:`create_unique_directory`. Raises
-        UsageError."""
-        made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+        """Create and lock a new directory for a run with this algorithm; see :func:`create_unique_directory`.
+
+        Raises UsageError if the directory cannot be created.
+        """
+        created_parents = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         path = create_unique_directory(algorithm, parent)
-        return cls._claim(path, [path, *made])
+        return cls._claim(path, [path, *created_parents])
 
     @classmethod
     def _claim(cls, path: Path, created: Sequence[Path]) -> Self:
         found = cls(path, _acquire_lock(path, "--run-dir"), created)
         try:
-            private_files.open_text(
-                path / LOG_FILE, "x"
-            ).close()  # no other run takes the directory while this one waits for its workers
+            # The log file marks the directory as used, also while this run waits for its workers.
+            private_files.open_text(path / LOG_FILE, "x").close()
         except FileExistsError:
-            raise build_not_new_error(path, "was taken by another run just now") from None
+            raise build_not_new_error(path, "is already used by another run") from None
         except OSError as error:
-            raise UsageError(f"--run-dir {path} cannot be written: {error.strerror or error}") from None
+            raise UsageError(f"cannot write --run-dir {path}: {error.strerror or error}; choose another") from None
         return found
 
     @classmethod
     def open_existing(cls, path: Path) -> Self:
-        """Take the directory of a run that is to go on. Raises UsageError when there is none, or it cannot."""
-        read_run_info(path)  # a directory without a run gets no lock
+        """Lock the directory of a run that continues.
+
+        Raises UsageError if the directory has no run, is in use, or cannot be written.
+        """
+        read_run_info(path)  # first without a lock, so that a directory without a run stays unchanged
         found = cls(path, _acquire_lock(path, "--resume"), [])
         found._run_info = read_run_info(path)
         found.retained = True
@@ -72,7 +79,10 @@ class RunDirectory:
 
     @property
     def plan(self) -> Plan:
-        """The plan that it began with. Raises UsageError where ``run.json`` holds none."""
+        """The plan with which the run began.
+
+        Raises UsageError if the plan in ``run.json`` is invalid.
+        """
         try:
             return build_plan(dict(self._run_info["plan"]))
         except UsageError as error:
@@ -80,40 +90,46 @@ class RunDirectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """True if the run has finished."""
         return bool(self._run_info.get("finished"))
 
     @property
     def secret(self) -> bytes:
-        """Secret of the run, 32 bytes, never sent; :meth:`begin` makes it. Its keys can take the run's nodes over."""
+        """Secret of the run, 32 bytes, which is never sent.
+
+        :meth:`begin` creates it. The keys derived from it can take over the nodes of the run.
+        """
         return bytes.fromhex(self._run_info["secret"])
 
     def begin(self, plan: Plan) -> str:
-        """Write the plan of a run that starts or continues; return the run's public id."""
+        """Write the plan of a run that starts or continues, and return the run's public id."""
         run_id = self._run_info.get("run_id") or secrets.token_hex(8)
-        secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has none
+        secret = self._run_info.get("secret") or secrets.token_hex(32)  # a run of an earlier version has no secret
         atomic_write(self.path / PLAN_FILE, tomli_w.dumps(plan.model_dump()).encode())
-        # without what is infinite, as the round timeout by default, which JSON has not
+        # JSON cannot represent infinite values, such as the default of the round timeout.
         settings = {name: value for name, value in plan.model_dump().items() if value != math.inf}
         run_info = {"format": RUN_FORMAT, "run_id": run_id, "secret": secret, "finished": False, "plan": settings}
         self._write_run_info(run_info)
         return str(run_id)
 
     def retain(self) -> None:
-        """From now on there is something to go on with, whatever ends the run."""
+        """Keep the directory on :meth:`close`, because the run can be continued from now on."""
         self.retained = True
 
     def mark_finished(self) -> None:
-        """Write that the run has come to its end."""
+        """Record in ``run.json`` that the run has finished."""
         self._write_run_info({**self._run_info, "finished": True})
 
     def close(self) -> None:
-        """Give the directory back; one in which nothing began is removed again, as far as it was made here."""
+        """Release the directory, and remove it if no run began in it.
+
+        Only directories that :meth:`create` or :meth:`create_unique` created are removed.
+        """
         with contextlib.suppress(OSError):
             (self.path / LOCK_FILE).unlink(missing_ok=True)
         self._lock.release()
         if not self.retained:
-            with contextlib.suppress(OSError):  # another run may have come to use the parent
+            with contextlib.suppress(OSError):  # another run may use the parent by now
                 for name in (PLAN_FILE, RUN_INFO_FILE, LOG_FILE):
                     (self.path / name).unlink(missing_ok=True)
                 for folder in self._created:
@@ -131,9 +147,9 @@ def _acquire_lock(path: Path, flag: str) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise UsageError(f"{flag} {path} is in use by another coordinator") from None
     except OSError as error:
-        raise UsageError(f"{flag} {path} cannot be written: {error.strerror or error}") from None
-    if private_files.is_exposed(
-        path
-    ):  # its owner made it so, maybe for a group that shares it; the files in it are private
-        log.warning("%s %s is open to other users of this machine: chmod -R go= %s", flag, path, shlex.quote(str(path)))
+        raise UsageError(f"cannot write {flag} {path}: {error.strerror or error}") from None
+    # Only a warning: the owner may share the directory with a group on purpose, and the files in it are private.
+    if private_files.is_exposed(path):
+        command = f"chmod -R go= {shlex.quote(str(path))}"
+        log.warning("%s %s is accessible to other users of this machine; restrict it with %s", flag, path, command)
     return lock

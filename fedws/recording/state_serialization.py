@@ -1,6 +1,8 @@
-"""A state as JSON and tensors, and back: frozen dataclasses, mappings, lists, tuples, tensors, strings and numbers.
+"""Conversion of a state to JSON and tensors, and back.
 
-Dataclasses are named, and looked up among the modules that are imported already; nothing is run to find them.
+A state consists of frozen dataclasses, mappings, lists, tuples, tensors, strings, numbers, booleans and None.
+Dataclasses are stored by name and looked up among the modules that are already imported. Unpacking a state does not
+import any module.
 """
 
 import dataclasses
@@ -16,25 +18,31 @@ import torch
 from fedws.core.errors import UsageError
 from fedws.core.tensors import DTYPE_NAMES, DTYPES
 
-_MAX_DEPTH = 100  # levels of a state: one that holds itself would overflow the stack
+_MAX_DEPTH = 100  # nested levels of a state; a state that contains itself would overflow the stack
 
 
 class StatePacker:
-    """A state as JSON. An object in it is a mark, ``{kind: what}``; a state's own dicts become lists of pairs."""
+    """A function that converts a state to JSON and collects its tensors.
+
+    A JSON object in the result is a tagged value, ``{kind: value}``. A dict of the state becomes a list of pairs.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
-        """By the first place where each was met."""
+        """Tensors by the first path of each."""
         self._paths: dict[int, str] = {}
 
     def __call__(self, value: Any, path: str, depth: int = 0) -> Any:
-        """JSON of ``value``, which stands at ``path``. Raises TypeError."""
+        """Return the JSON of ``value``, whose place in the state is ``path``.
+
+        Raises TypeError for a value that a checkpoint cannot hold.
+        """
         if depth > _MAX_DEPTH:
             raise TypeError(f"{path[:100]}... is nested deeper than {_MAX_DEPTH} levels")
         kind, depth = type(value), depth + 1
         if value is None or kind is bool or (kind is str and (value.isascii() or value.isprintable())):
             return value
-        if kind is str:  # halves of a character, maybe, which JSON would join where two meet
+        if kind is str:  # maybe with lone surrogates, which JSON would join to pairs
             return {"str": value.encode("utf-8", "surrogatepass").hex()}
         if kind is int:
             return value if -(2**63) <= value < 2**63 else {"int": hex(value)}
@@ -48,7 +56,7 @@ class StatePacker:
         if dataclasses.is_dataclass(kind):
             name = f"{kind.__module__}:{kind.__qualname__}"
             if _find_dataclass(name) is not kind or kind.__new__ is not object.__new__:
-                raise TypeError(f"{path} is a {name}: not a frozen dataclass that can be found by this name")
+                raise TypeError(f"{path} is a {name}, which is not a frozen dataclass that can be found by this name")
             values = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(kind))
             return {"class": [name, {key: self(inner, f"{path}.{key}", depth) for key, inner in values}]}
         if isinstance(value, Mapping):
@@ -66,12 +74,15 @@ class StatePacker:
         if tensor.is_meta:
             return {"meta": [DTYPE_NAMES[tensor.dtype], list(tensor.shape)]}
         name = self._paths.setdefault(id(tensor), path)
-        self.tensors[name] = tensor  # also keeps it, so that no other gets its id
+        self.tensors[name] = tensor  # also keeps the tensor alive, so that its id stays unique
         return {"tensor": name}
 
 
 def unpack_state(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """What was packed. Raises UsageError for a class that is not there or has other fields."""
+    """Return the state that :class:`StatePacker` converted.
+
+    Raises UsageError for a class that is unknown or has other fields.
+    """
     if isinstance(packed, list):
         return [unpack_state(item, tensors) for item in packed]
     if not isinstance(packed, dict):
@@ -95,19 +106,20 @@ def unpack_state(packed: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     name, values = what
     cls = _find_dataclass(name)
     if cls is None or {field.name for field in dataclasses.fields(cls)} != set(values):
-        what = "is not known here" if cls is None else "has other fields here"
-        raise UsageError(f"the checkpoint holds a {name}, which {what}: only the code that wrote it can go on from it")
-    made = object.__new__(cls)  # not made anew: what its __init__ would do has been done
+        what = "is unknown here" if cls is None else "has other fields here"
+        raise UsageError(f"the checkpoint holds a {name}, which {what}; continue with the code that wrote it")
+    restored = object.__new__(cls)  # without __init__, whose effects are already in the stored fields
     for key, value in values.items():
-        object.__setattr__(made, key, unpack_state(value, tensors))
-    return made
+        object.__setattr__(restored, key, unpack_state(value, tensors))
+    return restored
 
 
 def _find_dataclass(name: str) -> Any:
-    """The frozen dataclass of that name, ``module:qualname``, in what is imported already; None when there is none."""
+    """Return the imported frozen dataclass with the name ``module:qualname``, or None if it is not found."""
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        found = inspect.getattr_static(found, part, None)  # runs no __getattr__, which might import
-    made = vars(found).get("__dataclass_params__") if isinstance(found, type) else None  # its own, not its parent's
-    return found if made is not None and made.frozen else None
+        found = inspect.getattr_static(found, part, None)  # does not run __getattr__, which might import
+    # vars() does not find the parameters of a parent class
+    parameters = vars(found).get("__dataclass_params__") if isinstance(found, type) else None
+    return found if parameters is not None and parameters.frozen else None

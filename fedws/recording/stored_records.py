@@ -1,4 +1,7 @@
-"""What a run has stored, checked when it is read again: an earlier version took from nodes what this one refuses."""
+"""Checks of the stored records of a run when they are read again.
+
+An earlier version may have stored values from nodes that this version rejects.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ _FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Record(BaseModel):
-    """Any record; what else is in it is the coordinator's own."""
+    """A record of any kind; other fields are set by the coordinator itself and are not checked."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -33,7 +36,7 @@ class _Record(BaseModel):
 
 
 class _EvaluationRecord(_Record):
-    """The evaluation of a model; a loss that is no number was stored as null."""
+    """The evaluation of a model; null represents a loss that is not a finite number."""
 
     kind: Literal["evaluation"]
     model: Annotated[str, Field(max_length=64)]
@@ -41,7 +44,7 @@ class _EvaluationRecord(_Record):
 
 
 class _RunInfo(BaseModel):
-    """What ``run.json`` holds beside its secret."""
+    """The content of ``run.json`` without the secret."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -54,7 +57,9 @@ _EVAL_RESULT_ADAPTER, _LABELS_ADAPTER = TypeAdapter(EvalResult), TypeAdapter(Lab
 
 
 def parse_record(text: str | bytes) -> dict[str, Any]:
-    """Return the record of a line of ``metrics.jsonl``. Raises ValueError with the reason for one that cannot be used.
+    """Return the record in a line of ``metrics.jsonl``.
+
+    Raises ValueError with the reason if the record is invalid.
 
     >>> parse_record('{"kind": "round", "round": 1, "seconds": 0.5}')
     {'kind': 'round', 'round': 1, 'seconds': 0.5}
@@ -62,9 +67,9 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError("it is no record")
+        raise ValueError("not a JSON object")
     _check_storable(found)
     try:
         if found.get("kind") != "evaluation":
@@ -74,17 +79,17 @@ def parse_record(text: str | bytes) -> dict[str, Any]:
         result = {key: found[key] for key in ("num_examples", "loss", "num_correct", "predicted_label_counts")}
         _EVAL_RESULT_ADAPTER.validate_python({**result, "loss": 0.0} if result["loss"] is None else result)
     except KeyError as error:
-        raise ValueError(f"an evaluation without {get_error_text(error)}") from None
+        raise ValueError(f"missing field of an evaluation: {get_error_text(error)}") from None
     except ValidationError as error:
         raise ValueError(describe_setting_error(error)) from None
     correct, counts = found["num_correct"], found["predicted_label_counts"]
     if (correct is None and counts is not None) or (correct or 0) > found["num_examples"]:
-        raise ValueError("its numbers do not fit together")
+        raise ValueError("inconsistent numbers")
     return found
 
 
 def run_info_problem(run_info: Mapping[str, Any]) -> str:
-    """Return why what ``run.json`` holds cannot be used; empty when it can."""
+    """Return why the content of ``run.json`` is invalid, or an empty string if it is valid."""
     try:
         _RunInfo.model_validate(dict(run_info))
     except ValidationError as error:
@@ -93,23 +98,23 @@ def run_info_problem(run_info: Mapping[str, Any]) -> str:
 
 
 def _check_storable(record: Mapping[str, Any]) -> None:
-    """Raise ValueError for a text or a number that other files of a run, as its events, cannot hold."""
+    """Raise ValueError for a text or a number that other files of a run, such as events, cannot hold."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("a text in it is not Unicode") from None
+        raise ValueError("a text is not valid Unicode") from None
     for value in record.values():
         if isinstance(value, int):
             try:
                 float(value)
             except OverflowError:
-                raise ValueError("a number in it is too large") from None
+                raise ValueError("a number is too large") from None
 
 
 def load_worker_labels(path: Path) -> tuple[dict[str, list[int]], list[str]]:
-    """Return the labels that each worker declared, from ``worker_labels.json``, and a line for each dropped one.
+    """Return the labels that each worker declared, from ``worker_labels.json``, and log lines about invalid entries.
 
-    Both are empty where there is no such file.
+    An invalid entry is dropped. Both results are empty if the file is missing or invalid as a whole.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

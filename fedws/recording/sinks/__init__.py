@@ -1,1 +1,1 @@
-"""Sinks, one a file: other formats of a run's record."""
+"""Sinks, one per file, which write a run's records in other formats."""

@@ -1,8 +1,8 @@
-"""A run's records as TensorBoard events; the only file that imports tensorboardX.
+"""A sink that writes a run's records as TensorBoard events; the only file that imports tensorboardX.
 
-tensorboardX's ``SummaryWriter`` hands events to a thread through a bounded queue. When the disk is full that
-thread dies and the next scalar waits for ever, and its ``flush`` leaves behind what is still in the queue. So
-:class:`TensorBoardWriter` uses the synchronous writer beneath it: no thread, no queue, and nothing left to lose.
+The ``SummaryWriter`` of tensorboardX passes events to a thread through a bounded queue. When the disk is full, that
+thread dies and the next scalar blocks forever. Its ``flush`` does not write the events that are still in the queue.
+:class:`TensorBoardWriter` therefore uses the synchronous writer beneath it, which has neither a thread nor a queue.
 """
 
 import time
@@ -24,10 +24,11 @@ EVALUATION_METRICS = ("accuracy", "loss")
 
 @register("sink", "tensorboard")
 class TensorBoardWriter:
-    """One events file in a directory, which is made when it is missing.
+    """A writer of one events file in a directory, which is created if it is missing.
 
-    A record is on disk when :meth:`write` returns, so a process that is killed loses none. A disk that fails raises
-    OSError. Earlier events files in the directory are removed.
+    Earlier events files in the directory are removed. A record is in the file when :meth:`write` returns, so a killed
+    process does not lose any. The constructor raises UsageError if the file cannot be created; later errors of the disk
+    raise OSError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -35,30 +36,36 @@ class TensorBoardWriter:
             for old in directory.glob(TENSORBOARD_PATTERN):
                 old.unlink()
             private_files.create_dir(directory, parents=True, exist_ok=True)
-            # tensorboardX names a file by the second and truncates one of the same name.
+            # tensorboardX names a file after the current second, and truncates a file of the same name.
             self._writer = EventsWriter(str(directory.resolve() / "events"), f".{time.time_ns()}")
             for file in directory.glob(TENSORBOARD_PATTERN):
                 private_files.restrict_mode(file)
         except OSError as error:
-            raise UsageError(f"{directory}: cannot write events there: {error.strerror or error}") from None
+            raise UsageError(f"cannot write events to {directory}: {error.strerror or error}") from None
         self._is_open = True
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record of ``metrics.jsonl``; kinds other than ``evaluation`` and ``round`` have nothing to show."""
+        """Write a record of ``metrics.jsonl``.
+
+        Records of other kinds than ``evaluation`` and ``round`` are ignored. Raises OSError.
+        """
         if found := to_scalars(record):
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in found.items()])
             self._writer.write_event(Event(wall_time=time.time(), step=record["round"], summary=summary))
             self._writer.flush()
 
     def close(self) -> None:
-        """Close the file. A second time does nothing."""
+        """Close the file.
+
+        A second call does nothing.
+        """
         if self._is_open:
             self._is_open = False
             self._writer.close()
 
 
 def to_scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a record shows in TensorBoard, by tag.
+    """Return the values of a record that TensorBoard shows, by tag.
 
     >>> to_scalars({"kind": "evaluation", "round": 1, "model": "alice", "accuracy": 0.25, "loss": None})
     {'accuracy/alice': 0.25}

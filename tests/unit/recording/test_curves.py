@@ -196,12 +196,12 @@ def test_read_leaves_out_a_line_that_was_cut(tmp_path: Path) -> None:
 def test_read_names_a_line_that_is_no_record(tmp_path: Path, line: bytes) -> None:
     whole = json.dumps(timing(1)).encode() + b"\n"
     (tmp_path / "metrics.jsonl").write_bytes(whole + line + b"\n" + whole)
-    with pytest.raises(UsageError, match=r"metrics\.jsonl: line 2 is no record"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: line 2 is not a valid record"):
         read_records(tmp_path)
 
 
 def test_read_where_no_run_is(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no metrics\.jsonl; name the directory of a run"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl not found; give the directory of a run"):
         read_records(tmp_path / "nowhere")
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UsageError, match=r"metrics\.jsonl: "):

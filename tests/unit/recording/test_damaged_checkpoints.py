@@ -20,7 +20,7 @@ from tests.helpers.frozen_classes import Pair
 
 def falls_back(directory: Path) -> None:
     found, remark = Checkpoints(directory).load()
-    assert remark == "checkpoint 12 is damaged or cut short; going on from 11"
+    assert remark == "checkpoint 12 is damaged or incomplete; continuing from checkpoint 11"
     assert found.version == 11 and found.extra == {"round": 11} and found.state.right == "before"
     assert found.state.left["w"].tolist() == [1.5, -2.5] and found.state.left["n"] == 3
 
@@ -74,8 +74,7 @@ def test_when_none_is_whole_it_is_said_in_one_line(two: Path) -> None:
     with pytest.raises(RunFailed) as caught:
         Checkpoints(two).load()
     assert str(caught.value) == (
-        f"there is no whole checkpoint in {two}: "
-        "checkpoint 12 is damaged or cut short, checkpoint 11 is damaged or cut short"
+        f"no intact checkpoint in {two}: checkpoint 12 is damaged or incomplete, checkpoint 11 is damaged or incomplete"
     )
 
 
@@ -85,7 +84,7 @@ def test_where_there_is_none_it_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "checkpoint-last.safetensors").write_text("not ours")
     with pytest.raises(UsageError) as caught:
         Checkpoints(tmp_path / name).load()
-    assert str(caught.value) == f"there is no checkpoint in {tmp_path / name}"
+    assert str(caught.value) == f"no checkpoint in {tmp_path / name}"
 
 
 @pytest.mark.parametrize(("number", "age"), [("1", "an older"), ("3", "a newer")])
@@ -97,7 +96,10 @@ def test_another_format_is_said_and_not_passed_over(
     monkeypatch.undo()
     with pytest.raises(UsageError) as caught:
         Checkpoints(two).load()
-    assert str(caught.value) == f"{path_of(two, 13)} was written by {age} fedws (format {number}; this one reads 2)"
+    formats = f"(format {number}; this one reads 2)"
+    assert str(caught.value) == (
+        f"{path_of(two, 13)} was written by {age} fedws {formats}; resume it with that version"
+    )
 
 
 @pytest.mark.parametrize("change", [{"w": {"dtype": "F128", "shape": [2]}}, {"state": "{"}, {"state": None}])
@@ -113,7 +115,9 @@ def test_a_foreign_file_whose_checksum_is_right_is_said(two: Path, change: dict[
     data = len(text).to_bytes(8, "little") + text + whole[8 + size :]
     checksum = b"%08x" % zlib.crc32(data)
     path.write_bytes(data[: checkpoint._CHECKSUM_SLICE.start] + checksum + data[checkpoint._CHECKSUM_SLICE.stop :])
-    with pytest.raises(UsageError, match=r"checkpoint-000012.safetensors is no checkpoint of this fedws \(\w+: .*\)$"):
+    with pytest.raises(
+        UsageError, match=r"checkpoint-000012.safetensors is not a checkpoint of this fedws \(\w+: .*\)$"
+    ):
         Checkpoints(two).load()
 
 
@@ -122,4 +126,4 @@ def test_a_file_that_may_not_be_read_is_said(two: Path) -> None:
     path_of(two, 12).mkdir()
     with pytest.raises(RunFailed) as caught:
         Checkpoints(two).load()
-    assert str(caught.value) == f"{path_of(two, 12)} cannot be read: Is a directory"
+    assert str(caught.value) == f"cannot read {path_of(two, 12)}: Is a directory"

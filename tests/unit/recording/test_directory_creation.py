@@ -59,7 +59,7 @@ def test_a_parent_that_another_run_removes_is_made_again(tmp_path: Path, monkeyp
 def test_a_place_for_runs_that_takes_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(tmp_path / "nothing")
     with pytest.raises(
-        UsageError, match=r"runs/\S+-fedavg cannot be made: Not a directory; name a --run-dir elsewhere$"
+        UsageError, match=r"cannot create .*runs/\S+-fedavg: Not a directory; choose another --run-dir$"
     ):
         create_unique_directory("fedavg", tmp_path / "runs")
     assert names(tmp_path) == {"runs"}

@@ -24,7 +24,7 @@ def test_a_directory_that_is_not_empty_is_refused_and_left_alone(tmp_path: Path)
     (tmp_path / "model.safetensors").write_text("precious")
     with pytest.raises(UsageError) as caught:
         RunDirectory.create(tmp_path)
-    assert str(caught.value) == f"--run-dir {tmp_path} is not empty; name a new or an empty directory"
+    assert str(caught.value) == f"--run-dir {tmp_path} is not empty; choose a new or an empty directory"
     assert names(tmp_path) == {"model.safetensors"}
 
 
@@ -33,7 +33,7 @@ def test_a_file_in_the_way_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(
         UsageError,
-        match=r"^--run-dir .*file.* (is a file; name a new .*|cannot be written: Not a directory)$",
+        match=r"^(--run-dir .*file is a file; choose a new .*|cannot write --run-dir .*file/.*: Not a directory; .*)$",
     ):
         RunDirectory.create(tmp_path / name)
     assert (tmp_path / "file").read_text() == "precious"
@@ -44,7 +44,7 @@ def test_a_directory_that_takes_no_files_is_said(tmp_path: Path, monkeypatch: py
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(private_files, "open_text", full)
-    with pytest.raises(UsageError, match=r"cannot be written: Read-only file system$"):
+    with pytest.raises(UsageError, match=r"^cannot write --run-dir .*: Read-only file system; choose another$"):
         RunDirectory.create(tmp_path)
 
 

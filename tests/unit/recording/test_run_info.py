@@ -31,23 +31,23 @@ def story(**more: object) -> str:
     return json.dumps({"format": RUN_FORMAT, "run_id": "ab" * 8, "finished": False, "plan": {}, **more})
 
 
-FOREIGN = "run.json is not one of fedws"
+FOREIGN = "run.json was not written by fedws"
 
 
-OLDER = f"it was written by an older fedws (format 1; this one reads {RUN_FORMAT}); resume it with that version"
+OLDER = f"written by an older fedws (format 1; this one reads {RUN_FORMAT}); resume it with that version"
 
 
-NEWER = f"it is of a newer fedws (format {RUN_FORMAT + 1}; this one reads {RUN_FORMAT})"
+NEWER = f"written by a newer fedws (format {RUN_FORMAT + 1}; this one reads {RUN_FORMAT}); resume it with that version"
 
 
 REFUSED: dict[str, tuple[dict[str, str] | None, str]] = {
     "missing": (None, "directory not found"),
     "empty": ({}, "the directory is empty"),
-    "foreign": ({"mine.txt": "mine"}, "the directory holds no run that had begun (no run.json)"),
+    "foreign": ({"mine.txt": "mine"}, "run.json not found; no run has begun there"),
     "another program's": ({"run.json": '{"name": "another program"}'}, FOREIGN),
     "another program's format": ({"run.json": '{"format": 1, "name": "another program"}'}, FOREIGN),
     "a list": ({"run.json": '["format", 1]'}, FOREIGN),
-    "no JSON": ({"run.json": "no"}, "run.json cannot be read: Expecting value: line 1 column 1 (char 0)"),
+    "no JSON": ({"run.json": "no"}, "cannot read run.json: Expecting value: line 1 column 1 (char 0)"),
     "a secret that is none": ({"run.json": story(secret="ab")}, FOREIGN),
     "a secret that is a number": ({"run.json": story(secret=5)}, FOREIGN),
     "older": ({"run.json": '{"format": 1, "run": "abab", "finished": false, "plan": {}}'}, OLDER),
@@ -74,7 +74,7 @@ def test_a_plan_that_somebody_has_spoilt_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"^--resume {tmp_path}: {tmp_path}/plan.toml: .*line 1"):
         load_plan_settings(tmp_path)
     (tmp_path / "plan.toml").unlink()
-    with pytest.raises(UsageError, match=r"plan.toml: No such file or directory$"):
+    with pytest.raises(UsageError, match=r"plan.toml: cannot read the file: No such file or directory$"):
         load_plan_settings(tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_a_story_that_cannot_be_is_a_line(changes: dict[str, Any], tmp_path: Pat
     with pytest.raises(UsageError):
         finished_rounds(tmp_path / "run")
     path.write_text("[" * 100_000)
-    with pytest.raises(UsageError, match=r"run\.json cannot be read: "):
+    with pytest.raises(UsageError, match=r"cannot read run\.json: "):
         finished_rounds(tmp_path / "run")
 
 

@@ -108,5 +108,5 @@ def test_a_full_disk_ends_the_run_in_words(record: RunLog, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(record, "_metrics_file", Full())
-        with pytest.raises(RunFailed, match=r"the record in .* cannot be written: No space left on device"):
+        with pytest.raises(RunFailed, match=r"cannot write the record in .*: No space left on device"):
             record.write_record("round", round=1)

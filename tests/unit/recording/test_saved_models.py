@@ -49,7 +49,7 @@ def test_a_save_that_fails_leaves_the_model_before(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", half)
-    with pytest.raises(RunFailed, match=r"model\.safetensors cannot be written: .*No space left on device"):
+    with pytest.raises(RunFailed, match=r"cannot write .*model\.safetensors: .*No space left on device"):
         write_model(path, {"w": torch.tensor(2.0)})
     monkeypatch.undo()
     assert safetensors.torch.load_file(path)["w"] == 1 and [found.name for found in tmp_path.iterdir()] == [path.name]
@@ -74,7 +74,7 @@ def test_a_full_disk_is_one_reason(record: RunLog, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(RunFailed, match=r"model.safetensors cannot be written: .*No space left on device"):
+    with pytest.raises(RunFailed, match=r"cannot write .*model.safetensors: .*No space left on device"):
         record.write_results({"w": torch.zeros(1)}, Plan())
 
 

@@ -107,5 +107,5 @@ def test_a_record_that_cannot_be_cut_back_is_said(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("os.truncate", full)
-    with pytest.raises(RunFailed, match=r"^the record in .* cannot be cut back: Read-only file system$"):
+    with pytest.raises(RunFailed, match=r"^cannot truncate the record in .*: Read-only file system$"):
         go_on(*stopped)
