@@ -1,4 +1,4 @@
-"""Takes every answer as it comes: makes a Scheduler of any asynchronous algorithm."""
+"""A scheduler for asynchronous algorithms, which uses each result as it arrives."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class AsynchronousState(Generic[B]):
-    """Where an asynchronous run stands."""
+    """The state of an asynchronous run."""
 
     model: Tensors
     version: int
@@ -30,26 +30,27 @@ class AsynchronousState(Generic[B]):
     updates: tuple[Json, ...] = ()
     """Worker and staleness of each result in the buffer."""
     result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
-    """The numbers of each result in the buffer."""
+    """Metrics of each result in the buffer, with their weight."""
     num_results: int = 0
-    """Results taken since the run began."""
+    """Number of results accepted since the run began."""
     consecutive_failed_updates: int = 0
-    """Times in a row that the buffer was full and no version could be made."""
+    """Number of consecutive times that the buffer was full but no version could be made."""
     record: Json = field(default_factory=dict)
+    """Fields of the last version's record."""
     failure: str = ""
-    """Why the run cannot go on."""
+    """Reason why the run cannot continue, or an empty string."""
 
 
 def is_asynchronous(algorithm: object) -> bool:
-    """Whether an algorithm is one for :class:`AsynchronousScheduler`."""
+    """Return True if an algorithm needs an :class:`AsynchronousScheduler`."""
     return hasattr(algorithm, "accumulate")
 
 
 class AsynchronousScheduler(Generic[B]):
-    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
+    """A :class:`fedws.scheduling.base.Scheduler` for a :class:`fedws.scheduling.base.AsynchronousAlgorithm`.
 
-    There is no barrier: a worker gets its next request, with the newest model, as soon as its answer is in. The
-    staleness of a result is the number of versions made since its request.
+    Workers do not wait for each other: a worker gets its next request, with the newest model, as soon as its answer
+    arrives. The staleness of a result is the number of versions made since its request.
     """
 
     def __init__(self, algorithm: AsynchronousAlgorithm[B], config: ScheduleConfig) -> None:
@@ -58,20 +59,20 @@ class AsynchronousScheduler(Generic[B]):
         self.min_results = config.min_results
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Ask everybody."""
+        """Return the initial state, with a request to each connected worker."""
         participants = Participants.from_workers(self._config.workers, workers)
         return self._create_requests(AsynchronousState(model, 0, participants, self._algorithm.init()))
 
     def resume(
         self, state: AsynchronousState[B], workers: Collection[str]
     ) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Ask everybody for the request that was lost."""
+        """Return the state after a restart, with a request to each connected worker in place of the lost one."""
         return self._create_requests(
             replace(state, participants=state.participants.after_restart(workers, self._config.workers))
         )
 
     def react(self, state: AsynchronousState[B], event: Event) -> tuple[AsynchronousState[B], Sequence[TaskRequest]]:
-        """Take an event; a result may make the next version of the model."""
+        """Return the state and the requests after an event; a result may complete the next version of the model."""
         if self._is_finished(state) or isinstance(event, RoundTimeout):
             return state, ()
         participants, pending_request = state.participants.apply(event)
@@ -86,32 +87,32 @@ class AsynchronousScheduler(Generic[B]):
         return self._create_requests(state)
 
     def model(self, state: AsynchronousState[B]) -> Tensors:
-        """The newest version."""
+        """Return the newest version of the model."""
         return state.model
 
     def version(self, state: AsynchronousState[B]) -> int:
-        """How many versions were made."""
+        """Return the number of versions made."""
         return state.version
 
     def failure(self, state: AsynchronousState[B]) -> str:
-        """Why the run cannot go on; empty while it can."""
+        """Return why the run cannot continue, or an empty string if it can."""
         return state.failure
 
     def waiting_for(self, state: AsynchronousState[B]) -> Sequence[str]:
-        """Who is away, while too few are there."""
+        """Return the disconnected workers while fewer than ``min_results`` are connected."""
         has_enough = self._is_finished(state) or len(state.participants.connected_workers()) >= self.min_results
         return () if has_enough else state.participants.disconnected_workers()
 
     def log_lines(self, state: AsynchronousState[B]) -> Sequence[str]:
-        """The log lines of the last reaction."""
+        """Return the log lines about the last event."""
         return state.participants.log_lines
 
     def record(self, state: AsynchronousState[B]) -> Json:
-        """Of which results the last version was made: worker and staleness of each."""
+        """Return the record of the last version, with the worker and the staleness of each of its results."""
         return state.record
 
     def worker_model(self, state: AsynchronousState[B], result: TaskResult) -> Tensors | None:
-        """The worker's own model; None also when its result does not count."""
+        """Return the worker's own model, or None if it has none or its result does not count."""
         if result.request_id not in state.participants.pending_requests or find_result_problem(
             self._algorithm, state.model, result
         ):
@@ -121,7 +122,7 @@ class AsynchronousScheduler(Generic[B]):
     def _accept_result(
         self, state: AsynchronousState[B], result: TaskResult, pending_request: PendingRequest
     ) -> AsynchronousState[B]:
-        """Add a result to the buffer; when it is full, make a version."""
+        """Add a result to the buffer, and make a version if the buffer is full."""
         staleness = state.version - pending_request.version
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
@@ -143,17 +144,17 @@ class AsynchronousScheduler(Generic[B]):
         next_state = self._make_version(accepted)
         if not isinstance(next_state, str):
             return next_state
-        # finite results may add up to what is not: they are dropped, and the last is rejected
+        # The sum of finite results may not be finite. The buffer is then dropped, and the last result is rejected.
         participants = state.participants.record_failure(build_failure(result, "rejected", next_state))
         failed_updates = state.consecutive_failed_updates + 1
-        # for the workers before the last it is not counted as a failure
+        # This does not count as a failure of the other workers in the buffer.
         is_hopeless = failed_updates >= MAX_CONSECUTIVE_FAILURES * len(self._config.workers)
         reason = f"version {state.version + 1}: the results do not fit the model: {next_state}" if is_hopeless else ""
         new = replace(new, buffer=self._algorithm.init(), updates=(), result_metrics=())
         return replace(new, participants=participants, consecutive_failed_updates=failed_updates, failure=reason)
 
     def _make_version(self, state: AsynchronousState[B]) -> AsynchronousState[B] | str:
-        """Make a version, or say why that cannot be."""
+        """Return the state with the next version, or the reason why that version cannot be made."""
         model, problem = apply_server_update(
             lambda: self._algorithm.server_update(state.model, state.buffer), state.model
         )

@@ -13,49 +13,61 @@ S = TypeVar("S")
 
 
 class Scheduler(Protocol[S]):
-    """The coordinator's half of an algorithm: pure. Events in, requests out; no sockets, no clocks."""
+    """The coordinator's part of an algorithm, as a pure state machine that maps events to requests.
+
+    A scheduler uses neither sockets nor clocks.
+    """
 
     min_results: int
-    """The fewest workers with which it can go on."""
+    """Minimum number of workers with which the run can continue."""
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[S, Sequence[TaskRequest]]:
-        """Begin with the initial model and the workers that are there; others may join.
+        """Return the initial state and the first requests.
 
-        A mapping of workers says how many samples each of them holds.
+        ``model`` is the initial model. ``workers`` are the connected workers; others may join later. The values of a
+        mapping are the workers' numbers of samples.
         """
 
     def resume(self, state: S, workers: Collection[str]) -> tuple[S, Sequence[TaskRequest]]:
-        """Go on from a stored state with the workers that are there; its open requests will not be answered."""
+        """Return the state and the requests with which a run continues from a stored state.
+
+        ``workers`` are the connected workers. The pending requests of ``state`` are lost and are not answered.
+        """
 
     def react(self, state: S, event: Event) -> tuple[S, Sequence[TaskRequest]]:
-        """Take one event; never computes more than a mean."""
+        """Return the state and the requests after an event.
+
+        An implementation must not compute more than a mean.
+        """
 
     def model(self, state: S) -> Tensors:
-        """The federated model as it stands."""
+        """Return the current federated model."""
 
     def version(self, state: S) -> int:
-        """How many rounds (or model versions) are complete."""
+        """Return the number of complete rounds, or of model versions."""
 
     def failure(self, state: S) -> str:
-        """Why the run cannot go on; empty while it can."""
+        """Return why the run cannot continue, or an empty string if it can."""
 
     def waiting_for(self, state: S) -> Sequence[str]:
-        """The workers that are away and without whom it cannot go on; empty while enough are there."""
+        """Return the disconnected workers that the run needs to continue; empty while enough are connected."""
 
     def log_lines(self, state: S) -> Sequence[str]:
-        """What a person should read of the last reaction: log lines."""
+        """Return the log lines about the last event."""
 
     def record(self, state: S) -> Json:
-        """What the record says of the last complete version, beside its number."""
+        """Return the fields of the last complete version's record, except its number."""
 
     def worker_model(self, state: S, result: TaskResult) -> Tensors | None:
-        """A worker's own model; None for none, or if the result does not count. ``state`` is from before the
-        result."""
+        """Return the worker's own model, or None if it has none or its result does not count.
+
+        ``state`` is the state before the result.
+        """
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a round-based algorithm asks of a worker; the round's helper adds ids and seed."""
+    """A task that an algorithm requests from a worker; the scheduler adds the ids and the seed."""
 
     task: str
     settings: Json
@@ -63,72 +75,96 @@ class TaskSpec:
 
 
 class RoundAlgorithm(Protocol):
-    """A round-based algorithm: :class:`fedws.scheduling.synchronous.SynchronousScheduler` makes a :class:`Scheduler` of
-    it.
+    """An algorithm with rounds, which :class:`fedws.scheduling.synchronous.SynchronousScheduler` runs.
 
-    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
+    Its factory is ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """What to ask of ``worker`` in ``round_number`` (counted from 1)."""
+        """Return the task to request from ``worker`` in ``round_number``, which counts from 1."""
 
     def server_update(self, model: Tensors, aggregate: Tensors, round_number: int) -> Tensors:
-        """The next model, from the aggregate of the results of ``round_number``. Raises RejectedUpdate if they do not
-        fit."""
+        """Return the next model, from the aggregate of the results of ``round_number``.
+
+        Raises RejectedUpdate if the results do not fit the model.
+        """
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
-        """The worker's own model; ``model`` is the one its request carried. Raises RejectedUpdate if it does not
-        fit."""
+        """Return the worker's own model, or None if it has none.
+
+        ``model`` is the model in the worker's request. Raises RejectedUpdate if the result does not fit it.
+        """
 
 
 B = TypeVar("B")
 
 
 class AsynchronousAlgorithm(Protocol[B]):
-    """An algorithm without rounds: :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` makes a
-    :class:`Scheduler` of it.
+    """An algorithm without rounds, which :class:`fedws.scheduling.asynchronous.AsynchronousScheduler` runs.
 
-    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
+    Its factory is ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
     """
 
     @property
     def buffer_size(self) -> int:
-        """How many results make a version of the model."""
+        """Number of results from which a version of the model is made."""
 
     def configure(self, model: Tensors, worker: str, round_number: int) -> TaskSpec:
-        """What to ask of ``worker``; ``round_number`` counts from 1, by as many results as there are workers."""
+        """Return the task to request from ``worker``.
+
+        ``round_number`` counts from 1. It increases by 1 after as many results as the run has workers.
+        """
 
     def init(self) -> B:
-        """The buffer before the first result of a version: a part of the state, so plain data."""
+        """Return the buffer before the first result of a version.
+
+        The buffer is a part of the stored state, so it must be plain data.
+        """
 
     def accumulate(self, model: Tensors, buffer: B, result: TaskResult, staleness: int) -> B:
-        """Add a result, whose request is ``staleness`` versions old; may reuse the buffer. Raises RejectedUpdate."""
+        """Return the buffer with a result added; ``buffer`` itself may be modified.
+
+        ``staleness`` is the number of versions made since the request. Raises RejectedUpdate if the result does not
+        fit.
+        """
 
     def server_update(self, model: Tensors, buffer: B) -> Tensors:
-        """The next version, from ``buffer_size`` results. Raises RejectedUpdate if they do not fit."""
+        """Return the next version of the model, from ``buffer_size`` results.
+
+        Raises RejectedUpdate if the results do not fit the model.
+        """
 
     def worker_model(self, model: Tensors, result: TaskResult) -> Tensors | None:
-        """The worker's own model; ``model`` is the newest. Raises RejectedUpdate if it does not fit."""
+        """Return the worker's own model, or None if it has none.
+
+        ``model`` is the newest version. Raises RejectedUpdate if the result does not fit it.
+        """
 
 
 @dataclass(frozen=True)
 class WorkerInfo:
-    """What a sampler knows of a worker that could be asked."""
+    """The data about an idle worker that a sampler gets."""
 
     name: str
     num_examples: int = 0
-    """How many samples it holds; 0 where that is not known."""
+    """Number of samples that the worker holds; 0 if it is unknown."""
     response_seconds: float = 0.0
-    """How long its answers take, the newest counting most; 0 before the first."""
+    """Response time in seconds, averaged with most weight on the newest answer; 0 before the first answer."""
     rounds_since_selected: int = 0
-    """Rounds since it was last asked, or since the run began."""
+    """Number of rounds since the worker was last selected, or since the run began."""
 
 
 class Sampler(Protocol):
-    """Who is asked in a round: the cohort. Factory: ``(*, options)``, registered as ``sampler``."""
+    """A rule that selects the cohort of a round.
+
+    Its factory is ``(*, options)``, registered as ``sampler``.
+    """
 
     def cohort_size(self, num_workers: int) -> int:
-        """How many make a cohort, of so many workers in the plan."""
+        """Return the size of a cohort, for a plan with ``num_workers`` workers."""
 
     def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
-        """All candidates' names, whom to ask first in front. ``rng`` is seeded by run seed and round."""
+        """Return the names of all candidates, in the order in which they are selected.
+
+        ``rng`` is seeded with the seed of the run and the round.
+        """

@@ -1,4 +1,4 @@
-"""Events that a scheduler reacts to: an answer, or a worker that connected or disconnected."""
+"""Events to which a scheduler reacts, such as an answer or a connected worker."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,19 @@ from fedws.protocol.messages import Answer
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConnected:
-    """Event: a worker is linked and ready."""
+    """The event that a worker has connected and is ready."""
 
     worker: str
     num_examples: int = 0
-    """How many samples it says that it holds; 0 where that is not known."""
+    """Number of samples that the worker declares; 0 if it is unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDisconnected:
-    """Event: a worker's link is gone. Its open requests have been answered with failures before."""
+    """The event that the link to a worker is lost.
+
+    Failures for its pending requests precede this event.
+    """
 
     worker: str
     reason: str
@@ -24,7 +27,10 @@ class WorkerDisconnected:
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseTimed:
-    """Event: how long a worker took from its last request to the answer; comes before that answer."""
+    """The event that the time from a worker's last request to its answer was measured.
+
+    It precedes the answer.
+    """
 
     worker: str
     seconds: float
@@ -32,18 +38,18 @@ class ResponseTimed:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTimeout:
-    """Event: the time for the model's next version is up, ``--round-timeout`` seconds after its first request or after
+    """The event that the deadline for the model's next version has passed.
 
-    the last RoundTimeout.
+    The deadline is ``--round-timeout`` seconds after the first request for that version or after the last RoundTimeout.
     """
 
     version: int
-    """The complete versions when the time began; a RoundTimeout of an earlier version has no effect."""
+    """Number of complete versions when the time began; a RoundTimeout of an earlier version has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerAvailable:
-    """Event: the time has passed for which a worker refused requests, with the code ``retry_later``."""
+    """The event that the time has passed for which a worker refused requests with the code ``retry_later``."""
 
     worker: str
 

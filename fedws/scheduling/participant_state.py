@@ -1,4 +1,4 @@
-"""State that a scheduler keeps of one worker, and of one request that is not answered yet."""
+"""State of one worker, and of one pending request, in a scheduler."""
 
 from dataclasses import dataclass
 
@@ -12,38 +12,38 @@ class PendingRequest:
     worker: str
     round: int
     version: int
-    """Of the model that it carries."""
+    """Version of the model in the request."""
     task: str = ""
 
 
 @dataclass(frozen=True)
 class Participant:
-    """What is known of one worker."""
+    """The state of one worker."""
 
     connected: bool = False
     last_requested_round: int = 0
-    """The last round that it was asked in; for an asynchronous scheduler, how many requests it had."""
+    """Round of the worker's last request; in an asynchronous run, the number of that request."""
     attempt: int = 0
-    """How often it was asked in that round."""
+    """Number of requests to the worker in that round."""
     last_accepted_round: int = 0
-    """The last round of which its result was taken."""
+    """Last round with an accepted result of the worker."""
     consecutive_failures: int = 0
-    """Requests in a row that it refused, failed, or answered with what was rejected."""
+    """Number of consecutive requests that the worker refused, failed, or answered with a rejected result."""
     lost_request_count: LostRequestCount = NO_LOSSES
-    """Losses in a row while it had the same request."""
+    """Number of consecutive losses of the worker while it had the same request."""
     consecutive_postponements: int = 0
-    """Times in a row that it refused the same request until later."""
+    """Number of consecutive times that the worker postponed the same request."""
     is_postponed: bool = False
-    """Whether it gets no request until the time that it stated has passed."""
+    """True if the worker gets no request until the time that it stated has passed."""
     exclusion_reason: str = ""
-    """Why it is not asked any more."""
+    """Reason why the worker is excluded, or an empty string."""
     num_examples: int = 0
     response_seconds: float = 0.0
 
     @property
     def next_request_number(self) -> int:
-        """The number of its next request without rounds: the last one's until a result of that is accepted.
+        """Number of the worker's next request in an asynchronous run.
 
-        So a request that is repeated has the same seed.
+        It stays the same until a result of the last request is accepted, so a repeated request has the same seed.
         """
         return self.last_requested_round + (self.last_requested_round <= self.last_accepted_round)

@@ -1,4 +1,4 @@
-"""Who is there, what each was asked, and whom the run does without: what all schedulers keep of their workers."""
+"""The workers of a run with their pending requests and exclusions, which all schedulers keep in their state."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,31 +13,38 @@ from fedws.scheduling.lost_request_count import NO_LOSSES
 from fedws.scheduling.participant_state import Participant, PendingRequest
 
 MAX_CONSECUTIVE_FAILURES = 3
-"""Failed or rejected answers in a row that exclude a worker."""
+"""Number of consecutive failed or rejected answers that exclude a worker."""
 MAX_CONSECUTIVE_POSTPONEMENTS = 3
-"""Times in a row that a worker may put off the same request until later: then the request has failed too."""
+"""Number of consecutive postponements of the same request, of which the last also counts as a failure."""
 
 
 @dataclass(frozen=True)
 class Participants:
-    """The workers of a run and their pending requests; every method gives a new one."""
+    """The workers of a run and their pending requests.
+
+    An instance is immutable: a method that changes something returns a new one.
+    """
 
     members: dict[str, Participant]
     pending_requests: dict[str, PendingRequest] = field(default_factory=dict)
     num_failures: int = 0
-    """Requests that failed, for whatever reason, since they were last counted."""
+    """Number of requests that failed for any reason since the last :meth:`pop_num_failures`."""
     log_lines: tuple[str, ...] = ()
-    """Log lines of the last event."""
+    """Log lines about the last event."""
 
     @classmethod
     def from_workers(cls, workers: Sequence[str], connected: Collection[str]) -> "Participants":
-        """The workers of the plan, and those of them that are there; a mapping says how many samples each holds."""
+        """Return the workers of the plan, of which those in ``connected`` are connected.
+
+        The values of a mapping are the workers' numbers of samples.
+        """
         return cls({worker: _with_presence(Participant(), worker, connected) for worker in workers})
 
     def after_restart(self, connected: Collection[str], workers: Collection[str] | None = None) -> "Participants":
-        """After a restart of the coordinator: no request is open, and those are there that are there now.
+        """Return the participants after a restart of the coordinator.
 
-        ``workers`` are those of the plan now: others are removed, and new ones come last. None: the same as before.
+        No request is pending, and only the workers in ``connected`` are connected. ``workers`` are the workers of the
+        current plan: others are removed, and new ones are added at the end. None keeps the workers unchanged.
         """
         members = {worker: member for worker, member in self.members.items() if workers is None or worker in workers}
         members |= {worker: Participant() for worker in workers or () if worker not in members}
@@ -49,26 +56,26 @@ class Participants:
         return participants
 
     def idle_workers(self) -> list[str]:
-        """Who can be asked: able, and with no pending request."""
+        """Return the available workers without a pending request."""
         busy_workers = {pending_request.worker for pending_request in self.pending_requests.values()}
         return [worker for worker in self.available_workers() if worker not in busy_workers]
 
     def available_workers(self) -> list[str]:
-        """Return the workers that are connected, not excluded, and not waiting until a stated time."""
+        """Return the workers that are connected, not excluded and not postponed."""
         return [worker for worker in self.connected_workers() if not self.members[worker].is_postponed]
 
     def connected_workers(self) -> list[str]:
-        """Return the workers that are connected and not excluded, also those waiting until a stated time."""
+        """Return the workers that are connected and not excluded, including postponed ones."""
         return [worker for worker, member in self.members.items() if member.connected and not member.exclusion_reason]
 
     def disconnected_workers(self) -> list[str]:
-        """Who is not there, and not excluded."""
+        """Return the workers that are neither connected nor excluded."""
         return [
             worker for worker, member in self.members.items() if not member.connected and not member.exclusion_reason
         ]
 
     def shortage_reason(self, min_results: int) -> str:
-        """Why ``min_results`` workers will never be there; empty while they may come."""
+        """Return why ``min_results`` workers can never be connected, or an empty string while they can."""
         excluded = {
             worker: member.exclusion_reason for worker, member in self.members.items() if member.exclusion_reason
         }
@@ -78,7 +85,7 @@ class Participants:
         return f"too few workers are left for min_results {min_results}: {reasons}"
 
     def candidates(self, round_number: int) -> list[WorkerInfo]:
-        """What a sampler is told of those who are idle before ``round_number``."""
+        """Return the data that a sampler gets about the workers that are idle before ``round_number``."""
         idle_members = {worker: self.members[worker] for worker in self.idle_workers()}
         return [
             WorkerInfo(
@@ -91,9 +98,10 @@ class Participants:
         ]
 
     def apply(self, event: Event) -> tuple["Participants", PendingRequest | None]:
-        """Take an event; an answer is given with what was asked, or None if nobody waits for it: it is dropped.
+        """Return the participants after an event, and the pending request that the event answers.
 
-        A failure counts as :meth:`record_failure` says.
+        Other events give None instead of a request. So does an answer without a pending request, which is dropped.
+        :meth:`record_failure` counts failures.
         """
         if isinstance(event, TaskResult | TaskFailure):
             pending_request = self.pending_requests.get(event.request_id)
@@ -107,7 +115,7 @@ class Participants:
             participants = replace(self, pending_requests=remaining, log_lines=())
             if isinstance(event, TaskResult):
                 return participants, pending_request
-            if event.kind == "lost":  # its WorkerDisconnected comes next; nobody is asked before
+            if event.kind == "lost":  # its WorkerDisconnected follows; it must not get a request before
                 participants = participants.replace_member(event.worker, connected=False)
             return participants.record_failure(event, pending_request.task), pending_request
         member = None if not hasattr(event, "worker") else self.members.get(event.worker)
@@ -143,9 +151,10 @@ class Participants:
         task_spec: TaskSpec,
         max_result_bytes: int | None = None,
     ) -> tuple["Participants", TaskRequest]:
-        """Ask a worker; ``run_seed`` is the run's. Asked again in a round, the request differs in its id alone.
+        """Return the participants with a new request to ``worker``, and the request.
 
-        ``max_result_bytes`` is the size of its result's tensors in bytes, see
+        A repeated request of the same round differs only in its id. ``run_seed`` is the seed of the run.
+        ``max_result_bytes`` is the size of the result's tensors in bytes; see
         :class:`fedws.protocol.messages.TaskRequest`.
         """
         member = self.members[worker]
@@ -176,21 +185,22 @@ class Participants:
         ), request
 
     def accept(self, result: TaskResult) -> "Participants":
-        """Its result counts."""
+        """Return the participants after an accepted result."""
         return self.replace_member(
             result.worker, last_accepted_round=result.round, num_examples=result.num_examples
         ).clear_failures(result.worker)
 
     def clear_failures(self, worker: str) -> "Participants":
-        """A good result of the worker has arrived, which ends every row of failures."""
+        """Return the participants after a valid result of ``worker``, which resets all its counts of failures."""
         return self.replace_member(
             worker, consecutive_failures=0, lost_request_count=NO_LOSSES, consecutive_postponements=0
         )
 
     def record_failure(self, failure: TaskFailure, task: str = "") -> "Participants":
-        """Count a failed request. Three failures in a row exclude the worker; a permanent refusal does so at once.
+        """Count a failed request, and exclude the worker after three consecutive failures.
 
-        A loss and a refusal until later do not count unless they repeat: see :class:`LostRequestCount`,
+        A permanent refusal excludes the worker at once. A loss or a postponement counts as a failure only after several
+        in a row; see :class:`fedws.scheduling.lost_request_count.LostRequestCount` and
         :data:`MAX_CONSECUTIVE_POSTPONEMENTS`.
         """
         worker, participants = failure.worker, replace(self, num_failures=self.num_failures + 1)
@@ -204,9 +214,7 @@ class Participants:
             failure = replace(failure, kind="failed", reason=reason)
         if failure.code == "retry_later":
             postponed = (member.consecutive_postponements + 1) % MAX_CONSECUTIVE_POSTPONEMENTS
-            wait = (
-                f"{worker} gets no request for {format_duration(failure.retry_after)}: it {_describe_failure(failure)}"
-            )
+            wait = f"{worker} is postponed for {format_duration(failure.retry_after)}: it {_describe_failure(failure)}"
             participants = participants.replace_member(worker, is_postponed=True, consecutive_postponements=postponed)
             if postponed:
                 return participants.add_log_line(wait)
@@ -219,30 +227,30 @@ class Participants:
         return participants.exclude(worker, f"{_describe_failure(failure)}, three times in a row")
 
     def exclude(self, worker: str, reason: str) -> "Participants":
-        """The worker is not asked any more in this run."""
+        """Exclude the worker for the rest of the run."""
         return self.replace_member(worker, exclusion_reason=reason).add_log_line(f"{worker} is excluded: it {reason}")
 
     def has_failed(self, worker: str, round_number: int) -> bool:
-        """Whether its last request was one of ``round_number``, and failed without being lost."""
+        """Return True if the worker's last request was from ``round_number`` and failed, unless by a loss."""
         member = self.members[worker]
         return member.last_requested_round == round_number and member.consecutive_failures > 0
 
     def pop_num_failures(self) -> tuple["Participants", int]:
-        """How many requests failed since this was last asked."""
+        """Reset the number of failed requests, and return the participants and that number."""
         return replace(self, num_failures=0), self.num_failures
 
     def add_log_line(self, line: str) -> "Participants":
-        """Add a log line."""
+        """Return the participants with one more log line."""
         return replace(self, log_lines=(*self.log_lines, line))
 
     def replace_member(self, worker: str, **changes: object) -> "Participants":
-        """The same, with one member changed."""
+        """Return the participants with ``changes`` to the fields of one member."""
         member = replace(self.members[worker], **changes)  # type: ignore[arg-type]
         return replace(self, members={**self.members, worker: member})
 
 
 def find_exclusions(participants: Participants) -> Mapping[str, str]:
-    """Who is excluded, and why."""
+    """Return the excluded workers, each with the reason."""
     return {
         worker: member.exclusion_reason for worker, member in participants.members.items() if member.exclusion_reason
     }
@@ -255,7 +263,7 @@ def _with_presence(member: Participant, worker: str, connected: Collection[str])
 
 
 def _describe_failure(failure: TaskFailure) -> str:
-    if failure.kind == "failed" and failure.code == "permanent":  # its request was not sent
-        return f"cannot be asked: {failure.reason}"
+    if failure.kind == "failed" and failure.code == "permanent":  # the request was not sent
+        return f"cannot receive the request: {failure.reason}"
     descriptions = {"refused": "refused the request", "rejected": "sent a result that was rejected"}
     return f"{descriptions.get(failure.kind, 'failed')}: {failure.reason}"

@@ -1,4 +1,4 @@
-"""What a scheduler checks of a result, and of the model that it makes of results."""
+"""Checks of results, and of the model that is made from them."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -13,7 +13,10 @@ class _HasWorkerModel(Protocol):
 
 
 def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: TaskResult) -> str:
-    """Why a result can be no part of ``model``: a value that is no number, a name, a shape or a dtype; else empty."""
+    """Return why a result cannot be aggregated into ``model``, or an empty string if it can.
+
+    A problem is a value that is not finite, or a name, a shape or a dtype that does not match.
+    """
     problem = find_nonfinite(result.tensors)
     if problem:
         return problem
@@ -23,13 +26,17 @@ def find_result_problem(algorithm: _HasWorkerModel, model: Tensors, result: Task
         return str(error)
     if worker_model is None:
         return ""
+    # A finite update may overflow when it is applied.
     return find_mismatch(worker_model, model) or (
         "" if worker_model is result.tensors else find_nonfinite(worker_model)
-    )  # a finite step may overflow
+    )
 
 
 def apply_server_update(update: Callable[[], Tensors], reference: Tensors) -> tuple[Tensors, str]:
-    """The next model and what is wrong with it, if anything."""
+    """Return the next model and why it is invalid, or an empty string if it is valid.
+
+    The model is ``reference`` if ``update`` raises RejectedUpdate.
+    """
     try:
         model = update()
     except RejectedUpdate as error:

@@ -1,4 +1,4 @@
-"""The settings of a run that every scheduler takes."""
+"""Settings of a run for all schedulers."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from fedws.core.limits import DEFAULT_MAX_FEATURE_BYTES
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """What the plan says to any scheduler."""
+    """The settings of a plan that apply to any scheduler."""
 
     workers: tuple[str, ...]
-    """All of the plan, there or not."""
+    """All workers of the plan, connected or not."""
     rounds: int
     seed: int
     min_results: int
     over_selection: float = 0.0
     max_feature_bytes: int = DEFAULT_MAX_FEATURE_BYTES
-    """Bytes of features and labels that are stored at most, of all workers together."""
+    """Maximum size in bytes of the stored features and labels of all workers together."""

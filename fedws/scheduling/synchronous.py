@@ -1,4 +1,4 @@
-"""Collects the answers of a round: makes a Scheduler of any round-based algorithm."""
+"""A scheduler for algorithms with rounds, which collects the results of a round."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -23,37 +23,39 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class SynchronousState(Generic[A]):
-    """Where a round-based run stands."""
+    """The state of a run with rounds."""
 
     model: Tensors
     participants: Participants
     round: int
-    """The round being collected, from 1; one past the last when the run is done."""
+    """Number of the round in progress, from 1; after the last round, one more than its number."""
     cohort: tuple[str, ...]
-    """Who is asked in this round; empty while too few are there to begin it."""
+    """Workers that are selected for this round; empty while too few are idle to begin it."""
     target_results: int
-    """So many results close the round at once: the cohort without those selected over."""
+    """Number of results that close the round at once; it does not include over-selected workers."""
     accepted_workers: tuple[str, ...]
     accumulator: A
     result_metrics: tuple[metrics.WeightedMetrics, ...] = ()
-    """The numbers of each result in ``accepted_workers``."""
+    """Metrics of each accepted result, with their weight."""
     timed_out: bool = False
-    """Whether the round's time is up: it closes with ``min_results``."""
+    """True if the round timeout has passed, after which ``min_results`` results close the round."""
     overdue_request_ids: tuple[str, ...] = ()
-    """Ids of requests that were pending at the round timeout: their results count, but the round does not wait."""
+    """Ids of requests that were pending at the round timeout; their results count, but the round does not wait."""
     num_late: int = 0
-    """Results that came after their round was closed, and were dropped; since the last record."""
+    """Number of results since the last record that were dropped because their round was closed."""
     record: Json = field(default_factory=dict)
+    """Fields of the last complete round's record."""
     failure: str = ""
-    """Why the run cannot go on."""
+    """Reason why the run cannot continue, or an empty string."""
 
 
 class SynchronousScheduler(Generic[A]):
-    """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.scheduling.base.RoundAlgorithm`.
+    """A :class:`fedws.scheduling.base.Scheduler` for a :class:`fedws.scheduling.base.RoundAlgorithm`.
 
-    A round closes when the cohort's size is reached, or when every request is answered or its time is up and there are
-    ``min_results``. With fewer, those missing are asked again as soon as they can be. Results are aggregated as they
-    arrive; an answer to a request of a closed round is dropped here, and counted.
+    A round closes when it has as many results as the sampler's cohort size. With at least ``min_results``, it also
+    closes when every request is answered or the round timeout has passed. With fewer results, the missing workers get
+    another request as soon as possible. Results are aggregated as they arrive. A result of a closed round is dropped
+    and counted.
     """
 
     def __init__(
@@ -65,17 +67,20 @@ class SynchronousScheduler(Generic[A]):
         self._config = config
         self.min_results = config.min_results
 
-    # ------------------------------------------------------------------ what the run sees
+    # ------------------------------------------------------------------ methods of a Scheduler
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Ask the first cohort."""
+        """Return the initial state and the requests to the first cohort."""
         participants = Participants.from_workers(self._config.workers, workers)
         return self._start_round(SynchronousState(model, participants, 1, (), 0, (), self._aggregator.init()))
 
     def resume(
         self, state: SynchronousState[A], workers: Collection[str]
     ) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Ask the cohort of the round that was going on, all over; with other workers, choose it again."""
+        """Return the state and the requests with which the interrupted round starts again.
+
+        If the workers of the plan have changed, its cohort is selected again.
+        """
         participants = state.participants.after_restart(workers, self._config.workers)
         if participants.members.keys() != state.participants.members.keys():
             state = replace(state, cohort=())
@@ -88,7 +93,7 @@ class SynchronousScheduler(Generic[A]):
         return self._advance(state)
 
     def react(self, state: SynchronousState[A], event: Event) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Take an event; when it closes the round, step and begin the next."""
+        """Return the state and the requests after an event, which may close the round and begin the next."""
         if state.failure or state.round > self._config.rounds:
             return state, ()
         if isinstance(event, RoundTimeout):
@@ -106,19 +111,19 @@ class SynchronousScheduler(Generic[A]):
         return self._advance(state)
 
     def model(self, state: SynchronousState[A]) -> Tensors:
-        """The model after the last complete round."""
+        """Return the model after the last complete round."""
         return state.model
 
     def version(self, state: SynchronousState[A]) -> int:
-        """Complete rounds."""
+        """Return the number of complete rounds."""
         return state.round - 1
 
     def failure(self, state: SynchronousState[A]) -> str:
-        """Why the run cannot go on; empty while it can."""
+        """Return why the run cannot continue, or an empty string if it can."""
         return state.failure
 
     def waiting_for(self, state: SynchronousState[A]) -> Sequence[str]:
-        """Return the disconnected workers while the others cannot give ``min_results``."""
+        """Return the disconnected workers while accepted and connected ones are fewer than ``min_results``."""
         if state.failure or state.round > self._config.rounds:
             return ()
         disconnected = state.participants.disconnected_workers()
@@ -128,15 +133,15 @@ class SynchronousScheduler(Generic[A]):
         return [worker for worker in disconnected if worker not in state.accepted_workers]
 
     def log_lines(self, state: SynchronousState[A]) -> Sequence[str]:
-        """The log lines of the last reaction."""
+        """Return the log lines about the last event."""
         return state.participants.log_lines
 
     def record(self, state: SynchronousState[A]) -> Json:
-        """Who was asked in the last complete round, and how many answers came too late."""
+        """Return the record of the last complete round, with its cohort and the number of late results."""
         return state.record
 
     def worker_model(self, state: SynchronousState[A], result: TaskResult) -> Tensors | None:
-        """The worker's own model of this round; None also when its result does not count."""
+        """Return the worker's own model of this round, or None if it has none or its result does not count."""
         pending_request = state.participants.pending_requests.get(result.request_id)
         if (
             pending_request is None
@@ -146,15 +151,15 @@ class SynchronousScheduler(Generic[A]):
             return None
         return self._algorithm.worker_model(state.model, result)
 
-    # ------------------------------------------------------------------ a round
+    # ------------------------------------------------------------------ steps of a round
 
     def _start_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Choose the next cohort, as soon as ``min_results`` workers are idle."""
+        """Select the next cohort as soon as ``min_results`` workers are idle."""
         idle = len(state.participants.idle_workers())
         if idle < self.min_results:
             return state, ()
         size = min(self._sampler.cohort_size(len(self._config.workers)), idle)
-        num_selected = size + math.ceil(round(self._config.over_selection * size, 9))  # 1.1 times 50 is above 55
+        num_selected = size + math.ceil(round(self._config.over_selection * size, 9))  # 1.1 * 50 exceeds 55
         cohort = tuple(self._rank_workers(state))[:num_selected]
         participants = state.participants.add_log_line(self._round_title(state.round))
         return self._create_requests(
@@ -166,7 +171,7 @@ class SynchronousScheduler(Generic[A]):
         return self._sampler.rank(state.participants.candidates(state.round), random)
 
     def _accept_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
-        """Take a result of this round."""
+        """Accept or reject a result of this round."""
         problem = find_result_problem(self._algorithm, state.model, result)
         try:
             accumulator = state.accumulator if problem else self._aggregator.accumulate(state.accumulator, result)
@@ -186,13 +191,16 @@ class SynchronousScheduler(Generic[A]):
         )
 
     def _drop_late_result(self, state: SynchronousState[A], result: TaskResult) -> SynchronousState[A]:
-        """Count a result that came after its round was closed; if it is good it still ends a row of failures."""
+        """Count a result of a closed round.
+
+        A valid result still resets the worker's counts of failures.
+        """
         good = not find_result_problem(self._algorithm, state.model, result)
         participants = state.participants.clear_failures(result.worker) if good else state.participants
         return replace(state, participants=participants, num_late=state.num_late + 1)
 
     def _advance(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Close the round if it can be closed, or ask again where that is needed and possible."""
+        """Close the round if possible, or repeat requests where necessary and possible."""
         shortage = state.participants.shortage_reason(self.min_results)
         if shortage:
             return replace(state, failure=f"round {state.round}: {shortage}"), ()
@@ -211,13 +219,13 @@ class SynchronousScheduler(Generic[A]):
             return state, ()
         state = self._extend_cohort(state)
         idle = set(state.participants.idle_workers())
-        if on_time_ids:  # who has just refused or failed is given until then
+        if on_time_ids:  # a worker that has just refused or failed gets no new request while others may still answer
             idle -= {worker for worker in idle if state.participants.has_failed(worker, state.round)}
         missing = [worker for worker in state.cohort if worker in idle and worker not in state.accepted_workers]
         return self._create_requests(state, missing)
 
     def _extend_cohort(self, state: SynchronousState[A]) -> SynchronousState[A]:
-        """Add workers for those that are away, excluded or overdue, if fewer than ``min_results`` remain."""
+        """Replace disconnected, excluded and overdue workers if fewer than ``min_results`` others remain."""
         overdue_workers = {
             pending_request.worker
             for request_id, pending_request in state.participants.pending_requests.items()
@@ -257,7 +265,7 @@ class SynchronousScheduler(Generic[A]):
         return replace(state, participants=participants), requests
 
     def _close_round(self, state: SynchronousState[A]) -> tuple[SynchronousState[A], Sequence[TaskRequest]]:
-        """Step to the next model, and begin the next round."""
+        """Compute the next model, and begin the next round."""
         aggregated = self._aggregator.finalize(state.accumulator)
         model, problem = apply_server_update(
             lambda: self._algorithm.server_update(state.model, aggregated, state.round), state.model

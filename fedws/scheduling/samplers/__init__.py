@@ -1,1 +1,1 @@
-"""Who is asked in a round, one way a file."""
+"""Samplers, one per file, which select the cohort of a round."""

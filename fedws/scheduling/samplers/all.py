@@ -1,4 +1,4 @@
-"""Every worker in every round."""
+"""A sampler that selects every worker in every round."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from fedws.scheduling.base import WorkerInfo
 @register("sampler", "all")
 @dataclass(frozen=True)
 class AllSampler:
-    """As many as there are, in the plan's order."""
+    """A sampler that selects all workers, in the order of the plan."""
 
     def cohort_size(self, num_workers: int) -> int:
-        """All of them."""
+        """Return the number of all workers."""
         return num_workers
 
     def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
-        """In the plan's order."""
+        """Return the candidates in the order of the plan."""
         return [candidate.name for candidate in candidates]

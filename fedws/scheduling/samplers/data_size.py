@@ -1,4 +1,4 @@
-"""Some of the workers, those who hold more samples more often."""
+"""A sampler that selects workers with more samples more often."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -13,26 +13,28 @@ from fedws.scheduling.base import WorkerInfo
 @register("sampler", "data_size")
 @dataclass(frozen=True)
 class DataSizeSampler:
-    """``per_round`` workers, drawn without replacement with a probability in proportion to the samples they hold.
+    """A sampler of ``per_round`` workers, drawn without replacement in proportion to the samples that they hold.
 
-    A worker that has not said how many counts as the mean of those who have. Nobody's wait has a bound: a worker that
-    holds a thousandth of the samples is asked about every thousandth time. To be used with an unweighted mean, or
-    samples count twice: Li et al., "On the Convergence of FedAvg on Non-IID Data", 2020 (arXiv:1907.02189), scheme I,
-    which differs in that it draws with replacement.
+    A worker with an unknown number of samples counts as the mean of the others. The time until a worker is selected has
+    no upper bound. For example, a worker that holds a thousandth of the samples is drawn about every thousandth time.
+    Use this sampler with an unweighted mean, because otherwise samples count twice.
+
+    Li et al., "On the Convergence of FedAvg on Non-IID Data", 2020 (arXiv:1907.02189), scheme I. The scheme differs in
+    that it draws with replacement.
     """
 
     _: KW_ONLY
     per_round: Count = 10
 
     def cohort_size(self, num_workers: int) -> int:
-        """``per_round``, or all if they are fewer."""
+        """Return ``per_round``, or the number of all workers if it is smaller."""
         return min(self.per_round, num_workers)
 
     def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
-        """In the order of draws, each in proportion to the samples among those not drawn yet.
+        """Return the candidates in the order of draws, each in proportion to the samples of those not drawn yet.
 
-        Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, Algorithm A: the greatest
-        ``u ** (1 / weight)`` first, with ``u`` uniform; which is the smallest of ``-log(u) / weight``.
+        Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, Algorithm A. The candidate with the
+        greatest ``u ** (1 / weight)`` comes first, where ``u`` is uniform. It has the smallest ``-log(u) / weight``.
         """
         num_examples = [
             min(candidate.num_examples, MAX_EXAMPLES) for candidate in candidates if candidate.num_examples > 0

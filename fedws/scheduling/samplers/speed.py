@@ -1,4 +1,4 @@
-"""Some of the workers, the fast ones more often, and everyone within a bounded number of rounds."""
+"""A sampler that prefers fast workers, and selects every worker within a bounded number of rounds."""
 
 import math
 from collections.abc import Sequence
@@ -16,21 +16,23 @@ from fedws.scheduling.base import WorkerInfo
 @register("sampler", "speed")
 @dataclass(frozen=True)
 class SpeedSampler:
-    """``per_round`` workers by measured speed, without starving the slow ones.
+    """A sampler of ``per_round`` workers that ranks them by measured speed, without starving slow ones.
 
-    Of ``n`` workers, one whose answers take ``r`` times as long as the fastest one's steps back for ``(r - 1) * n /
-    per_round`` rounds after each time that it is asked, then it stands in line. ``r`` counts as ``max_slowdown`` at
-    most. So whoever can be asked is asked again after at most
+    Let ``n`` be the number of workers, and ``r`` the ratio of a worker's response time to the fastest one's, limited to
+    ``max_slowdown``. After each selection, the worker is delayed by ``(r - 1) * n / per_round`` rounds. Therefore an
+    available worker is selected again after at most
 
         ``floor((r - 1) * n / per_round) + ceil(n / per_round)``
 
-    rounds, whatever the others do: of 10 workers with ``per_round=2``, one that is 10 times slower at least every 50
-    rounds. Why: ranked is by ``(round last asked) + (rounds to step back)``, smallest first. Once a worker's own
-    number has passed, those asked after that come behind it; each of the ``n - 1`` others passes once at most, and
-    ``per_round`` of them a round.
+    rounds, regardless of the other workers. For example, of 10 workers with ``per_round=2``, one that is 10 times
+    slower is selected at least every 50 rounds.
 
-    One that has not been measured counts as fast. Those never asked come first, as they have waited longest; one that
-    is asked but never answers holds up nobody.
+    The bound follows from the ranking by ``(last selected round) + (rounds of delay)``, smallest first. Once a worker's
+    own value has passed, workers that are selected later rank behind it. From then on, each of the ``n - 1`` others is
+    selected before it at most once, and ``per_round`` of them in a round.
+
+    A worker that has not been measured counts as fast. Workers that were never selected rank first, because they have
+    waited longest. A worker that never answers does not delay the others.
     """
 
     _: KW_ONLY
@@ -38,19 +40,22 @@ class SpeedSampler:
     max_slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
 
     def cohort_size(self, num_workers: int) -> int:
-        """``per_round``, or all if they are fewer."""
+        """Return ``per_round``, or the number of all workers if it is smaller."""
         return min(self.per_round, num_workers)
 
     def rank(self, candidates: Sequence[WorkerInfo], rng: Random) -> Sequence[str]:
-        """Who has waited longest beyond its stepping back comes first; the random generator breaks ties."""
+        """Return the candidates by the rounds that they have waited beyond their delay, longest first.
+
+        The random generator breaks ties.
+        """
         fastest = min(
             (candidate.response_seconds for candidate in candidates if candidate.response_seconds > 0), default=math.inf
         )
         lap = len(candidates) / self.per_round
 
-        def lead(candidate: WorkerInfo) -> float:
+        def rounds_beyond_delay(candidate: WorkerInfo) -> float:
             ratio = candidate.response_seconds / fastest if candidate.response_seconds > fastest else 1.0
             return candidate.rounds_since_selected - (min(self.max_slowdown, ratio) - 1) * lap
 
         shuffled = rng.sample(candidates, len(candidates))
-        return [candidate.name for candidate in sorted(shuffled, key=lead, reverse=True)]
+        return [candidate.name for candidate in sorted(shuffled, key=rounds_beyond_delay, reverse=True)]

@@ -94,11 +94,11 @@ def test_with_nobody_there_all_are_awaited() -> None:
 
 
 UNFIT: list[Any] = [
-    ({"x": torch.ones(1)}, "x is not known here"),
-    ({"w": torch.ones(3)}, "w has shape [3], not [2]"),
-    ({"w": torch.ones(2).double()}, "w is float64, not float32"),
-    ({"w": torch.tensor([1, math.nan])}, "w holds NaN"),
-    ({"w": torch.tensor([math.inf, 1])}, "w holds Inf"),
+    ({"x": torch.ones(1)}, "unexpected tensor 'x'"),
+    ({"w": torch.ones(3)}, "w has shape [3], expected [2]"),
+    ({"w": torch.ones(2).double()}, "w is float64, expected float32"),
+    ({"w": torch.tensor([1, math.nan])}, "w contains NaN"),
+    ({"w": torch.tensor([math.inf, 1])}, "w contains Inf"),
     ({"w": torch.full((2,), 13.0)}, "13 is bad luck"),
 ]
 
@@ -121,7 +121,7 @@ def test_a_report_that_does_not_fit_is_rejected(tensors: dict[str, Any], text: s
     assert list(run.record["excluded"]) == ["bob"]
 
 
-SPOILT = pytest.mark.parametrize(("values", "text"), [((0.0, 1000.0), "it is full"), ((3e38, 3e38), "w holds Inf")])
+SPOILT = pytest.mark.parametrize(("values", "text"), [((0.0, 1000.0), "it is full"), ((3e38, 3e38), "w contains Inf")])
 """Two reports that fit the model each, and make no version together."""
 
 

@@ -33,7 +33,7 @@ def test_three_failures_in_a_row_exclude(kind: Kind) -> None:
     assert roster.disconnected_workers() == [], "the run does not wait for it"
 
 
-LOST = "failed: lost 3 times while it worked on t.do; was its memory short?"
+LOST = "failed: lost 3 times while it ran t.do (out of memory?)"
 
 
 def test_three_losses_in_a_row_with_one_request_are_a_failure_and_three_of_these_exclude() -> None:
@@ -58,7 +58,7 @@ def test_losses_in_transfer_are_borne_longer_and_count_on_their_own() -> None:
     roster = failing(roster, "lost", MAX_CONSECUTIVE_LOSSES - 1)
     assert roster.members["bob"].consecutive_failures == 0
     roster = failing(roster, "lost", 1, code="transfer_interrupted")
-    assert roster.log_lines == ("bob failed: lost 10 times during the transfers of t.do, which got no further",)
+    assert roster.log_lines == ("bob failed: lost 10 times during the transfer of t.do without progress",)
     roster = failing(roster, "lost", MAX_CONSECUTIVE_TRANSFER_LOSSES - 1, code="transfer_interrupted")
     assert roster.members["bob"].consecutive_failures == 1
     roster = failing(
@@ -103,7 +103,7 @@ def test_a_permanent_refusal_excludes_at_once_with_one_line() -> None:
 
 def test_a_refusal_until_later_is_no_strike_and_the_worker_gets_no_request_until_then() -> None:
     roster = failing(Participants.from_workers(THREE, THREE), "refused", 1, code="retry_later", retry_after=12_000.0)
-    assert roster.log_lines == ("bob gets no request for 3 h 20 min: it refused the request: no power",)
+    assert roster.log_lines == ("bob is postponed for 3 h 20 min: it refused the request: no power",)
     assert roster.idle_workers() == roster.available_workers() == [
         "alice",
         "charlie",

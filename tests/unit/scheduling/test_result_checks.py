@@ -31,13 +31,13 @@ ORDER = TaskRequest(request_id="1/bob", worker="bob", round=1, task="t.do")
     [
         (Judge(MODEL), {"w": torch.ones(2)}, ""),
         (Judge(None), {"anything": torch.ones(2)}, ""),
-        (Judge(MODEL), {"w": torch.tensor([1, math.nan])}, "w holds NaN"),
-        (Judge(MODEL), {"w": torch.tensor([-math.inf, 1])}, "w holds Inf"),
-        (Judge(None), {"w": torch.tensor([math.inf, math.nan])}, "w holds NaN"),
+        (Judge(MODEL), {"w": torch.tensor([1, math.nan])}, "w contains NaN"),
+        (Judge(MODEL), {"w": torch.tensor([-math.inf, 1])}, "w contains Inf"),
+        (Judge(None), {"w": torch.tensor([math.inf, math.nan])}, "w contains NaN"),
         (Judge({"w": torch.zeros(2)}), {}, "n is missing"),
-        (Judge({**MODEL, "w": torch.zeros(3)}), {}, "w has shape [3], not [2]"),
-        (Judge({**MODEL, "n": torch.zeros(())}), {}, "n is float32, not int64"),
-        (Judge({**MODEL, "w": torch.tensor([math.inf, 1])}), {"w": torch.ones(2)}, "w holds Inf"),
+        (Judge({**MODEL, "w": torch.zeros(3)}), {}, "w has shape [3], expected [2]"),
+        (Judge({**MODEL, "n": torch.zeros(())}), {}, "n is float32, expected int64"),
+        (Judge({**MODEL, "w": torch.tensor([math.inf, 1])}), {"w": torch.ones(2)}, "w contains Inf"),
         (Judge(error="it does not fit"), {}, "it does not fit"),
     ],
 )
@@ -50,7 +50,7 @@ def test_a_report_is_looked_through_for_what_is_no_number_before_the_algorithm_s
         def worker_model(self, model: Tensors, report: TaskResult) -> Tensors:
             raise AssertionError("it was not to be asked")
 
-    assert find_result_problem(Careless(), MODEL, report(ORDER, {"w": torch.tensor([math.nan])})) == "w holds NaN"
+    assert find_result_problem(Careless(), MODEL, report(ORDER, {"w": torch.tensor([math.nan])})) == "w contains NaN"
 
 
 def test_a_rejected_report_becomes_a_failure_in_one_clean_line() -> None:

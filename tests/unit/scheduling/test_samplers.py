@@ -36,7 +36,7 @@ def test_all_are_asked_in_the_order_of_the_plan() -> None:
         every.rank([WorkerInfo("b"), WorkerInfo("a", response_seconds=1.0)], Random(1)) == ["b", "a"]
         and every.cohort_size(7) == 7
     )
-    with pytest.raises(UsageError, match="sampler all takes no value"):
+    with pytest.raises(UsageError, match="sampler all does not accept a value"):
         build_piece("sampler", "all:3")
 
 

@@ -148,7 +148,7 @@ def test_a_worker_that_dies_at_each_request_is_excluded_and_the_run_ends() -> No
         assert run.leaves("bob") == []
         assert run.joins("bob") == [f"1/bob/{number}"]
     assert run.leaves("bob") == [] and run.awaited == []
-    died = "failed: lost 3 times while it worked on adding.add; was its memory short?, three times in a row"
+    died = "failed: lost 3 times while it ran adding.add (out of memory?), three times in a row"
     assert run.failure == f"round 1: too few workers are left for min_results 2: bob: {died}"
 
 

@@ -12,11 +12,11 @@ from tests.helpers.scheduled_run import TWO, task_result
 from tests.helpers.synchronous_run import Adding, SynchronousRun
 
 UNFIT: list[Any] = [
-    ({"x": torch.ones(1)}, "x is not known here"),
-    ({"w": torch.ones(2, 2)}, "w has shape [2, 2], not [2]"),
-    ({"w": torch.ones(2).double()}, "w is float64, not float32"),
-    ({"w": torch.tensor([1, math.nan])}, "w holds NaN"),
-    ({"w": torch.tensor([math.inf, 1])}, "w holds Inf"),
+    ({"x": torch.ones(1)}, "unexpected tensor 'x'"),
+    ({"w": torch.ones(2, 2)}, "w has shape [2, 2], expected [2]"),
+    ({"w": torch.ones(2).double()}, "w is float64, expected float32"),
+    ({"w": torch.tensor([1, math.nan])}, "w contains NaN"),
+    ({"w": torch.tensor([math.inf, 1])}, "w contains Inf"),
     ({"w": torch.full((2,), 13.0)}, "13 is bad luck"),
 ]
 unfit = pytest.mark.parametrize(("tensors", "text"), UNFIT, ids=[text for _, text in UNFIT])
@@ -47,7 +47,7 @@ def test_whose_reports_never_fit_is_excluded() -> None:
     nan = torch.full((2,), math.nan)
     assert run.reports("bob", w=nan) == ["1/bob/2"] and run.reports("bob", w=nan) == ["1/bob/3"]
     run.reports("bob", w=nan)
-    why = "bob: sent a result that was rejected: w holds NaN, three times in a row"
+    why = "bob: sent a result that was rejected: w contains NaN, three times in a row"
     assert run.failure == f"round 1: too few workers are left for min_results 3: {why}"
 
 
@@ -58,7 +58,7 @@ def test_a_report_whose_step_overflows_is_rejected() -> None:
 
     run = SynchronousRun(TWO, algorithm=Squaring())
     run.reports("bob", value=3e38)
-    assert run.said == ["bob sent a result that was rejected: w holds Inf"]
+    assert run.said == ["bob sent a result that was rejected: w contains Inf"]
 
 
 @unfit
@@ -68,7 +68,7 @@ def test_an_algorithm_without_models_of_workers_has_its_result_checked(tensors: 
             return None
 
     run = SynchronousRun(TWO, algorithm=Silent())
-    if "holds" in text:
+    if "contains" in text:
         assert run.reports("bob") == [] and run.reports("alice", **tensors) == ["1/alice/2"], "seen by itself"
         return
     assert run.reports(*TWO, **tensors) == []
@@ -86,7 +86,7 @@ def test_a_result_that_is_no_number_ends_the_run() -> None:
 
     run = SynchronousRun(TWO, algorithm=Bursting())
     run.reports(*TWO)
-    assert run.failure == "round 1: the results do not fit the model: w holds Inf"
+    assert run.failure == "round 1: the results do not fit the model: w contains Inf"
     state, orders = run.strategy.resume(run.state, TWO)
     assert not orders and run.strategy.failure(state) == run.failure, "and so it stays"
 
