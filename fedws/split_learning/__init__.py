@@ -1,1 +1,1 @@
-"""Cuts a model, sends its features, and trains the rest on the coordinator."""
+"""Split learning: split a model, upload its features, and train the head on the coordinator."""

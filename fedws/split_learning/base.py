@@ -1,4 +1,4 @@
-"""The protocol of algorithms that gather once, as MistNet."""
+"""Protocol of algorithms that collect features once and then train on the coordinator, such as MistNet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,68 +14,74 @@ from fedws.training.base import Task
 
 @dataclass(frozen=True)
 class InitialState:
-    """What such a run begins with."""
+    """The initial state of a collect-then-train run."""
 
     model: Tensors
     extra_extractors: Tensors = field(default_factory=dict)
-    """Extractors beyond the model's own, joined."""
+    """Extractors besides the model's own, packed into one dict."""
     num_classes: int = 0
     label_format: str = ""
-    """What a label is, as :func:`fedws.data.batch_labels.describe_labels` tells it."""
+    """Format of a label, as returned by :func:`fedws.data.batch_labels.describe_labels`."""
     input_shape: Sequence[int] = ()
-    """The shape of one; empty where the first epoch of pretraining will tell shape, classes and label."""
+    """Shape of one input; empty if the first pretraining epoch determines shape, classes and label format."""
 
 
 class CollectThenTrainAlgorithm(Protocol):
-    """An algorithm that trains on the coordinator: :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler`
-    makes a Scheduler of it.
+    """An algorithm that collects features once and then trains on the coordinator.
 
-    Factory: ``(training: fedws.core.task_settings.TrainSettings, *, options)``, registered as ``algorithm``.
+    :class:`fedws.split_learning.scheduler.CollectThenTrainScheduler` makes a scheduler of it. The factory
+    ``(training: fedws.core.task_settings.TrainSettings, *, options)`` is registered as ``algorithm``.
     """
 
     @property
     def server_tasks(self) -> Mapping[str, Task]:
-        """The tasks of the server trainer, by name."""
+        """Return the tasks of the server trainer by name."""
 
     @property
     def release_format(self) -> ReleaseFormat:
-        """How records leave the workers."""
+        """Return the format in which records leave the workers."""
 
     def build_release(self, feature_shape: Sequence[int]) -> FeatureRelease:
-        """What a record with features of that shape spends."""
+        """Return the privacy cost of a record with features of ``feature_shape``."""
 
     def configure_evaluation(self, settings: EvalSettings) -> EvalSettings:
-        """How the evaluator is to score the model."""
+        """Return the settings with which the evaluator evaluates the model."""
 
     def startup_notices(self) -> Sequence[str]:
-        """What a person should read before it begins."""
+        """Return the notices to log before the run starts."""
 
     def init(self, model: Tensors) -> InitialState:
-        """What to begin with, from the initial model. Raises UsageError where that cannot be."""
+        """Return the initial state of a run from the initial model.
+
+        Raises UsageError if the run cannot start from it.
+        """
 
     def feature_shape(self, input_shape: Sequence[int]) -> Sequence[int]:
-        """Of the features of a sample of that shape. Raises RejectedUpdate when there are none."""
+        """Return the shape of the features of a sample with ``input_shape``.
+
+        Raises UsageError if the algorithm cannot use features of that shape.
+        """
 
     def configure_pretraining(self, model: Tensors, extra_extractors: Tensors, epoch: int) -> TaskSpec | None:
-        """What the server trainer does in that epoch of pretraining, from 1; None after the last."""
+        """Return the server trainer's task for pretraining epoch ``epoch``, from 1, or None after the last epoch."""
 
     def configure_extraction(
         self, model: Tensors, extra_extractors: Tensors, num_classes: int, *, send: bool
     ) -> TaskSpec:
-        """What to ask of a worker first; with what it needs for that, if ``send``."""
+        """Return the task that extracts features, with the tensors of the extractors if ``send`` is true."""
 
     def configure_upload(self, first: int, count: int) -> TaskSpec:
-        """Ask for records."""
+        """Return the task that uploads ``count`` records from number ``first`` on."""
 
     def configure_acknowledgement(self) -> TaskSpec:
-        """Tell a worker that all of its records are here."""
+        """Return the task that notifies a worker that the coordinator has stored all of its records."""
 
     def configure_training(
         self, model: Tensors, optimizer_tensors: Tensors, num_classes: int, feature_shape: Sequence[int], epoch: int
     ) -> TaskSpec:
-        """What the server trainer does in that epoch of training, from 1, on features of that shape."""
+        """Return the server trainer's task for training epoch ``epoch``, from 1, on features of ``feature_shape``."""
 
 
 def is_collect_then_train(algorithm: object) -> bool:
-    """Whether an algorithm, or its factory, is of this kind."""
+    """Return True if an algorithm, or its factory, collects features once and then trains."""
     return hasattr(algorithm, "configure_extraction")

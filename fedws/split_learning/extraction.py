@@ -1,4 +1,4 @@
-"""Runs the first half of a model over a node's samples, forward only, and encodes what comes."""
+"""Extraction of features: run the extractor over a node's samples, forward only, and encode its outputs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -30,52 +30,54 @@ from fedws.training.task_context import TaskContext
 
 
 class SplitSettings(ReleaseFormat):
-    """Where a model is cut, and how what it gives there leaves."""
+    """The split point of a model, and the format in which its features leave the node."""
 
     model: str
     split_at: str
     num_classes: Annotated[int, Field(ge=0, le=MAX_LABEL_CLASSES)]
-    """How many the labels tell apart, at least 2; or 0: they are other numbers, or several, and leave as they are."""
+    """Number of label classes, at least 2; or 0 for other labels, which are sent in clear."""
 
     @model_validator(mode="after")
     def _check_num_classes(self) -> Self:
         if self.num_classes == 1:
-            raise ValueError("a single class is none")
+            raise ValueError("num_classes must be 0 or at least 2, not 1")
         if self.label_epsilon is not None and not self.num_classes:
-            raise ValueError("labels that are no classes cannot be randomised; only clear ones can be asked for")
+            raise ValueError("labels that are not classes cannot be randomised; request clear labels")
         return self
 
 
 class ExtractSettings(SplitSettings):
-    """What a request to extract says."""
+    """The settings of a request to extract features."""
 
     dataset: str
     extractors: Annotated[list[Digest], Field(min_length=1, max_length=extractor_pool.MAX_EXTRACTORS)]
-    """Their digests; the tensors come with the request only when the node has asked for them. It takes one by
-    chance."""
+    """Digests of the extractors, of which the node draws one at random.
+
+    The request carries the tensors only after the node has requested them.
+    """
     batch_size: ForwardBatchSize = MAX_FORWARD_BATCH_SIZE
     cuda: bool = False
 
     @property
     def feature_settings(self) -> Json:
-        """What the features depend on."""
+        """Return the settings on which the features depend."""
         return self.model_dump(exclude={"batch_size", "cuda"})
 
     @property
     def extra_digests(self) -> list[str]:
-        """The digests of the tensors that it takes beside an extractor."""
+        """Return the digests of the tensors that the task requires besides an extractor."""
         return []
 
     def draw_extractor(self, tensors: Tensors, context: task_context.TaskContext) -> list[Tensors] | None:
-        """An extractor, drawn by chance that nobody else knows, and what else is wanted; None when it is not here.
+        """Draw an extractor and return it with the other required tensors, or None if one of them is not cached.
 
-        ``tensors`` are all extractors and the rest, joined, or nothing: then they are taken from the cache. Raises
-        TaskError for others than those that are meant, and for what is not of this model; OSError when they cannot be
-        cached.
+        Only this node can find out which extractor was drawn. ``tensors`` holds all extractors and the other tensors,
+        packed into one dict. If it is empty, they are loaded from the cache. Raises TaskError for tensors that do not
+        match the requested digests or the model, and OSError if the tensors cannot be cached.
         """
         pieces = extractor_pool.unpack_state_dicts(tensors)
         if tensors and [hash_tensors(piece) for piece in pieces] != [*self.extractors, *self.extra_digests]:
-            raise TaskError("the extractor is not the one that was pretrained: its digest is another")
+            raise TaskError("the received tensors do not match the requested digests")
         halves, uploads = self._outline_halves(context) if pieces else (), open_uploads(context)
         for number, piece in enumerate(pieces):
             self._check_tensors(piece, halves, head=number >= len(self.extractors))
@@ -86,7 +88,10 @@ class ExtractSettings(SplitSettings):
         return None if None in extractors else [tensors for tensors in extractors if tensors is not None]
 
     def build_half(self, tensors: Tensors, context: task_context.TaskContext, *, head: bool = False) -> torch.nn.Module:
-        """The extractor with those weights, or the head. Raises TaskError when they are not of this model and cut."""
+        """Return the extractor, or the head, with the weights ``tensors``.
+
+        Raises TaskError if they do not match the model and the split point.
+        """
         self._check_tensors(tensors, self._outline_halves(context), head=head)
         with registry.raise_as_task_error():
             half = split_model(build_complete_model(self.model), self.split_at)[head]
@@ -94,28 +99,34 @@ class ExtractSettings(SplitSettings):
         return half
 
     def check_samples(self, extractor: torch.nn.Module, context: task_context.TaskContext) -> None:
-        """Raises TaskError when the node's samples do not go through it."""
+        """Raise TaskError unless the extractor accepts the node's samples."""
         inputs, _ = load_batch(context.data, torch.tensor([0]))
         with torch.inference_mode():
             self.compute_features(extractor.eval(), inputs, context.node)
 
     def compute_features(self, extractor: torch.nn.Module, inputs: Any, node: str) -> torch.Tensor:
-        """Of samples. Raises TaskError when they do not fit, and where inputs or features are not one tensor."""
+        """Return the features of samples.
+
+        Raises TaskError if the samples do not fit, or if inputs or features are not a single tensor.
+        """
         if not isinstance(inputs, torch.Tensor):
-            raise TaskError(f"inputs on {node} are {describe_type(inputs)}; an extractor takes one tensor")
+            raise TaskError(f"inputs on {node} are {describe_type(inputs)}; an extractor requires one tensor")
         try:
             features = extractor(inputs)
-        except RuntimeError as error:  # whose text may tell of the data
+        except RuntimeError as error:  # its text may reveal data
             sizes = f"{list(inputs.shape[1:])} on {node}"
-            raise TaskError(f"samples of {sizes} do not fit the extractor of {self.model}") from error
+            raise TaskError(f"samples of shape {sizes} do not fit the extractor of {self.model}") from error
         if not isinstance(features, torch.Tensor):
             raise TaskError(
-                f"the extractor of {self.model} gives {describe_type(features)}; features must be one tensor"
+                f"the extractor of {self.model} returns {describe_type(features)}; features must be one tensor"
             )
         return features
 
     def _outline_halves(self, context: task_context.TaskContext) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """Return the extractor and the head without values. Raises TaskError."""
+        """Return the extractor and the head without values.
+
+        Raises TaskError if the model cannot be built or split.
+        """
         model = context.build_outline(self.model)
         with registry.raise_as_task_error():
             return split_model(model, self.split_at)
@@ -123,13 +134,13 @@ class ExtractSettings(SplitSettings):
     def _check_tensors(self, tensors: Tensors, halves: Sequence[torch.nn.Module], *, head: bool) -> None:
         problem = find_mismatch(tensors, halves[head].state_dict())
         if problem:
-            what = f"the {'head' if head else 'extractor'} of {self.model}, cut at {self.split_at}"
-            raise TaskError(f"{what}, is another one here: {problem}")
+            what = f"the {'head' if head else 'extractor'} of {self.model}, split at {self.split_at}"
+            raise TaskError(f"{what}, differs on this node: {problem}")
 
 
 def fingerprint_samples(context: task_context.TaskContext) -> str:
-    """Return what tells a node's samples from others."""
-    with seeds.seed_generators(0):  # one that draws at random gives the same sample each time
+    """Return a fingerprint that identifies the node's samples."""
+    with seeds.seed_generators(0):  # a data set that draws at random returns the same sample each time
         return compute_fingerprint(context.data)
 
 
@@ -137,9 +148,9 @@ def fingerprint_samples(context: task_context.TaskContext) -> str:
 def encode_batches(
     extractor: torch.nn.Module, settings: ExtractSettings, context: task_context.TaskContext, start: int = 0
 ) -> Iterator[EncodedBatch]:
-    """A batch of samples at a time as it may leave, from number ``start`` on.
+    """Yield the encoded records of the node's samples in batches, from number ``start`` on.
 
-    Raises TaskError when samples do not fit, TaskCancelled when it is cancelled.
+    Raises TaskError if samples do not fit, and TaskCancelled if the task is cancelled.
     """
     device, encoding, rng = objective.select_device(settings.cuda), settings.build_encoding(), SecureRandom()
     extractor.to(device).eval()
@@ -148,12 +159,15 @@ def encode_batches(
         context.raise_if_cancelled()
         features = settings.compute_features(extractor, move_tensors(inputs, device), context.node).cpu()
         shape, sendable_labels = features.shape[1:], _encode_labels(targets, settings, context.node, rng)
-        features = features.nan_to_num()  # that a sample's overflow should not be told from the answer
+        features = features.nan_to_num()  # so that the result does not reveal the overflow of a sample
         yield EncodedBatch(encoding.encode(features, rng), sendable_labels, shape)
 
 
 def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: SecureRandom) -> torch.Tensor:
-    """The labels of a batch as they may leave. Raises TaskError."""
+    """Return the labels of a batch as they leave the node.
+
+    Raises TaskError if the labels do not fit the settings.
+    """
     try:
         plain = batch_labels.to_sendable_labels(targets)
     except ValueError as error:
@@ -161,21 +175,21 @@ def _encode_labels(targets: object, settings: ExtractSettings, node: str, rng: S
     if not settings.num_classes:
         return plain
     if plain.dim() != 1 or plain.is_floating_point():
-        raise TaskError(f"the labels on {node} are no classes, as {settings.model} tells them apart")
+        raise TaskError(f"the labels on {node} are not classes, which {settings.model} requires")
     if int(plain.min()) < 0 or int(plain.max()) >= settings.num_classes:
-        raise TaskError(f"{node} holds labels beyond the {settings.num_classes} of {settings.model}")
+        raise TaskError(f"{node} has labels outside the {settings.num_classes} classes of {settings.model}")
     return randomised_labels.randomise_labels(plain, settings.num_classes, settings.label_epsilon, rng)
 
 
 def build_release(upload: CachedUpload, *, resent: bool = False) -> FeatureRelease:
-    """What a record of an upload spends, nothing if it is sent ``resent``."""
+    """Return the privacy cost of a record of an upload; a ``resent`` record costs nothing more."""
     settings = upload.manifest["settings"]
     release_format = ReleaseFormat(encoding=settings["encoding"], label_epsilon=settings["label_epsilon"])
     return release_format.build_release(upload.manifest["feature_shape"], resent=resent, fine_tuned="head" in settings)
 
 
 def build_manifest(upload: CachedUpload) -> Json:
-    """What is said of an upload: :class:`fedws.split_learning.upload_progress.UploadManifest`."""
+    """Return the fields of the upload's :class:`fedws.split_learning.upload_progress.UploadManifest`."""
     manifest = {
         key: upload.manifest[key]
         for key in ("num_records", "feature_bytes", "feature_shape", "label_shape", "label_dtype")
@@ -191,17 +205,18 @@ def extract_features(
     settings: ExtractSettings,
     prepare_extractor: Callable[[list[Tensors]], Tensors],
 ) -> TaskResult:
-    """Encode the features of every sample once a run, and return what was made, with no tensors.
+    """Encode the features of all samples once per run, and return their manifest without tensors.
 
-    ``prepare_extractor`` picks the extractor among those that the request carries. Raises TaskError for a request that
-    differs from the one that was carried out, and TaskFailed where the features cannot be stored.
+    ``prepare_extractor`` returns the extractor to use, given the drawn extractor and the other required tensors.
+    Raises TaskError for settings that differ from those of the run's features, or that the policy forbids. Raises
+    TaskFailed if the features cannot be stored.
     """
     uploads, feature_settings = open_uploads(context), check_settings_size(settings.feature_settings)
     cached = uploads.find_completed()
     if cached is not None:
         if cached.manifest["settings"] != feature_settings:
             raise TaskError(
-                "the features of this run were made with other settings; new noise would spend privacy twice"
+                "the features of this run were extracted with other settings; new noise would spend privacy twice"
             )
         return context.build_result(request, build_manifest(cached))
     try:
@@ -217,8 +232,8 @@ def extract_features(
             extractor_tensors = prepare_extractor(state_dicts)
             uploads.create_upload(feature_settings, extractor_tensors, fingerprint_samples(context))
         extractor = settings.build_half(extractor_tensors, context)
-        with seeds.seed_generators(request.seed):  # a data set may draw; noise never comes from a seed
+        with seeds.seed_generators(request.seed):  # a data set may draw at random; noise never comes from a seed
             cached = uploads.write_upload(lambda first: encode_batches(extractor, settings, context, first))
     except OSError as error:
-        raise TaskFailed(f"{context.node} cannot keep its features: {error.strerror or error}") from None
+        raise TaskFailed(f"{context.node} cannot store its features: {error.strerror or error}") from None
     return context.build_result(request, build_manifest(cached))

@@ -1,4 +1,4 @@
-"""Several extractors for one head: a worker draws one of them, and keeps to itself which."""
+"""Several extractors for one head; each worker draws one of them at random and does not disclose which."""
 
 import copy
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from fedws.core.tensors import Tensors
 from fedws.split_learning.model_split import split_model
 
 MAX_EXTRACTORS = 16
-"""Extractors to draw from."""
+"""Maximum number of extractors to draw from."""
 
 
 def pack_state_dicts(state_dicts: Sequence[Tensors]) -> dict[str, torch.Tensor]:
-    """Several dicts of tensors as one: each name behind the number of its dict, from 0."""
+    """Pack several dicts of tensors into one; the number of its dict, from 0, precedes each name."""
     return {
         f"{number}:{name}": tensor
         for number, state_dict in enumerate(state_dicts)
@@ -24,7 +24,7 @@ def pack_state_dicts(state_dicts: Sequence[Tensors]) -> dict[str, torch.Tensor]:
 
 
 def unpack_state_dicts(tensors: Tensors) -> list[Tensors]:
-    """What :func:`pack_state_dicts` joined; names that it did not make are left out.
+    """Return the dicts that :func:`pack_state_dicts` packed; names without the number of a dict are ignored.
 
     >>> packed = pack_state_dicts([{"w": torch.ones(1)}, {"w": torch.ones(1), "b": torch.ones(1)}])
     >>> [sorted(state) for state in unpack_state_dicts(packed)]
@@ -38,7 +38,7 @@ def unpack_state_dicts(tensors: Tensors) -> list[Tensors]:
 
 
 def is_packed_name(name: str) -> bool:
-    """Whether a name may be one that :func:`pack_state_dicts` made.
+    """Return True if ``name`` has the form of a name in a packed dict.
 
     >>> is_packed_name("0:conv1.weight"), is_packed_name("conv1.weight"), is_packed_name("0.weight")
     (True, False, False)
@@ -47,12 +47,13 @@ def is_packed_name(name: str) -> bool:
 
 
 class MultiExtractorModel(nn.Module):
-    """Extractors with one head behind them; while they train, the batches take them in turn.
+    """A model of several extractors and one head; in training, the batches use the extractors in turn.
 
-    So the head reads what any of them makes. ``module`` is the whole model, trained in place, and ``extra_extractors``
-    the other extractors; ``first_extractor`` says which begins, since there may be fewer batches than extractors.
-    Raises UsageError, as :func:`fedws.split_learning.model_split.split_model`, and RuntimeError for extractors of
-    another model or cut.
+    The head therefore learns to read the features of every extractor. ``module`` is the whole model, which is trained
+    in place, and ``extra_extractors`` are the other extractors. ``first_extractor`` selects the extractor of the first
+    batch, since there may be fewer batches than extractors. Raises UsageError as
+    :func:`fedws.split_learning.model_split.split_model` does, and RuntimeError for extractors of another model or
+    split point.
     """
 
     def __init__(
@@ -67,16 +68,16 @@ class MultiExtractorModel(nn.Module):
         self._extractor_index = first_extractor - 1
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the whole model gives, with the extractor whose turn it is; outside of training with the first."""
+        """Return the output of the whole model, in training with the next extractor, otherwise with the first one."""
         self._extractor_index += self.training
         extractor = self.extractors[self._extractor_index % len(self.extractors) if self.training else 0]
         outputs: torch.Tensor = self.head(extractor(inputs))
         return outputs
 
     def model_state(self) -> dict[str, torch.Tensor]:
-        """The state dict of the whole model, with the first extractor."""
+        """Return the state dict of the whole model, with the first extractor."""
         return {**self.extractors[0].state_dict(), **self.head.state_dict()}
 
     def pack_extra_extractors(self) -> dict[str, torch.Tensor]:
-        """The other extractors, joined."""
+        """Return the other extractors, packed into one dict."""
         return pack_state_dicts([extractor.state_dict() for extractor in list(self.extractors)[1:]])

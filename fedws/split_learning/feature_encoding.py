@@ -1,4 +1,4 @@
-"""The protocol of encodings."""
+"""Protocol of feature encodings."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,33 +9,43 @@ from fedws.privacy.secure_noise import SecureRandom
 
 
 class FeatureEncoding(Protocol):
-    """How features become the bytes that leave a worker, a record at a time. Factory ``(*, options)``, registered as
+    """A conversion between features and the bytes that leave a worker, one record at a time.
 
-    ``encoding``. Bytes that do not fit, as a peer may send them, raise ValueError.
+    The factory ``(*, options)`` is registered as ``encoding``. Methods raise ValueError for bytes that do not fit,
+    which a peer may send.
     """
 
     @property
     def epsilon(self) -> float | None:
-        """Spent for each feature value, in one encoding with noise; None: there is no mechanism, and so no bound."""
+        """Return the epsilon that one encoding with noise spends per feature value.
+
+        None stands for an encoding without a privacy mechanism, and therefore without a bound.
+        """
 
     @property
     def delta(self) -> float:
-        """Likewise spent for each feature value: the chance that epsilon does not hold; mostly 0."""
+        """Return the probability, per feature value, that epsilon does not hold; usually 0."""
 
     def encoded_bytes(self, num_values: int) -> int:
-        """Bytes of a record of so many values."""
+        """Return the size of a record of ``num_values`` feature values in bytes."""
 
     def encode(self, features: torch.Tensor, rng: SecureRandom | None) -> torch.Tensor:
-        """Features, float [n, *shape], to uint8 [n, size]; without noise they are for scoring, and must not leave."""
+        """Encode features, float [n, *shape], as uint8 [n, encoded_bytes].
+
+        Without ``rng``, no noise is added. The result is then for evaluation only and must not leave the node.
+        """
 
     def decode(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Uint8 [n, size] to float32 [n, *shape]: what the head is trained and scored on."""
+        """Decode uint8 [n, encoded_bytes] to float32 [n, *shape], on which the head is trained and evaluated."""
 
     def estimate(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """Float32 [n, *shape] whose mean over the noise is what decode gives without: for a fair attack."""
+        """Return float32 [n, *shape] whose mean over the noise is the output of :meth:`decode` without noise.
+
+        An attack uses this unbiased estimate, so that the noise does not put it at a disadvantage.
+        """
 
     def negative_log_likelihood(self, features: torch.Tensor, packed: torch.Tensor) -> torch.Tensor:
-        """Negative log likelihood [n] of the bytes if ``features``, float [n, *shape], were encoded: likewise.
+        """Return the negative log likelihood [n] of the bytes as encodings of ``features``, float [n, *shape].
 
-        It has a gradient with respect to ``features``; a step in the encoding is made smooth.
+        An attack uses it. It has a gradient with respect to ``features``, for which a step in the encoding is smoothed.
         """

@@ -1,7 +1,7 @@
-"""What workers have sent of their samples, on the coordinator's disk: encoded features and labels, a file a chunk.
+"""Store of the features and labels that workers uploaded, on the coordinator's disk, with one file per chunk.
 
-Features stay as they came, packed, and are mapped into memory; whoever trains unpacks a batch at a time. So the memory
-that this takes does not grow with what is stored.
+Features stay encoded and are mapped into memory. Training decodes one batch at a time, so memory use does not grow with
+the size of the store.
 """
 
 import re
@@ -21,15 +21,16 @@ _CHUNK_FILE_NAME = re.compile(r"(\d+)-(\d+)\.safetensors")
 
 
 class FeatureStore:
-    """Chunks in a folder, by the worker's number in the plan and the chunk's own; for one process that writes."""
+    """A folder of chunks, each named by the worker's number in the plan and its own number; for one writing process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save_chunk(self, worker_index: int, chunk_index: int, tensors: Tensors) -> None:
-        """Store a chunk; when this returns it is on the disk. One that is there already is replaced.
+        """Store a chunk durably, and replace an existing chunk with the same numbers.
 
-        Raises RunFailed when it cannot be written; what was stored before stays as it was.
+        The chunk is on the disk when the method returns. Raises RunFailed if the chunk cannot be written; the chunks
+        stored before stay unchanged.
         """
         path = self.folder / f"{worker_index}-{chunk_index}.safetensors"
         try:
@@ -38,31 +39,34 @@ class FeatureStore:
                 fsync_dir(self.folder.parent)
             atomic_write(path, safetensors.torch.save(dict(tensors)))
         except OSError as error:
-            raise RunFailed(f"the features of a worker cannot be stored in {path}: {error.strerror or error}") from None
+            raise RunFailed(f"cannot write features to {path}: {error.strerror or error}") from None
 
     def count_chunks(self) -> dict[int, int]:
-        """How many chunks of each worker are stored, without a gap, by the worker's number."""
+        """Return the number of each worker's chunks that are stored without a gap, by the worker's number."""
         numbers: dict[int, set[int]] = {}
         for worker, chunk, _ in self._list_chunks():
             numbers.setdefault(worker, set()).add(chunk)
         return {worker: next(n for n in count() if n not in found) for worker, found in numbers.items()}
 
     def load_features(self) -> "StoredFeatures":
-        """All that is stored by now. Raises UsageError when something of it cannot be read."""
+        """Return all features that are stored.
+
+        Raises UsageError if a chunk cannot be read.
+        """
         try:
             return StoredFeatures([safetensors.torch.load_file(path) for _, _, path in self._list_chunks()])
         except (OSError, safetensors.SafetensorError) as error:
-            raise UsageError(f"the features in {self.folder} cannot be read: {error}") from None
+            raise UsageError(f"cannot read the features in {self.folder}: {error}") from None
 
     def _list_chunks(self) -> list[tuple[int, int, Path]]:
-        """Worker, number and file of each chunk, in this order."""
+        """Return the worker's number, the chunk's number and the file of each chunk, sorted in this order."""
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         named = ((_CHUNK_FILE_NAME.fullmatch(path.name), path) for path in paths)
         return sorted((int(match[1]), int(match[2]), path) for match, path in named if match)
 
 
 class StoredFeatures:
-    """Stored chunks as one data set: ``batch`` gives encoded features, uint8 [k, bytes], and labels [k, ...]."""
+    """A data set of all stored chunks: encoded features, uint8 [k, bytes], and labels [k, ...]."""
 
     def __init__(self, chunks: list[dict[str, torch.Tensor]]) -> None:
         self._chunks = chunks
@@ -76,14 +80,14 @@ class StoredFeatures:
         return features[0], labels[0]
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The records at ``indices``, int64 [k], copied out of the files."""
-        whose = torch.searchsorted(self._ends, indices, right=True)
-        one = self._chunks[0]
-        features = one[FEATURES_KEY].new_empty((len(indices), *one[FEATURES_KEY].shape[1:]))
-        labels = one[LABELS_KEY].new_empty((len(indices), *one[LABELS_KEY].shape[1:]))
-        for number in whose.unique().tolist():
-            chunk, mine = self._chunks[number], whose == number
-            within = indices[mine] - (self._ends[number] - len(chunk[LABELS_KEY]))
-            features[mine] = chunk[FEATURES_KEY][within]
-            labels[mine] = chunk[LABELS_KEY][within]
+        """Return copies of the encoded features and the labels at ``indices``, int64 [k]."""
+        chunk_numbers = torch.searchsorted(self._ends, indices, right=True)
+        first = self._chunks[0]
+        features = first[FEATURES_KEY].new_empty((len(indices), *first[FEATURES_KEY].shape[1:]))
+        labels = first[LABELS_KEY].new_empty((len(indices), *first[LABELS_KEY].shape[1:]))
+        for number in chunk_numbers.unique().tolist():
+            chunk, selected = self._chunks[number], chunk_numbers == number
+            within = indices[selected] - (self._ends[number] - len(chunk[LABELS_KEY]))
+            features[selected] = chunk[FEATURES_KEY][within]
+            labels[selected] = chunk[LABELS_KEY][within]
         return features, labels

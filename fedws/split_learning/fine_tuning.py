@@ -1,4 +1,4 @@
-"""Trains an extractor on a node's own samples before it is used there."""
+"""Fine-tuning of an extractor on a node's own samples before it extracts their features."""
 
 from typing import Any, Self
 
@@ -16,10 +16,10 @@ from fedws.training import local_training, task_context
 
 
 class FineTuneSettings(ExtractSettings):
-    """What a request says to extract with an extractor that is first adapted to the node's samples.
+    """The settings of a request to extract features with an extractor that is first fine-tuned on the node's samples.
 
-    The head is needed for that, and comes with the extractors. It is not changed, so that what the extractor makes
-    stays what the head reads.
+    Fine-tuning requires the head, which is sent with the extractors. The head stays unchanged, so that it can read
+    the features of the fine-tuned extractor.
     """
 
     head: Digest
@@ -36,11 +36,14 @@ class FineTuneSettings(ExtractSettings):
 
     @property
     def extra_digests(self) -> list[str]:
-        """The head's digest."""
+        """Return the digest of the head."""
         return [self.head]
 
     def fine_tune(self, extractor: Tensors, head: Tensors, context: task_context.TaskContext, seed: int) -> Tensors:
-        """The extractor after ``epochs`` on the node's samples. Raises TaskError, and TaskCancelled."""
+        """Return the extractor after ``epochs`` epochs of training on the node's samples.
+
+        Raises TaskError if it cannot be trained, and TaskCancelled if the task is cancelled.
+        """
         module = _FrozenHeadModel(self.build_half(extractor, context), self.build_half(head, context, head=True))
         self.check_samples(module.extractor, context)
         settings = TrainSettings(
@@ -58,12 +61,12 @@ class FineTuneSettings(ExtractSettings):
         local_training.train(module, context, settings, seed)
         trained = copy_to_cpu(module.extractor.state_dict())
         if problem := find_nonfinite(trained):
-            raise TaskError(f"the extractor of {self.model} cannot be adapted on {context.node}: {problem}")
+            raise TaskError(f"cannot fine-tune the extractor of {self.model} on {context.node}: {problem}")
         return trained
 
 
 class _FrozenHeadModel(nn.Module):
-    """An extractor that is trained before a head that stays as it is, also its running means."""
+    """An extractor in training, followed by a frozen head whose running statistics stay unchanged, too."""
 
     def __init__(self, extractor: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -71,12 +74,12 @@ class _FrozenHeadModel(nn.Module):
         self.head = head.requires_grad_(False).eval()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """As the whole model."""
+        """Return the output of the whole model."""
         outputs: torch.Tensor = self.head(self.extractor(inputs))
         return outputs
 
     def train(self, mode: bool = True) -> Self:
-        """The head does what it will do when it is used."""
+        """Set the mode of the extractor, and keep the head in evaluation mode."""
         super().train(mode)
         self.head.eval()
         return self

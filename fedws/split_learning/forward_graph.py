@@ -1,4 +1,4 @@
-"""What a model does in its forward pass, as a graph of torch.fx."""
+"""The forward pass of a model as a graph of torch.fx."""
 
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -11,48 +11,48 @@ from torch import fx, nn
 from fedws.core.errors import UsageError
 from fedws.core.untrusted_text import get_error_text
 
-_trace_lock = threading.Lock()  # while torch.fx traces, methods of nn.Module are replaced, for all threads
+_trace_lock = threading.Lock()  # torch.fx replaces methods of nn.Module for all threads while it traces
 
 
 class ModuleCall(NamedTuple):
-    """One run of a module."""
+    """One call of a module."""
 
     output: fx.Node | None
-    """What it gave; None when that is not one value."""
+    """Node of the return value; None if the module does not return one value."""
     end_index: int
-    """How many nodes there were when it ended. Those that work in place may come after the one that is given."""
+    """Number of nodes when the call ended. Nodes of in-place operations may be between ``output`` and the end."""
 
 
 class ForwardGraph:
-    """A forward pass in the mode that ``module`` is in: node after node, from the inputs to the output.
+    """A forward pass in the current mode of ``module``, as a list of nodes from the inputs to the output.
 
-    The nodes that fetch a tensor of the module are not counted; they come where they are needed. Tracing may add
-    constants to ``module``. Raises UsageError when its own forward cannot be traced; a submodule that cannot, as one
-    whose way depends on the data, is one node.
+    The list does not contain the nodes that fetch a tensor of the module; they are placed where they are used. Tracing
+    may add constants to ``module``. A submodule that cannot be traced, such as one with control flow that depends on
+    the data, becomes a single node. Raises UsageError if the forward method of ``module`` itself cannot be traced.
     """
 
     def __init__(self, module: nn.Module) -> None:
         tracer = _trace(module)
         self.nodes = [node for node in tracer.graph.nodes if _is_operation(node)]
         self.calls = tracer.calls
-        """The runs of a module, by its path; those that end first are first."""
+        """Calls of each module by its path; the calls that end first come first."""
         self.tensors_used = {node: set(_find_tensors_used(module, node)) for node in self.nodes}
-        """The tensors of the module that a node works with."""
+        """Tensors of the module that each node uses."""
 
     def split_nodes(self, path: str) -> tuple[list[fx.Node], list[fx.Node]]:
-        """The nodes up to the end of the module at ``path``, and those after it."""
+        """Return the nodes up to the end of the module at ``path``, and the nodes after it."""
         return self.nodes[: self.calls[path][0].end_index], self.nodes[self.calls[path][0].end_index :]
 
     def find_split_problem(self, path: str) -> str:
-        """Why the flow cannot be cut after the module at ``path``; empty when it can."""
+        """Return why the model cannot be split after the module at ``path``, or an empty string."""
         calls = self.calls.get(path, [])
         if len(calls) != 1:
-            return f"it runs {len(calls)} times"
+            return f"the module runs {len(calls)} times"
         if calls[0].output not in self.tensors_used:
-            return "it does not give one value of its own"
+            return "the module does not return one value of its own"
         before, after = self.split_nodes(path)
         if not set(after).isdisjoint(user for node in before if node is not calls[0].output for user in node.users):
-            return "a skip connection or other data passes it by"
+            return "a skip connection or other data bypasses the module"
         return ""
 
 
@@ -72,15 +72,15 @@ def _find_tensors_used(module: nn.Module, node: fx.Node) -> Iterator[torch.Tenso
 
 
 class _Tracer(fx.Tracer):
-    """Modules of torch.nn are nodes, and so are ``leaf_paths`` ones; others are looked into."""
+    """A tracer for which modules of torch.nn and those at ``leaf_paths`` are nodes; it traces into all others."""
 
-    proxy_buffer_attributes = True  # what is computed from buffers alone is otherwise computed once, while tracing
+    proxy_buffer_attributes = True  # otherwise tracing computes results of buffers alone once
 
     def __init__(self, leaf_paths: Collection[str]) -> None:
         super().__init__()
         self.calls: dict[str, list[ModuleCall]] = {}
         self.untraceable_path = ""
-        """The path of the innermost module that could not be looked into."""
+        """Path of the innermost module into which the tracer cannot trace."""
         self._leaf_paths = leaf_paths
         self._thread = threading.get_ident()
 
@@ -116,10 +116,10 @@ def _trace(module: nn.Module) -> _Tracer:
         try:
             with _trace_lock:
                 tracer.trace(module)
-        except Exception as error:  # whatever a model raises when it is given what stands for a tensor
+        except Exception as error:  # a model may raise anything when its input is a proxy
             if not tracer.untraceable_path:
                 reason = get_error_text(error)
-                raise UsageError(f"{type(module).__name__} cannot be cut, as it cannot be traced: {reason}") from error
+                raise UsageError(f"cannot split {type(module).__name__}: torch.fx cannot trace it: {reason}") from error
             whole.add(tracer.untraceable_path)
         else:
             return tracer

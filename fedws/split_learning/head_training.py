@@ -1,4 +1,4 @@
-"""Trains the second half of a model on features that are stored."""
+"""Training of a model's head on stored features."""
 
 from typing import Annotated
 
@@ -21,23 +21,23 @@ from fedws.training.objective import check_loss_inputs
 from fedws.training.objective import select_outputs as computed
 
 LIKELIHOOD_LOSSES = ("nll", "cross_entropy")
-"""Losses that are a likelihood of classes, and so know what to do with labels that may be untrue."""
+"""Losses that are a likelihood of classes, and can therefore be corrected for randomised labels."""
 
 
 class HeadTrainSettings(SplitSettings):
-    """What a request to train the head says."""
+    """The settings of a request to train the head."""
 
     feature_shape: list[int]
-    """Of a record's features."""
+    """Shape of a record's features."""
     loss: str
-    """Reckons with randomised labels if it is one of :data:`LIKELIHOOD_LOSSES`; any other is for clear ones."""
+    """Name of the loss; :data:`LIKELIHOOD_LOSSES` are corrected for randomised labels, others require clear labels."""
     optimizer: str
     lr: Positive
     batch_size: Count
     cuda: bool
     drop_last: bool = False
     feature_shift: Annotated[int, Field(ge=0)] = 0
-    """By how many places feature maps are shifted at most; 0: not at all."""
+    """Maximum shift of feature maps in positions; 0 for no shift."""
 
 
 def train_head(
@@ -48,9 +48,11 @@ def train_head(
     context: task_context.TaskContext,
     seed: int,
 ) -> tuple[float, Tensors]:
-    """Train the head of ``module`` for an epoch on ``records``; gives the mean loss, and model and memory after it.
+    """Train the head of ``module`` for an epoch on ``records``, and return the mean loss and the new tensors.
 
-    ``optimizer_tensors`` is the optimizer's, from the epoch before. Raises TaskCancelled when it is cancelled.
+    The tensors are those of the model and of the optimizer. ``optimizer_tensors`` is the state of the optimizer after
+    the epoch before. Raises TaskError for settings that do not fit the features or the labels, and TaskCancelled if
+    the task is cancelled.
     """
     place, encoding = objective.select_device(settings.cuda), settings.build_encoding()
     _, head = split_model(module.to(place), settings.split_at)
@@ -59,12 +61,12 @@ def train_head(
     optimizer_state.load_state_tensors(optimizer, optimizer_tensors)
     plain = registry.build_piece("loss", settings.loss)
     corrected = settings.num_classes > 0 and settings.loss in LIKELIHOOD_LOSSES
-    if why := find_shift_problem(settings.feature_shape, settings.feature_shift):
-        raise TaskError(why)
+    if problem := find_shift_problem(settings.feature_shape, settings.feature_shift):
+        raise TaskError(problem)
     if settings.feature_shift and not settings.num_classes:
         raise TaskError(
-            f"feature_shift={settings.feature_shift}: labels that are no classes may be places, "
-            "which would have to move"
+            f"feature_shift={settings.feature_shift}: labels that are not classes may be positions, "
+            "which would have to be shifted, too"
         )
     total, used, usual = 0.0, 0, min(settings.batch_size, len(records))
     drop, join = settings.drop_last and len(records) >= settings.batch_size, trains_batch_norm(head)
@@ -81,14 +83,14 @@ def train_head(
             with explain_batch_norm_error(len(targets), context.node, has_batch_norm=join):
                 outputs = computed(head(features))
             if corrected and not isinstance(outputs, torch.Tensor):
-                raise TaskError(f"the head of {settings.model} gives {describe_type(outputs)}; it must give logits")
-            if corrected:  # log_softmax leaves log-probabilities as they are
+                raise TaskError(f"the head of {settings.model} returns {describe_type(outputs)}; it must return logits")
+            if corrected:  # log_softmax does not change log-probabilities
                 loss = randomised_labels.forward_corrected_loss(outputs.log_softmax(1), targets, settings.label_epsilon)
             else:
                 check_loss_inputs(plain, settings.loss, outputs, targets)
                 loss = plain(outputs, targets)
             optimizer.zero_grad()
-            (loss * (len(targets) / usual)).backward()  # a record of a short last batch weighs no more than others
+            (loss * (len(targets) / usual)).backward()  # each record of a short last batch has the same weight
             optimizer.step()
             total += float(loss.detach()) * len(targets)
             used += len(targets)

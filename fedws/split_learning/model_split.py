@@ -1,7 +1,8 @@
-"""Cuts a model in two: an extractor, and a head that goes on from what the extractor gives.
+"""Splitting of a model into an extractor and a head.
 
-A cut is after a module, inclusive, and is called by the module's path (``features.2``). All data must flow through
-what that module gives. What follows it and is no module of its own, as ``functional.relu``, is in the head.
+A split point is after a module, and its name is the path of the module (``features.2``). All data must flow through the
+output of the module. Operations that follow the module without being modules, such as ``functional.relu``, belong to
+the head.
 """
 
 import copy
@@ -17,59 +18,69 @@ from fedws.split_learning.forward_graph import ForwardGraph
 
 
 def find_split_points(module: nn.Module) -> list[str]:
-    """The names of all cuts that can be made, in the order of the forward pass. Raises UsageError."""
+    """Return the names of all possible split points, in the order of the forward pass.
+
+    Raises UsageError if the model cannot be traced.
+    """
     return _TracedModel(module).find_split_points()
 
 
 def resolve_split_point(module: nn.Module, split_at: str) -> str:
-    """The path of the module after which ``split_at`` is. Raises UsageError, which lists the cuts."""
+    """Return the path of the module after which ``split_at`` splits the model.
+
+    Raises UsageError if it is not a possible split point; the error lists those.
+    """
     return _TracedModel(module).resolve_split_point(split_at)
 
 
 def split_model(module: nn.Module, split_at: str) -> tuple[nn.Module, nn.Module]:
-    """Extractor and head, such that ``head(extractor(inputs))`` is ``module(inputs)``, in train and in eval mode.
+    """Return the extractor and the head of ``module``.
 
-    ``split_at`` is one of :func:`find_split_points`, or a number N: child N, from 0, of the feature trunk. That is
-    ``module.features`` if it is a Sequential, else the module if it is one, else the module's children in the order in
-    which they run.
+    ``head(extractor(inputs))`` equals ``module(inputs)``, in training and in evaluation mode. ``split_at`` is a name
+    from :func:`find_split_points`, or a number N, which selects child N, from 0, of the feature trunk. The trunk is
+    ``module.features`` if that is a Sequential. Otherwise it is the module itself if that is a Sequential, and else
+    the module's children in the order in which they run.
 
-    The two hold ``module``'s own parameters and buffers, each in one of them and under its name in ``module``; what
-    is never used is in the head. Where ``module`` works in place, the head may write into what it is given.
-    Raises UsageError, which lists the cuts.
+    The halves share the parameters and buffers of ``module``. Each tensor is in one half, under its name in
+    ``module``; unused tensors are in the head. If ``module`` works in place, the head may modify its input. Raises
+    UsageError if ``split_at`` is not a possible split point; the error lists those.
     """
     model = _TracedModel(module)
     return model.split(model.resolve_split_point(split_at))
 
 
 class _TracedModel:
-    """A model and its forward passes."""
+    """A model with the graphs of its forward passes in training and in evaluation mode."""
 
     def __init__(self, module: nn.Module) -> None:
         self.name = type(module).__name__
         self.module = _copy_sharing_tensors(module)
         self.state: dict[str, torch.Tensor] = self.module.state_dict(keep_vars=True)
         self.graphs = {mode: ForwardGraph(self.module.train(mode)) for mode in (True, False)}
-        for ours, theirs in zip(self.module.modules(), module.modules(), strict=True):
-            ours.training = theirs.training
+        for copied, original in zip(self.module.modules(), module.modules(), strict=True):
+            copied.training = original.training
 
     def find_split_points(self) -> list[str]:
         return [path for path in self.graphs[False].calls if not self.find_split_problem(path)]
 
     def find_split_problem(self, path: str) -> str:
-        """Why there is no cut after the module at ``path``; empty when there is."""
+        """Return why the model cannot be split after the module at ``path``, or an empty string."""
         for flow in self.graphs.values():
             if problem := flow.find_split_problem(path):
                 return problem
         before, after = self.split_tensors(path)
         if not before.isdisjoint(after):
-            return "both sides would use the same weights"
+            return "both halves would use the same weights"
         for side, tensors in (("before", before), ("after", after)):
             if not any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-                return f"nothing {side} it has weights"
+                return f"no weights {side} it"
         return ""
 
     def split_tensors(self, path: str) -> tuple[set[torch.Tensor], set[torch.Tensor]]:
-        """What of the state is used up to the end of the module at ``path``, and what after it, in either mode."""
+        """Return the tensors of the state that are used up to the end of the module at ``path``, and those used after.
+
+        A tensor counts as used if either mode uses it.
+        """
         before: set[torch.Tensor] = set()
         after: set[torch.Tensor] = set()
         for flow in self.graphs.values():
@@ -79,21 +90,25 @@ class _TracedModel:
         return before & state, after & state
 
     def resolve_split_point(self, split_at: str) -> str:
-        """The path of the module after which ``split_at`` is. Raises UsageError when there is no such cut."""
+        """Return the path of the module after which ``split_at`` splits the model.
+
+        Raises UsageError if it is not a possible split point.
+        """
         modules = dict(self.module.named_modules(remove_duplicate=False))
         path = split_at if split_at in modules else self.number_trunk_children().get(split_at, "")
-        if path:  # a module may have several names; it runs under its first
+        if path:  # a module may have several names; the graph has the first one
             path = next(name for name, module in modules.items() if module is modules[path])
-        problem = self.find_split_problem(path) if path else "there is no such cut"
+        problem = self.find_split_problem(path) if path else "unknown split point"
         if not problem:
             return path
         names = self.find_split_points()
         near = difflib.get_close_matches(split_at, names, n=3, cutoff=0.5)
-        listed = ", ".join([*near, *(name for name in names if name not in near)]) or "none"
-        raise UsageError(f"--split-at {split_at}: {problem} in {self.name}; there are: {listed}")
+        listed = ", ".join([*near, *(name for name in names if name not in near)])
+        hint = f"choose from {listed}" if listed else "the model has no split points"
+        raise UsageError(f"--split-at {split_at}: {problem} in {self.name}; {hint}")
 
     def number_trunk_children(self) -> dict[str, str]:
-        """The paths of the feature trunk's children, by number."""
+        """Return the paths of the children of the feature trunk, by number."""
         features = getattr(self.module, "features", None)
         if isinstance(features, nn.Sequential):
             paths = [f"features.{name}" for name in features._modules]
@@ -104,7 +119,7 @@ class _TracedModel:
         return {str(number): path for number, path in enumerate(paths)}
 
     def split(self, path: str) -> tuple[nn.Module, nn.Module]:
-        """Extractor and head of the cut after the module at ``path``."""
+        """Return the extractor and the head for the split after the module at ``path``."""
         extracted, _ = self.split_tensors(path)
         names = [name for name, tensor in self.state.items() if tensor in extracted]
         extractor, head = {}, {}
@@ -117,7 +132,10 @@ class _TracedModel:
 
 
 class _ModelHalf(nn.Module):
-    """One side of a cut: a graph for each mode, and of ``model`` what they use and what ``names`` of its state say."""
+    """One half of a split model: a graph for each mode, and the part of ``model`` that the graphs use.
+
+    It also has the entries ``names`` of the model's state.
+    """
 
     def __init__(self, model: nn.Module, graphs: Mapping[bool, fx.Graph], names: Sequence[str]) -> None:
         super().__init__()
@@ -128,18 +146,18 @@ class _ModelHalf(nn.Module):
         called = [str(node.target) for node in nodes if node.op == "call_module"]
         fetched = [str(node.target) for node in nodes if node.op == "get_attr"]
         owners = [next((path for path in called if name.startswith(f"{path}.")), name) for name in names]
-        for path in dict.fromkeys([*owners, *called, *fetched]):  # the state keeps its order
+        for path in dict.fromkeys([*owners, *called, *fetched]):  # keeps the order of the state
             self._attach(model, path, persistent=path in names)
 
     def forward(self, *inputs: Any) -> Any:
-        """What this side makes of what goes in."""
+        """Return the output of this half."""
         return self._forward[self.training](self, *inputs)
 
     def _attach(self, model: nn.Module, path: str, persistent: bool) -> None:
-        """Hold a module or tensor of ``model`` under the same path; around it are modules that only hold."""
+        """Attach a module or tensor of ``model`` under the same path, inside modules that only contain it."""
         half: nn.Module = self
-        *around, name = path.split(".")
-        for outer in around:
+        *parents, name = path.split(".")
+        for outer in parents:
             if outer not in half._modules:
                 half.add_module(outer, nn.Module())
             half, model = half.get_submodule(outer), model.get_submodule(outer)
@@ -152,8 +170,10 @@ class _ModelHalf(nn.Module):
 def _build_graph(
     nodes: Sequence[fx.Node], input_node: fx.Node | None = None, output_node: fx.Node | None = None
 ) -> fx.Graph:
-    """A graph of ``nodes`` alone. If need be, what ``input_node`` gives goes in, or what ``output_node`` gives comes
-    out."""
+    """Return a graph of ``nodes``.
+
+    The value of ``input_node``, if given, is the input, and that of ``output_node``, if given, is the output.
+    """
     graph = fx.Graph()
     copies = {} if input_node is None else {input_node: graph.placeholder("features")}
     for node in nodes:
@@ -167,5 +187,5 @@ def _build_graph(
 
 
 def _copy_sharing_tensors(module: nn.Module) -> nn.Module:
-    """A copy whose modules have a mode of their own, around the same parameters and buffers."""
+    """Return a copy of ``module`` whose modules have their own mode and share the parameters and buffers."""
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})

@@ -1,4 +1,4 @@
-"""A model that was trained on public data, as a file: what extractor and head begin with."""
+"""Files with a model that was pretrained on public data, from which the extractor and the head start."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,73 +16,81 @@ from fedws.split_learning import extractor_pool
 
 @dataclass(frozen=True)
 class PretrainedInfo:
-    """What a pretrained model is, and what it was trained on."""
+    """The description of a pretrained model and of its training data."""
 
     model: str
     dataset: str
     num_classes: Annotated[int, Field(ge=0)]
-    """That it tells apart; 0 for a model that does not."""
+    """Number of classes; 0 for a model that is not a classifier."""
     input_shape: list[int]
-    """The shape of one."""
+    """Shape of one input."""
     epochs: int
     label_format: str = "int64 []"
-    """What a label is, as :func:`fedws.data.batch_labels.describe_labels` tells it."""
+    """Format of a label, as returned by :func:`fedws.data.batch_labels.describe_labels`."""
     split_at: str = ""
-    """Where its extractors end, if it has several."""
+    """Split point at which the extractors end, if there are several; otherwise empty."""
 
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """What is in such a file."""
+    """The content of a file with a pretrained model."""
 
     model: Tensors
     info: PretrainedInfo
     extra_extractors: Tensors
-    """Its other extractors, joined as :func:`fedws.split_learning.extractor_pool.pack_state_dicts` does."""
+    """Other extractors, packed by :func:`fedws.split_learning.extractor_pool.pack_state_dicts`."""
 
 
 _INFO_ADAPTER = TypeAdapter(PretrainedInfo)
 
 
 def save_pretrained(path: Path, pretrained: PretrainedModel) -> None:
-    """Write the file whole or not at all. Raises UsageError when it cannot be written."""
+    """Write the file completely or not at all.
+
+    Raises UsageError if it cannot be written.
+    """
     try:
         about = {"fedws": json.dumps(asdict(pretrained.info))}
         tensor_file.save_tensors({**pretrained.model, **pretrained.extra_extractors}, path, about)
     except (OSError, SafetensorError) as error:
-        raise UsageError(f"{path} cannot be written: {error}") from None
+        raise UsageError(f"cannot write {path}: {error}") from None
 
 
 def load_pretrained(path: Path) -> PretrainedModel:
-    """What a file holds. Raises UsageError for one that is none of ours."""
+    """Return the content of a file.
+
+    Raises UsageError if it cannot be read, or does not contain a pretrained model.
+    """
     try:
         tensors, about = tensor_file.load_tensors_and_metadata(path)
         origin = _INFO_ADAPTER.validate_json(about.get("fedws", ""))
     except OSError as error:
-        raise UsageError(f"the pretrained model {path} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"cannot read the pretrained model {path}: {error.strerror or error}") from None
     except (SafetensorError, ValidationError):
-        raise UsageError(f"{path} is no pretrained model, as 'fedws pretrain' writes them") from None
+        raise UsageError(f"{path} is not a pretrained model; create one with 'fedws pretrain'") from None
     return build_pretrained(tensors, origin)
 
 
 def require_extra_extractors(pretrained: PretrainedModel, extractor: Tensors, file: str) -> Tensors:
-    """Its other extractors, which must be as the model's ``extractor``. Raises UsageError where it has none for this
-    cut."""
+    """Return the other extractors, whose tensors must match the model's ``extractor``.
+
+    Raises UsageError if the file has too few or too many extractors, or extractors of another split point.
+    """
     extra_extractors = extractor_pool.unpack_state_dicts(pretrained.extra_extractors)
-    problem = "" if extra_extractors else "it has one extractor"
+    problem = "" if extra_extractors else "only one extractor"
     if len(extra_extractors) >= extractor_pool.MAX_EXTRACTORS:
-        problem = f"it has more than {extractor_pool.MAX_EXTRACTORS} extractors"
+        problem = f"more than {extractor_pool.MAX_EXTRACTORS} extractors"
     for extra_extractor in extra_extractors:
         problem = problem or find_mismatch(extra_extractor, extractor)
     if problem:
-        at = f", made for the cut {pretrained.info.split_at}" if pretrained.info.split_at else ""
-        how = "'fedws pretrain --num-extractors 3 --split-at ...' makes several for a cut"
-        raise UsageError(f"--extractor random: {file}{at}: {problem}; {how}")
+        at = f", split at {pretrained.info.split_at}" if pretrained.info.split_at else ""
+        hint = "create several for a split point with 'fedws pretrain --num-extractors 3 --split-at ...'"
+        raise UsageError(f"--extractor random: {file}{at}: {problem}; {hint}")
     return pretrained.extra_extractors
 
 
 def build_pretrained(tensors: Tensors, info: PretrainedInfo) -> PretrainedModel:
-    """What is in one dict, with the other extractors behind their numbers."""
+    """Return the pretrained model of one dict that also holds the packed other extractors."""
     extra_extractors = {name: tensor for name, tensor in tensors.items() if extractor_pool.is_packed_name(name)}
     return PretrainedModel(
         {name: tensor for name, tensor in tensors.items() if name not in extra_extractors}, info, extra_extractors
@@ -90,10 +98,12 @@ def build_pretrained(tensors: Tensors, info: PretrainedInfo) -> PretrainedModel:
 
 
 def load_pretrained_for(path: Path, model: str, reference: Tensors) -> PretrainedModel:
-    """As :func:`load_pretrained`, of a model with tensors as ``reference``. Raises UsageError also for another
-    model."""
+    """Return the content of a file with a model whose tensors match ``reference``.
+
+    Raises UsageError as :func:`load_pretrained` does, and for another model.
+    """
     pretrained = load_pretrained(path)
     problem = find_mismatch(pretrained.model, reference)
     if problem:
-        raise UsageError(f"--pretrained {path} is of {pretrained.info.model}, not of {model}: {problem}")
+        raise UsageError(f"--pretrained {path} contains {pretrained.info.model!r}, not {model!r}: {problem}")
     return pretrained

@@ -1,4 +1,4 @@
-"""Trains a whole model on public data, before it is cut; also with several extractors, from different beginnings."""
+"""Training of a whole model on public data before it is split, also with several extractors of different seeds."""
 
 from typing import Any
 
@@ -16,20 +16,20 @@ from fedws.split_learning.model_split import split_model
 from fedws.training import local_training, model_building, task_context
 from fedws.training.objective import select_outputs
 
-CLEAR_LABELS_HINT = "labels can be sent as they are, where the policies allow it: --algorithm mistnet:labels=clear"
+CLEAR_LABELS_HINT = "to send clear labels, if the policies allow it, use --algorithm mistnet:labels=clear"
 
 
 class PretrainSettings(TrainSettings):
-    """What a request for an epoch of it says."""
+    """The settings of a request for an epoch of pretraining."""
 
     split_at: str = ""
-    """Where extractors end; needed where there are several."""
+    """Split point at which the extractors end; required if there are several."""
     clear_labels: bool = False
-    """Whether labels will leave as they are, and so need not be classes."""
+    """True if labels will be sent in clear, and therefore need not be classes."""
 
 
 def build_extractors(model: str, split_at: str, count: int) -> dict[str, torch.Tensor]:
-    """``count`` extractors of a model with fresh weights, all different, joined."""
+    """Return ``count`` extractors of a model with different fresh weights, packed into one dict."""
     extractor_seeds = [seeds.request_seed(0, "extractor", number) for number in range(count)]
     return extractor_pool.pack_state_dicts(
         [split_model(model_building.build_model(model, seed), split_at)[0].state_dict() for seed in extractor_seeds]
@@ -43,10 +43,10 @@ def pretrain_epoch(
     settings: PretrainSettings,
     seed: int,
 ) -> tuple[local_training.TrainResult, Tensors]:
-    """Train ``module`` on the node's data as the settings say; gives its tensors after it, and those of
-    ``extra_extractors``.
+    """Train ``module`` on the node's data with the given settings, and return its new tensors.
 
-    ``extra_extractors`` are further extractors, joined. Raises as :func:`fedws.training.local_training.train`.
+    ``extra_extractors`` are further extractors, packed into one dict. They are trained, too, and returned with the
+    tensors of the module. Raises the same errors as :func:`fedws.training.local_training.train`.
     """
     if not extra_extractors:
         trained = local_training.train(module, context, settings, seed)
@@ -61,9 +61,10 @@ def pretrain_epoch(
 def inspect_labels(
     module: torch.nn.Module, context: task_context.TaskContext, settings: PretrainSettings
 ) -> tuple[int, str]:
-    """How many classes a model tells apart on the node's data, 0 where it does not; and what a label is.
+    """Return the number of classes of a model for the node's data, and the format of a label.
 
-    Raises TaskError when the samples do not fit, or the labels can neither be randomised nor be sent as they are.
+    The number is 0 if the model is not a classifier of the data. Raises TaskError if the samples do not fit, or if the
+    labels can neither be randomised nor be sent in clear.
     """
     inputs, targets = first_sample(context)
     try:
@@ -72,10 +73,10 @@ def inspect_labels(
     except RuntimeError as error:
         what = f"samples of {context.dataset} do not fit {settings.model}"
         raise TaskError(
-            f"{what}: pretrain it on others with 'fedws pretrain', and name the file with --pretrained"
+            f"{what}; pretrain the model on other samples with 'fedws pretrain', and pass the file with --pretrained"
         ) from error
     if not found and not settings.clear_labels:
-        raise TaskError(f"{settings.model} tells no classes of {context.dataset} apart; {CLEAR_LABELS_HINT}")
+        raise TaskError(f"{settings.model} is not a classifier of {context.dataset}; {CLEAR_LABELS_HINT}")
     try:
         return found, batch_labels.describe_labels(batch_labels.to_sendable_labels(targets))
     except ValueError as error:
@@ -83,18 +84,22 @@ def inspect_labels(
 
 
 def first_sample(context: task_context.TaskContext) -> tuple[torch.Tensor, Any]:
-    """Return the first sample of the node's data as a batch of one. Raises TaskError where its input is not a tensor.
+    """Return the first sample of the node's data as a batch of one.
 
-    A model is cut along its forward pass with one tensor; what several make would not fit one record.
+    Raises TaskError if its input is not a tensor. A model is split along a forward pass with one tensor, and the
+    features of several tensors would not fit into one record.
     """
     inputs, targets = load_batch(context.data, torch.tensor([0]))
     if not isinstance(inputs, torch.Tensor):
         raise TaskError(
-            f"an input of {context.dataset} is {describe_type(inputs)}; pretraining and MistNet need one tensor"
+            f"an input of {context.dataset} is {describe_type(inputs)}; pretraining and MistNet require one tensor"
         )
     return inputs, targets
 
 
 def input_shape(context: task_context.TaskContext) -> list[int]:
-    """Return the shape of one input. Raises as :func:`first_sample`."""
+    """Return the shape of one input.
+
+    Raises the same errors as :func:`first_sample`.
+    """
     return list(first_sample(context)[0].shape[1:])

@@ -1,4 +1,4 @@
-"""How records leave a worker: the encoding of their features, and what is done to their labels."""
+"""The format in which records leave a worker: the encoding of their features and the treatment of their labels."""
 
 import math
 from collections.abc import Sequence
@@ -20,41 +20,48 @@ from fedws.split_learning.feature_store import FEATURES_KEY, LABELS_KEY
 from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 
 MAX_DECODED_VALUES = 2**22
-"""Feature values that are decoded at a time to see whether they can be."""
+"""Maximum number of feature values that are decoded at a time to check records."""
 
 
 class ReleaseFormat(BaseModel):
-    """An encoding by its registered name, with its options, and the labels' epsilon."""
+    """The registered name of an encoding with its options, and the epsilon of the labels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     encoding: str
     label_epsilon: Positive | None
-    """None: labels in clear."""
+    """Epsilon of a label; None for clear labels."""
 
     @classmethod
     def create(cls, encoding: str, epsilon: float | None, label_epsilon: float | None) -> Self:
-        """With ``epsilon`` for each feature value; None: the encoding's own. Raises UsageError where it has none."""
+        """Return a format with ``epsilon`` per feature value; None selects the default of the encoding.
+
+        Raises UsageError if the encoding does not have an epsilon.
+        """
         spec = encoding if epsilon is None else f"{encoding}{',' if ':' in encoding else ':'}epsilon={epsilon!r}"
         registry.build_piece("encoding", spec)
         return cls(encoding=spec, label_epsilon=label_epsilon)
 
     @property
     def encoding_name(self) -> str:
-        """The encoding's, without options: what a policy allows."""
+        """Return the name of the encoding without options, which policies list."""
         return Spec.parse(self.encoding).name
 
     def build_encoding(self) -> FeatureEncoding:
-        """The encoding. Raises UnknownName and UsageError."""
+        """Return the encoding.
+
+        Raises UnknownName and UsageError if it cannot be built.
+        """
         encoding: FeatureEncoding = registry.build_piece("encoding", self.encoding)
         return encoding
 
     def build_release(
         self, feature_shape: Sequence[int], *, resent: bool = False, fine_tuned: bool = False
     ) -> FeatureRelease:
-        """What a record with features of that shape spends; nothing if it was sent ``resent``.
+        """Return the privacy cost of a record with features of ``feature_shape``.
 
-        There is no bound where the extractor was ``fine_tuned`` to the samples.
+        A ``resent`` record costs nothing more. The cost is unbounded if the extractor was ``fine_tuned``
+        on the samples.
         """
         encoding, values = self.build_encoding(), math.prod(feature_shape)
         return FeatureRelease(
@@ -62,25 +69,28 @@ class ReleaseFormat(BaseModel):
         )
 
     def check_manifest(self, manifest: UploadManifest, feature_shape: Sequence[int], label_format: str) -> None:
-        """Hold what a worker says of its features against this, their shape, and what a ``label_format`` is.
+        """Check that a manifest matches this format, the shape of the features and the format of a label.
 
-        Raises RejectedUpdate.
+        Raises RejectedUpdate if it does not.
         """
         encoding = self.build_encoding()
         size = encoding.encoded_bytes(math.prod(feature_shape))
-        for what, stated, expected in (
+        for field, stated, expected in (
             ("encoding", manifest.encoding, self.encoding_name),
             ("epsilon", manifest.epsilon, encoding.epsilon),
             ("label epsilon", manifest.label_epsilon, self.label_epsilon),
-            ("bytes", manifest.feature_bytes, size),
-            ("shape", manifest.feature_shape, tuple(feature_shape)),
-            ("label", manifest.label_format, label_format),
+            ("feature size in bytes", manifest.feature_bytes, size),
+            ("feature shape", manifest.feature_shape, tuple(feature_shape)),
+            ("label format", manifest.label_format, label_format),
         ):
             if stated != expected:
-                raise RejectedUpdate(f"their {what} is {stated}, not {expected}")
+                raise RejectedUpdate(f"{field} is {stated}, expected {expected}")
 
     def check_records(self, result: TaskResult, progress: UploadProgress, num_classes: int) -> None:
-        """Hold the records of a result against what was asked for. Raises RejectedUpdate."""
+        """Check that the records of a result are the requested ones.
+
+        Raises RejectedUpdate if they are not.
+        """
         count, manifest = progress.next_count, progress.manifest
         expected = {
             FEATURES_KEY: torch.empty((count, manifest["feature_bytes"]), dtype=torch.uint8, device="meta"),
@@ -92,7 +102,7 @@ class ReleaseFormat(BaseModel):
         if not problem:
             labels = result.tensors[LABELS_KEY]
             if num_classes and (int(labels.min()) < 0 or int(labels.max()) >= num_classes):
-                problem = f"labels that are none of {num_classes}"
+                problem = f"labels outside the {num_classes} classes"
             problem = problem or find_nonfinite({LABELS_KEY: labels})
         if not problem:
             encoding = self.build_encoding()

@@ -1,7 +1,7 @@
-"""Gathers what workers send of their samples once, then has the coordinator train on it: makes a Scheduler of any
+"""Scheduler of algorithms that collect features once and then train on the coordinator.
 
-algorithm of that kind. Training is work for the server trainer, a process beside it, and is requested and
-answered like a worker's.
+Training is a task of the server trainer, a process beside the coordinator. It is requested and answered like a task of
+a worker.
 """
 
 from collections.abc import Collection, Sequence
@@ -27,8 +27,8 @@ from fedws.split_learning.upload_progress import UploadManifest, UploadProgress
 class CollectThenTrainScheduler:
     """A :class:`fedws.scheduling.base.Scheduler` of a :class:`fedws.split_learning.base.CollectThenTrainAlgorithm`.
 
-    A version of the model is an epoch of training. It begins when every worker has delivered, or when ``min_results``
-    have and nobody else is at work or the time is up.
+    A version of the model is an epoch of training. Training starts when all workers have uploaded their records. It
+    also starts when ``min_results`` workers have done so, and no request is open or the upload deadline has passed.
     """
 
     def __init__(self, algorithm: CollectThenTrainAlgorithm, config: ScheduleConfig) -> None:
@@ -38,10 +38,10 @@ class CollectThenTrainScheduler:
         self.min_results = config.min_results
         self.init, self.configure_evaluation = algorithm.init, algorithm.configure_evaluation
 
-    # ------------------------------------------------------------------ what the run sees
+    # ------------------------------------------------------------------ the protocol of schedulers
 
     def start(self, model: Tensors, workers: Collection[str]) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Pretrain, or ask all workers."""
+        """Return the initial state, with a request for pretraining or requests to all workers."""
         participants = Participants.from_workers(self._config.workers, workers)
         for line in self._algorithm.startup_notices():
             participants = participants.add_log_line(line)
@@ -63,7 +63,7 @@ class CollectThenTrainScheduler:
     def resume(
         self, state: CollectThenTrainState, workers: Collection[str]
     ) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Go on with what is stored; the request that was open is given again."""
+        """Continue with the stored records, and repeat the request that was open."""
         participants = state.participants.after_restart(workers, self._config.workers)
         added = {worker: UploadProgress() for worker in self._config.workers if worker not in state.uploads}
         return self._advance(
@@ -71,7 +71,7 @@ class CollectThenTrainScheduler:
         )
 
     def react(self, state: CollectThenTrainState, event: Event) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
-        """Take an event. A result with features was stored before: see :meth:`spool`."""
+        """Process an event; :meth:`spool` has stored the features of a result before."""
         if self._is_finished(state):
             return state, ()
         if isinstance(event, RoundTimeout):
@@ -81,7 +81,7 @@ class CollectThenTrainScheduler:
                 worker for worker in state.participants.connected_workers() if not state.uploads[worker].is_complete
             ]
             participants = replace(state.participants, log_lines=()).add_log_line(
-                f"The time is up; {', '.join(pending) or 'nobody'} may follow"
+                f"Upload deadline passed; incomplete: {', '.join(pending) or 'none'}"
             )
             return self._advance(replace(state, participants=participants, timed_out=True))
         if getattr(event, "worker", "") == DEFAULT_COORDINATOR_ID:
@@ -97,9 +97,9 @@ class CollectThenTrainScheduler:
         return self._advance(state)
 
     def spool(self, state: CollectThenTrainState, result: TaskResult) -> tuple[int, int] | None:
-        """Where the features of a result are to be stored: the worker's number and the chunk's; None if it has none.
+        """Return the worker's number and the chunk's number of a result's features, or None if it has none.
 
-        Raises RejectedUpdate when they are not what was asked for.
+        The caller stores the features under these numbers. Raises RejectedUpdate if they are not the requested ones.
         """
         upload = state.uploads.get(result.worker)
         if (
@@ -112,19 +112,19 @@ class CollectThenTrainScheduler:
         return list(state.uploads).index(result.worker), upload.next_chunk
 
     def model(self, state: CollectThenTrainState) -> Tensors:
-        """The extractor and the head as they stand."""
+        """Return the current extractor and head."""
         return state.model
 
     def version(self, state: CollectThenTrainState) -> int:
-        """Epochs of training that are done."""
+        """Return the number of complete training epochs."""
         return state.version
 
     def failure(self, state: CollectThenTrainState) -> str:
-        """Why the run cannot go on; empty while it can."""
+        """Return why the run cannot continue, or an empty string."""
         return state.failure
 
     def waiting_for(self, state: CollectThenTrainState) -> Sequence[str]:
-        """Who is away, while too few are there or have delivered."""
+        """Return the disconnected workers if too few workers are connected or have uploaded their records."""
         if self._is_finished(state) or state.training_started:
             return ()
         disconnected = [
@@ -133,24 +133,24 @@ class CollectThenTrainScheduler:
         return disconnected if self._count_possible_uploads(state) - len(disconnected) < self.min_results else ()
 
     def log_lines(self, state: CollectThenTrainState) -> Sequence[str]:
-        """The log lines of the last reaction."""
+        """Return the log lines of the last reaction."""
         return state.participants.log_lines
 
     def record(self, state: CollectThenTrainState) -> Json:
-        """Of the last epoch: its loss, on how many records, of how many workers, and what privacy they spent."""
+        """Return the loss, number of records, number of workers and privacy cost of the last epoch."""
         return state.record
 
     def worker_model(self, state: CollectThenTrainState, result: TaskResult) -> Tensors | None:
-        """None: workers have none."""
+        """Return None, because workers do not have a model of their own."""
         return None
 
-    # ------------------------------------------------------------------ what workers say
+    # ------------------------------------------------------------------ results of workers
 
     def _handle_result(self, state: CollectThenTrainState, result: TaskResult) -> CollectThenTrainState:
-        """A good answer of a worker, to what was its next step."""
+        """Return the state after a worker's successful result for its next step."""
         worker, upload = result.worker, state.uploads[result.worker]
         step, num_examples = upload.next_step, state.participants.members[worker].num_examples
-        # no result changes what was declared
+        # a result does not change the declared number of samples
         participants = state.participants.accept(replace(result, num_examples=num_examples))
         if step == "extract":
             if result.metrics.get("needs_tensors") == "extractor" and not upload.needs_extractor:
@@ -164,22 +164,22 @@ class CollectThenTrainScheduler:
                 return replace(
                     state,
                     participants=state.participants.record_failure(
-                        build_failure(result, "rejected", f"its features: {problem}")
+                        build_failure(result, "rejected", f"invalid features: {problem}")
                     ),
                 )
-            participants = participants.add_log_line(f"{worker} has {manifest.describe()}")
+            participants = participants.add_log_line(f"{worker} extracted {manifest.describe()}")
             return replace(state, participants=participants).replace_upload(worker, manifest=manifest.model_dump())
         if step == "upload":
             return replace(state, participants=participants).replace_upload(
                 worker, num_received=upload.num_received + upload.next_count
             )
-        remark = "; they take part from the next epoch on" if state.training_started else ""
+        remark = "; they are used from the next epoch on" if state.training_started else ""
         participants = participants.add_log_line(
-            f"{worker} has sent its {upload.num_received} records; it keeps none of them{remark}"
+            f"{worker} uploaded its {upload.num_received} records and deleted its copy{remark}"
         )
         return replace(state, participants=participants).replace_upload(worker, acknowledged=True)
 
-    # ------------------------------------------------------------------ what is asked next
+    # ------------------------------------------------------------------ the next requests
 
     def _advance(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, Sequence[TaskRequest]]:
         if self._is_finished(state):
@@ -216,7 +216,7 @@ class CollectThenTrainScheduler:
         return self._algorithm.configure_acknowledgement()
 
     def _can_train(self, state: CollectThenTrainState) -> bool:
-        """Whether training can begin."""
+        """Return True if training can start."""
         num_complete = sum(upload.is_complete for upload in state.uploads.values())
         return (
             state.pretrained
@@ -225,7 +225,7 @@ class CollectThenTrainScheduler:
         )
 
     def _count_possible_uploads(self, state: CollectThenTrainState) -> int:
-        """How many workers have delivered, or still may."""
+        """Return the number of workers that have uploaded their records, or still can."""
         exclusions = find_exclusions(state.participants)
         return sum(upload.is_complete or worker not in exclusions for worker, upload in state.uploads.items())
 

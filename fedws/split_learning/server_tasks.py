@@ -20,7 +20,10 @@ def _load_public_dataset(name: str) -> Dataset:
 
 
 def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the whole model on public data, which the settings call ``dataset``; with it, of other extractors."""
+    """Train the whole model, and any other extractors, for an epoch on public data.
+
+    The setting ``dataset`` names the public data.
+    """
     settings = PretrainSettings.model_validate(request.settings)
     public = replace(context, dataset=settings.dataset, data=_load_public_dataset(settings.dataset))
     names = model_building.build_model(settings.model, seed=0).state_dict()
@@ -33,7 +36,7 @@ def pretrain(request: TaskRequest, context: TaskContext) -> TaskResult:
 
 
 def train(request: TaskRequest, context: TaskContext) -> TaskResult:
-    """An epoch of the head on every record that is stored by now; the result also holds the optimizer's memory."""
+    """Train the head for an epoch on all stored records; the result also has the state of the optimizer."""
     settings, records = context.parse_settings(request, HeadTrainSettings), context.data
     assert isinstance(records, StoredFeatures)
     memory = {name: tensor for name, tensor in request.tensors.items() if name.startswith(optimizer_state.STATE_PREFIX)}

@@ -1,4 +1,7 @@
-"""Training at the coordinator, as requests to its server trainer: pretraining, then epochs of the head. Pure."""
+"""Training on the coordinator as requests to its server trainer: pretraining, then epochs of the head.
+
+The code is pure: it returns states and requests, and does no I/O.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +16,7 @@ from fedws.split_learning.scheduler_state import CollectThenTrainState
 
 
 class ServerTraining:
-    """The part of a collect-then-train scheduler that trains at the coordinator."""
+    """The part of a collect-then-train scheduler that trains on the coordinator."""
 
     def __init__(self, algorithm: CollectThenTrainAlgorithm, config: ScheduleConfig) -> None:
         self._algorithm = algorithm
@@ -24,7 +27,7 @@ class ServerTraining:
         state = replace(state, server_request_id="", participants=replace(state.participants, log_lines=()))
         problem = answer.reason if isinstance(answer, TaskFailure) else self._find_result_problem(state, answer)
         if problem:
-            failures_in_row, what = state.consecutive_failures + 1, f"the coordinator's own training failed: {problem}"
+            failures_in_row, what = state.consecutive_failures + 1, f"training on the coordinator failed: {problem}"
             reason = f"{what}, three times in a row" if failures_in_row == MAX_CONSECUTIVE_FAILURES else ""
             if isinstance(answer, TaskFailure) and answer.code == "permanent":
                 reason = what
@@ -69,10 +72,10 @@ class ServerTraining:
         )
 
     def start(self, state: CollectThenTrainState) -> CollectThenTrainState:
-        """Return the state in which the head is trained."""
+        """Return the state in which training of the head has started."""
         num_records = sum(upload.num_received for upload in state.uploads.values())
         participants = state.participants.add_log_line(self._algorithm.build_release(state.feature_shape).describe())
-        participants = participants.add_log_line(f"Training begins with {num_records} records")
+        participants = participants.add_log_line(f"Training started with {num_records} records")
         return replace(state, training_started=True, participants=participants)
 
     def create_request(self, state: CollectThenTrainState) -> tuple[CollectThenTrainState, TaskRequest]:
@@ -127,5 +130,5 @@ class ServerTraining:
         return find_mismatch(model_tensors, expected) or find_nonfinite(result.tensors)
 
     def feature_shape(self, input_shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of a record's features; empty while the inputs' shape is not known."""
+        """Return the shape of a record's features; empty if the shape of an input is still unknown."""
         return tuple(self._algorithm.feature_shape(input_shape)) if input_shape else ()

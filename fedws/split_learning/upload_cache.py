@@ -1,8 +1,8 @@
-"""What a worker makes of its samples for a run: noised once, kept on its disk until the coordinator has it.
+"""Features that a worker extracted for a run, stored on its disk until the coordinator has acknowledged them.
 
-A request that comes again gets the same bits, so a retry spends no privacy; new noise for the same run would. One that
-was interrupted goes on where it stopped. When the coordinator has acknowledged them the bits are deleted, and a note
-stays that they were sent.
+Noise is drawn once. A repeated request gets the same bits, so a retry does not spend privacy, as new noise for the same
+run would. An interrupted extraction continues where it stopped. After the acknowledgement the bits are deleted, and a
+note that they were sent is kept.
 """
 
 import json
@@ -47,47 +47,47 @@ from fedws.split_learning.retention import (
 from fedws.training.task_context import TaskContext
 
 FSYNC_INTERVAL_BYTES = 2**23
-"""Bytes of features after which what is made is safe on the disk, to go on from there."""
+"""Interval in bytes of features at which the upload is synced to the disk, to continue from there."""
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Some records, as they may leave."""
+    """Some records as they are sent to the coordinator."""
 
     features: torch.Tensor
-    """Encoded: uint8 [k, bytes]."""
+    """Encoded features, uint8 [k, bytes]."""
     labels: torch.Tensor
-    """Of classes, int64 [k]; or any of one shape, int64 or float32 [k, ...]."""
+    """Labels: classes, int64 [k]; or any of one shape, int64 or float32 [k, ...]."""
     feature_shape: Sequence[int]
-    """Of a record's features before they were encoded."""
+    """Shape of a record's features before encoding."""
 
     @property
     def record_format(self) -> Json:
-        """What every record has."""
+        """Return the format, which is the same for all records."""
         label = {"label_shape": list(self.labels.shape[1:]), "label_dtype": DTYPE_NAMES[self.labels.dtype]}
         return {"feature_bytes": self.features.shape[1], "feature_shape": list(self.feature_shape), **label}
 
 
 def check_settings_size(settings: Json) -> Json:
-    """Return the settings that features depend on. Raises TaskError where they are too long to be kept."""
+    """Return the settings on which features depend, or raise TaskError if they are too long to be stored."""
     size = len(json.dumps(settings).encode())
     if size > MAX_SETTINGS_BYTES:
-        raise TaskError(f"the settings of features have {size:,} bytes; at most {MAX_SETTINGS_BYTES:,} are kept")
+        raise TaskError(f"feature settings of {size:,} bytes exceed the limit of {MAX_SETTINGS_BYTES:,} bytes")
     return settings
 
 
 class CachedUpload:
-    """The features and labels of all records of a node, encoded, for one run."""
+    """The encoded features and labels of all records of a node for one run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.manifest: Json = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        """The ``settings`` of the request, ``num_records``, and of one record ``feature_bytes``, ``feature_shape``,
-        ``label_shape`` and ``label_dtype``."""
+        """Manifest with the ``settings`` of the request, ``num_records``, and the format of a record:
+        ``feature_bytes``, ``feature_shape``, ``label_shape`` and ``label_dtype``."""
         self.acknowledged = not (folder / FEATURES_FILE).exists()
 
     def read_records(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Records from ``first`` on: features uint8 [count, bytes] and labels [count, ...]."""
+        """Return records from ``first`` on: features uint8 [count, bytes] and labels [count, ...]."""
         features = self._read(FEATURES_FILE, "uint8", [self.manifest["feature_bytes"]], first, count)
         return features, self._read(
             LABELS_FILE, self.manifest["label_dtype"], self.manifest["label_shape"], first, count
@@ -98,11 +98,11 @@ class CachedUpload:
         return torch.from_numpy(records[first : first + count].copy())
 
     def was_sent(self, first: int, count: int) -> bool:
-        """Whether exactly these records were sent before."""
+        """Return True if exactly these records were sent before."""
         return f"{first} {count}" in self._read_sent_notes()
 
     def mark_sent(self, first: int, count: int) -> None:
-        """These records are sent."""
+        """Record that these records were sent."""
         if not self.was_sent(first, count) and len(self._read_sent_notes()) < MAX_SENT_NOTES:
             with private_files.open_text(self._folder / SENT_FILE, "a", "ascii") as file:
                 file.write(f"{first} {count}\n")
@@ -112,25 +112,25 @@ class CachedUpload:
         return path.read_text(encoding="ascii").splitlines() if path.exists() else []
 
     def acknowledge(self) -> None:
-        """The coordinator has all of it: delete the bits, and keep in mind that they were sent."""
+        """Delete the records, which the coordinator has stored, and keep the note that they were sent."""
         delete_payload(self._folder)
         self.acknowledged = True
 
 
 class UploadCache:
-    """The uploads of a node, a folder for each run; and the tensors that it was sent for them, by their digest.
+    """The uploads of a node, with a folder for each run, and a cache of the tensors that it received for them.
 
-    Without a folder they are in one that lives as long as this object.
+    Without ``folder``, the uploads are in a temporary folder that exists as long as this object.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._persistent_folder = folder
         self.claim: RunClaim | None = None
-        """Claim of the run; None for a run without an id."""
+        """Claim of the run; None for a run without an ID."""
         self._pruned = -math.inf
 
     def start_run(self, claim: RunClaim) -> None:
-        """Serve the run of this claim. One without an id can have no uploads: it could not request them again."""
+        """Select the run of this claim; a run without an ID has no uploads, since it could not request them again."""
         self.claim = claim if claim.run else None
         if self._persistent_folder is not None and time.monotonic() - self._pruned > DAY_SECONDS:
             prune_expired(self._persistent_folder, self.run_name)
@@ -139,13 +139,13 @@ class UploadCache:
     # ------------------------------------------------------------------ the run's upload
 
     def find_completed(self) -> CachedUpload | None:
-        """What was made for the run; None when nothing was, or not all of it."""
+        """Return the complete upload of the run, or None."""
         return CachedUpload(self._run_folder()) if self._load_manifest().get("complete") else None
 
     def load_resumable(self, settings: Json, data_fingerprint: Callable[[], str]) -> Tensors | None:
-        """Return the extractor of the upload that was begun with these settings; None when none was.
+        """Return the extractor of the upload that was started with these settings, or None.
 
-        ``data_fingerprint`` gives what tells its samples from others; it is called only where an upload was begun.
+        ``data_fingerprint`` returns the fingerprint of the samples. It is called only if an upload was started.
         """
         try:
             extractor = tensor_file.decode_tensors((self._run_folder() / EXTRACTOR_FILE).read_bytes())
@@ -159,9 +159,9 @@ class UploadCache:
         )
 
     def create_upload(self, settings: Json, extractor: Tensors, data_fingerprint: str) -> None:
-        """Begin the run's upload anew; ``data_fingerprint`` is what tells these samples from others.
+        """Start a new upload for the run; ``data_fingerprint`` identifies the samples.
 
-        What is too old or too much of other runs is deleted now. Raises OSError.
+        Expired and excess data of other runs are deleted. Raises OSError.
         """
         folder = self._run_folder()
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,16 +170,16 @@ class UploadCache:
         private_files.create_dir(folder)
         fsync_dir(folder.parent)
         atomic_write(folder / EXTRACTOR_FILE, tensor_file.encode_tensors(extractor))
-        none = {"num_records": 0, "feature_bytes": 0, "feature_shape": [], "label_shape": [], "label_dtype": "int64"}
+        empty = {"num_records": 0, "feature_bytes": 0, "feature_shape": [], "label_shape": [], "label_dtype": "int64"}
         self._save_manifest(
-            {"settings": settings, "data_fingerprint": data_fingerprint, "upload_id": secrets.token_hex(8), **none}
+            {"settings": settings, "data_fingerprint": data_fingerprint, "upload_id": secrets.token_hex(8), **empty}
         )
 
     def write_upload(self, batches: Callable[[int], Iterable[EncodedBatch]]) -> CachedUpload:
-        """Write the upload that was begun, or go on with it: ``batches`` gives the records from a number on.
+        """Write the upload that was started, or continue it; ``batches`` returns the records from a number on.
 
-        Raises OSError, and TaskError for records that are not all alike. What was written stays when it is stopped;
-        after any other error nothing was made.
+        Raises OSError, and TaskError for records that differ in format. The records written so far are kept if the
+        task is cancelled. After any other error the upload is deleted.
         """
         folder, manifest = self._run_folder(), self._load_manifest()
         try:
@@ -188,9 +188,9 @@ class UploadCache:
                 private_files.open_binary(folder / LABELS_FILE, "ab") as labels,
             ):
                 per_label = np.dtype(manifest["label_dtype"]).itemsize * math.prod(manifest["label_shape"])
-                # the rest may not have been safe
-                features.truncate(manifest["num_records"] * manifest["feature_bytes"])
-                labels.truncate(manifest["num_records"] * per_label)
+                # records after the last sync may be incomplete
+                num_bytes = features.truncate(manifest["num_records"] * manifest["feature_bytes"])
+                num_bytes += labels.truncate(manifest["num_records"] * per_label)
 
                 def save(**more: object) -> None:
                     for file in (features, labels):
@@ -207,11 +207,12 @@ class UploadCache:
                             raise TaskError("features and labels must have the same shape in all samples")
                         features.write(batch.features.contiguous().numpy().data)
                         labels.write(batch.labels.contiguous().numpy().data)
+                        num_bytes += batch.features.nbytes + batch.labels.nbytes
                         num_records = manifest["num_records"] + len(batch.features)
                         manifest |= {**batch.record_format, "num_records": num_records}
-                        if features.tell() + labels.tell() > MAX_UPLOAD_BYTES:
+                        if num_bytes > MAX_UPLOAD_BYTES:
                             raise TaskError(
-                                f"the features have more than {MAX_UPLOAD_BYTES:,} bytes; cut the model elsewhere"
+                                f"features exceed the limit of {MAX_UPLOAD_BYTES:,} bytes; choose another --split-at"
                             )
                         if (manifest["num_records"] - safe) * manifest["feature_bytes"] >= FSYNC_INTERVAL_BYTES:
                             save()
@@ -231,7 +232,7 @@ class UploadCache:
     def _load_manifest(self) -> Json:
         try:
             manifest = json.loads((self._run_folder() / MANIFEST_FILE).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # none, or damaged: it is made again, which counts as a new upload
+        except (FileNotFoundError, ValueError):  # not found or damaged: the next upload counts as a new one
             return {}
         return manifest if isinstance(manifest, dict) else {}
 
@@ -240,27 +241,27 @@ class UploadCache:
 
     @property
     def upload_id(self) -> str:
-        """Id of the run's upload, 16 hexadecimal digits: random, and another one whenever the upload is begun anew.
+        """Return the ID of the run's upload: 16 random hexadecimal digits, new for each upload that is started.
 
-        While none was begun it is a hash of the run's own.
+        Before the first upload, it is the start of :attr:`run_name`.
         """
         here = self._persistent_folder is not None or "_folder" in self.__dict__
         return str((self._load_manifest() if here else {}).get("upload_id", self.run_name[:16]))
 
     @property
     def run_name(self) -> str:
-        """Name of the run's upload, 64 hexadecimal digits."""
+        """Return the name of the run's upload, 64 hexadecimal digits."""
         return (self.claim or RunClaim()).digest
 
     def _run_folder(self) -> Path:
         return self._folder / self.run_name
 
-    # ------------------------------------------------------------------ what it was sent for them
+    # ------------------------------------------------------------------ the cache of received tensors
 
     def load_cached(self, content_digest: str) -> Tensors | None:
-        """The cached tensors of that digest; None when there are none."""
-        known = {path.name: path for path in self._folder.glob(f"{CACHE_PREFIX}*")}  # the digest only selects
-        path = known.get(f"{CACHE_PREFIX}{content_digest}")
+        """Return the cached tensors with that digest, or None."""
+        cached = {path.name: path for path in self._folder.glob(f"{CACHE_PREFIX}*")}  # a digest cannot form a path
+        path = cached.get(f"{CACHE_PREFIX}{content_digest}")
         try:
             tensors = tensor_file.decode_tensors(path.read_bytes()) if path is not None else None
         except SafetensorError:
@@ -271,12 +272,12 @@ class UploadCache:
         return tensors
 
     def save_cached(self, tensors: Tensors) -> None:
-        """Cache tensors under their digest. Raises OSError."""
+        """Cache tensors under their digest, or raise OSError."""
         self._create_folder()
         atomic_write(self._folder / f"{CACHE_PREFIX}{hash_tensors(tensors)}", tensor_file.encode_tensors(tensors))
         prune_cache(self._folder)
 
-    # ------------------------------------------------------------------ where it is
+    # ------------------------------------------------------------------ folders
 
     @cached_property
     def _folder(self) -> Path:
@@ -287,7 +288,7 @@ class UploadCache:
         return Path(folder)
 
     def _create_folder(self) -> None:
-        """Create the folder, and the node's state directory around it. Raises OSError."""
+        """Create the folder and the node's state directory around it, or raise OSError."""
         private_files.create_dir(self._folder.parent, parents=True, exist_ok=True)
         private_files.create_dir(self._folder, exist_ok=True)
 

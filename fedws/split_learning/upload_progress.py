@@ -1,4 +1,4 @@
-"""What a worker has made of its samples, and how much of it has arrived."""
+"""The manifest of a worker's features, and the progress of their upload."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -13,32 +13,32 @@ from fedws.protocol.answer_size import compute_body_size
 from fedws.protocol.messages import Json
 
 MAX_CHUNK_BYTES = 2**23
-"""Bytes of features and labels in an answer, at most, unless a single record has more."""
+"""Maximum size of the features and labels in one result in bytes, unless a single record is larger."""
 _DTYPE_BYTES = {"int64": 8, "float32": 4}
 MAX_DECLARED = MAX_EXAMPLES
-"""Records, and bytes or features of one record, that a worker can declare."""
+"""Maximum number of records, and of bytes or feature values of one record, that a worker can declare."""
 MAX_LABEL_VALUES = 2**20
-"""Values of one label, likewise."""
+"""Maximum number of values in one label."""
 
 
 def _check_label_size(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > MAX_LABEL_VALUES:
-        raise ValueError(f"a label of {math.prod(shape)} values; at most {MAX_LABEL_VALUES}")
+        raise ValueError(f"a label of {math.prod(shape)} values exceeds the limit of {MAX_LABEL_VALUES} values")
     return shape
 
 
 class UploadManifest(BaseModel):
-    """What a worker says of the features that it has made."""
+    """A worker's description of the features that it extracted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     num_records: Annotated[int, Field(ge=1, le=MAX_DECLARED)]
     feature_bytes: Annotated[int, Field(ge=1, le=MAX_DECLARED)]
-    """Of one record's features."""
+    """Size of one record's features in bytes."""
     feature_shape: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MAX_DECLARED)], ...], Field(max_length=8, strict=False)
     ]
-    """Of one record's features, before they were encoded."""
+    """Shape of one record's features before encoding."""
     encoding: str
     epsilon: float | None
     label_epsilon: float | None
@@ -47,35 +47,36 @@ class UploadManifest(BaseModel):
         Field(max_length=8, strict=False),
         AfterValidator(_check_label_size),
     ] = ()
-    """Of one record's label; that of a class has none."""
+    """Shape of one record's label; empty for a class."""
     label_dtype: Literal["int64", "float32"] = "int64"
 
     @property
     def record_bytes(self) -> int:
-        """Bytes of one record: features and label."""
+        """Return the size of one record in bytes, with features and label."""
         return _record_bytes(self.model_dump())
 
     @property
     def label_format(self) -> str:
-        """What one of its labels is: dtype and shape, as :func:`fedws.data.batch_labels.describe_labels` tells them."""
+        """Return the dtype and shape of a label, as :func:`fedws.data.batch_labels.describe_labels` does."""
         return f"{self.label_dtype} {list(self.label_shape)}"
 
     def check_quota(self, num_examples: int, other_bytes: int, max_bytes: int) -> None:
-        """Check how many records a worker states before any is requested.
+        """Check the number of records that a worker states, before any of them is requested.
 
-        ``num_examples`` is how many it declared, ``other_bytes`` the bytes of all other workers' records, and
-        ``max_bytes`` the most that a run stores. Raises RejectedUpdate.
+        ``num_examples`` is the number of samples that the worker declared, ``other_bytes`` the size of all other
+        workers' records, and ``max_bytes`` the limit of the run. Raises RejectedUpdate.
         """
         if self.num_records > num_examples:
-            raise RejectedUpdate(f"{self.num_records:,} records, above the {num_examples:,} samples declared")
+            raise RejectedUpdate(f"{self.num_records:,} records exceed the {num_examples:,} samples declared")
         size = self.num_records * self.record_bytes
         if other_bytes + size > max_bytes:
-            what = f"{self.num_records:,} records take {size:,} bytes beside the {other_bytes:,} of others"
-            why = f"this run stores at most {max_bytes:,}"
-            raise RejectedUpdate(f"{what}, and {why}; give the coordinator --max-feature-bytes {other_bytes + size}")
+            what = f"{self.num_records:,} records take {size:,} bytes beside {other_bytes:,} bytes of other workers"
+            why = f"this run stores at most {max_bytes:,} bytes"
+            hint = f"start the coordinator with --max-feature-bytes {other_bytes + size}"
+            raise RejectedUpdate(f"{what}, but {why}; {hint}")
 
     def describe(self) -> str:
-        """In words.
+        """Return a description for a log line.
 
         >>> noisy = {"encoding": "bits", "epsilon": 2.0, "label_epsilon": 4.0}
         >>> UploadManifest(num_records=1000, feature_bytes=360, feature_shape=(20, 12, 12), **noisy).describe()
@@ -89,20 +90,20 @@ class UploadManifest(BaseModel):
 
 @dataclass(frozen=True)
 class UploadProgress:
-    """How far a worker has come."""
+    """The progress of a worker's upload."""
 
     manifest: Json = field(default_factory=dict)
-    """:class:`UploadManifest`; empty until it has made its features."""
+    """Fields of :class:`UploadManifest`; empty until the worker has extracted its features."""
     needs_extractor: bool = False
-    """Whether it needs the extractor."""
+    """True if the worker has requested the tensors of the extractor."""
     num_received: int = 0
-    """Records, from the first on."""
+    """Number of records received, from the first one on."""
     acknowledged: bool = False
-    """Whether it knows that all of them are here."""
+    """True if the worker has been notified that all its records are stored."""
 
     @property
     def next_step(self) -> Literal["extract", "upload", "acknowledge", ""]:
-        """What is to be asked of it next; empty when it has done its part."""
+        """Return the step to request from the worker next; empty if it has completed all steps."""
         if not self.manifest:
             return "extract"
         if self.num_received < self.manifest["num_records"]:
@@ -111,57 +112,57 @@ class UploadProgress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of its records have arrived."""
+        """Return True if all of the worker's records have been received."""
         return self.next_step in ("acknowledge", "")
 
     @property
     def next_chunk(self) -> int:
-        """Of its next answer with records, from 0."""
+        """Return the number of the next chunk of records, from 0."""
         return self.num_received // records_per_chunk(self.manifest)
 
     def total_bytes(self, *, excluded: bool = False) -> int:
-        """Return the bytes of all its records; of a worker that is ``excluded``, of those that have arrived."""
+        """Return the size of all its records in bytes; of a worker that is ``excluded``, that of the received ones."""
         if not self.manifest:
             return 0
         return int(self.num_received if excluded else self.manifest["num_records"]) * _record_bytes(self.manifest)
 
     @property
     def next_result_bytes(self) -> int:
-        """Bytes of the tensors in its next answer."""
+        """Return the size of the tensors in the worker's next result in bytes."""
         if self.next_step != "upload":
             return 0
         label = _record_bytes(self.manifest) - self.manifest["feature_bytes"]
         return compute_body_size([self.next_count * self.manifest["feature_bytes"], self.next_count * label])
 
     def with_stored_chunks(self, num_chunks: int) -> Self:
-        """With at least so many of its answers."""
+        """Return the progress with at least ``num_chunks`` chunks received."""
         arrived = min(num_chunks * records_per_chunk(self.manifest), self.manifest["num_records"])
         return replace(self, num_received=max(self.num_received, arrived))
 
     @property
     def next_count(self) -> int:
-        """How many records its next answer holds."""
+        """Return the number of records in the worker's next result."""
         return int(min(records_per_chunk(self.manifest), self.manifest["num_records"] - self.num_received))
 
 
 class CachedFeatureSettings(BaseModel):
-    """What a request about features that were made says."""
+    """The settings of a request for features that were extracted before."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     model: str
-    """That they are of, so that a policy can tell."""
+    """Name of the features' model, so that a policy can check it."""
 
 
 class UploadSettings(CachedFeatureSettings):
-    """What a request to upload says: which records."""
+    """The settings of a request to upload records."""
 
     first: Annotated[int, Field(ge=0)]
     count: Count
 
 
 def records_per_chunk(manifest: Json) -> int:
-    """How many records go into one answer; ``manifest`` as in :class:`UploadManifest`.
+    """Return the number of records per result; ``manifest`` has the fields of :class:`UploadManifest`.
 
     >>> records_per_chunk({"feature_bytes": 360, "label_shape": [], "label_dtype": "int64"})
     22795

@@ -1,1 +1,1 @@
-"""How features leave a worker, one way a file."""
+"""Encodings of features for the way from worker to coordinator, one per file."""

@@ -1,4 +1,4 @@
-"""Feature values as they are: no privacy, for comparison."""
+"""Unchanged feature values without privacy, for comparison."""
 
 from fedws.core.registry import register
 from fedws.split_learning.feature_encoding import FeatureEncoding
@@ -7,5 +7,5 @@ from fedws.split_learning.real_valued import FloatEncoding
 
 @register("encoding", "floats")
 def floats() -> FeatureEncoding:
-    """Float32."""
+    """Return the encoding of values as float32, unchanged."""
     return FloatEncoding()

@@ -1,6 +1,7 @@
-"""The Gaussian mechanism, calibrated as in Balle and Wang, "Improving the Gaussian mechanism for differential privacy:
+"""The Gaussian mechanism with analytical calibration.
 
-analytical calibration and optimal denoising" (ICML 2018). The textbook's formula is wrong for an epsilon above 1.
+Balle and Wang, "Improving the Gaussian mechanism for differential privacy: analytical calibration and optimal
+denoising" (ICML 2018). The formula of the textbook is wrong for an epsilon above 1.
 """
 
 import math
@@ -20,9 +21,9 @@ from fedws.split_learning.real_valued import NoisyFloatEncoding
 def gaussian(
     *, epsilon: Positive = 2.0, bound: Positive = 1.0, delta: Annotated[float, Field(gt=0, lt=1)] = 1e-9
 ) -> FeatureEncoding:
-    """Each value clipped to [0, bound], with noise from N(0, sigma^2), as float32.
+    """Return the encoding with each value clipped to [0, bound], plus noise from N(0, sigma^2), as float32.
 
-    ``epsilon`` and ``delta`` are of one value; a record of r values spends r times as much of both.
+    ``epsilon`` and ``delta`` apply to one value; a record of r values spends r times as much of both.
     """
     sigma = bound * calibrate_sigma(epsilon, delta)
     return NoisyFloatEncoding(
@@ -36,7 +37,7 @@ def gaussian(
 
 
 def calibrate_sigma(epsilon: float, delta: float) -> float:
-    """The least standard deviation, of values that differ by 1 at most, that keeps (epsilon, delta)."""
+    """Return the least standard deviation that keeps (epsilon, delta) for values that differ by at most 1."""
 
     def beyond(log_sigma: float) -> float:
         return log_min_delta(math.exp(log_sigma), epsilon) - math.log(delta)
@@ -50,9 +51,9 @@ def calibrate_sigma(epsilon: float, delta: float) -> float:
 
 
 def log_min_delta(sigma: float, epsilon: float) -> float:
-    """Log of the least delta with which noise of ``sigma`` keeps epsilon; -inf where none is left (Theorem 8).
+    """Return the log of the least delta with which noise of ``sigma`` keeps epsilon, -inf if it is 0 (Theorem 8).
 
-    delta = Phi(1 / (2 sigma) - epsilon sigma) - e^epsilon Phi(-1 / (2 sigma) - epsilon sigma), falling in sigma.
+    delta = Phi(1 / (2 sigma) - epsilon sigma) - e^epsilon Phi(-1 / (2 sigma) - epsilon sigma), which falls in sigma.
     """
     half, shift = 1 / (2 * sigma), epsilon * sigma
     first, second = float(log_ndtr(half - shift)), epsilon + float(log_ndtr(-half - shift))

@@ -1,4 +1,4 @@
-"""Feature values in 256 steps: no privacy, for comparison.
+"""Feature values in 256 steps without privacy, for comparison.
 
 Affine quantisation: Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference" (CVPR 2018), section 2.1.
@@ -21,19 +21,25 @@ _HEADER_BYTES = 8
 
 @register("encoding", "int8")
 def int8() -> FeatureEncoding:
-    """Eight bits a value, in even steps from the record's least value to its greatest."""
+    """Return the encoding with eight bits per value, in even steps from a record's least value to its greatest."""
     return Int8Encoding()
 
 
 class Int8Encoding(FloatEncoding):
-    """A record is its least value and its step, float32, little endian, and a byte for each value's number of steps."""
+    """An encoding of a record as its least value and its step, followed by one byte per value.
+
+    The first two are float32, little endian. A byte is the number of steps of a value.
+    """
 
     def encoded_bytes(self, num_values: int) -> int:
-        """A byte a value, and eight."""
+        """Return one byte per value, plus eight."""
         return _HEADER_BYTES + num_values
 
     def encode(self, features: torch.Tensor, rng: SecureRandom | None) -> torch.Tensor:
-        """The nearest steps. Raises ValueError for NaN and Inf."""
+        """Return the record with each value as the nearest number of steps.
+
+        Raises ValueError for NaN and Inf.
+        """
         values = check_finite(flatten_features(features.detach().cpu())).to(torch.float64).numpy()
         low = values.min(axis=1, keepdims=True, initial=math.inf)
         high = values.max(axis=1, keepdims=True, initial=-math.inf)
@@ -43,7 +49,10 @@ class Int8Encoding(FloatEncoding):
         return torch.from_numpy(np.hstack([head.view(np.uint8), steps]))
 
     def decode(self, packed: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        """The steps' values. Raises ValueError for a wrong size, and for NaN and Inf."""
+        """Return the values of the steps.
+
+        Raises ValueError for a wrong size, and for NaN and Inf.
+        """
         check_record_size(packed, self.encoded_bytes(math.prod(shape)))
         head = torch.from_numpy(packed[:, :_HEADER_BYTES].contiguous().numpy().view("<f4").astype(np.float32))
         return check_finite(head[:, :1] + head[:, 1:] * packed[:, _HEADER_BYTES:]).reshape(len(packed), *shape)

@@ -1,6 +1,6 @@
-"""The Laplace mechanism: Dwork, McSherry, Nissim, Smith, "Calibrating noise to sensitivity in private data analysis"
+"""The Laplace mechanism.
 
-(TCC 2006).
+Dwork, McSherry, Nissim, Smith, "Calibrating noise to sensitivity in private data analysis" (TCC 2006).
 """
 
 import math
@@ -13,9 +13,10 @@ from fedws.split_learning.real_valued import NoisyFloatEncoding
 
 @register("encoding", "laplace")
 def laplace(*, epsilon: Positive = 2.0, bound: Positive = 1.0) -> FeatureEncoding:
-    """Each value clipped to [0, bound], with noise of scale ``bound / epsilon``, as float32.
+    """Return the encoding with each value clipped to [0, bound], plus Laplace noise, as float32.
 
-    ``epsilon`` is of one value; a record of r values spends r times as much.
+    The scale of the noise is ``bound / epsilon``. ``epsilon`` applies to one value; a record of r values spends r times
+    as much.
     """
     scale = bound / epsilon
     return NoisyFloatEncoding(

@@ -1,1 +1,1 @@
-"""Wrappers, one a file: what a model is evaluated in."""
+"""Wrappers that an evaluation puts around a model, one per file."""

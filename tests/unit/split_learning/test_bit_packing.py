@@ -47,7 +47,7 @@ def test_an_eighth_of_the_bytes() -> None:
     ids=lambda packed: f"{packed.dtype} {list(packed.shape)}",
 )
 def test_another_size_is_refused(packed: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"^wrong bit count, 9 are wanted: .*must be uint8 \[n, 2\], not") as caught:
+    with pytest.raises(ValueError, match=r"^wrong bit count, expected 9: .*must be uint8 \[n, 2\], not") as caught:
         unpack_bits(packed, 9)
     assert "\n" not in str(caught.value)
 
@@ -56,7 +56,7 @@ def test_another_size_is_refused(packed: torch.Tensor) -> None:
 def test_bits_beyond_the_last_are_refused(r: int, data: st.DataObject) -> None:
     packed = pack_bits(random(3, r, 1))
     packed[data.draw(st.integers(0, 2)), -1] |= 1 << data.draw(st.integers(0, 8 * packed_size(r) - r - 1))
-    with pytest.raises(ValueError, match=f"wrong bit count: bits beyond the {r} of a record are set"):
+    with pytest.raises(ValueError, match=f"wrong bit count: bits after the first {r} of a record are set"):
         unpack_bits(packed, r)
 
 

@@ -40,12 +40,12 @@ def test_the_bits_of_a_resnet_cut_after_its_first_block() -> None:
 
 
 def test_the_claim_is_told_in_three_lines() -> None:
-    published, decoded, honest = communication_cost.explain_claim(LARGE, POOLED, WHOLE)
+    published, reproduced, corrected = communication_cost.explain_claim(LARGE, POOLED, WHOLE)
     assert "52 GB" in published and "5 GB" in published
-    assert "138.4 M parameters x 4 B x 100 rounds one way = 55.3 GB" in decoded
-    assert "64 x 112 x 112 bits x 50,000 = 5.02 GB" in decoded
+    assert "138.4 M parameters x 4 B x 100 rounds one way = 55.3 GB" in reproduced
+    assert "64 x 112 x 112 bits x 50,000 = 5.02 GB" in reproduced
     for figure in ("5.9 GB", "0.10 GB", "0.154 GB", "0.41 GB", "2.7 times"):
-        assert figure in honest
+        assert figure in corrected
 
 
 @pytest.mark.parametrize("make", [communication_cost.build_cifar_vgg16, communication_cost.build_cifar_resnet18])
@@ -99,7 +99,7 @@ def test_the_table_fits_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2].split() == [
         "VGG-16", "3x224x224", "features.4", "138,357,544", "553.4", "7.526", "160.56", "5.018", "55.34",
     ]  # fmt: skip
-    assert any(line.startswith("honest: ") for line in lines)
+    assert any(line.startswith("corrected: ") for line in lines)
 
 
 def test_the_sizes_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,13 +113,19 @@ def test_the_sizes_of_a_model_of_ones_own(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "cifar_cnn"], "--split-at is needed, one of: features.0, "),
-        (["--model", "cifar_cnn", "--split-at", "features.99"], "there is no such cut"),
+        (
+            ["--model", "cifar_cnn"],
+            "--split-at is required: model 'cifar_cnn' has no default split point; available: features.0, ",
+        ),
+        (["--model", "cifar_cnn", "--split-at", "features.99"], "unknown split point"),
         (["--model", "mnist_cnn", "--input-shape", "28"], "does not fit mnist_cnn"),
-        (["--model", "mnist_cnn", "--input-shape", "1x28xq"], "--input-shape 1x28xq: the form is CxHxW"),
-        (["--model", "mnist_cnn", "--num-records", "0"], "--num-records must be at least 1"),
+        (
+            ["--model", "mnist_cnn", "--input-shape", "1x28xq"],
+            "--input-shape: '1x28xq' is not a valid shape; use the form CxHxW",
+        ),
+        (["--model", "mnist_cnn", "--num-records", "0"], "--num-records: expected at least 1, got 0"),
         (["--model", "mnist_cn"], "mnist_cnn"),
-        (["--split-at", "layer1"], "--split-at is for a model of yours"),
+        (["--split-at", "layer1"], "--split-at requires --model"),
     ],
 )
 def test_what_is_wrong_is_told(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,5 +197,5 @@ def test_steps_that_float32_rounds_do_not_run_over() -> None:
 @pytest.mark.parametrize("head", [(math.nan, 1.0), (0.0, math.inf), (3e38, 3e38)])
 def test_int8_that_gives_no_number_is_refused(head: tuple[float, float]) -> None:
     packed = torch.tensor(list(struct.pack("<2f2B", *head, 1, 255)), dtype=torch.uint8)[None]
-    with pytest.raises(ValueError, match=r"a record holds (NaN|Inf)"):
+    with pytest.raises(ValueError, match=r"a record contains (NaN|Inf)"):
         build("int8").decode(packed, (2,))

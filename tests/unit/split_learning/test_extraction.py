@@ -116,7 +116,7 @@ def test_a_run_without_an_id_gets_none(tmp_path: Path) -> None:
     """It could not ask for the same bits again, and would get new noise each time."""
     node = worker(tmp_path, run="")
     assert reason(node.execute(extraction())) == (
-        "features were refused: a run without an id cannot be told from others; connect with one"
+        "features refused: the run has no id that distinguishes it from others; connect with an id"
     )
 
 
@@ -143,7 +143,7 @@ def test_a_policy_that_names_the_model_lets_its_features_leave(tmp_path: Path) -
     other = worker(tmp_path, run="second", policy=Policy(models=("points_*",)))
     other.execute(extraction())
     why = reason(other.execute(order(strategy().configure_upload(0, 1), 2, model="points_linear")))
-    assert why == "the features of this run are of points_net, not of points_linear"
+    assert why == "the features of this run are from model 'points_net', not 'points_linear'"
 
 
 @pytest.mark.parametrize("how", ["the log cannot be written", "it is too large"])
@@ -184,17 +184,20 @@ def test_nothing_is_sent_that_was_not_made(tmp_path: Path) -> None:
 def test_records_beyond_the_last_are_refused(first: int, count: int, tmp_path: Path) -> None:
     node = worker(tmp_path)
     node.execute(extraction())
-    assert "are no chunk of 120" in reason(node.execute(part(first, count)))
+    assert "invalid chunk: " in reason(node.execute(part(first, count)))
 
 
 def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None:
     node = worker(tmp_path)
-    refused, allowed = "the policy here does not allow features encoded as", "its key encodings: bits, sue, oue"
-    assert reason(node.execute(extraction(encoding="floats"))) == f"{refused} floats; {allowed}"
-    assert reason(node.execute(extraction(encoding="bits_without_noise"))) == f"{refused} bits_without_noise; {allowed}"
+    refused = "policy: features encoded as"
+    allowed = "are not allowed; encodings of the policy: bits, sue, oue"
+    assert reason(node.execute(extraction(encoding="floats"))) == f"{refused} 'floats' {allowed}"
+    assert (
+        reason(node.execute(extraction(encoding="bits_without_noise"))) == f"{refused} 'bits_without_noise' {allowed}"
+    )
     assert (
         reason(node.execute(extraction(labels="clear")))
-        == "the policy here lets no clear labels leave; its key labels: randomised"
+        == "policy: clear labels are not allowed; labels of the policy: randomised"
     )
     assert not list((tmp_path / "uploads").glob("*/features")), "nothing was computed"
 
@@ -202,13 +205,13 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"extractors": ["0" * 64]}, "the extractor is not the one that was pretrained: its digest is another"),
+        ({"extractors": ["0" * 64]}, "the received tensors do not match the requested digests"),
         ({"extractors": ["../x"]}, "extractors.0: .*"),
-        ({"split_at": "nowhere"}, "--split-at nowhere: there is no such cut in PointsNet; there are: inner, relu"),
-        ({"split_at": "inner", "model": "mlp"}, "--split-at inner: there is no such cut in Mlp; there are: .*"),
+        ({"split_at": "nowhere"}, "--split-at nowhere: unknown split point in PointsNet; choose from inner, relu"),
+        ({"split_at": "inner", "model": "mlp"}, "--split-at inner: unknown split point in Mlp; choose from .*"),
         (
             {"model": "points_net:inputs=5"},
-            r"the extractor of points_net:inputs=5, cut at relu, .* \[11, 4\].*",
+            r"the extractor of points_net:inputs=5, split at relu, .* \[11, 4\].*",
         ),
         ({"model": "none"}, "unknown model 'none'.*"),
         ({"encoding": "none"}, "unknown encoding 'none'.*"),
@@ -216,7 +219,7 @@ def test_by_default_floats_and_clear_labels_do_not_leave(tmp_path: Path) -> None
         ({"encoding": "bits:epsilon=nan"}, "encoding bits: epsilon: .*"),
         ({"label_epsilon": 0.0}, "label_epsilon: .*"),
         ({"label_epsilon": "4"}, "label_epsilon: .*"),
-        ({"dataset": "mnist"}, "alice holds points, not mnist"),
+        ({"dataset": "mnist"}, "alice has data set 'points', not 'mnist'"),
     ],
 )
 def test_an_order_that_cannot_be_meant_is_refused(changes: dict[str, Any], why: str, tmp_path: Path) -> None:
@@ -228,7 +231,7 @@ def test_tensors_of_another_model_are_not_kept(tmp_path: Path) -> None:
     other = {"big": torch.zeros(1000)}
     asked = extraction(send=False, changes={"extractors": [hash_tensors(other)]})
     why = reason(worker(tmp_path).execute(replace(asked, tensors=pack_state_dicts([other]))))
-    assert why.startswith("the extractor of points_net, cut at relu, is another one here: ")
+    assert why.startswith("the extractor of points_net, split at relu, differs on this node: ")
     assert not list((tmp_path / "uploads").glob("*"))
 
 
@@ -237,9 +240,9 @@ def test_samples_and_labels_that_do_not_fit_are_told_in_the_nodes_log_alone(
 ) -> None:
     made = strategy("points_net:inputs=5").configure_extraction(weights("points_net:inputs=5"), {}, 10, send=True)
     assert on_data(worker(tmp_path).execute(order(made)))
-    assert "samples of [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
+    assert "samples of shape [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
     assert on_data(worker(tmp_path).execute(extraction(changes={"num_classes": 5})))
-    assert "alice holds labels beyond the 5 of points_net" in caplog.text
+    assert "alice has labels outside the 5 classes of points_net" in caplog.text
 
 
 def test_inference_needs_no_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +283,7 @@ def test_labels_that_are_no_classes_leave_as_they_are(tmp_path: Path) -> None:
 
 def test_labels_that_are_no_classes_cannot_be_randomised(tmp_path: Path) -> None:
     asked = extraction(changes={"num_classes": 0})
-    assert "labels that are no classes cannot be randomised" in reason(worker(tmp_path).execute(asked))
+    assert "labels that are not classes cannot be randomised" in reason(worker(tmp_path).execute(asked))
     node = Worker("alice", "points", Lines(Path(), True), state_dir=tmp_path)
     node.start_run(RunClaim("first", "lab"))
     assert on_data(node.execute(extraction()))
@@ -295,8 +298,8 @@ def test_new_noise_for_a_run_whose_notes_are_gone_counts_as_a_new_run(tmp_path: 
     assert len(features(node.execute(part(number=3)))) == 120, "the same bits count once"
     (folder,) = (path for path in (tmp_path / "uploads").iterdir() if path.is_dir())
     shutil.rmtree(folder)
-    assert "are used up" in reason(node.execute(extraction(number=4)))
-    assert "are used up" in reason(node.execute(part(number=5)))
+    assert "the limit of" in reason(node.execute(extraction(number=4)))
+    assert "the limit of" in reason(node.execute(part(number=5)))
 
 
 def test_settings_that_are_too_long_are_refused_before_a_sample_is_read(tmp_path: Path) -> None:
@@ -304,5 +307,5 @@ def test_settings_that_are_too_long_are_refused_before_a_sample_is_read(tmp_path
     log = AuditLog(tmp_path / "audit.jsonl")
     node = worker(tmp_path, policy=Policy(max_answers_per_day=1), audit_log=log)
     padded = extraction(changes={"encoding": "bits" + " " * 20_000})
-    assert "bytes; at most 16,384 are kept" in reason(node.execute(padded))
+    assert "bytes exceed the limit of 16,384 bytes" in reason(node.execute(padded))
     assert log.answer_ages("alice") == {} and not (tmp_path / "uploads").exists()

@@ -45,7 +45,7 @@ def test_a_full_disk_is_said_and_nothing_is_half_made(
         if isinstance(answer, TaskResult):
             break
         told = caplog.messages[-1] if on_data(answer) else answer.reason
-        assert "alice cannot keep its features: No space left on device" in told
+        assert "alice cannot store its features: No space left on device" in told
         assert not list((tmp_path / str(most) / "uploads").glob("*/features"))
         made = node.execute(extraction(number=2))
         assert isinstance(made, TaskResult) and isinstance(node.execute(part()), TaskResult)
@@ -66,7 +66,7 @@ def test_what_was_interrupted_goes_on_with_other_samples_from_the_beginning(tmp_
     node._context = replace(node._context, data=Stopping(Path(), True))
     settings = {"batch_size": 20}
     stopped = node.execute(extraction(changes=settings))
-    assert isinstance(stopped, TaskFailure) and stopped.reason == "told to stop"
+    assert isinstance(stopped, TaskFailure) and stopped.reason == "task cancelled"
     node.resume()
     asked, seen = [], []
 

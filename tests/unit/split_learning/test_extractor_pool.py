@@ -70,5 +70,5 @@ def test_extractors_of_another_cut_do_not_fit() -> None:
     module = model_building.build_model("points_net", 1)
     with pytest.raises(RuntimeError, match=r"inner\.bias"):
         MultiExtractorModel(module, "relu", [{"inner.weight": torch.zeros(11, 4)}])
-    with pytest.raises(UsageError, match="there is no such cut"):
+    with pytest.raises(UsageError, match="unknown split point"):
         MultiExtractorModel(module, "nowhere", [])

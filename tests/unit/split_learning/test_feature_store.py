@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_stored(
 
     with monkeypatch.context() as patch:
         patch.setattr(*((os, "fsync", full) if call == "fsync" else (Path, "replace", full)))
-        with pytest.raises(RunFailed, match=r"features of a worker cannot be stored in .*: No space left on device"):
+        with pytest.raises(RunFailed, match=r"cannot write features to .*: No space left on device"):
             store.save_chunk(0, 1, chunk(5, 4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-0.safetensors"]
     store.save_chunk(0, 1, chunk(5, 4))
@@ -95,7 +95,7 @@ def test_a_file_that_is_cut_short_is_named_and_one_of_another_name_is_not_read(t
     assert len(store.load_features()) == 4
     whole = (tmp_path / "0-0.safetensors").read_bytes()
     (tmp_path / "0-0.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read the features"):
         store.load_features()
 
 

@@ -74,7 +74,7 @@ def test_all_of_several_extractors_must_be_those_that_are_meant(tmp_path: Path) 
         {**ask.tensors, "2:inner.bias": torch.zeros(11)},
         {**ask.tensors, "3:inner.bias": torch.zeros(11)},
     ):
-        assert reason(node.execute(order(replace(ask, tensors=tensors)))).endswith("its digest is another")
+        assert reason(node.execute(order(replace(ask, tensors=tensors)))).endswith("do not match the requested digests")
 
 
 def test_an_extractor_is_adapted_on_the_device_and_its_head_is_not(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_what_adapted_extractors_make_has_no_bound(tmp_path: Path) -> None:
     assert line["epsilon"] is None
     spent = made.build_release((11,))
     assert spent.to_record()["record_epsilon"] is None and spent.to_record()["epsilon"] == 2.0
-    why = "no bound for the record as a whole, since devices adapted their extractors to all of their samples"
+    why = "no bound for the record as a whole, since workers trained their extractors on all of their samples"
     assert spent.describe().endswith(why)
     assert strategy().build_release((11,)).record_epsilon == 26.0
 
@@ -149,7 +149,7 @@ def test_a_head_stays_what_it_is_also_where_it_keeps_means() -> None:
 def test_an_extractor_that_comes_to_nothing_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = order(strategy(extractor_epochs=2).configure_extraction(weights(), {}, 10, send=True), lr=3e38)
     assert on_data(worker(tmp_path, policy=ADAPT).execute(asked))
-    why = "the extractor of points_net cannot be adapted on alice: inner.weight holds (NaN|Inf)"
+    why = "cannot fine-tune the extractor of points_net on alice: inner.weight contains (NaN|Inf)"
     assert re.search(why, caplog.text)
 
 
@@ -160,14 +160,14 @@ def test_samples_of_another_shape_are_told_before_anything_is_trained(
         weights("points_net:inputs=5"), {}, 10, send=True
     )
     assert on_data(worker(tmp_path, policy=ADAPT).execute(order(ask)))
-    assert "samples of [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
+    assert "samples of shape [4] on alice do not fit the extractor of points_net:inputs=5" in caplog.text
 
 
 def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:
     ask = strategy(extractor_epochs=1).configure_extraction(weights(), {}, 10, send=True)
     spoilt = {**ask.tensors, "1:outer.bias": torch.zeros(10)}
     assert reason(worker(tmp_path, policy=ADAPT).execute(order(replace(ask, tensors=spoilt)))).endswith(
-        "its digest is another"
+        "do not match the requested digests"
     )
     other = {"outer.weight": torch.zeros(2, 11), "outer.bias": torch.zeros(2)}
     tensors = {
@@ -176,7 +176,7 @@ def test_a_head_that_is_another_is_refused(tmp_path: Path) -> None:
     }
     asked = order(replace(ask, tensors=tensors), head=hash_tensors(other))
     assert re.fullmatch(
-        r"the head of points_net, cut at relu, is another one here: .*",
+        r"the head of points_net, split at relu, differs on this node: .*",
         reason(worker(tmp_path, policy=ADAPT).execute(asked)),
     )
 
@@ -187,19 +187,19 @@ def test_a_device_trains_only_where_its_owner_names_the_task(tmp_path: Path) -> 
     for tasks in (("*",), ("mistnet.*",), ("mistnet.fine_tun?", "*.fine_tune")):
         why = reason(worker(tmp_path, policy=Policy(tasks=tasks)).execute(ask))
         assert why == (
-            "the policy here does not name the task mistnet.fine_tune, which no pattern allows; "
+            "policy: task 'mistnet.fine_tune' is not allowed by patterns, only by its exact name; "
             'to allow it, set tasks = ["*", "mistnet.fine_tune"] in the node\'s --policy'
         )
     node = worker(tmp_path, policy=Policy(tasks=("mistnet.extract", "mistnet.upload", "mistnet.acknowledge")))
-    assert reason(node.execute(ask)) == "the policy here does not allow the task mistnet.fine_tune"
+    assert reason(node.execute(ask)) == "policy: task 'mistnet.fine_tune' is not allowed"
     node = worker(tmp_path, policy=ADAPT.model_copy(update={"max_epochs": 2}))
-    assert reason(node.execute(ask)) == "the policy here allows 2 epochs a request, not 3"
+    assert reason(node.execute(ask)) == "policy: 3 epochs requested, at most 2 allowed"
 
 
 def test_what_is_different_on_the_devices_is_said() -> None:
     (pretraining,) = strategy().startup_notices()
     assert pretraining == "Pretraining points_net on digits for 20 epochs"
     assert "adds no privacy" in strategy(extractor="random").startup_notices()[1]
-    assert strategy(extractor_epochs=2).startup_notices()[1].startswith("Devices train first (epochs: 2)")
-    assert "no score will tell what the devices add" in strategy(public_dataset="points").startup_notices()[1]
+    assert strategy(extractor_epochs=2).startup_notices()[1].startswith("Workers train first (epochs: 2)")
+    assert "no metric will show what the workers add" in strategy(public_dataset="points").startup_notices()[1]
     assert strategy(pretrained_path="a").startup_notices() == []

@@ -52,7 +52,7 @@ def test_a_module_that_cannot_be_traced_is_whole() -> None:
 
 
 def test_a_model_that_cannot_be_traced_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match=r"^Branching cannot be cut, as it cannot be traced: .*control flow$"):
+    with pytest.raises(UsageError, match=r"^cannot split Branching: torch.fx cannot trace it: .*control flow$"):
         ForwardGraph(Branching())
 
 
@@ -61,7 +61,7 @@ def test_what_fails_without_a_word_is_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise KeyError
 
-    with pytest.raises(UsageError, match=r"^Broken cannot be cut, as it cannot be traced: KeyError$"):
+    with pytest.raises(UsageError, match=r"^cannot split Broken: torch.fx cannot trace it: KeyError$"):
         ForwardGraph(Broken())
 
 

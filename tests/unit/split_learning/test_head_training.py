@@ -120,11 +120,11 @@ def test_labels_that_are_no_classes_are_learnt_with_the_runs_loss() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"feature_shape": [11]}, "features of the shape [11] cannot be shifted so far"),
-        ({"feature_shift": 12}, "features of the shape [20, 12, 12] cannot be shifted so far"),
+        ({"feature_shape": [11]}, "features of shape [11] cannot be shifted this far"),
+        ({"feature_shift": 12}, "features of shape [20, 12, 12] cannot be shifted this far"),
         (
             {"num_classes": 0, "label_epsilon": None},
-            "labels that are no classes may be places, which would have to move",
+            "labels that are not classes may be positions, which would have to be shifted, too",
         ),
     ],
 )

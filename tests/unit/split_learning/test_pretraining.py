@@ -74,12 +74,12 @@ def test_classes_are_found_in_what_the_model_gives_and_in_the_labels() -> None:
 
 def test_labels_that_cannot_be_randomised_are_told() -> None:
     module = model_building.build_model("points_net", 1)
-    with pytest.raises(TaskError, match="points_net tells no classes of points apart; labels can be sent as"):
+    with pytest.raises(TaskError, match="points_net is not a classifier of points; to send clear labels"):
         inspect_labels(module, work(Lines(Path(), True)), lesson())
 
 
 def test_samples_that_do_not_fit_are_told() -> None:
-    with pytest.raises(TaskError, match="samples of points do not fit points_net:inputs=5: pretrain it on others"):
+    with pytest.raises(TaskError, match="samples of points do not fit points_net:inputs=5; pretrain the model"):
         inspect_labels(
             model_building.build_model("points_net:inputs=5", 1), work(), lesson(model="points_net:inputs=5")
         )

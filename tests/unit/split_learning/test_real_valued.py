@@ -33,9 +33,9 @@ def test_a_slice_of_a_store_is_decoded() -> None:
 def test_what_is_no_number_is_neither_sent_nor_taken(value: float) -> None:
     features = torch.tensor([[1.0, value]])
     for encoding in (FloatEncoding(), noisy()):
-        with pytest.raises(ValueError, match=r"a record holds (NaN|Inf)"):
+        with pytest.raises(ValueError, match=r"a record contains (NaN|Inf)"):
             encoding.encode(features, SecureRandom())
-        with pytest.raises(ValueError, match=r"a record holds (NaN|Inf)"):
+        with pytest.raises(ValueError, match=r"a record contains (NaN|Inf)"):
             encoding.decode(torch.tensor(list(struct.pack("<2f", 1.0, value)), dtype=torch.uint8)[None], (2,))
 
 
@@ -61,5 +61,5 @@ def test_what_noise_would_surprise_is_the_likelihood_of_a_clipped_value() -> Non
     ("bound", "scale"), [(1.0, 1e37), (1e39, 1.0), (1.0, math.inf), (1.0, 0.0), (1.0, 1e-7), (1.0, 1e7), (1e300, 1e300)]
 )
 def test_noise_that_floats_cannot_hold_is_refused(bound: float, scale: float) -> None:
-    with pytest.raises(ValueError, match=r"noise of scale .* on values up to .* cannot be told in floats"):
+    with pytest.raises(ValueError, match=r"float32 cannot represent noise of scale .* on values up to"):
         noisy(bound, scale)

@@ -115,7 +115,7 @@ def test_an_upload_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monke
 
     own = uploads(tmp_path)
     own.create_upload(ASKED, EXTRACTOR, "data")
-    with pytest.raises(TaskError, match=r"^the features have more than 1,000,000 bytes; cut the model elsewhere$"):
+    with pytest.raises(TaskError, match=r"^features exceed the limit of 1,000,000 bytes; choose another --split-at$"):
         own.write_upload(endless)
     assert own.find_completed() is None and list(tmp_path.iterdir()) == []
 

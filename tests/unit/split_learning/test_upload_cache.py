@@ -60,7 +60,7 @@ def test_what_was_made_is_found_again_also_after_a_new_start(tmp_path: Path) -> 
 
 def test_settings_that_are_too_long_to_be_kept_are_refused() -> None:
     """A header has room for half a megabyte of them, and there are notes of 1,000 runs."""
-    with pytest.raises(TaskError, match=r"^the settings of features have 16,386 bytes; at most 16,384 are kept$"):
+    with pytest.raises(TaskError, match=r"^feature settings of 16,386 bytes exceed the limit of 16,384 bytes$"):
         check_settings_size({"e": "x" * (MAX_SETTINGS_BYTES - 7)})
     assert check_settings_size({"e": "x" * (MAX_SETTINGS_BYTES - 9)})
 

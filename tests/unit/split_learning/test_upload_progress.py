@@ -73,11 +73,11 @@ def states(run: Run, worker: str, records: int, **more: Any) -> None:
 
 def test_records_are_admitted_up_to_the_samples_declared_and_the_room_that_is_left() -> None:
     FACTS.check_quota(1442, 0, 1442 * EACH)
-    with pytest.raises(RejectedUpdate, match=r"^1,442 records, above the 1,441 samples declared$"):
+    with pytest.raises(RejectedUpdate, match=r"^1,442 records exceed the 1,441 samples declared$"):
         FACTS.check_quota(1441, 0, 2**40)
     wanted = (
-        r"^1,442 records take 530,656 bytes beside the 1 of others, and this run stores at most 530,656; "
-        r"give the coordinator --max-feature-bytes 530657$"
+        r"^1,442 records take 530,656 bytes beside 1 bytes of other workers, "
+        r"but this run stores at most 530,656 bytes; start the coordinator with --max-feature-bytes 530657$"
     )
     with pytest.raises(RejectedUpdate, match=wanted):
         FACTS.check_quota(1442, 1, 1442 * EACH)
@@ -102,7 +102,7 @@ def test_a_worker_that_states_more_records_than_it_declared_is_excluded(records:
     states(run, "bob", records, num_examples=records)
     assert run.excluded == {"bob"}
     (line,) = [line for line in run.lines if line.startswith("bob is excluded")]
-    assert f"its features: {records:,} records, above the 120 samples declared, three times in a row" in line
+    assert f"invalid features: {records:,} records exceed the 120 samples declared, three times in a row" in line
     assert not [order for order in run.orders if (order.worker, order.task) == ("bob", "mistnet.upload")]
 
 
@@ -120,8 +120,8 @@ def test_the_records_of_all_workers_together_are_bounded_before_anything_is_uplo
     states(run, "bob", 120)
     assert run.excluded == {"bob"}
     (line,) = [line for line in run.lines if line.startswith("bob is excluded")]
-    what = "120 records take 1,200 bytes beside the 2,400 of others, and this run stores at most 2,500"
-    assert f"{what}; give the coordinator --max-feature-bytes 3600" in line
+    what = "120 records take 1,200 bytes beside 2,400 bytes of other workers, but this run stores at most 2,500 bytes"
+    assert f"{what}; start the coordinator with --max-feature-bytes 3600" in line
     assert not run.stored
     run = pretrained(tmp_path / "other", min_results=2, max_feature_bytes=3 * RUN)
     states(run, "bob", 120)
